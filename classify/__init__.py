@@ -1,0 +1,1 @@
+"""Classifiers of crops: training, validation, prediction and export."""

@@ -1,0 +1,1 @@
+"""Annotation sources and dataset formats, read and written."""

@@ -1,0 +1,1 @@
+"""The nouns: annotation types, DICOM studies, label sets, splits, crops, quality control."""

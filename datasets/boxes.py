@@ -1,0 +1,85 @@
+"""Boxes: the rule that makes them from points, and the conversions between the formats' encodings.
+
+Arrays are float64; ``xyxy`` is absolute (left, top, right, bottom) in native pixels; ``cxcywhn`` is
+centre and size divided by the image's width and height, as YOLO stores it; ``xywh`` is COCO's (left,
+top, width, height).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+WIDTH_TO_HEIGHT = 1.4
+
+
+def boxes_from_points(
+    points_xy: npt.ArrayLike, ranks: Sequence[int] | None = None
+) -> FloatArray:
+    """Boxes around the points of one spine, by the report's rule.
+
+    Height is twice the larger vertical gap to a neighbour (the ends have one neighbour), width is 1.4
+    times the height, centred on the point. Source: the report's section on regions; its own boxes
+    follow it exactly.
+
+    Args:
+        points_xy: (N, 2) points sorted by y, native pixels.
+        ranks: rank of each point's level from the top; where levels between two points are missing,
+            their gap counts as that many steps. Default: no level is missing.
+
+    Returns:
+        (N, 4) float64 ``xyxy``, unclipped.
+
+    Raises:
+        ValueError: fewer than two points, or not sorted by y.
+    """
+    points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
+    if len(points) < 2:
+        raise ValueError("the box rule needs at least two points")
+    steps = np.ones(len(points) - 1) if ranks is None else np.abs(np.diff(np.asarray(ranks)))
+    gaps = np.diff(points[:, 1])
+    if (gaps < 0).any():
+        raise ValueError("points must be sorted by y, top to bottom")
+    gaps = gaps / np.maximum(steps, 1)
+    height = 2 * np.maximum(np.append(gaps, 0.0), np.insert(gaps, 0, 0.0))
+    half = np.stack([WIDTH_TO_HEIGHT * height / 2, height / 2], axis=1)
+    return np.concatenate([points - half, points + half], axis=1)
+
+
+def clip_xyxy(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> FloatArray:
+    """(N, 4) boxes cut to the image, 0 … width and 0 … height."""
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    return np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64))
+
+
+def xyxy_to_cxcywhn(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> FloatArray:
+    """(N, 4) absolute boxes to YOLO's normalised centre and size."""
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    size = np.array([width, height], dtype=np.float64)
+    return np.concatenate(
+        [(boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size], axis=1
+    )
+
+
+def cxcywhn_to_xyxy(boxes_cxcywhn: npt.ArrayLike, width: int, height: int) -> FloatArray:
+    """(N, 4) YOLO's normalised boxes to absolute ``xyxy``."""
+    boxes = np.asarray(boxes_cxcywhn, dtype=np.float64).reshape(-1, 4)
+    size = np.array([width, height], dtype=np.float64)
+    centre, half = boxes[:, :2] * size, boxes[:, 2:] * size / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def xyxy_to_xywh(boxes_xyxy: npt.ArrayLike) -> FloatArray:
+    """(N, 4) ``xyxy`` to COCO's left, top, width, height."""
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def xywh_to_xyxy(boxes_xywh: npt.ArrayLike) -> FloatArray:
+    """(N, 4) COCO's left, top, width, height to ``xyxy``."""
+    boxes = np.asarray(boxes_xywh, dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

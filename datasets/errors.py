@@ -1,0 +1,31 @@
+"""The error tree of spineline.
+
+Every error that is the user's to mend derives from [SpinelineError][]; its message says where it
+happened, what was found, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+
+class SpinelineError(Exception):
+    """Base of all errors that spineline raises on purpose."""
+
+
+class AnnotationError(SpinelineError):
+    """An annotation source or a converted dataset cannot be read as what it claims to be."""
+
+
+class DicomReadError(SpinelineError):
+    """A DICOM file or study cannot be read, or holds no usable image."""
+
+
+class ConfigError(SpinelineError):
+    """A key or a value of the command line, a settings file or a recipe is not allowed."""
+
+
+class WeightsError(SpinelineError):
+    """A weights file is missing, altered, of another kind, or not trusted."""
+
+
+class OutputExistsError(SpinelineError):
+    """The output is there already and ``overwrite=true`` was not given."""

@@ -1,0 +1,119 @@
+"""Files that appear whole: written beside their target, then renamed onto it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spineline.datasets.errors import OutputExistsError, SpinelineError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        SpinelineError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with ``\\n`` line ends, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, indented, keys in the order given, NaN refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder or file that exists already, before any work is done.
+
+    An empty folder counts as absent.
+
+    Raises:
+        OutputExistsError: it exists and ``overwrite`` is not set.
+        SpinelineError: it cannot be written (a parent is a file, or is not writable).
+    """
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        msg = f"{out}: exists already; choose another out= or add overwrite=true"
+        raise OutputExistsError(msg)
+    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not parent.is_dir() and parent != out:
+        msg = f"{out}: cannot be made, {parent} is not a folder; choose another out="
+        raise SpinelineError(msg)
+    if not os.access(parent, os.W_OK):
+        msg = f"{out}: {parent} is not writable; choose another out= or change its permissions"
+        raise SpinelineError(msg)
+
+
+@contextmanager
+def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill that becomes ``out`` when the block ends well, and vanishes when it does not.
+
+    Only a folder that is being overwritten is replaced, and only at the end.
+
+    Raises:
+        OutputExistsError: ``out`` exists and ``overwrite`` is not set.
+        SpinelineError: it cannot be written.
+    """
+    check_output(out, overwrite=overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
+        os.chmod(stage, 0o777 & ~_umask())
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+    try:
+        yield stage
+        _replace_folder(stage, out)
+    except OSError as error:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise _cannot_write(out, error) from error
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+def _replace_folder(stage: Path, out: Path) -> None:
+    if not out.exists():
+        os.rename(stage, out)
+        return
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".old"))
+    os.rename(out, old / out.name)
+    os.rename(stage, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> SpinelineError:
+    return SpinelineError(f"{path}: cannot be written ({error.strerror or error}); choose another out=")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

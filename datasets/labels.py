@@ -1,0 +1,135 @@
+"""Levels, kinds, pathology tags and the label sets made from them.
+
+Class order is always an explicit tuple in this module; nothing else decides a class index.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["disc", "vertebra"]
+LabelSet = Literal["level", "seven", "binary", "health"]
+
+KINDS: tuple[Kind, ...] = ("disc", "vertebra")
+
+LEVELS: tuple[str, ...] = (
+    "T12-L1", "L1", "L1-L2", "L2", "L2-L3", "L3", "L3-L4", "L4", "L4-L5", "L5", "L5-S1",
+)  # fmt: skip
+"""The eleven lumbar levels, top to bottom: the detector's classes 0..10."""
+
+EXTRA_LEVELS: tuple[str, ...] = ("T11-T12",)
+"""Levels that sources contain at times: kept in the record, left out of the eleven."""
+
+PATHOLOGY: dict[Kind, tuple[str, ...]] = {
+    "disc": ("v1", "v2", "v3", "v4", "v5"),
+    "vertebra": ("v1", "v2"),
+}
+
+SEVEN_NAMES: tuple[str, ...] = (
+    "vertebra-normal",
+    "vertebra-degenerative",
+    "disc-normal",
+    "disc-bulging",
+    "disc-protrusion",
+    "disc-extrusion",
+    "disc-schmorl",
+)
+BINARY_NAMES: tuple[str, ...] = ("not-v5", "v5")
+HEALTH_NAMES: tuple[str, ...] = ("healthy", "sick")
+
+LABEL_SETS: dict[LabelSet, tuple[str, ...]] = {
+    "level": LEVELS,
+    "seven": SEVEN_NAMES,
+    "binary": BINARY_NAMES,
+    "health": HEALTH_NAMES,
+}
+
+KIND_OF_SEVEN: tuple[Kind, ...] = ("vertebra", "vertebra", "disc", "disc", "disc", "disc", "disc")
+"""The kind each seven-class code belongs to, by code."""
+
+
+def kind_of_level(level: str) -> Kind:
+    """The kind of a level: a name with ``-`` is a disc.
+
+    >>> kind_of_level("L4-L5"), kind_of_level("L4")
+    ('disc', 'vertebra')
+    """
+    return "disc" if "-" in level else "vertebra"
+
+
+def encode_seven(kind: Kind, pathology: tuple[str, ...]) -> int | None:
+    """The report's seven-class code of a structure, or None where it is unlabelled.
+
+    Vertebra v1, v2 give 0, 1; disc v1 to v4 give 2 to 5; disc v5 alone gives 6; a disc vN with v5
+    keeps the code of vN (the report's encoding, see the README's table of codes).
+
+    >>> encode_seven("disc", ("v2", "v5")), encode_seven("disc", ("v5",)), encode_seven("disc", ())
+    (3, 6, None)
+    """
+    if not pathology:
+        return None
+    if kind == "vertebra":
+        return PATHOLOGY["vertebra"].index(pathology[0])
+    graded = [tag for tag in pathology if tag != "v5"]
+    return 2 + PATHOLOGY["disc"].index(graded[0]) if graded else 6
+
+
+def encode_binary(kind: Kind, pathology: tuple[str, ...]) -> int | None:
+    """The report's binary code: 1 where a disc carries v5 (Schmorl's node), None if unlabelled.
+
+    >>> encode_binary("disc", ("v2", "v5")), encode_binary("vertebra", ("v2",))
+    (1, 0)
+    """
+    if not pathology:
+        return None
+    return int(kind == "disc" and "v5" in pathology)
+
+
+def encode_health(pathology: tuple[str, ...]) -> int | None:
+    """0 healthy (v1 alone), 1 sick (anything else), None where unlabelled.
+
+    >>> encode_health(("v1",)), encode_health(("v1", "v5")), encode_health(())
+    (0, 1, None)
+    """
+    if not pathology:
+        return None
+    return int(pathology != ("v1",))
+
+
+def pathology_from_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]:
+    """The pathology tags behind the report's pair of codes.
+
+    >>> pathology_from_codes("disc", 3, 1), pathology_from_codes("disc", 6, 1)
+    (('v2', 'v5'), ('v5',))
+
+    Raises:
+        ValueError: the codes do not belong to this kind or contradict each other.
+    """
+    if not 0 <= seven < len(SEVEN_NAMES) or KIND_OF_SEVEN[seven] != kind:
+        msg = f"seven-class code {seven} is none of a {kind}'s"
+        raise ValueError(msg)
+    if kind == "vertebra":
+        if binary:
+            raise ValueError("a vertebra cannot carry v5 (binary code 1)")
+        return (PATHOLOGY["vertebra"][seven],)
+    if seven == 6:
+        if not binary:
+            raise ValueError("code 6 (v5 alone) needs the binary code 1")
+        return ("v5",)
+    graded = PATHOLOGY["disc"][seven - 2]
+    return (graded, "v5") if binary else (graded,)
+
+
+def class_of(
+    labels: LabelSet, level: str, kind: Kind, pathology: tuple[str, ...]
+) -> int | None:
+    """The class index of a structure in a label set, or None where it has none there."""
+    if level in EXTRA_LEVELS:
+        return None
+    if labels == "level":
+        return LEVELS.index(level) if level in LEVELS else None
+    if labels == "seven":
+        return encode_seven(kind, pathology)
+    if labels == "binary":
+        return encode_binary(kind, pathology)
+    return encode_health(pathology)

@@ -1,0 +1,259 @@
+"""Settings of commands: one frozen dataclass each, the only source of key names, types and defaults.
+
+A command's settings derive from [Settings][] and describe each field with [key][]:
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class ShowSettings(Settings):
+        out: Path = key("folder to write to")
+        limit: int = key("how many images", default=16, minimum=1)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from spineline.datasets.errors import ConfigError
+
+SettingsType = TypeVar("SettingsType", bound="Settings")
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+_NONE = ("none", "null", "")
+
+
+def key(
+    help: str,
+    *,
+    default: Any = MISSING,
+    choices: Sequence[str] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A field of a settings class: its meaning, default and allowed values.
+
+    ``choices`` applies to each item of a tuple field.
+    """
+    metadata = {
+        "help": help,
+        "choices": tuple(choices),
+        "minimum": minimum,
+        "maximum": maximum,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Base of every command's settings; checks choices and ranges when built."""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            _check_value(spec, getattr(self, spec.name))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDescription:
+    """One line of a command's help."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def parse_settings(
+    cls: type[SettingsType], values: Mapping[str, object], *, where: str = "settings"
+) -> SettingsType:
+    """Settings from ``key=value`` texts or YAML values.
+
+    Args:
+        cls: the settings class.
+        values: raw values by key; strings are converted to the field's type.
+        where: named in messages, such as ``command line``.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value that does not fit.
+    """
+    hints = get_type_hints(cls)
+    known = {spec.name: spec for spec in fields(cls)}
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown key {name!r}{close_match(name, list(known))}")
+    missing = [
+        name for name, spec in known.items() if spec.default is MISSING and name not in values
+    ]
+    if missing:
+        wanted = ", ".join(f"{name}=… ({known[name].metadata['help']})" for name in missing)
+        raise ConfigError(f"{where}: missing {wanted}")
+    return cls(**{
+        name: _convert(name, raw, hints[name], where) for name, raw in values.items()
+    })
+
+
+def read_settings_file(path: Path) -> dict[str, object]:
+    """Keys and values of a ``cfg=`` YAML file.
+
+    Raises:
+        ConfigError: not readable, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cfg={path}: cannot be read as YAML ({error})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"cfg={path}: holds a {type(content).__name__}, wanted keys and values")
+    return {str(name): value for name, value in content.items()}
+
+
+def settings_to_dict(settings: Settings) -> dict[str, Any]:
+    """Plain values, ready for YAML or JSON, in the order of the fields."""
+    return {spec.name: _plain(getattr(settings, spec.name)) for spec in fields(settings)}
+
+
+def describe(cls: type[Settings]) -> list[KeyDescription]:
+    """The keys of a settings class with type, default and meaning, for help pages."""
+    hints = get_type_hints(cls)
+    return [
+        KeyDescription(
+            name=spec.name,
+            type="|".join(spec.metadata["choices"]) or _type_name(hints[spec.name]),
+            default="required" if spec.default is MISSING else _default_text(spec.default),
+            help=spec.metadata["help"],
+        )
+        for spec in fields(cls)
+    ]
+
+
+def close_match(word: str, known: Sequence[str]) -> str:
+    """``; did you mean 'x'?`` or the list of what is allowed."""
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; allowed: {', '.join(known)}"
+
+
+def _check_value(spec: dataclasses.Field[Any], value: object) -> None:
+    if value is None:
+        return
+    choices = spec.metadata.get("choices", ())
+    items = value if isinstance(value, tuple) else (value,)
+    for item in items:
+        if choices and item not in choices:
+            hint = close_match(str(item), choices)
+            allowed = "" if "allowed" in hint else f" (allowed: {', '.join(choices)})"
+            raise ConfigError(f"{spec.name}={item}: not an allowed value{hint}{allowed}")
+        if isinstance(item, (int, float)) and not isinstance(item, bool):
+            _check_range(spec, item)
+
+
+def _check_range(spec: dataclasses.Field[Any], value: float) -> None:
+    low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
+    too_low = low is not None and not value >= low
+    too_high = high is not None and not value <= high
+    if too_low or too_high or math.isnan(value):
+        bounds = f"{'-inf' if low is None else low} … {'inf' if high is None else high}"
+        raise ConfigError(f"{spec.name}={value}: out of range, allowed {bounds}")
+
+
+def _convert(name: str, raw: object, hint: Any, where: str) -> Any:
+    options = [hint]
+    if get_origin(hint) in (Union, types.UnionType):
+        options = list(get_args(hint))
+    if type(None) in options:
+        if raw is None or (isinstance(raw, str) and raw.strip().lower() in _NONE):
+            return None
+        options.remove(type(None))
+    for option in options:
+        try:
+            return _convert_one(raw, option)
+        except (ValueError, TypeError):
+            continue
+    wanted = " or ".join(_type_name(option) for option in options)
+    raise ConfigError(f"{where}: {name}={raw}: not a valid value, wanted {wanted}")
+
+
+def _convert_one(raw: object, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        return _convert_tuple(raw, get_args(hint)[0])
+    if get_origin(hint) is not None:  # Literal: choices check the value
+        return str(raw)
+    if hint is bool:
+        return _convert_bool(raw)
+    if raw is None:
+        raise ValueError("no value")
+    if isinstance(raw, bool):
+        if hint is str:
+            return str(raw).lower()
+        raise ValueError("a truth value")
+    if hint is int:
+        if isinstance(raw, float) and not raw.is_integer():
+            raise ValueError("not whole")
+        return int(raw) if isinstance(raw, (int, float)) else int(str(raw))
+    if hint is float:
+        return float(str(raw))
+    if hint is Path:
+        if not str(raw):
+            raise ValueError("empty path")
+        return Path(str(raw)).expanduser()
+    return str(raw)
+
+
+def _convert_tuple(raw: object, item: Any) -> tuple[Any, ...]:
+    if isinstance(raw, str):
+        text = raw.strip().removeprefix("[").removesuffix("]")
+        parts: Sequence[object] = [part.strip() for part in text.split(",") if part.strip()]
+    elif isinstance(raw, Sequence):
+        parts = raw
+    else:
+        parts = [raw]
+    return tuple(_convert_one(part, item) for part in parts)
+
+
+def _convert_bool(raw: object) -> bool:
+    text = str(raw).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError("not a truth value")
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        names = [_type_name(o) for o in get_args(hint) if o is not type(None)]
+        return "|".join([*names, "none"] if type(None) in get_args(hint) else names)
+    if get_origin(hint) is tuple:
+        return f"{_type_name(get_args(hint)[0])},…"
+    if get_origin(hint) is not None:
+        return "|".join(str(a) for a in get_args(hint))
+    return {Path: "path", bool: "true|false", str: "text"}.get(hint, hint.__name__)
+
+
+def _default_text(value: object) -> str:
+    plain = _plain(value)
+    if plain is None:
+        return "none"
+    if isinstance(plain, bool):
+        return str(plain).lower()
+    if isinstance(plain, list):
+        return ",".join(str(item) for item in plain) or "none"
+    return str(plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,146 @@
+"""Splits by study: who trains, who validates, who tests.
+
+A split never separates the images of one study (or patient); it follows from the sorted study ids and
+the seed alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.errors import ConfigError
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+REPORT_LAST_TRAINING_STUDY = 150
+
+
+def split_studies(study_ids: Iterable[str], split: str, *, seed: int = 0) -> dict[str, Part]:
+    """The part of each study.
+
+    Args:
+        study_ids: study ids, in any order, repeats allowed.
+        split: ``train``, ``val`` or ``test`` (everything into one part), ``report`` (study number up
+            to 150 train, the rest test), a ratio such as ``0.67`` (train, the rest val), two or three
+            ratios such as ``0.7,0.15,0.15`` (train, val, test), or the path of a manifest written by
+            [write_manifest][].
+        seed: decides which studies a ratio picks.
+
+    Returns:
+        Part by study id, in sorted order of the ids.
+
+    Raises:
+        ConfigError: the value is none of these, or does not fit the studies.
+    """
+    studies = sorted(set(study_ids))
+    if split in PARTS:
+        return {study: split for study in studies}  # type: ignore[misc]
+    if split == "report":
+        return {study: _report_part(study) for study in studies}
+    if re.fullmatch(r"[0-9.]+(,[0-9.]+){0,2}", split):
+        return _split_by_ratio(studies, _ratios(split), seed)
+    return _split_by_manifest(studies, Path(split))
+
+
+def fold_studies(
+    study_ids: Iterable[str], k: int, *, seed: int = 0, strata: Mapping[str, str] | None = None
+) -> dict[str, int]:
+    """The fold 0 … k-1 of each study, sizes as even as can be.
+
+    Args:
+        study_ids: study ids, in any order, repeats allowed.
+        k: number of folds, at least 2.
+        seed: decides the draw.
+        strata: stratum by study; each stratum is spread over the folds as evenly as can be.
+
+    Raises:
+        ConfigError: fewer studies than folds, or k below 2.
+    """
+    studies = sorted(set(study_ids))
+    if k < 2 or k > len(studies):
+        msg = f"kfold={k}: wanted 2 … {len(studies)}, the number of studies"
+        raise ConfigError(msg)
+    order = [studies[i] for i in np.random.default_rng(seed).permutation(len(studies))]
+    if strata is not None:
+        order.sort(key=lambda study: strata.get(study, ""))  # stable: keeps the draw within strata
+    fold = {study: position % k for position, study in enumerate(order)}
+    return {study: fold[study] for study in studies}
+
+
+def write_manifest(parts: Mapping[str, Part]) -> str:
+    """A split as the text of a manifest file, readable by ``split=FILE``."""
+    by_part = {part: sorted(s for s, p in parts.items() if p == part) for part in PARTS}
+    return json.dumps({"schema": "spineline-split/1", **by_part}, indent=2) + "\n"
+
+
+def records_by_part(
+    records: Sequence[ImageRecord], parts: Mapping[str, Part]
+) -> dict[Part, list[ImageRecord]]:
+    """Records of each part, in their own order."""
+    return {part: [r for r in records if parts[r.study_id] == part] for part in PARTS}
+
+
+def _report_part(study: str) -> Part:
+    numbers = re.findall(r"\d+", study)
+    if not numbers:
+        msg = (
+            f"split=report: study {study!r} has no number in its name; "
+            "use split=0.67 or a manifest file instead"
+        )
+        raise ConfigError(msg)
+    return "train" if int(numbers[0]) <= REPORT_LAST_TRAINING_STUDY else "test"
+
+
+def _ratios(text: str) -> list[float]:
+    try:
+        ratios = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"split={text}: not a ratio") from error
+    if len(ratios) == 1:
+        if not 0 < ratios[0] < 1:
+            raise ConfigError(f"split={text}: a single ratio lies between 0 and 1")
+        ratios.append(1 - ratios[0])
+    if min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+        raise ConfigError(f"split={text}: ratios are not negative and add up to 1")
+    return ratios
+
+
+def _split_by_ratio(studies: list[str], ratios: list[float], seed: int) -> dict[str, Part]:
+    order = [studies[i] for i in np.random.default_rng(seed).permutation(len(studies))]
+    bounds = [round(len(studies) * sum(ratios[: n + 1])) for n in range(len(ratios))]
+    part_of = {
+        study: PARTS[next(n for n, bound in enumerate(bounds) if position < bound)]
+        for position, study in enumerate(order)
+    }
+    return {study: part_of[study] for study in studies}
+
+
+def _split_by_manifest(studies: list[str], path: Path) -> dict[str, Part]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        named: list[tuple[str, Part]] = [
+            (str(study), part) for part in PARTS for study in content.get(part, [])
+        ]
+    except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as error:
+        msg = (
+            f"split={path}: neither train, val, test, report, a ratio, nor a readable manifest "
+            f"({error})"
+        )
+        raise ConfigError(msg) from error
+    part_of = dict(named)
+    twice = sorted({s for s, _ in named if sum(s == other for other, _ in named) > 1})
+    if twice:
+        raise ConfigError(f"split={path}: study {twice[0]!r} is named more than once")
+    missing = [study for study in studies if study not in part_of]
+    if missing:
+        msg = f"split={path}: names no part for {len(missing)} studies, such as {missing[0]!r}"
+        raise ConfigError(msg)
+    return {study: part_of[study] for study in studies}

@@ -1,0 +1,1 @@
+"""Detectors: training, validation, prediction and export behind one interface."""

@@ -1,0 +1,50 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("SPINELINE_SHARED", ROOT.parent / "shared"))
+
+# `python -m pytest` puts the checkout on sys.path, where its folders would pass for other packages
+# (`datasets` is Hugging Face's to timm and ultralytics): only the installed `spineline.*` is meant.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+os.environ.setdefault("YOLO_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def shared_lumbar() -> Path:
+    """Folder of the real lumbar frames and labels; the test is skipped where it is absent."""
+    folder = SHARED / "lumbar"
+    if not (folder / "report_labels.json").is_file():
+        pytest.skip("the real lumbar frames are not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_tools() -> Path:
+    """Folder with the tool that wraps frames into DICOM studies; skipped where it is absent."""
+    folder = SHARED / "tools"
+    if not (folder / "make_dicom_studies.py").is_file():
+        pytest.skip("the DICOM wrapping tool is not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process: ``run_cli("data", "check", …)`` → code, stdout, stderr."""
+    from spineline.pipeline.cli import main
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
