@@ -1,0 +1,292 @@
+"""Overlays: boxes, points and names drawn on a frame.
+
+Coordinates of marks are native pixels, origin at the centre of the top left pixel. A picture
+that is enlarged ``scale`` times shows a native ``x`` at ``(x + 0.5) * scale - 0.5``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from spineline.datasets.labels import KINDS, Kind
+
+COLOURS_RGB: dict[Kind, tuple[int, int, int]] = {
+    "disc": (255, 176, 0),
+    "vertebra": (86, 180, 233),
+}
+"""Orange and sky blue: apart for every kind of colour vision, both bright on a dark frame."""
+
+_BACKGROUND_RGB = (16, 16, 16)
+_TEXT_RGB = (235, 235, 235)
+_LONG_SIDE = 900  # pixels that an enlarged frame reaches on its longer side
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FONT_SCALE = 0.5
+_LINE_HEIGHT = 22
+_TITLE_HEIGHT = 28
+_GAP = 14
+_PLATE = 0.35  # what is left of the frame's brightness behind a label
+
+Colour = tuple[int, int, int]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One structure to draw.
+
+    Attributes:
+        point_xy: centre in native pixels.
+        box_xyxy: box in native pixels (it may reach over the edge), or None to draw no box.
+        kind: ``disc`` or ``vertebra``; decides the colour and the side of the label.
+        label: text beside the spine, such as ``L4-L5 bulging 0.83``; empty for none.
+    """
+
+    point_xy: tuple[float, float]
+    box_xyxy: tuple[float, float, float, float] | None
+    kind: Kind
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Label:
+    mark: Mark
+    anchor_xy: tuple[int, int]
+    centre_y: int
+    width: int
+
+
+def default_scale(height: int, width: int) -> int:
+    """How often an image is enlarged: 1 to 4 times, so that its longer side comes near 900 pixels.
+
+    >>> default_scale(256, 256), default_scale(448, 448), default_scale(1024, 512)
+    (4, 2, 1)
+    """
+    return int(np.clip(round(_LONG_SIDE / max(height, width)), 1, 4))
+
+
+def draw_overlay(
+    image: Image, marks: Sequence[Mark], *, title: str = "", scale: int | None = None
+) -> Image:
+    """Draw marks on a frame: thin boxes, points, and labels in two columns beside the spine.
+
+    Labels of vertebrae stand to the left of all boxes and labels of discs to the right, each joined
+    to its point by a leader line and never overlapping another. Where the frame leaves too little
+    room for a column of labels, a dark margin is added on that side; a title adds a bar with the
+    legend on top.
+
+    Args:
+        image: uint8 (H, W) grey.
+        marks: what to draw, in any order; labels in ASCII (other letters show as ``?``).
+        title: text of the bar on top; no bar when empty.
+        scale: how often the frame is enlarged; by default see [default_scale][].
+
+    Returns:
+        uint8 (h, w, 3) RGB with h = H * scale (+ 28 with a title) and w >= W * scale.
+
+    Raises:
+        ValueError: the image is not uint8 (H, W), or the scale is below 1.
+    """
+    if image.ndim != 2 or image.dtype != np.uint8:
+        msg = f"wanted a uint8 (H, W) image, found {image.dtype} {image.shape}"
+        raise ValueError(msg)
+    scale = default_scale(*image.shape) if scale is None else scale
+    if scale < 1:
+        msg = f"scale {scale}: wanted 1 or more"
+        raise ValueError(msg)
+    canvas = _enlarge(image, scale)
+    marks = [_scaled(mark, scale) for mark in marks]
+    canvas, marks, columns_x = _make_room(canvas, marks)
+    for mark in marks:
+        _draw_box(canvas, mark)
+    for kind in KINDS:
+        _draw_labels(canvas, _placed_labels(marks, kind, canvas.shape[0]), columns_x[kind])
+    for mark in marks:
+        _draw_point(canvas, mark)
+    return _with_title(canvas, title) if title else canvas
+
+
+def contact_sheet(pictures: Sequence[Image], *, columns: int = 4, cell: int = 480) -> Image:
+    """Pictures side by side, each shrunk to fit a square cell, row by row.
+
+    Args:
+        pictures: uint8 (h, w, 3) RGB each, of any size; at least one.
+        columns: cells in a row; fewer when there are fewer pictures.
+        cell: side of a cell in pixels.
+
+    Returns:
+        uint8 (rows * cell, columns * cell, 3) RGB.
+    """
+    columns = max(1, min(columns, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * cell, columns * cell, 3), _BACKGROUND_RGB, dtype=np.uint8)
+    for index, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        ratio = min((cell - 4) / height, (cell - 4) / width)
+        size_wh = max(1, round(width * ratio)), max(1, round(height * ratio))
+        small = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
+        top = (index // columns) * cell + (cell - size_wh[1]) // 2
+        left = (index % columns) * cell + (cell - size_wh[0]) // 2
+        sheet[top : top + size_wh[1], left : left + size_wh[0]] = small
+    return sheet
+
+
+def png_bytes(picture: Image) -> bytes:
+    """A picture as PNG: uint8 (h, w, 3) RGB or (h, w) grey."""
+    pixels = picture if picture.ndim == 2 else np.ascontiguousarray(picture[:, :, ::-1])
+    done, encoded = cv2.imencode(".png", pixels)
+    if not done:
+        raise ValueError(f"a picture of shape {picture.shape} cannot be written as PNG")
+    return bytes(encoded.tobytes())
+
+
+def spread(wanted: Sequence[float], *, apart: float, low: float, high: float) -> list[float]:
+    """Positions as near as possible to the wanted ones, in order, none closer than ``apart``.
+
+    The least-squares answer: neighbours that crowd are pooled and centred together, then the row is
+    pushed inside ``low`` … ``high``. Where there is too little room the distance shrinks evenly.
+
+    >>> spread([10, 11, 50], apart=10, low=0, high=100)
+    [5.5, 15.5, 50.0]
+    >>> spread([95, 99], apart=10, low=0, high=100)
+    [90.0, 100.0]
+    """
+    if len(wanted) > 1:
+        apart = min(apart, (high - low) / (len(wanted) - 1))
+    blocks: list[tuple[float, int]] = []  # (mean of wanted less own offset, members)
+    for index, value in enumerate(wanted):
+        blocks.append((float(value) - index * apart, 1))
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (mean_a, count_a), (mean_b, count_b) = blocks[-2:]
+            total = count_a + count_b
+            blocks[-2:] = [((mean_a * count_a + mean_b * count_b) / total, total)]
+    offsets = [mean for mean, count in blocks for _ in range(count)]
+    top = high - (len(wanted) - 1) * apart
+    return [
+        float(min(max(offset, low), top) + index * apart) for index, offset in enumerate(offsets)
+    ]
+
+
+def _enlarge(image: Image, scale: int) -> Image:
+    height, width = image.shape
+    interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_NEAREST
+    grey = cv2.resize(image, (width * scale, height * scale), interpolation=interpolation)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _scaled(mark: Mark, scale: int) -> Mark:
+    def enlarge(value: float) -> float:
+        return (value + 0.5) * scale - 0.5
+
+    x, y = mark.point_xy
+    box = mark.box_xyxy
+    if box is not None:
+        box = (enlarge(box[0]), enlarge(box[1]), enlarge(box[2]), enlarge(box[3]))
+    return Mark((enlarge(x), enlarge(y)), box, mark.kind, mark.label)
+
+
+def _moved(mark: Mark, by_x: int) -> Mark:
+    x, y = mark.point_xy
+    box = mark.box_xyxy
+    if box is not None:
+        box = (box[0] + by_x, box[1], box[2] + by_x, box[3])
+    return Mark((x + by_x, y), box, mark.kind, mark.label)
+
+
+def _text_width(text: str) -> int:
+    return int(cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)[0][0])
+
+
+def _make_room(canvas: Image, marks: Sequence[Mark]) -> tuple[Image, list[Mark], dict[Kind, int]]:
+    """Add margins where a column of labels does not fit; the columns' x (right end, left end)."""
+    if not marks:
+        return canvas, [], {"disc": 0, "vertebra": 0}
+    boxes = [(*m.point_xy, *m.point_xy) if m.box_xyxy is None else m.box_xyxy for m in marks]
+    left = round(max(0.0, min(box[0] for box in boxes))) - _GAP
+    right = round(min(canvas.shape[1] - 1.0, max(box[2] for box in boxes))) + _GAP
+    widths = {
+        kind: max((_text_width(m.label) for m in marks if m.kind == kind and m.label), default=0)
+        for kind in KINDS
+    }
+    add_left = max(0, widths["vertebra"] + _GAP // 2 - left) if widths["vertebra"] else 0
+    add_right = 0
+    if widths["disc"]:
+        add_right = max(0, right + widths["disc"] + _GAP // 2 - canvas.shape[1])
+    canvas = cv2.copyMakeBorder(
+        canvas, 0, 0, add_left, add_right, cv2.BORDER_CONSTANT, value=_BACKGROUND_RGB
+    )
+    columns_x: dict[Kind, int] = {"vertebra": left + add_left, "disc": right + add_left}
+    return canvas, [_moved(mark, add_left) for mark in marks], columns_x
+
+
+def _placed_labels(marks: Sequence[Mark], kind: Kind, height: int) -> list[_Label]:
+    named = sorted(
+        (mark for mark in marks if mark.kind == kind and mark.label),
+        key=lambda mark: (mark.point_xy[1], mark.point_xy[0], mark.label),
+    )
+    half = _LINE_HEIGHT / 2
+    centres = spread(
+        [mark.point_xy[1] for mark in named],
+        apart=_LINE_HEIGHT,
+        low=half,
+        high=max(half, height - 1 - half),
+    )
+    return [
+        _Label(mark, _pixel(mark.point_xy), round(y), _text_width(mark.label))
+        for mark, y in zip(named, centres, strict=True)
+    ]
+
+
+def _draw_labels(canvas: Image, labels: Sequence[_Label], column_x: int) -> None:
+    for label in labels:
+        to_right = label.mark.kind == "disc"
+        text_x = column_x if to_right else column_x - label.width
+        leader = column_x - 4 if to_right else column_x + 4
+        colour = COLOURS_RGB[label.mark.kind]
+        cv2.line(canvas, label.anchor_xy, (leader, label.centre_y), colour, 1, cv2.LINE_AA)
+        _write(canvas, label.mark.label, (text_x, label.centre_y + 5), colour)
+
+
+def _draw_box(canvas: Image, mark: Mark) -> None:
+    if mark.box_xyxy is None:
+        return
+    top_left, bottom_right = _pixel(mark.box_xyxy[:2]), _pixel(mark.box_xyxy[2:])
+    cv2.rectangle(canvas, top_left, bottom_right, COLOURS_RGB[mark.kind], 1, cv2.LINE_8)
+
+
+def _draw_point(canvas: Image, mark: Mark) -> None:
+    centre = _pixel(mark.point_xy)
+    cv2.circle(canvas, centre, 5, (0, 0, 0), -1, cv2.LINE_AA)
+    cv2.circle(canvas, centre, 4, COLOURS_RGB[mark.kind], -1, cv2.LINE_AA)
+
+
+def _with_title(canvas: Image, title: str) -> Image:
+    bar = np.full((_TITLE_HEIGHT, canvas.shape[1], 3), _BACKGROUND_RGB, dtype=np.uint8)
+    x = canvas.shape[1]
+    for kind in KINDS:
+        x -= _text_width(kind) + _GAP
+        _write(bar, kind, (x, 19), COLOURS_RGB[kind])
+    title_room = bar[:, : max(0, x - _GAP)]
+    if title_room.shape[1]:
+        fitted = np.ascontiguousarray(title_room)
+        _write(fitted, title, (8, 19), _TEXT_RGB)
+        bar[:, : fitted.shape[1]] = fitted
+    return np.concatenate([bar, canvas])
+
+
+def _write(canvas: Image, text: str, origin_xy: tuple[int, int], colour: Colour) -> None:
+    """Text on a darkened plate, so that it reads on bright tissue too; changes ``canvas``."""
+    x, y = origin_xy
+    plate = canvas[
+        max(0, y - 14) : max(0, y + 6), max(0, x - 3) : max(0, x + _text_width(text) + 3)
+    ]
+    plate[:] = plate * _PLATE
+    ascii_text = text.encode("ascii", "replace").decode("ascii")
+    cv2.putText(canvas, ascii_text, origin_xy, _FONT, _FONT_SCALE, colour, 1, cv2.LINE_AA)
+
+
+def _pixel(point_xy: Sequence[float]) -> tuple[int, int]:
+    return round(point_xy[0]), round(point_xy[1])
