@@ -1,0 +1,165 @@
+"""Grey images: reading them at full depth, and the one window that makes them 8-bit.
+
+Arrays are (rows, columns); bright is bright. Nothing here rotates or mirrors an image (EXIF
+orientation is ignored), because annotations count the pixels as they are stored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.errors import SpinelineError
+
+GreyImage = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".npy")
+"""The kinds of image file that [read_image][] reads, lower case."""
+
+MAX_PIXELS = 64_000_000
+"""Images of more pixels are refused before they are decoded."""
+
+_GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV use
+_GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
+
+
+class ImageReadError(SpinelineError):
+    """An image file cannot be read as a grey image."""
+
+
+def window_to_uint8(
+    pixels: npt.ArrayLike, low: float = 0.5, high: float = 99.5
+) -> npt.NDArray[np.uint8]:
+    """Grey values between two percentiles spread linearly over 0 … 255.
+
+    Every image that a model sees goes through here, so that training and prediction agree.
+    Percentiles are those of the finite pixels; where they coincide (a few bright pixels on an even
+    ground) the extremes take their place. NaN becomes 0, infinities become 0 and 255. A constant
+    image has no window and becomes zeros: ask [is_constant][] where that matters.
+
+    Args:
+        pixels: (rows, columns) of any real dtype; not changed.
+        low: percentile that becomes 0.
+        high: percentile that becomes 255.
+
+    Returns:
+        (rows, columns) uint8, rounded to nearest.
+
+    Raises:
+        ValueError: the percentiles are not 0 <= low < high <= 100.
+
+    >>> window_to_uint8(np.array([[0.0, 1.0], [5.0, np.nan]]), 0, 100).tolist()
+    [[0, 51], [255, 0]]
+    """
+    if not 0 <= low < high <= 100:
+        msg = f"percentiles low={low}, high={high}: wanted 0 <= low < high <= 100"
+        raise ValueError(msg)
+    values = np.asarray(pixels)
+    if values.dtype != np.float32:
+        small = values.dtype in (np.uint8, np.int8, np.uint16, np.int16, np.float16)
+        values = values.astype(np.float32 if small else np.float64)
+    finite = values if np.isfinite(values).all() else values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.zeros(values.shape, np.uint8)
+    bottom, top = (float(edge) for edge in np.percentile(finite, (low, high)))
+    if not top > bottom:
+        bottom, top = float(finite.min()), float(finite.max())
+    if not top > bottom:
+        return np.zeros(values.shape, np.uint8)
+    # In float64 the difference of two float64 extremes can overflow; halving first cannot.
+    scaled = (values / 2 - bottom / 2) * (255.0 / (top / 2 - bottom / 2))
+    scaled = np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0)
+    return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
+
+
+def is_constant(pixels: npt.ArrayLike) -> bool:
+    """Whether the finite pixels all have one value (or there are none): nothing can be seen in it.
+
+    >>> is_constant(np.full((2, 2), 7)), is_constant(np.array([1.0, np.nan, 2.0]))
+    (True, False)
+    """
+    values = np.asarray(pixels)
+    finite = values[np.isfinite(values)]
+    return finite.size == 0 or bool((finite == finite.flat[0]).all())
+
+
+def read_image(path: Path) -> GreyImage:
+    """Read a ``jpg``, ``png`` or ``npy`` file as a grey image.
+
+    Colour becomes grey by the BT.601 weights; a transparency channel is dropped.
+
+    Args:
+        path: the file; its suffix tells the format, in upper or lower case.
+
+    Returns:
+        (rows, columns): uint8 where the file holds 8 bits, otherwise float32 with the file's own
+        values (a 16-bit PNG keeps its 0 … 65535).
+
+    Raises:
+        ImageReadError: missing, of another kind, damaged, empty, too large, or not an image.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        msg = f"{path}: not an image this reads; allowed: {', '.join(IMAGE_SUFFIXES)}"
+        raise ImageReadError(msg)
+    if not path.is_file():
+        raise ImageReadError(f"{path}: no such image file; check the path")
+    pixels = _read_npy(path) if suffix == ".npy" else _read_picture(path)
+    return _as_grey(pixels, path)
+
+
+def _read_picture(path: Path) -> npt.NDArray[Any]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            _check_size(picture.height, picture.width, path)
+            if picture.mode in _GREY_16_BIT_MODES:
+                return np.asarray(picture).astype(np.float32)
+            return np.asarray(picture if picture.mode == "L" else picture.convert("L"))
+    except ImageReadError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        msg = f"{path}: cannot be decoded ({error}); the file may be damaged: export it again"
+        raise ImageReadError(msg) from error
+
+
+def _read_npy(path: Path) -> npt.NDArray[Any]:
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if mapped.dtype.kind not in "uifb":
+            msg = f"{path}: holds {mapped.dtype} values; wanted real numbers"
+            raise ImageReadError(msg)
+        if mapped.ndim in (2, 3):
+            _check_size(int(np.prod(mapped.shape)), 1, path)
+        return np.array(mapped)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        msg = f"{path}: cannot be read as a NumPy array ({error}); save it with numpy.save"
+        raise ImageReadError(msg) from error
+
+
+def _check_size(height: int, width: int, path: Path) -> None:
+    if height * width > MAX_PIXELS:
+        msg = (
+            f"{path}: {height}x{width} pixels are more than the {MAX_PIXELS:,} allowed; "
+            "crop or shrink the image"
+        )
+        raise ImageReadError(msg)
+
+
+def _as_grey(pixels: npt.NDArray[Any], path: Path) -> GreyImage:
+    if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[2]):
+        pixels = pixels[0] if pixels.shape[0] == 1 else pixels[:, :, 0]
+    if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+        grey = pixels[:, :, :3].astype(np.float32) @ np.array(_GREY_OF_RGB, np.float32)
+        pixels = np.rint(grey).astype(np.uint8) if pixels.dtype == np.uint8 else grey
+    if pixels.ndim != 2 or pixels.size == 0:
+        msg = f"{path}: has shape {pixels.shape}; wanted one grey image (rows, columns)"
+        raise ImageReadError(msg)
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels, dtype=np.float32)
