@@ -1,0 +1,403 @@
+"""From a registry name or a path to a weights file that has been checked.
+
+A registry is a folder with a ``registry.yaml`` (the fields are described at the top of the bundled one)
+and the files that it names. Weights are safetensors with one metadata entry, ``spineline``: a JSON
+object whose ``task`` is ``detect`` or ``classify`` and which holds all that is needed to build the
+network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is refused unless the
+caller says ``trust=True``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from spineline.datasets.errors import WeightsError
+
+Task = Literal["detect", "classify"]
+State = Literal["ok", "missing", "altered"]
+
+REGISTRY_FILE = "registry.yaml"
+SCHEMA = 1
+BUNDLED = Path(__file__).resolve().parent
+"""The folder of the weights that come with spineline."""
+
+_PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a registry; the fields are those of ``registry.yaml``."""
+
+    name: str
+    file: str
+    sha256: str
+    size: int
+    task: Task
+    input: str
+    classes: tuple[str, ...]
+    licence: str
+    trained_on: str
+    figures: dict[str, float] = field(default_factory=dict)
+    card: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A folder of weights: its entries, and the bundles of a detector and a classifier.
+
+    Attributes:
+        folder: where the files are.
+        entries: in the order of the file.
+        bundles: names of (detector, classifier) by bundle name.
+    """
+
+    folder: Path
+    entries: tuple[Entry, ...]
+    bundles: dict[str, tuple[str, str]]
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of that name, or None."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    def path_of(self, entry: Entry) -> Path:
+        """Where an entry's file is (or should be)."""
+        return self.folder / entry.file
+
+    def state_of(self, entry: Entry) -> State:
+        """``ok``, ``missing``, or ``altered`` (another size or SHA-256 than the registry's)."""
+        path = self.path_of(entry)
+        if not path.is_file():
+            return "missing"
+        same_size = path.stat().st_size == entry.size
+        return "ok" if same_size and sha256_of(path) == entry.sha256 else "altered"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A weights file that exists and is what it should be.
+
+    Attributes:
+        name: the registry's name, or the file's name without its folders.
+        path: the file.
+        sha256: of its content, lower-case hex.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A detector and a classifier that belong together.
+
+    Attributes:
+        name: of the bundle.
+        detector: its detector.
+        classifier: its classifier.
+        sha256: SHA-256 of the two files' SHA-256 hex digests, detector first, as 128 ASCII letters.
+    """
+
+    name: str
+    detector: WeightsFile
+    classifier: WeightsFile
+    sha256: str
+
+
+def resolve(
+    name: str, *, task: Task, trust: bool = False, registry: Registry | None = None
+) -> WeightsFile:
+    """The weights file behind a registry name or a path.
+
+    A registry name wins over a file of the same name in the current folder; write ``./NAME`` for that.
+
+    Args:
+        name: a name of the registry, or the path of a file.
+        task: what the weights must be for.
+        trust: take a pickle too. Loading a pickle runs code that is in it.
+        registry: where names are looked up; by default the bundled one.
+
+    Raises:
+        WeightsError: no such name or file, another SHA-256 than the registry's, weights for another
+            task, a pickle without ``trust``, or a file that is no weights file.
+    """
+    registry = load_registry() if registry is None else registry
+    entry = registry.find(name)
+    if entry is not None:
+        return _resolve_entry(registry, entry, task)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise _not_found(name, path, registry)
+    if is_pickle(path):
+        if not trust:
+            raise WeightsError(
+                f"{path}: is a pickle, and loading a pickle runs the code in it; if you know where it "
+                "comes from, add trust=true, or turn it into safetensors once: "
+                f"spineline weights strip weights={path} out={path.stem}.safetensors trust=true"
+            )
+        return WeightsFile(path.name, path, sha256_of(path))
+    found = read_metadata(path)["task"]
+    if found != task:
+        raise _wrong_task(str(path), found, task, registry)
+    return WeightsFile(path.name, path, sha256_of(path))
+
+
+def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -> Bundle:
+    """The detector and the classifier of a bundle.
+
+    Raises:
+        WeightsError: no such bundle, or one of its files is missing or altered.
+    """
+    registry = load_registry() if registry is None else registry
+    if name not in registry.bundles:
+        raise WeightsError(
+            f"weights={name}: no such bundle{_close_match(name, list(registry.bundles))}"
+        )
+    detector, classifier = registry.bundles[name]
+    return make_bundle(
+        name,
+        _resolve_named(registry, name, detector, "detect"),
+        _resolve_named(registry, name, classifier, "classify"),
+    )
+
+
+def make_bundle(name: str, detector: WeightsFile, classifier: WeightsFile) -> Bundle:
+    """A bundle of two files, with the SHA-256 of both (see [Bundle][])."""
+    digests = detector.sha256 + classifier.sha256
+    return Bundle(name, detector, classifier, hashlib.sha256(digests.encode("ascii")).hexdigest())
+
+
+def load_registry(folder: Path | None = None) -> Registry:
+    """Read a folder's ``registry.yaml``; by default the bundled one.
+
+    Raises:
+        WeightsError: the file is missing, is not YAML, or an entry is incomplete or contradicts
+            another.
+    """
+    folder = BUNDLED if folder is None else folder
+    path = folder / REGISTRY_FILE
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file; a folder of weights needs one") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(f"{path}: cannot be read as YAML ({error})") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise WeightsError(
+            f"{path}: is no weights registry (wanted a mapping with schema: {SCHEMA})"
+        )
+    entries = tuple(
+        _entry(raw, f"{path}: weights[{index}]")
+        for index, raw in enumerate(content.get("weights") or [])
+    )
+    names = [entry.name for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise WeightsError(f"{path}: name {twice[0]!r} occurs more than once")
+    return Registry(folder, entries, _bundles(content.get("bundles") or {}, path))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The ``spineline`` metadata of a safetensors file, without reading its tensors.
+
+    Returns:
+        The JSON object; its ``task`` is ``detect`` or ``classify``.
+
+    Raises:
+        WeightsError: the file is missing, is no safetensors file, or carries no such metadata.
+    """
+    header = _safetensors_header(path)
+    if header is None:
+        raise WeightsError(
+            f"{path}: is no safetensors file (truncated, or another kind of file); "
+            "wanted weights written by `detect train`, `classify train` or `weights strip`"
+        )
+    metadata = header.get("__metadata__")
+    text = metadata.get("spineline") if isinstance(metadata, dict) else None
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except json.JSONDecodeError as error:
+        raise WeightsError(
+            f"{path}: its metadata entry 'spineline' is not JSON ({error})"
+        ) from error
+    if not isinstance(found, dict) or found.get("task") not in get_args(Task):
+        raise WeightsError(
+            f"{path}: carries no 'spineline' metadata with a task (detect or classify): "
+            "spineline did not write it, and cannot tell which network it belongs to"
+        )
+    return found
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle by its name or, whatever its name, by its first bytes.
+
+    The name decides for ``.pt``, ``.pth``, ``.ckpt`` and their like; otherwise a zip archive (torch's
+    format) or a pickle's protocol mark is one, unless the file has a sound safetensors header.
+    """
+    if path.suffix.lower() in _PICKLE_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    looks = start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] <= b"\x05")
+    return looks and _safetensors_header(path) is None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, lower-case hex.
+
+    Remembered while the process runs and the file keeps its size and time of change.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _hash_file(str(path.resolve()), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_file(path: str, _size: int, _changed_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _resolve_named(registry: Registry, bundle: str, name: str, task: Task) -> WeightsFile:
+    entry = registry.find(name)
+    if entry is None:
+        raise WeightsError(
+            f"weights={bundle}: the bundle wants {name!r}, which is not in "
+            f"{registry.folder / REGISTRY_FILE}; install spineline anew, or name your own weights"
+        )
+    return _resolve_entry(registry, entry, task)
+
+
+def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
+    if entry.task != task:
+        raise _wrong_task(entry.name, entry.task, task, registry)
+    path = registry.path_of(entry)
+    if not path.is_file():
+        raise WeightsError(
+            f"{entry.name}: its file {path} is missing; restore it (git checkout, or install "
+            "spineline anew), or name another file"
+        )
+    found = sha256_of(path)
+    if found != entry.sha256:
+        raise WeightsError(
+            f"{entry.name}: {path} has been altered: expected SHA-256 {entry.sha256}, found {found}; "
+            "restore it (git checkout, or install spineline anew); to use the altered file on "
+            "purpose, copy it elsewhere and name it by its path"
+        )
+    return WeightsFile(entry.name, path, found)
+
+
+def _not_found(name: str, path: Path, registry: Registry) -> WeightsError:
+    if path.is_dir():
+        return WeightsError(f"{path}: is a folder; name the weights file in it")
+    suffixes = (".safetensors", *_PICKLE_SUFFIXES)
+    if path.suffix.lower() in suffixes or len(path.parts) > 1:
+        return WeightsError(f"{path}: no such weights file")
+    names = [entry.name for entry in registry.entries]
+    return WeightsError(
+        f"weights {name!r}: neither a name of the registry nor a file{_close_match(name, names)}"
+    )
+
+
+def _wrong_task(name: str, found: str, wanted: Task, registry: Registry) -> WeightsError:
+    suited = [entry.name for entry in registry.entries if entry.task == wanted]
+    choose = f"; weights to {wanted}: {', '.join(suited)}" if suited else ""
+    return WeightsError(f"{name}: these weights are to {found}, wanted weights to {wanted}{choose}")
+
+
+def _close_match(word: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; known: {', '.join(known) or 'none'}"
+
+
+def _entry(raw: object, where: str) -> Entry:
+    known = [spec.name for spec in fields(Entry)]
+    if not isinstance(raw, dict):
+        raise WeightsError(f"{where}: wanted a mapping with {', '.join(known)}")
+    optional = ("figures", "card")
+    missing = [name for name in known if name not in raw and name not in optional]
+    unknown = [str(name) for name in raw if name not in known]
+    if missing or unknown:
+        raise WeightsError(
+            f"{where}: "
+            + "; ".join(
+                [f"{name} is missing" for name in missing]
+                + [f"unknown field {name!r}{_close_match(name, known)}" for name in unknown]
+            )
+        )
+    _check_fields(raw, where)
+    values = {**raw, "classes": tuple(raw["classes"]), "figures": dict(raw.get("figures") or {})}
+    return Entry(**values)
+
+
+def _check_fields(raw: dict[str, Any], where: str) -> None:
+    checks = {
+        "task": raw["task"] in get_args(Task),
+        "file": isinstance(raw["file"], str) and Path(raw["file"]).name == raw["file"],
+        "sha256": isinstance(raw["sha256"], str)
+        and len(raw["sha256"]) == 64
+        and set(raw["sha256"]) <= set("0123456789abcdef"),
+        "size": type(raw["size"]) is int and raw["size"] > 0,
+        "classes": isinstance(raw["classes"], list) and all(type(c) is str for c in raw["classes"]),
+        "figures": raw.get("figures") is None or isinstance(raw["figures"], dict),
+    }
+    wrong = [name for name, right in checks.items() if not right]
+    if wrong:
+        raise WeightsError(f"{where}: {wrong[0]}={raw[wrong[0]]!r} is not a valid value")
+
+
+def _bundles(raw: object, path: Path) -> dict[str, tuple[str, str]]:
+    if not isinstance(raw, dict):
+        raise WeightsError(f"{path}: bundles: wanted a mapping of names")
+    found = {}
+    for name, pair in raw.items():
+        if not isinstance(pair, dict) or set(pair) != {"detector", "classifier"}:
+            raise WeightsError(f"{path}: bundle {name!r}: wanted a detector and a classifier")
+        found[str(name)] = (str(pair["detector"]), str(pair["classifier"]))
+    return found
+
+
+def _safetensors_header(path: Path) -> dict[str, Any] | None:
+    """The JSON header of a safetensors file; None where the file is not one."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                return None
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError:
+        return None
+    if not isinstance(header, dict) or not _holds_all_tensors(header, size - 8 - length):
+        return None
+    return header
+
+
+def _holds_all_tensors(header: dict[str, Any], available: int) -> bool:
+    """Whether the file is long enough for every tensor that its header promises."""
+    try:
+        ends = [spec["data_offsets"][1] for name, spec in header.items() if name != "__metadata__"]
+        return max(ends, default=0) == available
+    except (TypeError, KeyError, IndexError):
+        return False
