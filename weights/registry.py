@@ -1,9 +1,9 @@
 """From a registry name or a path to a weights file that has been checked.
 
-A registry is a folder with a ``registry.yaml`` (the fields are described at the top of the bundled one)
-and the files that it names. Weights are safetensors with one metadata entry, ``spineline``: a JSON
-object whose ``task`` is ``detect`` or ``classify`` and which holds all that is needed to build the
-network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is refused unless the
+A registry is a folder with a ``registry.yaml`` (its fields are described at the top of the bundled
+one) and the files that it names. Weights are safetensors with one metadata entry, ``spineline``: a
+JSON object whose ``task`` is ``detect`` or ``classify`` and which holds all that is needed to build
+the network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is refused unless the
 caller says ``trust=True``.
 """
 
@@ -118,7 +118,7 @@ def resolve(
 ) -> WeightsFile:
     """The weights file behind a registry name or a path.
 
-    A registry name wins over a file of the same name in the current folder; write ``./NAME`` for that.
+    A registry name wins over a file of that name in the current folder; ``./NAME`` means the file.
 
     Args:
         name: a name of the registry, or the path of a file.
@@ -140,8 +140,8 @@ def resolve(
     if is_pickle(path):
         if not trust:
             raise WeightsError(
-                f"{path}: is a pickle, and loading a pickle runs the code in it; if you know where it "
-                "comes from, add trust=true, or turn it into safetensors once: "
+                f"{path}: is a pickle, and loading a pickle runs the code in it; if you know where "
+                "it comes from, add trust=true, or turn it into safetensors once: "
                 f"spineline weights strip weights={path} out={path.stem}.safetensors trust=true"
             )
         return WeightsFile(path.name, path, sha256_of(path))
@@ -240,8 +240,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def is_pickle(path: Path) -> bool:
     """Whether a file is a pickle by its name or, whatever its name, by its first bytes.
 
-    The name decides for ``.pt``, ``.pth``, ``.ckpt`` and their like; otherwise a zip archive (torch's
-    format) or a pickle's protocol mark is one, unless the file has a sound safetensors header.
+    The name decides for ``.pt``, ``.pth``, ``.ckpt`` and their like; otherwise a zip archive
+    (torch's format) or a pickle's protocol mark is one, unless a sound safetensors header follows.
     """
     if path.suffix.lower() in _PICKLE_SUFFIXES:
         return True
@@ -297,8 +297,8 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
     found = sha256_of(path)
     if found != entry.sha256:
         raise WeightsError(
-            f"{entry.name}: {path} has been altered: expected SHA-256 {entry.sha256}, found {found}; "
-            "restore it (git checkout, or install spineline anew); to use the altered file on "
+            f"{entry.name}: {path} has been altered: expected SHA-256 {entry.sha256}, "
+            f"found {found}; restore it (git checkout, or install spineline anew); to use the altered file on "
             "purpose, copy it elsewhere and name it by its path"
         )
     return WeightsFile(entry.name, path, found)
