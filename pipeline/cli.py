@@ -134,6 +134,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.weights:WeightsStrip",
             "spineline.pipeline.weights:strip_weights",
         ),
+        "add": Command(
+            "put stripped weights into a registry",
+            "spineline.pipeline.weights:WeightsAdd",
+            "spineline.pipeline.weights:add_weights",
+        ),
     },
     "demo": {
         "": Command(

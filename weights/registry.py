@@ -3,8 +3,8 @@
 A registry is a folder with a ``registry.yaml`` (its fields are described at the top of the bundled
 one) and the files that it names. Weights are safetensors with one metadata entry, ``spineline``: a
 JSON object whose ``task`` is ``detect`` or ``classify`` and which holds all that is needed to build
-the network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is refused unless the
-caller says ``trust=True``.
+the network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is refused unless
+the caller says ``trust=True``.
 """
 
 from __future__ import annotations
@@ -298,8 +298,8 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
     if found != entry.sha256:
         raise WeightsError(
             f"{entry.name}: {path} has been altered: expected SHA-256 {entry.sha256}, "
-            f"found {found}; restore it (git checkout, or install spineline anew); to use the altered file on "
-            "purpose, copy it elsewhere and name it by its path"
+            f"found {found}; restore it (git checkout, or install spineline anew); to use the altered "
+            "file on purpose, copy it elsewhere and name it by its path"
         )
     return WeightsFile(entry.name, path, found)
 
