@@ -73,7 +73,7 @@ class WeightsAdd(Settings):
     licence: str = key("SPDX licence", default="AGPL-3.0-or-later")
     figures: tuple[str, ...] = key("figures on held-out data, NAME:VALUE,…", default=())
     card: Path | None = key("model card, a Markdown file", default=None)
-    folder: Path = key("folder of the registry", default=BUNDLED)
+    folder: Path | None = key("folder of the registry; none is the bundled one", default=None)
     overwrite: bool = key("replace the entry of that name", default=False)
 
 
@@ -134,8 +134,8 @@ def verify_weights(settings: WeightsVerify) -> WeightsTable:
 def strip_weights(settings: WeightsStrip) -> WrittenWeights:
     """Turn a checkpoint into safetensors that hold the network and nothing else.
 
-    Optimizer state, absolute paths and addresses are left out; ``half`` stores floating point tensors
-    as fp16.
+    Optimizer state, absolute paths and addresses are left out; ``half`` stores floating point
+    tensors as fp16.
 
     Raises:
         WeightsError: the checkpoint cannot be read, is a pickle without ``trust``, or holds numbers
@@ -343,7 +343,8 @@ def _read_card(path: Path) -> bytes:
         raise ConfigError(f"card={path}: cannot be read ({error.strerror})") from error
 
 
-def _registry_to_write(folder: Path) -> Registry:
+def _registry_to_write(folder: Path | None) -> Registry:
+    folder = BUNDLED if folder is None else folder
     if (folder / REGISTRY_FILE).is_file():
         return load_registry(folder)
     return Registry(folder, (), {})

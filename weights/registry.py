@@ -298,8 +298,8 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
     if found != entry.sha256:
         raise WeightsError(
             f"{entry.name}: {path} has been altered: expected SHA-256 {entry.sha256}, "
-            f"found {found}; restore it (git checkout, or install spineline anew); to use the altered "
-            "file on purpose, copy it elsewhere and name it by its path"
+            f"found {found}; restore it (git checkout, or install spineline anew); to use the "
+            "altered file on purpose, copy it elsewhere and name it by its path"
         )
     return WeightsFile(entry.name, path, found)
 
