@@ -112,6 +112,24 @@ def read_image(path: Path) -> GreyImage:
     return _as_grey(pixels, path)
 
 
+def read_uint8_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a grey image as models see it: 8 bits as they are, deeper values windowed to 8 bits.
+
+    Args:
+        path: as for [read_image][].
+
+    Returns:
+        (rows, columns) uint8.
+
+    Raises:
+        ImageReadError: as [read_image][].
+    """
+    pixels = read_image(path)
+    return (
+        pixels.astype(np.uint8, copy=False) if pixels.dtype == np.uint8 else window_to_uint8(pixels)
+    )
+
+
 def _read_picture(path: Path) -> npt.NDArray[Any]:
     from PIL import Image
 

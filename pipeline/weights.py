@@ -25,7 +25,6 @@ from spineline.weights.registry import (
     is_pickle,
     load_registry,
     read_metadata,
-    resolve,
     sha256_of,
 )
 
@@ -283,10 +282,10 @@ def _broken_bundles(folder: Path | None) -> list[str]:
 
 def _read_pickle(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of an ultralytics checkpoint, the only pickle that is known here."""
-    resolve(f"./{path}" if len(path.parts) == 1 else str(path), task="detect", trust=trust)
-    from spineline.detect.checkpoints import read_checkpoint
+    from spineline.detect.checkpoints import network_from_pickle
 
-    return read_checkpoint(path, trust=trust)
+    network, meta = network_from_pickle(path, trust=trust)
+    return dict(network.state_dict()), json.loads(meta.to_json())
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
