@@ -371,10 +371,18 @@ def _histograms(values_by_name: Mapping[str, Any]) -> Figure:
     ):
         axes.set_xlabel(name)
         if len(values):
-            axes.hist(values, bins=24)
+            axes.hist(values, bins=24, range=_range_of(values))
         else:
             axes.text(0.5, 0.5, "unknown", ha="center", transform=axes.transAxes)
     return figure
+
+
+def _range_of(values: Sequence[float]) -> tuple[float, float]:
+    """From least to greatest, or one unit around values that hardly differ."""
+    low, high = float(min(values)), float(max(values))
+    if high - low > 1e-6 * max(1.0, abs(low), abs(high)):
+        return low, high
+    return low - 0.5, high + 0.5
 
 
 def _grey_figure(counts: Mapping[str, NDArray[np.int64]]) -> Figure:
