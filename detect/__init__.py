@@ -1,1 +1,39 @@
-"""Detectors: training, validation, prediction and export behind one interface."""
+"""Detection: networks behind one small interface, one result type.
+
+Heavy imports happen when used: importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spineline.detect.backend import Detector
+    from spineline.detect.results import Detections
+
+__all__ = ["Detections", "load_detector"]
+
+
+def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) -> Detector:
+    """Load a detector from a weights file; see [spineline.detect.backend.load_detector][].
+
+    Args:
+        weights: a ``.safetensors`` file written by ``spineline detect train``, or a ``.pt`` pickle.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        trust: allow a ``.pt`` file; a pickle can run code, so only for files from people you trust.
+
+    Raises:
+        WeightsError: the file is missing, damaged, not a detector's, or a pickle without ``trust``.
+    """
+    from spineline.detect.backend import load_detector as load
+
+    return load(weights, device=device, trust=trust)
+
+
+def __getattr__(name: str) -> object:
+    if name == "Detections":
+        from spineline.detect.results import Detections
+
+        return Detections
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,48 @@
+"""The networks that can be trained, by name; imports nothing heavy."""
+
+from __future__ import annotations
+
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.settings import close_match
+
+SIZES = ("n", "s", "m", "l", "x")
+
+YOLOV5: tuple[str, ...] = tuple(f"yolov5{size}u" for size in SIZES)
+YOLOV8: tuple[str, ...] = tuple(f"yolov8{size}" for size in SIZES)
+ARCHITECTURES: tuple[str, ...] = (*YOLOV5, *YOLOV8)
+"""Canonical names. ``yolov5nu`` is YOLOv5's network with the anchor-free head of the ``ultralytics``
+package (the ``u``); ``yolov5n`` is accepted for it."""
+
+
+def canonical_name(model: str) -> str:
+    """The canonical name of an architecture.
+
+    >>> canonical_name("yolov5x"), canonical_name("YOLOv8n.yaml")
+    ('yolov5xu', 'yolov8n')
+
+    Raises:
+        ConfigError: no such architecture; the message names the closest.
+    """
+    name = model.strip().lower().removesuffix(".yaml")
+    if name in ARCHITECTURES:
+        return name
+    if f"{name}u" in ARCHITECTURES:
+        return f"{name}u"
+    if name.endswith((".pt", ".safetensors")):
+        msg = (
+            f"model={model}: names an architecture here, such as yolov8n; to start from a weights "
+            f"file give weights={model}"
+        )
+        raise ConfigError(msg)
+    hint = close_match(name, ARCHITECTURES)
+    allowed = "" if "allowed" in hint else f" (allowed: {', '.join(ARCHITECTURES)})"
+    raise ConfigError(f"model={model}: no such architecture{hint}{allowed}")
+
+
+def package_yaml(model: str) -> str:
+    """The name under which the ``ultralytics`` package holds a canonical architecture's layers.
+
+    >>> package_yaml("yolov5nu"), package_yaml("yolov8x")
+    ('yolov5n.yaml', 'yolov8x.yaml')
+    """
+    return f"{model.removesuffix('u')}.yaml"

@@ -1,0 +1,294 @@
+"""Weights on disk: safetensors that we write and read, and checkpoints of a run.
+
+A safetensors file cannot run code, but the network's description in it is built into layers: it is held
+to the few layers and argument types that YOLOv5 and YOLOv8 use before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spineline.datasets.errors import WeightsError
+from spineline.datasets.files import write_bytes
+from spineline.detect.ultralytics_env import import_ultralytics
+
+_LAYERS = ("Conv", "C2f", "C3", "SPPF", "SPP", "Concat", "Detect", "nn.Upsample")
+_YAML_KEYS = (
+    "nc", "ch", "channels", "scale", "scales", "backbone", "head", "yaml_file", "depth_multiple",
+    "width_multiple", "reg_max",
+)  # fmt: skip
+_WORDS = ("nc", "None", "nearest", "bilinear")
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorMeta:
+    """What a detector's weights file says of itself; the JSON in the safetensors metadata."""
+
+    backend: str
+    model: str
+    names: tuple[str, ...]
+    imgsz: int
+    channels: int
+    yaml: dict[str, Any]
+    task: str = "detect"
+
+    def to_json(self) -> str:
+        """The metadata text, keys in a fixed order."""
+        return json.dumps(
+            {
+                "task": self.task,
+                "backend": self.backend,
+                "model": self.model,
+                "names": list(self.names),
+                "imgsz": self.imgsz,
+                "channels": self.channels,
+                "yaml": self.yaml,
+            }
+        )
+
+
+def build_network(
+    description: str | dict[str, Any], *, classes: int, channels: int = 3
+) -> nn.Module:
+    """An Ultralytics detection network with fresh weights.
+
+    Args:
+        description: the package's own file, such as ``yolov8n.yaml``, or a description from a weights
+            file, which must have passed [check_description][].
+        classes: number of classes.
+        channels: channels of the input.
+    """
+    import_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    network: nn.Module = DetectionModel(description, ch=channels, nc=classes, verbose=False)
+    return network
+
+
+def check_description(description: object, where: str) -> dict[str, Any]:
+    """A network's description from a file, held to known layers and plain arguments.
+
+    Raises:
+        WeightsError: anything else in it.
+    """
+    if not isinstance(description, dict) or not {"backbone", "head"} <= set(description):
+        raise WeightsError(f"{where}: no description of a network (yaml with backbone and head)")
+    for name, value in description.items():
+        if name not in _YAML_KEYS:
+            raise WeightsError(f"{where}: the network's description has an unknown key {name!r}")
+        if name not in ("backbone", "head") and not _is_plain(value):
+            raise WeightsError(f"{where}: the network's description has an odd value for {name!r}")
+    for layer in (*description["backbone"], *description["head"]):
+        if not _is_layer(layer):
+            raise WeightsError(f"{where}: the network's description has an unknown layer {layer!r}")
+    return description
+
+
+def _is_layer(layer: object) -> bool:
+    if not isinstance(layer, list) or len(layer) != 4:
+        return False
+    source, repeats, module, arguments = layer
+    return (
+        module in _LAYERS
+        and isinstance(repeats, int)
+        and isinstance(arguments, list)
+        and _is_plain(source)
+        and all(_is_plain(a) or a in _WORDS for a in arguments)
+    )
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(v) for v in value)
+    if isinstance(value, str):
+        return value in _WORDS or re.fullmatch(r"[a-z0-9.-]{0,32}", value) is not None
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def save_safetensors(
+    network: nn.Module, meta: DetectorMeta, path: Path, *, half: bool = True
+) -> None:
+    """Write a network's weights with their description; the file appears whole.
+
+    Args:
+        network: the network; its weights are read, not changed.
+        meta: what the file says of itself.
+        path: file to write.
+        half: store floating-point numbers in 16 bits (half the size; computing is in 32 bits).
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in network.state_dict().items()
+    }
+    write_bytes(path, save(tensors, metadata={"spineline": meta.to_json()}))
+
+
+def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]:
+    """A detector's weights and what the file says of itself.
+
+    Raises:
+        WeightsError: missing, damaged, or not a detector's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _check_file(path)
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError, ValueError) as error:
+        msg = f"{path}: not a whole safetensors file ({error}); fetch or train it again"
+        raise WeightsError(msg) from error
+    return parse_meta(metadata.get("spineline"), str(path)), tensors
+
+
+def parse_meta(text: str | None, where: str) -> DetectorMeta:
+    """What a weights file says of itself, checked.
+
+    Raises:
+        WeightsError: nothing, not JSON, or another task's.
+    """
+    if text is None:
+        msg = (
+            f"{where}: was not written by spineline (no description); give a file from detect train"
+        )
+        raise WeightsError(msg)
+    try:
+        found = json.loads(text)
+        task, backend = found["task"], found["backend"]
+        if task != "detect":
+            raise WeightsError(f"{where}: weights of task {task!r}, wanted a detector's")
+        names = tuple(str(name) for name in found["names"])
+        imgsz, channels = int(found["imgsz"]), int(found["channels"])
+        model, description = str(found["model"]), found["yaml"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{where}: its description is not as expected ({error!r})") from error
+    if not names or channels not in (1, 3) or not 32 <= imgsz <= 4096:
+        raise WeightsError(f"{where}: its description is out of range (names, channels or imgsz)")
+    if not isinstance(description, dict):
+        raise WeightsError(f"{where}: its description of the network is not as expected")
+    return DetectorMeta(str(backend), model, names, imgsz, channels, description)
+
+
+def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
+    """An Ultralytics network with the weights of a safetensors file, in float32, for evaluation.
+
+    Raises:
+        WeightsError: missing, damaged, another backend's, or weights that do not fit the description.
+    """
+    meta, tensors = read_safetensors(path)
+    if meta.backend != "ultralytics":
+        raise WeightsError(f"{path}: weights for backend {meta.backend!r}, wanted 'ultralytics'")
+    description = check_description(meta.yaml, str(path))
+    try:
+        network = build_network(description, classes=len(meta.names), channels=meta.channels)
+        network.load_state_dict({k: _float(v) for k, v in tensors.items()})
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: its weights do not fit its description ({error})") from error
+    network.names = dict(enumerate(meta.names))  # type: ignore[assignment]
+    return network.eval(), meta
+
+
+def load_pickle(path: Path, *, trust: bool) -> dict[str, Any]:
+    """An Ultralytics checkpoint, read by the restricted unpickler that knows its classes alone.
+
+    Raises:
+        WeightsError: not trusted, missing, damaged, or a pickle that holds anything else.
+    """
+    if not trust:
+        msg = (
+            f"{path}: is a pickle, which can run code; add trust=true if you trust who made it, or "
+            "give the .safetensors file beside it"
+        )
+        raise WeightsError(msg)
+    _check_file(path)
+    import_ultralytics()
+    from ultralytics.nn.tasks import torch_safe_load
+
+    try:
+        checkpoint, _ = torch_safe_load(str(path), safe_only=True)
+    except Exception as error:  # the unpickler raises whatever the file makes it raise
+        first = str(error).strip().split("\n")[0][:300]
+        msg = f"{path}: not an Ultralytics checkpoint, or damaged, or unsafe ({first})"
+        raise WeightsError(msg) from error
+    if not isinstance(checkpoint, dict) or not isinstance(_network_in(checkpoint), nn.Module):
+        raise WeightsError(f"{path}: holds no network")
+    return checkpoint
+
+
+def network_from_pickle(path: Path, *, trust: bool) -> tuple[nn.Module, DetectorMeta]:
+    """The detection network of an Ultralytics checkpoint, in float32, for evaluation.
+
+    Raises:
+        WeightsError: as [load_pickle][], or another task's network.
+    """
+    checkpoint = load_pickle(path, trust=trust)
+    network = _network_in(checkpoint)
+    assert_detection(network, path)
+    network = network.float().eval()
+    arguments = checkpoint.get("train_args") or {}
+    names = network.names
+    names = tuple(names.values()) if isinstance(names, dict) else tuple(names)
+    model = str(arguments.get("model") or path.stem)
+    meta = DetectorMeta(
+        backend="ultralytics",
+        model=Path(model).name.removesuffix(".yaml").removesuffix(".pt"),
+        names=tuple(str(name) for name in names),
+        imgsz=int(arguments.get("imgsz") or 640),
+        channels=int(network.yaml.get("channels") or network.yaml.get("ch") or 3),
+        yaml=plain_description(network.yaml),
+    )
+    return network, meta
+
+
+def assert_detection(network: nn.Module, path: Path) -> None:
+    """Refuse a network of another task.
+
+    Raises:
+        WeightsError: it is not a plain detection network.
+    """
+    from ultralytics.nn.tasks import DetectionModel
+
+    if type(network) is not DetectionModel:
+        raise WeightsError(f"{path}: holds a {type(network).__name__}, wanted a detection network")
+
+
+def plain_description(description: dict[str, Any]) -> dict[str, Any]:
+    """A network's description as stored: known keys alone, no path in it."""
+    kept = {k: v for k, v in description.items() if k in _YAML_KEYS}
+    if "yaml_file" in kept:
+        kept["yaml_file"] = Path(str(kept["yaml_file"])).name
+    plain: dict[str, Any] = json.loads(json.dumps(kept))
+    return plain
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint pickle; the file appears whole."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _network_in(checkpoint: dict[str, Any]) -> Any:
+    return checkpoint.get("ema") or checkpoint.get("model")
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file; check the path or train one")
+
+
+def _float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,0 +1,282 @@
+"""Training recipes: hyperparameters by name, what became of each, and what a run trains with.
+
+A recipe file is either ours (``values`` with a status each, ``settings`` beside them; see
+``recipes/report.yaml``) or flat, as YOLOv5's hyp files and Ultralytics' settings are: ``key: value``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.runs import LOG
+from spineline.datasets.settings import close_match, parse_settings
+from spineline.detect.settings import DetectTrain
+
+BUNDLED: tuple[str, ...] = ("report", "lumbar")
+
+DEFAULTS: dict[str, Any] = {
+    "epochs": 100, "imgsz": 640, "batch": 16, "patience": 100, "optimizer": "auto", "cos_lr": False,
+    "lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005, "warmup_epochs": 3.0,
+    "warmup_momentum": 0.8, "warmup_bias_lr": 0.1, "box": 7.5, "cls": 0.5, "dfl": 1.5, "cls_pw": 0.0,
+    "label_smoothing": 0.0, "nbs": 64, "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 0.0,
+    "translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0, "flipud": 0.0, "fliplr": 0.5,
+    "mosaic": 1.0, "close_mosaic": 10, "mixup": 0.0, "cutmix": 0.0, "multi_scale": 0.0, "rect": False,
+    "freeze": None,
+}  # fmt: skip
+"""The keys a recipe can hold, with the defaults of ``ultralytics`` (a test compares them)."""
+
+ANCHOR_ONLY: dict[str, str] = {
+    "obj": "the anchor-free head has no objectness output",
+    "obj_pw": "the anchor-free head has no objectness output",
+    "iou_t": "training threshold of anchor matching; the head has no anchors",
+    "anchor_t": "ratio threshold of anchor matching; the head has no anchors",
+    "fl_gamma": "the package's loss has no focal term",
+    "anchors": "the head has no anchors",
+    "copy_paste": "pastes segments, and the labels are boxes",
+}
+"""Keys of YOLOv5's hyp files without a counterpart, with the reason."""
+
+OTHER_MEANING: dict[str, str] = {
+    "box": "in a YOLOv5 file: gain of the anchor-based box loss, on another scale than the package's",
+    "cls_pw": "in a YOLOv5 file: weight of positives; the package's cls_pw is an exponent of inverse frequency",
+}
+"""Keys that mean something else in a YOLOv5 file than in the package."""
+
+Status = Literal["mapped", "not_applicable"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeValue:
+    """One value of a recipe: as its author gives it, and whether the trainer has a place for it."""
+
+    key: str
+    value: Any
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe: its values in the file's order, and the settings that it needs beside them."""
+
+    name: str
+    source: str
+    values: tuple[RecipeValue, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one value in a run."""
+
+    key: str
+    value: Any
+    status: Literal["applied", "overridden", "not_applicable"]
+    trained_with: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a run trains with: every key of [DEFAULTS][], and what became of the recipe's values."""
+
+    recipe: str | None
+    source: str
+    values: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+
+    def report(self) -> dict[str, Any]:
+        """Plain values for ``recipe.json``."""
+        return {
+            "recipe": self.recipe,
+            "source": self.source,
+            "values": [asdict(outcome) for outcome in self.outcomes],
+            "trained_with": self.values,
+        }
+
+
+def load_recipe(hyp: str) -> Recipe:
+    """A bundled recipe by name, or one from a YAML file.
+
+    Raises:
+        ConfigError: no such recipe, not YAML, or a key that is none.
+    """
+    if hyp in BUNDLED:
+        text = (resources.files("spineline.detect") / "recipes" / f"{hyp}.yaml").read_text("utf-8")
+        return parse_recipe(yaml.safe_load(text), where=f"hyp={hyp}")
+    path = Path(hyp).expanduser()
+    if not path.is_file():
+        hint = close_match(hyp, BUNDLED)
+        msg = f"hyp={hyp}: neither a bundled recipe ({', '.join(BUNDLED)}) nor a file{hint}"
+        raise ConfigError(msg)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"hyp={hyp}: cannot be read as YAML ({error})") from error
+    return parse_recipe(content, where=f"hyp={hyp}", name=path.stem)
+
+
+def parse_recipe(content: object, *, where: str, name: str = "recipe") -> Recipe:
+    """A recipe from the content of its YAML file, of either form.
+
+    Raises:
+        ConfigError: not a mapping, or a key or value that is none.
+    """
+    if not isinstance(content, dict) or not content:
+        found = type(content).__name__
+        raise ConfigError(f"{where}: holds {found}, wanted keys and values such as 'lr0: 0.01'")
+    if isinstance(content.get("values"), dict):
+        recipe = _parse_ours(content, where, name)
+    else:
+        recipe = _parse_flat({str(k): v for k, v in content.items()}, where, name)
+    _check_values(recipe, where)
+    return recipe
+
+
+def _parse_ours(content: dict[str, Any], where: str, name: str) -> Recipe:
+    allowed = ("name", "source", "settings", "values")
+    for word in content:
+        if word not in allowed:
+            raise ConfigError(f"{where}: unknown key {word!r}{close_match(str(word), allowed)}")
+    settings = content.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{where}: settings holds {type(settings).__name__}, wanted keys and values"
+        )
+    for word in settings:
+        if word not in DEFAULTS:
+            hint = close_match(str(word), tuple(DEFAULTS))
+            raise ConfigError(f"{where}: settings: unknown key {word!r}{hint}")
+    values = tuple(_value_of(str(k), entry, where) for k, entry in content["values"].items())
+    return Recipe(
+        name=str(content.get("name", name)),
+        source=str(content.get("source", "")),
+        values=values,
+        settings=dict(settings),
+    )
+
+
+def _value_of(word: str, entry: object, where: str) -> RecipeValue:
+    if not isinstance(entry, dict) or "value" not in entry:
+        raise ConfigError(f"{where}: {word}: wanted value, status and perhaps reason")
+    status = entry.get("status")
+    if status not in ("mapped", "not_applicable"):
+        msg = f"{where}: {word}: status {status!r}; allowed: mapped, not_applicable"
+        raise ConfigError(msg)
+    if status == "not_applicable" and not entry.get("reason"):
+        raise ConfigError(f"{where}: {word}: not_applicable needs a reason")
+    return RecipeValue(word, entry["value"], status, str(entry.get("reason", "")))
+
+
+def _parse_flat(content: dict[str, Any], where: str, name: str) -> Recipe:
+    yolov5 = any(word in ANCHOR_ONLY for word in content)
+    values = []
+    for word, value in content.items():
+        if word in ANCHOR_ONLY:
+            values.append(RecipeValue(word, value, "not_applicable", ANCHOR_ONLY[word]))
+        elif yolov5 and word in OTHER_MEANING:
+            values.append(RecipeValue(word, value, "not_applicable", OTHER_MEANING[word]))
+        else:
+            values.append(RecipeValue(word, value, "mapped"))
+    return Recipe(name=name, source="a flat recipe file", values=tuple(values), settings={})
+
+
+def _check_values(recipe: Recipe, where: str) -> None:
+    known = (*DEFAULTS, *ANCHOR_ONLY)
+    for value in recipe.values:
+        if value.status == "mapped" and value.key not in DEFAULTS:
+            raise ConfigError(f"{where}: unknown key {value.key!r}{close_match(value.key, known)}")
+    _typed(_mapped(recipe), where)
+
+
+def _mapped(recipe: Recipe) -> dict[str, Any]:
+    values = {v.key: v.value for v in recipe.values if v.status == "mapped"}
+    return {**recipe.settings, **values}
+
+
+def _typed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values with the types and ranges of the settings class, the one source of both."""
+    settings = parse_settings(DetectTrain, {"out": "run", **values}, where=where)
+    return {name: getattr(settings, name) for name in values}
+
+
+def resolve(settings: DetectTrain) -> Resolved:
+    """What a run trains with: a key given, else the recipe's, else the default.
+
+    Raises:
+        ConfigError: the recipe is none, or a combination cannot work.
+    """
+    given = {k: getattr(settings, k) for k in DEFAULTS if getattr(settings, k) is not None}
+    if settings.hyp is None:
+        values = {**DEFAULTS, **given}
+        check_combination(values)
+        return Resolved(None, "", values, ())
+    recipe = load_recipe(settings.hyp)
+    mapped = _typed(_mapped(recipe), f"hyp={settings.hyp}")
+    values = {**DEFAULTS, **mapped, **given}
+    check_combination(values)
+    named = {value.key for value in recipe.values}
+    beside = [
+        RecipeValue(k, v, "mapped", "needed beside the values above")
+        for k, v in recipe.settings.items()
+        if k not in named
+    ]
+    outcomes = tuple(_outcome(value, values, given) for value in (*recipe.values, *beside))
+    return Resolved(recipe.name, recipe.source, values, outcomes)
+
+
+def _outcome(value: RecipeValue, values: Mapping[str, Any], given: Mapping[str, Any]) -> Outcome:
+    if value.status == "not_applicable":
+        return Outcome(
+            value.key, value.value, "not_applicable", values.get(value.key), value.reason
+        )
+    if value.key in given and given[value.key] != value.value:
+        reason = f"{value.key}={given[value.key]} was given"
+        return Outcome(value.key, value.value, "overridden", given[value.key], reason)
+    return Outcome(value.key, value.value, "applied", values[value.key], value.reason)
+
+
+def check_combination(values: Mapping[str, Any]) -> None:
+    """Refuse what cannot work, and warn of keys that switch others off.
+
+    Raises:
+        ConfigError: ``imgsz`` is not a multiple of the networks' stride, 32.
+    """
+    size = values["imgsz"]
+    if size % 32:
+        near = (size // 32 * 32, size // 32 * 32 + 32)
+        raise ConfigError(f"imgsz={size}: wanted a multiple of 32, such as {near[0]} or {near[1]}")
+    ignored = [k for k in ("lr0", "momentum") if values[k] != DEFAULTS[k]]
+    if values["optimizer"] == "auto" and ignored:
+        words = " and ".join(f"{k}={values[k]}" for k in ignored)
+        LOG.warning("optimizer=auto ignores %s; name an optimizer, such as optimizer=SGD", words)
+    if values["mosaic"] and values["close_mosaic"] >= values["epochs"]:
+        LOG.warning(
+            "close_mosaic=%d with epochs=%d: no epoch is left with mosaic",
+            values["close_mosaic"], values["epochs"],
+        )  # fmt: skip
+    if values["rect"]:
+        LOG.warning("rect=true turns mosaic, mixup and shuffling off")
+
+
+def log_outcomes(resolved: Resolved) -> None:
+    """Say what became of each value of the recipe."""
+    if resolved.recipe is None:
+        LOG.info("recipe: none given, ultralytics' defaults and the keys given")
+        return
+    by_status: dict[str, list[Outcome]] = {"applied": [], "overridden": [], "not_applicable": []}
+    for outcome in resolved.outcomes:
+        by_status[outcome.status].append(outcome)
+    applied = " ".join(f"{o.key}={o.trained_with}" for o in by_status["applied"])
+    LOG.info("recipe %s: applied %d: %s", resolved.recipe, len(by_status["applied"]), applied)
+    for outcome in by_status["overridden"]:
+        LOG.info("recipe %s: %s=%s overridden, %s", resolved.recipe, outcome.key, outcome.value, outcome.reason)  # fmt: skip
+    for outcome in by_status["not_applicable"]:
+        LOG.info("recipe %s: %s=%s not applied: %s", resolved.recipe, outcome.key, outcome.value, outcome.reason)  # fmt: skip

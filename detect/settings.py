@@ -1,0 +1,169 @@
+"""Settings of ``spineline detect train | val | predict | export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.settings import Settings, key
+
+OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD", "auto")
+
+
+def _fraction(help: str) -> float | None:
+    return key(help, default=None, minimum=0.0, maximum=1.0)  # type: ignore[no-any-return]
+
+
+def _gain(help: str) -> float | None:
+    return key(help, default=None, minimum=0.0)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectTrain(Settings):
+    """Keys of ``detect train``. ``none`` means: from the recipe, else the ultralytics default named."""
+
+    model: str | None = key("architecture: yolov5{n,s,m,l,x}u or yolov8{n,s,m,l,x}", default=None)
+    data: Path | None = key("converted dataset: its folder or data.yaml", default=None)
+    out: Path = key("run folder to write")
+    hyp: str | None = key(
+        "recipe: report, lumbar, or a YAML file; a key given beats it", default=None
+    )
+    weights: str | None = key(
+        "start from: a .safetensors or .pt file, a registry name; none = from scratch", default=None
+    )
+    download: bool = key(
+        "start from the official COCO weights of this model, fetched from the network",
+        default=False,
+    )
+    trust: bool = key("allow weights= to be a .pt pickle (it can run code)", default=False)
+    resume: bool = key(
+        "continue the run in out= from its last checkpoint; random state starts afresh",
+        default=False,
+    )
+    overwrite: bool = key("replace an earlier run in out=", default=False)
+    seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    workers: int = key("loader processes (always 0 on the CPU)", default=4, minimum=0)
+    cache: str = key(
+        "keep decoded images in memory (ram) or not (none)", default="ram", choices=("ram", "none")
+    )
+    amp: bool = key("bfloat16 on a CUDA device that has it", default=True)
+    val: bool = key(
+        "validate on the val part while training; false: after the last epoch only", default=True
+    )
+    val_every: int = key("epochs from one validation to the next", default=1, minimum=1)
+    plots: bool = key("draw curves, batches, PR and confusion, once, at the end", default=True)
+    verbose: bool = key("pass on what ultralytics prints", default=False)
+    epochs: int | None = key("epochs to train (100)", default=None, minimum=1)
+    imgsz: int | None = key(
+        "training size in pixels, a multiple of 32 (640)", default=None, minimum=32
+    )
+    batch: int | None = key("images per step (16)", default=None, minimum=1)
+    patience: int | None = key(
+        "stop after so many epochs without a better validation; 0 never (100)",
+        default=None,
+        minimum=0,
+    )
+    optimizer: str | None = key(
+        "auto ignores lr0 and momentum (auto)", default=None, choices=OPTIMIZERS
+    )
+    cos_lr: bool | None = key("cosine learning rate instead of linear (false)", default=None)
+    lr0: float | None = _gain("first learning rate (0.01)")
+    lrf: float | None = _gain("last learning rate as a share of lr0 (0.01)")
+    momentum: float | None = _fraction("SGD momentum or Adam's beta1 (0.937)")
+    weight_decay: float | None = _gain("weight decay (0.0005)")
+    warmup_epochs: float | None = _gain("epochs of warm-up (3)")
+    warmup_momentum: float | None = _fraction("momentum at the start of warm-up (0.8)")
+    warmup_bias_lr: float | None = _gain("learning rate of biases at the start of warm-up (0.1)")
+    box: float | None = _gain("gain of the box loss (7.5)")
+    cls: float | None = _gain("gain of the class loss (0.5)")
+    dfl: float | None = _gain("gain of the distribution focal loss (1.5)")
+    cls_pw: float | None = _fraction("exponent of inverse class frequency; 0 = off (0)")
+    label_smoothing: float | None = _fraction(
+        "smoothing of class targets at matched cells; YOLOv5's 0.1 (0)"
+    )
+    nbs: int | None = key(
+        "nominal batch that gradients accumulate to (64)", default=None, minimum=1
+    )
+    hsv_h: float | None = _fraction("hue jitter; grey images have none (0.015)")
+    hsv_s: float | None = _fraction("saturation jitter; grey images have none (0.7)")
+    hsv_v: float | None = _fraction("brightness jitter (0.4)")
+    degrees: float | None = key("rotation, degrees (0)", default=None, minimum=0.0, maximum=180.0)
+    translate: float | None = _fraction("shift as a share of the size (0.1)")
+    scale: float | None = _gain("zoom as a share (0.5)")
+    shear: float | None = key("shear, degrees (0)", default=None, minimum=0.0, maximum=180.0)
+    perspective: float | None = key("perspective (0)", default=None, minimum=0.0, maximum=0.001)
+    flipud: float | None = _fraction("chance of an up-down flip; levels do not survive it (0)")
+    fliplr: float | None = _fraction("chance of a left-right flip (0.5)")
+    mosaic: float | None = _fraction("chance of a mosaic of four (1.0)")
+    close_mosaic: int | None = key("last epochs without mosaic (10)", default=None, minimum=0)
+    mixup: float | None = _fraction("chance of mixing two images (0)")
+    cutmix: float | None = _fraction("chance of pasting a part of another image (0)")
+    multi_scale: float | None = _fraction("jitter of imgsz as a share (0)")
+    rect: bool | None = key(
+        "rectangular batches; turns mosaic and shuffling off (false)", default=None
+    )
+    freeze: int | None = key("freeze so many first layers (none)", default=None, minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectVal(Settings):
+    """Keys of ``detect val``."""
+
+    model: str = key("weights: a .safetensors or .pt file, or a registry name")
+    data: Path = key("converted dataset: its folder or data.yaml")
+    out: Path = key("folder to write")
+    split: str = key("part to score", default="val", choices=("train", "val", "test"))
+    confidence: float = key(
+        "least confidence for the COCO figures", default=0.001, minimum=0.0, maximum=1.0
+    )
+    iou: float = key(
+        "NMS: boxes of one class that overlap more", default=0.7, minimum=0.0, maximum=1.0
+    )
+    max_detections: int = key("most boxes per image", default=300, minimum=1)
+    batch: int = key("images per forward pass", default=16, minimum=1)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    plots: bool = key("draw precision-recall and confusion", default=True)
+    trust: bool = key("allow a .pt pickle (it can run code)", default=False)
+    overwrite: bool = key("replace out= if it exists", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectPredict(Settings):
+    """Keys of ``detect predict``."""
+
+    model: str = key("weights: a .safetensors or .pt file, or a registry name")
+    source: Path = key("an image, a folder of images, or a converted dataset's data.yaml")
+    out: Path = key("folder to write")
+    confidence: float = key("least confidence", default=0.25, minimum=0.0, maximum=1.0)
+    iou: float = key(
+        "NMS: boxes of one class that overlap more", default=0.8, minimum=0.0, maximum=1.0
+    )
+    max_detections: int = key("most boxes per image", default=300, minimum=1)
+    batch: int = key("images per forward pass", default=16, minimum=1)
+    window: str = key(
+        "percentile: window grey values to 8 bits as the converters do; none: take 8-bit images as they are",
+        default="percentile",
+        choices=("percentile", "none"),
+    )
+    overlays: bool = key("draw the boxes", default=True)
+    txt: bool = key("also write YOLO text files", default=False)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    trust: bool = key("allow a .pt pickle (it can run code)", default=False)
+    overwrite: bool = key("replace out= if it exists", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectExport(Settings):
+    """Keys of ``detect export``."""
+
+    model: str = key("weights: a .safetensors or .pt file, or a registry name")
+    out: Path = key("file to write, such as detector.onnx")
+    format: str = key("what to write", default="onnx", choices=("onnx", "torchscript"))
+    imgsz: int | None = key(
+        "input size; none: the size it was trained at", default=None, minimum=32
+    )
+    dynamic: bool = key("onnx: free batch, height and width", default=True)
+    opset: int = key("onnx: operator set", default=17, minimum=12)
+    trust: bool = key("allow a .pt pickle (it can run code)", default=False)
+    overwrite: bool = key("replace out= if it exists", default=False)

@@ -1,0 +1,377 @@
+"""``spineline detect train``: train a detector through ``ultralytics``."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from spineline.datasets.errors import ConfigError, OutputExistsError, SpinelineError, WeightsError
+from spineline.datasets.files import check_output, write_json
+from spineline.datasets.runs import LOG, write_run_record
+from spineline.datasets.settings import parse_settings
+from spineline.detect.architectures import canonical_name, package_yaml
+from spineline.detect.recipes import DEFAULTS, Resolved, log_outcomes, resolve
+from spineline.detect.settings import DetectTrain
+from spineline.detect.yolo_data import YoloData, read_data, read_images
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from spineline.detect.trainer import SpineDetectionTrainer, TrainingParts
+
+COMMAND = "spineline detect train"
+_MAY_CHANGE = (
+    "resume",
+    "data",
+    "out",
+    "device",
+    "workers",
+    "cache",
+    "plots",
+    "verbose",
+    "trust",
+    "overwrite",
+)
+"""Keys that a resumed run may be given otherwise than the run it continues."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training run left.
+
+    Attributes:
+        out: the run folder.
+        weights: the weights to use: the best by validation, or the last where nothing was validated.
+        last: the weights of the last epoch.
+        epochs: epochs trained.
+    """
+
+    out: Path
+    weights: Path
+    last: Path
+    epochs: int
+
+
+def train(settings: DetectTrain) -> TrainResult:
+    """Train a detector, or continue a run that was killed.
+
+    Args:
+        settings: the command's keys.
+
+    Returns:
+        Where the weights are.
+
+    Raises:
+        ConfigError: a key or recipe that cannot work.
+        AnnotationError: the dataset is missing or cannot be used.
+        WeightsError: weights to start from cannot be used, or there is nothing to resume.
+        OutputExistsError: the run folder exists and neither resume nor overwrite is given.
+    """
+    if settings.resume:
+        return _resume(settings)
+    if settings.model is None:
+        raise ConfigError("missing model=… (architecture such as yolov8n)")
+    if settings.data is None:
+        raise ConfigError("missing data=… (a dataset written by `spineline convert`)")
+    architecture = canonical_name(settings.model)
+    resolved = resolve(settings)
+    check_device(settings.device)
+    data = read_data(settings.data)
+    _check_run_folder(settings)
+    parts = _make_parts(settings, architecture, resolved, data)
+    _clear(settings)
+    settings = replace(settings, model=architecture)
+    write_run_record(settings.out, "detect train", settings, trained_with=resolved.values)
+    if resolved.recipe is not None:
+        write_json(settings.out / "recipe.json", resolved.report())
+    log_outcomes(resolved)
+    return _run(settings, resolved.values, parts)
+
+
+def _resume(given: DetectTrain) -> TrainResult:
+    settings, values = _recorded(given)
+    checkpoint = _resumable(settings.out / "weights" / "last.pt", values["epochs"])
+    if settings.model is None or settings.data is None:
+        raise WeightsError(
+            f"{settings.out / 'run.yaml'}: names no model or data; start the run anew"
+        )
+    check_device(settings.device)
+    data = read_data(settings.data)
+    names = tuple(checkpoint["ema"].names.values())
+    if names != data.names:
+        msg = f"data={settings.data}: its classes {data.names} are not the run's {names}"
+        raise ConfigError(msg)
+    parts = _read_parts(settings, settings.model, values, data)
+    parts = replace(parts, checkpoint=checkpoint)
+    done = int(checkpoint["epoch"]) + 1
+    LOG.info("resuming after epoch %d of %d; random state starts afresh", done, values["epochs"])
+    from spineline.detect.trainer import trim_results
+
+    trim_results(settings.out / "results.csv", done)
+    return _run(settings, values, parts)
+
+
+def _recorded(given: DetectTrain) -> tuple[DetectTrain, dict[str, Any]]:
+    """Settings and resolved values of the run to resume, with what may change taken from ``given``."""
+    record = given.out / "run.yaml"
+    try:
+        content = yaml.safe_load(record.read_text(encoding="utf-8"))
+        earlier = parse_settings(DetectTrain, content["settings"], where=str(record))
+        values = {name: content["trained_with"][name] for name in DEFAULTS}
+    except FileNotFoundError as error:
+        msg = f"out={given.out}: nothing to resume, there is no run.yaml; start it without resume=true"
+        raise WeightsError(msg) from error
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise WeightsError(f"{record}: is no record of a training run ({error!r})") from error
+    changed: dict[str, Any] = {}
+    for spec in fields(DetectTrain):
+        value = getattr(given, spec.name)
+        if value == spec.default or value == getattr(earlier, spec.name):
+            continue
+        if spec.name == "model" and canonical_name(value) == earlier.model:
+            continue
+        if spec.name not in _MAY_CHANGE:
+            msg = (
+                f"{spec.name}={value}: the run in {given.out} was begun with "
+                f"{spec.name}={getattr(earlier, spec.name)}, and resume=true keeps that; leave the key "
+                "away, or start another run"
+            )
+            raise ConfigError(msg)
+        changed[spec.name] = value
+    return replace(earlier, **{**changed, "out": given.out}), values
+
+
+def _resumable(last: Path, epochs: int) -> dict[str, Any]:
+    from spineline.detect.checkpoints import load_pickle
+
+    if not last.is_file():
+        msg = f"{last}: nothing to resume, no epoch was finished; start it anew with overwrite=true"
+        raise WeightsError(msg)
+    checkpoint = load_pickle(last, trust=True)
+    done = int(checkpoint.get("epoch", -1)) + 1
+    if checkpoint.get("optimizer") is None or done >= epochs:
+        msg = (
+            f"{last}: the run is finished ({epochs} epochs), there is nothing to resume; to train on, "
+            f"start another run with weights={last.with_suffix('.safetensors')}"
+        )
+        raise WeightsError(msg)
+    return checkpoint
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ConfigError: not ``cpu``, ``cuda``, ``cuda:N`` or ``N``, several, or no such CUDA device.
+    """
+    text = device.strip().lower().removeprefix("cuda").removeprefix(":")
+    if device == "cpu":
+        return
+    if "," in text:
+        raise ConfigError(
+            f"device={device}: one device, such as device=0; several are not supported"
+        )
+    if text and not text.isdigit():
+        raise ConfigError(f"device={device}: not a device; allowed: cpu, cuda, or a number")
+    import torch
+
+    count = torch.cuda.device_count()
+    if int(text or 0) >= count:
+        raise ConfigError(f"device={device}: no such CUDA device ({count} here); use device=cpu")
+
+
+def _check_run_folder(settings: DetectTrain) -> None:
+    out = settings.out
+    try:
+        check_output(out, overwrite=settings.overwrite)
+    except OutputExistsError as error:
+        msg = f"{out}: exists already; choose another out=, or add overwrite=true or resume=true"
+        raise OutputExistsError(msg) from error
+    if out.exists() and any(out.iterdir()) and not _is_run_folder(out):
+        msg = f"{out}: is no run folder of {COMMAND}; remove it yourself or choose another out="
+        raise OutputExistsError(msg)
+
+
+def _is_run_folder(out: Path) -> bool:
+    try:
+        content = yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and content.get("command") == COMMAND
+
+
+def _clear(settings: DetectTrain) -> None:
+    if settings.overwrite and settings.out.exists():
+        shutil.rmtree(settings.out)
+    settings.out.mkdir(parents=True, exist_ok=True)
+
+
+def _make_parts(
+    settings: DetectTrain, architecture: str, resolved: Resolved, data: YoloData
+) -> TrainingParts:
+    parts = _read_parts(settings, architecture, resolved.values, data)
+    return replace(parts, start=_start_network(settings, architecture))
+
+
+def _read_parts(
+    settings: DetectTrain, architecture: str, values: dict[str, Any], data: YoloData
+) -> TrainingParts:
+    train_images = read_images(data.train, data.names, part="train")
+    val_images = read_images(data.val, data.names, part="val") if data.val else ()
+    from spineline.detect.trainer import TrainingParts, class_counts
+
+    LOG.info("data: %d images to train on, %d to validate on", len(train_images), len(val_images))
+    counts = class_counts(train_images, len(data.names))
+    missing = [name for name, count in zip(data.names, counts, strict=True) if not count]
+    if missing:
+        LOG.warning("no training label of class %s", ", ".join(missing))
+    if not val_images:
+        LOG.warning(
+            "the val part is empty: no validation, the weights of the last epoch are the result"
+        )
+    return TrainingParts(
+        architecture=architecture,
+        description=package_yaml(architecture),
+        names=data.names,
+        train=train_images,
+        val=val_images,
+        label_smoothing=values["label_smoothing"],
+        val_every=settings.val_every,
+        cache=settings.cache == "ram",
+    )
+
+
+def _start_network(settings: DetectTrain, architecture: str) -> nn.Module | None:
+    from spineline.detect.checkpoints import network_from_pickle, network_from_safetensors
+
+    if settings.weights is not None and settings.download:
+        raise ConfigError("weights=… and download=true: give one of them")
+    if settings.download:
+        return network_from_pickle(_download(architecture), trust=True)[0]
+    if settings.weights is None:
+        return None
+    from spineline.weights import resolve as resolve_weights
+
+    file = resolve_weights(settings.weights, task="detect", trust=settings.trust).path
+    LOG.info("starting from %s", file)
+    if file.suffix == ".safetensors":
+        return network_from_safetensors(file)[0]
+    return network_from_pickle(file, trust=settings.trust)[0]
+
+
+def _download(architecture: str) -> Path:
+    """The official COCO weights, fetched because the user asked for it."""
+    from spineline.detect.ultralytics_env import config_folder, import_ultralytics
+
+    import_ultralytics()
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    file = config_folder() / "downloads" / f"{architecture}.pt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    LOG.info("fetching %s from Ultralytics' releases", file.name)
+    try:
+        attempt_download_asset(str(file))
+    except Exception as error:  # the package raises many kinds
+        raise WeightsError(f"{file.name}: could not be fetched ({error})") from error
+    if not file.is_file():
+        raise WeightsError(f"{file.name}: could not be fetched; is the network reachable?")
+    return file
+
+
+def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) -> TrainResult:
+    from spineline.detect.trainer import SpineDetectionTrainer, kept_generators
+
+    with kept_generators():
+        trainer = SpineDetectionTrainer(parts, trainer_arguments(settings, values))
+        _let_it_talk(settings)
+        trainer.train()
+        return _finish(trainer, settings, values, parts)
+
+
+def _let_it_talk(settings: DetectTrain) -> None:
+    if settings.verbose:
+        import logging
+
+        logging.getLogger("ultralytics").setLevel(logging.INFO)
+
+
+def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for Ultralytics' trainer.
+
+    Args:
+        settings: the command's keys.
+        values: what the run trains with, by [spineline.detect.recipes.resolve][].
+    """
+    taken = {name: value for name, value in values.items() if name != "label_smoothing"}
+    return {
+        **taken,
+        "model": package_yaml(str(settings.model)),
+        "data": str(settings.data),
+        "save_dir": str(settings.out.absolute()),
+        "pretrained": False,
+        "resume": settings.resume,
+        "seed": settings.seed,
+        "device": _ultralytics_device(settings.device),
+        "workers": settings.workers,
+        "amp": _precision(settings),
+        "val": settings.val,
+        "plots": settings.plots,
+        "exist_ok": True,
+        "deterministic": True,
+    }
+
+
+def _ultralytics_device(device: str) -> str:
+    if device == "cpu":
+        return device
+    return device.strip().lower().removeprefix("cuda").removeprefix(":") or "0"
+
+
+def _precision(settings: DetectTrain) -> str | bool:
+    """``bf16`` or off: the package's fp16 check downloads a network."""
+    if settings.device == "cpu" or not settings.amp:
+        return False
+    import torch
+
+    return "bf16" if torch.cuda.is_bf16_supported() else False
+
+
+def _finish(
+    trainer: SpineDetectionTrainer,
+    settings: DetectTrain,
+    values: dict[str, Any],
+    parts: TrainingParts,
+) -> TrainResult:
+    from spineline.detect.checkpoints import (
+        DetectorMeta,
+        network_from_pickle,
+        plain_description,
+        save_safetensors,
+    )
+
+    trainer.strip_last()
+    folder = settings.out / "weights"
+    for name in ("last", "best"):
+        file = folder / f"{name}.pt"
+        if not file.exists():
+            continue
+        network: Any = network_from_pickle(file, trust=True)[0]
+        meta = DetectorMeta(
+            backend="ultralytics",
+            model=parts.architecture,
+            names=parts.names,
+            imgsz=values["imgsz"],
+            channels=3,
+            yaml=plain_description(network.yaml),
+        )
+        save_safetensors(network, meta, file.with_suffix(".safetensors"))
+    last, best = folder / "last.safetensors", folder / "best.safetensors"
+    if not last.exists():
+        raise SpinelineError(f"{folder}: no weights were written")
+    chosen = best if best.exists() else last
+    LOG.info("done: %d epochs; weights: %s", trainer.epoch + 1, chosen)
+    return TrainResult(settings.out, chosen, last, trainer.epoch + 1)

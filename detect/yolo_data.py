@@ -1,0 +1,206 @@
+"""The YOLO side of a dataset, read and checked before a network trains on it.
+
+Reads the layout that ``spineline convert`` writes and any other local Ultralytics detection dataset:
+``data.yaml`` with ``path``, ``train``, ``val`` and ``names``; images in a folder ``images``, labels beside it in
+``labels``. Nothing is downloaded or executed, no cache is read or written, no image is altered.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image
+
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.runs import LOG
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class YoloImage:
+    """One image with its labels.
+
+    Attributes:
+        file: the image.
+        size_hw: height and width in pixels.
+        class_index: (N,) float32.
+        box_cxcywhn: (N, 4) float32, normalised centre and size.
+    """
+
+    file: Path
+    size_hw: tuple[int, int]
+    class_index: npt.NDArray[np.float32]
+    box_cxcywhn: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class YoloData:
+    """A dataset's class names and the image files of its training and validation parts."""
+
+    file: Path
+    names: tuple[str, ...]
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+
+
+def read_data(data: Path) -> YoloData:
+    """The class names and image files behind a dataset's folder or ``data.yaml``.
+
+    Raises:
+        AnnotationError: missing, not such a file, or without a training image.
+    """
+    file = data / "data.yaml" if data.is_dir() else data
+    if not file.is_file():
+        msg = f"data={data}: no data.yaml there; give the folder that `spineline convert` wrote"
+        raise AnnotationError(msg)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AnnotationError(f"{file}: cannot be read as YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise AnnotationError(f"{file}: holds no keys; wanted path, train, val and names")
+    names = _names(content.get("names"), file)
+    train = _part_files(content, "train", file)
+    if not train:
+        msg = f"{file}: the train part has no image; convert with a split that leaves some to train on"
+        raise AnnotationError(msg)
+    return YoloData(file.absolute(), names, train, _part_files(content, "val", file))
+
+
+def _names(value: object, file: Path) -> tuple[str, ...]:
+    if isinstance(value, dict) and sorted(value) == list(range(len(value))) and value:
+        return tuple(str(value[i]) for i in range(len(value)))
+    if isinstance(value, list) and value:
+        return tuple(str(name) for name in value)
+    msg = f"{file}: names: wanted the class names as a list, or numbered from 0; found {value!r}"
+    raise AnnotationError(msg)
+
+
+def _part_files(content: dict[str, Any], part: str, file: Path) -> tuple[Path, ...]:
+    value = content.get(part)
+    root = file.absolute().parent / str(content.get("path") or ".")
+    found: list[Path] = []
+    for entry in value if isinstance(value, list) else [value]:
+        if not entry:
+            continue
+        folder = (root / str(entry)).resolve()
+        if not folder.exists():
+            raise AnnotationError(f"{file}: {part}: {folder} does not exist")
+        found += _listed(folder) if folder.is_file() else _images_below(folder)
+    return tuple(found)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(
+        f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()
+    )
+
+
+def _listed(file: Path) -> list[Path]:
+    lines = file.read_text(encoding="utf-8-sig").split("\n")
+    return sorted((file.parent / line.strip()).resolve() for line in lines if line.strip())
+
+
+def label_file(image: Path) -> Path:
+    """Where an image's labels are: the last folder ``images`` of its path becomes ``labels``.
+
+    >>> label_file(Path("set/images/train/7.png")).as_posix()
+    'set/labels/train/7.txt'
+    """
+    parts = list(image.parts)
+    places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def read_images(
+    files: tuple[Path, ...], names: tuple[str, ...], *, part: str
+) -> tuple[YoloImage, ...]:
+    """Every image of a part with its labels, decoded once to see that it can be.
+
+    An image without a label file is a background.
+
+    Raises:
+        AnnotationError: an image or a label file that cannot be used, or no label at all; says how many.
+    """
+    images: list[YoloImage] = []
+    problems: list[str] = []
+    for file in files:
+        try:
+            images.append(_read_image(file, len(names)))
+        except AnnotationError as error:
+            problems.append(str(error))
+    if problems:
+        more = f" … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        msg = (
+            f"{len(problems)} of {len(files)} images of the {part} part cannot be used: "
+            f"{'; '.join(problems[:_SHOWN])}{more}; mend or remove them, or convert again"
+        )
+        raise AnnotationError(msg)
+    empty = sum(1 for image in images if not len(image.class_index))
+    if empty == len(images):
+        msg = f"none of the {len(images)} images of the {part} part has a label (looked at {label_file(files[0])} …)"
+        raise AnnotationError(msg)
+    if empty:
+        LOG.info(
+            "%s: %d of %d images have no label and count as background", part, empty, len(images)
+        )
+    return tuple(images)
+
+
+def _read_image(file: Path, classes: int) -> YoloImage:
+    rows = _read_labels(label_file(file), classes)
+    return YoloImage(file, _decoded_size(file), rows[:, 0], rows[:, 1:])
+
+
+def _decoded_size(file: Path) -> tuple[int, int]:
+    try:
+        with Image.open(file) as image:
+            mode, (width, height) = image.mode, image.size
+            image.load()
+    except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
+        raise AnnotationError(f"{file}: not a whole image ({error})") from error
+    if mode.startswith(("I", "F")):
+        msg = f"{file}: {mode} pixels; wanted 8 bits (convert with window=percentile)"
+        raise AnnotationError(msg)
+    if width < 10 or height < 10:
+        raise AnnotationError(f"{file}: {width}x{height} pixels; wanted at least 10x10")
+    return height, width
+
+
+def _read_labels(file: Path, classes: int) -> npt.NDArray[np.float32]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return np.zeros((0, 5), dtype=np.float32)
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{file}: cannot be read ({error})") from error
+    rows = [
+        _parse_row(line, classes, f"{file}:{number}")
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    return np.array(rows, dtype=np.float32).reshape(-1, 5)
+
+
+def _parse_row(line: str, classes: int, where: str) -> list[float]:
+    try:
+        row = [float(word) for word in line.split()]
+    except ValueError as error:
+        raise AnnotationError(f"{where}: {line.strip()!r} is not five numbers") from error
+    if len(row) != 5 or not all(math.isfinite(n) for n in row):
+        raise AnnotationError(f"{where}: {line.strip()!r} is not five numbers (class cx cy w h)")
+    if not row[0].is_integer() or not 0 <= row[0] < classes:
+        raise AnnotationError(f"{where}: class {row[0]:g} is none of 0 … {classes - 1}")
+    if not all(0 <= n <= 1.0001 for n in row[1:]) or min(row[3:]) <= 0:
+        raise AnnotationError(f"{where}: box {row[1:]} is not normalised, or has no size")
+    return row
