@@ -1,0 +1,69 @@
+"""Folders of plain frames: which there are, and how large they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageReadError
+
+
+def find_frames(images: Path) -> dict[str, list[Path]]:
+    """The frames of a folder by their id (the name without suffix), ids sorted.
+
+    Where an id has several files, they stand in the order of ``IMAGE_SUFFIXES``.
+
+    Raises:
+        AnnotationError: no such folder.
+    """
+    if not images.is_dir():
+        raise AnnotationError(f"images={images}: no such folder")
+    frames: dict[str, list[Path]] = {}
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != ".":
+            frames.setdefault(path.stem, []).append(path)
+    for paths in frames.values():
+        paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), path.name))
+    return frames
+
+
+def frame_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a frame, from the file's header alone.
+
+    Raises:
+        ImageReadError: missing, of another format, or absurdly large.
+    """
+    try:
+        width, height = _npy_size(path) if path.suffix.lower() == ".npy" else _picture_size(path)
+    except ImageReadError:
+        raise
+    except Exception as error:  # Pillow's decompression bomb error has no narrower base
+        msg = f"{path.name}: cannot be read as an image ({_reason(error)})"
+        raise ImageReadError(msg) from error
+    if not 0 < width * height <= MAX_PIXELS:
+        msg = f"{path.name}: {width}x{height} pixels, allowed 1 … {MAX_PIXELS}"
+        raise ImageReadError(msg)
+    return width, height
+
+
+def _npy_size(path: Path) -> tuple[int, int]:
+    import numpy as np
+
+    shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    if len(shape) not in (2, 3):
+        msg = f"{path.name}: holds an array of shape {shape}, wanted (rows, columns)"
+        raise ImageReadError(msg)
+    return int(shape[1]), int(shape[0])
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.size
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "damaged, or no image of its kind"

@@ -1,0 +1,224 @@
+"""The report's source: one JSON list of frames, eleven points each, and a folder of frames.
+
+``[{id, point: [{identification, class: "(c1,c2)" | "null", coord: [x, y], bbox}]}]`` with frames
+``id.jpg|png|npy``. ``identification`` is unreliable (in most studies it runs bottom to top): the level
+is the rank of the point by y. The pair of codes is the report's seven-class and binary encoding.
+Coordinates as in [spineline.datasets.annotations][].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spineline.converters.frames import find_frames, frame_size
+from spineline.converters.source import (
+    EmptyTag,
+    EntryError,
+    LeftOut,
+    Pixels,
+    Source,
+    json_list,
+    load_json,
+    point_list,
+    point_xy,
+)
+from spineline.datasets.annotations import ImageRecord, check_image_id
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.images import ImageReadError, read_image
+from spineline.datasets.labels import KIND_OF_SEVEN, pathology_from_codes
+from spineline.datasets.qa import Finding, Frame, Mark, Rules, resolve
+
+_CODES = re.compile(r"\(\s*(\d)\s*,\s*(\d)\s*\)")
+_STUDY_OF_ID = re.compile(r"(.*\d.*)-\d+")
+_BOX_TOLERANCE = 1e-6
+
+
+def read_report(annotations: Path, images: Path, *, empty_tag: EmptyTag | None = None) -> Source:
+    """Read the report's JSON and judge it; frames are looked up, not decoded.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder of frames.
+        empty_tag: what a structure without a tag is taken as; None leaves it unlabelled.
+
+    Raises:
+        AnnotationError: the JSON is no such source, or the folder is missing.
+    """
+    entries = json_list(annotations, load_json(annotations), "frames (id and point)")
+    frames = find_frames(images)
+    rules = Rules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
+    reading = _Reading(frames, rules)
+    for number, entry in enumerate(entries):
+        reading.add(number, entry)
+    reading.add_frames_without_label()
+
+    def pixels(record: ImageRecord) -> Pixels:
+        return read_image(images / str(record.file))
+
+    return Source(
+        kind="report",
+        records=tuple(reading.records),
+        left_out=tuple(reading.left_out),
+        findings=tuple(reading.findings),
+        pixels=pixels,
+    )
+
+
+def study_of(image_id: str) -> str:
+    """The study of a frame: its id without the slice number.
+
+    >>> study_of("053-000"), study_of("phantom-0001"), study_of("study-7")
+    ('053', 'phantom-0001', 'study-7')
+    """
+    match = _STUDY_OF_ID.fullmatch(image_id)
+    return match.group(1) if match else image_id
+
+
+def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
+    """One point of the report's JSON.
+
+    Raises:
+        EntryError: its coordinates are no numbers.
+    """
+    codes = point.get("class")
+    rank = point.get("identification")
+    return Mark(
+        point_xy=point_xy(point.get("coord"), where),
+        rank=rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
+        **_parse_codes(codes),
+    )
+
+
+def _parse_codes(codes: Any) -> dict[str, Any]:
+    if codes is None:
+        return {"tag_problem": ("missing_tag", "no class is given")}
+    if codes in ("null", ""):
+        return {"tag_problem": ("empty_tag", f"its class is {codes!r}")}
+    match = _CODES.fullmatch(codes.strip()) if isinstance(codes, str) else None
+    if match is None or int(match.group(1)) >= len(KIND_OF_SEVEN):
+        return {"tag_problem": ("unknown_tag", f"its class is {codes!r}, wanted '(0…6,0…1)'")}
+    seven, binary = int(match.group(1)), int(match.group(2))
+    kind = KIND_OF_SEVEN[seven]
+    try:
+        return {"kind": kind, "tags": pathology_from_codes(kind, seven, binary)}
+    except ValueError as error:
+        return {"kind": kind, "tag_problem": ("unknown_tag", f"its class is {codes!r}: {error}")}
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The state of one pass over the entries."""
+
+    frames: dict[str, list[Path]]
+    rules: Rules
+    records: list[ImageRecord] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, number: int, entry: Any) -> None:
+        """Turn one entry into a record, or note why it is none."""
+        image_id = _id_of(number, entry)
+        study = study_of(image_id)
+        try:
+            record = self._read(image_id, study, entry)
+        except AnnotationError as error:
+            reason = error.reason if isinstance(error, EntryError) else "bad_entry"
+            name = reason if reason == "label_without_frame" else "bad_entry"
+            self._leave_out(LeftOut(image_id, study, reason, str(error), failed=True), name)
+            return
+        if record is not None:
+            self.records.append(record)
+
+    def add_frames_without_label(self) -> None:
+        """Note the frames that no entry names, and those with several files."""
+        for image_id, paths in self.frames.items():
+            study = study_of(image_id)
+            if image_id not in self.seen:
+                detail = f"no entry names the frame {paths[0].name}"
+                self.findings.append(
+                    Finding(image_id, study, None, "frame_without_label", detail, "not converted")
+                )
+            elif len(paths) > 1:
+                names = ", ".join(path.name for path in paths)
+                self.findings.append(
+                    Finding(image_id, study, None, "duplicate_id", f"frame files {names}",
+                            f"{paths[0].name} taken")
+                )  # fmt: skip
+
+    def _read(self, image_id: str, study: str, entry: Any) -> ImageRecord | None:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            raise EntryError("bad_entry", f"{image_id}: wanted an object with id and point")
+        check_image_id(image_id)
+        if image_id in self.seen:
+            detail = "the id occurs more than once in the annotations; the first entry counts"
+            self._leave_out(LeftOut(image_id, study, "duplicate_id", detail, False), "duplicate_id")
+            return None
+        self.seen.add(image_id)
+        points = point_list(entry.get("point"), image_id)
+        marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
+        path = self._frame(image_id)
+        frame = Frame(image_id, study, *_size(path))
+        resolution = resolve(marks, frame, self.rules)
+        self.findings.extend(resolution.findings)
+        if resolution.structures is None:
+            reason = resolution.reason or "bad_entry"
+            self.left_out.append(LeftOut(image_id, study, reason, resolution.detail, False))
+            return None
+        record = ImageRecord(
+            image_id, study, frame.width, frame.height, resolution.structures, file=path.name
+        )
+        self.findings.extend(_box_findings(record, points))
+        return record
+
+    def _frame(self, image_id: str) -> Path:
+        if image_id not in self.frames:
+            detail = f"{image_id}: no frame {image_id}.jpg, .png or .npy in the images folder"
+            raise EntryError("label_without_frame", detail)
+        return self.frames[image_id][0]
+
+    def _leave_out(self, entry: LeftOut, finding: str) -> None:
+        self.left_out.append(entry)
+        self.findings.append(
+            Finding(entry.image_id, entry.study, None, finding, entry.detail, "record left out")
+        )
+
+
+def _id_of(number: int, entry: Any) -> str:
+    if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]:
+        return str(entry["id"])
+    return f"entry {number}"
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        return frame_size(path)
+    except ImageReadError as error:
+        raise EntryError("unreadable_image", str(error)) from error
+
+
+def _box_findings(record: ImageRecord, points: list[dict[str, Any]]) -> list[Finding]:
+    """Compare the source's own boxes, where it has them, with the box rule."""
+    found = []
+    ranked = sorted(points, key=lambda p: float(p["coord"][1]))
+    for structure, point in zip(record.structures, ranked, strict=True):
+        try:
+            stated = np.asarray(point.get("bbox", structure.box_xyxy), dtype=np.float64)
+            same = stated.shape == (4,) and bool(
+                np.abs(stated - np.asarray(structure.box_xyxy)).max() <= _BOX_TOLERANCE
+            )
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            detail = "the source's bbox is not what the box rule makes of the points"
+            found.append(
+                Finding(record.image_id, record.study_id, structure.level, "box_differs", detail,
+                        "box made by the rule")
+            )  # fmt: skip
+    return found

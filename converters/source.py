@@ -1,0 +1,180 @@
+"""What every annotation source is read into, and what reading them has in common."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.qa import Finding
+
+SourceKind = Literal["tianchi", "report"]
+EmptyTag = Literal["v1"]
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An entry of the source that became no record.
+
+    Attributes:
+        image_id: its id, or the words that say which entry is meant.
+        study: its study id, or the same words.
+        reason: one word, such as ``point_count`` or ``unknown_uid``.
+        detail: what was found and what is wanted.
+        failed: the entry is broken, so the run exits 1; otherwise quality control left it out.
+    """
+
+    image_id: str
+    study: str
+    reason: str
+    detail: str
+    failed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.image_id}: left out ({self.reason}): {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An annotation source, read and judged; no pixel has been decoded yet.
+
+    Attributes:
+        kind: which of the sources it is.
+        records: one per usable annotated image, in the source's order.
+        left_out: the entries that are no record, with their reasons, in the source's order.
+        findings: what quality control found, by entry.
+        pixels: decodes the image of a record: (H, W), uint8 or float32, as stored.
+    """
+
+    kind: SourceKind
+    records: tuple[ImageRecord, ...]
+    left_out: tuple[LeftOut, ...]
+    findings: tuple[Finding, ...]
+    pixels: Callable[[ImageRecord], Pixels]
+
+    @property
+    def failures(self) -> tuple[LeftOut, ...]:
+        """The entries that are broken."""
+        return tuple(entry for entry in self.left_out if entry.failed)
+
+
+class EntryError(AnnotationError):
+    """One entry of a source is broken; the others can still be read.
+
+    Attributes:
+        reason: one word for tables.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def load_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        AnnotationError: missing, not text, or not JSON; names file, line and column.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AnnotationError(f"annotations={path}: cannot be read ({reason})") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        msg = f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
+        raise AnnotationError(msg) from error
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{path}: not usable JSON ({error})") from error
+
+
+def json_list(path: Path, content: Any, what: str) -> list[Any]:
+    """The entries of a source's JSON list.
+
+    Raises:
+        AnnotationError: not a list, or an empty one.
+    """
+    if not isinstance(content, list):
+        found = {dict: "object", str: "text"}.get(type(content), type(content).__name__)
+        raise AnnotationError(f"{path}: holds a JSON {found}, wanted a list of {what}")
+    if not content:
+        raise AnnotationError(f"{path}: an empty list, wanted {what}")
+    return content
+
+
+def detect_kind(path: Path, content: Any) -> SourceKind:
+    """Which source a JSON file is, by its shape.
+
+    Raises:
+        AnnotationError: neither of those known.
+    """
+    entries = json_list(path, content, "entries of the Tianchi or the report source")
+    for entry in entries:
+        if isinstance(entry, dict) and ("studyUid" in entry or "data" in entry):
+            return "tianchi"
+        if isinstance(entry, dict) and "point" in entry:
+            return "report"
+    msg = (
+        f"{path}: neither a Tianchi source (entries with studyUid and data) nor a report source "
+        "(entries with id and point)"
+    )
+    raise AnnotationError(msg)
+
+
+def point_xy(value: Any, where: str) -> tuple[float, float]:
+    """A point from JSON.
+
+    Raises:
+        EntryError: not two finite numbers.
+    """
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        detail = f"{where}: coord is {_short(value)}, wanted [x, y]"
+        raise EntryError("not_a_number", detail)
+    for number in value:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            detail = f"{where}: coord holds {_short(number)}, wanted two numbers [x, y]"
+            raise EntryError("not_a_number", detail)
+    try:
+        x, y = float(value[0]), float(value[1])
+    except OverflowError as error:
+        raise EntryError("not_a_number", f"{where}: coord is absurdly large") from error
+    if not (math.isfinite(x) and math.isfinite(y)):
+        detail = f"{where}: coord is {_short(value)}, wanted finite numbers"
+        raise EntryError("not_a_number", detail)
+    return x, y
+
+
+def point_list(value: Any, where: str) -> list[dict[str, Any]]:
+    """The points of an entry, at least two of them.
+
+    Raises:
+        EntryError: no list of objects, empty, or a single point.
+    """
+    if value is None or value == []:
+        raise EntryError("no_point", f"{where}: no point, wanted eleven")
+    if not isinstance(value, list) or not all(isinstance(point, dict) for point in value):
+        raise EntryError("bad_entry", f"{where}: point is no list of objects")
+    if len(value) == 1:
+        raise EntryError("one_point", f"{where}: one point only, wanted eleven; boxes need two")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,208 @@
+"""Pascal VOC: ``voc/Annotations/ID.xml`` and ``voc/ImageSets/Main/PART.txt``.
+
+VOC counts pixels from 1 and includes the last one. A box (left, top, right, bottom) on continuous
+coordinates 0 … width is therefore written as (left + 1, top + 1, right, bottom), within 1 … width;
+torchvision, Detectron2 and supervision read it back that way. The numbers keep their fractions, so
+that no format loses against the others. ``truncated`` says that the frame cuts the box, ``difficult``
+that quality control found a mistake in the structure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.coco import boxed_structures
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.labels import LABEL_SETS, LabelSet
+from spineline.datasets.qa import SEVERITY
+from spineline.datasets.splits import PARTS, Part
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_OFFSET = (1.0, 1.0, 0.0, 0.0)
+_MAX_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class VocObject:
+    """One object of a VOC file.
+
+    Attributes:
+        name: class name.
+        box_xyxy: absolute box on continuous coordinates 0 … width, as everywhere in spineline.
+        truncated: the frame cuts the box.
+        difficult: quality control found a mistake.
+    """
+
+    name: str
+    box_xyxy: tuple[float, float, float, float]
+    truncated: bool = False
+    difficult: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VocAnnotation:
+    """One VOC file: the image's file name and size in pixels, and its objects."""
+
+    filename: str
+    width: int
+    height: int
+    objects: tuple[VocObject, ...]
+
+
+def voc_from_record(record: ImageRecord, labels: LabelSet) -> VocAnnotation:
+    """A record as VOC holds it: clipped boxes with class names."""
+    boxed = boxed_structures(record, labels)
+    names = LABEL_SETS[labels]
+    objects = tuple(
+        VocObject(
+            name=names[index],
+            box_xyxy=(box[0], box[1], box[2], box[3]),
+            truncated=tuple(box) != structure.box_xyxy,
+            difficult=_is_difficult(structure),
+        )
+        for structure, index, box in zip(
+            boxed.structures, boxed.class_index.tolist(), boxed.boxes_xyxy.tolist(), strict=True
+        )
+    )
+    return VocAnnotation(f"{record.image_id}.png", record.width, record.height, objects)
+
+
+def voc_xml(annotation: VocAnnotation, *, folder: str = "images") -> bytes:
+    """A VOC annotation as XML."""
+    root = etree.Element("annotation")
+    _add(root, "folder", folder)
+    _add(root, "filename", annotation.filename)
+    _add(_add(root, "source"), "database", "spineline")
+    size = _add(root, "size")
+    for name, value in (("width", annotation.width), ("height", annotation.height), ("depth", 1)):
+        _add(size, name, str(value))
+    _add(root, "segmented", "0")
+    for item in annotation.objects:
+        node = _add(root, "object")
+        _add(node, "name", item.name)
+        _add(node, "pose", "Unspecified")
+        _add(node, "truncated", str(int(item.truncated)))
+        _add(node, "difficult", str(int(item.difficult)))
+        box = _add(node, "bndbox")
+        for side, value, offset in zip(_SIDES, item.box_xyxy, _OFFSET, strict=True):
+            _add(box, side, f"{value + offset:.6f}".rstrip("0").rstrip("."))
+    return bytes(etree.tostring(root, pretty_print=True, encoding="utf-8", xml_declaration=True))
+
+
+def parse_voc(xml: bytes, *, where: str = "VOC file") -> VocAnnotation:
+    """A VOC annotation from XML; entities, DOCTYPEs and network access are refused.
+
+    Raises:
+        AnnotationError: not well-formed, with a DOCTYPE, or not a VOC annotation.
+    """
+    root = parse_xml(xml, where=where)
+    if root.tag != "annotation":
+        raise AnnotationError(f"{where}: the root is <{root.tag}>, wanted <annotation>")
+    return VocAnnotation(
+        filename=_text(root, "filename", where),
+        width=int(_number(root, "size/width", where)),
+        height=int(_number(root, "size/height", where)),
+        objects=tuple(_parse_object(node, where) for node in root.findall("object")),
+    )
+
+
+def parse_xml(xml: bytes, *, where: str) -> Any:
+    """The root element of an XML document that may come from anywhere.
+
+    Raises:
+        AnnotationError: too large, not well-formed, or with a DOCTYPE.
+    """
+    if len(xml) > _MAX_BYTES:
+        raise AnnotationError(f"{where}: {len(xml)} bytes, allowed {_MAX_BYTES}")
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        recover=False,
+    )
+    try:
+        root = etree.fromstring(xml, parser)
+    except etree.XMLSyntaxError as error:
+        line, column = error.position
+        raise AnnotationError(
+            f"{where}:{line}:{column}: not well-formed XML ({error.msg})"
+        ) from error
+    if root.getroottree().docinfo.doctype:
+        raise AnnotationError(f"{where}: a DOCTYPE is not allowed in an annotation; remove it")
+    return root
+
+
+def read_voc(path: Path) -> VocAnnotation:
+    """Read one VOC file.
+
+    Raises:
+        AnnotationError: missing or not a VOC annotation.
+    """
+    try:
+        xml = path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_voc(xml, where=str(path))
+
+
+def write_voc(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
+    """Write VOC files and image sets into a dataset folder."""
+    annotations, sets = root / "voc" / "Annotations", root / "voc" / "ImageSets" / "Main"
+    annotations.mkdir(parents=True, exist_ok=True)
+    sets.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        for record in records[part]:
+            xml = voc_xml(voc_from_record(record, labels), folder=f"images/{part}")
+            (annotations / f"{record.image_id}.xml").write_bytes(xml)
+        ids = "".join(f"{record.image_id}\n" for record in records[part])
+        (sets / f"{part}.txt").write_text(ids, encoding="utf-8", newline="\n")
+
+
+def _is_difficult(structure: Structure) -> bool:
+    return any(SEVERITY.get(name) == "error" for name in structure.findings)
+
+
+def _parse_object(node: Any, where: str) -> VocObject:
+    values = [_number(node, f"bndbox/{side}", where) for side in _SIDES]
+    left, top, right, bottom = (v - o for v, o in zip(values, _OFFSET, strict=True))
+    if right < left or bottom < top:
+        raise AnnotationError(f"{where}:{node.sourceline}: the box is turned inside out")
+    return VocObject(
+        name=_text(node, "name", where),
+        box_xyxy=(left, top, right, bottom),
+        truncated=node.findtext("truncated", "0").strip() == "1",
+        difficult=node.findtext("difficult", "0").strip() == "1",
+    )
+
+
+def _text(node: Any, name: str, where: str) -> str:
+    text = (node.findtext(name) or "").strip()
+    if not text:
+        raise AnnotationError(f"{where}:{node.sourceline}: <{node.tag}> has no <{name}>")
+    return text
+
+
+def _number(node: Any, name: str, where: str) -> float:
+    text = _text(node, name, where)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnnotationError(f"{where}:{node.sourceline}: <{name}> is {text[:40]!r}, no number")
+    return value
+
+
+def _add(parent: Any, name: str, text: str | None = None) -> Any:
+    node = etree.SubElement(parent, name)
+    node.text = text
+    return node

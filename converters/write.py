@@ -1,0 +1,210 @@
+"""Records to a converted dataset on disk: images once, then every format, then what was done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spineline.converters.coco import write_coco
+from spineline.converters.source import LeftOut, Pixels, Source
+from spineline.converters.voc import write_voc
+from spineline.converters.yolo import write_yolo
+from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.coco import boxed_structures
+from spineline.datasets.errors import SpinelineError
+from spineline.datasets.files import write_json, write_text
+from spineline.datasets.images import window_to_uint8
+from spineline.datasets.labels import (
+    EXTRA_LEVELS,
+    KINDS,
+    LABEL_SETS,
+    LEVELS,
+    PATHOLOGY,
+    LabelSet,
+)
+from spineline.datasets.qa import SEVERITY, Finding
+from spineline.datasets.runs import progress
+from spineline.datasets.splits import PARTS, Part, records_by_part, write_manifest
+
+SCHEMA = "spineline-conversion/1"
+
+_WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelSet], None]] = {
+    "yolo": write_yolo,
+    "voc": write_voc,
+    "coco": write_coco,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a dataset is written.
+
+    Attributes:
+        labels: label set of the boxes.
+        formats: of ``yolo``, ``voc``, ``coco``.
+        window: ``percentile`` or ``none``.
+        layouts: part by study, for each dataset: one under its folder's name (``""`` is the output
+            folder itself).
+    """
+
+    labels: LabelSet
+    formats: tuple[str, ...]
+    window: str
+    layouts: dict[str, dict[str, Part]]
+
+
+def write_datasets(stage: Path, source: Source, plan: Plan) -> Source:
+    """Write every dataset of the plan into a folder.
+
+    Args:
+        stage: an empty folder.
+        source: what to write.
+        plan: how.
+
+    Returns:
+        The source as it was written: records whose image could not be decoded are left out.
+    """
+    source = _write_images(stage, source, plan)
+    for name, parts in plan.layouts.items():
+        root = stage / name
+        records = records_by_part(source.records, parts)
+        for form in ("yolo", "voc", "coco"):
+            if form in plan.formats:
+                _WRITERS[form](root, records, plan.labels)
+        write_text(root / "split.json", write_manifest(parts))
+        write_json(root / "conversion.json", conversion(source, records, plan))
+    return source
+
+
+def to_8_bit(pixels: Pixels, window: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pixels as the dataset stores them.
+
+    Raises:
+        SpinelineError: ``window=none`` and the image has more than 8 bits.
+    """
+    if window == "percentile":
+        return window_to_uint8(pixels)
+    if pixels.dtype != np.uint8:
+        raise SpinelineError("more than 8 bits per pixel need window=percentile")
+    return pixels.astype(np.uint8)
+
+
+def conversion(
+    source: Source, records: Mapping[Part, Sequence[ImageRecord]], plan: Plan
+) -> dict[str, Any]:
+    """The content of ``conversion.json``."""
+    return {
+        "schema": SCHEMA,
+        "source": source.kind,
+        "labels": plan.labels,
+        "formats": list(plan.formats),
+        "window": plan.window,
+        "counts": _counts(source, records, plan.labels),
+        "left_out": [entry.to_dict() for entry in source.left_out],
+        "findings": [finding.to_dict() for finding in source.findings],
+    }
+
+
+def finding_counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """How often each finding occurs, in the order of ``SEVERITY``, those that do."""
+    names = [finding.finding for finding in findings]
+    return {name: names.count(name) for name in SEVERITY if name in names}
+
+
+def _counts(
+    source: Source, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet
+) -> dict[str, Any]:
+    everything = [record for part in PARTS for record in records[part]]
+    structures = [s for record in everything for s in record.structures]
+    boxed = [boxed_structures(record, labels) for record in everything]
+    classes = [int(index) for b in boxed for index in b.class_index]
+    levels = [s.level for s in structures]
+    return {
+        "entries": len(source.records) + len(source.left_out),
+        "records": len(everything),
+        "left_out": len(source.left_out),
+        "failed": len(source.failures),
+        "images": {part: len(records[part]) for part in PARTS},
+        "studies": {part: len({r.study_id for r in records[part]}) for part in PARTS},
+        "structures": len(structures),
+        "boxes": len(classes),
+        "without_box": sum(len(b.without_box) for b in boxed),
+        "class": {name: classes.count(n) for n, name in enumerate(LABEL_SETS[labels])},
+        "level": {level: levels.count(level) for level in (*EXTRA_LEVELS, *LEVELS)},
+        "kind": {kind: sum(s.kind == kind for s in structures) for kind in KINDS},
+        "pathology": {
+            kind: {
+                **{
+                    tag: sum(s.kind == kind and tag in s.pathology for s in structures)
+                    for tag in PATHOLOGY[kind]
+                },
+                "unlabelled": sum(s.kind == kind and not s.pathology for s in structures),
+            }
+            for kind in KINDS
+        },
+        "findings": finding_counts(source.findings),
+    }
+
+
+def _write_images(stage: Path, source: Source, plan: Plan) -> Source:
+    for name in plan.layouts:
+        for part in PARTS:
+            (stage / name / "images" / part).mkdir(parents=True, exist_ok=True)
+    kept, failed = [], []
+    for record in progress(source.records, description="images"):
+        targets = [
+            stage / name / "images" / parts[record.study_id] / f"{record.image_id}.png"
+            for name, parts in plan.layouts.items()
+        ]
+        try:
+            data = _png(source.pixels(record), record, plan.window)
+        except SpinelineError as error:
+            detail = f"{record.image_id}: {error}"
+            failed.append(
+                LeftOut(record.image_id, record.study_id, "unreadable_image", detail, True)
+            )
+            continue
+        targets[0].write_bytes(data)
+        for target in targets[1:]:
+            _link(targets[0], target)
+        kept.append(record)
+    found = [
+        Finding(e.image_id, e.study, None, "unreadable_image", e.detail, "record left out")
+        for e in failed
+    ]
+    return Source(
+        source.kind,
+        tuple(kept),
+        (*source.left_out, *failed),
+        (*source.findings, *found),
+        source.pixels,
+    )
+
+
+def _png(pixels: Pixels, record: ImageRecord, window: str) -> bytes:
+    import cv2
+
+    if pixels.shape != (record.height, record.width):
+        msg = (
+            f"the image is {pixels.shape[1]}x{pixels.shape[0]}, its header says "
+            f"{record.width}x{record.height}"
+        )
+        raise SpinelineError(msg)
+    done, data = cv2.imencode(".png", np.ascontiguousarray(to_8_bit(pixels, window)))
+    if not done:
+        raise SpinelineError("the image cannot be written as PNG")
+    return bytes(data.tobytes())
+
+
+def _link(existing: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system knows no hard links."""
+    try:
+        os.link(existing, target)
+    except OSError:
+        shutil.copyfile(existing, target)

@@ -1,0 +1,299 @@
+"""Records as COCO and back, without loss.
+
+What COCO has a place for is written as any COCO reader expects it: ``bbox`` is (left, top, width,
+height), clipped to the frame; ``keypoints`` is the structure's point; category ids are the class index
+plus one, as COCO counts. What it has no place for stands beside it: an image carries study, UIDs and
+spacing; an annotation carries ``attributes`` with level, kind, pathology, findings and the unclipped
+``box_xyxy``; structures that are no box in this label set (unlabelled, T11-T12, outside the frame) stand
+in ``structures_without_box``. Coordinates as in [spineline.datasets.annotations][].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.boxes import FloatArray, clip_xyxy, xyxy_to_xywh
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.labels import (
+    KIND_OF_SEVEN,
+    LABEL_SETS,
+    LEVELS,
+    LabelSet,
+    kind_of_level,
+)
+from spineline.datasets.qa import MIN_BOX_SIDE
+
+SCHEMA = "spineline-coco/1"
+CATEGORY_OFFSET = 1
+"""COCO category id = class index + 1."""
+
+_EDITED = 0.01
+"""Pixels; a ``bbox`` further than this from the clipped record box was edited and counts."""
+
+_IMAGE_KEYS = ("study_uid", "series_uid", "instance_uid")
+
+
+@dataclass(frozen=True, slots=True)
+class BoxedStructures:
+    """The boxes that files of one label set hold for one record.
+
+    Attributes:
+        structures: those that have a box, in the record's order.
+        class_index: (N,) int64.
+        boxes_xyxy: (N, 4) float64, clipped to the frame.
+        without_box: the record's other structures.
+    """
+
+    structures: tuple[Structure, ...]
+    class_index: npt.NDArray[np.int64]
+    boxes_xyxy: FloatArray
+    without_box: tuple[Structure, ...]
+
+
+def boxed_structures(record: ImageRecord, labels: LabelSet) -> BoxedStructures:
+    """What YOLO, VOC and COCO files hold of a record: clipped boxes with a class.
+
+    No box is written for a structure without class in the label set, whose point lies outside the
+    frame, or of which less than a pixel is left inside it.
+    """
+    classes = [s.class_in(labels) for s in record.structures]
+    boxes = clip_xyxy([s.box_xyxy for s in record.structures], record.width, record.height)
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_SIDE).all(axis=1)
+    keep = [
+        c is not None and bool(fits) and "outside_frame" not in s.findings
+        for s, c, fits in zip(record.structures, classes, large, strict=True)
+    ]
+    return BoxedStructures(
+        structures=tuple(s for s, k in zip(record.structures, keep, strict=True) if k),
+        class_index=np.array([c for c, k in zip(classes, keep, strict=True) if k], dtype=np.int64),
+        boxes_xyxy=boxes[np.array(keep, dtype=bool)],
+        without_box=tuple(s for s, k in zip(record.structures, keep, strict=True) if not k),
+    )
+
+
+def coco_from_records(
+    records: Sequence[ImageRecord], labels: LabelSet, file_names: Sequence[str]
+) -> dict[str, Any]:
+    """Records as a COCO dict.
+
+    Args:
+        records: in the order their image ids 1, 2, … follow.
+        labels: the label set that decides the categories.
+        file_names: of each record's image, relative to the images folder of its part.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    without_box: list[dict[str, Any]] = []
+    for number, (record, file_name) in enumerate(zip(records, file_names, strict=True), 1):
+        images.append(_image(number, record, file_name))
+        boxed = boxed_structures(record, labels)
+        boxes = xyxy_to_xywh(boxed.boxes_xyxy).tolist()
+        for structure, index, box in zip(
+            boxed.structures, boxed.class_index.tolist(), boxes, strict=True
+        ):
+            annotations.append(_annotation(len(annotations) + 1, number, structure, index, box))
+        without_box.extend(
+            {
+                "image_id": number,
+                "keypoints": [*s.point_xy, 2],
+                "attributes": _attributes(s),
+            }
+            for s in boxed.without_box
+        )
+    return {
+        "info": {"description": "spineline dataset", "schema": SCHEMA, "labels": labels},
+        "licenses": [],
+        "images": images,
+        "categories": _categories(labels),
+        "annotations": annotations,
+        "structures_without_box": without_box,
+    }
+
+
+def coco_text(coco: Mapping[str, Any]) -> str:
+    """A COCO dict as JSON text, one image or annotation a line."""
+    parts = []
+    for name, value in coco.items():
+        if isinstance(value, list) and value:
+            lines = ",\n".join(_dumps(item) for item in value)
+            parts.append(f"{_dumps(name)}: [\n{lines}\n]")
+        else:
+            parts.append(f"{_dumps(name)}: {_dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def labels_of_coco(coco: Mapping[str, Any]) -> LabelSet:
+    """The label set of a COCO dict: named in ``info``, or told by its categories.
+
+    Raises:
+        AnnotationError: the categories are those of no label set, in its order.
+    """
+    try:
+        categories = sorted(coco["categories"], key=lambda c: c["id"])
+        names = tuple(str(c["name"]) for c in categories)
+        ids = [int(c["id"]) for c in categories]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AnnotationError(f"COCO: categories cannot be read ({error!r})") from error
+    for labels, wanted in LABEL_SETS.items():
+        if names == wanted and ids == list(range(CATEGORY_OFFSET, len(ids) + CATEGORY_OFFSET)):
+            return labels
+    msg = (
+        f"COCO: categories {', '.join(names)[:200]!r} are those of no label set in its order "
+        f"(allowed: {', '.join(LABEL_SETS)}, ids from {CATEGORY_OFFSET})"
+    )
+    raise AnnotationError(msg)
+
+
+def records_from_coco(coco: Mapping[str, Any]) -> tuple[ImageRecord, ...]:
+    """Records from a COCO dict, in the order of its images; ``file`` is the image's file name.
+
+    Boxes edited since the file was written count: where ``bbox`` and the unclipped ``box_xyxy`` no
+    longer agree, ``bbox`` is taken.
+
+    Raises:
+        AnnotationError: not COCO, or its content contradicts itself.
+    """
+    if not isinstance(coco, Mapping):
+        raise AnnotationError(f"COCO: holds a {type(coco).__name__}, wanted an object")
+    try:
+        names = {int(c["id"]): str(c["name"]) for c in coco["categories"]}
+        sizes = {int(i["id"]): (int(i["width"]), int(i["height"])) for i in coco["images"]}
+        if len(sizes) != len(coco["images"]):
+            raise AnnotationError("COCO: two images have the same id")
+        found: dict[int, list[Structure]] = {image_id: [] for image_id in sizes}
+        for annotation in coco["annotations"]:
+            image_id = int(annotation["image_id"])
+            found[image_id].append(_structure(annotation, names, sizes[image_id]))
+        for item in coco.get("structures_without_box", ()):
+            found[int(item["image_id"])].append(_structure(item, names, None))
+        return tuple(_record(image, found[int(image["id"])]) for image in coco["images"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise AnnotationError(f"COCO: cannot be read as records ({error!r})") from error
+
+
+def _categories(labels: LabelSet) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": index + CATEGORY_OFFSET,
+            "name": name,
+            "supercategory": _supercategory(labels, index),
+            "keypoints": ["centre"],
+            "skeleton": [],
+        }
+        for index, name in enumerate(LABEL_SETS[labels])
+    ]
+
+
+def _supercategory(labels: LabelSet, index: int) -> str:
+    if labels == "level":
+        return kind_of_level(LEVELS[index])
+    return KIND_OF_SEVEN[index] if labels == "seven" else "structure"
+
+
+def _image(number: int, record: ImageRecord, file_name: str) -> dict[str, Any]:
+    return {
+        "id": number,
+        "file_name": file_name,
+        "width": record.width,
+        "height": record.height,
+        "record_id": record.image_id,
+        "study_id": record.study_id,
+        **{name: getattr(record, name) for name in _IMAGE_KEYS},
+        "spacing_rc_mm": None if record.spacing_rc_mm is None else list(record.spacing_rc_mm),
+        "findings": list(record.findings),
+    }
+
+
+def _annotation(
+    number: int, image: int, structure: Structure, index: int, box_xywh: list[float]
+) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": index + CATEGORY_OFFSET,
+        "bbox": box_xywh,
+        "area": box_xywh[2] * box_xywh[3],
+        "iscrowd": 0,
+        "segmentation": [],
+        "keypoints": [*structure.point_xy, 2],
+        "num_keypoints": 1,
+        "attributes": _attributes(structure),
+    }
+
+
+def _attributes(structure: Structure) -> dict[str, Any]:
+    return {
+        "level": structure.level,
+        "kind": structure.kind,
+        "pathology": list(structure.pathology),
+        "box_xyxy": list(structure.box_xyxy),
+        "findings": list(structure.findings),
+    }
+
+
+def _record(image: Mapping[str, Any], structures: Sequence[Structure]) -> ImageRecord:
+    file_name = str(image["file_name"])
+    image_id = str(image.get("record_id") or file_name.rpartition(".")[0])
+    spacing = image.get("spacing_rc_mm")
+    return ImageRecord(
+        image_id=image_id,
+        study_id=str(image.get("study_id") or image_id),
+        width=int(image["width"]),
+        height=int(image["height"]),
+        structures=tuple(sorted(structures, key=_from_top)),
+        spacing_rc_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        file=file_name,
+        findings=tuple(str(name) for name in image.get("findings", ())),
+        **{name: image.get(name) for name in _IMAGE_KEYS},
+    )
+
+
+def _from_top(structure: Structure) -> int:
+    return LEVELS.index(structure.level) if structure.level in LEVELS else -1
+
+
+def _structure(
+    item: Mapping[str, Any], names: Mapping[int, str], size_wh: tuple[int, int] | None
+) -> Structure:
+    attributes = item.get("attributes") or {}
+    level = str(attributes["level"] if "level" in attributes else names[int(item["category_id"])])
+    box = _box(item, attributes, size_wh)
+    if item.get("keypoints"):
+        point = (float(item["keypoints"][0]), float(item["keypoints"][1]))
+    else:
+        point = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return Structure(
+        level=level,
+        kind=kind_of_level(level),
+        point_xy=point,
+        box_xyxy=box,
+        pathology=tuple(str(tag) for tag in attributes.get("pathology", ())),
+        findings=tuple(str(name) for name in attributes.get("findings", ())),
+    )
+
+
+def _box(
+    item: Mapping[str, Any], attributes: Mapping[str, Any], size_wh: tuple[int, int] | None
+) -> tuple[float, float, float, float]:
+    whole = [float(v) for v in attributes["box_xyxy"]] if "box_xyxy" in attributes else None
+    if size_wh is not None:
+        left, top, width, height = (float(v) for v in item["bbox"])
+        stated = [left, top, left + width, top + height]
+        edited = whole is None or bool(
+            np.abs(clip_xyxy([whole], *size_wh)[0] - stated).max() > _EDITED
+        )
+        whole = stated if edited else whole
+    if whole is None or len(whole) != 4:
+        raise ValueError("a structure has no box")
+    return cast("tuple[float, float, float, float]", tuple(whole))
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
