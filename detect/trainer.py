@@ -71,6 +71,7 @@ class CheckedDataset(YOLODataset):
     def __init__(self, images: tuple[YoloImage, ...], **options: Any) -> None:
         self.checked = images
         super().__init__(img_path=[str(image.file) for image in images], **options)
+        self._read_no_arrays()
 
     def get_img_files(self, img_path: list[str]) -> list[str]:
         """The files as given, instead of a listing of the folder."""
@@ -92,14 +93,15 @@ class CheckedDataset(YOLODataset):
             for image in self.checked
         ]
 
-    def keep_in_memory(self) -> None:
-        """Decode every image once, if there is room (the package's ``cache="ram"``, without its warning)."""
-        self.cache = "ram"
-        if not self.check_cache_ram():
-            self.cache = None
-            return
+    def cache_images(self) -> None:
+        """Decode every image once (the package does the same, and prints)."""
+        self._read_no_arrays()
         for index in range(self.ni):
             self.ims[index], self.im_hw0[index], self.im_hw[index] = self.load_image(index)
+
+    def _read_no_arrays(self) -> None:
+        """Keep the package from taking a ``.npy`` beside an image for a cache of it."""
+        self.npy_files = [Path(file) / "none.npy" for file in self.im_files]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,23 +162,22 @@ class SpineDetectionTrainer(DetectionTrainer):
     ) -> CheckedDataset:
         """The dataset of a part; without a validation part, training images stand in, unused."""
         training = mode == "train"
-        dataset = CheckedDataset(
+        options = copy(self.args)
+        options.deterministic = False  # else it warns of its cache; the order of images is the same
+        return CheckedDataset(
             self.parts.train if img_path == "train" or not self.parts.val else self.parts.val,
             data=self.data,
             task="detect",
             imgsz=self.args.imgsz,
             batch_size=batch,
             augment=training,
-            hyp=self.args,
+            hyp=options,
             rect=self.args.rect or not training,
-            cache=None,
+            cache="ram" if self.parts.cache and (training or self.parts.val) else None,
             stride=max(int(self.model.stride.max()), 32),
             pad=0.0 if training else 0.5,
             prefix=f"{mode}: ",
         )
-        if self.parts.cache and (training or self.parts.val):
-            dataset.keep_in_memory()
-        return dataset
 
     def setup_model(self) -> dict[str, Any] | None:
         """Build the network; take over weights, or those of the checkpoint that is resumed."""
