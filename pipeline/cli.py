@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +123,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "weights": {
         "list": Command(
-            "bundled and local weights", "spineline.pipeline.weights:WeightsList", "spineline.pipeline.weights:list_weights"
+            "bundled and local weights",
+            "spineline.pipeline.weights:WeightsList",
+            "spineline.pipeline.weights:list_weights",
         ),
         "verify": Command(
             "compare weights with their SHA-256",
@@ -171,7 +174,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         key or value.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _configure_log()
+    try:
+        with _command_log():
+            return _dispatch_reporting(words)
+    except BrokenPipeError:
+        return 1
+
+
+def _dispatch_reporting(words: list[str]) -> int:
     try:
         return _dispatch(words)
     except ConfigError as error:
@@ -183,8 +193,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         LOG.error("interrupted")
         return 130
-    except BrokenPipeError:
-        return 1
 
 
 def _dispatch(words: list[str]) -> int:
@@ -287,18 +295,27 @@ class _BelowWarning(logging.Filter):
         return record.levelno < logging.WARNING
 
 
-def _configure_log() -> None:
-    """Information to standard output, warnings and errors to standard error, as plain lines."""
-    LOG.handlers.clear()
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
+@contextmanager
+def _command_log() -> Iterator[None]:
+    """Information to standard output, warnings and errors to standard error, as plain lines.
+
+    A caller that runs commands from Python finds the logger afterwards as it was.
+    """
+    handlers, level, propagate = list(LOG.handlers), LOG.level, LOG.propagate
     output = logging.StreamHandler(sys.stdout)
     output.addFilter(_BelowWarning())
     errors = logging.StreamHandler(sys.stderr)
     errors.setLevel(logging.WARNING)
     for handler in (output, errors):
         handler.setFormatter(logging.Formatter("%(message)s"))
-        LOG.addHandler(handler)
+    LOG.handlers = [output, errors]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.handlers, LOG.propagate = handlers, propagate
+        LOG.setLevel(level)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,224 @@
+"""``weights list | verify | strip | add`` from the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from spineline.datasets.errors import WeightsError
+from spineline.pipeline.weights import (
+    WeightsAdd,
+    WeightsStrip,
+    WeightsVerify,
+    add_weights,
+    strip_weights,
+    verify_weights,
+)
+from spineline.weights import load_registry, resolve
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+METADATA = {
+    "task": "classify",
+    "model": "resnet18",
+    "names": ["vertebra-normal", "vertebra-degenerative"],
+    "data": "/home/somebody/data",
+    "nested": {"remote": "git@example.org:a/b.git", "kept": [1, "C:\\data", "word"]},
+}
+
+
+def write_weights(path: Path, **tensors: np.ndarray) -> Path:
+    values = {"w": np.array([1.0, 0.5], np.float32), "n": np.array([7], np.int64), **tensors}
+    save_file(values, path, {"spineline": json.dumps(METADATA)})
+    return path
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    """A folder with a registry of one entry, ``judge``."""
+    folder = tmp_path / "local"
+    folder.mkdir()
+    source = write_weights(tmp_path / "source.safetensors")
+    card = tmp_path / "card.md"
+    card.write_text("research use only, not a medical device\n")
+    add_weights(
+        WeightsAdd(
+            weights=source,
+            name="judge",
+            trained_on="phantoms",
+            input="64x64",
+            figures=("auc:0.9", "macro_f1:0.5"),
+            card=card,
+            folder=folder,
+        )
+    )
+    return folder
+
+
+def test_add_writes_file_card_and_entry(local: Path) -> None:
+    registry = load_registry(local)
+    entry = registry.entries[0]
+    content = (local / "judge.safetensors").read_bytes()
+    assert entry.sha256 == hashlib.sha256(content).hexdigest()
+    assert (entry.size, entry.task) == (len(content), "classify")
+    assert entry.classes == ("vertebra-normal", "vertebra-degenerative")
+    assert entry.figures == {"auc": 0.9, "macro_f1": 0.5}
+    assert (local / "judge.md").read_text().startswith("research use only")
+    assert resolve("judge", task="classify", registry=registry).sha256 == entry.sha256
+
+
+def test_add_replaces_only_on_request(tmp_path: Path, local: Path, run_cli: RunCli) -> None:
+    other = write_weights(tmp_path / "other.safetensors", extra=np.zeros(3, np.float32))
+    words = ["weights", "add", f"weights={other}", "name=judge", "trained_on=a", "input=b"]
+    before = (local / "registry.yaml").read_bytes()
+    code, _, errors = run_cli(*words, f"folder={local}")
+    assert code == 1
+    assert "overwrite=true" in errors
+    assert (local / "registry.yaml").read_bytes() == before
+    assert run_cli(*words, f"folder={local}", "overwrite=true")[0] == 0
+    registry = load_registry(local)
+    assert len(registry.entries) == 1
+    assert registry.state_of(registry.entries[0]) == "ok"
+
+
+@pytest.mark.parametrize("figure", ["map50", ":0.5", "map50:good"])
+def test_add_wants_figures_with_numbers(tmp_path: Path, run_cli: RunCli, figure: str) -> None:
+    source = write_weights(tmp_path / "a.safetensors")
+    words = ["weights", "add", f"weights={source}", "name=a", "trained_on=a", "input=b"]
+    code, _, errors = run_cli(*words, f"figures={figure}", f"folder={tmp_path / 'new'}")
+    assert code == 2
+    assert "NAME:VALUE" in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_list_shows_states_and_loose_files(local: Path, run_cli: RunCli) -> None:
+    write_weights(local / "loose.safetensors")
+    code, output, _ = run_cli("weights", "list", f"folder={local}")
+    lines = {line.split()[0]: line.split() for line in output.splitlines() if line}
+    assert code == 0
+    assert lines["judge"][-1] == "ok"
+    assert lines["judge"][1] == "classify"
+    assert lines["loose"][-1] == "unregistered"
+    (local / "judge.safetensors").unlink()
+    assert "missing" in run_cli("weights", "list", f"folder={local}")[1]
+
+
+def test_verify_fails_for_altered_weights(local: Path, run_cli: RunCli) -> None:
+    words = ["weights", "verify", f"folder={local}", "weights=judge"]
+    assert run_cli(*words)[0] == 0
+    path = local / "judge.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    code, _, errors = run_cli(*words)
+    assert code == 1
+    assert "judge.safetensors is altered" in errors
+    assert "restore it" in errors
+
+
+def test_verify_all_names_bundles_without_weights(local: Path) -> None:
+    path = local / "registry.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["bundles"] = {"pair": {"detector": "nobody", "classifier": "judge"}}
+    path.write_text(yaml.safe_dump(content))
+    failures = verify_weights(WeightsVerify(folder=local)).failures
+    assert any("bundle pair: nobody is missing" in failure for failure in failures)
+
+
+def test_verify_unknown_name(local: Path, run_cli: RunCli) -> None:
+    code, _, errors = run_cli("weights", "verify", f"folder={local}", "weights=jugde")
+    assert code == 2
+    assert "did you mean 'judge'" in errors
+
+
+def test_unknown_folder(tmp_path: Path, run_cli: RunCli) -> None:
+    assert run_cli("weights", "list", f"folder={tmp_path / 'no'}")[0] == 2
+
+
+@pytest.mark.parametrize(("half", "dtype"), [(True, np.float16), (False, np.float32)])
+def test_strip_keeps_the_network_alone(tmp_path: Path, half: bool, dtype: type) -> None:
+    source = write_weights(tmp_path / "in.safetensors")
+    written = strip_weights(
+        WeightsStrip(weights=source, out=tmp_path / "out.safetensors", half=half)
+    )
+    tensors = load_file(written.path)
+    assert tensors["w"].dtype == dtype
+    assert tensors["w"].tolist() == [1.0, 0.5]
+    assert tensors["n"].dtype == np.int64
+    with safe_open(written.path, "numpy") as file:
+        metadata = json.loads(file.metadata()["spineline"])
+    assert metadata == {
+        "task": "classify",
+        "model": "resnet18",
+        "names": METADATA["names"],
+        "nested": {"kept": [1, "word"]},
+    }
+
+
+def test_strip_is_repeatable(tmp_path: Path) -> None:
+    source = write_weights(tmp_path / "in.safetensors")
+    outs = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    for out in outs:
+        strip_weights(WeightsStrip(weights=source, out=out))
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_strip_refuses_what_fp16_cannot_hold(tmp_path: Path) -> None:
+    source = write_weights(tmp_path / "in.safetensors", big=np.array([70000.0], np.float32))
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(WeightsError, match=r"big: holds numbers beyond fp16's 65504; .*half=false"):
+        strip_weights(WeightsStrip(weights=source, out=out))
+    assert not out.exists()
+    assert strip_weights(WeightsStrip(weights=source, out=out, half=False)).path == out
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "code", "message"),
+    [
+        pytest.param("none.safetensors", "o.safetensors", 1, "no such weights file", id="missing"),
+        pytest.param("in.safetensors", "o.pt", 2, "ends in .safetensors", id="suffix"),
+        pytest.param("in.safetensors", "in.safetensors", 1, "overwrite=true", id="exists"),
+        pytest.param("a.pt", "o.safetensors", 1, "trust=true", id="pickle"),
+    ],
+)
+def test_strip_refusals(
+    tmp_path: Path, run_cli: RunCli, name: str, out: str, code: int, message: str
+) -> None:
+    write_weights(tmp_path / "in.safetensors")
+    (tmp_path / "a.pt").write_bytes(b"PK\x03\x04")
+    words = [f"weights={tmp_path / name}", f"out={tmp_path / out}"]
+    found, _, errors = run_cli("weights", "strip", *words)
+    assert found == code
+    assert message in errors
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_strip_reads_an_ultralytics_checkpoint(tmp_path: Path) -> None:
+    import torch
+
+    from spineline.detect import load_detector
+    from spineline.detect.ultralytics_env import import_ultralytics
+
+    import_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    network = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
+    network.names = {0: "L5", 1: "L5-S1"}
+    path = tmp_path / "best.pt"
+    arguments = {"model": str(tmp_path / "yolov8n.yaml"), "imgsz": 64, "data": str(tmp_path)}
+    optimizer = {"state": {0: torch.zeros(1000)}}
+    torch.save({"model": network, "optimizer": optimizer, "train_args": arguments}, path)
+    out = tmp_path / "best.safetensors"
+    strip_weights(WeightsStrip(weights=path, out=out, trust=True))
+    content = out.read_bytes()
+    assert str(tmp_path).encode() not in content
+    assert len(content) < 0.6 * path.stat().st_size
+    detector = load_detector(out)
+    assert tuple(detector.names) == ("L5", "L5-S1")
+    assert detector.imgsz == 64
