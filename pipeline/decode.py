@@ -170,17 +170,15 @@ def pairwise_scores(candidates: Candidates, settings: DecodeSettings) -> FloatAr
 
     Allowed are only pairs in which j is of a lower level and lies lower in the image.
     """
-    point, height = candidates.point_xy, candidates.height
-    steps = candidates.rank[None, :] - candidates.rank[:, None]
-    dx = point[None, :, 0] - point[:, None, 0]
-    dy = point[None, :, 1] - point[:, None, 1]
-    allowed = (steps > 0) & (dy > _TINY)
-    steps, dy = np.where(allowed, steps, 1), np.where(allowed, dy, 1.0)
-    rung = (height[None, :] + height[:, None]) / 4
-    spacing = np.log(np.hypot(dx, dy) / (steps * rung)) / settings.spacing_sigma
-    direction = np.arctan2(dx, dy) / settings.direction_sigma
-    worth = -(spacing**2 + direction**2) / 2 - settings.skip_cost * (steps - 1)
-    return np.where(allowed, worth, -np.inf)
+    (x, y), height, rank = candidates.point_xy.T, candidates.height, candidates.rank
+    i, j = np.nonzero((rank[None, :] > rank[:, None]) & (y[None, :] - y[:, None] > _TINY))
+    steps, dx, dy = rank[j] - rank[i], x[j] - x[i], y[j] - y[i]
+    rung = (height[i] + height[j]) / 4
+    spacing = np.log(np.sqrt(dx * dx + dy * dy) / (steps * rung)) / settings.spacing_sigma
+    direction = np.arctan(dx / dy) / settings.direction_sigma
+    worth = np.full((len(rank), len(rank)), -np.inf)
+    worth[i, j] = -(spacing**2 + direction**2) / 2 - settings.skip_cost * (steps - 1)
+    return worth
 
 
 def best_chain(

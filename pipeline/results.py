@@ -1,0 +1,203 @@
+"""What the pipeline says of one study, and its JSON form (``result.json``).
+
+Points and boxes are native pixels of the image used, origin at the centre of the top left pixel, x
+right, y down; ``point_mm`` is in the patient's frame (DICOM LPS: left, posterior, superior), in mm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+
+SCHEMA = "spineline-result/1"
+
+
+@dataclass(frozen=True, slots=True)
+class SevenGrade:
+    """Grade in the report's seven-class code.
+
+    Attributes:
+        class_index: 0 … 6, see ``SEVEN_NAMES``.
+        probabilities: seven numbers in the order of the code; those of the other kind are 0, the
+            rest add up to 1.
+    """
+
+    class_index: int
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryGrade:
+    """Schmorl's node (v5) or not: class 0 or 1 and the probability of 1."""
+
+    class_index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradedStructure:
+    """One level found in a study, with its grades (None where no classifier gave one)."""
+
+    level: str
+    kind: Kind
+    point_xy: tuple[float, float]
+    box_xyxy: tuple[float, float, float, float]
+    confidence: float
+    point_mm: tuple[float, float, float] | None = None
+    seven: SevenGrade | None = None
+    binary: BinaryGrade | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """The pipeline's answer for one study or image.
+
+    Attributes:
+        study_uid, series_uid, instance_uid: identity of the image used; None for plain images.
+        width, height: of the image used, in pixels.
+        spacing_rc_mm: pixel spacing (between rows, between columns), or None.
+        structures: top to bottom, at most one per level.
+        missing_levels: levels without a structure, top to bottom; ``warnings`` tells why.
+        warnings: everything the user should know about how the answer came about.
+        weights_name, weights_sha256: what the models were.
+        version: of spineline.
+    """
+
+    study_uid: str | None
+    series_uid: str | None
+    instance_uid: str | None
+    width: int
+    height: int
+    spacing_rc_mm: tuple[float, float] | None
+    structures: tuple[GradedStructure, ...]
+    missing_levels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    weights_name: str = ""
+    weights_sha256: str = ""
+    version: str = ""
+    image: Any = field(default=None, compare=False, repr=False)
+    """The 8-bit image that the models saw, (height, width); not part of the JSON form."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values in the layout of ``result.json``; numbers rounded to what they can mean."""
+        return {
+            "schema": SCHEMA,
+            "study_uid": self.study_uid,
+            "series_uid": self.series_uid,
+            "instance_uid": self.instance_uid,
+            "image": {
+                "width": self.width,
+                "height": self.height,
+                "spacing_rc_mm": None if self.spacing_rc_mm is None else list(self.spacing_rc_mm),
+            },
+            "structures": [_structure_to_json(s) for s in self.structures],
+            "missing_levels": list(self.missing_levels),
+            "warnings": list(self.warnings),
+            "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> StudyResult:
+        """The result behind the values of ``result.json``.
+
+        Raises:
+            AnnotationError: another schema, or something missing or malformed.
+        """
+        if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
+            found = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
+            raise AnnotationError(f"schema is {found!r}, wanted {SCHEMA!r}")
+        try:
+            return _result_from_json(value)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            msg = f"not a result of spineline ({type(error).__name__}: {error})"
+            raise AnnotationError(msg) from error
+
+
+def read_result(path: Path) -> StudyResult:
+    """A stored ``result.json``.
+
+    Raises:
+        AnnotationError: not readable, not JSON, or not a result.
+    """
+    try:
+        return StudyResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
+    except AnnotationError as error:
+        raise AnnotationError(f"{path}: {error}") from error
+
+
+def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
+    seven, binary, point_mm = structure.seven, structure.binary, structure.point_mm
+    return {
+        "level": structure.level,
+        "kind": structure.kind,
+        "point_xy": [round(v, 3) for v in structure.point_xy],
+        "point_mm": None if point_mm is None else [round(v, 3) for v in point_mm],
+        "box_xyxy": [round(v, 3) for v in structure.box_xyxy],
+        "confidence": round(structure.confidence, 6),
+        "seven": None
+        if seven is None
+        else {
+            "class": seven.class_index,
+            "probabilities": [round(p, 6) for p in seven.probabilities],
+        },
+        "binary": None
+        if binary is None
+        else {"class": binary.class_index, "probability": round(binary.probability, 6)},
+    }
+
+
+def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
+    image, weights = value["image"], value["weights"]
+    spacing = image["spacing_rc_mm"]
+    return StudyResult(
+        study_uid=value["study_uid"],
+        series_uid=value["series_uid"],
+        instance_uid=value["instance_uid"],
+        width=int(image["width"]),
+        height=int(image["height"]),
+        spacing_rc_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        structures=tuple(_structure_from_json(s) for s in value["structures"]),
+        missing_levels=tuple(value["missing_levels"]),
+        warnings=tuple(value["warnings"]),
+        weights_name=weights["name"],
+        weights_sha256=weights["sha256"],
+        version=value["version"],
+    )
+
+
+def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
+    level = value["level"]
+    if level not in LEVELS:
+        msg = f"unknown level {level!r}; allowed: {', '.join(LEVELS)}"
+        raise AnnotationError(msg)
+    x, y = (float(v) for v in value["point_xy"])
+    left, top, right, bottom = (float(v) for v in value["box_xyxy"])
+    seven, binary, point_mm = value["seven"], value["binary"], value["point_mm"]
+    return GradedStructure(
+        level=level,
+        kind=kind_of_level(level),
+        point_xy=(x, y),
+        box_xyxy=(left, top, right, bottom),
+        confidence=float(value["confidence"]),
+        point_mm=None if point_mm is None else _three(point_mm),
+        seven=None
+        if seven is None
+        else SevenGrade(int(seven["class"]), tuple(float(p) for p in seven["probabilities"])),
+        binary=None
+        if binary is None
+        else BinaryGrade(int(binary["class"]), float(binary["probability"])),
+    )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
