@@ -1,8 +1,8 @@
 """DICOM studies: found by their headers, sorted by their geometry.
 
-A source is a study's folder, a cohort (folders of studies at any depth) or one file. Files are known
-by their contents, never by their names; what is no usable image becomes a [Rejection][] with its
-reason.
+A source is a study's folder, a cohort (folders of studies at any depth) or one file. Files are
+known by their contents, never by their names; what is no usable image becomes a [Rejection][] with
+its reason.
 
 The parts live in modules of their own and are all offered here: headers (`dicom_header`), pixels
 (`dicom_pixels`), geometry (`dicom_geometry`), and the choice of series and slice (`dicom_select`).

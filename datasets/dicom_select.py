@@ -227,7 +227,7 @@ def _plane(header: SliceHeader) -> str:
 
 
 def _weighting(header: SliceHeader) -> str:
-    """``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``: by words, then by echo and repetition time."""
+    """``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``: by words, then by echo and repetition."""
     words = header.words
     if _T2_STAR.search(words):
         return "T2*"
