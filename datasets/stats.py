@@ -392,7 +392,8 @@ def _grey_figure(counts: Mapping[str, NDArray[np.int64]]) -> Figure:
     axes = figure.subplots()
     for part, pixels in counts.items():
         axes.stairs(pixels / max(1, int(pixels.sum())), np.arange(257), label=part)
-    axes.set_yscale("log")
+    if any(pixels.any() for pixels in counts.values()):
+        axes.set_yscale("log")
     axes.set_xlabel("grey value")
     axes.set_ylabel("share of pixels")
     axes.legend()
