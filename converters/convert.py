@@ -10,14 +10,14 @@ from typing import cast
 from spineline.converters.report import read_report
 from spineline.converters.settings import ConvertReport, ConvertSettings, ConvertTianchi
 from spineline.converters.source import EmptyTag, Source
-from spineline.converters.write import Plan, finding_counts, write_datasets
+from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.files import check_output, staged_folder, write_json
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.qa import has_errors
 from spineline.datasets.runs import LOG, write_run_record
-from spineline.datasets.splits import Part, fold_studies, split_studies
+from spineline.datasets.splits import Part, fold_studies, records_by_part, split_studies
 
 _SHOWN = 20
 
@@ -86,7 +86,7 @@ def _convert(source: Source, settings: ConvertSettings, command: str) -> Convert
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         source = write_datasets(stage, source, plan)
         if folds:
-            write_json(stage / "folds.json", _folds_manifest(folds, settings))
+            _write_folds(stage, source, plan, folds, settings)
         # The record lies in the output folder, so it need not name it: same input, same bytes.
         write_run_record(stage, command, replace(settings, out=Path()))
     _report(source, settings.out)
@@ -136,6 +136,18 @@ def _fold_part(fold: int | None, n: int) -> Part:
     return "val" if fold == n else "train"
 
 
+def _write_folds(
+    stage: Path, source: Source, plan: Plan, folds: dict[str, int], settings: ConvertSettings
+) -> None:
+    """What holds for all folds together: which study is in which, and the counts of the whole."""
+    write_json(stage / "folds.json", _folds_manifest(folds, settings))
+    parts: dict[str, Part] = {
+        study: "train" if study in folds else "test" for study in plan.layouts["fold0"]
+    }
+    whole = conversion(source, records_by_part(source.records, parts), plan)
+    write_json(stage / "conversion.json", whole)
+
+
 def _folds_manifest(folds: dict[str, int], settings: ConvertSettings) -> dict[str, object]:
     k = settings.kfold or 0
     return {
@@ -160,6 +172,4 @@ def _report(source: Source, out: Path) -> None:
     studies = has_errors(source.findings)
     if studies:
         shown = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
-        LOG.info(
-            "studies with errors: %s (details: conversion.json, or spineline data check)", shown
-        )
+        LOG.info("studies with errors: %s (details: conversion.json or data check)", shown)

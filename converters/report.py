@@ -1,16 +1,15 @@
 """The report's source: one JSON list of frames, eleven points each, and a folder of frames.
 
 ``[{id, point: [{identification, class: "(c1,c2)" | "null", coord: [x, y], bbox}]}]`` with frames
-``id.jpg|png|npy``. ``identification`` is unreliable (in most studies it runs bottom to top): the level
-is the rank of the point by y. The pair of codes is the report's seven-class and binary encoding.
-Coordinates as in [spineline.datasets.annotations][].
+``id.jpg|png|npy``. ``identification`` is unreliable (in most studies it runs bottom to top): the
+level is the rank of the point by y. The pair of codes is the report's seven-class and binary
+encoding. Coordinates as in [spineline.datasets.annotations][].
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from spineline.converters.frames import find_frames, frame_size
 from spineline.converters.source import (
     EmptyTag,
     EntryError,
-    LeftOut,
     Pixels,
+    Reading,
     Source,
     json_list,
     load_json,
@@ -32,7 +31,7 @@ from spineline.datasets.annotations import ImageRecord, check_image_id
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.images import ImageReadError, read_image
 from spineline.datasets.labels import KIND_OF_SEVEN, pathology_from_codes
-from spineline.datasets.qa import Finding, Frame, Mark, Rules, resolve
+from spineline.datasets.qa import Finding, Frame, Mark, Rules
 
 _CODES = re.compile(r"\(\s*(\d)\s*,\s*(\d)\s*\)")
 _STUDY_OF_ID = re.compile(r"(.*\d.*)-\d+")
@@ -53,21 +52,25 @@ def read_report(annotations: Path, images: Path, *, empty_tag: EmptyTag | None =
     entries = json_list(annotations, load_json(annotations), "frames (id and point)")
     frames = find_frames(images)
     rules = Rules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
-    reading = _Reading(frames, rules)
+    reading, seen = Reading(), set[str]()
     for number, entry in enumerate(entries):
-        reading.add(number, entry)
-    reading.add_frames_without_label()
+        image_id = _id_of(number, entry)
+        study = study_of(image_id)
+        if image_id in seen:
+            detail = "the id occurs more than once in the annotations; the first entry counts"
+            reading.repeat(image_id, study, detail)
+            continue
+        seen.add(image_id)
+        try:
+            _read_entry(image_id, entry, frames, rules, reading)
+        except AnnotationError as error:
+            reading.leave_out(image_id, study, error)
+    _note_frames(frames, seen, reading)
 
     def pixels(record: ImageRecord) -> Pixels:
         return read_image(images / str(record.file))
 
-    return Source(
-        kind="report",
-        records=tuple(reading.records),
-        left_out=tuple(reading.left_out),
-        findings=tuple(reading.findings),
-        pixels=pixels,
-    )
+    return reading.source("report", pixels)
 
 
 def study_of(image_id: str) -> str:
@@ -111,83 +114,39 @@ def _parse_codes(codes: Any) -> dict[str, Any]:
         return {"kind": kind, "tag_problem": ("unknown_tag", f"its class is {codes!r}: {error}")}
 
 
-@dataclass(slots=True)
-class _Reading:
-    """The state of one pass over the entries."""
-
-    frames: dict[str, list[Path]]
-    rules: Rules
-    records: list[ImageRecord] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-
-    def add(self, number: int, entry: Any) -> None:
-        """Turn one entry into a record, or note why it is none."""
-        image_id = _id_of(number, entry)
-        study = study_of(image_id)
-        try:
-            record = self._read(image_id, study, entry)
-        except AnnotationError as error:
-            reason = error.reason if isinstance(error, EntryError) else "bad_entry"
-            name = reason if reason == "label_without_frame" else "bad_entry"
-            self._leave_out(LeftOut(image_id, study, reason, str(error), failed=True), name)
-            return
-        if record is not None:
-            self.records.append(record)
-
-    def add_frames_without_label(self) -> None:
-        """Note the frames that no entry names, and those with several files."""
-        for image_id, paths in self.frames.items():
-            study = study_of(image_id)
-            if image_id not in self.seen:
-                detail = f"no entry names the frame {paths[0].name}"
-                self.findings.append(
-                    Finding(image_id, study, None, "frame_without_label", detail, "not converted")
-                )
-            elif len(paths) > 1:
-                names = ", ".join(path.name for path in paths)
-                self.findings.append(
-                    Finding(image_id, study, None, "duplicate_id", f"frame files {names}",
-                            f"{paths[0].name} taken")
-                )  # fmt: skip
-
-    def _read(self, image_id: str, study: str, entry: Any) -> ImageRecord | None:
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-            raise EntryError("bad_entry", f"{image_id}: wanted an object with id and point")
-        check_image_id(image_id)
-        if image_id in self.seen:
-            detail = "the id occurs more than once in the annotations; the first entry counts"
-            self._leave_out(LeftOut(image_id, study, "duplicate_id", detail, False), "duplicate_id")
-            return None
-        self.seen.add(image_id)
-        points = point_list(entry.get("point"), image_id)
-        marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
-        path = self._frame(image_id)
-        frame = Frame(image_id, study, *_size(path))
-        resolution = resolve(marks, frame, self.rules)
-        self.findings.extend(resolution.findings)
-        if resolution.structures is None:
-            reason = resolution.reason or "bad_entry"
-            self.left_out.append(LeftOut(image_id, study, reason, resolution.detail, False))
-            return None
+def _read_entry(
+    image_id: str, entry: Any, frames: Mapping[str, list[Path]], rules: Rules, reading: Reading
+) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+        raise EntryError("bad_entry", f"{image_id}: wanted an object with id and point")
+    check_image_id(image_id)
+    points = point_list(entry.get("point"), image_id)
+    marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
+    if image_id not in frames:
+        detail = f"{image_id}: no frame {image_id}.jpg, .png or .npy in the images folder"
+        raise EntryError("label_without_frame", detail)
+    path = frames[image_id][0]
+    frame = Frame(image_id, study_of(image_id), *_size(path))
+    structures = reading.judge(marks, frame, rules)
+    if structures:
         record = ImageRecord(
-            image_id, study, frame.width, frame.height, resolution.structures, file=path.name
+            image_id, frame.study_id, frame.width, frame.height, structures, file=path.name
         )
-        self.findings.extend(_box_findings(record, points))
-        return record
+        reading.records.append(record)
+        reading.findings.extend(_box_findings(record, points))
 
-    def _frame(self, image_id: str) -> Path:
-        if image_id not in self.frames:
-            detail = f"{image_id}: no frame {image_id}.jpg, .png or .npy in the images folder"
-            raise EntryError("label_without_frame", detail)
-        return self.frames[image_id][0]
 
-    def _leave_out(self, entry: LeftOut, finding: str) -> None:
-        self.left_out.append(entry)
-        self.findings.append(
-            Finding(entry.image_id, entry.study, None, finding, entry.detail, "record left out")
-        )
+def _note_frames(frames: Mapping[str, list[Path]], labelled: set[str], reading: Reading) -> None:
+    """Note the frames that no entry names, and those with several files."""
+    for image_id, paths in frames.items():
+        study = study_of(image_id)
+        if image_id not in labelled:
+            detail = f"no entry names the frame {paths[0].name}"
+            reading.note(image_id, study, "frame_without_label", detail, "not converted")
+        elif len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            detail = f"frame files {names}"
+            reading.note(image_id, study, "duplicate_id", detail, f"{paths[0].name} taken")
 
 
 def _id_of(number: int, entry: Any) -> str:

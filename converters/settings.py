@@ -21,8 +21,8 @@ class ConvertSettings(Settings):
     to: tuple[str, ...] = key("formats to write", default=FORMATS, choices=FORMATS)
     labels: str = key("what the boxes' classes are", default="level", choices=tuple(LABEL_SETS))
     split: str = key(
-        "by study: train, val or test (all into one part), report (number up to 150 train, the rest "
-        "test), a ratio such as 0.67 (train, the rest val), 0.7,0.15,0.15, or a manifest file",
+        "by study: train, val or test (all into one part), report (number up to 150 train, the "
+        "rest test), a ratio such as 0.67 (train, the rest val), 0.7,0.15,0.15, or a manifest file",
         default="0.67",
     )
     kfold: int | None = key(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.errors import AnnotationError
-from spineline.datasets.qa import Finding
+from spineline.datasets.qa import SEVERITY, Finding, Frame, Mark, Rules, resolve
 
 SourceKind = Literal["tianchi", "report"]
 EmptyTag = Literal["v1"]
@@ -72,6 +72,57 @@ class Source:
         return tuple(entry for entry in self.left_out if entry.failed)
 
 
+_FINDING_OF_REASON = {
+    "no_point": "point_count",
+    "one_point": "point_count",
+    "unknown_uid": "label_without_frame",
+}
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one pass over a source's entries has gathered so far."""
+
+    records: list[ImageRecord] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def leave_out(self, image_id: str, study: str, error: AnnotationError) -> None:
+        """Note an entry that is broken."""
+        reason = error.reason if isinstance(error, EntryError) else "bad_entry"
+        self.left_out.append(LeftOut(image_id, study, reason, str(error), failed=True))
+        name = _FINDING_OF_REASON.get(reason, reason)
+        self._left_out_finding(image_id, study, name if name in SEVERITY else "bad_entry")
+
+    def repeat(self, image_id: str, study: str, detail: str) -> None:
+        """Note an entry that repeats an earlier one, which counts."""
+        self.left_out.append(LeftOut(image_id, study, "duplicate_id", detail, failed=False))
+        self._left_out_finding(image_id, study, "duplicate_id")
+
+    def judge(self, marks: Sequence[Mark], frame: Frame, rules: Rules) -> tuple[Structure, ...]:
+        """The structures of one image; empty where quality control leaves it out."""
+        resolution = resolve(marks, frame, rules)
+        self.findings.extend(resolution.findings)
+        if resolution.structures is None:
+            reason = resolution.reason or "bad_entry"
+            self.left_out.append(
+                LeftOut(frame.image_id, frame.study_id, reason, resolution.detail, failed=False)
+            )
+            return ()
+        return resolution.structures
+
+    def note(self, image_id: str, study: str, name: str, detail: str, action: str) -> None:
+        """Note a finding about an image as a whole."""
+        self.findings.append(Finding(image_id, study, None, name, detail, action))
+
+    def source(self, kind: SourceKind, pixels: Callable[[ImageRecord], Pixels]) -> Source:
+        """What was gathered, as a source."""
+        return Source(kind, tuple(self.records), tuple(self.left_out), tuple(self.findings), pixels)
+
+    def _left_out_finding(self, image_id: str, study: str, name: str) -> None:
+        self.note(image_id, study, name, self.left_out[-1].detail, "record left out")
+
+
 class EntryError(AnnotationError):
     """One entry of a source is broken; the others can still be read.
 
@@ -111,7 +162,8 @@ def json_list(path: Path, content: Any, what: str) -> list[Any]:
         AnnotationError: not a list, or an empty one.
     """
     if not isinstance(content, list):
-        found = {dict: "object", str: "text"}.get(type(content), type(content).__name__)
+        names = {"dict": "object", "str": "text", "NoneType": "null"}
+        found = names.get(type(content).__name__, type(content).__name__)
         raise AnnotationError(f"{path}: holds a JSON {found}, wanted a list of {what}")
     if not content:
         raise AnnotationError(f"{path}: an empty list, wanted {what}")

@@ -2,9 +2,9 @@
 
 VOC counts pixels from 1 and includes the last one. A box (left, top, right, bottom) on continuous
 coordinates 0 … width is therefore written as (left + 1, top + 1, right, bottom), within 1 … width;
-torchvision, Detectron2 and supervision read it back that way. The numbers keep their fractions, so
-that no format loses against the others. ``truncated`` says that the frame cuts the box, ``difficult``
-that quality control found a mistake in the structure.
+Detectron2 and supervision read it back that way. The numbers keep their fractions, so that no
+format loses against the others. ``truncated`` says that the frame cuts the box, ``difficult`` that
+quality control found a mistake in the structure.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def voc_xml(annotation: VocAnnotation, *, folder: str = "images") -> bytes:
     _add(root, "filename", annotation.filename)
     _add(_add(root, "source"), "database", "spineline")
     size = _add(root, "size")
-    for name, value in (("width", annotation.width), ("height", annotation.height), ("depth", 1)):
-        _add(size, name, str(value))
+    for name, pixels in (("width", annotation.width), ("height", annotation.height), ("depth", 1)):
+        _add(size, name, str(pixels))
     _add(root, "segmented", "0")
     for item in annotation.objects:
         node = _add(root, "object")
@@ -136,7 +136,8 @@ def parse_xml(xml: bytes, *, where: str) -> Any:
         raise AnnotationError(
             f"{where}:{line}:{column}: not well-formed XML ({error.msg})"
         ) from error
-    if root.getroottree().docinfo.doctype:
+    document: Any = root.getroottree().docinfo
+    if document.doctype:
         raise AnnotationError(f"{where}: a DOCTYPE is not allowed in an annotation; remove it")
     return root
 

@@ -23,8 +23,8 @@ from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.splits import PARTS, Part
 
 _DATA_YAML = """\
-# Ultralytics dataset file. The path is empty on purpose: Ultralytics then takes the folder that this
-# file lies in, so that the dataset can be moved.
+# Ultralytics dataset file. The path is empty on purpose: Ultralytics then takes the folder that
+# this file lies in, so that the dataset can be moved.
 path: ''
 train: images/train
 val: images/val

@@ -1,11 +1,12 @@
 """Records as COCO and back, without loss.
 
 What COCO has a place for is written as any COCO reader expects it: ``bbox`` is (left, top, width,
-height), clipped to the frame; ``keypoints`` is the structure's point; category ids are the class index
-plus one, as COCO counts. What it has no place for stands beside it: an image carries study, UIDs and
-spacing; an annotation carries ``attributes`` with level, kind, pathology, findings and the unclipped
-``box_xyxy``; structures that are no box in this label set (unlabelled, T11-T12, outside the frame) stand
-in ``structures_without_box``. Coordinates as in [spineline.datasets.annotations][].
+height), clipped to the frame; ``keypoints`` is the structure's point; category ids are the class
+index plus one, as COCO counts. What it has no place for stands beside it: an image carries study,
+UIDs and spacing; an annotation carries ``attributes`` with level, kind, pathology, findings and the
+unclipped ``box_xyxy``; structures that are no box in this label set (unlabelled, T11-T12, outside
+the frame) stand in ``structures_without_box``. Coordinates as in
+[spineline.datasets.annotations][].
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def boxed_structures(record: ImageRecord, labels: LabelSet) -> BoxedStructures:
     """
     classes = [s.class_in(labels) for s in record.structures]
     boxes = clip_xyxy([s.box_xyxy for s in record.structures], record.width, record.height)
-    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_SIDE).all(axis=1)
+    large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= MIN_BOX_SIDE
     keep = [
-        c is not None and bool(fits) and "outside_frame" not in s.findings
-        for s, c, fits in zip(record.structures, classes, large, strict=True)
+        c is not None and fits and "outside_frame" not in s.findings
+        for s, c, fits in zip(record.structures, classes, large.tolist(), strict=True)
     ]
     return BoxedStructures(
         structures=tuple(s for s, k in zip(record.structures, keep, strict=True) if k),

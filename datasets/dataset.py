@@ -118,6 +118,6 @@ def _not_a_dataset(data: Path, root: Path) -> str:
     if folds:
         return f"data={data}: holds folds; name one of them, such as data={root / folds[0]}"
     return (
-        f"data={data}: no converted dataset (annotations/train.json, val.json or test.json wanted); "
-        "make one with spineline convert … to=yolo,voc,coco"
+        f"data={data}: no converted dataset (annotations/train.json, val.json or test.json "
+        "wanted); make one with spineline convert … to=yolo,voc,coco"
     )

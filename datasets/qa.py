@@ -1,14 +1,16 @@
 """Quality control of annotations: the level of each point, and what is wrong with it.
 
 Sources name levels in ways that cannot be trusted. The rule: where all eleven points are there, the
-level of a point is its rank by y; what the source says beside that (identification, kind) is compared
-with it, and a disagreement is a finding. Coordinates as in [spineline.datasets.annotations][].
+level of a point is its rank by y; what the source says beside that (identification, kind) is
+compared with it, and a disagreement is a finding. Coordinates as in
+[spineline.datasets.annotations][].
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from spineline.datasets.annotations import Structure
@@ -35,10 +37,13 @@ SEVERITY: dict[str, Severity] = {
     "unreadable_image": "error",
     "label_file": "error",
     "format_mismatch": "error",
+    "same_image": "error",
+    "study_in_two_parts": "error",
     "frame_without_label": "warning",
     "uid_mismatch": "warning",
     "several_annotations": "warning",
     "box_differs": "warning",
+    "constant_image": "warning",
     "box_outside": "note",
     "extra_level": "note",
 }
@@ -166,11 +171,14 @@ def resolve(marks: Sequence[Mark], frame: Frame, rules: Rules) -> Resolution:
         spine = _direction_corrected(spine)
     findings = _duplicate_levels(spine, extras, frame)
     ranks, reason = _ranks(spine, rules)
+    missing = _missing_levels(spine)
+    one_missing = missing[0] if len(missing) == 1 else None
     if ranks is None:
-        findings.append(frame.finding("point_count", reason, _LEFT_OUT))
+        findings.append(frame.finding("point_count", reason, _LEFT_OUT, one_missing))
         return Resolution(None, tuple(findings), "point_count", reason)
     if len(spine) < len(LEVELS):
-        findings.append(frame.finding("point_count", reason, "kept: the named levels are in order"))
+        action = "kept: the named levels are in order"
+        findings.append(frame.finding("point_count", reason, action, one_missing))
     wrong = sum(
         m.kind is not None and m.kind != _kind(r) for m, r in zip(spine, ranks, strict=True)
     )
@@ -184,6 +192,26 @@ def resolve(marks: Sequence[Mark], frame: Frame, rules: Rules) -> Resolution:
 def has_errors(findings: Iterable[Finding]) -> list[str]:
     """Studies with findings of severity ``error``, sorted, each once."""
     return sorted({f.study for f in findings if f.severity == "error"})
+
+
+def geometry_findings(
+    point_xy: tuple[float, float],
+    box_xyxy: tuple[float, float, float, float],
+    frame: Frame,
+    level: str,
+) -> list[Finding]:
+    """A point outside the frame, or else a box that reaches over it."""
+    size = f"{frame.width}x{frame.height}"
+    if not frame.contains(point_xy):
+        detail = f"point ({point_xy[0]:g}, {point_xy[1]:g}) lies outside the frame of {size}"
+        return [frame.finding("outside_frame", detail, "kept in the record, no box written", level)]
+    inside = clip_xyxy([box_xyxy], frame.width, frame.height)[0]
+    over = max(abs(a - b) for a, b in zip(inside.tolist(), box_xyxy, strict=True))
+    if over <= 0:
+        return []
+    detail = f"box reaches {over:.1f} px over the frame of {size}"
+    action = "clipped in YOLO, VOC and COCO, whole in the record"
+    return [frame.finding("box_outside", detail, action, level)]
 
 
 def _direction_corrected(spine: Sequence[Mark]) -> list[Mark]:
@@ -217,23 +245,29 @@ def _duplicate_levels(spine: list[Mark], extras: list[Mark], frame: Frame) -> li
     ]
 
 
+def _missing_levels(spine: Sequence[Mark]) -> list[str]:
+    """The levels that no mark is named after."""
+    named = [m.rank for m in spine]
+    return [level for n, level in enumerate(LEVELS) if n not in named]
+
+
 def _ranks(spine: Sequence[Mark], rules: Rules) -> tuple[list[int] | None, str]:
-    """Rank of each mark from the top, or None and the reason why there are none."""
+    """Rank of each mark from the top, or None; and what is wrong with their number."""
     count, wanted = len(spine), len(LEVELS)
     if count == wanted:
         return list(range(wanted)), ""
-    reason = f"{count} points of the {wanted} levels"
-    named = [m.rank for m in spine if m.rank is not None]
-    missing = [level for n, level in enumerate(LEVELS) if n not in named]
+    missing = ", ".join(_missing_levels(spine))
+    reason = f"{count} points, wanted {wanted}" + (f"; none is named {missing}" if missing else "")
     if not rules.keep_fewer or count > wanted:
         return None, reason
     if count < 2:
-        return None, f"{reason}: boxes need two"
-    in_order = len(named) == count and all(a < b for a, b in zip(named, named[1:], strict=False))
+        return None, f"{reason}; boxes need two"
+    named = [m.rank for m in spine if m.rank is not None]
+    in_order = len(named) == count and all(a < b for a, b in pairwise(named))
     kinds_agree = all(m.rank is None or m.kind in (None, _kind(m.rank)) for m in spine)
     if not in_order or not kinds_agree:
-        return None, f"{reason}, and the named levels are not in order"
-    return named, f"{reason}; without {', '.join(missing)}"
+        return None, f"{reason}; and the named levels are not in order"
+    return named, reason
 
 
 def _kind(rank: int) -> Kind:
@@ -275,7 +309,7 @@ def _build(
 def _extra_box(
     mark: Mark, first_xy: tuple[float, float], first_rank: int
 ) -> tuple[float, float, float, float]:
-    """The box of T11-T12, two steps above T12-L1; made after the eleven, which it must not change."""
+    """The box of T11-T12, two steps above T12-L1; the eleven's boxes do not know of it."""
     if mark.point_xy[1] >= first_xy[1]:
         msg = f"level {mark.extra_level}: its point lies below that of {LEVELS[first_rank]}"
         raise AnnotationError(msg)
@@ -312,26 +346,7 @@ def _structure(
         named = LEVELS[mark.rank] if 0 <= mark.rank < len(LEVELS) else str(mark.rank)
         detail = f"the point is the {level} by its order, and identified as {named}"
         own.append(frame.finding("order_identification", detail, "level by order", level))
-    own.extend(_geometry_findings(mark.point_xy, box_xyxy, frame, level))
+    own.extend(geometry_findings(mark.point_xy, box_xyxy, frame, level))
     findings.extend(own)
     names = tuple(f.finding for f in own)
     return Structure(level, kind, mark.point_xy, box_xyxy, pathology, names)
-
-
-def _geometry_findings(
-    point_xy: tuple[float, float],
-    box_xyxy: tuple[float, float, float, float],
-    frame: Frame,
-    level: str,
-) -> list[Finding]:
-    size = f"{frame.width}x{frame.height}"
-    if not frame.contains(point_xy):
-        detail = f"point ({point_xy[0]:g}, {point_xy[1]:g}) lies outside the frame of {size}"
-        return [frame.finding("outside_frame", detail, "kept in the record, no box written", level)]
-    inside = clip_xyxy([box_xyxy], frame.width, frame.height)[0]
-    over = max(abs(a - b) for a, b in zip(inside.tolist(), box_xyxy, strict=True))
-    if over <= 0:
-        return []
-    detail = f"box reaches {over:.1f} px over the frame of {size}"
-    action = "clipped in YOLO, VOC and COCO, whole in the record"
-    return [frame.finding("box_outside", detail, action, level)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,9 +59,11 @@ def write_run_record(folder: Path, command: str, settings: Settings, **extra: An
     return path
 
 
-def progress(items: Iterable[Item], *, description: str, total: int | None = None) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], *, description: str, total: int | None = None
+) -> Iterator[Item]:
     """Iterate with a progress bar on a terminal and about ten plain lines elsewhere."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         from tqdm import tqdm

@@ -1,7 +1,7 @@
 """Splits by study: who trains, who validates, who tests.
 
-A split never separates the images of one study (or patient); it follows from the sorted study ids and
-the seed alone.
+A split never separates the images of one study (or patient); it follows from the sorted study ids
+and the seed alone.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def split_studies(study_ids: Iterable[str], split: str, *, seed: int = 0) -> dic
 
     Args:
         study_ids: study ids, in any order, repeats allowed.
-        split: ``train``, ``val`` or ``test`` (everything into one part), ``report`` (study number up
-            to 150 train, the rest test), a ratio such as ``0.67`` (train, the rest val), two or three
-            ratios such as ``0.7,0.15,0.15`` (train, val, test), or the path of a manifest written by
-            [write_manifest][].
+        split: ``train``, ``val`` or ``test`` (everything into one part), ``report`` (study number
+            up to 150 train, the rest test), a ratio such as ``0.67`` (train, the rest val), two or
+            three ratios such as ``0.7,0.15,0.15`` (train, val, test), or the path of a manifest
+            written by [write_manifest][].
         seed: decides which studies a ratio picks.
 
     Returns:
@@ -42,7 +42,7 @@ def split_studies(study_ids: Iterable[str], split: str, *, seed: int = 0) -> dic
     """
     studies = sorted(set(study_ids))
     if split in PARTS:
-        return {study: split for study in studies}  # type: ignore[misc]
+        return dict.fromkeys(studies, split)
     if split == "report":
         return {study: _report_part(study) for study in studies}
     if re.fullmatch(r"[0-9.]+(,[0-9.]+){0,2}", split):
@@ -90,7 +90,7 @@ def records_by_part(
 
 def _report_part(study: str) -> Part:
     numbers = re.findall(r"\d+", study)
-    if not numbers:
+    if not numbers or re.fullmatch(r"\d+(\.\d+)+", study):  # a UID holds numbers, but not its own
         msg = (
             f"split=report: study {study!r} has no number in its name; "
             "use split=0.67 or a manifest file instead"

@@ -1,0 +1,278 @@
+"""The Tianchi source: one JSON list of studies, and the DICOM studies it marks.
+
+Per study ``studyUid`` and ``data[]`` with ``seriesUid``, ``instanceUid`` and ``annotation[]``. The
+last has two shapes, ``annotation[i].data.point[]`` (the official files) and
+``annotation[i].point[]`` (the report's excerpt). A point is ``coord [x, y]``, ``zIndex`` and ``tag
+{identification, disc | vertebra}``. The image is the instance with that UID, wherever it lies and
+whatever its file is called. Coordinates as in [spineline.datasets.annotations][].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spineline.converters.source import (
+    EmptyTag,
+    EntryError,
+    Pixels,
+    Reading,
+    Source,
+    json_list,
+    load_json,
+    point_list,
+    point_xy,
+)
+from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.dicom import SliceHeader, Study, instances_by_uid, read_pixels, scan
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind, kind_of_level
+from spineline.datasets.qa import Frame, Mark, Rules
+
+
+def read_tianchi(
+    annotations: Path,
+    images: Path,
+    *,
+    empty_tag: EmptyTag | None = None,
+    studies: Sequence[Study] | None = None,
+) -> Source:
+    """Read the Tianchi JSON and judge it against the studies' headers; no pixel is decoded.
+
+    An image's id is the name of its study (the study's folder), with ``-2``, ``-3`` … for further
+    marked slices of it; where the files lie in the images folder itself beside other studies, the
+    instance UID. A record carries the DICOM identity and spacing of its slice.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder of DICOM studies.
+        empty_tag: what a structure without a tag is taken as; None leaves it unlabelled.
+        studies: the studies under ``images`` where they have been scanned already.
+
+    Raises:
+        AnnotationError: the JSON is no such source.
+        DicomReadError: the folder is missing or holds no DICOM image.
+    """
+    entries = json_list(annotations, load_json(annotations), "studies (studyUid and data)")
+    found = scan(images) if studies is None else tuple(studies)
+    index = _Index.of(found, images)
+    rules = Rules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
+    reading = Reading()
+    for number, entry in enumerate(entries):
+        for item in _items(number, entry, reading):
+            _read_item(item, index, rules, reading)
+    _note_studies(found, index, reading)
+
+    def pixels(record: ImageRecord) -> Pixels:
+        return read_pixels(index.headers[str(record.instance_uid)])
+
+    return reading.source("tianchi", pixels)
+
+
+def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
+    """One point of the Tianchi JSON.
+
+    Raises:
+        EntryError: its coordinates are no numbers, or its level is unknown.
+    """
+    xy = point_xy(point.get("coord"), where)
+    tag = point.get("tag")
+    name = tag.get("identification") if isinstance(tag, dict) else None
+    level = name.strip() if isinstance(name, str) else name
+    if level not in (*LEVELS, *EXTRA_LEVELS):
+        allowed = ", ".join((*EXTRA_LEVELS, *LEVELS))
+        detail = f"{where}: unknown level {str(name)[:40]!r}, allowed: {allowed}"
+        raise EntryError("unknown_level", detail)
+    kind, tags, problem = _parse_tag(tag or {}, kind_of_level(level))
+    return Mark(
+        point_xy=xy,
+        rank=LEVELS.index(level) if level in LEVELS else None,
+        extra_level=level if level in EXTRA_LEVELS else None,
+        kind=kind,
+        tags=tags,
+        tag_problem=problem,
+    )
+
+
+def parse_tag_text(text: Any, kind: Kind) -> tuple[tuple[str, ...], tuple[str, str] | None]:
+    """Pathology tags from a tag's text, and what is wrong with it.
+
+    >>> parse_tag_text("v5,v3,", "disc")
+    (('v3', 'v5'), None)
+    >>> parse_tag_text("", "disc")
+    ((), ('empty_tag', 'its disc tag is empty'))
+    """
+    if text is None:
+        return (), ("empty_tag", f"its {kind} tag is empty")
+    if not isinstance(text, str):
+        return (), ("unknown_tag", f"its {kind} tag is {str(text)[:40]!r}, wanted text")
+    tags = sorted({word.strip().lower() for word in text.split(",") if word.strip()})
+    if not tags:
+        return (), ("empty_tag", f"its {kind} tag is empty")
+    unknown = [tag for tag in tags if tag not in PATHOLOGY[kind]]
+    if unknown:
+        allowed = ", ".join(PATHOLOGY[kind])
+        return (), ("unknown_tag", f"its {kind} tag is {text[:40]!r}, allowed: {allowed}")
+    if len([tag for tag in tags if tag != "v5"]) > 1:
+        detail = f"its {kind} tag is {text[:40]!r}: one grade, at most with v5 beside it"
+        return (), ("unknown_tag", detail)
+    return tuple(tags), None
+
+
+def _parse_tag(
+    tag: Mapping[str, Any], kind_of_name: Kind
+) -> tuple[Kind | None, tuple[str, ...], tuple[str, str] | None]:
+    """What a tag says it is, its pathology, and what is wrong with it."""
+    given = [kind for kind in KINDS if kind in tag]
+    if not given:
+        return None, (), ("missing_tag", "it has neither a disc nor a vertebra tag")
+    kind = kind_of_name if kind_of_name in given else given[0]
+    tags, problem = parse_tag_text(tag[kind], kind)
+    return kind, tags, problem
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One annotated slice as the JSON has it, before any of it is checked."""
+
+    where: str
+    study_uid: Any
+    content: Any
+
+
+@dataclass(slots=True)
+class _Index:
+    """The scanned studies by UID, and the ids given out so far."""
+
+    headers: dict[str, SliceHeader]
+    names: dict[str, str]
+    loose: set[str]
+    used: set[str] = field(default_factory=set)
+    marked: set[str] = field(default_factory=set)
+    instances: set[str] = field(default_factory=set)
+
+    @staticmethod
+    def of(studies: Sequence[Study], images: Path) -> _Index:
+        """Index the studies under a folder; a study is loose when it shares the folder itself."""
+        real = [study for study in studies if study.series]
+        loose = {s.study_uid for s in real if len(real) > 1 and s.folder == images}
+        names = {s.study_uid: s.study_uid if s.study_uid in loose else s.name for s in real}
+        return _Index(instances_by_uid(real), names, loose)
+
+    def image_id(self, header: SliceHeader) -> str:
+        """A new id for one more slice of a study."""
+        if header.study_uid in self.loose:
+            return header.instance_uid
+        name = image_id = self.names[header.study_uid]
+        number = 1
+        while image_id in self.used:
+            number += 1
+            image_id = f"{name}-{number}"
+        self.used.add(image_id)
+        return image_id
+
+
+def _items(number: int, entry: Any, reading: Reading) -> Iterator[_Item]:
+    where = f"entry {number}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("data"), list):
+        detail = f"{where}: wanted an object with studyUid and a list data"
+        reading.leave_out(where, where, EntryError("bad_entry", detail))
+        return
+    if not entry["data"]:
+        reading.leave_out(where, where, EntryError("no_point", f"{where}: its data is empty"))
+    for n, content in enumerate(entry["data"]):
+        yield _Item(f"{where}, data {n}", entry.get("studyUid"), content)
+
+
+def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> None:
+    image_id = study = item.where
+    try:
+        header = _header(item, index)
+        index.marked.add(header.study_uid)
+        study = index.names[header.study_uid]
+        if header.instance_uid in index.instances:
+            detail = f"{item.where}: the slice was annotated before; the first entry counts"
+            reading.repeat(study, study, detail)
+            return
+        index.instances.add(header.instance_uid)
+        image_id = index.image_id(header)
+        frame = Frame(image_id, study, header.columns, header.rows)
+        points, annotators = _points(item.content.get("annotation"), image_id)
+        marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
+        structures = reading.judge(marks, frame, rules)
+        if structures:
+            reading.records.append(_record(frame, structures, header))
+            _note_item(item, header, frame, annotators, reading)
+    except AnnotationError as error:
+        reading.leave_out(image_id, study, error)
+
+
+def _header(item: _Item, index: _Index) -> SliceHeader:
+    if not isinstance(item.content, dict):
+        raise EntryError("bad_entry", f"{item.where}: wanted an object with instanceUid")
+    uid = item.content.get("instanceUid")
+    if not isinstance(uid, str) or not uid.strip():
+        raise EntryError("bad_entry", f"{item.where}: has no instanceUid")
+    if uid.strip() not in index.headers:
+        detail = f"{item.where}: unknown UID, no DICOM instance {uid.strip()} in the images folder"
+        raise EntryError("unknown_uid", detail)
+    return index.headers[uid.strip()]
+
+
+def _points(annotation: Any, where: str) -> tuple[list[dict[str, Any]], int]:
+    """The points of the first annotator who marked any, and how many did."""
+    entries = annotation if isinstance(annotation, list) else [annotation]
+    given = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            nested = entry.get("data")
+            points = nested.get("point") if isinstance(nested, dict) else entry.get("point")
+            if points:
+                given.append(points)
+    return point_list(given[0] if given else None, where), len(given)
+
+
+def _record(frame: Frame, structures: tuple[Any, ...], header: SliceHeader) -> ImageRecord:
+    return ImageRecord(
+        image_id=frame.image_id,
+        study_id=frame.study_id,
+        width=frame.width,
+        height=frame.height,
+        structures=structures,
+        spacing_rc_mm=header.spacing_rc_mm,
+        study_uid=header.study_uid,
+        series_uid=header.series_uid,
+        instance_uid=header.instance_uid,
+    )
+
+
+def _note_item(
+    item: _Item, header: SliceHeader, frame: Frame, annotators: int, reading: Reading
+) -> None:
+    stated = {"study": item.study_uid, "series": item.content.get("seriesUid")}
+    wrong = [
+        name
+        for name, uid in stated.items()
+        if isinstance(uid, str) and uid.strip() != getattr(header, f"{name}_uid")
+    ]
+    if wrong:
+        detail = f"the file of the instance belongs to another {' and '.join(wrong)}"
+        reading.note(frame.image_id, frame.study_id, "uid_mismatch", detail, "the file counts")
+    if annotators > 1:
+        detail = f"{annotators} annotators marked the slice"
+        action = "the first one counts"
+        reading.note(frame.image_id, frame.study_id, "several_annotations", detail, action)
+
+
+def _note_studies(studies: Sequence[Study], index: _Index, reading: Reading) -> None:
+    """Note the studies that no entry marks, and those without a readable image."""
+    for study in studies:
+        if not study.series:
+            detail = f"none of its {len(study.rejections)} files is a readable DICOM image"
+            reading.note(study.name, study.name, "unreadable_image", detail, "not converted")
+        elif study.study_uid not in index.marked:
+            name = index.names[study.study_uid]
+            detail = "no entry marks a slice of this study"
+            reading.note(name, name, "frame_without_label", detail, "not converted")
