@@ -1,0 +1,119 @@
+"""Augmentation of whole batches of crops.
+
+Everything random comes from the generator given. Each batch draws the same numbers whichever
+options are on, so that switching one does not change the others' draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spineline.classify.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What was drawn for a batch of B crops; each (B,).
+
+    Attributes:
+        angle: in degrees; positive turns the picture anticlockwise.
+        shift_x, shift_y: of the picture, as a share of the crop.
+        zoom: above 1 makes the picture larger.
+        mirror: -1 where the picture is mirrored left to right, else 1.
+        brightness, contrast: factors.
+    """
+
+    angle: Tensor
+    shift_x: Tensor
+    shift_y: Tensor
+    zoom: Tensor
+    mirror: Tensor
+    brightness: Tensor
+    contrast: Tensor
+
+
+def draw(recipe: Recipe, count: int, generator: torch.Generator) -> Draw:
+    """Draw the augmentation of ``count`` crops."""
+    unit = torch.rand((7, count), generator=generator)
+    sign = unit * 2 - 1
+    return Draw(
+        angle=sign[0] * recipe.rotation,
+        shift_x=sign[1] * recipe.translate,
+        shift_y=sign[2] * recipe.translate,
+        zoom=1 + sign[3] * recipe.scale,
+        mirror=torch.where(unit[4] < recipe.fliplr, -1.0, 1.0),
+        brightness=1 + sign[5] * recipe.color_jitter,
+        contrast=1 + sign[6] * recipe.color_jitter,
+    )
+
+
+def augment(
+    pixels: Tensor, recipe: Recipe, generator: torch.Generator, device: torch.device | None = None
+) -> Tensor:
+    """A batch of training crops, augmented.
+
+    Args:
+        pixels: (B, P, P) uint8, P >= ``recipe.size``: the window and its surroundings on each side.
+        recipe: rotation, translate, scale, fliplr, color_jitter and noise count.
+        generator: on the CPU; decides everything.
+        device: where to compute; default: where the pixels are.
+
+    Returns:
+        (B, 1, size, size) float32 in 0 … 1.
+    """
+    drawn = draw(recipe, len(pixels), generator)
+    images = to_float(pixels.to(device) if device is not None else pixels)
+    if recipe.rotation or recipe.translate or recipe.scale or recipe.fliplr:
+        images = move(images, drawn, recipe.size)
+    else:
+        images = centre(images, recipe.size)
+    if recipe.color_jitter:
+        images = recolour(images, drawn)
+    if recipe.noise:
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        images = (images + noise * (recipe.noise / 255)).clamp(0, 1)
+    return images
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """(B, P, P) uint8 to (B, 1, P, P) float32 in 0 … 1."""
+    return pixels.unsqueeze(1).float() / 255
+
+
+def centre(images: Tensor, size: int) -> Tensor:
+    """The middle (size, size) of the last two axes."""
+    pad = (images.shape[-1] - size) // 2
+    return images[..., pad : pad + size, pad : pad + size]
+
+
+def move(images: Tensor, drawn: Draw, size: int) -> Tensor:
+    """Turn, zoom, mirror and shift the picture under a window of ``size`` at its centre.
+
+    Bilinear, one pass; beyond the surroundings the edge is repeated.
+    """
+    radians = torch.deg2rad(drawn.angle)
+    cos, sin = torch.cos(radians) / drawn.zoom, torch.sin(radians) / drawn.zoom
+    # A pixel of the output at u shows the picture at zoom^-1 R^-1 (u - shift), mirrored last.
+    x, y = 2 * drawn.shift_x, 2 * drawn.shift_y
+    first = torch.stack([cos, -sin, -(cos * x - sin * y)], dim=1) * drawn.mirror[:, None]
+    second = torch.stack([sin, cos, -(sin * x + cos * y)], dim=1)
+    theta = torch.stack([first, second], dim=1) * (size / images.shape[-1])
+    grid = functional.affine_grid(
+        theta.to(images.device), [len(images), 1, size, size], align_corners=False
+    )
+    return functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+
+
+def recolour(images: Tensor, drawn: Draw) -> Tensor:
+    """Scale brightness, then contrast about each crop's mean, within 0 … 1."""
+    brightness = drawn.brightness.to(images.device)[:, None, None, None]
+    contrast = drawn.contrast.to(images.device)[:, None, None, None]
+    bright = (images * brightness).clamp(0, 1)
+    mean = bright.mean(dim=(1, 2, 3), keepdim=True)
+    return ((bright - mean) * contrast + mean).clamp(0, 1)

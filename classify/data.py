@@ -1,0 +1,166 @@
+"""From a converted dataset or a crops folder to crops in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from spineline.classify.recipe import Recipe
+from spineline.datasets.crops import (
+    BalanceBy,
+    CropSpec,
+    CropTable,
+    balance_with_noise,
+    is_crops_folder,
+    load_crops,
+    make_crops,
+)
+from spineline.datasets.errors import AnnotationError, ConfigError
+from spineline.datasets.runs import LOG
+from spineline.datasets.splits import Part
+
+_FOLDER_KEYS = ("size", "margin", "align")
+_PAD_DIVISOR = 4  # surroundings on each side: size // 4, enough for 10 degrees and 10 % zoom
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Crops to train with.
+
+    Attributes:
+        train: augmented and balanced as the recipe says.
+        val: None where the data has no val part.
+        recipe: the recipe as it applies to this data.
+        counts_before: training crops per class before jitter and balancing.
+    """
+
+    train: CropTable
+    val: CropTable | None
+    recipe: Recipe
+    counts_before: dict[str, int]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all pixels and labels."""
+        digest = hashlib.sha256()
+        for table in (self.train, self.val):
+            if table is not None:
+                digest.update(np.ascontiguousarray(table.pixels).data)
+                digest.update(repr((table.rows, table.spec, table.pad)).encode())
+        return digest.hexdigest()
+
+
+def balanced_encoding(recipe: Recipe) -> BalanceBy:
+    """The encoding whose classes are balanced: binary for that head, else seven."""
+    return "binary" if recipe.head == "binary" else "seven"
+
+
+def load_training_data(
+    data: Path, recipe: Recipe, *, given: Mapping[str, object], seed: int
+) -> TrainingData:
+    """The crops of the train and val parts.
+
+    Args:
+        data: converted dataset or crops folder.
+        recipe: how to cut, jitter and balance.
+        given: recipe keys that the user gave; those that a crops folder cannot honour are errors.
+        seed: of balancing.
+
+    Raises:
+        AnnotationError: not readable, no training crop, or a study on both sides.
+        ConfigError: a crops folder was cut otherwise than asked.
+    """
+    if is_crops_folder(data):
+        tables, recipe = _tables_of_folder(data, recipe, given)
+    else:
+        tables = _tables_of_dataset(data, recipe)
+    train = tables["train"]
+    if not len(train):
+        msg = f"{data}: no labelled structure to train on in its train part; check split= and tags"
+        raise AnnotationError(msg)
+    val = tables.get("val")
+    _check_sides(data, train, val)
+    before = replace(train, rows=tuple(r for r in train.rows if not r.variant))
+    by = balanced_encoding(recipe)
+    counts = before.counts(by)
+    if recipe.balance == "noise":
+        train = balance_with_noise(train, by=by, noise_std=recipe.noise_std, seed=seed)
+    return TrainingData(train, val if val is not None and len(val) else None, recipe, counts)
+
+
+def load_part(data: Path, part: Part, spec: CropSpec) -> CropTable:
+    """The plain crops of one part, to be graded by a network that wants them cut like ``spec``.
+
+    Raises:
+        AnnotationError: not readable, or the part has no labelled structure.
+        ConfigError: a crops folder was cut otherwise.
+    """
+    if is_crops_folder(data):
+        tables = load_crops(data)
+        table = tables.get(part)
+        if table is not None and table.spec != spec:
+            msg = f"{data}: its crops are {table.spec}, the network wants {spec}; cut them again"
+            raise ConfigError(msg)
+    else:
+        from spineline.datasets.dataset import load_dataset
+
+        table = make_crops(load_dataset(data), part, spec)
+        _refuse_failures(data, table)
+    if table is None or not len(table):
+        raise AnnotationError(f"{data}: no labelled structure in its {part} part; check split=")
+    return table
+
+
+def _tables_of_dataset(data: Path, recipe: Recipe) -> dict[Part, CropTable]:
+    from spineline.datasets.dataset import load_dataset
+
+    dataset = load_dataset(data)
+    pad = recipe.size // _PAD_DIVISOR
+    train = make_crops(dataset, "train", recipe.crop(), pad=pad, jitter=recipe.jitter)
+    val = make_crops(dataset, "val", recipe.crop())
+    for table in (train, val):
+        _refuse_failures(data, table)
+    return {"train": train, "val": val}
+
+
+def _tables_of_folder(
+    folder: Path, recipe: Recipe, given: Mapping[str, object]
+) -> tuple[dict[Part, CropTable], Recipe]:
+    """Crops as they are: what they were cut like replaces the recipe's."""
+    tables = load_crops(folder)
+    if "train" not in tables:
+        raise AnnotationError(f"{folder}: crops.csv has no row of part train")
+    train = tables["train"]
+    for name in _FOLDER_KEYS:
+        found = getattr(train.spec, name)
+        if name in given and given[name] != found:
+            msg = (
+                f"{name}={given[name]}: the crops in {folder} were cut with {name}={found}; leave "
+                f"{name}= out, or give the converted dataset as data="
+            )
+            raise ConfigError(msg)
+    jittered = any(row.variant for row in train.rows)
+    if recipe.jitter and not jittered:
+        if "jitter" in given:
+            msg = f"jitter=true: the crops in {folder} have no surroundings; cut them with jitter"
+            raise ConfigError(msg)
+        LOG.warning("jitter: not applied, the crops in %s were cut without it", folder)
+    spec = train.spec
+    recipe = replace(recipe, size=spec.size, margin=spec.margin, align=spec.align, jitter=jittered)
+    return tables, recipe
+
+
+def _refuse_failures(data: Path, table: CropTable) -> None:
+    if table.failures:
+        more = f" and {len(table.failures) - 1} more" if len(table.failures) > 1 else ""
+        raise AnnotationError(f"{data}: an image cannot be read: {table.failures[0]}{more}")
+
+
+def _check_sides(data: Path, train: CropTable, val: CropTable | None) -> None:
+    both = sorted(set(train.study_id) & set(val.study_id)) if val is not None else []
+    if both:
+        msg = f"{data}: study {both[0]} is in train and in val ({len(both)} such); split by study"
+        raise AnnotationError(msg)

@@ -1,0 +1,467 @@
+"""The classifier: a timm trunk, a hidden layer and one or two heads; its weights files; grading."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from spineline.classify.recipe import HEADS, Head
+from spineline.datasets.crops import CropSpec
+from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.files import write_bytes
+from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
+from spineline.datasets.settings import close_match
+
+ProbabilityArray = npt.NDArray[np.float32]
+Outputs = tuple[Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """What is needed to build a network and to feed it.
+
+    Attributes:
+        model: timm architecture.
+        head: ``seven``, ``binary`` or ``both``.
+        hidden: units of the hidden layer, 0 for none.
+        dropout: after the hidden layer.
+        channels: of the input; a grey crop is repeated.
+        crop: how crops are cut.
+        mean, std: of the input in 0 … 1; subtracted and divided by.
+    """
+
+    model: str
+    head: Head
+    hidden: int
+    dropout: float
+    channels: int
+    crop: CropSpec
+    mean: float = 0.0
+    std: float = 1.0
+
+    def outputs(self) -> dict[str, tuple[str, ...]]:
+        """Class names of each output, in order."""
+        names: dict[str, tuple[str, ...]] = {}
+        if self.head != "binary":
+            names["seven"] = SEVEN_NAMES
+        if self.head != "seven":
+            names["binary"] = BINARY_NAMES
+        return names
+
+
+class Network(nn.Module):
+    """Trunk → hidden layer → heads. Input (N, 1, S, S) in 0 … 1, output logits per head."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: NetworkConfig, trunk: nn.Module, features: int) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = trunk
+        width = config.hidden or features
+        self.hidden = nn.Sequential(
+            *([nn.Linear(features, width), nn.ReLU()] if config.hidden else []),
+            nn.Dropout(config.dropout),
+        )
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(width, len(classes)) for name, classes in config.outputs().items()}
+        )
+        self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std), persistent=False)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Logits (N, 7) and (N, 2); None where there is no such head."""
+        images = (images - self.mean) / self.std
+        if self.config.channels > 1:
+            images = images.expand(-1, self.config.channels, -1, -1)
+        features = self.hidden(self.trunk(images))
+        seven = self.heads["seven"](features) if "seven" in self.heads else None
+        binary = self.heads["binary"](features) if "binary" in self.heads else None
+        return seven, binary
+
+
+def build_network(config: NetworkConfig, *, seed: int = 0, pretrained: bool = False) -> Network:
+    """A network with fresh weights, drawn by the seed; the global generators are left as they were.
+
+    Args:
+        config: what to build.
+        seed: of the initial weights.
+        pretrained: fetch timm's weights of the trunk from the network.
+
+    Raises:
+        ConfigError: timm has no such model, or it does not take crops of this size.
+        SpinelineError: pretrained weights cannot be fetched.
+    """
+    check_model_name(config.model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        trunk, features = _build_trunk(config, pretrained)
+        return Network(config, trunk, features)
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that is not one of timm's architectures.
+
+    Raises:
+        ConfigError: with a close match, if there is one.
+    """
+    import timm
+
+    if not timm.is_model(name) or ":" in name:
+        known = timm.list_models()
+        hint = close_match(name, known)
+        if "did you mean" not in hint:
+            hint = f"; {len(known)} are known, such as resnet18, resnet50, vgg16_bn"
+        raise ConfigError(f"model={name}: timm has no such model{hint}")
+
+
+def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
+    """The trunk and its number of features; models of one input size are built for the crops'."""
+    problems: list[Exception] = []
+    for more in ({}, {"img_size": config.crop.size}):
+        try:
+            trunk = _create(config, pretrained, more)
+            with torch.no_grad():
+                shape = (1, config.channels, config.crop.size, config.crop.size)
+                features = trunk.eval()(torch.zeros(shape))
+        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+            problems.append(error)
+            continue
+        if features.ndim == 2:
+            return trunk.train(), int(features.shape[1])
+        problems.append(ValueError(f"its features have shape {tuple(features.shape)}"))
+    msg = (
+        f"model={config.model}: does not take crops of {config.crop.size} pixels with "
+        f"{config.channels} channels ({problems[0]}); choose another size= or model="
+    )
+    raise ConfigError(msg) from problems[0]
+
+
+def _create(config: NetworkConfig, pretrained: bool, more: dict[str, int]) -> nn.Module:
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(
+            config.model,
+            pretrained=pretrained,
+            num_classes=0,
+            in_chans=config.channels,
+            **more,
+        )
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
+        raise
+    except Exception as error:  # the network and its client have errors of many kinds
+        msg = (
+            f"model={config.model}: pretrained weights cannot be fetched ({error}); "
+            "leave download=true out, or give weights=FILE"
+        )
+        raise SpinelineError(msg) from error
+    return model
+
+
+def network_metadata(config: NetworkConfig) -> dict[str, Any]:
+    """What a weights file says of itself, as plain values."""
+    return {
+        "task": "classify",
+        "model": config.model,
+        "head": config.head,
+        "hidden": config.hidden,
+        "dropout": config.dropout,
+        "crop": {
+            "size": config.crop.size,
+            "margin": config.crop.margin,
+            "align": config.crop.align,
+        },
+        "mean": config.mean,
+        "std": config.std,
+        "channels": config.channels,
+        "names": {name: list(classes) for name, classes in config.outputs().items()},
+    }
+
+
+def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
+    """The configuration behind [network_metadata][]; ``where`` is named in messages.
+
+    Raises:
+        WeightsError: not a classifier's metadata, or classes in another order than ours.
+    """
+    if not isinstance(metadata, dict) or metadata.get("task") != "classify":
+        task = metadata.get("task") if isinstance(metadata, dict) else None
+        found = f"weights for task {task!r}" if task else "no description of a classifier"
+        raise WeightsError(f"{where}: holds {found}; wanted weights of spineline classify train")
+    try:
+        crop = metadata["crop"]
+        config = NetworkConfig(
+            model=str(metadata["model"]),
+            head=next(head for head in HEADS if head == metadata["head"]),
+            hidden=int(metadata["hidden"]),
+            dropout=float(metadata["dropout"]),
+            channels=int(metadata["channels"]),
+            crop=CropSpec(int(crop["size"]), float(crop["margin"]), crop["align"]),
+            mean=float(metadata["mean"]),
+            std=float(metadata["std"]),
+        )
+        names = {name: tuple(classes) for name, classes in metadata["names"].items()}
+        _check_config(config, names)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, ConfigError) as error:
+        raise WeightsError(f"{where}: its description is damaged ({error!r})") from error
+    return config
+
+
+def _check_config(config: NetworkConfig, names: dict[str, tuple[str, ...]]) -> None:
+    if names != config.outputs():
+        raise ValueError(f"classes {names}, wanted {config.outputs()}")
+    if not 0 <= config.hidden <= 65536 or not 1 <= config.channels <= 3:
+        raise ValueError(f"hidden {config.hidden}, channels {config.channels}")
+    if not math.isfinite(config.mean) or not (math.isfinite(config.std) and config.std > 0):
+        raise ValueError(f"mean {config.mean}, std {config.std}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout {config.dropout}")
+
+
+def network_state(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of its tensors on the CPU, in row-major order."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def save_weights(
+    path: Path, state: dict[str, Tensor], config: NetworkConfig, *, half: bool = False
+) -> None:
+    """Write a weights file, whole or not at all.
+
+    Args:
+        path: ``.safetensors`` file.
+        state: from [network_state][].
+        config: written into its metadata.
+        half: store 16-bit floats.
+
+    Raises:
+        WeightsError: a number is too large for 16 bits.
+    """
+    from safetensors.torch import save
+
+    if half:
+        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
+    text = json.dumps(network_metadata(config))
+    write_bytes(path, save(state, metadata={"spineline": text}))
+
+
+def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor], NetworkConfig]:
+    """Tensors (floats as float32) and configuration of a weights file.
+
+    A ``.pt`` file is a run's ``checkpoint.pt``. Even trusted it is read without running code.
+
+    Raises:
+        WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    elif not trust:
+        msg = (
+            f"{path}: a pickle, which can run code when it is loaded; use a .safetensors file, or "
+            "trust=true if you know where it comes from"
+        )
+        raise WeightsError(msg)
+    else:
+        state, metadata = _read_pickle(path)
+    config = config_from_metadata(metadata, str(path))
+    return {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, config
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return state, json.loads(metadata.get("spineline", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged, or not a safetensors file ({error})") from error
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, Tensor], Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(content["network"]), json.loads(content["metadata"])
+    except Exception as error:  # unpickling a damaged or hostile file can raise anything
+        msg = f"{path}: not a checkpoint of spineline classify train ({type(error).__name__})"
+        raise WeightsError(msg) from error
+
+
+def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) -> Network:
+    """A network with given weights.
+
+    Raises:
+        WeightsError: the weights do not fit the configuration.
+    """
+    try:
+        network = build_network(config)
+        network.load_state_dict(state)
+    except (ConfigError, RuntimeError) as error:
+        raise WeightsError(f"{where}: its weights do not fit its description ({error})") from error
+    return network
+
+
+@dataclass(frozen=True, slots=True)
+class Grades:
+    """Grades of N crops.
+
+    Attributes:
+        seven: (N, 7) float32 probabilities of the seven classes, or None without that head.
+        binary: (N,) float32 probability of v5, or None without that head.
+    """
+
+    seven: ProbabilityArray | None
+    binary: ProbabilityArray | None
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network, ready to grade crops.
+
+    Attributes:
+        network: in evaluation mode, on ``device``.
+        device: where it computes.
+    """
+
+    network: Network
+    device: torch.device
+
+    @property
+    def head(self) -> Head:
+        """``seven``, ``binary`` or ``both``."""
+        return self.network.config.head
+
+    @property
+    def crop(self) -> CropSpec:
+        """How the crops it wants are cut."""
+        return self.network.config.crop
+
+    def grade(
+        self,
+        crops: npt.NDArray[np.uint8],
+        kinds: Sequence[Kind | None] | None = None,
+        *,
+        batch: int = 256,
+    ) -> Grades:
+        """Grade crops.
+
+        Args:
+            crops: (N, size, size) uint8.
+            kinds: kind of each crop where it is known (from its level): the other kind's classes
+                get probability zero and the rest add up to one; a vertebra carries no v5.
+            batch: crops per forward pass.
+
+        Raises:
+            ValueError: crops of another shape or dtype, or another number of kinds.
+        """
+        size = self.crop.size
+        crops = np.asarray(crops)
+        if crops.dtype != np.uint8 or crops.shape[1:] != (size, size):
+            msg = f"wanted (N, {size}, {size}) uint8 crops, found {crops.shape} {crops.dtype}"
+            raise ValueError(msg)
+        if kinds is not None and len(kinds) != len(crops):
+            raise ValueError(f"{len(crops)} crops but {len(kinds)} kinds")
+        return grades_of(self.logits(crops, batch=batch), kinds)
+
+    def logits(self, crops: npt.NDArray[np.uint8], *, batch: int = 256) -> Outputs:
+        """Logits of (N, size, size) uint8 crops, on the CPU, float32: (N, 7) and (N, 2) or None."""
+        head = self.network.config.outputs()
+        sevens = [torch.empty((0, len(SEVEN_NAMES)))] if "seven" in head else []
+        binaries = [torch.empty((0, len(BINARY_NAMES)))] if "binary" in head else []
+        with torch.inference_mode():
+            for start in range(0, len(crops), batch):
+                pixels = torch.tensor(crops[start : start + batch], device=self.device)
+                seven, binary = self.network(pixels.unsqueeze(1).float() / 255)
+                if seven is not None:
+                    sevens.append(seven.float().cpu())
+                if binary is not None:
+                    binaries.append(binary.float().cpu())
+        return (torch.cat(sevens) if sevens else None, torch.cat(binaries) if binaries else None)
+
+
+def grades_of(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
+    """Probabilities of logits (N, 7) and (N, 2), given the kinds where they are known."""
+    seven, binary = logits
+    allowed = None if seven is None else allowed_classes(kinds, len(seven))
+    return Grades(
+        None if seven is None or allowed is None else seven_probabilities(seven, allowed).numpy(),
+        None if binary is None else binary_probability(binary, kinds).numpy(),
+    )
+
+
+def allowed_classes(kinds: Sequence[Kind | None] | None, count: int) -> Tensor:
+    """(count, 7) bool: the classes that each crop's kind allows; all where it is unknown."""
+    known: Sequence[Kind | None] = [None] * count if kinds is None else kinds
+    rows = [[kind is None or kind == other for other in KIND_OF_SEVEN] for kind in known]
+    return torch.tensor(rows, dtype=torch.bool).reshape(count, len(SEVEN_NAMES))
+
+
+def seven_probabilities(logits: Tensor, allowed: Tensor) -> Tensor:
+    """(N, 7) softmax over the allowed classes, zero elsewhere."""
+    return logits.masked_fill(~allowed, -torch.inf).softmax(dim=1)
+
+
+def binary_probability(logits: Tensor, kinds: Sequence[Kind | None] | None) -> Tensor:
+    """(N,) probability of v5; zero for a crop that is known to be a vertebra."""
+    probability = logits.softmax(dim=1)[:, 1]
+    if kinds is None:
+        return probability
+    vertebra = torch.tensor([kind == "vertebra" for kind in kinds], dtype=torch.bool)
+    return probability.masked_fill(vertebra, 0.0)
+
+
+def load_classifier(weights: Path, *, device: str = "cpu", trust: bool = False) -> Classifier:
+    """Load a classifier from a weights file.
+
+    Args:
+        weights: ``.safetensors`` file, or a run's ``checkpoint.pt``.
+        device: ``cpu``, ``cuda`` or the number of a CUDA device.
+        trust: allow a ``.pt`` file, which is a pickle.
+
+    Raises:
+        WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
+        ConfigError: no such device.
+    """
+    target = torch_device(device)
+    state, config = read_weights(weights, trust=trust)
+    network = load_network(state, config, str(weights)).eval()
+    return Classifier(network.to(target, memory_format=torch.channels_last), target)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device behind ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    text = f"cuda:{name}" if name.isdigit() else name
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name}: wanted cpu, cuda, or the number of a device") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={name}: wanted cpu, cuda, or the number of a device")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device={name}: there are {count} CUDA devices here; use device=cpu")
+    return device

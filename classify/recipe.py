@@ -1,0 +1,144 @@
+"""Recipes: every number that decides how a classifier is trained.
+
+A recipe is a YAML file. ``report`` and ``lumbar`` come with the package; a file of one's own may
+hold some of the keys, the others are the report's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from spineline.datasets.crops import ALIGNS, CropSpec
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.settings import (
+    Settings,
+    close_match,
+    key,
+    parse_settings,
+    read_settings_file,
+)
+
+Head = Literal["seven", "binary", "both"]
+HEADS: tuple[Head, ...] = ("seven", "binary", "both")
+RECIPES: tuple[str, ...] = ("report", "lumbar")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(Settings):
+    """A resolved recipe. Angles in degrees, sizes in pixels of the crop, noise in grey levels."""
+
+    model: str = key("timm architecture")
+    head: str = key("classes to tell apart", choices=HEADS)
+    channels: int = key("input channels; a grey crop is repeated", minimum=1, maximum=3)
+    hidden: int = key("units of the hidden layer, 0 for none", minimum=0, maximum=65536)
+    dropout: float = key("dropout after the hidden layer", minimum=0, maximum=0.99)
+    freeze_trunk: bool = key("train the hidden layer and the heads alone")
+
+    size: int = key("side of a crop in pixels", minimum=8, maximum=1024)
+    margin: float = key("scale of the box that is cut", minimum=0.1, maximum=10)
+    align: str = key("turn crops so that the spine is upright", choices=ALIGNS)
+    normalise: bool = key("subtract the mean and divide by the std of the training crops")
+
+    jitter: bool = key("add training crops moved by a tenth of the larger side")
+    balance: str = key(
+        "even out classes: noisy copies, or a weighted draw", choices=("none", "noise", "sampler")
+    )
+    sampler_power: float = key(
+        "balance=sampler draws a class by its count to this power less; 1 evens out fully",
+        minimum=0,
+        maximum=1,
+    )
+    noise_std: float = key(
+        "balance=noise: noise of the copies, grey levels", minimum=0, maximum=128
+    )
+
+    rotation: float = key("turn by up to so many degrees", minimum=0, maximum=180)
+    translate: float = key("move by up to this share of the crop", minimum=0, maximum=1)
+    scale: float = key("zoom by up to this share", minimum=0, maximum=0.9)
+    fliplr: float = key("chance of a mirror image", minimum=0, maximum=1)
+    color_jitter: float = key(
+        "change brightness and contrast by up to this share", minimum=0, maximum=1
+    )
+    noise: float = key("Gaussian noise while training, grey levels", minimum=0, maximum=128)
+
+    epochs: int = key("passes over the training crops", minimum=1)
+    batch: int = key("crops per step", minimum=2)
+    optimizer: str = key("optimizer", choices=("adam", "adamw", "sgd"))
+    lr: float = key("learning rate", minimum=0)
+    momentum: float = key("momentum of sgd", minimum=0, maximum=0.9999)
+    weight_decay: float = key("weight decay", minimum=0)
+    scheduler: str = key("course of the learning rate", choices=("step", "cosine", "none"))
+    step_size: int = key("scheduler=step: epochs between steps", minimum=1)
+    gamma: float = key("scheduler=step: factor of a step", minimum=0, maximum=1)
+    warmup_epochs: float = key("epochs of linear warm-up", minimum=0)
+
+    label_smoothing: float = key("label smoothing of the cross-entropy", minimum=0, maximum=0.99)
+    class_weights: str = key(
+        "weight classes in the loss by 1 / count, or by its root",
+        choices=("none", "balanced", "sqrt"),
+    )
+    binary_on: str = key("crops that the binary loss counts", choices=("all", "disc"))
+    binary_weight: float = key("head=both: weight of the binary loss", minimum=0)
+
+    mask_kind: bool = key("rule out the other kind's classes: the level tells the kind")
+    select_by: str = key(
+        "what the best epoch is best at on val", choices=("auc", "macro_f1", "accuracy")
+    )
+
+    def crop(self) -> CropSpec:
+        """How crops are cut."""
+        return CropSpec(self.size, self.margin, "spine" if self.align == "spine" else "none")
+
+
+def recipe_key(name: str) -> Any:
+    """A settings field that overrides the recipe's key of that name.
+
+    Choices default to ``recipe`` (``none`` may be one of them), everything else to none.
+    """
+    metadata = next(spec.metadata for spec in fields(Recipe) if spec.name == name)
+    choices = metadata["choices"]
+    return key(
+        f"{metadata['help']} (default: the recipe's)",
+        default="recipe" if choices else None,
+        choices=("recipe", *choices) if choices else (),
+        minimum=metadata["minimum"],
+        maximum=metadata["maximum"],
+    )
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe by name, or the path itself.
+
+    Raises:
+        ConfigError: neither a recipe's name nor a file.
+    """
+    if name in RECIPES:
+        return Path(__file__).parent / "recipes" / f"{name}.yaml"
+    path = Path(name).expanduser()
+    if not path.is_file():
+        hint = close_match(name, RECIPES)
+        raise ConfigError(f"hyp={name}: no such recipe or file{hint}; or a YAML file")
+    return path
+
+
+def load_recipe(name: str = "report", overrides: Mapping[str, object] | None = None) -> Recipe:
+    """A recipe by name or from a file, with some keys replaced.
+
+    Raises:
+        ConfigError: an unknown recipe, key or value.
+    """
+    values = read_settings_file(recipe_path("report"))
+    if name != "report":
+        values.update(read_settings_file(recipe_path(name)))
+    values.update(overrides or {})
+    return parse_settings(Recipe, values, where=f"hyp={name}")
+
+
+def overrides_of(settings: Settings) -> dict[str, object]:
+    """The recipe keys that a command's settings give themselves."""
+    names = {spec.name for spec in fields(Recipe)}
+    given = {s.name: getattr(settings, s.name) for s in fields(settings) if s.name in names}
+    return {name: v for name, v in given.items() if v is not None and v != "recipe"}

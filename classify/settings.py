@@ -1,0 +1,118 @@
+"""Settings of ``spineline classify train | val | predict | export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.classify.recipe import recipe_key
+from spineline.datasets.settings import Settings, key
+
+_DEVICE = "cpu, cuda, or the number of one CUDA device"
+_TRUST = "allow a .pt file, which is a pickle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyTrain(Settings):
+    """Keys of ``classify train``; those of the recipe beat ``hyp``."""
+
+    data: Path = key("converted dataset (folder or data.yaml), or a folder of data crops")
+    out: Path = key("run folder to write")
+    hyp: str | None = key("recipe: report, lumbar, or a YAML file (report)", default=None)
+    model: str | None = recipe_key("model")
+    head: str = recipe_key("head")
+    weights: str | None = key(
+        "start from: a .safetensors file or a registry name; none = from scratch", default=None
+    )
+    download: bool = key(
+        "start from timm's pretrained weights, fetched from the network", default=False
+    )
+    trust: bool = key(_TRUST, default=False)
+    resume: bool = key("continue the run in out from its last epoch", default=False)
+    overwrite: bool = key("replace an earlier run in out", default=False)
+    seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
+    device: str = key(_DEVICE, default="cpu")
+    workers: int = key("CPU threads to train with; 0 = torch's choice", default=0, minimum=0)
+    val_every: int = key("epochs from one validation to the next", default=1, minimum=1)
+
+    channels: int | None = recipe_key("channels")
+    hidden: int | None = recipe_key("hidden")
+    dropout: float | None = recipe_key("dropout")
+    freeze_trunk: bool | None = recipe_key("freeze_trunk")
+    size: int | None = recipe_key("size")
+    margin: float | None = recipe_key("margin")
+    align: str = recipe_key("align")
+    normalise: bool | None = recipe_key("normalise")
+    jitter: bool | None = recipe_key("jitter")
+    balance: str = recipe_key("balance")
+    sampler_power: float | None = recipe_key("sampler_power")
+    noise_std: float | None = recipe_key("noise_std")
+    rotation: float | None = recipe_key("rotation")
+    translate: float | None = recipe_key("translate")
+    scale: float | None = recipe_key("scale")
+    fliplr: float | None = recipe_key("fliplr")
+    color_jitter: float | None = recipe_key("color_jitter")
+    noise: float | None = recipe_key("noise")
+    epochs: int | None = recipe_key("epochs")
+    batch: int | None = recipe_key("batch")
+    optimizer: str = recipe_key("optimizer")
+    lr: float | None = recipe_key("lr")
+    momentum: float | None = recipe_key("momentum")
+    weight_decay: float | None = recipe_key("weight_decay")
+    scheduler: str = recipe_key("scheduler")
+    step_size: int | None = recipe_key("step_size")
+    gamma: float | None = recipe_key("gamma")
+    warmup_epochs: float | None = recipe_key("warmup_epochs")
+    label_smoothing: float | None = recipe_key("label_smoothing")
+    class_weights: str = recipe_key("class_weights")
+    binary_on: str = recipe_key("binary_on")
+    binary_weight: float | None = recipe_key("binary_weight")
+    mask_kind: bool | None = recipe_key("mask_kind")
+    select_by: str = recipe_key("select_by")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyVal(Settings):
+    """Keys of ``classify val``."""
+
+    model: str = key("weights: a .safetensors file or a registry name")
+    data: Path = key("converted dataset (folder or data.yaml), or a folder of data crops")
+    out: Path = key("folder to write")
+    split: str = key("part to score", default="val", choices=("train", "val", "test"))
+    mask_kind: bool = key(
+        "rule out the other kind's classes: the level tells the kind", default=True
+    )
+    batch: int = key("crops per forward pass", default=256, minimum=1)
+    device: str = key(_DEVICE, default="cpu")
+    trust: bool = key(_TRUST, default=False)
+    overwrite: bool = key("replace out if it exists", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyPredict(Settings):
+    """Keys of ``classify predict``."""
+
+    model: str = key("weights: a .safetensors file or a registry name")
+    source: Path = key("a crop, or a folder of crops (any depth)")
+    out: Path = key("folder to write")
+    mask_kind: bool = key(
+        "rule out the other kind's classes where a file name ends in a level", default=True
+    )
+    batch: int = key("crops per forward pass", default=256, minimum=1)
+    device: str = key(_DEVICE, default="cpu")
+    trust: bool = key(_TRUST, default=False)
+    overwrite: bool = key("replace out if it exists", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyExport(Settings):
+    """Keys of ``classify export``."""
+
+    model: str = key("weights: a .safetensors file or a registry name")
+    out: Path = key("file to write; its description is written beside it as .json")
+    format: str = key(
+        "kind of file to write", default="onnx", choices=("onnx", "torchscript", "safetensors")
+    )
+    half: bool = key("format=safetensors: store 16-bit floats", default=False)
+    trust: bool = key(_TRUST, default=False)
+    overwrite: bool = key("replace out if it exists", default=False)

@@ -1,0 +1,544 @@
+"""``spineline classify train``: crops in memory, augmentation on whole batches, resumable.
+
+All randomness of an epoch follows from the seed and the epoch's number, so that a run resumed after
+its last whole epoch gives the numbers of an unbroken one (on the CPU, with as many threads).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spineline.classify.augment import augment
+from spineline.classify.data import TrainingData, balanced_encoding, load_training_data
+from spineline.classify.metrics import score, selection_score
+from spineline.classify.model import (
+    Classifier,
+    Network,
+    NetworkConfig,
+    Outputs,
+    build_network,
+    check_model_name,
+    grades_of,
+    load_network,
+    network_state,
+    read_weights,
+    torch_device,
+)
+from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
+from spineline.classify.runfolder import Checkpoint, Row, RunFolder, result_row
+from spineline.classify.settings import ClassifyTrain
+from spineline.datasets.crops import CropTable
+from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.files import check_output, write_json
+from spineline.datasets.labels import SEVEN_NAMES
+from spineline.datasets.runs import LOG, progress, write_run_record
+from spineline.datasets.settings import parse_settings, settings_to_dict
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training left behind.
+
+    Attributes:
+        out: run folder.
+        last: weights of the last epoch.
+        best: weights of the best epoch on val; the same as ``last`` without a val part.
+        best_epoch: 0 without a val part.
+        history: a row per epoch, as in ``results.csv``.
+        metrics: figures of ``best`` on val; empty without one.
+    """
+
+    out: Path
+    last: Path
+    best: Path
+    best_epoch: int
+    history: tuple[Row, ...]
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training that is ready to begin."""
+
+    data: TrainingData
+    config: NetworkConfig
+    seed: int
+    device: torch.device
+    val_every: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it applies to the data."""
+        return self.data.recipe
+
+
+def train(settings: ClassifyTrain) -> TrainResult:
+    """Train a classifier.
+
+    Raises:
+        ConfigError: a key, recipe, model or device that is not allowed, or a resumed run that
+            began otherwise.
+        AnnotationError: the data cannot be read, or has nothing to train on.
+        OutputExistsError: ``out`` holds something, and neither ``overwrite`` nor ``resume`` is set.
+        SpinelineError: the loss is not a number any more.
+    """
+    run = RunFolder(settings.out)
+    before = run.load() if settings.resume else None
+    if before is None:
+        check_output(settings.out, overwrite=settings.overwrite)
+    recipe, given = _resolve_recipe(settings, before)
+    device = torch_device(settings.device)
+    check_model_name(recipe.model)
+    data = load_training_data(settings.data, recipe, given=given, seed=settings.seed)
+    config = _network_config(data)
+    job = Job(data, config, settings.seed, device, settings.val_every)
+    network = _start_network(config, settings)
+    identity = _identity(job)
+    with _threads(settings.workers):
+        if before is None:
+            run.prepare(overwrite=settings.overwrite)
+            _write_records(run, settings, job)
+        else:
+            _check_identity(before.identity, identity)
+        _announce(job)
+        end = _fit(job, network, run, before, identity)
+        return _finish(run, job, end)
+
+
+def _resolve_recipe(
+    settings: ClassifyTrain, before: Checkpoint | None
+) -> tuple[Recipe, dict[str, object]]:
+    """The recipe, and the keys that the user gave; a resumed run's own recipe is its base."""
+    given = overrides_of(settings)
+    if before is None or settings.hyp is not None:
+        return load_recipe(settings.hyp or "report", given), given
+    base = dict(before.identity["recipe"])
+    return parse_settings(Recipe, {**base, **given}, where=f"resume of {settings.out}"), given
+
+
+def _network_config(data: TrainingData) -> NetworkConfig:
+    recipe = data.recipe
+    head: Head = "both"
+    if recipe.head in ("seven", "binary"):
+        head = "seven" if recipe.head == "seven" else "binary"
+    mean, std = 0.0, 1.0
+    if recipe.normalise:
+        windows = data.train.windows()
+        mean = float(windows.mean(dtype=np.float64)) / 255
+        std = max(float(windows.std(dtype=np.float64)) / 255, 1e-3)
+    return NetworkConfig(
+        model=recipe.model,
+        head=head,
+        hidden=recipe.hidden,
+        dropout=recipe.dropout,
+        channels=recipe.channels,
+        crop=recipe.crop(),
+        mean=mean,
+        std=std,
+    )
+
+
+def _start_network(config: NetworkConfig, settings: ClassifyTrain) -> Network:
+    pretrained = settings.download and not settings.resume
+    network = build_network(config, seed=settings.seed, pretrained=pretrained)
+    if settings.weights is not None and not settings.resume:
+        from spineline.weights import resolve
+
+        file = resolve(settings.weights, task="classify", trust=settings.trust)
+        start_from(network, *read_weights(file.path, trust=settings.trust), where=settings.weights)
+    return network
+
+
+def start_from(
+    network: Network, state: dict[str, Tensor], config: NetworkConfig, *, where: str
+) -> None:
+    """Copy weights into a network in place: the trunk, and what fits of hidden layer and heads.
+
+    Raises:
+        WeightsError: the trunk is of another model or has another number of channels.
+    """
+    mine = network.config
+    if (config.model, config.channels) != (mine.model, mine.channels):
+        msg = (
+            f"weights={where}: {config.model} with {config.channels} channels, but model="
+            f"{mine.model} has {mine.channels}; give weights of the same model and channels"
+        )
+        raise WeightsError(msg)
+    own = network.state_dict()
+    fits = {n: t for n, t in state.items() if n in own and own[n].shape == t.shape}
+    missing = sorted(name for name in own if name not in fits)
+    if any(name.startswith("trunk.") for name in missing):
+        raise WeightsError(f"weights={where}: {missing[0]} is missing or of another shape")
+    network.load_state_dict({**own, **fits})
+    if missing:
+        LOG.info("weights=%s: %s start afresh", where, ", ".join(missing))
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """What a resumed run must agree with."""
+    return {
+        "recipe": settings_to_dict(job.recipe),
+        "seed": job.seed,
+        "val_every": job.val_every,
+        "data": job.data.fingerprint(),
+    }
+
+
+def _check_identity(began: dict[str, Any], now: dict[str, Any]) -> None:
+    for name, value in now["recipe"].items():
+        if began["recipe"].get(name) != value:
+            found = began["recipe"].get(name)
+            raise ConfigError(f"resume=true: {name}={value}, but the run began with {found}")
+    for name in ("seed", "val_every"):
+        if began[name] != now[name]:
+            msg = f"resume=true: {name}={now[name]}, but the run began with {began[name]}"
+            raise ConfigError(msg)
+    if began["data"] != now["data"]:
+        raise ConfigError("resume=true: data= holds other crops than the run began with")
+
+
+def _write_records(run: RunFolder, settings: ClassifyTrain, job: Job) -> None:
+    by = balanced_encoding(job.recipe)
+    counts = {"before": job.data.counts_before, "after": job.data.train.counts(by)}
+    resolved = settings_to_dict(job.recipe)
+    write_json(run.path / "recipe.json", resolved)
+    write_run_record(run.path, "classify train", settings, recipe=resolved, counts=counts)
+
+
+def _announce(job: Job) -> None:
+    data = job.data
+    val = f"{len(data.val)} to validate on" if data.val is not None else "no val part"
+    LOG.info("%d crops to train on, %s", len(data.train), val)
+    if data.val is None:
+        LOG.warning("no labelled crop in val: the last epoch is kept, no best one is chosen")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def learning_rate(recipe: Recipe, progress_epochs: float) -> float:
+    """The learning rate after so many epochs (a fraction within one).
+
+    ``step`` falls between epochs like ``torch.optim.lr_scheduler.StepLR``; ``cosine`` falls to zero
+    along half a cosine; the warm-up scales either, linearly from zero.
+    """
+    rate = recipe.lr
+    if recipe.scheduler == "step":
+        rate *= recipe.gamma ** (int(progress_epochs) // recipe.step_size)
+    elif recipe.scheduler == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * min(progress_epochs / recipe.epochs, 1.0)))
+    if progress_epochs < recipe.warmup_epochs:
+        rate *= progress_epochs / recipe.warmup_epochs
+    return rate
+
+
+def make_optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the parameters that are trained."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            trained, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def epoch_order(table: CropTable, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """(N,) indices of an epoch's crops: a permutation, or with ``sampler`` a weighted draw."""
+    if recipe.balance != "sampler":
+        return torch.randperm(len(table), generator=generator)
+    codes = table.binary if balanced_encoding(recipe) == "binary" else table.seven
+    counts = np.bincount(codes, minlength=1).astype(np.float64)
+    weights = torch.tensor(counts[codes] ** -recipe.sampler_power)
+    return torch.multinomial(weights, len(table), replacement=True, generator=generator)
+
+
+def batches(order: Tensor, size: int) -> list[Tensor]:
+    """An order cut into batches; a last one of a single crop joins the one before (batch norm)."""
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+class CropLoss(nn.Module):
+    """The recipe's cross-entropy over one or both heads."""
+
+    def __init__(self, recipe: Recipe, train: CropTable) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.register_buffer("seven_weight", class_weights(train.seven, 7, recipe.class_weights))
+        self.register_buffer("binary_weight", class_weights(train.binary, 2, recipe.class_weights))
+
+    def forward(self, outputs: Outputs, seven: Tensor, binary: Tensor, disc: Tensor) -> Tensor:
+        """Mean loss of a batch; targets (B,), ``disc`` (B,) bool."""
+        logits_seven, logits_binary = outputs
+        smoothing = self.recipe.label_smoothing
+        total = torch.zeros((), device=seven.device)
+        if logits_seven is not None:
+            total = total + functional.cross_entropy(
+                logits_seven, seven, self.seven_weight, label_smoothing=smoothing
+            )
+        if logits_binary is None:
+            return total
+        counted = disc if self.recipe.binary_on == "disc" else torch.ones_like(disc)
+        if not bool(counted.any()):
+            return total + 0 * logits_binary.sum()
+        share = self.recipe.binary_weight if logits_seven is not None else 1.0
+        return total + share * functional.cross_entropy(
+            logits_binary[counted], binary[counted], self.binary_weight, label_smoothing=smoothing
+        )
+
+
+def class_weights(codes: np.ndarray[Any, Any], classes: int, mode: str) -> Tensor:
+    """(classes,) float32 weights of mean one over the crops; absent classes get 1."""
+    if mode == "none":
+        return torch.ones(classes)
+    counts = np.bincount(codes, minlength=classes).astype(np.float64)
+    power = 1.0 if mode == "balanced" else 0.5
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 1.0)
+    mean = (weights * counts).sum() / counts.sum()
+    return torch.tensor(np.where(counts > 0, weights / mean, 1.0), dtype=torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The tensors of a table: pixels (N, P, P) uint8, codes (N,), ``disc`` (N,) bool."""
+
+    pixels: Tensor
+    seven: Tensor
+    binary: Tensor
+    disc: Tensor
+
+    @classmethod
+    def of(cls, table: CropTable) -> Batches:
+        """The tensors of a table."""
+        return cls(
+            torch.from_numpy(np.ascontiguousarray(table.pixels)),
+            torch.from_numpy(table.seven),
+            torch.from_numpy(table.binary),
+            torch.tensor([kind == "disc" for kind in table.kind], dtype=torch.bool),
+        )
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What changes from epoch to epoch."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    history: list[Row]
+    best_epoch: int = 0
+    best_score: float | None = None
+
+
+def _fit(
+    job: Job, network: Network, run: RunFolder, before: Checkpoint | None, identity: dict[str, Any]
+) -> Checkpoint:
+    """Train to the last epoch; a checkpoint after each."""
+    network.to(job.device, memory_format=torch.channels_last)
+    if job.recipe.freeze_trunk:
+        network.trunk.requires_grad_(requires_grad=False)
+    state = _Progress(network, make_optimizer(network, job.recipe), [])
+    loss = CropLoss(job.recipe, job.data.train).to(job.device)
+    tensors = Batches.of(job.data.train)
+    end = before
+    if before is not None:
+        _restore(state, before)
+        run.write_derived(before, job.config)
+        LOG.info("resumed after epoch %d of %d", before.epoch, job.recipe.epochs)
+    for epoch in _epochs(len(state.history), job.recipe.epochs):
+        trained = _train_epoch(job, state, loss, tensors, epoch)
+        end = _close_epoch(job, state, loss, epoch, trained, identity)
+        run.save(end, job.config)
+    if end is None:
+        raise SpinelineError("nothing was trained: epochs must be at least 1")
+    return end
+
+
+def _epochs(start: int, stop: int) -> Iterable[int]:
+    epochs = range(start, stop)
+    return progress(epochs, description="epochs") if sys.stderr.isatty() else epochs
+
+
+def _restore(state: _Progress, before: Checkpoint) -> None:
+    state.network.load_state_dict(before.network)
+    state.optimizer.load_state_dict(before.optimizer)
+    state.history = list(before.history)
+    state.best_epoch, state.best_score = before.best_epoch, before.best_score
+
+
+def _train_epoch(
+    job: Job, state: _Progress, loss: CropLoss, tensors: Batches, epoch: int
+) -> dict[str, float]:
+    """One pass; global generators (dropout) are forked and seeded by seed and epoch."""
+    generator = torch.Generator().manual_seed(_epoch_seed(job.seed, epoch))
+    with torch.random.fork_rng():
+        torch.manual_seed(_epoch_seed(job.seed, epoch) + 1)
+        state.network.train()
+        if job.recipe.freeze_trunk:
+            state.network.trunk.eval()
+        parts = batches(epoch_order(job.data.train, job.recipe, generator), job.recipe.batch)
+        total, hits, seen = 0.0, 0, 0
+        for step, chosen in enumerate(parts):
+            rate = learning_rate(job.recipe, _moment(job.recipe, epoch, step, len(parts)))
+            value, right = _train_step(job, state, loss, tensors, chosen, rate, generator)
+            _check_loss(value, epoch, step, rate)
+            total, hits, seen = total + value * len(chosen), hits + right, seen + len(chosen)
+    return {"loss": total / seen, "accuracy": hits / seen}
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """A seed per epoch, far from those of neighbours."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _moment(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
+    """Progress in epochs at a step: its middle for a smooth course, the epoch itself for steps."""
+    smooth = recipe.scheduler == "cosine" or epoch < recipe.warmup_epochs
+    return epoch + (step + 0.5) / steps if smooth else float(epoch)
+
+
+def _train_step(
+    job: Job,
+    state: _Progress,
+    loss: CropLoss,
+    tensors: Batches,
+    chosen: Tensor,
+    rate: float,
+    generator: torch.Generator,
+) -> tuple[float, int]:
+    """One step; returns the loss and how many crops were right."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    images = augment(tensors.pixels[chosen], job.recipe, generator, job.device)
+    seven = tensors.seven[chosen].to(job.device)
+    binary = tensors.binary[chosen].to(job.device)
+    outputs = state.network(images.contiguous(memory_format=torch.channels_last))
+    value = loss(outputs, seven, binary, tensors.disc[chosen].to(job.device))
+    state.optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    number = float(value.detach())
+    if math.isfinite(number):
+        state.optimizer.step()
+    logits, target = (outputs[0], seven) if outputs[0] is not None else (outputs[1], binary)
+    return number, int((logits.detach().argmax(dim=1) == target).sum())
+
+
+def _check_loss(value: float, epoch: int, step: int, rate: float) -> None:
+    if not math.isfinite(value):
+        msg = (
+            f"epoch {epoch + 1}, step {step + 1}: the loss is {value} at a learning rate of "
+            f"{rate:.3g}; the checkpoint of the last whole epoch is kept. Try a smaller lr="
+        )
+        raise SpinelineError(msg)
+
+
+def _check_network(network: Network, epoch: int) -> None:
+    for name, parameter in network.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            msg = (
+                f"epoch {epoch}: {name} is not finite any more; the checkpoint of the epoch before "
+                "is kept. Try a smaller lr="
+            )
+            raise SpinelineError(msg)
+
+
+def _close_epoch(
+    job: Job,
+    state: _Progress,
+    loss: CropLoss,
+    epoch: int,
+    trained: dict[str, float],
+    identity: dict[str, Any],
+) -> Checkpoint:
+    """Validate where it is time to, note the figures, and take the checkpoint."""
+    number = epoch + 1
+    _check_network(state.network, number)
+    due = number % job.val_every == 0 or number == job.recipe.epochs
+    figures = evaluate(job, state.network, loss) if due and job.data.val is not None else {}
+    reached = selection_score(figures, job.recipe.select_by)
+    rate = float(state.optimizer.param_groups[0]["lr"])
+    row = result_row(number, rate, trained, figures, reached)
+    state.history.append(row)
+    if reached is not None and (state.best_score is None or reached > state.best_score):
+        state.best_epoch, state.best_score = number, reached
+    _log_epoch(row, job.recipe.epochs)
+    return Checkpoint(
+        epoch=number,
+        network=network_state(state.network),
+        optimizer=state.optimizer.state_dict(),
+        history=state.history,
+        best_epoch=state.best_epoch,
+        best_score=state.best_score,
+        identity=identity,
+    )
+
+
+def evaluate(job: Job, network: Network, loss: CropLoss) -> dict[str, Any]:
+    """Figures on val, with its loss; the network is left in evaluation mode."""
+    table = job.data.val
+    if table is None:
+        return {}
+    network.eval()
+    classifier = Classifier(network, job.device)
+    kinds = table.kind if job.recipe.mask_kind else None
+    outputs = classifier.logits(table.windows(), batch=256)
+    grades = grades_of(outputs, kinds)
+    tensors = Batches.of(table)
+    on_cpu = loss.to("cpu")
+    value = float(on_cpu(outputs, tensors.seven, tensors.binary, tensors.disc))
+    loss.to(job.device)
+    figures = score(table.seven, table.binary, table.kind, grades.seven, grades.binary)
+    return {"loss": value, **figures}
+
+
+def _log_epoch(row: Row, epochs: int) -> None:
+    names = ("train_loss", "val_loss", "seven_accuracy", "macro_f1", "auc_disc", "auc_vertebra",
+             "binary_auc")  # fmt: skip
+    figures = "  ".join(f"{name} {row[name]:.4f}" for name in names if row[name] is not None)
+    LOG.info("epoch %s/%d  %s", row["epoch"], epochs, figures)
+
+
+def _finish(run: RunFolder, job: Job, end: Checkpoint) -> TrainResult:
+    """Pictures and figures of the best epoch."""
+    from spineline.classify.plots import plot_confusion, plot_curves
+
+    plot_curves(end.history, run.path / "curves.png")
+    metrics: dict[str, Any] = {}
+    if job.data.val is not None:
+        metrics = _final_metrics(run, job)
+        metrics = {"epoch": end.best_epoch, "selected_by": job.recipe.select_by, **metrics}
+        write_json(run.path / "metrics.json", metrics)
+        if "seven" in metrics:
+            title = f"val, epoch {end.best_epoch}"
+            plot_confusion(
+                metrics["seven"]["confusion"], SEVEN_NAMES, title, run.path / "confusion.png"
+            )
+    best = run.best if end.best_epoch else run.last
+    LOG.info("best epoch %s; weights in %s", end.best_epoch or "none", best)
+    return TrainResult(run.path, run.last, best, end.best_epoch, tuple(end.history), metrics)
+
+
+def _final_metrics(run: RunFolder, job: Job) -> dict[str, Any]:
+    network = load_network(*read_weights(run.best), where=str(run.best)).to(job.device)
+    return evaluate(job, network, CropLoss(job.recipe, job.data.train).to(job.device))
