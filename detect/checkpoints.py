@@ -143,15 +143,32 @@ def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]
     """
     from safetensors import SafetensorError, safe_open
 
+    meta = read_meta(path)
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        msg = f"{path}: not a whole safetensors file ({error}); fetch or train it again"
+        raise WeightsError(msg) from error
+    return meta, tensors
+
+
+def read_meta(path: Path) -> DetectorMeta:
+    """What a safetensors file says of itself; no weights are read.
+
+    Raises:
+        WeightsError: missing, damaged, or not a detector's.
+    """
+    from safetensors import SafetensorError, safe_open
+
     _check_file(path)
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path}: not a whole safetensors file ({error}); fetch or train it again"
         raise WeightsError(msg) from error
-    return parse_meta(metadata.get("spineline"), str(path)), tensors
+    return parse_meta(metadata.get("spineline"), str(path))
 
 
 def parse_meta(text: str | None, where: str) -> DetectorMeta:

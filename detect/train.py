@@ -14,6 +14,7 @@ from spineline.datasets.files import check_output, write_json
 from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.settings import parse_settings
 from spineline.detect.architectures import canonical_name, package_yaml
+from spineline.detect.devices import check_device, ultralytics_device
 from spineline.detect.recipes import DEFAULTS, Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.yolo_data import YoloData, read_data, read_images
@@ -162,28 +163,6 @@ def _resumable(last: Path, epochs: int) -> dict[str, Any]:
     return checkpoint
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ConfigError: not ``cpu``, ``cuda``, ``cuda:N`` or ``N``, several, or no such CUDA device.
-    """
-    text = device.strip().lower().removeprefix("cuda").removeprefix(":")
-    if device == "cpu":
-        return
-    if "," in text:
-        raise ConfigError(
-            f"device={device}: one device, such as device=0; several are not supported"
-        )
-    if text and not text.isdigit():
-        raise ConfigError(f"device={device}: not a device; allowed: cpu, cuda, or a number")
-    import torch
-
-    count = torch.cuda.device_count()
-    if int(text or 0) >= count:
-        raise ConfigError(f"device={device}: no such CUDA device ({count} here); use device=cpu")
-
-
 def _check_run_folder(settings: DetectTrain) -> None:
     out = settings.out
     try:
@@ -315,7 +294,7 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
         "pretrained": False,
         "resume": settings.resume,
         "seed": settings.seed,
-        "device": _ultralytics_device(settings.device),
+        "device": ultralytics_device(settings.device),
         "workers": settings.workers,
         "amp": _precision(settings),
         "val": settings.val,
@@ -323,12 +302,6 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
         "exist_ok": True,
         "deterministic": True,
     }
-
-
-def _ultralytics_device(device: str) -> str:
-    if device == "cpu":
-        return device
-    return device.strip().lower().removeprefix("cuda").removeprefix(":") or "0"
 
 
 def _precision(settings: DetectTrain) -> str | bool:

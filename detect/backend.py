@@ -1,0 +1,86 @@
+"""The interface that every detector has, and the way from a weights file to one.
+
+To add a backend: a module with a class that has [Detector][]'s members and a function
+``load(weights, *, device, trust)``, and its name in [BACKENDS][].
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.errors import WeightsError
+from spineline.detect.results import Detections
+
+BACKENDS: dict[str, str] = {"ultralytics": "spineline.detect.ultralytics_backend"}
+"""Module of each backend, by the name that weights files carry."""
+
+PICKLE_SUFFIXES = (".pt", ".pth")
+
+
+class Detector(Protocol):
+    """A detector with its weights loaded.
+
+    Attributes:
+        names: class names.
+        imgsz: longer side, in pixels, that images are scaled to.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def imgsz(self) -> int: ...
+
+    def detect(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.8,
+        max_detections: int = 300,
+        batch: int = 16,
+    ) -> list[Detections]:
+        """Find boxes.
+
+        Args:
+            images: uint8 (H, W) grey each, of any sizes.
+            confidence: least confidence.
+            iou: of two boxes of one class that overlap by more than this, the less confident goes.
+            max_detections: most boxes per image.
+            batch: images per forward pass.
+
+        Returns:
+            One result per image, in order.
+        """
+        ...
+
+
+def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) -> Detector:
+    """Load a detector from a weights file.
+
+    Args:
+        weights: a ``.safetensors`` file written by ``spineline detect train``, or a ``.pt`` pickle.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
+        trust: allow a ``.pt`` file. Even then it is read by an unpickler that knows the package's
+            classes alone.
+
+    Raises:
+        WeightsError: missing, damaged, not a detector's, of an unknown backend, or a pickle
+            without ``trust``.
+    """
+    backend = "ultralytics"
+    if weights.suffix.lower() not in PICKLE_SUFFIXES:
+        from spineline.detect.checkpoints import read_meta
+
+        backend = read_meta(weights).backend
+    if backend not in BACKENDS:
+        msg = f"{weights}: weights for backend {backend!r}; known: {', '.join(BACKENDS)}"
+        raise WeightsError(msg)
+    module = importlib.import_module(BACKENDS[backend])
+    return cast("Detector", module.load(weights, device=device, trust=trust))
