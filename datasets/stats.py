@@ -75,7 +75,7 @@ def stats(settings: DataStats) -> StatsResult:
     """
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         dataset = load_dataset(settings.data)
-        counts, failures = _grey_counts(dataset)
+        counts, failures = grey_counts(dataset)
         result = dataset_stats(dataset, counts)
         result["failures"] = list(failures)
         write_json(stage / "stats.json", result)
@@ -91,16 +91,15 @@ def stats(settings: DataStats) -> StatsResult:
 
 
 def dataset_stats(
-    dataset: Dataset, grey_counts: Mapping[str, NDArray[np.int64]] | None = None
+    dataset: Dataset, counts: Mapping[str, NDArray[np.int64]] | None = None
 ) -> dict[str, Any]:
     """The content of ``stats.json``: one block per part and one over all.
 
     Args:
         dataset: a loaded dataset.
-        grey_counts: (256,) number of pixels of each grey value, by part; left out, the block
-            ``grey`` says nothing.
+        counts: what [grey_counts][] found; left out, the block ``grey`` says nothing.
     """
-    counts = grey_counts or {}
+    counts = counts or {}
     blocks: dict[str, Any] = {
         part: _block(records, dataset.labels, counts.get(part))
         for part, records in dataset.records.items()
@@ -236,8 +235,8 @@ def _sorted_counts(words: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(words).items()))
 
 
-def _grey_counts(dataset: Dataset) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
-    """(256,) pixels of each grey value by part, and what could not be read."""
+def grey_counts(dataset: Dataset) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Read every image: (256,) pixels of each grey value by part, and what could not be read."""
     counts: dict[str, NDArray[np.int64]] = {}
     failures = []
     for part, records in dataset.records.items():

@@ -15,7 +15,14 @@ from sklearn.preprocessing import StandardScaler
 
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.stats import DataStats, dataset_stats, grey_summary, stats, summary
+from spineline.datasets.stats import (
+    DataStats,
+    dataset_stats,
+    grey_counts,
+    grey_summary,
+    stats,
+    summary,
+)
 
 PLOTS = ("boxes", "classes", "grey", "image_sizes", "levels", "pathology", "spacing")
 
@@ -62,8 +69,11 @@ def data(
 
 
 @pytest.fixture
-def result(data: Path, tmp_path: Path) -> dict[str, Any]:
-    return stats(DataStats(data=data, out=tmp_path / "out")).stats
+def result(data: Path) -> dict[str, Any]:
+    dataset = load_dataset(data)
+    counts, failures = grey_counts(dataset)
+    assert not failures
+    return dataset_stats(dataset, counts)
 
 
 def test_counts_by_hand(result: dict[str, Any]) -> None:
