@@ -185,7 +185,7 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
         "mean": config.mean,
         "std": config.std,
         "channels": config.channels,
-        "names": {name: list(classes) for name, classes in config.outputs().items()},
+        "names": [name for classes in config.outputs().values() for name in classes],
     }
 
 
@@ -211,16 +211,15 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
             mean=float(metadata["mean"]),
             std=float(metadata["std"]),
         )
-        names = {name: tuple(classes) for name, classes in metadata["names"].items()}
-        _check_config(config, names)
+        if metadata["names"] != network_metadata(config)["names"]:
+            raise ValueError(f"classes {metadata['names']}")
+        _check_config(config)
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration, ConfigError) as error:
         raise WeightsError(f"{where}: its description is damaged ({error!r})") from error
     return config
 
 
-def _check_config(config: NetworkConfig, names: dict[str, tuple[str, ...]]) -> None:
-    if names != config.outputs():
-        raise ValueError(f"classes {names}, wanted {config.outputs()}")
+def _check_config(config: NetworkConfig) -> None:
     if not 0 <= config.hidden <= 65536 or not 1 <= config.channels <= 3:
         raise ValueError(f"hidden {config.hidden}, channels {config.channels}")
     if not math.isfinite(config.mean) or not (math.isfinite(config.std) and config.std > 0):

@@ -75,6 +75,8 @@ class Recipe(Settings):
     gamma: float = key("scheduler=step: factor of a step", minimum=0, maximum=1)
     warmup_epochs: float = key("epochs of linear warm-up", minimum=0)
 
+    amp: bool = key("train in bfloat16 where that is safe: faster, a little less exact")
+
     label_smoothing: float = key("label smoothing of the cross-entropy", minimum=0, maximum=0.99)
     class_weights: str = key(
         "weight classes in the loss by 1 / count, or by its root",

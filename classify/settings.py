@@ -63,6 +63,7 @@ class ClassifyTrain(Settings):
     step_size: int | None = recipe_key("step_size")
     gamma: float | None = recipe_key("gamma")
     warmup_epochs: float | None = recipe_key("warmup_epochs")
+    amp: bool | None = recipe_key("amp")
     label_smoothing: float | None = recipe_key("label_smoothing")
     class_weights: str = recipe_key("class_weights")
     binary_on: str = recipe_key("binary_on")

@@ -433,8 +433,10 @@ def _train_step(
     images = augment(tensors.pixels[chosen], job.recipe, generator, job.device)
     seven = tensors.seven[chosen].to(job.device)
     binary = tensors.binary[chosen].to(job.device)
-    outputs = state.network(images.contiguous(memory_format=torch.channels_last))
-    value = loss(outputs, seven, binary, tensors.disc[chosen].to(job.device))
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.recipe.amp):
+        outputs = state.network(images)
+        value = loss(outputs, seven, binary, tensors.disc[chosen].to(job.device))
     state.optimizer.zero_grad(set_to_none=True)
     value.backward()
     number = float(value.detach())

@@ -23,6 +23,7 @@ import yaml
 from spineline.datasets.annotations import ImageRecord, Structure, check_image_id
 from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.files import check_output, staged_folder, write_text
+from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import (
     BINARY_NAMES,
     LEVELS,
@@ -380,7 +381,7 @@ def _cut_records(
         if not any(_is_labelled(s) for s in record.structures):
             continue
         try:
-            image = _read_frame(dataset.image_path(record))
+            image = read_uint8_image(dataset.image_path(record))
         except SpinelineError as error:
             failures.append(f"{record.image_id}: {error}")
             continue
@@ -432,15 +433,6 @@ def jittered_box(box_xyxy: Sequence[float], variant: str) -> FloatArray:
 
 def _is_labelled(structure: Structure) -> bool:
     return structure.class_in("seven") is not None
-
-
-def _read_frame(path: Path) -> PixelArray:
-    from spineline.datasets.images import read_image, window_to_uint8
-
-    pixels = read_image(path)
-    if pixels.dtype == np.uint8:
-        return np.asarray(pixels, dtype=np.uint8)
-    return window_to_uint8(pixels)
 
 
 def write_crops(folder: Path, tables: Mapping[Part, CropTable]) -> None:

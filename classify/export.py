@@ -1,0 +1,189 @@
+"""``spineline classify export``: to ONNX or TorchScript, compared with the original before use.
+
+The exported network takes ``crops`` (N, size, size) float32 grey levels 0 … 255, normalises them
+itself, and gives the probabilities ``seven`` (N, 7) and ``binary`` (N,), without regard to kind.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from spineline.classify.model import (
+    Network,
+    load_network,
+    network_metadata,
+    network_state,
+    read_weights,
+    save_weights,
+)
+from spineline.classify.settings import ClassifyExport
+from spineline.datasets.errors import ConfigError, SpinelineError
+from spineline.datasets.files import check_output, write_json
+from spineline.datasets.runs import LOG
+
+TOLERANCE = 1e-4
+_SUFFIX = {"onnx": ".onnx", "torchscript": ".torchscript", "safetensors": ".safetensors"}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What ``classify export`` made.
+
+    Attributes:
+        out: the file.
+        largest_difference: between its probabilities and the original's, on random crops.
+    """
+
+    out: Path
+    largest_difference: float
+
+
+class ExportNetwork(nn.Module):
+    """A network from grey levels to probabilities."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+        """(N, S, S) float32 in 0 … 255 to (N, 7) and (N,), those that there are."""
+        seven, binary = self.network(crops.unsqueeze(1) / 255)
+        found: list[Tensor] = []
+        if seven is not None:
+            found.append(seven.softmax(dim=1))
+        if binary is not None:
+            found.append(binary.softmax(dim=1)[:, 1])
+        return tuple(found)
+
+
+def export(settings: ClassifyExport) -> ExportResult:
+    """Write a network in another format and compare what it says on random crops.
+
+    Raises:
+        ConfigError: ``out`` has another suffix than the format's, or a package is missing.
+        WeightsError: the weights cannot be used.
+        OutputExistsError: ``out`` exists.
+        SpinelineError: the exported network says something else than the original.
+    """
+    from spineline.weights import resolve
+
+    suffix = _SUFFIX[settings.format]
+    if settings.out.suffix != suffix:
+        raise ConfigError(f"out={settings.out}: format={settings.format} wants a {suffix} file")
+    if settings.half and settings.format != "safetensors":
+        raise ConfigError("half=true: for format=safetensors alone")
+    check_output(settings.out, overwrite=settings.overwrite)
+    weights = resolve(settings.model, task="classify", trust=settings.trust)
+    state, config = read_weights(weights.path, trust=settings.trust)
+    network = load_network(state, config, str(weights.path)).eval()
+    part = settings.out.with_name(f".{settings.out.stem}.partial{suffix}")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        run = _write(settings, network, part)
+        difference = largest_difference(network, run)
+        limit = 0.02 if settings.half else TOLERANCE
+        if not difference <= limit:
+            msg = f"{settings.out}: differs from {weights.name} by {difference:.2g}; not written"
+            raise SpinelineError(msg)
+        part.replace(settings.out)
+    except OSError as error:
+        raise SpinelineError(f"{settings.out}: cannot be written ({error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+    description = {
+        "format": settings.format,
+        "largest_difference": float(f"{difference:.1e}"),
+        **network_metadata(config),
+    }
+    write_json(settings.out.with_suffix(".json"), description)
+    LOG.info("%s written; differs from %s by %.1e", settings.out, weights.name, difference)
+    return ExportResult(settings.out, difference)
+
+
+FloatArray = npt.NDArray[np.float32]
+Run = Callable[[FloatArray], list[FloatArray]]
+
+
+def largest_difference(network: Network, run: Run) -> float:
+    """The largest difference of probabilities between a network and its exported form.
+
+    Batches of 1 and 5 random crops, so that a batch size frozen by tracing shows.
+    """
+    rng = np.random.default_rng(0)
+    size = network.config.crop.size
+    original = ExportNetwork(network)
+    worst = 0.0
+    for count in (1, 5):
+        crops = rng.integers(0, 256, (count, size, size)).astype(np.float32)
+        with torch.inference_mode():
+            wanted = [tensor.numpy() for tensor in original(torch.from_numpy(crops))]
+        for mine, other in zip(wanted, run(crops), strict=True):
+            if mine.shape != other.shape:
+                return float("inf")
+            worst = max(worst, float(np.abs(mine - other).max()))
+    return worst
+
+
+def _write(settings: ClassifyExport, network: Network, path: Path) -> Run:
+    if settings.format == "onnx":
+        return _write_onnx(network, path)
+    if settings.format == "torchscript":
+        return _write_torchscript(network, path)
+    save_weights(path, network_state(network), network.config, half=settings.half)
+    state, config = read_weights(path)
+    copy = ExportNetwork(load_network(state, config, str(path)).eval())
+    return lambda crops: _run_torch(copy, crops)
+
+
+def _write_onnx(network: Network, path: Path) -> Run:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        msg = f"format=onnx: {error.name} is not installed; pip install 'spineline[export]'"
+        raise ConfigError(msg) from error
+    names = list(network.config.outputs())
+    crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
+        torch.onnx.export(
+            ExportNetwork(network),
+            (crops,),
+            str(path),
+            input_names=["crops"],
+            output_names=names,
+            dynamic_axes={name: {0: "count"} for name in ("crops", *names)},
+            opset_version=17,
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "spineline", json.dumps(network_metadata(network.config))
+    onnx.save(model, str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda crops: list(session.run(names, {"crops": crops}))
+
+
+def _write_torchscript(network: Network, path: Path) -> Run:
+    crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(ExportNetwork(network), (crops,))
+    text = json.dumps(network_metadata(network.config))
+    torch.jit.save(traced, str(path), _extra_files={"spineline": text})
+    loaded = torch.jit.load(str(path))
+    return lambda crops: _run_torch(loaded, crops)
+
+
+def _run_torch(module: nn.Module, crops: FloatArray) -> list[FloatArray]:
+    with torch.inference_mode():
+        return [tensor.numpy() for tensor in module(torch.from_numpy(crops))]

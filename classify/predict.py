@@ -1,0 +1,171 @@
+"""``spineline classify predict``: grades of crops that are there as image files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spineline.classify.model import Classifier, Grades
+from spineline.classify.settings import ClassifyPredict
+from spineline.datasets.crops import PixelArray
+from spineline.datasets.errors import AnnotationError, SpinelineError
+from spineline.datasets.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.images import IMAGE_SUFFIXES, read_uint8_image
+from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, kind_of_level
+from spineline.datasets.runs import LOG, write_run_record
+
+_LEVEL_AT_END = re.compile(
+    rf"_({'|'.join(sorted(LEVELS, key=len, reverse=True))})(_[A-Za-z0-9-]+)?$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResult:
+    """What ``classify predict`` made.
+
+    Attributes:
+        out: the folder written.
+        predictions: one entry per crop, as in ``predictions.json``.
+        failures: files that could not be read, with the reason.
+    """
+
+    out: Path
+    predictions: tuple[dict[str, Any], ...]
+    failures: tuple[str, ...]
+
+
+def predict(settings: ClassifyPredict) -> PredictResult:
+    """Grade crops; files of another size than the network's are resized.
+
+    Raises:
+        AnnotationError: no crop there, or none that can be read.
+        WeightsError: the weights cannot be used.
+        OutputExistsError: ``out`` exists.
+    """
+    from spineline.classify.model import load_classifier
+    from spineline.weights import resolve
+
+    check_output(settings.out, overwrite=settings.overwrite)
+    files = find_crops(settings.source)
+    weights = resolve(settings.model, task="classify", trust=settings.trust)
+    classifier = load_classifier(weights.path, device=settings.device, trust=settings.trust)
+    names, crops, failures = _read_all(settings.source, files, classifier.crop.size)
+    for failure in failures:
+        LOG.error("left out: %s", failure)
+    if not names:
+        raise AnnotationError(f"source={settings.source}: no crop can be read ({failures[0]})")
+    entries = _grade(classifier, names, crops, settings)
+    used = {"name": weights.name, "sha256": weights.sha256}
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        write_json(stage / "predictions.json", {"predictions": entries, "failures": failures})
+        write_text(stage / "predictions.csv", predictions_csv(entries))
+        write_run_record(stage, "classify predict", settings, weights=used)
+    LOG.info("%d crops graded, written to %s", len(entries), settings.out)
+    return PredictResult(settings.out, tuple(entries), tuple(failures))
+
+
+def find_crops(source: Path) -> list[Path]:
+    """The image files of a folder at any depth, sorted; or the one file.
+
+    Raises:
+        AnnotationError: nothing there.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise AnnotationError(f"source={source}: no such file or folder")
+    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise AnnotationError(f"source={source}: no {', '.join(IMAGE_SUFFIXES)} file in it")
+    return files
+
+
+def level_of_name(name: str) -> str | None:
+    """The level that a crop's file name ends in, as ``data crops`` names them.
+
+    >>> level_of_name("017-000_L4-L5.png"), level_of_name("017-000_L4_up-noise2.png")
+    ('L4-L5', 'L4')
+    >>> level_of_name("scan.png") is None
+    True
+    """
+    match = _LEVEL_AT_END.search(Path(name).stem)
+    return match.group(1) if match else None
+
+
+def _read_all(
+    source: Path, files: Sequence[Path], size: int
+) -> tuple[list[str], PixelArray, list[str]]:
+    names: list[str] = []
+    crops: list[PixelArray] = []
+    failures: list[str] = []
+    for path in files:
+        name = path.relative_to(source).as_posix() if source.is_dir() else path.name
+        try:
+            crops.append(_resized(read_uint8_image(path), size))
+            names.append(name)
+        except SpinelineError as error:
+            failures.append(str(error))
+    empty = np.empty((0, size, size), dtype=np.uint8)
+    return names, np.stack(crops) if crops else empty, failures
+
+
+def _resized(image: PixelArray, size: int) -> PixelArray:
+    if image.shape == (size, size):
+        return image
+    import cv2
+
+    shrinks = max(image.shape) > size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size, size), interpolation=method), dtype=np.uint8)
+
+
+def _grade(
+    classifier: Classifier, names: Sequence[str], crops: PixelArray, settings: ClassifyPredict
+) -> list[dict[str, Any]]:
+    levels = [level_of_name(name) for name in names]
+    kinds = [kind_of_level(level) if level else None for level in levels]
+    known = kinds if settings.mask_kind else None
+    grades = classifier.grade(crops, known, batch=settings.batch)
+    return [
+        {"file": name, "level": level, "kind": kind, **_entry(grades, n)}
+        for n, (name, level, kind) in enumerate(zip(names, levels, kinds, strict=True))
+    ]
+
+
+def _entry(grades: Grades, n: int) -> dict[str, Any]:
+    """The grades of one crop, shaped as in the pipeline's ``result.json``."""
+    entry: dict[str, Any] = {}
+    if grades.seven is not None:
+        row = [float(p) for p in grades.seven[n]]
+        probabilities = dict(zip(SEVEN_NAMES, row, strict=True))
+        entry["seven"] = {"class": SEVEN_NAMES[int(np.argmax(row))], "probabilities": probabilities}
+    if grades.binary is not None:
+        probability = float(grades.binary[n])
+        entry["binary"] = {
+            "class": BINARY_NAMES[int(probability >= 0.5)],
+            "probability": probability,
+        }
+    return entry
+
+
+def predictions_csv(entries: Sequence[dict[str, Any]]) -> str:
+    """The text of ``predictions.csv``; empty where there is no such head or level."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "level", "kind", "seven", *SEVEN_NAMES, "binary", "v5"])
+    for entry in entries:
+        seven, binary = entry.get("seven", {}), entry.get("binary", {})
+        probabilities = seven.get("probabilities", {})
+        writer.writerow(
+            [entry["file"], entry["level"] or "", entry["kind"] or "", seven.get("class", "")]
+            + [f"{probabilities[n]:.6f}" if probabilities else "" for n in SEVEN_NAMES]
+            + [binary.get("class", ""), f"{binary['probability']:.6f}" if binary else ""]
+        )
+    return text.getvalue()

@@ -1,0 +1,73 @@
+"""``spineline classify val``: figures of a classifier on the labelled crops of one part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spineline.classify.data import load_part
+from spineline.classify.metrics import score
+from spineline.classify.settings import ClassifyVal
+from spineline.datasets.files import check_output, staged_folder, write_json
+from spineline.datasets.labels import SEVEN_NAMES
+from spineline.datasets.runs import LOG, write_run_record
+from spineline.datasets.splits import PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class ValResult:
+    """What ``classify val`` found.
+
+    Attributes:
+        out: the folder written.
+        metrics: the content of ``metrics.json``; see ``classify.metrics.score``.
+    """
+
+    out: Path
+    metrics: dict[str, Any]
+
+
+def val(settings: ClassifyVal) -> ValResult:
+    """Score a classifier on one part of a converted dataset or crops folder.
+
+    Raises:
+        AnnotationError: the data cannot be read, or the part has no labelled structure.
+        ConfigError: a crops folder was cut otherwise than the network wants.
+        WeightsError: the weights cannot be used.
+        OutputExistsError: ``out`` exists.
+    """
+    from spineline.classify.model import load_classifier
+    from spineline.weights import resolve
+
+    check_output(settings.out, overwrite=settings.overwrite)
+    weights = resolve(settings.model, task="classify", trust=settings.trust)
+    classifier = load_classifier(weights.path, device=settings.device, trust=settings.trust)
+    part = next(name for name in PARTS if name == settings.split)
+    table = load_part(settings.data, part, classifier.crop)
+    kinds = table.kind if settings.mask_kind else None
+    grades = classifier.grade(table.windows(), kinds, batch=settings.batch)
+    metrics = score(table.seven, table.binary, table.kind, grades.seven, grades.binary)
+    used = {"name": weights.name, "sha256": weights.sha256}
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        write_json(stage / "metrics.json", {"split": part, **metrics})
+        if "seven" in metrics:
+            from spineline.classify.plots import plot_confusion
+
+            title = f"{part}, {len(table)} crops"
+            confusion = metrics["seven"]["confusion"]
+            plot_confusion(confusion, SEVEN_NAMES, title, stage / "confusion.png")
+        write_run_record(stage, "classify val", settings, weights=used)
+    log_figures(metrics, f"{part}: {len(table)} crops")
+    return ValResult(settings.out, metrics)
+
+
+def log_figures(metrics: Mapping[str, Any], title: str) -> None:
+    """A table of the figures, without the confusion matrix; ``-`` where one is not defined."""
+    LOG.info("%s", title)
+    for group in ("seven", "abnormal", "binary"):
+        for name, value in metrics.get(group, {}).items():
+            if name != "confusion":
+                text = "-" if value is None else f"{value:.4f}"
+                LOG.info("  %-9s %-13s %8s", group, name, text)
