@@ -30,7 +30,7 @@ METADATA = {
     "task": "classify",
     "model": "resnet18",
     "names": ["vertebra-normal", "vertebra-degenerative"],
-    "data": "/home/somebody/data",
+    "data": "/srv/somebody/data",
     "nested": {"remote": "git@example.org:a/b.git", "kept": [1, "C:\\data", "word"]},
 }
 

@@ -1,0 +1,288 @@
+"""The house's own rules: layout, imports, packaging, and what the pages say."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import fnmatch
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from spineline.datasets.settings import describe, parse_settings
+from spineline.pipeline.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+MAY_IMPORT = {
+    "datasets": {"datasets"},
+    "converters": {"converters", "datasets"},
+    "weights": {"weights", "datasets.errors"},
+    "detect": {"detect", "datasets", "weights"},
+    "classify": {"classify", "datasets", "weights"},
+    "pipeline": {"pipeline", "detect", "classify", "datasets", "weights"},
+}
+NETWORKS = {"torch", "torchvision", "ultralytics", "timm"}
+PAGES = ("README.md", "CONTRIBUTING.md")
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def tracked_files() -> list[Path]:
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of what is imported anywhere in a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_at_start(tree: ast.Module) -> Iterator[str]:
+    """The same for what runs when the module is imported (not for type checkers alone)."""
+    for node in tree.body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from imported(node)
+        elif isinstance(node, (ast.Try, ast.With)) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test)
+        ):
+            yield from imported_at_start(ast.Module(node.body, []))
+
+
+def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way(room: str) -> None:
+    wrong = []
+    for path in modules(room):
+        for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            if name.startswith("spineline.") and not any(
+                f"{name}.".startswith(f"spineline.{allowed}.") for allowed in MAY_IMPORT[room]
+            ):
+                wrong.append(f"{path.relative_to(ROOT)}: {name}")
+    assert not wrong
+
+
+def test_datasets_and_weights_import_no_network_library_at_start() -> None:
+    for path in [*modules("datasets"), *modules("weights")]:
+        names = imported_at_start(ast.parse(path.read_text(encoding="utf-8")))
+        assert not {name.split(".")[0] for name in names} & NETWORKS, path
+
+
+def test_converters_never_import_a_network_library() -> None:
+    for path in modules("converters"):
+        names = imported(ast.parse(path.read_text(encoding="utf-8")))
+        assert not {name.split(".")[0] for name in names} & NETWORKS, path
+
+
+@pytest.mark.parametrize("room", ["converters", "datasets", "weights"])
+def test_a_room_can_be_imported_whole_without_torch(room: str, tmp_path: Path) -> None:
+    names = [
+        f"spineline.{room}" + ("" if path.stem == "__init__" else f".{path.stem}")
+        for path in modules(room)
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        f"sys.exit(' '.join(set({NETWORKS!r}) & set(sys.modules)) or 0)\n"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_our_folders_are_no_packages_of_their_own(tmp_path: Path) -> None:
+    """``datasets`` is Hugging Face's, ``pipeline`` and ``weights`` nobody's: none may be ours."""
+    code = (
+        "import importlib.util, sys\n"
+        "import spineline.pipeline.cli, spineline.datasets.labels\n"
+        f"for name in {(*ROOMS, 'tests')!r}:\n"
+        "    found = importlib.util.find_spec(name)\n"
+        "    places = [found.origin, *(found.submodule_search_locations or [])] if found else []\n"
+        f"    ours = [p for p in places if p and str(p).startswith({str(ROOT)!r})]\n"
+        "    assert not ours, (name, ours)\n"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_this_suite_sees_the_installed_rooms_alone() -> None:
+    assert str(ROOT) not in sys.path
+    assert importlib.import_module("spineline.datasets").__name__ == "spineline.datasets"
+
+
+def test_version_is_the_same_everywhere() -> None:
+    from spineline.datasets.runs import package_version, versions
+
+    stated = setup_cfg()["metadata"]["version"]
+    assert stated == version("spineline") == package_version() == versions()["spineline"]
+
+
+def test_licence_is_the_affero_one() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert text.split("\n")[0].strip() == "GNU AFFERO GENERAL PUBLIC LICENSE"
+    assert len(text) > 30_000
+    assert setup_cfg()["metadata"]["license"] == "AGPL-3.0-or-later"
+    assert "AGPL-3.0" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_room_is_a_package_with_types() -> None:
+    options = setup_cfg()["options"]
+    assert options["packages"].split() == [f"spineline.{room}" for room in ROOMS]
+    mapping = dict(line.split(" = ") for line in options["package_dir"].strip().split("\n"))
+    assert mapping == {f"spineline.{room}": room for room in ROOMS}
+    for room in ROOMS:
+        assert (ROOT / room / "py.typed").is_file()
+
+
+def test_every_file_of_a_room_is_packaged() -> None:
+    data = setup_cfg()["options.package_data"]
+    for path in tracked_files():
+        room, *rest = path.relative_to(ROOT).parts
+        if room in ROOMS and path.suffix != ".py":
+            name = "/".join(rest)
+            patterns = [p.strip() for p in data[f"spineline.{room}"].split(",")]
+            assert any(fnmatch.fnmatchcase(name, p) for p in patterns), f"{room}/{name}"
+
+
+def test_rooms_are_flat() -> None:
+    """A folder in a room would be a package that setup.cfg does not list."""
+    for room in ROOMS:
+        assert [path for path in modules(room) if path.parent != ROOT / room] == []
+
+
+def test_no_file_names_a_place_on_a_machine() -> None:
+    home = str(Path.home()) if len(str(Path.home())) > 3 else "\0"
+    wrong = [
+        path.relative_to(ROOT)
+        for path in tracked_files()
+        if any(place.encode() in path.read_bytes() for place in (str(ROOT), f"{home}/"))
+    ]
+    assert not wrong
+
+
+def test_no_file_is_too_large_for_a_clone() -> None:
+    assert not [path for path in tracked_files() if path.stat().st_size > 32 * 2**20]
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_lines(page: str) -> Iterator[str]:
+    """Lines of shell code blocks, continued lines joined."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, re.DOTALL):
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from (
+        line.strip() for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")
+    )
+
+
+def spineline_commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for line in code_lines(page):
+            for part in re.split(r"&&|;|\|", line.split(" #")[0]):
+                if part.strip().startswith("spineline "):
+                    found.append(part.strip())
+    return found
+
+
+def test_readme_has_the_two_lines() -> None:
+    lines = list(code_lines("README.md"))
+    install = "python3 -m venv .venv && . .venv/bin/activate && pip install -e "
+    assert sum(f"{install}. && spineline demo" in line for line in lines) == 1
+    assert sum(f"{install}'.[test]' && python -m pytest" in line for line in lines) == 1
+
+
+def test_ci_runs_the_readmes_test_line() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "pip install -e '.[test]' && python -m pytest " in ci
+    for wanted in ("ruff check .", "ruff format --check .", ".ci/typecheck"):
+        assert wanted in ci
+
+
+def test_readme_shows_many_commands() -> None:
+    shown = {" ".join(word for word in line.split()[1:3] if "=" not in word) for line in
+             spineline_commands()}  # fmt: skip
+    known = {f"{t} {m}".strip() for t, modes in COMMANDS.items() for m in modes}
+    assert len(shown & known) >= 12
+
+
+@pytest.mark.parametrize("line", spineline_commands())
+def test_commands_on_the_pages_are_real(line: str) -> None:
+    """Task, mode, keys and values of each command parse as the command line parses them."""
+    words = shlex.split(line)[1:]
+    if words[-1] in ("help", "version"):
+        assert all(word in COMMANDS or word in COMMANDS.get(words[0], {}) for word in words[:-1])
+        return
+    modes = COMMANDS[words[0]]
+    mode, keys = ("", words[1:]) if "" in modes else (words[1], words[2:])
+    module, _, name = modes[mode].settings.partition(":")
+    settings = getattr(importlib.import_module(module), name)
+    values = dict(word.split("=", 1) for word in keys)
+    if "…" in line:
+        assert {
+            value for value in values if value not in {k.name for k in describe(settings)}
+        } == set()
+    else:
+        parse_settings(settings, values)
+
+
+def test_readme_lists_every_command() -> None:
+    text = readme()
+    for task, modes in COMMANDS.items():
+        for mode in modes:
+            assert re.search(rf"`{task}\b[^`]*\b{mode}\b", text), f"{task} {mode}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]+)\)", text)
+    missing = [t for t in targets if "://" not in t and not (ROOT / t).exists()]
+    assert not missing
+
+
+def test_places_in_the_table_of_contributing_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in text.splitlines() if line.startswith("| "))
+    places = [p for p in re.findall(r"`([^`\s]+)`", table) if "/" in p or p.endswith(".cfg")]
+    assert len(places) > 20
+    assert not [place for place in places if not (ROOT / place).exists()]
+
+
+def test_every_command_that_writes_can_be_told_to_overwrite() -> None:
+    for modes in COMMANDS.values():
+        for command in modes.values():
+            module, _, name = command.settings.partition(":")
+            keys = {key.name for key in describe(getattr(importlib.import_module(module), name))}
+            assert "out" not in keys or "overwrite" in keys, command.settings
