@@ -1,0 +1,298 @@
+"""The anatomy of a synthetic lumbar spine: sizes, curve and disease, drawn from a generator.
+
+Frame: mm in the mid-sagittal plane, x to the back, y to the feet, origin at the centre of L3. A
+point near the spine is also given as (s, u): arc length from L3 towards the feet along the line of
+body centres, and distance from that line towards the back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.labels import LEVELS
+
+FloatArray = npt.NDArray[np.float64]
+
+_VERTEBRAE = ("T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
+_SACRUM = ("S1", "S2", "S3", "S4", "S5")
+# Typical adult sizes in mm, top to bottom; heights along the spine, depths from front to back.
+_HEIGHTS = (20.5, 21.5, 22.5, 23.5, 24.5, 25.5, 26.5, 27.0, 27.0, 27.0)
+_DEPTHS = (26.5, 28.0, 29.5, 30.5, 32.0, 33.5, 35.0, 36.0, 36.5, 36.5)
+_DISC_HEIGHTS = (4.5, 5.0, 5.5, 6.0, 7.0, 8.5, 9.5, 10.5, 11.0, 10.0)  # below each vertebra
+_SACRAL_HEIGHTS = (27.0, 23.0, 19.0, 16.0, 14.0)
+_SACRAL_DEPTHS = (31.0, 22.0, 15.0, 11.0, 8.0)
+# Direction of the line of centres at each vertebra: degrees from straight down, to the back.
+_ANGLES = (2.0, -2.0, -5.0, -8.0, -10.5, -12.0, -12.0, -9.0, -1.5, 12.0)
+_SACRAL_ANGLES = (34.0, 45.0, 46.0, 36.0, 18.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One vertebral body (or sacral segment).
+
+    Attributes:
+        name: ``T8`` … ``L5``, ``S1`` … ``S5``.
+        centre: (x, y) mm.
+        angle: direction of its axis in radians from straight down, positive to the back.
+        height, depth: mm.
+        wedge: share of the front height that is lost.
+        lips: length in mm of the bony lips at the front and back corners (osteophytes).
+        modic: signal change under the upper and the lower endplate, -1 dark … 1 bright, 0 none.
+        notches: Schmorl's nodes: (which endplate, -1 upper or 1 lower; u / depth; radius mm).
+        degenerative: whether it counts as v2.
+    """
+
+    name: str
+    centre: tuple[float, float]
+    angle: float
+    height: float
+    depth: float
+    wedge: float = 0.0
+    lips: tuple[float, float] = (0.0, 0.0)
+    modic: tuple[float, float] = (0.0, 0.0)
+    notches: tuple[tuple[int, float, float], ...] = ()
+    degenerative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Disc:
+    """One disc.
+
+    Attributes:
+        name: such as ``L4-L5``.
+        centre: (x, y) mm.
+        angle: direction of its axis, as in [Body][].
+        height, depth: mm; depth is that of the bodies beside it.
+        s: arc length of its centre.
+        tags: pathology, ``v1`` … ``v5``.
+        nucleus: brightness of the nucleus, 0 dark … 1 healthy.
+        bulge: mm beyond the bodies at the back.
+        bulge_front: mm beyond them at the front.
+        migration: mm that a herniation has moved down.
+    """
+
+    name: str
+    centre: tuple[float, float]
+    angle: float
+    height: float
+    depth: float
+    s: float
+    tags: tuple[str, ...]
+    nucleus: float
+    bulge: float
+    bulge_front: float
+    migration: float
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """A whole spine.
+
+    Attributes:
+        bodies: top to bottom, T8 … S5.
+        discs: top to bottom, T8-T9 … L5-S1.
+        line: (N, 3) dense samples of the line of centres: s, x, y.
+        scale: body size, 1 for a middling adult.
+        conus_s: arc length at which the cord ends.
+        sac_end_s: arc length at which the thecal sac ends.
+    """
+
+    bodies: tuple[Body, ...]
+    discs: tuple[Disc, ...]
+    line: FloatArray
+    scale: float
+    conus_s: float
+    sac_end_s: float
+
+    def place(self, s: npt.ArrayLike, u: npt.ArrayLike) -> FloatArray:
+        """(N, 2) points mm of curve coordinates (s, u)."""
+        arc = np.asarray(s, dtype=np.float64)
+        points = np.stack([np.interp(arc, self.line[:, 0], self.line[:, k]) for k in (1, 2)], -1)
+        return points + np.asarray(u, dtype=np.float64)[..., None] * self._back(arc)
+
+    def depth_at(self, s: float | FloatArray) -> FloatArray:
+        """Depth of the bodies at arc lengths, mm."""
+        places = [self.s_of(body.centre) for body in self.bodies]
+        return np.interp(np.asarray(s), places, [body.depth for body in self.bodies])
+
+    def s_of(self, point: tuple[float, float]) -> float:
+        """Arc length of the sample of the line nearest to a point."""
+        distance = np.hypot(self.line[:, 1] - point[0], self.line[:, 2] - point[1])
+        return float(self.line[int(distance.argmin()), 0])
+
+    def levels(self) -> list[tuple[str, tuple[float, float], tuple[str, ...]]]:
+        """The eleven levels, top to bottom: name, centre (x, y) mm, pathology."""
+        found = {disc.name: (disc.centre, disc.tags) for disc in self.discs}
+        found |= {b.name: (b.centre, ("v2",) if b.degenerative else ("v1",)) for b in self.bodies}
+        return [(level, *found[level]) for level in LEVELS]
+
+    def _back(self, arc: FloatArray) -> FloatArray:
+        tangent = np.gradient(self.line[:, 1:], self.line[:, 0], axis=0)
+        along = np.stack([np.interp(arc, self.line[:, 0], tangent[:, k]) for k in (0, 1)], -1)
+        along /= np.linalg.norm(along, axis=-1, keepdims=True)
+        return np.stack([along[..., 1], -along[..., 0]], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _DiscTraits:
+    """Disease of one disc, as in [Disc][], before scaling; ``loss`` is the share of height lost."""
+
+    tags: tuple[str, ...]
+    nucleus: float
+    bulge: float
+    bulge_front: float
+    migration: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class _BodyTraits:
+    """Disease of one body, as in [Body][]."""
+
+    lips: tuple[float, float] = (0.0, 0.0)
+    modic: tuple[float, float] = (0.0, 0.0)
+    wedge: float = 0.0
+    degenerative: bool = False
+
+
+def draw_anatomy(rng: np.random.Generator) -> Anatomy:
+    """A random spine: size, lordosis, sacral slope, and disease that grows towards L5-S1."""
+    scale = float(rng.uniform(0.88, 1.06))
+    age = float(rng.beta(1.6, 1.6))
+    discs = [_disease(rng, name, age) for name in _disc_names()]
+    bodies = [_body_disease(rng, age) for _ in _VERTEBRAE]
+    heights, depths, angles = _sizes(rng, scale, [disc.loss for disc in discs])
+    line, middles = _integrate(heights, angles)
+    notches = _notches(rng, discs)
+    names = (*_VERTEBRAE, *_SACRUM)
+    made_bodies = []
+    for n, name in enumerate(names):
+        _, x, y = middles[2 * n]
+        body = Body(name, (x, y), angles[2 * n], heights[2 * n], depths[n])
+        body = replace(body, notches=notches[n]) if n < len(notches) else body
+        made_bodies.append(_with_disease(body, bodies[n]) if n < len(bodies) else body)
+    made_discs = []
+    for n, (name, disc) in enumerate(zip(_disc_names(), discs, strict=True)):
+        s, x, y = middles[2 * n + 1]
+        depth = (depths[n] + depths[n + 1]) / 2
+        made_discs.append(
+            Disc(
+                name, (x, y), angles[2 * n + 1], heights[2 * n + 1], depth, s, disc.tags,
+                disc.nucleus, disc.bulge * scale, disc.bulge_front * scale, disc.migration * scale,
+            )
+        )  # fmt: skip
+    at = dict(zip(names, (middles[2 * n][0] for n in range(len(names))), strict=True))
+    conus = at["L1"] + float(rng.normal(0, 10)) * scale
+    sac_end = at["S2"] + float(rng.normal(2, 7)) * scale
+    return Anatomy(tuple(made_bodies), tuple(made_discs), line, scale, conus, sac_end)
+
+
+def _with_disease(body: Body, traits: _BodyTraits) -> Body:
+    return replace(
+        body,
+        lips=traits.lips,
+        modic=traits.modic,
+        wedge=traits.wedge,
+        degenerative=traits.degenerative,
+    )
+
+
+def _disc_names() -> list[str]:
+    below = (*_VERTEBRAE[1:], "S1")
+    return [f"{upper}-{lower}" for upper, lower in zip(_VERTEBRAE, below, strict=True)]
+
+
+def _sizes(
+    rng: np.random.Generator, scale: float, losses: Sequence[float]
+) -> tuple[list[float], list[float], list[float]]:
+    """Heights and angles of bodies and discs in turn, and depths of the bodies; mm and radians."""
+    slender, tall_discs = rng.normal(1, 0.05), rng.normal(1, 0.08)
+    tilt, curve, slope = rng.normal(0, 4.0), rng.normal(1, 0.3), rng.normal(0, 6.0)
+    angles = tilt + curve * np.array(_ANGLES) + np.linspace(0, 1, len(_ANGLES)) ** 3 * slope / 2
+    sacral = tilt + slope + (0.5 + 0.5 * curve) * np.array(_SACRAL_ANGLES)
+    at_bodies = np.concatenate([angles + rng.normal(0, 0.8, len(angles)), sacral])
+    bodies = [h * scale * rng.normal(1, 0.025) for h in (*_HEIGHTS, *_SACRAL_HEIGHTS)]
+    gaps = [
+        h * scale * tall_discs * rng.normal(1, 0.05) * (1 - loss)
+        for h, loss in zip(_DISC_HEIGHTS, losses, strict=True)
+    ] + [rng.uniform(2.0, 4.5) * scale, 1.6, 1.2, 1.0]
+    depths = [d * scale * slender * rng.normal(1, 0.02) for d in (*_DEPTHS, *_SACRAL_DEPTHS)]
+    at_gaps = (at_bodies[:-1] + at_bodies[1:]) / 2
+    heights = [value for pair in zip(bodies, [*gaps, 0.0], strict=True) for value in pair][:-1]
+    turns = [value for pair in zip(at_bodies, [*at_gaps, 0.0], strict=True) for value in pair][:-1]
+    return heights, depths, [float(np.radians(turn)) for turn in turns]
+
+
+def _integrate(
+    heights: Sequence[float], angles: Sequence[float]
+) -> tuple[FloatArray, list[tuple[float, float, float]]]:
+    """The line of centres as dense (s, x, y) samples, and (s, x, y) of each element's middle."""
+    ends = np.concatenate([[0.0], np.cumsum(heights)])
+    middles = (ends[:-1] + ends[1:]) / 2
+    s = np.arange(-60.0, ends[-1] + 40.0, 0.5)
+    turn = np.interp(s, middles, angles)
+    step = np.stack([np.sin(turn), np.cos(turn)], axis=1) * 0.5
+    xy = np.cumsum(step, axis=0)
+    origin = middles[2 * _VERTEBRAE.index("L3")]
+    xy -= [np.interp(origin, s, xy[:, k]) for k in (0, 1)]
+    line = np.column_stack([s - origin, xy])
+    places = [
+        (float(m - origin), *(float(np.interp(m, s, xy[:, k])) for k in (0, 1))) for m in middles
+    ]
+    return line, [(p[0], p[1], p[2]) for p in places]
+
+
+def _disease(rng: np.random.Generator, name: str, age: float) -> _DiscTraits:
+    lower = {"L3-L4": 0.12, "L4-L5": 0.25, "L5-S1": 0.22}.get(name, 0.0)
+    sick = float(np.clip(0.15 + 0.6 * age**1.5 + lower, 0, 0.95))
+    shares = np.array([1 - sick, 0.58 * sick, 0.29 * sick, 0.13 * sick])
+    if name not in LEVELS:
+        shares = np.array([1 - 0.3 * age, 0.3 * age, 0.0, 0.0])
+    grade = int(rng.choice(4, p=shares / shares.sum()))
+    tags: tuple[str, ...] = (f"v{grade + 1}",)
+    if name in LEVELS and rng.random() < 0.05 + 0.07 * age:
+        tags = ("v5",) if grade == 0 else (*tags, "v5")
+    well = grade == 0
+    return _DiscTraits(
+        tags=tags,
+        nucleus=float(rng.uniform(0.5, 1.0) if well else rng.beta(1.2, 5.0)),
+        bulge=float(rng.uniform(*((0.0, 0.6), (1.2, 2.6), (3.2, 5.2), (6.0, 8.5))[grade])),
+        bulge_front=float(rng.uniform(0.0, 0.8) if well else rng.uniform(0.8, 2.8)),
+        migration=float(rng.uniform(3.0, 8.0) if grade == 3 else 0.0),
+        loss=float(rng.uniform(0.0, 0.08) if well else rng.uniform(0.05, 0.38)),
+    )
+
+
+def _body_disease(rng: np.random.Generator, age: float) -> _BodyTraits:
+    if rng.random() > 0.08 + 0.55 * age:
+        return _BodyTraits()
+    lipped, changed, wedged = (bool(draw) for draw in rng.random(3) < (0.75, 0.4, 0.3))
+    lips, modic = (0.0, 0.0), (0.0, 0.0)
+    if lipped or not (changed or wedged):
+        lips = (float(rng.uniform(2.5, 6.0)), float(rng.uniform(0.5, 2.5)))
+    if changed:
+        upper, lower = rng.choice((-0.8, -0.5, 0.6, 0.9), 2)
+        both = rng.random() < 0.4
+        modic = (float(upper), float(lower) if both else 0.0)
+    wedge = float(rng.uniform(0.12, 0.3)) if wedged else 0.0
+    return _BodyTraits(lips, modic, wedge, degenerative=True)
+
+
+def _notches(
+    rng: np.random.Generator, discs: Sequence[_DiscTraits]
+) -> list[tuple[tuple[int, float, float], ...]]:
+    """Schmorl's nodes of each vertebra and of S1, from the discs that have one."""
+    found: list[list[tuple[int, float, float]]] = [[] for _ in range(len(discs) + 1)]
+    for n, disc in enumerate(discs):
+        if "v5" not in disc.tags:
+            continue
+        sides = [(n, 1), (n + 1, -1)]
+        keep = int(rng.integers(3))  # the body above, the one below, or both
+        for index, side in sides if keep == 2 else [sides[keep]]:
+            where, radius = float(rng.uniform(-0.22, 0.22)), float(rng.uniform(3.2, 6.0))
+            found[index].append((side, where, radius))
+    return [tuple(notches) for notches in found]
