@@ -1,1 +1,26 @@
-"""The chain from study to graded structures, its metrics, and the command line."""
+"""The whole way from a study to named, graded structures, its evaluation, and the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spineline.pipeline.core import Pipeline
+    from spineline.pipeline.results import GradedStructure, StudyResult
+
+__all__ = ["GradedStructure", "Pipeline", "StudyResult"]
+
+_PLACES = {
+    "Pipeline": "spineline.pipeline.core",
+    "GradedStructure": "spineline.pipeline.results",
+    "StudyResult": "spineline.pipeline.results",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load what is asked for when it is asked for: the command line starts without any of it."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_PLACES[name]), name)

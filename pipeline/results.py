@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,6 @@ class StudyResult:
     weights_name: str = ""
     weights_sha256: str = ""
     version: str = ""
-    image: Any = field(default=None, compare=False, repr=False)
-    """The 8-bit image that the models saw, (height, width); not part of the JSON form."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in the layout of ``result.json``; numbers rounded to what they can mean."""

@@ -1,0 +1,247 @@
+"""The pipeline itself: frames in, named and graded structures out.
+
+from spineline.pipeline import Pipeline
+
+pipeline = Pipeline.load()
+result = pipeline.predict("study-folder")
+result.structures[0].level, result.structures[0].point_xy
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spineline.datasets.crops import extract_crops
+from spineline.datasets.errors import SpinelineError, WeightsError
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.runs import package_version
+from spineline.pipeline.decode import DecodedSpine, DecodedStructure, DecodeSettings, decode_spine
+from spineline.pipeline.grading import Grade, crop_boxes, grades_of
+from spineline.pipeline.results import GradedStructure, StudyResult
+from spineline.pipeline.settings import ModelSettings
+from spineline.pipeline.sources import Frame, find_cases, load_frame
+from spineline.weights import Bundle, make_bundle, resolve, resolve_bundle
+
+if TYPE_CHECKING:
+    from spineline.classify import Classifier
+    from spineline.detect.backend import Detector
+
+_REASONS = {
+    "no_candidate": "no box of this level",
+    "low_confidence": "its boxes are too doubtful",
+    "spacing_implausible": "its boxes lie where the spacing of the spine does not allow them",
+    "out_of_order": "its boxes lie above or below where the order of levels allows them",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """One frame with what was found in it.
+
+    Attributes:
+        frame: as the models saw it.
+        spine: the decoded structures, in the frame's own coordinates (upright).
+        result: the answer, in the coordinates of the stored pixels.
+    """
+
+    frame: Frame
+    spine: DecodedSpine
+    result: StudyResult
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A detector and a classifier with everything around them.
+
+    Attributes:
+        detector: see ``spineline.detect``.
+        classifier: see ``spineline.classify``; None leaves structures ungraded.
+        weights_name, weights_sha256: what the models are, for the results.
+        settings: thresholds and choices; its weights are those that were loaded.
+    """
+
+    detector: Detector
+    classifier: Classifier | None
+    weights_name: str = ""
+    weights_sha256: str = ""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+
+    def __post_init__(self) -> None:
+        if not set(self.detector.names) & set(LEVELS):
+            msg = (
+                f"weights={self.weights_name}: the detector's classes {list(self.detector.names)} "
+                f"are no levels; wanted one trained with labels=level ({', '.join(LEVELS)})"
+            )
+            raise WeightsError(msg)
+
+    @classmethod
+    def load(
+        cls, weights: str = "default", *, device: str = "cpu", trust: bool = False
+    ) -> Pipeline:
+        """Load the models of a bundle, or of ``"DETECTOR,CLASSIFIER"``.
+
+        Raises:
+            WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust``.
+        """
+        return cls.from_settings(ModelSettings(weights=weights, device=device, trust=trust))
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings) -> Pipeline:
+        """Load the models that settings name.
+
+        Raises:
+            WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
+        """
+        bundle = bundle_of(settings)
+        from spineline.classify import load_classifier
+        from spineline.detect import load_detector
+
+        device, trust = settings.device, settings.trust
+        detector = load_detector(bundle.detector.path, device=device, trust=trust)
+        classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
+        return cls(detector, classifier, bundle.name, bundle.sha256, settings)
+
+    def predict(self, source: str | Path) -> StudyResult:
+        """The result of one study, DICOM file or image.
+
+        Raises:
+            SpinelineError: not readable, no sagittal T2, or more than one study.
+        """
+        cases = find_cases(Path(source), window=self.settings.window)
+        if len(cases) != 1:
+            msg = (
+                f"{source}: holds {len(cases)} studies; name one of them, or run "
+                "spineline pipeline predict for all"
+            )
+            raise SpinelineError(msg)
+        return self.analyse([load_frame(cases[0])])[0].result
+
+    def analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
+        """Find and grade the structures of frames, in their order."""
+        settings = self.settings
+        images = [frame.image for frame in frames]
+        found = self.detector.detect(
+            images, confidence=settings.candidate_confidence, iou=settings.iou, batch=settings.batch
+        )
+        how = DecodeSettings(
+            method="argmax" if settings.decode == "argmax" else "spine",
+            confidence=settings.confidence,
+        )
+        spines = [decode_spine(detections, how) for detections in found]
+        grades = self._grade(frames, spines)
+        return [
+            Analysis(frame, spine, self._result(frame, spine, grade))
+            for frame, spine, grade in zip(frames, spines, grades, strict=True)
+        ]
+
+    def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
+        """Grades of the structures of each frame; all crops go through the classifier together."""
+        counts = [len(spine.structures) for spine in spines]
+        if self.classifier is None or not sum(counts):
+            return [[(None, None)] * count for count in counts]
+        crops = np.concatenate(
+            [
+                extract_crops(
+                    frame.image,
+                    np.array([s.point_xy for s in spine.structures]),
+                    crop_boxes(spine.structures, self.settings.crop_boxes),
+                    self.classifier.crop,
+                )
+                for frame, spine in zip(frames, spines, strict=True)
+                if spine.structures
+            ]
+        )
+        kinds = [s.kind for spine in spines for s in spine.structures]
+        grades = iter(grades_of(kinds, self.classifier.grade(crops)))
+        return [[next(grades) for _ in range(count)] for count in counts]
+
+    def _result(self, frame: Frame, spine: DecodedSpine, grades: Sequence[Grade]) -> StudyResult:
+        header = frame.header
+        return StudyResult(
+            study_uid=header.study_uid if header else None,
+            series_uid=header.series_uid if header else None,
+            instance_uid=header.instance_uid if header else None,
+            width=frame.width,
+            height=frame.height,
+            spacing_rc_mm=header.spacing_rc_mm if header else None,
+            structures=_structures(frame, spine.structures, grades),
+            missing_levels=tuple(level for level, _ in spine.missing),
+            warnings=(*frame.warnings, *spine.warnings, *self._doubts(spine)),
+            weights_name=self.weights_name,
+            weights_sha256=self.weights_sha256,
+            version=_version(),
+        )
+
+    def _doubts(self, spine: DecodedSpine) -> list[str]:
+        """What is missing and why, and what the detector is not sure of."""
+        missing = [f"{level} is missing ({r}): {_REASONS[r]}" for level, r in spine.missing]
+        limit = self.settings.confidence
+        weak = [
+            f"{s.level}: the detector's confidence {s.confidence:.2f} is below {limit:g}"
+            for s in spine.structures
+            if s.confidence < limit
+        ]
+        return missing + weak
+
+
+@functools.cache
+def _version() -> str:
+    return package_version()
+
+
+def bundle_of(settings: ModelSettings) -> Bundle:
+    """The detector's and classifier's files that settings name, checked.
+
+    Raises:
+        WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
+    """
+    detector, classifier = settings.detector, settings.classifier
+    if "," in settings.weights:
+        first, _, second = (part.strip() for part in settings.weights.partition(","))
+        detector, classifier = detector or first, classifier or second
+    if detector and classifier:
+        pair = (
+            resolve(detector, task="detect", trust=settings.trust),
+            resolve(classifier, task="classify", trust=settings.trust),
+        )
+    else:
+        bundle = resolve_bundle(settings.weights)
+        if not detector and not classifier:
+            return bundle
+        pair = (
+            resolve(detector, task="detect", trust=settings.trust) if detector else bundle.detector,
+            resolve(classifier, task="classify", trust=settings.trust)
+            if classifier
+            else bundle.classifier,
+        )
+    return make_bundle(f"{pair[0].name},{pair[1].name}", *pair)
+
+
+def _structures(
+    frame: Frame, structures: Sequence[DecodedStructure], grades: Sequence[Grade]
+) -> tuple[GradedStructure, ...]:
+    """Structures with grades, in stored pixels and in the patient's frame."""
+    if not structures:
+        return ()
+    points = frame.turn.to_native(np.array([s.point_xy for s in structures]))
+    boxes = frame.turn.boxes_to_native(np.array([s.box_xyxy for s in structures]))
+    points_mm = frame.points_mm(points)
+    return tuple(
+        GradedStructure(
+            level=s.level,
+            kind=s.kind,
+            point_xy=(float(points[n, 0]), float(points[n, 1])),
+            box_xyxy=tuple(float(v) for v in boxes[n]),  # type: ignore[arg-type]
+            confidence=s.confidence,
+            point_mm=None if points_mm is None else tuple(float(v) for v in points_mm[n]),  # type: ignore[arg-type]
+            seven=grades[n][0],
+            binary=grades[n][1],
+        )
+        for n, s in enumerate(structures)
+    )

@@ -1,0 +1,105 @@
+"""What the pipeline writes: result.json and overlay.png of each study, results.csv of all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from spineline.datasets.drawing import Mark, draw_overlay, png_bytes
+from spineline.datasets.files import write_bytes, write_json, write_text
+from spineline.datasets.labels import SEVEN_NAMES
+from spineline.pipeline.core import Analysis
+from spineline.pipeline.results import GradedStructure, StudyResult
+
+COLUMNS = (
+    "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
+    "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
+    "seven_probability", "binary_class", "binary_probability",
+)  # fmt: skip
+"""Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS)."""
+
+
+def write_study(folder: Path, analysis: Analysis, *, overlay: bool, doubtful: float) -> None:
+    """Write one study's ``result.json`` and, on request, ``overlay.png``.
+
+    Args:
+        folder: the study's folder.
+        analysis: what to write.
+        overlay: whether to draw.
+        doubtful: grades of structures below this confidence carry a question mark.
+    """
+    write_json(folder / "result.json", analysis.result.to_json())
+    if overlay:
+        write_bytes(folder / "overlay.png", overlay_png(analysis, doubtful=doubtful))
+
+
+def overlay_png(analysis: Analysis, *, doubtful: float = 0.25) -> bytes:
+    """The frame, upright and enlarged, with boxes, points, levels and grades, as PNG."""
+    marks = [
+        Mark(place.point_xy, place.box_xyxy, place.kind, label_of(structure, doubtful))
+        for place, structure in zip(
+            analysis.spine.structures, analysis.result.structures, strict=True
+        )
+    ]
+    return png_bytes(draw_overlay(analysis.frame.image, marks, title="spineline"))
+
+
+def label_of(structure: GradedStructure, doubtful: float) -> str:
+    """Level and grade in words, such as ``L4-L5 bulging 0.83``; ``?`` where the box is doubtful."""
+    words = [structure.level]
+    if structure.seven is not None:
+        code = structure.seven.class_index
+        words.append(SEVEN_NAMES[code].split("-")[1])
+        if structure.binary is not None and structure.binary.class_index and code != 6:
+            words.append("+schmorl")
+        words.append(f"{structure.seven.probabilities[code]:.2f}")
+    elif structure.binary is not None:
+        words.append("schmorl" if structure.binary.class_index else "no schmorl")
+    if structure.confidence < doubtful:
+        words.append("?")
+    return " ".join(words)
+
+
+def results_csv(results: Iterable[tuple[str, StudyResult]]) -> str:
+    """One line per structure of named results, as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, result in results:
+        for structure in result.structures:
+            writer.writerow(_row(name, result, structure))
+    return text.getvalue()
+
+
+def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) -> None:
+    """Write `results_csv` to a file."""
+    write_text(path, results_csv(results))
+
+
+def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[object]:
+    seven, binary = structure.seven, structure.binary
+    point_mm = structure.point_mm or ("", "", "")
+    return [
+        name,
+        result.study_uid or "",
+        result.series_uid or "",
+        result.instance_uid or "",
+        structure.level,
+        structure.kind,
+        *(round(v, 3) for v in structure.point_xy),
+        *(v if isinstance(v, str) else round(v, 3) for v in point_mm),
+        *(round(v, 3) for v in structure.box_xyxy),
+        round(structure.confidence, 6),
+        *(
+            ("", "", "")
+            if seven is None
+            else (
+                seven.class_index,
+                SEVEN_NAMES[seven.class_index],
+                round(seven.probabilities[seven.class_index], 6),
+            )
+        ),
+        *(("", "") if binary is None else (binary.class_index, round(binary.probability, 6))),
+    ]

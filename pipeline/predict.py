@@ -1,0 +1,156 @@
+"""``spineline pipeline predict``: studies in, named and graded structures out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.errors import ConfigError, SpinelineError
+from spineline.datasets.files import check_output, staged_folder
+from spineline.datasets.runs import LOG, progress, write_run_record
+from spineline.pipeline.core import Analysis, Pipeline, bundle_of
+from spineline.pipeline.outputs import write_results_csv, write_study
+from spineline.pipeline.results import StudyResult
+from spineline.pipeline.settings import PipelinePredict
+from spineline.pipeline.sources import Case, Frame, find_cases, load_frame
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A study that could not be done, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResult:
+    """What a run made.
+
+    Attributes:
+        out: the folder written.
+        results: by study name, in order.
+        failures: the studies that could not be done.
+    """
+
+    out: Path
+    results: tuple[tuple[str, StudyResult], ...]
+    failures: tuple[Failure, ...]
+
+
+def predict(settings: PipelinePredict) -> PredictResult:
+    """Run the pipeline over a source and write results.
+
+    Raises:
+        OutputExistsError: ``out`` exists and ``overwrite`` is not set.
+        SpinelineError: the source cannot be read, the weights cannot be loaded, or not one study
+            could be done.
+    """
+    check_output(settings.out, overwrite=settings.overwrite)
+    refuse_output_around(settings.out, settings.source)
+    bundle_of(settings)
+    cases = find_cases(settings.source, window=settings.window)
+    pipeline = Pipeline.from_settings(settings)
+    failures: list[Failure] = []
+    results: list[tuple[str, StudyResult]] = []
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        for name, analysis in analyse_cases(pipeline, cases, failures.append):
+            write_study(
+                stage / name, analysis, overlay=settings.overlay, doubtful=settings.confidence
+            )
+            results.append((name, analysis.result))
+        if not results:
+            raise SpinelineError(none_done(failures))
+        write_results_csv(stage / "results.csv", results)
+        failed = [{"study": f.name, "reason": f.reason} for f in failures]
+        write_run_record(stage, "pipeline predict", settings, failures=failed)
+    _tell(settings.out, results, failures)
+    return PredictResult(settings.out, tuple(results), tuple(failures))
+
+
+def analyse_cases(
+    pipeline: Pipeline, cases: Sequence[Case], failed: Callable[[Failure], object]
+) -> Iterator[tuple[str, Analysis]]:
+    """Run the pipeline over cases in batches; a case that fails is reported, the others go on.
+
+    Args:
+        pipeline: with models loaded.
+        cases: in any order.
+        failed: called with each failure.
+
+    Yields:
+        Name and analysis of each case done, in order.
+    """
+    size = pipeline.settings.batch
+    batches = [cases[start : start + size] for start in range(0, len(cases), size)]
+    for batch in progress(batches, description="batches") if len(batches) > 1 else batches:
+        yield from _analyse_batch(pipeline, batch, failed)
+
+
+def _analyse_batch(
+    pipeline: Pipeline, batch: Sequence[Case], failed: Callable[[Failure], object]
+) -> Iterator[tuple[str, Analysis]]:
+    frames = []
+    for case in batch:
+        try:
+            frames.append(load_frame(case))
+        except (SpinelineError, OSError, MemoryError) as error:
+            failed(Failure(case.name, _reason(error)))
+    try:
+        analyses = pipeline.analyse(frames) if frames else []
+    except (RuntimeError, MemoryError, ValueError):
+        analyses = [a for frame in frames for a in _analyse_alone(pipeline, frame, failed)]
+    for analysis in analyses:
+        yield analysis.frame.name, analysis
+
+
+def _analyse_alone(
+    pipeline: Pipeline, frame: Frame, failed: Callable[[Failure], object]
+) -> list[Analysis]:
+    """One frame of a batch on which the models failed."""
+    try:
+        return pipeline.analyse([frame])
+    except (RuntimeError, MemoryError, ValueError) as error:
+        failed(Failure(frame.name, f"the models failed: {_reason(error)}"))
+        return []
+
+
+def none_done(failures: Sequence[Failure]) -> str:
+    """The message where not one study could be done."""
+    if len(failures) == 1:
+        return failures[0].reason
+    shown = "; ".join(str(failure) for failure in failures[:3])
+    more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
+    return f"none of {len(failures)} studies could be done: {shown}{more}"
+
+
+def refuse_output_around(out: Path, source: Path) -> None:
+    """Refuse to replace the folder that the input lies in.
+
+    Raises:
+        ConfigError: the source is the output folder, or inside it.
+    """
+    if source.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"out={out}: holds source={source}; choose another out=")
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _tell(
+    out: Path, results: Sequence[tuple[str, StudyResult]], failures: Sequence[Failure]
+) -> None:
+    for name, result in results:
+        LOG.info("%s: %d of 11 levels", name, len(result.structures))
+        for warning in result.warnings:
+            LOG.warning("%s: %s", name, warning)
+    for failure in failures:
+        LOG.error("error: %s", failure)
+    studies = "study" if len(results) == 1 else "studies"
+    LOG.info("%d %s done, %d failed; results in %s", len(results), studies, len(failures), out)

@@ -1,0 +1,107 @@
+"""Settings of ``spineline pipeline predict | val``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.settings import Settings, key
+
+_DETECTOR = "detector instead of that of weights: a registry name or a file"
+_CLASSIFIER = "classifier instead of that of weights: a registry name or a file"
+_CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=argmax"
+_CANDIDATES = "boxes less sure are no candidates for the spine"
+_WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
+_CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings(Settings):
+    """The keys that decide what the pipeline makes of an image."""
+
+    weights: str = key("bundle name, or DETECTOR,CLASSIFIER", default="default")
+    detector: str | None = key(_DETECTOR, default=None)
+    classifier: str | None = key(_CLASSIFIER, default=None)
+    decode: str = key(
+        "ordered spine, or the surest box of each level",
+        default="spine",
+        choices=("spine", "argmax"),
+    )
+    confidence: float = key(_CONFIDENCE, default=0.25, minimum=0, maximum=1)
+    candidate_confidence: float = key(_CANDIDATES, default=0.01, minimum=0, maximum=1)
+    iou: float = key(
+        "boxes of one level that overlap more are one box", default=0.8, minimum=0, maximum=1
+    )
+    crop_boxes: str = key(_CROPS, default="rule", choices=("rule", "detector"))
+    window: str = key(_WINDOW, default="percentile", choices=("percentile", "none"))
+    batch: int = key("images given to the models at once", default=16, minimum=1)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    trust: bool = key("load weights that are pickles, which run the code in them", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelinePredict(ModelSettings):
+    """Keys of ``pipeline predict``."""
+
+    source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
+    out: Path = key("folder to write: STUDY/result.json, STUDY/overlay.png, results.csv")
+    overlay: bool = key("draw STUDY/overlay.png", default=True)
+    overwrite: bool = key("replace an earlier output", default=False)
+    seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineVal(ModelSettings):
+    """Keys of ``pipeline val``."""
+
+    source: Path | None = key("folder of DICOM studies, or of frames", default=None)
+    annotations: Path | None = key("Tianchi or report JSON for the source", default=None)
+    data: Path | None = key("converted dataset, instead of source and annotations", default=None)
+    out: Path = key("folder to write: metrics.json, predictions/, results.csv")
+    part: str | None = key(
+        "part of data, or of split, to score (default: val of data, all of a source)",
+        default=None,
+        choices=("train", "val", "test"),
+    )
+    split: Path | None = key("split manifest that says which studies part is", default=None)
+    ids: tuple[str, ...] = key("score these studies alone", default=())
+    slice: str = key(
+        "the pipeline's own choice of slice, or the annotated one",
+        default="auto",
+        choices=("auto", "annotated"),
+    )
+    predictions: Path | None = key(
+        "score the result.json files of this folder instead of running models", default=None
+    )
+    spacing_mm: float | None = key(
+        "pixel spacing of images that carry none", default=None, minimum=1e-3, maximum=100
+    )
+    fov_mm: float | None = key(
+        "field of view along the longer side of images that carry no spacing",
+        default=None,
+        minimum=1,
+        maximum=10000,
+    )
+    draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+    table: Path | None = key("also write the figures as a Markdown table", default=None)
+    overlay: bool = key("draw an overlay of each image", default=False)
+    overwrite: bool = key("replace an earlier output", default=False)
+    seed: int = key("of the bootstrap", default=0, minimum=0)
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        _check_val(self)
+
+
+def _check_val(settings: PipelineVal) -> None:
+    if settings.data is None and (settings.source is None or settings.annotations is None):
+        raise ConfigError("wanted source=… and annotations=…, or data=…")
+    if settings.data is not None and (settings.source or settings.annotations):
+        raise ConfigError("data=…: stands instead of source=… and annotations=…; give one of both")
+    if settings.split is not None and settings.part is None:
+        raise ConfigError("split=…: say which part to score, such as part=val")
+    if settings.split is None and settings.part is not None and settings.data is None:
+        raise ConfigError("part=…: needs split=MANIFEST, or data=… instead of a source")
+    if settings.spacing_mm is not None and settings.fov_mm is not None:
+        raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")

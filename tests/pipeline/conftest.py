@@ -1,0 +1,232 @@
+"""Models that need no weights, and small studies for them to look at.
+
+`SpotDetector` finds bright spots and names them from the top; `ShadeClassifier` grades by the mean
+brightness of a crop. Both are deterministic and have the interfaces of the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from spineline.datasets.crops import CropSpec
+from spineline.datasets.labels import LEVELS
+from spineline.detect.results import Detections
+from spineline.pipeline.core import Pipeline
+from spineline.pipeline.settings import ModelSettings
+
+SAGITTAL = (0, 1, 0, 0, 0, -1)
+
+
+def spine_points(gap: float = 10.0, top: float = 20.0, x: float = 60.0) -> np.ndarray:
+    """(11, 2) points of a gently bent spine."""
+    rank = np.arange(11)
+    return np.stack([np.rint(x + 6 * np.sin(rank / 4)), top + gap * rank], axis=1)
+
+
+def spot_image(
+    points: np.ndarray | None = None, size_hw: tuple[int, int] = (150, 120)
+) -> np.ndarray:
+    """uint8 image, dim ramp with a 5 x 5 bright spot at each point."""
+    height, width = size_hw
+    image = np.tile(np.linspace(10, 60, width), (height, 1)).astype(np.uint8)
+    for x, y in spine_points() if points is None else points:
+        image[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3] = 250
+    return image
+
+
+@dataclass
+class SpotDetector:
+    """Bright spots as boxes of twice their gap, named from the top; counts its calls."""
+
+    names: tuple[str, ...] = LEVELS
+    imgsz: int = 128
+    calls: list[int] = field(default_factory=list)
+
+    def detect(
+        self,
+        images: Sequence[np.ndarray],
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.8,
+        max_detections: int = 300,
+        batch: int = 16,
+    ) -> list[Detections]:
+        self.calls.append(len(images))
+        return [self._one(image) for image in images]
+
+    def _one(self, image: np.ndarray) -> Detections:
+        assert image.dtype == np.uint8
+        _, _, _, centres = cv2.connectedComponentsWithStats((image > 200).astype(np.uint8))
+        points = centres[1:][np.argsort(centres[1:, 1])][:11]
+        gap = np.diff(points[:, 1]).mean() if len(points) > 1 else 10.0
+        half = np.array([1.4 * gap, gap])
+        return Detections(
+            np.concatenate([points - half, points + half], axis=1).astype(np.float32),
+            np.linspace(0.9, 0.5, len(points)).astype(np.float32),
+            np.arange(len(points), dtype=np.int64),
+            self.names,
+        )
+
+
+@dataclass
+class FakeGrades:
+    seven: np.ndarray | None
+    binary: np.ndarray | None
+
+
+@dataclass
+class ShadeClassifier:
+    """The same probabilities for all crops: discs bulging, vertebrae normal, v5 at 0.2."""
+
+    head: str = "both"
+    crop: CropSpec = field(default_factory=lambda: CropSpec(size=16))
+    seen: list[np.ndarray] = field(default_factory=list)
+
+    def grade(self, crops: np.ndarray) -> FakeGrades:
+        assert crops.dtype == np.uint8
+        assert crops.shape[1:] == (16, 16)
+        self.seen.append(crops)
+        row = np.array([0.3, 0.1, 0.1, 0.3, 0.1, 0.05, 0.05], np.float32)
+        return FakeGrades(np.tile(row, (len(crops), 1)), np.full(len(crops), 0.2, np.float32))
+
+
+@pytest.fixture
+def fake_pipeline() -> Pipeline:
+    return Pipeline(SpotDetector(), ShadeClassifier(), "fake", "0" * 64, ModelSettings())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
+    """Commands load the fakes instead of weights; the list holds every pipeline that was loaded."""
+    loaded: list[Pipeline] = []
+
+    def from_settings(cls: type[Pipeline], settings: ModelSettings) -> Pipeline:
+        loaded.append(Pipeline(SpotDetector(), ShadeClassifier(), "fake", "0" * 64, settings))  # type: ignore[arg-type]
+        return loaded[-1]
+
+    monkeypatch.setattr(Pipeline, "from_settings", classmethod(from_settings))
+    for module in ("predict", "val"):
+        monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", lambda settings: None)
+    return loaded
+
+
+def uid_of(*parts: object) -> str:
+    return str(generate_uid(entropy_srcs=["spineline-tests", *map(str, parts)]))
+
+
+def write_slice(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    study: str,
+    series: str = "t2",
+    number: int = 1,
+    description: str = "T2_TSE_SAG",
+    orientation: Sequence[float] = SAGITTAL,
+    position: Sequence[float] = (0.0, -100.0, 100.0),
+    spacing: float = 1.25,
+    change: Callable[[Dataset], object] | None = None,
+) -> Dataset:
+    """One MR slice as a DICOM file; ``change`` may spoil it before it is written."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = MRImageStorage
+    meta.MediaStorageSOPInstanceUID = uid_of(study, series, number)
+    ds = Dataset()
+    ds.file_meta = meta
+    ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = uid_of(study), uid_of(study, series)
+    ds.Modality, ds.SeriesDescription = "MR", description
+    ds.SeriesNumber, ds.InstanceNumber = 1, number
+    ds.PatientName, ds.PatientID = "SECRET^NAME", "SECRET-ID"
+    ds.ImageOrientationPatient = [float(v) for v in orientation]
+    ds.ImagePositionPatient = [float(v) for v in position]
+    ds.PixelSpacing = [spacing, spacing]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows, ds.Columns = pixels.shape
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.EchoTime, ds.RepetitionTime = 100.0, 3000.0
+    ds.PixelData = (pixels.astype(np.uint16) * 16).tobytes()
+    if change is not None:
+        change(ds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+    return ds
+
+
+def write_study(
+    folder: Path, image: np.ndarray | None = None, *, slices: int = 3, **options: Any
+) -> None:
+    """A T2 sagittal series with the image in its middle and dimmer copies beside it."""
+    image = spot_image() if image is None else image
+    for k in range(slices):
+        offset = 4.0 * (k - slices // 2)
+        pixels = image if offset == 0 else (image * 0.9).astype(np.uint8)
+        position = (-offset, -100.0, 100.0)
+        name = options.pop("study", folder.name)
+        write_slice(
+            folder / f"im{k}", pixels, study=name, number=k + 1, position=position, **options
+        )
+        options["study"] = name
+
+
+@pytest.fixture
+def make_study() -> Callable[..., None]:
+    return write_study
+
+
+@pytest.fixture
+def make_slice() -> Callable[..., Dataset]:
+    return write_slice
+
+
+@pytest.fixture
+def make_spots() -> Callable[..., np.ndarray]:
+    return spot_image
+
+
+@pytest.fixture
+def make_points() -> Callable[..., np.ndarray]:
+    return spine_points
+
+
+@pytest.fixture
+def make_annotation() -> Callable[..., Path]:
+    """Write a Tianchi annotation: ``{study: points}`` of slice 2 of series t2."""
+
+    def write(path: Path, studies: dict[str, np.ndarray], tag: str = "v2", number: int = 2) -> Path:
+        entries = []
+        for study, points in studies.items():
+            marks = [
+                {
+                    "coord": [float(x), float(y)],
+                    "tag": {
+                        "identification": level,
+                        ("disc" if "-" in level else "vertebra"): tag if "-" in level else "v1",
+                    },
+                    "zIndex": 1,
+                }
+                for level, (x, y) in zip(LEVELS, points, strict=False)
+            ]
+            entries.append({
+                "studyUid": uid_of(study),
+                "data": [{
+                    "seriesUid": uid_of(study, "t2"),
+                    "instanceUid": uid_of(study, "t2", number),
+                    "annotation": [{"data": {"point": marks}}],
+                }],
+            })  # fmt: skip
+        path.write_text(json.dumps(entries))
+        return path
+
+    return write
