@@ -10,8 +10,8 @@ SIZES = ("n", "s", "m", "l", "x")
 YOLOV5: tuple[str, ...] = tuple(f"yolov5{size}u" for size in SIZES)
 YOLOV8: tuple[str, ...] = tuple(f"yolov8{size}" for size in SIZES)
 ARCHITECTURES: tuple[str, ...] = (*YOLOV5, *YOLOV8)
-"""Canonical names. ``yolov5nu`` is YOLOv5's network with the anchor-free head of the ``ultralytics``
-package (the ``u``); ``yolov5n`` is accepted for it."""
+"""Canonical names. ``yolov5nu`` is YOLOv5's network with the anchor-free head of the
+``ultralytics`` package (the ``u``); ``yolov5n`` is accepted for it."""
 
 
 def canonical_name(model: str) -> str:

@@ -32,10 +32,14 @@ class Detector(Protocol):
     """
 
     @property
-    def names(self) -> tuple[str, ...]: ...
+    def names(self) -> tuple[str, ...]:
+        """Class names."""
+        ...
 
     @property
-    def imgsz(self) -> int: ...
+    def imgsz(self) -> int:
+        """Longer side, in pixels, that images are scaled to."""
+        ...
 
     def detect(
         self,

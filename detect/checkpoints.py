@@ -1,7 +1,7 @@
 """Weights on disk: safetensors that we write and read, and checkpoints of a run.
 
-A safetensors file cannot run code, but the network's description in it is built into layers: it is held
-to the few layers and argument types that YOLOv5 and YOLOv8 use before anything is made of it.
+A safetensors file cannot run code, but the network's description in it is built into layers: it is
+held to the few layers and argument types that YOLOv5 and YOLOv8 use before anything is made of it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def build_network(
     """An Ultralytics detection network with fresh weights.
 
     Args:
-        description: the package's own file, such as ``yolov8n.yaml``, or a description from a weights
-            file, which must have passed [check_description][].
+        description: the package's own file, such as ``yolov8n.yaml``, or a description from a
+            weights file, which must have passed [check_description][].
         classes: number of classes.
         channels: channels of the input.
     """
@@ -146,7 +146,7 @@ def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]
     meta = read_meta(path)
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path}: not a whole safetensors file ({error}); fetch or train it again"
         raise WeightsError(msg) from error
@@ -203,7 +203,8 @@ def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
     """An Ultralytics network with the weights of a safetensors file, in float32, for evaluation.
 
     Raises:
-        WeightsError: missing, damaged, another backend's, or weights that do not fit the description.
+        WeightsError: missing, damaged, another backend's, or weights that do not fit the
+            description.
     """
     meta, tensors = read_safetensors(path)
     if meta.backend != "ultralytics":
@@ -214,7 +215,7 @@ def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
         network.load_state_dict({k: _float(v) for k, v in tensors.items()})
     except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its weights do not fit its description ({error})") from error
-    network.names = dict(enumerate(meta.names))  # type: ignore[assignment]
+    network.names = dict(enumerate(meta.names))
     return network.eval(), meta
 
 

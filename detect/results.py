@@ -41,7 +41,8 @@ class Detections:
     @property
     def centres_xy(self) -> npt.NDArray[np.float32]:
         """(N, 2) centres of the boxes, native pixels."""
-        return (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2
+        low, high = self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:]
+        return ((low + high) / 2).astype(np.float32)
 
     def at_least(self, confidence: float) -> Detections:
         """Those of at least that confidence."""

@@ -11,16 +11,16 @@ OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Mu
 
 
 def _fraction(help: str) -> float | None:
-    return key(help, default=None, minimum=0.0, maximum=1.0)  # type: ignore[no-any-return]
+    return key(help, default=None, minimum=0.0, maximum=1.0)
 
 
 def _gain(help: str) -> float | None:
-    return key(help, default=None, minimum=0.0)  # type: ignore[no-any-return]
+    return key(help, default=None, minimum=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectTrain(Settings):
-    """Keys of ``detect train``. ``none`` means: from the recipe, else the ultralytics default named."""
+    """Keys of ``detect train``; ``none``: from the recipe, else ultralytics' default, as named."""
 
     model: str | None = key("architecture: yolov5{n,s,m,l,x}u or yolov8{n,s,m,l,x}", default=None)
     data: Path | None = key("converted dataset: its folder or data.yaml", default=None)
@@ -140,9 +140,8 @@ class DetectPredict(Settings):
         "NMS: boxes of one class that overlap more", default=0.8, minimum=0.0, maximum=1.0
     )
     max_detections: int = key("most boxes per image", default=300, minimum=1)
-    batch: int = key("images per forward pass", default=16, minimum=1)
     window: str = key(
-        "percentile: window grey values to 8 bits as the converters do; none: take 8-bit images as they are",
+        "percentile: window grey values as the converters do; none: take 8-bit images as they are",
         default="percentile",
         choices=("percentile", "none"),
     )

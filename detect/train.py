@@ -15,7 +15,7 @@ from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.settings import parse_settings
 from spineline.detect.architectures import canonical_name, package_yaml
 from spineline.detect.devices import check_device, ultralytics_device
-from spineline.detect.recipes import DEFAULTS, Resolved, log_outcomes, resolve
+from spineline.detect.recipe import DEFAULTS, Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.yolo_data import YoloData, read_data, read_images
 
@@ -46,7 +46,8 @@ class TrainResult:
 
     Attributes:
         out: the run folder.
-        weights: the weights to use: the best by validation, or the last where nothing was validated.
+        weights: the weights to use: the best by validation, or the last where nothing was
+            validated.
         last: the weights of the last epoch.
         epochs: epochs trained.
     """
@@ -117,14 +118,16 @@ def _resume(given: DetectTrain) -> TrainResult:
 
 
 def _recorded(given: DetectTrain) -> tuple[DetectTrain, dict[str, Any]]:
-    """Settings and resolved values of the run to resume, with what may change taken from ``given``."""
+    """Settings and resolved values of the run to resume, with what may change taken from
+    ``given``.
+    """
     record = given.out / "run.yaml"
     try:
         content = yaml.safe_load(record.read_text(encoding="utf-8"))
         earlier = parse_settings(DetectTrain, content["settings"], where=str(record))
         values = {name: content["trained_with"][name] for name in DEFAULTS}
     except FileNotFoundError as error:
-        msg = f"out={given.out}: nothing to resume, there is no run.yaml; start it without resume=true"
+        msg = f"out={given.out}: nothing to resume, no run.yaml there; start it without resume=true"
         raise WeightsError(msg) from error
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise WeightsError(f"{record}: is no record of a training run ({error!r})") from error
@@ -138,8 +141,8 @@ def _recorded(given: DetectTrain) -> tuple[DetectTrain, dict[str, Any]]:
         if spec.name not in _MAY_CHANGE:
             msg = (
                 f"{spec.name}={value}: the run in {given.out} was begun with "
-                f"{spec.name}={getattr(earlier, spec.name)}, and resume=true keeps that; leave the key "
-                "away, or start another run"
+                f"{spec.name}={getattr(earlier, spec.name)}, and resume=true keeps that; "
+                "leave the key away, or start another run"
             )
             raise ConfigError(msg)
         changed[spec.name] = value
@@ -156,8 +159,8 @@ def _resumable(last: Path, epochs: int) -> dict[str, Any]:
     done = int(checkpoint.get("epoch", -1)) + 1
     if checkpoint.get("optimizer") is None or done >= epochs:
         msg = (
-            f"{last}: the run is finished ({epochs} epochs), there is nothing to resume; to train on, "
-            f"start another run with weights={last.with_suffix('.safetensors')}"
+            f"{last}: the run is finished ({epochs} epochs), there is nothing to resume; "
+            f"to train on, start another run with weights={last.with_suffix('.safetensors')}"
         )
         raise WeightsError(msg)
     return checkpoint
@@ -283,7 +286,7 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
 
     Args:
         settings: the command's keys.
-        values: what the run trains with, by [spineline.detect.recipes.resolve][].
+        values: what the run trains with, by [spineline.detect.recipe.resolve][].
     """
     taken = {name: value for name, value in values.items() if name != "label_smoothing"}
     return {

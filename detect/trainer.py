@@ -1,8 +1,8 @@
 """Ultralytics' detection trainer with our hooks; importing this module imports ``ultralytics``.
 
-What differs from the package's own trainer: data are read and checked by us (no download, no label cache,
-no image rewritten), class targets can be smoothed, checkpoints appear whole and hold no path, repository or
-date, validation may be left out, results hold no clock time.
+What differs from the package's own trainer: data are read and checked by us (no download, no label
+cache, no image rewritten), class targets can be smoothed, checkpoints appear whole and hold no
+path, repository or date, validation may be left out, results hold no clock time.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrain
 class SmoothedBCE(nn.Module):
     """Binary cross-entropy on smoothed class targets, as YOLOv5 smooths them.
 
-    YOLOv5 turns the one-hot target of a matched cell into ``1 - ε/2`` and ``ε/2`` and leaves the others to
-    its objectness. The anchor-free loss has no objectness: its target at a matched cell is a one-hot vector
-    times an alignment weight ``m``, at any other cell zero. So a target ``t`` becomes
-    ``t (1 - ε) + m ε/2`` with ``m`` its largest class: ``m (1 - ε/2)`` and ``m ε/2``, and zero stays zero.
+    YOLOv5 turns the one-hot target of a matched cell into ``1 - ε/2`` and ``ε/2`` and leaves the
+    others to its objectness. The anchor-free loss has no objectness: its target at a matched cell
+    is a one-hot vector times an alignment weight ``m``, at any other cell zero. So a target ``t``
+    becomes ``t (1 - ε) + m ε/2`` with ``m`` its largest class: ``m (1 - ε/2)`` and ``m ε/2``, and
+    zero stays zero.
     """
 
     def __init__(self, smoothing: float) -> None:
@@ -148,7 +149,7 @@ class SpineDetectionTrainer(DetectionTrainer):
 
     # What to train on and from
 
-    def check_resume(self, overrides: dict[str, Any]) -> None:
+    def check_resume(self, overrides: dict[str, Any]) -> None:  # noqa: ARG002
         """The checkpoint comes with the parts; nothing is looked up."""
         self.resume = bool(self.parts.checkpoint)
 
@@ -234,8 +235,8 @@ class SpineDetectionTrainer(DetectionTrainer):
         """Write ``last.pt``, and ``best.pt`` where this epoch's validation is the best so far."""
         if not _is_finite(self.ema.ema):
             msg = (
-                f"epoch {self.epoch + 1}: the weights are no longer finite numbers; lower lr0, lengthen "
-                "warmup_epochs, or look at the labels"
+                f"epoch {self.epoch + 1}: the weights are no longer finite numbers; lower lr0, "
+                "lengthen warmup_epochs, or look at the labels"
             )
             raise SpinelineError(msg)
         network = _stripped(self.ema.ema)
@@ -304,7 +305,7 @@ class Reporter:
             done = trainer.start_epoch * batches
             self.bar = tqdm(total=trainer.epochs * batches, initial=done, desc="train", leave=False)
 
-    def batch(self, trainer: SpineDetectionTrainer) -> None:
+    def batch(self, _trainer: SpineDetectionTrainer) -> None:
         """A batch is done."""
         if self.bar is not None:
             self.bar.update()

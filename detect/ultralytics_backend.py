@@ -1,8 +1,9 @@
 """Detecting with the networks of ``ultralytics``, without its predictor around them.
 
-An image is scaled so that its longer side is ``imgsz``, padded with grey 114 to the next multiple of the
-stride (Ultralytics' letterbox, ``auto=True``), and divided by 255. Coordinates are continuous, origin at
-the top left corner of the image as Ultralytics counts; labels and results use them alike.
+An image is scaled so that its longer side is ``imgsz``, padded with grey 114 to the next multiple
+of the stride (Ultralytics' letterbox, ``auto=True``), and divided by 255. Coordinates are
+continuous, origin at the top left corner of the image as Ultralytics counts; labels and results
+use them alike.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def suppress(
     """Per-class, multi-label suppression of one image's raw output.
 
     Args:
-        raw: (4 + classes, places) float32: centre and size in fitted pixels, then a score per class.
+        raw: (4 + classes, places) float32: centre and size in fitted pixels, then a score per
+            class.
         confidence: scores must be greater.
         iou: of two boxes of one class that overlap by more than this, the less confident goes.
         max_detections: most rows returned.
@@ -163,7 +165,9 @@ class UltralyticsDetector:
         return raw.float()
 
     def _batches(self, images: Sequence[npt.NDArray[np.uint8]], batch: int) -> list[list[int]]:
-        """Images of one fitted size go together, so that an image's result never depends on others."""
+        """Images of one fitted size go together, so that an image's result never depends on
+        others.
+        """
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_shape.setdefault(image.shape, []).append(index)

@@ -1,7 +1,8 @@
 """Importing ``ultralytics`` so that it stays on this machine.
 
 The package reads its environment once, at import: whether it may use the network, install packages,
-send telemetry, and where its settings are. Everything here imports it through [import_ultralytics][].
+send telemetry, and where its settings are. Everything here imports it through
+[import_ultralytics][].
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ OFFLINE_ENVIRONMENT: dict[str, str] = {
     "ULTRALYTICS_SAFE_LOAD": "1",
     "HF_HUB_OFFLINE": "1",
 }
-"""What is set before the import; ``ULTRALYTICS_SAFE_LOAD`` makes it refuse pickles that run code."""
+"""What is set before the import; ``ULTRALYTICS_SAFE_LOAD`` makes it refuse pickles that run
+code."""
 
 _FONT = "Arial.ttf"
 
@@ -37,8 +39,8 @@ _FONT = "Arial.ttf"
 def import_ultralytics() -> ModuleType:
     """The ``ultralytics`` package, imported with network, telemetry and self-installation off.
 
-    Sets environment variables of this process ([OFFLINE_ENVIRONMENT][], ``YOLO_CONFIG_DIR``), and leaves
-    ``OMP_NUM_THREADS`` as it was: the package would set it to one thread.
+    Sets environment variables of this process ([OFFLINE_ENVIRONMENT][], ``YOLO_CONFIG_DIR``), and
+    leaves ``OMP_NUM_THREADS`` as it was: the package would set it to one thread.
     """
     if "ultralytics" in sys.modules:
         return sys.modules["ultralytics"]
@@ -58,8 +60,8 @@ def import_ultralytics() -> ModuleType:
 def config_folder() -> Path:
     """Our own configuration folder for ``ultralytics``, filled: settings without sync, and a font.
 
-    In the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``); a temporary folder where that cannot be
-    written to.
+    In the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``); a temporary folder where that
+    cannot be written to.
     """
     cache = os.environ.get("SPINELINE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     base = Path(cache) if cache else Path.home() / ".cache"
@@ -82,9 +84,9 @@ def _fill(folder: Path) -> None:
         write_bytes(settings, text.encode("utf-8"))
     font = folder / _FONT
     if not font.is_file():
-        import matplotlib
+        import matplotlib as mpl
 
-        source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+        source = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
         write_bytes(font, source.read_bytes())
         write_bytes(folder / "Arial.Unicode.ttf", source.read_bytes())
     if not os.access(folder, os.W_OK):
@@ -100,7 +102,9 @@ def _is_private(settings: Path) -> bool:
 
 
 def _private_settings(folder: Path) -> dict[str, Any]:
-    """Settings of ultralytics 8.4 with every integration off; another version completes them itself."""
+    """Settings of ultralytics 8.4 with every integration off; another version completes them
+    itself.
+    """
     off = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
     return {
         "settings_version": "0.0.8",

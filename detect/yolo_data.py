@@ -1,8 +1,9 @@
 """The YOLO side of a dataset, read and checked before a network trains on it.
 
-Reads the layout that ``spineline convert`` writes and any other local Ultralytics detection dataset:
-``data.yaml`` with ``path``, ``train``, ``val`` and ``names``; images in a folder ``images``, labels beside it in
-``labels``. Nothing is downloaded or executed, no cache is read or written, no image is altered.
+Reads the layout that ``spineline convert`` writes and any other local Ultralytics detection
+dataset: ``data.yaml`` with ``path``, ``train``, ``val`` and ``names``; images in a folder
+``images``, labels beside it in ``labels``. Nothing is downloaded or executed, no cache is read or
+written, no image is altered.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def read_data(data: Path) -> YoloData:
     names = _names(content.get("names"), file)
     train = _part_files(content, "train", file)
     if not train:
-        msg = f"{file}: the train part has no image; convert with a split that leaves some to train on"
+        msg = f"{file}: the train part has no image; convert with a split that leaves some in it"
         raise AnnotationError(msg)
     return YoloData(file.absolute(), names, train, _part_files(content, "val", file))
 
@@ -130,7 +131,8 @@ def read_images(
     An image without a label file is a background.
 
     Raises:
-        AnnotationError: an image or a label file that cannot be used, or no label at all; says how many.
+        AnnotationError: an image or a label file that cannot be used, or no label at all; says how
+            many.
     """
     images: list[YoloImage] = []
     problems: list[str] = []
@@ -148,7 +150,8 @@ def read_images(
         raise AnnotationError(msg)
     empty = sum(1 for image in images if not len(image.class_index))
     if empty == len(images):
-        msg = f"none of the {len(images)} images of the {part} part has a label (looked at {label_file(files[0])} …)"
+        looked = label_file(files[0])
+        msg = f"none of the {len(images)} images of the {part} part has a label ({looked} …)"
         raise AnnotationError(msg)
     if empty:
         LOG.info(

@@ -1,7 +1,8 @@
 """Training recipes: hyperparameters by name, what became of each, and what a run trains with.
 
 A recipe file is either ours (``values`` with a status each, ``settings`` beside them; see
-``recipes/report.yaml``) or flat, as YOLOv5's hyp files and Ultralytics' settings are: ``key: value``.
+``recipes/report.yaml``) or flat, as YOLOv5's hyp files and Ultralytics' settings are: ``key:
+value``.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from spineline.detect.settings import DetectTrain
 BUNDLED: tuple[str, ...] = ("report", "lumbar")
 
 DEFAULTS: dict[str, Any] = {
-    "epochs": 100, "imgsz": 640, "batch": 16, "patience": 100, "optimizer": "auto", "cos_lr": False,
-    "lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005, "warmup_epochs": 3.0,
-    "warmup_momentum": 0.8, "warmup_bias_lr": 0.1, "box": 7.5, "cls": 0.5, "dfl": 1.5, "cls_pw": 0.0,
-    "label_smoothing": 0.0, "nbs": 64, "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 0.0,
-    "translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0, "flipud": 0.0, "fliplr": 0.5,
-    "mosaic": 1.0, "close_mosaic": 10, "mixup": 0.0, "cutmix": 0.0, "multi_scale": 0.0, "rect": False,
-    "freeze": None,
+    "epochs": 100, "imgsz": 640, "batch": 16, "patience": 100, "optimizer": "auto",
+    "cos_lr": False, "lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005,
+    "warmup_epochs": 3.0, "warmup_momentum": 0.8, "warmup_bias_lr": 0.1, "box": 7.5, "cls": 0.5,
+    "dfl": 1.5, "cls_pw": 0.0, "label_smoothing": 0.0, "nbs": 64, "hsv_h": 0.015, "hsv_s": 0.7,
+    "hsv_v": 0.4, "degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0,
+    "perspective": 0.0, "flipud": 0.0, "fliplr": 0.5, "mosaic": 1.0, "close_mosaic": 10,
+    "mixup": 0.0, "cutmix": 0.0, "multi_scale": 0.0, "rect": False, "freeze": None,
 }  # fmt: skip
 """The keys a recipe can hold, with the defaults of ``ultralytics`` (a test compares them)."""
 
@@ -44,8 +45,8 @@ ANCHOR_ONLY: dict[str, str] = {
 """Keys of YOLOv5's hyp files without a counterpart, with the reason."""
 
 OTHER_MEANING: dict[str, str] = {
-    "box": "in a YOLOv5 file: gain of the anchor-based box loss, on another scale than the package's",
-    "cls_pw": "in a YOLOv5 file: weight of positives; the package's cls_pw is an exponent of inverse frequency",
+    "box": "in a YOLOv5 file: gain of the anchor-based box loss, on another scale",
+    "cls_pw": "in a YOLOv5 file: weight of positives; here an exponent of inverse frequency",
 }
 """Keys that mean something else in a YOLOv5 file than in the package."""
 
@@ -135,7 +136,7 @@ def parse_recipe(content: object, *, where: str, name: str = "recipe") -> Recipe
     if isinstance(content.get("values"), dict):
         recipe = _parse_ours(content, where, name)
     else:
-        recipe = _parse_flat({str(k): v for k, v in content.items()}, where, name)
+        recipe = _parse_flat({str(k): v for k, v in content.items()}, name)
     _check_values(recipe, where)
     return recipe
 
@@ -175,7 +176,7 @@ def _value_of(word: str, entry: object, where: str) -> RecipeValue:
     return RecipeValue(word, entry["value"], status, str(entry.get("reason", "")))
 
 
-def _parse_flat(content: dict[str, Any], where: str, name: str) -> Recipe:
+def _parse_flat(content: dict[str, Any], name: str) -> Recipe:
     yolov5 = any(word in ANCHOR_ONLY for word in content)
     values = []
     for word, value in content.items():
@@ -276,7 +277,6 @@ def log_outcomes(resolved: Resolved) -> None:
         by_status[outcome.status].append(outcome)
     applied = " ".join(f"{o.key}={o.trained_with}" for o in by_status["applied"])
     LOG.info("recipe %s: applied %d: %s", resolved.recipe, len(by_status["applied"]), applied)
-    for outcome in by_status["overridden"]:
-        LOG.info("recipe %s: %s=%s overridden, %s", resolved.recipe, outcome.key, outcome.value, outcome.reason)  # fmt: skip
-    for outcome in by_status["not_applicable"]:
-        LOG.info("recipe %s: %s=%s not applied: %s", resolved.recipe, outcome.key, outcome.value, outcome.reason)  # fmt: skip
+    for status, word in (("overridden", "overridden"), ("not_applicable", "not applied")):
+        for o in by_status[status]:
+            LOG.info("recipe %s: %s=%s %s: %s", resolved.recipe, o.key, o.value, word, o.reason)

@@ -1,0 +1,215 @@
+"""``spineline detect predict``: boxes on images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.boxes import xyxy_to_cxcywhn, xyxy_to_xywh
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.drawing import Mark, draw_overlay, png_bytes
+from spineline.datasets.errors import SpinelineError
+from spineline.datasets.files import (
+    check_output,
+    staged_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from spineline.datasets.images import (
+    IMAGE_SUFFIXES,
+    ImageReadError,
+    is_constant,
+    read_image,
+    read_uint8_image,
+    window_to_uint8,
+)
+from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.datasets.runs import LOG, progress, write_run_record
+from spineline.detect.devices import check_device
+from spineline.detect.settings import DetectPredict
+
+if TYPE_CHECKING:
+    from spineline.detect.backend import Detector
+    from spineline.detect.results import Detections
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResult:
+    """What ``detect predict`` did.
+
+    Attributes:
+        out: the folder written.
+        images: how many images were looked at.
+        failures: images that could not be used, with the reason.
+    """
+
+    out: Path
+    images: int
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    name: str
+    path: Path
+    windowed: bool
+
+
+def predict(settings: DetectPredict) -> PredictResult:
+    """Detect on an image, a folder of images, or all images of a converted dataset.
+
+    Raises:
+        SpinelineError: nothing to look at, weights that cannot be used, or ``out`` exists.
+    """
+    from spineline.detect import load_detector
+    from spineline.weights import resolve
+
+    check_output(settings.out, overwrite=settings.overwrite)
+    check_device(settings.device)
+    sources = find_sources(settings.source)
+    weights = resolve(settings.model, task="detect", trust=settings.trust)
+    detector = load_detector(weights.path, device=settings.device, trust=settings.trust)
+    failures: list[str] = []
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": [], "predictions": []}
+    content["categories"] = [{"id": i, "name": n} for i, n in enumerate(detector.names, 1)]
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        for source in progress(sources, description="detect"):
+            try:
+                image = _read(source, settings)
+            except ImageReadError as error:
+                LOG.warning("%s", error)
+                failures.append(str(error))
+                continue
+            _one_image(stage, settings, detector, source, image, content)
+        write_json(stage / "predictions.json", content)
+        write_run_record(
+            stage,
+            "detect predict",
+            settings,
+            weights={"name": weights.name, "sha256": weights.sha256},
+            failures=failures,
+        )
+    LOG.info(
+        "%d boxes on %d images, %d failed: %s",
+        len(content["predictions"]),
+        len(content["images"]),
+        len(failures),
+        settings.out,
+    )
+    return PredictResult(settings.out, len(content["images"]), tuple(failures))
+
+
+def find_sources(source: Path) -> tuple[_Source, ...]:
+    """The images behind a path, in a fixed order, with a name of its own for each.
+
+    Raises:
+        SpinelineError: no such path, or no image there.
+    """
+    if not source.exists():
+        raise SpinelineError(f"source={source}: no such file or folder")
+    if source.name == "data.yaml":
+        dataset = load_dataset(source)
+        records = dataset.all_records()
+        return tuple(_Source(r.image_id, dataset.image_path(r), True) for r in records)
+    files = [source] if source.is_file() else _images_in(source.iterdir())
+    if not files:
+        msg = f"source={source}: no image in it; looked for {', '.join(IMAGE_SUFFIXES)}"
+        raise SpinelineError(msg)
+    stems = [file.stem for file in files]
+    names = [f.stem if stems.count(f.stem) == 1 else f.name for f in files]
+    return tuple(_Source(n, f, False) for n, f in zip(names, files, strict=True))
+
+
+def _images_in(files: Iterable[Path]) -> list[Path]:
+    return sorted(f for f in files if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _read(source: _Source, settings: DetectPredict) -> npt.NDArray[np.uint8]:
+    if source.windowed or settings.window == "none":
+        return read_uint8_image(source.path)
+    pixels = read_image(source.path)
+    if is_constant(pixels):
+        msg = f"{source.path}: every pixel has the same value, there is nothing to detect"
+        raise ImageReadError(msg)
+    return window_to_uint8(pixels)
+
+
+def _one_image(
+    folder: Path,
+    settings: DetectPredict,
+    detector: Detector,
+    source: _Source,
+    image: npt.NDArray[np.uint8],
+    content: dict[str, list[dict[str, Any]]],
+) -> None:
+    (found,) = detector.detect(
+        [image],
+        confidence=settings.confidence,
+        iou=settings.iou,
+        max_detections=settings.max_detections,
+    )
+    height, width = image.shape
+    number = len(content["images"]) + 1
+    content["images"].append(
+        {"id": number, "file_name": source.path.name, "width": width, "height": height}
+    )
+    content["predictions"] += _rows(number, source.path.name, found)
+    if settings.overlays:
+        overlay = draw_overlay(image, marks_of(found))
+        write_bytes(folder / "overlays" / f"{source.name}.png", png_bytes(overlay))
+    if settings.txt:
+        write_text(folder / "labels" / f"{source.name}.txt", _yolo_text(found, width, height))
+
+
+def _rows(number: int, file_name: str, found: Detections) -> list[dict[str, Any]]:
+    return [
+        {
+            "image_id": number,
+            "file_name": file_name,
+            "category_id": index + 1,
+            "category": found.names[index],
+            "bbox": box,
+            "score": score,
+        }
+        for index, box, score in zip(
+            found.class_index.tolist(),
+            xyxy_to_xywh(found.boxes_xyxy).tolist(),
+            found.confidence.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _yolo_text(found: Detections, width: int, height: int) -> str:
+    """A line per box: class, centre and size (normalised), confidence."""
+    boxes = xyxy_to_cxcywhn(found.boxes_xyxy, width, height)
+    lines = [
+        f"{index} {' '.join(f'{n:.6f}' for n in box)} {score:.6f}\n"
+        for index, box, score in zip(
+            found.class_index.tolist(), boxes.tolist(), found.confidence.tolist(), strict=True
+        )
+    ]
+    return "".join(lines)
+
+
+def marks_of(found: Detections) -> list[Mark]:
+    """Detections as marks to draw; a class that is no level is drawn as a disc."""
+    marks = []
+    for box, centre, score, index in zip(
+        found.boxes_xyxy.tolist(),
+        found.centres_xy.tolist(),
+        found.confidence.tolist(),
+        found.class_index.tolist(),
+        strict=True,
+    ):
+        name = found.names[index]
+        kind: Kind = kind_of_level(name) if name in LEVELS else "disc"
+        point = (centre[0], centre[1])
+        marks.append(Mark(point, (box[0], box[1], box[2], box[3]), kind, f"{name} {score:.2f}"))
+    return marks
