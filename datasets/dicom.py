@@ -167,11 +167,13 @@ def _common_folder(headers: Sequence[SliceHeader]) -> Path:
 
 
 def _names(folders: Mapping[str, Path], source: Path) -> dict[str, str]:
-    """Unique names: the first folder under the source, the whole way to it, or with a hash."""
+    """Unique names: the study's folder under the source, the whole way, or with a hash."""
     if source.is_file():
         return {uid: _plain(source.stem) for uid in folders}
-    own = source.resolve().name
-    parts = {uid: folder.relative_to(source).parts for uid, folder in folders.items()}
+    # Where all studies lie in one folder further down, names start below it.
+    base = Path(os.path.commonpath(folders.values())) if len(folders) > 1 else source
+    own = base.resolve().name
+    parts = {uid: folder.relative_to(base).parts for uid, folder in folders.items()}
     names = {uid: _plain(way[0] if way else own) for uid, way in parts.items()}
     counts = _counts(names)
     names = {

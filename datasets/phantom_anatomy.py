@@ -22,7 +22,7 @@ _SACRUM = ("S1", "S2", "S3", "S4", "S5")
 # Typical adult sizes in mm, top to bottom; heights along the spine, depths from front to back.
 _HEIGHTS = (20.5, 21.5, 22.5, 23.5, 24.5, 25.5, 26.5, 27.0, 27.0, 27.0)
 _DEPTHS = (26.5, 28.0, 29.5, 30.5, 32.0, 33.5, 35.0, 36.0, 36.5, 36.5)
-_DISC_HEIGHTS = (4.5, 5.0, 5.5, 6.0, 7.0, 8.5, 9.5, 10.5, 11.0, 10.0)  # below each vertebra
+_DISC_HEIGHTS = (4.5, 5.0, 5.5, 6.5, 8.0, 9.0, 9.5, 10.5, 11.0, 10.0)  # below each vertebra
 _SACRAL_HEIGHTS = (27.0, 23.0, 19.0, 16.0, 14.0)
 _SACRAL_DEPTHS = (31.0, 22.0, 15.0, 11.0, 8.0)
 # Direction of the line of centres at each vertebra: degrees from straight down, to the back.
@@ -211,7 +211,7 @@ def _sizes(
 ) -> tuple[list[float], list[float], list[float]]:
     """Heights and angles of bodies and discs in turn, and depths of the bodies; mm and radians."""
     slender, tall_discs = rng.normal(1, 0.05), rng.normal(1, 0.08)
-    tilt, curve, slope = rng.normal(0, 4.0), rng.normal(1, 0.3), rng.normal(0, 6.0)
+    tilt, curve, slope = rng.normal(0, 5.5), rng.normal(1, 0.35), rng.normal(0, 6.0)
     angles = tilt + curve * np.array(_ANGLES) + np.linspace(0, 1, len(_ANGLES)) ** 3 * slope / 2
     sacral = tilt + slope + (0.5 + 0.5 * curve) * np.array(_SACRAL_ANGLES)
     at_bodies = np.concatenate([angles + rng.normal(0, 0.8, len(angles)), sacral])
