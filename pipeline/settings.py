@@ -85,6 +85,7 @@ class PipelineVal(ModelSettings):
     )
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
     table: Path | None = key("also write the figures as a Markdown table", default=None)
+    note: str = key("a sentence on the data, for the table", default="")
     overlay: bool = key("draw an overlay of each image", default=False)
     overwrite: bool = key("replace an earlier output", default=False)
     seed: int = key("of the bootstrap", default=0, minimum=0)

@@ -1,0 +1,195 @@
+"""``spineline pipeline val``: the pipeline scored against annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spineline.datasets.errors import AnnotationError, ConfigError
+from spineline.datasets.files import check_output, staged_folder, write_json
+from spineline.datasets.runs import LOG, package_version, write_run_record
+from spineline.pipeline.core import Pipeline, bundle_of
+from spineline.pipeline.metrics import SCHEMA, evaluate
+from spineline.pipeline.metrics_match import ScoredImage, studies_of
+from spineline.pipeline.outputs import write_results_csv, write_study
+from spineline.pipeline.predict import Failure, analyse_cases, refuse_output_around
+from spineline.pipeline.results import StudyResult, read_result
+from spineline.pipeline.settings import PipelineVal
+from spineline.pipeline.tables import figures_text, write_results_table
+from spineline.pipeline.truth import Truth, TruthSet, aligned, labels_in, load_truth
+
+Results = dict[str, StudyResult]
+
+
+@dataclass(frozen=True, slots=True)
+class ValResult:
+    """What a run made.
+
+    Attributes:
+        out: the folder written.
+        metrics: the content of ``metrics.json``.
+        failures: studies that count as missed, and broken entries of the annotation.
+    """
+
+    out: Path
+    metrics: Mapping[str, Any]
+    failures: tuple[Failure, ...]
+
+
+def val(settings: PipelineVal) -> ValResult:
+    """Run the pipeline over annotated studies, or take stored predictions, and score them.
+
+    Raises:
+        OutputExistsError: ``out`` or ``table`` exists and ``overwrite`` is not set.
+        SpinelineError: annotations, source, weights or predictions cannot be read.
+    """
+    _check_outputs(settings)
+    if settings.predictions is None:
+        bundle_of(settings)
+    truth = load_truth(settings)
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        failures: list[Failure] = []
+        results = (
+            _run(settings, truth, stage, failures)
+            if settings.predictions is None
+            else _stored(settings.predictions, truth, failures)
+        )
+        images = _scored(truth, results, failures)
+        failures += [Failure(e.image_id, str(e)) for e in truth.left_out if e.failed]
+        metrics = {
+            **_summary(settings, truth, images, results, failures),
+            **evaluate(images, draws=settings.draws, seed=settings.seed),
+        }
+        write_json(stage / "metrics.json", metrics)
+        write_results_csv(stage / "results.csv", results.items())
+        write_run_record(stage, "pipeline val", settings)
+    if settings.table is not None:
+        write_results_table(settings.table, metrics, settings, note=settings.note)
+    _tell(settings, truth, metrics, failures)
+    return ValResult(settings.out, metrics, tuple(failures))
+
+
+def _check_outputs(settings: PipelineVal) -> None:
+    check_output(settings.out, overwrite=settings.overwrite)
+    if settings.table is not None:
+        check_output(settings.table, overwrite=settings.overwrite)
+    inputs = (settings.source, settings.annotations, settings.data, settings.predictions)
+    for path in inputs:
+        if path is not None:
+            refuse_output_around(settings.out, path)
+
+
+def _run(settings: PipelineVal, truth: TruthSet, stage: Path, failures: list[Failure]) -> Results:
+    """Results of the pipeline by case; each is kept in ``predictions/``."""
+    pipeline = Pipeline.from_settings(settings)
+    results: Results = {}
+    for name, analysis in analyse_cases(pipeline, truth.cases(), failures.append):
+        folder = stage / "predictions" / name
+        write_study(folder, analysis, overlay=settings.overlay, doubtful=settings.confidence)
+        results[name] = analysis.result
+    return results
+
+
+def _stored(folder: Path, truth: TruthSet, failures: list[Failure]) -> Results:
+    """Stored results by case: the folder of the case's name, else that of the same study."""
+    folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
+    paths = sorted(folder.glob("*/result.json"))
+    if not paths:
+        raise ConfigError(f"predictions={folder}: holds no STUDY/result.json")
+    found = {path.parent.name: read_result(path) for path in paths}
+    by_uid = {result.study_uid: result for result in found.values() if result.study_uid}
+    results: Results = {}
+    for case in truth.cases():
+        result = by_uid.get(case.study.study_uid) if case.study else found.get(case.name)
+        if case.header is not None and case.name in found:
+            result = found[case.name]
+        if result is None:
+            failures.append(Failure(case.name, f"no result of it in predictions={folder}"))
+        else:
+            results[case.name] = result
+    return results
+
+
+def _scored(truth: TruthSet, results: Results, failures: list[Failure]) -> list[ScoredImage]:
+    """Labels with the predictions brought into their image; none where the pipeline failed."""
+    return [_scored_image(item, results, truth, failures) for item in truth.truths]
+
+
+def _scored_image(
+    item: Truth, results: Results, truth: TruthSet, failures: list[Failure]
+) -> ScoredImage:
+    record, result = item.record, results.get(item.case.name)
+    structures: tuple[Any, ...] = ()
+    if result is not None:
+        try:
+            structures = aligned(result, record, truth.headers).structures
+        except AnnotationError as error:
+            failures.append(Failure(record.image_id, str(error)))
+    return ScoredImage(
+        study_id=record.study_id,
+        image_id=record.image_id,
+        width=record.width,
+        height=record.height,
+        labels=record.structures,
+        predictions=structures,
+        spacing_rc_mm=record.spacing_rc_mm,
+    )
+
+
+def _summary(
+    settings: PipelineVal,
+    truth: TruthSet,
+    images: list[ScoredImage],
+    results: Results,
+    failures: list[Failure],
+) -> dict[str, Any]:
+    """What was scored, ahead of the figures."""
+    first = next(iter(results.values()), None)
+    elsewhere = sum(
+        item.case.name in results
+        and item.record.instance_uid not in (None, results[item.case.name].instance_uid)
+        for item in truth.truths
+    )
+    return {
+        "schema": SCHEMA,
+        "studies": len(studies_of(images)),
+        "images": len(images),
+        "labels": labels_in(truth.truths),
+        "other_slice": elsewhere,
+        "slice": settings.slice,
+        "weights": {
+            "name": first.weights_name if first else "",
+            "sha256": first.weights_sha256 if first else "",
+        },
+        "version": package_version(),
+        "bootstrap": {"unit": "study", "draws": settings.draws, "seed": settings.seed},
+        "failures": [{"study": f.name, "reason": f.reason} for f in failures],
+        "left_out": [{"image": entry.image_id, "reason": entry.reason} for entry in truth.left_out],
+    }
+
+
+def _tell(
+    settings: PipelineVal, truth: TruthSet, metrics: Mapping[str, Any], failures: list[Failure]
+) -> None:
+    LOG.info("%s", figures_text(metrics))
+    for entry in truth.left_out:
+        if not entry.failed:
+            LOG.info("not scored: %s", entry)
+    if metrics["other_slice"]:
+        LOG.info(
+            "%d of %d images: the pipeline chose another slice than the labelled one; compared "
+            "through patient coordinates",
+            metrics["other_slice"],
+            metrics["images"],
+        )
+    for failure in failures:
+        LOG.error("error: %s", failure)
+    LOG.info(
+        "%d studies, %d images, %d failed; metrics in %s",
+        metrics["studies"],
+        metrics["images"],
+        len(failures),
+        settings.out / "metrics.json",
+    )
