@@ -72,6 +72,8 @@ class Source:
         return tuple(entry for entry in self.left_out if entry.failed)
 
 
+_LARGEST_COORDINATE = 1e9
+
 _FINDING_OF_REASON = {
     "no_point": "point_count",
     "one_point": "point_count",
@@ -209,6 +211,8 @@ def point_xy(value: Any, where: str) -> tuple[float, float]:
     if not (math.isfinite(x) and math.isfinite(y)):
         detail = f"{where}: coord is {_short(value)}, wanted finite numbers"
         raise EntryError("not_a_number", detail)
+    if max(abs(x), abs(y)) > _LARGEST_COORDINATE:
+        raise EntryError("not_a_number", f"{where}: coord is absurdly large, wanted pixels")
     return x, y
 
 

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from spineline.converters.frames import find_frames, frame_size
+from spineline.datasets.images import ImageReadError
+
+
+def test_frames_are_found_by_id_in_order(tmp_path):
+    for name in ("b.PNG", "a.npy", "a.jpg", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    frames = find_frames(tmp_path)
+    assert {k: [p.name for p in v] for k, v in frames.items()} == {
+        "a": ["a.jpg", "a.npy"],
+        "b": ["b.PNG"],
+    }
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".npy"])
+def test_size_is_width_then_height(tmp_path, suffix):
+    path, pixels = tmp_path / f"a{suffix}", np.zeros((20, 30), np.uint8)
+    if suffix == ".npy":
+        np.save(path, pixels)
+    else:
+        cv2.imwrite(str(path), pixels)
+    assert frame_size(path) == (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.png", b""), ("a.jpg", b"no image"), ("a.npy", b"no array"), ("gone.png", None)],
+)
+def test_what_is_no_image(tmp_path, name, data):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImageReadError, match=rf"{name}: cannot be read as an image"):
+        frame_size(tmp_path / name)
+
+
+def test_absurd_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(5))
+    with pytest.raises(ImageReadError, match=r"shape \(5,\)"):
+        frame_size(tmp_path / "a.npy")
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((1, 1), np.uint8))
+    with (tmp_path / "b.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (90_000, 90_000)})
+    with pytest.raises(ImageReadError, match=r"b\.npy"):
+        frame_size(tmp_path / "b.npy")

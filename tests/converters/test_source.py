@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spineline.converters.source import (
+    EntryError,
+    Reading,
+    detect_kind,
+    json_list,
+    load_json,
+    point_list,
+    point_xy,
+)
+from spineline.datasets.errors import AnnotationError
+
+
+@pytest.mark.parametrize(
+    ("entries", "kind"),
+    [
+        ([{"studyUid": "1", "data": []}], "tianchi"),
+        ([{"id": "1", "point": []}], "report"),
+        ([3, {"id": "1", "point": []}], "report"),
+    ],
+)
+def test_kind_by_shape(entries, kind):
+    assert detect_kind(Path("x"), entries) == kind
+
+
+def test_unknown_shapes_say_what_is_wanted():
+    with pytest.raises(AnnotationError, match=r"studyUid and data.*id and point"):
+        detect_kind(Path("x"), [{"a": 1}])
+    with pytest.raises(AnnotationError, match="holds a JSON text, wanted a list of frames"):
+        json_list(Path("x"), "abc", "frames")
+
+
+def test_file_that_is_no_text(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AnnotationError, match=r"x\.json: cannot be read"):
+        load_json(tmp_path / "x.json")
+
+
+def test_numbers_become_floats():
+    assert point_xy([1, 2.5], "x") == (1.0, 2.5)
+
+
+def test_long_values_are_shortened_in_messages():
+    with pytest.raises(EntryError) as caught:
+        point_xy(["y" * 1000, 1], "x")
+    assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(None, "no_point"), ([], "no_point"), ([{}], "one_point"), ({"a": 1}, "bad_entry")],
+)
+def test_point_lists(value, reason):
+    with pytest.raises(EntryError) as caught:
+        point_list(value, "here")
+    assert caught.value.reason == reason
+
+
+def test_reading_turns_errors_into_failures_with_a_finding():
+    reading = Reading()
+    reading.leave_out("a", "s", EntryError("one_point", "one point only"))
+    reading.leave_out("b", "s", AnnotationError("something else"))
+    reading.repeat("c", "s", "again")
+    found = [(f.image_id, f.finding) for f in reading.findings]
+    assert found == [("a", "point_count"), ("b", "bad_entry"), ("c", "duplicate_id")]
+    assert [entry.failed for entry in reading.left_out] == [True, True, False]
+    assert str(reading.left_out[0]) == "a: left out (one_point): one point only"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from spineline.datasets.errors import OutputExistsError, SpinelineError
+from spineline.datasets.files import check_output, staged_folder, write_json, write_text
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(SpinelineError, match=r"a\.txt: cannot be written \(No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_nan_is_refused_in_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert names(tmp_path) == []
+
+
+def test_file_mode_follows_the_umask(tmp_path):
+    write_text(tmp_path / "a", "")
+    plain = tmp_path / "b"
+    plain.touch()
+    assert (tmp_path / "a").stat().st_mode == plain.stat().st_mode
+
+
+def test_staged_folder_appears_at_the_end(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with staged_folder(out, overwrite=False) as stage:
+        (stage / "a").write_text("1")
+        assert not out.exists()
+    assert names(out) == ["a"]
+    assert names(out.parent) == ["out"]
+
+
+def _fill_and_fail(out, overwrite: bool) -> None:
+    with staged_folder(out, overwrite=overwrite) as stage:
+        (stage / "a").touch()
+        raise RuntimeError("stop")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_staged_folder_vanishes_on_failure(tmp_path, overwrite):
+    out = tmp_path / "out"
+    if overwrite:
+        out.mkdir()
+        (out / "old").touch()
+    with pytest.raises(RuntimeError, match="stop"):
+        _fill_and_fail(out, overwrite)
+    assert names(tmp_path) == (["out"] if overwrite else [])
+    assert not overwrite or names(out) == ["old"]
+
+
+def test_overwrite_replaces_everything(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    with (
+        pytest.raises(OutputExistsError, match="overwrite=true"),
+        staged_folder(out, overwrite=False),
+    ):
+        pass
+    with staged_folder(out, overwrite=True) as stage:
+        (stage / "new").touch()
+    assert names(out) == ["new"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_empty_folder_counts_as_absent(tmp_path):
+    check_output(tmp_path, overwrite=False)
+
+
+def test_output_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SpinelineError, match="is not a folder"):
+        check_output(tmp_path / "file" / "out", overwrite=False)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+def test_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SpinelineError, match="not writable"):
+        check_output(tmp_path / "out", overwrite=False)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.settings import (
+    Settings,
+    describe,
+    key,
+    parse_settings,
+    read_settings_file,
+    settings_to_dict,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example(Settings):
+    out: Path = key("where to")
+    epochs: int = key("how often", default=3, minimum=1, maximum=9)
+    rate: float = key("how fast", default=0.5)
+    size: int | str = key("how large", default="auto")
+    kfold: int | None = key("how many", default=None)
+    to: tuple[str, ...] = key("formats", default=("a",), choices=("a", "b"))
+    overwrite: bool = key("replace", default=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "value"),
+    [
+        ("epochs", "7", 7),
+        ("epochs", 7.0, 7),
+        ("rate", "1e-3", 0.001),
+        ("size", "320", 320),
+        ("size", "auto", "auto"),
+        ("kfold", "none", None),
+        ("kfold", "3", 3),
+        ("to", "a,b", ("a", "b")),
+        ("to", "[b, a]", ("b", "a")),
+        ("to", ["b"], ("b",)),
+        ("overwrite", "yes", True),
+        ("overwrite", False, False),
+        ("out", "x/y", Path("x/y")),
+    ],
+)
+def test_values_become_their_types(name, raw, value):
+    settings = parse_settings(Example, {"out": "o", name: raw})
+    assert getattr(settings, name) == value
+    assert type(getattr(settings, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"out": "o", "epoch": 1}, "unknown key 'epoch'; did you mean 'epochs'"),
+        ({"out": "o", "zzz": 1}, "unknown key 'zzz'; allowed: out, epochs"),
+        ({}, r"missing out=… \(where to\)"),
+        ({"out": "o", "epochs": "many"}, "epochs=many: not a valid value, wanted int"),
+        ({"out": "o", "epochs": "2.5"}, "wanted int"),
+        ({"out": "o", "epochs": True}, "wanted int"),
+        ({"out": "o", "epochs": 0}, "epochs=0: out of range, allowed 1 … 9"),
+        ({"out": "o", "to": "a,c"}, "to=c: not an allowed value"),
+        ({"out": "o", "overwrite": "maybe"}, "wanted true|false"),
+        ({"out": ""}, "wanted path"),
+    ],
+)
+def test_values_that_do_not_fit(given, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_settings(Example, given)
+
+
+def test_python_callers_are_checked_as_well():
+    with pytest.raises(ConfigError, match="out of range"):
+        Example(out=Path("o"), epochs=10)
+
+
+def test_plain_values_round_trip():
+    settings = parse_settings(Example, {"out": "o", "to": "b,a", "kfold": 4})
+    assert parse_settings(Example, settings_to_dict(settings)) == settings
+
+
+def test_help_names_type_and_default():
+    lines = {k.name: (k.type, k.default) for k in describe(Example)}
+    assert lines["out"] == ("path", "required")
+    assert lines["kfold"] == ("int|none", "none")
+    assert lines["to"] == ("a|b", "a")
+    assert lines["overwrite"] == ("true|false", "false")
+
+
+@pytest.mark.parametrize("text", ["- a", "{", "\x00"], ids=["list", "broken", "binary"])
+def test_settings_files_that_are_none(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"cfg=.*c\.yaml"):
+        read_settings_file(tmp_path / "c.yaml")

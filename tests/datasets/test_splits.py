@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.splits import (
+    fold_studies,
+    records_by_part,
+    split_studies,
+    write_manifest,
+)
+
+STUDIES = [f"{n:03d}" for n in range(100, 200)]
+
+
+def sizes(parts: dict[str, str]) -> list[int]:
+    return [list(parts.values()).count(part) for part in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [
+        ("train", [100, 0, 0]),
+        ("test", [0, 0, 100]),
+        ("report", [51, 0, 49]),
+        ("0.67", [67, 33, 0]),
+        ("0.7,0.15,0.15", [70, 15, 15]),
+        ("0.5,0.5", [50, 50, 0]),
+    ],
+)
+def test_sizes(split, wanted):
+    assert sizes(split_studies(STUDIES, split)) == wanted
+
+
+def test_ratio_follows_the_seed_and_not_the_order():
+    first = split_studies(STUDIES, "0.5", seed=1)
+    assert first == split_studies(STUDIES[::-1] * 2, "0.5", seed=1)
+    assert first != split_studies(STUDIES, "0.5", seed=2)
+    assert list(first) == STUDIES
+
+
+def test_manifest_round_trip(tmp_path):
+    parts = split_studies(STUDIES, "0.7,0.2,0.1", seed=5)
+    (tmp_path / "split.json").write_text(write_manifest(parts))
+    assert split_studies(STUDIES, str(tmp_path / "split.json")) == parts
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("1.5", "between 0 and 1"),
+        ("0", "between 0 and 1"),
+        ("0.7,0.7", "add up to 1"),
+        ("0.5.5", "not a ratio"),
+        ("half", "readable manifest"),
+    ],
+)
+def test_splits_that_are_none(split, message):
+    with pytest.raises(ConfigError, match=message):
+        split_studies(STUDIES, split)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"train": ["100"], "val": ["100", "101"]}, "'100' is named more than once"),
+        ({"train": ["100"]}, "names no part for 1 studies, such as '101'"),
+        ([], "readable manifest"),
+        ({"train": 5}, "readable manifest"),
+    ],
+)
+def test_manifests_that_do_not_fit(tmp_path, content, message):
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=message):
+        split_studies(["100", "101"], str(tmp_path / "split.json"))
+
+
+@pytest.mark.parametrize("study", ["abc", "1.2.826.0.1.3680043.8.498.1"], ids=["word", "UID"])
+def test_report_split_needs_a_study_number(study):
+    with pytest.raises(ConfigError, match="has no number in its name"):
+        split_studies([study], "report")
+
+
+def test_report_split_reads_the_number_of_a_folder():
+    assert split_studies(["study150", "study151"], "report") == {
+        "study150": "train",
+        "study151": "test",
+    }
+
+
+def test_folds_are_even_within_each_stratum():
+    strata = {study: "rare" if n < 9 else "common" for n, study in enumerate(STUDIES)}
+    folds = fold_studies(STUDIES, 3, seed=4, strata=strata)
+    assert sorted(list(folds.values()).count(n) for n in range(3)) == [33, 33, 34]
+    rare = [folds[study] for study in STUDIES[:9]]
+    assert [rare.count(n) for n in range(3)] == [3, 3, 3]
+    assert folds != fold_studies(STUDIES, 3, seed=5, strata=strata)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_folds_that_cannot_be(k):
+    with pytest.raises(ConfigError, match=f"kfold={k}"):
+        fold_studies(["a", "b"], k)
+
+
+def test_images_of_a_study_stay_together():
+    records = [ImageRecord(f"{s}-{n}", s, 9, 9, ()) for s in STUDIES for n in range(2)]
+    parts = records_by_part(records, split_studies(STUDIES, "0.5"))
+    train = {r.study_id for r in parts["train"]}
+    assert not train & {r.study_id for r in parts["val"]}
+    assert len(parts["train"]) == 2 * len(train)
