@@ -120,7 +120,7 @@ def largest_difference(network: Network, run: Run) -> float:
     """
     rng = np.random.default_rng(0)
     size = network.config.crop.size
-    original = ExportNetwork(network)
+    original = ExportNetwork(network).eval()
     worst = 0.0
     for count in (1, 5):
         crops = rng.integers(0, 256, (count, size, size)).astype(np.float32)
@@ -156,7 +156,7 @@ def _write_onnx(network: Network, path: Path) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
         torch.onnx.export(
-            ExportNetwork(network),
+            ExportNetwork(network).eval(),  # else the exporter leaves all of it in training mode
             (crops,),
             str(path),
             input_names=["crops"],
@@ -176,11 +176,11 @@ def _write_onnx(network: Network, path: Path) -> Run:
 def _write_torchscript(network: Network, path: Path) -> Run:
     crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(ExportNetwork(network), (crops,))
-    text = json.dumps(network_metadata(network.config))
-    torch.jit.save(traced, str(path), _extra_files={"spineline": text})
-    loaded = torch.jit.load(str(path))
+        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
+        traced = torch.jit.trace(ExportNetwork(network).eval(), (crops,))
+        text = json.dumps(network_metadata(network.config))
+        torch.jit.save(traced, str(path), _extra_files={"spineline": text})
+        loaded = torch.jit.load(str(path))
     return lambda crops: _run_torch(loaded, crops)
 
 

@@ -377,7 +377,8 @@ def _cut_records(
     rows: list[CropRow] = []
     failures: list[str] = []
     records = dataset.records.get(part, ())
-    for record in progress(records, description=f"crops of {part}") if records else ():
+    shown = progress(records, description=f"crops of {part}") if len(records) > 500 else records
+    for record in shown:
         if not any(_is_labelled(s) for s in record.structures):
             continue
         try:
