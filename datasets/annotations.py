@@ -1,8 +1,8 @@
 """The annotation types: one image with its structures.
 
-Coordinates: pixels of the image as stored (native resolution), origin at the centre of the top left
-pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy`` (left, top, right, bottom)
-and may reach over the image's edge; writers of file formats clip them.
+Coordinates: pixels of the image as stored (native resolution), origin at the centre of the top
+left pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy`` (left, top, right,
+bottom) and may reach over the image's edge; writers of file formats clip them.
 """
 
 from __future__ import annotations

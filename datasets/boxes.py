@@ -1,8 +1,8 @@
 """Boxes: the rule that makes them from points, and the conversions between the formats' encodings.
 
-Arrays are float64; ``xyxy`` is absolute (left, top, right, bottom) in native pixels; ``cxcywhn`` is
-centre and size divided by the image's width and height, as YOLO stores it; ``xywh`` is COCO's (left,
-top, width, height).
+Arrays are float64; ``xyxy`` is absolute (left, top, right, bottom) in native pixels; ``cxcywhn``
+is centre and size divided by the image's width and height, as YOLO stores it; ``xywh`` is COCO's
+(left, top, width, height).
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ FloatArray = npt.NDArray[np.float64]
 WIDTH_TO_HEIGHT = 1.4
 
 
-def boxes_from_points(
-    points_xy: npt.ArrayLike, ranks: Sequence[int] | None = None
-) -> FloatArray:
+def boxes_from_points(points_xy: npt.ArrayLike, ranks: Sequence[int] | None = None) -> FloatArray:
     """Boxes around the points of one spine, by the report's rule.
 
-    Height is twice the larger vertical gap to a neighbour (the ends have one neighbour), width is 1.4
-    times the height, centred on the point. Source: the report's section on regions; its own boxes
-    follow it exactly.
+    Height is twice the larger vertical gap to a neighbour (the ends have one neighbour), width is
+    1.4 times the height, centred on the point. Source: the report's section on regions; its own
+    boxes follow it exactly.
 
     Args:
         points_xy: (N, 2) points sorted by y, native pixels.

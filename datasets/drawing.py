@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
 from spineline.datasets.labels import KINDS, Kind
 
 COLOURS_RGB: dict[Kind, tuple[int, int, int]] = {

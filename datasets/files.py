@@ -41,7 +41,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with ``\\n`` line ends, whole or not at all."""
+    r"""Write UTF-8 text with ``\n`` line ends, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -73,7 +73,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill that becomes ``out`` when the block ends well, and vanishes when it does not.
+    """A folder to fill: becomes ``out`` when the block ends well, vanishes when it does not.
 
     Only a folder that is being overwritten is replaced, and only at the end.
 
@@ -101,16 +101,17 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def _replace_folder(stage: Path, out: Path) -> None:
     if not out.exists():
-        os.rename(stage, out)
+        stage.rename(out)
         return
     old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".old"))
-    os.rename(out, old / out.name)
-    os.rename(stage, out)
+    out.rename(old / out.name)
+    stage.rename(out)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _cannot_write(path: Path, error: OSError) -> SpinelineError:
-    return SpinelineError(f"{path}: cannot be written ({error.strerror or error}); choose another out=")
+    reason = error.strerror or error
+    return SpinelineError(f"{path}: cannot be written ({reason}); choose another out=")
 
 
 def _umask() -> int:

@@ -120,9 +120,7 @@ def pathology_from_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]
     return (graded, "v5") if binary else (graded,)
 
 
-def class_of(
-    labels: LabelSet, level: str, kind: Kind, pathology: tuple[str, ...]
-) -> int | None:
+def class_of(labels: LabelSet, level: str, kind: Kind, pathology: tuple[str, ...]) -> int | None:
     """The class index of a structure in a label set, or None where it has none there."""
     if level in EXTRA_LEVELS:
         return None

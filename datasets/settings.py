@@ -1,4 +1,4 @@
-"""Settings of commands: one frozen dataclass each, the only source of key names, types and defaults.
+"""Settings of commands: one frozen dataclass each, the only source of keys, types and defaults.
 
 A command's settings derive from [Settings][] and describe each field with [key][]:
 
@@ -94,9 +94,7 @@ def parse_settings(
     if missing:
         wanted = ", ".join(f"{name}=… ({known[name].metadata['help']})" for name in missing)
         raise ConfigError(f"{where}: missing {wanted}")
-    return cls(**{
-        name: _convert(name, raw, hints[name], where) for name, raw in values.items()
-    })
+    return cls(**{name: _convert(name, raw, hints[name], where) for name, raw in values.items()})
 
 
 def read_settings_file(path: Path) -> dict[str, object]:
@@ -196,6 +194,10 @@ def _convert_one(raw: object, hint: Any) -> Any:
         if hint is str:
             return str(raw).lower()
         raise ValueError("a truth value")
+    return _convert_plain(raw, hint)
+
+
+def _convert_plain(raw: object, hint: Any) -> Any:
     if hint is int:
         if isinstance(raw, float) and not raw.is_integer():
             raise ValueError("not whole")

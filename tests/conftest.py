@@ -39,7 +39,7 @@ def shared_tools() -> Path:
 
 @pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process: ``run_cli("data", "check", …)`` → code, stdout, stderr."""
+    """Run the command line here: ``run_cli("data", "check", …)`` gives code, stdout, stderr."""
     from spineline.pipeline.cli import main
 
     def run(*words: object) -> tuple[int, str, str]:

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "weights": {"weights", "datasets.errors"},
     "detect": {"detect", "datasets", "weights"},
     "classify": {"classify", "datasets", "weights"},
-    "pipeline": {"pipeline", "detect", "classify", "datasets", "weights"},
+    # `pipeline val` scores against an annotation source, which converters read.
+    "pipeline": {"pipeline", "detect", "classify", "datasets", "weights", "converters"},
 }
 NETWORKS = {"torch", "torchvision", "ultralytics", "timm"}
 PAGES = ("README.md", "CONTRIBUTING.md")
