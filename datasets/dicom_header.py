@@ -9,6 +9,7 @@ No patient name, id or date is ever read here: only the tags of ``_KEYWORDS`` ar
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 import zlib
@@ -121,9 +122,15 @@ class HeaderRejected(Exception):  # noqa: N818 - a verdict on one file, caught b
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Read without pydicom's remarks on single values, which quote them (names included)."""
-    with warnings.catch_warnings(), disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def read_headers(path: Path) -> tuple[SliceHeader, ...]:

@@ -101,7 +101,7 @@ def _check_size(header: SliceHeader, dataset: Dataset) -> None:
     """Refuse sizes that no slice has, by the header and by what the compressed data claims."""
     keyword = next((k for k in _PIXEL_KEYWORDS if k in dataset), None)
     if keyword is None:
-        raise _error(header, "has no PixelData", "export the images, not only their headers")
+        raise _error(header, "has no PixelData, or it is cut short", "export the whole image again")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     frames = max(int(dataset.get("NumberOfFrames") or 1), 1)
     if rows < 1 or columns < 1:

@@ -19,8 +19,8 @@ from spineline.datasets.errors import DicomReadError
 from spineline.datasets.runs import LOG
 
 # A word ends where letters end: digits and marks may stand right beside it, as in `t2_tse_sag_384`.
-_T2 = re.compile(r"(?<![A-Z0-9])T2(?![0-9])")
-_T1 = re.compile(r"(?<![A-Z0-9])T1(?![0-9])")
+_T2 = re.compile(r"(?<![A-Z0-9])S?T2(?![0-9])")  # Philips writes sT2W
+_T1 = re.compile(r"(?<![A-Z0-9])S?T1(?![0-9])")
 _PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
 _T2_STAR = re.compile(
     r"T2\s*\*|T2[ _-]?STAR|(?<![A-Z])(?:MEDIC|MERGE|GRE|FFE|FLASH|SWI|FIESTA)(?![A-Z])"

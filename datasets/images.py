@@ -170,7 +170,7 @@ def _check_size(height: int, width: int, path: Path) -> None:
 
 
 def _as_grey(pixels: npt.NDArray[Any], path: Path) -> GreyImage:
-    if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[2]):
+    if pixels.ndim == 3 and pixels.shape[2] not in (3, 4) and 1 in (pixels.shape[0::2]):
         pixels = pixels[0] if pixels.shape[0] == 1 else pixels[:, :, 0]
     if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
         grey = pixels[:, :, :3].astype(np.float32) @ np.array(_GREY_OF_RGB, np.float32)
