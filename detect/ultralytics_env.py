@@ -50,7 +50,12 @@ def import_ultralytics() -> ModuleType:
     importlib.import_module(
         "torch"
     )  # before ultralytics limits the threads of what is imported later
+    from PIL import Image
+
+    open_image = Image.open
     package = importlib.import_module("ultralytics")
+    importlib.import_module("ultralytics.utils.patches")
+    Image.open = open_image  # the package's own wants to install a decoder for any broken file
     if threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)
     _redirect_log()

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spineline.datasets.errors import SpinelineError
+from spineline.detect import load_detector
+from spineline.detect.export import export
+from spineline.detect.settings import DetectExport
+
+
+def test_onnx_agrees_with_the_original_at_other_sizes_and_batches(
+    weights: Path, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "detector.onnx"
+    result = export(DetectExport(model=str(weights), out=out))
+    assert result.score_error is not None
+    assert result.score_error < 1e-4
+    session = onnxruntime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
+    detector: Any = load_detector(weights)
+    for shape in ((1, 96, 96), (2, 64, 128)):
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        colour = np.repeat(images[:, None].astype(np.float32) / 255, 3, axis=1).astype(np.float32)
+        (found,) = session.run(None, {"images": colour})
+        np.testing.assert_allclose(found, detector.forward(images).numpy(), atol=1e-2, rtol=1e-4)
+    meta = json.loads(session.get_modelmeta().custom_metadata_map["spineline"])
+    assert (meta["imgsz"], meta["names"][0]) == (96, "T12-L1")
+
+
+def test_torchscript_agrees_and_carries_its_description(weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "detector.torchscript"
+    export(DetectExport(model=str(weights), out=out, format="torchscript", imgsz=64))
+    extra = {"spineline": ""}
+    network = torch.jit.load(io.BytesIO(out.read_bytes()), _extra_files=extra)
+    assert json.loads(extra["spineline"])["imgsz"] == 64
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8)
+    colour = torch.from_numpy(image)[:, None].float().div(255).expand(-1, 3, -1, -1)
+    detector: Any = load_detector(weights)
+    torch.testing.assert_close(network(colour), detector.forward(image), atol=1e-3, rtol=1e-4)
+
+
+def test_an_export_that_does_not_agree_is_not_written(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "spineline.detect.export._run_torchscript",
+        lambda _: lambda images: np.zeros((1, 15, 84), np.float32),
+    )
+    out = tmp_path / "detector.torchscript"
+    with pytest.raises(SpinelineError, match=r"is off by .* it was not written"):
+        export(DetectExport(model=str(weights), out=out, format="torchscript", imgsz=64))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["format=onx"], 2, "did you mean 'onnx'"),
+        (["imgsz=100"], 2, "wanted a multiple of 32"),
+        (["model=none.pt"], 1, "none.pt"),
+        (["out={folder}"], 1, "exists already"),
+        (["out={folder}", "overwrite=true"], 2, "is a folder"),
+    ],
+    ids=["format", "imgsz", "weights", "exists", "folder"],
+)
+def test_refusals(
+    run_cli: Callable[..., tuple[int, str, str]],
+    weights: Path,
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_text("x")
+    given = {"model": str(weights), "out": str(tmp_path / "d.onnx")}
+    given |= dict(word.format(folder=folder).split("=") for word in words)
+    found, _, errors = run_cli("detect", "export", *(f"{k}={v}" for k, v in given.items()))
+    assert found == code
+    assert message in errors
+    assert not (tmp_path / "d.onnx").exists()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from spineline.datasets.images import read_uint8_image, window_to_uint8
+from spineline.detect import load_detector
+from spineline.detect.predict import find_sources, predict
+from spineline.detect.settings import DetectPredict
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_predictions_overlays_and_text_agree(dataset: Path, weights: Path, tmp_path: Path) -> None:
+    source, out = dataset / "images" / "val", tmp_path / "out"
+    settings = DetectPredict(
+        model=str(weights), source=source, out=out, txt=True, confidence=0.4, iou=0.5
+    )
+    result = predict(settings)
+    assert (result.images, result.failures) == (2, ())
+    content = json.loads((out / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["s06.png", "s07.png"]
+    detector = load_detector(weights)
+    image = window_to_uint8(read_uint8_image(source / "s06.png"))
+    (found,) = detector.detect([image], confidence=0.4, iou=0.5)
+    rows = [row for row in content["predictions"] if row["image_id"] == 1]
+    assert len(rows) == len(found) > 0
+    np.testing.assert_allclose([row["score"] for row in rows], found.confidence)
+    assert [row["category"] for row in rows] == [found.names[i] for i in found.class_index]
+    left, top, width, height = rows[0]["bbox"]
+    np.testing.assert_allclose([left, top, left + width, top + height], found.boxes_xyxy[0])
+    first = (out / "labels" / "s06.txt").read_text().split("\n")[0].split()
+    assert int(first[0]) == found.class_index[0]
+    wanted = [(left + width / 2) / 96, (top + height / 2) / 96, width / 96, height / 96]
+    np.testing.assert_allclose([float(word) for word in first[1:5]], wanted, atol=1e-6)
+    assert cv2.imread(str(out / "overlays" / "s06.png")) is not None
+
+
+def test_a_dataset_is_taken_as_windowed_already(
+    dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    sources = find_sources(dataset / "data.yaml")
+    assert len(sources) == 10
+    assert all(source.windowed for source in sources)
+    out = tmp_path / "out"
+    predict(
+        DetectPredict(model=str(weights), source=dataset / "data.yaml", out=out, overlays=False)
+    )
+    assert not (out / "overlays").exists()
+
+
+def test_single_image_and_clashing_names(tmp_path: Path) -> None:
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for name in ("a.png", "a.jpg", "b.png"):
+        cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert [s.name for s in find_sources(tmp_path)] == ["a.jpg", "a.png", "b"]
+    assert [s.name for s in find_sources(tmp_path / "a.png")] == ["a"]
+
+
+def test_a_batch_goes_on_after_an_unusable_image(
+    run_cli: Cli, dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "images", tmp_path / "out"
+    source.mkdir()
+    (source / "a.png").write_bytes(b"broken")
+    cv2.imwrite(str(source / "b.png"), np.full((32, 32), 9, np.uint8))
+    (source / "c.png").write_bytes((dataset / "images" / "val" / "s06.png").read_bytes())
+    code, _, errors = run_cli(
+        "detect", "predict", f"model={weights}", f"source={source}", f"out={out}"
+    )
+    assert code == 1
+    assert "a.png" in errors
+    assert "b.png: every pixel has the same value" in errors
+    content = json.loads((out / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["c.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["model={weights}", "source={here}/none", "out={out}"], 1, "no such file or folder"),
+        (["model={weights}", "source={here}", "out={out}"], 1, "no image in it"),
+        (["model={weights}", "source={here}", "out={out}", "conf=0.1"], 2, "unknown key 'conf'"),
+        (["model={weights}", "source={here}", "out={out}", "confidence=2"], 2, "out of range"),
+        (["model={weights}", "source={here}", "out={out}", "device=tpu"], 2, "not a device"),
+        (["source={here}", "out={out}"], 2, "missing model="),
+    ],
+    ids=["missing", "empty", "key", "range", "device", "no-model"],
+)
+def test_refusals(
+    run_cli: Cli, weights: Path, tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
+    here, out = tmp_path / "here", tmp_path / "out"
+    here.mkdir()
+    given = [word.format(weights=weights, here=here, out=out) for word in words]
+    found, _, errors = run_cli("detect", "predict", *given)
+    assert found == code
+    assert message in errors
+    assert not out.exists()

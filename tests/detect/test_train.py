@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from spineline.datasets.errors import AnnotationError, ConfigError, OutputExistsError, WeightsError
+from spineline.detect import load_detector
+from spineline.detect.checkpoints import load_pickle, read_safetensors, write_checkpoint
+from spineline.detect.settings import DetectTrain
+from spineline.detect.train import train, trainer_arguments
+
+TINY: dict[str, Any] = {"model": "yolov8n", "imgsz": 64, "epochs": 1, "batch": 3, "plots": False}
+
+
+def test_run_folder_holds_weights_curves_plots_and_settings(finished: Any) -> None:
+    names = {p.relative_to(finished.out).as_posix() for p in finished.out.rglob("*") if p.is_file()}
+    assert names >= {
+        "run.yaml", "recipe.json", "args.yaml", "results.csv", "results.png", "labels.jpg",
+        "train_batch0.jpg", "BoxPR_curve.png", "confusion_matrix.png", "val_batch0_pred.jpg",
+        "weights/last.pt", "weights/last.safetensors", "weights/best.pt",
+        "weights/best.safetensors",
+    }  # fmt: skip
+    record = yaml.safe_load((finished.out / "run.yaml").read_text())
+    assert record["command"] == "spineline detect train"
+    assert record["settings"]["model"] == "yolov5nu"
+    assert record["settings"]["seed"] == 0
+    assert record["trained_with"]["lrf"] == 0.2
+    assert record["trained_with"]["label_smoothing"] == 0.1
+    assert {"ultralytics", "torch", "python"} <= set(record["versions"])
+
+
+def test_recipe_report_of_a_run_accounts_for_all_27_values(finished: Any) -> None:
+    report = json.loads((finished.out / "recipe.json").read_text())
+    assert report["recipe"] == "report"
+    assert len(report["values"]) == 27 + 2  # and optimizer and cos_lr, which it needs beside them
+    assert {v["status"] for v in report["values"]} == {"applied", "not_applicable"}
+
+
+def test_results_have_a_line_per_epoch_and_no_clock(finished: Any) -> None:
+    with (finished.out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert "time" not in rows[0]
+    assert math.isnan(float(rows[0]["metrics/mAP50(B)"]))  # val_every=2
+    assert not math.isnan(float(rows[1]["metrics/mAP50(B)"]))
+
+
+def test_weights_are_those_of_the_checkpoint_and_load(finished: Any) -> None:
+    assert finished.weights == finished.out / "weights" / "best.safetensors"
+    meta, tensors = read_safetensors(finished.weights)
+    assert (meta.model, meta.imgsz, len(meta.names)) == ("yolov5nu", 64, 11)
+    network = load_pickle(finished.out / "weights" / "best.pt", trust=True)["model"]
+    assert all(torch.equal(tensors[name], t) for name, t in network.state_dict().items())
+    detector = load_detector(finished.weights)
+    assert len(detector.detect([np.zeros((64, 64), np.uint8)])) == 1
+
+
+def test_the_dataset_is_left_as_it_was(finished: Any, dataset: Path) -> None:
+    files = sorted(p.suffix for p in dataset.rglob("*") if p.is_file())
+    assert set(files) == {".png", ".txt", ".json", ".yaml"}
+
+
+def test_a_callers_generators_and_flags_are_left_alone(finished: Any) -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_arguments_never_leave_the_machine_or_the_recipe() -> None:
+    settings = DetectTrain(model="yolov8n", data=Path("d"), out=Path("o"), device="cpu")
+    arguments = trainer_arguments(settings, {"lr0": 0.1, "label_smoothing": 0.1})
+    assert arguments["pretrained"] is False
+    assert arguments["amp"] is False  # the fp16 check downloads a network
+    assert "label_smoothing" not in arguments  # the package drops it; our loss has it
+    assert arguments["lr0"] == 0.1
+
+
+def test_without_validation_part_the_last_weights_are_the_result(
+    own_dataset: Callable[..., Path], tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    data = own_dataset(train=4, test=2)
+    out = tmp_path / "run"
+    text = (data / "data.yaml").read_text().replace("val: images/val\n", "")
+    (data / "data.yaml").write_text(text)
+    result = train(DetectTrain(data=data, out=out, **{**TINY, "plots": True}))
+    assert result.weights == result.last == out / "weights" / "last.safetensors"
+    assert not (out / "weights" / "best.pt").exists()
+    assert "the weights of the last epoch are the result" in said.text
+    header = (out / "results.csv").read_text().split("\n")[0]
+    assert "train/box_loss" in header
+    assert "val/" not in header
+    assert "metrics/" not in header
+    assert (out / "results.png").is_file()
+
+
+def test_same_seed_same_weights_and_given_weights_are_taken_over(
+    dataset: Path, finished: Any, tmp_path: Path
+) -> None:
+    given = {**TINY, "data": dataset, "val": False}
+    results = [
+        train(DetectTrain(out=tmp_path / name, seed=seed, **given))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    first, again, other = (r.last.read_bytes() for r in results)
+    assert first == again
+    assert first != other
+
+
+def test_weights_to_start_from(dataset: Path, finished: Any, tmp_path: Path) -> None:
+    given = {**TINY, "model": "yolov5n", "data": dataset, "val": False}
+    frozen = {"lr0": 0.0, "warmup_bias_lr": 0.0, "optimizer": "SGD", "weight_decay": 0.0}
+    result = train(
+        DetectTrain(out=tmp_path / "run", weights=str(finished.weights), **given, **frozen)
+    )
+    before, after = read_safetensors(finished.weights)[1], read_safetensors(result.last)[1]
+    names = [name for name in before if name.endswith(("conv.weight", "bn.weight"))]
+    assert len(names) > 50
+    assert all(torch.equal(before[name], after[name]) for name in names)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["model=yolov8n", "out={out}"], 2, "missing data="),
+        (["data={data}", "out={out}"], 2, "missing model="),
+        (["model=yolov8z", "data={data}", "out={out}"], 2, "did you mean 'yolov8"),
+        (["model=yolov8n", "data={out}/none", "out={out}"], 1, "no data.yaml there"),
+        (["model=yolov8n", "data={data}", "out={out}", "hyp=reprot"], 2, "did you mean 'report'"),
+        (["model=yolov8n", "data={data}", "out={out}", "lr=1"], 2, "unknown key 'lr'"),
+        (["model=yolov8n", "data={data}", "out={out}", "lr0=nan"], 2, "lr0=nan"),
+        (["model=yolov8n", "data={data}", "out={out}", "device=7"], 2, "no such CUDA device"),
+        (["model=yolov8n", "data={data}", "out={out}", "cache=disk"], 2, "not an allowed value"),
+        (["model=yolov8n", "data={data}", "out={out}", "weights=no.pt"], 1, "no.pt"),
+        (["model=yolov8n", "data={data}", "out={data}"], 1, "exists already"),
+        (["model=yolov8n", "data={data}", "out={data}", "overwrite=true"], 1, "is no run folder"),
+        (["out={out}", "resume=true"], 1, "nothing to resume, no run.yaml there"),
+    ],
+    ids=lambda value: value[-1].split("=")[0] if isinstance(value, list) else None,
+)
+def test_refusals_on_the_command_line(
+    run_cli: Callable[..., tuple[int, str, str]],
+    dataset: Path,
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    given = [word.format(data=dataset, out=out) for word in words]
+    found, _, errors = run_cli("detect", "train", *given)
+    assert found == code
+    assert message in errors
+    assert not out.exists()
+    assert (dataset / "data.yaml").is_file()
+
+
+def test_a_pickle_to_start_from_needs_trust(
+    dataset: Path, pickle_weights: Path, tmp_path: Path
+) -> None:
+    settings = DetectTrain(data=dataset, out=tmp_path / "r", weights=str(pickle_weights), **TINY)
+    with pytest.raises(WeightsError, match="trust=true"):
+        train(settings)
+
+
+def test_corrupt_images_are_refused_before_anything_is_written(
+    own_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = own_dataset()
+    for name in ("s00", "s03"):
+        (data / "images" / "train" / f"{name}.png").write_bytes(b"broken")
+    with pytest.raises(AnnotationError, match="2 of 6 images of the train part cannot be used"):
+        train(DetectTrain(data=data, out=tmp_path / "run", **TINY))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(finished: Any, dataset: Path) -> None:
+    with pytest.raises(OutputExistsError, match="overwrite=true or resume=true"):
+        train(DetectTrain(data=dataset, out=finished.out, **TINY))
+
+
+# Resuming
+
+
+def test_a_finished_run_is_not_resumed(finished: Any) -> None:
+    with pytest.raises(WeightsError, match=r"is finished \(2 epochs\).*start another run"):
+        train(DetectTrain(out=finished.out, resume=True))
+
+
+def _killed_copy(finished: Any, folder: Path, epochs: int = 2) -> Path:
+    """A run folder as a kill after the first of two epochs leaves it."""
+    import shutil
+
+    out = folder / "run"
+    shutil.copytree(finished.out, out)
+    for name in ("best.pt", "best.safetensors", "last.safetensors", "last.pt"):
+        (out / "weights" / name).unlink()
+    return out
+
+
+def test_a_run_killed_before_its_first_checkpoint(finished: Any, tmp_path: Path) -> None:
+    out = _killed_copy(finished, tmp_path)
+    with pytest.raises(WeightsError, match="no epoch was finished; start it anew"):
+        train(DetectTrain(out=out, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 9}, r"epochs=9: the run in .* was begun with epochs=2"),
+        ({"lr0": 0.5}, "lr0=0.5: the run in .* was begun with lr0=None"),
+        ({"model": "yolov8n"}, "begun with model=yolov5nu"),
+        ({"seed": 4}, "begun with seed=0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_resuming_keeps_what_was_planned(
+    finished: Any, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(DetectTrain(out=finished.out, resume=True, **given))
+
+
+def test_a_truncated_checkpoint_is_said(finished: Any, tmp_path: Path) -> None:
+    out = _killed_copy(finished, tmp_path)
+    content = (finished.out / "weights" / "last.pt").read_bytes()
+    (out / "weights" / "last.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(WeightsError, match="damaged"):
+        train(DetectTrain(out=out, resume=True))
+
+
+def test_an_interrupted_run_goes_on_to_its_planned_end(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spineline.detect import trainer as trainer_module
+
+    original = trainer_module.SpineDetectionTrainer.save_model
+
+    def save_then_die(self: Any) -> bool:
+        original(self)
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return True
+
+    out = tmp_path / "run"
+    given = {**TINY, "epochs": 3, "label_smoothing": 0.1, "hyp": "report"}
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.SpineDetectionTrainer, "save_model", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(DetectTrain(data=dataset, out=out, **given))
+    assert int(load_pickle(out / "weights" / "last.pt", trust=True)["epoch"]) == 1
+    result = train(DetectTrain(out=out, resume=True, model="yolov8n"))
+    assert result.epochs == 3
+    with (out / "results.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    with pytest.raises(WeightsError, match="is finished"):
+        train(DetectTrain(out=out, resume=True))
+
+
+def test_weights_that_are_no_numbers_end_the_run(dataset: Path, tmp_path: Path) -> None:
+    settings = DetectTrain(
+        data=dataset, out=tmp_path / "run", optimizer="SGD", lr0=1e12, warmup_epochs=0.0, **TINY
+    )
+    from spineline.datasets.errors import SpinelineError
+
+    with pytest.raises(SpinelineError, match="no longer finite numbers; lower lr0"):
+        train(settings)
+
+
+@pytest.mark.slow
+def test_resume_after_kill_9(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["model=yolov8n", f"data={dataset}", f"out={out}", "imgsz=64", "epochs=6", "batch=3"]
+    command = [sys.executable, "-m", "spineline.pipeline.cli", "detect", "train"]
+    process = subprocess.Popen(
+        [*command, *words, "plots=false"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    last = out / "weights" / "last.pt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = int(load_pickle(last, trust=True)["epoch"]) + 1
+    assert 1 <= done < 6
+    subprocess.run([*command, f"out={out}", "resume=true"], cwd=tmp_path, check=True)
+    with (out / "results.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == [str(n) for n in range(1, 7)]
+    assert (out / "weights" / "best.safetensors").is_file()
+
+
+def test_checkpoint_of_another_dataset_is_refused(
+    finished: Any, own_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = _killed_copy(finished, tmp_path)
+    network = load_pickle(finished.out / "weights" / "last.pt", trust=True)["model"]
+    write_checkpoint({"epoch": 0, "ema": network, "optimizer": {}}, out / "weights" / "last.pt")
+    data = own_dataset()
+    text = (data / "data.yaml").read_text().replace("L5-S1", "S1-S2")
+    (data / "data.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"its classes .* are not the run's"):
+        train(DetectTrain(out=out, resume=True, data=data))

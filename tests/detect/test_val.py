@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spineline.datasets.coco import boxed_structures
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.errors import AnnotationError, WeightsError
+from spineline.datasets.labels import LEVELS
+from spineline.detect.results import Detections
+from spineline.detect.settings import DetectVal
+from spineline.detect.val import val
+
+
+class Oracle:
+    """Answers with the labels of a part, in order, moved by some pixels."""
+
+    def __init__(self, data: Path, part: str, shift_xy: tuple[float, float]) -> None:
+        dataset = load_dataset(data)
+        self.names = LEVELS
+        self.imgsz = 96
+        self.answers = []
+        for record in dataset.records[part]:  # type: ignore[index]
+            boxed = boxed_structures(record, "level")
+            boxes = (boxed.boxes_xyxy + np.tile(shift_xy, 2)).astype(np.float32)
+            confidence = np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)
+            self.answers.append(Detections(boxes, confidence, boxed.class_index, LEVELS))
+
+    def detect(self, images: Sequence[Any], **_: Any) -> list[Detections]:
+        return [self.answers.pop(0) for _ in images]
+
+
+def scored(
+    monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, weights: Path, shift: Any, **given: Any
+) -> dict[str, Any]:
+    oracle = Oracle(data, given.get("split", "val"), shift)
+    monkeypatch.setattr("spineline.detect.load_detector", lambda *_, **__: oracle)
+    val(DetectVal(model=str(weights), data=data, out=out, **given))
+    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return metrics
+
+
+@pytest.mark.parametrize(("shift", "map50", "accuracy"), [((0, 0), 1.0, 1.0), ((40, 0), 0.0, 0.0)])
+def test_perfect_and_useless_detections(
+    monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path, weights: Path,
+    shift: tuple[int, int], map50: float, accuracy: float,
+) -> None:  # fmt: skip
+    metrics = scored(monkeypatch, dataset, tmp_path / "out", weights, shift)
+    assert metrics["coco"]["map50"] == pytest.approx(map50)
+    assert metrics["coco"]["map50_95"] == pytest.approx(map50)
+    assert metrics["level_accuracy_8px"] == {"value": accuracy, "n": 22}
+    assert metrics["images"] == 2
+    assert list(metrics["coco"]["per_class"]) == list(LEVELS)
+
+
+def test_figures_are_those_of_pycocotools_on_the_files_on_disk(
+    monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path, weights: Path
+) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    metrics = scored(monkeypatch, dataset, tmp_path / "out", weights, (1.5, 1.0), split="test")
+    with contextlib.redirect_stdout(io.StringIO()):
+        labels = COCO(str(dataset / "annotations" / "test.json"))
+        results = labels.loadRes(str(tmp_path / "out" / "predictions.json"))
+        evaluation = COCOeval(labels, results, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert 0 < metrics["coco"]["map50_95"] < 1
+    assert metrics["coco"]["map50_95"] == pytest.approx(evaluation.stats[0])
+    assert metrics["coco"]["map50"] == pytest.approx(evaluation.stats[1])
+
+
+def test_writes_figures_and_repeats_to_the_byte(
+    run_cli: Callable[..., tuple[int, str, str]], dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    outs = [tmp_path / "a", tmp_path / "b"]
+    for out in outs:
+        words = (f"model={weights}", f"data={dataset / 'data.yaml'}", f"out={out}", "split=train")
+        code, text, errors = run_cli("detect", "val", *words)
+        assert code == 0, errors
+    assert "mAP50-95" in text
+    assert "level accuracy (< 8 px)" in text
+    names = ("metrics.json", "predictions.json", "pr_curve.png", "confusion_matrix.png")
+    for name in names:
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
+
+
+def test_unreadable_image_is_counted_and_fails_the_command(
+    run_cli: Callable[..., tuple[int, str, str]],
+    own_dataset: Callable[..., Path],
+    weights: Path,
+    tmp_path: Path,
+) -> None:
+    data = own_dataset()
+    (data / "images" / "val" / "s06.png").write_bytes(b"broken")
+    out = tmp_path / "out"
+    code, _, errors = run_cli("detect", "val", f"model={weights}", f"data={data}", f"out={out}")
+    assert code == 1
+    assert "s06.png" in errors
+    assert json.loads((out / "metrics.json").read_text())["images"] == 2
+
+
+def test_empty_part(own_dataset: Callable[..., Path], weights: Path, tmp_path: Path) -> None:
+    data = own_dataset(train=2, val=0)
+    with pytest.raises(AnnotationError, match=r"its val part is empty; split=train"):
+        val(DetectVal(model=str(weights), data=data, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_classes(
+    dataset: Path, network: Any, meta_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    from spineline.detect.checkpoints import save_safetensors
+
+    path = tmp_path / "other.safetensors"
+    names = tuple(f"class {i}" for i in range(11))
+    save_safetensors(network, meta_of(network, names=names), path)
+    with pytest.raises(WeightsError, match=r"its classes \(class 0.*are not those of"):
+        val(DetectVal(model=str(path), data=dataset, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["data={data}", "out={out}"], 2, "missing model="),
+        (["model={weights}", "data={out}", "out={out}"], 1, "no such file or folder"),
+        (["model=none.safetensors", "data={data}", "out={out}"], 1, "none.safetensors"),
+        (["model={weights}", "data={data}", "out={data}"], 1, "exists already"),
+        (["model={weights}", "data={data}", "out={out}", "split=all"], 2, "not an allowed value"),
+        (["model={pickle}", "data={data}", "out={out}"], 1, "trust=true"),
+    ],
+    ids=["no-model", "no-data", "no-weights", "output", "split", "pickle"],
+)
+def test_refusals(
+    run_cli: Callable[..., tuple[int, str, str]], dataset: Path, weights: Path,
+    pickle_weights: Path, tmp_path: Path, words: list[str], code: int, message: str,
+) -> None:  # fmt: skip
+    places = {
+        "data": dataset, "weights": weights, "pickle": pickle_weights, "out": tmp_path / "out",
+    }  # fmt: skip
+    found, _, errors = run_cli("detect", "val", *(word.format(**places) for word in words))
+    assert found == code
+    assert message in errors
+    assert not (tmp_path / "out").exists()
