@@ -42,8 +42,12 @@ class PredictResult:
     failures: tuple[Failure, ...]
 
 
-def predict(settings: PipelinePredict) -> PredictResult:
+def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> PredictResult:
     """Run the pipeline over a source and write results.
+
+    Args:
+        settings: the keys of the command.
+        pipeline: with models loaded; by default those that the settings name are loaded.
 
     Raises:
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
@@ -52,9 +56,10 @@ def predict(settings: PipelinePredict) -> PredictResult:
     """
     check_output(settings.out, overwrite=settings.overwrite)
     refuse_output_around(settings.out, settings.source)
-    bundle_of(settings)
+    if pipeline is None:
+        bundle_of(settings)
     cases = find_cases(settings.source, window=settings.window)
-    pipeline = Pipeline.from_settings(settings)
+    pipeline = pipeline or Pipeline.from_settings(settings)
     failures: list[Failure] = []
     results: list[tuple[str, StudyResult]] = []
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:

@@ -221,6 +221,16 @@ def test_a_close_second_naming_is_told(shift: int, word: str) -> None:
     assert f"one rung {word}" in warnings[0]
 
 
+def test_a_gap_too_wide_for_its_levels_is_told() -> None:
+    """From L3 downwards everything lies one whole rung (two ranks) lower."""
+    rows = [(r, x, y + 24 * (r >= 5), h, c) for r, x, y, h, c in spine()]
+    warnings = decode_spine(boxes(rows)).warnings
+    assert warnings == (
+        "L2-L3 and L3 are 3.0 times as far apart as their boxes lead to expect: a level may be "
+        "left out there",
+    )
+
+
 @pytest.mark.parametrize("scale", [0.25, 1.0, 7.0])
 def test_size_of_the_image_does_not_matter(scale: float) -> None:
     rng = np.random.default_rng(5)
