@@ -194,9 +194,9 @@ def _check_is_dicom(path: Path) -> None:
 
 def _headers_of(path: Path, dataset: Dataset) -> tuple[SliceHeader, ...]:
     meta = getattr(dataset, "file_meta", None)
-    if str(getattr(meta, "MediaStorageSOPClassUID", "")) == _MEDIA_DIRECTORY:
+    if meta is not None and _text(meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
         raise HeaderRejected("DICOMDIR, an index and no image", "foreign")
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     study, series, instance = (
         _text(dataset, f"{name}InstanceUID") for name in ("Study", "Series", "SOP")
     )
@@ -215,7 +215,7 @@ def _headers_of(path: Path, dataset: Dataset) -> tuple[SliceHeader, ...]:
         raise HeaderRejected(reason, "damaged")
     if rows < 1 or columns < 1:
         raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged")
-    frames = _integer(dataset, "NumberOfFrames") or 1
+    frames = integer_of(dataset, "NumberOfFrames") or 1
     if frames < 2 and "PerFrameFunctionalGroupsSequence" not in dataset:
         return (_header(path, dataset, (dataset,), rows, columns),)
     return _frame_headers(path, dataset, rows, columns, frames)
@@ -278,10 +278,10 @@ def _header(
         echo_time_ms=_positive(*place("EchoTime", "EffectiveEchoTime")),
         repetition_time_ms=_positive(*place("RepetitionTime")),
         inversion_time_ms=_positive(*place("InversionTime")),
-        instance_number=_integer(dataset, "InstanceNumber"),
-        series_number=_integer(dataset, "SeriesNumber"),
+        instance_number=integer_of(dataset, "InstanceNumber"),
+        series_number=integer_of(dataset, "SeriesNumber"),
         photometric=_text(dataset, "PhotometricInterpretation").upper(),
-        samples=_integer(dataset, "SamplesPerPixel") or 1,
+        samples=integer_of(dataset, "SamplesPerPixel") or 1,
         frame=frame[0] if frame else None,
         frames=frame[1] if frame else 1,
         image_type=_texts(dataset, "ImageType"),
@@ -365,7 +365,8 @@ def _positive(dataset: Dataset, keyword: str) -> float | None:
     return values[0] if values and values[0] > 0 else None
 
 
-def _integer(dataset: Dataset, keyword: str) -> int | None:
+def integer_of(dataset: Dataset, keyword: str) -> int | None:
+    """A tag's whole number, or None where it is absent or none."""
     value = _value(dataset, keyword)
     try:
         return int(value)

@@ -10,11 +10,13 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
+from pydicom.uid import UID
 
 from spineline.datasets.dicom_header import (
     HeaderRejected,
     SliceHeader,
     check_inflated_size,
+    integer_of,
     quiet_pydicom,
 )
 from spineline.datasets.errors import DicomReadError
@@ -102,8 +104,8 @@ def _check_size(header: SliceHeader, dataset: Dataset) -> None:
     keyword = next((k for k in _PIXEL_KEYWORDS if k in dataset), None)
     if keyword is None:
         raise _error(header, "has no PixelData, or it is cut short", "export the whole image again")
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    frames = max(int(dataset.get("NumberOfFrames") or 1), 1)
+    rows, columns = (integer_of(dataset, keyword) or 0 for keyword in ("Rows", "Columns"))
+    frames = max(integer_of(dataset, "NumberOfFrames") or 1, 1)
     if rows < 1 or columns < 1:
         raise _error(header, f"Rows x Columns is {rows} x {columns}", _AGAIN)
     if rows * columns * frames > MAX_PIXELS:
@@ -112,12 +114,19 @@ def _check_size(header: SliceHeader, dataset: Dataset) -> None:
             f"more than the {MAX_PIXELS:,} pixels allowed"
         )
         raise _error(header, found, "if the size is true, export single slices")
-    meta = getattr(dataset, "file_meta", None)
-    syntax = getattr(meta, "TransferSyntaxUID", None)
+    syntax = _transfer_syntax(dataset)
     if syntax is None:
-        raise _error(header, "names no transfer syntax", _AGAIN)
+        raise _error(header, "names no transfer syntax that is known", _AGAIN)
     if keyword == "PixelData" and syntax.is_compressed and syntax.is_encapsulated:
         _check_compressed(header, dataset, rows, columns, frames)
+
+
+def _transfer_syntax(dataset: Dataset) -> UID | None:
+    try:
+        syntax = dataset.file_meta.TransferSyntaxUID
+    except Exception:  # absent, or its bytes are damaged
+        return None
+    return syntax if isinstance(syntax, UID) and syntax.is_transfer_syntax else None
 
 
 def _check_compressed(
@@ -127,7 +136,7 @@ def _check_compressed(
         data = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames)
     except Exception as error:  # damaged item lengths
         raise _error(header, f"compressed pixels cannot be split ({error})", _AGAIN) from error
-    stored = rows * columns * header.samples * int(dataset.get("BitsAllocated") or 16) // 8
+    stored = rows * columns * header.samples * (integer_of(dataset, "BitsAllocated") or 16) // 8
     if len(data) > 2 * stored + 65536:
         found = f"{len(data)} compressed bytes for {stored} bytes of pixels"
         raise _error(header, found, _AGAIN)
@@ -183,7 +192,7 @@ def _check_complete(header: SliceHeader, dataset: Dataset) -> None:
     """A JPEG 2000 stream cut short decodes into a half-empty picture without a word."""
     if "PixelData" not in dataset or not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
-    frames = max(int(dataset.get("NumberOfFrames") or 1), 1)
+    frames = max(integer_of(dataset, "NumberOfFrames") or 1, 1)
     data = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames)
     is_jpeg = data[:2] in (b"\xff\xd8", b"\xff\x4f")
     if is_jpeg and data.rstrip(b"\0")[-2:] != b"\xff\xd9":
@@ -220,9 +229,9 @@ def _inverted(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[
     """MONOCHROME1 mirrored within its stored range: lowest and highest storable value swap."""
     if "PixelData" not in dataset:
         return -values
-    if int(dataset.get("PixelRepresentation") or 0):
+    if integer_of(dataset, "PixelRepresentation"):
         return -1 - values
-    return 2 ** int(dataset.get("BitsStored") or 16) - 1 - values
+    return 2 ** (integer_of(dataset, "BitsStored") or 16) - 1 - values
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:

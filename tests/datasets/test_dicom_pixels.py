@@ -196,6 +196,15 @@ def test_a_syntax_without_decoder_says_so(write_dicom: WriteDicom) -> None:
         read_pixels(header_of(path))
 
 
+def test_an_unknown_transfer_syntax(write_dicom: WriteDicom) -> None:
+    path = write_dicom("a", NOISE)
+    known = b"1.2.840.10008.1.2.1\0"
+    assert path.read_bytes().count(known) == 1
+    path.write_bytes(path.read_bytes().replace(known, b"1.2.840.10008.1.7.1\0"))
+    with pytest.raises(DicomReadError, match="no transfer syntax that is known; the file is dam"):
+        read_pixels(header_of(path))
+
+
 def test_compressed_data_out_of_proportion(write_dicom: WriteDicom) -> None:
     path = write_dicom("a", NOISE, syntax=RLELossless)
     change(path, lambda d: setattr(d, "PixelData", encapsulate([bytes(2_000_000)])))

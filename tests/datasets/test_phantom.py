@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -177,6 +179,17 @@ def test_drawing_is_quick() -> None:
         draw_spine(seed, (384, 384))
         times.append(time.perf_counter() - started)
     assert min(times) < 0.3
+
+
+def test_asking_for_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; import spineline.datasets.phantom; "
+        "print([m for m in ('cv2', 'pydicom', 'torch', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_files(written: Path) -> None:
