@@ -160,7 +160,7 @@ def test_what_is_wrong_with_pixels_is_told(write_dicom: WriteDicom, name: str) -
     assert "scan7" in str(caught.value)
     assert "; " in str(caught.value)  # what to do
     assert "ecret" not in str(caught.value)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 def test_causes_are_chained(write_dicom: WriteDicom) -> None:
