@@ -215,6 +215,8 @@ def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
         network.load_state_dict({k: _float(v) for k, v in tensors.items()})
     except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its weights do not fit its description ({error})") from error
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
+        raise WeightsError(f"{path}: holds weights that are no finite numbers; train it again")
     network.names = dict(enumerate(meta.names))
     return network.eval(), meta
 

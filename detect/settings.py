@@ -68,13 +68,15 @@ class DetectTrain(Settings):
         "auto ignores lr0 and momentum (auto)", default=None, choices=OPTIMIZERS
     )
     cos_lr: bool | None = key("cosine learning rate instead of linear (false)", default=None)
-    lr0: float | None = _gain("first learning rate (0.01)")
-    lrf: float | None = _gain("last learning rate as a share of lr0 (0.01)")
+    lr0: float | None = _fraction("first learning rate (0.01)")
+    lrf: float | None = _fraction("last learning rate as a share of lr0 (0.01)")
     momentum: float | None = _fraction("SGD momentum or Adam's beta1 (0.937)")
-    weight_decay: float | None = _gain("weight decay (0.0005)")
+    weight_decay: float | None = _fraction("weight decay (0.0005)")
     warmup_epochs: float | None = _gain("epochs of warm-up (3)")
     warmup_momentum: float | None = _fraction("momentum at the start of warm-up (0.8)")
-    warmup_bias_lr: float | None = _gain("learning rate of biases at the start of warm-up (0.1)")
+    warmup_bias_lr: float | None = _fraction(
+        "learning rate of biases at the start of warm-up (0.1)"
+    )
     box: float | None = _gain("gain of the box loss (7.5)")
     cls: float | None = _gain("gain of the class loss (0.5)")
     dfl: float | None = _gain("gain of the distribution focal loss (1.5)")

@@ -270,7 +270,10 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
     with kept_generators():
         trainer = SpineDetectionTrainer(parts, trainer_arguments(settings, values))
         _let_it_talk(settings)
-        trainer.train()
+        try:
+            trainer.train()
+        except ValueError as error:
+            raise ConfigError(f"ultralytics refuses these settings: {error}") from error
         return _finish(trainer, settings, values, parts)
 
 

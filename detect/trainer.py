@@ -217,8 +217,8 @@ class SpineDetectionTrainer(DetectionTrainer):
         return metrics, fitness
 
     def final_eval(self) -> None:
-        """Validate the best weights once more and draw; the checkpoints were stripped by then."""
-        if not self.parts.val or not self.best.exists():
+        """Validate the best weights once more, to draw; nothing else needs it."""
+        if not self.args.plots or not self.parts.val or not self.best.exists():
             return
         checkpoint = torch.load(
             self.best, map_location="cpu", weights_only=False
@@ -368,6 +368,9 @@ def _stripped(network: nn.Module) -> Any:
     plain: Any = deepcopy(network).half()
     plain.criterion = None
     plain.args = {}
+    for tensor in plain.state_dict().values():
+        if tensor.is_floating_point():
+            torch.nan_to_num_(tensor)  # what is too large for 16 bits becomes the largest
     for parameter in plain.parameters():
         parameter.requires_grad = False
     return plain

@@ -17,7 +17,13 @@ import pytest
 import torch
 import yaml
 
-from spineline.datasets.errors import AnnotationError, ConfigError, OutputExistsError, WeightsError
+from spineline.datasets.errors import (
+    AnnotationError,
+    ConfigError,
+    OutputExistsError,
+    SpinelineError,
+    WeightsError,
+)
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import load_pickle, read_safetensors, write_checkpoint
 from spineline.detect.settings import DetectTrain
@@ -271,12 +277,13 @@ def test_an_interrupted_run_goes_on_to_its_planned_end(
         train(DetectTrain(out=out, resume=True))
 
 
-def test_weights_that_are_no_numbers_end_the_run(dataset: Path, tmp_path: Path) -> None:
-    settings = DetectTrain(
-        data=dataset, out=tmp_path / "run", optimizer="SGD", lr0=1e12, warmup_epochs=0.0, **TINY
+def test_weights_that_are_no_numbers_end_the_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "spineline.detect.trainer.SmoothedBCE.smooth", lambda _, target: target * math.nan
     )
-    from spineline.datasets.errors import SpinelineError
-
+    settings = DetectTrain(data=dataset, out=tmp_path / "run", label_smoothing=0.1, **TINY)
     with pytest.raises(SpinelineError, match="no longer finite numbers; lower lr0"):
         train(settings)
 

@@ -55,10 +55,25 @@ def test_smoothing_reaches_the_networks_loss(untrained: Callable[..., Any]) -> N
     predictions = network(batch["img"])
     plain, smoothed = v8DetectionLoss(network), v8DetectionLoss(network)
     smoothed.bce = SmoothedBCE(0.2)
+    seen: list[torch.Tensor] = []
+
+    def record(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen[:] = [logits, target]
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, target, reduction="none"
+        )
+
+    plain.bce = record
     wanted, _ = plain(predictions, batch)
     found, _ = smoothed(predictions, batch)
     torch.testing.assert_close(found[[0, 2]], wanted[[0, 2]])
-    assert abs((found[1] - wanted[1]).item()) > 1e-3
+    logits, target = seen
+    matched = target.amax(-1, keepdim=True)
+    assert (matched > 0).sum() > 2
+    # Cross-entropy is linear in the target: it changes by -logit times the target's change.
+    change = (-logits * (0.1 * matched - 0.2 * target)).sum() / target.sum().clamp(min=1) * 0.5
+    assert abs(change.item()) > 1e-5
+    torch.testing.assert_close(found[1].double(), (wanted[1] + change).double(), rtol=1e-6, atol=0)
 
 
 def test_a_write_that_fails_leaves_the_earlier_checkpoint(
