@@ -84,7 +84,7 @@ def export(settings: ClassifyExport) -> ExportResult:
     check_output(settings.out, overwrite=settings.overwrite)
     weights = resolve(settings.model, task="classify", trust=settings.trust)
     state, config = read_weights(weights.path, trust=settings.trust)
-    network = load_network(state, config, str(weights.path)).eval()
+    network = load_network(state, config, str(weights.path)).eval().requires_grad_(False)
     part = settings.out.with_name(f".{settings.out.stem}.partial{suffix}")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)

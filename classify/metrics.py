@@ -83,7 +83,7 @@ def binary_figures(true: CodeArray, probability: ScoreArray) -> dict[str, float 
 def abnormal_probability(seven: ScoreArray, kinds: Sequence[Kind]) -> npt.NDArray[np.float64]:
     """(N,) probability that a structure is not normal (v1), among the classes of its own kind."""
     own = np.array([[kind == other for other in KIND_OF_SEVEN] for kind in kinds], dtype=bool)
-    allowed = np.where(own.reshape(len(kinds), -1), seven, 0.0).astype(np.float64)
+    allowed = np.where(own.reshape(-1, len(KIND_OF_SEVEN)), seven, 0.0).astype(np.float64)
     normal = np.array([NORMAL[kind] for kind in kinds], dtype=np.int64)
     total = allowed.sum(axis=1)
     share = allowed[np.arange(len(kinds)), normal] / np.where(total > 0, total, 1.0)

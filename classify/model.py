@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -453,14 +454,12 @@ def torch_device(name: str) -> torch.device:
     Raises:
         ConfigError: no such device here.
     """
-    text = f"cuda:{name}" if name.isdigit() else name
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name}: wanted cpu, cuda, or the number of a device") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device={name}: wanted cpu, cuda, or the number of a device")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda|(?:cuda:)?(\d+)", name)
+    if match is None:
+        raise ConfigError(f"device={name}: wanted cpu, cuda, or the number of a CUDA device")
+    number, count = int(match.group(1) or 0), torch.cuda.device_count()
+    if number >= count:
         raise ConfigError(f"device={name}: there are {count} CUDA devices here; use device=cpu")
-    return device
+    return torch.device("cuda", number)

@@ -33,6 +33,7 @@ class ClassifyTrain(Settings):
     seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
     workers: int = key("CPU threads to train with; 0 = torch's choice", default=0, minimum=0)
+    plots: bool = key("draw curves and confusion at the end", default=True)
     val_every: int = key("epochs from one validation to the next", default=1, minimum=1)
 
     channels: int | None = recipe_key("channels")

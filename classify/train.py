@@ -113,7 +113,7 @@ def train(settings: ClassifyTrain) -> TrainResult:
             _check_identity(before.identity, identity)
         _announce(job)
         end = _fit(job, network, run, before, identity)
-        return _finish(run, job, end)
+        return _finish(run, job, end, plots=settings.plots)
 
 
 def _resolve_recipe(
@@ -521,24 +521,27 @@ def _log_epoch(row: Row, epochs: int) -> None:
     LOG.info("epoch %s/%d  %s", row["epoch"], epochs, figures)
 
 
-def _finish(run: RunFolder, job: Job, end: Checkpoint) -> TrainResult:
-    """Pictures and figures of the best epoch."""
-    from spineline.classify.plots import plot_confusion, plot_curves
-
-    plot_curves(end.history, run.path / "curves.png")
+def _finish(run: RunFolder, job: Job, end: Checkpoint, *, plots: bool) -> TrainResult:
+    """Figures of the best epoch, and pictures."""
     metrics: dict[str, Any] = {}
     if job.data.val is not None:
         metrics = _final_metrics(run, job)
         metrics = {"epoch": end.best_epoch, "selected_by": job.recipe.select_by, **metrics}
         write_json(run.path / "metrics.json", metrics)
-        if "seven" in metrics:
-            title = f"val, epoch {end.best_epoch}"
-            plot_confusion(
-                metrics["seven"]["confusion"], SEVEN_NAMES, title, run.path / "confusion.png"
-            )
+    if plots:
+        _plot(run, end, metrics)
     best = run.best if end.best_epoch else run.last
     LOG.info("best epoch %s; weights in %s", end.best_epoch or "none", best)
     return TrainResult(run.path, run.last, best, end.best_epoch, tuple(end.history), metrics)
+
+
+def _plot(run: RunFolder, end: Checkpoint, metrics: dict[str, Any]) -> None:
+    from spineline.classify.plots import plot_confusion, plot_curves
+
+    plot_curves(end.history, run.path / "curves.png")
+    if "seven" in metrics:
+        confusion, title = metrics["seven"]["confusion"], f"val, epoch {end.best_epoch}"
+        plot_confusion(confusion, SEVEN_NAMES, title, run.path / "confusion.png")
 
 
 def _final_metrics(run: RunFolder, job: Job) -> dict[str, Any]:

@@ -1,0 +1,568 @@
+"""Training: what is learnt, what is written, what is refused, and going on after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional
+
+from spineline.classify import load_classifier
+from spineline.classify import train as training
+from spineline.classify.data import load_training_data
+from spineline.classify.model import read_weights
+from spineline.classify.recipe import Recipe
+from spineline.classify.runfolder import COLUMNS, RunFolder
+from spineline.classify.settings import ClassifyTrain
+from spineline.classify.train import (
+    CropLoss,
+    TrainResult,
+    batches,
+    class_weights,
+    epoch_order,
+    learning_rate,
+    make_optimizer,
+)
+from spineline.datasets.crops import CropSpec, make_crops
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError, WeightsError
+
+Cli = Callable[..., tuple[int, str, str]]
+Make = Callable[..., Recipe]
+Run = Callable[..., TrainResult]
+
+
+@pytest.fixture
+def run(dataset_folder: Path, tmp_path: Path, tiny_words: list[str]) -> Run:
+    """Train a tiny network: ``run(out="name", key=value, …)``."""
+    from spineline.datasets.settings import parse_settings
+
+    def start(out: str = "run", **values: object) -> TrainResult:
+        words: dict[str, object] = dict(word.split("=") for word in tiny_words)
+        merged = {
+            **words,
+            "data": dataset_folder,
+            "workers": 1,
+            "plots": False,
+            **values,
+            "out": tmp_path / out,
+        }
+        return training.train(parse_settings(ClassifyTrain, merged))
+
+    return start
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return read_weights(path)[0]
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = tensors(one), tensors(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_tiny_network_learns(trained: Path) -> None:
+    rows = list(csv.DictReader((trained / "results.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert tuple(rows[0]) == COLUMNS
+    assert float(rows[-1]["train_loss"]) < 0.7 * float(rows[0]["train_loss"])
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["abnormal"]["auc_disc"] > 0.75
+    assert metrics["selected_by"] == "macro_f1"
+    scores = [float(row["macro_f1"]) for row in rows]
+    assert metrics["epoch"] == 1 + int(np.argmax(scores))
+    assert metrics["seven"]["macro_f1"] == pytest.approx(max(scores), abs=1e-5)
+
+
+def test_the_run_folder_is_whole(trained: Path) -> None:
+    names = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
+    assert names == {
+        "weights/best.safetensors", "weights/last.safetensors", "checkpoint.pt", "results.csv",
+        "curves.png", "confusion.png", "metrics.json", "recipe.json", "run.yaml",
+    }  # fmt: skip
+    record = yaml.safe_load((trained / "run.yaml").read_text())
+    assert record["settings"]["seed"] == 0
+    assert record["recipe"] == json.loads((trained / "recipe.json").read_text())
+    assert record["recipe"]["model"] == "test_resnet"
+    assert record["counts"]["before"] == record["counts"]["after"]
+    assert sum(record["counts"]["after"].values()) == 66
+
+
+def test_weights_carry_the_crops_mean_and_std(trained: Path, dataset_folder: Path) -> None:
+    config = load_classifier(trained / "weights" / "last.safetensors").network.config
+    pixels = make_crops(load_dataset(dataset_folder), "train", CropSpec(32)).pixels / 255
+    assert config.mean == pytest.approx(pixels.mean(), abs=1e-3)
+    assert config.std == pytest.approx(pixels.std(), abs=1e-3)
+    assert config.crop == CropSpec(32)
+
+
+def test_the_checkpoint_is_weights_for_those_who_trust_it(trained: Path) -> None:
+    with pytest.raises(WeightsError, match="trust=true"):
+        load_classifier(trained / "checkpoint.pt")
+    classifier = load_classifier(trained / "checkpoint.pt", trust=True)
+    crops = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    last = load_classifier(trained / "weights" / "last.safetensors")
+    np.testing.assert_array_equal(classifier.grade(crops).seven, last.grade(crops).seven)
+
+
+def test_the_same_seed_gives_the_same_weights(run: Run) -> None:
+    values = {"noise": 3.0, "color_jitter": 0.2, "translate": 0.05, "balance": "sampler",
+              "plots": True}  # fmt: skip
+    state = torch.get_rng_state()
+    one, two, three = run("one", **values), run("two", **values), run("three", seed=1, **values)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.last.read_bytes() == two.last.read_bytes()
+    assert (one.out / "results.csv").read_bytes() == (two.out / "results.csv").read_bytes()
+    assert (one.out / "curves.png").read_bytes() == (two.out / "curves.png").read_bytes()
+    assert not same(one.last, three.last)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"normalise": False}, {"rotation": 0}, {"color_jitter": 0.3}, {"noise": 5.0}, {"batch": 8},
+        {"balance": "noise"}, {"balance": "sampler"}, {"jitter": True}, {"optimizer": "sgd"},
+        {"class_weights": "balanced"}, {"label_smoothing": 0.1}, {"margin": 1.4}, {"amp": True},
+        {"align": "spine"}, {"binary_on": "disc"}, {"dropout": 0.5}, {"fliplr": 1.0},
+    ],
+    ids=lambda option: "-".join(f"{k}={v}" for k, v in option.items()),
+)  # fmt: skip
+def test_every_ablation_changes_the_outcome(
+    run: Run, plain_weights: Path, option: dict[str, object]
+) -> None:
+    assert not same(run(epochs=1, **option).last, plain_weights)
+
+
+def test_a_frozen_trunk_stays_as_it_was(run: Run, trained: Path) -> None:
+    start = trained / "weights" / "last.safetensors"
+    result = run(weights=start, freeze_trunk=True, lr=0.05)
+    before, after = tensors(start), tensors(result.last)
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]) == name.startswith("trunk."), name
+
+
+def test_given_weights_are_where_training_starts(run: Run, trained: Path) -> None:
+    start = trained / "weights" / "last.safetensors"
+    result = run(weights=start, lr=0.0, epochs=1)
+    before, after = tensors(start), tensors(result.last)
+    for name, tensor in after.items():
+        moved = "running_" in name or "num_batches" in name
+        assert torch.equal(tensor, before[name]) != moved, name
+
+
+def test_a_trunk_starts_another_head(run: Run, trained: Path) -> None:
+    result = run(weights=trained / "weights" / "last.safetensors", head="seven", lr=0.0, epochs=1)
+    before, after = tensors(trained / "weights" / "last.safetensors"), tensors(result.last)
+    assert "heads.binary.weight" not in after
+    assert torch.equal(after["trunk.conv1.0.weight"], before["trunk.conv1.0.weight"])
+
+
+def test_weights_of_another_model_are_refused(run: Run, trained: Path, tmp_path: Path) -> None:
+    start = trained / "weights" / "last.safetensors"
+    with pytest.raises(WeightsError, match="test_resnet with 1 channels"):
+        run(weights=start, model="test_efficientnet")
+    with pytest.raises(WeightsError, match="give weights of the same model"):
+        run(weights=start, channels=3)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("head", ["seven", "binary"])
+def test_one_head_alone(run: Run, head: str) -> None:
+    result = run(head=head, epochs=1)
+    row = result.history[-1]
+    assert (row["macro_f1"] is None) == (head == "binary")
+    assert (row["binary_auc"] is None) == (head == "seven")
+    assert load_classifier(result.best).head == head
+
+
+def test_without_a_seven_class_head_there_is_no_confusion(run: Run) -> None:
+    result = run(head="binary", epochs=1, plots=True)
+    assert (result.out / "curves.png").is_file()
+    assert not (result.out / "confusion.png").exists()
+
+
+def test_validation_is_as_seldom_as_asked(run: Run) -> None:
+    result = run(epochs=3, val_every=2)
+    assert [row["val_loss"] is not None for row in result.history] == [False, True, True]
+
+
+def test_without_val_the_last_epoch_is_kept(
+    run: Run, make_dataset: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_dataset(tmp_path / "data", train=range(3), test=range(3, 5))
+    result = run(data=folder)
+    assert result.best_epoch == 0
+    assert result.best == result.last
+    assert not (result.out / "weights" / "best.safetensors").exists()
+    assert not (result.out / "metrics.json").exists()
+
+
+def test_the_test_part_is_not_looked_at(
+    run: Run, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_dataset(tmp_path / "data", train=range(3), val=range(3, 4), test=range(4, 5))
+    for path in (folder / "images" / "test").iterdir():
+        path.write_bytes(b"not to be read")
+    assert run(data=folder, epochs=1).best_epoch == 1
+
+
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    values = {"epochs": 4, "noise": 3.0, "scheduler": "cosine", "optimizer": "adamw"}
+    whole = run("whole", **values)
+    original, saved = RunFolder.write_derived, []
+
+    def stop(self: RunFolder, *arguments: Any) -> None:
+        saved.append(arguments)
+        if len(saved) == 2:  # between the checkpoint and what follows from it
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    monkeypatch.setattr(RunFolder, "write_derived", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", **values)
+    monkeypatch.undo()
+    assert len((tmp_path / "stopped" / "results.csv").read_text().splitlines()) == 2
+    went_on = run("stopped", resume=True, **values)
+    for name in ("weights/last.safetensors", "weights/best.safetensors", "results.csv",
+                 "metrics.json"):  # fmt: skip
+        assert (went_on.out / name).read_bytes() == (whole.out / name).read_bytes(), name
+
+
+def test_resuming_within_an_epoch_repeats_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run("whole", epochs=3)
+    original, steps = training._train_step, []
+
+    def stop(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "_train_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", epochs=3)
+    monkeypatch.undo()
+    assert same(run("stopped", epochs=3, resume=True).last, whole.last)
+
+
+def test_a_resumed_run_needs_not_repeat_its_keys(
+    dataset_folder: Path, run: Run, tmp_path: Path
+) -> None:
+    first = run(epochs=1)
+    settings = ClassifyTrain(data=dataset_folder, out=first.out, resume=True, workers=1)
+    before = first.last.read_bytes()
+    assert training.train(settings).history == first.history
+    assert first.last.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": 0.5}, "lr=0.5, but the run began with 0.003"),
+        ({"epochs": 9}, "epochs=9, but"),
+        ({"seed": 4}, "seed=4, but"),
+        ({"margin": 2.0}, "margin=2.0, but"),
+    ],
+)
+def test_resuming_with_other_keys_is_refused(
+    run: Run, values: dict[str, object], message: str
+) -> None:
+    run(epochs=1)
+    with pytest.raises(ConfigError, match=message):
+        run(resume=True, **{"epochs": 1, **values})
+
+
+def test_resuming_with_other_data_is_refused(
+    run: Run, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(epochs=1)
+    other = make_dataset(tmp_path / "other", train=range(4), val=range(6, 9))
+    with pytest.raises(ConfigError, match="other crops"):
+        run(epochs=1, resume=True, data=other)
+
+
+def test_resuming_nothing_is_refused(run: Run) -> None:
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt is not there"):
+        run(resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused(run: Run) -> None:
+    result = run(epochs=1)
+    path = result.out / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="damaged"):
+        run(resume=True, epochs=1)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_epoch(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def explode(recipe: Recipe, moment: float) -> float:
+        return 1e-3 if moment < 1 else 1e30
+
+    good = run("good", epochs=1, scheduler="none")
+    monkeypatch.setattr(training, "learning_rate", explode)
+    with pytest.raises(SpinelineError, match=r"epoch 2.*Try a smaller lr="):
+        run("bad", epochs=3)
+    monkeypatch.undo()
+    kept = RunFolder(tmp_path / "bad").load()
+    assert kept.epoch == 1
+    assert all(torch.isfinite(t).all() for t in kept.network.values() if t.is_floating_point())
+    assert good.best_epoch == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_a_whole_state(
+    dataset_folder: Path, tmp_path: Path, tiny_words: list[str], run: Run
+) -> None:
+    out = tmp_path / "killed"
+    words = [w for w in tiny_words if not w.startswith("epochs=")]
+    command = [sys.executable, "-P", "-m", "spineline.pipeline.cli", "classify", "train"]
+    command += [f"data={dataset_folder}", f"out={out}", "epochs=12", "workers=1", *words]
+    for number in range(3):
+        more = ["resume=true"] if number else []
+        process = subprocess.Popen(
+            [*command, *more], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        before = (out / "checkpoint.pt").stat().st_mtime_ns if number else 0
+        for _ in range(1200):
+            path = out / "checkpoint.pt"
+            if process.poll() is not None or (path.exists() and path.stat().st_mtime_ns != before):
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert RunFolder(out).load().epoch >= 1
+    assert not list(out.glob("**/*.safetensors.partial.safetensors"))
+    finished = run("killed", epochs=12, resume=True)
+    whole = run("whole", epochs=12)
+    assert same(finished.last, whole.last)
+    assert (finished.out / "results.csv").read_bytes() == (whole.out / "results.csv").read_bytes()
+
+
+def step_lr(recipe: Recipe) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=recipe.lr)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_size, recipe.gamma)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_the_step_scheduler_is_torchs(make_recipe: Make) -> None:
+    recipe = make_recipe(scheduler="step", step_size=5, gamma=0.9, lr=1e-3)
+    found = [learning_rate(recipe, float(epoch)) for epoch in range(20)]
+    assert found == pytest.approx(step_lr(recipe))
+    assert found[5] == pytest.approx(9e-4)
+
+
+def test_the_cosine_and_the_warm_up_by_hand(make_recipe: Make) -> None:
+    recipe = make_recipe(scheduler="cosine", lr=1.0, epochs=10, warmup_epochs=2.0)
+    found = [learning_rate(recipe, moment) for moment in (0, 1, 5, 10)]
+    wanted = [0, 0.5 * 0.5 * (1 + np.cos(np.pi / 10)), 0.5, 0]
+    assert found == pytest.approx(wanted, abs=1e-12)
+    assert learning_rate(make_recipe(scheduler="none", lr=0.3), 7.5) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)],
+)
+def test_the_optimizer_is_the_one_named(make_recipe: Make, name: str, cls: type) -> None:
+    optimizer = make_optimizer(
+        torch.nn.Linear(2, 2),  # type: ignore[arg-type]
+        make_recipe(optimizer=name, lr=0.02, weight_decay=0.1),
+    )
+    assert type(optimizer) is cls
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.02, 0.1)
+
+
+def test_balanced_class_weights_are_scikit_learns() -> None:
+    codes = np.array([0] * 6 + [1] * 3 + [2])
+    wanted = compute_class_weight("balanced", classes=np.arange(3), y=codes)
+    np.testing.assert_allclose(class_weights(codes, 3, "balanced"), wanted, rtol=1e-6)
+
+
+def test_root_class_weights_by_hand() -> None:
+    codes = np.array([0] * 9 + [1])
+    # 1/3 and 1, whose mean over the crops is (9/3 + 1) / 10 = 0.4; class 2 is absent.
+    found = class_weights(codes, 3, "sqrt")
+    np.testing.assert_allclose(found, [1 / 3 / 0.4, 1 / 0.4, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (1, 4, [1]), (4, 8, [4]), (8, 4, [4, 4])],
+)
+def test_batches_leave_no_lone_crop(count: int, size: int, sizes: list[int]) -> None:
+    parts = batches(torch.arange(count), size)
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat(parts), torch.arange(count))
+
+
+def test_an_epoch_sees_each_crop_once(dataset_folder: Path, make_recipe: Make) -> None:
+    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
+    order = epoch_order(table, make_recipe(), torch.Generator().manual_seed(1))
+    assert sorted(order.tolist()) == list(range(len(table)))
+    assert order.tolist() != list(range(len(table)))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_sampler_draws_classes_by_their_count(
+    dataset_folder: Path, make_recipe: Make, power: float
+) -> None:
+    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
+    many = replace(table, rows=table.rows * 200)
+    recipe = make_recipe(balance="sampler", sampler_power=power)
+    order = epoch_order(many, recipe, torch.Generator().manual_seed(1))
+    found = Counter(many.seven[order.numpy()].tolist())
+    counts = Counter(table.seven.tolist())
+    shares = {code: count ** (1 - power) for code, count in counts.items()}
+    for code, share in shares.items():
+        wanted = share / sum(shares.values())
+        assert found[code] / len(many) == pytest.approx(wanted, rel=0.1)
+
+
+def test_the_loss_is_the_sum_of_both_cross_entropies(
+    dataset_folder: Path, make_recipe: Make
+) -> None:
+    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
+    generator = torch.Generator().manual_seed(0)
+    seven, binary = (torch.randn((6, n), generator=generator) for n in (7, 2))
+    codes, v5 = torch.tensor([2, 3, 0, 1, 6, 4]), torch.tensor([0, 1, 0, 0, 1, 0])
+    disc = torch.tensor([True, True, False, False, True, True])
+    all_of_it = CropLoss(make_recipe(binary_weight=0.5), table)((seven, binary), codes, v5, disc)
+    wanted = functional.cross_entropy(seven, codes) + 0.5 * functional.cross_entropy(binary, v5)
+    torch.testing.assert_close(all_of_it, wanted)
+    smooth = CropLoss(make_recipe(binary_on="disc", label_smoothing=0.1), table)
+    wanted = functional.cross_entropy(seven, codes, label_smoothing=0.1)
+    wanted += functional.cross_entropy(binary[disc], v5[disc], label_smoothing=0.1)
+    torch.testing.assert_close(smooth((seven, binary), codes, v5, disc), wanted)
+    none = CropLoss(make_recipe(binary_on="disc"), table)((None, binary), codes, v5, disc & False)
+    assert float(none) == 0
+
+
+def test_training_data_of_the_report(dataset_folder: Path, make_recipe: Make) -> None:
+    recipe = make_recipe(jitter=True, balance="noise")
+    data = load_training_data(dataset_folder, recipe, given={}, seed=0)
+    counts = data.train.counts()
+    assert set(counts.values()) == {5 * max(data.counts_before.values())}
+    assert data.val is not None
+    assert set(data.val.variant) == {""}
+    assert len(data.val) == 33
+    assert not set(data.train.study_id) & set(data.val.study_id)
+    assert data.train.pixels.shape[1:] == (48, 48)
+
+
+def test_an_unreadable_training_image_is_an_error(
+    make_dataset: Callable[..., Path], tmp_path: Path, run: Run
+) -> None:
+    folder = make_dataset(tmp_path / "data", train=range(3))
+    (folder / "images" / "train" / "001-000.png").write_bytes(b"")
+    with pytest.raises(AnnotationError, match="001-000"):
+        run(data=folder)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def crops_folder(dataset_folder: Path, tmp_path: Path, run_cli: Cli) -> Path:
+    out = tmp_path / "crops"
+    words = (f"data={dataset_folder}", f"out={out}", "size=32", "align=spine", "margin=1.2")
+    assert run_cli("data", "crops", *words)[0] == 0
+    return out
+
+
+def test_a_crops_folder_trains_as_it_was_cut(run: Run, crops_folder: Path) -> None:
+    result = run(data=crops_folder, size=32, epochs=1)
+    assert load_classifier(result.last).crop == CropSpec(32, 1.2, "spine")
+    recipe = json.loads((result.out / "recipe.json").read_text())
+    assert (recipe["margin"], recipe["align"]) == (1.2, "spine")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"margin": 2.0}, "cut with margin=1.2"),
+        ({"size": 64}, "cut with size=32"),
+        ({"align": "none"}, "cut with align=spine"),
+        ({"jitter": True}, "have no surroundings"),
+    ],
+)
+def test_a_crops_folder_cut_otherwise_is_refused(
+    run: Run, crops_folder: Path, values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(data=crops_folder, **{"jitter": "none", **values})
+
+
+def test_a_study_on_both_sides_is_refused(run: Run, crops_folder: Path) -> None:
+    table = crops_folder / "crops.csv"
+    table.write_text(table.read_text().replace(",006,", ",002,"))  # another image of study 002
+    with pytest.raises(AnnotationError, match="study 002 is in train and in val"):
+        run(data=crops_folder)
+
+
+def test_an_empty_train_part_is_refused(
+    make_dataset: Callable[..., Path], tmp_path: Path, run_cli: Cli
+) -> None:
+    folder = make_dataset(tmp_path / "data", test=range(2))
+    code, _, stderr = run_cli("classify", "train", f"data={folder}", f"out={tmp_path / 'run'}")
+    assert code == 1
+    assert "no labelled structure to train on" in stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["model=resnet5o"], 2, "did you mean 'resnet50'"),
+        (["hyp=reprot"], 2, "did you mean 'report'"),
+        (["head=eight"], 2, "head=eight"),
+        (["epoch=3"], 2, "did you mean 'epochs'"),
+        (["device=cuda:99"], 2, "CUDA devices"),
+        (["data=/nowhere/at/all"], 1, "no such file or folder"),
+        (["weights=/nowhere.safetensors", "model=test_resnet", "epochs=1"], 1, "nowhere"),
+    ],
+)
+def test_bad_words_write_nothing(
+    dataset_folder: Path, tmp_path: Path, run_cli: Cli, words: list[str], code: int, message: str
+) -> None:
+    out = tmp_path / "run"
+    given = [] if any(word.startswith("data=") for word in words) else [f"data={dataset_folder}"]
+    found, _, stderr = run_cli("classify", "train", *given, f"out={out}", *words)
+    assert found == code
+    assert message in stderr
+    assert not out.exists()
+
+
+def test_an_earlier_run_is_kept_or_replaced_as_asked(run: Run, tmp_path: Path) -> None:
+    first = run(epochs=2)
+    (first.out / "notes.txt").write_text("mine")
+    with pytest.raises(SpinelineError, match="overwrite=true"):
+        run(epochs=1)
+    assert len(first.history) == 2
+    (first.out / "confusion.png").write_text("of the earlier run")
+    second = run(epochs=1, overwrite=True)
+    assert not (second.out / "confusion.png").exists()
+    assert (second.out / "notes.txt").read_text() == "mine"
+    shutil.rmtree(second.out)
