@@ -140,7 +140,9 @@ class SpineDetectionTrainer(DetectionTrainer):
         self.parts = parts
         self.validated_epoch = -1
         self.reporter = Reporter()
+        threads = torch.get_num_threads()
         super().__init__(overrides=overrides)
+        torch.set_num_threads(threads)  # the package leaves one core of the CPU idle
         self.val_asked = bool(self.args.val)
         self.add_callback("on_train_start", self.reporter.start)
         self.add_callback("on_train_batch_end", self.reporter.batch)
