@@ -17,17 +17,21 @@ def precision_recall_png(precision: npt.NDArray[np.float64], names: Sequence[str
         precision: (101, classes) by recall 0.00 … 1.00; -1 where a class has no label.
         names: class names.
     """
-    figure = _figure((7.0, 5.0))
+    from matplotlib import colormaps
+
+    figure = _figure((8.5, 5.0))
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     recall = np.linspace(0, 1, len(precision))
     present = [k for k in range(len(names)) if precision[:, k].max() > -1]
     for k in present:
         average = precision[:, k].mean()
-        axes.plot(recall, precision[:, k], linewidth=1, label=f"{names[k]} {average:.3f}")
+        colour = colormaps["turbo"](k / max(len(names) - 1, 1))
+        label = f"{names[k]} {average:.3f}"
+        axes.plot(recall, precision[:, k], linewidth=1, color=colour, label=label)
     if present:
         mean = precision[:, present].mean(axis=1)
         axes.plot(recall, mean, linewidth=2.5, color="black", label=f"mean {mean.mean():.3f}")
-        axes.legend(loc="lower left", fontsize="small", title="AP at IoU 0.5")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="AP at IoU 0.5")
     return _png(figure)
 
 
