@@ -26,6 +26,8 @@ from pydicom.config import disable_value_validation
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from spineline.datasets.dicom_quick import read_quick
+
 FloatArray = npt.NDArray[np.float64]
 RejectionKind = Literal["foreign", "damaged", "no-image", "duplicate"]
 
@@ -139,6 +141,12 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     Raises:
         HeaderRejected: foreign, damaged, or without an image.
     """
+    try:
+        quick = read_quick(path)
+    except OSError:
+        quick = None
+    if quick is not None:
+        return _headers_of(path, quick)
     _check_is_dicom(path)
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
@@ -335,7 +343,9 @@ def _text(dataset: Dataset, keyword: str) -> str:
     if value is None:
         return ""
     text = " ".join(map(str, value)) if _is_many(value) else str(value)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:

@@ -270,6 +270,9 @@ def test_scanning_reads_headers_and_one_slice_is_decoded(
     monkeypatch.setattr(pydicom, "dcmread", counting_read)
     monkeypatch.setattr(dicom_pixels, "pixel_array", counting_decode)
     (study,) = scan(tmp_path / "s")
+    assert reads == []  # plain headers are read without pydicom
+    monkeypatch.setattr("spineline.datasets.dicom_header.read_quick", lambda path: None)
+    assert scan(tmp_path / "s") == (study,)
     assert reads == [False] * 21
     read_pixels(choose_slice(study).slice)
     assert reads == [False] * 21 + [True]
