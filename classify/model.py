@@ -131,7 +131,7 @@ def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, in
     problems: list[Exception] = []
     for more in ({}, {"img_size": config.crop.size}):
         try:
-            trunk = _create(config, pretrained, more)
+            trunk = _create(config, more)
             with torch.no_grad():
                 shape = (1, config.channels, config.crop.size, config.crop.size)
                 features = trunk.eval()(torch.zeros(shape))
@@ -139,6 +139,7 @@ def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, in
             problems.append(error)
             continue
         if features.ndim == 2:
+            trunk = _fetch(config, more) if pretrained else trunk
             return trunk.train(), int(features.shape[1])
         problems.append(ValueError(f"its features have shape {tuple(features.shape)}"))
     msg = (
@@ -148,26 +149,24 @@ def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, in
     raise ConfigError(msg) from problems[0]
 
 
-def _create(config: NetworkConfig, pretrained: bool, more: dict[str, int]) -> nn.Module:
+def _create(config: NetworkConfig, more: dict[str, int], *, pretrained: bool = False) -> nn.Module:
     import timm
 
+    model: nn.Module = timm.create_model(
+        config.model, pretrained=pretrained, num_classes=0, in_chans=config.channels, **more
+    )
+    return model
+
+
+def _fetch(config: NetworkConfig, more: dict[str, int]) -> nn.Module:
     try:
-        model: nn.Module = timm.create_model(
-            config.model,
-            pretrained=pretrained,
-            num_classes=0,
-            in_chans=config.channels,
-            **more,
-        )
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
-        raise
+        return _create(config, more, pretrained=True)
     except Exception as error:  # the network and its client have errors of many kinds
         msg = (
             f"model={config.model}: pretrained weights cannot be fetched ({error}); "
             "leave download=true out, or give weights=FILE"
         )
         raise SpinelineError(msg) from error
-    return model
 
 
 def network_metadata(config: NetworkConfig) -> dict[str, Any]:

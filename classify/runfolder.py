@@ -85,8 +85,16 @@ class RunFolder:
             OutputExistsError: the folder holds something and ``overwrite`` is not set.
         """
         check_output(self.path, overwrite=overwrite)
+        self.clear_partial()
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
+
+    def clear_partial(self) -> None:
+        """Remove half-written files that a killed run left behind."""
+        for name in _FILES:
+            path = self.path / name
+            for partial in sorted(path.parent.glob(f".{path.name}.*.partial")):
+                partial.unlink(missing_ok=True)
 
     def save(self, checkpoint: Checkpoint, config: NetworkConfig) -> None:
         """Write the checkpoint, then the files that follow from it."""

@@ -111,6 +111,7 @@ def train(settings: ClassifyTrain) -> TrainResult:
             _write_records(run, settings, job)
         else:
             _check_identity(before.identity, identity)
+            run.clear_partial()
         _announce(job)
         end = _fit(job, network, run, before, identity)
         return _finish(run, job, end, plots=settings.plots)
@@ -132,11 +133,7 @@ def _network_config(data: TrainingData) -> NetworkConfig:
     head: Head = "both"
     if recipe.head in ("seven", "binary"):
         head = "seven" if recipe.head == "seven" else "binary"
-    mean, std = 0.0, 1.0
-    if recipe.normalise:
-        windows = data.train.windows()
-        mean = float(windows.mean(dtype=np.float64)) / 255
-        std = max(float(windows.std(dtype=np.float64)) / 255, 1e-3)
+    mean, std = mean_and_std(data.train) if recipe.normalise else (0.0, 1.0)
     return NetworkConfig(
         model=recipe.model,
         head=head,
@@ -147,6 +144,17 @@ def _network_config(data: TrainingData) -> NetworkConfig:
         mean=mean,
         std=std,
     )
+
+
+def mean_and_std(table: CropTable) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels of the windows, in 0 … 1; the latter not zero."""
+    counts = np.zeros(256, dtype=np.int64)
+    for window in table.windows():  # one by one: the whole in float would be large
+        counts += np.bincount(window.ravel(), minlength=256)
+    greys = np.arange(256) / 255
+    mean = float((counts * greys).sum() / counts.sum())
+    variance = float((counts * (greys - mean) ** 2).sum() / counts.sum())
+    return mean, max(math.sqrt(variance), 1e-3)
 
 
 def _start_network(config: NetworkConfig, settings: ClassifyTrain) -> Network:

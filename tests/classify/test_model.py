@@ -25,7 +25,7 @@ from spineline.classify.model import (
     torch_device,
 )
 from spineline.datasets.crops import CropSpec
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES
 
 CONFIG = NetworkConfig(
@@ -115,6 +115,25 @@ def test_unknown_models_are_refused(name: str, message: str) -> None:
 def test_a_model_that_cannot_take_the_crops_says_so() -> None:
     with pytest.raises(ConfigError, match="does not take crops of 9 pixels"):
         build_network(replace(CONFIG, model="test_vit", crop=CropSpec(9)))
+
+
+def test_pretrained_weights_are_fetched_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    asked: list[bool] = []
+    create = timm.create_model
+
+    def offline(name: str, *, pretrained: bool, **more: Any) -> torch.nn.Module:
+        asked.append(pretrained)
+        if pretrained:
+            raise OSError("no route to host")
+        return create(name, pretrained=False, **more)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    build_network(CONFIG)
+    assert asked == [False]
+    with pytest.raises(SpinelineError, match=r"no route to host.*leave download=true out"):
+        build_network(CONFIG, pretrained=True)
 
 
 def test_a_round_trip_of_weights_is_exact(weights: Path) -> None:

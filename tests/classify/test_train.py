@@ -240,7 +240,10 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
         run("stopped", **values)
     monkeypatch.undo()
     assert len((tmp_path / "stopped" / "results.csv").read_text().splitlines()) == 2
+    half = tmp_path / "stopped" / "weights" / ".last.safetensors.abc.partial"
+    half.write_text("left by a kill")
     went_on = run("stopped", resume=True, **values)
+    assert not half.exists()
     for name in ("weights/last.safetensors", "weights/best.safetensors", "results.csv",
                  "metrics.json"):  # fmt: skip
         assert (went_on.out / name).read_bytes() == (whole.out / name).read_bytes(), name
