@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,14 +102,20 @@ def recipe_key(name: str) -> Any:
     Choices default to ``recipe`` (``none`` may be one of them), everything else to none.
     """
     metadata = next(spec.metadata for spec in fields(Recipe) if spec.name == name)
-    choices = metadata["choices"]
+    choices, value = metadata["choices"], _report_values()[name]
+    shown = str(value).lower() if isinstance(value, bool) else value
     return key(
-        f"{metadata['help']} (default: the recipe's)",
+        f"{metadata['help']} (recipe; report {shown})",
         default="recipe" if choices else None,
         choices=("recipe", *choices) if choices else (),
         minimum=metadata["minimum"],
         maximum=metadata["maximum"],
     )
+
+
+@cache
+def _report_values() -> dict[str, object]:
+    return read_settings_file(recipe_path("report"))
 
 
 def recipe_path(name: str) -> Path:
@@ -132,7 +139,7 @@ def load_recipe(name: str = "report", overrides: Mapping[str, object] | None = N
     Raises:
         ConfigError: an unknown recipe, key or value.
     """
-    values = read_settings_file(recipe_path("report"))
+    values = dict(_report_values())
     if name != "report":
         values.update(read_settings_file(recipe_path(name)))
     values.update(overrides or {})

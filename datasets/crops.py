@@ -424,8 +424,8 @@ def _cut_record(
 def jittered_box(box_xyxy: Sequence[float], variant: str) -> FloatArray:
     """A box moved ``up``, ``down``, ``left`` or ``right`` by a tenth of its larger side.
 
-    >>> jittered_box((0, 0, 14, 10), "right").tolist()
-    [1.4, 0.0, 15.4, 10.0]
+    >>> jittered_box((0, 0, 20, 10), "right").tolist()
+    [2.0, 0.0, 22.0, 10.0]
     """
     box = np.asarray(box_xyxy, dtype=np.float64)
     shift = JITTER_SHARE * float(np.max(box[2:] - box[:2]))
