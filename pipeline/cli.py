@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -176,9 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _command_log():
-            return _dispatch_reporting(words)
-    except BrokenPipeError:
+            status = _dispatch_reporting(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return status
 
 
 def _dispatch_reporting(words: list[str]) -> int:
@@ -290,6 +294,14 @@ def _load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+class _PlainLines(logging.StreamHandler[Any]):
+    """Lines as they are; a reader that has gone away does not end the work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name)
+        if not isinstance(sys.exception(), BrokenPipeError):
+            super().handleError(record)
+
+
 class _BelowWarning(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno < logging.WARNING
@@ -302,9 +314,9 @@ def _command_log() -> Iterator[None]:
     A caller that runs commands from Python finds the logger afterwards as it was.
     """
     handlers, level, propagate = list(LOG.handlers), LOG.level, LOG.propagate
-    output = logging.StreamHandler(sys.stdout)
+    output = _PlainLines(sys.stdout)
     output.addFilter(_BelowWarning())
-    errors = logging.StreamHandler(sys.stderr)
+    errors = _PlainLines(sys.stderr)
     errors.setLevel(logging.WARNING)
     for handler in (output, errors):
         handler.setFormatter(logging.Formatter("%(message)s"))
