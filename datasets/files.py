@@ -14,8 +14,14 @@ from typing import Any
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        path: the file.
+        data: its content.
+        sync: wait until it is on the disk, so that it outlasts a power cut; not worth the
+            milliseconds for results that a rerun makes again.
 
     Raises:
         SpinelineError: the folder cannot be written to.
@@ -29,7 +35,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except OSError as error:
@@ -40,14 +47,15 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    r"""Write UTF-8 text with ``\n`` line ends, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    r"""Write UTF-8 text with ``\n`` line ends, whole or not at all; see [write_bytes][]."""
+    write_bytes(path, text.encode("utf-8"), sync=sync)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, indented, keys in the order given, NaN refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """Write JSON, indented, keys in the order given, NaN refused; see [write_bytes][]."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text, sync=sync)
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:

@@ -7,10 +7,11 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from spineline.datasets.drawing import Mark, draw_overlay, png_bytes
+from spineline.datasets.drawing import Mark, draw_overlay
 from spineline.datasets.files import write_bytes, write_json, write_text
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.pipeline.core import Analysis
+from spineline.pipeline.pictures import overlay_palette_png
 from spineline.pipeline.results import GradedStructure, StudyResult
 
 COLUMNS = (
@@ -30,9 +31,10 @@ def write_study(folder: Path, analysis: Analysis, *, overlay: bool, doubtful: fl
         overlay: whether to draw.
         doubtful: grades of structures below this confidence carry a question mark.
     """
-    write_json(folder / "result.json", analysis.result.to_json())
+    write_json(folder / "result.json", analysis.result.to_json(), sync=False)
     if overlay:
-        write_bytes(folder / "overlay.png", overlay_png(analysis, doubtful=doubtful))
+        picture = overlay_png(analysis, doubtful=doubtful)
+        write_bytes(folder / "overlay.png", picture, sync=False)
 
 
 def overlay_png(analysis: Analysis, *, doubtful: float = 0.25) -> bytes:
@@ -43,7 +45,7 @@ def overlay_png(analysis: Analysis, *, doubtful: float = 0.25) -> bytes:
             analysis.spine.structures, analysis.result.structures, strict=True
         )
     ]
-    return png_bytes(draw_overlay(analysis.frame.image, marks, title="spineline"))
+    return overlay_palette_png(draw_overlay(analysis.frame.image, marks, title="spineline"))
 
 
 def label_of(structure: GradedStructure, doubtful: float) -> str:
@@ -75,7 +77,7 @@ def results_csv(results: Iterable[tuple[str, StudyResult]]) -> str:
 
 def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) -> None:
     """Write `results_csv` to a file."""
-    write_text(path, results_csv(results))
+    write_text(path, results_csv(results), sync=False)
 
 
 def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[object]:

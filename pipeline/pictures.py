@@ -1,0 +1,67 @@
+"""Overlays as palette PNG: a grey frame with marks in two colours needs one byte a pixel.
+
+Packing the picture is the dearest step of a prediction after the networks; a palette makes it about
+twice as fast and the file a third as large. Grey keeps 128 steps, each colour 64.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.drawing import COLOURS_RGB
+
+_GREYS = 128
+_STEPS = 64
+_GREY_INDEX = (np.arange(256) // 2).astype(np.uint8)
+
+
+def overlay_palette_png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """A drawn overlay as PNG.
+
+    Source of the format: PNG specification (ISO/IEC 15948), colour type 3, filter "sub".
+
+    Args:
+        picture: uint8 (h, w, 3) RGB, grey but for the colours of ``COLOURS_RGB`` and their blends
+            with grey.
+    """
+    index = _palette_index(picture)
+    height, width = index.shape
+    rows = np.ones((height, width + 1), np.uint8)  # each row starts with its filter: 1, sub
+    rows[:, 1] = index[:, 0]
+    rows[:, 2:] = index[:, 1:] - index[:, :-1]
+    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
+    data = packer.compress(rows.tobytes()) + packer.flush()
+    header = struct.pack(">LLBBBBB", width, height, 8, 3, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"PLTE", _palette().tobytes()), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
+
+
+def _palette() -> npt.NDArray[np.uint8]:
+    """(256, 3): greys, then each colour from dark to full."""
+    greys = np.repeat(np.rint(np.linspace(0, 255, _GREYS))[:, None], 3, axis=1)
+    steps = np.linspace(0, 1, _STEPS)[:, None]
+    colours = [np.rint(steps * COLOURS_RGB[kind]) for kind in ("disc", "vertebra")]
+    return np.concatenate([greys, *colours]).astype(np.uint8)
+
+
+def _palette_index(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(h, w) palette entries: blue above red tells the colour, the peak how full it is."""
+    red, green, blue = cv2.split(picture)
+    coloured = cv2.bitwise_or(cv2.absdiff(red, green), cv2.absdiff(green, blue))
+    index: npt.NDArray[np.uint8] = cv2.LUT(green, _GREY_INDEX)
+    place = np.flatnonzero(coloured)
+    pixel = picture.reshape(-1, 3)[place].astype(np.int32)
+    cool = pixel[:, 2] > pixel[:, 0]
+    full = np.where(cool, max(COLOURS_RGB["vertebra"]), max(COLOURS_RGB["disc"]))
+    step = np.minimum((pixel.max(axis=1) * (_STEPS - 1) + full // 2) // full, _STEPS - 1)
+    index.reshape(-1)[place] = _GREYS + _STEPS * cool + step
+    return index
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">L", len(body)) + name + body + struct.pack(">L", zlib.crc32(name + body))
