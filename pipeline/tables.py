@@ -90,6 +90,8 @@ def command_line(command: str, settings: Settings) -> str:
         if value == spec.default or spec.name in ("overwrite", "table", "note"):
             continue
         shown = value.name if isinstance(value, Path) else plain[spec.name]
+        if isinstance(shown, bool):
+            shown = str(shown).lower()
         text = ",".join(shown) if isinstance(shown, list) else str(shown)
         words.append(f"{spec.name}={','.join(_last_part(part) for part in text.split(','))}")
     return " ".join(words)

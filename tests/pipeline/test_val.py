@@ -236,10 +236,14 @@ def test_table(tmp_path, fake_models, cohort, run_cli) -> None:
 
 def test_command_line_shows_what_differs_from_the_defaults() -> None:
     settings = PipelineVal(
-        data=Path("/home/someone/d"), out=Path("o"), ids=("1", "2"), weights="/x/a.pt,/y/b.pt"
+        data=Path("/home/someone/d"),
+        out=Path("o"),
+        ids=("1", "2"),
+        weights="/x/a.pt,/y/b.pt",
+        overlay=True,
     )
     assert command_line("pipeline val", settings) == (
-        "spineline pipeline val weights=a.pt,b.pt data=d out=o ids=1,2"
+        "spineline pipeline val weights=a.pt,b.pt data=d out=o ids=1,2 overlay=true"
     )
 
 
