@@ -333,16 +333,17 @@ def test_existing_output_is_refused_before_anything_is_loaded(
     tmp_path, fake_models, make_study, run_cli
 ) -> None:
     make_study(tmp_path / "s")
-    (tmp_path / "o").mkdir()
-    (tmp_path / "o" / "mine.txt").write_text("keep")
     words = ("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    assert run_cli(*words)[0] == 0
+    (tmp_path / "o" / "s" / "result.json").write_text("old")
+    fake_models.clear()
     code, _, warned = run_cli(*words)
     assert code == 1
     assert "overwrite=true" in warned
     assert fake_models == []
-    assert (tmp_path / "o" / "mine.txt").read_text() == "keep"
+    assert (tmp_path / "o" / "s" / "result.json").read_text() == "old"
     assert run_cli(*words, "overwrite=true")[0] == 0
-    assert (tmp_path / "o" / "s" / "result.json").exists()
+    assert result_of(tmp_path / "o", "s")["schema"] == SCHEMA
 
 
 def test_output_that_cannot_be_made(tmp_path, fake_models, make_study, run_cli) -> None:
