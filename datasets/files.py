@@ -61,15 +61,19 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 def check_output(out: Path, *, overwrite: bool) -> None:
     """Refuse an output folder or file that exists already, before any work is done.
 
-    An empty folder counts as absent.
+    An empty folder counts as absent. A folder that a slip of the hand may name, but that no run
+    made, is not replaced at all: one that holds the current folder, the user's home or a Git
+    repository.
 
     Raises:
-        OutputExistsError: it exists and ``overwrite`` is not set.
+        OutputExistsError: it exists, and ``overwrite`` is not set or it is never replaced.
         SpinelineError: it cannot be written (a parent is a file, or is not writable).
     """
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         msg = f"{out}: exists already; choose another out= or add overwrite=true"
         raise OutputExistsError(msg)
+    if overwrite and out.is_dir() and (kept := _never_replaced(out)):
+        raise OutputExistsError(f"{out}: holds {kept}, so it is not replaced; choose another out=")
     parent = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not parent.is_dir() and parent != out:
         msg = f"{out}: cannot be made, {parent} is not a folder; choose another out="
@@ -105,6 +109,17 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
+
+
+def _never_replaced(out: Path) -> str:
+    """What a folder holds that no run may replace; empty where there is no such thing."""
+    if (out / ".git").exists():
+        return "a Git repository"
+    folder = out.resolve()
+    if Path.cwd().is_relative_to(folder):
+        return "the current folder"
+    home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111 - a user without home is no error
+    return "your home folder" if home.is_relative_to(folder) else ""
 
 
 def _replace_folder(stage: Path, out: Path) -> None:

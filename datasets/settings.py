@@ -28,6 +28,7 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null", "")
+_OUTPUTS = ("out", "table")
 
 
 def key(
@@ -133,6 +134,24 @@ def describe(cls: type[Settings]) -> list[KeyDescription]:
     ]
 
 
+def refuse_output_around(settings: Settings) -> None:
+    """Refuse an output folder whose replacement would delete what the command is to read.
+
+    Looks at every key that names an existing file or folder.
+
+    Raises:
+        ConfigError: ``overwrite`` is set, and ``out`` is or holds one of them.
+    """
+    out = getattr(settings, "out", None)
+    if not getattr(settings, "overwrite", False) or not isinstance(out, Path) or not out.is_dir():
+        return
+    for spec in fields(settings):
+        for path in [] if spec.name in _OUTPUTS else _paths_in(getattr(settings, spec.name)):
+            if path.exists() and path.resolve().is_relative_to(out.resolve()):
+                msg = f"out={out}: holds {spec.name}={path}, which it would replace"
+                raise ConfigError(f"{msg}; choose another out=")
+
+
 def close_match(word: str, known: Sequence[str]) -> str:
     """``; did you mean 'x'?`` or the list of what is allowed."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -146,6 +165,8 @@ def _check_value(spec: dataclasses.Field[Any], value: object) -> None:
         return
     choices = spec.metadata.get("choices", ())
     items = value if isinstance(value, tuple) else (value,)
+    if choices and not items:
+        raise ConfigError(f"{spec.name}=: names nothing; allowed: {', '.join(choices)}")
     for item in items:
         if choices and item not in choices:
             hint = close_match(str(item), choices)
@@ -160,8 +181,24 @@ def _check_range(spec: dataclasses.Field[Any], value: float) -> None:
     too_low = low is not None and not value >= low
     too_high = high is not None and not value <= high
     if too_low or too_high or math.isnan(value):
-        bounds = f"{'-inf' if low is None else low} … {'inf' if high is None else high}"
-        raise ConfigError(f"{spec.name}={value}: out of range, allowed {bounds}")
+        raise ConfigError(f"{spec.name}={value}: out of range, allowed {_bounds_text(low, high)}")
+
+
+def _bounds_text(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{low} … {high}"
+    if low is not None:
+        return f"{low} or more"
+    return "any number" if high is None else f"{high} or less"
+
+
+def _paths_in(value: object) -> list[Path]:
+    """The paths that a key's value may name: a path itself, or the parts of a text like one."""
+    if isinstance(value, Path):
+        return [value]
+    if isinstance(value, str):  # a bare word is a name or a choice, not a path
+        return [Path(part) for part in value.split(",") if "/" in part or "." in part]
+    return []
 
 
 def _convert(name: str, raw: object, hint: Any, where: str) -> Any:

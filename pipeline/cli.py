@@ -21,6 +21,7 @@ from spineline.datasets.settings import (
     describe,
     parse_settings,
     read_settings_file,
+    refuse_output_around,
 )
 
 LOG = logging.getLogger("spineline")
@@ -230,6 +231,7 @@ def _dispatch(words: list[str]) -> int:
 def _run(command: Command, words: list[str]) -> int:
     settings_class = _load(command.settings)
     settings = settings_from_words(settings_class, words)
+    refuse_output_around(settings)
     result = _load(command.run)(settings)
     failures = getattr(result, "failures", ())
     return 1 if failures else 0

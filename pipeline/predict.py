@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spineline.datasets.errors import ConfigError, SpinelineError
+from spineline.datasets.errors import SpinelineError
 from spineline.datasets.files import check_output, staged_folder
 from spineline.datasets.runs import LOG, progress, write_run_record
+from spineline.datasets.settings import refuse_output_around
 from spineline.pipeline.core import Analysis, Pipeline, bundle_of
 from spineline.pipeline.outputs import write_results_csv, write_study
 from spineline.pipeline.results import StudyResult
@@ -54,8 +55,8 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
         SpinelineError: the source cannot be read, the weights cannot be loaded, or not one study
             could be done.
     """
+    refuse_output_around(settings)
     check_output(settings.out, overwrite=settings.overwrite)
-    refuse_output_around(settings.out, settings.source)
     if pipeline is None:
         bundle_of(settings)
     cases = find_cases(settings.source, window=settings.window)
@@ -131,16 +132,6 @@ def none_done(failures: Sequence[Failure]) -> str:
     shown = "; ".join(str(failure) for failure in failures[:3])
     more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
     return f"none of {len(failures)} studies could be done: {shown}{more}"
-
-
-def refuse_output_around(out: Path, source: Path) -> None:
-    """Refuse to replace the folder that the input lies in.
-
-    Raises:
-        ConfigError: the source is the output folder, or inside it.
-    """
-    if source.resolve().is_relative_to(out.resolve()):
-        raise ConfigError(f"out={out}: holds source={source}; choose another out=")
 
 
 def _reason(error: BaseException) -> str:

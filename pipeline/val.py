@@ -10,11 +10,12 @@ from typing import Any
 from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.files import check_output, staged_folder, write_json
 from spineline.datasets.runs import LOG, package_version, write_run_record
+from spineline.datasets.settings import refuse_output_around
 from spineline.pipeline.core import Pipeline, bundle_of
 from spineline.pipeline.metrics import SCHEMA, evaluate
 from spineline.pipeline.metrics_match import ScoredImage, studies_of
 from spineline.pipeline.outputs import write_results_csv, write_study
-from spineline.pipeline.predict import Failure, analyse_cases, refuse_output_around
+from spineline.pipeline.predict import Failure, analyse_cases
 from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelineVal
 from spineline.pipeline.tables import figures_text, write_results_table
@@ -72,13 +73,10 @@ def val(settings: PipelineVal) -> ValResult:
 
 
 def _check_outputs(settings: PipelineVal) -> None:
+    refuse_output_around(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     if settings.table is not None:
         check_output(settings.table, overwrite=settings.overwrite)
-    inputs = (settings.source, settings.annotations, settings.data, settings.predictions)
-    for path in inputs:
-        if path is not None:
-            refuse_output_around(settings.out, path)
 
 
 def _run(settings: PipelineVal, truth: TruthSet, stage: Path, failures: list[Failure]) -> Results:

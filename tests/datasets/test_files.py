@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,26 @@ def test_overwrite_replaces_everything(tmp_path):
         (stage / "new").touch()
     assert names(out) == ["new"]
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("out", "found"),
+    [
+        (".", "the current folder"),
+        ("..", "the current folder"),
+        ("../me", "your home folder"),
+        ("../code", "a Git repository"),
+    ],
+)
+def test_folders_that_no_run_made_are_never_replaced(tmp_path, monkeypatch, out, found):
+    for name in ("here", "me", "code/.git"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "here/file").touch()
+    (tmp_path / "me/file").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    with pytest.raises(OutputExistsError, match=f"holds {found}, so it is not replaced"):
+        check_output(Path(out), overwrite=True)
 
 
 def test_empty_folder_counts_as_absent(tmp_path):

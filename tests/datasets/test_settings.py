@@ -12,6 +12,7 @@ from spineline.datasets.settings import (
     key,
     parse_settings,
     read_settings_file,
+    refuse_output_around,
     settings_to_dict,
 )
 
@@ -23,6 +24,9 @@ class Example(Settings):
     rate: float = key("how fast", default=0.5)
     size: int | str = key("how large", default="auto")
     kfold: int | None = key("how many", default=None)
+    steps: int = key("how far", default=1, minimum=1)
+    data: Path | None = key("what to read", default=None)
+    weights: str = key("a name or files", default="default")
     to: tuple[str, ...] = key("formats", default=("a",), choices=("a", "b"))
     overwrite: bool = key("replace", default=False)
 
@@ -61,6 +65,8 @@ def test_values_become_their_types(name, raw, value):
         ({"out": "o", "epochs": "2.5"}, "wanted int"),
         ({"out": "o", "epochs": True}, "wanted int"),
         ({"out": "o", "epochs": 0}, "epochs=0: out of range, allowed 1 … 9"),
+        ({"out": "o", "steps": 0}, "steps=0: out of range, allowed 1 or more"),
+        ({"out": "o", "to": ""}, "to=: names nothing; allowed: a, b"),
         ({"out": "o", "to": "a,c"}, "to=c: not an allowed value"),
         ({"out": "o", "overwrite": "maybe"}, "wanted true|false"),
         ({"out": ""}, "wanted path"),
@@ -69,6 +75,33 @@ def test_values_become_their_types(name, raw, value):
 def test_values_that_do_not_fit(given, message):
     with pytest.raises(ConfigError, match=message):
         parse_settings(Example, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        pytest.param({"data": "run/set"}, "data=run/set", id="inside"),
+        pytest.param({"data": "run"}, "data=run", id="itself"),
+        pytest.param({"weights": "default,run/w.pt"}, "weights=run/w.pt", id="named in a text"),
+        pytest.param({"data": "link"}, "data=link", id="through a link"),
+        pytest.param({"data": "beside"}, None, id="elsewhere"),
+        pytest.param({"data": "run/none"}, None, id="not there"),
+        pytest.param({"weights": "run"}, None, id="a bare word is no path"),
+        pytest.param({"data": "run/set", "overwrite": False}, None, id="nothing is replaced"),
+    ],
+)
+def test_output_that_holds_an_input_is_refused(tmp_path, monkeypatch, given, found):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run/set", "beside"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "run/w.pt").touch()
+    (tmp_path / "link").symlink_to("run/set")
+    settings = parse_settings(Example, {"out": "run", "overwrite": True, **given})
+    if found is None:
+        refuse_output_around(settings)
+    else:
+        with pytest.raises(ConfigError, match=f"out=run: holds {found}, which it would replace"):
+            refuse_output_around(settings)
 
 
 def test_python_callers_are_checked_as_well():

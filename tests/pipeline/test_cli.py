@@ -153,6 +153,16 @@ def test_a_run_that_fails_exits_1(run_cli: RunCli, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_no_command_replaces_what_it_reads(run_cli: RunCli, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "run.yaml").touch()
+    code, _, errors = run_cli("data", "stats", f"data={data}", f"out={data}", "overwrite=true")
+    assert code == 2
+    assert "which it would replace" in errors
+    assert (data / "run.yaml").exists()
+
+
 def test_settings_file_supplies_keys_and_the_command_line_wins(
     run_cli: RunCli, tmp_path: Path
 ) -> None:
