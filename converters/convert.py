@@ -12,11 +12,11 @@ from spineline.converters.settings import ConvertReport, ConvertSettings, Conver
 from spineline.converters.source import EmptyTag, Source
 from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
 from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.errors import ConfigError
 from spineline.datasets.files import check_output, staged_folder, write_json
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.qa import has_errors
 from spineline.datasets.runs import LOG, write_run_record
+from spineline.datasets.settings import refuse_output_around
 from spineline.datasets.splits import Part, fold_studies, records_by_part, split_studies
 
 _SHOWN = 20
@@ -29,7 +29,8 @@ class ConvertResult:
     Attributes:
         out: the folder written.
         source: what was written, left out and found.
-        failures: one line per broken entry; any makes the command exit 1.
+        failures: one line per broken entry, and one where nothing is left; any makes the command
+            exit 1.
     """
 
     out: Path
@@ -45,7 +46,7 @@ def convert_report(settings: ConvertReport) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
-    _check_folders(settings)
+    _check_output(settings)
     empty_tag = cast("EmptyTag | None", settings.empty_tag)
     source = read_report(settings.annotations, settings.images, empty_tag=empty_tag)
     return _convert(source, settings, "convert report")
@@ -62,22 +63,16 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
     """
     from spineline.converters.tianchi import read_tianchi
 
-    _check_folders(settings)
+    _check_output(settings)
     empty_tag = cast("EmptyTag | None", settings.empty_tag)
     source = read_tianchi(settings.annotations, settings.images, empty_tag=empty_tag)
     return _convert(source, settings, "convert tianchi")
 
 
-def _check_folders(settings: ConvertSettings) -> None:
+def _check_output(settings: ConvertSettings) -> None:
     """Refuse an output that exists, or whose replacement would delete the source."""
+    refuse_output_around(settings)
     check_output(settings.out, overwrite=settings.overwrite)
-    out = settings.out.resolve()
-    for name, path in (("annotations", settings.annotations), ("images", settings.images)):
-        if path.resolve().is_relative_to(out):
-            msg = f"out={settings.out}: holds {name}={path}, which it would replace"
-            raise ConfigError(msg)
-    if not settings.to:
-        raise ConfigError("to=: names no format; allowed: yolo, voc, coco")
 
 
 def _convert(source: Source, settings: ConvertSettings, command: str) -> ConvertResult:
@@ -90,7 +85,11 @@ def _convert(source: Source, settings: ConvertSettings, command: str) -> Convert
         # The record lies in the output folder, so it need not name it: same input, same bytes.
         write_run_record(stage, command, replace(settings, out=Path()))
     _report(source, settings.out)
-    return ConvertResult(settings.out, source, tuple(str(entry) for entry in source.failures))
+    failures = [str(entry) for entry in source.failures]
+    if not source.records:
+        failures.append(f"{settings.annotations}: no image of it could be converted")
+        LOG.error("error: %s", failures[-1])
+    return ConvertResult(settings.out, source, tuple(failures))
 
 
 def _layouts(

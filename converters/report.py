@@ -22,10 +22,9 @@ from spineline.converters.source import (
     Pixels,
     Reading,
     Source,
-    json_list,
-    load_json,
     point_list,
     point_xy,
+    source_entries,
 )
 from spineline.datasets.annotations import ImageRecord, check_image_id
 from spineline.datasets.errors import AnnotationError
@@ -49,7 +48,7 @@ def read_report(annotations: Path, images: Path, *, empty_tag: EmptyTag | None =
     Raises:
         AnnotationError: the JSON is no such source, or the folder is missing.
     """
-    entries = json_list(annotations, load_json(annotations), "frames (id and point)")
+    entries = source_entries(annotations, "report", "frames (id and point)")
     frames = find_frames(images)
     rules = Rules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
     reading, seen = Reading(), set[str]()

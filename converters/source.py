@@ -178,17 +178,37 @@ def detect_kind(path: Path, content: Any) -> SourceKind:
     Raises:
         AnnotationError: neither of those known.
     """
-    entries = json_list(path, content, "entries of the Tianchi or the report source")
-    for entry in entries:
-        if isinstance(entry, dict) and ("studyUid" in entry or "data" in entry):
-            return "tianchi"
-        if isinstance(entry, dict) and "point" in entry:
-            return "report"
+    kind = _kind_of(json_list(path, content, "entries of the Tianchi or the report source"))
+    if kind is not None:
+        return kind
     msg = (
         f"{path}: neither a Tianchi source (entries with studyUid and data) nor a report source "
         "(entries with id and point)"
     )
     raise AnnotationError(msg)
+
+
+def source_entries(path: Path, kind: SourceKind, what: str) -> list[Any]:
+    """The entries of a source's JSON file.
+
+    Raises:
+        AnnotationError: not readable, not a list, empty, or a source of the other kind.
+    """
+    entries = json_list(path, load_json(path), what)
+    found = _kind_of(entries)
+    if found not in (kind, None):
+        msg = f"{path}: entries are those of a {found} source, wanted {what}"
+        raise AnnotationError(f"{msg}; use spineline convert {found}")
+    return entries
+
+
+def _kind_of(entries: Sequence[Any]) -> SourceKind | None:
+    for entry in entries:
+        if isinstance(entry, dict) and ("studyUid" in entry or "data" in entry):
+            return "tianchi"
+        if isinstance(entry, dict) and "point" in entry:
+            return "report"
+    return None
 
 
 def point_xy(value: Any, where: str) -> tuple[float, float]:

@@ -20,10 +20,9 @@ from spineline.converters.source import (
     Pixels,
     Reading,
     Source,
-    json_list,
-    load_json,
     point_list,
     point_xy,
+    source_entries,
 )
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.dicom import SliceHeader, Study, instances_by_uid, read_pixels, scan
@@ -55,7 +54,7 @@ def read_tianchi(
         AnnotationError: the JSON is no such source.
         DicomReadError: the folder is missing or holds no DICOM image.
     """
-    entries = json_list(annotations, load_json(annotations), "studies (studyUid and data)")
+    entries = source_entries(annotations, "tianchi", "studies (studyUid and data)")
     found = scan(images) if studies is None else tuple(studies)
     index = _Index.of(found, images)
     rules = Rules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
@@ -83,8 +82,8 @@ def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
     level = name.strip() if isinstance(name, str) else name
     if level not in (*LEVELS, *EXTRA_LEVELS):
         allowed = ", ".join((*EXTRA_LEVELS, *LEVELS))
-        detail = f"{where}: unknown level {str(name)[:40]!r}, allowed: {allowed}"
-        raise EntryError("unknown_level", detail)
+        found = "its tag names no level" if name is None else f"unknown level {str(name)[:40]!r}"
+        raise EntryError("unknown_level", f"{where}: {found}, allowed: {allowed}")
     kind, tags, problem = _parse_tag(tag or {}, kind_of_level(level))
     return Mark(
         point_xy=xy,
@@ -187,7 +186,8 @@ def _items(number: int, entry: Any, reading: Reading) -> Iterator[_Item]:
 
 
 def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> None:
-    image_id = study = item.where
+    image_id = item.where
+    study = index.names.get(str(item.study_uid).strip(), item.where)
     try:
         header = _header(item, index)
         index.marked.add(header.study_uid)

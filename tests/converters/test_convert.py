@@ -199,6 +199,17 @@ def test_broken_entries_exit_1_and_the_rest_is_converted(tianchi_source, run_cli
     assert len(load_dataset(files.root / "out").all_records()) == 1
 
 
+def test_nothing_to_convert_exits_1(report_source, run_cli):
+    files = report_source("001-000")
+    files.entries[0]["point"].pop()
+    files.save()
+    code, _, err = run_cli("convert", "report", *files.words())
+    assert code == 1
+    assert "labels.json: no image of it could be converted" in err
+    left_out = json.loads((files.root / "out/conversion.json").read_text())["left_out"]
+    assert [entry["reason"] for entry in left_out] == ["point_count"]
+
+
 def test_pixels_that_cannot_be_decoded_are_a_failure_of_that_record(
     tianchi_source, slice_writer, run_cli
 ):
@@ -235,6 +246,10 @@ def _bad_json(files):
     files.annotations.write_text("[{")
 
 
+def _other_source(files):
+    files.annotations.write_text('[{"studyUid": "1.2", "data": []}]')
+
+
 def _no_images(files):
     files.images.rename(files.root / "elsewhere")
 
@@ -258,11 +273,12 @@ def _output_is_below_a_file(files):
         pytest.param(None, {"labels": "levels"}, 2, "did you mean 'level'", id="unknown value"),
         pytest.param(None, {"anotations": "x"}, 2, "did you mean 'annotations'", id="unknown key"),
         pytest.param(None, {"to": "yolo,xml"}, 2, "allowed: yolo, voc, coco", id="unknown format"),
-        pytest.param(None, {"to": ""}, 2, "names no format", id="no format"),
+        pytest.param(None, {"to": ""}, 2, "to=: names nothing; allowed: yolo", id="no format"),
         pytest.param(None, {"split": "1.5"}, 2, "lies between 0 and 1", id="ratio"),
         pytest.param(None, {"split": "nowhere.json"}, 2, "readable manifest", id="manifest"),
         pytest.param(None, {"kfold": "9"}, 2, "kfold=9", id="too many folds"),
         pytest.param(None, _HERE, 2, "which it would replace", id="out holds the source"),
+        pytest.param(_other_source, {}, 1, "use spineline convert tianchi", id="other source"),
     ],
 )  # fmt: skip
 def test_bad_input(report_source, run_cli, monkeypatch, break_it, words, status, message):
