@@ -29,6 +29,7 @@ from spineline.datasets.qa import SEVERITY, Finding, Frame, geometry_findings, h
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, key
 from spineline.datasets.splits import PARTS
+from spineline.datasets.tables import aligned_text
 
 _COLUMNS = ("image_id", "study", "level", "finding", "severity", "detail", "action")
 _SHOWN = 200
@@ -110,13 +111,7 @@ def read_source(settings: DataCheck) -> Source:
 def table_text(findings: Sequence[Finding]) -> str:
     """Findings as a table in plain text, columns aligned."""
     rows = [[str(_row(f)[name] or "-") for name in _COLUMNS] for f in findings]
-    rows.insert(0, [name.replace("_", " ") for name in _COLUMNS])
-    widths = [max(len(row[n]) for row in rows) for n in range(len(_COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines)
+    return aligned_text([[name.replace("_", " ") for name in _COLUMNS], *rows])
 
 
 def _check_keys(settings: DataCheck) -> None:

@@ -6,7 +6,6 @@ the population (divided by n).
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.errors import SpinelineError
+from spineline.datasets.figures import figure_png, new_figure
 from spineline.datasets.files import staged_folder, write_bytes, write_json, write_text
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import (
@@ -32,6 +32,7 @@ from spineline.datasets.labels import (
 )
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, key
+from spineline.datasets.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ def stats(settings: DataStats) -> StatsResult:
         markdown = stats_markdown(result)
         write_text(stage / "stats.md", markdown)
         for name, figure in _figures(dataset, result, counts).items():
-            write_bytes(stage / f"{name}.png", _png(figure))
+            write_bytes(stage / f"{name}.png", figure_png(figure))
         write_run_record(stage, "data stats", settings)
     LOG.info("%s\n%s", markdown, settings.out / "stats.json")
     for failure in failures:
@@ -156,12 +157,12 @@ def stats_markdown(result: Mapping[str, Any]) -> str:
     counts: list[list[object]] = [
         [name, *(block[name] for block in blocks)] for name in ("images", "studies", "structures")
     ]
-    tables = [_markdown_table(["", *parts], counts)]
+    tables = [markdown_table(["", *parts], counts)]
     for title, path in _count_tables():
         rows = [
             [name, *(_at(block, path)[name] for block in blocks)] for name in _at(blocks[0], path)
         ]
-        tables.append(f"## {title}\n\n{_markdown_table(['', *parts], rows)}")
+        tables.append(f"## {title}\n\n{markdown_table(['', *parts], rows)}")
     tables.append(f"## Sizes\n\n{_size_table(result['parts'][ALL])}")
     return "# Statistics\n\n" + "\n\n".join(tables) + "\n"
 
@@ -276,19 +277,7 @@ def _size_table(block: Mapping[str, Any]) -> str:
     ]
     grey = block["grey"]
     rows.append(["grey value", grey["pixels"], _rounded(grey["mean"]), _rounded(grey["std"])])
-    return _markdown_table(heads, rows)
-
-
-def _markdown_table(heads: Sequence[str], rows: Table) -> str:
-    lines = [[str(cell) for cell in row] + [""] * (len(heads) - len(row)) for row in rows]
-    widths = [max(len(line[i]) for line in [list(heads), *lines]) for i in range(len(heads))]
-
-    def line_of(cells: Sequence[str]) -> str:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"| {' | '.join(padded)} |"
-
-    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    return "\n".join([line_of(heads), rule, *(line_of(line) for line in lines)])
+    return markdown_table(heads, rows)
 
 
 def _rounded(value: float | int | None) -> object:
@@ -326,17 +315,20 @@ def _figures(
             },
         ),
         "image_sizes": _histograms(
-            {"width, px": [r.width for r in records], "height, px": [r.height for r in records]}
+            {"width, px": [r.width for r in records], "height, px": [r.height for r in records]},
+            of="images",
         ),
         "spacing": _histograms(
-            {"between rows, mm": spacings[:, 0], "between columns, mm": spacings[:, 1]}
+            {"between rows, mm": spacings[:, 0], "between columns, mm": spacings[:, 1]},
+            of="images",
         ),
         "boxes": _histograms(
             {
                 "width, px": widths,
                 "height, px": heights,
                 "width / height": widths[heights > 0] / heights[heights > 0],
-            }
+            },
+            of="structures",
         ),
         "grey": _grey_figure(counts),
     }
@@ -344,10 +336,8 @@ def _figures(
 
 def _bars(title: str, by_part: Mapping[str, Mapping[str, int]]) -> Figure:
     """Stacked bars: one per name, one colour per part."""
-    from matplotlib.figure import Figure
-
     names = list(next(iter(by_part.values()), {}))
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = new_figure(9, 4.5)
     axes = figure.subplots()
     below = np.zeros(len(names))
     for part, numbers in by_part.items():
@@ -356,21 +346,21 @@ def _bars(title: str, by_part: Mapping[str, Mapping[str, int]]) -> Figure:
         below += heights
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_ylabel("structures")
+    axes.set_ylim(0, 1.05 * max(1.0, below.max(initial=0.0)))
     axes.set_title(title)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     return figure
 
 
-def _histograms(values_by_name: Mapping[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * len(values_by_name), 3.5), layout="constrained")
+def _histograms(values_by_name: Mapping[str, Any], *, of: str) -> Figure:
+    figure = new_figure(4.5 * len(values_by_name), 3.5)
     for axes, (name, values) in zip(
         figure.subplots(1, len(values_by_name)), values_by_name.items(), strict=True
     ):
         axes.set_xlabel(name)
+        axes.set_ylabel(of)
         if len(values):
-            axes.hist(values, bins=24, range=_range_of(values))
+            axes.hist(values, bins=25, range=_range_of(values))
         else:
             axes.text(0.5, 0.5, "unknown", ha="center", transform=axes.transAxes)
     return figure
@@ -385,9 +375,7 @@ def _range_of(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _grey_figure(counts: Mapping[str, NDArray[np.int64]]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     axes = figure.subplots()
     for part, pixels in counts.items():
         axes.stairs(pixels / max(1, int(pixels.sum())), np.arange(257), label=part)
@@ -397,9 +385,3 @@ def _grey_figure(counts: Mapping[str, NDArray[np.int64]]) -> Figure:
     axes.set_ylabel("share of pixels")
     axes.legend()
     return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return buffer.getvalue()

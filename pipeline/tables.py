@@ -13,6 +13,7 @@ from spineline.datasets.files import write_text
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.runs import versions
 from spineline.datasets.settings import Settings, settings_to_dict
+from spineline.datasets.tables import aligned_text
 from spineline.pipeline.metrics import flatten
 
 PUBLISHED: dict[str, str] = {
@@ -42,14 +43,7 @@ def figures_text(metrics: Mapping[str, Any]) -> str:
     """Figures as aligned lines: key, value, interval, n."""
     rows: list[tuple[str, ...]] = [("figure", "value", "95 % interval", "n")]
     rows += [row[:4] for row in _rows(metrics, {})]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column == 0 else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return aligned_text(rows, right=range(1, 4))
 
 
 def write_results_table(

@@ -16,6 +16,7 @@ from spineline.datasets.errors import ConfigError, WeightsError
 from spineline.datasets.files import check_output, write_bytes, write_text
 from spineline.datasets.runs import LOG
 from spineline.datasets.settings import Settings, close_match, key
+from spineline.datasets.tables import aligned_text
 from spineline.weights.registry import (
     BUNDLED,
     REGISTRY_FILE,
@@ -258,12 +259,7 @@ def _format_rows(rows: Sequence[dict[str, Any]]) -> str:
     heads = ("name", "task", "file", "size", "classes", "licence", "state")
     if not rows:
         return "no weights"
-    table = [heads, *(tuple(_cell(row[head]) for head in heads) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    )
+    return aligned_text([heads, *(tuple(_cell(row[head]) for head in heads) for row in rows)])
 
 
 def _cell(value: object) -> str:
