@@ -182,7 +182,7 @@ def _items(number: int, entry: Any, reading: Reading) -> Iterator[_Item]:
     if not entry["data"]:
         reading.leave_out(where, where, EntryError("no_point", f"{where}: its data is empty"))
     for n, content in enumerate(entry["data"]):
-        yield _Item(f"{where}, data {n}", entry.get("studyUid"), content)
+        yield _Item(f"{where} data {n}", entry.get("studyUid"), content)
 
 
 def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> None:
