@@ -50,6 +50,9 @@ OTHER_MEANING: dict[str, str] = {
 }
 """Keys that mean something else in a YOLOv5 file than in the package."""
 
+BESIDE = "needed beside the values above"
+"""Why a setting of a recipe is among the outcomes of its values."""
+
 Status = Literal["mapped", "not_applicable"]
 
 
@@ -225,9 +228,7 @@ def resolve(settings: DetectTrain) -> Resolved:
     check_combination(values)
     named = {value.key for value in recipe.values}
     beside = [
-        RecipeValue(k, v, "mapped", "needed beside the values above")
-        for k, v in recipe.settings.items()
-        if k not in named
+        RecipeValue(k, v, "mapped", BESIDE) for k, v in recipe.settings.items() if k not in named
     ]
     outcomes = tuple(_outcome(value, values, given) for value in (*recipe.values, *beside))
     return Resolved(recipe.name, recipe.source, values, outcomes)
@@ -275,8 +276,18 @@ def log_outcomes(resolved: Resolved) -> None:
     by_status: dict[str, list[Outcome]] = {"applied": [], "overridden": [], "not_applicable": []}
     for outcome in resolved.outcomes:
         by_status[outcome.status].append(outcome)
-    applied = " ".join(f"{o.key}={o.trained_with}" for o in by_status["applied"])
-    LOG.info("recipe %s: applied %d: %s", resolved.recipe, len(by_status["applied"]), applied)
+    own = [o for o in by_status["applied"] if o.reason != BESIDE]
+    total = sum(o.reason != BESIDE for o in resolved.outcomes)
+    LOG.info(
+        "recipe %s: %d of its %d values applied: %s", resolved.recipe, len(own), total, _words(own)
+    )
+    beside = [o for o in by_status["applied"] if o.reason == BESIDE]
+    if beside:
+        LOG.info("recipe %s: set beside them: %s", resolved.recipe, _words(beside))
     for status, word in (("overridden", "overridden"), ("not_applicable", "not applied")):
         for o in by_status[status]:
             LOG.info("recipe %s: %s=%s %s: %s", resolved.recipe, o.key, o.value, word, o.reason)
+
+
+def _words(outcomes: list[Outcome]) -> str:
+    return " ".join(f"{o.key}={o.trained_with}" for o in outcomes)

@@ -46,7 +46,7 @@ def test_report_holds_its_27_values_as_given() -> None:
 def test_report_trains_with_what_maps_and_leaves_the_rest_at_the_package_default() -> None:
     resolved = resolve(settings(hyp="report"))
     mapped = {name: value for name, (value, applies) in REPORT.items() if applies}
-    beside = {"optimizer": "SGD", "cos_lr": True}
+    beside = {"optimizer": "SGD", "close_mosaic": 0, "cos_lr": True}
     assert resolved.values == {**DEFAULTS, **mapped, **beside}
     assert resolved.values["box"] == 7.5
     assert resolved.values["cls_pw"] == 0.0
@@ -69,6 +69,8 @@ def test_log_names_every_value(said: pytest.LogCaptureFixture) -> None:
     log_outcomes(resolve(settings(hyp="report", lr0=0.02)))
     for name in REPORT:
         assert f"{name}=" in said.text
+    assert "recipe report: 19 of its 27 values applied: lrf=0.2 " in said.text
+    assert "recipe report: set beside them: optimizer=SGD close_mosaic=0 cos_lr=True" in said.text
     assert "lr0=0.01 overridden: lr0=0.02 was given" in said.text
     assert "obj=1.0 not applied: the anchor-free head has no objectness" in said.text
 
