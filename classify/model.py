@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from spineline.classify.recipe import HEADS, Head
 from spineline.datasets.crops import CropSpec
+from spineline.datasets.devices import device_name
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.files import write_bytes
 from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
@@ -441,24 +441,7 @@ def load_classifier(weights: Path, *, device: str = "cpu", trust: bool = False) 
         WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
         ConfigError: no such device.
     """
-    target = torch_device(device)
+    target = torch.device(device_name(device))
     state, config = read_weights(weights, trust=trust)
     network = load_network(state, config, str(weights)).eval()
     return Classifier(network.to(target, memory_format=torch.channels_last), target)
-
-
-def torch_device(name: str) -> torch.device:
-    """The device behind ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "cpu":
-        return torch.device("cpu")
-    match = re.fullmatch(r"cuda|(?:cuda:)?(\d+)", name)
-    if match is None:
-        raise ConfigError(f"device={name}: wanted cpu, cuda, or the number of a CUDA device")
-    number, count = int(match.group(1) or 0), torch.cuda.device_count()
-    if number >= count:
-        raise ConfigError(f"device={name}: there are {count} CUDA devices here; use device=cpu")
-    return torch.device("cuda", number)

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from spineline.classify.model import NetworkConfig, network_metadata, save_weights
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.errors import ConfigError, OutputExistsError, WeightsError
 from spineline.datasets.files import check_output, write_bytes, write_text
+from spineline.datasets.runs import clear_partial
 
 Row = dict[str, float | int | None]
 
@@ -45,7 +46,7 @@ class Checkpoint:
         optimizer: its state.
         history: a row per epoch.
         best_epoch, best_score: the best epoch on val so far; 0 and None before there is one.
-        identity: what a resumed run must agree with: recipe, seed, data, starting weights.
+        identity: what a resumed run must agree with: recipe and data.
     """
 
     epoch: int
@@ -78,23 +79,32 @@ class RunFolder:
         """Weights of the best epoch on val."""
         return self.path / "weights" / "best.safetensors"
 
+    def check_new(self, *, overwrite: bool) -> None:
+        """Refuse a folder that holds something.
+
+        Raises:
+            OutputExistsError: it does, and ``overwrite`` is not set.
+        """
+        try:
+            check_output(self.path, overwrite=overwrite)
+        except OutputExistsError as error:
+            msg = f"{self.path}: exists already; choose another out=, or add overwrite=true"
+            raise OutputExistsError(f"{msg} or resume=true") from error
+
     def prepare(self, *, overwrite: bool) -> None:
         """Make room for a new run: an earlier run's files are removed, other files stay.
 
         Raises:
             OutputExistsError: the folder holds something and ``overwrite`` is not set.
         """
-        check_output(self.path, overwrite=overwrite)
+        self.check_new(overwrite=overwrite)
         self.clear_partial()
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
     def clear_partial(self) -> None:
         """Remove half-written files that a killed run left behind."""
-        for name in _FILES:
-            path = self.path / name
-            for partial in sorted(path.parent.glob(f".{path.name}.*.partial")):
-                partial.unlink(missing_ok=True)
+        clear_partial(self.path, _FILES)
 
     def save(self, checkpoint: Checkpoint, config: NetworkConfig) -> None:
         """Write the checkpoint, then the files that follow from it."""

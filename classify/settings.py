@@ -16,7 +16,9 @@ _TRUST = "allow a .pt file, which is a pickle"
 class ClassifyTrain(Settings):
     """Keys of ``classify train``; those of the recipe beat ``hyp``."""
 
-    data: Path = key("converted dataset (folder or data.yaml), or a folder of data crops")
+    data: Path | None = key(
+        "converted dataset (folder or data.yaml), or a folder of data crops", default=None
+    )
     out: Path = key("run folder to write")
     hyp: str | None = key("recipe: report, lumbar, or a YAML file (report)", default=None)
     model: str | None = recipe_key("model")

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,26 @@ from spineline.classify.model import (
     load_network,
     network_state,
     read_weights,
-    torch_device,
 )
 from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
 from spineline.classify.runfolder import Checkpoint, Row, RunFolder, result_row
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.crops import CropTable
+from spineline.datasets.devices import device_name
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
-from spineline.datasets.files import check_output, write_json
+from spineline.datasets.files import write_json
 from spineline.datasets.labels import SEVEN_NAMES
-from spineline.datasets.runs import LOG, progress, write_run_record
+from spineline.datasets.runs import (
+    LOG,
+    held_folder,
+    progress,
+    resumed_settings,
+    write_run_record,
+)
 from spineline.datasets.settings import parse_settings, settings_to_dict
+
+_MAY_CHANGE = ("resume", "data", "out", "device", "workers", "plots", "trust", "overwrite")
+"""Keys that a resumed run may be given otherwise than the run it continues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,36 +105,39 @@ def train(settings: ClassifyTrain) -> TrainResult:
     run = RunFolder(settings.out)
     before = run.load() if settings.resume else None
     if before is None:
-        check_output(settings.out, overwrite=settings.overwrite)
-    recipe, given = _resolve_recipe(settings, before)
-    device = torch_device(settings.device)
+        run.check_new(overwrite=settings.overwrite)
+        recipe = load_recipe(settings.hyp or "report", overrides_of(settings))
+    else:
+        settings = _as_begun(settings)
+        recipe = parse_settings(Recipe, before.identity["recipe"], where=str(run.checkpoint))
+    if settings.data is None:
+        raise ConfigError("missing data=… (a converted dataset, or a folder of data crops)")
+    device = torch.device(device_name(settings.device))
     check_model_name(recipe.model)
+    given = overrides_of(settings)
     data = load_training_data(settings.data, recipe, given=given, seed=settings.seed)
     config = _network_config(data)
     job = Job(data, config, settings.seed, device, settings.val_every)
     network = _start_network(config, settings)
-    identity = _identity(job)
-    with _threads(settings.workers):
+    identity = {"recipe": settings_to_dict(job.recipe), "data": data.fingerprint()}
+    run.path.mkdir(parents=True, exist_ok=True)
+    with _threads(settings.workers), held_folder(run.path):
         if before is None:
             run.prepare(overwrite=settings.overwrite)
             _write_records(run, settings, job)
         else:
-            _check_identity(before.identity, identity)
+            if before.identity["data"] != identity["data"]:
+                raise ConfigError("resume=true: data= holds other crops than the run began with")
             run.clear_partial()
         _announce(job)
         end = _fit(job, network, run, before, identity)
         return _finish(run, job, end, plots=settings.plots)
 
 
-def _resolve_recipe(
-    settings: ClassifyTrain, before: Checkpoint | None
-) -> tuple[Recipe, dict[str, object]]:
-    """The recipe, and the keys that the user gave; a resumed run's own recipe is its base."""
-    given = overrides_of(settings)
-    if before is None or settings.hyp is not None:
-        return load_recipe(settings.hyp or "report", given), given
-    base = dict(before.identity["recipe"])
-    return parse_settings(Recipe, {**base, **given}, where=f"resume of {settings.out}"), given
+def _as_begun(given: ClassifyTrain) -> ClassifyTrain:
+    """The settings of the run that is resumed, with what may change taken from ``given``."""
+    settings, _ = resumed_settings(given, given.out, resolved="recipe", may_change=_MAY_CHANGE)
+    return replace(settings, out=given.out, resume=True)
 
 
 def _network_config(data: TrainingData) -> NetworkConfig:
@@ -191,29 +203,6 @@ def start_from(
     network.load_state_dict({**own, **fits})
     if missing:
         LOG.info("weights=%s: %s start afresh", where, ", ".join(missing))
-
-
-def _identity(job: Job) -> dict[str, Any]:
-    """What a resumed run must agree with."""
-    return {
-        "recipe": settings_to_dict(job.recipe),
-        "seed": job.seed,
-        "val_every": job.val_every,
-        "data": job.data.fingerprint(),
-    }
-
-
-def _check_identity(began: dict[str, Any], now: dict[str, Any]) -> None:
-    for name, value in now["recipe"].items():
-        if began["recipe"].get(name) != value:
-            found = began["recipe"].get(name)
-            raise ConfigError(f"resume=true: {name}={value}, but the run began with {found}")
-    for name in ("seed", "val_every"):
-        if began[name] != now[name]:
-            msg = f"resume=true: {name}={now[name]}, but the run began with {began[name]}"
-            raise ConfigError(msg)
-    if began["data"] != now["data"]:
-        raise ConfigError("resume=true: data= holds other crops than the run began with")
 
 
 def _write_records(run: RunFolder, settings: ClassifyTrain, job: Job) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.files import write_text
-from spineline.datasets.settings import Settings, settings_to_dict
+from spineline.datasets.settings import Settings, SettingsType, parse_settings, settings_to_dict
 
 LOG = logging.getLogger("spineline")
 
@@ -65,6 +69,86 @@ def write_run_record(folder: Path, command: str, settings: Settings, **extra: An
     text = yaml.dump(record, Dumper=dumper, sort_keys=False, allow_unicode=True)
     write_text(path, text, sync=False)
     return path
+
+
+def resumed_settings(
+    given: SettingsType, folder: Path, *, resolved: str, may_change: Collection[str]
+) -> tuple[SettingsType, dict[str, Any]]:
+    """The settings of the run in ``folder`` that is to go on, and what they were resolved to.
+
+    A key of ``given`` that is at its default is not given.
+
+    Args:
+        given: the settings of the command that resumes.
+        folder: the run folder.
+        resolved: the entry of ``run.yaml`` that holds the values that the run trains with.
+        may_change: keys that are taken from ``given``.
+
+    Raises:
+        WeightsError: no record of such a run there.
+        ConfigError: a key is given otherwise than the run began with.
+    """
+    record = folder / "run.yaml"
+    try:
+        content = yaml.safe_load(record.read_text(encoding="utf-8"))
+        earlier = parse_settings(type(given), content["settings"], where=str(record))
+        values = dict(content[resolved])
+    except FileNotFoundError as error:
+        msg = f"out={folder}: nothing to resume, no run.yaml there; start it without resume=true"
+        raise WeightsError(msg) from error
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, ConfigError) as error:
+        raise WeightsError(f"{record}: is no record of such a training run ({error!r})") from error
+    changed: dict[str, Any] = {}
+    for spec in fields(given):
+        value, began = getattr(given, spec.name), getattr(earlier, spec.name)
+        if value in (spec.default, began, values.get(spec.name, began)):
+            continue
+        if spec.name not in may_change:
+            shown = values.get(spec.name, began)
+            msg = (
+                f"{spec.name}={value}: the run in {folder} began with {spec.name}={shown}, and "
+                "resume=true keeps that; leave the key away, or start another run"
+            )
+            raise ConfigError(msg)
+        changed[spec.name] = value
+    return replace(earlier, **changed), values
+
+
+def clear_partial(folder: Path, names: Iterable[str]) -> None:
+    """Remove the half-written files that a killed run left beside the files of these names."""
+    for name in names:
+        path = folder / name
+        for partial in sorted(path.parent.glob(f".{path.name}.*.partial")):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Keep a second process from training into the same run folder.
+
+    The lock goes with the process, however it ends, and leaves no file. Where the system or the
+    disk knows no such locks, nothing is held.
+
+    Raises:
+        SpinelineError: another process holds the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = f"{folder}: another process is training into it; wait, or choose another out="
+            raise SpinelineError(msg) from error
+        except OSError:  # such as a network disk without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def progress(

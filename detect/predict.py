@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from spineline.datasets.boxes import xyxy_to_cxcywhn, xyxy_to_xywh
 from spineline.datasets.dataset import load_dataset
+from spineline.datasets.devices import device_name
 from spineline.datasets.drawing import Mark, draw_overlay, png_bytes
 from spineline.datasets.errors import SpinelineError
 from spineline.datasets.files import (
@@ -31,7 +32,6 @@ from spineline.datasets.images import (
 )
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.datasets.runs import LOG, progress, write_run_record
-from spineline.detect.devices import check_device
 from spineline.detect.settings import DetectPredict
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def predict(settings: DetectPredict) -> PredictResult:
     from spineline.weights import resolve
 
     check_output(settings.out, overwrite=settings.overwrite)
-    check_device(settings.device)
+    device_name(settings.device)
     sources = find_sources(settings.source)
     weights = resolve(settings.model, task="detect", trust=settings.trust)
     detector = load_detector(weights.path, device=settings.device, trust=settings.trust)

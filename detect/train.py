@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from spineline.datasets.devices import device_name
 from spineline.datasets.errors import ConfigError, OutputExistsError, SpinelineError, WeightsError
 from spineline.datasets.files import check_output, write_json
-from spineline.datasets.runs import LOG, write_run_record
-from spineline.datasets.settings import parse_settings
+from spineline.datasets.runs import (
+    LOG,
+    clear_partial,
+    held_folder,
+    resumed_settings,
+    write_run_record,
+)
 from spineline.detect.architectures import canonical_name, package_yaml
-from spineline.detect.devices import check_device, ultralytics_device
-from spineline.detect.recipe import DEFAULTS, Resolved, log_outcomes, resolve
+from spineline.detect.recipe import Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.yolo_data import YoloData, read_data, read_images
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from spineline.detect.trainer import SpineDetectionTrainer, TrainingParts
+    from spineline.detect.trainer import TrainingParts
 
 COMMAND = "spineline detect train"
 _MAY_CHANGE = (
@@ -38,6 +43,9 @@ _MAY_CHANGE = (
     "overwrite",
 )
 """Keys that a resumed run may be given otherwise than the run it continues."""
+
+_RECORDS = ("run.yaml", "recipe.json", "results.csv")
+_WEIGHTS = ("last.pt", "best.pt", "last.safetensors", "best.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +89,53 @@ def train(settings: DetectTrain) -> TrainResult:
         raise ConfigError("missing data=… (a dataset written by `spineline convert`)")
     architecture = canonical_name(settings.model)
     resolved = resolve(settings)
-    check_device(settings.device)
+    device_name(settings.device)
     data = read_data(settings.data)
     _check_run_folder(settings)
     parts = _make_parts(settings, architecture, resolved, data)
     _clear(settings)
     settings = replace(settings, model=architecture)
-    write_run_record(settings.out, "detect train", settings, trained_with=resolved.values)
-    if resolved.recipe is not None:
-        write_json(settings.out / "recipe.json", resolved.report())
-    log_outcomes(resolved)
-    return _run(settings, resolved.values, parts)
+    with held_folder(settings.out):
+        write_run_record(settings.out, "detect train", settings, trained_with=resolved.values)
+        if resolved.recipe is not None:
+            write_json(settings.out / "recipe.json", resolved.report())
+        log_outcomes(resolved)
+        return _run(settings, resolved.values, parts)
 
 
 def _resume(given: DetectTrain) -> TrainResult:
-    settings, values = _recorded(given)
-    checkpoint = _resumable(settings.out / "weights" / "last.pt", values["epochs"])
+    if given.model is not None:
+        given = replace(given, model=canonical_name(given.model))
+    settings, values = resumed_settings(
+        given, given.out, resolved="trained_with", may_change=_MAY_CHANGE
+    )
+    settings = replace(settings, out=given.out)
     if settings.model is None or settings.data is None:
         raise WeightsError(
             f"{settings.out / 'run.yaml'}: names no model or data; start the run anew"
         )
-    check_device(settings.device)
-    data = read_data(settings.data)
+    with held_folder(settings.out):
+        clear_partial(settings.out, (*_RECORDS, *(f"weights/{name}" for name in _WEIGHTS)))
+        checkpoint = _read_checkpoint(settings.out / "weights" / "last.pt")
+        if checkpoint["optimizer"] is None or int(checkpoint["epoch"]) + 1 >= values["epochs"]:
+            return _close(settings, values, checkpoint)
+        return _go_on(settings, settings.model, settings.data, values, checkpoint)
+
+
+def _go_on(
+    settings: DetectTrain,
+    architecture: str,
+    dataset: Path,
+    values: dict[str, Any],
+    checkpoint: dict[str, Any],
+) -> TrainResult:
+    device_name(settings.device)
+    data = read_data(dataset)
     names = tuple(checkpoint["ema"].names.values())
     if names != data.names:
-        msg = f"data={settings.data}: its classes {data.names} are not the run's {names}"
+        msg = f"data={dataset}: its classes {data.names} are not the run's {names}"
         raise ConfigError(msg)
-    parts = _read_parts(settings, settings.model, values, data)
+    parts = _read_parts(settings, architecture, values, data)
     parts = replace(parts, checkpoint=checkpoint)
     done = int(checkpoint["epoch"]) + 1
     LOG.info("resuming after epoch %d of %d; random state starts afresh", done, values["epochs"])
@@ -117,53 +145,33 @@ def _resume(given: DetectTrain) -> TrainResult:
     return _run(settings, values, parts)
 
 
-def _recorded(given: DetectTrain) -> tuple[DetectTrain, dict[str, Any]]:
-    """Settings and resolved values of the run to resume, with what may change taken from
-    ``given``.
-    """
-    record = given.out / "run.yaml"
-    try:
-        content = yaml.safe_load(record.read_text(encoding="utf-8"))
-        earlier = parse_settings(DetectTrain, content["settings"], where=str(record))
-        values = {name: content["trained_with"][name] for name in DEFAULTS}
-    except FileNotFoundError as error:
-        msg = f"out={given.out}: nothing to resume, no run.yaml there; start it without resume=true"
-        raise WeightsError(msg) from error
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise WeightsError(f"{record}: is no record of a training run ({error!r})") from error
-    changed: dict[str, Any] = {}
-    for spec in fields(DetectTrain):
-        value = getattr(given, spec.name)
-        if value == spec.default or value == getattr(earlier, spec.name):
-            continue
-        if spec.name == "model" and canonical_name(value) == earlier.model:
-            continue
-        if spec.name not in _MAY_CHANGE:
-            msg = (
-                f"{spec.name}={value}: the run in {given.out} was begun with "
-                f"{spec.name}={getattr(earlier, spec.name)}, and resume=true keeps that; "
-                "leave the key away, or start another run"
-            )
-            raise ConfigError(msg)
-        changed[spec.name] = value
-    return replace(earlier, **{**changed, "out": given.out}), values
-
-
-def _resumable(last: Path, epochs: int) -> dict[str, Any]:
+def _read_checkpoint(last: Path) -> dict[str, Any]:
     from spineline.detect.checkpoints import load_pickle
 
     if not last.is_file():
         msg = f"{last}: nothing to resume, no epoch was finished; start it anew with overwrite=true"
         raise WeightsError(msg)
-    checkpoint = load_pickle(last, trust=True)
-    done = int(checkpoint.get("epoch", -1)) + 1
-    if checkpoint.get("optimizer") is None or done >= epochs:
+    return {"optimizer": None, "epoch": -1, **load_pickle(last, trust=True)}
+
+
+def _close(
+    settings: DetectTrain, values: dict[str, Any], checkpoint: dict[str, Any]
+) -> TrainResult:
+    """Write the weights of a run that was killed after its last epoch."""
+    from spineline.detect.trainer import finish_checkpoint
+
+    folder = settings.out / "weights"
+    wanted = [f"{n}.safetensors" for n in ("last", "best") if (folder / f"{n}.pt").exists()]
+    if checkpoint["optimizer"] is None and all((folder / name).exists() for name in wanted):
         msg = (
-            f"{last}: the run is finished ({epochs} epochs), there is nothing to resume; "
-            f"to train on, start another run with weights={last.with_suffix('.safetensors')}"
+            f"{folder / 'last.pt'}: the run is finished ({values['epochs']} epochs), there is "
+            "nothing to resume; to train on, start another run with "
+            f"weights={folder / 'last.safetensors'}"
         )
         raise WeightsError(msg)
-    return checkpoint
+    LOG.info("all epochs were trained; writing the weights (`spineline detect val` draws plots)")
+    epochs = finish_checkpoint(checkpoint, folder / "last.pt")
+    return _write_weights(settings, values["imgsz"], epochs)
 
 
 def _check_run_folder(settings: DetectTrain) -> None:
@@ -188,7 +196,8 @@ def _is_run_folder(out: Path) -> bool:
 
 def _clear(settings: DetectTrain) -> None:
     if settings.overwrite and settings.out.exists():
-        shutil.rmtree(settings.out)
+        with held_folder(settings.out):
+            shutil.rmtree(settings.out)
     settings.out.mkdir(parents=True, exist_ok=True)
 
 
@@ -274,7 +283,11 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
             trainer.train()
         except ValueError as error:
             raise ConfigError(f"ultralytics refuses these settings: {error}") from error
-        return _finish(trainer, settings, values, parts)
+        except (RuntimeError, OSError) as error:  # out of memory, disk full, losses not numbers
+            msg = f"out={settings.out}: training stopped ({error}); resume=true goes on with it"
+            raise SpinelineError(msg) from error
+        trainer.strip_last()
+        return _write_weights(settings, values["imgsz"], trainer.epoch + 1)
 
 
 def _let_it_talk(settings: DetectTrain) -> None:
@@ -300,7 +313,7 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
         "pretrained": False,
         "resume": settings.resume,
         "seed": settings.seed,
-        "device": ultralytics_device(settings.device),
+        "device": device_name(settings.device).removeprefix("cuda:"),
         "workers": settings.workers,
         "amp": _precision(settings),
         "val": settings.val,
@@ -312,19 +325,15 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
 
 def _precision(settings: DetectTrain) -> str | bool:
     """``bf16`` or off: the package's fp16 check downloads a network."""
-    if settings.device == "cpu" or not settings.amp:
+    if device_name(settings.device) == "cpu" or not settings.amp:
         return False
     import torch
 
     return "bf16" if torch.cuda.is_bf16_supported() else False
 
 
-def _finish(
-    trainer: SpineDetectionTrainer,
-    settings: DetectTrain,
-    values: dict[str, Any],
-    parts: TrainingParts,
-) -> TrainResult:
+def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainResult:
+    """The finished checkpoints of a run as safetensors."""
     from spineline.detect.checkpoints import (
         DetectorMeta,
         network_from_pickle,
@@ -332,7 +341,6 @@ def _finish(
         save_safetensors,
     )
 
-    trainer.strip_last()
     folder = settings.out / "weights"
     for name in ("last", "best"):
         file = folder / f"{name}.pt"
@@ -341,9 +349,9 @@ def _finish(
         network: Any = network_from_pickle(file, trust=True)[0]
         meta = DetectorMeta(
             backend="ultralytics",
-            model=parts.architecture,
-            names=parts.names,
-            imgsz=values["imgsz"],
+            model=str(settings.model),
+            names=tuple(network.names.values()),
+            imgsz=imgsz,
             channels=3,
             yaml=plain_description(network.yaml),
         )
@@ -352,5 +360,5 @@ def _finish(
     if not last.exists():
         raise SpinelineError(f"{folder}: no weights were written")
     chosen = best if best.exists() else last
-    LOG.info("done: %d epochs; weights: %s", trainer.epoch + 1, chosen)
-    return TrainResult(settings.out, chosen, last, trainer.epoch + 1)
+    LOG.info("done: %d epochs; weights: %s", epochs, chosen)
+    return TrainResult(settings.out, chosen, last, epochs)

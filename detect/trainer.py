@@ -32,6 +32,7 @@ from spineline.detect.yolo_data import YoloImage
 
 import_ultralytics()
 
+from ultralytics.data.augment import Albumentations  # noqa: E402
 from ultralytics.data.dataset import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.loss import v8DetectionLoss  # noqa: E402
@@ -93,6 +94,14 @@ class CheckedDataset(YOLODataset):
             }
             for image in self.checked
         ]
+
+    def build_transforms(self, hyp: Any = None) -> Any:
+        """Without the package's step that blurs and equalises where albumentations is installed."""
+        transforms = super().build_transforms(hyp)
+        transforms.transforms = [
+            step for step in transforms.transforms if not isinstance(step, Albumentations)
+        ]
+        return transforms
 
     def cache_images(self) -> None:
         """Decode every image once (the package does the same, and prints)."""
@@ -256,7 +265,7 @@ class SpineDetectionTrainer(DetectionTrainer):
                 "model": None,
                 "ema": network,
                 "updates": self.ema.updates,
-                "optimizer": _without_views(self.optimizer.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "train_args": arguments,
             },
@@ -378,6 +387,19 @@ def _stripped(network: nn.Module) -> Any:
     return plain
 
 
+def finish_checkpoint(checkpoint: dict[str, Any], path: Path) -> int:
+    """Finish the checkpoint of a last epoch as [SpineDetectionTrainer.strip_last][] does.
+
+    Returns:
+        How many epochs were trained.
+    """
+    if checkpoint["optimizer"] is None:
+        return int(checkpoint["trained_epochs"])
+    epoch, arguments = int(checkpoint["epoch"]), checkpoint["train_args"]
+    write_checkpoint(_final_checkpoint(checkpoint["ema"], epoch, arguments), path)
+    return epoch + 1
+
+
 def _final_checkpoint(network: Any, epoch: int, arguments: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint that ``ultralytics`` can open, and that cannot be resumed."""
     return {
@@ -389,21 +411,6 @@ def _final_checkpoint(network: Any, epoch: int, arguments: dict[str, Any]) -> di
         "train_args": arguments,
         "license": "AGPL-3.0",
     }
-
-
-def _without_views(state: dict[str, Any]) -> dict[str, Any]:
-    """A copy of an optimizer's state, its tensors in half precision as the package stores them."""
-    found = copy(state)
-    found["state"] = {
-        index: {
-            name: value.half()
-            if torch.is_tensor(value) and value.is_floating_point() and value.ndim
-            else value
-            for name, value in entry.items()
-        }
-        for index, entry in state["state"].items()
-    }
-    return found
 
 
 def _is_finite(network: nn.Module) -> bool:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from spineline.datasets.devices import device_name
 from spineline.detect.checkpoints import (
     DetectorMeta,
     network_from_pickle,
@@ -116,7 +117,7 @@ class UltralyticsDetector:
         fused: Any = network
         self.network = fused.float().fuse(verbose=False).eval()
         self.meta = meta
-        self.device = torch_device(device)
+        self.device = torch.device(device_name(device))
         self.network.to(self.device)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
@@ -206,16 +207,3 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
             "window it with spineline.datasets.images.window_to_uint8"
         )
         raise ValueError(msg)
-
-
-def torch_device(device: str) -> torch.device:
-    """A torch device from ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
-
-    Raises:
-        ConfigError: no such device.
-    """
-    from spineline.detect.devices import check_device
-
-    check_device(device)
-    text = device.strip().lower()
-    return torch.device(f"cuda:{text}" if text.isdigit() else text)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.coco import boxed_structures, coco_from_records
 from spineline.datasets.dataset import Dataset, load_dataset
+from spineline.datasets.devices import device_name
 from spineline.datasets.errors import AnnotationError, WeightsError
 from spineline.datasets.files import check_output, staged_folder, write_bytes, write_json
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.splits import Part
-from spineline.detect.devices import check_device
 from spineline.detect.metrics import (
     NEAR_PX,
     CocoFigures,
@@ -57,7 +57,7 @@ def val(settings: DetectVal) -> ValResult:
     from spineline.weights import resolve
 
     check_output(settings.out, overwrite=settings.overwrite)
-    check_device(settings.device)
+    device_name(settings.device)
     dataset = load_dataset(settings.data)
     records = dataset.records[cast("Part", settings.split)]
     if not records:
@@ -182,11 +182,13 @@ def _share(part: int, whole: int) -> float | None:
 
 def _report(metrics: dict[str, Any]) -> None:
     by_level = metrics.get("level_accuracy_8px_by_level", {})
-    LOG.info("%-12s %8s %8s %8s", "class", "AP50", "AP50-95", "< 8 px" if by_level else "")
+    rows = [("class", "AP50", "AP50-95", *(("< 8 px",) if by_level else ()))]
     for name, figures in metrics["coco"]["per_class"].items():
-        near = _text(by_level.get(name, {}).get("value")) if by_level else ""
-        row = (_text(figures["ap50"]), _text(figures["ap50_95"]), near)
-        LOG.info("%-12s %8s %8s %8s", name, *row)
+        near = (_text(by_level.get(name, {}).get("value")),) if by_level else ()
+        rows.append((name, _text(figures["ap50"]), _text(figures["ap50_95"]), *near))
+    width = max(len(name) for name, *_ in rows)
+    for name, *cells in rows:
+        LOG.info("%s", " ".join([f"{name:<{width}}", *(f"{cell:>8}" for cell in cells)]))
     LOG.info(
         "%s: %d images; mAP50 %s, mAP50-95 %s",
         metrics["split"],

@@ -22,7 +22,6 @@ from spineline.classify.model import (
     network_state,
     read_weights,
     save_weights,
-    torch_device,
 )
 from spineline.datasets.crops import CropSpec
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
@@ -329,10 +328,6 @@ def test_wrong_crops_are_refused(weights: Path, crops: Any, kinds: Any, message:
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:977", "977", ""])
-def test_unknown_devices_are_refused(name: str) -> None:
+def test_unknown_devices_are_refused(weights: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="device="):
-        torch_device(name)
-
-
-def test_cpu_is_a_device() -> None:
-    assert torch_device("cpu") == torch.device("cpu")
+        load_classifier(weights, device=name)

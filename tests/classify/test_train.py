@@ -42,6 +42,7 @@ from spineline.classify.train import (
 from spineline.datasets.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError, WeightsError
+from spineline.datasets.runs import held_folder
 
 Cli = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Recipe]
@@ -269,8 +270,8 @@ def test_resuming_within_an_epoch_repeats_it(run: Run, monkeypatch: pytest.Monke
 def test_a_resumed_run_needs_not_repeat_its_keys(
     dataset_folder: Path, run: Run, tmp_path: Path
 ) -> None:
-    first = run(epochs=1)
-    settings = ClassifyTrain(data=dataset_folder, out=first.out, resume=True, workers=1)
+    first = run(epochs=1, seed=3, val_every=2)
+    settings = ClassifyTrain(out=first.out, resume=True)
     before = first.last.read_bytes()
     assert training.train(settings).history == first.history
     assert first.last.read_bytes() == before
@@ -279,10 +280,10 @@ def test_a_resumed_run_needs_not_repeat_its_keys(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lr": 0.5}, "lr=0.5, but the run began with 0.003"),
-        ({"epochs": 9}, "epochs=9, but"),
-        ({"seed": 4}, "seed=4, but"),
-        ({"margin": 2.0}, "margin=2.0, but"),
+        ({"lr": 0.5}, "lr=0.5: the run in .* began with lr=0.003"),
+        ({"epochs": 9}, "epochs=9: .* began with epochs=1"),
+        ({"seed": 4}, "seed=4: .* began with seed=0"),
+        ({"margin": 2.0}, "margin=2.0: .* began with margin="),
     ],
 )
 def test_resuming_with_other_keys_is_refused(
@@ -542,7 +543,7 @@ def test_an_empty_train_part_is_refused(
         (["hyp=reprot"], 2, "did you mean 'report'"),
         (["head=eight"], 2, "head=eight"),
         (["epoch=3"], 2, "did you mean 'epochs'"),
-        (["device=cuda:99"], 2, "CUDA devices"),
+        (["device=cuda:99"], 2, "no such CUDA device"),
         (["data=/nowhere/at/all"], 1, "no such file or folder"),
         (["weights=/nowhere.safetensors", "model=test_resnet", "epochs=1"], 1, "nowhere"),
     ],
@@ -561,8 +562,12 @@ def test_bad_words_write_nothing(
 def test_an_earlier_run_is_kept_or_replaced_as_asked(run: Run, tmp_path: Path) -> None:
     first = run(epochs=2)
     (first.out / "notes.txt").write_text("mine")
-    with pytest.raises(SpinelineError, match="overwrite=true"):
+    with pytest.raises(SpinelineError, match="overwrite=true or resume=true"):
         run(epochs=1)
+    for given in ({"overwrite": True}, {"resume": True}):
+        with held_folder(first.out), pytest.raises(SpinelineError, match="another process"):
+            run(epochs=2, **given)
+    assert first.last.is_file()
     assert len(first.history) == 2
     (first.out / "confusion.png").write_text("of the earlier run")
     second = run(epochs=1, overwrite=True)

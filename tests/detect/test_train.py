@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from spineline.datasets.errors import (
     SpinelineError,
     WeightsError,
 )
+from spineline.datasets.runs import held_folder
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import load_pickle, read_safetensors, write_checkpoint
 from spineline.detect.settings import DetectTrain
@@ -52,7 +54,8 @@ def test_run_folder_holds_weights_curves_plots_and_settings(finished: Any) -> No
 def test_recipe_report_of_a_run_accounts_for_all_27_values(finished: Any) -> None:
     report = json.loads((finished.out / "recipe.json").read_text())
     assert report["recipe"] == "report"
-    assert len(report["values"]) == 27 + 2  # and optimizer and cos_lr, which it needs beside them
+    beside = [v["key"] for v in report["values"][27:]]
+    assert beside == ["optimizer", "close_mosaic", "cos_lr"]
     assert {v["status"] for v in report["values"]} == {"applied", "not_applicable"}
 
 
@@ -153,7 +156,7 @@ def test_weights_to_start_from(dataset: Path, finished: Any, tmp_path: Path) -> 
         (["model=yolov8n", "data={data}", "out={out}", "cache=disk"], 2, "not an allowed value"),
         (["model=yolov8n", "data={data}", "out={out}", "weights=no.pt"], 1, "no.pt"),
         (["model=yolov8n", "data={data}", "out={data}"], 1, "exists already"),
-        (["model=yolov8n", "data={data}", "out={data}", "overwrite=true"], 1, "is no run folder"),
+        (["model=yolov8n", "data={data}", "out={data}/images", "overwrite=true"], 1, "is no run"),
         (["out={out}", "resume=true"], 1, "nothing to resume, no run.yaml there"),
     ],
     ids=lambda value: value[-1].split("=")[0] if isinstance(value, list) else None,
@@ -209,8 +212,6 @@ def test_a_finished_run_is_not_resumed(finished: Any) -> None:
 
 def _killed_copy(finished: Any, folder: Path, epochs: int = 2) -> Path:
     """A run folder as a kill after the first of two epochs leaves it."""
-    import shutil
-
     out = folder / "run"
     shutil.copytree(finished.out, out)
     for name in ("best.pt", "best.safetensors", "last.safetensors", "last.pt"):
@@ -227,10 +228,10 @@ def test_a_run_killed_before_its_first_checkpoint(finished: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": 9}, r"epochs=9: the run in .* was begun with epochs=2"),
-        ({"lr0": 0.5}, "lr0=0.5: the run in .* was begun with lr0=None"),
-        ({"model": "yolov8n"}, "begun with model=yolov5nu"),
-        ({"seed": 4}, "begun with seed=0"),
+        ({"epochs": 9}, "epochs=9: the run in .* began with epochs=2"),
+        ({"lr0": 0.5}, "lr0=0.5: the run in .* began with lr0=0.01"),
+        ({"model": "yolov8n"}, "began with model=yolov5nu"),
+        ({"seed": 4}, "began with seed=0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -268,13 +269,67 @@ def test_an_interrupted_run_goes_on_to_its_planned_end(
         patch.setattr(trainer_module.SpineDetectionTrainer, "save_model", save_then_die)
         with pytest.raises(KeyboardInterrupt):
             train(DetectTrain(data=dataset, out=out, **given))
-    assert int(load_pickle(out / "weights" / "last.pt", trust=True)["epoch"]) == 1
+    checkpoint = load_pickle(out / "weights" / "last.pt", trust=True)
+    assert int(checkpoint["epoch"]) == 1
+    momenta = [entry["momentum_buffer"] for entry in checkpoint["optimizer"]["state"].values()]
+    assert {m.dtype for m in momenta} == {torch.float32}  # Adam's squares vanish in 16 bits
+    (out / "weights" / ".last.pt.x.partial").write_text("left by a kill")
     result = train(DetectTrain(out=out, resume=True, model="yolov8n"))
     assert result.epochs == 3
+    assert not list(out.rglob(".*.partial"))
     with (out / "results.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
     with pytest.raises(WeightsError, match="is finished"):
         train(DetectTrain(out=out, resume=True))
+
+
+def test_a_run_killed_after_its_last_epoch_is_closed(dataset: Path, tmp_path: Path) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    from spineline.detect import trainer as trainer_module
+
+    whole = train(DetectTrain(data=dataset, out=tmp_path / "whole", **TINY))
+    out = tmp_path / "killed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module.SpineDetectionTrainer, "final_eval", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(DetectTrain(data=dataset, out=out, **TINY))
+    assert not list(out.rglob("*.safetensors"))
+    closed = train(DetectTrain(out=out, resume=True))
+    assert closed.epochs == 1
+    for name in ("best", "last"):
+        wanted, found = (f / "weights" / f"{name}.safetensors" for f in (whole.out, out))
+        assert found.read_bytes() == wanted.read_bytes()
+    (out / "weights" / "best.safetensors").unlink()  # killed a moment later
+    assert train(DetectTrain(out=out, resume=True)).weights.is_file()
+    with pytest.raises(WeightsError, match="is finished"):
+        train(DetectTrain(out=out, resume=True))
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "resume"])
+def test_a_folder_that_another_process_trains_into(
+    finished: Any, dataset: Path, tmp_path: Path, mode: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.out, out)
+    given = {"resume": True} if mode == "resume" else {**TINY, "data": dataset, "overwrite": True}
+    with held_folder(out), pytest.raises(SpinelineError, match="another process is training"):
+        train(DetectTrain(out=out, **given))
+    assert (out / "weights" / "best.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
+def test_a_training_that_breaks_off_says_so(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind("out of memory")
+
+    monkeypatch.setattr("spineline.detect.trainer.SpineDetectionTrainer.save_metrics", fail)
+    settings = DetectTrain(data=dataset, out=tmp_path / "run", **TINY)
+    with pytest.raises(SpinelineError, match=r"training stopped \(out of memory\)"):
+        train(settings)
 
 
 def test_weights_that_are_no_numbers_end_the_run(

@@ -12,7 +12,7 @@ import torch
 
 from spineline.datasets.errors import SpinelineError
 from spineline.detect.checkpoints import load_pickle, write_checkpoint
-from spineline.detect.trainer import SmoothedBCE, kept_generators, trim_results
+from spineline.detect.trainer import CheckedDataset, SmoothedBCE, kept_generators, trim_results
 
 
 def test_smoothed_targets_worked_out_by_hand() -> None:
@@ -74,6 +74,23 @@ def test_smoothing_reaches_the_networks_loss(untrained: Callable[..., Any]) -> N
     change = (-logits * (0.1 * matched - 0.2 * target)).sum() / target.sum().clamp(min=1) * 0.5
     assert abs(change.item()) > 1e-5
     torch.testing.assert_close(found[1].double(), (wanted[1] + change).double(), rtol=1e-6, atol=0)
+
+
+def test_augmentation_is_the_same_with_and_without_albumentations(dataset: Path) -> None:
+    from ultralytics.cfg import get_cfg
+
+    from spineline.detect.yolo_data import read_data, read_images
+
+    data = read_data(dataset)
+    images = read_images(data.train, data.names, part="train")
+    description = {"names": dict(enumerate(data.names)), "nc": len(data.names), "channels": 3}
+    options = get_cfg()
+    found = CheckedDataset(images, data=description, task="detect", imgsz=64, hyp=options)
+    for _ in range(2):
+        names = [type(step).__name__ for step in found.transforms.transforms]
+        assert {"RandomHSV", "RandomFlip"} <= set(names)
+        assert "Albumentations" not in names
+        found.close_mosaic(options)
 
 
 def test_a_write_that_fails_leaves_the_earlier_checkpoint(

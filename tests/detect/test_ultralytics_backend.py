@@ -11,7 +11,7 @@ import torch
 from spineline.datasets.errors import ConfigError, WeightsError
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import save_safetensors
-from spineline.detect.ultralytics_backend import letterbox, suppress, torch_device
+from spineline.detect.ultralytics_backend import letterbox, suppress
 
 SIZES = [(96, 96), (120, 80), (50, 77), (97, 31), (300, 300), (1, 200), (64, 95)]
 
@@ -195,6 +195,6 @@ def test_missing_file(tmp_path: Path, path: str) -> None:
     ("device", "message"),
     [("gpu", "not a device; allowed"), ("0,1", "one device"), ("cuda:99", "no such CUDA device")],
 )
-def test_bad_device(device: str, message: str) -> None:
+def test_bad_device(weights: Path, device: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        torch_device(device)
+        load_detector(weights, device=device)
