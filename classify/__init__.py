@@ -1,5 +1,12 @@
 """Classification: timm networks that grade crops, behind one small interface.
 
+Commands are functions of their settings, in modules of their names:
+
+    from spineline.classify import ClassifyTrain
+    from spineline.classify.train import train
+
+    result = train(ClassifyTrain(data=Path("dataset"), out=Path("run")))
+
 Heavy imports happen when used: importing this package imports no torch.
 """
 
@@ -10,8 +17,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spineline.classify.model import Classifier, Grades
+    from spineline.classify.settings import (
+        ClassifyExport,
+        ClassifyPredict,
+        ClassifyTrain,
+        ClassifyVal,
+    )
 
-__all__ = ["Classifier", "Grades", "load_classifier"]
+__all__ = [
+    "Classifier",
+    "ClassifyExport",
+    "ClassifyPredict",
+    "ClassifyTrain",
+    "ClassifyVal",
+    "Grades",
+    "load_classifier",
+]
+
+_PLACES = {
+    "Classifier": "model",
+    "ClassifyExport": "settings",
+    "ClassifyPredict": "settings",
+    "ClassifyTrain": "settings",
+    "ClassifyVal": "settings",
+    "Grades": "model",
+}
 
 
 def load_classifier(weights: Path, *, device: str = "cpu", trust: bool = False) -> Classifier:
@@ -33,8 +63,8 @@ def load_classifier(weights: Path, *, device: str = "cpu", trust: bool = False) 
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Classifier", "Grades"):
-        from spineline.classify import model
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return getattr(model, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -1,5 +1,12 @@
 """Detection: networks behind one small interface, one result type.
 
+Commands are functions of their settings, in modules of their names:
+
+    from spineline.detect import DetectTrain
+    from spineline.detect.train import train
+
+    result = train(DetectTrain(data=Path("dataset"), out=Path("run"), model="yolov8n"))
+
 Heavy imports happen when used: importing this package imports no torch.
 """
 
@@ -11,8 +18,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
     from spineline.detect.results import Detections
+    from spineline.detect.settings import (
+        DetectExport,
+        DetectPredict,
+        DetectTrain,
+        DetectVal,
+    )
 
-__all__ = ["Detections", "load_detector"]
+__all__ = [
+    "DetectExport",
+    "DetectPredict",
+    "DetectTrain",
+    "DetectVal",
+    "Detections",
+    "Detector",
+    "load_detector",
+]
+
+_PLACES = {
+    "DetectExport": "settings",
+    "DetectPredict": "settings",
+    "DetectTrain": "settings",
+    "DetectVal": "settings",
+    "Detections": "results",
+    "Detector": "backend",
+}
 
 
 def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) -> Detector:
@@ -32,8 +62,8 @@ def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) ->
 
 
 def __getattr__(name: str) -> object:
-    if name == "Detections":
-        from spineline.detect.results import Detections
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return Detections
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -16,7 +16,7 @@ from spineline.datasets.errors import AnnotationError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections
 from spineline.detect.settings import DetectVal
-from spineline.detect.val import val
+from spineline.detect.val import _report, val
 
 
 class Oracle:
@@ -58,6 +58,17 @@ def test_perfect_and_useless_detections(
     assert metrics["level_accuracy_8px"] == {"value": accuracy, "n": 22}
     assert metrics["images"] == 2
     assert list(metrics["coco"]["per_class"]) == list(LEVELS)
+
+
+def test_the_table_is_straight_whatever_the_class_names(said: pytest.LogCaptureFixture) -> None:
+    figures = {"ap50": 0.5, "ap50_95": None}
+    per_class = {"vertebra-degenerative": figures, "disc-normal": figures}
+    coco = {"map50": 0.5, "map50_95": None, "per_class": per_class}
+    _report({"split": "val", "images": 1, "coco": coco})
+    table = [record.getMessage() for record in said.records][:3]
+    assert [len(line) for line in table] == [len(table[0])] * 3
+    assert table[1].split() == ["vertebra-degenerative", "0.500", "-"]
+    assert "8 px" not in said.text
 
 
 def test_figures_are_those_of_pycocotools_on_the_files_on_disk(

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spineline.detect as room
+
+
+@pytest.mark.parametrize("name", room.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(room, name).__name__ == name
+
+
+def test_settings_come_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from spineline.detect import DetectTrain; "
+        "assert 'torch' not in sys.modules; assert 'ultralytics' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        room.nothing  # noqa: B018
