@@ -165,7 +165,7 @@ def choose_slice(study: Study) -> Choice:
         *(f"left out, {text}" for text in left_out),
         *(f"left out, file {r.path.name}: {r.reason}" for r in study.rejections),
     )
-    LOG.info("%s: %s", study.name, "; ".join(notes))
+    LOG.debug("%s: %s", study.name, "; ".join(notes))
     return Choice(best.series, chosen, tuple(dict.fromkeys(warnings)), notes)
 
 

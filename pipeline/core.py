@@ -21,18 +21,24 @@ from spineline.datasets.crops import extract_crops
 from spineline.datasets.errors import SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import package_version
-from spineline.pipeline.decode import DecodedSpine, DecodedStructure, DecodeSettings, decode_spine
+from spineline.pipeline.decode import (
+    DecodedSpine,
+    DecodedStructure,
+    DecodeSettings,
+    Reason,
+    decode_spine,
+)
 from spineline.pipeline.grading import Grade, crop_boxes, grades_of
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import ModelSettings
 from spineline.pipeline.sources import Frame, find_cases, load_frame
-from spineline.weights import Bundle, make_bundle, resolve, resolve_bundle
+from spineline.weights import Bundle, load_registry, make_bundle, resolve, resolve_bundle
 
 if TYPE_CHECKING:
     from spineline.classify import Classifier
     from spineline.detect.backend import Detector
 
-_REASONS = {
+_REASONS: dict[Reason, str] = {
     "no_candidate": "no box of this level",
     "low_confidence": "its boxes are too doubtful",
     "spacing_implausible": "its boxes lie where the spacing of the spine does not allow them",
@@ -180,14 +186,18 @@ class Pipeline:
 
     def _doubts(self, spine: DecodedSpine) -> list[str]:
         """What is missing and why, and what the detector is not sure of."""
-        missing = [f"{level} is missing ({r}): {_REASONS[r]}" for level, r in spine.missing]
-        limit = self.settings.confidence
-        weak = [
-            f"{s.level}: the detector's confidence {s.confidence:.2f} is below {limit:g}"
-            for s in spine.structures
-            if s.confidence < limit
+        levels_of: dict[Reason, list[str]] = {}
+        for level, reason in spine.missing:
+            levels_of.setdefault(reason, []).append(level)
+        doubts = [
+            f"missing ({reason}: {_REASONS[reason]}): {', '.join(levels)}"
+            for reason, levels in levels_of.items()
         ]
-        return missing + weak
+        limit = self.settings.confidence
+        weak = [f"{s.level} {s.confidence:.2f}" for s in spine.structures if s.confidence < limit]
+        if weak:
+            doubts.append(f"the detector's confidence is below {limit:g}: {', '.join(weak)}")
+        return doubts
 
 
 @functools.cache
@@ -211,7 +221,7 @@ def bundle_of(settings: ModelSettings) -> Bundle:
             resolve(classifier, task="classify", trust=settings.trust),
         )
     else:
-        bundle = resolve_bundle(settings.weights)
+        bundle = _bundle_named(settings.weights)
         if not detector and not classifier:
             return bundle
         pair = (
@@ -221,6 +231,19 @@ def bundle_of(settings: ModelSettings) -> Bundle:
             else bundle.classifier,
         )
     return make_bundle(f"{pair[0].name},{pair[1].name}", *pair)
+
+
+def _bundle_named(name: str) -> Bundle:
+    """The bundle of that name; one network in its place is told where it belongs."""
+    registry = load_registry()
+    one_network = registry.find(name) is not None or Path(name).suffix
+    if one_network and name not in registry.bundles:
+        msg = (
+            f"weights={name}: no such bundle; wanted one of {', '.join(registry.bundles)}, or "
+            f"DETECTOR,CLASSIFIER; for one network use detector={name} or classifier={name}"
+        )
+        raise WeightsError(msg)
+    return resolve_bundle(name)
 
 
 def _structures(

@@ -292,7 +292,10 @@ def _reason(unary: FloatArray, fit: FloatArray, skip_cost: float) -> Reason:
 def _count_warning(chain: list[int]) -> tuple[str, ...]:
     if len(chain) * 2 >= len(LEVELS):
         return ()
-    return (f"only {len(chain)} of {len(LEVELS)} levels found: is this a lumbar spine?",)
+    return (
+        f"only {len(chain)} of {len(LEVELS)} levels found: is this a sagittal T2 image of a lumbar "
+        "spine, head up, face to the left, fluid bright?",
+    )
 
 
 def _gap_warnings(candidates: Candidates, chain: list[int]) -> tuple[str, ...]:
@@ -318,8 +321,11 @@ def _shift_warnings(
     pairwise: FloatArray,
     settings: DecodeSettings,
 ) -> tuple[str, ...]:
-    """A warning where the same places named one rung higher or lower score nearly as well."""
-    warnings = []
+    """A warning where the same places named one rung higher or lower score nearly as well.
+
+    It tells the smaller margin of the two.
+    """
+    margins = {}
     for shift, word in ((-_RUNG, "higher"), (_RUNG, "lower")):
         barred = ~_allowed_when_shifted(candidates, chain, shift)
         _, other = best_chain(
@@ -327,11 +333,13 @@ def _shift_warnings(
         )
         margin = (score - other) / max(len(chain), 1)
         if chain and margin < settings.shift_margin:
-            warnings.append(
-                f"levels may be off by one: every name one rung {word} fits nearly as well (margin "
-                f"{margin:.1f} per structure, {settings.shift_margin:g} wanted)"
-            )
-    return tuple(warnings)
+            margins[word] = margin
+    if not margins:
+        return ()
+    return (
+        f"levels may be off by one: every name one rung {' or '.join(margins)} fits nearly as well "
+        f"(margin {min(margins.values()):.1f} per structure, {settings.shift_margin:g} wanted)",
+    )
 
 
 def _allowed_when_shifted(

@@ -80,6 +80,8 @@ def demo(settings: Demo) -> DemoResult:
         write_study(stage, analysis, overlay=True, doubtful=pipeline.settings.confidence)
         write_run_record(stage, "demo", settings)
     result = compare(settings.out, drawn.structures, analysis.result.structures)
+    for note in analysis.frame.notes:
+        LOG.info("  %s", note)
     for warning in analysis.result.warnings:
         LOG.warning("%s", warning)
     _tell(result)
@@ -122,7 +124,12 @@ def _tell(result: DemoResult) -> None:
         LOG.info("  %-7s %s", level, off)
     count = len(result.distance_px)
     LOG.info("%d of %d levels within %g px", result.close, count, _CLOSE_PX)
-    LOG.info("%d of %d grades as drawn", result.seven_right, count)
+    LOG.info(
+        "%d of %d grades as drawn: the classifier knows real MR, not drawings, so the grades of a "
+        "phantom only show what an answer looks like",
+        result.seven_right,
+        count,
+    )
     LOG.info("look at %s", result.out / "overlay.png")
     LOG.info("the rest is in %s: result.json, the DICOM study, its annotation", result.out)
 

@@ -1,4 +1,4 @@
-"""What the pipeline writes: result.json and overlay.png of each study, results.csv of all."""
+"""What the pipeline writes: result.json, overlay.png of each study; results.csv, log.txt of all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spineline.datasets.drawing import Mark, draw_overlay
 from spineline.datasets.files import write_bytes, write_json, write_text
-from spineline.datasets.labels import SEVEN_NAMES
+from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.pictures import overlay_palette_png
 from spineline.pipeline.results import GradedStructure, StudyResult
@@ -73,6 +73,24 @@ def results_csv(results: Iterable[tuple[str, StudyResult]]) -> str:
         for structure in result.structures:
             writer.writerow(_row(name, result, structure))
     return text.getvalue()
+
+
+def study_line(name: str, analysis: Analysis) -> str:
+    """One study in one short line: levels found and the slice they were found on."""
+    found = f"{name}: {len(analysis.result.structures)} of {len(LEVELS)} levels"
+    return ", ".join([found, *analysis.frame.notes[:1]])
+
+
+def log_lines(name: str, analysis: Analysis) -> list[str]:
+    """All that is to say of one study: the slice chosen, what was left out and why, warnings."""
+    warned = (f"warning, {text}" for text in analysis.result.warnings)
+    rest = (f"{name}: {text}" for text in (*analysis.frame.notes[1:], *warned))
+    return [study_line(name, analysis), *rest]
+
+
+def write_log(folder: Path, lines: Iterable[str]) -> None:
+    """Write ``log.txt``; holds no time, so that the same run gives the same bytes."""
+    write_text(folder / "log.txt", "".join(f"{line}\n" for line in lines), sync=False)
 
 
 def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) -> None:

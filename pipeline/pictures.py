@@ -52,7 +52,7 @@ def _palette() -> npt.NDArray[np.uint8]:
 def _palette_index(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """(h, w) palette entries: blue above red tells the colour, the peak how full it is."""
     red, green, blue = cv2.split(picture)
-    coloured = cv2.bitwise_or(cv2.absdiff(red, green), cv2.absdiff(green, blue))
+    coloured = cv2.absdiff(red, blue)  # in both colours, and their blends with grey, they differ
     index: npt.NDArray[np.uint8] = cv2.LUT(green, _GREY_INDEX)
     place = np.flatnonzero(coloured)
     pixel = picture.reshape(-1, 3)[place].astype(np.int32)

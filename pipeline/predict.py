@@ -11,7 +11,13 @@ from spineline.datasets.files import check_output, staged_folder
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import refuse_output_around
 from spineline.pipeline.core import Analysis, Pipeline, bundle_of
-from spineline.pipeline.outputs import write_results_csv, write_study
+from spineline.pipeline.outputs import (
+    log_lines,
+    study_line,
+    write_log,
+    write_results_csv,
+    write_study,
+)
 from spineline.pipeline.results import StudyResult
 from spineline.pipeline.settings import PipelinePredict
 from spineline.pipeline.sources import Case, Frame, find_cases, load_frame
@@ -63,18 +69,27 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
     pipeline = pipeline or Pipeline.from_settings(settings)
     failures: list[Failure] = []
     results: list[tuple[str, StudyResult]] = []
+    told: list[str] = []
+    log: list[str] = []
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         for name, analysis in analyse_cases(pipeline, cases, failures.append):
             write_study(
                 stage / name, analysis, overlay=settings.overlay, doubtful=settings.confidence
             )
             results.append((name, analysis.result))
+            told.append(study_line(name, analysis))
+            log += log_lines(name, analysis)
         if not results:
             raise SpinelineError(none_done(failures))
         write_results_csv(stage / "results.csv", results)
+        write_log(stage, [*log, *map(str, failures)])
         failed = [{"study": f.name, "reason": f.reason} for f in failures]
         write_run_record(stage, "pipeline predict", settings, failures=failed)
-    _tell(settings.out, results, failures)
+    for line, (name, result) in zip(told, results, strict=True):
+        LOG.info("%s", line)
+        for warning in result.warnings:
+            LOG.warning("%s: %s", name, warning)
+    _tell(settings.out, len(results), failures)
     return PredictResult(settings.out, tuple(results), tuple(failures))
 
 
@@ -139,14 +154,9 @@ def _reason(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _tell(
-    out: Path, results: Sequence[tuple[str, StudyResult]], failures: Sequence[Failure]
-) -> None:
-    for name, result in results:
-        LOG.info("%s: %d of 11 levels", name, len(result.structures))
-        for warning in result.warnings:
-            LOG.warning("%s: %s", name, warning)
+def _tell(out: Path, done: int, failures: Sequence[Failure]) -> None:
     for failure in failures:
         LOG.error("error: %s", failure)
-    studies = "study" if len(results) == 1 else "studies"
-    LOG.info("%d %s done, %d failed; results in %s", len(results), studies, len(failures), out)
+    studies = "study" if done == 1 else "studies"
+    LOG.info("%d %s done, %d failed; results in %s", done, studies, len(failures), out)
+    LOG.info("what was looked at, what was left out and why: %s", out / "log.txt")

@@ -45,7 +45,7 @@ class PipelinePredict(ModelSettings):
     """Keys of ``pipeline predict``."""
 
     source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
-    out: Path = key("folder to write: STUDY/result.json, STUDY/overlay.png, results.csv")
+    out: Path = key("folder to write: STUDY/result.json, STUDY/overlay.png, results.csv, log.txt")
     overlay: bool = key("draw STUDY/overlay.png", default=True)
     overwrite: bool = key("replace an earlier output", default=False)
     seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
@@ -58,7 +58,7 @@ class PipelineVal(ModelSettings):
     source: Path | None = key("folder of DICOM studies, or of frames", default=None)
     annotations: Path | None = key("Tianchi or report JSON for the source", default=None)
     data: Path | None = key("converted dataset, instead of source and annotations", default=None)
-    out: Path = key("folder to write: metrics.json, predictions/, results.csv")
+    out: Path = key("folder to write: metrics.json, predictions/, results.csv, log.txt")
     part: str | None = key(
         "part of data, or of split, to score (default: val of data, all of a source)",
         default=None,

@@ -58,7 +58,8 @@ class Frame:
         turn: how ``image`` came from the stored pixels.
         width, height: of the stored pixels.
         header: the DICOM slice, or None.
-        warnings: how the slice was chosen, and what was wrong on the way.
+        warnings: what was wrong on the way, or leaves the choice of the slice in doubt.
+        notes: which slice was chosen, then each series and file left out with its reason.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Frame:
     height: int
     header: SliceHeader | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def points_mm(self, points_xy: FloatArray) -> FloatArray | None:
         """(N, 2) stored pixels as (N, 3) LPS mm, or None without geometry."""
@@ -89,10 +91,14 @@ def find_cases(source: Path, *, window: str = "percentile") -> tuple[Case, ...]:
     images = _images_in(source) if source.is_dir() else []
     try:
         studies = scan(source)
-    except DicomReadError:
-        if not images:
+    except DicomReadError as error:
+        if images:
+            return image_cases(images, window=window)
+        if not source.is_dir():
             raise
-        return image_cases(images, window=window)
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        msg = f"{error}; nor does it hold images ({kinds}) directly in it"
+        raise DicomReadError(msg) from error
     return tuple(Case(study.name, study=study) for study in studies)
 
 
@@ -119,10 +125,10 @@ def load_frame(case: Case) -> Frame:
     """
     if case.study is None:
         return _load_image(case)
-    header, warnings = case.header, tuple[str, ...]()
+    header, warnings, notes = case.header, tuple[str, ...](), tuple[str, ...]()
     if header is None:
         choice = choose_slice(case.study)
-        header, warnings = choice.slice, choice.warnings
+        header, warnings, notes = choice.slice, choice.warnings, choice.notes
     pixels = read_pixels(header)
     shown, turn = to_standard_orientation(pixels, header)
     if not turn.is_identity:
@@ -130,7 +136,8 @@ def load_frame(case: Case) -> Frame:
     if not header.has_geometry:
         warnings = (*warnings, "no usable pixel spacing or position: points have no mm")
     height, width = pixels.shape
-    return Frame(case.name, window_to_uint8(shown), turn, width, height, header, tuple(warnings))
+    image = window_to_uint8(shown)
+    return Frame(case.name, image, turn, width, height, header, tuple(warnings), notes)
 
 
 def _load_image(case: Case) -> Frame:

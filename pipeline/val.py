@@ -14,7 +14,7 @@ from spineline.datasets.settings import refuse_output_around
 from spineline.pipeline.core import Pipeline, bundle_of
 from spineline.pipeline.metrics import SCHEMA, evaluate
 from spineline.pipeline.metrics_match import ScoredImage, studies_of
-from spineline.pipeline.outputs import write_results_csv, write_study
+from spineline.pipeline.outputs import log_lines, write_log, write_results_csv, write_study
 from spineline.pipeline.predict import Failure, analyse_cases
 from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelineVal
@@ -80,13 +80,19 @@ def _check_outputs(settings: PipelineVal) -> None:
 
 
 def _run(settings: PipelineVal, truth: TruthSet, stage: Path, failures: list[Failure]) -> Results:
-    """Results of the pipeline by case; each is kept in ``predictions/``."""
+    """Results of the pipeline by case; each is kept in ``predictions/``.
+
+    What is scored is what is written, numbers rounded, so that ``predictions=`` gives the same.
+    """
     pipeline = Pipeline.from_settings(settings)
     results: Results = {}
+    log: list[str] = []
     for name, analysis in analyse_cases(pipeline, truth.cases(), failures.append):
         folder = stage / "predictions" / name
         write_study(folder, analysis, overlay=settings.overlay, doubtful=settings.confidence)
-        results[name] = analysis.result
+        results[name] = StudyResult.from_json(analysis.result.to_json())
+        log += log_lines(name, analysis)
+    write_log(stage, [*log, *map(str, failures)])
     return results
 
 
@@ -175,6 +181,11 @@ def _tell(
     for entry in truth.left_out:
         if not entry.failed:
             LOG.info("not scored: %s", entry)
+    if metrics["level_accuracy_6mm"]["n"] == 0:
+        LOG.info(
+            "figures in mm are not defined: the images carry no pixel spacing; state it by "
+            "spacing_mm=… or fov_mm=… if you know it"
+        )
     if metrics["other_slice"]:
         LOG.info(
             "%d of %d images: the pipeline chose another slice than the labelled one; compared "

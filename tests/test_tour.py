@@ -30,7 +30,7 @@ def test_the_tour_of_the_readme(tmp_path: Path) -> None:
     ]
     scripts = [[sys.executable, "-c", code] for code in blocks("python", "From Python")]
     assert len(commands) >= 10
-    assert len(scripts) == 3
+    assert len(scripts) == 4
     for command in [*commands, *scripts]:
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -186,7 +186,8 @@ def test_nothing_at_all() -> None:
     decoded = decode_spine(boxes([]))
     assert decoded.structures == ()
     assert reasons(decoded) == dict.fromkeys(LEVELS, "no_candidate")
-    assert decoded.warnings == ("only 0 of 11 levels found: is this a lumbar spine?",)
+    assert len(decoded.warnings) == 1
+    assert decoded.warnings[0].startswith("only 0 of 11 levels found: is this a sagittal T2 image")
 
 
 def test_noise_at_low_confidence_is_not_a_spine() -> None:
@@ -219,6 +220,18 @@ def test_a_close_second_naming_is_told(shift: int, word: str) -> None:
     warnings = decode_spine(boxes(rows)).warnings
     assert len(warnings) == 1
     assert f"one rung {word}" in warnings[0]
+
+
+def test_both_close_namings_are_told_in_one_warning() -> None:
+    """Five boxes that bear their own name, the one above and the one below alike."""
+    rows = [
+        (rank + shift, 100.0, 30.0 + 12 * rank, 24.0, 0.5 - abs(shift) / 100)
+        for rank in range(3, 8)
+        for shift in (-2, 0, 2)
+    ]
+    slipped = [w for w in decode_spine(boxes(rows)).warnings if "off by one" in w]
+    assert len(slipped) == 1
+    assert "one rung higher or lower fits nearly as well" in slipped[0]
 
 
 def test_a_gap_too_wide_for_its_levels_is_told() -> None:

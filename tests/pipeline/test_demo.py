@@ -44,6 +44,8 @@ def test_writes_study_result_and_picture_and_says_where(
     ]  # fmt: skip
     assert f"look at {Path('spineline-demo') / 'overlay.png'}" in said
     assert "of 11 levels within 8 px" in said
+    assert "knows real MR, not drawings" in said
+    assert "left out, series 'T1_TSE_SAG'" in said
     assert json.loads((out / "annotation.json").read_text())[0]["studyUid"]
     # An earlier demo is replaced; anything else is not.
     assert run_cli("demo", "seed=1")[0] == 0

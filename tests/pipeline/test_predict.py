@@ -73,7 +73,9 @@ def test_a_cohort(tmp_path, fake_models, make_study, run_cli) -> None:
         "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}", "batch=2"
     )
     assert code == 0
-    assert sorted(p.name for p in out.iterdir()) == ["a", "b", "c", "results.csv", "run.yaml"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a", "b", "c", "log.txt", "results.csv", "run.yaml",
+    ]  # fmt: skip
     assert sorted(p.name for p in (out / "a").iterdir()) == ["overlay.png", "result.json"]
     rows = list(csv.DictReader((out / "results.csv").open()))
     assert len(rows) == 33
@@ -87,6 +89,29 @@ def test_a_cohort(tmp_path, fake_models, make_study, run_cli) -> None:
     assert len(fake_models) == 1  # models are loaded once
     assert fake_models[0].detector.calls == [2, 1]
     assert len(fake_models[0].classifier.seen) == 2
+
+
+def test_one_line_a_study_and_the_rest_in_the_log(
+    tmp_path, fake_models, make_study, make_slice, make_spots, run_cli
+) -> None:
+    study = tmp_path / "cohort" / "a"
+    make_study(study)
+    make_slice(study / "t1", make_spots(), study="a", series="t1", description="T1_TSE_SAG")
+    (study / "notes.txt").write_text("foreign")
+    make_study(tmp_path / "cohort" / "b", np.full((150, 120), 7, np.uint8))
+    out = tmp_path / "o"
+    code, said, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}"
+    )
+    assert code == 1
+    chosen = "a: 11 of 11 levels, slice 2 of 3 of series 'T2_TSE_SAG' (number 1)"
+    assert said.splitlines()[0] == chosen
+    assert "T1" not in said + warned
+    log = (out / "log.txt").read_text().splitlines()
+    assert log[0] == chosen
+    assert any(line.startswith("a: left out, series 'T1_TSE_SAG'") for line in log)
+    assert any(line.startswith("a: left out, file notes.txt: not DICOM") for line in log)
+    assert any(line.startswith("b: ") and "constant image" in line for line in log)
 
 
 def test_overlay_is_an_enlarged_picture(tmp_path, fake_models, make_study, run_cli) -> None:
@@ -108,7 +133,7 @@ def test_same_input_same_bytes(tmp_path, fake_models, make_study, run_cli, monke
         assert run_cli("pipeline", "predict", "source=s", "out=o", "overwrite=true")[0] == 0
         files = sorted(p for p in Path("o").rglob("*") if p.is_file())
         digests.append({str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
-    assert len(digests[0]) == 4
+    assert len(digests[0]) == 5
     assert digests[0] == digests[1]
 
 
@@ -192,7 +217,7 @@ def test_missing_levels_have_their_reason(
     run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
     found = result_of(tmp_path / "o", "s")
     assert found["missing_levels"] == ["L5", "L5-S1"]
-    assert "L5 is missing (no_candidate): no box of this level" in found["warnings"]
+    assert "missing (no_candidate: no box of this level): L5, L5-S1" in found["warnings"]
 
 
 def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run_cli) -> None:
@@ -206,7 +231,7 @@ def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run
     )
     found = result_of(tmp_path / "o", "s")
     assert len(found["structures"]) == 11
-    assert found["warnings"] == ["L5-S1: the detector's confidence 0.50 is below 0.52"]
+    assert found["warnings"] == ["the detector's confidence is below 0.52: L5-S1 0.50"]
     run_cli(
         "pipeline",
         "predict",
@@ -301,7 +326,7 @@ def spoil_constant(folder: Path, make_study) -> Path:
     [
         pytest.param(spoil_missing, "no such file or folder", id="missing folder"),
         pytest.param(spoil_empty, "empty folder", id="empty folder"),
-        pytest.param(spoil_text, "no DICOM image", id="not DICOM"),
+        pytest.param(spoil_text, "nor does it hold images (jpeg, jpg, npy, png", id="not DICOM"),
         pytest.param(spoil_truncated, "im1", id="truncated"),
         pytest.param(spoil_t1, "no sagittal T2", id="T1 alone"),
         pytest.param(spoil_transverse, "no sagittal T2", id="transverse alone"),
@@ -382,6 +407,7 @@ def test_unknown_key_names_the_close_one(tmp_path, run_cli) -> None:
         ("defualt", "no such bundle"),
         ("nowhere.safetensors,nothing.safetensors", "no such weights file"),
         ("a.pt,b.pt", "no such weights file"),
+        ("my.safetensors", "use detector=my.safetensors or classifier=my.safetensors"),
     ],
 )
 def test_unknown_weights(tmp_path, make_study, run_cli, weights: str, message: str) -> None:

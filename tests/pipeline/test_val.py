@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -75,6 +76,36 @@ def test_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
     assert not (out / "predictions" / "a" / "overlay.png").exists()
     assert (out / "results.csv").exists()
     assert (out / "run.yaml").exists()
+
+
+def test_stored_predictions_give_the_same_metrics(
+    tmp_path, fake_models, fake_pipeline, cohort, run_cli, monkeypatch
+) -> None:
+    """Points lie 7.9997 px aside; ``result.json`` rounds that to the 8 px that are too many."""
+    spots = type(fake_pipeline.detector)
+    exact = spots.detect
+
+    def beside(self, images, **options):
+        aside = np.float32([7.9997, 0, 7.9997, 0])
+        return [
+            replace(found, boxes_xyxy=found.boxes_xyxy + aside)
+            for found in exact(self, images, **options)
+        ]
+
+    monkeypatch.setattr(spots, "detect", beside)
+    assert run_cli(*val_words(*cohort, tmp_path / "o"))[0] == 0
+    assert run_cli(*val_words(*cohort, tmp_path / "p", f"predictions={tmp_path / 'o'}"))[0] == 0
+    first, again = ((tmp_path / out / "metrics.json").read_bytes() for out in ("o", "p"))
+    assert first == again
+
+
+def test_without_spacing_it_says_why_figures_in_mm_are_not_defined(
+    tmp_path, fake_models, frames, run_cli
+) -> None:
+    _, said, _ = run_cli(*val_words(*frames, tmp_path / "o"))
+    assert "figures in mm are not defined" in said
+    _, said, _ = run_cli(*val_words(*frames, tmp_path / "p", "spacing_mm=1"))
+    assert "not defined: the images" not in said
 
 
 def test_points_of_another_slice_are_compared_through_the_patient(
