@@ -41,7 +41,7 @@ from spineline.pipeline.settings import ModelSettings, PipelinePredict
 from spineline.pipeline.tables import machine
 
 STAGES = {
-    "scan headers, choose": (sources, "scan"),
+    "scan headers": (sources, "scan"),
     "choose slice": (sources, "choose_slice"),
     "read pixels": (sources, "read_pixels"),
     "window": (sources, "window_to_uint8"),

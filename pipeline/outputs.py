@@ -45,7 +45,18 @@ def overlay_png(analysis: Analysis, *, doubtful: float = 0.25) -> bytes:
             analysis.spine.structures, analysis.result.structures, strict=True
         )
     ]
-    return overlay_palette_png(draw_overlay(analysis.frame.image, marks, title="spineline"))
+    title = title_of(analysis)
+    return overlay_palette_png(draw_overlay(analysis.frame.image, marks, title=title))
+
+
+def title_of(analysis: Analysis) -> str:
+    """What the picture alone would hide: levels that are missing, and doubt about the naming."""
+    words = ["spineline"]
+    if analysis.result.missing_levels:
+        words.append(f"missing: {', '.join(analysis.result.missing_levels)}")
+    if analysis.spine.warnings:
+        words.append("levels in doubt, see result.json")
+    return "; ".join(words)
 
 
 def label_of(structure: GradedStructure, doubtful: float) -> str:

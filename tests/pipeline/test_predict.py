@@ -16,8 +16,10 @@ from spineline.datasets.errors import SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline import Pipeline
 from spineline.pipeline.core import bundle_of
+from spineline.pipeline.outputs import title_of
 from spineline.pipeline.results import SCHEMA, StudyResult, read_result
 from spineline.pipeline.settings import ModelSettings
+from spineline.pipeline.sources import find_cases, load_frame
 
 
 def result_of(out: Path, name: str) -> dict:
@@ -218,6 +220,25 @@ def test_missing_levels_have_their_reason(
     found = result_of(tmp_path / "o", "s")
     assert found["missing_levels"] == ["L5", "L5-S1"]
     assert "missing (no_candidate: no box of this level): L5, L5-S1" in found["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "title"),
+    [
+        (11, "spineline"),
+        (9, "spineline; missing: L5, L5-S1"),
+        (
+            5,
+            "spineline; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; levels in doubt, see result.json",
+        ),
+    ],
+)
+def test_the_picture_says_what_it_does_not_show(
+    tmp_path, fake_pipeline, make_spots, make_points, levels: int, title: str
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), make_spots(make_points()[:levels]))
+    analysis = fake_pipeline.analyse([load_frame(find_cases(tmp_path / "a.png")[0])])[0]
+    assert title_of(analysis) == title
 
 
 def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run_cli) -> None:
