@@ -15,8 +15,8 @@ The score of a chain, in natural-log units, is
   each level left out between the two;
 - ``-end_cost`` for each level left out above the first and below the last.
 
-On 149 labelled lumbar spines log(ratio) has mean -0.04 and standard deviation 0.10, the angle 0.24
-rad; the defaults are wider because predicted boxes are less exact than labelled ones.
+On 100 labelled training spines log(ratio) has mean -0.04 and standard deviation 0.11, the angle
+0.24 rad; the defaults are wider because predicted boxes are less exact than labelled ones.
 
 Coordinates are native pixels, x right, y down, origin at the centre of the top left pixel.
 """
@@ -43,7 +43,7 @@ Reason = Literal["no_candidate", "low_confidence", "spacing_implausible", "out_o
 _RUNG = 2  # ranks from one vertebra, or disc, to the next
 _TINY = 1e-9
 _ODD_GAP = (
-    1.8  # the widest of 1,490 labelled gaps is 1.74 times, the narrowest 0.57 times the rule's
+    1.8  # the widest of 1,000 labelled gaps is 1.74 times, the narrowest 0.57 times the rule's
 )
 
 
@@ -61,7 +61,7 @@ class DecodeSettings:
         skip_cost: price of a level left out between two others.
         end_cost: price of a level left out at either end.
         shift_margin: warn when a chain one whole rung higher or lower scores less than this below
-            the best, per structure. On held-out spines a detector that named 97 % of the levels
+            the best, per structure. On validation spines a detector that named 97 % of the levels
             right stood at 3.8 and above where it was right, at 2.8 where the spine had slipped.
     """
 

@@ -31,7 +31,7 @@ class Demo(Settings):
     weights: str = key("bundle name, or DETECTOR,CLASSIFIER", default="default")
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     overwrite: bool = key("replace the folder even if it is no demo", default=False)
-    seed: int = key("decides the spine that is drawn", default=0, minimum=0)
+    seed: int = key("decides the spine that is drawn", default=2, minimum=0)
 
 
 @dataclass(frozen=True, slots=True)
