@@ -90,10 +90,12 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     Only a folder that is being overwritten is replaced, and only at the end.
 
     Raises:
-        OutputExistsError: ``out`` exists and ``overwrite`` is not set.
+        OutputExistsError: ``out`` exists and ``overwrite`` is not set, or it is a file.
         SpinelineError: it cannot be written.
     """
     check_output(out, overwrite=overwrite)
+    if out.exists() and not out.is_dir():
+        raise OutputExistsError(f"{out}: is a file, and out= names a folder; choose another out=")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))

@@ -119,3 +119,15 @@ def test_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(SpinelineError, match="not writable"):
         check_output(tmp_path / "out", overwrite=False)
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    out = tmp_path / "notes.txt"
+    out.write_text("mine")
+    with (
+        pytest.raises(OutputExistsError, match=r"notes\.txt: is a file, and out= names a folder"),
+        staged_folder(out, overwrite=True),
+    ):
+        pass
+    assert out.read_text() == "mine"
+    assert names(tmp_path) == ["notes.txt"]
