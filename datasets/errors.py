@@ -27,5 +27,9 @@ class WeightsError(SpinelineError):
     """A weights file is missing, altered, of another kind, or not trusted."""
 
 
+class UnknownWeightsError(WeightsError, ConfigError):
+    """A name that is neither in the registry nor the path of a file."""
+
+
 class OutputExistsError(SpinelineError):
     """The output is there already and ``overwrite=true`` was not given."""

@@ -175,6 +175,7 @@ def resolve(marks: Sequence[Mark], frame: Frame, rules: Rules) -> Resolution:
     one_missing = missing[0] if len(missing) == 1 else None
     if ranks is None:
         findings.append(frame.finding("point_count", reason, _LEFT_OUT, one_missing))
+        findings += _outside_of_left_out(marks, frame)
         return Resolution(None, tuple(findings), "point_count", reason)
     if len(spine) < len(LEVELS):
         action = "kept: the named levels are in order"
@@ -185,8 +186,23 @@ def resolve(marks: Sequence[Mark], frame: Frame, rules: Rules) -> Resolution:
     if wrong > _MAX_WRONG_KINDS:
         reason = f"{wrong} of {len(spine)} tags are of the other kind than the order says"
         findings.append(frame.finding("order_kind", reason, _LEFT_OUT))
+        findings += _outside_of_left_out(marks, frame)
         return Resolution(None, tuple(findings), "order_kind", reason)
     return _build(spine, ranks, extras, frame, rules, findings)
+
+
+def _outside_of_left_out(marks: Sequence[Mark], frame: Frame) -> list[Finding]:
+    """Points outside the frame, which may be why the order of the others makes no sense."""
+    return [
+        frame.finding("outside_frame", _outside_detail(mark.point_xy, frame), _LEFT_OUT)
+        for mark in marks
+        if not frame.contains(mark.point_xy)
+    ]
+
+
+def _outside_detail(point_xy: tuple[float, float], frame: Frame) -> str:
+    x, y = point_xy
+    return f"point ({x:g}, {y:g}) lies outside the frame of {frame.width}x{frame.height}"
 
 
 def has_errors(findings: Iterable[Finding]) -> list[str]:
@@ -201,10 +217,10 @@ def geometry_findings(
     level: str,
 ) -> list[Finding]:
     """A point outside the frame, or else a box that reaches over it."""
-    size = f"{frame.width}x{frame.height}"
     if not frame.contains(point_xy):
-        detail = f"point ({point_xy[0]:g}, {point_xy[1]:g}) lies outside the frame of {size}"
+        detail = _outside_detail(point_xy, frame)
         return [frame.finding("outside_frame", detail, "kept in the record, no box written", level)]
+    size = f"{frame.width}x{frame.height}"
     inside = clip_xyxy([box_xyxy], frame.width, frame.height)[0]
     over = max(abs(a - b) for a, b in zip(inside.tolist(), box_xyxy, strict=True))
     if over <= 0:

@@ -99,7 +99,7 @@ def parse_settings(
 
 
 def read_settings_file(path: Path) -> dict[str, object]:
-    """Keys and values of a ``cfg=`` YAML file.
+    """Keys and values of a ``cfg=`` YAML file, which may be the ``run.yaml`` of an earlier run.
 
     Raises:
         ConfigError: not readable, not YAML, or not a mapping.
@@ -112,6 +112,8 @@ def read_settings_file(path: Path) -> dict[str, object]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"cfg={path}: holds a {type(content).__name__}, wanted keys and values")
+    if {"command", "settings"} <= set(content) and isinstance(content["settings"], dict):
+        content = content["settings"]
     return {str(name): value for name, value in content.items()}
 
 

@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.errors import ConfigError
+from spineline.datasets.settings import close_match
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -31,7 +32,7 @@ def split_studies(study_ids: Iterable[str], split: str, *, seed: int = 0) -> dic
         split: ``train``, ``val`` or ``test`` (everything into one part), ``report`` (study number
             up to 150 train, the rest test), a ratio such as ``0.67`` (train, the rest val), two or
             three ratios such as ``0.7,0.15,0.15`` (train, val, test), or the path of a manifest
-            written by [write_manifest][].
+            written by [write_manifest][] (or a JSON object of part by study).
         seed: decides which studies a ratio picks.
 
     Returns:
@@ -123,16 +124,24 @@ def _split_by_ratio(studies: list[str], ratios: list[float], seed: int) -> dict[
     return {study: part_of[study] for study in studies}
 
 
+def _named_studies(content: Any) -> list[tuple[str, Part]]:
+    """Pairs of study and part, from lists by part or from parts by study."""
+    by_study = [(study, part) for study, part in content.items() if part in PARTS]
+    if any(study not in PARTS for study, _ in by_study):
+        return by_study
+    return [(str(study), part) for part in PARTS for study in content.get(part, [])]
+
+
 def _split_by_manifest(studies: list[str], path: Path) -> dict[str, Part]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        named: list[tuple[str, Part]] = [
-            (str(study), part) for part in PARTS for study in content.get(part, [])
-        ]
+        named = _named_studies(content)
     except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as error:
+        hint = "" if path.is_file() else close_match(str(path), [*PARTS, "report"])
+        hint = hint if "did you mean" in hint else ""
         msg = (
             f"split={path}: neither train, val, test, report, a ratio, nor a readable manifest "
-            f"({error})"
+            f"({error}){hint}"
         )
         raise ConfigError(msg) from error
     part_of = dict(named)

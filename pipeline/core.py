@@ -32,7 +32,7 @@ from spineline.pipeline.grading import Grade, crop_boxes, grades_of
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import ModelSettings
 from spineline.pipeline.sources import Frame, find_cases, load_frame
-from spineline.weights import Bundle, load_registry, make_bundle, resolve, resolve_bundle
+from spineline.weights import Bundle, load_registry, make_bundle, resolve, resolve_bundle, task_of
 
 if TYPE_CHECKING:
     from spineline.classify import Classifier
@@ -221,7 +221,7 @@ def bundle_of(settings: ModelSettings) -> Bundle:
             resolve(classifier, task="classify", trust=settings.trust),
         )
     else:
-        bundle = _bundle_named(settings.weights)
+        bundle = _bundle_named(settings)
         if not detector and not classifier:
             return bundle
         pair = (
@@ -233,17 +233,17 @@ def bundle_of(settings: ModelSettings) -> Bundle:
     return make_bundle(f"{pair[0].name},{pair[1].name}", *pair)
 
 
-def _bundle_named(name: str) -> Bundle:
-    """The bundle of that name; one network in its place is told where it belongs."""
-    registry = load_registry()
-    one_network = registry.find(name) is not None or Path(name).suffix
-    if one_network and name not in registry.bundles:
-        msg = (
-            f"weights={name}: no such bundle; wanted one of {', '.join(registry.bundles)}, or "
-            f"DETECTOR,CLASSIFIER; for one network use detector={name} or classifier={name}"
-        )
-        raise WeightsError(msg)
-    return resolve_bundle(name)
+def _bundle_named(settings: ModelSettings) -> Bundle:
+    """The bundle of ``weights=``; one network's name or path takes its place in the default."""
+    name, registry = settings.weights, load_registry()
+    path_like = Path(name).suffix or len(Path(name).parts) > 1 or Path(name).is_file()
+    if name in registry.bundles or not (registry.find(name) or path_like):
+        return resolve_bundle(name)
+    task, default = task_of(name, trust=settings.trust), resolve_bundle()
+    given = resolve(name, task=task, trust=settings.trust)
+    detector = given if task == "detect" else default.detector
+    classifier = given if task == "classify" else default.classifier
+    return make_bundle(f"{detector.name},{classifier.name}", detector, classifier)
 
 
 def _structures(

@@ -94,9 +94,10 @@ def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, dict[str, An
 def _figure(counted: figures.Counted) -> dict[str, Any]:
     values, n = counted
     bounds = interval(values)
-    ci95 = None if bounds is None else [_plain(bounds[0]), _plain(bounds[1])]
     value = _plain(values[0])
-    return {"value": value, "ci95": None if value is None else ci95, "n": n}
+    if bounds is None or value is None:
+        return {"value": value, "ci95": [None, None], "n": n}
+    return {"value": value, "ci95": [_plain(bounds[0]), _plain(bounds[1])], "n": n}
 
 
 def _confusion(labels: LabelTable, weights: FloatArray) -> dict[str, Any]:

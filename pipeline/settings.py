@@ -8,6 +8,7 @@ from pathlib import Path
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.settings import Settings, key
 
+_WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
 _DETECTOR = "detector instead of that of weights: a registry name or a file"
 _CLASSIFIER = "classifier instead of that of weights: a registry name or a file"
 _CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=argmax"
@@ -20,7 +21,7 @@ _CROPS = "crops for grading: by the box rule from the points, or the detector's 
 class ModelSettings(Settings):
     """The keys that decide what the pipeline makes of an image."""
 
-    weights: str = key("bundle name, or DETECTOR,CLASSIFIER", default="default")
+    weights: str = key(_WEIGHTS, default="default")
     detector: str | None = key(_DETECTOR, default=None)
     classifier: str | None = key(_CLASSIFIER, default=None)
     decode: str = key(

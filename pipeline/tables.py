@@ -111,10 +111,10 @@ def _rows(metrics: Mapping[str, Any], published: Mapping[str, str]) -> list[tupl
     """Key, value, interval, n and published figure; tables of counts are left out."""
     rows: list[tuple[str, ...]] = []
     for key, figure in flatten(dict(metrics)).items():
-        value, ci95 = figure["value"], figure["ci95"]
+        value, (low, high) = figure["value"], figure["ci95"]
         if isinstance(value, list):
             continue
-        interval = "" if ci95 is None else f"{ci95[0]:.3f} – {ci95[1]:.3f}"
+        interval = "" if low is None else f"{low:.3f} – {high:.3f}"
         shown = "not defined" if value is None else f"{value:.4f}"
         rows.append((key, shown, interval, str(figure["n"]), published.get(key, "")))
     return rows

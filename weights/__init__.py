@@ -20,6 +20,7 @@ from spineline.weights.registry import (
     resolve,
     resolve_bundle,
     sha256_of,
+    task_of,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "resolve",
     "resolve_bundle",
     "sha256_of",
+    "task_of",
 ]

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.errors import UnknownWeightsError, WeightsError
 
 Task = Literal["detect", "classify"]
 State = Literal["ok", "missing", "altered"]
@@ -139,16 +139,37 @@ def resolve(
         raise _not_found(name, path, registry)
     if is_pickle(path):
         if not trust:
-            raise WeightsError(
-                f"{path}: is a pickle, and loading a pickle runs the code in it; if you know where "
-                "it comes from, add trust=true, or turn it into safetensors once: "
-                f"spineline weights strip weights={path} out={path.stem}.safetensors trust=true"
-            )
+            raise _pickle_refused(path)
         return WeightsFile(path.name, path, sha256_of(path))
     found = read_metadata(path)["task"]
     if found != task:
         raise _wrong_task(str(path), found, task, registry)
     return WeightsFile(path.name, path, sha256_of(path))
+
+
+def task_of(name: str, *, trust: bool = False, registry: Registry | None = None) -> Task:
+    """What the weights behind a registry name or a path are for.
+
+    Raises:
+        WeightsError: no such name or file, a file that is no weights file, or a pickle, which does
+            not say (and without ``trust`` is not taken anyway).
+    """
+    registry = load_registry() if registry is None else registry
+    entry = registry.find(name)
+    if entry is not None:
+        return entry.task
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise _not_found(name, path, registry)
+    if is_pickle(path):
+        if not trust:
+            raise _pickle_refused(path)
+        raise WeightsError(
+            f"{path}: a pickle does not say which network it is; "
+            f"use detector={name} or classifier={name}"
+        )
+    task: Task = read_metadata(path)["task"]
+    return task
 
 
 def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -> Bundle:
@@ -159,7 +180,7 @@ def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -
     """
     registry = load_registry() if registry is None else registry
     if name not in registry.bundles:
-        raise WeightsError(
+        raise UnknownWeightsError(
             f"weights={name}: no such bundle{_close_match(name, list(registry.bundles))}"
         )
     detector, classifier = registry.bundles[name]
@@ -304,6 +325,14 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
     return WeightsFile(entry.name, path, found)
 
 
+def _pickle_refused(path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path}: is a pickle, and loading a pickle runs the code in it; if you know where "
+        "it comes from, add trust=true, or turn it into safetensors once: "
+        f"spineline weights strip weights={path} out={path.stem}.safetensors trust=true"
+    )
+
+
 def _not_found(name: str, path: Path, registry: Registry) -> WeightsError:
     if path.is_dir():
         return WeightsError(f"{path}: is a folder; name the weights file in it")
@@ -311,7 +340,7 @@ def _not_found(name: str, path: Path, registry: Registry) -> WeightsError:
     if path.suffix.lower() in suffixes or len(path.parts) > 1:
         return WeightsError(f"{path}: no such weights file")
     names = [entry.name for entry in registry.entries]
-    return WeightsError(
+    return UnknownWeightsError(
         f"weights {name!r}: neither a name of the registry nor a file{_close_match(name, names)}"
     )
 

@@ -57,6 +57,15 @@ def test_more_than_two_swapped_pairs_put_the_ranks_in_doubt():
     assert "5 of 11 tags" in resolution.detail
 
 
+def test_a_left_out_record_names_its_points_outside_the_frame():
+    spine = [Mark(m.point_xy, m.rank, kind="disc") for m in marks()]
+    spine[0] = Mark((9999.0, 3000.0), 0, kind="disc")
+    resolution = resolve(spine, FRAME, Rules())
+    assert resolution.structures is None
+    assert [f.finding for f in resolution.findings] == ["order_kind", "outside_frame"]
+    assert resolution.findings[1].detail.startswith("point (9999, 3000) lies outside the frame")
+
+
 @pytest.mark.parametrize("keep_fewer", [False, True])
 def test_fewer_points(keep_fewer):
     spine = marks()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from spineline.datasets.errors import ConfigError
+from spineline.datasets.runs import write_run_record
 from spineline.datasets.settings import (
     Settings,
     describe,
@@ -120,6 +121,12 @@ def test_help_names_type_and_default():
     assert lines["kfold"] == ("int|none", "none")
     assert lines["to"] == ("a|b", "a")
     assert lines["overwrite"] == ("true|false", "false")
+
+
+def test_the_record_of_a_run_is_a_settings_file(tmp_path):
+    settings = parse_settings(Example, {"out": "o", "kfold": 4})
+    path = write_run_record(tmp_path, "data example", settings)
+    assert parse_settings(Example, read_settings_file(path)) == settings
 
 
 @pytest.mark.parametrize("text", ["- a", "{", "\x00"], ids=["list", "broken", "binary"])

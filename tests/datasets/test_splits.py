@@ -48,6 +48,12 @@ def test_manifest_round_trip(tmp_path):
     assert split_studies(STUDIES, str(tmp_path / "split.json")) == parts
 
 
+def test_manifest_of_parts_by_study(tmp_path):
+    parts = {"100": "val", "101": "train"}
+    (tmp_path / "split.json").write_text(json.dumps(parts))
+    assert split_studies(["100", "101"], str(tmp_path / "split.json")) == parts
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [
@@ -56,6 +62,7 @@ def test_manifest_round_trip(tmp_path):
         ("0.7,0.7", "add up to 1"),
         ("0.5.5", "not a ratio"),
         ("half", "readable manifest"),
+        ("reprt", "did you mean 'report'"),
     ],
 )
 def test_splits_that_are_none(split, message):

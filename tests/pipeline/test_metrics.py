@@ -134,7 +134,7 @@ def test_figures_by_hand(flat, key: str, value: float | None, n: int) -> None:
     assert flat[key]["value"] == (None if value is None else pytest.approx(value, abs=1e-6))
     assert flat[key]["n"] == n
     if value is None:
-        assert flat[key]["ci95"] is None
+        assert flat[key]["ci95"] == [None, None]
     else:
         low, high = flat[key]["ci95"]
         assert low <= value + 1e-6
@@ -224,7 +224,7 @@ def test_nothing_found_at_all() -> None:
     text = json.dumps(tree, allow_nan=False)
     flat = flatten(tree)
     assert flat["report.recall"]["value"] == 0
-    assert flat["report.precision"] == {"value": None, "ci95": None, "n": 0}
+    assert flat["report.precision"] == {"value": None, "ci95": [None, None], "n": 0}
     assert flat["report.ap"]["value"] is None
     assert flat["seven.accuracy"]["value"] == 0
     assert flat["binary.auc"]["value"] == 0
@@ -249,7 +249,7 @@ def test_without_a_classifier_grades_are_null_and_points_are_scored() -> None:
 def test_without_spacing_figures_in_mm_are_null() -> None:
     flat = flatten(evaluate([B], draws=5))
     for key in ("level_accuracy_6mm", "ccf.l_disc", "ccf.score", "tianchi.macro_f1"):
-        assert flat[key] == {"value": None, "ci95": None, "n": 0}
+        assert flat[key] == {"value": None, "ci95": [None, None], "n": 0}
 
 
 # Against other programs

@@ -423,15 +423,18 @@ def test_unknown_key_names_the_close_one(tmp_path, run_cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"),
+    ("weights", "status", "message"),
     [
-        ("defualt", "no such bundle"),
-        ("nowhere.safetensors,nothing.safetensors", "no such weights file"),
-        ("a.pt,b.pt", "no such weights file"),
-        ("my.safetensors", "use detector=my.safetensors or classifier=my.safetensors"),
+        ("defualt", 2, "did you mean 'default'?"),
+        ("lumbar-yolov8,lumbar-resnet18", 2, "did you mean 'lumbar-yolov8n'?"),
+        ("nowhere.safetensors,nothing.safetensors", 1, "no such weights file"),
+        ("a.pt,b.pt", 1, "no such weights file"),
+        ("my.safetensors", 1, "my.safetensors: no such weights file"),
     ],
 )
-def test_unknown_weights(tmp_path, make_study, run_cli, weights: str, message: str) -> None:
+def test_unknown_weights(
+    tmp_path, make_study, run_cli, weights: str, status: int, message: str
+) -> None:
     make_study(tmp_path / "s")
     code, _, warned = run_cli(
         "pipeline",
@@ -440,17 +443,32 @@ def test_unknown_weights(tmp_path, make_study, run_cli, weights: str, message: s
         f"out={tmp_path / 'o'}",
         f"weights={weights}",
     )
-    assert code == 1
+    assert code == status
     assert message in warned
     assert not (tmp_path / "o").exists()
 
 
-def test_a_pickle_is_refused(tmp_path, make_study, run_cli) -> None:
+@pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-resnet18"])
+@pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
+def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) -> None:
+    from spineline.pipeline.core import bundle_of
+    from spineline.pipeline.settings import ModelSettings
+    from spineline.weights import resolve_bundle
+    from spineline.weights.registry import BUNDLED
+
+    weights = str(BUNDLED / f"{name}.safetensors") if as_path else name
+    found = bundle_of(ModelSettings(weights=weights))
+    assert found.sha256 == resolve_bundle().sha256
+    assert Path(weights).name in found.name.split(",")
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_a_pickle_is_refused(tmp_path, make_study, run_cli, networks: int) -> None:
     make_study(tmp_path / "s")
     (tmp_path / "a.pt").write_bytes(b"\x80\x04.")
     code, _, warned = run_cli(
         "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
-        f"weights={tmp_path / 'a.pt'},{tmp_path / 'a.pt'}",
+        "weights=" + ",".join([str(tmp_path / "a.pt")] * networks),
     )  # fmt: skip
     assert code == 1
     assert "trust=true" in warned

@@ -169,7 +169,7 @@ def test_frames_without_spacing(tmp_path, fake_models, frames, run_cli) -> None:
     assert code == 0
     assert flat["level_accuracy_8px"]["value"] == 1.0
     assert flat["seven.accuracy"]["value"] == 1.0
-    assert flat["level_accuracy_6mm"] == {"value": None, "ci95": None, "n": 0}
+    assert flat["level_accuracy_6mm"] == {"value": None, "ci95": [None, None], "n": 0}
 
 
 @pytest.mark.parametrize(
