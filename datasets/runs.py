@@ -54,13 +54,15 @@ def _installed_versions() -> Mapping[str, str]:
 
 
 def write_run_record(folder: Path, command: str, settings: Settings, **extra: Any) -> Path:
-    """Write ``run.yaml`` into a run folder: command, resolved settings, versions, and ``extra``.
+    """Write ``run.yaml`` into a run folder: command, resolved settings, seed, ``extra``, versions.
 
-    Holds no time and no host name: the same run gives the same bytes.
+    The seed is null for a command that draws no random number. The file holds no time and no host
+    name: the same run gives the same bytes.
     """
     record = {
         "command": f"spineline {command}",
         "settings": settings_to_dict(settings),
+        "seed": getattr(settings, "seed", None),
         **extra,
         "versions": versions(),
     }

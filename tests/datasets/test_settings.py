@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.runs import write_run_record
@@ -127,6 +128,16 @@ def test_the_record_of_a_run_is_a_settings_file(tmp_path):
     settings = parse_settings(Example, {"out": "o", "kfold": 4})
     path = write_run_record(tmp_path, "data example", settings)
     assert parse_settings(Example, read_settings_file(path)) == settings
+
+
+def test_every_run_record_has_a_seed(tmp_path):
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Drawing(Settings):
+        seed: int = key("decides", default=0)
+
+    for settings, seed in [(Drawing(seed=7), 7), (Example(out=Path("o")), None)]:
+        path = write_run_record(tmp_path, "data example", settings)
+        assert yaml.safe_load(path.read_text())["seed"] == seed
 
 
 @pytest.mark.parametrize("text", ["- a", "{", "\x00"], ids=["list", "broken", "binary"])
