@@ -5,10 +5,10 @@ polygons of four points, with a class each. Left out and counted are deleted obj
 discs, and shapes that are no axis-parallel rectangles. What is left of an image is then filtered as
 the older cervical project did (see [Rules][]).
 
-Coordinates: LabelMe's corners are whole pixels, the first and the last that belong to the disc. They
-become the record's ``box_xyxy`` as they stand, (left, top, right, bottom) of the corner pixels'
-centres, so that the numbers are those of the source and of the older project; half a pixel on each
-side is not added. Only the overlap of two boxes counts pixels, first and last included.
+Coordinates: LabelMe's corners are whole pixels, the first and the last that belong to the disc.
+They become the record's ``box_xyxy`` as they stand, (left, top, right, bottom) of the corner
+pixels' centres, so that the numbers are those of the source and of the older project; half a pixel
+on each side is not added. Only the overlap of two boxes counts pixels, first and last included.
 
 CSV and XML may come from anywhere: sizes are bounded, a DOCTYPE is refused, and what is wrong with
 one row is said of this row, while the others are read.
@@ -204,7 +204,7 @@ def parse_csv(data: bytes, where: str, columns: CervicalColumns) -> tuple[CsvRow
         raise AnnotationError(f"{where}: UTF-16 text, wanted UTF-8; save it as CSV UTF-8")
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     listed = _csv_records(text)
-    number, header, problem = next(listed, (0, [], ""))
+    _, header, problem = next(listed, (0, [], ""))
     names = [name.strip() for name in header]
     if problem or not names:
         reason = f"its header cannot be read ({problem})" if problem else "empty"

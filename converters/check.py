@@ -45,7 +45,6 @@ from spineline.datasets.tables import aligned_text
 _COLUMNS = ("image_id", "study", "level", "finding", "severity", "detail", "action")
 _SHOWN = 200
 _TOLERANCE_PX = 0.01
-_WITH_IMAGES = ("tianchi", "report")  # kinds of which every record has an image
 _AGAIN = "none: convert the source again"
 
 
@@ -171,7 +170,7 @@ def _check_keys(settings: DataCheck) -> None:
 
 def _check_source(source: Source) -> tuple[int, list[Finding]]:
     findings = list(source.findings)
-    there = [r for r in source.records if r.file is not None or source.kind in _WITH_IMAGES]
+    there = [record for record in source.records if not source.is_missing(record)]
     findings += _image_findings(there, source.pixels, "record left out")
     return len(source.records) + len(source.left_out), findings
 

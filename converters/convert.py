@@ -284,7 +284,7 @@ def _report(source: Source, settings: ConvertSettings) -> None:
         LOG.warning("… and %d more left out, see conversion.json", len(shown) - _SHOWN)
     if source.table:
         LOG.info("%s", table_text(source))
-    if missing := sum(record.file is None for record in source.records):
+    if missing := sum(source.is_missing(record) for record in source.records):
         LOG.warning("%d images are missing: their labels are written without them", missing)
     LOG.info("%d of %d annotated images converted to %s", len(source.records), total, settings.out)
     counts = finding_counts(source.findings)
@@ -293,5 +293,5 @@ def _report(source: Source, settings: ConvertSettings) -> None:
         LOG.info("findings: %s", listed)
     studies = has_errors(source.findings)
     if studies:
-        shown = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
-        LOG.info("studies with errors: %s (details: conversion.json or data check)", shown)
+        names = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
+        LOG.info("studies with errors: %s (details: conversion.json or data check)", names)

@@ -4,8 +4,8 @@
 is the background, so a class counts from 1: with ``labels=health`` 1 is healthy, 2 is sick. The
 numbers of a box are those of the record (see [spineline.converters.cervical][]). Files lie in
 ``fasterrcnn``: ``markup.json`` with all images, and ``train.json``, ``val.json``, ``test.json``;
-``img_path`` is relative to the dataset's folder. An earlier form of the markup, whose labels are true
-(sick) and false, is read too.
+``img_path`` is relative to the dataset's folder. An earlier form of the markup, whose labels are
+true (sick) and false, is read too.
 """
 
 from __future__ import annotations

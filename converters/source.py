@@ -68,6 +68,10 @@ class Source:
     pixels: Callable[[ImageRecord], Pixels]
     table: Mapping[str, Any] = field(default_factory=dict)
 
+    def is_missing(self, record: ImageRecord) -> bool:
+        """Whether the record's image is missing, so that its labels are written alone."""
+        return record.file is None and self.kind in ("cervical", "prepared")
+
     @property
     def failures(self) -> tuple[LeftOut, ...]:
         """The entries that are broken."""

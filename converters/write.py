@@ -163,7 +163,7 @@ def _write_images(stage: Path, source: Source, plan: Plan) -> Source:
             (stage / name / "images" / part).mkdir(parents=True, exist_ok=True)
     kept, failed = [], []
     for record in progress(source.records, description="images"):
-        if record.file is None:  # an image that is missing: its labels are written alone
+        if source.is_missing(record):
             kept.append(record)
             continue
         targets = [
