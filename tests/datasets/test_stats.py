@@ -18,13 +18,22 @@ from spineline.datasets.dataset import load_dataset
 from spineline.datasets.stats import (
     DataStats,
     dataset_stats,
-    grey_counts,
     grey_summary,
+    pixel_counts,
     stats,
     summary,
 )
 
-PLOTS = ("boxes", "classes", "grey", "image_sizes", "levels", "pathology", "spacing")
+PLOTS = (
+    "boxes",
+    "classes",
+    "discs_per_image",
+    "grey",
+    "image_sizes",
+    "levels",
+    "pathology",
+    "spacing",
+)
 
 
 @pytest.fixture
@@ -71,7 +80,7 @@ def data(
 @pytest.fixture
 def result(data: Path) -> dict[str, Any]:
     dataset = load_dataset(data)
-    counts, failures = grey_counts(dataset)
+    counts, failures = pixel_counts(dataset)
     assert not failures
     return dataset_stats(dataset, counts)
 
