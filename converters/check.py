@@ -290,13 +290,14 @@ def _difference(classes: list[int], boxes_xyxy: FloatArray, boxed: BoxedStructur
     wanted = boxed.class_index.tolist()
     if len(classes) != len(wanted):
         return f"{len(classes)} boxes, COCO has {len(wanted)}"
-    here = sorted(zip(classes, boxes_xyxy.tolist(), strict=True))
-    there = sorted(zip(wanted, boxed.boxes_xyxy.tolist(), strict=True))
-    if [index for index, _ in here] != [index for index, _ in there]:
+    if sorted(classes) != sorted(wanted):
         return "its classes are not those of the COCO file"
-    if not here:
-        return ""
-    apart = np.abs(np.array([b for _, b in here]) - np.array([b for _, b in there])).max()
+    apart, left = 0.0, list(zip(wanted, boxed.boxes_xyxy, strict=True))
+    for index, box in zip(classes, boxes_xyxy, strict=True):  # its nearest box of the class
+        distances = [np.abs(b - box).max() if i == index else np.inf for i, b in left]
+        nearest = int(np.argmin(distances))
+        apart = max(apart, float(distances[nearest]))
+        left.pop(nearest)
     return f"a box is {apart:.2f} px off the COCO file" if apart > _TOLERANCE_PX else ""
 
 

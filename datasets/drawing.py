@@ -297,7 +297,9 @@ def _draw_point(canvas: Image, mark: Mark) -> None:
     cv2.circle(canvas, centre, 4, mark.colour, -1, cv2.LINE_AA)
 
 
-def _with_title(canvas: Image, title: str, legend: Mapping[str, Colour]) -> Image:
+def _with_title(
+    canvas: Image, title: str, legend: Mapping[str, Colour] | Mapping[Kind, Colour]
+) -> Image:
     bar = np.full((_TITLE_HEIGHT, canvas.shape[1], 3), _BACKGROUND_RGB, dtype=np.uint8)
     x = canvas.shape[1]
     for name, colour in legend.items():

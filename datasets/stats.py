@@ -1,7 +1,8 @@
 """``spineline data stats``: what a converted dataset holds, in numbers and histograms.
 
-Images are read one by one, and only how often each value occurs is kept. Lengths are native pixels, spacing is mm, grey values are 0 … 255. A standard deviation is that of
-the population (divided by n).
+Images are read one by one, and only how often each value occurs is kept. Lengths are native pixels,
+spacing is mm, grey values are 0 … 255. A standard deviation is that of the population (divided by
+n).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from spineline.datasets.labels import (
 )
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, key
+from spineline.datasets.splits import Part
 from spineline.datasets.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -373,7 +375,7 @@ def _figures(dataset: Dataset, result: Mapping[str, Any], counts: Counts) -> dic
     }
 
 
-def _same_names(parts: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, dict[str, int]]:
+def _same_names(parts: Mapping[Part, Mapping[str, Any]], name: str) -> dict[Part, dict[str, int]]:
     """The counts of one block by part, each with the numbers that occur in any, in order."""
     numbers = sorted({int(number) for block in parts.values() for number in block[name]})
     return {
@@ -382,7 +384,7 @@ def _same_names(parts: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, 
 
 
 def _bars(
-    title: str, by_part: Mapping[str, Mapping[str, int]], *, of: str = "structures"
+    title: str, by_part: Mapping[Part, Mapping[str, int]], *, of: str = "structures"
 ) -> Figure:
     """Stacked bars: one per name, one colour per part."""
     names = list(next(iter(by_part.values()), {}))
