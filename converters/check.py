@@ -13,18 +13,29 @@ from typing import Any, cast
 
 import numpy as np
 
+from spineline.converters.cervical import Rules, read_cervical
+from spineline.converters.prepared import FOLDER as PREPARED_FOLDER
+from spineline.converters.prepared import read_prepared
 from spineline.converters.report import read_report
-from spineline.converters.source import EmptyTag, Pixels, Source, detect_kind, load_json
+from spineline.converters.source import (
+    EmptyTag,
+    Pixels,
+    Source,
+    SourceKind,
+    detect_kind,
+    load_json,
+)
 from spineline.converters.voc import read_voc
 from spineline.converters.yolo import read_yolo
 from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import FloatArray, cxcywhn_to_xyxy
+from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.coco import BoxedStructures, boxed_structures
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.images import IMAGE_SUFFIXES, read_image
-from spineline.datasets.labels import LEVELS
+from spineline.datasets.labels import LEVELS, NO_LEVEL
 from spineline.datasets.qa import SEVERITY, Finding, Frame, geometry_findings, has_errors
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, key
@@ -43,9 +54,11 @@ class DataCheck(Settings):
 
     out: Path = key("folder to write check.json and check.csv to")
     annotations: Path | None = key(
-        "a source's annotation file (its kind is recognised)", default=None
+        "a source's annotation file, or folder of CSV files (its kind is recognised)", default=None
     )
-    images: Path | None = key("the source's images folder", default=None)
+    images: Path | None = key(
+        "the source's images folder; a cervical or prepared source can do without", default=None
+    )
     data: Path | None = key("a converted dataset, its folder or data.yaml", default=None)
     empty_tag: str | None = key(
         "what conversion takes a missing or empty tag as; none leaves it unlabelled",
@@ -53,6 +66,11 @@ class DataCheck(Settings):
         choices=("v1",),
     )
     overwrite: bool = key("replace out if it exists", default=False)
+    usable_value: str = key(
+        "of a cervical source: what says that a slice is usable", default=USABLE_VALUE
+    )
+    columns: CervicalColumns = key("names of its columns", default=CervicalColumns())
+    classes: CervicalClasses = key("meanings of its classes", default=CervicalClasses())
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +117,36 @@ def read_source(settings: DataCheck) -> Source:
     Raises:
         AnnotationError: it is of no known kind or cannot be read.
     """
-    annotations, images = cast(Path, settings.annotations), cast(Path, settings.images)
+    annotations = cast(Path, settings.annotations)
     empty_tag = cast("EmptyTag | None", settings.empty_tag)
-    if detect_kind(annotations, load_json(annotations)) == "report":
+    kind = source_kind(annotations)
+    if kind == "cervical":
+        rules = Rules(settings.columns, settings.classes, settings.usable_value)
+        return read_cervical(annotations, settings.images, rules)
+    if kind == "prepared":
+        return read_prepared(annotations, settings.images)[0]
+    images = cast(Path, settings.images)
+    if kind == "report":
         return read_report(annotations, images, empty_tag=empty_tag)
     from spineline.converters.tianchi import read_tianchi
 
     return read_tianchi(annotations, images, empty_tag=empty_tag)
+
+
+def source_kind(annotations: Path) -> SourceKind:
+    """Which source a path holds: CSV files are cervical, JSON tells by its shape.
+
+    Raises:
+        AnnotationError: of no known kind, or not readable.
+    """
+    if annotations.suffix.lower() == ".csv":
+        return "cervical"
+    if annotations.is_dir():
+        names = ("markup.json", *(f"{part}.json" for part in PARTS))
+        folders = (annotations, annotations / PREPARED_FOLDER)
+        prepared = any((folder / name).is_file() for folder in folders for name in names)
+        return "prepared" if prepared else "cervical"
+    return detect_kind(annotations, load_json(annotations))
 
 
 def table_text(findings: Sequence[Finding]) -> str:
@@ -120,12 +161,17 @@ def _check_keys(settings: DataCheck) -> None:
         return
     if settings.data is None and None not in source:
         return
+    if settings.data is None and settings.annotations is not None and settings.annotations.exists():
+        kind = source_kind(settings.annotations)
+        if kind in ("cervical", "prepared"):
+            return
     raise ConfigError("wanted either annotations=… and images=… (a source), or data=… (a dataset)")
 
 
 def _check_source(source: Source) -> tuple[int, list[Finding]]:
     findings = list(source.findings)
-    findings += _image_findings(source.records, source.pixels, "record left out")
+    there = [record for record in source.records if not source.is_missing(record)]
+    findings += _image_findings(there, source.pixels, "record left out")
     return len(source.records) + len(source.left_out), findings
 
 
@@ -165,7 +211,8 @@ def _record_findings(record: ImageRecord) -> list[Finding]:
     frame = Frame(record.image_id, record.study_id, record.width, record.height)
     spine = [s for s in record.structures if s.level in LEVELS]
     found: list[Finding] = []
-    if len(spine) != len(LEVELS):
+    named = not any(s.level == NO_LEVEL for s in record.structures)  # or from a cervical source
+    if named and len(spine) != len(LEVELS):
         missing = ", ".join(level for level in LEVELS if level not in {s.level for s in spine})
         detail = f"{len(spine)} of {len(LEVELS)} levels; without {missing}"
         found.append(frame.finding("point_count", detail, "none"))
@@ -180,19 +227,18 @@ def _record_findings(record: ImageRecord) -> list[Finding]:
 
 
 def _structure_findings(structure: Structure, frame: Frame) -> list[Finding]:
-    found = geometry_findings(structure.point_xy, structure.box_xyxy, frame, structure.level)
+    level = structure.level or None
+    found = geometry_findings(structure.point_xy, structure.box_xyxy, frame, level)
     geometry = ("box_outside", "outside_frame")
     found += [
-        frame.finding(
-            name, "found when the source was converted", "see conversion", structure.level
-        )
+        frame.finding(name, "found when the source was converted", "see conversion", level)
         for name in structure.findings
         if name in SEVERITY and name not in geometry
     ]
     explained = ("empty_tag", "missing_tag", "unknown_tag", "order_kind")
     if not structure.pathology and not any(name in explained for name in structure.findings):
         action = "left out of classes"
-        found.append(frame.finding("empty_tag", "no pathology tag", action, structure.level))
+        found.append(frame.finding("empty_tag", "no pathology tag", action, level))
     return found
 
 
@@ -244,13 +290,14 @@ def _difference(classes: list[int], boxes_xyxy: FloatArray, boxed: BoxedStructur
     wanted = boxed.class_index.tolist()
     if len(classes) != len(wanted):
         return f"{len(classes)} boxes, COCO has {len(wanted)}"
-    here = sorted(zip(classes, boxes_xyxy.tolist(), strict=True))
-    there = sorted(zip(wanted, boxed.boxes_xyxy.tolist(), strict=True))
-    if [index for index, _ in here] != [index for index, _ in there]:
+    if sorted(classes) != sorted(wanted):
         return "its classes are not those of the COCO file"
-    if not here:
-        return ""
-    apart = np.abs(np.array([b for _, b in here]) - np.array([b for _, b in there])).max()
+    apart, left = 0.0, list(zip(wanted, boxed.boxes_xyxy, strict=True))
+    for index, box in zip(classes, boxes_xyxy, strict=True):  # its nearest box of the class
+        distances = [np.abs(b - box).max() if i == index else np.inf for i, b in left]
+        nearest = int(np.argmin(distances))
+        apart = max(apart, float(distances[nearest]))
+        left.pop(nearest)
     return f"a box is {apart:.2f} px off the COCO file" if apart > _TOLERANCE_PX else ""
 
 

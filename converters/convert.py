@@ -1,23 +1,40 @@
-"""``spineline convert``: an annotation source to a dataset in YOLO, VOC and COCO."""
+"""``spineline convert``: an annotation source to a dataset in YOLO, VOC, COCO and other forms."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from spineline.converters.cervical import Rules, published_table, read_cervical
+from spineline.converters.prepared import check_image_size, read_prepared
 from spineline.converters.report import read_report
-from spineline.converters.settings import ConvertReport, ConvertSettings, ConvertTianchi
+from spineline.converters.settings import (
+    ConvertCervical,
+    ConvertPrepared,
+    ConvertReport,
+    ConvertSettings,
+    ConvertTianchi,
+)
 from spineline.converters.source import EmptyTag, Source
 from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
 from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.errors import ConfigError
 from spineline.datasets.files import check_output, staged_folder, write_json
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.qa import has_errors
 from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.settings import refuse_output_around
-from spineline.datasets.splits import Part, fold_studies, records_by_part, split_studies
+from spineline.datasets.splits import (
+    Part,
+    fold_studies,
+    records_by_part,
+    split_by_train_ratio,
+    split_studies,
+)
+from spineline.datasets.tables import aligned_text
 
 _SHOWN = 20
 
@@ -69,14 +86,96 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
     return _convert(source, settings, "convert tianchi")
 
 
+def convert_cervical(settings: ConvertCervical) -> ConvertResult:
+    """Run ``spineline convert cervical``.
+
+    Raises:
+        AnnotationError: the source cannot be read at all, or an image that is required is missing.
+        ConfigError: a label set that the source cannot fill, or a split that does not fit.
+        OutputExistsError: the output exists already.
+    """
+    _check_health(settings.labels, "cervical")
+    _check_ratio(settings)
+    _check_output(settings)
+    rules = Rules(
+        columns=settings.columns,
+        classes=settings.classes,
+        usable_value=settings.usable_value,
+        min_boxes=settings.min_boxes,
+        min_bin_size=settings.min_bin_size,
+        iou=settings.iou,
+        require_images=settings.require_images,
+    )
+    source = read_cervical(settings.annotations, settings.images, rules)
+    parts: dict[str, Part] = {}
+    if settings.train_ratio is not None:
+        studies = [record.study_id for record in source.records]
+        parts = split_by_train_ratio(studies, settings.train_ratio, seed=settings.seed)
+    return _convert(source, settings, "convert cervical", parts)
+
+
+def convert_prepared(settings: ConvertPrepared) -> ConvertResult:
+    """Run ``spineline convert prepared``.
+
+    Raises:
+        AnnotationError: the source cannot be read at all.
+        ConfigError: a label set that the source cannot fill, or a split that does not fit.
+        OutputExistsError: the output exists already.
+    """
+    _check_health(settings.labels, "prepared")
+    check_image_size(settings.image_size)
+    _check_output(settings)
+    source, parts = read_prepared(
+        settings.annotations, settings.images, image_size=settings.image_size
+    )
+    if settings.split != "source":
+        return _convert(source, settings, "convert prepared")
+    parts = {record.study_id: parts.get(record.study_id, "train") for record in source.records}
+    if len(set(parts.values())) > 1 and settings.kfold is None:
+        return _convert(source, settings, "convert prepared", parts)
+    return _convert(source, replace(settings, split="0.67"), "convert prepared")
+
+
+def _check_health(labels: str, kind: str) -> None:
+    if labels == "health":
+        return
+    msg = (
+        f"labels={labels}: a {kind} source names no levels and grades discs no further than "
+        "healthy and sick; use labels=health"
+    )
+    raise ConfigError(msg)
+
+
+def _check_ratio(settings: ConvertCervical) -> None:
+    ratio = settings.train_ratio
+    if ratio is None:
+        return
+    if not 0 < ratio < 1:
+        raise ConfigError(f"train_ratio={ratio}: wanted a ratio between 0 and 1, such as 0.67")
+    if settings.split != ConvertSettings.__dataclass_fields__["split"].default:
+        msg = f"train_ratio={ratio} and split={settings.split}: one of them decides; leave one away"
+        raise ConfigError(msg)
+    if settings.kfold is not None:
+        raise ConfigError(f"train_ratio={ratio} and kfold={settings.kfold}: leave one away")
+
+
 def _check_output(settings: ConvertSettings) -> None:
     """Refuse an output that exists, or whose replacement would delete the source."""
     refuse_output_around(settings)
     check_output(settings.out, overwrite=settings.overwrite)
 
 
-def _convert(source: Source, settings: ConvertSettings, command: str) -> ConvertResult:
-    folds, layouts = _layouts(source.records, settings)
+def _convert(
+    source: Source,
+    settings: ConvertSettings,
+    command: str,
+    parts: Mapping[str, Part] | None = None,
+) -> ConvertResult:
+    """Write a source; ``parts`` by study, where given, stand in for ``settings.split``."""
+    folds: dict[str, int] = {}
+    layouts = {"": dict(parts or {})}
+    if not parts:
+        folds, layouts = _layouts(source.records, settings)
     plan = Plan(cast(LabelSet, settings.labels), settings.to, settings.window, layouts)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         source = write_datasets(stage, source, plan)
@@ -84,7 +183,7 @@ def _convert(source: Source, settings: ConvertSettings, command: str) -> Convert
             _write_folds(stage, source, plan, folds, settings)
         # The record lies in the output folder, so it need not name it: same input, same bytes.
         write_run_record(stage, command, replace(settings, out=Path()))
-    _report(source, settings.out)
+    _report(source, settings)
     failures = [str(entry) for entry in source.failures]
     if not source.records:
         failures.append(f"{settings.annotations}: no image of it could be converted")
@@ -111,16 +210,34 @@ def _layouts(
 
 
 def fold_strata(records: Sequence[ImageRecord]) -> dict[str, str]:
-    """The stratum of each study: how many of its discs carry v5 (none, one, more).
+    """The stratum of each study: how many of its discs carry v5, or are sick (none, one, more).
 
     The two official halves of the lumbar set were marked with v5 by different habits, so a fold
-    without them would tell nothing about v5.
+    without them would tell nothing about v5. Discs without level know healthy and sick alone.
     """
     marked: dict[str, int] = {}
     for record in records:
-        found = sum(s.kind == "disc" and "v5" in s.pathology for s in record.structures)
+        discs = [s for s in record.structures if s.kind == "disc"]
+        found = sum("v5" in s.pathology or "sick" in s.pathology for s in discs)
         marked[record.study_id] = marked.get(record.study_id, 0) + found
     return {study: str(min(count, 2)) for study, count in marked.items()}
+
+
+def table_text(source: Source) -> str:
+    """The counts of a cervical source, from its rows to the discs in use, as plain text."""
+    table = published_table(source)
+    reasons = Counter(entry.reason for entry in source.left_out)
+    rows: list[tuple[str, object]] = [
+        (name.replace("_", " "), value)
+        for name, value in table.items()
+        if not isinstance(value, Mapping)
+    ]
+    rows += [(f"left out, {name.replace('_', ' ')}", n) for name, n in sorted(reasons.items())]
+    rows += [
+        (f"object, {name.replace('_', ' ')}", count) for name, count in table["objects"].items()
+    ]
+    rows += [(f"images of {discs} discs", n) for discs, n in table["discs_per_image"].items()]
+    return aligned_text([("what", "count"), *rows], right={1})
 
 
 def _has_test(split: str) -> bool:
@@ -157,18 +274,24 @@ def _folds_manifest(folds: dict[str, int], settings: ConvertSettings) -> dict[st
     }
 
 
-def _report(source: Source, out: Path) -> None:
+def _report(source: Source, settings: ConvertSettings) -> None:
     total = len(source.records) + len(source.left_out)
-    for entry in source.left_out[:_SHOWN]:
-        LOG.warning("%s", entry)
-    if len(source.left_out) > _SHOWN:
-        LOG.warning("… and %d more left out, see conversion.json", len(source.left_out) - _SHOWN)
-    LOG.info("%d of %d annotated images converted to %s", len(source.records), total, out)
+    # Most rows of a cervical source are left out by its rules: the table counts those.
+    shown = source.failures if source.table else source.left_out
+    for left_out in shown[:_SHOWN]:
+        LOG.warning("%s", left_out)
+    if len(shown) > _SHOWN:
+        LOG.warning("… and %d more left out, see conversion.json", len(shown) - _SHOWN)
+    if source.table:
+        LOG.info("%s", table_text(source))
+    if missing := sum(source.is_missing(record) for record in source.records):
+        LOG.warning("%d images are missing: their labels are written without them", missing)
+    LOG.info("%d of %d annotated images converted to %s", len(source.records), total, settings.out)
     counts = finding_counts(source.findings)
     if counts:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         LOG.info("findings: %s", listed)
     studies = has_errors(source.findings)
     if studies:
-        shown = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
-        LOG.info("studies with errors: %s (details: conversion.json or data check)", shown)
+        names = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
+        LOG.info("studies with errors: %s (details: conversion.json or data check)", names)

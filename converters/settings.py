@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.labels import LABEL_SETS
 from spineline.datasets.settings import Settings, key
 
 FORMATS: tuple[str, ...] = ("yolo", "voc", "coco")
+OTHER_FORMATS: tuple[str, ...] = ("fasterrcnn",)
+"""Formats that are written only where they are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +21,9 @@ class ConvertSettings(Settings):
     annotations: Path = key("the source's annotation file (JSON)")
     images: Path = key("folder of its images")
     out: Path = key("folder to write the dataset to")
-    to: tuple[str, ...] = key("formats to write", default=FORMATS, choices=FORMATS)
+    to: tuple[str, ...] = key(
+        "formats to write", default=FORMATS, choices=(*FORMATS, *OTHER_FORMATS)
+    )
     labels: str = key("what the boxes' classes are", default="level", choices=tuple(LABEL_SETS))
     split: str = key(
         "by study: train, val or test (all into one part), report (number up to 150 train, the "
@@ -31,11 +36,6 @@ class ConvertSettings(Settings):
         minimum=2,
     )
     seed: int = key("decides ratios and folds", default=0, minimum=0)
-    empty_tag: str | None = key(
-        "what a missing or empty tag is taken as; none leaves it unlabelled",
-        default=None,
-        choices=("v1",),
-    )
     window: str = key(
         "grey values: stretched between percentiles 0.5 and 99.5, or left as they are (8 bit only)",
         default="percentile",
@@ -45,10 +45,80 @@ class ConvertSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertReport(ConvertSettings):
+class ConvertLumbar(ConvertSettings):
+    """Keys that the lumbar sources share."""
+
+    empty_tag: str | None = key(
+        "what a missing or empty tag is taken as; none leaves it unlabelled",
+        default=None,
+        choices=("v1",),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertReport(ConvertLumbar):
     """Keys of ``spineline convert report``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertTianchi(ConvertSettings):
+class ConvertTianchi(ConvertLumbar):
     """Keys of ``spineline convert tianchi``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCervical(ConvertSettings):
+    """Keys of ``spineline convert cervical``."""
+
+    annotations: Path = key("folder of the source's CSV files, or one of them")
+    images: Path | None = key(  # type: ignore[assignment]
+        "folder of its images; none writes the labels alone, with sizes from the XML", default=None
+    )
+    labels: str = key(
+        "what the boxes' classes are: health, as the source names no levels",
+        default="health",
+        choices=tuple(LABEL_SETS),
+    )
+    min_boxes: int = key("images with fewer discs are left out", default=3, minimum=1)
+    min_bin_size: int | None = key(
+        "images whose number of discs occurs in fewer images are left out; none takes 9, or 1 in a "
+        "source of fewer than 100 images",
+        default=None,
+        minimum=1,
+    )
+    iou: float = key(
+        "of two boxes that overlap by more, one is dropped (the healthy one)",
+        default=0.65,
+        minimum=0,
+        maximum=1,
+    )
+    train_ratio: float | None = key(
+        "in place of split: this share trains, rounded down, the rest is val; seed decides which",
+        default=None,
+    )
+    require_images: bool = key("a missing image is an error", default=False)
+    usable_value: str = key("what says that a slice is usable", default=USABLE_VALUE)
+    columns: CervicalColumns = key("names of the columns", default=CervicalColumns())
+    classes: CervicalClasses = key("meanings of the classes", default=CervicalClasses())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertPrepared(ConvertSettings):
+    """Keys of ``spineline convert prepared``."""
+
+    annotations: Path = key("the prepared JSON, or a folder of train.json, val.json, test.json")
+    images: Path | None = key(  # type: ignore[assignment]
+        "folder of its images; none takes all as missing, see image_size", default=None
+    )
+    labels: str = key(
+        "what the boxes' classes are: health, as the source names no levels",
+        default="health",
+        choices=tuple(LABEL_SETS),
+    )
+    split: str = key(
+        "source keeps the parts of the files (0.67 where there is one file); else as in the other "
+        "conversions",
+        default="source",
+    )
+    image_size: tuple[int, ...] = key(
+        "width,height in pixels to take where an image is missing; none leaves it out", default=()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.qa import SEVERITY, Finding, Frame, Mark, Rules, resolve
 
-SourceKind = Literal["tianchi", "report"]
+SourceKind = Literal["tianchi", "report", "cervical", "prepared"]
 EmptyTag = Literal["v1"]
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -58,6 +58,7 @@ class Source:
         left_out: the entries that are no record, with their reasons, in the source's order.
         findings: what quality control found, by entry.
         pixels: decodes the image of a record: (H, W), uint8 or float32, as stored.
+        table: what else there is to count, from the rows of the source down; empty for most.
     """
 
     kind: SourceKind
@@ -65,6 +66,11 @@ class Source:
     left_out: tuple[LeftOut, ...]
     findings: tuple[Finding, ...]
     pixels: Callable[[ImageRecord], Pixels]
+    table: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_missing(self, record: ImageRecord) -> bool:
+        """Whether the record's image is missing, so that its labels are written alone."""
+        return record.file is None and self.kind in ("cervical", "prepared")
 
     @property
     def failures(self) -> tuple[LeftOut, ...]:
@@ -178,12 +184,13 @@ def detect_kind(path: Path, content: Any) -> SourceKind:
     Raises:
         AnnotationError: neither of those known.
     """
-    kind = _kind_of(json_list(path, content, "entries of the Tianchi or the report source"))
+    what = "entries of a Tianchi, report or prepared source"
+    kind = _kind_of(json_list(path, content, what))
     if kind is not None:
         return kind
     msg = (
         f"{path}: neither a Tianchi source (entries with studyUid and data) nor a report source "
-        "(entries with id and point)"
+        "(entries with id and point) nor a prepared one (entries with img_path and annotation)"
     )
     raise AnnotationError(msg)
 
@@ -208,6 +215,8 @@ def _kind_of(entries: Sequence[Any]) -> SourceKind | None:
             return "tianchi"
         if isinstance(entry, dict) and "point" in entry:
             return "report"
+        if isinstance(entry, dict) and "img_path" in entry:
+            return "prepared"
     return None
 
 

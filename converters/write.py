@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spineline.converters.cervical import published_table
 from spineline.converters.coco import write_coco
+from spineline.converters.prepared import write_prepared
 from spineline.converters.source import LeftOut, Pixels, Source
 from spineline.converters.voc import write_voc
 from spineline.converters.yolo import write_yolo
-from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.annotations import ImageRecord, tags_of
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.errors import SpinelineError
 from spineline.datasets.files import write_json, write_text
@@ -25,7 +27,6 @@ from spineline.datasets.labels import (
     KINDS,
     LABEL_SETS,
     LEVELS,
-    PATHOLOGY,
     LabelSet,
 )
 from spineline.datasets.qa import SEVERITY, Finding
@@ -38,6 +39,7 @@ _WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelS
     "yolo": write_yolo,
     "voc": write_voc,
     "coco": write_coco,
+    "fasterrcnn": write_prepared,
 }
 
 
@@ -47,7 +49,7 @@ class Plan:
 
     Attributes:
         labels: label set of the boxes.
-        formats: of ``yolo``, ``voc``, ``coco``.
+        formats: of ``yolo``, ``voc``, ``coco``, ``fasterrcnn``.
         window: ``percentile`` or ``none``.
         layouts: part by study, for each dataset: one under its folder's name (``""`` is the output
             folder itself).
@@ -74,9 +76,9 @@ def write_datasets(stage: Path, source: Source, plan: Plan) -> Source:
     for name, parts in plan.layouts.items():
         root = stage / name
         records = records_by_part(source.records, parts)
-        for form in ("yolo", "voc", "coco"):
+        for form, write in _WRITERS.items():
             if form in plan.formats:
-                _WRITERS[form](root, records, plan.labels)
+                write(root, records, plan.labels)
         write_text(root / "split.json", write_manifest(parts))
         write_json(root / "conversion.json", conversion(source, records, plan))
     return source
@@ -99,12 +101,14 @@ def conversion(
     source: Source, records: Mapping[Part, Sequence[ImageRecord]], plan: Plan
 ) -> dict[str, Any]:
     """The content of ``conversion.json``."""
+    table = {"table": published_table(source)} if source.table else {}
     return {
         "schema": SCHEMA,
         "source": source.kind,
         "labels": plan.labels,
         "formats": list(plan.formats),
         "window": plan.window,
+        **table,
         "counts": _counts(source, records, plan.labels),
         "left_out": [entry.to_dict() for entry in source.left_out],
         "findings": [finding.to_dict() for finding in source.findings],
@@ -125,6 +129,7 @@ def _counts(
     boxed = [boxed_structures(record, labels) for record in everything]
     classes = [int(index) for b in boxed for index in b.class_index]
     levels = [s.level for s in structures]
+    tags = tags_of(structures)
     return {
         "entries": len(source.records) + len(source.left_out),
         "records": len(everything),
@@ -142,7 +147,7 @@ def _counts(
             kind: {
                 **{
                     tag: sum(s.kind == kind and tag in s.pathology for s in structures)
-                    for tag in PATHOLOGY[kind]
+                    for tag in tags[kind]
                 },
                 "unlabelled": sum(s.kind == kind and not s.pathology for s in structures),
             }
@@ -158,6 +163,9 @@ def _write_images(stage: Path, source: Source, plan: Plan) -> Source:
             (stage / name / "images" / part).mkdir(parents=True, exist_ok=True)
     kept, failed = [], []
     for record in progress(source.records, description="images"):
+        if source.is_missing(record):
+            kept.append(record)
+            continue
         targets = [
             stage / name / "images" / parts[record.study_id] / f"{record.image_id}.png"
             for name, parts in plan.layouts.items()
@@ -178,12 +186,11 @@ def _write_images(stage: Path, source: Source, plan: Plan) -> Source:
         Finding(e.image_id, e.study, None, "unreadable_image", e.detail, "record left out")
         for e in failed
     ]
-    return Source(
-        source.kind,
-        tuple(kept),
-        (*source.left_out, *failed),
-        (*source.findings, *found),
-        source.pixels,
+    return replace(
+        source,
+        records=tuple(kept),
+        left_out=(*source.left_out, *failed),
+        findings=(*source.findings, *found),
     )
 
 

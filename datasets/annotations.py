@@ -3,6 +3,9 @@
 Coordinates: pixels of the image as stored (native resolution), origin at the centre of the top
 left pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy`` (left, top, right,
 bottom) and may reach over the image's edge; writers of file formats clip them.
+
+A lumbar structure has a level. A cervical source names no levels: its discs have the level ``""``
+and are tagged ``healthy`` or ``sick``, no further.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from dataclasses import dataclass, field, replace
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.labels import (
     EXTRA_LEVELS,
+    HEALTH_TAGS,
     LEVELS,
+    NO_LEVEL,
     PATHOLOGY,
     Kind,
     LabelSet,
@@ -28,11 +33,13 @@ class Structure:
     """One annotated disc or vertebra.
 
     Attributes:
-        level: one of the eleven levels, or one of ``EXTRA_LEVELS``.
-        kind: ``disc`` or ``vertebra``; follows from the level.
+        level: one of the eleven levels, or one of ``EXTRA_LEVELS``; ``""`` for a disc whose source
+            names no level.
+        kind: ``disc`` or ``vertebra``; follows from the level; without level a disc.
         point_xy: centre in native pixels.
         box_xyxy: absolute box in native pixels, unclipped.
-        pathology: tags ``v1`` … ``v5``, sorted; empty where unlabelled.
+        pathology: tags ``v1`` … ``v5``, sorted; without level ``healthy`` or ``sick``; empty where
+            unlabelled.
         findings: names of the problems that quality control found in this structure.
     """
 
@@ -48,6 +55,12 @@ class Structure:
         _check_numbers(self.level, (*self.point_xy, *self.box_xyxy))
         _check_pathology(self.level, self.kind, self.pathology)
 
+    @property
+    def place(self) -> tuple[float, ...]:
+        """What discs without level are sorted by: point from the top, then box."""
+        x, y = self.point_xy
+        return (y, x, *self.box_xyxy)
+
     def class_in(self, labels: LabelSet) -> int | None:
         """Class index in a label set; None where it has none (unlabelled, or not of the eleven)."""
         return class_of(labels, self.level, self.kind, self.pathology)
@@ -61,7 +74,7 @@ class ImageRecord:
         image_id: unique in its source; used as file name, so letters, digits, ``. _ -`` only.
         study_id: what splits keep together (the patient or study).
         width, height: in pixels.
-        structures: sorted top to bottom by level where levels are known.
+        structures: sorted top to bottom, by level or, without levels, by their points.
         spacing_rc_mm: pixel spacing in mm, (between rows, between columns), or None.
         file: path of the image file relative to its images folder, or None.
         study_uid, series_uid, instance_uid: DICOM identity, or None.
@@ -90,7 +103,7 @@ class ImageRecord:
         ):
             msg = f"image {self.image_id}: pixel spacing {self.spacing_rc_mm} is not positive"
             raise AnnotationError(msg)
-        levels = [s.level for s in self.structures]
+        levels = [s.level for s in self.structures if s.level != NO_LEVEL]
         if len(set(levels)) != len(levels):
             twice = sorted({level for level in levels if levels.count(level) > 1})
             msg = f"image {self.image_id}: level {', '.join(twice)} occurs more than once"
@@ -99,6 +112,12 @@ class ImageRecord:
     def with_structures(self, structures: Sequence[Structure]) -> ImageRecord:
         """A copy with other structures."""
         return replace(self, structures=tuple(structures))
+
+
+def tags_of(structures: Sequence[Structure]) -> dict[Kind, tuple[str, ...]]:
+    """The tags to count by kind: those of the lumbar set, and of discs without level if any."""
+    extra = HEALTH_TAGS if any(s.level == NO_LEVEL for s in structures) else ()
+    return {kind: tags + extra if kind == "disc" else tags for kind, tags in PATHOLOGY.items()}
 
 
 def check_image_id(image_id: str) -> None:
@@ -118,6 +137,10 @@ def check_image_id(image_id: str) -> None:
 
 
 def _check_level(level: str, kind: str) -> None:
+    if level == NO_LEVEL:
+        if kind != "disc":
+            raise AnnotationError(f"a structure without level is a disc, not a {kind!r}")
+        return
     if level not in LEVELS and level not in EXTRA_LEVELS:
         msg = f"unknown level {level!r}; allowed: {', '.join((*LEVELS, *EXTRA_LEVELS))}"
         raise AnnotationError(msg)
@@ -128,20 +151,27 @@ def _check_level(level: str, kind: str) -> None:
 
 def _check_numbers(level: str, numbers: Sequence[float]) -> None:
     if not all(math.isfinite(n) for n in numbers):
-        msg = f"level {level}: point and box must be finite numbers, found {tuple(numbers)}"
+        msg = (
+            f"level {level or 'none'}: point and box must be finite numbers, found {tuple(numbers)}"
+        )
         raise AnnotationError(msg)
     left, top, right, bottom = numbers[2:]
     if right < left or bottom < top:
-        msg = f"level {level}: box {tuple(numbers[2:])} is turned inside out (xyxy wanted)"
+        msg = (
+            f"level {level or 'none'}: box {tuple(numbers[2:])} is turned inside out (xyxy wanted)"
+        )
         raise AnnotationError(msg)
 
 
 def _check_pathology(level: str, kind: Kind, pathology: Sequence[str]) -> None:
-    unknown = [tag for tag in pathology if tag not in PATHOLOGY[kind]]
+    allowed = HEALTH_TAGS if level == NO_LEVEL else PATHOLOGY[kind]
+    unknown = [tag for tag in pathology if tag not in allowed]
     if unknown:
-        msg = f"level {level}: tag {unknown[0]!r} is none of a {kind}'s {PATHOLOGY[kind]}"
+        owner = "a disc's without level" if level == NO_LEVEL else f"a {kind}'s"
+        msg = f"level {level or 'none'}: tag {unknown[0]!r} is none of {owner} {allowed}"
         raise AnnotationError(msg)
     graded = [tag for tag in pathology if tag != "v5"]
     if list(pathology) != sorted(set(pathology)) or len(graded) > 1:
-        msg = f"level {level}: tags {tuple(pathology)}: one grade, at most with v5 beside it"
+        found = f"tags {tuple(pathology)}"
+        msg = f"level {level or 'none'}: {found}: one grade, at most with v5 beside it"
         raise AnnotationError(msg)

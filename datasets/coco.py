@@ -5,8 +5,8 @@ height), clipped to the frame; ``keypoints`` is the structure's point; category 
 index plus one, as COCO counts. What it has no place for stands beside it: an image carries study,
 UIDs and spacing; an annotation carries ``attributes`` with level, kind, pathology, findings and the
 unclipped ``box_xyxy``; structures that are no box in this label set (unlabelled, T11-T12, outside
-the frame) stand in ``structures_without_box``. Coordinates as in
-[spineline.datasets.annotations][].
+the frame) stand in ``structures_without_box``. A disc without level has the level null.
+Coordinates as in [spineline.datasets.annotations][].
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import FloatArray, clip_xyxy, xyxy_to_xywh
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.labels import (
+    HEALTH_NAMES,
     KIND_OF_SEVEN,
     LABEL_SETS,
     LEVELS,
+    NO_LEVEL,
     LabelSet,
     kind_of_level,
 )
@@ -231,7 +233,7 @@ def _annotation(
 
 def _attributes(structure: Structure) -> dict[str, Any]:
     return {
-        "level": structure.level,
+        "level": structure.level or None,
         "kind": structure.kind,
         "pathology": list(structure.pathology),
         "box_xyxy": list(structure.box_xyxy),
@@ -256,15 +258,18 @@ def _record(image: Mapping[str, Any], structures: Sequence[Structure]) -> ImageR
     )
 
 
-def _from_top(structure: Structure) -> int:
-    return LEVELS.index(structure.level) if structure.level in LEVELS else -1
+def _from_top(structure: Structure) -> tuple[float, ...]:
+    """By level; discs without level by place, as [spineline.datasets.annotations][] wants them."""
+    if structure.level == NO_LEVEL:
+        return structure.place
+    return (LEVELS.index(structure.level) if structure.level in LEVELS else -1,)
 
 
 def _structure(
     item: Mapping[str, Any], names: Mapping[int, str], size_wh: tuple[int, int] | None
 ) -> Structure:
     attributes = item.get("attributes") or {}
-    level = str(attributes["level"] if "level" in attributes else names[int(item["category_id"])])
+    level, pathology = _level_and_tags(item, attributes, names)
     box = _box(item, attributes, size_wh)
     if item.get("keypoints"):
         point = (float(item["keypoints"][0]), float(item["keypoints"][1]))
@@ -272,12 +277,25 @@ def _structure(
         point = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     return Structure(
         level=level,
-        kind=kind_of_level(level),
+        kind=kind_of_level(level) if level else "disc",
         point_xy=point,
         box_xyxy=box,
-        pathology=tuple(str(tag) for tag in attributes.get("pathology", ())),
+        pathology=pathology,
         findings=tuple(str(name) for name in attributes.get("findings", ())),
     )
+
+
+def _level_and_tags(
+    item: Mapping[str, Any], attributes: Mapping[str, Any], names: Mapping[int, str]
+) -> tuple[str, tuple[str, ...]]:
+    """Level and pathology; files of other tools have a category alone, a level or a health."""
+    tags = tuple(str(tag) for tag in attributes.get("pathology", ()))
+    if "level" in attributes:
+        return str(attributes["level"] or NO_LEVEL), tags
+    name = names[int(item["category_id"])]
+    if name in HEALTH_NAMES and not tags:
+        return NO_LEVEL, (name,)
+    return name, tags
 
 
 def _box(

@@ -6,8 +6,8 @@ that is enlarged ``scale`` times shows a native ``x`` at ``(x + 0.5) * scale - 0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,11 +15,20 @@ from numpy.typing import NDArray
 
 from spineline.datasets.labels import KINDS, Kind
 
-COLOURS_RGB: dict[Kind, tuple[int, int, int]] = {
+Colour = tuple[int, int, int]
+
+COLOURS_RGB: dict[Kind, Colour] = {
     "disc": (255, 176, 0),
     "vertebra": (86, 180, 233),
 }
 """Orange and sky blue: apart for every kind of colour vision, both bright on a dark frame."""
+
+HEALTH_COLOURS_RGB: dict[str, Colour] = {
+    "healthy": (0, 158, 115),
+    "sick": (213, 94, 0),
+}
+"""Bluish green and vermilion, the green and the red of Okabe and Ito that stay apart for every kind
+of colour vision."""
 
 _BACKGROUND_RGB = (16, 16, 16)
 _TEXT_RGB = (235, 235, 235)
@@ -31,7 +40,6 @@ _TITLE_HEIGHT = 28
 _GAP = 14
 _PLATE = 0.35  # what is left of the frame's brightness behind a label
 
-Colour = tuple[int, int, int]
 Image = NDArray[np.uint8]
 
 
@@ -44,12 +52,19 @@ class Mark:
         box_xyxy: box in native pixels (it may reach over the edge), or None to draw no box.
         kind: ``disc`` or ``vertebra``; decides the colour and the side of the label.
         label: text beside the spine, such as ``L4-L5 bulging 0.83``; empty for none.
+        colour_rgb: of box, point and label; None takes that of the kind.
     """
 
     point_xy: tuple[float, float]
     box_xyxy: tuple[float, float, float, float] | None
     kind: Kind
     label: str
+    colour_rgb: Colour | None = None
+
+    @property
+    def colour(self) -> Colour:
+        """What it is drawn in."""
+        return COLOURS_RGB[self.kind] if self.colour_rgb is None else self.colour_rgb
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,12 @@ def default_scale(height: int, width: int) -> int:
 
 
 def draw_overlay(
-    image: Image, marks: Sequence[Mark], *, title: str = "", scale: int | None = None
+    image: Image,
+    marks: Sequence[Mark],
+    *,
+    title: str = "",
+    scale: int | None = None,
+    legend: Mapping[str, Colour] | None = None,
 ) -> Image:
     """Draw marks on a frame: thin boxes, points, and labels in two columns beside the spine.
 
@@ -84,6 +104,7 @@ def draw_overlay(
         marks: what to draw, in any order; labels in ASCII (other letters show as ``?``).
         title: text of the bar on top; no bar when empty.
         scale: how often the frame is enlarged; by default see [default_scale][].
+        legend: names and colours of the title's legend; by default those of the kinds.
 
     Returns:
         uint8 (h, w, 3) RGB with h = H * scale (+ 28 with a title) and w >= W * scale.
@@ -107,7 +128,19 @@ def draw_overlay(
         _draw_labels(canvas, _placed_labels(marks, kind, canvas.shape[0]), columns_x[kind])
     for mark in marks:
         _draw_point(canvas, mark)
-    return _with_title(canvas, title) if title else canvas
+    return _with_title(canvas, title, legend or COLOURS_RGB) if title else canvas
+
+
+def side_by_side(left: Image, right: Image) -> Image:
+    """Two pictures beside each other, tops level; uint8 (h, w, 3) RGB each."""
+    height = max(left.shape[0], right.shape[0])
+    gap = np.full((height, _GAP, 3), _BACKGROUND_RGB, dtype=np.uint8)
+    columns = []
+    for picture in (left, right):
+        column = np.full((height, *picture.shape[1:]), _BACKGROUND_RGB, dtype=np.uint8)
+        column[: picture.shape[0]] = picture
+        columns.append(column)
+    return np.concatenate([columns[0], gap, columns[1]], axis=1)
 
 
 def contact_sheet(pictures: Sequence[Image], *, columns: int = 4, cell: int = 480) -> Image:
@@ -186,7 +219,7 @@ def _scaled(mark: Mark, scale: int) -> Mark:
     box = mark.box_xyxy
     if box is not None:
         box = (enlarge(box[0]), enlarge(box[1]), enlarge(box[2]), enlarge(box[3]))
-    return Mark((enlarge(x), enlarge(y)), box, mark.kind, mark.label)
+    return replace(mark, point_xy=(enlarge(x), enlarge(y)), box_xyxy=box)
 
 
 def _moved(mark: Mark, by_x: int) -> Mark:
@@ -194,7 +227,7 @@ def _moved(mark: Mark, by_x: int) -> Mark:
     box = mark.box_xyxy
     if box is not None:
         box = (box[0] + by_x, box[1], box[2] + by_x, box[3])
-    return Mark((x + by_x, y), box, mark.kind, mark.label)
+    return replace(mark, point_xy=(x + by_x, y), box_xyxy=box)
 
 
 def _text_width(text: str) -> int:
@@ -246,7 +279,7 @@ def _draw_labels(canvas: Image, labels: Sequence[_Label], column_x: int) -> None
         to_right = label.mark.kind == "disc"
         text_x = column_x if to_right else column_x - label.width
         leader = column_x - 4 if to_right else column_x + 4
-        colour = COLOURS_RGB[label.mark.kind]
+        colour = label.mark.colour
         cv2.line(canvas, label.anchor_xy, (leader, label.centre_y), colour, 1, cv2.LINE_AA)
         _write(canvas, label.mark.label, (text_x, label.centre_y + 5), colour)
 
@@ -255,21 +288,23 @@ def _draw_box(canvas: Image, mark: Mark) -> None:
     if mark.box_xyxy is None:
         return
     top_left, bottom_right = _pixel(mark.box_xyxy[:2]), _pixel(mark.box_xyxy[2:])
-    cv2.rectangle(canvas, top_left, bottom_right, COLOURS_RGB[mark.kind], 1, cv2.LINE_8)
+    cv2.rectangle(canvas, top_left, bottom_right, mark.colour, 1, cv2.LINE_8)
 
 
 def _draw_point(canvas: Image, mark: Mark) -> None:
     centre = _pixel(mark.point_xy)
     cv2.circle(canvas, centre, 5, (0, 0, 0), -1, cv2.LINE_AA)
-    cv2.circle(canvas, centre, 4, COLOURS_RGB[mark.kind], -1, cv2.LINE_AA)
+    cv2.circle(canvas, centre, 4, mark.colour, -1, cv2.LINE_AA)
 
 
-def _with_title(canvas: Image, title: str) -> Image:
+def _with_title(
+    canvas: Image, title: str, legend: Mapping[str, Colour] | Mapping[Kind, Colour]
+) -> Image:
     bar = np.full((_TITLE_HEIGHT, canvas.shape[1], 3), _BACKGROUND_RGB, dtype=np.uint8)
     x = canvas.shape[1]
-    for kind in KINDS:
-        x -= _text_width(kind) + _GAP
-        _write(bar, kind, (x, 19), COLOURS_RGB[kind])
+    for name, colour in legend.items():
+        x -= _text_width(name) + _GAP
+        _write(bar, name, (x, 19), colour)
     title_room = bar[:, : max(0, x - _GAP)]
     if title_room.shape[1]:
         fitted = np.ascontiguousarray(title_room)

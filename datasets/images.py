@@ -130,6 +130,34 @@ def read_uint8_image(path: Path) -> npt.NDArray[np.uint8]:
     )
 
 
+def read_colours(path: Path) -> npt.NDArray[np.uint8] | None:
+    """The colours of an image file, or None where it is grey.
+
+    Args:
+        path: as for [read_image][].
+
+    Returns:
+        (rows, columns, 3) uint8 red, green, blue.
+
+    Raises:
+        ImageReadError: missing, damaged, or too large.
+    """
+    from PIL import Image
+
+    if path.suffix.lower() == ".npy":
+        return None
+    try:
+        with Image.open(path) as picture:
+            _check_size(picture.height, picture.width, path)
+            if picture.mode in ("1", "L", "LA", *_GREY_16_BIT_MODES):
+                return None
+            return np.asarray(picture.convert("RGB"))
+    except ImageReadError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageReadError(f"{path}: cannot be decoded ({error})") from error
+
+
 def _read_picture(path: Path) -> npt.NDArray[Any]:
     from PIL import Image
 

@@ -20,6 +20,9 @@ LEVELS: tuple[str, ...] = (
 EXTRA_LEVELS: tuple[str, ...] = ("T11-T12",)
 """Levels that sources contain at times: kept in the record, left out of the eleven."""
 
+NO_LEVEL = ""
+"""The level of a disc whose source names none, as cervical sources do."""
+
 PATHOLOGY: dict[Kind, tuple[str, ...]] = {
     "disc": ("v1", "v2", "v3", "v4", "v5"),
     "vertebra": ("v1", "v2"),
@@ -36,6 +39,9 @@ SEVEN_NAMES: tuple[str, ...] = (
 )
 BINARY_NAMES: tuple[str, ...] = ("not-v5", "v5")
 HEALTH_NAMES: tuple[str, ...] = ("healthy", "sick")
+
+HEALTH_TAGS: tuple[str, ...] = HEALTH_NAMES
+"""What a disc without level is tagged with: its source grades no further."""
 
 LABEL_SETS: dict[LabelSet, tuple[str, ...]] = {
     "level": LEVELS,
@@ -86,13 +92,17 @@ def encode_binary(kind: Kind, pathology: tuple[str, ...]) -> int | None:
 
 
 def encode_health(pathology: tuple[str, ...]) -> int | None:
-    """0 healthy (v1 alone), 1 sick (anything else), None where unlabelled.
+    """0 healthy (v1 alone, or tagged so), 1 sick (anything else), None where unlabelled.
 
     >>> encode_health(("v1",)), encode_health(("v1", "v5")), encode_health(())
     (0, 1, None)
+    >>> encode_health(("healthy",)), encode_health(("sick",))
+    (0, 1)
     """
     if not pathology:
         return None
+    if pathology[0] in HEALTH_TAGS:
+        return HEALTH_TAGS.index(pathology[0])
     return int(pathology != ("v1",))
 
 
@@ -124,6 +134,8 @@ def class_of(labels: LabelSet, level: str, kind: Kind, pathology: tuple[str, ...
     """The class index of a structure in a label set, or None where it has none there."""
     if level in EXTRA_LEVELS:
         return None
+    if level == NO_LEVEL:  # graded no further than healthy and sick
+        return encode_health(pathology) if labels == "health" else None
     if labels == "level":
         return LEVELS.index(level) if level in LEVELS else None
     if labels == "seven":

@@ -1,7 +1,8 @@
-"""Phantoms: synthetic lumbar spines with their annotation, as images and as DICOM studies.
+"""Phantoms: synthetic spines with their annotation, as images and as DICOM studies.
 
-``spineline data phantom`` writes a small cohort; [draw_spine][] gives one image, and
-``spineline.datasets.phantom_study`` one study. Everything follows from the seed: the same seed
+``spineline data phantom`` writes a small cohort; [draw_spine][] gives one image of a lumbar spine,
+and ``spineline.datasets.phantom_study`` one study; necks are drawn in
+``spineline.datasets.phantom_cervical``. Everything follows from the seed: the same seed
 gives the same bytes. Coordinates are native pixels, origin at the centre of the top left pixel.
 """
 
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from spineline.datasets.settings import Settings, key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
 
@@ -39,10 +42,11 @@ class DataPhantom(Settings):
 
     out: Path = key("folder to write to")
     n: int = key("how many studies", default=4, minimum=1, maximum=9999)
-    region: str = key("part of the spine", default="lumbar", choices=("lumbar",))
+    region: str = key("part of the spine", default="lumbar", choices=("lumbar", "cervical"))
     seed: int = key("decides every spine; another seed, other spines", default=0, minimum=0)
     format: tuple[str, ...] = key(
-        "what to write: studies with a Tianchi annotation, frames with a report annotation",
+        "what to write: studies with a Tianchi annotation, frames with a report annotation; of "
+        "necks studies without annotation, frames with CSV and LabelMe XML",
         default=("dicom", "png"),
         choices=("dicom", "png"),
     )
@@ -92,12 +96,14 @@ class Phantom:
         anatomy, look: what is seen, and how.
         view: the frame of the sagittal T2 slices.
         csf_value: stored value of the brightest tissue.
+        region: ``lumbar`` or ``cervical``.
     """
 
     anatomy: Anatomy
     look: Look
     view: View
     csf_value: float
+    region: str = "lumbar"
 
 
 def draw_spine(
@@ -153,9 +159,7 @@ def sagittal_values(
     """Stored grey values of one sagittal slice: (rows, columns) float32, whole, 0 … 4095."""
     import numpy as np
 
-    from spineline.datasets.phantom_render import render_sagittal
-
-    signal = render_sagittal(
+    signal = _renderer(phantom.region)(
         phantom.anatomy,
         phantom.look,
         view or phantom.view,
@@ -163,6 +167,16 @@ def sagittal_values(
         lateral_mm=lateral_mm,
     )
     return np.clip(np.rint(signal * phantom.csf_value), 0, STORED_MAX).astype(np.float32)
+
+
+def _renderer(region: str) -> Callable[..., npt.NDArray[np.float32]]:
+    if region == "cervical":
+        from spineline.datasets.phantom_cervical import render_neck
+
+        return render_neck
+    from spineline.datasets.phantom_render import render_sagittal
+
+    return render_sagittal
 
 
 def record_of(phantom: Phantom, image_id: str) -> ImageRecord:
@@ -191,36 +205,102 @@ def phantom(settings: DataPhantom) -> PhantomResult:
     """Write ``settings.n`` phantoms.
 
     Writes ``studies/studyN/*.dcm`` and ``annotations.json`` (the official Tianchi shape) for
-    ``dicom``, ``frames/ID.png`` and ``report_labels.json`` (the report's shape) for ``png``.
+    ``dicom``, ``frames/ID.png`` and ``report_labels.json`` (the report's shape) for ``png``. Necks:
+    ``studies`` without annotation, and ``frames`` with ``descr/*.csv``, a cervical source.
 
     Raises:
         OutputExistsError: the folder exists and ``overwrite`` is not set.
         SpinelineError: it cannot be written.
     """
-    import numpy as np
+    from spineline.datasets.files import staged_folder
+    from spineline.datasets.runs import write_run_record
 
-    from spineline.datasets.files import staged_folder, write_json
-    from spineline.datasets.runs import progress, write_run_record
-
-    size_hw = None if settings.size is None else (settings.size, settings.size)
-    records, studies, frames = [], [], []
+    write = _write_necks if settings.region == "cervical" else _write_lumbar
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        for number in progress(range(settings.n), description="phantoms", total=settings.n):
-            drawn = draw_phantom(np.random.default_rng([settings.seed, number]), size_hw)
-            record = record_of(drawn, f"{number:03d}-000")
-            if "dicom" in settings.format:
-                record, entry = _write_dicom(stage, drawn, record, settings, number)
-                studies.append(entry)
-            if "png" in settings.format:
-                frames.append(_write_frame(stage, drawn, record))
-            records.append(record)
-        if studies:
-            write_json(stage / "annotations.json", studies)
-        if frames:
-            write_json(stage / "report_labels.json", frames)
+        records = write(stage, settings)
         write_run_record(stage, "data phantom", settings)
     LOG.info("%s: %d phantom%s", settings.out, settings.n, "s" * (settings.n != 1))
     return PhantomResult(settings.out, tuple(records))
+
+
+def _write_lumbar(stage: Path, settings: DataPhantom) -> list[ImageRecord]:
+    import numpy as np
+
+    from spineline.datasets.files import write_json
+    from spineline.datasets.runs import progress
+
+    size_hw = None if settings.size is None else (settings.size, settings.size)
+    records, studies, frames = [], [], []
+    for number in progress(range(settings.n), description="phantoms", total=settings.n):
+        drawn = draw_phantom(np.random.default_rng([settings.seed, number]), size_hw)
+        record = record_of(drawn, f"{number:03d}-000")
+        if "dicom" in settings.format:
+            record, entry = _write_dicom(stage, drawn, record, settings, number)
+            studies.append(entry)
+        if "png" in settings.format:
+            frames.append(_write_frame(stage, drawn, record))
+        records.append(record)
+    if studies:
+        write_json(stage / "annotations.json", studies)
+    if frames:
+        write_json(stage / "report_labels.json", frames)
+    return records
+
+
+def _write_necks(stage: Path, settings: DataPhantom) -> list[ImageRecord]:
+    """Necks: studies, and frames with a cervical source, every second patient in another file."""
+    import numpy as np
+
+    from spineline.datasets.files import write_bytes
+    from spineline.datasets.phantom_cervical import draw_neck_phantom, neck_record, source_csv
+    from spineline.datasets.phantom_study import write_phantom_study
+    from spineline.datasets.runs import progress
+
+    size_hw = None if settings.size is None else (settings.size, settings.size)
+    records: list[ImageRecord] = []
+    tables: list[list[list[str]]] = [[], []]
+    for number in progress(range(settings.n), description="phantoms", total=settings.n):
+        drawn = draw_neck_phantom(np.random.default_rng([settings.seed, 1, number]), size_hw)
+        record = neck_record(drawn, f"{number:03d}-000")
+        if "dicom" in settings.format:
+            folder, identity = (
+                stage / "studies" / f"study{number}",
+                f"neck.{settings.seed}.{number}",
+            )
+            record = write_phantom_study(
+                folder, drawn, record, identity=identity, slices=settings.slices
+            )
+        if "png" in settings.format:
+            tables[number % 2] += _write_neck_frames(stage, drawn, record, number, settings.seed)
+        records.append(record)
+    for number, rows in enumerate(tables):
+        if rows:
+            data = source_csv(rows, mark=number == 0)
+            write_bytes(stage / "descr" / f"descr_{number:02d}.csv", data)
+    return records
+
+
+def _write_neck_frames(
+    stage: Path, drawn: Phantom, record: ImageRecord, number: int, seed: int
+) -> list[list[str]]:
+    """The annotated frame and one beside the midline; their rows of the source."""
+    import numpy as np
+
+    from spineline.datasets.phantom_cervical import (
+        LATERAL_MM,
+        labelme_xml,
+        marked_objects,
+        source_rows,
+    )
+
+    _write_png(stage, sagittal_values(drawn), record.image_id)
+    beside = f"{record.study_id}-001"
+    _write_png(stage, sagittal_values(drawn, lateral_mm=LATERAL_MM), beside)
+    objects = marked_objects(drawn, np.random.default_rng([seed, 2, number]))
+    xml = labelme_xml(
+        f"{record.image_id}.png", drawn.view.size_hw, objects, wrapped=number % 3 == 1
+    )
+    return source_rows(number, record.image_id, xml)
 
 
 def _write_dicom(
@@ -235,12 +315,17 @@ def _write_dicom(
 
 
 def _write_frame(stage: Path, drawn: Phantom, record: ImageRecord) -> dict[str, Any]:
+    from spineline.datasets.phantom_study import report_entry
+
+    _write_png(stage, sagittal_values(drawn), record.image_id)
+    return report_entry(record)
+
+
+def _write_png(stage: Path, values: npt.NDArray[np.float32], image_id: str) -> None:
     import cv2
 
     from spineline.datasets.files import write_bytes
     from spineline.datasets.images import window_to_uint8
-    from spineline.datasets.phantom_study import report_entry
 
-    _, data = cv2.imencode(".png", window_to_uint8(sagittal_values(drawn)))
-    write_bytes(stage / "frames" / f"{record.image_id}.png", data.tobytes())
-    return report_entry(record)
+    _, data = cv2.imencode(".png", window_to_uint8(values))
+    write_bytes(stage / "frames" / f"{image_id}.png", data.tobytes())

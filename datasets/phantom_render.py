@@ -56,7 +56,7 @@ class View:
     Attributes:
         size_hw: rows and columns.
         spacing_mm: of a pixel, both ways.
-        origin_xy: pixel at which the centre of L3 lies.
+        origin_xy: pixel at which the anatomy's origin lies: the centre of L3, in a neck of C5.
     """
 
     size_hw: tuple[int, int]
@@ -133,24 +133,24 @@ def render_sagittal(
     Returns:
         (rows, columns) float32, not negative, cerebrospinal fluid near 1 in T2.
     """
-    canvas = _Canvas(view, contrast, np.random.default_rng(look.seed))
+    canvas = Canvas(view, contrast, np.random.default_rng(look.seed))
     _paint_trunk(canvas, anatomy, look)
     _paint_viscera(canvas, anatomy, look)
     _paint_behind(canvas, anatomy, lateral_mm)
     _paint_canal(canvas, anatomy, lateral_mm)
     _paint_prevertebral(canvas, anatomy)
     for disc in anatomy.discs:
-        _paint_disc(canvas, disc)
+        paint_disc(canvas, disc)
     _paint_sacrum(canvas, anatomy, look)
     for body in anatomy.bodies[:11]:
-        _paint_body(canvas, body, look, lateral_mm)
+        paint_body(canvas, body, look, lateral_mm)
     for disc in anatomy.discs:
-        _paint_herniation(canvas, disc, lateral_mm)
+        paint_herniation(canvas, disc, lateral_mm)
     noise_rng = np.random.default_rng([look.seed, round(lateral_mm * 10) + 10_000, len(contrast)])
-    return canvas.finish(look, _coil(anatomy, look, view), noise_rng)
+    return canvas.finish(look, coil_sensitivity(anatomy, look, view), noise_rng)
 
 
-class _Canvas:
+class Canvas:
     """A signal and a texture-strength plane of twice the view's resolution, painted in mm."""
 
     def __init__(self, view: View, contrast: Contrast, rng: np.random.Generator) -> None:
@@ -162,6 +162,7 @@ class _Canvas:
         self.texture = np.zeros(size, np.float32)
 
     def tissue(self, name: str) -> float:
+        """The signal of a tissue in this contrast."""
         return _TISSUES[name][self.column]
 
     def fill(self, points_mm: npt.ArrayLike, tissue: str, factor: float = 1.0) -> None:
@@ -221,12 +222,13 @@ class _Canvas:
         return np.round(np.clip(pixels, -20_000, 20_000) * 16).astype(np.int32)
 
 
-def _ellipse(
+def ellipse(
     centre: tuple[float, float],
     radii: tuple[float, float],
     angle: float,
     wobble: FloatArray | None = None,
 ) -> FloatArray:
+    """(40, 2) points mm of an ellipse, turned by an angle in radians, at will uneven."""
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radius = np.ones_like(t)
     if wobble is not None:
@@ -237,7 +239,7 @@ def _ellipse(
     return np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1)
 
 
-def _local(
+def local(
     centre: tuple[float, float], angle: float, u: npt.ArrayLike, v: npt.ArrayLike
 ) -> FloatArray:
     """Points mm of coordinates beside a body: u to the back, v down its axis."""
@@ -278,7 +280,7 @@ def _front_contour(look: Look, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     return skin, skin + look.belly_fat_mm * (1 + 0.2 * np.sin(y / 45 + a))
 
 
-def _paint_trunk(canvas: _Canvas, anatomy: Anatomy, look: Look) -> None:
+def _paint_trunk(canvas: Canvas, anatomy: Anatomy, look: Look) -> None:
     y, skin, fascia = _back_contour(anatomy, look)
     front, wall = _front_contour(look, y)
 
@@ -293,7 +295,7 @@ def _paint_trunk(canvas: _Canvas, anatomy: Anatomy, look: Look) -> None:
     canvas.stroke(np.stack([skin, y], 1), "muscle", 1.5)
 
 
-def _paint_viscera(canvas: _Canvas, anatomy: Anatomy, look: Look) -> None:
+def _paint_viscera(canvas: Canvas, anatomy: Anatomy, look: Look) -> None:
     """Bowel, vessels, liver or stomach above, bladder and rectum below: shapes without a claim."""
     rng = canvas.rng
     for _ in range(int(rng.integers(16, 30))):
@@ -302,12 +304,12 @@ def _paint_viscera(canvas: _Canvas, anatomy: Anatomy, look: Look) -> None:
         kind = ("viscera_dark", "viscera_bright", "gas", "fat_deep")[
             int(rng.choice(4, p=(0.38, 0.2, 0.12, 0.3)))
         ]
-        outline = _ellipse(
+        outline = ellipse(
             (x, y), (rng.uniform(4, 15), rng.uniform(7, 30)), rng.uniform(-0.5, 0.5),
             rng.uniform(-0.12, 0.12, 3),
         )  # fmt: skip
         canvas.blend(outline, canvas.tissue(kind) * rng.uniform(0.8, 1.25), rng.uniform(0.6, 2.5))
-    top = _ellipse((-75 + rng.uniform(-15, 15), -150), (55, rng.uniform(45, 75)), 0.1)
+    top = ellipse((-75 + rng.uniform(-15, 15), -150), (55, rng.uniform(45, 75)), 0.1)
     canvas.blend(top, canvas.tissue("viscera_dark") * rng.uniform(0.5, 1.2), 8.0)
     s = anatomy.line[:, 0]
     below = anatomy.place(s[s > 95], -anatomy.depth_at(s[s > 95]) / 2)
@@ -316,11 +318,11 @@ def _paint_viscera(canvas: _Canvas, anatomy: Anatomy, look: Look) -> None:
     for _ in range(int(rng.integers(2, 5))):
         centre = (rng.uniform(-55, 45), rng.uniform(125, 190))
         dark = rng.random() < 0.65
-        outline = _ellipse(centre, (rng.uniform(8, 20), rng.uniform(8, 18)), rng.uniform(-1, 1))
+        outline = ellipse(centre, (rng.uniform(8, 20), rng.uniform(8, 18)), rng.uniform(-1, 1))
         canvas.blend(outline, canvas.tissue("gas" if dark else "viscera_bright"), 1.0)
 
 
-def _paint_prevertebral(canvas: _Canvas, anatomy: Anatomy) -> None:
+def _paint_prevertebral(canvas: Canvas, anatomy: Anatomy) -> None:
     rng = canvas.rng
     s = anatomy.line[:, 0]
     s = s[(s > -240) & (s < 120)]
@@ -351,7 +353,7 @@ def _canal(anatomy: Anatomy, s: FloatArray) -> tuple[FloatArray, FloatArray]:
     return front, front + _canal_width(anatomy, s) * taper
 
 
-def _paint_behind(canvas: _Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
+def _paint_behind(canvas: Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
     """Muscle and ligament behind the canal, spinous processes (beside the midline: laminae)."""
     rng, scale = canvas.rng, anatomy.scale
     s = np.arange(-260.0, anatomy.sac_end_s + 60, 2.0)
@@ -389,7 +391,7 @@ def _paint_behind(canvas: _Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
 
 
 def _paint_streaks(
-    canvas: _Canvas, anatomy: Anatomy, s: FloatArray, behind: FloatArray, outer: FloatArray
+    canvas: Canvas, anatomy: Anatomy, s: FloatArray, behind: FloatArray, outer: FloatArray
 ) -> None:
     """Fat between the fibres of muscle and ligament behind the canal."""
     rng = canvas.rng
@@ -403,7 +405,7 @@ def _paint_streaks(
         canvas.blend(anatomy.place(arc, u + offset), signal, rng.uniform(0.6, 1.6))
 
 
-def _paint_canal(canvas: _Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
+def _paint_canal(canvas: Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
     s = np.arange(-260.0, anatomy.sac_end_s + 70, 1.5)
     front, back = _canal(anatomy, s)
     wall = anatomy.depth_at(s) / 2
@@ -431,7 +433,7 @@ def _paint_canal(canvas: _Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
 
 
 def _paint_cord(
-    canvas: _Canvas, anatomy: Anatomy, s: FloatArray, middle: FloatArray, half: FloatArray,
+    canvas: Canvas, anatomy: Anatomy, s: FloatArray, middle: FloatArray, half: FloatArray,
     inside: float,
 ) -> None:  # fmt: skip
     taper = np.clip((anatomy.conus_s - s) / 28.0, 0, 1) ** 0.7
@@ -455,11 +457,11 @@ def _paint_cord(
             canvas.blend(thin, canvas.tissue("roots"), 0.5)
 
 
-def _paint_pedicles(canvas: _Canvas, anatomy: Anatomy) -> None:
+def _paint_pedicles(canvas: Canvas, anatomy: Anatomy) -> None:
     for body in anatomy.bodies[:10]:
         near, far = 0.4 * body.depth, 0.5 * body.depth + 14
         top, low = -0.38 * body.height, 0.05 * body.height
-        outline = _local(body.centre, body.angle, [near, far, far, near], [top, top - 3, low, low])
+        outline = local(body.centre, body.angle, [near, far, far, near], [top, top - 3, low, low])
         canvas.stroke(outline, "cortex", 1.6, closed=True)
         canvas.fill(outline, "process")
 
@@ -483,10 +485,11 @@ def _body_outline(body: Body, shrink: float = 0.0, lateral_mm: float = 0.0) -> F
         [-depth / 2 + waist - flare * lip_front, t * height / 2 * 0.96 * (1 - body.wedge)], 1
     )
     ring = np.concatenate([upper[1:-1], back, lower[::-1][1:-1], ahead[::-1]])
-    return _local(body.centre, body.angle, ring[:, 0], ring[:, 1])
+    return local(body.centre, body.angle, ring[:, 0], ring[:, 1])
 
 
-def _paint_body(canvas: _Canvas, body: Body, look: Look, lateral_mm: float) -> None:
+def paint_body(canvas: Canvas, body: Body, look: Look, lateral_mm: float) -> None:
+    """A vertebral body with endplates, vein, Schmorl's nodes and changes of its marrow."""
     rng = canvas.rng
     sacral = body.name.startswith("S")
     signal = look.marrow * float(rng.uniform(0.94, 1.06)) * (0.92 if sacral else 1.0)
@@ -494,7 +497,7 @@ def _paint_body(canvas: _Canvas, body: Body, look: Look, lateral_mm: float) -> N
     canvas.fill(_body_outline(body, 1.0, lateral_mm), "marrow", signal)
     for side, change in zip((-1, 1), body.modic, strict=True):
         if change:
-            band = _local(
+            band = local(
                 body.centre, body.angle,
                 np.array([-0.44, 0.42, 0.38, 0.0, -0.36]) * body.depth,
                 side * np.array([0.43, 0.43, 0.26, 0.18, 0.28]) * body.height,
@@ -502,22 +505,22 @@ def _paint_body(canvas: _Canvas, body: Body, look: Look, lateral_mm: float) -> N
             marrow = canvas.tissue("marrow") * signal
             canvas.blend(band, marrow * (1 + 0.65 * change), 1.2)
     if not sacral and abs(lateral_mm) < 6 and rng.random() < 0.8:  # basivertebral vein
-        vein = _local(
+        vein = local(
             body.centre, body.angle,
             np.array([0.47, 0.3, 0.47]) * body.depth, np.array([-0.1, 0.0, 0.1]) * body.height,
         )  # fmt: skip
         canvas.blend(vein, canvas.tissue("vein") * 0.85, 0.5)
     for side, where, radius in body.notches:
-        place = _local(body.centre, body.angle, where * body.depth, side * 0.46 * body.height)
+        place = local(body.centre, body.angle, where * body.depth, side * 0.46 * body.height)
         centre = (float(place[0]), float(place[1]))
         wobble = rng.uniform(-0.15, 0.15, 2)
-        rim = _ellipse(centre, (radius * 1.3 + 1, radius + 1), -body.angle, wobble)
+        rim = ellipse(centre, (radius * 1.3 + 1, radius + 1), -body.angle, wobble)
         canvas.blend(rim, canvas.tissue("cortex"), 0.4)
-        inner = _ellipse(centre, (radius * 1.3, radius), -body.angle, wobble)
+        inner = ellipse(centre, (radius * 1.3, radius), -body.angle, wobble)
         canvas.blend(inner, canvas.tissue("annulus") * 1.7, 0.5)
 
 
-def _paint_sacrum(canvas: _Canvas, anatomy: Anatomy, look: Look) -> None:
+def _paint_sacrum(canvas: Canvas, anatomy: Anatomy, look: Look) -> None:
     """The fused segments below S1, with the remnants of their discs as dark lines."""
     segments = anatomy.bodies[10:]
     places = [anatomy.s_of(body.centre) for body in segments]
@@ -536,28 +539,28 @@ def _paint_sacrum(canvas: _Canvas, anatomy: Anatomy, look: Look) -> None:
         canvas.blend(anatomy.place(middle + v, u), canvas.tissue("annulus"), 0.3)
 
 
-def _paint_disc(canvas: _Canvas, disc: Disc) -> None:
+def paint_disc(canvas: Canvas, disc: Disc) -> None:
     """Annulus with its bulges, and nucleus with its cleft; the bodies are painted over its rims."""
     half, tall = disc.depth / 2, disc.height / 2 + 2.2
     t = np.linspace(-np.pi / 2, np.pi / 2, 15)
     back = np.stack([half + (0.4 + disc.bulge) * np.cos(t) ** 0.8, tall * np.sin(t)], 1)
     front = np.stack([-half - (0.6 + disc.bulge_front) * np.cos(t) ** 0.8, -tall * np.sin(t)], 1)
     ring = np.concatenate([back, front])
-    canvas.fill(_local(disc.centre, disc.angle, ring[:, 0], ring[:, 1]), "annulus")
+    canvas.fill(local(disc.centre, disc.angle, ring[:, 0], ring[:, 1]), "annulus")
     reach = 0.72 * half
     nucleus = np.stack([
         -0.04 * half + reach * np.cos(2 * t) , 0.38 * disc.height * np.sin(2 * t)
     ], 1)  # fmt: skip
     bright = canvas.tissue("annulus") + disc.nucleus * (0.6 if canvas.column == 0 else 0.06)
-    outline = _local(disc.centre, disc.angle, nucleus[:, 0], nucleus[:, 1])
+    outline = local(disc.centre, disc.angle, nucleus[:, 0], nucleus[:, 1])
     canvas.blend(outline, bright, 0.11 * disc.height + 0.3)
     if disc.nucleus > 0.45 and disc.height > 5.4:
         ends = np.array([-0.5, 0.45, 0.45, -0.5]) * half
-        strip = _local(disc.centre, disc.angle, ends, [-0.4, -0.4, 0.4, 0.4])
+        strip = local(disc.centre, disc.angle, ends, [-0.4, -0.4, 0.4, 0.4])
         canvas.blend(strip, bright * 0.7, 0.5)
 
 
-def _paint_herniation(canvas: _Canvas, disc: Disc, lateral_mm: float) -> None:
+def paint_herniation(canvas: Canvas, disc: Disc, lateral_mm: float) -> None:
     """What reaches into the canal: a protrusion, or an extrusion that has moved down."""
     if "v3" not in disc.tags and "v4" not in disc.tags:
         return
@@ -572,16 +575,16 @@ def _paint_herniation(canvas: _Canvas, disc: Disc, lateral_mm: float) -> None:
     peak = (down / (reach + down)) * 0.5  # the summit sinks with what has moved
     profile = np.cos(np.pi / 2 * np.clip((t - peak) / (1 + np.sign(t - peak) * -peak), -1, 1))
     u = disc.depth / 2 - 1.5 + (size + 1.5) * np.maximum(profile, 0) ** 0.8
-    rim = _local(disc.centre, disc.angle, u, v)
-    inside = _local(disc.centre, disc.angle, u - 0.9, v * 0.92)
-    root = _local(disc.centre, disc.angle, [disc.depth / 2 - 3.0] * 2, [v[-1] * 0.5, v[0] * 0.5])
+    rim = local(disc.centre, disc.angle, u, v)
+    inside = local(disc.centre, disc.angle, u - 0.9, v * 0.92)
+    root = local(disc.centre, disc.angle, [disc.depth / 2 - 3.0] * 2, [v[-1] * 0.5, v[0] * 0.5])
     canvas.blend(np.concatenate([rim, root]), canvas.tissue("ligament"), 0.4)
     canvas.blend(
         np.concatenate([inside, root]), canvas.tissue("annulus") * (2.0 if extruded else 1.3), 0.5
     )
 
 
-def _coil(anatomy: Anatomy, look: Look, view: View) -> FloatImage:
+def coil_sensitivity(anatomy: Anatomy, look: Look, view: View) -> FloatImage:
     """Sensitivity of a coil at the back: (rows, columns), 1 at the canal behind L3."""
     rows, columns = view.size_hw
     x = (np.arange(columns) - view.origin_xy[0]) * view.spacing_mm
@@ -608,17 +611,17 @@ def render_transverse(
         (size, size) float32; the spine's body is in the middle, the back at the bottom.
     """
     view = View((size, size), spacing_mm, (size / 2, size * 0.55))
-    canvas = _Canvas(view, "t2", np.random.default_rng([look.seed, 7]))
+    canvas = Canvas(view, "t2", np.random.default_rng([look.seed, 7]))
     depth = float(anatomy.depth_at(below_l3_mm)) / 2
-    canvas.fill(_ellipse((0, -5), (140, 90), 0), "fat")
-    canvas.fill(_ellipse((0, -8), (122, 74), 0), "abdomen")
+    canvas.fill(ellipse((0, -5), (140, 90), 0), "fat")
+    canvas.fill(ellipse((0, -8), (122, 74), 0), "abdomen")
     for side in (-1, 1):
-        canvas.fill(_ellipse((side * 34, depth + 28), (26, 18), side * 0.2), "muscle")
-        canvas.fill(_ellipse((side * 36, -2), (15, 20), 0), "muscle")
-    canvas.fill(_ellipse((6, -depth - 12), (9, 9), 0), "vessel")
-    canvas.fill(_ellipse((0, 0), (depth * 1.35, depth), 0), "cortex")
-    canvas.fill(_ellipse((0, 0), (depth * 1.35 - 1.5, depth - 1.5), 0), "marrow", look.marrow)
-    canvas.fill(_ellipse((0, depth + 30), (4, 16), 0), "process")
-    canvas.fill(_ellipse((0, depth + 8), (10, 8), 0), "csf")
+        canvas.fill(ellipse((side * 34, depth + 28), (26, 18), side * 0.2), "muscle")
+        canvas.fill(ellipse((side * 36, -2), (15, 20), 0), "muscle")
+    canvas.fill(ellipse((6, -depth - 12), (9, 9), 0), "vessel")
+    canvas.fill(ellipse((0, 0), (depth * 1.35, depth), 0), "cortex")
+    canvas.fill(ellipse((0, 0), (depth * 1.35 - 1.5, depth - 1.5), 0), "marrow", look.marrow)
+    canvas.fill(ellipse((0, depth + 30), (4, 16), 0), "process")
+    canvas.fill(ellipse((0, depth + 8), (10, 8), 0), "csf")
     noise = np.random.default_rng([look.seed, 8, round(below_l3_mm) + 1000])
     return canvas.finish(look, np.ones((size, size), np.float32), noise)

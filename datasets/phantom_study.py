@@ -26,6 +26,7 @@ from spineline.datasets.phantom_render import View, render_transverse
 
 _SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 _TRANSVERSE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+_BODY_PARTS = {"lumbar": "LSPINE", "cervical": "CSPINE"}
 _SLICE_STEP_MM = 4.4
 _SLICE_THICKNESS_MM = 4.0
 _SIDE_SIZE = 256  # rows and columns of the series beside the T2 sagittal one, at most
@@ -80,7 +81,7 @@ def write_phantom_study(
     annotated = ""
     for number, piece in enumerate(_slices(phantom, slices), 1):
         name = f"image{number}.dcm"
-        write_bytes(folder / name, _dicom_bytes(piece, identity, record.image_id))
+        write_bytes(folder / name, _dicom_bytes(piece, identity, record.image_id, phantom.region))
         if piece.series is _T2 and piece.index == slices // 2:
             annotated = name
     return replace(
@@ -146,6 +147,8 @@ def _slices(phantom: Phantom, count: int) -> Iterator[_Slice]:
             x, y = view.origin_xy
             corner = (left, -x * view.spacing_mm, y * view.spacing_mm)
             yield _Slice(series, index, values, _SAGITTAL, corner, view.spacing_mm)
+    if phantom.region != "lumbar":  # the transverse slice is one of the belly
+        return
     spacing = 200.0 / _SIDE_SIZE
     for index in range(count):
         height = (count // 2 - index) * 12.0
@@ -169,7 +172,7 @@ def _uid(identity: str, *parts: object) -> str:
     return str(generate_uid(entropy_srcs=["spineline-phantom", identity, *map(str, parts)]))
 
 
-def _dicom_bytes(piece: _Slice, identity: str, patient: str) -> bytes:
+def _dicom_bytes(piece: _Slice, identity: str, patient: str, region: str) -> bytes:
     instance = _uid(identity, piece.series.name, piece.index)
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -178,7 +181,7 @@ def _dicom_bytes(piece: _Slice, identity: str, patient: str) -> bytes:
     dataset.file_meta.MediaStorageSOPInstanceUID = instance
     for keyword, value in {
         **_identity_tags(piece, identity, patient, instance),
-        **_acquisition_tags(piece),
+        **_acquisition_tags(piece, region),
         **_pixel_tags(piece),
     }.items():
         setattr(dataset, keyword, value)
@@ -213,11 +216,11 @@ def _identity_tags(
     }
 
 
-def _acquisition_tags(piece: _Slice) -> dict[str, Any]:
+def _acquisition_tags(piece: _Slice, region: str) -> dict[str, Any]:
     return {
         "Modality": "MR",
         "ImageType": ["ORIGINAL", "PRIMARY", "M", "NORM"],
-        "BodyPartExamined": "LSPINE",
+        "BodyPartExamined": _BODY_PARTS[region],
         "PatientPosition": "HFS",
         "SeriesDescription": piece.series.description,
         "ProtocolName": piece.series.description.lower(),

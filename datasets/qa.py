@@ -42,10 +42,20 @@ SEVERITY: dict[str, Severity] = {
     "frame_without_label": "warning",
     "uid_mismatch": "warning",
     "several_annotations": "warning",
+    "missing_image": "warning",
+    "file_name_differs": "warning",
+    "not_rectangle": "warning",
+    "unknown_class": "warning",
+    "no_cervical_disc": "warning",
     "box_differs": "warning",
     "constant_image": "warning",
     "box_outside": "note",
     "extra_level": "note",
+    "too_few_discs": "note",
+    "rare_disc_count": "note",
+    "duplicate_box": "note",
+    "thoracic_disc": "note",
+    "deleted_object": "note",
 }
 """Every finding there is. An error is a mistake in the data; a note is only worth knowing."""
 
@@ -214,7 +224,7 @@ def geometry_findings(
     point_xy: tuple[float, float],
     box_xyxy: tuple[float, float, float, float],
     frame: Frame,
-    level: str,
+    level: str | None,
 ) -> list[Finding]:
     """A point outside the frame, or else a box that reaches over it."""
     if not frame.contains(point_xy):

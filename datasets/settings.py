@@ -6,6 +6,9 @@ A command's settings derive from [Settings][] and describe each field with [key]
     class ShowSettings(Settings):
         out: Path = key("folder to write to")
         limit: int = key("how many images", default=16, minimum=1)
+
+A field whose type is a settings class itself is a group of keys, written ``columns.file=…``; in a
+YAML file also as a mapping.
 """
 
 from __future__ import annotations
@@ -72,7 +75,11 @@ class KeyDescription:
 
 
 def parse_settings(
-    cls: type[SettingsType], values: Mapping[str, object], *, where: str = "settings"
+    cls: type[SettingsType],
+    values: Mapping[str, object],
+    *,
+    where: str = "settings",
+    prefix: str = "",
 ) -> SettingsType:
     """Settings from ``key=value`` texts or YAML values.
 
@@ -80,22 +87,33 @@ def parse_settings(
         cls: the settings class.
         values: raw values by key; strings are converted to the field's type.
         where: named in messages, such as ``command line``.
+        prefix: of the keys in messages, where ``cls`` is a group of keys.
 
     Raises:
         ConfigError: an unknown or missing key, or a value that does not fit.
     """
     hints = get_type_hints(cls)
     known = {spec.name: spec for spec in fields(cls)}
-    for name in values:
+    given = _grouped(values, hints)
+    for name in given:
         if name not in known:
-            raise ConfigError(f"{where}: unknown key {name!r}{close_match(name, list(known))}")
+            names = [prefix + description.name for description in describe(cls)]
+            hint = close_match(prefix + name, names)
+            raise ConfigError(f"{where}: unknown key {prefix + name!r}{hint}")
     missing = [
-        name for name, spec in known.items() if spec.default is MISSING and name not in values
+        name for name, spec in known.items() if spec.default is MISSING and name not in given
     ]
     if missing:
-        wanted = ", ".join(f"{name}=… ({known[name].metadata['help']})" for name in missing)
+        wanted = ", ".join(f"{prefix}{name}=… ({known[name].metadata['help']})" for name in missing)
         raise ConfigError(f"{where}: missing {wanted}")
-    return cls(**{name: _convert(name, raw, hints[name], where) for name, raw in values.items()})
+    return cls(
+        **{
+            name: _group(name, raw, hints[name], where, prefix)
+            if _is_group(hints[name])
+            else _convert(prefix + name, raw, hints[name], where)
+            for name, raw in given.items()
+        }
+    )
 
 
 def read_settings_file(path: Path) -> dict[str, object]:
@@ -125,15 +143,21 @@ def settings_to_dict(settings: Settings) -> dict[str, Any]:
 def describe(cls: type[Settings]) -> list[KeyDescription]:
     """The keys of a settings class with type, default and meaning, for help pages."""
     hints = get_type_hints(cls)
-    return [
-        KeyDescription(
-            name=spec.name,
-            type="|".join(spec.metadata["choices"]) or _type_name(hints[spec.name]),
-            default="required" if spec.default is MISSING else _default_text(spec.default),
-            help=spec.metadata["help"],
+    keys: list[KeyDescription] = []
+    for spec in fields(cls):
+        if _is_group(hints[spec.name]):
+            group = describe(hints[spec.name])
+            keys += [dataclasses.replace(k, name=f"{spec.name}.{k.name}") for k in group]
+            continue
+        keys.append(
+            KeyDescription(
+                name=spec.name,
+                type="|".join(spec.metadata["choices"]) or _type_name(hints[spec.name]),
+                default="required" if spec.default is MISSING else _default_text(spec.default),
+                help=spec.metadata["help"],
+            )
         )
-        for spec in fields(cls)
-    ]
+    return keys
 
 
 def refuse_output_around(settings: Settings) -> None:
@@ -160,6 +184,34 @@ def close_match(word: str, known: Sequence[str]) -> str:
     if match:
         return f"; did you mean {match[0]!r}?"
     return f"; allowed: {', '.join(known)}"
+
+
+def _is_group(hint: object) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Settings)
+
+
+def _grouped(values: Mapping[str, object], hints: Mapping[str, Any]) -> dict[str, object]:
+    """The values with dotted keys gathered in their groups; they win over a group's mapping."""
+    given: dict[str, object] = {}
+    dotted: dict[str, dict[str, object]] = {}
+    for name, raw in values.items():
+        head, dot, rest = name.partition(".")
+        if dot and _is_group(hints.get(head)):
+            dotted.setdefault(head, {})[rest] = raw
+        else:
+            given[name] = raw
+    for head, group in dotted.items():
+        whole = given.get(head, {})
+        given[head] = {**whole, **group} if isinstance(whole, Mapping) else whole
+    return given
+
+
+def _group(name: str, raw: object, hint: type[Settings], where: str, prefix: str) -> Settings:
+    if not isinstance(raw, Mapping):
+        keys = ", ".join(f"{prefix}{name}.{key.name}=…" for key in describe(hint))
+        raise ConfigError(f"{where}: {prefix}{name}={raw}: names a group of keys; wanted {keys}")
+    values = {str(key): value for key, value in raw.items()}
+    return parse_settings(hint, values, where=where, prefix=f"{prefix}{name}.")
 
 
 def _check_value(spec: dataclasses.Field[Any], value: object) -> None:
@@ -293,6 +345,8 @@ def _default_text(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return settings_to_dict(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):

@@ -1,8 +1,13 @@
-"""``spineline data show``: boxes, points, levels and tags of a converted dataset on its images."""
+"""``spineline data show``: boxes, points, levels and tags of a converted dataset on its images.
+
+A dataset of healthy and sick structures (``labels=health``) is drawn in their colours, any other in
+those of discs and vertebrae. With ``predictions=…`` the labels stand on the left, what a detector
+found on the right.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +20,14 @@ from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.errors import ConfigError, SpinelineError
 from spineline.datasets.files import staged_folder, write_bytes
 from spineline.datasets.images import read_uint8_image
+from spineline.datasets.labels import LABEL_SETS, LEVELS, Kind, LabelSet, kind_of_level
+from spineline.datasets.predictions import PredictedBox, read_predictions
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, close_match, key
 from spineline.datasets.splits import PARTS
 
 if TYPE_CHECKING:
-    from spineline.datasets.drawing import Mark
+    from spineline.datasets.drawing import Colour, Mark
 
 SHEET = "contact_sheet.png"
 
@@ -42,6 +49,13 @@ class DataShow(Settings):
     boxes: bool = key("draw the boxes", default=True)
     scale: int | None = key(
         "how often images are enlarged; none fits the image", default=None, minimum=1, maximum=8
+    )
+    predictions: Path | None = key(
+        "predictions.json of detect predict on this dataset: labels left, predictions right",
+        default=None,
+    )
+    confidence: float = key(
+        "predictions below it are not drawn", default=0.25, minimum=0, maximum=1
     )
     columns: int = key("columns of the contact sheet", default=4, minimum=1, maximum=16)
     overwrite: bool = key("replace out if it exists", default=False)
@@ -73,6 +87,7 @@ def show(settings: DataShow) -> ShowResult:
     from spineline.datasets.drawing import contact_sheet, png_bytes
 
     dataset = load_dataset(settings.data)
+    predictions = None if settings.predictions is None else read_predictions(settings.predictions)
     records = select_records(dataset, settings)
     pictures: dict[str, NDArray[np.uint8]] = {}
     failures = []
@@ -80,7 +95,9 @@ def show(settings: DataShow) -> ShowResult:
         for part, record in progress(records, description="drawing"):
             try:
                 title = f"{record.image_id} ({part})"
-                picture = draw_record(dataset, record, settings, title=title)
+                picture = draw_record(
+                    dataset, record, settings, title=title, predictions=predictions
+                )
             except SpinelineError as error:
                 failures.append(f"{record.image_id}: {error}")
                 continue
@@ -124,32 +141,75 @@ def select_records(dataset: Dataset, settings: DataShow) -> list[tuple[str, Imag
 
 
 def draw_record(
-    dataset: Dataset, record: ImageRecord, settings: DataShow, *, title: str = ""
+    dataset: Dataset,
+    record: ImageRecord,
+    settings: DataShow,
+    *,
+    title: str = "",
+    predictions: Mapping[str, Sequence[PredictedBox]] | None = None,
 ) -> NDArray[np.uint8]:
-    """One image with its structures, uint8 (h, w, 3) RGB.
+    """One image with its structures, uint8 (h, w, 3) RGB; beside it the predictions, if any.
 
     Raises:
         ImageReadError: the image file cannot be read.
+        SpinelineError: the predictions are not of this image.
     """
-    from spineline.datasets.drawing import draw_overlay
+    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, draw_overlay, side_by_side
 
-    image = read_uint8_image(dataset.image_path(record))
-    marks = record_marks(record, labels=settings.labels, boxes=settings.boxes)
-    return draw_overlay(image, marks, title=title, scale=settings.scale)
+    path = dataset.image_path(record)
+    image = read_uint8_image(path)
+    legend = HEALTH_COLOURS_RGB if dataset.labels == "health" else None
+    marks = record_marks(
+        record, labels=settings.labels, boxes=settings.boxes, label_set=dataset.labels
+    )
+    left = draw_overlay(image, marks, title=title, scale=settings.scale, legend=legend)
+    if predictions is None:
+        return left
+    if path.name not in predictions:
+        raise SpinelineError(f"the predictions hold no image {path.name}")
+    found = [box for box in predictions[path.name] if box.confidence >= settings.confidence]
+    marks = prediction_marks(found, labels=settings.labels, boxes=settings.boxes)
+    right = draw_overlay(image, marks, title="prediction", scale=settings.scale, legend=legend)
+    return side_by_side(left, right)
+
+
+def prediction_marks(
+    found: Sequence[PredictedBox], *, labels: str = "pathology", boxes: bool = True
+) -> Sequence[Mark]:
+    """The marks of predicted boxes: class and confidence; what is no level is drawn as a disc."""
+    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark
+
+    marks = []
+    for item in found:
+        left, top, right, bottom = item.box_xyxy
+        kind: Kind = kind_of_level(item.name) if item.name in LEVELS else "disc"
+        text = "" if labels == "none" else f"{item.name} {item.confidence:.2f}"
+        box = item.box_xyxy if boxes else None
+        centre = ((left + right) / 2, (top + bottom) / 2)
+        marks.append(Mark(centre, box, kind, text, HEALTH_COLOURS_RGB.get(item.name)))
+    return marks
 
 
 def record_marks(
-    record: ImageRecord, *, labels: str = "pathology", boxes: bool = True
+    record: ImageRecord,
+    *,
+    labels: str = "pathology",
+    boxes: bool = True,
+    label_set: LabelSet = "level",
 ) -> Sequence[Mark]:
     """The marks of a record's structures; one with findings carries an exclamation mark."""
-    from spineline.datasets.drawing import Mark
+    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark
 
     marks = []
     for structure in record.structures:
-        words = [] if labels == "none" else [structure.level]
+        words = [] if labels == "none" or not structure.level else [structure.level]
         if labels == "pathology":
             words += [",".join(structure.pathology) or "?"]
             words += ["!"] if structure.findings else []
         box = structure.box_xyxy if boxes else None
-        marks.append(Mark(structure.point_xy, box, structure.kind, " ".join(words)))
+        colour: Colour | None = None
+        index = structure.class_in("health")
+        if label_set == "health" and index is not None:
+            colour = HEALTH_COLOURS_RGB[LABEL_SETS["health"][index]]
+        marks.append(Mark(structure.point_xy, box, structure.kind, " ".join(words), colour))
     return marks

@@ -1,7 +1,8 @@
 """``spineline data stats``: what a converted dataset holds, in numbers and histograms.
 
-Lengths are native pixels, spacing is mm, grey values are 0 … 255. A standard deviation is that of
-the population (divided by n).
+Images are read one by one, and only how often each value occurs is kept. Lengths are native pixels,
+spacing is mm, grey values are 0 … 255. A standard deviation is that of the population (divided by
+n).
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.annotations import ImageRecord, Structure, tags_of
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.errors import SpinelineError
 from spineline.datasets.figures import figure_png, new_figure
 from spineline.datasets.files import staged_folder, write_bytes, write_json, write_text
-from spineline.datasets.images import read_uint8_image
+from spineline.datasets.images import read_colours, read_uint8_image
 from spineline.datasets.labels import (
     EXTRA_LEVELS,
     KINDS,
     LABEL_SETS,
     LEVELS,
-    PATHOLOGY,
     Kind,
     LabelSet,
 )
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, key
+from spineline.datasets.splits import Part
 from spineline.datasets.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 SCHEMA = 1
 ALL = "all"
 """The name of the block over all parts."""
+
+CHANNELS: tuple[str, ...] = ("red", "green", "blue")
+
+Counts = Mapping[str, NDArray[np.int64]]
+"""(4, 256) pixels of each value by part: grey, red, green, blue."""
 
 Table = Sequence[Sequence[object]]
 
@@ -76,7 +82,7 @@ def stats(settings: DataStats) -> StatsResult:
     """
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         dataset = load_dataset(settings.data)
-        counts, failures = grey_counts(dataset)
+        counts, failures = pixel_counts(dataset)
         result = dataset_stats(dataset, counts)
         result["failures"] = list(failures)
         write_json(stage / "stats.json", result)
@@ -91,22 +97,22 @@ def stats(settings: DataStats) -> StatsResult:
     return StatsResult(settings.out, result, tuple(failures))
 
 
-def dataset_stats(
-    dataset: Dataset, counts: Mapping[str, NDArray[np.int64]] | None = None
-) -> dict[str, Any]:
+def dataset_stats(dataset: Dataset, counts: Counts | None = None) -> dict[str, Any]:
     """The content of ``stats.json``: one block per part and one over all.
 
     Args:
         dataset: a loaded dataset.
-        counts: what [grey_counts][] found; left out, the block ``grey`` says nothing.
+        counts: what [pixel_counts][] found; left out, ``grey`` and ``channels`` say nothing.
     """
     counts = counts or {}
+    everything = dataset.all_records()
+    tags = tags_of([structure for record in everything for structure in record.structures])
+    nothing = np.zeros((1 + len(CHANNELS), 256), np.int64)
     blocks: dict[str, Any] = {
-        part: _block(records, dataset.labels, counts.get(part))
+        part: _block(records, dataset.labels, counts.get(part, nothing), tags)
         for part, records in dataset.records.items()
     }
-    total = sum(counts.values(), np.zeros(256, np.int64))
-    blocks[ALL] = _block(dataset.all_records(), dataset.labels, total)
+    blocks[ALL] = _block(everything, dataset.labels, sum(counts.values(), nothing), tags)
     return {"schema": SCHEMA, "labels": dataset.labels, "parts": blocks}
 
 
@@ -135,8 +141,8 @@ def grey_summary(counts: NDArray[np.int64]) -> dict[str, float | int | None]:
     """Mean and standard deviation of grey values from how often each occurs.
 
     Exact, and no more than 256 numbers are kept however many images there are. ``mean_01`` and
-    ``std_01`` are on the scale 0 … 1, as networks take them; the frames are grey, so every input
-    channel of a network has the same.
+    ``std_01`` are on the scale 0 … 1, as networks take them. A grey frame has the same in every
+    input channel of a network.
 
     Args:
         counts: (256,) number of pixels of each value.
@@ -168,8 +174,12 @@ def stats_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _block(
-    records: Sequence[ImageRecord], labels: LabelSet, counts: NDArray[np.int64] | None
+    records: Sequence[ImageRecord],
+    labels: LabelSet,
+    counts: NDArray[np.int64],
+    tags: Mapping[Kind, Sequence[str]],
 ) -> dict[str, Any]:
+    grey, *channels = counts
     structures = [structure for record in records for structure in record.structures]
     spacings = [r.spacing_rc_mm for r in records if r.spacing_rc_mm is not None]
     return {
@@ -179,7 +189,8 @@ def _block(
         "classes": _class_counts(structures, labels),
         "kinds": _counted((s.kind for s in structures), KINDS),
         "levels": _counted((s.level for s in structures), (*EXTRA_LEVELS, *LEVELS)),
-        "pathology": {kind: _pathology_counts(structures, kind) for kind in KINDS},
+        "pathology": {kind: _pathology_counts(structures, kind, tags[kind]) for kind in KINDS},
+        "discs_per_image": discs_per_image(records),
         "findings": _finding_counts(records),
         "image_size": {
             "width": summary(r.width for r in records),
@@ -192,8 +203,17 @@ def _block(
             "unknown": len(records) - len(spacings),
         },
         "box": _box_block(structures),
-        "grey": grey_summary(np.zeros(256, np.int64) if counts is None else counts),
+        "grey": grey_summary(grey),
+        "channels": {
+            name: grey_summary(values) for name, values in zip(CHANNELS, channels, strict=True)
+        },
     }
+
+
+def discs_per_image(records: Sequence[ImageRecord]) -> dict[str, int]:
+    """How many images have so many discs, by the number of discs."""
+    found = Counter(sum(s.kind == "disc" for s in record.structures) for record in records)
+    return {str(number): found[number] for number in sorted(found)}
 
 
 def _box_block(structures: Sequence[Structure]) -> dict[str, Any]:
@@ -214,10 +234,12 @@ def _class_counts(structures: Sequence[Structure], labels: LabelSet) -> dict[str
     return {**counts, "none": indices.count(None)}
 
 
-def _pathology_counts(structures: Sequence[Structure], kind: Kind) -> dict[str, int]:
+def _pathology_counts(
+    structures: Sequence[Structure], kind: Kind, tags: Sequence[str]
+) -> dict[str, int]:
     """How often each tag occurs; a disc with two tags counts for both."""
     of_kind = [structure for structure in structures if structure.kind == kind]
-    counts = _counted((tag for s in of_kind for tag in s.pathology), PATHOLOGY[kind])
+    counts = _counted((tag for s in of_kind for tag in s.pathology), tags)
     return {**counts, "unlabelled": sum(not s.pathology for s in of_kind)}
 
 
@@ -236,20 +258,36 @@ def _sorted_counts(words: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(words).items()))
 
 
-def grey_counts(dataset: Dataset) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
-    """Read every image: (256,) pixels of each grey value by part, and what could not be read."""
-    counts: dict[str, NDArray[np.int64]] = {}
-    failures = []
+def pixel_counts(dataset: Dataset) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Read every image: how often each value occurs by part, and what could not be read.
+
+    A dataset that was converted without images has none to read, which is no failure.
+
+    Returns:
+        (4, 256) pixels of each value (grey, red, green, blue) by part, and one message per image.
+    """
+    counts: dict[str, NDArray[np.int64]] = {
+        part: np.zeros((1 + len(CHANNELS), 256), np.int64) for part in dataset.records
+    }
+    failures: list[str] = []
+    everything = dataset.all_records()
+    if everything and not any(dataset.image_path(record).is_file() for record in everything):
+        LOG.warning("%s: holds no image, so grey values are not counted", dataset.root / "images")
+        return counts, failures
     for part, records in dataset.records.items():
-        counts[part] = np.zeros(256, np.int64)
         for record in progress(records, description=f"reading {part}"):
             try:
-                pixels = read_uint8_image(dataset.image_path(record))
+                counts[part] += _image_counts(dataset.image_path(record))
             except SpinelineError as error:
                 failures.append(f"{record.image_id}: {error}")
-                continue
-            counts[part] += np.bincount(pixels.ravel(), minlength=256)
     return counts, failures
+
+
+def _image_counts(path: Path) -> NDArray[np.int64]:
+    """(4, 256) pixels of each value: grey, then red, green and blue, which are alike in grey."""
+    grey, colours = read_uint8_image(path), read_colours(path)
+    planes = [grey] * 3 if colours is None else list(np.moveaxis(colours, 2, 0))
+    return np.stack([np.bincount(plane.ravel(), minlength=256) for plane in (grey, *planes)])
 
 
 def _count_tables() -> list[tuple[str, tuple[str, ...]]]:
@@ -275,8 +313,10 @@ def _size_table(block: Mapping[str, Any]) -> str:
             ("box width / height", ("box", "width_to_height")),
         )
     ]
-    grey = block["grey"]
-    rows.append(["grey value", grey["pixels"], _rounded(grey["mean"]), _rounded(grey["std"])])
+    for name, grey in (("grey", block["grey"]), *block["channels"].items()):
+        rows.append(
+            [f"{name} value", grey["pixels"], _rounded(grey["mean"]), _rounded(grey["std"])]
+        )
     return markdown_table(heads, rows)
 
 
@@ -292,9 +332,7 @@ def _at(block: Mapping[str, Any], path: Sequence[str]) -> Any:
     return block
 
 
-def _figures(
-    dataset: Dataset, result: Mapping[str, Any], counts: Mapping[str, NDArray[np.int64]]
-) -> dict[str, Figure]:
+def _figures(dataset: Dataset, result: Mapping[str, Any], counts: Counts) -> dict[str, Figure]:
     parts = {part: result["parts"][part] for part in dataset.records}
     records = dataset.all_records()
     boxes = np.array([s.box_xyxy for r in records for s in r.structures]).reshape(-1, 4)
@@ -330,11 +368,24 @@ def _figures(
             },
             of="structures",
         ),
-        "grey": _grey_figure(counts),
+        "discs_per_image": _bars(
+            "discs per image", _same_names(parts, "discs_per_image"), of="images"
+        ),
+        "grey": _grey_figure({part: values[0] for part, values in counts.items()}),
     }
 
 
-def _bars(title: str, by_part: Mapping[str, Mapping[str, int]]) -> Figure:
+def _same_names(parts: Mapping[Part, Mapping[str, Any]], name: str) -> dict[Part, dict[str, int]]:
+    """The counts of one block by part, each with the numbers that occur in any, in order."""
+    numbers = sorted({int(number) for block in parts.values() for number in block[name]})
+    return {
+        part: {str(n): block[name].get(str(n), 0) for n in numbers} for part, block in parts.items()
+    }
+
+
+def _bars(
+    title: str, by_part: Mapping[Part, Mapping[str, int]], *, of: str = "structures"
+) -> Figure:
     """Stacked bars: one per name, one colour per part."""
     names = list(next(iter(by_part.values()), {}))
     figure = new_figure(9, 4.5)
@@ -345,7 +396,7 @@ def _bars(title: str, by_part: Mapping[str, Mapping[str, int]]) -> Figure:
         axes.bar(range(len(names)), heights, bottom=below, label=part)
         below += heights
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_ylabel("structures")
+    axes.set_ylabel(of)
     axes.set_ylim(0, 1.05 * max(1.0, below.max(initial=0.0)))
     axes.set_title(title)
     figure.legend(loc="outside right upper")

@@ -53,6 +53,16 @@ COMMANDS: dict[str, dict[str, Command]] = {
             f"{_CONVERT}:ConvertReport",
             "spineline.converters.convert:convert_report",
         ),
+        "cervical": Command(
+            "cervical CSV with LabelMe XML to YOLO, VOC and COCO: healthy and sick discs",
+            f"{_CONVERT}:ConvertCervical",
+            "spineline.converters.convert:convert_cervical",
+        ),
+        "prepared": Command(
+            "the older cervical project's prepared JSON to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertPrepared",
+            "spineline.converters.convert:convert_prepared",
+        ),
     },
     "data": {
         "check": Command(

@@ -77,6 +77,9 @@ def load_truth(settings: PipelineVal) -> TruthSet:
         raise ConfigError("wanted source=… and annotations=…, or data=…")
     else:
         kind = detect_kind(settings.annotations, load_json(settings.annotations))
+        if kind not in ("tianchi", "report"):
+            msg = f"{settings.annotations}: a {kind} source names no levels to score"
+            raise AnnotationError(msg)
         read = _from_tianchi if kind == "tianchi" else _from_report
         found = read(settings, settings.annotations, settings.source)
     truths = tuple(_with_spacing(truth, settings) for truth in _wanted(found.truths, settings))

@@ -29,6 +29,15 @@ def shared_lumbar() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cervical() -> Path:
+    """Folder of the real cervical source; the test is skipped where it is absent."""
+    folder = SHARED / "cervical"
+    if not (folder / "expected.json").is_file():
+        pytest.skip("the real cervical source is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_tools() -> Path:
     """Folder with the tool that wraps frames into DICOM studies; skipped where it is absent."""
     folder = SHARED / "tools"

@@ -246,3 +246,18 @@ def test_real_errors_are_found_by_themselves(shared_lumbar, tmp_path, run_cli):
     assert ("082-000", "T12-L1", "point_count") in rows(tmp_path / "check")
     assert ("077-000", "L1-L2", "empty_tag") in rows(tmp_path / "check")
     assert ("143-000", "L5", "order_kind") in rows(tmp_path / "check")
+
+
+def test_boxes_that_share_a_side_are_told_apart(report_source, run_cli):
+    """Rounding in the label file must not change which box is compared with which."""
+    from spineline.converters.check import _difference
+    from spineline.datasets.annotations import ImageRecord, Structure
+    from spineline.datasets.coco import boxed_structures
+
+    boxes = [(174.0, 10.0, 200.0, 20.0), (174.0, 30.0, 190.0, 40.0)]
+    discs = tuple(Structure("", "disc", (b[0], b[1]), b, ("sick",)) for b in boxes)
+    boxed = boxed_structures(ImageRecord("a", "a", 384, 384, discs), "health")
+    rounded = np.array(boxes) + np.array([[1e-7, 0, 0, 0], [-1e-7, 0, 0, 0]])
+    assert _difference([1, 1], rounded, boxed) == ""
+    assert _difference([1, 1], rounded[::-1] + 0.5, boxed) == "a box is 0.50 px off the COCO file"
+    assert "classes" in _difference([0, 1], rounded, boxed)

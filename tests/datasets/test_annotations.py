@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from spineline.datasets.annotations import ImageRecord, Structure, check_image_id
+from spineline.datasets.annotations import ImageRecord, Structure, check_image_id, tags_of
 from spineline.datasets.errors import AnnotationError
+from spineline.datasets.labels import PATHOLOGY
 
 GOOD = {"level": "L4", "kind": "vertebra", "point_xy": (5.0, 5.0), "box_xyxy": (0.0, 0.0, 9.0, 9.0)}
 
@@ -26,6 +27,32 @@ GOOD = {"level": "L4", "kind": "vertebra", "point_xy": (5.0, 5.0), "box_xyxy": (
 def test_structures_are_checked_where_they_are_built(change, message):
     with pytest.raises(AnnotationError, match=message):
         Structure(**{**GOOD, **change})
+
+
+DISC = {**GOOD, "level": "", "kind": "disc"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "vertebra"}, "without level is a disc, not a 'vertebra'"),
+        ({"pathology": ("v1",)}, "level none: tag 'v1' is none of a disc's without level"),
+        ({"pathology": ("healthy", "sick")}, "one grade"),
+        ({"box_xyxy": (9.0, 0.0, 0.0, 9.0)}, "level none: box"),
+        ({"level": "L4-L5", "pathology": ("sick",)}, "tag 'sick' is none of a disc's"),
+    ],
+)
+def test_discs_without_level_are_checked_too(change, message):
+    with pytest.raises(AnnotationError, match=message):
+        Structure(**{**DISC, **change})
+
+
+def test_an_image_may_hold_several_discs_without_level():
+    discs = (Structure(**DISC, pathology=("sick",)), Structure(**DISC, pathology=("healthy",)))
+    record = ImageRecord("a", "s", 9, 9, discs)
+    assert [s.class_in("health") for s in record.structures] == [1, 0]
+    assert tags_of(discs)["disc"][-2:] == ("healthy", "sick")
+    assert tags_of([Structure(**GOOD)]) == PATHOLOGY
 
 
 @pytest.mark.parametrize(

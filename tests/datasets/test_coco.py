@@ -121,3 +121,26 @@ def test_order_in_the_file_does_not_matter():
     coco = convert()
     coco["annotations"].reverse()
     assert records_from_coco(coco)[0] == replace(RECORD)
+
+
+def test_discs_without_level_round_trip_in_order_of_place():
+    discs = tuple(
+        Structure("", "disc", (20.0, y), (10.0, y - 4, 30.0, y + 4), tags, ("box_outside",))
+        for y, tags in ((2.0, ("sick",)), (14.0, ()), (30.0, ("healthy",)), (44.0, ("sick",)))
+    )
+    record = ImageRecord("n", "p", 60, 50, discs, file="n.png")
+    coco = json.loads(coco_text(coco_from_records([record], "health", ["n.png"])))
+    assert [a["category_id"] for a in coco["annotations"]] == [2, 1, 2]
+    assert coco["annotations"][0]["attributes"]["level"] is None
+    assert records_from_coco(coco) == (record,)
+
+
+def test_plain_coco_of_healthy_and_sick_is_read():
+    coco = {
+        "images": [{"id": 5, "file_name": "x.png", "width": 100, "height": 200}],
+        "categories": [{"id": 1, "name": "healthy"}, {"id": 2, "name": "sick"}],
+        "annotations": [{"id": 1, "image_id": 5, "category_id": 2, "bbox": [10, 20, 30, 40]}],
+    }
+    (record,) = records_from_coco(coco)
+    assert record.structures == (Structure("", "disc", (25, 40), (10, 20, 40, 60), ("sick",)),)
+    assert labels_of_coco(coco) == "health"

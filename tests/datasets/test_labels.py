@@ -4,7 +4,9 @@ import pytest
 
 from spineline.datasets.labels import (
     KIND_OF_SEVEN,
+    LABEL_SETS,
     LEVELS,
+    NO_LEVEL,
     SEVEN_NAMES,
     class_of,
     encode_binary,
@@ -61,3 +63,10 @@ def test_class_in_each_set():
     assert class_of("binary", "L5-S1", "disc", ("v3", "v5")) == 1
     assert class_of("health", "L5-S1", "disc", ()) is None
     assert class_of("level", "T11-T12", "disc", ("v1",)) is None
+
+
+@pytest.mark.parametrize(("tags", "health"), [(("healthy",), 0), (("sick",), 1), ((), None)])
+def test_a_disc_without_level_has_a_health_and_no_other_class(tags, health):
+    assert class_of("health", NO_LEVEL, "disc", tags) == health
+    assert all(class_of(labels, NO_LEVEL, "disc", tags) is None for labels in LABEL_SETS
+               if labels != "health")  # fmt: skip

@@ -322,7 +322,7 @@ def test_existing_output_is_kept_unless_asked(run_cli: RunCli, tmp_path: Path) -
     [
         ("n=0", "n=0: out of range"),
         ("size=7", "size=7: out of range"),
-        ("region=cervical", "region=cervical: not an allowed value"),
+        ("region=thoracic", "region=thoracic: not an allowed value"),
         ("format=png,tiff", "format=tiff: not an allowed value"),
         ("seeds=1", "unknown key 'seeds'; did you mean 'seed'?"),
     ],

@@ -145,3 +145,59 @@ def test_settings_files_that_are_none(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"cfg=.*c\.yaml"):
         read_settings_file(tmp_path / "c.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns(Settings):
+    file: str = key("column of the name", default="Файлы")
+    patient: str | None = key("column of the patient", default=None)
+    depth: int = key("how deep", default=1, maximum=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(Settings):
+    out: Path = key("where to")
+    columns: Columns = key("the columns", default=Columns())
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        pytest.param({}, Columns(), id="defaults"),
+        pytest.param({"columns.file": "Name"}, Columns(file="Name"), id="dotted"),
+        pytest.param({"columns": {"file": "Name"}}, Columns(file="Name"), id="mapping"),
+        pytest.param(
+            {"columns": {"file": "A", "depth": 2}, "columns.file": "B"},
+            Columns(file="B", depth=2),
+            id="dotted wins",
+        ),
+        pytest.param({"columns.patient": "none"}, Columns(), id="none"),
+    ],
+)
+def test_groups_of_keys(given, wanted):
+    settings = parse_settings(Table, {"out": "o", **given})
+    assert settings.columns == wanted
+    assert parse_settings(Table, settings_to_dict(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"columns.fil": "x"}, "unknown key 'columns.fil'; did you mean 'columns.file'"),
+        ({"colums.file": "x"}, "unknown key 'colums.file'; did you mean 'columns.file'"),
+        ({"out.file": "x"}, "unknown key 'out.file'"),
+        ({"columns": "x"}, r"columns=x: names a group of keys; wanted columns\.file=…"),
+        ({"columns": "x", "columns.file": "y"}, "columns=x: names a group"),
+        ({"columns.depth": "many"}, r"columns\.depth=many: not a valid value, wanted int"),
+        ({"columns.depth": 4}, "depth=4: out of range"),
+    ],
+)
+def test_groups_that_do_not_fit(given, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_settings(Table, {"out": "o", **given})
+
+
+def test_help_lists_the_keys_of_a_group():
+    lines = {k.name: (k.type, k.default) for k in describe(Table)}
+    assert list(lines) == ["out", "columns.file", "columns.patient", "columns.depth"]
+    assert lines["columns.file"] == ("text", "Файлы")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.drawing import COLOURS_RGB
+from spineline.datasets.drawing import COLOURS_RGB, HEALTH_COLOURS_RGB
 from spineline.datasets.show import DataShow, record_marks, select_records
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -104,3 +105,99 @@ def test_an_unreadable_image_is_a_failure(data: Path, tmp_path: Path, run_cli: R
     assert code == 1
     assert "s1" in errors
     assert names(out) == ["contact_sheet.png", "run.yaml", "s2.png"]
+
+
+@pytest.fixture
+def necks(write_dataset: Callable[..., Path]) -> Path:
+    """Two images of a healthy and a sick disc without level."""
+
+    def item(number: int) -> tuple[ImageRecord, np.ndarray]:
+        discs = tuple(
+            Structure("", "disc", (50.0, y), (36.0, y - 10, 64.0, y + 10), (tag,))
+            for y, tag in ((40.0, "healthy"), (80.0, "sick"))
+        )
+        record = ImageRecord(f"n{number}", f"n{number}", 100, 120, discs)
+        return record, np.full((120, 100), 40, np.uint8)
+
+    return write_dataset({"val": [item(1), item(2)]}, "health")
+
+
+def found(path: Path, **changes: Any) -> Path:
+    """The predictions.json of detect predict: n1 with two boxes, n2 with none."""
+    images = [{"id": n, "file_name": f"n{n}.png", "width": 100, "height": 120} for n in (1, 2)]
+    rows = [
+        {"image_id": 1, "file_name": "n1.png", "category_id": 2, "category": "sick",
+         "bbox": [36.0, 30.0, 28.0, 20.0], "score": 0.9},
+        {"image_id": 1, "file_name": "n1.png", "category_id": 1, "category": "healthy",
+         "bbox": [36.0, 70.0, 28.0, 20.0], "score": 0.2},
+    ]  # fmt: skip
+    content = {"images": images, "categories": [], "predictions": rows, **changes}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def seen(pixels: np.ndarray, name: str) -> int:
+    return int((pixels == HEALTH_COLOURS_RGB[name]).all(axis=2).sum())
+
+
+def test_healthy_is_green_and_sick_is_red(necks: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    out = tmp_path / "out"
+    words = ("ids=n1", "scale=2", "labels=none")
+    assert run_cli("data", "show", f"data={necks}", f"out={out}", *words)[0] == 0
+    pixels = np.asarray(Image.open(out / "n1.png"))[28:]
+    assert seen(pixels[:120], "healthy") > 100
+    assert seen(pixels[:120], "sick") == 0
+    assert seen(pixels[120:], "sick") > 100
+    assert seen(pixels[120:], "healthy") == 0
+    assert not (pixels == COLOURS_RGB["disc"]).all(axis=2).any()
+    assert HEALTH_COLOURS_RGB["healthy"][1] == max(HEALTH_COLOURS_RGB["healthy"])
+    assert HEALTH_COLOURS_RGB["sick"][0] == max(HEALTH_COLOURS_RGB["sick"])
+
+
+def test_labels_left_and_predictions_right(necks: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    out = tmp_path / "out"
+    words = (f"predictions={found(tmp_path / 'p.json')}", "scale=2", "labels=none")
+    assert run_cli("data", "show", f"data={necks}", f"out={out}", *words)[0] == 0
+    for name, sick in (("n1", True), ("n2", False)):
+        pixels = np.asarray(Image.open(out / f"{name}.png"))[28:]
+        assert pixels.shape == (240, 2 * 200 + 14, 3)
+        left, right = pixels[:, :200], pixels[:, 214:]
+        assert seen(left[:120], "healthy") > 100
+        assert seen(right, "healthy") == 0  # its confidence is below 0.25
+        assert (seen(right[:120], "sick") > 100) == sick
+        assert seen(right[120:], "sick") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"predictions": [{"image_id": 1}]}, "not the predictions.json", id="no-box"),
+        pytest.param({"images": None}, "not the predictions.json", id="no-images"),
+        pytest.param(
+            {"predictions": [{"image_id": 1, "category": "sick", "score": 1e999,
+                              "bbox": [0, 0, 1, 1]}]},
+            "finite", id="infinite",
+        ),
+        pytest.param({"images": [], "predictions": []}, "hold no image n1.png", id="other-images"),
+    ],
+)  # fmt: skip
+def test_predictions_that_do_not_fit(
+    necks: Path, tmp_path: Path, run_cli: RunCli, changes: dict[str, Any], message: str
+) -> None:
+    words = (f"predictions={found(tmp_path / 'p.json', **changes)}", f"out={tmp_path / 'out'}")
+    code, _, errors = run_cli("data", "show", f"data={necks}", *words)
+    assert code == 1
+    assert message in errors
+
+
+@pytest.mark.parametrize("content", [None, "[", "[]"], ids=["missing", "broken", "list"])
+def test_files_that_are_no_predictions(
+    necks: Path, tmp_path: Path, run_cli: RunCli, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "p.json").write_text(content)
+    words = (f"predictions={tmp_path / 'p.json'}", f"out={tmp_path / 'out'}")
+    code, _, errors = run_cli("data", "show", f"data={necks}", *words)
+    assert code == 1
+    assert "p.json" in errors
+    assert not (tmp_path / "out").exists()

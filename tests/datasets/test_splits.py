@@ -9,6 +9,7 @@ from spineline.datasets.errors import ConfigError
 from spineline.datasets.splits import (
     fold_studies,
     records_by_part,
+    split_by_train_ratio,
     split_studies,
     write_manifest,
 )
@@ -33,6 +34,14 @@ def sizes(parts: dict[str, str]) -> list[int]:
 )
 def test_sizes(split, wanted):
     assert sizes(split_studies(STUDIES, split)) == wanted
+
+
+def test_a_train_ratio_rounds_down_as_the_older_project_did():
+    studies = [f"img_{n}" for n in range(328)]
+    parts = split_by_train_ratio(studies, 0.67, seed=3)
+    assert sizes(parts) == [219, 109, 0]
+    assert parts == split_by_train_ratio(studies[::-1] * 2, 0.67, seed=3)
+    assert parts != split_by_train_ratio(studies, 0.67, seed=4)
 
 
 def test_ratio_follows_the_seed_and_not_the_order():

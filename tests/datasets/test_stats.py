@@ -18,13 +18,22 @@ from spineline.datasets.dataset import load_dataset
 from spineline.datasets.stats import (
     DataStats,
     dataset_stats,
-    grey_counts,
     grey_summary,
+    pixel_counts,
     stats,
     summary,
 )
 
-PLOTS = ("boxes", "classes", "grey", "image_sizes", "levels", "pathology", "spacing")
+PLOTS = (
+    "boxes",
+    "classes",
+    "discs_per_image",
+    "grey",
+    "image_sizes",
+    "levels",
+    "pathology",
+    "spacing",
+)
 
 
 @pytest.fixture
@@ -71,7 +80,7 @@ def data(
 @pytest.fixture
 def result(data: Path) -> dict[str, Any]:
     dataset = load_dataset(data)
-    counts, failures = grey_counts(dataset)
+    counts, failures = pixel_counts(dataset)
     assert not failures
     return dataset_stats(dataset, counts)
 
@@ -214,3 +223,43 @@ def test_an_empty_dataset(write_dataset: Callable[..., Path], tmp_path: Path) ->
     assert found.stats["parts"]["all"]["images"] == 0
     assert found.stats["parts"]["all"]["grey"]["mean"] is None
     assert (tmp_path / "out" / "boxes.png").is_file()
+
+
+def test_channels_of_colour_images_agree_with_numpy(
+    data: Path, frames: list[NDArray[np.uint8]]
+) -> None:
+    colours = np.random.default_rng(5).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(data / "images" / "train" / "a-1.png")
+    dataset = load_dataset(data)
+    counts, failures = pixel_counts(dataset)
+    block = dataset_stats(dataset, counts)["parts"]["train"]
+    assert not failures
+    for index, name in enumerate(("red", "green", "blue")):
+        pixels = np.concatenate([colours[:, :, index].ravel(), frames[1].ravel()]).astype(float)
+        assert block["channels"][name]["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
+        assert block["channels"][name]["std_01"] == pytest.approx(pixels.std() / 255, rel=1e-12)
+    grey = np.asarray(Image.fromarray(colours).convert("L")).ravel()
+    pixels = np.concatenate([grey, frames[1].ravel()]).astype(float)
+    assert block["grey"]["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
+
+
+def test_grey_images_have_equal_channels(result: dict[str, Any]) -> None:
+    block = result["parts"]["all"]
+    assert block["channels"] == dict.fromkeys(("red", "green", "blue"), block["grey"])
+
+
+def test_discs_per_image(result: dict[str, Any]) -> None:
+    assert result["parts"]["train"]["discs_per_image"] == {"1": 2}
+    assert result["parts"]["all"]["discs_per_image"] == {"1": 2, "2": 1}
+
+
+def test_a_dataset_without_any_image_is_counted_all_the_same(
+    data: Path, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    for path in (data / "images").rglob("*.png"):
+        path.unlink()
+    code, _, errors = run_cli("data", "stats", f"data={data}", f"out={tmp_path / 'out'}")
+    assert code == 0
+    assert "holds no image" in errors
+    found = json.loads((tmp_path / "out" / "stats.json").read_text())["parts"]["all"]
+    assert (found["images"], found["grey"]["mean"]) == (3, None)

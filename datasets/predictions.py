@@ -1,0 +1,59 @@
+"""Boxes that a detector found, read back from ``predictions.json`` of ``detect predict``.
+
+Coordinates as in [spineline.datasets.annotations][].
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spineline.datasets.errors import AnnotationError
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedBox:
+    """One box: class name, confidence, and its place in native pixels."""
+
+    name: str
+    confidence: float
+    box_xyxy: tuple[float, float, float, float]
+
+
+def read_predictions(path: Path) -> dict[str, tuple[PredictedBox, ...]]:
+    """The boxes of each image by its file name; an image without boxes has none.
+
+    Raises:
+        AnnotationError: not readable, or no such file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnnotationError(f"predictions={path}: cannot be read as JSON ({error})") from error
+    try:
+        return parse_predictions(content)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        msg = f"predictions={path}: not the predictions.json of detect predict ({error!r})"
+        raise AnnotationError(msg) from error
+
+
+def parse_predictions(content: Mapping[str, Any]) -> dict[str, tuple[PredictedBox, ...]]:
+    """The boxes of each image from the content of the file.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such content.
+    """
+    names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+    found: dict[str, list[PredictedBox]] = {name: [] for name in names.values()}
+    for row in content["predictions"]:
+        left, top, width, height = (float(value) for value in row["bbox"])
+        score = float(row["score"])
+        if not all(math.isfinite(v) for v in (left, top, width, height, score)):
+            raise ValueError("a box is not made of finite numbers")
+        box = (left, top, left + width, top + height)
+        found[names[int(row["image_id"])]].append(PredictedBox(str(row["category"]), score, box))
+    return {name: tuple(boxes) for name, boxes in found.items()}
