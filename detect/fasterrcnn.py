@@ -47,7 +47,9 @@ class Description:
     std: float
 
 
-def build_network(description: Description, classes: int, *, seed: int = 0) -> nn.Module:
+def build_network(
+    description: Description, classes: int, imgsz: int, *, seed: int = 0
+) -> nn.Module:
     """Torchvision's Faster R-CNN with fresh weights; nothing is downloaded.
 
     The network takes images that are scaled already, float32 (channels, h, w) in 0 … 1.
@@ -55,6 +57,7 @@ def build_network(description: Description, classes: int, *, seed: int = 0) -> n
     Args:
         description: backbone, channels and normalisation.
         classes: number of classes, without the background.
+        imgsz: longer side of its images; in training they may be smaller, such as crops.
         seed: of the initial weights.
     """
     from torchvision.models.detection import FasterRCNN
@@ -74,7 +77,9 @@ def build_network(description: Description, classes: int, *, seed: int = 0) -> n
             rpn_anchor_generator=anchors,
             image_mean=[description.mean] * description.channels,
             image_std=[description.std] * description.channels,
-            _skip_resize=True,
+            min_size=imgsz,  # of images of that size already: nothing is scaled twice
+            max_size=imgsz,
+            _skip_resize=True,  # in training, where there are crops
         )
     return network
 
@@ -220,7 +225,7 @@ def network_from_file(path: Path) -> tuple[nn.Module, DetectorMeta, Description]
     if meta.backend != FASTERRCNN:
         raise WeightsError(f"{path}: weights for backend {meta.backend!r}, wanted {FASTERRCNN!r}")
     description = check_description(meta, str(path))
-    network = build_network(description, len(meta.names))
+    network = build_network(description, len(meta.names), meta.imgsz)
     try:
         network.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}

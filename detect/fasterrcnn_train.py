@@ -172,7 +172,9 @@ def run(job: Job) -> TrainResult:
     Raises:
         SpinelineError: the loss is no number, or memory or disk do not suffice.
     """
-    network = build_network(job.description, len(job.names), seed=job.settings.seed)
+    network = build_network(
+        job.description, len(job.names), job.values["imgsz"], seed=job.settings.seed
+    )
     if job.start is not None:
         own = network.state_dict()
         taken = {k: v for k, v in job.start.items() if own[k].shape == v.shape}
@@ -204,7 +206,7 @@ def resume(settings: DetectTrain, values: Mapping[str, Any]) -> TrainResult:
     val = read_images(data.val, data.names, part="val") if data.val else ()
     description = Description(**content["description"])
     job = Job(settings, values, data.names, train, val, description)
-    network = build_network(description, len(data.names))
+    network = build_network(description, len(data.names), values["imgsz"])
     network.load_state_dict(content["network"])
     state = _state(job, network)
     state.optimizer.load_state_dict(content["optimizer"])

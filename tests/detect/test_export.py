@@ -88,3 +88,15 @@ def test_refusals(
     assert found == code
     assert message in errors
     assert not (tmp_path / "d.onnx").exists()
+
+
+def test_a_faster_rcnn_is_refused(tmp_path: Path) -> None:
+    from spineline.datasets.errors import ConfigError
+    from spineline.detect.fasterrcnn import Description, build_network, make_meta, save_network
+
+    description = Description("mobilenet_v3_large", 1, 0.25, 0.5)
+    path = tmp_path / "w.safetensors"
+    save_network(build_network(description, 2, 64), make_meta(description, ("a", "b"), 64), path)
+    with pytest.raises(ConfigError, match="cannot be exported"):
+        export(DetectExport(model=str(path), out=tmp_path / "w.onnx"))
+    assert not (tmp_path / "w.onnx").exists()

@@ -25,9 +25,11 @@ PROPOSALS = 60  # of torchvision's 1000, to be quick
 SMALL = Description("resnet18", 1, 0.25, 0.5)
 
 
-def make_network(description: Description = SMALL, *, confident: bool = True) -> Any:
+def make_network(
+    description: Description = SMALL, *, imgsz: int = 64, confident: bool = True
+) -> Any:
     """A network with random weights; its classifier is spread so that scores differ."""
-    network: Any = build_network(description, len(NAMES), seed=1)
+    network: Any = build_network(description, len(NAMES), imgsz, seed=1)
     network.rpn._post_nms_top_n["testing"] = PROPOSALS
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -58,7 +60,7 @@ def plain_torchvision(network: Any, size: int, **limits: Any) -> Any:
 
 def test_finds_what_torchvision_finds(images: list[np.ndarray]) -> None:
     description = Description("resnet18", 3, 0.25, 0.5)
-    network = make_network(description)
+    network = make_network(description, imgsz=96)
     detector = FasterRCNNDetector(network, make_meta(description, NAMES, 96))
     limits = {"box_score_thresh": 0.2, "box_nms_thresh": 0.4, "box_detections_per_img": 40}
     oracle = plain_torchvision(network, 96, **limits)
@@ -109,7 +111,7 @@ def test_an_image_without_detection() -> None:
 def test_every_backbone_detects_with_grey_and_with_colour(backbone: str, channels: int) -> None:
     assert backbone in FASTERRCNN_BACKBONES
     description = Description(backbone, channels, 0.25, 0.5)
-    network: Any = build_network(description, 2)
+    network: Any = build_network(description, 2, 64)
     network.rpn._post_nms_top_n["testing"] = PROPOSALS
     first = next(p for n, p in network.named_parameters() if n.startswith("backbone.body"))
     assert first.shape[1] == channels
@@ -121,7 +123,7 @@ def test_every_backbone_detects_with_grey_and_with_colour(backbone: str, channel
 
 def test_building_is_by_seed_and_leaves_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    one, same, other = (build_network(SMALL, 2, seed=seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (build_network(SMALL, 2, 64, seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
     name = "backbone.body.conv1.weight"
     assert torch.equal(one[name], same[name])
