@@ -212,7 +212,7 @@ class DetectExport(Settings):
     imgsz: int | None = key(
         "input size; none: the size it was trained at", default=None, minimum=32
     )
-    dynamic: bool = key("onnx: free batch, height and width", default=True)
+    dynamic: bool = key("onnx of a YOLO network: free batch, height and width", default=True)
     opset: int = key("onnx: operator set", default=17, minimum=12)
     trust: bool = key("allow a .pt pickle (it can run code)", default=False)
     overwrite: bool = key("replace out= if it exists", default=False)

@@ -77,6 +77,16 @@ def test_val_runs_and_agrees_with_the_validation_of_training(
     assert not result.failures
 
 
+def test_predict_takes_the_weights(
+    trained: Any, dataset: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    words = (f"model={trained.weights}", f"source={dataset / 'images' / 'val'}", "confidence=0.01")
+    code, _, errors = run_cli("detect", "predict", *words, f"out={tmp_path / 'out'}")
+    assert code == 0, errors
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert (len(found["images"]), len(found["categories"])) == (2, 11)
+
+
 def test_a_resumed_run_gives_the_numbers_of_an_unbroken_one(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
