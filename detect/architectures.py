@@ -13,18 +13,25 @@ ARCHITECTURES: tuple[str, ...] = (*YOLOV5, *YOLOV8)
 """Canonical names. ``yolov5nu`` is YOLOv5's network with the anchor-free head of the
 ``ultralytics`` package (the ``u``); ``yolov5n`` is accepted for it."""
 
+FASTERRCNN = "fasterrcnn"
+"""torchvision's Faster R-CNN with a feature pyramid."""
+
+FASTERRCNN_BACKBONES: tuple[str, ...] = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v3_large",
+)  # fmt: skip
+
 
 def canonical_name(model: str) -> str:
     """The canonical name of an architecture.
 
-    >>> canonical_name("yolov5x"), canonical_name("YOLOv8n.yaml")
-    ('yolov5xu', 'yolov8n')
+    >>> canonical_name("yolov5x"), canonical_name("YOLOv8n.yaml"), canonical_name("fasterrcnn")
+    ('yolov5xu', 'yolov8n', 'fasterrcnn')
 
     Raises:
         ConfigError: no such architecture; the message names the closest.
     """
     name = model.strip().lower().removesuffix(".yaml")
-    if name in ARCHITECTURES:
+    if name in ARCHITECTURES or name == FASTERRCNN:
         return name
     if f"{name}u" in ARCHITECTURES:
         return f"{name}u"
@@ -34,8 +41,9 @@ def canonical_name(model: str) -> str:
             f"file give weights={model}"
         )
         raise ConfigError(msg)
-    hint = close_match(name, ARCHITECTURES)
-    allowed = "" if "allowed" in hint else f" (allowed: {', '.join(ARCHITECTURES)})"
+    known = (*ARCHITECTURES, FASTERRCNN)
+    hint = close_match(name, known)
+    allowed = "" if "allowed" in hint else f" (allowed: {', '.join(known)})"
     raise ConfigError(f"model={model}: no such architecture{hint}{allowed}")
 
 

@@ -17,7 +17,10 @@ import numpy.typing as npt
 from spineline.datasets.errors import WeightsError
 from spineline.detect.results import Detections
 
-BACKENDS: dict[str, str] = {"ultralytics": "spineline.detect.ultralytics_backend"}
+BACKENDS: dict[str, str] = {
+    "ultralytics": "spineline.detect.ultralytics_backend",
+    "fasterrcnn": "spineline.detect.fasterrcnn",
+}
 """Module of each backend, by the name that weights files carry."""
 
 PICKLE_SUFFIXES = (".pt", ".pth")

@@ -2,7 +2,8 @@
 
 The exported network takes float32 (N, channels, h, w) in 0 … 1, letterboxed, and gives the raw
 output, float32 (N, 4 + classes, places): centre and size in pixels of the input, then a score per
-class. Suppression is the caller's. The file carries the same description as our weights files,
+class. Suppression is the caller's. A Faster R-CNN is another thing: see
+[spineline.detect.fasterrcnn_export][]. The file carries the same description as our weights files,
 under the key ``spineline``.
 """
 
@@ -26,6 +27,7 @@ from spineline.detect.settings import DetectExport
 
 if TYPE_CHECKING:
     from spineline.detect.checkpoints import DetectorMeta
+    from spineline.detect.fasterrcnn import FasterRCNNDetector
     from spineline.detect.ultralytics_backend import UltralyticsDetector
 
 FloatArray = npt.NDArray[np.float32]
@@ -60,6 +62,7 @@ def export(settings: DetectExport) -> ExportResult:
         WeightsError: the weights cannot be used.
         SpinelineError: the exported network does not agree with the original; nothing is kept.
     """
+    from spineline.detect.ultralytics_backend import UltralyticsDetector
     from spineline.weights import resolve
 
     check_output(settings.out, overwrite=settings.overwrite)
@@ -70,10 +73,18 @@ def export(settings: DetectExport) -> ExportResult:
     weights = resolve(settings.model, task="detect", trust=settings.trust)
     detector = _load(weights.path, trust=settings.trust)
     size = settings.imgsz or detector.imgsz
+    if not isinstance(detector, UltralyticsDetector):
+        return _written(settings, *_fasterrcnn(detector, size, settings))
     make = _onnx if settings.format == "onnx" else _torchscript
     content = make(detector, size, settings)
     run = (_run_onnx if settings.format == "onnx" else _run_torchscript)(content)
     errors = None if run is None else _compare(detector, run, size)
+    return _written(settings, content, errors)
+
+
+def _written(
+    settings: DetectExport, content: bytes, errors: tuple[float, float] | None
+) -> ExportResult:
     write_bytes(settings.out, content)
     if errors is None:
         LOG.warning("not compared: onnxruntime is not installed (pip install 'spineline[export]')")
@@ -87,14 +98,37 @@ def export(settings: DetectExport) -> ExportResult:
     return ExportResult(settings.out, *errors)
 
 
-def _load(weights: Path, *, trust: bool) -> UltralyticsDetector:
+def _load(weights: Path, *, trust: bool) -> UltralyticsDetector | FasterRCNNDetector:
     from spineline.detect import load_detector
+    from spineline.detect.fasterrcnn import FasterRCNNDetector
     from spineline.detect.ultralytics_backend import UltralyticsDetector
 
     detector = load_detector(weights, trust=trust)
-    if not isinstance(detector, UltralyticsDetector):
+    if not isinstance(detector, (UltralyticsDetector, FasterRCNNDetector)):
         raise ConfigError(f"{weights}: networks of this backend cannot be exported")
     return detector
+
+
+def _fasterrcnn(
+    detector: FasterRCNNDetector, size: int, settings: DetectExport
+) -> tuple[bytes, tuple[float, float] | None]:
+    from spineline.detect import fasterrcnn_export as export
+
+    network, channels = export.exported_copy(detector, size), detector.meta.channels
+    description = _description(detector.meta, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, and of formats that will be replaced one day
+        if settings.format == "onnx":
+            content = export.onnx_bytes(
+                network, description, channels=channels, size=size, opset=settings.opset
+            )
+        else:
+            content = export.torchscript_bytes(network, description)
+        images = [_pattern(size), np.full((size, size), 114, dtype=np.uint8)]
+        errors = export.largest_differences(network, content, settings.format, images, channels)
+    if errors is not None:
+        _check_errors(*errors)
+    return content, errors
 
 
 def _example(detector: UltralyticsDetector, size: int) -> Any:
@@ -218,13 +252,17 @@ def _compare(detector: UltralyticsDetector, run: Run, size: int) -> tuple[float,
         difference = np.abs(found - wanted)
         box_error = max(box_error, float(difference[:, :4].max()))
         score_error = max(score_error, float(difference[:, 4:].max()))
+    _check_errors(box_error, score_error)
+    return box_error, score_error
+
+
+def _check_errors(box_error: float, score_error: float) -> None:
     if not (box_error <= BOX_TOLERANCE_PX and score_error <= SCORE_TOLERANCE):
         msg = (
             f"export: the exported network is off by {box_error:.3g} px and {score_error:.3g} in "
             "score; it was not written"
         )
         raise SpinelineError(msg)
-    return box_error, score_error
 
 
 def _pattern(size: int) -> npt.NDArray[np.uint8]:

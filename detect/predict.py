@@ -154,6 +154,8 @@ def _one_image(
         iou=settings.iou,
         max_detections=settings.max_detections,
     )
+    if settings.across_classes_iou is not None:
+        found = found.without_near_duplicates(settings.across_classes_iou)
     height, width = image.shape
     number = len(content["images"]) + 1
     content["images"].append(

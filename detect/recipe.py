@@ -18,9 +18,11 @@ import yaml
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.runs import LOG
 from spineline.datasets.settings import close_match, parse_settings
+from spineline.detect.architectures import FASTERRCNN
 from spineline.detect.settings import DetectTrain
 
-BUNDLED: tuple[str, ...] = ("report", "lumbar")
+BUNDLED: tuple[str, ...] = ("report", "lumbar", "cervical")
+_MODELS_OF = {"report": "the YOLO networks", "lumbar": "the YOLO networks", "cervical": FASTERRCNN}
 
 DEFAULTS: dict[str, Any] = {
     "epochs": 100, "imgsz": 640, "batch": 16, "patience": 100, "optimizer": "auto",
@@ -32,6 +34,17 @@ DEFAULTS: dict[str, Any] = {
     "mixup": 0.0, "cutmix": 0.0, "multi_scale": 0.0, "rect": False, "freeze": None,
 }  # fmt: skip
 """The keys a recipe can hold, with the defaults of ``ultralytics`` (a test compares them)."""
+
+FASTERRCNN_DEFAULTS: dict[str, Any] = {
+    "epochs": 100, "imgsz": 640, "batch": 8, "patience": 100, "optimizer": "SGD", "lr0": 0.005,
+    "lrf": 0.1, "momentum": 0.9, "weight_decay": 0.0001, "warmup_epochs": 1.0,
+    "backbone": "resnet50", "channels": 3, "crop": 0, "distortion_min": 0.0,
+    "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 0.0, "degrees_p": 1.0,
+    "quarter_turns": False, "fliplr": 0.5, "flipud": 0.0, "brightness": 0.0, "contrast": 0.0,
+    "brightness_contrast_p": 0.0, "min_visibility": 0.0,
+}  # fmt: skip
+"""The same for ``model=fasterrcnn``; the learning rate, momentum and weight decay are those of the
+older cervical project."""
 
 ANCHOR_ONLY: dict[str, str] = {
     "obj": "the anchor-free head has no objectness output",
@@ -106,15 +119,26 @@ class Resolved:
         }
 
 
-def load_recipe(hyp: str) -> Recipe:
+def model_defaults(model: str | None) -> dict[str, Any]:
+    """The keys that a recipe for a model can hold, with their defaults."""
+    return FASTERRCNN_DEFAULTS if model == FASTERRCNN else DEFAULTS
+
+
+def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
     """A bundled recipe by name, or one from a YAML file.
 
+    Args:
+        hyp: name or path.
+        model: canonical name of the architecture it is for; None is a YOLO network.
+
     Raises:
-        ConfigError: no such recipe, not YAML, or a key that is none.
+        ConfigError: no such recipe, another model's, not YAML, or a key that is none.
     """
     if hyp in BUNDLED:
+        if (_MODELS_OF[hyp] == FASTERRCNN) != (model == FASTERRCNN):
+            raise ConfigError(f"hyp={hyp}: is a recipe for {_MODELS_OF[hyp]}, not model={model}")
         text = (resources.files("spineline.detect") / "recipes" / f"{hyp}.yaml").read_text("utf-8")
-        return parse_recipe(yaml.safe_load(text), where=f"hyp={hyp}")
+        return parse_recipe(yaml.safe_load(text), where=f"hyp={hyp}", model=model)
     path = Path(hyp).expanduser()
     if not path.is_file():
         hint = close_match(hyp, BUNDLED)
@@ -124,10 +148,12 @@ def load_recipe(hyp: str) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"hyp={hyp}: cannot be read as YAML ({error})") from error
-    return parse_recipe(content, where=f"hyp={hyp}", name=path.stem)
+    return parse_recipe(content, where=f"hyp={hyp}", name=path.stem, model=model)
 
 
-def parse_recipe(content: object, *, where: str, name: str = "recipe") -> Recipe:
+def parse_recipe(
+    content: object, *, where: str, name: str = "recipe", model: str | None = None
+) -> Recipe:
     """A recipe from the content of its YAML file, of either form.
 
     Raises:
@@ -137,14 +163,16 @@ def parse_recipe(content: object, *, where: str, name: str = "recipe") -> Recipe
         found = type(content).__name__
         raise ConfigError(f"{where}: holds {found}, wanted keys and values such as 'lr0: 0.01'")
     if isinstance(content.get("values"), dict):
-        recipe = _parse_ours(content, where, name)
+        recipe = _parse_ours(content, where, name, model_defaults(model))
     else:
         recipe = _parse_flat({str(k): v for k, v in content.items()}, name)
-    _check_values(recipe, where)
+    _check_values(recipe, where, model_defaults(model))
     return recipe
 
 
-def _parse_ours(content: dict[str, Any], where: str, name: str) -> Recipe:
+def _parse_ours(
+    content: dict[str, Any], where: str, name: str, defaults: Mapping[str, Any]
+) -> Recipe:
     allowed = ("name", "source", "settings", "values")
     for word in content:
         if word not in allowed:
@@ -155,8 +183,8 @@ def _parse_ours(content: dict[str, Any], where: str, name: str) -> Recipe:
             f"{where}: settings holds {type(settings).__name__}, wanted keys and values"
         )
     for word in settings:
-        if word not in DEFAULTS:
-            hint = close_match(str(word), tuple(DEFAULTS))
+        if word not in defaults:
+            hint = close_match(str(word), tuple(defaults))
             raise ConfigError(f"{where}: settings: unknown key {word!r}{hint}")
     values = tuple(_value_of(str(k), entry, where) for k, entry in content["values"].items())
     return Recipe(
@@ -192,10 +220,10 @@ def _parse_flat(content: dict[str, Any], name: str) -> Recipe:
     return Recipe(name=name, source="a flat recipe file", values=tuple(values), settings={})
 
 
-def _check_values(recipe: Recipe, where: str) -> None:
-    known = (*DEFAULTS, *ANCHOR_ONLY)
+def _check_values(recipe: Recipe, where: str, defaults: Mapping[str, Any]) -> None:
+    known = (*defaults, *ANCHOR_ONLY)
     for value in recipe.values:
-        if value.status == "mapped" and value.key not in DEFAULTS:
+        if value.status == "mapped" and value.key not in defaults:
             raise ConfigError(f"{where}: unknown key {value.key!r}{close_match(value.key, known)}")
     _typed(_mapped(recipe), where)
 
@@ -214,24 +242,61 @@ def _typed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 def resolve(settings: DetectTrain) -> Resolved:
     """What a run trains with: a key given, else the recipe's, else the default.
 
+    Args:
+        settings: the command's keys; ``model`` by its canonical name.
+
     Raises:
-        ConfigError: the recipe is none, or a combination cannot work.
+        ConfigError: the recipe is none, a key is another model's, or a combination cannot work.
     """
-    given = {k: getattr(settings, k) for k in DEFAULTS if getattr(settings, k) is not None}
+    defaults = model_defaults(settings.model)
+    check = check_fasterrcnn if settings.model == FASTERRCNN else check_combination
+    given = _given(settings, defaults)
     if settings.hyp is None:
-        values = {**DEFAULTS, **given}
-        check_combination(values)
+        values = {**defaults, **given}
+        check(values)
         return Resolved(None, "", values, ())
-    recipe = load_recipe(settings.hyp)
+    recipe = load_recipe(settings.hyp, model=settings.model)
     mapped = _typed(_mapped(recipe), f"hyp={settings.hyp}")
-    values = {**DEFAULTS, **mapped, **given}
-    check_combination(values)
+    values = {**defaults, **mapped, **given}
+    check(values)
     named = {value.key for value in recipe.values}
     beside = [
         RecipeValue(k, v, "mapped", BESIDE) for k, v in recipe.settings.items() if k not in named
     ]
     outcomes = tuple(_outcome(value, values, given) for value in (*recipe.values, *beside))
     return Resolved(recipe.name, recipe.source, values, outcomes)
+
+
+def _given(settings: DetectTrain, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's keys that were given.
+
+    Raises:
+        ConfigError: one of them has no meaning for the model.
+    """
+    every = {**DEFAULTS, **FASTERRCNN_DEFAULTS}
+    given = {k: getattr(settings, k) for k in every if getattr(settings, k) is not None}
+    for word, value in given.items():
+        if word not in defaults:
+            msg = f"{word}={value}: model={settings.model} has no such key; it knows "
+            raise ConfigError(msg + ", ".join(defaults))
+    return given
+
+
+def check_fasterrcnn(values: Mapping[str, Any]) -> None:
+    """Refuse values that a Faster R-CNN cannot be trained with.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    if values["channels"] not in (1, 3):
+        raise ConfigError(f"channels={values['channels']}: allowed: 1, 3")
+    if values["optimizer"] != "SGD":
+        raise ConfigError(f"optimizer={values['optimizer']}: model={FASTERRCNN} has SGD alone")
+    if values["distortion_min"] > values["distortion_max"]:
+        low, high = values["distortion_min"], values["distortion_max"]
+        raise ConfigError(f"distortion_min={low}: is more than distortion_max={high}")
+    if 0 < values["crop"] < 32:
+        raise ConfigError(f"crop={values['crop']}: wanted 0 (no crop), or at least 32 pixels")
 
 
 def _outcome(value: RecipeValue, values: Mapping[str, Any], given: Mapping[str, Any]) -> Outcome:
@@ -271,7 +336,7 @@ def check_combination(values: Mapping[str, Any]) -> None:
 def log_outcomes(resolved: Resolved) -> None:
     """Say what became of each value of the recipe."""
     if resolved.recipe is None:
-        LOG.info("recipe: none given, ultralytics' defaults and the keys given")
+        LOG.info("recipe: none given, the model's defaults and the keys given")
         return
     by_status: dict[str, list[Outcome]] = {"applied": [], "overridden": [], "not_applicable": []}
     for outcome in resolved.outcomes:

@@ -54,6 +54,18 @@ class Detections:
         _, first = np.unique(self.class_index[order], return_index=True)
         return self._take(order[np.sort(first)])
 
+    def without_near_duplicates(self, iou: float) -> Detections:
+        """Those that overlap no more confident one, of any class, by more than ``iou``."""
+        from spineline.detect.metrics import iou_matrix
+
+        order = np.argsort(-self.confidence, kind="stable")
+        boxes = self.boxes_xyxy[order].astype(np.float64)
+        left = np.ones(len(order), dtype=np.bool_)
+        for place in range(len(order)):
+            if left[place]:
+                left[place + 1 :] &= iou_matrix(boxes[[place]], boxes[place + 1 :])[0] <= iou
+        return self._take(order[left])
+
     def _take(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Detections:
         return Detections(
             self.boxes_xyxy[which], self.confidence[which], self.class_index[which], self.names

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.settings import Settings, key
+from spineline.detect.architectures import FASTERRCNN_BACKBONES
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD", "auto")
 
@@ -20,13 +21,20 @@ def _gain(help: str) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectTrain(Settings):
-    """Keys of ``detect train``; ``none``: from the recipe, else ultralytics' default, as named."""
+    """Keys of ``detect train``.
 
-    model: str | None = key("architecture: yolov5{n,s,m,l,x}u or yolov8{n,s,m,l,x}", default=None)
+    ``none``: from the recipe, else the model's default, as named: of the YOLO networks it is
+    ultralytics'. A key that the model has no use for is refused.
+    """
+
+    model: str | None = key(
+        "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x} or fasterrcnn", default=None
+    )
     data: Path | None = key("converted dataset: its folder or data.yaml", default=None)
     out: Path = key("run folder to write")
     hyp: str | None = key(
-        "recipe: report, lumbar, or a YAML file; a key given beats it", default=None
+        "recipe: report, lumbar, cervical (fasterrcnn), or a YAML file; a key given beats it",
+        default=None,
     )
     weights: str | None = key(
         "start from: a .safetensors or .pt file, a registry name; none = from scratch", default=None
@@ -37,13 +45,14 @@ class DetectTrain(Settings):
     )
     trust: bool = key("allow weights= to be a .pt pickle (it can run code)", default=False)
     resume: bool = key(
-        "continue the run in out= from its last checkpoint; random state starts afresh",
+        "continue the run in out= from its last checkpoint; fasterrcnn: to the same numbers on the "
+        "CPU; YOLO: random state starts afresh",
         default=False,
     )
     overwrite: bool = key("replace an earlier run in out=", default=False)
     seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    workers: int = key("loader processes (always 0 on the CPU)", default=4, minimum=0)
+    workers: int = key("loader processes (none on the CPU or for fasterrcnn)", default=4, minimum=0)
     cache: str = key(
         "keep decoded images in memory (ram) or not (none)", default="ram", choices=("ram", "none")
     )
@@ -56,23 +65,25 @@ class DetectTrain(Settings):
     verbose: bool = key("pass on what ultralytics prints", default=False)
     epochs: int | None = key("epochs to train (100)", default=None, minimum=1)
     imgsz: int | None = key(
-        "training size in pixels, a multiple of 32 (640)", default=None, minimum=32
+        "longer side in training, pixels; YOLO: a multiple of 32 (640)", default=None, minimum=32
     )
-    batch: int | None = key("images per step (16)", default=None, minimum=1)
+    batch: int | None = key("images per step (16; fasterrcnn 8)", default=None, minimum=1)
     patience: int | None = key(
         "stop after so many epochs without a better validation; 0 never (100)",
         default=None,
         minimum=0,
     )
     optimizer: str | None = key(
-        "auto ignores lr0 and momentum (auto)", default=None, choices=OPTIMIZERS
+        "auto ignores lr0 and momentum (auto; fasterrcnn has SGD alone)",
+        default=None,
+        choices=OPTIMIZERS,
     )
     cos_lr: bool | None = key("cosine learning rate instead of linear (false)", default=None)
-    lr0: float | None = _fraction("first learning rate (0.01)")
-    lrf: float | None = _fraction("last learning rate as a share of lr0 (0.01)")
-    momentum: float | None = _fraction("SGD momentum or Adam's beta1 (0.937)")
-    weight_decay: float | None = _fraction("weight decay (0.0005)")
-    warmup_epochs: float | None = _gain("epochs of warm-up (3)")
+    lr0: float | None = _fraction("first learning rate (0.01; fasterrcnn 0.005)")
+    lrf: float | None = _fraction("last learning rate as a share of lr0 (0.01; fasterrcnn 0.1)")
+    momentum: float | None = _fraction("SGD momentum or Adam's beta1 (0.937; fasterrcnn 0.9)")
+    weight_decay: float | None = _fraction("weight decay (0.0005; fasterrcnn 0.0001)")
+    warmup_epochs: float | None = _gain("epochs of warm-up (3; fasterrcnn 1)")
     warmup_momentum: float | None = _fraction("momentum at the start of warm-up (0.8)")
     warmup_bias_lr: float | None = _fraction(
         "learning rate of biases at the start of warm-up (0.1)"
@@ -106,6 +117,31 @@ class DetectTrain(Settings):
         "rectangular batches; turns mosaic and shuffling off (false)", default=None
     )
     freeze: int | None = key("freeze so many first layers (none)", default=None, minimum=0)
+    backbone: str | None = key(
+        "fasterrcnn: feature extractor (resnet50)", default=None, choices=FASTERRCNN_BACKBONES
+    )
+    channels: int | None = key(
+        "fasterrcnn: 1 = grey, 3 = grey three times (3)", default=None, minimum=1, maximum=3
+    )
+    crop: int | None = key(
+        "fasterrcnn: centre crop in training, pixels; 0 = whole (0)", default=None, minimum=0
+    )
+    distortion_min: float | None = _fraction("fasterrcnn: least strength of a perspective (0)")
+    distortion_max: float | None = _fraction("fasterrcnn: greatest strength of a perspective (0)")
+    distortion_p: float | None = _fraction("fasterrcnn: chance of a perspective (0)")
+    degrees_p: float | None = _fraction("fasterrcnn: chance of a rotation by degrees= (1)")
+    quarter_turns: bool | None = key(
+        "fasterrcnn: turn by 0, 90, 180 or 270 degrees; levels do not survive it (false)",
+        default=None,
+    )
+    brightness: float | None = _fraction("fasterrcnn: brightness jitter as a share (0)")
+    contrast: float | None = _fraction("fasterrcnn: contrast jitter as a share (0)")
+    brightness_contrast_p: float | None = _fraction(
+        "fasterrcnn: chance of brightness and contrast jitter (0)"
+    )
+    min_visibility: float | None = _fraction(
+        "fasterrcnn: drop a box of which augmentation leaves a smaller share visible (0)"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +157,12 @@ class DetectVal(Settings):
     )
     iou: float = key(
         "NMS: boxes of one class that overlap more", default=0.7, minimum=0.0, maximum=1.0
+    )
+    across_classes_iou: float | None = key(
+        "then drop boxes of any class that overlap a more confident one by more (none = keep)",
+        default=None,
+        minimum=0.0,
+        maximum=1.0,
     )
     max_detections: int = key("most boxes per image", default=300, minimum=1)
     batch: int = key("images per forward pass", default=16, minimum=1)
@@ -140,6 +182,12 @@ class DetectPredict(Settings):
     confidence: float = key("least confidence", default=0.25, minimum=0.0, maximum=1.0)
     iou: float = key(
         "NMS: boxes of one class that overlap more", default=0.8, minimum=0.0, maximum=1.0
+    )
+    across_classes_iou: float | None = key(
+        "then drop boxes of any class that overlap a more confident one by more (none = keep)",
+        default=None,
+        minimum=0.0,
+        maximum=1.0,
     )
     max_detections: int = key("most boxes per image", default=300, minimum=1)
     window: str = key(
@@ -164,7 +212,7 @@ class DetectExport(Settings):
     imgsz: int | None = key(
         "input size; none: the size it was trained at", default=None, minimum=32
     )
-    dynamic: bool = key("onnx: free batch, height and width", default=True)
+    dynamic: bool = key("onnx of a YOLO network: free batch, height and width", default=True)
     opset: int = key("onnx: operator set", default=17, minimum=12)
     trust: bool = key("allow a .pt pickle (it can run code)", default=False)
     overwrite: bool = key("replace out= if it exists", default=False)

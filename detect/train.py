@@ -1,8 +1,9 @@
-"""``spineline detect train``: train a detector through ``ultralytics``."""
+"""``spineline detect train``: train a detector, a YOLO network or a Faster R-CNN."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from spineline.datasets.runs import (
     resumed_settings,
     write_run_record,
 )
-from spineline.detect.architectures import canonical_name, package_yaml
+from spineline.detect.architectures import FASTERRCNN, canonical_name, package_yaml
 from spineline.detect.recipe import Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.yolo_data import YoloData, read_data, read_images
@@ -84,23 +85,37 @@ def train(settings: DetectTrain) -> TrainResult:
     if settings.resume:
         return _resume(settings)
     if settings.model is None:
-        raise ConfigError("missing model=… (architecture such as yolov8n)")
+        raise ConfigError("missing model=… (architecture such as yolov8n or fasterrcnn)")
     if settings.data is None:
         raise ConfigError("missing data=… (a dataset written by `spineline convert`)")
-    architecture = canonical_name(settings.model)
+    dataset = settings.data
+    settings = replace(settings, model=canonical_name(settings.model))
     resolved = resolve(settings)
     device_name(settings.device)
-    data = read_data(settings.data)
+    data = read_data(dataset)
     _check_run_folder(settings)
-    parts = _make_parts(settings, architecture, resolved, data)
+    run = _prepared(settings, resolved, data)
     _clear(settings)
-    settings = replace(settings, model=architecture)
     with held_folder(settings.out):
         write_run_record(settings.out, "detect train", settings, trained_with=resolved.values)
         if resolved.recipe is not None:
             write_json(settings.out / "recipe.json", resolved.report())
         log_outcomes(resolved)
-        return _run(settings, resolved.values, parts)
+        return run()
+
+
+def _prepared(
+    settings: DetectTrain, resolved: Resolved, data: YoloData
+) -> Callable[[], TrainResult]:
+    """Everything read and checked before anything is written; the call that trains."""
+    architecture = str(settings.model)
+    if architecture == FASTERRCNN:
+        from spineline.detect import fasterrcnn_train
+
+        job = fasterrcnn_train.make_job(settings, resolved.values, data)
+        return lambda: fasterrcnn_train.run(job)
+    parts = _make_parts(settings, architecture, resolved, data)
+    return lambda: _run(settings, resolved.values, parts)
 
 
 def _resume(given: DetectTrain) -> TrainResult:
@@ -116,6 +131,10 @@ def _resume(given: DetectTrain) -> TrainResult:
         )
     with held_folder(settings.out):
         clear_partial(settings.out, (*_RECORDS, *(f"weights/{name}" for name in _WEIGHTS)))
+        if settings.model == FASTERRCNN:
+            from spineline.detect import fasterrcnn_train
+
+            return fasterrcnn_train.resume(settings, values)
         checkpoint = _read_checkpoint(settings.out / "weights" / "last.pt")
         if checkpoint["optimizer"] is None or int(checkpoint["epoch"]) + 1 >= values["epochs"]:
             return _close(settings, values, checkpoint)
@@ -139,7 +158,7 @@ def _go_on(
     parts = replace(parts, checkpoint=checkpoint)
     done = int(checkpoint["epoch"]) + 1
     LOG.info("resuming after epoch %d of %d; random state starts afresh", done, values["epochs"])
-    from spineline.detect.trainer import trim_results
+    from spineline.detect.results_csv import trim_results
 
     trim_results(settings.out / "results.csv", done)
     return _run(settings, values, parts)

@@ -24,7 +24,6 @@ import torch
 from torch import nn
 
 from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import write_text
 from spineline.datasets.runs import LOG
 from spineline.detect.checkpoints import build_network, write_checkpoint
 from spineline.detect.ultralytics_env import import_ultralytics
@@ -337,17 +336,6 @@ class Reporter:
                 self.bar.close()
         else:
             LOG.info("%s", text)
-
-
-def trim_results(file: Path, epochs: int) -> None:
-    """Keep the header and the first ``epochs`` whole lines of a killed run's ``results.csv``."""
-    if not file.exists():
-        return
-    lines = file.read_text(encoding="utf-8").split("\n")
-    columns = lines[0].count(",")
-    kept = [line for line in lines[1:] if line.count(",") == columns and line]
-    kept = [line for line in kept if int(line.split(",")[0]) <= epochs]
-    write_text(file, "\n".join([lines[0], *kept]) + "\n")
 
 
 @contextmanager

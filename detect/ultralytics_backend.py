@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from spineline.datasets.devices import device_name
+from spineline.detect.batches import batches_by_shape, check_image
 from spineline.detect.checkpoints import (
     DetectorMeta,
     network_from_pickle,
@@ -146,7 +147,7 @@ class UltralyticsDetector:
         for image in images:
             check_image(image)
         found: list[Detections] = [no_detections(self.names)] * len(images)
-        for indices in self._batches(images, batch):
+        for indices in batches_by_shape(images, batch):
             fitted = [letterbox(images[i], self.imgsz, self.stride) for i in indices]
             raw = self.forward(np.stack([image for image, _ in fitted]))
             for row, index in enumerate(indices):
@@ -165,19 +166,6 @@ class UltralyticsDetector:
         raw: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return raw.float()
 
-    def _batches(self, images: Sequence[npt.NDArray[np.uint8]], batch: int) -> list[list[int]]:
-        """Images of one fitted size go together, so that an image's result never depends on
-        others.
-        """
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            by_shape.setdefault(image.shape, []).append(index)
-        return [
-            indices[start : start + batch]
-            for indices in by_shape.values()
-            for start in range(0, len(indices), batch)
-        ]
-
     def _native(self, kept: torch.Tensor, fit: Letterbox, shape: tuple[int, ...]) -> Detections:
         rows = kept.cpu().numpy()
         boxes = rows[:, :4].copy()
@@ -193,17 +181,3 @@ def load(weights: Path, *, device: str = "cpu", trust: bool = False) -> Ultralyt
     else:
         network, meta = network_from_pickle(weights, trust=trust)
     return UltralyticsDetector(network, meta, device=device)
-
-
-def check_image(image: npt.NDArray[np.uint8]) -> None:
-    """Refuse what is not an 8-bit grey image.
-
-    Raises:
-        ValueError: another dtype or shape, or empty.
-    """
-    if image.dtype != np.uint8 or image.ndim != 2 or not image.size:
-        msg = (
-            f"wanted a uint8 (H, W) image, found {image.dtype} {image.shape}; "
-            "window it with spineline.datasets.images.window_to_uint8"
-        )
-        raise ValueError(msg)

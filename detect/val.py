@@ -112,6 +112,8 @@ def _detect(
             max_detections=settings.max_detections,
             batch=settings.batch,
         )
+        if settings.across_classes_iou is not None:
+            results = [r.without_near_duplicates(settings.across_classes_iou) for r in results]
         by_place = dict(zip(images, results, strict=True))
         nothing = no_detections(detector.names)
         found += [by_place.get(place, nothing) for place in range(len(chunk))]

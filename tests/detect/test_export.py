@@ -88,3 +88,38 @@ def test_refusals(
     assert found == code
     assert message in errors
     assert not (tmp_path / "d.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "nothing"),
+    [
+        ("torchscript", True),
+        ("onnx", False),
+        pytest.param("torchscript", False, marks=pytest.mark.slow),
+        pytest.param("onnx", True, marks=pytest.mark.slow),
+    ],
+    ids=["torchscript-no-box", "onnx-boxes", "torchscript-boxes", "onnx-no-box"],
+)
+def test_a_faster_rcnn_agrees_with_the_original(tmp_path: Path, form: str, nothing: bool) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    from spineline.detect.fasterrcnn import Description, build_network, make_meta, save_network
+    from spineline.detect.fasterrcnn_export import run_exported
+
+    description = Description("mobilenet_v3_large", 1, 0.25, 0.5)
+    network: Any = build_network(description, 2, 64)
+    network.roi_heads.box_predictor.cls_score.bias.data[0] = 1000.0 if nothing else 0.0
+    path, out = tmp_path / "w.safetensors", tmp_path / "exported"
+    save_network(network, make_meta(description, ("a", "b"), 64), path)
+    result = export(DetectExport(model=str(path), out=out, format=form))
+    assert result.box_error_px is not None
+    assert result.box_error_px < 0.01
+    image = np.random.default_rng(3).integers(0, 256, (64, 64), dtype=np.uint8)
+    pixels = torch.from_numpy(image)[None, None].float() / 255
+    found = run_exported(out.read_bytes(), form, pixels)
+    (wanted,) = load_detector(path).detect([image], confidence=0.05, iou=0.5, max_detections=100)
+    assert found is not None
+    assert (len(wanted) == 0) is nothing
+    np.testing.assert_allclose(found[0], wanted.boxes_xyxy, atol=1e-2)
+    assert found[1].tolist() == wanted.class_index.tolist()
+    np.testing.assert_allclose(found[2], wanted.confidence, atol=1e-4)

@@ -103,3 +103,20 @@ def test_refusals(
     assert found == code
     assert message in errors
     assert not out.exists()
+
+
+def test_near_duplicates_across_classes_go_when_asked(
+    weights: Path, tmp_path: Path, images: list[np.ndarray]
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), images[0])
+    rows = []
+    for number, given in enumerate(({}, {"across_classes_iou": 0.65})):
+        out = tmp_path / str(number)
+        predict(
+            DetectPredict(
+                model=str(weights), source=tmp_path / "a.png", out=out, overlays=False, **given
+            )
+        )
+        rows.append(json.loads((out / "predictions.json").read_text())["predictions"])
+    assert 0 < len(rows[1]) < len(rows[0])
+    assert all(row in rows[0] for row in rows[1])

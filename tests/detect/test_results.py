@@ -49,3 +49,20 @@ def test_shapes_must_agree() -> None:
     boxes, confidence = np.zeros((2, 4), np.float32), np.zeros(3, np.float32)
     with pytest.raises(ValueError, match=r"wanted \(N, 4\)"):
         Detections(boxes, confidence, np.zeros(3, np.int64), NAMES)
+
+
+def test_near_duplicates_across_classes_as_torchvision_suppresses() -> None:
+    import torch
+    from torchvision.ops import nms
+
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 30, (60, 2))
+    boxes = np.concatenate([low, low + rng.uniform(10, 20, (60, 2))], axis=1).astype(np.float32)
+    confidence = np.sort(rng.random(60).astype(np.float32))[::-1].copy()
+    found = Detections(boxes, confidence, rng.integers(0, 3, 60), ("a", "b", "c"))
+    for iou in (0.2, 0.65, 1.0):
+        kept = nms(torch.from_numpy(boxes), torch.from_numpy(confidence), iou).numpy()
+        left = found.without_near_duplicates(iou)
+        np.testing.assert_array_equal(left.boxes_xyxy, boxes[kept])
+        np.testing.assert_array_equal(left.class_index, found.class_index[kept])
+    assert len(found.without_near_duplicates(0.2)) < len(found)

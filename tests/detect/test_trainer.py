@@ -12,7 +12,8 @@ import torch
 
 from spineline.datasets.errors import SpinelineError
 from spineline.detect.checkpoints import load_pickle, write_checkpoint
-from spineline.detect.trainer import CheckedDataset, SmoothedBCE, kept_generators, trim_results
+from spineline.detect.results_csv import trim_results
+from spineline.detect.trainer import CheckedDataset, SmoothedBCE, kept_generators
 
 
 def test_smoothed_targets_worked_out_by_hand() -> None:

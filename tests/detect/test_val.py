@@ -162,3 +162,18 @@ def test_refusals(
     assert found == code
     assert message in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_near_duplicates_across_classes_go_when_asked(
+    dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    counts = []
+    for number, iou in enumerate((None, 0.65)):
+        out = tmp_path / str(number)
+        val(
+            DetectVal(
+                model=str(weights), data=dataset, out=out, plots=False, across_classes_iou=iou
+            )
+        )
+        counts.append(len(json.loads((out / "predictions.json").read_text())))
+    assert 0 < counts[1] < counts[0]

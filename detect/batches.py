@@ -1,0 +1,59 @@
+"""What every backend does to images before its network: refuse, group and scale them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def check_image(image: npt.NDArray[np.uint8]) -> None:
+    """Refuse what is not an 8-bit grey image.
+
+    Raises:
+        ValueError: another dtype or shape, or empty.
+    """
+    if image.dtype != np.uint8 or image.ndim != 2 or not image.size:
+        msg = (
+            f"wanted a uint8 (H, W) image, found {image.dtype} {image.shape}; "
+            "window it with spineline.datasets.images.window_to_uint8"
+        )
+        raise ValueError(msg)
+
+
+def batches_by_shape(images: Sequence[npt.NDArray[np.uint8]], batch: int) -> list[list[int]]:
+    """Indices of images, batch by batch.
+
+    Images of one size go together, so that an image's result never depends on others.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(index)
+    return [
+        indices[start : start + batch]
+        for indices in by_shape.values()
+        for start in range(0, len(indices), batch)
+    ]
+
+
+def fit_longer_side(
+    image: npt.NDArray[np.uint8], size: int
+) -> tuple[npt.NDArray[np.uint8], tuple[float, float]]:
+    """Scale an image so that its longer side is ``size``, without padding.
+
+    Args:
+        image: uint8 (H, W).
+        size: longer side afterwards, in pixels.
+
+    Returns:
+        uint8 (h, w), and fitted size by native size in x and in y.
+    """
+    import cv2
+
+    height, width = image.shape
+    ratio = size / max(height, width)
+    new_w, new_h = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    if (new_w, new_h) != (width, height):
+        image = np.asarray(cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR))
+    return image, (new_w / width, new_h / height)

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.detect import fasterrcnn_train, load_detector
+from spineline.detect.checkpoints import read_safetensors
+from spineline.detect.fasterrcnn_train import learning_rate, seed_of
+from spineline.detect.settings import DetectTrain, DetectVal
+from spineline.detect.train import train
+from spineline.detect.val import val
+
+TINY: dict[str, Any] = {
+    "model": "fasterrcnn", "backbone": "mobilenet_v3_large", "imgsz": 64, "epochs": 2, "batch": 3,
+    "channels": 1, "plots": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two epochs with the cervical recipe; not to be changed."""
+    out = tmp_path_factory.mktemp("fasterrcnn") / "run"
+    return train(
+        DetectTrain(data=dataset, out=out, **{**TINY, "plots": True}, hyp="cervical", crop=60)
+    )
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_run_folder_is_that_of_every_detector(trained: Any) -> None:
+    names = {p.relative_to(trained.out).as_posix() for p in trained.out.rglob("*") if p.is_file()}
+    assert names == {
+        "run.yaml", "recipe.json", "results.csv", "results.png", "weights/last.pt",
+        "weights/last.safetensors", "weights/best.safetensors",
+    }  # fmt: skip
+    record = yaml.safe_load((trained.out / "run.yaml").read_text())
+    assert record["trained_with"]["backbone"] == "mobilenet_v3_large"
+    assert record["trained_with"]["momentum"] == 0.9
+    report = json.loads((trained.out / "recipe.json").read_text())
+    status = {v["key"]: v["status"] for v in report["values"]}
+    assert status["degrees"] == "applied"
+    assert status["imgsz"] == status["crop"] == "overridden"
+    assert status["normalisation"] == "not_applicable"
+    meta, _ = read_safetensors(trained.weights)
+    assert (meta.backend, meta.channels, meta.imgsz, len(meta.names)) == ("fasterrcnn", 1, 64, 11)
+    assert trained.weights == trained.out / "weights" / "best.safetensors"
+
+
+def test_results_have_a_line_per_epoch(trained: Any) -> None:
+    rows = rows_of(trained.out)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for row in rows:
+        assert all(math.isfinite(float(v)) for v in row.values())
+        assert float(row["train/loss_classifier"]) > 0
+    assert "metrics/mAP50(B)" in rows[0]
+
+
+def test_val_runs_and_agrees_with_the_validation_of_training(
+    trained: Any, dataset: Path, tmp_path: Path
+) -> None:
+    result = val(DetectVal(model=str(trained.weights), data=dataset, out=tmp_path / "val"))
+    best = max(float(row["metrics/mAP50(B)"]) for row in rows_of(trained.out))
+    assert result.metrics["coco"]["map50"] == pytest.approx(best, abs=0.02)
+    assert not result.failures
+
+
+def test_predict_takes_the_weights(
+    trained: Any, dataset: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    words = (f"model={trained.weights}", f"source={dataset / 'images' / 'val'}", "confidence=0.01")
+    code, _, errors = run_cli("detect", "predict", *words, f"out={tmp_path / 'out'}")
+    assert code == 0, errors
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert (len(found["images"]), len(found["categories"])) == (2, 11)
+
+
+def test_a_resumed_run_gives_the_numbers_of_an_unbroken_one(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**TINY, "data": dataset, "flipud": 0.5, "degrees": 10.0, "val": False}
+    before = torch.get_rng_state()
+    whole = train(DetectTrain(out=tmp_path / "whole", **given))
+    assert torch.equal(before, torch.get_rng_state())
+
+    def killed(job: Any, state: Any, *rest: Any) -> None:
+        close(job, state, *rest)
+        if state.done == 1:
+            raise KeyboardInterrupt
+
+    close = fasterrcnn_train._close_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(fasterrcnn_train, "_close_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(DetectTrain(out=tmp_path / "broken", **given))
+    with (tmp_path / "broken" / "results.csv").open("a") as file:
+        file.write("2,0.5")  # a half-written line
+    resumed = train(DetectTrain(out=tmp_path / "broken", resume=True))
+    assert resumed.epochs == 2
+    assert resumed.last.read_bytes() == whole.last.read_bytes()
+    assert rows_of(whole.out) == rows_of(resumed.out)
+    with pytest.raises(WeightsError, match="the run is finished"):
+        train(DetectTrain(out=tmp_path / "broken", resume=True))
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def losses(network: Any, batch: Any) -> Any:
+        calls.append(batch[2])
+        found = real(network, batch)
+        return (
+            {**found, "loss_objectness": found["loss_objectness"] * float("nan")}
+            if len(calls) == 4
+            else found
+        )
+
+    real = fasterrcnn_train.network_losses
+    monkeypatch.setattr(fasterrcnn_train, "network_losses", losses)
+    out = tmp_path / "run"
+    with pytest.raises(SpinelineError, match="epoch 2, batch 2: the loss is no finite") as caught:
+        train(DetectTrain(out=out, data=dataset, **TINY, val=False))
+    for name in calls[-1]:
+        assert name in str(caught.value)
+    assert "loss_objectness=nan" in str(caught.value)
+    assert "last.pt holds epoch 1" in str(caught.value)
+    content = torch.load(out / "weights" / "last.pt", weights_only=True)
+    assert content["done"] == 1
+    assert len(load_detector(out / "weights" / "last.safetensors").names) == 11
+
+
+def test_without_validation_part_the_last_weights_are_the_result(
+    own_dataset: Callable[..., Path], tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    data = own_dataset(train=3, test=1)
+    text = (data / "data.yaml").read_text().replace("val: images/val\n", "")
+    (data / "data.yaml").write_text(text)
+    labels = sorted((data / "labels" / "train").glob("*.txt"))
+    labels[0].write_text(labels[0].read_text() + "3 0.5 0.5 0.001 0.2\n")
+    result = train(DetectTrain(data=data, out=tmp_path / "run", **{**TINY, "epochs": 1}))
+    assert result.weights == result.last
+    assert not (tmp_path / "run" / "weights" / "best.safetensors").exists()
+    assert "the weights of the last epoch are the result" in said.text
+    assert "1 degenerate boxes dropped" in said.text
+    assert "metrics/mAP50(B)" not in rows_of(result.out)[0]
+
+
+def test_weights_to_start_from_are_taken_over(trained: Any, dataset: Path, tmp_path: Path) -> None:
+    still = {"lr0": 0.0, "weight_decay": 0.0, "val": False, "epochs": 1}
+    given = {**TINY, **still, "data": dataset, "weights": str(trained.weights)}
+    result = train(DetectTrain(out=tmp_path / "run", **given))
+    before, after = read_safetensors(trained.weights)[1], read_safetensors(result.last)[1]
+    names = [name for name in before if name.endswith("weight")]
+    assert len(names) > 50
+    assert all(torch.equal(before[name], after[name]) for name in names)
+    with pytest.raises(WeightsError, match="give backbone= and channels= so"):
+        train(DetectTrain(out=tmp_path / "x", **{**given, "channels": 3}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mosaic": 1.0}, "mosaic=1.0: model=fasterrcnn has no such key"),
+        ({"channels": 2}, "channels=2: allowed: 1, 3"),
+        ({"optimizer": "AdamW"}, "has SGD alone"),
+        ({"hyp": "report"}, "is a recipe for the YOLO networks"),
+        ({"distortion_min": 0.5}, "is more than distortion_max"),
+        ({"crop": 5}, "at least 32 pixels"),
+        ({"download": True}, "from scratch or weights="),
+        ({"model": "yolov8n", "backbone": "resnet18", "channels": None}, "has no such key"),
+        (
+            {"model": "yolov8n", "hyp": "cervical", "channels": None, "backbone": None},
+            "a recipe for fasterrcnn",
+        ),
+    ],
+)
+def test_refusals(dataset: Path, tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(DetectTrain(data=dataset, out=tmp_path / "run", **{**TINY, **given}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_learning_rate_warms_up_then_falls() -> None:
+    values = {"lr0": 0.1, "lrf": 0.5, "warmup_epochs": 1.0, "epochs": 10}
+    rates = [learning_rate(values, epochs) for epochs in (0, 0.5, 1, 5, 10)]
+    expected = [0.0001, 0.1 * 0.975 * 0.5005, 0.095, 0.075, 0.05]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    assert learning_rate({**values, "warmup_epochs": 0.0}, 0) == 0.1
+
+
+def test_seeds_differ_by_every_number() -> None:
+    seeds = {seed_of(a, b, c) for a in range(3) for b in range(3) for c in range(3)}
+    assert len(seeds) == 27
+    assert all(0 <= seed < 2**63 for seed in seeds)
