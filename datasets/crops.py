@@ -27,6 +27,7 @@ from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import (
     BINARY_NAMES,
     LEVELS,
+    NO_LEVEL,
     SEVEN_NAMES,
     Kind,
     encode_binary,
@@ -641,8 +642,7 @@ def crops(settings: DataCrops) -> CropsResult:
         tables[part] = table
     failures = tuple(f for table in tables.values() for f in table.failures)
     if not any(len(table) for table in tables.values()):
-        reason = f": {failures[0]}" if failures else ", all structures are unlabelled"
-        raise AnnotationError(f"{settings.data}: no crop can be made{reason}")
+        raise AnnotationError(f"{settings.data}: {why_no_crop(dataset, failures)}")
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_crops(stage, tables)
         counts = {"before": {**before}, "after": {**after}}
@@ -650,6 +650,31 @@ def crops(settings: DataCrops) -> CropsResult:
     result = CropsResult(settings.out, before, after, failures)
     _report(result)
     return result
+
+
+def why_no_crop(dataset: Dataset, failures: Sequence[str]) -> str:
+    """Why nothing could be cut from a dataset, and what to do about it.
+
+    Args:
+        dataset: of which no part gave a crop.
+        failures: its images that could not be read.
+    """
+    if failures:
+        return f"no crop can be made: {failures[0]}"
+    structures = [s for record in dataset.all_records() for s in record.structures]
+    if not structures:
+        return "no crop can be made, it holds no structure; convert a source that does"
+    if all(s.level == NO_LEVEL for s in structures):
+        return (
+            "no crop can be made, its discs have no level and are graded healthy or sick alone "
+            "(a cervical or prepared source), while crops are of named levels graded v1 to v5; "
+            "use detect train and detect val on it, or crops of a lumbar dataset (convert report, "
+            "convert tianchi)"
+        )
+    return (
+        "no crop can be made, all structures are unlabelled; give them tags, or convert the "
+        "source again with empty_tag=v1 if none means normal"
+    )
 
 
 def _report(result: CropsResult) -> None:

@@ -386,7 +386,31 @@ def test_a_dataset_without_labels_is_refused(
     code, _, stderr = run_cli("data", "crops", f"data={folder}", f"out={tmp_path / 'out'}")
     assert code == 1
     assert "unlabelled" in stderr
+    assert "empty_tag=v1" in stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_levels_is_refused(
+    write_dataset: Callable[..., Path], tmp_path: Path, run_cli: Cli
+) -> None:
+    disc = Structure("", "disc", (40, 40), (30, 35, 50, 45), ("sick",))
+    record = ImageRecord("001", "001", 80, 100, (disc,))
+    folder = write_dataset({"train": [(record, noise_image((100, 80)))]})
+    code, _, stderr = run_cli("data", "crops", f"data={folder}", f"out={tmp_path / 'out'}")
+    assert code == 1
+    assert "its discs have no level and are graded healthy or sick alone" in stderr
+    assert "use detect train and detect val on it" in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_structures_is_refused(
+    write_dataset: Callable[..., Path], tmp_path: Path, run_cli: Cli
+) -> None:
+    record = ImageRecord("001", "001", 80, 100, ())
+    folder = write_dataset({"train": [(record, noise_image((100, 80)))]})
+    code, _, stderr = run_cli("data", "crops", f"data={folder}", f"out={tmp_path / 'out'}")
+    assert code == 1
+    assert "it holds no structure" in stderr
 
 
 @pytest.fixture
