@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.converters.frames import find_frames, frame_size
+from spineline.converters.frames import find_frames, frame_size, named_frame
 from spineline.converters.source import EntryError, LeftOut, Pixels, Reading, Source
 from spineline.converters.voc import parse_xml
-from spineline.datasets.annotations import ImageRecord, Structure, check_image_id
+from spineline.datasets.annotations import ImageRecord, Structure, check_image_id, is_image_id
 from spineline.datasets.boxes import FloatArray
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.errors import AnnotationError
@@ -88,7 +88,8 @@ class CsvRow:
     """One row of a CSV file.
 
     Attributes:
-        where: file and row, as a spreadsheet counts rows: the header is row 1.
+        where: file and row, as a spreadsheet counts rows: the header is row 1. Blank lines do not
+            count.
         cells: text by column name.
         problem: what is wrong with the row as a whole, or None.
     """
@@ -343,7 +344,8 @@ class _Reader:
     def _row(self, row: CsvRow) -> _Row:
         columns = self.rules.columns
         name = clean_file_name(row.cells.get(columns.file, ""))
-        image_id = PurePosixPath(name).stem or row.where
+        stem = PurePosixPath(name).stem
+        image_id = stem if is_image_id(stem) else row.where
         found = _Row(image_id, image_id)
         try:
             if row.problem is not None:
@@ -363,9 +365,9 @@ class _Reader:
         xml = row.cells[self.rules.columns.xml].strip()
         if not name:
             raise EntryError("bad_entry", f"{row.where}: names no image file")
-        where = f"{row.where} ({name})"
+        where = f"{row.where} ({_cut(name) if name.isprintable() else _short(name)})"
         try:
-            check_image_id(found.image_id)
+            check_image_id(PurePosixPath(name).stem)
         except AnnotationError as error:
             raise EntryError("bad_entry", f"{row.where}: {error}") from error
         found.study = self._study(row, found.image_id)
@@ -379,7 +381,7 @@ class _Reader:
             found.reason, found.detail = "duplicate_id", detail
             return
         self.seen.add(found.image_id)
-        found.file = self._image_file(name, found.image_id)
+        found.file = named_frame(self.images, self.frames, name, found.image_id)
         size_wh = label.size_wh or self._size_of_file(found.file, where)
         found.frame = Frame(found.image_id, found.study, *size_wh)
         self._judge(label, found, name)
@@ -395,16 +397,6 @@ class _Reader:
         if not patient:
             return image_id
         return self.patients.setdefault(patient, f"patient-{len(self.patients) + 1:03d}")
-
-    def _image_file(self, name: str, image_id: str) -> str | None:
-        if self.images is None:
-            return None
-        path = PurePosixPath(name)
-        plain = not path.is_absolute() and ".." not in path.parts
-        if plain and (self.images / path).is_file():
-            return str(path)
-        same_id = self.frames.get(image_id)
-        return same_id[0].name if same_id else None
 
     def _size_of_file(self, file: str | None, where: str) -> tuple[int, int]:
         if file is None or self.images is None:
@@ -597,18 +589,26 @@ def _csv_records(text: str) -> Iterator[tuple[int, list[str], str]]:
         number = 0
         while True:
             number += 1
+            first = reader.line_num + 1
             try:
                 cells = next(reader)
             except StopIteration:
                 break
             except csv.Error as error:
-                listed.append((number, [], f"not CSV near line {reader.line_num}: {error}"))
+                listed.append((number, [], _not_csv(error, first, reader.line_num)))
                 continue
             if cells:
                 listed.append((number, cells, ""))
             else:
                 number -= 1
     yield from listed
+
+
+def _not_csv(error: csv.Error, first: int, last: int) -> str:
+    problem = f"not CSV near line {last}: {error}"
+    if first >= last:
+        return problem
+    return f"{problem}; lines {first} to {last} are left out: is a quote there never closed?"
 
 
 def _csv_row(

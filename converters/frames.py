@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageReadError
@@ -25,6 +26,34 @@ def find_frames(images: Path) -> dict[str, list[Path]]:
     for paths in frames.values():
         paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), path.name))
     return frames
+
+
+def named_frame(
+    images: Path | None, frames: Mapping[str, list[Path]], name: str, image_id: str
+) -> str | None:
+    """The frame that a source means, relative to the images folder; None where it is missing.
+
+    Args:
+        images: the folder; None takes every image as missing.
+        frames: what it holds, of [find_frames][].
+        name: path as the source gives it, with slashes. One that leads out of the folder, or where
+            nothing is, is not followed: the image with the same id counts.
+        image_id: its id.
+    """
+    if images is None:
+        return None
+    path = PurePosixPath(name)
+    if not path.is_absolute() and ".." not in path.parts and _is_file(images / path):
+        return str(path)
+    same_id = frames.get(image_id)
+    return same_id[0].name if same_id else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, say: no file has such a name
+        return False
 
 
 def frame_size(path: Path) -> tuple[int, int]:

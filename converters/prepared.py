@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spineline.converters.cervical import disc_structures, images_reader
-from spineline.converters.frames import find_frames, frame_size
+from spineline.converters.frames import find_frames, frame_size, named_frame
 from spineline.converters.source import EntryError, Reading, Source, source_entries
-from spineline.datasets.annotations import ImageRecord, check_image_id
+from spineline.datasets.annotations import ImageRecord, check_image_id, is_image_id
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.images import ImageReadError
@@ -121,7 +121,8 @@ def read_prepared(
         entries = _entries(path, part)
         for number, entry in enumerate(entries):
             where = f"{path.name}, entry {number}"
-            image_id = _id_of(entry) or where
+            stem = _stem_of(entry)
+            image_id = stem if is_image_id(stem) else where
             if image_id in seen:
                 detail = f"{where}: the image occurs more than once; the first entry counts"
                 reading.repeat(image_id, image_id, detail)
@@ -176,14 +177,7 @@ class _Images:
     missing_wh: Sequence[int]
 
     def find(self, img_path: str, image_id: str) -> str | None:
-        if self.root is None:
-            return None
-        path = PurePosixPath(img_path.replace("\\", "/"))
-        plain = not path.is_absolute() and ".." not in path.parts
-        if plain and (self.root / path).is_file():
-            return str(path)
-        same_id = self.frames.get(image_id)
-        return same_id[0].name if same_id else None
+        return named_frame(self.root, self.frames, img_path.replace("\\", "/"), image_id)
 
     def size_wh(self, file: str | None, where: str) -> tuple[int, int]:
         if file is not None and self.root is not None:
@@ -202,7 +196,7 @@ def _record(
 ) -> tuple[ImageRecord, list[Any]]:
     found = parse_prepared(entry, where)
     try:
-        check_image_id(image_id)
+        check_image_id(_stem_of(entry))
     except AnnotationError as error:
         raise EntryError("bad_entry", f"{where}: {error}") from error
     file = images.find(found.img_path, image_id)
@@ -229,7 +223,7 @@ def _entries(path: Path, part: Part | None) -> list[Any]:
     return source_entries(path, "prepared", _WHAT)
 
 
-def _id_of(entry: Any) -> str:
+def _stem_of(entry: Any) -> str:
     if isinstance(entry, dict) and isinstance(entry.get("img_path"), str):
         return PurePosixPath(entry["img_path"].replace("\\", "/")).stem
     return ""

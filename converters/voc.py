@@ -133,9 +133,9 @@ def parse_xml(xml: bytes, *, where: str) -> Any:
         root = etree.fromstring(xml, parser)
     except etree.XMLSyntaxError as error:
         line, column = error.position
-        raise AnnotationError(
-            f"{where}:{line}:{column}: not well-formed XML ({error.msg})"
-        ) from error
+        reason = " ".join(str(error.msg).split())
+        msg = f"{where}:{line}:{column}: not well-formed XML ({reason})"
+        raise AnnotationError(msg) from error
     document: Any = root.getroottree().docinfo
     if document.doctype:
         raise AnnotationError(f"{where}: a DOCTYPE is not allowed in an annotation; remove it")

@@ -199,7 +199,7 @@ def _png(pixels: Pixels, record: ImageRecord, window: str) -> bytes:
 
     if pixels.shape != (record.height, record.width):
         msg = (
-            f"the image is {pixels.shape[1]}x{pixels.shape[0]}, its header says "
+            f"the image is {pixels.shape[1]}x{pixels.shape[0]}, its header or annotation says "
             f"{record.width}x{record.height}"
         )
         raise SpinelineError(msg)

@@ -27,6 +27,8 @@ from spineline.datasets.labels import (
     kind_of_level,
 )
 
+_MAX_ID_BYTES = 200  # file systems take 255, with the suffix and what stands before the name
+
 
 @dataclass(frozen=True, slots=True)
 class Structure:
@@ -120,6 +122,13 @@ def tags_of(structures: Sequence[Structure]) -> dict[Kind, tuple[str, ...]]:
     return {kind: tags + extra if kind == "disc" else tags for kind, tags in PATHOLOGY.items()}
 
 
+def is_image_id(image_id: str) -> bool:
+    """Whether an id could be a plain file name, with a suffix, in UTF-8 too."""
+    if not all(c.isalnum() or c in "._-" for c in image_id) or image_id.startswith("."):
+        return False
+    return 0 < len(image_id) <= 128 and len(image_id.encode()) <= _MAX_ID_BYTES
+
+
 def check_image_id(image_id: str) -> None:
     """Refuse an id that could not be a plain file name.
 
@@ -127,8 +136,7 @@ def check_image_id(image_id: str) -> None:
         AnnotationError: the id is empty, starts with a dot, or holds other characters than letters,
             digits, ``.``, ``_`` and ``-``.
     """
-    allowed = all(c.isalnum() or c in "._-" for c in image_id)
-    if not image_id or not allowed or image_id.startswith(".") or len(image_id) > 128:
+    if not is_image_id(image_id):
         msg = (
             f"image id {image_id[:140]!r} cannot name a file: use up to 128 letters, digits, "
             "'.', '_' and '-', not starting with '.'"

@@ -487,7 +487,7 @@ def test_required_images(source: FilesOfCervical, run_cli) -> None:
         pytest.param(lambda path: path.write_bytes(b"no image"), "cannot be decoded", id="damaged"),
         pytest.param(
             lambda path: cv2.imwrite(str(path), np.zeros((9, 9), np.uint8)),
-            "the image is 9x9, its header says 96x160",
+            "the image is 9x9, its header or annotation says 96x160",
             id="of another size",
         ),
     ],
@@ -521,6 +521,17 @@ def test_names_do_not_lead_out_of_the_images_folder(source: FilesOfCervical) -> 
     assert [record.file for record in found.records] == [None]
 
 
+@pytest.mark.parametrize("folder", ["a" * 300, "sub/" * 2000, "nothing"], ids=len)
+def test_a_folder_that_cannot_be_there_is_a_missing_one(
+    source: FilesOfCervical, run_cli, folder: str
+) -> None:
+    source.csv(table(row(f"{folder}/a.png"), row(f"{folder}/b.png"))).image("a.png")
+    code, _, errors = run_cli("convert", "cervical", *source.words(split="train"))
+    assert (code, "1 images are missing" in errors) == (0, True)
+    found = read_cervical(source.root / "descr", source.root / "images", Rules())
+    assert [record.file for record in found.records] == ["a.png", None]
+
+
 # What may come from anywhere
 
 BOMB = (
@@ -545,6 +556,10 @@ OUTSIDE = (
         pytest.param("<html/>", "broken_xml", "root is <html>", id="other root"),
         pytest.param("<annotationgroup/>", "broken_xml", "without annotation", id="empty group"),
         pytest.param("<annotation>\x01</annotation>", "broken_xml", "well-formed", id="control"),
+        pytest.param(
+            "<annotation>\x00</annotation>", "broken_xml", "out of allowed range , line 1",
+            id="zero byte",
+        ),
         pytest.param(
             annotation([item(SICK, ("x", 1, 2, 3))]), "not_a_number", "<x> is 'x'", id="no number"
         ),
@@ -652,6 +667,31 @@ def test_a_bad_file_is_named_and_the_others_are_read(source, run_cli, data, mess
     assert code == 1
     assert message in errors
     assert [r.image_id for r in load_dataset(source.root / "out").all_records()] == ["good"]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m.png", "a\x00.png", "\x1b[31m/a.png", "a.\x1b[31m"])
+def test_no_control_character_of_a_name_reaches_the_terminal(source, run_cli, name: str) -> None:
+    source.csv(table(row("good.png"), row(name, "<cut")))
+    code, out, errors = run_cli("convert", "cervical", *source.words(images=None))
+    assert code == 1
+    assert "a.csv, row 3" in errors
+    assert all(c.isprintable() or c == "\n" for c in out + errors)
+
+
+def test_a_row_that_is_short_and_in_another_encoding(source: FilesOfCervical, run_cli) -> None:
+    source.csv(table(row("good.png")) + "0,плохо.png\r\n".encode("cp1251"))
+    code, _, errors = run_cli("convert", "cervical", *source.words(images=None))
+    assert code == 1
+    assert "a.csv, row 3: left out (bad_row): a.csv, row 3: 2 of 6 columns" in errors
+    assert source.conversion()["left_out"][0]["image_id"] == "a.csv, row 3"
+
+
+def test_the_lines_behind_an_open_quote_are_named(source: FilesOfCervical, run_cli) -> None:
+    lost = table(row("b.png"), row("c.png")).split(b"\r\n", 1)[1]
+    source.csv(table(row("good.png")) + b'0,"never closed,\r\n' + lost)
+    code, _, errors = run_cli("convert", "cervical", *source.words(images=None))
+    assert code == 1
+    assert "lines 3 to 5 are left out: is a quote there never closed?" in errors
 
 
 def test_a_missing_patient_column_is_named(source: FilesOfCervical, run_cli) -> None:

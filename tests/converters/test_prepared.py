@@ -141,6 +141,16 @@ def test_a_bad_entry_is_named_and_the_others_are_read(
     assert [record.image_id for record in records] == ["a0", "a2"]
 
 
+def test_a_name_that_no_file_can_have(images: Path, tmp_path: Path, run_cli) -> None:
+    content = [entry("\ud800a.png"), entry("\x1b[31m.png"), entry(f"{'b' * 300}/a0.png")]
+    code, out, errors = run_cli("convert", "prepared", *words(tmp_path, content, split="train"))
+    assert code == 1
+    for n in range(2):
+        assert f"markup.json, entry {n}: left out (bad_entry): markup.json, entry {n}" in errors
+    assert "\x1b" not in out + errors
+    assert [record.image_id for record in load_dataset(tmp_path / "out").all_records()] == ["a0"]
+
+
 def test_boxes_without_width_are_left_out_and_counted(images: Path, tmp_path: Path) -> None:
     content = entry("a0.png")
     content["annotation"][1]["bbox"] = [12, 40, 12, 52]

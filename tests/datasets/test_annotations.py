@@ -71,7 +71,9 @@ def test_records_are_checked_where_they_are_built(change, message):
         ImageRecord(**{**good, **change})
 
 
-@pytest.mark.parametrize("name", ["", ".x", "a b", "a/b", "..", "x" * 129, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", ".x", "a b", "a/b", "..", "x" * 129, "ж" * 101, "a\n", "\ud800"]
+)
 def test_ids_that_cannot_name_a_file(name):
     with pytest.raises(AnnotationError, match="cannot name a file"):
         check_image_id(name)
