@@ -9,7 +9,8 @@
 # OUT                        a new folder for everything that is made
 #
 # Two thirds of the studies train a detector and a classifier; both take the weights of their last
-# epoch, so that the other third decides nothing. About an hour on two CPU cores.
+# epoch, so that the other third decides nothing. It took about an hour on two CPU cores that had other
+# work beside it.
 set -euo pipefail
 labels=$1 frames=$2 studies=$3 annotations=$4 out=$5
 
