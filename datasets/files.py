@@ -48,8 +48,11 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    r"""Write UTF-8 text with ``\n`` line ends, whole or not at all; see [write_bytes][]."""
-    write_bytes(path, text.encode("utf-8"), sync=sync)
+    r"""Write UTF-8 text with ``\n`` line ends, whole or not at all; see [write_bytes][].
+
+    Half characters (lone surrogates, which broken JSON sources hold) become escapes, as in JSON.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:

@@ -307,7 +307,14 @@ def _load(place: str) -> Any:
 
 
 class _PlainLines(logging.StreamHandler[Any]):
-    """Lines as they are; a reader that has gone away does not end the work."""
+    """Lines as they are; a reader that has gone away does not end the work.
+
+    What the stream's encoding lacks is written as an escape.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name)
         if not isinstance(sys.exception(), BrokenPipeError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -131,3 +132,8 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
         pass
     assert out.read_text() == "mine"
     assert names(tmp_path) == ["notes.txt"]
+
+
+def test_half_characters_become_json_escapes(tmp_path):
+    write_json(tmp_path / "a.json", {"id": "\ud800bad Диск"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"id": "\ud800bad Диск"}

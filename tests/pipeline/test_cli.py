@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import subprocess
 import sys
@@ -272,3 +273,18 @@ def test_a_reader_that_goes_away_costs_no_work(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert (tmp_path / "p" / "annotations.json").is_file()
+
+
+def test_half_characters_of_a_source_are_told_as_escapes(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    mark = {"identification": 0, "class": "null", "coord": [1, 2]}
+    labels = json.dumps([{"id": "\ud800bad", "point": [mark]}])
+    (tmp_path / "labels.json").write_text(labels, encoding="utf-8")
+    words = ("data", "check", "annotations=labels.json", "images=frames", "out=out")
+    done = subprocess.run(
+        [sys.executable, "-m", "spineline.pipeline.cli", *words],
+        check=False, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "\\ud800bad" in done.stdout
+    assert json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
