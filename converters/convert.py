@@ -18,12 +18,12 @@ from spineline.converters.settings import (
     ConvertSettings,
     ConvertTianchi,
 )
-from spineline.converters.source import EmptyTag, Source
+from spineline.converters.source import EmptyTag, LeftOut, Source
 from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.files import check_output, staged_folder, write_json
-from spineline.datasets.labels import LabelSet
+from spineline.datasets.labels import KINDS, LabelSet
 from spineline.datasets.qa import has_errors
 from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.settings import refuse_output_around
@@ -66,7 +66,7 @@ def convert_report(settings: ConvertReport) -> ConvertResult:
     _check_output(settings)
     empty_tag = cast("EmptyTag | None", settings.empty_tag)
     source = read_report(settings.annotations, settings.images, empty_tag=empty_tag)
-    return _convert(source, settings, "convert report")
+    return _convert(of_kinds(source, settings.kinds), settings, "convert report")
 
 
 def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
@@ -83,7 +83,7 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
     _check_output(settings)
     empty_tag = cast("EmptyTag | None", settings.empty_tag)
     source = read_tianchi(settings.annotations, settings.images, empty_tag=empty_tag)
-    return _convert(source, settings, "convert tianchi")
+    return _convert(of_kinds(source, settings.kinds), settings, "convert tianchi")
 
 
 def convert_cervical(settings: ConvertCervical) -> ConvertResult:
@@ -134,6 +134,24 @@ def convert_prepared(settings: ConvertPrepared) -> ConvertResult:
     if len(set(parts.values())) > 1 and settings.kfold is None:
         return _convert(source, settings, "convert prepared", parts)
     return _convert(source, replace(settings, split="0.67"), "convert prepared")
+
+
+def of_kinds(source: Source, kinds: Sequence[str]) -> Source:
+    """A source with the structures of these kinds alone; an image that has none is left out."""
+    if not set(KINDS) - set(kinds):
+        return source
+    kept, bare = [], []
+    for record in source.records:
+        structures = tuple(s for s in record.structures if s.kind in kinds)
+        if structures:
+            kept.append(replace(record, structures=structures))
+        else:
+            detail = f"{record.image_id}: no {' or '.join(kinds)} in it"
+            bare.append(LeftOut(record.image_id, record.study_id, "kinds", detail, failed=False))
+    before = sum(len(record.structures) for record in source.records)
+    dropped = before - sum(len(record.structures) for record in kept)
+    LOG.info("kinds=%s: %d structures of other kinds are dropped", ",".join(kinds), dropped)
+    return replace(source, records=tuple(kept), left_out=(*source.left_out, *bare))
 
 
 def _check_health(labels: str, kind: str) -> None:

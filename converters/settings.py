@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
-from spineline.datasets.labels import LABEL_SETS
+from spineline.datasets.labels import KINDS, LABEL_SETS
 from spineline.datasets.settings import Settings, key
 
 FORMATS: tuple[str, ...] = ("yolo", "voc", "coco")
@@ -52,6 +52,11 @@ class ConvertLumbar(ConvertSettings):
         "what a missing or empty tag is taken as; none leaves it unlabelled",
         default=None,
         choices=("v1",),
+    )
+    kinds: tuple[str, ...] = key(
+        "structures to keep in the dataset; the others are counted and dropped",
+        default=KINDS,
+        choices=KINDS,
     )
 
 

@@ -326,3 +326,26 @@ def test_converting_imports_no_torch(report_source):
     command = [sys.executable, "-c", program, "convert", "report", *files.words(split="train")]
     done = subprocess.run(command, cwd=files.root, capture_output=True, check=False)
     assert done.returncode == 0
+
+
+def test_kinds_keeps_the_discs_alone(report_source, run_cli):
+    files = report_source()
+    code, out, _ = run_cli(
+        "convert", "report", *files.words(labels="health", kinds="disc", split="train")
+    )
+    assert code == 0
+    assert "15 structures of other kinds are dropped" in out
+    counts = json.loads((files.root / "out/conversion.json").read_text())["counts"]
+    assert counts["kind"] == {"disc": 18, "vertebra": 0}
+    assert counts["structures"] == counts["boxes"] == 18
+    assert {
+        s.kind for r in load_dataset(files.root / "out").all_records() for s in r.structures
+    } == {"disc"}
+
+
+def test_an_unknown_kind_is_refused_before_anything_is_written(report_source, run_cli):
+    files = report_source()
+    code, _, err = run_cli("convert", "report", *files.words(kinds="discs"))
+    assert code == 2
+    assert "disc" in err
+    assert not (files.root / "out").exists()
