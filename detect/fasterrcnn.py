@@ -48,7 +48,13 @@ class Description:
 
 
 def build_network(
-    description: Description, classes: int, imgsz: int, *, seed: int = 0
+    description: Description,
+    classes: int,
+    imgsz: int,
+    *,
+    seed: int = 0,
+    proposals: int = 2000,
+    rois: int = 512,
 ) -> nn.Module:
     """Torchvision's Faster R-CNN with fresh weights; nothing is downloaded.
 
@@ -59,6 +65,8 @@ def build_network(
         classes: number of classes, without the background.
         imgsz: longer side of its images; in training they may be smaller, such as crops.
         seed: of the initial weights.
+        proposals: of training: kept per image; no part of the weights.
+        rois: of training: regions per image that the heads' losses see.
     """
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.rpn import AnchorGenerator
@@ -79,6 +87,8 @@ def build_network(
             image_std=[description.std] * description.channels,
             min_size=imgsz,  # of images of that size already: nothing is scaled twice
             max_size=imgsz,
+            rpn_post_nms_top_n_train=proposals,
+            box_batch_size_per_image=rois,
             _skip_resize=True,  # in training, where there are crops
         )
     return network

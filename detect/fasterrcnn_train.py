@@ -172,15 +172,24 @@ def run(job: Job) -> TrainResult:
     Raises:
         SpinelineError: the loss is no number, or memory or disk do not suffice.
     """
-    network = build_network(
-        job.description, len(job.names), job.values["imgsz"], seed=job.settings.seed
-    )
+    network = _network(job, seed=job.settings.seed)
     if job.start is not None:
         own = network.state_dict()
         taken = {k: v for k, v in job.start.items() if own[k].shape == v.shape}
         LOG.info("taken over: %d of %d tensors", len(taken), len(own))
         network.load_state_dict({**own, **taken})
     return _fit(job, _state(job, network))
+
+
+def _network(job: Job, *, seed: int = 0) -> nn.Module:
+    return build_network(
+        job.description,
+        len(job.names),
+        job.values["imgsz"],
+        seed=seed,
+        proposals=job.values["proposals"],
+        rois=job.values["rois"],
+    )
 
 
 def resume(settings: DetectTrain, values: Mapping[str, Any]) -> TrainResult:
@@ -206,7 +215,7 @@ def resume(settings: DetectTrain, values: Mapping[str, Any]) -> TrainResult:
     val = read_images(data.val, data.names, part="val") if data.val else ()
     description = Description(**content["description"])
     job = Job(settings, values, data.names, train, val, description)
-    network = build_network(description, len(data.names), values["imgsz"])
+    network = _network(job)
     network.load_state_dict(content["network"])
     state = _state(job, network)
     state.optimizer.load_state_dict(content["optimizer"])

@@ -41,7 +41,8 @@ FASTERRCNN_DEFAULTS: dict[str, Any] = {
     "backbone": "resnet50", "channels": 3, "crop": 0, "distortion_min": 0.0,
     "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 0.0, "degrees_p": 1.0,
     "quarter_turns": False, "fliplr": 0.5, "flipud": 0.0, "brightness": 0.0, "contrast": 0.0,
-    "brightness_contrast_p": 0.0, "min_visibility": 0.0,
+    "brightness_contrast_p": 0.0, "min_visibility": 0.0, "proposals": 2000, "rois": 512,
+    "cls_pw": 0.0, "focal_gamma": 0.0, "class_weights": (),
 }  # fmt: skip
 """The same for ``model=fasterrcnn``; the learning rate, momentum and weight decay are those of the
 older cervical project."""

@@ -57,6 +57,12 @@ class DetectTrain(Settings):
         "keep decoded images in memory (ram) or not (none)", default="ram", choices=("ram", "none")
     )
     amp: bool = key("bfloat16 on a CUDA device that has it", default=True)
+    compile: bool = key(
+        "torch.compile the network: slow first steps, faster ones after", default=False
+    )
+    tensorboard: bool = key(
+        "also write losses, figures and one picture per epoch for TensorBoard", default=False
+    )
     val: bool = key(
         "validate on the val part while training; false: after the last epoch only", default=True
     )
@@ -141,6 +147,19 @@ class DetectTrain(Settings):
     )
     min_visibility: float | None = _fraction(
         "fasterrcnn: drop a box of which augmentation leaves a smaller share visible (0)"
+    )
+    proposals: int | None = key(
+        "fasterrcnn: proposals kept per image in training (2000)", default=None, minimum=1
+    )
+    rois: int | None = key(
+        "fasterrcnn: regions per image that train the heads (512)", default=None, minimum=1
+    )
+    focal_gamma: float | None = _gain(
+        "fasterrcnn: focusing of a focal class loss; 0 = cross-entropy (0)"
+    )
+    class_weights: tuple[float, ...] | None = key(
+        "fasterrcnn: weight of each class in the class loss, in the order of the classes (1 each)",
+        default=None,
     )
 
 

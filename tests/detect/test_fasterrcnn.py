@@ -180,3 +180,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     save_safetensors(network, make_meta(SMALL, NAMES, 64), tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="no finite numbers"):
         load_detector(tmp_path / "w.safetensors")
+
+
+def test_proposals_and_rois_of_training_reach_the_network():
+    network = build_network(SMALL, 2, 64, proposals=30, rois=16)
+    assert network.rpn._post_nms_top_n == {"training": 30, "testing": 1000}
+    assert network.roi_heads.fg_bg_sampler.batch_size_per_image == 16
