@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.errors import ConfigError
+from spineline.datasets.pages import check_name
 from spineline.datasets.settings import Settings, key
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
@@ -85,7 +86,10 @@ class PipelineVal(ModelSettings):
         maximum=10000,
     )
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
-    table: Path | None = key("also write the figures as a Markdown table", default=None)
+    table: Path | None = key(
+        "also write the figures into this Markdown page, of which the rest stays", default=None
+    )
+    section: str = key("name of the table's section of that page", default="heldout")
     note: str = key("a sentence on the data, for the table", default="")
     overlay: bool = key("draw an overlay of each image", default=False)
     overwrite: bool = key("replace an earlier output", default=False)
@@ -97,6 +101,7 @@ class PipelineVal(ModelSettings):
 
 
 def _check_val(settings: PipelineVal) -> None:
+    check_name(settings.section)
     if settings.data is None and (settings.source is None or settings.annotations is None):
         raise ConfigError("wanted source=… and annotations=…, or data=…")
     if settings.data is not None and (settings.source or settings.annotations):

@@ -1,4 +1,4 @@
-"""Figures as text: a table for the terminal, a Markdown page for the docs."""
+"""Figures as text: a table for the terminal, Markdown for the docs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.files import write_text
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.runs import versions
 from spineline.datasets.settings import Settings, settings_to_dict
@@ -46,18 +45,16 @@ def figures_text(metrics: Mapping[str, Any]) -> str:
     return aligned_text(rows, right=range(1, 4))
 
 
-def write_results_table(
-    path: Path,
+def results_text(
     metrics: Mapping[str, Any],
     settings: Settings,
     *,
     published: Mapping[str, str] | None = None,
     note: str = "",
-) -> None:
-    """Write a Markdown page with every figure and what is needed to make it again.
+) -> str:
+    """Every figure, and what is needed to make it again, as Markdown.
 
     Args:
-        path: the file.
         metrics: the content of ``metrics.json``.
         settings: of the run; keys that differ from their defaults are shown, paths by their last
             part alone.
@@ -65,14 +62,13 @@ def write_results_table(
         note: a sentence on the data.
     """
     published = PUBLISHED if published is None else published
-    lines = ["# Results", ""]
-    lines += [note, ""] if note else []
+    lines = [note, ""] if note else []
     lines += _facts(metrics, settings)
     lines += ["", "| figure | value | 95 % interval | n | published |", "|---|--:|--:|--:|---|"]
     lines += [f"| `{key}` | {' | '.join(cells)} |" for key, *cells in _rows(metrics, published)]
     lines += ["", _ABOUT_PUBLISHED, ""]
     lines += _confusion(metrics)
-    write_text(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def command_line(command: str, settings: Settings) -> str:
@@ -81,7 +77,7 @@ def command_line(command: str, settings: Settings) -> str:
     plain = settings_to_dict(settings)
     for spec in fields(settings):
         value = getattr(settings, spec.name)
-        if value == spec.default or spec.name in ("overwrite", "table", "note"):
+        if value == spec.default or spec.name in ("overwrite", "table", "section", "note"):
             continue
         shown = value.name if isinstance(value, Path) else plain[spec.name]
         if isinstance(shown, bool):

@@ -9,6 +9,7 @@ from typing import Any
 
 from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.files import check_output, staged_folder, write_json
+from spineline.datasets.pages import check_section, write_section
 from spineline.datasets.runs import LOG, package_version, write_run_record
 from spineline.datasets.settings import refuse_output_around
 from spineline.pipeline.core import Pipeline, bundle_of
@@ -18,7 +19,7 @@ from spineline.pipeline.outputs import log_lines, write_log, write_results_csv, 
 from spineline.pipeline.predict import Failure, analyse_cases
 from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelineVal
-from spineline.pipeline.tables import figures_text, write_results_table
+from spineline.pipeline.tables import figures_text, results_text
 from spineline.pipeline.truth import Truth, TruthSet, aligned, labels_in, load_truth
 
 Results = dict[str, StudyResult]
@@ -43,7 +44,7 @@ def val(settings: PipelineVal) -> ValResult:
     """Run the pipeline over annotated studies, or take stored predictions, and score them.
 
     Raises:
-        OutputExistsError: ``out`` or ``table`` exists and ``overwrite`` is not set.
+        OutputExistsError: ``out`` or the table's section exists and ``overwrite`` is not set.
         SpinelineError: annotations, source, weights or predictions cannot be read.
     """
     _check_outputs(settings)
@@ -67,7 +68,8 @@ def val(settings: PipelineVal) -> ValResult:
         write_results_csv(stage / "results.csv", results.items())
         write_run_record(stage, "pipeline val", settings)
     if settings.table is not None:
-        write_results_table(settings.table, metrics, settings, note=settings.note)
+        text = results_text(metrics, settings, note=settings.note)
+        write_section(settings.table, settings.section, text, title="Results")
     _tell(settings, truth, metrics, failures)
     return ValResult(settings.out, metrics, tuple(failures))
 
@@ -76,7 +78,7 @@ def _check_outputs(settings: PipelineVal) -> None:
     refuse_output_around(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     if settings.table is not None:
-        check_output(settings.table, overwrite=settings.overwrite)
+        check_section(settings.table, settings.section, overwrite=settings.overwrite)
 
 
 def _run(settings: PipelineVal, truth: TruthSet, stage: Path, failures: list[Failure]) -> Results:

@@ -13,6 +13,7 @@ import pytest
 from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.dicom import scan
 from spineline.datasets.errors import AnnotationError
+from spineline.datasets.pages import read_sections
 from spineline.datasets.splits import write_manifest
 from spineline.pipeline.metrics import flatten
 from spineline.pipeline.results import GradedStructure, StudyResult
@@ -249,7 +250,9 @@ def test_table(tmp_path, fake_models, cohort, run_cli) -> None:
     page = tmp_path / "results.md"
     run_cli(*val_words(*cohort, tmp_path / "o", f"table={page}", "note=Three drawn studies."))
     text = page.read_text()
-    assert "Three drawn studies." in text
+    assert text.startswith(
+        "# Results\n\n<!-- spineline:heldout -->\n\nThree drawn studies.\n\n- Command: "
+    )
     assert "| `level_accuracy_8px` | 1.0000 | 1.000 – 1.000 | 33 | 0.878 |" in text
     assert "| `ccf.score` | not defined |" in text
     assert (
@@ -261,8 +264,14 @@ def test_table(tmp_path, fake_models, cohort, run_cli) -> None:
     assert "| disc-bulging | 0 | 0 | 0 | 18 | 0 | 0 | 0 | 0 |" in text
     code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o2", f"table={page}"))
     assert code == 1
-    assert "results.md: exists already" in warned
+    assert "results.md: has a section 'heldout' already" in warned
     assert not (tmp_path / "o2").exists()
+    page.write_text(text + "By hand.\n")
+    words = val_words(*cohort, tmp_path / "o2", f"table={page}", "section=again")
+    assert run_cli(*words)[0] == 0
+    both = page.read_text()
+    assert both.startswith(text + "By hand.\n\n<!-- spineline:again -->\n")
+    assert list(read_sections(page)) == ["heldout", "again"]
 
 
 def test_command_line_shows_what_differs_from_the_defaults() -> None:
@@ -288,6 +297,7 @@ def test_command_line_shows_what_differs_from_the_defaults() -> None:
         (["out=o", "source=s", "annotations=a", "part=val"], "needs split=MANIFEST"),
         (["out=o", "data=d", "spacing_mm=1", "fov_mm=2"], "give one of both"),
         (["out=o", "data=d", "slice=best"], "slice=best"),
+        (["out=o", "data=d", "section=Big Words"], "section=Big Words: wanted lower-case"),
     ],
 )
 def test_keys_that_do_not_fit(run_cli, words: list[str], message: str) -> None:
