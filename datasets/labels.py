@@ -63,6 +63,17 @@ def kind_of_level(level: str) -> Kind:
     return "disc" if "-" in level else "vertebra"
 
 
+def kind_of_class(name: str) -> Kind:
+    """The kind of what a class of boxes names; a disc where the class fits both.
+
+    >>> kind_of_class("L4"), kind_of_class("vertebra-normal"), kind_of_class("sick")
+    ('vertebra', 'vertebra', 'disc')
+    """
+    if name in SEVEN_NAMES:
+        return KIND_OF_SEVEN[SEVEN_NAMES.index(name)]
+    return kind_of_level(name) if name in LEVELS else "disc"
+
+
 def encode_seven(kind: Kind, pathology: tuple[str, ...]) -> int | None:
     """The report's seven-class code of a structure, or None where it is unlabelled.
 

@@ -250,6 +250,8 @@ def _paths_in(value: object) -> list[Path]:
     """The paths that a key's value may name: a path itself, or the parts of a text like one."""
     if isinstance(value, Path):
         return [value]
+    if isinstance(value, tuple):
+        return [path for item in value for path in _paths_in(item)]
     if isinstance(value, str):  # a bare word is a name or a choice, not a path
         return [Path(part) for part in value.split(",") if "/" in part or "." in part]
     return []

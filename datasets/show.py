@@ -20,7 +20,7 @@ from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.errors import ConfigError, SpinelineError
 from spineline.datasets.files import staged_folder, write_bytes
 from spineline.datasets.images import read_uint8_image
-from spineline.datasets.labels import LABEL_SETS, LEVELS, Kind, LabelSet, kind_of_level
+from spineline.datasets.labels import LABEL_SETS, LabelSet, kind_of_class
 from spineline.datasets.predictions import PredictedBox, read_predictions
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, close_match, key
@@ -182,7 +182,7 @@ def prediction_marks(
     marks = []
     for item in found:
         left, top, right, bottom = item.box_xyxy
-        kind: Kind = kind_of_level(item.name) if item.name in LEVELS else "disc"
+        kind = kind_of_class(item.name)
         text = "" if labels == "none" else f"{item.name} {item.confidence:.2f}"
         box = item.box_xyxy if boxes else None
         centre = ((left + right) / 2, (top + bottom) / 2)

@@ -12,11 +12,13 @@ Heavy imports happen when used: importing this package imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
+    from spineline.detect.ensemble import EnsembleDetector
     from spineline.detect.results import Detections
     from spineline.detect.settings import (
         DetectExport,
@@ -32,7 +34,9 @@ __all__ = [
     "DetectVal",
     "Detections",
     "Detector",
+    "EnsembleDetector",
     "load_detector",
+    "load_ensemble",
 ]
 
 _PLACES = {
@@ -42,6 +46,7 @@ _PLACES = {
     "DetectVal": "settings",
     "Detections": "results",
     "Detector": "backend",
+    "EnsembleDetector": "ensemble",
 }
 
 
@@ -59,6 +64,41 @@ def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) ->
     from spineline.detect.backend import load_detector as load
 
     return load(weights, device=device, trust=trust)
+
+
+def load_ensemble(
+    weights: Sequence[Path],
+    *,
+    fusion: str = "wbf",
+    fusion_iou: float = 0.55,
+    model_weights: Sequence[float] | None = None,
+    device: str = "cpu",
+    trust: bool = False,
+) -> EnsembleDetector:
+    """Load several detectors as one; see [spineline.detect.ensemble.load_ensemble][].
+
+    Args:
+        weights: one file per detector, of any backends and the same classes.
+        fusion: ``wbf``, ``nmw`` or ``nms``; see [spineline.detect.ensemble][].
+        fusion_iou: boxes of one class that overlap by more than this are one.
+        model_weights: one number above zero per file. None: all 1.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        trust: allow ``.pt`` files.
+
+    Raises:
+        ConfigError: keys that do not fit the files, or a package is missing.
+        WeightsError: a file cannot be used, or the classes of two files differ.
+    """
+    from spineline.detect.ensemble import load_ensemble as load
+
+    return load(
+        weights,
+        fusion=fusion,
+        fusion_iou=fusion_iou,
+        model_weights=model_weights,
+        device=device,
+        trust=trust,
+    )
 
 
 def __getattr__(name: str) -> object:

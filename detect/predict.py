@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from spineline.datasets.boxes import xyxy_to_cxcywhn, xyxy_to_xywh
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.devices import device_name
-from spineline.datasets.drawing import Mark, draw_overlay, png_bytes
+from spineline.datasets.drawing import draw_overlay, png_bytes
 from spineline.datasets.errors import SpinelineError
 from spineline.datasets.files import (
     check_output,
@@ -30,11 +30,13 @@ from spineline.datasets.images import (
     read_uint8_image,
     window_to_uint8,
 )
-from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.datasets.predictions import PredictedBox
 from spineline.datasets.runs import LOG, progress, write_run_record
+from spineline.datasets.show import prediction_marks
 from spineline.detect.settings import DetectPredict
 
 if TYPE_CHECKING:
+    from spineline.datasets.drawing import Mark
     from spineline.detect.backend import Detector
     from spineline.detect.results import Detections
 
@@ -67,33 +69,22 @@ def predict(settings: DetectPredict) -> PredictResult:
     Raises:
         SpinelineError: nothing to look at, weights that cannot be used, or ``out`` exists.
     """
-    from spineline.detect import load_detector
-    from spineline.weights import resolve
+    from spineline.detect.ensemble import check_choice, load_chosen
 
+    check_choice(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     device_name(settings.device)
     sources = find_sources(settings.source)
-    weights = resolve(settings.model, task="detect", trust=settings.trust)
-    detector = load_detector(weights.path, device=settings.device, trust=settings.trust)
+    chosen = load_chosen(settings)
     failures: list[str] = []
     content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": [], "predictions": []}
-    content["categories"] = [{"id": i, "name": n} for i, n in enumerate(detector.names, 1)]
+    content["categories"] = [{"id": i, "name": n} for i, n in enumerate(chosen.detector.names, 1)]
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        for source in progress(sources, description="detect"):
-            try:
-                image = _read(source, settings)
-            except ImageReadError as error:
-                LOG.warning("%s", error)
-                failures.append(str(error))
-                continue
-            _one_image(stage, settings, detector, source, image, content)
+        for batch in _batches(sources, settings, failures):
+            _one_batch(stage, settings, chosen.detector, batch, content)
         write_json(stage / "predictions.json", content)
         write_run_record(
-            stage,
-            "detect predict",
-            settings,
-            weights={"name": weights.name, "sha256": weights.sha256},
-            failures=failures,
+            stage, "detect predict", settings, weights=chosen.record, failures=failures
         )
     LOG.info(
         "%d boxes on %d images, %d failed: %s",
@@ -140,22 +131,52 @@ def _read(source: _Source, settings: DetectPredict) -> npt.NDArray[np.uint8]:
     return window_to_uint8(pixels)
 
 
-def _one_image(
+def _batches(
+    sources: Sequence[_Source], settings: DetectPredict, failures: list[str]
+) -> Iterator[list[tuple[_Source, npt.NDArray[np.uint8]]]]:
+    """Images with their sources, ``batch`` at a time; ``failures`` gets those that have none."""
+    batch: list[tuple[_Source, npt.NDArray[np.uint8]]] = []
+    for source in progress(sources, description="image"):
+        try:
+            batch.append((source, _read(source, settings)))
+        except ImageReadError as error:
+            LOG.warning("%s", error)
+            failures.append(str(error))
+        if len(batch) == settings.batch:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _one_batch(
     folder: Path,
     settings: DetectPredict,
     detector: Detector,
-    source: _Source,
-    image: npt.NDArray[np.uint8],
+    batch: Sequence[tuple[_Source, npt.NDArray[np.uint8]]],
     content: dict[str, list[dict[str, Any]]],
 ) -> None:
-    (found,) = detector.detect(
-        [image],
+    results = detector.detect(
+        [image for _, image in batch],
         confidence=settings.confidence,
         iou=settings.iou,
         max_detections=settings.max_detections,
+        batch=settings.batch,
     )
-    if settings.across_classes_iou is not None:
-        found = found.without_near_duplicates(settings.across_classes_iou)
+    for (source, image), found in zip(batch, results, strict=True):
+        if settings.across_classes_iou is not None:
+            found = found.without_near_duplicates(settings.across_classes_iou)
+        _one_image(folder, settings, source, image, found, content)
+
+
+def _one_image(
+    folder: Path,
+    settings: DetectPredict,
+    source: _Source,
+    image: npt.NDArray[np.uint8],
+    found: Detections,
+    content: dict[str, list[dict[str, Any]]],
+) -> None:
     height, width = image.shape
     number = len(content["images"]) + 1
     content["images"].append(
@@ -200,18 +221,16 @@ def _yolo_text(found: Detections, width: int, height: int) -> str:
     return "".join(lines)
 
 
-def marks_of(found: Detections) -> list[Mark]:
-    """Detections as marks to draw; a class that is no level is drawn as a disc."""
-    marks = []
-    for box, centre, score, index in zip(
-        found.boxes_xyxy.tolist(),
-        found.centres_xy.tolist(),
-        found.confidence.tolist(),
-        found.class_index.tolist(),
-        strict=True,
-    ):
-        name = found.names[index]
-        kind: Kind = kind_of_level(name) if name in LEVELS else "disc"
-        point = (centre[0], centre[1])
-        marks.append(Mark(point, (box[0], box[1], box[2], box[3]), kind, f"{name} {score:.2f}"))
-    return marks
+def marks_of(found: Detections) -> Sequence[Mark]:
+    """Detections as marks to draw, as [spineline.datasets.show.prediction_marks][] does."""
+    return prediction_marks(
+        [
+            PredictedBox(found.names[index], score, (left, top, right, bottom))
+            for (left, top, right, bottom), score, index in zip(
+                found.boxes_xyxy.tolist(),
+                found.confidence.tolist(),
+                found.class_index.tolist(),
+                strict=True,
+            )
+        ]
+    )

@@ -48,6 +48,18 @@ class Detections:
         """Those of at least that confidence."""
         return self._take(self.confidence >= confidence)
 
+    def where(self, mask: npt.NDArray[np.bool_]) -> Detections:
+        """Those at which ``mask``, bool (N,), is true."""
+        return self._take(mask)
+
+    def first(self, count: int) -> Detections:
+        """The first ``count``, the most confident ones."""
+        return self._take(np.arange(min(count, len(self))))
+
+    def by_confidence(self) -> Detections:
+        """By falling confidence; equals keep their order."""
+        return self._take(np.argsort(-self.confidence, kind="stable"))
+
     def best_of_each_class(self) -> Detections:
         """The most confident one of each class (the first, among equals), by falling confidence."""
         order = np.argsort(-self.confidence, kind="stable")

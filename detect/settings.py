@@ -9,6 +9,7 @@ from spineline.datasets.settings import Settings, key
 from spineline.detect.architectures import FASTERRCNN_BACKBONES
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD", "auto")
+FUSIONS = ("wbf", "nmw", "nms")
 
 
 def _fraction(help: str) -> float | None:
@@ -167,7 +168,27 @@ class DetectTrain(Settings):
 class DetectVal(Settings):
     """Keys of ``detect val``."""
 
-    model: str = key("weights: a .safetensors or .pt file, or a registry name")
+    model: str | None = key(
+        "weights of one detector: a .safetensors or .pt file, or a registry name", default=None
+    )
+    weights: tuple[str, ...] | None = key(
+        "instead of model: an ensemble, two or more of such, [a,b], of any backends", default=None
+    )
+    fusion: str = key(
+        "ensemble: weighted mean of boxes and mean confidence (wbf), weighted mean and greatest "
+        "confidence (nmw), or the most confident box (nms)",
+        default="wbf",
+        choices=FUSIONS,
+    )
+    fusion_iou: float = key(
+        "ensemble: boxes of one class that overlap more are one",
+        default=0.55,
+        minimum=0.0,
+        maximum=1.0,
+    )
+    model_weights: tuple[float, ...] | None = key(
+        "ensemble: weight of each detector, in their order (1 each)", default=None, minimum=0.0
+    )
     data: Path = key("converted dataset: its folder or data.yaml")
     out: Path = key("folder to write")
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
@@ -195,7 +216,27 @@ class DetectVal(Settings):
 class DetectPredict(Settings):
     """Keys of ``detect predict``."""
 
-    model: str = key("weights: a .safetensors or .pt file, or a registry name")
+    model: str | None = key(
+        "weights of one detector: a .safetensors or .pt file, or a registry name", default=None
+    )
+    weights: tuple[str, ...] | None = key(
+        "instead of model: an ensemble, two or more of such, [a,b], of any backends", default=None
+    )
+    fusion: str = key(
+        "ensemble: weighted mean of boxes and mean confidence (wbf), weighted mean and greatest "
+        "confidence (nmw), or the most confident box (nms)",
+        default="wbf",
+        choices=FUSIONS,
+    )
+    fusion_iou: float = key(
+        "ensemble: boxes of one class that overlap more are one",
+        default=0.55,
+        minimum=0.0,
+        maximum=1.0,
+    )
+    model_weights: tuple[float, ...] | None = key(
+        "ensemble: weight of each detector, in their order (1 each)", default=None, minimum=0.0
+    )
     source: Path = key("an image, a folder of images, or a converted dataset's data.yaml")
     out: Path = key("folder to write")
     confidence: float = key("least confidence", default=0.25, minimum=0.0, maximum=1.0)
@@ -209,6 +250,7 @@ class DetectPredict(Settings):
         maximum=1.0,
     )
     max_detections: int = key("most boxes per image", default=300, minimum=1)
+    batch: int = key("images per forward pass", default=16, minimum=1)
     window: str = key(
         "percentile: window grey values as the converters do; none: take 8-bit images as they are",
         default="percentile",

@@ -53,9 +53,9 @@ def val(settings: DetectVal) -> ValResult:
         WeightsError: the weights cannot be used, or their classes are not the dataset's.
         OutputExistsError: ``out`` exists.
     """
-    from spineline.detect import load_detector
-    from spineline.weights import resolve
+    from spineline.detect.ensemble import check_choice, load_chosen
 
+    check_choice(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     device_name(settings.device)
     dataset = load_dataset(settings.data)
@@ -64,23 +64,22 @@ def val(settings: DetectVal) -> ValResult:
         filled = [part for part, found in dataset.records.items() if found]
         msg = f"data={settings.data}: its {settings.split} part is empty; split={'|'.join(filled)}"
         raise AnnotationError(msg)
-    weights = resolve(settings.model, task="detect", trust=settings.trust)
-    detector = load_detector(weights.path, device=settings.device, trust=settings.trust)
-    _check_classes(settings, detector, dataset)
-    found, failures = _detect(settings, detector, dataset, records)
+    chosen = load_chosen(settings)
+    _check_classes(settings, chosen.detector, dataset)
+    found, failures = _detect(settings, chosen.detector, dataset, records)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         metrics = _write(stage, settings, dataset, records, found)
-        write_run_record(
-            stage, "detect val", settings, weights={"name": weights.name, "sha256": weights.sha256}
-        )
+        write_run_record(stage, "detect val", settings, weights=chosen.record)
     _report(metrics)
     return ValResult(settings.out, metrics, tuple(failures))
 
 
 def _check_classes(settings: DetectVal, detector: Detector, dataset: Dataset) -> None:
     if detector.names != dataset.names:
+        given = f"weights={','.join(settings.weights or ())}"
+        given = given if settings.model is None else f"model={settings.model}"
         msg = (
-            f"model={settings.model}: its classes ({', '.join(detector.names)}) are not those of "
+            f"{given}: its classes ({', '.join(detector.names)}) are not those of "
             f"data={settings.data} ({', '.join(dataset.names)})"
         )
         raise WeightsError(msg)
