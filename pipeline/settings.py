@@ -73,6 +73,17 @@ class PipelineVal(ModelSettings):
         default="auto",
         choices=("auto", "annotated"),
     )
+    folds: tuple[Path, ...] = key(
+        "weights by fold, each study run with those that did not see it: variant folders of kfold "
+        "detect and kfold classify, or JSON files",
+        default=(),
+    )
+    fold_match: str = key(
+        "how studies are found in folds: by study UID, else by name; or by the number in the name "
+        "(study12 is 012)",
+        default="auto",
+        choices=("auto", "number"),
+    )
     predictions: Path | None = key(
         "score the result.json files of this folder instead of running models", default=None
     )
@@ -110,5 +121,7 @@ def _check_val(settings: PipelineVal) -> None:
         raise ConfigError("split=…: say which part to score, such as part=val")
     if settings.split is None and settings.part is not None and settings.data is None:
         raise ConfigError("part=…: needs split=MANIFEST, or data=… instead of a source")
+    if settings.folds and settings.predictions is not None:
+        raise ConfigError("folds=… and predictions=…: stored predictions run no weights")
     if settings.spacing_mm is not None and settings.fov_mm is not None:
         raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")

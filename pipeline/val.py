@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,33 @@ from spineline.datasets.pages import check_section, write_section
 from spineline.datasets.runs import LOG, package_version, write_run_record
 from spineline.datasets.settings import refuse_output_around
 from spineline.pipeline.core import Pipeline, bundle_of
+from spineline.pipeline.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.metrics import SCHEMA, evaluate
 from spineline.pipeline.metrics_match import ScoredImage, studies_of
 from spineline.pipeline.outputs import log_lines, write_log, write_results_csv, write_study
 from spineline.pipeline.predict import Failure, analyse_cases
 from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelineVal
+from spineline.pipeline.sources import Case
 from spineline.pipeline.tables import figures_text, results_text
 from spineline.pipeline.truth import Truth, TruthSet, aligned, labels_in, load_truth
 
 Results = dict[str, StudyResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cases that are run with the same networks.
+
+    Attributes:
+        settings: with the keys of the fold.
+        cases: in the source's order.
+        fold: its number, or None where one set of networks does for all.
+    """
+
+    settings: PipelineVal
+    cases: tuple[Case, ...]
+    fold: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +63,19 @@ def val(settings: PipelineVal) -> ValResult:
     Raises:
         OutputExistsError: ``out`` or the table's section exists and ``overwrite`` is not set.
         SpinelineError: annotations, source, weights or predictions cannot be read.
+        ConfigError: studies are in no fold of ``folds``.
     """
     _check_outputs(settings)
+    folds = read_fold_weights(settings.folds) if settings.folds else ()
     if settings.predictions is None:
-        bundle_of(settings)
+        for each in [fold.applied(settings) for fold in folds] or [settings]:
+            bundle_of(each)
     truth = load_truth(settings)
+    groups = _groups(settings, truth, folds)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         failures: list[Failure] = []
         results = (
-            _run(settings, truth, stage, failures)
+            _run(groups, truth, stage, failures)
             if settings.predictions is None
             else _stored(settings.predictions, truth, failures)
         )
@@ -81,21 +102,62 @@ def _check_outputs(settings: PipelineVal) -> None:
         check_section(settings.table, settings.section, overwrite=settings.overwrite)
 
 
-def _run(settings: PipelineVal, truth: TruthSet, stage: Path, failures: list[Failure]) -> Results:
+def _groups(
+    settings: PipelineVal, truth: TruthSet, folds: Sequence[FoldWeights]
+) -> tuple[Group, ...]:
+    """The cases of each fold, by what its networks did not see; without folds, all of them."""
+    if not folds:
+        return (Group(settings, truth.cases()),)
+    place = fold_by_study([item.record for item in truth.truths], folds, match=settings.fold_match)
+    fold_of = {item.case.name: place[item.record.study_id][0] for item in truth.truths}
+    _tell_folds(folds, place)
+    return tuple(
+        Group(
+            fold.applied(settings),
+            tuple(case for case in truth.cases() if fold_of[case.name] == n),
+            n,
+        )
+        for n, fold in enumerate(folds)
+    )
+
+
+def _tell_folds(folds: Sequence[FoldWeights], place: Mapping[str, tuple[int, str]]) -> None:
+    for n in range(len(folds)):
+        names = [(study, name) for study, (fold, name) in place.items() if fold == n]
+        shown = f", such as {names[0][0]} (there {names[0][1]})" if names else ""
+        LOG.info("fold %d: scores %d studies%s", n, len(names), shown)
+    for what in ("detector", "classifier"):
+        if any(not {what, "weights"} & set(fold.models) for fold in folds):
+            LOG.warning(
+                "warning: the folds name no %s, so that every study gets the same one: its figures "
+                "are out of fold only where it saw none of these studies",
+                what,
+            )
+
+
+def _run(groups: Sequence[Group], truth: TruthSet, stage: Path, failures: list[Failure]) -> Results:
     """Results of the pipeline by case; each is kept in ``predictions/``.
 
     What is scored is what is written, numbers rounded, so that ``predictions=`` gives the same.
     """
-    pipeline = Pipeline.from_settings(settings)
     results: Results = {}
-    log: list[str] = []
-    for name, analysis in analyse_cases(pipeline, truth.cases(), failures.append):
-        folder = stage / "predictions" / name
-        write_study(folder, analysis, overlay=settings.overlay, doubtful=settings.confidence)
-        results[name] = StudyResult.from_json(analysis.result.to_json())
-        log += log_lines(name, analysis)
+    lines: dict[str, list[str]] = {}
+    for group in groups:
+        settings = group.settings
+        if not group.cases:
+            continue
+        pipeline = Pipeline.from_settings(settings)
+        if group.fold is not None:
+            pipeline = replace(pipeline, weights_name=f"fold {group.fold}: {pipeline.weights_name}")
+        for name, analysis in analyse_cases(pipeline, group.cases, failures.append):
+            folder = stage / "predictions" / name
+            write_study(folder, analysis, overlay=settings.overlay, doubtful=settings.confidence)
+            results[name] = StudyResult.from_json(analysis.result.to_json())
+            lines[name] = log_lines(name, analysis)
+    done = [case.name for case in truth.cases() if case.name in results]
+    log = [line for name in done for line in lines[name]]
     write_log(stage, [*log, *map(str, failures)])
-    return results
+    return {name: results[name] for name in done}
 
 
 def _stored(folder: Path, truth: TruthSet, failures: list[Failure]) -> Results:
@@ -152,7 +214,6 @@ def _summary(
     failures: list[Failure],
 ) -> dict[str, Any]:
     """What was scored, ahead of the figures."""
-    first = next(iter(results.values()), None)
     elsewhere = sum(
         item.case.name in results
         and item.record.instance_uid not in (None, results[item.case.name].instance_uid)
@@ -165,14 +226,20 @@ def _summary(
         "labels": labels_in(truth.truths),
         "other_slice": elsewhere,
         "slice": settings.slice,
-        "weights": {
-            "name": first.weights_name if first else "",
-            "sha256": first.weights_sha256 if first else "",
-        },
+        "weights": _weights_of(results),
         "version": package_version(),
         "bootstrap": {"unit": "study", "draws": settings.draws, "seed": settings.seed},
         "failures": [{"study": f.name, "reason": f.reason} for f in failures],
         "left_out": [{"image": entry.image_id, "reason": entry.reason} for entry in truth.left_out],
+    }
+
+
+def _weights_of(results: Results) -> dict[str, str]:
+    """Name and SHA-256 of the weights; of several, as folds have, all of them in order."""
+    used = sorted({(r.weights_name, r.weights_sha256) for r in results.values()})
+    return {
+        "name": "; ".join(name for name, _ in used),
+        "sha256": "; ".join(sha256 for _, sha256 in used),
     }
 
 
