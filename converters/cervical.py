@@ -29,14 +29,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from spineline.converters.frames import find_frames, frame_size, named_frame
 from spineline.converters.source import EntryError, LeftOut, Pixels, Reading, Source
 from spineline.converters.voc import parse_xml
 from spineline.datasets.annotations import ImageRecord, Structure, check_image_id, is_image_id
-from spineline.datasets.boxes import FloatArray
+from spineline.datasets.boxes import iou_inclusive
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.images import ImageReadError, read_image
@@ -273,20 +272,6 @@ def rectangle(points_xy: Sequence[tuple[float, float]]) -> BoxXyxy | None:
     around = [*points_xy[1:], points_xy[0]]
     straight = all((a[0] == b[0]) != (a[1] == b[1]) for a, b in zip(points_xy, around, strict=True))
     return box if straight and len(set(points_xy)) == 4 else None
-
-
-def iou_inclusive(boxes_xyxy: npt.ArrayLike) -> FloatArray:
-    """(N, N) overlaps of boxes whose last pixels belong to them: a side counts last - first + 1.
-
-    >>> iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 4)])[0, 1]
-    0.5
-    """
-    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    common = np.clip(high - low + 1, 0, None).prod(axis=2)
-    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1)
-    return np.asarray(common / (areas[:, None] + areas[None, :] - common), dtype=np.float64)
 
 
 def kept_boxes(boxes_xyxy: npt.ArrayLike, sick: Sequence[bool], iou: float) -> list[int]:

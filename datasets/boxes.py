@@ -81,3 +81,23 @@ def xywh_to_xyxy(boxes_xywh: npt.ArrayLike) -> FloatArray:
     """(N, 4) COCO's left, top, width, height to ``xyxy``."""
     boxes = np.asarray(boxes_xywh, dtype=np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def iou_inclusive(
+    boxes_xyxy: npt.ArrayLike, others_xyxy: npt.ArrayLike | None = None
+) -> FloatArray:
+    """(N, M) overlaps of boxes whose last pixels belong to them: a side counts last - first + 1.
+
+    The older cervical project's overlap. Without others, of the boxes with one another.
+
+    >>> iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 4)])[0, 1]
+    0.5
+    """
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    others = boxes if others_xyxy is None else np.asarray(others_xyxy, np.float64).reshape(-1, 4)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    common = np.clip(high - low + 1, 0, None).prod(axis=2)
+    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1)
+    other_areas = (others[:, 2:] - others[:, :2] + 1).prod(axis=1)
+    return np.asarray(common / (areas[:, None] + other_areas[None, :] - common), dtype=np.float64)

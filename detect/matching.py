@@ -20,11 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.bootstrap import FloatArray, IntArray, divide, running_totals
 from spineline.detect.metrics import iou_matrix
 from spineline.detect.results import Detections
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Labels = Sequence[tuple[npt.NDArray[np.floating], IntArray]]
 """Of each image: label boxes (N, 4) ``xyxy`` and their class indices (N,)."""
 
@@ -292,28 +291,29 @@ def average_precision(matches: Matches, weights: FloatArray | None = None) -> Fl
         matches: of one class, or of all classes counted together.
         weights: (B, images) how often each image counts; None: once each (B = 1).
     """
-    images = len(matches.labels)
-    table = np.ones((1, images)) if weights is None else weights
+    table = np.ones((1, len(matches.labels))) if weights is None else weights
     labels = table @ matches.labels.sum(axis=1).astype(np.float64)
-    rows = max(_CELLS // max(len(matches.hit), 1), 1)
-    areas = [
-        _areas(matches, table[start : start + rows], labels[start : start + rows])
-        for start in range(0, len(table), rows)
-    ]
-    return np.concatenate(areas)
-
-
-def _areas(matches: Matches, weights: FloatArray, labels: FloatArray) -> FloatArray:
-    each = weights[:, matches.image]
+    # Precision is highest where a hit has just been added, so it is wanted there alone.
     ends = _ends(matches.confidence)
-    tp = np.cumsum(each * matches.hit, axis=1)[:, ends]
-    detected = np.cumsum(each, axis=1)[:, ends]
+    group = np.searchsorted(ends, np.arange(len(matches.hit)))
+    with_hit = np.unique(group[matches.hit])
+    place, places = np.searchsorted(with_hit, group), len(with_hit)
+    area = np.empty(len(table))
+    rows = max(_CELLS // max(places, 1), 1)
+    for start in range(0, len(table), rows):
+        some = table[start : start + rows]
+        tp = running_totals(some, matches.image, place, places, matches.hit)
+        detected = running_totals(some, matches.image, place, places, np.ones(len(place)))
+        area[start : start + rows] = _area(tp, detected)
+    return divide(area, labels)
+
+
+def _area(tp: FloatArray, detected: FloatArray) -> FloatArray:
+    """(B,) sum over hits of the highest precision there or at any lower confidence."""
     precision = np.divide(tp, detected, out=np.zeros_like(tp), where=detected > 0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    gained = np.diff(tp, axis=1, prepend=0)
-    area = (gained * envelope).sum(axis=1)
-    result: FloatArray = np.divide(area, labels, out=np.full(len(area), np.nan), where=labels > 0)
-    return result
+    area: FloatArray = (np.diff(tp, axis=1, prepend=0) * envelope).sum(axis=1)
+    return area
 
 
 def _ends(confidence: npt.NDArray[np.float32]) -> IntArray:

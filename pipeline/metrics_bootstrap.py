@@ -1,64 +1,34 @@
-"""Bootstrap over studies: weights instead of copies, and the statistics that take weights.
-
-A draw of S studies with replacement is a row of S whole numbers, how often each study was drawn.
-Row 0 is all ones, the data as they are, so one formula gives the value and its interval.
-"""
+"""Statistics of the pipeline's figures that take weights; the draws are the datasets' own."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from spineline.datasets.bootstrap import (
+    DRAWS,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    divide,
+    draw_weights,
+    interval,
+    per_study,
+    ratio,
+)
 
-DRAWS = 1000
-
-
-def draw_weights(studies: int, draws: int = DRAWS, *, seed: int = 0) -> FloatArray:
-    """(draws + 1, studies) times each study is drawn; row 0 is the data as they are."""
-    rng = np.random.default_rng(seed)
-    weights = np.ones((draws + 1, studies))
-    for row in range(1, draws + 1 if studies else 1):
-        weights[row] = np.bincount(rng.integers(0, studies, studies), minlength=studies)
-    return weights
-
-
-def interval(values: FloatArray) -> tuple[FloatArray, FloatArray] | None:
-    """2.5 % and 97.5 % points of the draws (axis 0, row 0 set aside) that are defined.
-
-    None where no draw is defined.
-    """
-    draws = values[1:]
-    defined = np.isfinite(draws).reshape(len(draws), -1).all(axis=1)
-    if not defined.any():
-        return None
-    low, high = np.percentile(draws[defined], [2.5, 97.5], axis=0)
-    return low, high
-
-
-def per_study(study: IntArray, amount: npt.ArrayLike, studies: int) -> FloatArray:
-    """(S,) or (S, C) sums of the rows' amounts, (N,) or (N, C), by study."""
-    values = np.asarray(amount, dtype=np.float64)
-    total = np.zeros((studies, *values.shape[1:]))
-    np.add.at(total, study, values)
-    return total
-
-
-def ratio(
-    weights: FloatArray, study: IntArray, top: npt.ArrayLike, bottom: npt.ArrayLike
-) -> FloatArray:
-    """(B,) weighted sum of ``top`` over that of ``bottom``, (N,) each; NaN where that is 0."""
-    studies = weights.shape[1]
-    above = weights @ per_study(study, top, studies)
-    below = weights @ per_study(study, bottom, studies)
-    return divide(above, below)
-
-
-def divide(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Quotient, NaN where the divisor is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)
+__all__ = [
+    "DRAWS",
+    "BoolArray",
+    "FloatArray",
+    "IntArray",
+    "divide",
+    "draw_weights",
+    "interval",
+    "macro_f1",
+    "per_study",
+    "ratio",
+    "weighted_auc",
+]
 
 
 def weighted_auc(

@@ -20,13 +20,13 @@ from spineline.converters.cervical import (
     Rules,
     clean_file_name,
     csv_files,
-    iou_inclusive,
     kept_boxes,
     parse_csv,
     parse_labelme,
     read_cervical,
     rectangle,
 )
+from spineline.datasets.boxes import iou_inclusive
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.errors import AnnotationError
