@@ -98,9 +98,8 @@ class EnsembleDetector:
     ) -> list[Detections]:
         """See [spineline.detect.backend.Detector.detect][]; ``confidence`` is that after fusion.
 
-        Within one detector, boxes of a class that overlap by more than ``fusion_iou`` are
-        suppressed before the fusion, if ``iou`` has not done it: it would take them for the
-        answers of several detectors.
+        Of one detector's boxes of a class that overlap by more than ``fusion_iou``, the most
+        confident one goes on to the fusion, which would take the others for further detectors'.
         """
         least = confidence * _MEMBER_CONFIDENCE if self.fusion == "wbf" else confidence
         answers = [
@@ -116,7 +115,7 @@ class EnsembleDetector:
         found = []
         for index, image in enumerate(images):
             fused = fuse(
-                [answer[index] for answer in answers],
+                [_by_suppression([answer[index]], self.fusion_iou) for answer in answers],
                 image.shape[:2],
                 fusion=self.fusion,
                 fusion_iou=self.fusion_iou,
@@ -159,7 +158,10 @@ def fuse(
     if not any(len(each) for each in found):
         return no_detections(names)
     if fusion == "nms":
-        return _by_suppression(found, fusion_iou, weights)
+        shares = [weight / max(weights) for weight in weights]
+        return _by_suppression(
+            [_scaled(f, s) for f, s in zip(found, shares, strict=True)], fusion_iou
+        )
     height, width = size_hw
     native = np.array([width, height, width, height], np.float64)
     boxes, confidence, classes = _library_function(fusion)(
@@ -329,20 +331,22 @@ def _library_function(fusion: str) -> Any:
 
 def _with_area(found: Detections) -> Detections:
     sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
-    return found.where((sides > 0).all(axis=1))
+    return found.where(np.asarray((sides > 0).all(axis=1)))
 
 
-def _by_suppression(
-    found: Sequence[Detections], iou: float, weights: tuple[float, ...]
-) -> Detections:
-    """Suppression per class over all boxes, as torchvision does it."""
+def _scaled(found: Detections, share: float) -> Detections:
+    confidence = (found.confidence * share).astype(np.float32)
+    return Detections(found.boxes_xyxy, confidence, found.class_index, found.names)
+
+
+def _by_suppression(found: Sequence[Detections], iou: float) -> Detections:
+    """Suppression per class over all boxes, as torchvision does it; by falling confidence."""
     import torch
     from torchvision.ops import batched_nms
 
-    shares = [np.float32(weight / max(weights)) for weight in weights]
     together = Detections(
         np.concatenate([each.boxes_xyxy for each in found]),
-        np.concatenate([each.confidence * s for each, s in zip(found, shares, strict=True)]),
+        np.concatenate([each.confidence for each in found]),
         np.concatenate([each.class_index for each in found]),
         found[0].names,
     ).by_confidence()
