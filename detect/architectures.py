@@ -17,8 +17,14 @@ FASTERRCNN = "fasterrcnn"
 """torchvision's Faster R-CNN with a feature pyramid."""
 
 FASTERRCNN_BACKBONES: tuple[str, ...] = (
-    "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v3_large",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d",
+    "resnext101_32x8d", "wide_resnet50_2", "mobilenet_v2", "mobilenet_v3_small",
+    "mobilenet_v3_large",
 )  # fmt: skip
+"""torchvision's; any other name is a feature extractor of timm."""
+
+TIMM_PREFIX = "timm/"
+"""Before a name that torchvision has too, for timm's model of that name."""
 
 
 def canonical_name(model: str) -> str:

@@ -6,9 +6,9 @@ held to the few layers and argument types that YOLOv5 and YOLOv8 use before anyt
 
 from __future__ import annotations
 
-import io
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from spineline.datasets.errors import WeightsError
-from spineline.datasets.files import write_bytes
+from spineline.datasets.files import write_bytes, write_through
 from spineline.detect.ultralytics_env import import_ultralytics
 
 _LAYERS = ("Conv", "C2f", "C3", "SPPF", "SPP", "Concat", "Detect", "nn.Upsample")
@@ -126,13 +126,20 @@ def save_safetensors(
         path: file to write.
         half: store floating-point numbers in 16 bits (half the size; computing is in 32 bits).
     """
+    write_bytes(path, packed_safetensors(network.state_dict(), meta, half=half))
+
+
+def packed_safetensors(
+    tensors: Mapping[str, torch.Tensor], meta: DetectorMeta, *, half: bool = True
+) -> bytes:
+    """The content of a safetensors file; see [save_safetensors][]."""
     from safetensors.torch import save
 
-    tensors = {
+    stored = {
         name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
-        for name, t in network.state_dict().items()
+        for name, t in tensors.items()
     }
-    write_bytes(path, save(tensors, metadata={"spineline": meta.to_json()}))
+    return save(stored, metadata={"spineline": meta.to_json()})
 
 
 def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]:
@@ -190,8 +197,9 @@ def parse_meta(text: str | None, where: str) -> DetectorMeta:
         names = tuple(str(name) for name in found["names"])
         imgsz, channels = int(found["imgsz"]), int(found["channels"])
         model, description = str(found["model"]), found["yaml"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{where}: its description is not as expected ({error!r})") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        msg = f"{where}: its description is not as expected ({error!r:.300})"
+        raise WeightsError(msg) from error
     if not names or channels not in (1, 3) or not 32 <= imgsz <= 4096:
         raise WeightsError(f"{where}: its description is out of range (names, channels or imgsz)")
     if not isinstance(description, dict):
@@ -295,10 +303,11 @@ def plain_description(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint pickle; the file appears whole."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+    """Write a checkpoint pickle; the file appears whole.
+
+    A file written by its path, and not through a buffer, lets other threads work meanwhile.
+    """
+    write_through(path, lambda partial: torch.save(content, str(partial)))
 
 
 def _network_in(checkpoint: dict[str, Any]) -> Any:

@@ -123,7 +123,7 @@ def _fasterrcnn(
                 network, description, channels=channels, size=size, opset=settings.opset
             )
         else:
-            content = export.torchscript_bytes(network, description)
+            content = export.torchscript_bytes(network, description, channels=channels, size=size)
         images = [_pattern(size), np.full((size, size), 114, dtype=np.uint8)]
         errors = export.largest_differences(network, content, settings.format, images, channels)
     if errors is not None:

@@ -9,7 +9,7 @@ the background; it exists inside the network alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,22 @@ import torch
 from torch import nn
 
 from spineline.datasets.devices import device_name
-from spineline.datasets.errors import WeightsError
-from spineline.detect.architectures import FASTERRCNN, FASTERRCNN_BACKBONES
+from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.files import write_bytes
+from spineline.detect.architectures import FASTERRCNN
 from spineline.detect.batches import batches_by_shape, check_image, fit_longer_side
-from spineline.detect.checkpoints import DetectorMeta, read_safetensors, save_safetensors
+from spineline.detect.checkpoints import (
+    DetectorMeta,
+    packed_safetensors,
+    parse_meta,
+    read_safetensors,
+)
+from spineline.detect.fasterrcnn_backbones import (
+    build_backbone,
+    check_backbone,
+    make_anchors,
+    timm_name,
+)
 from spineline.detect.results import Detections, no_detections
 
 LARGEST_HALF = 65504.0
@@ -35,7 +47,7 @@ class Description:
     """What is needed to build a network, apart from its classes.
 
     Attributes:
-        backbone: one of [FASTERRCNN_BACKBONES][spineline.detect.architectures].
+        backbone: see [spineline.detect.fasterrcnn_backbones][].
         channels: 1, or 3 (the grey image three times).
         mean: of the grey images trained on, pixels in 0 … 1.
         std: their standard deviation.
@@ -55,6 +67,8 @@ def build_network(
     seed: int = 0,
     proposals: int = 2000,
     rois: int = 512,
+    class_weights: Sequence[float] = (),
+    focal_gamma: float = 0.0,
 ) -> nn.Module:
     """Torchvision's Faster R-CNN with fresh weights; nothing is downloaded.
 
@@ -67,22 +81,23 @@ def build_network(
         seed: of the initial weights.
         proposals: of training: kept per image; no part of the weights.
         rois: of training: regions per image that the heads' losses see.
+        class_weights: of training: see [spineline.detect.fasterrcnn_losses][]; none for 1 each.
+        focal_gamma: of training: likewise.
+
+    Raises:
+        ConfigError: a timm backbone that cannot carry a pyramid.
     """
     from torchvision.models.detection import FasterRCNN
-    from torchvision.models.detection.rpn import AnchorGenerator
+
+    from spineline.detect.fasterrcnn_losses import set_class_loss
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        backbone = _backbone(description.backbone)
-        if description.channels != 3:
-            _set_channels(backbone.body, description.channels)
-        anchors = None  # torchvision's: one size per level of the pyramid
-        if description.backbone.startswith("mobilenet"):
-            anchors = AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)
+        backbone = build_backbone(description.backbone, description.channels)
         network: nn.Module = FasterRCNN(
             backbone,
             num_classes=classes + 1,
-            rpn_anchor_generator=anchors,
+            rpn_anchor_generator=make_anchors(backbone),
             image_mean=[description.mean] * description.channels,
             image_std=[description.std] * description.channels,
             min_size=imgsz,  # of images of that size already: nothing is scaled twice
@@ -91,33 +106,7 @@ def build_network(
             box_batch_size_per_image=rois,
             _skip_resize=True,  # in training, where there are crops
         )
-    return network
-
-
-def _backbone(name: str) -> Any:
-    """Every layer trainable and batch normalisation live, as torchvision does without weights."""
-    from torchvision.models.detection import backbone_utils
-
-    options = {"backbone_name": name, "weights": None, "norm_layer": nn.BatchNorm2d}
-    if name.startswith("resnet"):
-        return backbone_utils.resnet_fpn_backbone(trainable_layers=5, **options)
-    return backbone_utils.mobilenet_backbone(fpn=True, trainable_layers=6, **options)
-
-
-def _set_channels(body: nn.Module, channels: int) -> None:
-    """Give the first convolution another number of input channels, and fresh weights."""
-    name, old = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        channels,
-        old.out_channels,
-        kernel_size=old.kernel_size,
-        stride=old.stride,
-        padding=old.padding,
-        bias=old.bias is not None,
-    )
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    parent, _, last = name.rpartition(".")
-    setattr(body.get_submodule(parent), last, new)
+    return set_class_loss(network, weights=class_weights, gamma=focal_gamma)
 
 
 class FasterRCNNDetector:
@@ -200,9 +189,14 @@ def make_meta(description: Description, names: tuple[str, ...], imgsz: int) -> D
 
 def save_network(network: nn.Module, meta: DetectorMeta, path: Path) -> None:
     """Write weights, in 16 bits where they fit; the file appears whole."""
-    numbers = [t for t in network.state_dict().values() if t.is_floating_point()]
+    write_bytes(path, packed_network(network.state_dict(), meta))
+
+
+def packed_network(tensors: Mapping[str, torch.Tensor], meta: DetectorMeta) -> bytes:
+    """The content of a weights file, in 16 bits where the numbers fit."""
+    numbers = [t for t in tensors.values() if t.is_floating_point()]
     half = all(float(t.abs().max()) < LARGEST_HALF for t in numbers if t.numel())
-    save_safetensors(network, meta, path, half=half)
+    return packed_safetensors(tensors, meta, half=half)
 
 
 def check_description(meta: DetectorMeta, where: str) -> Description:
@@ -215,9 +209,13 @@ def check_description(meta: DetectorMeta, where: str) -> Description:
     if sorted(found) != ["backbone", "channels", "mean", "std"]:
         raise WeightsError(f"{where}: no description of a Faster R-CNN")
     backbone, mean, std = found["backbone"], found["mean"], found["std"]
-    if backbone not in FASTERRCNN_BACKBONES:
-        known = ", ".join(FASTERRCNN_BACKBONES)
-        raise WeightsError(f"{where}: unknown backbone {backbone!r}; known: {known}")
+    if not isinstance(backbone, str):
+        raise WeightsError(f"{where}: its backbone is no name")
+    try:
+        check_backbone(backbone)
+    except ConfigError as error:
+        msg = f"{where}: unknown backbone {backbone[:100]!r}, none of torchvision's or timm's"
+        raise WeightsError(msg) from error
     numbers = all(isinstance(n, float) and math.isfinite(n) for n in (mean, std))
     if found["channels"] != meta.channels or not numbers or std <= 0:
         raise WeightsError(f"{where}: its channels, mean or std are out of range")
@@ -235,16 +233,70 @@ def network_from_file(path: Path) -> tuple[nn.Module, DetectorMeta, Description]
     if meta.backend != FASTERRCNN:
         raise WeightsError(f"{path}: weights for backend {meta.backend!r}, wanted {FASTERRCNN!r}")
     description = check_description(meta, str(path))
-    network = build_network(description, len(meta.names), meta.imgsz)
-    try:
-        network.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-        )
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: its weights do not fit its description ({error})") from error
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
         raise WeightsError(f"{path}: holds weights that are no finite numbers; train it again")
+    network = _network_with(tensors, description, meta, str(path))
     return network.eval(), meta, description
+
+
+def _network_with(
+    tensors: dict[str, torch.Tensor], description: Description, meta: DetectorMeta, where: str
+) -> nn.Module:
+    """A network with these weights; what does not fit is refused before memory is taken for it.
+
+    Raises:
+        WeightsError: weights that do not fit the description.
+    """
+    classes = len(meta.names)
+    try:
+        with torch.device("meta"):
+            network = build_network(description, classes, meta.imgsz)
+        types = {name: t.dtype for name, t in network.state_dict().items()}
+        typed = {name: t.to(types.get(name, t.dtype)) for name, t in tensors.items()}
+        network.load_state_dict(typed, assign=True)
+        if timm_name(description.backbone) is not None:
+            # It may hold tensors that are no weights, which have to be made.
+            network = build_network(description, classes, meta.imgsz)
+            network.load_state_dict(typed)
+    except (RuntimeError, ConfigError) as error:
+        first = str(error)[:1000]
+        raise WeightsError(f"{where}: its weights do not fit its description ({first})") from error
+    return network
+
+
+def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMeta] | None:
+    """The weights in a run's ``last.pt``, and what their file would say of them.
+
+    It is read as tensors and numbers alone; no code in it can run.
+
+    Returns:
+        Weights by name and their description; None where it is another thing than a Faster R-CNN's.
+
+    Raises:
+        WeightsError: it lacks something, or its weights do not fit its description.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # another's pickle, or a damaged file, raises anything
+        return None
+    if not isinstance(content, dict) or not {"network", "description"} <= set(content):
+        return None
+    try:
+        meta = DetectorMeta(
+            backend=FASTERRCNN,
+            model=FASTERRCNN,
+            names=tuple(content["names"]),
+            imgsz=content["imgsz"],
+            channels=content["description"]["channels"],
+            yaml=content["description"],
+        )
+        meta = parse_meta(meta.to_json(), str(path))
+        tensors = dict(content["network"])
+        network = _network_with(tensors, check_description(meta, str(path)), meta, str(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{path}: no whole checkpoint ({error!r:.200}); give the last.safetensors beside it"
+        raise WeightsError(msg) from error
+    return dict(network.state_dict()), meta
 
 
 def load(

@@ -18,6 +18,7 @@ from torch import nn
 
 from spineline.datasets.errors import ConfigError, SpinelineError
 from spineline.detect.fasterrcnn import FasterRCNNDetector, as_input
+from spineline.detect.fasterrcnn_backbones import TimmBody
 
 OUTPUTS = ("boxes", "classes", "scores")
 
@@ -55,9 +56,15 @@ def exported_copy(detector: FasterRCNNDetector, size: int) -> Any:
     return network
 
 
-def torchscript_bytes(network: Any, description: str) -> bytes:
-    """The network as TorchScript."""
+def torchscript_bytes(network: Any, description: str, *, channels: int, size: int) -> bytes:
+    """The network as TorchScript; a timm body is traced, for not every one can be scripted."""
+    body = network.backbone.body
+    if isinstance(body, TimmBody):
+        with torch.no_grad():
+            example = torch.zeros(1, channels, size, size)
+            network.backbone.body = torch.jit.trace(body, example, strict=False)
     scripted = torch.jit.script(_Scripted(torch.jit.script(network)).eval())
+    network.backbone.body = body
     buffer = io.BytesIO()
     torch.jit.save(scripted, buffer, _extra_files={"spineline": description})
     return buffer.getvalue()

@@ -22,12 +22,13 @@ from torch import nn
 
 from spineline.datasets.boxes import cxcywhn_to_xyxy, xyxy_to_xywh
 from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.errors import ConfigError, RunFinishedError, SpinelineError, WeightsError
 from spineline.datasets.files import write_bytes
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import LOG
 from spineline.detect.checkpoints import write_checkpoint
+from spineline.detect.compiling import compile_backbone
 from spineline.detect.fasterrcnn import (
     Description,
     FasterRCNNDetector,
@@ -37,6 +38,7 @@ from spineline.detect.fasterrcnn import (
     network_from_file,
     save_network,
 )
+from spineline.detect.fasterrcnn_backbones import check_network
 from spineline.detect.fasterrcnn_data import (
     Sample,
     make_transform,
@@ -44,11 +46,18 @@ from spineline.detect.fasterrcnn_data import (
     read_sample,
     transformed,
 )
+from spineline.detect.fasterrcnn_losses import training_weights
 from spineline.detect.metrics import CocoFigures, coco_figures, coco_results
 from spineline.detect.results_csv import trim_results
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import TrainResult
-from spineline.detect.yolo_data import YoloData, YoloImage, read_data, read_images
+from spineline.detect.yolo_data import (
+    YoloData,
+    YoloImage,
+    class_counts,
+    read_data,
+    read_images,
+)
 
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 """torchvision's losses; their sum is trained on."""
@@ -117,8 +126,10 @@ def make_job(settings: DetectTrain, values: Mapping[str, Any], data: YoloData) -
     """
     if settings.download:
         raise ConfigError("download=true: model=fasterrcnn is trained from scratch or weights=…")
+    check_network(values["backbone"], values["channels"])
     train = read_images(data.train, data.names, part="train")
     val = read_images(data.val, data.names, part="val") if data.val else ()
+    training_weights(values, data.names, class_counts(train, len(data.names)).tolist())
     size = values["imgsz"]
     mean, std, dropped = measure(read_sample(image, size) for image in train)
     if dropped:
@@ -182,14 +193,24 @@ def run(job: Job) -> TrainResult:
 
 
 def _network(job: Job, *, seed: int = 0) -> nn.Module:
-    return build_network(
+    counts = class_counts(job.train, len(job.names)).tolist()
+    weights = training_weights(job.values, job.names, counts)
+    if weights:
+        words = ", ".join(f"{n} {w:.3g}" for n, w in zip(job.names, weights, strict=True))
+        LOG.info("class weights: %s", words)
+    network = build_network(
         job.description,
         len(job.names),
         job.values["imgsz"],
         seed=seed,
         proposals=job.values["proposals"],
         rois=job.values["rois"],
+        class_weights=weights,
+        focal_gamma=job.values["focal_gamma"],
     )
+    if job.settings.compile:
+        compile_backbone(network)
+    return network
 
 
 def resume(settings: DetectTrain, values: Mapping[str, Any]) -> TrainResult:
@@ -206,7 +227,7 @@ def resume(settings: DetectTrain, values: Mapping[str, Any]) -> TrainResult:
             f"{last}: the run is finished ({content['done']} epochs), there is nothing to resume; "
             f"to train on, start another run with weights={last.with_suffix('.safetensors')}"
         )
-        raise WeightsError(msg)
+        raise RunFinishedError(msg)
     data = read_data(Path(str(settings.data)))
     if list(data.names) != content["names"]:
         msg = f"data={settings.data}: its classes {data.names} are not the run's {content['names']}"
@@ -465,6 +486,7 @@ def _checkpoint(job: Job, state: State, *, finished: bool) -> dict[str, Any]:
         "best": state.best,
         "best_epoch": state.best_epoch,
         "names": list(job.names),
+        "imgsz": job.values["imgsz"],
         "description": asdict(job.description),
         "network": {k: v.cpu() for k, v in state.network.state_dict().items()},
         "optimizer": None if finished else state.optimizer.state_dict(),

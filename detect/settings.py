@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.settings import Settings, key
-from spineline.detect.architectures import FASTERRCNN_BACKBONES
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD", "auto")
 FUSIONS = ("wbf", "nmw", "nms")
@@ -125,7 +124,9 @@ class DetectTrain(Settings):
     )
     freeze: int | None = key("freeze so many first layers (none)", default=None, minimum=0)
     backbone: str | None = key(
-        "fasterrcnn: feature extractor (resnet50)", default=None, choices=FASTERRCNN_BACKBONES
+        "fasterrcnn: torchvision's resnet18 … resnet152, mobilenet_v3_large, resnext50_32x4d, … or "
+        "a feature extractor of timm, such as convnext_tiny or timm/resnet50 (resnet50)",
+        default=None,
     )
     channels: int | None = key(
         "fasterrcnn: 1 = grey, 3 = grey three times (3)", default=None, minimum=1, maximum=3
@@ -161,6 +162,7 @@ class DetectTrain(Settings):
     class_weights: tuple[float, ...] | None = key(
         "fasterrcnn: weight of each class in the class loss, in the order of the classes (1 each)",
         default=None,
+        minimum=0.0,
     )
 
 
@@ -169,7 +171,9 @@ class DetectVal(Settings):
     """Keys of ``detect val``."""
 
     model: str | None = key(
-        "weights of one detector: a .safetensors or .pt file, or a registry name", default=None
+        "weights of one detector: a .safetensors or .pt file, or a registry name; with data= a "
+        "folder of folds: one per fold, [a,b,c], each to score what it did not see",
+        default=None,
     )
     weights: tuple[str, ...] | None = key(
         "instead of model: an ensemble, two or more of such, [a,b], of any backends", default=None
@@ -189,7 +193,9 @@ class DetectVal(Settings):
     model_weights: tuple[float, ...] | None = key(
         "ensemble: weight of each detector, in their order (1 each)", default=None, minimum=0.0
     )
-    data: Path = key("converted dataset: its folder or data.yaml")
+    data: Path = key(
+        "converted dataset: its folder or data.yaml; or a folder of folds, as kfold= writes it"
+    )
     out: Path = key("folder to write")
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
     confidence: float = key(
@@ -205,6 +211,20 @@ class DetectVal(Settings):
         maximum=1.0,
     )
     max_detections: int = key("most boxes per image", default=300, minimum=1)
+    match_iou: float = key(
+        "one_to_one, seed and confusion: least overlap of a hit",
+        default=0.5,
+        minimum=0.05,
+        maximum=1.0,
+    )
+    match_confidence: float = key(
+        "one_to_one and confusion: least confidence for precision, recall and F1",
+        default=0.5,
+        minimum=0.0,
+        maximum=1.0,
+    )
+    draws: int = key("of the bootstrap over studies; 0: no intervals", default=1000, minimum=0)
+    seed: int = key("of the bootstrap", default=0, minimum=0)
     batch: int = key("images per forward pass", default=16, minimum=1)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     plots: bool = key("draw precision-recall and confusion", default=True)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError, OutputExistsError, SpinelineError, WeightsError
+from spineline.datasets.errors import (
+    ConfigError,
+    OutputExistsError,
+    RunFinishedError,
+    SpinelineError,
+    WeightsError,
+)
 from spineline.datasets.files import check_output, write_json
 from spineline.datasets.runs import (
     LOG,
@@ -23,7 +29,7 @@ from spineline.datasets.runs import (
 from spineline.detect.architectures import FASTERRCNN, canonical_name, package_yaml
 from spineline.detect.recipe import Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
-from spineline.detect.yolo_data import YoloData, read_data, read_images
+from spineline.detect.yolo_data import YoloData, class_counts, read_data, read_images
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +42,7 @@ _MAY_CHANGE = (
     "data",
     "out",
     "device",
+    "compile",
     "workers",
     "cache",
     "plots",
@@ -94,6 +101,7 @@ def train(settings: DetectTrain) -> TrainResult:
     device_name(settings.device)
     data = read_data(dataset)
     _check_run_folder(settings)
+    _check_compile(settings)
     run = _prepared(settings, resolved, data)
     _clear(settings)
     with held_folder(settings.out):
@@ -102,6 +110,13 @@ def train(settings: DetectTrain) -> TrainResult:
             write_json(settings.out / "recipe.json", resolved.report())
         log_outcomes(resolved)
         return run()
+
+
+def _check_compile(settings: DetectTrain) -> None:
+    if settings.compile:
+        from spineline.detect.compiling import check_compile
+
+        check_compile(settings.device)
 
 
 def _prepared(
@@ -125,6 +140,7 @@ def _resume(given: DetectTrain) -> TrainResult:
         given, given.out, resolved="trained_with", may_change=_MAY_CHANGE
     )
     settings = replace(settings, out=given.out)
+    _check_compile(settings)
     if settings.model is None or settings.data is None:
         raise WeightsError(
             f"{settings.out / 'run.yaml'}: names no model or data; start the run anew"
@@ -187,7 +203,7 @@ def _close(
             "nothing to resume; to train on, start another run with "
             f"weights={folder / 'last.safetensors'}"
         )
-        raise WeightsError(msg)
+        raise RunFinishedError(msg)
     LOG.info("all epochs were trained; writing the weights (`spineline detect val` draws plots)")
     epochs = finish_checkpoint(checkpoint, folder / "last.pt")
     return _write_weights(settings, values["imgsz"], epochs)
@@ -232,7 +248,7 @@ def _read_parts(
 ) -> TrainingParts:
     train_images = read_images(data.train, data.names, part="train")
     val_images = read_images(data.val, data.names, part="val") if data.val else ()
-    from spineline.detect.trainer import TrainingParts, class_counts
+    from spineline.detect.trainer import TrainingParts
 
     LOG.info("data: %d images to train on, %d to validate on", len(train_images), len(val_images))
     counts = class_counts(train_images, len(data.names))
@@ -335,6 +351,7 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
         "device": device_name(settings.device).removeprefix("cuda:"),
         "workers": settings.workers,
         "amp": _precision(settings),
+        "compile": settings.compile,
         "val": settings.val,
         "plots": settings.plots,
         "exist_ok": True,

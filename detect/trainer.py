@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -35,6 +34,7 @@ from ultralytics.data.augment import Albumentations  # noqa: E402
 from ultralytics.data.dataset import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.loss import v8DetectionLoss  # noqa: E402
+from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrained", "cfg")
 """Training arguments that hold paths; a checkpoint keeps none of them."""
@@ -206,9 +206,10 @@ class SpineDetectionTrainer(DetectionTrainer):
         """The package's class weights, then the smoothed loss where it is asked for."""
         super().set_class_weights()
         if self.parts.label_smoothing:
-            loss = v8DetectionLoss(self.model)
+            network = unwrap_model(self.model)
+            loss = v8DetectionLoss(network)
             loss.bce = SmoothedBCE(self.parts.label_smoothing)
-            self.model.criterion = loss
+            network.criterion = loss
 
     # Validation
 
@@ -349,12 +350,6 @@ def kept_generators() -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-def class_counts(images: tuple[YoloImage, ...], classes: int) -> npt.NDArray[np.int64]:
-    """Labels per class."""
-    found = np.concatenate([image.class_index for image in images]).astype(np.int64)
-    return np.bincount(found, minlength=classes).astype(np.int64)
 
 
 def _choose_validation(trainer: SpineDetectionTrainer) -> None:

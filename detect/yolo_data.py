@@ -52,6 +52,12 @@ class YoloData:
     val: tuple[Path, ...]
 
 
+def class_counts(images: tuple[YoloImage, ...], classes: int) -> npt.NDArray[np.int64]:
+    """Labels per class."""
+    found = np.concatenate([image.class_index for image in images]).astype(np.int64)
+    return np.bincount(found, minlength=classes).astype(np.int64)
+
+
 def read_data(data: Path) -> YoloData:
     """The class names and image files behind a dataset's folder or ``data.yaml``.
 

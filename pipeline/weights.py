@@ -55,7 +55,7 @@ class WeightsVerify(Settings):
 class WeightsStrip(Settings):
     """Keys of ``weights strip``."""
 
-    weights: Path = key("checkpoint: .safetensors, or .pt with trust=true")
+    weights: Path = key("checkpoint: .safetensors, or .pt; a YOLO network's .pt with trust=true")
     out: Path = key("file to write, .safetensors")
     half: bool = key("store fp16 (the network still computes in fp32)", default=True)
     trust: bool = key("load a pickle, which runs the code in it", default=False)
@@ -277,8 +277,17 @@ def _broken_bundles(folder: Path | None) -> list[str]:
 
 
 def _read_pickle(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of an ultralytics checkpoint, the only pickle that is known here."""
+    """Tensors and metadata of a run's checkpoint.
+
+    That of a Faster R-CNN is read as tensors and numbers alone, which runs no code; any other is an
+    ultralytics pickle.
+    """
     from spineline.detect.checkpoints import network_from_pickle
+    from spineline.detect.fasterrcnn import checkpoint_weights
+
+    found = checkpoint_weights(path)
+    if found is not None:
+        return found[0], json.loads(found[1].to_json())
 
     network, meta = network_from_pickle(path, trust=trust)
     return dict(network.state_dict()), json.loads(meta.to_json())

@@ -1,0 +1,44 @@
+"""``compile=true``: whether torch.compile works here, and a network compiled by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spineline.datasets.devices import device_name
+from spineline.datasets.errors import ConfigError
+
+BACKEND = "inductor"
+
+
+def check_compile(device: str) -> None:
+    """Compile and train a single layer, to know before a run begins that it can be done.
+
+    Args:
+        device: that the run trains on.
+
+    Raises:
+        ConfigError: torch.compile does not work here, with the reason.
+    """
+    import torch
+
+    where = device_name(device)
+    with torch.random.fork_rng():
+        layer = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU()).to(where)
+        try:
+            layer.compile(backend=BACKEND)
+            layer(torch.ones(1, 1, 8, 8, device=where)).sum().backward()
+        except Exception as error:  # whatever compilers raise
+            first = str(error).strip().split("\n")[0][:300]
+            msg = (
+                f"compile=true: torch.compile does not work on device={device} here ({first}); "
+                "install what it asks for (a C++ compiler; for CUDA, Triton), or leave compile= out"
+            )
+            raise ConfigError(msg) from error
+
+
+def compile_backbone(network: Any) -> None:
+    """Have a Faster R-CNN's backbone compiled when it is first used, in place.
+
+    The names of its weights stay. Image sizes that change are compiled for once, with free sizes.
+    """
+    network.backbone.compile(backend=BACKEND)
