@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 
 
-def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write a file whole or not at all.
+def write_through(path: Path, write: Callable[[Path], None], *, sync: bool = True) -> None:
+    """Let a function write a file beside its place, then move it there: whole or not at all.
 
     Args:
         path: the file.
-        data: its content.
+        write: is given the path to write to; the file is there, and empty.
         sync: wait until it is on the disk, so that it outlasts a power cut; not worth the
             milliseconds for results that a rerun makes again.
 
@@ -32,9 +32,8 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        with os.fdopen(handle, "rb") as file:
+            write(Path(name))
             if sync:
                 os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
@@ -45,6 +44,38 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a file whole or not at all; see [write_through][]."""
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(data)
+
+    write_through(path, write, sync=sync)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name: a hard link where the disk has them, else a copy.
+
+    Both appear and are replaced whole, so neither changes with the other.
+
+    Raises:
+        SpinelineError: it cannot be written.
+    """
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        write_bytes(target, source.read_bytes())
+        return
+    try:
+        os.replace(partial, target)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        partial.unlink(missing_ok=True)  # it stays where both are one file already
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
@@ -84,6 +115,14 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     if not os.access(parent, os.W_OK):
         msg = f"{out}: {parent} is not writable; choose another out= or change its permissions"
         raise SpinelineError(msg)
+
+
+def link_or_copy(existing: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system knows no hard links."""
+    try:
+        os.link(existing, target)
+    except OSError:
+        shutil.copyfile(existing, target)
 
 
 @contextmanager

@@ -1,0 +1,161 @@
+"""Several processes that train one network together, as ``torchrun`` starts them.
+
+``torchrun`` tells each process its place in the environment. Each takes a share of every batch;
+the first process alone reads and writes the run folder, speaks and validates.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from spineline.datasets.devices import device_name
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.runs import LOG
+
+if TYPE_CHECKING:
+    import torch
+
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_PATIENCE = timedelta(hours=4)
+"""How long a process waits for another: the first one validates while the others wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The place of this process among those that train together.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: its number among the processes on this machine: of its CUDA device.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.size == 1
+
+    def device(self, device: str) -> str:
+        """This process's device: with ``cuda`` the one of its number on this machine.
+
+        Raises:
+            ConfigError: one device is named for several processes, or it is not there.
+        """
+        name = device_name(device)
+        if self.alone or name == "cpu":
+            return name
+        if device.strip().lower() != "cuda":
+            msg = f"device={device}: one device for {self.size} processes; give device=cuda or cpu"
+            raise ConfigError(msg)
+        return device_name(f"cuda:{self.local_rank}")
+
+    def share(self, batch: list[int]) -> list[int]:
+        """This process's part of a batch whose length the number of processes divides."""
+        return batch[self.rank :: self.size]
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes; alone, the tensor."""
+        if self.alone:
+            return tensor
+        import torch.distributed as dist
+
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+        return tensor
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank."""
+        if self.alone:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, in every process; it waits for it."""
+        if self.alone:
+            return value
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+ALONE = Group()
+"""One process."""
+
+
+def group_of_environment(environment: Mapping[str, str] | None = None) -> Group:
+    """This process's place, from the variables that ``torchrun`` sets; without them it is alone.
+
+    Raises:
+        ConfigError: variables that make no sense.
+    """
+    found = os.environ if environment is None else environment
+    if any(name not in found for name in _VARIABLES):
+        return ALONE
+    try:
+        rank, local, size = (int(found[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    except ValueError as error:
+        raise ConfigError(f"RANK, LOCAL_RANK or WORLD_SIZE is no number ({error})") from error
+    if not (0 <= rank < size and 0 <= local):
+        raise ConfigError(f"RANK={rank} LOCAL_RANK={local} WORLD_SIZE={size}: out of range")
+    return Group(rank, size, local)
+
+
+@contextmanager
+def joined(group: Group, device: str) -> Iterator[None]:
+    """The processes wait for each other, then work together, then part.
+
+    Args:
+        group: this process's place.
+        device: its device: gloo on the CPU, NCCL on CUDA.
+    """
+    if group.alone:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
+    try:
+        yield
+    except BaseException:
+        if not cuda:  # NCCL would wait for processes that may not come; torchrun ends them
+            dist.destroy_process_group()
+        raise
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@contextmanager
+def first_speaks(group: Group) -> Iterator[None]:
+    """Processes other than the first say nothing but errors."""
+    level = LOG.level
+    if not group.first:
+        LOG.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOG.setLevel(level)
