@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spineline.classify.data import load_part
 from spineline.classify.metrics import score
 from spineline.classify.settings import ClassifyVal
-from spineline.datasets.files import check_output, staged_folder, write_json
+from spineline.datasets.crops import CropTable
+from spineline.datasets.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.splits import PARTS
+
+if TYPE_CHECKING:
+    from spineline.classify.model import Grades
+
+PREDICTION_COLUMNS: tuple[str, ...] = (
+    "image", "study", "level", "seven", "binary",
+    *(f"p_{name}" for name in SEVEN_NAMES), "p_v5",
+)  # fmt: skip
+"""Of ``predictions.csv``: codes of the label, then what the network says; empty without a head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ def val(settings: ClassifyVal) -> ValResult:
     used = {"name": weights.name, "sha256": weights.sha256}
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "metrics.json", {"split": part, **metrics})
+        write_text(stage / "predictions.csv", predictions_csv(table, grades))
         if "seven" in metrics:
             from spineline.classify.plots import plot_confusion
 
@@ -61,6 +74,20 @@ def val(settings: ClassifyVal) -> ValResult:
         write_run_record(stage, "classify val", settings, weights=used)
     log_figures(metrics, f"{part}: {len(table)} crops")
     return ValResult(settings.out, metrics)
+
+
+def predictions_csv(table: CropTable, grades: Grades) -> str:
+    """One line per crop: what it is labelled and what the network says, as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(PREDICTION_COLUMNS)
+    for n, row in enumerate(table.rows):
+        seven = [""] * len(SEVEN_NAMES)
+        if grades.seven is not None:
+            seven = [f"{p:.9g}" for p in grades.seven[n].tolist()]
+        v5 = "" if grades.binary is None else f"{float(grades.binary[n]):.9g}"
+        writer.writerow([row.image_id, row.study_id, row.level, row.seven, row.binary, *seven, v5])
+    return text.getvalue()
 
 
 def log_figures(metrics: Mapping[str, Any], title: str) -> None:

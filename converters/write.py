@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from spineline.converters.yolo import write_yolo
 from spineline.datasets.annotations import ImageRecord, tags_of
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import write_json, write_text
+from spineline.datasets.files import link_or_copy, write_json, write_text
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import (
     EXTRA_LEVELS,
@@ -180,7 +178,7 @@ def _write_images(stage: Path, source: Source, plan: Plan) -> Source:
             continue
         targets[0].write_bytes(data)
         for target in targets[1:]:
-            _link(targets[0], target)
+            link_or_copy(targets[0], target)
         kept.append(record)
     found = [
         Finding(e.image_id, e.study, None, "unreadable_image", e.detail, "record left out")
@@ -207,11 +205,3 @@ def _png(pixels: Pixels, record: ImageRecord, window: str) -> bytes:
     if not done:
         raise SpinelineError("the image cannot be written as PNG")
     return bytes(data.tobytes())
-
-
-def _link(existing: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system knows no hard links."""
-    try:
-        os.link(existing, target)
-    except OSError:
-        shutil.copyfile(existing, target)

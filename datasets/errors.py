@@ -27,6 +27,10 @@ class WeightsError(SpinelineError):
     """A weights file is missing, altered, of another kind, or not trusted."""
 
 
+class RunFinishedError(WeightsError):
+    """The training run that is to be resumed has nothing left to do."""
+
+
 class UnknownWeightsError(WeightsError, ConfigError):
     """A name that is neither in the registry nor the path of a file."""
 

@@ -26,7 +26,7 @@ _CHUNK = 64  # draws worked on at once
 
 @dataclass(frozen=True, slots=True)
 class CategoryMatches:
-    """Matches of one level at each IoU threshold (T = 10, from 0.50 to 0.95).
+    """Matches of one category at each IoU threshold (T = 10, from 0.50 to 0.95).
 
     Attributes:
         study: (D,) index of the study of each prediction, by falling confidence.
@@ -58,8 +58,28 @@ def coco_figures(images: Sequence[ScoredImage], weights: FloatArray) -> CocoFigu
         images: with labels and predictions.
         weights: (B, S), row 0 all ones; its figures are pycocotools' own.
     """
-    evaluation = _evaluate(images)
-    matches = _matches(evaluation, images)
+    studies = studies_of(images)
+    study = [studies.index(image.study_id) for image in images]
+    return weighted_coco_figures(*_coco_of(images), study, weights)
+
+
+def weighted_coco_figures(
+    truth: dict[str, Any],
+    predictions: list[dict[str, Any]],
+    study: Sequence[int],
+    weights: FloatArray,
+) -> CocoFigures:
+    """The same for labels and predictions in COCO's form, of any categories.
+
+    Args:
+        truth: a COCO dict; images are numbered in their order.
+        predictions: rows with ``id``, ``image_id``, ``category_id``, ``bbox``, ``area``,
+            ``iscrowd`` and ``score``.
+        study: index of the study of each image.
+        weights: (B, S), row 0 all ones; its figures are pycocotools' own.
+    """
+    evaluation = _evaluate(truth, predictions)
+    matches = _matches(evaluation, study, weights.shape[1], len(truth["categories"]))
     precision = np.full((len(weights), len(matches), 10), np.nan)
     for n, category in enumerate(matches):
         for start in range(0, len(weights), _CHUNK):
@@ -104,11 +124,8 @@ def _mean(precision: FloatArray) -> FloatArray:
     return np.where(defined.any(axis=1), total / np.maximum(defined.sum(axis=1), 1), np.nan)
 
 
-def _evaluate(images: Sequence[ScoredImage]) -> Any:
-    """A COCOeval that has matched and accumulated; pycocotools' own talk is not shown."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+def _coco_of(images: Sequence[ScoredImage]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Labels of the eleven levels as a COCO dict, and predictions as rows."""
     labels: list[dict[str, Any]] = []
     predictions: list[dict[str, Any]] = []
     for n, image in enumerate(images, 1):
@@ -118,15 +135,24 @@ def _evaluate(images: Sequence[ScoredImage]) -> Any:
         for p in image.predictions:
             row = _annotation(len(predictions) + 1, n, image, p.level, p.box_xyxy)
             predictions.append({**row, "score": p.confidence})
+    truth = {
+        "images": [{"id": n} for n in range(1, len(images) + 1)],
+        "categories": [{"id": rank + 1, "name": name} for rank, name in enumerate(LEVELS)],
+        "annotations": labels,
+    }
+    return truth, predictions
+
+
+def _evaluate(truth: dict[str, Any], predictions: list[dict[str, Any]]) -> Any:
+    """A COCOeval that has matched and accumulated; pycocotools' own talk is not shown."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
-        for annotations in (labels, predictions):
+        for content in (truth, {**truth, "annotations": predictions}):
             coco = COCO()
-            coco.dataset = {
-                "images": [{"id": n} for n in range(1, len(images) + 1)],
-                "categories": [{"id": rank + 1, "name": name} for rank, name in enumerate(LEVELS)],
-                "annotations": annotations,
-            }
+            coco.dataset = content
             coco.createIndex()
             sides.append(coco)
         evaluation = COCOeval(sides[0], sides[1], "bbox")
@@ -156,22 +182,22 @@ def _pycocotools_figures(evaluation: Any) -> tuple[float, float]:
     return tuple(float(p[p > -1].mean()) if (p > -1).any() else np.nan for p in (at_50, at_all))  # type: ignore[return-value]
 
 
-def _matches(evaluation: Any, images: Sequence[ScoredImage]) -> list[CategoryMatches]:
-    """Matches of each level out of pycocotools' lists per category, area and image."""
-    studies = studies_of(images)
-    study_of = [studies.index(image.study_id) for image in images]
-    areas = len(evaluation.params.areaRng)
+def _matches(
+    evaluation: Any, study: Sequence[int], studies: int, categories: int
+) -> list[CategoryMatches]:
+    """Matches of each category out of pycocotools' lists per category, area and image."""
+    areas, images = len(evaluation.params.areaRng), len(study)
     result = []
-    for k in range(len(LEVELS)):
-        first = k * areas * len(images)  # the first area range is "all"
-        found = list(zip(study_of, evaluation.evalImgs[first : first + len(images)], strict=True))
-        found = [(study, e) for study, e in found if e is not None]
-        labels = np.zeros(len(studies))
-        for study, e in found:
-            labels[study] += len(e["gtIds"])
+    for k in range(categories):
+        first = k * areas * images  # the first area range is "all"
+        found = list(zip(study, evaluation.evalImgs[first : first + images], strict=True))
+        found = [(owner, e) for owner, e in found if e is not None]
+        labels = np.zeros(studies)
+        for owner, e in found:
+            labels[owner] += len(e["gtIds"])
         score = np.concatenate([np.zeros(0), *(e["dtScores"] for _, e in found)])
         order = np.argsort(-score, kind="mergesort")
         hit = np.concatenate([np.zeros((10, 0)), *(e["dtMatches"] for _, e in found)], axis=1) > 0
-        owner = np.repeat([s for s, _ in found], [len(e["dtIds"]) for _, e in found])
-        result.append(CategoryMatches(owner.astype(np.int64)[order], hit[:, order], labels))
+        owners = np.repeat([s for s, _ in found], [len(e["dtIds"]) for _, e in found])
+        result.append(CategoryMatches(owners.astype(np.int64)[order], hit[:, order], labels))
     return result

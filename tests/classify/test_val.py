@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from sklearn import metrics as oracle
 from spineline.classify import load_classifier
 from spineline.datasets.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
+from spineline.datasets.labels import SEVEN_NAMES
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -48,6 +50,17 @@ def test_figures_are_those_of_the_grades(
     assert metrics["binary"]["auc"] == pytest.approx(wanted)
     assert f"{metrics['seven']['macro_f1']:.4f}" in stdout
     assert (out / "confusion.png").is_file()
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert [(r["image"], r["study"], r["level"]) for r in rows] == list(
+        zip(table.image_id, table.study_id, table.level, strict=True)
+    )
+    assert [(int(r["seven"]), int(r["binary"])) for r in rows] == [
+        (r.seven, r.binary) for r in table.rows
+    ]
+    stored = np.array([[float(r[f"p_{name}"]) for name in SEVEN_NAMES] for r in rows], np.float32)
+    np.testing.assert_array_equal(stored, grades.seven)
+    stored = np.array([float(r["p_v5"]) for r in rows], np.float32)
+    np.testing.assert_array_equal(stored, grades.binary)
 
 
 def test_the_test_part_from_a_crops_folder(

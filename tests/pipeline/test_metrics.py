@@ -8,14 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, roc_auc_score
 
 from spineline.datasets.annotations import Structure
 from spineline.datasets.labels import LEVELS, kind_of_level, pathology_from_codes
 from spineline.pipeline.metrics import evaluate, flatten
 from spineline.pipeline.metrics_bootstrap import draw_weights, interval, macro_f1, weighted_auc
-from spineline.pipeline.metrics_coco import _evaluate, _matches, average_precision, coco_figures
+from spineline.pipeline.metrics_coco import (
+    _coco_of,
+    _evaluate,
+    _matches,
+    average_precision,
+    coco_figures,
+)
 from spineline.pipeline.metrics_match import ScoredImage, label_table, report_table, tags_of_codes
+from spineline.pipeline.metrics_naming import brier, expected_calibration_error, naming_table
 from spineline.pipeline.results import BinaryGrade, GradedStructure, SevenGrade
 
 
@@ -180,6 +187,91 @@ def test_ccf_by_hand() -> None:
     assert flat["ccf.l_disc"]["value"] == pytest.approx(1.0)
     assert flat["ccf.l_vertebra"]["value"] == pytest.approx(2 / 3, abs=1e-6)
     assert flat["ccf.score"]["value"] == pytest.approx((1 + 2 / 3) / 2 * 0.75, abs=1e-6)
+
+
+# ---- naming
+
+
+def named(study: str, rows, probability: float = math.nan, *, abstained: bool = False):
+    """An image with L1 … L4 labelled, 20 px apart; rows of level and y say what was found."""
+    labels = tuple(
+        label(level, 100, 50 + 20 * n, "v1")
+        for n, level in enumerate(("L1", "L1-L2", "L2", "L2-L3", "L3", "L3-L4", "L4"))
+    )
+    found = tuple(said(level, 100, y, 0.9) for level, y in rows)
+    return ScoredImage(
+        study, study, 300, 200, labels, found, None, probability, abstained=abstained
+    )
+
+
+RIGHT = [("L1", 50), ("L1-L2", 70), ("L2", 90)]
+LOWER = [("L2", 50), ("L2-L3", 70), ("L3", 90)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "right"),
+    [
+        pytest.param(RIGHT, True, id="all right"),
+        pytest.param(LOWER, False, id="all one rung too low"),
+        pytest.param([*RIGHT, ("L3-L4", 130), ("L4", 150)], True, id="three of five"),
+        pytest.param([*RIGHT[:2], ("L3", 90), ("L3-L4", 110)], False, id="half"),
+        pytest.param([("L1", 57.9)], True, id="7.9 px beside"),
+        pytest.param([("L1", 42)], False, id="8 px beside: on no label"),
+        pytest.param([("L1", 50), ("L4", 300), ("L5", 320)], True, id="others on no label"),
+        pytest.param([], False, id="nothing found"),
+    ],
+)
+def test_whether_names_are_right(rows, right: bool) -> None:
+    flat = flatten(evaluate([named("a", rows)], draws=5))
+    assert flat["offset_accuracy"] == {"value": float(right), "ci95": [float(right)] * 2, "n": 1}
+
+
+def test_naming_by_hand() -> None:
+    images = [
+        named("a", RIGHT, 0.95),
+        named("b", RIGHT, 0.85),
+        named("c", LOWER, 0.81),
+        named("d", RIGHT, 0.4, abstained=True),
+        named("e", []),  # failed: nothing said
+    ]
+    flat = flatten(evaluate(images, draws=50))
+    assert (flat["offset_accuracy"]["value"], flat["offset_accuracy"]["n"]) == (2 / 5, 5)
+    assert (flat["naming.coverage"]["value"], flat["naming.coverage"]["n"]) == (3 / 5, 5)
+    assert flat["naming.probability"]["value"] == pytest.approx((0.95 + 0.85 + 0.81 + 0.4) / 4)
+    assert flat["naming.brier"]["n"] == 4
+    truth, stated = [1, 1, 0, 1], [0.95, 0.85, 0.81, 0.4]
+    assert flat["naming.brier"]["value"] == pytest.approx(brier_score_loss(truth, stated), abs=1e-6)
+    # Bins (0.9, 1]: 0.95 - 1; (0.8, 0.9]: 0.85 + 0.81 - 1; (0.3, 0.4]: 0.4 - 1
+    assert flat["naming.ece"]["value"] == pytest.approx((0.05 + 0.66 + 0.6) / 4, abs=1e-6)
+    low, high = flat["offset_accuracy"]["ci95"]
+    assert low < 0.4 < high
+
+    left = flatten(evaluate(images, draws=50, abstained="leave_out"))
+    assert (left["offset_accuracy"]["value"], left["offset_accuracy"]["n"]) == (2 / 4, 4)
+    assert left["level_accuracy_8px"]["n"] == 4 * 7
+    assert flat["level_accuracy_8px"]["n"] == 5 * 7
+    assert flat["level_accuracy_8px"]["value"] == pytest.approx(6 / 35, abs=1e-6)
+    assert left["level_accuracy_8px"]["value"] == pytest.approx(6 / 28, abs=1e-6)
+    for key in ("naming.coverage", "naming.brier", "naming.ece"):
+        assert left[key] == flat[key]
+
+
+def test_calibration_against_draws() -> None:
+    """A thousand images whose names are right as often as said: the error is that of chance."""
+    rng = np.random.default_rng(0)
+    stated = rng.uniform(0.5, 1, 1000)
+    rows = [RIGHT if rng.random() < p else LOWER for p in stated]
+    honest = [named(str(n), r, p) for n, (r, p) in enumerate(zip(rows, stated, strict=True))]
+    boast = [replace(image, naming_probability=0.99) for image in honest]
+    errors = []
+    for images in (honest, boast):
+        table = naming_table(images)
+        weights = draw_weights(len(images), 1)
+        errors.append(expected_calibration_error(table, weights)[0][0])
+        value = brier(table, weights)[0][0]
+        assert value == pytest.approx(brier_score_loss(table.right, table.probability))
+    assert errors[0] < 0.05
+    assert errors[1] == pytest.approx(0.99 - np.mean([r is RIGHT for r in rows]), abs=1e-9)
 
 
 def test_coco_by_hand() -> None:
@@ -348,10 +440,9 @@ def test_drawing_by_weight_is_drawing_copies(seed: int) -> None:
 
 def test_own_accumulation_gives_pycocotools_numbers() -> None:
     images = random_images(10, 5)
-    evaluation = _evaluate(images)
-    ours = np.array(
-        [average_precision(m, np.ones((1, 10)))[0] for m in _matches(evaluation, images)]
-    )
+    evaluation = _evaluate(*_coco_of(images))
+    matches = _matches(evaluation, range(10), studies=10, categories=11)
+    ours = np.array([average_precision(m, np.ones((1, 10)))[0] for m in matches])
     theirs = evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=1).T
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
     figures = coco_figures(images, np.ones((2, 10)))
