@@ -29,6 +29,7 @@ from spineline.pipeline.decode import (
     decode_spine,
 )
 from spineline.pipeline.grading import Grade, crop_boxes, grades_of
+from spineline.pipeline.naming import abstain, abstention_warnings
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import ModelSettings
 from spineline.pipeline.sources import Frame, find_cases, load_frame
@@ -169,6 +170,8 @@ class Pipeline:
 
     def _result(self, frame: Frame, spine: DecodedSpine, grades: Sequence[Grade]) -> StudyResult:
         header = frame.header
+        least = self.settings.min_naming_probability
+        naming = abstain(spine.naming, least)
         return StudyResult(
             study_uid=header.study_uid if header else None,
             series_uid=header.series_uid if header else None,
@@ -178,10 +181,16 @@ class Pipeline:
             spacing_rc_mm=header.spacing_rc_mm if header else None,
             structures=_structures(frame, spine.structures, grades),
             missing_levels=tuple(level for level, _ in spine.missing),
-            warnings=(*frame.warnings, *spine.warnings, *self._doubts(spine)),
+            warnings=(
+                *frame.warnings,
+                *spine.warnings,
+                *abstention_warnings(naming, least),
+                *self._doubts(spine),
+            ),
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),
+            naming=naming,
         )
 
     def _doubts(self, spine: DecodedSpine) -> list[str]:

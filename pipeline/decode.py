@@ -15,6 +15,8 @@ The score of a chain, in natural-log units, is
   each level left out between the two;
 - ``-end_cost`` for each level left out above the first and below the last.
 
+How sure the names of the chain are is the matter of `spineline.pipeline.naming`.
+
 On 100 labelled training spines log(ratio) has mean -0.04 and standard deviation 0.11, the angle
 0.24 rad; the defaults are wider because predicted boxes are less exact than labelled ones.
 
@@ -32,6 +34,14 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.pipeline.naming import (
+    SURE,
+    TEMPERATURE,
+    BoolArray,
+    Naming,
+    name_chain,
+    naming_warnings,
+)
 
 if TYPE_CHECKING:
     from spineline.detect.results import Detections
@@ -40,7 +50,6 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Reason = Literal["no_candidate", "low_confidence", "spacing_implausible", "out_of_order"]
 
-_RUNG = 2  # ranks from one vertebra, or disc, to the next
 _TINY = 1e-9
 _ODD_GAP = (
     1.8  # the widest of 1,000 labelled gaps is 1.74 times, the narrowest 0.57 times the rule's
@@ -60,9 +69,8 @@ class DecodeSettings:
         direction_sigma: standard deviation of the angle from straight down, in radians.
         skip_cost: price of a level left out between two others.
         end_cost: price of a level left out at either end.
-        shift_margin: warn when a chain one whole rung higher or lower scores less than this below
-            the best, per structure. On validation spines a detector that named 97 % of the levels
-            right stood at 3.8 and above where it was right, at 2.8 where the spine had slipped.
+        temperature: of the naming's softmax; see `spineline.pipeline.naming`.
+        sure_naming: warn of a naming whose probability is below it.
     """
 
     method: Literal["spine", "argmax"] = "spine"
@@ -73,7 +81,8 @@ class DecodeSettings:
     direction_sigma: float = 0.5
     skip_cost: float = 3.0
     end_cost: float = 0.5
-    shift_margin: float = 3.0
+    temperature: float = TEMPERATURE
+    sure_naming: float = SURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +105,14 @@ class DecodedSpine:
         missing: (level, reason) of each level without a structure, in the order of `LEVELS`.
         warnings: texts for the user.
         score: of the chain, natural-log units; 0 for ``argmax``.
+        naming: how sure the names are; None for ``argmax`` and where nothing was found.
     """
 
     structures: tuple[DecodedStructure, ...]
     missing: tuple[tuple[str, Reason], ...]
     warnings: tuple[str, ...] = ()
     score: float = 0.0
+    naming: Naming | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +150,18 @@ def decode_spine(detections: Detections, settings: DecodeSettings | None = None)
     pairwise = pairwise_scores(candidates, settings)
     chain, score = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
     missing = _missing(candidates, chain, unary, pairwise, settings)
+
+    def best_score(allowed: BoolArray) -> float:
+        worth = np.where(allowed, unary, -np.inf)
+        return best_chain(candidates.rank, worth, pairwise, settings.end_cost)[1]
+
+    naming = name_chain(candidates, chain, score, best_score, temperature=settings.temperature)
     warnings = (
         *_count_warning(chain),
         *_gap_warnings(candidates, chain),
-        *_shift_warnings(candidates, chain, score, unary, pairwise, settings),
+        *naming_warnings(naming, settings.sure_naming),
     )
-    return DecodedSpine(_structures(candidates, chain), missing, warnings, score)
+    return DecodedSpine(_structures(candidates, chain), missing, warnings, score, naming)
 
 
 def candidates_of(detections: Detections, per_level: int) -> Candidates:
@@ -311,48 +328,3 @@ def _gap_warnings(candidates: Candidates, chain: list[int]) -> tuple[str, ...]:
                 f"expect: a level may be {'left out' if ratio > 1 else 'counted twice'} there"
             )
     return tuple(warnings)
-
-
-def _shift_warnings(
-    candidates: Candidates,
-    chain: list[int],
-    score: float,
-    unary: FloatArray,
-    pairwise: FloatArray,
-    settings: DecodeSettings,
-) -> tuple[str, ...]:
-    """A warning where the same places named one rung higher or lower score nearly as well.
-
-    It tells the smaller margin of the two.
-    """
-    margins = {}
-    for shift, word in ((-_RUNG, "higher"), (_RUNG, "lower")):
-        barred = ~_allowed_when_shifted(candidates, chain, shift)
-        _, other = best_chain(
-            candidates.rank, np.where(barred, -np.inf, unary), pairwise, settings.end_cost
-        )
-        margin = (score - other) / max(len(chain), 1)
-        if chain and margin < settings.shift_margin:
-            margins[word] = margin
-    if not margins:
-        return ()
-    return (
-        f"levels may be off by one: every name one rung {' or '.join(margins)} fits nearly as well "
-        f"(margin {min(margins.values()):.1f} per structure, {settings.shift_margin:g} wanted)",
-    )
-
-
-def _allowed_when_shifted(
-    candidates: Candidates, chain: list[int], shift: int
-) -> npt.NDArray[np.bool_]:
-    """(N,) candidates at the place of the structure chosen ``shift`` ranks before theirs.
-
-    Levels whose counterpart was not chosen may be anywhere.
-    """
-    points, heights = candidates.point_xy, candidates.height
-    allowed = np.ones(len(points), dtype=bool)
-    for i in chain:
-        same = candidates.rank == candidates.rank[i] + shift
-        away = np.hypot(*(points - points[i]).T) > heights[i] / 4
-        allowed &= ~(same & away)
-    return allowed

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from spineline.pipeline import metrics_figures as figures
+from spineline.pipeline import metrics_naming as naming
 from spineline.pipeline.metrics_bootstrap import DRAWS, FloatArray, draw_weights, interval
 from spineline.pipeline.metrics_coco import coco_figures
 from spineline.pipeline.metrics_match import (
@@ -34,11 +36,19 @@ _REPORT: dict[str, Callable[[ReportTable, FloatArray], figures.Counted]] = {
     "report.precision": figures.report_precision,
     "report.ap": figures.report_ap,
 }
-_LABEL: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
+_POINT: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
     "level_accuracy_8px": figures.level_accuracy_8px,
     "level_accuracy_6mm": figures.level_accuracy_6mm,
     "level_accuracy_6mm.disc": partial(figures.level_accuracy_6mm, disc=True),
     "level_accuracy_6mm.vertebra": partial(figures.level_accuracy_6mm, disc=False),
+}
+_NAMING: dict[str, Callable[[naming.NamingTable, FloatArray], figures.Counted]] = {
+    "naming.coverage": naming.coverage,
+    "naming.probability": naming.mean_probability,
+    "naming.brier": naming.brier,
+    "naming.ece": naming.expected_calibration_error,
+}
+_GRADE: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
     "seven.accuracy": figures.seven_accuracy,
     "seven.macro_f1": figures.seven_macro_f1,
     "binary.accuracy": figures.binary_accuracy,
@@ -56,27 +66,53 @@ _LABEL: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
 }
 
 
-def evaluate(images: Sequence[ScoredImage], *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+Abstained = Literal["wrong", "leave_out"]
+
+
+def evaluate(
+    images: Sequence[ScoredImage],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    abstained: Abstained = "wrong",
+) -> dict[str, Any]:
     """Every figure of the design's section on numbers, as a tree of plain values.
 
     Args:
         images: labels with predictions; an image that the pipeline failed on has no predictions.
         draws: of the bootstrap over studies.
         seed: of the bootstrap.
+        abstained: images whose naming the pipeline abstained from count as images without
+            predictions (``wrong``), or in ``naming.*`` alone (``leave_out``).
 
     Returns:
         ``{"report": {"recall": {value, ci95, n}, …}, "level_accuracy_8px": {value, ci95, n},
         "level_accuracy_6mm": {value, ci95, n, "disc": {…}, "vertebra": {…}}, …}``.
     """
+    doubt = _naming_figures(images, draws, seed)
+    if abstained == "wrong":
+        images = [replace(i, predictions=()) if i.abstained else i for i in images]
+    else:
+        images = [image for image in images if not image.abstained]
     weights = draw_weights(len(studies_of(images)), draws, seed=seed)
     report, labels = report_table(images), label_table(images)
     flat: dict[str, Any] = {key: _figure(f(report, weights)) for key, f in _REPORT.items()}
-    flat |= {key: _figure(f(labels, weights)) for key, f in _LABEL.items()}
+    flat |= {key: _figure(f(labels, weights)) for key, f in _POINT.items()}
+    flat["offset_accuracy"] = _figure(naming.offset_accuracy(naming.naming_table(images), weights))
+    flat |= doubt
+    flat |= {key: _figure(f(labels, weights)) for key, f in _GRADE.items()}
     flat["seven.confusion"] = _confusion(labels, weights)
     coco = coco_figures(images, weights)
     flat["coco.map50"] = _figure((coco.map50, coco.labels))
     flat["coco.map50_95"] = _figure((coco.map50_95, coco.labels))
     return _nested(flat)
+
+
+def _naming_figures(images: Sequence[ScoredImage], draws: int, seed: int) -> dict[str, Any]:
+    """Figures on the naming's probability, of every image, abstained or not."""
+    weights = draw_weights(len(studies_of(images)), draws, seed=seed)
+    table = naming.naming_table(images)
+    return {key: _figure(f(table, weights)) for key, f in _NAMING.items()}
 
 
 def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:

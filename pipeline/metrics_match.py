@@ -53,6 +53,8 @@ class ScoredImage:
         predictions: points and boxes in pixels of the label's image; any number per level; empty
             where the pipeline failed.
         spacing_rc_mm: pixel spacing of the label's image, or None: then no figure in mm counts it.
+        naming_probability: of the levels as a whole; NaN where the pipeline did not say.
+        abstained: whether the pipeline gave the levels as a guess alone.
     """
 
     study_id: str
@@ -62,6 +64,8 @@ class ScoredImage:
     labels: tuple[Structure, ...]
     predictions: tuple[GradedStructure, ...]
     spacing_rc_mm: tuple[float, float] | None = None
+    naming_probability: float = math.nan
+    abstained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

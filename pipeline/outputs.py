@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from spineline.pipeline.results import GradedStructure, StudyResult
 COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
     "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
-    "seven_probability", "binary_class", "binary_probability",
+    "seven_probability", "binary_class", "binary_probability", "naming_probability",
+    "naming_abstained",
 )  # fmt: skip
-"""Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS)."""
+"""Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
+
+The last two are the study's: how probable its levels are as a whole, and 1 where they are a guess.
+"""
 
 
 def write_study(folder: Path, analysis: Analysis, *, overlay: bool, doubtful: float) -> None:
@@ -29,7 +34,8 @@ def write_study(folder: Path, analysis: Analysis, *, overlay: bool, doubtful: fl
         folder: the study's folder.
         analysis: what to write.
         overlay: whether to draw.
-        doubtful: grades of structures below this confidence carry a question mark.
+        doubtful: grades of structures below this confidence carry a question mark; all do where
+            the naming is abstained.
     """
     write_json(folder / "result.json", analysis.result.to_json(), sync=False)
     if overlay:
@@ -39,6 +45,8 @@ def write_study(folder: Path, analysis: Analysis, *, overlay: bool, doubtful: fl
 
 def overlay_png(analysis: Analysis, *, doubtful: float = 0.25) -> bytes:
     """The frame, upright and enlarged, with boxes, points, levels and grades, as PNG."""
+    if analysis.result.abstained:
+        doubtful = math.inf
     marks = [
         Mark(place.point_xy, place.box_xyxy, place.kind, label_of(structure, doubtful))
         for place, structure in zip(
@@ -54,7 +62,9 @@ def title_of(analysis: Analysis) -> str:
     words = ["spineline"]
     if analysis.result.missing_levels:
         words.append(f"missing: {', '.join(analysis.result.missing_levels)}")
-    if analysis.spine.warnings:
+    if analysis.result.abstained:
+        words.append("naming abstained, levels are a guess")
+    elif analysis.spine.warnings:
         words.append("levels in doubt, see result.json")
     return "; ".join(words)
 
@@ -89,7 +99,8 @@ def results_csv(results: Iterable[tuple[str, StudyResult]]) -> str:
 def study_line(name: str, analysis: Analysis) -> str:
     """One study in one short line: levels found and the slice they were found on."""
     found = f"{name}: {len(analysis.result.structures)} of {len(LEVELS)} levels"
-    return ", ".join([found, *analysis.frame.notes[:1]])
+    abstained = ["naming abstained"] if analysis.result.abstained else []
+    return ", ".join([found, *abstained, *analysis.frame.notes[:1]])
 
 
 def log_lines(name: str, analysis: Analysis) -> list[str]:
@@ -112,6 +123,7 @@ def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) ->
 def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[object]:
     seven, binary = structure.seven, structure.binary
     point_mm = structure.point_mm or ("", "", "")
+    naming = result.naming
     return [
         name,
         result.study_uid or "",
@@ -133,4 +145,5 @@ def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[obj
             )
         ),
         *(("", "") if binary is None else (binary.class_index, round(binary.probability, 6))),
+        *(("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))),
     ]

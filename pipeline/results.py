@@ -14,6 +14,7 @@ from typing import Any
 
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.pipeline.naming import Naming, Rival
 
 SCHEMA = "spineline-result/1"
 
@@ -67,6 +68,7 @@ class StudyResult:
         warnings: everything the user should know about how the answer came about.
         weights_name, weights_sha256: what the models were.
         version: of spineline.
+        naming: how sure the levels are as a whole; None where that is not known.
     """
 
     study_uid: str | None
@@ -81,6 +83,12 @@ class StudyResult:
     weights_name: str = ""
     weights_sha256: str = ""
     version: str = ""
+    naming: Naming | None = None
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the levels are but a guess, by the user's least probability of the naming."""
+        return self.naming is not None and self.naming.abstained
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in the layout of ``result.json``; numbers rounded to what they can mean."""
@@ -96,6 +104,7 @@ class StudyResult:
             },
             "structures": [_structure_to_json(s) for s in self.structures],
             "missing_levels": list(self.missing_levels),
+            "naming": _naming_to_json(self.naming),
             "warnings": list(self.warnings),
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
@@ -130,6 +139,26 @@ def read_result(path: Path) -> StudyResult:
         raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
     except AnnotationError as error:
         raise AnnotationError(f"{path}: {error}") from error
+
+
+def _naming_to_json(naming: Naming | None) -> dict[str, Any] | None:
+    if naming is None:
+        return None
+    return {
+        "offset_probability": round(naming.probability, 6),
+        "alternatives": [
+            {"shift": rival.shift, "probability": round(rival.probability, 6)}
+            for rival in naming.rivals
+        ],
+        "abstained": naming.abstained,
+    }
+
+
+def _naming_from_json(value: Mapping[str, Any] | None) -> Naming | None:
+    if value is None:
+        return None
+    rivals = tuple(Rival(int(r["shift"]), float(r["probability"])) for r in value["alternatives"])
+    return Naming(float(value["offset_probability"]), rivals, bool(value["abstained"]))
 
 
 def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
@@ -169,6 +198,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         weights_name=weights["name"],
         weights_sha256=weights["sha256"],
         version=value["version"],
+        naming=_naming_from_json(value.get("naming")),  # results of earlier versions have none
     )
 
 

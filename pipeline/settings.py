@@ -14,6 +14,8 @@ _DETECTOR = "detector instead of that of weights: a registry name or a file"
 _CLASSIFIER = "classifier instead of that of weights: a registry name or a file"
 _CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=argmax"
 _CANDIDATES = "boxes less sure are no candidates for the spine"
+_NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
+_ABSTAINED = "studies whose levels are but a guess are wrong, or left out but for naming.*"
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
 _CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
 
@@ -32,6 +34,7 @@ class ModelSettings(Settings):
     )
     confidence: float = key(_CONFIDENCE, default=0.25, minimum=0, maximum=1)
     candidate_confidence: float = key(_CANDIDATES, default=0.01, minimum=0, maximum=1)
+    min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1)
     iou: float = key(
         "boxes of one level that overlap more are one box", default=0.8, minimum=0, maximum=1
     )
@@ -40,6 +43,15 @@ class ModelSettings(Settings):
     batch: int = key("images given to the models at once", default=16, minimum=1)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     trust: bool = key("load weights that are pickles, which run the code in them", default=False)
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if self.decode == "argmax" and self.min_naming_probability > 0:
+            msg = (
+                f"min_naming_probability={self.min_naming_probability:g}: decode=argmax names each "
+                "level by itself and has no probability of the whole; use decode=spine"
+            )
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +108,7 @@ class PipelineVal(ModelSettings):
         minimum=1,
         maximum=10000,
     )
+    abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
     table: Path | None = key(
         "also write the figures into this Markdown page, of which the rest stays", default=None
@@ -107,7 +120,7 @@ class PipelineVal(ModelSettings):
     seed: int = key("of the bootstrap", default=0, minimum=0)
 
     def __post_init__(self) -> None:
-        Settings.__post_init__(self)
+        ModelSettings.__post_init__(self)
         _check_val(self)
 
 

@@ -79,11 +79,16 @@ def val(settings: PipelineVal) -> ValResult:
             if settings.predictions is None
             else _stored(settings.predictions, truth, failures)
         )
-        images = _scored(truth, results, failures)
+        images = _scored(truth, results, failures, settings.min_naming_probability)
         failures += [Failure(e.image_id, str(e)) for e in truth.left_out if e.failed]
         metrics = {
             **_summary(settings, truth, images, results, failures),
-            **evaluate(images, draws=settings.draws, seed=settings.seed),
+            **evaluate(
+                images,
+                draws=settings.draws,
+                seed=settings.seed,
+                abstained="leave_out" if settings.abstained == "leave_out" else "wrong",
+            ),
         }
         write_json(stage / "metrics.json", metrics)
         write_results_csv(stage / "results.csv", results.items())
@@ -180,9 +185,22 @@ def _stored(folder: Path, truth: TruthSet, failures: list[Failure]) -> Results:
     return results
 
 
-def _scored(truth: TruthSet, results: Results, failures: list[Failure]) -> list[ScoredImage]:
-    """Labels with the predictions brought into their image; none where the pipeline failed."""
-    return [_scored_image(item, results, truth, failures) for item in truth.truths]
+def _scored(
+    truth: TruthSet, results: Results, failures: list[Failure], least: float
+) -> list[ScoredImage]:
+    """Labels with the predictions brought into their image; none where the pipeline failed.
+
+    ``least`` is the naming's least probability; of stored results it may be another than theirs.
+    """
+    images = []
+    for item in truth.truths:
+        image, result = _scored_image(item, results, truth, failures), results.get(item.case.name)
+        if result is not None and result.naming is not None and image.predictions:
+            naming = result.naming
+            doubtful = naming.abstained or naming.probability < least
+            image = replace(image, naming_probability=naming.probability, abstained=doubtful)
+        images.append(image)
+    return images
 
 
 def _scored_image(
@@ -224,6 +242,7 @@ def _summary(
         "studies": len(studies_of(images)),
         "images": len(images),
         "labels": labels_in(truth.truths),
+        "abstained": [image.image_id for image in images if image.abstained],
         "other_slice": elsewhere,
         "slice": settings.slice,
         "weights": _weights_of(results),
@@ -261,6 +280,13 @@ def _tell(
             "through patient coordinates",
             metrics["other_slice"],
             metrics["images"],
+        )
+    if metrics["abstained"]:
+        LOG.info(
+            "%d of %d images: the naming was abstained; %s",
+            len(metrics["abstained"]),
+            metrics["images"],
+            "counted as wrong" if settings.abstained == "wrong" else "left out of the figures",
         )
     for failure in failures:
         LOG.error("error: %s", failure)

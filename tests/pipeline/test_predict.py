@@ -39,9 +39,15 @@ def test_a_study(tmp_path, fake_models, make_study, make_points, run_cli) -> Non
     found = result_of(tmp_path / "o", "study1")
     assert list(found) == [
         "schema", "study_uid", "series_uid", "instance_uid", "image", "structures",
-        "missing_levels", "warnings", "weights", "version",
+        "missing_levels", "naming", "warnings", "weights", "version",
     ]  # fmt: skip
     assert found["schema"] == SCHEMA
+    assert list(found["naming"]) == ["offset_probability", "alternatives", "abstained"]
+    assert [rival["shift"] for rival in found["naming"]["alternatives"]] == [-2, -1, 1, 2]
+    assert found["naming"]["abstained"] is False
+    shares = [rival["probability"] for rival in found["naming"]["alternatives"]]
+    assert found["naming"]["offset_probability"] + sum(shares) == pytest.approx(1, abs=1e-5)
+    assert found["naming"]["offset_probability"] > 0.99
     assert found["image"] == {"width": 120, "height": 150, "spacing_rc_mm": [1.25, 1.25]}
     assert found["weights"] == {"name": "fake", "sha256": "0" * 64}
     assert [s["level"] for s in found["structures"]] == list(LEVELS)
@@ -91,6 +97,43 @@ def test_a_cohort(tmp_path, fake_models, make_study, run_cli) -> None:
     assert len(fake_models) == 1  # models are loaded once
     assert fake_models[0].detector.calls == [2, 1]
     assert len(fake_models[0].classifier.seen) == 2
+
+
+def test_a_naming_that_is_not_sure_enough_is_marked(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "s")
+    words = ("pipeline", "predict", f"source={tmp_path / 's'}")
+    code, said, warned = run_cli(*words, f"out={tmp_path / 'o'}", "min_naming_probability=1")
+    assert code == 0
+    assert said.startswith("s: 11 of 11 levels, naming abstained, ")
+    found = result_of(tmp_path / "o", "s")
+    assert found["naming"]["abstained"] is True
+    assert [s["level"] for s in found["structures"]] == list(LEVELS)
+    (warning,) = found["warnings"]
+    assert warning.startswith("naming abstained: its probability is 0.9")
+    assert warning.endswith("min_naming_probability=1; take the levels as a guess")
+    assert "naming abstained" in warned
+    assert read_result(tmp_path / "o" / "s" / "result.json").abstained
+    (row, *_) = csv.DictReader((tmp_path / "o" / "results.csv").open())
+    assert row["naming_abstained"] == "1"
+    assert float(row["naming_probability"]) == found["naming"]["offset_probability"]
+    run_cli(*words, f"out={tmp_path / 'p'}")
+    certain = (tmp_path / "p" / "s" / "overlay.png").read_bytes()
+    assert (tmp_path / "o" / "s" / "overlay.png").read_bytes() != certain
+    (row, *_) = csv.DictReader((tmp_path / "p" / "results.csv").open())
+    assert row["naming_abstained"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("1.5", "min_naming_probability=1.5"), ("sure", "min_naming_probability=sure")],
+)
+def test_a_least_probability_that_is_none(tmp_path, run_cli, value: str, message: str) -> None:
+    words = ("pipeline", "predict", f"source={tmp_path}", f"out={tmp_path / 'o'}")
+    code, _, warned = run_cli(*words, f"min_naming_probability={value}")
+    assert code == 2
+    assert message in warned
 
 
 def test_one_line_a_study_and_the_rest_in_the_log(

@@ -100,6 +100,53 @@ def test_stored_predictions_give_the_same_metrics(
     assert first == again
 
 
+@pytest.mark.parametrize(
+    ("word", "accuracy", "n"), [("wrong", 0.0, 33), ("leave_out", None, 0)], ids=str
+)
+def test_abstained_studies_are_wrong_or_left_out(
+    tmp_path, fake_models, cohort, run_cli, word: str, accuracy: float | None, n: int
+) -> None:
+    """No naming is as probable as 1, so that all three studies are abstained from."""
+    words = ("min_naming_probability=1", f"abstained={word}")
+    code, said, _ = run_cli(*val_words(*cohort, tmp_path / "o", *words))
+    metrics = metrics_of(tmp_path / "o")
+    flat = flatten(metrics)
+    assert code == 0
+    assert len(metrics["abstained"]) == 3
+    assert "3 of 3 images: the naming was abstained" in said
+    assert flat["naming.coverage"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 3}
+    assert (flat["level_accuracy_8px"]["value"], flat["level_accuracy_8px"]["n"]) == (accuracy, n)
+    assert flat["offset_accuracy"]["value"] == accuracy
+    assert flat["naming.probability"]["value"] > 0.99  # what the pipeline thinks of its guesses
+    assert flat["naming.brier"]["value"] < 0.01
+
+
+def test_stored_predictions_are_abstained_from_by_another_minimum(
+    tmp_path, fake_models, cohort, run_cli
+) -> None:
+    assert run_cli(*val_words(*cohort, tmp_path / "o"))[0] == 0
+    assert flatten(metrics_of(tmp_path / "o"))["offset_accuracy"]["value"] == 1.0
+    stored = (f"predictions={tmp_path / 'o'}", "min_naming_probability=1")
+    assert run_cli(*val_words(*cohort, tmp_path / "p", *stored))[0] == 0
+    assert flatten(metrics_of(tmp_path / "p"))["offset_accuracy"]["value"] == 0.0
+
+
+def test_stored_predictions_without_a_naming_have_no_doubt_to_score(
+    tmp_path, fake_models, cohort, run_cli
+) -> None:
+    """Results of earlier versions say nothing of it."""
+    run_cli(*val_words(*cohort, tmp_path / "o"))
+    for path in (tmp_path / "o" / "predictions").glob("*/result.json"):
+        values = json.loads(path.read_text())
+        del values["naming"]
+        path.write_text(json.dumps(values))
+    words = val_words(*cohort, tmp_path / "p", f"predictions={tmp_path / 'o'}")
+    assert run_cli(*words)[0] == 0
+    flat = flatten(metrics_of(tmp_path / "p"))
+    assert flat["offset_accuracy"]["value"] == 1.0
+    assert flat["naming.brier"] == {"value": None, "ci95": [None, None], "n": 0}
+
+
 def test_without_spacing_it_says_why_figures_in_mm_are_not_defined(
     tmp_path, fake_models, frames, run_cli
 ) -> None:
@@ -297,6 +344,11 @@ def test_command_line_shows_what_differs_from_the_defaults() -> None:
         (["out=o", "source=s", "annotations=a", "part=val"], "needs split=MANIFEST"),
         (["out=o", "data=d", "spacing_mm=1", "fov_mm=2"], "give one of both"),
         (["out=o", "data=d", "slice=best"], "slice=best"),
+        (["out=o", "data=d", "abstained=skip"], "abstained=skip"),
+        (
+            ["out=o", "data=d", "decode=argmax", "min_naming_probability=0.5"],
+            "min_naming_probability=0.5: decode=argmax names each level by itself",
+        ),
         (["out=o", "data=d", "section=Big Words"], "section=Big Words: wanted lower-case"),
     ],
 )
