@@ -18,6 +18,7 @@ from spineline.datasets.crops import (
     is_crops_folder,
     load_crops,
     make_crops,
+    why_no_crop,
 )
 from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.runs import LOG
@@ -80,7 +81,7 @@ def load_training_data(
     train = tables["train"]
     if not len(train):
         msg = f"{data}: no labelled structure to train on in its train part; check split= and tags"
-        raise AnnotationError(msg)
+        raise AnnotationError(_with_reason(msg, data))
     val = tables.get("val")
     _check_sides(data, train, val)
     before = replace(train, rows=tuple(r for r in train.rows if not r.variant))
@@ -110,8 +111,22 @@ def load_part(data: Path, part: Part, spec: CropSpec) -> CropTable:
         table = make_crops(load_dataset(data), part, spec)
         _refuse_failures(data, table)
     if table is None or not len(table):
-        raise AnnotationError(f"{data}: no labelled structure in its {part} part; check split=")
+        msg = f"{data}: no labelled structure in its {part} part; check split="
+        raise AnnotationError(_with_reason(msg, data))
     return table
+
+
+def _with_reason(message: str, data: Path) -> str:
+    """The message, or why no part of a converted dataset can give a crop, where that is so."""
+    from spineline.datasets.dataset import load_dataset
+
+    if is_crops_folder(data):
+        return message
+    dataset = load_dataset(data)
+    structures = [s for record in dataset.all_records() for s in record.structures]
+    if any(structure.class_in("seven") is not None for structure in structures):
+        return message
+    return f"{data}: {why_no_crop(dataset, ())}"
 
 
 def _tables_of_dataset(data: Path, recipe: Recipe) -> dict[Part, CropTable]:

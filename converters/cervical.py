@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from spineline.converters.frames import find_frames, frame_size, named_frame
+from spineline.converters.frames import FrameIds, find_frames, frame_size, named_frame
 from spineline.converters.source import EntryError, LeftOut, Pixels, Reading, Source
 from spineline.converters.voc import parse_xml
 from spineline.datasets.annotations import ImageRecord, Structure, check_image_id, is_image_id
@@ -208,8 +208,9 @@ def parse_csv(data: bytes, where: str, columns: CervicalColumns) -> tuple[CsvRow
     names = [name.strip() for name in header]
     if problem or not names:
         reason = f"its header cannot be read ({problem})" if problem else "empty"
-        raise AnnotationError(f"{where}: {reason}; wanted a header with {_wanted(columns)}")
-    _check_header(names, where, columns)
+        wanted = f"wanted a header with {_wanted(columns)}"
+        raise AnnotationError(f"{where}: {reason}; {wanted}{_separator_hint(text, columns)}")
+    _check_header(names, where, columns, hint=_separator_hint(text, columns))
     rows = tuple(
         _csv_row(f"{where}, row {number}", names, cells, problem, columns)
         for number, cells, problem in listed
@@ -317,7 +318,7 @@ class _Reader:
         self.rows: list[_Row] = []
         self.objects: Counter[str] = Counter()
         self.patients: dict[str, str] = {}
-        self.seen: set[str] = set()
+        self.ids = FrameIds()
         self.usable = 0
         self.readable = 0
         self.with_discs = 0
@@ -361,12 +362,14 @@ class _Reader:
             return
         label = parse_labelme(xml, where)
         self.readable += 1
-        if found.image_id in self.seen:
+        file = named_frame(self.images, self.frames, name, found.image_id)
+        image_id = self.ids.take(name, file)
+        if image_id is None:
             detail = f"{where}: the image occurs more than once; the first row counts"
             found.reason, found.detail = "duplicate_id", detail
             return
-        self.seen.add(found.image_id)
-        found.file = named_frame(self.images, self.frames, name, found.image_id)
+        found.image_id, found.file = image_id, file
+        found.study = self._study(row, image_id)
         size_wh = label.size_wh or self._size_of_file(found.file, where)
         found.frame = Frame(found.image_id, found.study, *size_wh)
         self._judge(label, found, name)
@@ -616,15 +619,25 @@ def _csv_row(
     return CsvRow(where, by_name)
 
 
-def _check_header(names: Sequence[str], where: str, columns: CervicalColumns) -> None:
+def _check_header(names: Sequence[str], where: str, columns: CervicalColumns, *, hint: str) -> None:
     if any("\ud800" <= c <= "\udfff" for name in names for c in name):
         raise AnnotationError(f"{where}: its header is not UTF-8; save the file as CSV UTF-8")
     for key in ("file", "usable", "xml", "patient"):
         name = getattr(columns, key)
         if name is not None and name not in names:
             found = ", ".join(repr(_cut(n)) for n in names[:20])
-            msg = f"{where}: no column {name!r}; found {found}; name it with columns.{key}=…"
+            msg = f"{where}: no column {name!r}; found {found}; name it with columns.{key}=…{hint}"
             raise AnnotationError(msg)
+
+
+def _separator_hint(text: str, columns: CervicalColumns) -> str:
+    """What to do about a table whose columns another character than the comma separates."""
+    header = text.lstrip().partition("\n")[0]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        cells = [cell.strip().strip('"') for cell in header.split(separator)[:1000]]
+        if len(cells) > 1 and columns.file in cells:
+            return f"; its columns are separated by {name}: save it with commas"
+    return ""
 
 
 def _wanted(columns: CervicalColumns) -> str:

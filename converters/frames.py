@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from spineline.datasets.annotations import is_image_id
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageReadError
 
@@ -47,6 +49,45 @@ def named_frame(
         return str(path)
     same_id = frames.get(image_id)
     return same_id[0].name if same_id else None
+
+
+class FrameIds:
+    """Ids for the images that a source names, one each.
+
+    An image's id is its name without folder and suffix. Two names that have it in common are two
+    images where both files are there, and the later one's folder, then its suffix, or else a number
+    join its id; otherwise they are one image that occurs twice.
+    """
+
+    def __init__(self) -> None:
+        self._file_of: dict[str, str | None] = {}
+
+    def take(self, name: str, file: str | None) -> str | None:
+        """The id of an image; None for one that has an id already.
+
+        Args:
+            name: path as the source gives it, with slashes.
+            file: the file that is meant, of [named_frame][]; None where it is missing.
+        """
+        path = PurePosixPath(name)
+        if path.stem not in self._file_of:
+            self._file_of[path.stem] = file
+            return path.stem
+        if None in (file, self._file_of[path.stem]) or file in self._file_of.values():
+            return None
+        for image_id in _longer_ids(path):
+            if image_id not in self._file_of and is_image_id(image_id):
+                self._file_of[image_id] = file
+                return image_id
+        return None
+
+
+def _longer_ids(path: PurePosixPath) -> Iterator[str]:
+    folders = [re.sub(r"[^\w.-]", "-", part) for part in path.parts[:-1]]
+    yield "-".join([*folders, path.stem])
+    yield "-".join([*folders, path.stem, path.suffix[1:]])
+    for number in range(2, 1000):
+        yield f"{path.stem}-{number}"
 
 
 def _is_file(path: Path) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spineline.converters.cervical import disc_structures, images_reader
-from spineline.converters.frames import find_frames, frame_size, named_frame
+from spineline.converters.frames import FrameIds, find_frames, frame_size, named_frame
 from spineline.converters.source import EntryError, Reading, Source, source_entries
 from spineline.datasets.annotations import ImageRecord, check_image_id, is_image_id
 from spineline.datasets.coco import boxed_structures
@@ -115,21 +115,25 @@ def read_prepared(
         AnnotationError: a file is no such markup, or the images folder is missing.
     """
     frames = {} if images is None else find_frames(images)
+    found_in = _Images(images, frames, image_size)
     reading, parts = Reading(), dict[str, Part]()
-    seen = set[str]()
+    ids = FrameIds()
     for part, path in prepared_files(annotations).items():
         entries = _entries(path, part)
         for number, entry in enumerate(entries):
             where = f"{path.name}, entry {number}"
-            stem = _stem_of(entry)
-            image_id = stem if is_image_id(stem) else where
-            if image_id in seen:
-                detail = f"{where}: the image occurs more than once; the first entry counts"
-                reading.repeat(image_id, image_id, detail)
-                continue
-            seen.add(image_id)
+            stem = _path_of(entry).stem
+            image_id = where
+            if is_image_id(stem):
+                file = found_in.find(str(_path_of(entry)), stem)
+                taken = ids.take(str(_path_of(entry)), file)
+                if taken is None:
+                    detail = f"{where}: the image occurs more than once; the first entry counts"
+                    reading.repeat(stem, stem, detail)
+                    continue
+                image_id = taken
             try:
-                record = _record(entry, where, image_id, _Images(images, frames, image_size))
+                record = _record(entry, where, image_id, found_in)
                 reading.findings.extend(record[1])
                 reading.records.append(record[0])
             except AnnotationError as error:
@@ -196,10 +200,10 @@ def _record(
 ) -> tuple[ImageRecord, list[Any]]:
     found = parse_prepared(entry, where)
     try:
-        check_image_id(_stem_of(entry))
+        check_image_id(_path_of(entry).stem)
     except AnnotationError as error:
         raise EntryError("bad_entry", f"{where}: {error}") from error
-    file = images.find(found.img_path, image_id)
+    file = images.find(found.img_path, _path_of(entry).stem)
     frame = Frame(image_id, image_id, *images.size_wh(file, where))
     solid = [box[0] < box[2] and box[1] < box[3] for box in found.boxes_xyxy]
     findings = [
@@ -223,10 +227,10 @@ def _entries(path: Path, part: Part | None) -> list[Any]:
     return source_entries(path, "prepared", _WHAT)
 
 
-def _stem_of(entry: Any) -> str:
+def _path_of(entry: Any) -> PurePosixPath:
     if isinstance(entry, dict) and isinstance(entry.get("img_path"), str):
-        return PurePosixPath(entry["img_path"].replace("\\", "/")).stem
-    return ""
+        return PurePosixPath(entry["img_path"].replace("\\", "/"))
+    return PurePosixPath()
 
 
 def _tag(label: Any, where: str) -> str:

@@ -536,6 +536,21 @@ def test_an_empty_train_part_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_discs_that_are_healthy_or_sick_alone_are_refused_with_the_reason(
+    tmp_path: Path, run_cli: Cli
+) -> None:
+    necks, data = tmp_path / "necks", tmp_path / "data"
+    words = ("region=cervical", f"out={necks}", "n=3")
+    assert run_cli("data", "phantom", *words)[0] == 0
+    places = (f"annotations={necks / 'descr'}", f"images={necks / 'frames'}", f"out={data}")
+    assert run_cli("convert", "cervical", *places)[0] == 0
+    code, _, stderr = run_cli("classify", "train", f"data={data}", f"out={tmp_path / 'run'}")
+    assert code == 1
+    assert "its discs have no level and are graded healthy or sick alone" in stderr
+    assert "use detect train" in stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -338,6 +338,63 @@ def test_the_first_row_of_an_image_counts(source: FilesOfCervical) -> None:
     assert [(e.reason, e.failed) for e in found.left_out] == [("duplicate_id", False)]
 
 
+def test_images_of_one_name_in_two_folders_are_two(source: FilesOfCervical, run_cli) -> None:
+    for folder in ("one", "two"):
+        (source.root / "images" / folder).mkdir()
+    source.image("one/a.png", "two/a.png", "b.jpg", "b.png")
+    again, gone = annotation(discs(4)), annotation(discs(3))
+    source.csv(
+        table(
+            row("one/a.png"), row("two/a.png", again), row("b.png"), row("b.jpg", again),
+            row("two/a.png/n", gone), row("three/a.png", gone), row("b.npy", gone),
+        )
+    )  # fmt: skip
+    code, _, errors = run_cli("convert", "cervical", *source.words(split="test", to="yolo,coco"))
+    assert code == 0, errors
+    records = load_dataset(source.root / "out").records["test"]
+    assert {r.image_id: len(r.structures) for r in records} == {
+        "a": 5, "two-a": 4, "b": 5, "b-jpg": 4
+    }  # fmt: skip
+    assert {r.study_id for r in records} == {"a", "two-a", "b", "b-jpg"}
+    left_out = source.conversion()["left_out"]
+    assert [entry["reason"] for entry in left_out] == ["duplicate_id"] * 3
+    images = [(source.root / "out/images/test" / f"{r.image_id}.png").read_bytes() for r in records]
+    assert len(set(images)) == 4
+
+
+def test_images_of_a_patient_stay_together_whatever_their_folder(source: FilesOfCervical) -> None:
+    (source.root / "images" / "two").mkdir()
+    source.image("a.png", "two/a.png")
+    source.csv(table(row("a.png", patient="P"), row("two/a.png", patient="P")))
+    rules = Rules(columns=CervicalColumns(patient="Пациент"))
+    records = read_cervical(source.root / "descr", source.root / "images", rules).records
+    assert [(r.image_id, r.study_id) for r in records] == [
+        ("a", "patient-001"), ("two-a", "patient-001")
+    ]  # fmt: skip
+
+
+def test_without_images_a_name_is_one_image(source: FilesOfCervical) -> None:
+    source.csv(table(row("one/a.png"), row("two/a.png")))
+    found = read_cervical(source.root / "descr", None, Rules())
+    assert [record.image_id for record in found.records] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("separator", "name"), [(";", "semicolons"), ("\t", "tabs")], ids=["semicolons", "tabs"]
+)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL], ids=["plain", "quoted"])
+def test_other_separators_are_named(
+    source: FilesOfCervical, run_cli, separator: str, name: str, quoting: Any
+) -> None:
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, quoting=quoting).writerows([HEADER, row("a.png")])
+    source.csv(b"\xef\xbb\xbf" + text.getvalue().encode())
+    code, _, errors = run_cli("convert", "cervical", *source.words(images=None))
+    assert code == 1
+    assert f"a.csv: {'its header' if separator == ';' and quoting else ''}" in errors
+    assert f"its columns are separated by {name}: save it with commas" in errors
+
+
 def test_discs_are_sorted_from_the_top(source: FilesOfCervical) -> None:
     source.csv(table(row("a.png", annotation(discs()[::-1]))))
     (record,) = read_cervical(source.root / "descr", None, Rules()).records

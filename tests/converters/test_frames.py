@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.converters.frames import find_frames, frame_size
+from spineline.converters.frames import FrameIds, find_frames, frame_size
 from spineline.datasets.images import ImageReadError
 
 
@@ -49,3 +49,18 @@ def test_absurd_arrays(tmp_path):
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (90_000, 90_000)})
     with pytest.raises(ImageReadError, match=r"b\.npy"):
         frame_size(tmp_path / "b.npy")
+
+
+def test_ids_of_frames():
+    ids = FrameIds()
+    assert ids.take("a/x.png", "a/x.png") == "x"
+    assert ids.take("x.png", "a/x.png") is None  # the same file
+    assert ids.take("b/x.png", "b/x.png") == "b-x"
+    assert ids.take("b/x.jpg", "b/x.jpg") == "b-x-jpg"
+    assert ids.take("b-x.png", "b-x.png") == "b-x-png"  # its own name is taken by now
+    assert ids.take("c/x.png", None) is None
+    assert ids.take("y.png", None) == "y"
+    assert ids.take("c/y.png", "c/y.png") is None  # which of the two y is meant is not known
+    assert ids.take("with blank/x.png", "with blank/x.png") == "with-blank-x"
+    assert ids.take("with-blank/x.png", "with-blank/x.png") == "with-blank-x-png"
+    assert ids.take("with,blank/x.png", "with,blank/x.png") == "x-2"

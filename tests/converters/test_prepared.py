@@ -177,6 +177,19 @@ def test_the_same_image_twice(images: Path, tmp_path: Path) -> None:
     assert [(e.reason, e.failed) for e in source.left_out] == [("duplicate_id", False)]
 
 
+def test_images_of_one_name_in_two_folders_are_two(images: Path, tmp_path: Path) -> None:
+    (images / "more").mkdir()
+    (images / "more" / "a0.png").write_bytes((images / "a1.png").read_bytes())
+    for part, name in (("train", "a0.png"), ("val", "more/a0.png"), ("test", "less/a0.png")):
+        (tmp_path / f"{part}.json").write_text(json.dumps([entry(name)]))
+    source, parts = read_prepared(tmp_path, images)
+    assert [(r.image_id, r.file) for r in source.records] == [
+        ("a0", "a0.png"), ("more-a0", "more/a0.png")
+    ]  # fmt: skip
+    assert parts == {"a0": "train", "more-a0": "val"}
+    assert [(e.image_id, e.reason) for e in source.left_out] == [("a0", "duplicate_id")]
+
+
 @pytest.mark.parametrize(
     ("more", "status", "message"),
     [
