@@ -31,6 +31,8 @@ def interval(values: FloatArray) -> tuple[FloatArray, FloatArray] | None:
     None where no draw is defined.
     """
     draws = values[1:]
+    if not len(draws):
+        return None
     defined = np.isfinite(draws).reshape(len(draws), -1).all(axis=1)
     if not defined.any():
         return None

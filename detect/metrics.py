@@ -29,13 +29,11 @@ class CocoFigures:
             its mean over IoU 0.50 … 0.95; None without any label.
         per_class: by class name, (average precision at 0.5, mean over 0.50 … 0.95); None where the
             class has no label.
-        precision50: (101, classes) precision at IoU 0.5 by recall 0.00 … 1.00; -1 without label.
     """
 
     map50: float | None
     map50_95: float | None
     per_class: dict[str, tuple[float | None, float | None]]
-    precision50: npt.NDArray[np.float64]
 
 
 def coco_results(
@@ -95,7 +93,6 @@ def coco_figures(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
         map50=_mean(precision[0]),
         map50_95=_mean(precision),
         per_class=dict(zip(names, each, strict=True)),
-        precision50=precision[0],
     )
 
 
@@ -110,12 +107,10 @@ def _without_detections(
     labelled = {int(a["category_id"]) for a in truth["annotations"]}
     each = [0.0 if int(c["id"]) in labelled else None for c in categories]
     total = 0.0 if labelled else None
-    precision = np.array([-1.0 if value is None else 0.0 for value in each])
     return CocoFigures(
         map50=total,
         map50_95=total,
         per_class={str(c["name"]): (v, v) for c, v in zip(categories, each, strict=True)},
-        precision50=np.tile(precision, (101, 1)),
     )
 
 

@@ -212,7 +212,7 @@ class DetectVal(Settings):
     )
     max_detections: int = key("most boxes per image", default=300, minimum=1)
     match_iou: float = key(
-        "one_to_one, seed and confusion: least overlap of a hit",
+        "one_to_one and confusion: least overlap of a hit",
         default=0.5,
         minimum=0.05,
         maximum=1.0,

@@ -1,28 +1,23 @@
-"""``spineline detect val``: COCO figures and level accuracy on a converted dataset."""
+"""``spineline detect val``: the figures of a detector on a converted dataset, or on its folds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.coco import boxed_structures, coco_from_records
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.devices import device_name
-from spineline.datasets.errors import AnnotationError, WeightsError
+from spineline.datasets.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.files import check_output, staged_folder, write_bytes, write_json
 from spineline.datasets.images import read_uint8_image
+from spineline.datasets.labels import LabelSet
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.splits import Part
-from spineline.detect.metrics import (
-    NEAR_PX,
-    CocoFigures,
-    coco_figures,
-    coco_results,
-    confusion,
-    level_hits,
-)
+from spineline.detect.evaluation import Evaluation, Rules, evaluate
+from spineline.detect.metrics import NEAR_PX
 from spineline.detect.settings import DetectVal
 
 if TYPE_CHECKING:
@@ -45,19 +40,82 @@ class ValResult:
     failures: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One part of a dataset with what a detector found on it.
+
+    Attributes:
+        name: of the fold; empty without folds.
+        labels: the dataset's label set.
+        records: labels of each image.
+        found: detections of each image.
+        weights: name and hash of the detector's file, or a list of them.
+        failures: images that could not be read, with the reason.
+    """
+
+    name: str
+    labels: LabelSet
+    records: tuple[ImageRecord, ...]
+    found: tuple[Detections, ...]
+    weights: Any
+    failures: tuple[str, ...]
+
+
 def val(settings: DetectVal) -> ValResult:
-    """Score a detector on one part of a converted dataset.
+    """Score a detector on one part of a converted dataset, or several on the folds of one.
 
     Raises:
         AnnotationError: the dataset cannot be read, or the part is empty.
+        ConfigError: keys that do not go together; see [spineline.detect.pooled][] for folds.
         WeightsError: the weights cannot be used, or their classes are not the dataset's.
         OutputExistsError: ``out`` exists.
     """
-    from spineline.detect.ensemble import check_choice, load_chosen
+    from spineline.detect.ensemble import check_choice
+    from spineline.detect.pooled import fold_settings
 
     check_choice(settings)
+    _check_confidence(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     device_name(settings.device)
+    folds = fold_settings(settings)
+    if folds:
+        _check_weights([fold for _, fold in folds])
+    parts = [_score(fold, name) for name, fold in folds] or [_score(settings)]
+    evaluation = _evaluate(settings, parts)
+    metrics = {"split": settings.split, **evaluation.metrics}
+    if folds:
+        metrics["folds"] = [_fold(settings, part) for part in parts]
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        _write(stage, settings, metrics, evaluation)
+        if folds:
+            write_json(stage / "annotations.json", evaluation.truth)
+        weights = [part.weights for part in parts] if folds else parts[0].weights
+        write_run_record(stage, "detect val", settings, weights=weights)
+    _report(metrics)
+    failures = tuple(failure for part in parts for failure in part.failures)
+    return ValResult(settings.out, metrics, failures)
+
+
+def _check_confidence(settings: DetectVal) -> None:
+    if settings.match_confidence < settings.confidence:
+        msg = (
+            f"match_confidence={settings.match_confidence}: less than "
+            f"confidence={settings.confidence}, below which nothing is detected; lower that"
+        )
+        raise ConfigError(msg)
+
+
+def _check_weights(folds: Sequence[DetectVal]) -> None:
+    """Missing weights of the last fold are told before the first is scored."""
+    from spineline.weights import resolve
+
+    for fold in folds:
+        resolve(str(fold.model), task="detect", trust=fold.trust)
+
+
+def _score(settings: DetectVal, name: str = "") -> Scored:
+    from spineline.detect.ensemble import load_chosen
+
     dataset = load_dataset(settings.data)
     records = dataset.records[cast("Part", settings.split)]
     if not records:
@@ -67,11 +125,37 @@ def val(settings: DetectVal) -> ValResult:
     chosen = load_chosen(settings)
     _check_classes(settings, chosen.detector, dataset)
     found, failures = _detect(settings, chosen.detector, dataset, records)
-    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        metrics = _write(stage, settings, dataset, records, found)
-        write_run_record(stage, "detect val", settings, weights=chosen.record)
-    _report(metrics)
-    return ValResult(settings.out, metrics, tuple(failures))
+    return Scored(name, dataset.labels, records, tuple(found), chosen.record, tuple(failures))
+
+
+def _evaluate(settings: DetectVal, parts: Sequence[Scored]) -> Evaluation:
+    """Figures over the images of all parts.
+
+    Raises:
+        AnnotationError: parts that share an image, or have different label sets.
+    """
+    from spineline.detect.pooled import check_apart
+
+    records = [record for part in parts for record in part.records]
+    check_apart(settings.data, records)
+    label_sets = sorted({part.labels for part in parts})
+    if len(label_sets) > 1:
+        msg = f"data={settings.data}: its folds have different label sets, {', '.join(label_sets)}"
+        raise AnnotationError(msg)
+    found = [detections for part in parts for detections in part.found]
+    rules = Rules(
+        match_iou=settings.match_iou,
+        match_confidence=settings.match_confidence,
+        least_confidence=settings.confidence,
+        draws=settings.draws,
+        seed=settings.seed,
+    )
+    return evaluate(records, found, parts[0].labels, rules)
+
+
+def _fold(settings: DetectVal, part: Scored) -> dict[str, Any]:
+    """A fold's own figures."""
+    return {"fold": part.name, "weights": part.weights, **_evaluate(settings, [part]).metrics}
 
 
 def _check_classes(settings: DetectVal, detector: Detector, dataset: Dataset) -> None:
@@ -120,76 +204,23 @@ def _detect(
 
 
 def _write(
-    folder: Path,
-    settings: DetectVal,
-    dataset: Dataset,
-    records: tuple[ImageRecord, ...],
-    found: list[Detections],
-) -> dict[str, Any]:
-    files = [Path(str(record.file)).name for record in records]
-    truth = coco_from_records(records, dataset.labels, files)
-    ids = [int(image["id"]) for image in truth["images"]]
-    categories = sorted(int(c["id"]) for c in truth["categories"])
-    results = coco_results(ids, found, categories)
-    figures = coco_figures(truth, results)
-    metrics = _metrics(settings, dataset, records, found, figures)
+    folder: Path, settings: DetectVal, metrics: dict[str, Any], evaluation: Evaluation
+) -> None:
     write_json(folder / "metrics.json", metrics)
-    write_json(folder / "predictions.json", results)
+    write_json(folder / "predictions.json", evaluation.results)
     if settings.plots:
         from spineline.detect.plots import confusion_png, precision_recall_png
 
-        write_bytes(
-            folder / "pr_curve.png", precision_recall_png(figures.precision50, dataset.names)
-        )
-        boxed = [boxed_structures(record, dataset.labels) for record in records]
-        table = confusion([(b.boxes_xyxy, b.class_index) for b in boxed], found, len(dataset.names))
-        write_bytes(folder / "confusion_matrix.png", confusion_png(table, dataset.names))
-    return metrics
-
-
-def _metrics(
-    settings: DetectVal,
-    dataset: Dataset,
-    records: tuple[ImageRecord, ...],
-    found: list[Detections],
-    figures: CocoFigures,
-) -> dict[str, Any]:
-    metrics: dict[str, Any] = {
-        "split": settings.split,
-        "images": len(records),
-        "coco": {
-            "map50": figures.map50,
-            "map50_95": figures.map50_95,
-            "per_class": {
-                name: {"ap50": ap50, "ap50_95": ap}
-                for name, (ap50, ap) in figures.per_class.items()
-            },
-        },
-    }
-    if dataset.labels != "level":
-        return metrics
-    levels = level_hits(records, found)
-    hits, labels = sum(h for h, _ in levels.values()), sum(n for _, n in levels.values())
-    metrics["level_accuracy_8px"] = {"value": _share(hits, labels), "n": labels}
-    metrics["level_accuracy_8px_by_level"] = {
-        level: {"value": _share(h, n), "n": n} for level, (h, n) in levels.items()
-    }
-    return metrics
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+        matched = evaluation.one_to_one
+        write_bytes(folder / "pr_curve.png", precision_recall_png(matched))
+        title = f"IoU ≥ {matched.iou:g}, confidence ≥ {matched.confidence:g}"
+        names = metrics["confusion"]["names"][:-1]
+        picture = confusion_png(evaluation.confusion, names, title=title)
+        write_bytes(folder / "confusion_matrix.png", picture)
 
 
 def _report(metrics: dict[str, Any]) -> None:
-    by_level = metrics.get("level_accuracy_8px_by_level", {})
-    rows = [("class", "AP50", "AP50-95", *(("< 8 px",) if by_level else ()))]
-    for name, figures in metrics["coco"]["per_class"].items():
-        near = (_text(by_level.get(name, {}).get("value")),) if by_level else ()
-        rows.append((name, _text(figures["ap50"]), _text(figures["ap50_95"]), *near))
-    width = max(len(name) for name, *_ in rows)
-    for name, *cells in rows:
-        LOG.info("%s", " ".join([f"{name:<{width}}", *(f"{cell:>8}" for cell in cells)]))
+    _report_classes(metrics)
     LOG.info(
         "%s: %d images; mAP50 %s, mAP50-95 %s",
         metrics["split"],
@@ -197,10 +228,56 @@ def _report(metrics: dict[str, Any]) -> None:
         _text(metrics["coco"]["map50"]),
         _text(metrics["coco"]["map50_95"]),
     )
-    if by_level:
+    if "level_accuracy_8px" in metrics:
         accuracy = metrics["level_accuracy_8px"]
         text = _text(accuracy["value"])
         LOG.info("level accuracy (< %g px): %s of %d labels", NEAR_PX, text, accuracy["n"])
+    _report_rules(metrics["one_to_one"], metrics["seed"])
+    for fold in metrics.get("folds", ()):
+        matched = fold["one_to_one"]
+        LOG.info(
+            "%s: %d images; mAP50 %s; one to one: precision %s, recall %s",
+            fold["fold"],
+            fold["images"],
+            _text(fold["coco"]["map50"]),
+            _text(matched["precision"]["value"]),
+            _text(matched["recall"]["value"]),
+        )
+
+
+def _report_classes(metrics: dict[str, Any]) -> None:
+    by_level = metrics.get("level_accuracy_8px_by_level", {})
+    near = ("< 8 px",) if by_level else ()
+    rows = [("class", "AP50", "AP50-95", "precision", "recall", "F1", *near)]
+    for name, figures in metrics["coco"]["per_class"].items():
+        matched = metrics["one_to_one"]["per_class"][name]
+        cells = [figures["ap50"], figures["ap50_95"]]
+        cells += [matched[key]["value"] for key in ("precision", "recall", "f1")]
+        cells += [by_level.get(name, {}).get("value")] if by_level else []
+        rows.append((name, *map(_text, cells)))
+    _table(rows)
+
+
+def _report_rules(matched: dict[str, Any], seed: dict[str, Any]) -> None:
+    """The rules beside each other, and where F1 would be best."""
+    keys = ("precision", "recall", "f1", "average_precision")
+    lines = {"one_to_one": matched, "any class": matched["class_agnostic"], "seed": seed}
+    rows = [(name, *(_text(f[key]["value"]) for key in keys)) for name, f in lines.items()]
+    _table([("rule", "precision", "recall", "F1", "AP"), *rows])
+    LOG.info(
+        "one_to_one: IoU %g, confidence %g; best F1 %s at %s, chosen on these very images",
+        matched["iou"],
+        matched["confidence"],
+        _text(matched["best_f1"]["value"]),
+        _text(matched["best_f1"]["confidence"]),
+    )
+    LOG.info("seed: the older cervical project's rule; its precision counts missed labels")
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    width = max(len(name) for name, *_ in rows)
+    for name, *cells in rows:
+        LOG.info("%s", " ".join([f"{name:<{width}}", *(f"{cell:>9}" for cell in cells)]))
 
 
 def _text(value: float | None) -> str:

@@ -60,14 +60,29 @@ def test_perfect_and_useless_detections(
     assert list(metrics["coco"]["per_class"]) == list(LEVELS)
 
 
-def test_the_table_is_straight_whatever_the_class_names(said: pytest.LogCaptureFixture) -> None:
+def test_the_tables_are_straight_whatever_the_class_names(
+    monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path, weights: Path,
+    said: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    metrics = scored(monkeypatch, dataset, tmp_path / "out", weights, (0, 0), plots=False, draws=0)
     figures = {"ap50": 0.5, "ap50_95": None}
-    per_class = {"vertebra-degenerative": figures, "disc-normal": figures}
-    coco = {"map50": 0.5, "map50_95": None, "per_class": per_class}
-    _report({"split": "val", "images": 1, "coco": coco})
-    table = [record.getMessage() for record in said.records][:3]
-    assert [len(line) for line in table] == [len(table[0])] * 3
-    assert table[1].split() == ["vertebra-degenerative", "0.500", "-"]
+    per_class = metrics["one_to_one"]["per_class"]
+    metrics["coco"]["per_class"] = {"vertebra-degenerative": figures, "disc-normal": figures}
+    metrics["one_to_one"]["per_class"] = {
+        "vertebra-degenerative": per_class["T12"],
+        "disc-normal": {**per_class["T12"], "precision": {"value": None}},
+    }
+    for name in ("level_accuracy_8px", "level_accuracy_8px_by_level"):
+        del metrics[name]
+    said.clear()
+    _report(metrics)
+    lines = [record.getMessage() for record in said.records]
+    assert [len(line) for line in lines[:3]] == [len(lines[0])] * 3
+    assert [len(line) for line in lines[4:8]] == [len(lines[4])] * 4
+    assert lines[2].split() == ["disc-normal", "0.500", "-", "-", "1.000", "1.000"]
+    assert lines[5].split() == ["one_to_one", "1.000", "1.000", "1.000", "1.000"]
+    assert lines[7].split()[:2] == ["seed", "1.000"]
+    assert lines[7].split()[-1] == "-"  # no class is sick here
     assert "8 px" not in said.text
 
 
