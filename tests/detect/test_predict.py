@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from spineline.datasets.drawing import COLOURS_RGB, HEALTH_COLOURS_RGB
 from spineline.datasets.images import read_uint8_image, window_to_uint8
+from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.detect import load_detector
-from spineline.detect.predict import find_sources, predict
+from spineline.detect.predict import find_sources, marks_of, predict
+from spineline.detect.results import Detections
 from spineline.detect.settings import DetectPredict
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -120,3 +123,68 @@ def test_near_duplicates_across_classes_go_when_asked(
         rows.append(json.loads((out / "predictions.json").read_text())["predictions"])
     assert 0 < len(rows[1]) < len(rows[0])
     assert all(row in rows[0] for row in rows[1])
+
+
+def test_the_batch_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, weights: Path, tmp_path: Path, images: list[np.ndarray]
+) -> None:
+    source = tmp_path / "images"
+    source.mkdir()
+    for number, image in enumerate([*images, images[0][::-1]]):
+        cv2.imwrite(str(source / f"{number}.png"), image)
+    (source / "0a.png").write_bytes(b"broken")
+    asked: list[int] = []
+
+    class Counting:
+        def __init__(self) -> None:
+            self.detector = load_detector(weights)
+            self.names, self.imgsz = self.detector.names, self.detector.imgsz
+
+        def detect(self, given: list[np.ndarray], **more: object) -> list[Detections]:
+            assert more["batch"] == batch
+            asked.append(len(given))
+            return self.detector.detect(given, **more)
+
+    counting = Counting()
+    monkeypatch.setattr("spineline.detect.load_detector", lambda *_, **__: counting)
+    found = []
+    for batch in (1, 2, 16):
+        out = tmp_path / str(batch)
+        settings = DetectPredict(model=str(weights), source=source, out=out, txt=True, batch=batch)
+        assert len(predict(settings).failures) == 1
+        found.append(json.loads((out / "predictions.json").read_text()))
+        assert len(list((out / "overlays").iterdir())) == len(list((out / "labels").iterdir())) == 5
+    assert asked == [1, 1, 1, 1, 1, 2, 2, 1, 5]
+    for other in found[1:]:
+        assert other["images"] == found[0]["images"]
+        for row, wanted in zip(other["predictions"], found[0]["predictions"], strict=True):
+            assert row["category"] == wanted["category"]
+            assert row["bbox"] == pytest.approx(wanted["bbox"], abs=1e-2)
+            assert row["score"] == pytest.approx(wanted["score"], abs=1e-5)
+
+
+def test_progress_is_said(run_cli: Cli, dataset: Path, weights: Path, tmp_path: Path) -> None:
+    words = (f"model={weights}", f"source={dataset / 'data.yaml'}", f"out={tmp_path / 'out'}")
+    _, out, _ = run_cli("detect", "predict", *words, "overlays=false", "batch=4")
+    assert "image: 10 of 10" in out
+
+
+@pytest.mark.parametrize(
+    ("labels", "colours"),
+    [
+        ("health", [HEALTH_COLOURS_RGB["healthy"], HEALTH_COLOURS_RGB["sick"]]),
+        ("binary", [COLOURS_RGB["disc"]] * 2),
+        ("seven", [COLOURS_RGB["vertebra"]] * 2 + [COLOURS_RGB["disc"]] * 5),
+        ("level", [COLOURS_RGB["disc"], COLOURS_RGB["vertebra"]] * 5 + [COLOURS_RGB["disc"]]),
+    ],
+)
+def test_marks_have_the_colour_of_their_class(labels: LabelSet, colours: list[object]) -> None:
+    names = LABEL_SETS[labels]
+    count = len(names)
+    boxes = np.tile(np.array([1, 2, 11, 8], np.float32), (count, 1))
+    found = Detections(boxes, np.full(count, 0.5, np.float32), np.arange(count), names)
+    marks = marks_of(found)
+    assert [mark.colour for mark in marks] == colours
+    assert [mark.label for mark in marks] == [f"{name} 0.50" for name in names]
+    assert marks[0].box_xyxy == (1, 2, 11, 8)
+    assert marks[0].point_xy == (6, 5)
