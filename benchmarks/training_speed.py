@@ -1,0 +1,501 @@
+"""How fast `spineline detect train` trains, against the bare libraries, side by side in one run.
+
+    python benchmarks/training_speed.py [data=DATASET] [repeats=5] [backends=fasterrcnn,yolo] …
+
+`python benchmarks/training_speed.py help` lists the keys. Four arms per backend take turns, in an
+order that moves on by one each round, on the same images, batch, size, epochs and augmentation:
+
+- ours, images kept in memory (the default) or not (`cache=none`);
+- bare, images kept in memory or not. For Faster R-CNN that is torchvision's own model by its own
+  function, a DataLoader over a small dataset class, torchvision's transforms, SGD, and a
+  checkpoint per epoch, as its reference script has it. It is spared what ours has no need of: it
+  reads grey images and augments one channel, and its images are scaled once, not twice. For YOLO
+  it is `YOLO(…).train(…)` of ultralytics with the very arguments that ours hands to it.
+
+What is measured is the time from the end of an epoch to the end of the next, checkpoint included:
+neither the first epoch, which warms up and fills the cache, nor the last, which may validate. The
+ratio is the median of the ratios of the rounds, each of two runs that were neighbours in time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.models import detection
+from torchvision.transforms import v2
+
+from spineline.converters.convert import convert_tianchi
+from spineline.converters.settings import ConvertTianchi
+from spineline.datasets.devices import device_name
+from spineline.datasets.errors import SpinelineError
+from spineline.datasets.files import write_json
+from spineline.datasets.pages import write_section
+from spineline.datasets.phantom import DataPhantom, phantom
+from spineline.datasets.runs import LOG, versions
+from spineline.datasets.settings import Settings, describe, key, parse_settings
+from spineline.datasets.tables import aligned_text, markdown_table
+from spineline.detect.fasterrcnn_data import make_transform
+from spineline.detect.recipe import resolve
+from spineline.detect.settings import DetectTrain
+from spineline.detect.train import train, trainer_arguments
+from spineline.detect.ultralytics_env import import_ultralytics
+from spineline.pipeline.tables import command_line, machine
+
+BACKENDS = ("fasterrcnn", "yolo")
+CACHES = ("ram", "none")
+GOAL = 1.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedSettings(Settings):
+    data: Path | None = key("converted dataset; none draws phantoms", default=None)
+    n: int = key("studies to draw, two thirds to train on", default=36, minimum=3)
+    backends: tuple[str, ...] = key("what to train", default=BACKENDS, choices=BACKENDS)
+    backbone: str = key("of the Faster R-CNN", default="mobilenet_v3_large")
+    rois: int = key("of the Faster R-CNN: regions that train its heads", default=64, minimum=1)
+    proposals: int = key("of the Faster R-CNN: proposals kept", default=300, minimum=1)
+    model: str = key("of YOLO", default="yolov8n")
+    imgsz: int = key("longer side, pixels", default=160, minimum=64)
+    batch: int = key("images per step", default=4, minimum=1)
+    epochs: int = key("epochs of a run, first and last not measured", default=4, minimum=3)
+    repeats: int = key("rounds, after one that warms up", default=3, minimum=1)
+    workers: int = key("loader processes of both, on a GPU", default=0, minimum=0)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    seed: int = key("of all trainings", default=0, minimum=0)
+    out: Path | None = key("JSON file to write", default=None)
+    page: Path | None = key("Markdown page to write a section of", default=None)
+    section: str = key("name of that section", default="training-speed")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One of the four that a backend is trained by."""
+
+    backend: str
+    side: str
+    cache: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} {self.side} cache={self.cache}"
+
+
+ARMS = tuple(Arm(b, side, cache) for b in BACKENDS for cache in CACHES for side in ("bare", "ours"))
+
+
+# Ours
+
+
+class _EpochEnds(logging.Handler):
+    """Notes when our training says that an epoch is over."""
+
+    def __init__(self, marks: list[float]) -> None:
+        super().__init__()
+        self.marks = marks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("epoch "):
+            self.marks.append(time.perf_counter())
+
+
+def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> DetectTrain:
+    """The keys of `detect train` for an arm; a bare one takes its values from the same keys."""
+    own: dict[str, Any] = {"model": settings.model, "hyp": "lumbar", "close_mosaic": 0}
+    if arm.backend == "fasterrcnn":
+        crop = max(settings.imgsz * 330 // 384, 32)
+        own = {"model": "fasterrcnn", "hyp": "cervical", "backbone": settings.backbone}
+        own |= {"crop": crop, "rois": settings.rois, "proposals": settings.proposals}
+    return DetectTrain(
+        **own,
+        data=data,
+        out=out,
+        epochs=settings.epochs,
+        imgsz=settings.imgsz,
+        batch=settings.batch,
+        cache=arm.cache,
+        workers=settings.workers,
+        device=settings.device,
+        seed=settings.seed,
+        val=False,
+        plots=False,
+    )
+
+
+def run_ours(keys: DetectTrain) -> list[float]:
+    marks: list[float] = []
+    if keys.model == "fasterrcnn":
+        handler = _EpochEnds(marks)
+        LOG.addHandler(handler)
+        try:
+            train(keys)
+        finally:
+            LOG.removeHandler(handler)
+        return marks
+    with ultralytics_epochs(marks):
+        train(keys)
+    return marks
+
+
+# Bare
+
+
+class PlainFrames(torch.utils.data.Dataset):
+    """Images and boxes as a user of torchvision would read them from a COCO file."""
+
+    def __init__(self, data: Path, values: Mapping[str, Any], *, cache: bool) -> None:
+        coco = json.loads((data / "annotations" / "train.json").read_text(encoding="utf-8"))
+        self.names = [c["name"] for c in coco["categories"]]
+        self.files = [data / "images" / "train" / image["file_name"] for image in coco["images"]]
+        place = {image["id"]: n for n, image in enumerate(coco["images"])}
+        label = {c["id"]: n for n, c in enumerate(coco["categories"], 1)}
+        self.boxes: list[list[list[float]]] = [[] for _ in self.files]
+        self.labels: list[list[int]] = [[] for _ in self.files]
+        for one in coco["annotations"]:
+            left, top, width, height = one["bbox"]
+            self.boxes[place[one["image_id"]]].append([left, top, left + width, top + height])
+            self.labels[place[one["image_id"]]].append(label[one["category_id"]])
+        self.resize = v2.Resize(None, max_size=values["imgsz"])
+        self.augment = make_transform(values)
+        self.finish = v2.Compose(
+            [
+                v2.ClampBoundingBoxes(),
+                v2.SanitizeBoundingBoxes(),
+                v2.ToDtype(torch.float, scale=True),
+            ]
+        )
+        self.channels = values["channels"]
+        self.kept = [self.read(n) for n in range(len(self.files))] if cache else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> tuple[Any, dict[str, Any]]:
+        with Image.open(self.files[index]) as file:
+            image = tv_tensors.Image(v2.functional.pil_to_tensor(file.convert("L")))
+        boxes = tv_tensors.BoundingBoxes(
+            self.boxes[index] or torch.zeros((0, 4)),
+            format="XYXY",
+            canvas_size=tuple(image.shape[-2:]),
+            dtype=torch.float,
+        )
+        target = {"boxes": boxes, "labels": torch.tensor(self.labels[index], dtype=torch.int64)}
+        return self.resize(image, target)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        image, target = self.read(index) if self.kept is None else self.kept[index]
+        image, target = self.finish(*self._augmented(image, target))
+        return image.expand(self.channels, -1, -1), target
+
+    def _augmented(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        image, boxes = self.augment(image, target["boxes"])
+        return image, {**target, "boxes": boxes}
+
+
+def plain_network(values: Mapping[str, Any], classes: int) -> Any:
+    """Torchvision's Faster R-CNN by its own function; other backbones by its own classes."""
+    options = {
+        "num_classes": classes + 1,
+        "min_size": values["imgsz"],
+        "max_size": values["imgsz"],
+        "box_batch_size_per_image": values["rois"],
+        "rpn_post_nms_top_n_train": values["proposals"],
+        "_skip_resize": True,  # the dataset scales: torchvision would scale once more
+    }
+    makers = {
+        "resnet50": detection.fasterrcnn_resnet50_fpn,
+        "mobilenet_v3_large": detection.fasterrcnn_mobilenet_v3_large_fpn,
+    }
+    name = values["backbone"]
+    if name in makers:
+        return makers[name](weights=None, weights_backbone=None, **options)
+    body = detection.backbone_utils.resnet_fpn_backbone(
+        backbone_name=name, weights=None, trainable_layers=5, norm_layer=torch.nn.BatchNorm2d
+    )
+    return detection.FasterRCNN(body, **options)
+
+
+def run_bare_torchvision(keys: DetectTrain) -> list[float]:
+    values, device = resolve(keys).values, device_name(keys.device)
+    torch.manual_seed(keys.seed)
+    frames = PlainFrames(Path(str(keys.data)), values, cache=keys.cache == "ram")
+    workers = 0 if device == "cpu" else keys.workers
+    loader = torch.utils.data.DataLoader(
+        frames,
+        batch_size=values["batch"],
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=lambda batch: tuple(zip(*batch, strict=True)),
+    )
+    network = plain_network(values, len(frames.names)).to(device).train()
+    names = ("lr0", "momentum", "weight_decay")
+    rate, momentum, decay = (values[name] for name in names)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=rate, momentum=momentum, weight_decay=decay
+    )
+    kind = torch.device(device).type
+    half = kind == "cuda" and keys.amp and torch.cuda.is_bf16_supported()
+    keys.out.mkdir(parents=True)
+    marks = []
+    for _ in range(values["epochs"]):
+        for images, targets in loader:
+            there = [image.to(device) for image in images]
+            wanted = [{name: t.to(device) for name, t in target.items()} for target in targets]
+            with torch.autocast(kind, torch.bfloat16, enabled=half):
+                loss = sum(network(there, wanted).values())
+            if not torch.isfinite(loss):
+                raise SpinelineError(f"the loss is {loss.item()}; choose another seed=")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        state = {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(state, keys.out / "last.pt")
+        marks.append(time.perf_counter())
+    return marks
+
+
+@contextmanager
+def ultralytics_epochs(marks: list[float]) -> Iterator[None]:
+    """Note the ends of epochs of any trainer of ultralytics, ours or its own."""
+    import_ultralytics()
+    from ultralytics.engine.trainer import BaseTrainer
+
+    original = BaseTrainer.run_callbacks
+
+    def noted(self: Any, event: str) -> None:
+        original(self, event)
+        if event == "on_train_epoch_end":
+            marks.append(time.perf_counter())
+
+    BaseTrainer.run_callbacks = noted
+    try:
+        yield
+    finally:
+        BaseTrainer.run_callbacks = original
+
+
+def run_bare_yolo(keys: DetectTrain) -> list[float]:
+    import_ultralytics()
+    from ultralytics import YOLO
+
+    arguments = trainer_arguments(keys, resolve(keys).values)
+    description = arguments.pop("model")
+    arguments |= {
+        "data": str(Path(str(keys.data)) / "data.yaml"),
+        "cache": "ram" if keys.cache == "ram" else False,
+        "project": str(keys.out.absolute().parent),
+        "name": keys.out.name,
+        "verbose": False,
+    }
+    arguments.pop("save_dir")
+    marks: list[float] = []
+    with ultralytics_epochs(marks):
+        YOLO(description, task="detect").train(**arguments)
+    return marks
+
+
+RUNS: dict[tuple[str, str], Callable[[DetectTrain], list[float]]] = {
+    ("fasterrcnn", "ours"): run_ours,
+    ("fasterrcnn", "bare"): run_bare_torchvision,
+    ("yolo", "ours"): run_ours,
+    ("yolo", "bare"): run_bare_yolo,
+}
+
+
+# Measuring
+
+
+@contextmanager
+def own_surroundings() -> Iterator[None]:
+    """Give each run the same threads and leave the random generators: libraries change both."""
+    threads, state = torch.get_num_threads(), random.getstate()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            random.setstate(state)
+
+
+def seconds_per_epoch(marks: list[float]) -> float:
+    """Mean time of an epoch from the ends of all, the first and the last not counted.
+
+    >>> seconds_per_epoch([5.0, 6.0, 8.0, 20.0])
+    1.5
+    """
+    if len(marks) < 3:
+        raise SpinelineError(f"{len(marks)} epochs were seen, wanted at least 3")
+    return (marks[-2] - marks[0]) / (len(marks) - 2)
+
+
+def prepare_data(settings: SpeedSettings, folder: Path) -> Path:
+    """A dataset that the bare libraries may leave their caches in."""
+    if settings.data is not None:
+        root = settings.data if settings.data.is_dir() else settings.data.parent
+        parts = ("images", "labels", "annotations", "data.yaml")
+        for part in parts:
+            source, target = root / part, folder / "data" / part
+            target.parent.mkdir(exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.cache", "*.npy"))
+            else:
+                shutil.copy(source, target)
+        return folder / "data"
+    phantom(
+        DataPhantom(out=folder / "phantoms", n=settings.n, seed=settings.seed, format=("dicom",))
+    )
+    convert_tianchi(
+        ConvertTianchi(
+            annotations=folder / "phantoms" / "annotations.json",
+            images=folder / "phantoms" / "studies",
+            out=folder / "data",
+            seed=settings.seed,
+        )
+    )
+    return folder / "data"
+
+
+def measure(settings: SpeedSettings, data: Path, folder: Path) -> dict[str, list[float]]:
+    """Seconds per epoch of each arm in each round, by the arm's name."""
+    arms = [arm for arm in ARMS if arm.backend in settings.backends]
+    times: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    for turn in range(settings.repeats + 1):  # the first round warms up
+        start = turn % len(arms)
+        for arm in [*arms[start:], *arms[:start]]:
+            out = folder / "run"
+            shutil.rmtree(out, ignore_errors=True)
+            with own_surroundings():
+                marks = RUNS[arm.backend, arm.side](settings_of(arm, settings, data, out))
+            if turn:
+                times[arm.name].append(seconds_per_epoch(marks))
+                LOG.info("round %d: %s: %.3f s per epoch", turn, arm.name, times[arm.name][-1])
+    return times
+
+
+def compare(times: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+    """Ours against the bare of equal cache, and ours as it comes against the bare as it comes."""
+    rows = []
+    for ours in (arm for arm in ARMS if arm.side == "ours" and arm.name in times):
+        for cache in CACHES[CACHES.index(ours.cache) :]:  # never ours without against bare with
+            bare = Arm(ours.backend, "bare", cache)
+            pairs = list(zip(times[ours.name], times[bare.name], strict=True))
+            ratios = [mine / theirs for mine, theirs in pairs]
+            rows.append(
+                {
+                    "backend": ours.backend,
+                    "ours_cache": ours.cache,
+                    "bare_cache": cache,
+                    "ours_s": round(statistics.median(times[ours.name]), 4),
+                    "bare_s": round(statistics.median(times[bare.name]), 4),
+                    "ratio": round(statistics.median(ratios), 3),
+                    "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+                }
+            )
+    return rows
+
+
+# Telling
+
+
+HEADS = ("backend", "ours", "bare", "ours, s", "bare, s", "ours / bare", "of the rounds")
+
+
+def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    cache = {"ram": "in memory", "none": "read anew"}
+    return [
+        (
+            {"fasterrcnn": "Faster R-CNN", "yolo": "YOLO"}[row["backend"]],
+            cache[row["ours_cache"]],
+            cache[row["bare_cache"]],
+            f"{row['ours_s']:.3f}",
+            f"{row['bare_s']:.3f}",
+            f"{row['ratio']:.2f}",
+            "{:.2f} – {:.2f}".format(*row["ratio_range"]),
+        )
+        for row in rows
+    ]
+
+
+def section_text(report: Mapping[str, Any]) -> str:
+    """The section of the page: what was run, and the table."""
+    packages = ", ".join(
+        f"{name} {version}"
+        for name, version in report["versions"].items()
+        if name in ("spineline", "torch", "torchvision", "ultralytics")
+    )
+    table = markdown_table(HEADS, table_rows(report["rows"]))
+    sizes = f"{report['imgsz']} px, batch {report['batch']}, {report['networks']}"
+    rounds = f"{report['repeats']} rounds of {report['epochs']} epochs, seed {report['seed']}"
+    return f"""## Training, against the bare libraries
+
+Seconds per epoch of `spineline detect train` and of the library under it: a plain loop around
+torchvision's Faster R-CNN, and `train` of ultralytics with the same arguments; images kept in
+memory (ours by default, `cache=ram`) or read in every epoch. They take turns in one run; the ratio
+is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. All write
+checkpoints each epoch. On the CPU, ultralytics by itself leaves one core idle, and ours does not.
+
+- Command: `{report["command"]}`
+- Data: {report["data"]}, {report["images"]} images to train on; {sizes}; {rounds}
+- Versions: {packages}
+- Machine: {report["machine"]}; {report["threads"]} threads; device {report["device"]}
+
+{table}
+"""
+
+
+def make_report(
+    settings: SpeedSettings, data: Path, times: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    names = {"fasterrcnn": f"Faster R-CNN with {settings.backbone}", "yolo": settings.model}
+    command = command_line("", settings).removeprefix("spineline").strip()
+    shown = " ".join(w for w in command.split() if not w.startswith(("page=", "out=")))
+    return {
+        "command": f"python benchmarks/training_speed.py {shown}".strip(),
+        "data": "phantoms" if settings.data is None else settings.data.name,
+        "images": len(list((data / "images" / "train").iterdir())),
+        "networks": ", ".join(names[backend] for backend in settings.backends),
+        **{name: getattr(settings, name) for name in ("imgsz", "batch", "epochs", "repeats")},
+        "seed": settings.seed,
+        "device": device_name(settings.device),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "rows": compare(times),
+        "seconds_per_epoch": {name: [round(v, 4) for v in all_] for name, all_ in times.items()},
+    }
+
+
+def main(words: list[str]) -> None:
+    if words == ["help"]:
+        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(SpeedSettings)]))
+        return
+    values = dict(word.split("=", 1) for word in words)
+    settings = parse_settings(SpeedSettings, values, where="command line")
+    logging.getLogger("spineline").setLevel(logging.INFO)
+    with tempfile.TemporaryDirectory() as name:
+        data = prepare_data(settings, Path(name))
+        report = make_report(settings, data, measure(settings, data, Path(name)))
+    print(aligned_text([HEADS, *table_rows(report["rows"])], right=range(3, 7)))
+    if settings.out is not None:
+        write_json(settings.out, report)
+    if settings.page is not None:
+        write_section(settings.page, settings.section, section_text(report), title="Benchmarks")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
