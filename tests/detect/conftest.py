@@ -105,6 +105,12 @@ def own_dataset(tmp_path: Path) -> Callable[..., Path]:
     return lambda **parts: write_dataset(tmp_path / "set", parts or None)
 
 
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    """Writes datasets: ``make_dataset(folder, {"train": 2, "val": 1})``."""
+    return write_dataset
+
+
 def make_untrained(model: str = "yolov8n", seed: int = 0) -> Any:
     """A network with random weights whose scores lie around a half."""
     import torch

@@ -58,6 +58,13 @@ def test_perfect_and_useless_detections(
     assert metrics["level_accuracy_8px"] == {"value": accuracy, "n": 22}
     assert metrics["images"] == 2
     assert list(metrics["coco"]["per_class"]) == list(LEVELS)
+    for name in ("precision", "recall", "f1", "average_precision"):
+        assert metrics["one_to_one"][name]["value"] == pytest.approx(map50)
+        assert metrics["one_to_one"]["class_agnostic"][name]["value"] == pytest.approx(map50)
+    assert metrics["one_to_one"]["recall"] == {"value": map50, "ci95": [map50, map50], "n": 22}
+    assert metrics["seed"]["precision"]["value"] == map50
+    assert metrics["seed"]["average_precision"]["value"] is None
+    assert list(metrics["one_to_one"]["per_class"]) == list(LEVELS)
 
 
 def test_the_tables_are_straight_whatever_the_class_names(
@@ -69,8 +76,8 @@ def test_the_tables_are_straight_whatever_the_class_names(
     per_class = metrics["one_to_one"]["per_class"]
     metrics["coco"]["per_class"] = {"vertebra-degenerative": figures, "disc-normal": figures}
     metrics["one_to_one"]["per_class"] = {
-        "vertebra-degenerative": per_class["T12"],
-        "disc-normal": {**per_class["T12"], "precision": {"value": None}},
+        "vertebra-degenerative": per_class["L1"],
+        "disc-normal": {**per_class["L1"], "precision": {"value": None}},
     }
     for name in ("level_accuracy_8px", "level_accuracy_8px_by_level"):
         del metrics[name]
@@ -81,7 +88,7 @@ def test_the_tables_are_straight_whatever_the_class_names(
     assert [len(line) for line in lines[4:8]] == [len(lines[4])] * 4
     assert lines[2].split() == ["disc-normal", "0.500", "-", "-", "1.000", "1.000"]
     assert lines[5].split() == ["one_to_one", "1.000", "1.000", "1.000", "1.000"]
-    assert lines[7].split()[:2] == ["seed", "1.000"]
+    assert lines[7].split()[0] == "seed"
     assert lines[7].split()[-1] == "-"  # no class is sick here
     assert "8 px" not in said.text
 
@@ -115,6 +122,7 @@ def test_writes_figures_and_repeats_to_the_byte(
         assert code == 0, errors
     assert "mAP50-95" in text
     assert "level accuracy (< 8 px)" in text
+    assert "one_to_one: IoU 0.5, confidence 0.5; best F1" in text
     names = ("metrics.json", "predictions.json", "pr_curve.png", "confusion_matrix.png")
     for name in names:
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
@@ -162,9 +170,28 @@ def test_other_classes(
         (["model=none.safetensors", "data={data}", "out={out}"], 1, "none.safetensors"),
         (["model={weights}", "data={data}", "out={data}"], 1, "exists already"),
         (["model={weights}", "data={data}", "out={out}", "split=all"], 2, "not an allowed value"),
+        (
+            ["model={weights}", "data={data}", "out={out}", "confidence=0.6"],
+            2,
+            "match_confidence=0.5: less than confidence=0.6",
+        ),
+        (
+            ["model=[{weights},{weights}]", "data={data}", "out={out}"],
+            2,
+            "names 2 detectors, which score one fold each",
+        ),
         (["model={pickle}", "data={data}", "out={out}"], 1, "trust=true"),
     ],
-    ids=["no-model", "no-data", "no-weights", "output", "split", "pickle"],
+    ids=[
+        "no-model",
+        "no-data",
+        "no-weights",
+        "output",
+        "split",
+        "confidence",
+        "no-folds",
+        "pickle",
+    ],
 )
 def test_refusals(
     run_cli: Callable[..., tuple[int, str, str]], dataset: Path, weights: Path,
