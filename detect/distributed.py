@@ -20,6 +20,7 @@ from spineline.datasets.runs import LOG
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(hours=4)
@@ -88,6 +89,15 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give every process the first one's buffers: running statistics."""
+        if self.alone:
+            return
+        import torch.distributed as dist
+
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
     def from_first(self, value: Any) -> Any:
         """The first process's value, in every process; it waits for it."""
         if self.alone:
@@ -116,7 +126,7 @@ def group_of_environment(environment: Mapping[str, str] | None = None) -> Group:
         rank, local, size = (int(found[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     except ValueError as error:
         raise ConfigError(f"RANK, LOCAL_RANK or WORLD_SIZE is no number ({error})") from error
-    if not (0 <= rank < size and 0 <= local):
+    if not (0 <= rank < size and local >= 0):
         raise ConfigError(f"RANK={rank} LOCAL_RANK={local} WORLD_SIZE={size}: out of range")
     return Group(rank, size, local)
 

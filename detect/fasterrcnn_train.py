@@ -3,32 +3,37 @@
 Chance is seeded anew for each image and each step, from the run's seed, the epoch and the place in
 it: a run that is resumed gives the numbers of an unbroken one. ``weights/last.pt`` holds what a
 resumed run needs (tensors and numbers, no objects); the ``.safetensors`` files are the results.
+They are written beside training; where the disk is slower than an epoch, an epoch that is no best
+one is passed over.
+
+Under ``torchrun`` each process takes a share of every batch and gradients are averaged. The first
+process alone validates and writes.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from spineline.datasets.boxes import cxcywhn_to_xyxy, xyxy_to_xywh
-from spineline.datasets.devices import device_name
 from spineline.datasets.errors import ConfigError, RunFinishedError, SpinelineError, WeightsError
-from spineline.datasets.files import write_bytes
-from spineline.datasets.images import read_uint8_image
+from spineline.datasets.files import link_file, write_bytes
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import LOG
+from spineline.detect.background import Background
 from spineline.detect.checkpoints import write_checkpoint
 from spineline.detect.compiling import compile_backbone
+from spineline.detect.distributed import ALONE, Group, joined
 from spineline.detect.fasterrcnn import (
     Description,
     FasterRCNNDetector,
@@ -36,19 +41,27 @@ from spineline.detect.fasterrcnn import (
     build_network,
     make_meta,
     network_from_file,
-    save_network,
+    packed_network,
 )
 from spineline.detect.fasterrcnn_backbones import check_network
-from spineline.detect.fasterrcnn_data import (
-    Sample,
-    make_transform,
-    measure,
-    read_sample,
-    transformed,
+from spineline.detect.fasterrcnn_data import Sample, measure, read_sample
+from spineline.detect.fasterrcnn_figures import (
+    COLUMNS,
+    METRICS,
+    Validation,
+    labels_of,
+    pictured,
+)
+from spineline.detect.fasterrcnn_loader import (
+    EpochBatches,
+    Example,
+    TrainingImages,
+    make_loader,
+    seed_of,
 )
 from spineline.detect.fasterrcnn_losses import training_weights
-from spineline.detect.metrics import CocoFigures, coco_figures, coco_results
-from spineline.detect.results_csv import trim_results
+from spineline.detect.results import Detections
+from spineline.detect.results_csv import append_row, trim_results
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import TrainResult
 from spineline.detect.yolo_data import (
@@ -59,10 +72,12 @@ from spineline.detect.yolo_data import (
     read_images,
 )
 
+if TYPE_CHECKING:
+    from spineline.detect.tensorboard import Board
+
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 """torchvision's losses; their sum is trained on."""
 
-MAP50, MAP = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
 WARMUP_START = 1e-3
 """First learning rate of the warm-up, as a share of ``lr0``."""
 
@@ -81,6 +96,8 @@ class Job:
         val: images to validate on; without any nothing is validated.
         description: of the network.
         start: tensors that the network starts from, where it does not start from scratch.
+        samples: training images at the network's scale that are in memory, by index.
+        group: this process's place among those that train together.
     """
 
     settings: DetectTrain
@@ -90,6 +107,13 @@ class Job:
     val: tuple[YoloImage, ...]
     description: Description
     start: dict[str, torch.Tensor] | None = None
+    samples: Mapping[int, Sample] = field(default_factory=dict)
+    group: Group = ALONE
+
+    @property
+    def device(self) -> str:
+        """Of this process."""
+        return self.group.device(self.settings.device)
 
     @property
     def weights(self) -> Path:
@@ -103,20 +127,33 @@ class State:
 
     Attributes:
         network, optimizer: as trained so far.
+        trained: what a batch is given to: the network, or what joins it with other processes.
         done: epochs trained.
+        saved: epochs that ``last.pt`` holds.
         best: best mAP50 so far; below zero before there is one.
         best_epoch: epoch of it, from 1; 0 before there is one.
+        bests: best value of each of [METRICS][spineline.detect.fasterrcnn_figures] so far.
+        validation: of the first process.
+        board: for TensorBoard, where it is asked for.
+        writer: writes weights and checkpoints beside training.
     """
 
     network: Any
     optimizer: torch.optim.Optimizer
+    trained: Any
     done: int = 0
+    saved: int = 0
     best: float = -1.0
     best_epoch: int = 0
-    samples: dict[int, Sample] = field(default_factory=dict)
+    bests: dict[str, float] = field(default_factory=dict)
+    validation: Validation | None = None
+    board: Board | None = None
+    writer: Background = field(default_factory=Background)
 
 
-def make_job(settings: DetectTrain, values: Mapping[str, Any], data: YoloData) -> Job:
+def make_job(
+    settings: DetectTrain, values: Mapping[str, Any], data: YoloData, group: Group = ALONE
+) -> Job:
     """Read and check the images, and the weights to start from.
 
     Raises:
@@ -131,13 +168,41 @@ def make_job(settings: DetectTrain, values: Mapping[str, Any], data: YoloData) -
     val = read_images(data.val, data.names, part="val") if data.val else ()
     training_weights(values, data.names, class_counts(train, len(data.names)).tolist())
     size = values["imgsz"]
-    mean, std, dropped = measure(read_sample(image, size) for image in train)
+    samples: dict[int, Sample] = {}
+    mean, std, dropped = measure(_read_samples(settings, train, size, samples))
     if dropped:
         LOG.warning("train: %d degenerate boxes dropped (a side < 1 px at imgsz=%d)", dropped, size)
     description = Description(values["backbone"], values["channels"], mean, std)
     _announce(data, train, val, values, description)
     start = None if settings.weights is None else _start(settings, description)
-    return Job(settings, values, data.names, train, val, description, start)
+    return Job(settings, values, data.names, train, val, description, start, samples, group)
+
+
+def check_group(settings: DetectTrain, values: Mapping[str, Any], group: Group) -> None:
+    """Refuse what several processes cannot train together.
+
+    Raises:
+        ConfigError: a batch that they cannot share, or one device for all of them.
+    """
+    if values["batch"] % group.size:
+        near = max(values["batch"] // group.size, 1) * group.size
+        msg = (
+            f"batch={values['batch']}: is the batch of all {group.size} processes of torchrun, "
+            f"which they cannot share evenly; give batch={near} or another multiple"
+        )
+        raise ConfigError(msg)
+    group.device(settings.device)
+
+
+def _read_samples(
+    settings: DetectTrain, images: Sequence[YoloImage], size: int, samples: dict[int, Sample]
+) -> Iterator[Sample]:
+    """The images at the network's scale; with ``cache=ram`` they are left in ``samples``."""
+    for index, image in enumerate(images):
+        sample = read_sample(image, size)
+        if settings.cache == "ram":
+            samples[index] = sample
+        yield sample
 
 
 def _announce(
@@ -213,7 +278,7 @@ def _network(job: Job, *, seed: int = 0) -> nn.Module:
     return network
 
 
-def resume(settings: DetectTrain, values: Mapping[str, Any]) -> TrainResult:
+def resume(settings: DetectTrain, values: Mapping[str, Any], group: Group = ALONE) -> TrainResult:
     """Go on with a run that was stopped, to the numbers of an unbroken one (on the CPU).
 
     Raises:
@@ -235,15 +300,21 @@ def resume(settings: DetectTrain, values: Mapping[str, Any]) -> TrainResult:
     train = read_images(data.train, data.names, part="train")
     val = read_images(data.val, data.names, part="val") if data.val else ()
     description = Description(**content["description"])
-    job = Job(settings, values, data.names, train, val, description)
+    samples: dict[int, Sample] = {}
+    if settings.cache == "ram":
+        for _ in _read_samples(settings, train, values["imgsz"], samples):
+            pass
+    job = Job(settings, values, data.names, train, val, description, None, samples, group)
     network = _network(job)
     network.load_state_dict(content["network"])
     state = _state(job, network)
     state.optimizer.load_state_dict(content["optimizer"])
-    state.done, state.best = content["done"], content["best"]
-    state.best_epoch = content["best_epoch"]
+    state.done = state.saved = content["done"]
+    state.best, state.best_epoch = content["best"], content["best_epoch"]
+    state.bests = dict(content.get("bests") or {})
     LOG.info("resuming after epoch %d of %d", state.done, values["epochs"])
-    trim_results(settings.out / "results.csv", state.done)
+    if group.first:
+        trim_results(settings.out / "results.csv", state.done)
     return _fit(job, state)
 
 
@@ -262,40 +333,91 @@ def _read_checkpoint(last: Path) -> dict[str, Any]:
 
 
 def _state(job: Job, network: nn.Module) -> State:
-    network.to(device_name(job.settings.device))
+    network.to(job.device)
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=job.values["lr0"],
         momentum=job.values["momentum"],
         weight_decay=job.values["weight_decay"],
     )
-    return State(network, optimizer)
+    return State(network, optimizer, network)
 
 
 def _fit(job: Job, state: State) -> TrainResult:
-    with torch.random.fork_rng():
+    cuda = job.device.startswith("cuda")
+    with joined(job.group, job.device), torch.random.fork_rng([job.device] if cuda else []):
         try:
+            _begin(job, state)
+            batches = EpochBatches(
+                len(job.train), job.values["batch"], seed=job.settings.seed, group=job.group
+            )
+            loader = _loader(job, batches)
             while state.done < job.values["epochs"] and not _has_settled(job, state):
-                losses = _train_epoch(job, state)
+                batches.epoch = state.done
+                losses = _train_epoch(job, state, loader)
                 state.done += 1
                 _close_epoch(job, state, losses)
         except (RuntimeError, OSError, ValueError) as error:  # out of memory, disk full
             msg = f"out={job.settings.out}: training stopped ({error}); resume=true goes on with it"
             raise SpinelineError(msg) from error
-    return _finish(job, state)
+        finally:
+            state.writer.close()
+        if job.group.first:
+            _finish(job, state)
+    return _result(job, state)
+
+
+def _begin(job: Job, state: State) -> None:
+    """What trains: the network joined with those of the other processes; where figures go."""
+    if not job.group.alone:
+        state.trained = _joined_network(job, state.network)
+    if not job.group.first:
+        return
+    if job.val:
+        state.validation = Validation(job.val, job.names, keep=job.settings.cache == "ram")
+    if job.settings.tensorboard:
+        from spineline.detect.tensorboard import Board
+
+        state.board = Board(job.settings.out, state.done)
+
+
+def _joined_network(job: Job, network: nn.Module) -> nn.Module:
+    """The network, with gradients averaged over the processes.
+
+    On CUDA batch normalisation sees the whole batch; on the CPU each process normalises its share,
+    and the running statistics are those of the first one.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    if not job.device.startswith("cuda"):
+        return DistributedDataParallel(network)
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    device = torch.device(job.device)
+    return DistributedDataParallel(network, device_ids=[device], output_device=device)
+
+
+def _loader(job: Job, batches: EpochBatches) -> Iterable[list[Example]]:
+    """Made by processes of its own beside a CUDA device; on the CPU they would be in the way."""
+    images = TrainingImages(
+        job.train,
+        job.values,
+        seed=job.settings.seed,
+        samples=job.samples,
+        keep=job.settings.cache == "ram",
+    )
+    cores = max(1, (os.cpu_count() or 1) // job.group.size)
+    workers = 0 if job.device == "cpu" else min(job.settings.workers, cores)
+    return make_loader(images, batches, workers=workers)
 
 
 def _has_settled(job: Job, state: State) -> bool:
+    """Whether ``patience`` is used up, as the first process has it."""
     patience = job.values["patience"]
-    if not patience or not state.best_epoch or state.done - state.best_epoch < patience:
-        return False
-    LOG.info("no better validation in %d epochs: stopped", patience)
-    return True
-
-
-def seed_of(*numbers: int) -> int:
-    """A seed for a place in a run: of the run's seed, the epoch, and a number in it."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    waited = state.done - state.best_epoch if state.best_epoch else 0
+    settled = bool(job.group.from_first(bool(patience) and waited >= patience))
+    if settled:
+        LOG.info("no better validation in %d epochs: stopped", patience)
+    return settled
 
 
 def learning_rate(values: Mapping[str, Any], epochs: float) -> float:
@@ -307,51 +429,45 @@ def learning_rate(values: Mapping[str, Any], epochs: float) -> float:
     return float(values["lr0"] * share)
 
 
-def _train_epoch(job: Job, state: State) -> dict[str, float]:
+def _train_epoch(job: Job, state: State, loader: Iterable[list[Example]]) -> dict[str, float]:
     """One epoch; the mean of each loss over its steps."""
-    state.network.train()
+    state.trained.train()
     heads = state.network.roi_heads
     heads.score_thresh, heads.nms_thresh, heads.detections_per_img = 0.05, 0.5, 100
-    settings, size = job.settings, job.values["batch"]
-    generator = torch.Generator().manual_seed(seed_of(settings.seed, state.done, 0))
-    order = torch.randperm(len(job.train), generator=generator).tolist()
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    transform = make_transform(job.values)
+    settings, group = job.settings, job.group
+    steps = -(-len(job.train) // job.values["batch"])
+    place = (group.rank,) if group.rank else ()
     sums = dict.fromkeys(LOSSES, 0.0)
-    for step, indices in enumerate(_shown(batches, f"epoch {state.done + 1}")):
-        rate = learning_rate(job.values, state.done + step / len(batches))
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        batch = _read_batch(job, state, indices, transform)
-        torch.manual_seed(seed_of(settings.seed, state.done, 2, step))
+    for step, examples in enumerate(_shown(loader, steps, f"epoch {state.done + 1}", group)):
+        rate = learning_rate(job.values, state.done + step / steps)
+        for param_group in state.optimizer.param_groups:
+            param_group["lr"] = rate
+        batch = _on_device(job, examples)
+        torch.manual_seed(seed_of(settings.seed, state.done, 2, step, *place))
         losses = _step(job, state, batch, step)
         sums = {name: sums[name] + losses[name] for name in LOSSES}
-    return {name: total / len(batches) for name, total in sums.items()}
+    group.share_buffers(state.network)
+    return {name: total / steps for name, total in sums.items()}
 
 
-def _shown(batches: list[list[int]], description: str) -> Iterable[list[int]]:
-    if not sys.stderr.isatty():
-        return batches
+def _shown(
+    loader: Iterable[list[Example]], steps: int, description: str, group: Group
+) -> Iterable[list[Example]]:
+    if not group.first or not sys.stderr.isatty():
+        return loader
     from tqdm import tqdm
 
-    return tqdm(batches, desc=description, leave=False)
+    return tqdm(loader, total=steps, desc=description, leave=False)
 
 
-def _read_batch(job: Job, state: State, indices: list[int], transform: Any) -> Batch:
-    device = device_name(job.settings.device)
-    images, targets, names = [], [], []
-    for index in indices:
-        sample = state.samples.get(index) or read_sample(job.train[index], job.values["imgsz"])
-        if job.settings.cache == "ram":
-            state.samples[index] = sample
-        torch.manual_seed(seed_of(job.settings.seed, state.done, 1, index))
-        pixels, boxes, classes = transformed(
-            sample, transform, min_visibility=job.values["min_visibility"]
-        )
-        images.append(as_input(pixels[None].to(device), job.description.channels)[0])
-        targets.append({"boxes": boxes.to(device), "labels": classes.to(device) + 1})
-        names.append(sample.name)
-    return images, targets, names
+def _on_device(job: Job, examples: Sequence[Example]) -> Batch:
+    device, channels = job.device, job.description.channels
+    images = [as_input(one.pixels[None].to(device), channels)[0] for one in examples]
+    targets = [
+        {"boxes": one.boxes_xyxy.to(device), "labels": one.class_index.to(device) + 1}
+        for one in examples
+    ]
+    return images, targets, [one.name for one in examples]
 
 
 def network_losses(network: Any, batch: Batch) -> dict[str, torch.Tensor]:
@@ -361,123 +477,167 @@ def network_losses(network: Any, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def _step(job: Job, state: State, batch: Batch, step: int) -> dict[str, float]:
-    """One step of the optimizer.
+    """One step of the optimizer; the losses, averaged over the processes.
 
     Raises:
-        SpinelineError: the loss is no finite number; nothing was changed by this step.
+        SpinelineError: the loss of a process is no finite number; raised in all of them, and no
+            weight was changed by this step.
     """
-    device = torch.device(device_name(job.settings.device))
+    device = torch.device(job.device)
     half = device.type == "cuda" and job.settings.amp and torch.cuda.is_bf16_supported()
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        losses = network_losses(state.network, batch)
-    total = torch.stack([losses[name].float() for name in LOSSES]).sum()
-    numbers = {name: float(losses[name].detach()) for name in LOSSES}
-    if not all(math.isfinite(number) for number in numbers.values()):
-        raise SpinelineError(_not_finite(job, state, batch[2], step, numbers))
+        losses = network_losses(state.trained, batch)
+    each = torch.stack([losses[name].float() for name in LOSSES])
     state.optimizer.zero_grad()
-    total.backward()
+    each.sum().backward()
+    own = each.detach()
+    mean = (job.group.total(own) / job.group.size).tolist()  # the one wait for the device
+    if not all(math.isfinite(number) for number in mean):
+        numbers = dict(zip(LOSSES, own.tolist(), strict=True))
+        found = job.group.gathered((batch[2], numbers))
+        raise SpinelineError(_not_finite(job, state, found, step))
     state.optimizer.step()
-    return numbers
+    return dict(zip(LOSSES, mean, strict=True))
 
 
 def _not_finite(
-    job: Job, state: State, files: list[str], step: int, numbers: Mapping[str, float]
+    job: Job, state: State, found: Sequence[tuple[list[str], dict[str, float]]], step: int
 ) -> str:
-    wrong = ", ".join(f"{k}={v:g}" for k, v in numbers.items() if not math.isfinite(v))
+    """What to say of losses that are no numbers.
+
+    Args:
+        job: the run.
+        state: how far it is.
+        found: the files and losses of each process.
+        step: number of the batch, from 0.
+    """
+    state.writer.wait()
+    files: list[str] = []
+    words: list[str] = []
+    for names, numbers in found:
+        wrong = [f"{k}={v:g}" for k, v in numbers.items() if not math.isfinite(v)]
+        words += wrong
+        files += names if wrong else []
     last = job.weights / "last.pt"
-    kept = f"{last} holds epoch {state.done}" if state.done else "no epoch was finished"
+    saved = job.group.from_first(state.saved)
+    kept = f"{last} holds epoch {saved}" if saved else "no epoch was finished"
     return (
-        f"epoch {state.done + 1}, batch {step + 1}: the loss is no finite number ({wrong}); its "
-        f"images: {', '.join(files)}; {kept}; look at their labels, or lower lr0"
+        f"epoch {state.done + 1}, batch {step + 1}: the loss is no finite number "
+        f"({', '.join(words)}); its images: {', '.join(files)}; {kept}; look at their labels, or "
+        "lower lr0"
     )
 
 
 def _close_epoch(job: Job, state: State, losses: Mapping[str, float]) -> None:
-    """Validate, then write: results, weights, and last what a resumed run starts from."""
+    """Validate, then write: results, weights, and what a resumed run starts from."""
     weights = [t for t in state.network.state_dict().values() if t.is_floating_point()]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
+    if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights]).all()):
         msg = f"epoch {state.done}: the weights are no longer finite numbers; lower lr0"
         raise SpinelineError(msg)
-    every, last = job.settings.val_every, state.done == job.values["epochs"]
-    due = last or (job.settings.val and state.done % every == 0)
-    figures = _validate(job, state) if job.val and due else None
+    if not job.group.first:
+        return
+    figures, found = _validate(job, state)
     row: dict[str, float] = {f"train/{name}": value for name, value in losses.items()}
-    row["lr/pg0"] = state.optimizer.param_groups[0]["lr"]
     if job.val:
-        row[MAP50] = _number(figures.map50 if figures else None)
-        row[MAP] = _number(figures.map50_95 if figures else None)
-    _append_row(job.settings.out / "results.csv", {"epoch": state.done, **row})
-    meta = make_meta(job.description, job.names, job.values["imgsz"])
-    if figures is not None and row[MAP50] > state.best:
-        state.best, state.best_epoch = row[MAP50], state.done
-        save_network(state.network, meta, job.weights / "best.safetensors")
-    save_network(state.network, meta, job.weights / "last.safetensors")
-    write_checkpoint(_checkpoint(job, state, finished=False), job.weights / "last.pt")
+        row |= dict.fromkeys(COLUMNS, float("nan")) if figures is None else figures
+    row["lr/pg0"] = state.optimizer.param_groups[0]["lr"]
+    append_row(job.settings.out / "results.csv", {"epoch": state.done, **row})
+    if state.board is not None:
+        state.board.scalars(state.done, row)
+        if found is not None and state.validation is not None:
+            state.board.picture(state.done, _picture(state.validation, found))
+    _save(job, state, _improved(state, figures))
     _say(job, state, losses, figures)
 
 
-def _say(job: Job, state: State, losses: Mapping[str, float], figures: CocoFigures | None) -> None:
+def _validate(job: Job, state: State) -> tuple[dict[str, float] | None, Detections | None]:
+    """Figures on the val part when they are due, and what was found in the pictured image."""
+    validation = state.validation
+    if validation is None:
+        return None, None
+    meta = make_meta(job.description, job.names, job.values["imgsz"])
+    detector = FasterRCNNDetector(state.network, meta, device=job.device)
+    last = state.done == job.values["epochs"]
+    if last or (job.settings.val and state.done % job.settings.val_every == 0):
+        found = validation.detect(detector, range(len(job.val)))
+        return validation.figures(found), found[pictured(job.val)]
+    if state.board is None:
+        return None, None
+    return None, validation.detect(detector, [pictured(job.val)])[0]
+
+
+def _picture(validation: Validation, found: Detections) -> npt.NDArray[np.uint8]:
+    from spineline.detect.tensorboard import comparison
+
+    index = pictured(validation.images)
+    image = validation.images[index]
+    return comparison(validation.pixels(index), labels_of(image), found, title=image.file.stem)
+
+
+def _improved(state: State, figures: Mapping[str, float] | None) -> list[str]:
+    """Names of the weights files that this epoch is the best for; takes note of its figures."""
+    if figures is None:
+        return []
+    names: list[str] = []
+    for metric, column in METRICS.items():
+        if figures[column] > state.bests.get(metric, -1.0):
+            state.bests[metric] = figures[column]
+            names.append(f"best_{metric}")
+    map50 = figures[METRICS["map50"]]
+    if map50 > state.best:
+        state.best, state.best_epoch = map50, state.done
+        names.append("best")
+    return names
+
+
+def _save(job: Job, state: State, names: Sequence[str]) -> None:
+    """Write an epoch's weights and checkpoint beside training.
+
+    An epoch is passed over while an earlier one is still being written, unless it is a best one or
+    the last.
+    """
+    last = state.done == job.values["epochs"]
+    if state.writer.busy and not names and not last:
+        return
+    content = _checkpoint(job, state, finished=False)
+    copied = _each_tensor(content, lambda tensor: tensor.detach().clone())
+
+    def write() -> None:
+        moved = _each_tensor(copied, torch.Tensor.cpu)
+        _write_weights(job, moved["network"], [*names, "last"])
+        write_checkpoint(moved, job.weights / "last.pt")
+        state.saved = moved["done"]
+
+    state.writer.submit(write)
+
+
+def _write_weights(job: Job, tensors: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:
+    """One file of weights, and its other names."""
+    meta = make_meta(job.description, job.names, job.values["imgsz"])
+    first, *others = (job.weights / f"{name}.safetensors" for name in names)
+    write_bytes(first, packed_network(tensors, meta))
+    for other in others:
+        link_file(first, other)
+
+
+def _each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A copy of nested dicts and lists with every tensor changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _each_tensor(one, change) for name, one in value.items()}
+    return [_each_tensor(one, change) for one in value] if isinstance(value, list) else value
+
+
+def _say(
+    job: Job, state: State, losses: Mapping[str, float], figures: Mapping[str, float] | None
+) -> None:
     words = " ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in losses.items())
     found = ""
     if figures is not None:
-        found = f"; val mAP50 {_number(figures.map50):.3f} mAP50-95 {_number(figures.map50_95):.3f}"
+        shown = (("mAP50", "map50"), ("mAP50-95", "map50_95"), ("F1", "f1"))
+        found = "; val " + " ".join(f"{word} {figures[METRICS[m]]:.3f}" for word, m in shown)
     LOG.info("epoch %d/%d: %s%s", state.done, job.values["epochs"], words, found)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _validate(job: Job, state: State) -> CocoFigures:
-    """COCO figures on the val part, with the settings of ``detect val``."""
-    meta = make_meta(job.description, job.names, job.values["imgsz"])
-    detector = FasterRCNNDetector(state.network, meta, device=job.settings.device)
-    found = []
-    for start in range(0, len(job.val), 16):
-        images = [read_uint8_image(image.file) for image in job.val[start : start + 16]]
-        found += detector.detect(images, confidence=0.001, iou=0.7, max_detections=300)
-    truth = coco_truth(job.val, job.names)
-    results = coco_results(
-        [image["id"] for image in truth["images"]], found, [c["id"] for c in truth["categories"]]
-    )
-    return coco_figures(truth, results)
-
-
-def coco_truth(images: tuple[YoloImage, ...], names: tuple[str, ...]) -> dict[str, Any]:
-    """The labels of images as a COCO dict; ids count from 1."""
-    annotations: list[dict[str, Any]] = []
-    for number, image in enumerate(images, 1):
-        height, width = image.size_hw
-        boxes = cxcywhn_to_xyxy(image.box_cxcywhn.astype(np.float64), width, height)
-        for box, index in zip(xyxy_to_xywh(boxes).tolist(), image.class_index, strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": int(index) + 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    return {
-        "images": [
-            {"id": n, "file_name": i.file.name, "height": i.size_hw[0], "width": i.size_hw[1]}
-            for n, i in enumerate(images, 1)
-        ],
-        "annotations": annotations,
-        "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
-    }
-
-
-def _append_row(file: Path, row: Mapping[str, float]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not file.exists():
-        writer.writerow(row)
-    writer.writerow([f"{value:.6g}" for value in row.values()])
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(text.getvalue())
 
 
 def _checkpoint(job: Job, state: State, *, finished: bool) -> dict[str, Any]:
@@ -485,23 +645,31 @@ def _checkpoint(job: Job, state: State, *, finished: bool) -> dict[str, Any]:
         "done": state.done,
         "best": state.best,
         "best_epoch": state.best_epoch,
+        "bests": dict(state.bests),
         "names": list(job.names),
         "imgsz": job.values["imgsz"],
         "description": asdict(job.description),
-        "network": {k: v.cpu() for k, v in state.network.state_dict().items()},
+        "network": dict(state.network.state_dict()),
         "optimizer": None if finished else state.optimizer.state_dict(),
     }
 
 
-def _finish(job: Job, state: State) -> TrainResult:
-    out, best = job.settings.out, job.weights / "best.safetensors"
+def _finish(job: Job, state: State) -> None:
+    """Draw the curves and leave a checkpoint without what only a resumed run needs."""
+    out = job.settings.out
     if job.settings.plots:
         write_bytes(out / "results.png", _curves_png(out / "results.csv"))
-    write_checkpoint(_checkpoint(job, state, finished=True), job.weights / "last.pt")
-    last = job.weights / "last.safetensors"
+    content = _each_tensor(_checkpoint(job, state, finished=True), torch.Tensor.cpu)
+    if state.saved < state.done:
+        _write_weights(job, content["network"], ["last"])
+    write_checkpoint(content, job.weights / "last.pt")
+    LOG.info("done: %d epochs; weights: %s", state.done, _result(job, state).weights)
+
+
+def _result(job: Job, state: State) -> TrainResult:
+    best, last = (job.weights / f"{name}.safetensors" for name in ("best", "last"))
     chosen = best if best.exists() else last
-    LOG.info("done: %d epochs; weights: %s", state.done, chosen)
-    return TrainResult(out, chosen, last, state.done)
+    return TrainResult(job.settings.out, chosen, last, state.done)
 
 
 def _curves_png(results: Path) -> bytes:

@@ -27,6 +27,7 @@ from spineline.datasets.runs import (
     write_run_record,
 )
 from spineline.detect.architectures import FASTERRCNN, canonical_name, package_yaml
+from spineline.detect.distributed import Group, first_speaks, group_of_environment
 from spineline.detect.recipe import Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.yolo_data import YoloData, class_counts, read_data, read_images
@@ -46,6 +47,7 @@ _MAY_CHANGE = (
     "workers",
     "cache",
     "plots",
+    "tensorboard",
     "verbose",
     "trust",
     "overwrite",
@@ -53,7 +55,15 @@ _MAY_CHANGE = (
 """Keys that a resumed run may be given otherwise than the run it continues."""
 
 _RECORDS = ("run.yaml", "recipe.json", "results.csv")
-_WEIGHTS = ("last.pt", "best.pt", "last.safetensors", "best.safetensors")
+_WEIGHTS = (
+    "last.pt",
+    "best.pt",
+    "last.safetensors",
+    "best.safetensors",
+    "best_map50.safetensors",
+    "best_map50_95.safetensors",
+    "best_f1.safetensors",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,8 @@ class TrainResult:
 def train(settings: DetectTrain) -> TrainResult:
     """Train a detector, or continue a run that was killed.
 
+    Under ``torchrun`` every process calls this with the same settings; the first one writes.
+
     Args:
         settings: the command's keys.
 
@@ -89,8 +101,12 @@ def train(settings: DetectTrain) -> TrainResult:
         WeightsError: weights to start from cannot be used, or there is nothing to resume.
         OutputExistsError: the run folder exists and neither resume nor overwrite is given.
     """
-    if settings.resume:
-        return _resume(settings)
+    group = group_of_environment()
+    with first_speaks(group):
+        return _resume(settings, group) if settings.resume else _start(settings, group)
+
+
+def _start(settings: DetectTrain, group: Group) -> TrainResult:
     if settings.model is None:
         raise ConfigError("missing model=… (architecture such as yolov8n or fasterrcnn)")
     if settings.data is None:
@@ -100,9 +116,13 @@ def train(settings: DetectTrain) -> TrainResult:
     resolved = resolve(settings)
     device_name(settings.device)
     data = read_data(dataset)
-    _check_run_folder(settings)
-    _check_compile(settings)
-    run = _prepared(settings, resolved, data)
+    if group.first:
+        _check_run_folder(settings)
+    _check_group(settings, resolved.values, group)
+    _check_packages(settings)
+    run = _prepared(settings, resolved, data, group)
+    if not group.first:
+        return run()
     _clear(settings)
     with held_folder(settings.out):
         write_run_record(settings.out, "detect train", settings, trained_with=resolved.values)
@@ -112,7 +132,25 @@ def train(settings: DetectTrain) -> TrainResult:
         return run()
 
 
-def _check_compile(settings: DetectTrain) -> None:
+def _check_group(settings: DetectTrain, values: dict[str, Any], group: Group) -> None:
+    if group.alone:
+        return
+    if settings.model != FASTERRCNN:
+        msg = (
+            f"model={settings.model}: torchrun started {group.size} processes, and only "
+            f"model={FASTERRCNN} trains in several; start it without torchrun"
+        )
+        raise ConfigError(msg)
+    from spineline.detect.fasterrcnn_train import check_group
+
+    check_group(settings, values, group)
+
+
+def _check_packages(settings: DetectTrain) -> None:
+    if settings.tensorboard:
+        from spineline.detect.tensorboard import check_tensorboard
+
+        check_tensorboard()
     if settings.compile:
         from spineline.detect.compiling import check_compile
 
@@ -120,37 +158,42 @@ def _check_compile(settings: DetectTrain) -> None:
 
 
 def _prepared(
-    settings: DetectTrain, resolved: Resolved, data: YoloData
+    settings: DetectTrain, resolved: Resolved, data: YoloData, group: Group
 ) -> Callable[[], TrainResult]:
     """Everything read and checked before anything is written; the call that trains."""
     architecture = str(settings.model)
     if architecture == FASTERRCNN:
         from spineline.detect import fasterrcnn_train
 
-        job = fasterrcnn_train.make_job(settings, resolved.values, data)
+        job = fasterrcnn_train.make_job(settings, resolved.values, data, group)
         return lambda: fasterrcnn_train.run(job)
     parts = _make_parts(settings, architecture, resolved, data)
     return lambda: _run(settings, resolved.values, parts)
 
 
-def _resume(given: DetectTrain) -> TrainResult:
+def _resume(given: DetectTrain, group: Group) -> TrainResult:
     if given.model is not None:
         given = replace(given, model=canonical_name(given.model))
     settings, values = resumed_settings(
         given, given.out, resolved="trained_with", may_change=_MAY_CHANGE
     )
     settings = replace(settings, out=given.out)
-    _check_compile(settings)
+    _check_group(settings, values, group)
+    _check_packages(settings)
     if settings.model is None or settings.data is None:
         raise WeightsError(
             f"{settings.out / 'run.yaml'}: names no model or data; start the run anew"
         )
+    if not group.first:
+        from spineline.detect import fasterrcnn_train
+
+        return fasterrcnn_train.resume(settings, values, group)
     with held_folder(settings.out):
         clear_partial(settings.out, (*_RECORDS, *(f"weights/{name}" for name in _WEIGHTS)))
         if settings.model == FASTERRCNN:
             from spineline.detect import fasterrcnn_train
 
-            return fasterrcnn_train.resume(settings, values)
+            return fasterrcnn_train.resume(settings, values, group)
         checkpoint = _read_checkpoint(settings.out / "weights" / "last.pt")
         if checkpoint["optimizer"] is None or int(checkpoint["epoch"]) + 1 >= values["epochs"]:
             return _close(settings, values, checkpoint)
@@ -268,6 +311,7 @@ def _read_parts(
         label_smoothing=values["label_smoothing"],
         val_every=settings.val_every,
         cache=settings.cache == "ram",
+        tensorboard=settings.tensorboard,
     )
 
 
@@ -370,12 +414,8 @@ def _precision(settings: DetectTrain) -> str | bool:
 
 def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainResult:
     """The finished checkpoints of a run as safetensors."""
-    from spineline.detect.checkpoints import (
-        DetectorMeta,
-        network_from_pickle,
-        plain_description,
-        save_safetensors,
-    )
+    from spineline.detect.checkpoints import network_from_pickle, save_safetensors
+    from spineline.detect.trainer import make_meta
 
     folder = settings.out / "weights"
     for name in ("last", "best"):
@@ -383,14 +423,7 @@ def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainResul
         if not file.exists():
             continue
         network: Any = network_from_pickle(file, trust=True)[0]
-        meta = DetectorMeta(
-            backend="ultralytics",
-            model=str(settings.model),
-            names=tuple(network.names.values()),
-            imgsz=imgsz,
-            channels=3,
-            yaml=plain_description(network.yaml),
-        )
+        meta = make_meta(network, str(settings.model), imgsz)
         save_safetensors(network, meta, file.with_suffix(".safetensors"))
     last, best = folder / "last.safetensors", folder / "best.safetensors"
     if not last.exists():

@@ -7,8 +7,7 @@ path, repository or date, validation may be left out, results hold no clock time
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -19,12 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from spineline.datasets.errors import SpinelineError
+from spineline.datasets.files import write_bytes
+from spineline.datasets.images import read_uint8_image
 from spineline.datasets.runs import LOG
-from spineline.detect.checkpoints import build_network, write_checkpoint
+from spineline.detect.checkpoints import (
+    DetectorMeta,
+    build_network,
+    packed_safetensors,
+    plain_description,
+    write_checkpoint,
+)
+from spineline.detect.fasterrcnn_figures import labels_of, pictured
+from spineline.detect.results_csv import append_row
 from spineline.detect.ultralytics_env import import_ultralytics
 from spineline.detect.yolo_data import YoloImage
 
@@ -35,6 +45,9 @@ from ultralytics.data.dataset import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.loss import v8DetectionLoss  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
+
+METRICS = {"map50": "metrics/mAP50(B)", "map50_95": "metrics/mAP50-95(B)"}
+"""Metrics whose best weights are kept, and their columns in ``results.csv``."""
 
 PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrained", "cfg")
 """Training arguments that hold paths; a checkpoint keeps none of them."""
@@ -127,6 +140,7 @@ class TrainingParts:
         label_smoothing: ε of [SmoothedBCE][].
         val_every: epochs from one validation to the next.
         cache: keep decoded images in memory.
+        tensorboard: write event files.
     """
 
     architecture: str
@@ -139,6 +153,7 @@ class TrainingParts:
     label_smoothing: float = 0.0
     val_every: int = 1
     cache: bool = True
+    tensorboard: bool = False
 
 
 class SpineDetectionTrainer(DetectionTrainer):
@@ -147,12 +162,17 @@ class SpineDetectionTrainer(DetectionTrainer):
     def __init__(self, parts: TrainingParts, overrides: dict[str, Any]) -> None:
         self.parts = parts
         self.validated_epoch = -1
+        self.bests: dict[str, float] = dict((parts.checkpoint or {}).get("bests") or {})
+        self.files: list[str] = []
+        self.board: Any = None
         self.reporter = Reporter()
         threads = torch.get_num_threads()
         super().__init__(overrides=overrides)
         torch.set_num_threads(threads)  # the package leaves one core of the CPU idle
         self.val_asked = bool(self.args.val)
+        self.add_callback("on_train_start", _open_board)
         self.add_callback("on_train_start", self.reporter.start)
+        self.add_callback("on_train_batch_end", _check_loss)
         self.add_callback("on_train_batch_end", self.reporter.batch)
         self.add_callback("on_fit_epoch_end", self.reporter.epoch)
         self.add_callback("on_train_epoch_start", _choose_validation)
@@ -211,6 +231,27 @@ class SpineDetectionTrainer(DetectionTrainer):
             loss.bce = SmoothedBCE(self.parts.label_smoothing)
             network.criterion = loss
 
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The package's; takes note of the files, to name them."""
+        self.files = [Path(file).name for file in batch["im_file"]]
+        prepared: dict[str, Any] = super().preprocess_batch(batch)
+        return prepared
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """The package would go back to the last checkpoint without a word; here a run stops.
+
+        Raises:
+            SpinelineError: the figures of the validation are no numbers.
+        """
+        if self.fitness is not None and not math.isfinite(self.fitness):
+            msg = f"epoch {epoch + 1}: the validation gives no finite figures{self._kept()}"
+            raise SpinelineError(msg)
+        return False
+
+    def _kept(self) -> str:
+        done = self.epoch if self.last.exists() else 0
+        return f"; {self.last} holds epoch {done}" if done else "; no epoch was finished"
+
     # Validation
 
     def get_validator(self) -> Any:
@@ -252,12 +293,14 @@ class SpineDetectionTrainer(DetectionTrainer):
             raise SpinelineError(msg)
         network = _stripped(self.ema.ema)
         arguments = self.plain_arguments()
+        self._save_bests(network)
         if self.validated_epoch == self.epoch and self.best_fitness == self.fitness:
             write_checkpoint(_final_checkpoint(network, self.epoch, arguments), self.best)
         write_checkpoint(
             {
                 "epoch": self.epoch,
                 "best_fitness": self.best_fitness,
+                "bests": dict(self.bests),
                 "stopper": {
                     "best_fitness": self.stopper.best_fitness,
                     "best_epoch": self.stopper.best_epoch,
@@ -273,6 +316,20 @@ class SpineDetectionTrainer(DetectionTrainer):
         )
         return True
 
+    def _save_bests(self, network: nn.Module) -> None:
+        """Write the weights of an epoch that is the best for a metric."""
+        if self.validated_epoch != self.epoch:
+            return
+        content = b""
+        for metric, column in METRICS.items():
+            value = float(self.metrics[column])
+            if not value > self.bests.get(metric, -1.0):
+                continue
+            self.bests[metric] = value
+            meta = make_meta(network, self.parts.architecture, int(self.args.imgsz))
+            content = content or packed_safetensors(network.state_dict(), meta)
+            write_bytes(self.wdir / f"best_{metric}.safetensors", content)
+
     def strip_last(self) -> None:
         """Turn ``last.pt`` into a finished checkpoint: weights without optimizer state."""
         network = _stripped(self.ema.ema)
@@ -284,7 +341,10 @@ class SpineDetectionTrainer(DetectionTrainer):
         return {**kept, "model": self.parts.architecture, "val": self.val_asked}
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append a line to ``results.csv``: no clock time, ``nan`` where nothing was validated."""
+        """Append a line to ``results.csv``: no clock time, ``nan`` where nothing was validated.
+
+        The same numbers go to TensorBoard, with a picture, where that is asked for.
+        """
         skipped = self.validated_epoch != self.epoch
         row: dict[str, Any] = {"epoch": self.epoch + 1}
         for name, value in metrics.items():
@@ -292,13 +352,27 @@ class SpineDetectionTrainer(DetectionTrainer):
             if validated and not self.parts.val:
                 continue
             row[name] = float("nan") if validated and skipped else float(value)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self.csv.exists():
-            writer.writerow(row)
-        writer.writerow([f"{value:.6g}" for value in row.values()])
-        with self.csv.open("a", encoding="utf-8") as file:
-            file.write(text.getvalue())
+        append_row(self.csv, row)
+        if self.board is None:
+            return
+        del row["epoch"]
+        self.board.scalars(self.epoch + 1, row)
+        if self.parts.val:
+            self.board.picture(self.epoch + 1, self._picture())
+
+    def _picture(self) -> npt.NDArray[np.uint8]:
+        """Labels and predictions of one image of the val part."""
+        from spineline.detect.tensorboard import comparison
+        from spineline.detect.ultralytics_backend import UltralyticsDetector
+
+        image = self.parts.val[pictured(self.parts.val)]
+        pixels = read_uint8_image(image.file)
+        network = deepcopy(self.ema.ema)
+        network.criterion = None
+        meta = make_meta(network, self.parts.architecture, int(self.args.imgsz))
+        detector = UltralyticsDetector(network, meta, device=str(self.device))
+        found = detector.detect([pixels], confidence=0.001, iou=0.7)[0]
+        return comparison(pixels, labels_of(image), found, title=image.file.stem)
 
 
 class Reporter:
@@ -350,6 +424,44 @@ def kept_generators() -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _open_board(trainer: SpineDetectionTrainer) -> None:
+    if trainer.parts.tensorboard:
+        from spineline.detect.tensorboard import Board
+
+        trainer.board = Board(trainer.save_dir, trainer.start_epoch)
+
+
+def _check_loss(trainer: SpineDetectionTrainer) -> None:
+    """Stop at the first batch whose loss is no number; the package would go on to the epoch's end.
+
+    Raises:
+        SpinelineError: names the batch, its files and the checkpoint that is left.
+    """
+    losses = {name: float(value) for name, value in trainer.loss_items.items()}
+    total = float(trainer.loss.detach())
+    if math.isfinite(total) and all(math.isfinite(value) for value in losses.values()):
+        return
+    wrong = [f"{name}={value:g}" for name, value in losses.items() if not math.isfinite(value)]
+    msg = (
+        f"epoch {trainer.epoch + 1}: the loss is no finite number "
+        f"({', '.join(wrong) or f'{total:g}'}); the images of its batch: "
+        f"{', '.join(trainer.files)}{trainer._kept()}; look at their labels, or lower lr0"
+    )
+    raise SpinelineError(msg)
+
+
+def make_meta(network: Any, architecture: str, imgsz: int) -> DetectorMeta:
+    """What the weights file of a network says of it."""
+    return DetectorMeta(
+        backend="ultralytics",
+        model=architecture,
+        names=tuple(network.names.values()),
+        imgsz=imgsz,
+        channels=3,
+        yaml=plain_description(network.yaml),
+    )
 
 
 def _choose_validation(trainer: SpineDetectionTrainer) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from spineline.datasets.errors import OutputExistsError, SpinelineError
-from spineline.datasets.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.files import (
+    check_output,
+    link_file,
+    staged_folder,
+    write_bytes,
+    write_json,
+    write_text,
+    write_through,
+)
 
 
 def names(folder) -> list[str]:
@@ -137,3 +145,45 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
 def test_half_characters_become_json_escapes(tmp_path):
     write_json(tmp_path / "a.json", {"id": "\ud800bad Диск"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"id": "\ud800bad Диск"}
+
+
+def test_a_second_name_is_the_same_file_until_one_is_replaced(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    write_bytes(first, b"one")
+    for _ in range(2):  # the second time both are one file already
+        link_file(first, second)
+        assert second.read_bytes() == b"one"
+        assert first.stat().st_ino == second.stat().st_ino
+    write_bytes(first, b"two")
+    assert second.read_bytes() == b"one"
+    link_file(first, second)
+    assert second.read_bytes() == b"two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_second_name_where_the_disk_has_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    first, second = tmp_path / "a", tmp_path / "b"
+    write_bytes(first, b"one")
+    link_file(first, second)
+    assert second.read_bytes() == b"one"
+    assert first.stat().st_ino != second.stat().st_ino
+
+
+def test_a_function_that_fails_while_writing_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_bytes(path, b"one")
+
+    def fail(partial: Path) -> None:
+        partial.write_bytes(b"half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_through(path, fail)
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,20 @@ import pytest
 import torch
 import yaml
 
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.errors import (
+    AnnotationError,
+    ConfigError,
+    SpinelineError,
+    WeightsError,
+)
 from spineline.detect import fasterrcnn_train, load_detector
-from spineline.detect.checkpoints import read_safetensors
+from spineline.detect.checkpoints import read_safetensors, write_checkpoint
+from spineline.detect.fasterrcnn_figures import COLUMNS, METRICS, Validation
 from spineline.detect.fasterrcnn_train import learning_rate, seed_of
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
+from spineline.detect.yolo_data import read_data, read_images
 
 TINY: dict[str, Any] = {
     "model": "fasterrcnn", "backbone": "mobilenet_v3_large", "imgsz": 64, "epochs": 2, "batch": 3,
@@ -44,7 +52,8 @@ def test_run_folder_is_that_of_every_detector(trained: Any) -> None:
     names = {p.relative_to(trained.out).as_posix() for p in trained.out.rglob("*") if p.is_file()}
     assert names == {
         "run.yaml", "recipe.json", "results.csv", "results.png", "weights/last.pt",
-        "weights/last.safetensors", "weights/best.safetensors",
+        "weights/last.safetensors", "weights/best.safetensors", "weights/best_map50.safetensors",
+        "weights/best_map50_95.safetensors", "weights/best_f1.safetensors",
     }  # fmt: skip
     record = yaml.safe_load((trained.out / "run.yaml").read_text())
     assert record["trained_with"]["backbone"] == "mobilenet_v3_large"
@@ -65,7 +74,83 @@ def test_results_have_a_line_per_epoch(trained: Any) -> None:
     for row in rows:
         assert all(math.isfinite(float(v)) for v in row.values())
         assert float(row["train/loss_classifier"]) > 0
-    assert "metrics/mAP50(B)" in rows[0]
+    validated = ["precision(B)", "recall(B)", "mAP50(B)", "mAP50-95(B)", "F1(B)"]
+    assert [name for name in rows[0] if name.startswith("metrics/")] == [
+        f"metrics/{name}" for name in validated
+    ]
+
+
+class Scripted:
+    """Figures of a validation as written down, epoch by epoch; the last line of a killed run
+    is not used up."""
+
+    LINES = ((0.1, 0.5, 0.1), (0.4, 0.2, 0.4), (0.3, 0.3, 0.6), (0.2, 0.1, 0.5))
+
+    def __init__(self, patch: pytest.MonkeyPatch, done: int = 0) -> None:
+        self.lines = list(self.LINES[done:])
+        patch.setattr(Validation, "detect", lambda _, __, indices: [None for _ in indices])
+        patch.setattr(Validation, "figures", lambda *_: self.next())
+
+    def next(self) -> dict[str, float]:
+        values = dict(zip(METRICS, self.lines.pop(0), strict=True))
+        return {**dict.fromkeys(COLUMNS, 0.0), **{METRICS[k]: v for k, v in values.items()}}
+
+
+def kill_after(patch: pytest.MonkeyPatch, epoch: int) -> None:
+    close = fasterrcnn_train._close_epoch
+
+    def killed(job: Any, state: Any, *rest: Any) -> None:
+        close(job, state, *rest)
+        if state.done == epoch:
+            raise KeyboardInterrupt
+
+    patch.setattr(fasterrcnn_train, "_close_epoch", killed)
+
+
+def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**TINY, "data": dataset, "epochs": 4, "backbone": "resnet18", "rois": 16}
+    seen: list[bytes] = []
+    close = fasterrcnn_train._close_epoch
+
+    def look(job: Any, state: Any, *rest: Any) -> None:
+        close(job, state, *rest)
+        state.writer.wait()
+        seen.append((job.weights / "last.safetensors").read_bytes())
+
+    with monkeypatch.context() as patch:
+        Scripted(patch)
+        patch.setattr(fasterrcnn_train, "_close_epoch", look)
+        whole = train(DetectTrain(out=tmp_path / "whole", **given))
+    assert len(set(seen)) == 4
+    wanted = {"best_map50": 1, "best": 1, "best_map50_95": 0, "best_f1": 2, "last": 3}
+    for name, epoch in wanted.items():
+        assert (whole.out / "weights" / f"{name}.safetensors").read_bytes() == seen[epoch]
+    assert (whole.out / "weights" / "best.safetensors").stat().st_nlink == 2
+    out = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        Scripted(patch)
+        kill_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(DetectTrain(out=out, **given))
+    with monkeypatch.context() as patch:
+        Scripted(patch, done=3)
+        train(DetectTrain(out=out, resume=True))
+    for name, epoch in wanted.items():
+        assert (out / "weights" / f"{name}.safetensors").read_bytes() == seen[epoch]
+    assert rows_of(out) == rows_of(whole.out)
+
+
+def test_figures_of_training_are_those_of_the_best_weights(trained: Any, dataset: Path) -> None:
+    data = read_data(dataset)
+    images = read_images(data.val, data.names, part="val")
+    validation = Validation(images, data.names, keep=False)
+    for metric, column in METRICS.items():
+        detector = load_detector(trained.out / "weights" / f"best_{metric}.safetensors")
+        found = validation.detect(detector, range(len(images)))
+        best = max(float(row[column]) for row in rows_of(trained.out))
+        assert validation.figures(found)[column] == pytest.approx(best, abs=0.02)
 
 
 def test_val_runs_and_agrees_with_the_validation_of_training(
@@ -95,14 +180,8 @@ def test_a_resumed_run_gives_the_numbers_of_an_unbroken_one(
     whole = train(DetectTrain(out=tmp_path / "whole", **given))
     assert torch.equal(before, torch.get_rng_state())
 
-    def killed(job: Any, state: Any, *rest: Any) -> None:
-        close(job, state, *rest)
-        if state.done == 1:
-            raise KeyboardInterrupt
-
-    close = fasterrcnn_train._close_epoch
     with monkeypatch.context() as patch:
-        patch.setattr(fasterrcnn_train, "_close_epoch", killed)
+        kill_after(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             train(DetectTrain(out=tmp_path / "broken", **given))
     with (tmp_path / "broken" / "results.csv").open("a") as file:
@@ -141,6 +220,34 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     content = torch.load(out / "weights" / "last.pt", weights_only=True)
     assert content["done"] == 1
     assert len(load_detector(out / "weights" / "last.safetensors").names) == 11
+
+
+def test_a_slow_disk_holds_no_epoch_up(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs that end while another is still being written are passed over; the last is not."""
+    written, release = [], threading.Event()
+
+    def slow(content: Any, path: Path) -> None:
+        written.append(content["done"])
+        if content["optimizer"] is not None:
+            assert release.wait(60)
+        write_checkpoint(content, path)
+
+    def look(job: Any, state: Any, *rest: Any) -> None:
+        if state.done == 3:
+            release.set()
+        close(job, state, *rest)
+
+    close = fasterrcnn_train._close_epoch
+    monkeypatch.setattr(fasterrcnn_train, "write_checkpoint", slow)
+    monkeypatch.setattr(fasterrcnn_train, "_close_epoch", look)
+    given = {**TINY, "backbone": "resnet18", "rois": 16, "epochs": 3, "val": False}
+    settings = DetectTrain(out=tmp_path / "run", data=dataset, val_every=9, **given)
+    monkeypatch.setattr(Validation, "figures", lambda *_: dict.fromkeys(COLUMNS, 0.5))
+    monkeypatch.setattr(Validation, "detect", lambda _, __, indices: [None for _ in indices])
+    train(settings)
+    assert written == [1, 3, 3]
 
 
 def test_without_validation_part_the_last_weights_are_the_result(
@@ -191,6 +298,16 @@ def test_weights_to_start_from_are_taken_over(trained: Any, dataset: Path, tmp_p
 def test_refusals(dataset: Path, tmp_path: Path, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train(DetectTrain(data=dataset, out=tmp_path / "run", **{**TINY, **given}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_that_cannot_be_read_is_named_before_training(
+    own_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = own_dataset()
+    (data / "images" / "train" / "s03.png").write_bytes(b"broken")
+    with pytest.raises(AnnotationError, match=r"1 of 6 images of the train part .*s03\.png"):
+        train(DetectTrain(data=data, out=tmp_path / "run", **TINY))
     assert not (tmp_path / "run").exists()
 
 

@@ -40,7 +40,8 @@ def test_run_folder_holds_weights_curves_plots_and_settings(finished: Any) -> No
         "run.yaml", "recipe.json", "args.yaml", "results.csv", "results.png", "labels.jpg",
         "train_batch0.jpg", "BoxPR_curve.png", "confusion_matrix.png", "val_batch0_pred.jpg",
         "weights/last.pt", "weights/last.safetensors", "weights/best.pt",
-        "weights/best.safetensors",
+        "weights/best.safetensors", "weights/best_map50.safetensors",
+        "weights/best_map50_95.safetensors",
     }  # fmt: skip
     record = yaml.safe_load((finished.out / "run.yaml").read_text())
     assert record["command"] == "spineline detect train"
@@ -76,6 +77,40 @@ def test_weights_are_those_of_the_checkpoint_and_load(finished: Any) -> None:
     assert all(torch.equal(tensors[name], t) for name, t in network.state_dict().items())
     detector = load_detector(finished.weights)
     assert len(detector.detect([np.zeros((64, 64), np.uint8)])) == 1
+
+
+def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spineline.detect import trainer as trainer_module
+
+    lines = [(0.1, 0.5), (0.4, 0.2), (0.3, 0.3)]
+    kept: list[bytes] = []
+
+    def script(self: Any) -> Any:
+        found, fitness = validate(self)
+        columns = trainer_module.METRICS.values()
+        return {**found, **dict(zip(columns, lines[self.epoch], strict=True))}, fitness
+
+    def save(self: Any) -> bool:
+        save_model(self)
+        network = trainer_module._stripped(self.ema.ema)
+        meta = trainer_module.make_meta(network, "yolov8n", 64)
+        kept.append(trainer_module.packed_safetensors(network.state_dict(), meta))
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return True
+
+    validate = trainer_module.SpineDetectionTrainer.validate
+    save_model = trainer_module.SpineDetectionTrainer.save_model
+    monkeypatch.setattr(trainer_module.SpineDetectionTrainer, "validate", script)
+    monkeypatch.setattr(trainer_module.SpineDetectionTrainer, "save_model", save)
+    with pytest.raises(KeyboardInterrupt):
+        train(DetectTrain(data=dataset, out=tmp_path / "run", **{**TINY, "epochs": 3}))
+    train(DetectTrain(out=tmp_path / "run", resume=True))
+    folder = tmp_path / "run" / "weights"
+    assert (folder / "best_map50.safetensors").read_bytes() == kept[1]
+    assert (folder / "best_map50_95.safetensors").read_bytes() == kept[0]
 
 
 def test_the_dataset_is_left_as_it_was(finished: Any, dataset: Path) -> None:
@@ -192,7 +227,7 @@ def test_corrupt_images_are_refused_before_anything_is_written(
     data = own_dataset()
     for name in ("s00", "s03"):
         (data / "images" / "train" / f"{name}.png").write_bytes(b"broken")
-    with pytest.raises(AnnotationError, match="2 of 6 images of the train part cannot be used"):
+    with pytest.raises(AnnotationError, match=r"2 of 6 images of the train part .*s00\.png.*s03"):
         train(DetectTrain(data=data, out=tmp_path / "run", **TINY))
     assert not (tmp_path / "run").exists()
 
@@ -295,7 +330,7 @@ def test_a_run_killed_after_its_last_epoch_is_closed(dataset: Path, tmp_path: Pa
         patch.setattr(trainer_module.SpineDetectionTrainer, "final_eval", die)
         with pytest.raises(KeyboardInterrupt):
             train(DetectTrain(data=dataset, out=out, **TINY))
-    assert not list(out.rglob("*.safetensors"))
+    assert not [file for file in out.rglob("*.safetensors") if "map50" not in file.name]
     closed = train(DetectTrain(out=out, resume=True))
     assert closed.epochs == 1
     for name in ("best", "last"):
@@ -332,15 +367,47 @@ def test_a_training_that_breaks_off_says_so(
         train(settings)
 
 
+@pytest.mark.parametrize("nbs", [3, 64], ids=["step by step", "accumulated"])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbs: int
+) -> None:
+    from spineline.detect.trainer import SpineDetectionTrainer
+
+    names: list[list[str]] = []
+
+    def note(self: Any, batch: Any) -> Any:
+        prepared = original(self, batch)
+        names.append(list(self.files))
+        if len(names) == 3:  # two batches in an epoch
+            prepared["img"] = prepared["img"] * math.nan
+        return prepared
+
+    original = SpineDetectionTrainer.preprocess_batch
+    monkeypatch.setattr(SpineDetectionTrainer, "preprocess_batch", note)
+    out = tmp_path / "run"
+    given = {**TINY, "epochs": 3, "val": False, "nbs": nbs}
+    with pytest.raises(SpinelineError, match="epoch 2: the loss is no finite number") as caught:
+        train(DetectTrain(data=dataset, out=out, **given))
+    assert len(names) == 3
+    assert len(names[2]) == 3
+    for name in names[2]:
+        assert name in str(caught.value)
+    assert "last.pt holds epoch 1" in str(caught.value)
+    checkpoint = load_pickle(out / "weights" / "last.pt", trust=True)
+    assert int(checkpoint["epoch"]) == 0
+    weights = checkpoint["ema"].state_dict().values()
+    assert all(bool(torch.isfinite(t).all()) for t in weights)
+    assert train(DetectTrain(out=out, resume=True)).epochs == 3
+
+
 def test_weights_that_are_no_numbers_end_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "spineline.detect.trainer.SmoothedBCE.smooth", lambda _, target: target * math.nan
-    )
-    settings = DetectTrain(data=dataset, out=tmp_path / "run", label_smoothing=0.1, **TINY)
+    from spineline.detect import trainer as trainer_module
+
+    monkeypatch.setattr(trainer_module, "_is_finite", lambda _: False)
     with pytest.raises(SpinelineError, match="no longer finite numbers; lower lr0"):
-        train(settings)
+        train(DetectTrain(data=dataset, out=tmp_path / "run", **TINY))
 
 
 @pytest.mark.slow
