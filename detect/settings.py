@@ -52,7 +52,7 @@ class DetectTrain(Settings):
     overwrite: bool = key("replace an earlier run in out=", default=False)
     seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    workers: int = key("loader processes (none on the CPU or for fasterrcnn)", default=4, minimum=0)
+    workers: int = key("loader processes (none on the CPU)", default=4, minimum=0)
     cache: str = key(
         "keep decoded images in memory (ram) or not (none)", default="ram", choices=("ram", "none")
     )
@@ -61,7 +61,7 @@ class DetectTrain(Settings):
         "torch.compile the network: slow first steps, faster ones after", default=False
     )
     tensorboard: bool = key(
-        "also write losses, figures and one picture per epoch for TensorBoard", default=False
+        "also write losses, figures and one picture per epoch to OUT/tensorboard", default=False
     )
     val: bool = key(
         "validate on the val part while training; false: after the last epoch only", default=True
