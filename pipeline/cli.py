@@ -96,7 +96,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "train a detector", f"{_DETECT}:DetectTrain", "spineline.detect.train:train"
         ),
         "val": Command(
-            "COCO figures and level accuracy", f"{_DETECT}:DetectVal", "spineline.detect.val:val"
+            "figures of boxes: COCO, one to one, the older rule",
+            f"{_DETECT}:DetectVal",
+            "spineline.detect.val:val",
         ),
         "predict": Command(
             "boxes on images", f"{_DETECT}:DetectPredict", "spineline.detect.predict:predict"
@@ -119,6 +121,25 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "to ONNX or TorchScript",
             f"{_CLASSIFY}:ClassifyExport",
             "spineline.classify.export:export",
+        ),
+    },
+    "naming": {
+        "train": Command(
+            "train the network that reads levels off the straightened spine",
+            "spineline.detect.namer_settings:NamingTrain",
+            "spineline.detect.namer_train:train",
+        ),
+    },
+    "kfold": {
+        "detect": Command(
+            "cross-validate variants of a detector: each fold, mean, spread, intervals",
+            "spineline.pipeline.kfold_settings:KfoldDetect",
+            "spineline.pipeline.kfold:kfold_detect",
+        ),
+        "classify": Command(
+            "cross-validate variants of a classifier",
+            "spineline.pipeline.kfold_settings:KfoldClassify",
+            "spineline.pipeline.kfold:kfold_classify",
         ),
     },
     "pipeline": {

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "pipeline": {"pipeline", "detect", "classify", "datasets", "weights", "converters"},
 }
 NETWORKS = {"torch", "torchvision", "ultralytics", "timm"}
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/metrics.md")
 
 
 def setup_cfg() -> configparser.ConfigParser:
