@@ -28,9 +28,10 @@ def check_compile(device: str) -> None:
             layer.compile(backend=BACKEND)
             layer(torch.ones(1, 1, 8, 8, device=where)).sum().backward()
         except Exception as error:  # whatever compilers raise
-            first = str(error).strip().split("\n")[0][:300]
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = " ".join(lines[:2])[:300]
             msg = (
-                f"compile=true: torch.compile does not work on device={device} here ({first}); "
+                f"compile=true: torch.compile does not work on device={device} here ({reason}); "
                 "install what it asks for (a C++ compiler; for CUDA, Triton), or leave compile= out"
             )
             raise ConfigError(msg) from error

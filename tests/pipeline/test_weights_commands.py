@@ -222,3 +222,98 @@ def test_strip_reads_an_ultralytics_checkpoint(tmp_path: Path) -> None:
     detector = load_detector(out)
     assert tuple(detector.names) == ("L5", "L5-S1")
     assert detector.imgsz == 64
+
+
+def write_run_checkpoint(folder: Path, **changes: object) -> Path:
+    """``weights/last.pt`` of a Faster R-CNN's run, as training writes it."""
+    import torch
+
+    from spineline.detect.fasterrcnn import Description, build_network, make_meta
+    from spineline.detect.scaled import save_network
+
+    description = Description("mobilenet_v3_small", 1, 0.25, 0.5)
+    network = build_network(description, 2, 64, seed=1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    content = {
+        "done": 1,
+        "best": 0.5,
+        "best_epoch": 1,
+        "names": ["healthy", "sick"],
+        "imgsz": 64,
+        "description": {"backbone": "mobilenet_v3_small", "channels": 1, "mean": 0.25, "std": 0.5},
+        "network": dict(network.state_dict()),
+        "optimizer": optimizer.state_dict(),
+        "data": str(folder),
+    }
+    torch.save(
+        {k: v for k, v in {**content, **changes}.items() if v is not None}, folder / "last.pt"
+    )
+    save_network(
+        network, make_meta(description, ("healthy", "sick"), 64), folder / "last.safetensors"
+    )
+    return folder / "last.pt"
+
+
+def test_strip_reads_the_checkpoint_of_a_faster_rcnn(tmp_path: Path, run_cli: RunCli) -> None:
+    from spineline.detect import load_detector
+
+    path = write_run_checkpoint(tmp_path)
+    outs = {"pt": tmp_path / "a.safetensors", "safetensors": tmp_path / "b.safetensors"}
+    for suffix, out in outs.items():
+        words = [f"weights={tmp_path / 'last'}.{suffix}", f"out={out}"]
+        code, _, errors = run_cli("weights", "strip", *words)
+        assert code == 0, errors
+    content = outs["pt"].read_bytes()
+    assert len(content) < 0.3 * path.stat().st_size  # no momentum, and 16 bits
+    for word in (str(tmp_path), "optimizer", "momentum", "best_epoch"):
+        assert word.encode() not in content
+    image = np.random.default_rng(0).integers(0, 256, (64, 50), dtype=np.uint8)
+    found = []
+    for weights in (*outs.values(), tmp_path / "last.safetensors"):
+        detector = load_detector(weights)
+        assert (tuple(detector.names), detector.imgsz) == (("healthy", "sick"), 64)
+        found.append(detector.detect([image], confidence=0.01)[0])
+    assert len(found[0]) > 0
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0].boxes_xyxy, other.boxes_xyxy)
+        np.testing.assert_array_equal(found[0].confidence, other.confidence)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"imgsz": None}, "no whole checkpoint .*imgsz.*give the last.safetensors"),
+        ({"imgsz": 10**9}, "out of range"),
+        ({"names": 5}, "no whole checkpoint"),
+        ({"names": ["a"] * 7}, "do not fit its description"),
+        ({"network": [1, 2]}, "no whole checkpoint"),
+        ({"network": {"a": 1}}, "no whole checkpoint"),
+        ({"description": {"channels": -1}}, "out of range"),
+        ({"description": []}, "no whole checkpoint"),
+    ],
+    ids=["old", "imgsz", "names", "classes", "list", "numbers", "channels", "description"],
+)
+def test_strip_refuses_checkpoints_that_are_none(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = write_run_checkpoint(tmp_path, **changes)
+    with pytest.raises(WeightsError, match=message):
+        strip_weights(WeightsStrip(weights=path, out=tmp_path / "out.safetensors"))
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_strip_runs_no_code_of_a_pickle(tmp_path: Path) -> None:
+    import pickle
+
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+            return Path.touch, (tmp_path / "touched",)
+
+    path = tmp_path / "last.pt"
+    path.write_bytes(pickle.dumps({"network": Trap(), "description": {}}))
+    with pytest.raises(WeightsError, match="trust=true"):
+        strip_weights(WeightsStrip(weights=path, out=tmp_path / "out.safetensors"))
+    assert not (tmp_path / "touched").exists()
