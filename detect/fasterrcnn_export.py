@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.detect.fasterrcnn import FasterRCNNDetector, as_input
+from spineline.detect.fasterrcnn import FasterRCNNDetector
 from spineline.detect.fasterrcnn_backbones import TimmBody
+from spineline.detect.scaled import as_input
 
 OUTPUTS = ("boxes", "classes", "scores")
 

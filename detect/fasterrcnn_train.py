@@ -37,11 +37,9 @@ from spineline.detect.distributed import ALONE, Group, joined
 from spineline.detect.fasterrcnn import (
     Description,
     FasterRCNNDetector,
-    as_input,
     build_network,
     make_meta,
     network_from_file,
-    packed_network,
 )
 from spineline.detect.fasterrcnn_backbones import check_network
 from spineline.detect.fasterrcnn_data import Sample, measure, read_sample
@@ -62,6 +60,7 @@ from spineline.detect.fasterrcnn_loader import (
 from spineline.detect.fasterrcnn_losses import training_weights
 from spineline.detect.results import Detections
 from spineline.detect.results_csv import append_row, trim_results
+from spineline.detect.scaled import as_input, packed_network
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import TrainResult
 from spineline.detect.yolo_data import (
@@ -344,8 +343,8 @@ def _state(job: Job, network: nn.Module) -> State:
 
 
 def _fit(job: Job, state: State) -> TrainResult:
-    cuda = job.device.startswith("cuda")
-    with joined(job.group, job.device), torch.random.fork_rng([job.device] if cuda else []):
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with joined(job.group, job.device), torch.random.fork_rng(devices):
         try:
             _begin(job, state)
             batches = EpochBatches(

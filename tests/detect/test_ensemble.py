@@ -17,8 +17,9 @@ from spineline.datasets.labels import LEVELS
 from spineline.detect import EnsembleDetector, load_detector, load_ensemble
 from spineline.detect.checkpoints import save_safetensors
 from spineline.detect.ensemble import fuse, load_chosen
-from spineline.detect.fasterrcnn import Description, build_network, make_meta, save_network
+from spineline.detect.fasterrcnn import Description, build_network, make_meta
 from spineline.detect.results import Detections
+from spineline.detect.scaled import save_network
 from spineline.detect.settings import DetectPredict, DetectVal
 from spineline.weights import sha256_of
 

@@ -91,22 +91,32 @@ def test_refusals(
 
 
 @pytest.mark.parametrize(
-    ("form", "nothing"),
+    ("backbone", "form", "nothing"),
     [
-        ("torchscript", True),
-        ("onnx", False),
-        pytest.param("torchscript", False, marks=pytest.mark.slow),
-        pytest.param("onnx", True, marks=pytest.mark.slow),
+        ("mobilenet_v3_large", "torchscript", True),
+        ("mobilenet_v3_large", "onnx", False),
+        pytest.param("mobilenet_v3_large", "torchscript", False, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v3_large", "onnx", True, marks=pytest.mark.slow),
+        ("test_resnet", "torchscript", False),
+        ("test_resnet", "onnx", True),
+        pytest.param("test_resnet", "torchscript", True, marks=pytest.mark.slow),
+        pytest.param("test_resnet", "onnx", False, marks=pytest.mark.slow),
+        pytest.param("mambaout_femto", "torchscript", False, marks=pytest.mark.slow),
+        pytest.param("mambaout_femto", "onnx", False, marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", "onnx", False, marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", "torchscript", False, marks=pytest.mark.slow),
     ],
-    ids=["torchscript-no-box", "onnx-boxes", "torchscript-boxes", "onnx-no-box"],
 )
-def test_a_faster_rcnn_agrees_with_the_original(tmp_path: Path, form: str, nothing: bool) -> None:
+def test_a_faster_rcnn_agrees_with_the_original(
+    tmp_path: Path, backbone: str, form: str, nothing: bool
+) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")
-    from spineline.detect.fasterrcnn import Description, build_network, make_meta, save_network
+    from spineline.detect.fasterrcnn import Description, build_network, make_meta
     from spineline.detect.fasterrcnn_export import run_exported
+    from spineline.detect.scaled import save_network
 
-    description = Description("mobilenet_v3_large", 1, 0.25, 0.5)
+    description = Description(backbone, 1, 0.25, 0.5)
     network: Any = build_network(description, 2, 64)
     network.roi_heads.box_predictor.cls_score.bias.data[0] = 1000.0 if nothing else 0.0
     path, out = tmp_path / "w.safetensors", tmp_path / "exported"

@@ -17,8 +17,8 @@ from spineline.detect.fasterrcnn import (
     FasterRCNNDetector,
     build_network,
     make_meta,
-    save_network,
 )
+from spineline.detect.scaled import save_network
 
 NAMES = LEVELS[:3]
 PROPOSALS = 60  # of torchvision's 1000, to be quick
@@ -157,21 +157,107 @@ def test_numbers_too_large_for_16_bits_are_kept_in_32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "os"}, "unknown backbone 'os'"),
+        ({"backbone": "os"}, "unknown backbone 'os', none of torchvision's or timm's"),
+        ({"backbone": "hf-hub:timm/resnet18"}, "unknown backbone 'hf-hub:timm/resnet18'"),
+        ({"backbone": "resnet18" * 100_000}, "unknown backbone 'resnet18"),
+        ({"backbone": ["resnet18"]}, "its backbone is no name"),
+        ({"backbone": "vit_tiny_patch16_224"}, "do not fit its description"),
+        ({"backbone": "convnextv2_huge"}, "do not fit its description"),
+        ({"channels": -1}, "out of range"),
+        ({"mean": 10**400}, "out of range"),
         ({"mean": float("nan")}, "out of range"),
         ({"std": 0.0}, "out of range"),
         ({"channels": 3}, "out of range"),
         ({"more": 1}, "no description of a Faster R-CNN"),
         ({"backbone": "resnet34"}, "do not fit its description"),
     ],
-    ids=["backbone", "mean", "std", "channels", "more", "other"],
+    ids=[
+        "backbone",
+        "address",
+        "huge",
+        "list",
+        "no-pyramid",
+        "too-large",
+        "negative",
+        "long-mean",
+        "mean",
+        "std",
+        "channels",
+        "more",
+        "other",
+    ],
 )
 def test_descriptions_that_are_none(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     meta = make_meta(SMALL, NAMES, 64)
     meta.yaml.update(changes)
-    save_safetensors(make_network(), meta, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match=message):
+    save_safetensors(torch.nn.Linear(1, 1), meta, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=message) as caught:
         load_detector(tmp_path / "w.safetensors")
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"task": "detect", "backend": "fasterrcnn", "names": ["a"], "imgsz": Infinity, '
+        '"channels": 1, "model": "fasterrcnn", "yaml": {}}',
+        '{"task": "detect", "backend": "fasterrcnn", "names": ["a"], "imgsz": 64, '
+        '"channels": -1, "model": "fasterrcnn", "yaml": {}}',
+        '{"task": "detect", "backend": "fasterrcnn", "names": [], "imgsz": 64, '
+        '"channels": 1, "model": "fasterrcnn", "yaml": {}}',
+        "[" * 100_000,
+    ],
+    ids=["infinite", "negative", "nameless", "deep"],
+)
+def test_metadata_that_are_none(tmp_path: Path, text: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"spineline": text})
+    with pytest.raises(WeightsError, match="description is"):
+        load_detector(path)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels"),
+    [("test_resnet", 1), ("test_convnext", 3), ("timm/mobilenetv3_small_050", 1)],
+)
+def test_timm_backbones_load_as_they_were(
+    tmp_path: Path, images: list[np.ndarray], backbone: str, channels: int
+) -> None:
+    description = Description(backbone, channels, 0.25, 0.5)
+    network, meta = make_network(description), make_meta(description, NAMES, 64)
+    save_safetensors(network, meta, tmp_path / "w.safetensors", half=False)
+    loaded: Any = load_detector(tmp_path / "w.safetensors")
+    assert loaded.meta == meta
+    loaded.network.rpn._post_nms_top_n["testing"] = PROPOSALS
+    wanted = FasterRCNNDetector(network, meta).detect(images[:2], confidence=0.1)
+    assert sum(len(found) for found in wanted) > 3
+    for a, b in zip(loaded.detect(images[:2], confidence=0.1), wanted, strict=True):
+        np.testing.assert_array_equal(a.boxes_xyxy, b.boxes_xyxy)
+        np.testing.assert_array_equal(a.confidence, b.confidence)
+
+
+def test_weights_that_do_not_fit_take_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    made: list[str] = []
+
+    def create(name: str, **options: Any) -> Any:
+        network = real(name, **options)
+        made.append(next(network.parameters()).device.type)
+        return network
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create)
+    description = Description("convnext_large", 1, 0.25, 0.5)
+    meta = make_meta(description, NAMES, 64)
+    save_safetensors(torch.nn.Linear(1, 1), meta, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="do not fit its description"):
+        load_detector(tmp_path / "w.safetensors")
+    assert set(made) == {"meta"}
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

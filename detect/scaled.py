@@ -1,0 +1,108 @@
+"""What the networks of our own training loop share: images scaled without padding, weights packed.
+
+Such a network takes a list of images, float32 (channels, h, w) in 0 … 1, and gives what
+torchvision's detectors give: in training losses by name, in evaluation ``boxes`` (``xyxy``, pixels
+of the scaled image), ``scores`` and ``labels`` from 1. Label 0, the background, exists inside the
+network alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from spineline.datasets.devices import device_name
+from spineline.datasets.files import write_bytes
+from spineline.detect.batches import batches_by_shape, check_image, fit_longer_side
+from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
+from spineline.detect.results import Detections, no_detections
+
+LARGEST_HALF = 65504.0
+"""The largest number that 16 bits hold."""
+
+
+class ScaledDetector(ABC):
+    """A network behind [spineline.detect.backend.Detector][].
+
+    Attributes:
+        network: the network.
+        meta: what its weights file says of it.
+    """
+
+    def __init__(self, network: nn.Module, meta: DetectorMeta, *, device: str = "cpu") -> None:
+        self.network: Any = network
+        self.meta = meta
+        self.device = torch.device(device_name(device))
+        self.network.to(self.device)
+
+    @abstractmethod
+    def limit(self, *, confidence: float, iou: float, max_detections: int) -> None:
+        """Tell the network what to give."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.meta.names
+
+    @property
+    def imgsz(self) -> int:
+        """Longer side, in pixels, that images are scaled to."""
+        return self.meta.imgsz
+
+    def detect(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.8,
+        max_detections: int = 300,
+        batch: int = 16,
+    ) -> list[Detections]:
+        """See [spineline.detect.backend.Detector.detect][]; the network is left in evaluation."""
+        for image in images:
+            check_image(image)
+        self.network.eval()
+        self.limit(confidence=confidence, iou=iou, max_detections=max_detections)
+        found: list[Detections] = [no_detections(self.names)] * len(images)
+        for indices in batches_by_shape(images, batch):
+            fitted = [fit_longer_side(images[i], self.imgsz) for i in indices]
+            with torch.inference_mode():
+                pixels = torch.from_numpy(np.stack([image for image, _ in fitted]))
+                rows = self.network(list(as_input(pixels.to(self.device), self.meta.channels)))
+            for row, index, (_, scale) in zip(rows, indices, fitted, strict=True):
+                found[index] = self._native(row, scale, images[index].shape)
+        return found
+
+    def _native(
+        self, row: dict[str, torch.Tensor], scale_xy: tuple[float, float], shape: tuple[int, ...]
+    ) -> Detections:
+        boxes = row["boxes"].float().cpu().numpy().copy()
+        boxes[:, 0::2] = (boxes[:, 0::2] / scale_xy[0]).clip(0, shape[1])
+        boxes[:, 1::2] = (boxes[:, 1::2] / scale_xy[1]).clip(0, shape[0])
+        confidence = row["scores"].float().cpu().numpy()
+        class_index = row["labels"].cpu().numpy().astype(np.int64) - 1
+        return Detections(boxes, confidence, class_index, self.names)
+
+
+def as_input(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """uint8 (N, h, w) as the network takes it: float32 (N, channels, h, w) in 0 … 1."""
+    return pixels.unsqueeze(1).float().div_(255).expand(-1, channels, -1, -1)
+
+
+def save_network(network: nn.Module, meta: DetectorMeta, path: Path) -> None:
+    """Write weights, in 16 bits where they fit; the file appears whole."""
+    write_bytes(path, packed_network(network.state_dict(), meta))
+
+
+def packed_network(tensors: Mapping[str, torch.Tensor], meta: DetectorMeta) -> bytes:
+    """The content of a weights file, in 16 bits where the numbers fit."""
+    numbers = [t for t in tensors.values() if t.is_floating_point()]
+    half = all(float(t.abs().max()) < LARGEST_HALF for t in numbers if t.numel())
+    return packed_safetensors(tensors, meta, half=half)
