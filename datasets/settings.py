@@ -234,8 +234,9 @@ def _check_range(spec: dataclasses.Field[Any], value: float) -> None:
     low, high = spec.metadata.get("minimum"), spec.metadata.get("maximum")
     too_low = low is not None and not value >= low
     too_high = high is not None and not value <= high
-    if too_low or too_high or math.isnan(value):
-        raise ConfigError(f"{spec.name}={value}: out of range, allowed {_bounds_text(low, high)}")
+    if too_low or too_high or not math.isfinite(value):
+        allowed = _bounds_text(low, high) + (", finite" if math.isinf(value) else "")
+        raise ConfigError(f"{spec.name}={value}: out of range, allowed {allowed}")
 
 
 def _bounds_text(low: float | None, high: float | None) -> str:

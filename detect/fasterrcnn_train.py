@@ -69,6 +69,7 @@ from spineline.detect.yolo_data import (
     class_counts,
     read_data,
     read_images,
+    warn_of_absent_classes,
 )
 
 if TYPE_CHECKING:
@@ -165,7 +166,9 @@ def make_job(
     check_network(values["backbone"], values["channels"])
     train = read_images(data.train, data.names, part="train")
     val = read_images(data.val, data.names, part="val") if data.val else ()
-    training_weights(values, data.names, class_counts(train, len(data.names)).tolist())
+    counts = class_counts(train, len(data.names))
+    training_weights(values, data.names, counts.tolist())
+    warn_of_absent_classes(data.names, counts)
     size = values["imgsz"]
     samples: dict[int, Sample] = {}
     mean, std, dropped = measure(_read_samples(settings, train, size, samples))

@@ -30,7 +30,13 @@ from spineline.detect.architectures import FASTERRCNN, canonical_name, package_y
 from spineline.detect.distributed import Group, first_speaks, group_of_environment
 from spineline.detect.recipe import Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
-from spineline.detect.yolo_data import YoloData, class_counts, read_data, read_images
+from spineline.detect.yolo_data import (
+    YoloData,
+    class_counts,
+    read_data,
+    read_images,
+    warn_of_absent_classes,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -295,9 +301,7 @@ def _read_parts(
 
     LOG.info("data: %d images to train on, %d to validate on", len(train_images), len(val_images))
     counts = class_counts(train_images, len(data.names))
-    missing = [name for name, count in zip(data.names, counts, strict=True) if not count]
-    if missing:
-        LOG.warning("no training label of class %s", ", ".join(missing))
+    warn_of_absent_classes(data.names, counts)
     if not val_images:
         LOG.warning(
             "the val part is empty: no validation, the weights of the last epoch are the result"

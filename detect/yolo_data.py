@@ -58,6 +58,13 @@ def class_counts(images: tuple[YoloImage, ...], classes: int) -> npt.NDArray[np.
     return np.bincount(found, minlength=classes).astype(np.int64)
 
 
+def warn_of_absent_classes(names: tuple[str, ...], counts: npt.NDArray[np.int64]) -> None:
+    """Say which classes a network cannot learn because no training image holds them."""
+    missing = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
+    if missing:
+        LOG.warning("no training label of class %s", ", ".join(missing))
+
+
 def read_data(data: Path) -> YoloData:
     """The class names and image files behind a dataset's folder or ``data.yaml``.
 
@@ -163,7 +170,23 @@ def read_images(
         LOG.info(
             "%s: %d of %d images have no label and count as background", part, empty, len(images)
         )
+    _warn_of_labels_alone(files, part)
     return tuple(images)
+
+
+def _warn_of_labels_alone(files: tuple[Path, ...], part: str) -> None:
+    """Say which label files beside a part's have no image."""
+    alone: list[Path] = []
+    for images in sorted({file.parent for file in files}):
+        labels = label_file(images / "any").parent
+        if labels == images or not labels.is_dir():
+            continue
+        stems = {f.stem for f in images.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES}
+        alone += [f for f in sorted(labels.glob("*.txt")) if f.stem not in stems]
+    if alone:
+        shown = ", ".join(str(file) for file in alone[:_SHOWN])
+        more = f" … and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
+        LOG.warning("%s: %d label files have no image: %s%s", part, len(alone), shown, more)
 
 
 def _read_image(file: Path, classes: int) -> YoloImage:

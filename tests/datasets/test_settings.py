@@ -68,6 +68,7 @@ def test_values_become_their_types(name, raw, value):
         ({"out": "o", "epochs": True}, "wanted int"),
         ({"out": "o", "epochs": 0}, "epochs=0: out of range, allowed 1 … 9"),
         ({"out": "o", "steps": 0}, "steps=0: out of range, allowed 1 or more"),
+        ({"out": "o", "rate": "inf"}, "rate=inf: out of range, allowed any number, finite"),
         ({"out": "o", "to": ""}, "to=: names nothing; allowed: a, b"),
         ({"out": "o", "to": "a,c"}, "to=c: not an allowed value"),
         ({"out": "o", "overwrite": "maybe"}, "wanted true|false"),

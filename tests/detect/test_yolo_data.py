@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 from spineline.datasets.errors import AnnotationError
-from spineline.detect.yolo_data import label_file, read_data, read_images
+from spineline.detect.yolo_data import (
+    label_file,
+    read_data,
+    read_images,
+    warn_of_absent_classes,
+)
 
 
 def test_reads_parts_and_labels(dataset: Path) -> None:
@@ -126,3 +131,24 @@ def test_an_image_without_label_file_is_background(own_dataset: Callable[..., Pa
     images = read_images(data.train, data.names, part="train")
     assert [len(image.class_index) for image in images] == [11, 11, 0, 11, 11, 11]
     assert images[2].box_cxcywhn.shape == (0, 4)
+
+
+def test_labels_without_an_image_are_told(
+    own_dataset: Callable[..., Path], said: pytest.LogCaptureFixture
+) -> None:
+    root = own_dataset()
+    data = read_data(root)
+    read_images(data.train, data.names, part="train")
+    assert "no image" not in said.text
+    data.train[0].unlink()
+    left = read_data(root)
+    assert len(read_images(left.train, left.names, part="train")) == 5
+    assert "train: 1 label files have no image: " in said.text
+    assert "s00.txt" in said.text
+
+
+def test_absent_classes_are_told(said: pytest.LogCaptureFixture) -> None:
+    warn_of_absent_classes(("a", "b"), np.array([3, 1]))
+    assert said.text == ""
+    warn_of_absent_classes(("a", "b", "c"), np.array([0, 1, 0]))
+    assert "no training label of class a, c" in said.text
