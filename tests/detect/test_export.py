@@ -97,7 +97,7 @@ def test_refusals(
         ("mobilenet_v3_large", "onnx", False),
         pytest.param("mobilenet_v3_large", "torchscript", False, marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_large", "onnx", True, marks=pytest.mark.slow),
-        ("test_resnet", "torchscript", False),
+        pytest.param("test_resnet", "torchscript", False, marks=pytest.mark.slow),
         ("test_resnet", "onnx", True),
         pytest.param("test_resnet", "torchscript", True, marks=pytest.mark.slow),
         pytest.param("test_resnet", "onnx", False, marks=pytest.mark.slow),
