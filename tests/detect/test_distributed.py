@@ -22,7 +22,7 @@ PLACE = {
     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
 }  # fmt: skip
 TINY = {
-    "model": "fasterrcnn", "backbone": "resnet18", "imgsz": 64, "channels": 1, "rois": 16,
+    "model": "fasterrcnn", "backbone": "mobilenet_v3_small", "imgsz": 64, "channels": 1, "rois": 16,
     "plots": "false",
 }  # fmt: skip
 

@@ -110,7 +110,7 @@ def kill_after(patch: pytest.MonkeyPatch, epoch: int) -> None:
 def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {**TINY, "data": dataset, "epochs": 4, "backbone": "resnet18", "rois": 16}
+    given = {**TINY, "data": dataset, "epochs": 4, "backbone": "mobilenet_v3_small", "rois": 16}
     seen: list[bytes] = []
     close = fasterrcnn_train._close_epoch
 
@@ -242,7 +242,7 @@ def test_a_slow_disk_holds_no_epoch_up(
     close = fasterrcnn_train._close_epoch
     monkeypatch.setattr(fasterrcnn_train, "write_checkpoint", slow)
     monkeypatch.setattr(fasterrcnn_train, "_close_epoch", look)
-    given = {**TINY, "backbone": "resnet18", "rois": 16, "epochs": 3, "val": False}
+    given = {**TINY, "backbone": "mobilenet_v3_small", "rois": 16, "epochs": 3, "val": False}
     settings = DetectTrain(out=tmp_path / "run", data=dataset, val_every=9, **given)
     monkeypatch.setattr(Validation, "figures", lambda *_: dict.fromkeys(COLUMNS, 0.5))
     monkeypatch.setattr(Validation, "detect", lambda _, __, indices: [None for _ in indices])

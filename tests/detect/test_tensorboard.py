@@ -20,7 +20,12 @@ from spineline.detect.tensorboard import PICTURE, Board, comparison
 from spineline.detect.train import train
 
 MODELS: dict[str, dict[str, Any]] = {
-    "fasterrcnn": {"model": "fasterrcnn", "backbone": "resnet18", "rois": 16, "channels": 1},
+    "fasterrcnn": {
+        "model": "fasterrcnn",
+        "backbone": "mobilenet_v3_small",
+        "rois": 16,
+        "channels": 1,
+    },
     "yolo": {"model": "yolov8n"},
 }
 TINY: dict[str, Any] = {"imgsz": 64, "batch": 3, "epochs": 3, "plots": False, "val_every": 2}
