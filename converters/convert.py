@@ -204,7 +204,10 @@ def _convert(
     _report(source, settings)
     failures = [str(entry) for entry in source.failures]
     if not source.records:
-        failures.append(f"{settings.annotations}: no image of it could be converted")
+        reasons = Counter(entry.reason for entry in source.left_out)
+        shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        found = f"left out: {shown}" if shown else "it holds none"
+        failures.append(f"{settings.annotations}: no image of it could be converted ({found})")
         LOG.error("error: %s", failures[-1])
     return ConvertResult(settings.out, source, tuple(failures))
 

@@ -171,6 +171,25 @@ def weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def region_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Faster R-CNN of the same classes, without training."""
+    import torch
+
+    from spineline.detect.checkpoints import save_safetensors
+    from spineline.detect.fasterrcnn import Description, build_network
+    from spineline.detect.fasterrcnn import make_meta as describe
+
+    description = Description("resnet18", 1, 0.25, 0.5)
+    network: Any = build_network(description, len(LEVELS), 64, seed=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.02)
+    path = tmp_path_factory.mktemp("region") / "region.safetensors"
+    save_safetensors(network, describe(description, LEVELS, 64), path, half=False)
+    return path
+
+
+@pytest.fixture(scope="session")
 def pickle_weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network as an Ultralytics checkpoint."""
     from copy import deepcopy

@@ -17,9 +17,7 @@ from spineline.datasets.labels import LEVELS
 from spineline.detect import EnsembleDetector, load_detector, load_ensemble
 from spineline.detect.checkpoints import save_safetensors
 from spineline.detect.ensemble import fuse, load_chosen
-from spineline.detect.fasterrcnn import Description, build_network, make_meta
 from spineline.detect.results import Detections
-from spineline.detect.scaled import save_network
 from spineline.detect.settings import DetectPredict, DetectVal
 from spineline.weights import sha256_of
 
@@ -224,19 +222,6 @@ def other_weights(untrained: Any, meta_of: Any, tmp_path_factory: pytest.TempPat
     network = untrained("yolov5nu", seed=1)
     path = tmp_path_factory.mktemp("other") / "other.safetensors"
     save_safetensors(network, meta_of(network, model="yolov5n"), path, half=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def region_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Faster R-CNN of the same classes."""
-    description = Description("resnet18", 1, 0.25, 0.5)
-    network: Any = build_network(description, len(LEVELS), 64, seed=1)
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.02)
-    path = tmp_path_factory.mktemp("region") / "region.safetensors"
-    save_network(network, make_meta(description, LEVELS, 64), path)
     return path
 
 
