@@ -13,14 +13,15 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from spineline.datasets.crops import extract_crops
-from spineline.datasets.errors import SpinelineError, WeightsError
+from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import package_version
+from spineline.pipeline.context import read_context
 from spineline.pipeline.decode import (
     DecodedSpine,
     DecodedStructure,
@@ -33,11 +34,22 @@ from spineline.pipeline.naming import abstain, abstention_warnings
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import ModelSettings
 from spineline.pipeline.sources import Frame, find_cases, load_frame
-from spineline.weights import Bundle, load_registry, make_bundle, resolve, resolve_bundle, task_of
+from spineline.weights import (
+    Bundle,
+    Task,
+    WeightsFile,
+    load_registry,
+    make_bundle,
+    resolve,
+    resolve_bundle,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from spineline.classify import Classifier
     from spineline.detect.backend import Detector
+    from spineline.detect.namer import Namer
+    from spineline.detect.results import Detections
 
 _REASONS: dict[Reason, str] = {
     "no_candidate": "no box of this level",
@@ -71,6 +83,7 @@ class Pipeline:
         classifier: see ``spineline.classify``; None leaves structures ungraded.
         weights_name, weights_sha256: what the models are, for the results.
         settings: thresholds and choices; its weights are those that were loaded.
+        namer: see ``spineline.detect.namer``; None leaves the naming to the detector.
     """
 
     detector: Detector
@@ -78,6 +91,7 @@ class Pipeline:
     weights_name: str = ""
     weights_sha256: str = ""
     settings: ModelSettings = field(default_factory=ModelSettings)
+    namer: Namer | None = None
 
     def __post_init__(self) -> None:
         if not set(self.detector.names) & set(LEVELS):
@@ -108,11 +122,13 @@ class Pipeline:
         bundle = bundle_of(settings)
         from spineline.classify import load_classifier
         from spineline.detect import load_detector
+        from spineline.detect.namer import load_namer
 
         device, trust = settings.device, settings.trust
         detector = load_detector(bundle.detector.path, device=device, trust=trust)
         classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
-        return cls(detector, classifier, bundle.name, bundle.sha256, settings)
+        namer = load_namer(bundle.namer.path, device=device) if bundle.namer else None
+        return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
 
     def predict(self, source: str | Path) -> StudyResult:
         """The result of one study, DICOM file or image.
@@ -140,12 +156,23 @@ class Pipeline:
             method="argmax" if settings.decode == "argmax" else "spine",
             confidence=settings.confidence,
         )
-        spines = [decode_spine(detections, how) for detections in found]
+        spines = [
+            self._decoded(frame, detections, how)
+            for frame, detections in zip(frames, found, strict=True)
+        ]
         grades = self._grade(frames, spines)
         return [
             Analysis(frame, spine, self._result(frame, spine, grade))
             for frame, spine, grade in zip(frames, spines, grades, strict=True)
         ]
+
+    def _decoded(self, frame: Frame, detections: Detections, how: DecodeSettings) -> DecodedSpine:
+        """The spine of one frame, named from its context too where there is a namer."""
+        spine = decode_spine(detections, how)
+        if self.namer is None or how.method == "argmax":
+            return spine
+        context = read_context(self.namer, frame.image, spine.structures)
+        return spine if context is None else decode_spine(detections, how, context)
 
     def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
         """Grades of the structures of each frame; all crops go through the classifier together."""
@@ -215,31 +242,44 @@ def _version() -> str:
 
 
 def bundle_of(settings: ModelSettings) -> Bundle:
-    """The detector's and classifier's files that settings name, checked.
+    """The files of the networks that settings name, checked.
+
+    A bundle's namer goes with the bundle's detector: where another detector takes its place, there
+    is none unless it is named.
 
     Raises:
         WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
     """
-    detector, classifier = settings.detector, settings.classifier
-    if "," in settings.weights:
-        first, _, second = (part.strip() for part in settings.weights.partition(","))
-        detector, classifier = detector or first, classifier or second
+    detector, classifier, namer = _members(settings)
+    given = {
+        task: resolve(name, task=task, trust=settings.trust)
+        for task, name in zip(get_args(Task), (detector, classifier, namer), strict=True)
+        if name not in (None, "none")
+    }
     if detector and classifier:
-        pair = (
-            resolve(detector, task="detect", trust=settings.trust),
-            resolve(classifier, task="classify", trust=settings.trust),
-        )
-    else:
-        bundle = _bundle_named(settings)
-        if not detector and not classifier:
-            return bundle
-        pair = (
-            resolve(detector, task="detect", trust=settings.trust) if detector else bundle.detector,
-            resolve(classifier, task="classify", trust=settings.trust)
-            if classifier
-            else bundle.classifier,
-        )
-    return make_bundle(f"{pair[0].name},{pair[1].name}", *pair)
+        return _joined(given["detect"], given["classify"], given.get("name"))
+    bundle = _bundle_named(settings)
+    of_bundle = None if namer == "none" or detector else bundle.namer
+    files = (
+        given.get("detect", bundle.detector),
+        given.get("classify", bundle.classifier),
+        given.get("name", of_bundle),
+    )
+    same = files == (bundle.detector, bundle.classifier, bundle.namer)
+    return bundle if same else _joined(*files)
+
+
+def _members(settings: ModelSettings) -> tuple[str | None, str | None, str | None]:
+    """Names or paths of detector, classifier and namer (or ``none``) where settings give them."""
+    namer = None if settings.namer == "bundle" else settings.namer
+    parts = [part.strip() or None for part in settings.weights.split(",")]
+    if len(parts) == 1:
+        return settings.detector, settings.classifier, namer
+    if len(parts) > 3:
+        msg = f"weights={settings.weights}: wanted a bundle, or DETECTOR,CLASSIFIER[,NAMER]"
+        raise ConfigError(msg)
+    first, second, third = [*parts, None][:3]
+    return settings.detector or first, settings.classifier or second, namer or third
 
 
 def _bundle_named(settings: ModelSettings) -> Bundle:
@@ -250,9 +290,17 @@ def _bundle_named(settings: ModelSettings) -> Bundle:
         return resolve_bundle(name)
     task, default = task_of(name, trust=settings.trust), resolve_bundle()
     given = resolve(name, task=task, trust=settings.trust)
-    detector = given if task == "detect" else default.detector
-    classifier = given if task == "classify" else default.classifier
-    return make_bundle(f"{detector.name},{classifier.name}", detector, classifier)
+    if task == "detect":
+        return _joined(given, default.classifier, None)
+    if task == "classify":
+        return _joined(default.detector, given, default.namer)
+    return _joined(default.detector, default.classifier, given)
+
+
+def _joined(detector: WeightsFile, classifier: WeightsFile, namer: WeightsFile | None) -> Bundle:
+    """A bundle of files that the user put together, named after them."""
+    names = [file.name for file in (detector, classifier, namer) if file is not None]
+    return make_bundle(",".join(names), detector, classifier, namer)
 
 
 def _structures(

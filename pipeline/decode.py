@@ -15,6 +15,11 @@ The score of a chain, in natural-log units, is
   each level left out between the two;
 - ``-end_cost`` for each level left out above the first and below the last.
 
+Where a namer has read the straightened spine (`spineline.pipeline.context`), each candidate may
+also bear the name one rung higher or lower, at ``rename_cost`` less log-odds, and a structure is
+worth ``context_weight * max(-context_most, log p - log p_best)`` more: its level's probability at
+its place against that of the likeliest level there.
+
 How sure the names of the chain are is the matter of `spineline.pipeline.naming`.
 
 On 100 labelled training spines log(ratio) has mean -0.04 and standard deviation 0.11, the angle
@@ -34,9 +39,12 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.pipeline.context import Context, worth
 from spineline.pipeline.naming import (
+    RUNG,
     SURE,
     TEMPERATURE,
+    TEMPERATURE_IN_CONTEXT,
     BoolArray,
     Naming,
     name_chain,
@@ -70,6 +78,10 @@ class DecodeSettings:
         skip_cost: price of a level left out between two others.
         end_cost: price of a level left out at either end.
         temperature: of the naming's softmax; see `spineline.pipeline.naming`.
+        temperature_in_context: the same where a namer has read the spine.
+        context_weight: of what the namer read.
+        context_most: the most that it takes off a structure.
+        rename_cost: log-odds less for a name one rung higher or lower than the detector's.
         sure_naming: warn of a naming whose probability is below it.
     """
 
@@ -82,6 +94,10 @@ class DecodeSettings:
     skip_cost: float = 3.0
     end_cost: float = 0.5
     temperature: float = TEMPERATURE
+    temperature_in_context: float = TEMPERATURE_IN_CONTEXT
+    context_weight: float = 1.0
+    context_most: float = 5.0
+    rename_cost: float = 1.0
     sure_naming: float = SURE
 
 
@@ -134,19 +150,30 @@ class Candidates:
         return self.box_xyxy[:, 3] - self.box_xyxy[:, 1]
 
 
-def decode_spine(detections: Detections, settings: DecodeSettings | None = None) -> DecodedSpine:
+def decode_spine(
+    detections: Detections,
+    settings: DecodeSettings | None = None,
+    context: Context | None = None,
+) -> DecodedSpine:
     """At most one structure per level, levels top to bottom, spacing plausible.
 
     Args:
         detections: of one image, all candidates at low confidence; classes that are none of the
             eleven levels, boxes without area and numbers that are not finite are left out.
         settings: default: ordered spine with the module's defaults.
+        context: what a namer read along the chain that was decoded without it.
     """
     settings = settings or DecodeSettings()
     candidates = candidates_of(detections, settings.candidates_per_level)
     if settings.method == "argmax":
         return _decode_argmax(candidates, settings)
+    temperature = settings.temperature
+    if context is not None:
+        candidates = with_other_names(candidates, settings.rename_cost)
+        temperature = settings.temperature_in_context
     unary = unary_scores(candidates, settings)
+    if context is not None:
+        unary += settings.context_weight * worth(context, candidates, most=settings.context_most)
     pairwise = pairwise_scores(candidates, settings)
     chain, score = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
     missing = _missing(candidates, chain, unary, pairwise, settings)
@@ -155,7 +182,7 @@ def decode_spine(detections: Detections, settings: DecodeSettings | None = None)
         worth = np.where(allowed, unary, -np.inf)
         return best_chain(candidates.rank, worth, pairwise, settings.end_cost)[1]
 
-    naming = name_chain(candidates, chain, score, best_score, temperature=settings.temperature)
+    naming = name_chain(candidates, chain, score, best_score, temperature=temperature)
     warnings = (
         *_count_warning(chain),
         *_gap_warnings(candidates, chain),
@@ -179,6 +206,26 @@ def candidates_of(detections: Detections, per_level: int) -> Candidates:
     first = np.searchsorted(rank[order], rank[order])  # position of the first of the same level
     order = order[np.arange(len(order)) - first < per_level]
     return Candidates(rank[order], box[order], confidence[order])
+
+
+def with_other_names(candidates: Candidates, cost: float) -> Candidates:
+    """Candidates, and each again with the names one rung higher and lower, at ``cost`` less odds.
+
+    Args:
+        candidates: N of them.
+        cost: natural log of how many times smaller the odds are.
+    """
+    odds = candidates.confidence / np.maximum(1 - candidates.confidence, _TINY) * math.exp(-cost)
+    ranks, boxes, sure = [candidates.rank], [candidates.box_xyxy], [candidates.confidence]
+    for shift in (-RUNG, RUNG):
+        rank = candidates.rank + shift
+        kept = (rank >= 0) & (rank < len(LEVELS))
+        ranks.append(rank[kept])
+        boxes.append(candidates.box_xyxy[kept])
+        sure.append((odds / (1 + odds))[kept])
+    rank, confidence = np.concatenate(ranks), np.concatenate(sure)
+    order = np.lexsort((-confidence, rank))
+    return Candidates(rank[order], np.concatenate(boxes)[order], confidence[order])
 
 
 def unary_scores(candidates: Candidates, settings: DecodeSettings) -> FloatArray:

@@ -33,7 +33,7 @@ FOLD_WEIGHTS_FILE = "fold_weights.json"
 ModelSettingsType = TypeVar("ModelSettingsType", bound=ModelSettings)
 
 _OF_STUDIES = ("studies", "study_uids")
-_PLACES = ("weights", "detector", "classifier")
+_PLACES = ("weights", "detector", "classifier", "namer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ SHIFTS = (-2, -1, 1, 2)
 TEMPERATURE = 9.0
 """Of the softmax; see the module's text for how it was fitted."""
 
+TEMPERATURE_IN_CONTEXT = 9.0
+"""The same for scores in which a namer's reading counts."""
+
 SURE = 0.9
 """A naming less probable than this is warned of: a rival scores within about 20 of it."""
 

@@ -14,6 +14,7 @@ _DETECTOR = "detector instead of that of weights: a registry name or a file"
 _CLASSIFIER = "classifier instead of that of weights: a registry name or a file"
 _CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=argmax"
 _CANDIDATES = "boxes less sure are no candidates for the spine"
+_NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
 _NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
 _ABSTAINED = "studies whose levels are but a guess are wrong, or left out but for naming.*"
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
@@ -27,6 +28,7 @@ class ModelSettings(Settings):
     weights: str = key(_WEIGHTS, default="default")
     detector: str | None = key(_DETECTOR, default=None)
     classifier: str | None = key(_CLASSIFIER, default=None)
+    namer: str = key(_NAMER, default="bundle")
     decode: str = key(
         "ordered spine, or the surest box of each level",
         default="spine",

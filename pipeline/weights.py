@@ -271,7 +271,7 @@ def _broken_bundles(folder: Path | None) -> list[str]:
         f"bundle {name}: {member} is missing from {registry.folder / REGISTRY_FILE}"
         for registry in _registries(folder)
         for name, pair in registry.bundles.items()
-        for member in pair
+        for member in (*pair, *filter(None, [registry.namers.get(name)]))
         if registry.find(member) is None
     ]
 
@@ -279,11 +279,11 @@ def _broken_bundles(folder: Path | None) -> list[str]:
 def _read_pickle(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a run's checkpoint.
 
-    That of a Faster R-CNN is read as tensors and numbers alone, which runs no code; any other is an
-    ultralytics pickle.
+    That of a Faster R-CNN or a U-Net is read as tensors and numbers alone, which runs no code; any
+    other is an ultralytics pickle.
     """
     from spineline.detect.checkpoints import network_from_pickle
-    from spineline.detect.fasterrcnn import checkpoint_weights
+    from spineline.detect.families import checkpoint_weights
 
     found = checkpoint_weights(path)
     if found is not None:
@@ -364,7 +364,11 @@ def _write_registry(registry: Registry, entry: Entry) -> None:
     content = {
         "schema": SCHEMA,
         "bundles": {
-            name: {"detector": detector, "classifier": classifier}
+            name: {
+                "detector": detector,
+                "classifier": classifier,
+                **({"namer": registry.namers[name]} if name in registry.namers else {}),
+            }
             for name, (detector, classifier) in registry.bundles.items()
         },
         "weights": [_entry_values(known) for known in entries],

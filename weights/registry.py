@@ -2,9 +2,9 @@
 
 A registry is a folder with a ``registry.yaml`` (its fields are described at the top of the bundled
 one) and the files that it names. Weights are safetensors with one metadata entry, ``spineline``: a
-JSON object whose ``task`` is ``detect`` or ``classify`` and which holds all that is needed to build
-the network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is refused unless
-the caller says ``trust=True``.
+JSON object whose ``task`` is ``detect``, ``classify`` or ``name`` and which holds all that is
+needed to build the network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is
+refused unless the caller says ``trust=True``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 
 from spineline.datasets.errors import UnknownWeightsError, WeightsError
 
-Task = Literal["detect", "classify"]
+Task = Literal["detect", "classify", "name"]
 State = Literal["ok", "missing", "altered"]
 
 REGISTRY_FILE = "registry.yaml"
@@ -54,15 +54,19 @@ class Entry:
 class Registry:
     """A folder of weights: its entries, and the bundles of a detector and a classifier.
 
+    A bundle may hold a namer besides: the network that reads levels off the straightened spine.
+
     Attributes:
         folder: where the files are.
         entries: in the order of the file.
         bundles: names of (detector, classifier) by bundle name.
+        namers: name of the namer by the name of each bundle that has one.
     """
 
     folder: Path
     entries: tuple[Entry, ...]
     bundles: dict[str, tuple[str, str]]
+    namers: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Entry | None:
         """The entry of that name, or None."""
@@ -104,13 +108,16 @@ class Bundle:
         name: of the bundle.
         detector: its detector.
         classifier: its classifier.
-        sha256: SHA-256 of the two files' SHA-256 hex digests, detector first, as 128 ASCII letters.
+        sha256: SHA-256 of the files' SHA-256 hex digests, detector, classifier and namer if there
+            is one, as 128 or 192 ASCII letters.
+        namer: its namer, or None.
     """
 
     name: str
     detector: WeightsFile
     classifier: WeightsFile
     sha256: str
+    namer: WeightsFile | None = None
 
 
 def resolve(
@@ -173,7 +180,7 @@ def task_of(name: str, *, trust: bool = False, registry: Registry | None = None)
 
 
 def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -> Bundle:
-    """The detector and the classifier of a bundle.
+    """The detector and the classifier of a bundle, and its namer if it has one.
 
     Raises:
         WeightsError: no such bundle, or one of its files is missing or altered.
@@ -188,13 +195,19 @@ def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -
         name,
         _resolve_named(registry, name, detector, "detect"),
         _resolve_named(registry, name, classifier, "classify"),
+        _resolve_named(registry, name, registry.namers[name], "name")
+        if name in registry.namers
+        else None,
     )
 
 
-def make_bundle(name: str, detector: WeightsFile, classifier: WeightsFile) -> Bundle:
-    """A bundle of two files, with the SHA-256 of both (see [Bundle][])."""
-    digests = detector.sha256 + classifier.sha256
-    return Bundle(name, detector, classifier, hashlib.sha256(digests.encode("ascii")).hexdigest())
+def make_bundle(
+    name: str, detector: WeightsFile, classifier: WeightsFile, namer: WeightsFile | None = None
+) -> Bundle:
+    """A bundle of two or three files, with the SHA-256 of all (see [Bundle][])."""
+    digests = detector.sha256 + classifier.sha256 + (namer.sha256 if namer else "")
+    sha256 = hashlib.sha256(digests.encode("ascii")).hexdigest()
+    return Bundle(name, detector, classifier, sha256, namer)
 
 
 def load_registry(folder: Path | None = None) -> Registry:
@@ -224,14 +237,14 @@ def load_registry(folder: Path | None = None) -> Registry:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise WeightsError(f"{path}: name {twice[0]!r} occurs more than once")
-    return Registry(folder, entries, _bundles(content.get("bundles") or {}, path))
+    return Registry(folder, entries, *_bundles(content.get("bundles") or {}, path))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The ``spineline`` metadata of a safetensors file, without reading its tensors.
 
     Returns:
-        The JSON object; its ``task`` is ``detect`` or ``classify``.
+        The JSON object; its ``task`` is ``detect``, ``classify`` or ``name``.
 
     Raises:
         WeightsError: the file is missing, is no safetensors file, or carries no such metadata.
@@ -252,7 +265,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict) or found.get("task") not in get_args(Task):
         raise WeightsError(
-            f"{path}: carries no 'spineline' metadata with a task (detect or classify): "
+            f"{path}: carries no 'spineline' metadata with a task ({', '.join(get_args(Task))}): "
             "spineline did not write it, and cannot tell which network it belongs to"
         )
     return found
@@ -394,15 +407,18 @@ def _check_fields(raw: dict[str, Any], where: str) -> None:
         raise WeightsError(f"{where}: {wrong[0]}={raw[wrong[0]]!r} is not a valid value")
 
 
-def _bundles(raw: object, path: Path) -> dict[str, tuple[str, str]]:
+def _bundles(raw: object, path: Path) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """(detector, classifier) of each bundle, and the namer of those that have one."""
     if not isinstance(raw, dict):
         raise WeightsError(f"{path}: bundles: wanted a mapping of names")
-    found = {}
-    for name, pair in raw.items():
-        if not isinstance(pair, dict) or set(pair) != {"detector", "classifier"}:
+    found, namers = {}, {}
+    for name, of in raw.items():
+        if not isinstance(of, dict) or set(of) - {"namer"} != {"detector", "classifier"}:
             raise WeightsError(f"{path}: bundle {name!r}: wanted a detector and a classifier")
-        found[str(name)] = (str(pair["detector"]), str(pair["classifier"]))
-    return found
+        found[str(name)] = (str(of["detector"]), str(of["classifier"]))
+        if of.get("namer") is not None:
+            namers[str(name)] = str(of["namer"])
+    return found, namers
 
 
 def _safetensors_header(path: Path) -> dict[str, Any] | None:

@@ -91,6 +91,27 @@ def test_a_bundle_hash_is_that_of_the_two_digests(make_registry: Callable[..., R
     assert (bundle.detector.name, bundle.classifier.name) == ("eyes", "judge")
 
 
+def test_a_bundle_may_hold_a_namer(tmp_path: Path, make_registry: Callable[..., Registry]) -> None:
+    plain = make_registry()
+    content = weights_bytes({"task": "name", "names": ["above", "below"]})
+    (tmp_path / "count.safetensors").write_bytes(content)
+    weights = [entry("count", "name", content)]
+    for of in plain.entries:
+        weights.append(entry(of.name, of.task, plain.path_of(of).read_bytes()))
+    members = {"detector": "eyes", "classifier": "judge", "namer": "count"}
+    registry = make_registry(weights=weights, bundles={"default": members})
+    bundle = resolve_bundle(registry=registry)
+    assert bundle.namer is not None
+    assert bundle.namer.name == "count"
+    digests = bundle.detector.sha256 + bundle.classifier.sha256 + bundle.namer.sha256
+    assert bundle.sha256 == hashlib.sha256(digests.encode()).hexdigest()
+    wrong = make_registry(weights=weights, bundles={"default": {**members, "namer": "eyes"}})
+    with pytest.raises(WeightsError, match="are to detect, wanted weights to name"):
+        resolve_bundle(registry=wrong)
+    with pytest.raises(WeightsError, match="wanted a detector and a classifier"):
+        make_registry(weights=weights, bundles={"default": {**members, "nose": "eyes"}})
+
+
 def test_a_path_is_named_without_its_folders(
     tmp_path: Path, make_registry: Callable[..., Registry]
 ) -> None:

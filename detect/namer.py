@@ -1,0 +1,201 @@
+"""The network that reads levels off the straightened spine.
+
+A detector names a vertebra by its looks and place, and may name a whole spine one rung too high or
+too low. This network sees the strip along a chain of structures (`spineline.datasets.strips`), from
+well above T12-L1 to well below L5-S1, and says of each rank which level it is, ranks above the
+topmost and below the lowest level being classes of their own. It is small: about 150,000 weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from spineline.datasets.devices import device_name
+from spineline.datasets.errors import WeightsError
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.strips import StripSpec, straighten
+
+RANK_NAMES: tuple[str, ...] = ("above", *LEVELS, "below")
+"""The classes of a rank."""
+
+_MODEL = "rungs"
+_STAGES = 3  # each halves the strip: rank_px is a multiple of 2 ** _STAGES
+_BOUNDS = {
+    "width": (1, 256), "hidden": (1, 1024), "rank_px": (8, 64), "half_width": (1, 16),
+    "above": (0, 32), "below": (0, 32),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NamerConfig:
+    """What is needed to build the network and to feed it.
+
+    Attributes:
+        width: channels of the first stage; the others have 2, 3 and 4 times as many.
+        hidden: channels along the spine.
+        dropout: share of channels left out in training.
+        strip: what it sees.
+    """
+
+    width: int = 16
+    hidden: int = 64
+    dropout: float = 0.3
+    strip: StripSpec = field(default_factory=StripSpec)
+
+    def to_json(self) -> str:
+        """The metadata text of a weights file."""
+        values = {"task": "name", "model": _MODEL, "names": list(RANK_NAMES), **asdict(self)}
+        return json.dumps(values)
+
+
+class RungNetwork(nn.Module):
+    """Strip (N, 1, K * rank_px, W) in 0 … 1 → logits (N, 13, K) of `RANK_NAMES`."""
+
+    def __init__(self, config: NamerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, hidden, dropout = config.width, config.hidden, config.dropout
+        columns = 2 * config.strip.half_width * config.strip.rank_px // 2**_STAGES
+        self.rows = config.strip.rank_px // 2**_STAGES
+        layers: list[nn.Module] = []
+        for stage in range(_STAGES):
+            layers += _block(stage * width or 1, (stage + 1) * width, stride=2)
+            last = stage == _STAGES - 1
+            layers += _block((stage + 1) * width, (stage + 1 + last) * width, stride=1)
+        self.body = nn.Sequential(*layers)
+        self.across = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Conv2d((_STAGES + 1) * width, hidden, (self.rows, columns), stride=(self.rows, 1)),
+            nn.ReLU(),
+        )
+        self.along = nn.ModuleList(
+            nn.Sequential(
+                nn.Dropout(dropout),
+                nn.Conv1d(hidden, hidden, 3, padding=reach, dilation=reach),
+                nn.ReLU(),
+            )
+            for reach in (1, 2, 4)
+        )
+        self.head = nn.Conv1d(hidden, len(RANK_NAMES), 1)
+
+    def forward(self, strips: Tensor) -> Tensor:
+        """Logits by rank."""
+        features = self.across(self.body((strips - 0.25) * 4))[..., 0]
+        for layer in self.along:
+            features = features + layer(features)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Namer:
+    """The network with its weights loaded."""
+
+    network: RungNetwork
+    config: NamerConfig
+    device: str = "cpu"
+
+    @property
+    def strip(self) -> StripSpec:
+        """What the network sees."""
+        return self.config.strip
+
+    def read(
+        self, image: npt.NDArray[np.uint8], curve_xy: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """(K, 13) natural-log probabilities of `RANK_NAMES` for each rank of a curve.
+
+        Args:
+            image: (H, W) grey, as detectors see it.
+            curve_xy: (K, 2) one point per rank, as from `prolonged`.
+        """
+        strip = torch.from_numpy(straighten(image, curve_xy, self.strip))
+        with torch.inference_mode():
+            logits = self.network(strip[None, None].to(self.device))
+        shares = torch.log_softmax(logits[0].T.double(), dim=1)
+        return np.asarray(shares.cpu().numpy(), dtype=np.float64)
+
+
+def build_namer(config: NamerConfig, *, seed: int = 0) -> RungNetwork:
+    """A network with fresh weights, drawn by the seed; global generators are left as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return RungNetwork(config)
+
+
+def namer_bytes(network: RungNetwork, config: NamerConfig) -> bytes:
+    """A weights file: safetensors, floating point stored as fp16."""
+    from safetensors.torch import save
+
+    tensors = {
+        name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in sorted(network.state_dict().items())
+    }
+    return save(tensors, {"spineline": config.to_json()})
+
+
+def load_namer(weights: Path, *, device: str = "cpu") -> Namer:
+    """Load a namer from a weights file.
+
+    Raises:
+        WeightsError: missing, damaged, or not a namer's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{weights}: cannot be read as safetensors ({error})") from error
+    config = _config(metadata, weights)
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{weights}: {broken[0]} holds numbers that are not finite")
+    network = build_namer(config)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        raise WeightsError(f"{weights}: weights do not fit the network ({message})") from error
+    place = device_name(device)
+    return Namer(network.eval().to(place), config, place)
+
+
+def _block(inputs: int, outputs: int, *, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _config(metadata: Mapping[str, str], weights: Path) -> NamerConfig:
+    """The network's description in a file, held to what can be built."""
+    try:
+        found = json.loads(metadata["spineline"])
+        if (found["task"], found["model"], found["names"]) != ("name", _MODEL, list(RANK_NAMES)):
+            raise ValueError("another task, model or classes")
+        strip = StripSpec(**{spec.name: found["strip"][spec.name] for spec in fields(StripSpec)})
+        config = NamerConfig(found["width"], found["hidden"], float(found["dropout"]), strip)
+        _check({**asdict(config), **asdict(strip)})
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{weights}: is no namer's weights file ({type(error).__name__}: {error})"
+        raise WeightsError(msg) from error
+    return config
+
+
+def _check(values: dict[str, Any]) -> None:
+    for name, (low, high) in _BOUNDS.items():
+        if type(values[name]) is not int or not low <= values[name] <= high:
+            raise ValueError(f"{name}={values[name]!r}, wanted {low} … {high}")
+    if values["rank_px"] % 2**_STAGES:
+        raise ValueError(f"rank_px={values['rank_px']}, wanted a multiple of {2**_STAGES}")
+    if not 0 <= values["dropout"] < 1:
+        raise ValueError(f"dropout={values['dropout']}, wanted 0 … 1")

@@ -1,0 +1,27 @@
+"""Settings of ``spineline naming train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.settings import Settings, key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamingTrain(Settings):
+    """Keys of ``naming train``."""
+
+    data: Path = key("converted dataset (folder or data.yaml), labels=level")
+    out: Path = key("folder to write: namer.safetensors, results.csv, metrics.json, run.yaml")
+    epochs: int = key("times that each spine is seen", default=100, minimum=1)
+    batch: int = key("strips per step", default=16, minimum=2)
+    lr: float = key("highest learning rate, of one cycle", default=2e-3, minimum=0, maximum=1)
+    weight_decay: float = key("of AdamW", default=0.02, minimum=0, maximum=1)
+    label_smoothing: float = key("of the cross-entropy", default=0.05, minimum=0, maximum=0.99)
+    width: int = key("channels of the first stage", default=16, minimum=1, maximum=256)
+    hidden: int = key("channels along the spine", default=64, minimum=1, maximum=1024)
+    dropout: float = key("share of channels left out", default=0.3, minimum=0, maximum=0.95)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    seed: int = key("of initial weights, order and augmentation", default=0, minimum=0)
+    overwrite: bool = key("replace an earlier run in out", default=False)
