@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -77,6 +78,27 @@ def augment(
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         images = (images + noise * (recipe.noise / 255)).clamp(0, 1)
     return images
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How the crops of a batch are mixed: each keeps ``share``, the rest is that of ``partner``."""
+
+    partner: Tensor
+    share: float
+
+    def images(self, images: Tensor) -> Tensor:
+        """(B, …) each mixed with its partner's."""
+        return self.share * images + (1 - self.share) * images[self.partner.to(images.device)]
+
+
+def draw_mix(alpha: float, count: int, generator: torch.Generator) -> Mix | None:
+    """Mixup of pairs, with a share from Beta(alpha, alpha) (Zhang et al. 2018); None for alpha 0."""
+    if not alpha:
+        return None
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    return Mix(torch.randperm(count, generator=generator), share)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -64,6 +64,9 @@ class Recipe(Settings):
         "change brightness and contrast by up to this share", minimum=0, maximum=1
     )
     noise: float = key("Gaussian noise while training, grey levels", minimum=0, maximum=128)
+    mixup: float = key(
+        "mix pairs of crops by shares from Beta(a, a), a being this; 0 = off", minimum=0, maximum=10
+    )
 
     epochs: int = key("passes over the training crops", minimum=1)
     batch: int = key("crops per step", minimum=2)

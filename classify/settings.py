@@ -56,6 +56,7 @@ class ClassifyTrain(Settings):
     fliplr: float | None = recipe_key("fliplr")
     color_jitter: float | None = recipe_key("color_jitter")
     noise: float | None = recipe_key("noise")
+    mixup: float | None = recipe_key("mixup")
     epochs: int | None = recipe_key("epochs")
     batch: int | None = recipe_key("batch")
     optimizer: str = recipe_key("optimizer")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spineline.classify.augment import augment
+from spineline.classify.augment import Mix, augment, draw_mix
 from spineline.classify.data import TrainingData, balanced_encoding, load_training_data
 from spineline.classify.metrics import score, selection_score
 from spineline.classify.model import (
@@ -430,10 +430,13 @@ def _train_step(
     images = augment(tensors.pixels[chosen], job.recipe, generator, job.device)
     seven = tensors.seven[chosen].to(job.device)
     binary = tensors.binary[chosen].to(job.device)
+    mix = draw_mix(job.recipe.mixup, len(chosen), generator)
+    images = images if mix is None else mix.images(images)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.recipe.amp):
         outputs = state.network(images)
-        value = loss(outputs, seven, binary, tensors.disc[chosen].to(job.device))
+        targets = (seven, binary, tensors.disc[chosen].to(job.device))
+        value = mixed_loss(loss, outputs, targets, mix)
     state.optimizer.zero_grad(set_to_none=True)
     value.backward()
     number = float(value.detach())
@@ -441,6 +444,18 @@ def _train_step(
         state.optimizer.step()
     logits, target = (outputs[0], seven) if outputs[0] is not None else (outputs[1], binary)
     return number, int((logits.detach().argmax(dim=1) == target).sum())
+
+
+def mixed_loss(
+    loss: CropLoss, outputs: Outputs, targets: tuple[Tensor, Tensor, Tensor], mix: Mix | None
+) -> Tensor:
+    """The loss of mixed crops: of their own targets and of their partners', by their shares."""
+    value: Tensor = loss(outputs, *targets)
+    if mix is None:
+        return value
+    partner = mix.partner.to(value.device)
+    other: Tensor = loss(outputs, *(target[partner] for target in targets))
+    return mix.share * value + (1 - mix.share) * other
 
 
 def _check_loss(value: float, epoch: int, step: int, rate: float) -> None:
