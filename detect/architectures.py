@@ -16,6 +16,12 @@ ARCHITECTURES: tuple[str, ...] = (*YOLOV5, *YOLOV8)
 FASTERRCNN = "fasterrcnn"
 """torchvision's Faster R-CNN with a feature pyramid."""
 
+UNET = "unet"
+"""A U-Net that draws a heat map of points per class."""
+
+OWN_LOOP = (FASTERRCNN, UNET)
+"""What our own loop trains; the others are trained by ``ultralytics``."""
+
 FASTERRCNN_BACKBONES: tuple[str, ...] = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d",
     "resnext101_32x8d", "wide_resnet50_2", "mobilenet_v2", "mobilenet_v3_small",
@@ -37,7 +43,7 @@ def canonical_name(model: str) -> str:
         ConfigError: no such architecture; the message names the closest.
     """
     name = model.strip().lower().removesuffix(".yaml")
-    if name in ARCHITECTURES or name == FASTERRCNN:
+    if name in (*ARCHITECTURES, *OWN_LOOP):
         return name
     if f"{name}u" in ARCHITECTURES:
         return f"{name}u"
@@ -47,7 +53,7 @@ def canonical_name(model: str) -> str:
             f"file give weights={model}"
         )
         raise ConfigError(msg)
-    known = (*ARCHITECTURES, FASTERRCNN)
+    known = (*ARCHITECTURES, *OWN_LOOP)
     hint = close_match(name, known)
     allowed = "" if "allowed" in hint else f" (allowed: {', '.join(known)})"
     raise ConfigError(f"model={model}: no such architecture{hint}{allowed}")

@@ -20,6 +20,7 @@ from spineline.detect.results import Detections
 BACKENDS: dict[str, str] = {
     "ultralytics": "spineline.detect.ultralytics_backend",
     "fasterrcnn": "spineline.detect.fasterrcnn",
+    "unet": "spineline.detect.unet",
 }
 """Module of each backend, by the name that weights files carry."""
 

@@ -9,8 +9,7 @@ the background; it exists inside the network alone.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,18 +18,14 @@ from torch import nn
 
 from spineline.datasets.errors import ConfigError, WeightsError
 from spineline.detect.architectures import FASTERRCNN
-from spineline.detect.checkpoints import (
-    DetectorMeta,
-    parse_meta,
-    read_safetensors,
-)
+from spineline.detect.checkpoints import DetectorMeta, read_safetensors
 from spineline.detect.fasterrcnn_backbones import (
     build_backbone,
     check_backbone,
     make_anchors,
     timm_name,
 )
-from spineline.detect.scaled import ScaledDetector
+from spineline.detect.scaled import ScaledDetector, network_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +140,26 @@ def check_description(meta: DetectorMeta, where: str) -> Description:
     return Description(backbone, meta.channels, mean, std)
 
 
+def network_of(
+    meta: DetectorMeta, tensors: Mapping[str, torch.Tensor], where: str
+) -> tuple[nn.Module, Description]:
+    """A Faster R-CNN with these weights, in float32.
+
+    Raises:
+        WeightsError: another backend's, or weights that do not fit the description.
+    """
+    if meta.backend != FASTERRCNN:
+        raise WeightsError(f"{where}: weights for backend {meta.backend!r}, wanted {FASTERRCNN!r}")
+    description = check_description(meta, where)
+    network = network_with(
+        lambda: build_network(description, len(meta.names), meta.imgsz),
+        tensors,
+        where,
+        complete=timm_name(description.backbone) is None,  # timm's may hold what is no weight
+    )
+    return network.eval(), description
+
+
 def network_from_file(path: Path) -> tuple[nn.Module, DetectorMeta, Description]:
     """A Faster R-CNN with the weights of a safetensors file, in float32.
 
@@ -153,75 +168,8 @@ def network_from_file(path: Path) -> tuple[nn.Module, DetectorMeta, Description]
             description.
     """
     meta, tensors = read_safetensors(path)
-    if meta.backend != FASTERRCNN:
-        raise WeightsError(f"{path}: weights for backend {meta.backend!r}, wanted {FASTERRCNN!r}")
-    description = check_description(meta, str(path))
-    if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
-        raise WeightsError(f"{path}: holds weights that are no finite numbers; train it again")
-    network = _network_with(tensors, description, meta, str(path))
-    return network.eval(), meta, description
-
-
-def _network_with(
-    tensors: dict[str, torch.Tensor], description: Description, meta: DetectorMeta, where: str
-) -> nn.Module:
-    """A network with these weights; what does not fit is refused before memory is taken for it.
-
-    Raises:
-        WeightsError: weights that do not fit the description.
-    """
-    classes = len(meta.names)
-    try:
-        with torch.device("meta"):
-            network = build_network(description, classes, meta.imgsz)
-        types = {name: t.dtype for name, t in network.state_dict().items()}
-        typed = {name: t.to(types.get(name, t.dtype)) for name, t in tensors.items()}
-        network.load_state_dict(typed, assign=True)
-        if timm_name(description.backbone) is not None:
-            # It may hold tensors that are no weights, which have to be made.
-            network = build_network(description, classes, meta.imgsz)
-            network.load_state_dict(typed)
-    except (RuntimeError, ConfigError) as error:
-        first = str(error)[:1000]
-        raise WeightsError(f"{where}: its weights do not fit its description ({first})") from error
-    return network
-
-
-def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMeta] | None:
-    """The weights in a run's ``last.pt``, and what their file would say of them.
-
-    It is read as tensors and numbers alone; no code in it can run.
-
-    Returns:
-        Weights by name and their description; None where it is another thing than a Faster R-CNN's.
-
-    Raises:
-        WeightsError: it lacks something, or its weights do not fit its description.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of another's pickle
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # another's pickle, or a damaged file, raises anything
-        return None
-    if not isinstance(content, dict) or not {"network", "description"} <= set(content):
-        return None
-    try:
-        meta = DetectorMeta(
-            backend=FASTERRCNN,
-            model=FASTERRCNN,
-            names=tuple(content["names"]),
-            imgsz=content["imgsz"],
-            channels=content["description"]["channels"],
-            yaml=content["description"],
-        )
-        meta = parse_meta(meta.to_json(), str(path))
-        tensors = dict(content["network"])
-        network = _network_with(tensors, check_description(meta, str(path)), meta, str(path))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        msg = f"{path}: no whole checkpoint ({error!r:.200}); give the last.safetensors beside it"
-        raise WeightsError(msg) from error
-    return dict(network.state_dict()), meta
+    network, description = network_of(meta, tensors, str(path))
+    return network, meta, description
 
 
 def load(

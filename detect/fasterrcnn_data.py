@@ -1,4 +1,4 @@
-"""Images and boxes for training a Faster R-CNN: scaled, changed by chance, boxes carried along.
+"""Images and boxes for our own training loop: scaled, changed by chance, boxes carried along.
 
 Boxes are continuous, origin at the top left corner, absolute pixels of the image beside them.
 """
@@ -20,6 +20,7 @@ from spineline.datasets.images import read_uint8_image
 from spineline.detect.batches import fit_longer_side
 from spineline.detect.yolo_data import YoloImage
 
+_BILINEAR = v2.InterpolationMode.BILINEAR
 LEAST_SIDE_PX = 1.0
 """Boxes with a shorter side at the network's scale are dropped: they make its loss NaN."""
 
@@ -98,8 +99,12 @@ def make_transform(values: Mapping[str, Any]) -> v2.Transform:
         distortion = RandomDistortion(values["distortion_min"], values["distortion_max"])
         steps.append(v2.RandomApply([distortion], p=values["distortion_p"]))
     if values["degrees_p"] and values["degrees"]:
-        rotation = v2.RandomRotation(values["degrees"], interpolation=v2.InterpolationMode.BILINEAR)
+        rotation = v2.RandomRotation(values["degrees"], interpolation=_BILINEAR)
         steps.append(v2.RandomApply([rotation], p=values["degrees_p"]))
+    shift, zoom = values.get("translate", 0.0), values.get("scale", 0.0)
+    if shift or zoom:
+        scale = (1 - zoom, 1 + zoom)
+        steps.append(v2.RandomAffine(0, (shift, shift), scale, interpolation=_BILINEAR))
     if values["quarter_turns"]:
         steps.append(RandomQuarterTurn())
     if values["fliplr"]:

@@ -1,4 +1,4 @@
-"""Validation of a Faster R-CNN while it trains, with the settings of ``detect val``."""
+"""Validation in our own training loop, with the settings of ``detect val``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches for training a Faster R-CNN, made by this process or by loader processes beside it.
+"""Batches for our own training loop, made by this process or by loader processes beside it.
 
 Chance is seeded anew for each image, from the run's seed, the epoch and the image's index: the
 numbers are the same whoever makes a batch, and in whatever order.

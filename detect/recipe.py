@@ -18,11 +18,12 @@ import yaml
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.runs import LOG
 from spineline.datasets.settings import close_match, parse_settings
-from spineline.detect.architectures import FASTERRCNN
+from spineline.detect.architectures import FASTERRCNN, OWN_LOOP, UNET
 from spineline.detect.settings import DetectTrain
 
 BUNDLED: tuple[str, ...] = ("report", "lumbar", "cervical")
-_MODELS_OF = {"report": "the YOLO networks", "lumbar": "the YOLO networks", "cervical": FASTERRCNN}
+_YOLO = "the YOLO networks"
+_MODELS_OF = {"report": _YOLO, "lumbar": _YOLO, "cervical": FASTERRCNN}
 
 DEFAULTS: dict[str, Any] = {
     "epochs": 100, "imgsz": 640, "batch": 16, "patience": 100, "optimizer": "auto",
@@ -46,6 +47,21 @@ FASTERRCNN_DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 """The same for ``model=fasterrcnn``; the learning rate, momentum and weight decay are those of the
 older cervical project."""
+
+UNET_DEFAULTS: dict[str, Any] = {
+    "epochs": 100, "imgsz": 256, "batch": 8, "patience": 100, "optimizer": "AdamW", "lr0": 0.001,
+    "lrf": 0.01, "momentum": 0.9, "weight_decay": 0.01, "warmup_epochs": 1.0,
+    "encoder": "resnet18", "channels": 1, "heatmap": "gaussian", "sigma": 3.0, "crop": 0,
+    "distortion_min": 0.0, "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 10.0,
+    "degrees_p": 0.7, "quarter_turns": False, "translate": 0.05, "scale": 0.2, "fliplr": 0.0,
+    "flipud": 0.0, "brightness": 0.2, "contrast": 0.2, "brightness_contrast_p": 0.5,
+    "min_visibility": 0.75,
+}  # fmt: skip
+"""The same for ``model=unet``. A box that is cut off has its centre, the point, elsewhere: hence
+the high least visibility."""
+
+_DEFAULTS_OF = {FASTERRCNN: FASTERRCNN_DEFAULTS, UNET: UNET_DEFAULTS}
+_UNET_OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 ANCHOR_ONLY: dict[str, str] = {
     "obj": "the anchor-free head has no objectness output",
@@ -122,7 +138,7 @@ class Resolved:
 
 def model_defaults(model: str | None) -> dict[str, Any]:
     """The keys that a recipe for a model can hold, with their defaults."""
-    return FASTERRCNN_DEFAULTS if model == FASTERRCNN else DEFAULTS
+    return _DEFAULTS_OF.get(str(model), DEFAULTS)
 
 
 def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
@@ -136,7 +152,7 @@ def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
         ConfigError: no such recipe, another model's, not YAML, or a key that is none.
     """
     if hyp in BUNDLED:
-        if (_MODELS_OF[hyp] == FASTERRCNN) != (model == FASTERRCNN):
+        if _MODELS_OF[hyp] != (model if model in OWN_LOOP else _YOLO):
             raise ConfigError(f"hyp={hyp}: is a recipe for {_MODELS_OF[hyp]}, not model={model}")
         text = (resources.files("spineline.detect") / "recipes" / f"{hyp}.yaml").read_text("utf-8")
         return parse_recipe(yaml.safe_load(text), where=f"hyp={hyp}", model=model)
@@ -250,7 +266,8 @@ def resolve(settings: DetectTrain) -> Resolved:
         ConfigError: the recipe is none, a key is another model's, or a combination cannot work.
     """
     defaults = model_defaults(settings.model)
-    check = check_fasterrcnn if settings.model == FASTERRCNN else check_combination
+    checks = {FASTERRCNN: check_fasterrcnn, UNET: check_unet}
+    check = checks.get(str(settings.model), check_combination)
     given = _given(settings, defaults)
     if settings.hyp is None:
         values = {**defaults, **given}
@@ -274,7 +291,7 @@ def _given(settings: DetectTrain, defaults: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         ConfigError: one of them has no meaning for the model.
     """
-    every = {**DEFAULTS, **FASTERRCNN_DEFAULTS}
+    every = {**DEFAULTS, **FASTERRCNN_DEFAULTS, **UNET_DEFAULTS}
     given = {k: getattr(settings, k) for k in every if getattr(settings, k) is not None}
     for word, value in given.items():
         if word not in defaults:
@@ -289,10 +306,33 @@ def check_fasterrcnn(values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: what is wrong.
     """
-    if values["channels"] not in (1, 3):
-        raise ConfigError(f"channels={values['channels']}: allowed: 1, 3")
     if values["optimizer"] != "SGD":
         raise ConfigError(f"optimizer={values['optimizer']}: model={FASTERRCNN} has SGD alone")
+    _check_own_loop(values)
+
+
+def check_unet(values: Mapping[str, Any]) -> None:
+    """Refuse values that a U-Net cannot be trained with.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    if values["optimizer"] not in _UNET_OPTIMIZERS:
+        known = ", ".join(_UNET_OPTIMIZERS)
+        raise ConfigError(f"optimizer={values['optimizer']}: model={UNET} has {known}")
+    if not 0 < values["sigma"] <= values["imgsz"] / 4:
+        most = values["imgsz"] / 4
+        raise ConfigError(
+            f"sigma={values['sigma']}: wanted more than 0, at most imgsz/4 = {most:g}"
+        )
+    if not 0 <= values["scale"] < 1:
+        raise ConfigError(f"scale={values['scale']}: wanted less than 1, a share of the size")
+    _check_own_loop(values)
+
+
+def _check_own_loop(values: Mapping[str, Any]) -> None:
+    if values["channels"] not in (1, 3):
+        raise ConfigError(f"channels={values['channels']}: allowed: 1, 3")
     if values["distortion_min"] > values["distortion_max"]:
         low, high = values["distortion_min"], values["distortion_max"]
         raise ConfigError(f"distortion_min={low}: is more than distortion_max={high}")

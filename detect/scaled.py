@@ -9,7 +9,7 @@ network alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from spineline.datasets.devices import device_name
+from spineline.datasets.errors import ConfigError, WeightsError
 from spineline.datasets.files import write_bytes
 from spineline.detect.batches import batches_by_shape, check_image, fit_longer_side
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
@@ -94,6 +95,41 @@ class ScaledDetector(ABC):
 def as_input(pixels: torch.Tensor, channels: int) -> torch.Tensor:
     """uint8 (N, h, w) as the network takes it: float32 (N, channels, h, w) in 0 … 1."""
     return pixels.unsqueeze(1).float().div_(255).expand(-1, channels, -1, -1)
+
+
+def network_with(
+    build: Callable[[], nn.Module],
+    tensors: Mapping[str, torch.Tensor],
+    where: str,
+    *,
+    complete: bool,
+) -> nn.Module:
+    """A network with these weights; what does not fit is refused before memory is taken for it.
+
+    Args:
+        build: makes the network.
+        tensors: its weights by name, of any floating-point type.
+        where: named in messages.
+        complete: the weights are all the tensors that the network holds.
+
+    Raises:
+        WeightsError: weights that do not fit, or are no finite numbers.
+    """
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
+        raise WeightsError(f"{where}: holds weights that are no finite numbers; train it again")
+    try:
+        with torch.device("meta"):
+            network = build()
+        types = {name: t.dtype for name, t in network.state_dict().items()}
+        typed = {name: t.to(types.get(name, t.dtype)) for name, t in tensors.items()}
+        network.load_state_dict(typed, assign=True)
+        if not complete:
+            network = build()
+            network.load_state_dict(typed)
+    except (RuntimeError, ConfigError) as error:
+        first = str(error)[:1000]
+        raise WeightsError(f"{where}: its weights do not fit its description ({first})") from error
+    return network
 
 
 def save_network(network: nn.Module, meta: DetectorMeta, path: Path) -> None:

@@ -28,7 +28,7 @@ class DetectTrain(Settings):
     """
 
     model: str | None = key(
-        "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x} or fasterrcnn", default=None
+        "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x}, fasterrcnn or unet", default=None
     )
     data: Path | None = key("converted dataset: its folder or data.yaml", default=None)
     out: Path = key("run folder to write")
@@ -45,8 +45,8 @@ class DetectTrain(Settings):
     )
     trust: bool = key("allow weights= to be a .pt pickle (it can run code)", default=False)
     resume: bool = key(
-        "continue the run in out= from its last checkpoint; fasterrcnn: to the same numbers on the "
-        "CPU; YOLO: random state starts afresh",
+        "continue the run in out= from its last checkpoint; fasterrcnn, unet: to the same numbers "
+        "on the CPU; YOLO: random state starts afresh",
         default=False,
     )
     overwrite: bool = key("replace an earlier run in out=", default=False)
@@ -73,23 +73,23 @@ class DetectTrain(Settings):
     imgsz: int | None = key(
         "longer side in training, pixels; YOLO: a multiple of 32 (640)", default=None, minimum=32
     )
-    batch: int | None = key("images per step (16; fasterrcnn 8)", default=None, minimum=1)
+    batch: int | None = key("images per step (16; fasterrcnn, unet 8)", default=None, minimum=1)
     patience: int | None = key(
         "stop after so many epochs without a better validation; 0 never (100)",
         default=None,
         minimum=0,
     )
     optimizer: str | None = key(
-        "auto ignores lr0 and momentum (auto; fasterrcnn has SGD alone)",
+        "auto ignores lr0 and momentum (auto; fasterrcnn has SGD alone; unet SGD, Adam, AdamW)",
         default=None,
         choices=OPTIMIZERS,
     )
     cos_lr: bool | None = key("cosine learning rate instead of linear (false)", default=None)
-    lr0: float | None = _fraction("first learning rate (0.01; fasterrcnn 0.005)")
+    lr0: float | None = _fraction("first learning rate (0.01; fasterrcnn 0.005, unet 0.001)")
     lrf: float | None = _fraction("last learning rate as a share of lr0 (0.01; fasterrcnn 0.1)")
-    momentum: float | None = _fraction("SGD momentum or Adam's beta1 (0.937; fasterrcnn 0.9)")
-    weight_decay: float | None = _fraction("weight decay (0.0005; fasterrcnn 0.0001)")
-    warmup_epochs: float | None = _gain("epochs of warm-up (3; fasterrcnn 1)")
+    momentum: float | None = _fraction("SGD momentum or Adam's beta1 (0.937; fasterrcnn, unet 0.9)")
+    weight_decay: float | None = _fraction("weight decay (0.0005; fasterrcnn 0.0001, unet 0.01)")
+    warmup_epochs: float | None = _gain("epochs of warm-up (3; fasterrcnn, unet 1)")
     warmup_momentum: float | None = _fraction("momentum at the start of warm-up (0.8)")
     warmup_bias_lr: float | None = _fraction(
         "learning rate of biases at the start of warm-up (0.1)"
@@ -129,26 +129,38 @@ class DetectTrain(Settings):
         default=None,
     )
     channels: int | None = key(
-        "fasterrcnn: 1 = grey, 3 = grey three times (3)", default=None, minimum=1, maximum=3
+        "fasterrcnn, unet: 1 = grey, 3 = grey three times (3; unet 1)",
+        default=None,
+        minimum=1,
+        maximum=3,
     )
     crop: int | None = key(
-        "fasterrcnn: centre crop in training, pixels; 0 = whole (0)", default=None, minimum=0
+        "fasterrcnn, unet: centre crop in training, pixels; 0 = whole (0)", default=None, minimum=0
     )
-    distortion_min: float | None = _fraction("fasterrcnn: least strength of a perspective (0)")
-    distortion_max: float | None = _fraction("fasterrcnn: greatest strength of a perspective (0)")
-    distortion_p: float | None = _fraction("fasterrcnn: chance of a perspective (0)")
-    degrees_p: float | None = _fraction("fasterrcnn: chance of a rotation by degrees= (1)")
+    distortion_min: float | None = _fraction(
+        "fasterrcnn, unet: least strength of a perspective (0)"
+    )
+    distortion_max: float | None = _fraction(
+        "fasterrcnn, unet: greatest strength of a perspective (0)"
+    )
+    distortion_p: float | None = _fraction("fasterrcnn, unet: chance of a perspective (0)")
+    degrees_p: float | None = _fraction(
+        "fasterrcnn, unet: chance of a rotation by degrees= (1; unet 0.7)"
+    )
     quarter_turns: bool | None = key(
-        "fasterrcnn: turn by 0, 90, 180 or 270 degrees; levels do not survive it (false)",
+        "fasterrcnn, unet: turn by 0, 90, 180 or 270 degrees; levels do not survive it (false)",
         default=None,
     )
-    brightness: float | None = _fraction("fasterrcnn: brightness jitter as a share (0)")
-    contrast: float | None = _fraction("fasterrcnn: contrast jitter as a share (0)")
+    brightness: float | None = _fraction(
+        "fasterrcnn, unet: brightness jitter as a share (0; unet 0.2)"
+    )
+    contrast: float | None = _fraction("fasterrcnn, unet: contrast jitter as a share (0; unet 0.2)")
     brightness_contrast_p: float | None = _fraction(
-        "fasterrcnn: chance of brightness and contrast jitter (0)"
+        "fasterrcnn, unet: chance of brightness and contrast jitter (0; unet 0.5)"
     )
     min_visibility: float | None = _fraction(
-        "fasterrcnn: drop a box of which augmentation leaves a smaller share visible (0)"
+        "fasterrcnn, unet: drop a box of which augmentation leaves a smaller share visible "
+        "(0; unet 0.75)"
     )
     proposals: int | None = key(
         "fasterrcnn: proposals kept per image in training (2000)", default=None, minimum=1
@@ -159,6 +171,13 @@ class DetectTrain(Settings):
     focal_gamma: float | None = _gain(
         "fasterrcnn: focusing of a focal class loss; 0 = cross-entropy (0)"
     )
+    encoder: str | None = key("unet: an encoder, by timm's name (resnet18)", default=None)
+    heatmap: str | None = key(
+        "unet: Gaussian bells by squared error, or one-hot discs by cross-entropy (gaussian)",
+        default=None,
+        choices=("gaussian", "onehot"),
+    )
+    sigma: float | None = _gain("unet: of the bells, or radius of the discs, pixels at imgsz (3)")
     class_weights: tuple[float, ...] | None = key(
         "fasterrcnn: weight of each class in the class loss, in the order of the classes (1 each)",
         default=None,

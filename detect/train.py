@@ -1,4 +1,4 @@
-"""``spineline detect train``: train a detector, a YOLO network or a Faster R-CNN."""
+"""``spineline detect train``: train a detector, a YOLO network, a Faster R-CNN or a U-Net."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from spineline.datasets.runs import (
     resumed_settings,
     write_run_record,
 )
-from spineline.detect.architectures import FASTERRCNN, canonical_name, package_yaml
+from spineline.detect.architectures import OWN_LOOP, canonical_name, package_yaml
 from spineline.detect.distributed import Group, first_speaks, group_of_environment
 from spineline.detect.recipe import Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
@@ -114,7 +114,7 @@ def train(settings: DetectTrain) -> TrainResult:
 
 def _start(settings: DetectTrain, group: Group) -> TrainResult:
     if settings.model is None:
-        raise ConfigError("missing model=… (architecture such as yolov8n or fasterrcnn)")
+        raise ConfigError("missing model=… (architecture such as yolov8n, fasterrcnn or unet)")
     if settings.data is None:
         raise ConfigError("missing data=… (a dataset written by `spineline convert`)")
     dataset = settings.data
@@ -141,13 +141,13 @@ def _start(settings: DetectTrain, group: Group) -> TrainResult:
 def _check_group(settings: DetectTrain, values: dict[str, Any], group: Group) -> None:
     if group.alone:
         return
-    if settings.model != FASTERRCNN:
+    if settings.model not in OWN_LOOP:
         msg = (
             f"model={settings.model}: torchrun started {group.size} processes, and only "
-            f"model={FASTERRCNN} trains in several; start it without torchrun"
+            f"{' and '.join(OWN_LOOP)} train in several; start it without torchrun"
         )
         raise ConfigError(msg)
-    from spineline.detect.fasterrcnn_train import check_group
+    from spineline.detect.loop import check_group
 
     check_group(settings, values, group)
 
@@ -168,11 +168,11 @@ def _prepared(
 ) -> Callable[[], TrainResult]:
     """Everything read and checked before anything is written; the call that trains."""
     architecture = str(settings.model)
-    if architecture == FASTERRCNN:
-        from spineline.detect import fasterrcnn_train
+    if architecture in OWN_LOOP:
+        from spineline.detect import loop
 
-        job = fasterrcnn_train.make_job(settings, resolved.values, data, group)
-        return lambda: fasterrcnn_train.run(job)
+        job = loop.make_job(settings, resolved.values, data, group)
+        return lambda: loop.run(job)
     parts = _make_parts(settings, architecture, resolved, data)
     return lambda: _run(settings, resolved.values, parts)
 
@@ -191,15 +191,15 @@ def _resume(given: DetectTrain, group: Group) -> TrainResult:
             f"{settings.out / 'run.yaml'}: names no model or data; start the run anew"
         )
     if not group.first:
-        from spineline.detect import fasterrcnn_train
+        from spineline.detect import loop
 
-        return fasterrcnn_train.resume(settings, values, group)
+        return loop.resume(settings, values, group)
     with held_folder(settings.out):
         clear_partial(settings.out, (*_RECORDS, *(f"weights/{name}" for name in _WEIGHTS)))
-        if settings.model == FASTERRCNN:
-            from spineline.detect import fasterrcnn_train
+        if settings.model in OWN_LOOP:
+            from spineline.detect import loop
 
-            return fasterrcnn_train.resume(settings, values, group)
+            return loop.resume(settings, values, group)
         checkpoint = _read_checkpoint(settings.out / "weights" / "last.pt")
         if checkpoint["optimizer"] is None or int(checkpoint["epoch"]) + 1 >= values["epochs"]:
             return _close(settings, values, checkpoint)

@@ -51,14 +51,14 @@ def test_a_compiled_backbone_is_the_same_network(graphs: list[Any]) -> None:
 def test_the_key_reaches_both_families(
     graphs: list[Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spineline.detect import fasterrcnn_train
+    from spineline.detect import loop
     from spineline.detect.train import trainer_arguments
 
     def compiled(network: Any) -> None:
         assert network.roi_heads is not None
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fasterrcnn_train, "compile_backbone", compiled)
+    monkeypatch.setattr(loop, "compile_backbone", compiled)
     with pytest.raises(KeyboardInterrupt):
         train(DetectTrain(data=dataset, out=tmp_path / "run", **{**TINY, **RCNN}))
     for asked in (True, False):

@@ -32,12 +32,12 @@ from pathlib import Path
 
 import torch
 
-from spineline.detect import fasterrcnn_train
+from spineline.detect import loop
 from spineline.pipeline.cli import main
 
 folder, poison = Path(sys.argv[1]), int(sys.argv[2])
 rank, seen = os.environ["RANK"], []
-losses, result = fasterrcnn_train.network_losses, fasterrcnn_train._result
+losses, result = loop.network_losses, loop._result
 
 
 def noted_losses(network, batch):
@@ -53,8 +53,8 @@ def noted_result(job, state):
     return result(job, state)
 
 
-fasterrcnn_train.network_losses = noted_losses
-fasterrcnn_train._result = noted_result
+loop.network_losses = noted_losses
+loop._result = noted_result
 code = main(sys.argv[3:])
 (folder / f"seen{rank}.json").write_text(json.dumps(seen))
 sys.exit(code)
@@ -162,7 +162,7 @@ def test_each_process_has_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": "yolov8n"}, "only model=fasterrcnn trains in several"),
+        ({"model": "yolov8n"}, "only fasterrcnn and unet train in several"),
         ({"model": "fasterrcnn", "batch": 3}, "batch=3: is the batch of all 2 processes.*batch=2"),
     ],
     ids=["yolo", "odd batch"],

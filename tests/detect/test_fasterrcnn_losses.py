@@ -14,7 +14,7 @@ import torch
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
 from spineline.datasets.errors import ConfigError
-from spineline.detect import fasterrcnn_train
+from spineline.detect import loop
 from spineline.detect.fasterrcnn import Description, build_network
 from spineline.detect.fasterrcnn_losses import (
     ClassWeightedHeads,
@@ -182,8 +182,8 @@ def test_a_run_trains_on_them_and_a_resumed_one_again(
             raise KeyboardInterrupt
         return losses(network, batch)
 
-    losses = fasterrcnn_train.network_losses
-    monkeypatch.setattr(fasterrcnn_train, "network_losses", stopped)
+    losses = loop.network_losses
+    monkeypatch.setattr(loop, "network_losses", stopped)
     given = {**TINY, "epochs": 2, "focal_gamma": 1.5, "class_weights": weights, "cls_pw": 0.5}
     with pytest.raises(KeyboardInterrupt):
         train(DetectTrain(out=tmp_path / "run", data=dataset, **given))

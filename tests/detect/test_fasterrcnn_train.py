@@ -19,10 +19,10 @@ from spineline.datasets.errors import (
     SpinelineError,
     WeightsError,
 )
-from spineline.detect import fasterrcnn_train, load_detector
+from spineline.detect import load_detector, loop
 from spineline.detect.checkpoints import read_safetensors, write_checkpoint
 from spineline.detect.fasterrcnn_figures import COLUMNS, METRICS, Validation
-from spineline.detect.fasterrcnn_train import learning_rate, seed_of
+from spineline.detect.loop import learning_rate, seed_of
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
@@ -97,14 +97,14 @@ class Scripted:
 
 
 def kill_after(patch: pytest.MonkeyPatch, epoch: int) -> None:
-    close = fasterrcnn_train._close_epoch
+    close = loop._close_epoch
 
     def killed(job: Any, state: Any, *rest: Any) -> None:
         close(job, state, *rest)
         if state.done == epoch:
             raise KeyboardInterrupt
 
-    patch.setattr(fasterrcnn_train, "_close_epoch", killed)
+    patch.setattr(loop, "_close_epoch", killed)
 
 
 def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
@@ -112,7 +112,7 @@ def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
 ) -> None:
     given = {**TINY, "data": dataset, "epochs": 4, "backbone": "mobilenet_v3_small", "rois": 16}
     seen: list[bytes] = []
-    close = fasterrcnn_train._close_epoch
+    close = loop._close_epoch
 
     def look(job: Any, state: Any, *rest: Any) -> None:
         close(job, state, *rest)
@@ -121,7 +121,7 @@ def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
 
     with monkeypatch.context() as patch:
         Scripted(patch)
-        patch.setattr(fasterrcnn_train, "_close_epoch", look)
+        patch.setattr(loop, "_close_epoch", look)
         whole = train(DetectTrain(out=tmp_path / "whole", **given))
     assert len(set(seen)) == 4
     wanted = {"best_map50": 1, "best": 1, "best_map50_95": 0, "best_f1": 2, "last": 3}
@@ -208,8 +208,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
             else found
         )
 
-    real = fasterrcnn_train.network_losses
-    monkeypatch.setattr(fasterrcnn_train, "network_losses", losses)
+    real = loop.network_losses
+    monkeypatch.setattr(loop, "network_losses", losses)
     out = tmp_path / "run"
     with pytest.raises(SpinelineError, match="epoch 2, batch 2: the loss is no finite") as caught:
         train(DetectTrain(out=out, data=dataset, **TINY, val=False))
@@ -239,9 +239,9 @@ def test_a_slow_disk_holds_no_epoch_up(
             release.set()
         close(job, state, *rest)
 
-    close = fasterrcnn_train._close_epoch
-    monkeypatch.setattr(fasterrcnn_train, "write_checkpoint", slow)
-    monkeypatch.setattr(fasterrcnn_train, "_close_epoch", look)
+    close = loop._close_epoch
+    monkeypatch.setattr(loop, "write_checkpoint", slow)
+    monkeypatch.setattr(loop, "_close_epoch", look)
     given = {**TINY, "backbone": "mobilenet_v3_small", "rois": 16, "epochs": 3, "val": False}
     settings = DetectTrain(out=tmp_path / "run", data=dataset, val_every=9, **given)
     monkeypatch.setattr(Validation, "figures", lambda *_: dict.fromkeys(COLUMNS, 0.5))

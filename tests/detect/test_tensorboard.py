@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from spineline.datasets.drawing import HEALTH_COLOURS_RGB
-from spineline.detect import fasterrcnn_train
+from spineline.detect import loop
 from spineline.detect import trainer as trainer_module
 from spineline.detect.results import Detections
 from spineline.detect.settings import DetectTrain
@@ -80,9 +80,9 @@ def test_events_are_those_of_results_csv_also_when_a_run_is_resumed(
                 lambda self: die() if self.epoch == 2 else original(self),
             )
         else:
-            original = fasterrcnn_train._save
+            original = loop._save
             patch.setattr(
-                fasterrcnn_train,
+                loop,
                 "_save",
                 lambda job, state, names: die() if state.done == 3 else original(job, state, names),
             )

@@ -1,4 +1,4 @@
-"""Training a Faster R-CNN: torchvision's network and losses, our loop around them.
+"""Our own training loop, for networks that have losses as torchvision's detectors have them.
 
 Chance is seeded anew for each image and each step, from the run's seed, the epoch and the place in
 it: a run that is resumed gives the numbers of an unbroken one. ``weights/last.pt`` holds what a
@@ -31,17 +31,10 @@ from spineline.datasets.files import link_file, write_bytes
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import LOG
 from spineline.detect.background import Background
-from spineline.detect.checkpoints import write_checkpoint
+from spineline.detect.checkpoints import DetectorMeta, read_safetensors, write_checkpoint
 from spineline.detect.compiling import compile_backbone
 from spineline.detect.distributed import ALONE, Group, joined
-from spineline.detect.fasterrcnn import (
-    Description,
-    FasterRCNNDetector,
-    build_network,
-    make_meta,
-    network_from_file,
-)
-from spineline.detect.fasterrcnn_backbones import check_network
+from spineline.detect.families import Family, family_of, make_optimizer
 from spineline.detect.fasterrcnn_data import Sample, measure, read_sample
 from spineline.detect.fasterrcnn_figures import (
     COLUMNS,
@@ -57,10 +50,9 @@ from spineline.detect.fasterrcnn_loader import (
     make_loader,
     seed_of,
 )
-from spineline.detect.fasterrcnn_losses import training_weights
 from spineline.detect.results import Detections
 from spineline.detect.results_csv import append_row, trim_results
-from spineline.detect.scaled import as_input, packed_network
+from spineline.detect.scaled import ScaledDetector, as_input, packed_network
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import TrainResult
 from spineline.detect.yolo_data import (
@@ -74,9 +66,6 @@ from spineline.detect.yolo_data import (
 
 if TYPE_CHECKING:
     from spineline.detect.tensorboard import Board
-
-LOSSES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
-"""torchvision's losses; their sum is trained on."""
 
 WARMUP_START = 1e-3
 """First learning rate of the warm-up, as a share of ``lr0``."""
@@ -94,7 +83,7 @@ class Job:
         names: class names.
         train: images to train on, at the network's scale.
         val: images to validate on; without any nothing is validated.
-        description: of the network.
+        description: of the network, its family's.
         start: tensors that the network starts from, where it does not start from scratch.
         samples: training images at the network's scale that are in memory, by index.
         group: this process's place among those that train together.
@@ -105,10 +94,20 @@ class Job:
     names: tuple[str, ...]
     train: tuple[YoloImage, ...]
     val: tuple[YoloImage, ...]
-    description: Description
+    description: Any
     start: dict[str, torch.Tensor] | None = None
     samples: Mapping[int, Sample] = field(default_factory=dict)
     group: Group = ALONE
+
+    @property
+    def family(self) -> Family:
+        """The kind of the network."""
+        return family_of(str(self.settings.model))
+
+    @property
+    def meta(self) -> DetectorMeta:
+        """What a weights file says of the network."""
+        return self.family.make_meta(self.description, self.names, self.values["imgsz"])
 
     @property
     def device(self) -> str:
@@ -158,25 +157,26 @@ def make_job(
 
     Raises:
         AnnotationError: images or labels that cannot be used.
-        ConfigError: a key that a Faster R-CNN has no use for.
+        ConfigError: a key that the network has no use for.
         WeightsError: weights to start from that cannot be used.
     """
     if settings.download:
-        raise ConfigError("download=true: model=fasterrcnn is trained from scratch or weights=…")
-    check_network(values["backbone"], values["channels"])
+        model = settings.model
+        raise ConfigError(f"download=true: model={model} is trained from scratch or weights=…")
+    family = family_of(str(settings.model))
     train = read_images(data.train, data.names, part="train")
     val = read_images(data.val, data.names, part="val") if data.val else ()
     counts = class_counts(train, len(data.names))
-    training_weights(values, data.names, counts.tolist())
+    family.check(values, data.names, counts.tolist())
     warn_of_absent_classes(data.names, counts)
     size = values["imgsz"]
     samples: dict[int, Sample] = {}
     mean, std, dropped = measure(_read_samples(settings, train, size, samples))
     if dropped:
         LOG.warning("train: %d degenerate boxes dropped (a side < 1 px at imgsz=%d)", dropped, size)
-    description = Description(values["backbone"], values["channels"], mean, std)
+    description = family.describe(values, mean, std)
     _announce(data, train, val, values, description)
-    start = None if settings.weights is None else _start(settings, description)
+    start = None if settings.weights is None else _start(settings, family, description)
     return Job(settings, values, data.names, train, val, description, start, samples, group)
 
 
@@ -212,7 +212,7 @@ def _announce(
     train: tuple[YoloImage, ...],
     val: tuple[YoloImage, ...],
     values: Mapping[str, Any],
-    description: Description,
+    description: Any,
 ) -> None:
     LOG.info("data: %d images to train on, %d to validate on", len(train), len(val))
     LOG.info(
@@ -229,17 +229,18 @@ def _announce(
         LOG.warning("classes are levels, which quarter_turns and flipud take from their place")
 
 
-def _start(settings: DetectTrain, description: Description) -> dict[str, torch.Tensor]:
+def _start(settings: DetectTrain, family: Family, description: Any) -> dict[str, torch.Tensor]:
     from spineline.weights import resolve as resolve_weights
 
     file = resolve_weights(str(settings.weights), task="detect", trust=settings.trust).path
-    network, _, found = network_from_file(file)
-    if (found.backbone, found.channels) != (description.backbone, description.channels):
-        msg = (
-            f"weights={file}: a {found.backbone} of {found.channels} channels, wanted "
-            f"{description.backbone} of {description.channels}; give backbone= and channels= so"
-        )
-        raise WeightsError(msg)
+    network, found = family.network_of(*read_safetensors(file), str(file))
+    has, wanted = (
+        " ".join(f"{name}={getattr(one, name)}" for name in family.shaping)
+        for one in (found, description)
+    )
+    if has != wanted:
+        keys = " and ".join(f"{name}=" for name in family.shaping)
+        raise WeightsError(f"weights={file}: a network of {has}, wanted {wanted}; give {keys} so")
     LOG.info("starting from %s", file)
     return dict(network.state_dict())
 
@@ -261,20 +262,7 @@ def run(job: Job) -> TrainResult:
 
 def _network(job: Job, *, seed: int = 0) -> nn.Module:
     counts = class_counts(job.train, len(job.names)).tolist()
-    weights = training_weights(job.values, job.names, counts)
-    if weights:
-        words = ", ".join(f"{n} {w:.3g}" for n, w in zip(job.names, weights, strict=True))
-        LOG.info("class weights: %s", words)
-    network = build_network(
-        job.description,
-        len(job.names),
-        job.values["imgsz"],
-        seed=seed,
-        proposals=job.values["proposals"],
-        rois=job.values["rois"],
-        class_weights=weights,
-        focal_gamma=job.values["focal_gamma"],
-    )
+    network = job.family.build(job.description, job.values, job.names, counts, seed)
     if job.settings.compile:
         compile_backbone(network)
     return network
@@ -301,7 +289,7 @@ def resume(settings: DetectTrain, values: Mapping[str, Any], group: Group = ALON
         raise ConfigError(msg)
     train = read_images(data.train, data.names, part="train")
     val = read_images(data.val, data.names, part="val") if data.val else ()
-    description = Description(**content["description"])
+    description = family_of(str(settings.model)).description(**content["description"])
     samples: dict[int, Sample] = {}
     if settings.cache == "ram":
         for _ in _read_samples(settings, train, values["imgsz"], samples):
@@ -336,13 +324,7 @@ def _read_checkpoint(last: Path) -> dict[str, Any]:
 
 def _state(job: Job, network: nn.Module) -> State:
     network.to(job.device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=job.values["lr0"],
-        momentum=job.values["momentum"],
-        weight_decay=job.values["weight_decay"],
-    )
-    return State(network, optimizer, network)
+    return State(network, make_optimizer(network, job.values), network)
 
 
 def _fit(job: Job, state: State) -> TrainResult:
@@ -433,13 +415,12 @@ def learning_rate(values: Mapping[str, Any], epochs: float) -> float:
 
 def _train_epoch(job: Job, state: State, loader: Iterable[list[Example]]) -> dict[str, float]:
     """One epoch; the mean of each loss over its steps."""
+    _detector(job, state).limit(confidence=0.05, iou=0.5, max_detections=100)
     state.trained.train()
-    heads = state.network.roi_heads
-    heads.score_thresh, heads.nms_thresh, heads.detections_per_img = 0.05, 0.5, 100
-    settings, group = job.settings, job.group
+    settings, group, names = job.settings, job.group, job.family.losses
     steps = -(-len(job.train) // job.values["batch"])
     place = (group.rank,) if group.rank else ()
-    sums = dict.fromkeys(LOSSES, 0.0)
+    sums = dict.fromkeys(names, 0.0)
     for step, examples in enumerate(_shown(loader, steps, f"epoch {state.done + 1}", group)):
         rate = learning_rate(job.values, state.done + step / steps)
         for param_group in state.optimizer.param_groups:
@@ -447,7 +428,7 @@ def _train_epoch(job: Job, state: State, loader: Iterable[list[Example]]) -> dic
         batch = _on_device(job, examples)
         torch.manual_seed(seed_of(settings.seed, state.done, 2, step, *place))
         losses = _step(job, state, batch, step)
-        sums = {name: sums[name] + losses[name] for name in LOSSES}
+        sums = {name: sums[name] + losses[name] for name in names}
     group.share_buffers(state.network)
     return {name: total / steps for name, total in sums.items()}
 
@@ -473,7 +454,7 @@ def _on_device(job: Job, examples: Sequence[Example]) -> Batch:
 
 
 def network_losses(network: Any, batch: Batch) -> dict[str, torch.Tensor]:
-    """Torchvision's losses of a batch."""
+    """The network's losses of a batch."""
     losses: dict[str, torch.Tensor] = network(batch[0], batch[1])
     return losses
 
@@ -489,17 +470,18 @@ def _step(job: Job, state: State, batch: Batch, step: int) -> dict[str, float]:
     half = device.type == "cuda" and job.settings.amp and torch.cuda.is_bf16_supported()
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         losses = network_losses(state.trained, batch)
-    each = torch.stack([losses[name].float() for name in LOSSES])
+    names = job.family.losses
+    each = torch.stack([losses[name].float() for name in names])
     state.optimizer.zero_grad()
     each.sum().backward()
     own = each.detach()
     mean = (job.group.total(own) / job.group.size).tolist()  # the one wait for the device
     if not all(math.isfinite(number) for number in mean):
-        numbers = dict(zip(LOSSES, own.tolist(), strict=True))
+        numbers = dict(zip(names, own.tolist(), strict=True))
         found = job.group.gathered((batch[2], numbers))
         raise SpinelineError(_not_finite(job, state, found, step))
     state.optimizer.step()
-    return dict(zip(LOSSES, mean, strict=True))
+    return dict(zip(names, mean, strict=True))
 
 
 def _not_finite(
@@ -557,8 +539,7 @@ def _validate(job: Job, state: State) -> tuple[dict[str, float] | None, Detectio
     validation = state.validation
     if validation is None:
         return None, None
-    meta = make_meta(job.description, job.names, job.values["imgsz"])
-    detector = FasterRCNNDetector(state.network, meta, device=job.device)
+    detector = _detector(job, state)
     last = state.done == job.values["epochs"]
     if last or (job.settings.val and state.done % job.settings.val_every == 0):
         found = validation.detect(detector, range(len(job.val)))
@@ -566,6 +547,10 @@ def _validate(job: Job, state: State) -> tuple[dict[str, float] | None, Detectio
     if state.board is None:
         return None, None
     return None, validation.detect(detector, [pictured(job.val)])[0]
+
+
+def _detector(job: Job, state: State) -> ScaledDetector:
+    return job.family.detector(state.network, job.meta, device=job.device)
 
 
 def _picture(validation: Validation, found: Detections) -> npt.NDArray[np.uint8]:
@@ -615,9 +600,8 @@ def _save(job: Job, state: State, names: Sequence[str]) -> None:
 
 def _write_weights(job: Job, tensors: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:
     """One file of weights, and its other names."""
-    meta = make_meta(job.description, job.names, job.values["imgsz"])
     first, *others = (job.weights / f"{name}.safetensors" for name in names)
-    write_bytes(first, packed_network(tensors, meta))
+    write_bytes(first, packed_network(tensors, job.meta))
     for other in others:
         link_file(first, other)
 
@@ -644,6 +628,7 @@ def _say(
 
 def _checkpoint(job: Job, state: State, *, finished: bool) -> dict[str, Any]:
     return {
+        "backend": job.family.name,
         "done": state.done,
         "best": state.best,
         "best_epoch": state.best_epoch,
