@@ -93,7 +93,7 @@ class Mix:
 
 
 def draw_mix(alpha: float, count: int, generator: torch.Generator) -> Mix | None:
-    """Mixup of pairs, with a share from Beta(alpha, alpha) (Zhang et al. 2018); None for alpha 0."""
+    """Mixup of pairs, a share from Beta(alpha, alpha) (Zhang et al. 2018); None for alpha 0."""
     if not alpha:
         return None
     seed = int(torch.randint(2**31, (1,), generator=generator))

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 from spineline.classify.settings import ClassifyTrain, ClassifyVal
@@ -183,10 +184,13 @@ def _side_by_side(jobs: Sequence[Job], devices: Sequence[str]) -> list[Failure |
         free.put(device)
     environment = _environment(devices)
     running: list[subprocess.Popen[str]] = []
+    stopped = Event()
 
     def work(job: Job) -> Failure | None:
         device = free.get()
         try:
+            if stopped.is_set():
+                return None
             return _in_process(replace(job, train=_on(job, device)), environment, running.append)
         finally:
             free.put(device)
@@ -196,8 +200,7 @@ def _side_by_side(jobs: Sequence[Job], devices: Sequence[str]) -> list[Failure |
         try:
             return [future.result() for future in futures]
         except BaseException:
-            for future in futures:
-                future.cancel()
+            stopped.set()
             for process in running:
                 process.terminate()
             raise

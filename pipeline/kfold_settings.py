@@ -86,10 +86,10 @@ class KfoldClassify(ClassifyTrain):
     device: str = key(_DEVICE, default="cpu")
     k: int | None = _k()
     variants: tuple[str, ...] = key(
-        "names of variants (original, label_smoothing, the report's rows resize, batch_1024, "
-        "normalise, rotation, colour_jitter, noise, noise_normalise_rotation, and resnet18, "
+        "names of variants (original, label_smoothing, mixup; the report's rows resize, "
+        "batch_1024, normalise, rotation, colour_jitter, noise, noise_normalise_rotation, and resnet18, "
         "resnet34, resnet101, vgg16), and YAML files of own ones",
-        default=("original",),
+        default=("original", "label_smoothing", "mixup"),
     )
     folds: Path | None = key(_FOLDS, default=None)
     checkpoint: str = _checkpoint()
@@ -104,6 +104,7 @@ class KfoldClassify(ClassifyTrain):
 _RESIZE: dict[str, object] = {
     "normalise": False, "jitter": False, "balance": "none", "rotation": 0, "translate": 0,
     "scale": 0, "fliplr": 0, "color_jitter": 0, "noise": 0,
+    "mixup": 0,
 }  # fmt: skip
 _NOISE: dict[str, object] = {"jitter": True, "balance": "noise"}
 
@@ -116,6 +117,7 @@ DETECT_VARIANTS: dict[str, dict[str, object]] = {
 CLASSIFY_VARIANTS: dict[str, dict[str, object]] = {
     "original": {},
     "label_smoothing": {"label_smoothing": 0.1},
+    "mixup": {"mixup": 0.2},
     # The report's rows. "Noise" is its offline augmentation: points jittered in four directions,
     # then noisy copies until every class is as frequent as the largest.
     "resize": _RESIZE,

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from spineline.classify.augment import Draw, augment, centre, draw, move, recolour, to_float
+from spineline.classify.augment import (
+    Draw,
+    augment,
+    centre,
+    draw,
+    draw_mix,
+    move,
+    recolour,
+    to_float,
+)
 from spineline.classify.recipe import Recipe
 
 SIZE = 32
@@ -171,3 +180,31 @@ def test_the_callers_pixels_and_generators_are_left_alone(make_recipe: Make) -> 
     augment(pixels, make_recipe(noise=5.0, color_jitter=0.5), generator())
     assert torch.equal(pixels, before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_pairs_are_mixed_by_one_share() -> None:
+    images = to_float(crops(32, count=6))
+    mix = draw_mix(0.2, 6, generator(3))
+    assert mix is not None
+    assert sorted(mix.partner.tolist()) == list(range(6))
+    mixed = mix.images(images)
+    for n, partner in enumerate(mix.partner.tolist()):
+        wanted = mix.share * images[n] + (1 - mix.share) * images[partner]
+        torch.testing.assert_close(mixed[n], wanted)
+    again = draw_mix(0.2, 6, generator(3))
+    assert again is not None
+    assert (again.share, again.partner.tolist()) == (mix.share, mix.partner.tolist())
+
+
+def test_shares_of_mixed_pairs_follow_a_beta_distribution() -> None:
+    """Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1))."""
+    mixes = [draw_mix(0.2, 2, generator(seed)) for seed in range(2000)]
+    shares = torch.tensor([mix.share for mix in mixes if mix is not None])
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(shares.var()) == pytest.approx(1 / 5.6, abs=0.01)
+
+
+def test_without_mixup_nothing_is_drawn() -> None:
+    given = generator()
+    assert draw_mix(0.0, 4, given) is None
+    assert torch.equal(torch.rand(3, generator=given), torch.rand(3, generator=generator()))

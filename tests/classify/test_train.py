@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from spineline.classify import load_classifier
 from spineline.classify import train as training
+from spineline.classify.augment import Mix
 from spineline.classify.data import load_training_data
 from spineline.classify.model import read_weights
 from spineline.classify.recipe import Recipe
@@ -38,6 +39,7 @@ from spineline.classify.train import (
     epoch_order,
     learning_rate,
     make_optimizer,
+    mixed_loss,
 )
 from spineline.datasets.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
@@ -141,6 +143,7 @@ def test_the_same_seed_gives_the_same_weights(run: Run) -> None:
         {"balance": "noise"}, {"balance": "sampler"}, {"jitter": True}, {"optimizer": "sgd"},
         {"class_weights": "balanced"}, {"label_smoothing": 0.1}, {"margin": 1.4}, {"amp": True},
         {"align": "spine"}, {"binary_on": "disc"}, {"dropout": 0.5}, {"fliplr": 1.0},
+        {"mixup": 1.0},
     ],
     ids=lambda option: "-".join(f"{k}={v}" for k, v in option.items()),
 )  # fmt: skip
@@ -464,6 +467,22 @@ def test_the_loss_is_the_sum_of_both_cross_entropies(
     torch.testing.assert_close(smooth((seven, binary), codes, v5, disc), wanted)
     none = CropLoss(make_recipe(binary_on="disc"), table)((None, binary), codes, v5, disc & False)
     assert float(none) == 0
+
+
+def test_mixed_crops_have_targets_that_are_mixed_alike(
+    dataset_folder: Path, make_recipe: Make
+) -> None:
+    """Cross-entropy with probabilities as targets is what torch itself has for it."""
+    table = make_crops(load_dataset(dataset_folder), "train", CropSpec(16))
+    logits = torch.randn((4, 7), generator=torch.Generator().manual_seed(0))
+    codes, v5, disc = torch.tensor([2, 3, 0, 6]), torch.zeros(4).long(), torch.ones(4).bool()
+    mix = Mix(torch.tensor([1, 0, 3, 2]), 0.7)
+    loss = CropLoss(make_recipe(head="seven"), table)
+    one_hot = functional.one_hot(codes, 7).float()
+    wanted = functional.cross_entropy(logits, 0.7 * one_hot + 0.3 * one_hot[[1, 0, 3, 2]])
+    torch.testing.assert_close(mixed_loss(loss, (logits, None), (codes, v5, disc), mix), wanted)
+    plain = mixed_loss(loss, (logits, None), (codes, v5, disc), None)
+    torch.testing.assert_close(plain, functional.cross_entropy(logits, codes))
 
 
 def test_training_data_of_the_report(dataset_folder: Path, make_recipe: Make) -> None:

@@ -48,7 +48,7 @@ from spineline.pipeline.kfold_variants import check_trainings, chosen_variants, 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = "test_resnet"
 QUICK = (f"model={TINY}", "epochs=2", "size=16", "batch=64", "head=both", "plots=false",
-         "balance=none", "jitter=false", "draws=20")  # fmt: skip
+         "balance=none", "jitter=false", "draws=20", "variants=original")  # fmt: skip
 
 
 def make_record(study: str, image: str, number: int) -> ImageRecord:
