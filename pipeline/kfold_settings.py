@@ -87,8 +87,8 @@ class KfoldClassify(ClassifyTrain):
     k: int | None = _k()
     variants: tuple[str, ...] = key(
         "names of variants (original, label_smoothing, mixup; the report's rows resize, "
-        "batch_1024, normalise, rotation, colour_jitter, noise, noise_normalise_rotation, and resnet18, "
-        "resnet34, resnet101, vgg16), and YAML files of own ones",
+        "batch_1024, normalise, rotation, colour_jitter, noise, noise_normalise_rotation; "
+        "resnet18, resnet34, resnet101, vgg16), and YAML files of own ones",
         default=("original", "label_smoothing", "mixup"),
     )
     folds: Path | None = key(_FOLDS, default=None)
