@@ -8,8 +8,8 @@
 #                            annotation; only those that no network saw are scored
 # OUT                        a new folder for everything that is made
 #
-# Two thirds of the studies train a detector and a classifier; both take the weights of their last
-# epoch, so that the other third decides nothing. It took about an hour on two CPU cores that had other
+# Two thirds of the studies train a detector, a classifier and a namer; all take the weights of their
+# last epoch, so that the other third decides nothing. It took about an hour on two CPU cores that had other
 # work beside it.
 set -euo pipefail
 labels=$1 frames=$2 studies=$3 annotations=$4 out=$5
@@ -17,9 +17,11 @@ labels=$1 frames=$2 studies=$3 annotations=$4 out=$5
 spineline convert report annotations="$labels" images="$frames" out="$out/data" split=0.67 seed=0
 spineline detect train model=yolov8n data="$out/data" out="$out/detector" hyp=lumbar val=false seed=0
 spineline classify train data="$out/data" out="$out/classifier" hyp=lumbar seed=0
+spineline naming train data="$out/data" out="$out/naming" seed=0
+cp "$out/naming/namer.safetensors" "$out/namer.safetensors"
 spineline weights strip weights="$out/detector/weights/last.safetensors" out="$out/yolov8n.safetensors"
 spineline weights strip weights="$out/classifier/weights/last.safetensors" out="$out/resnet18.safetensors"
 held_out=$(python3 -c 'import json, sys
 print(",".join(f"study{int(name)}" for name in json.load(open(sys.argv[1]))["val"]))' "$out/data/split.json")
 spineline pipeline val ids="$held_out" source="$studies" annotations="$annotations" out="$out/val" \
-  weights="$out/yolov8n.safetensors,$out/resnet18.safetensors" table="$out/results.md"
+  weights="$out/yolov8n.safetensors,$out/resnet18.safetensors,$out/namer.safetensors" table="$out/results.md"

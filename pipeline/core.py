@@ -259,9 +259,11 @@ def bundle_of(settings: ModelSettings) -> Bundle:
     if detector and classifier:
         return _joined(given["detect"], given["classify"], given.get("name"))
     bundle = _bundle_named(settings)
-    of_bundle = None if namer == "none" or detector else bundle.namer
+    detecting = given.get("detect", bundle.detector)
+    same_detector = detecting.sha256 == bundle.detector.sha256
+    of_bundle = bundle.namer if same_detector and namer != "none" else None
     files = (
-        given.get("detect", bundle.detector),
+        detecting,
         given.get("classify", bundle.classifier),
         given.get("name", of_bundle),
     )
@@ -291,7 +293,8 @@ def _bundle_named(settings: ModelSettings) -> Bundle:
     task, default = task_of(name, trust=settings.trust), resolve_bundle()
     given = resolve(name, task=task, trust=settings.trust)
     if task == "detect":
-        return _joined(given, default.classifier, None)
+        same_detector = given.sha256 == default.detector.sha256
+        return _joined(given, default.classifier, default.namer if same_detector else None)
     if task == "classify":
         return _joined(default.detector, given, default.namer)
     return _joined(default.detector, default.classifier, given)

@@ -39,7 +39,11 @@ TEMPERATURE = 9.0
 """Of the softmax; see the module's text for how it was fitted."""
 
 TEMPERATURE_IN_CONTEXT = 9.0
-"""The same for scores in which a namer's reading counts."""
+"""The same for scores in which a namer's reading counts.
+
+Fitted in the same way on the three detectors tried on 33 spines, of whose 99 namings 6 were then
+wrong: 6.4 with the weakest of them (29 of 33 right), 9.4 without it.
+"""
 
 SURE = 0.9
 """A naming less probable than this is warned of: a rival scores within about 20 of it."""

@@ -237,7 +237,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> None:
     def file(name: str, *, task: str = "", trust: bool = False) -> WeightsFile:
         if name.startswith(("d", "c", "n")) and task and not name.startswith(task[0]):
             raise WeightsError(f"{name}: wanted weights to {task}")
-        return WeightsFile(name, Path(name), name[0] * 64)
+        return WeightsFile(name, Path(name), (name * 32)[:64])
 
     bundle = make_bundle("default", file("d0"), file("c0"), file("n0"))
     monkeypatch.setattr("spineline.pipeline.core.resolve", file)
@@ -251,6 +251,8 @@ def files(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param({"namer": "none"}, "d0,c0", id="none"),
         pytest.param({"namer": "n1"}, "d0,c0,n1", id="another"),
         pytest.param({"detector": "d1"}, "d1,c0", id="another detector has none"),
+        pytest.param({"detector": "d0", "classifier": "c1"}, "d0,c1", id="nor has a pair"),
+        pytest.param({"detector": "d0"}, "default", id="the same detector keeps it"),
         pytest.param({"detector": "d1", "namer": "n1"}, "d1,c0,n1", id="unless it is named"),
         pytest.param({"classifier": "c1"}, "d0,c1,n0", id="another classifier keeps it"),
         pytest.param({"weights": "d1,c1"}, "d1,c1", id="a pair has none"),
