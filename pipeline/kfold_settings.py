@@ -112,6 +112,8 @@ DETECT_VARIANTS: dict[str, dict[str, object]] = {
     "original": {},
     "label_smoothing": {"label_smoothing": 0.1},
     "mixup": {"mixup": 0.2},
+    "onehot": {"heatmap": "onehot"},
+    "gaussian": {"heatmap": "gaussian"},
 }
 
 CLASSIFY_VARIANTS: dict[str, dict[str, object]] = {

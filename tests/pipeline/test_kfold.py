@@ -233,7 +233,13 @@ def test_the_variants_that_come_with_it() -> None:
         "original": {},
         "label_smoothing": {"label_smoothing": 0.1},
         "mixup": {"mixup": 0.2},
+        "onehot": {"heatmap": "onehot"},
+        "gaussian": {"heatmap": "gaussian"},
     }
+    points = detect_settings(
+        Path("d"), Path("o"), model="unet", hyp=None, epochs=1, variants=("onehot", "gaussian")
+    )
+    check_trainings(points, chosen_variants(points))
     settings = classify_settings(Path("d"), Path("o"), variants=tuple(CLASSIFY_VARIANTS))
     variants = chosen_variants(settings)
     assert [variant.name for variant in variants] == list(CLASSIFY_VARIANTS)
