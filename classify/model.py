@@ -1,4 +1,4 @@
-"""The classifier: a timm trunk, a hidden layer and one or two heads; its weights files; grading."""
+"""The classifier: a trunk, hidden layers with one or two heads; its weights files; grading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from spineline.classify.recipe import HEADS, Head
+from spineline.classify.gradients import GRADIENTS, GradientTrunk
+from spineline.classify.recipe import HEADS, MAX_MEMBERS, Head
 from spineline.datasets.crops import CropSpec
 from spineline.datasets.devices import device_name
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
@@ -31,13 +32,16 @@ class NetworkConfig:
     """What is needed to build a network and to feed it.
 
     Attributes:
-        model: timm architecture.
+        model: timm architecture, or ``gradients`` (see [spineline.classify.gradients][]).
         head: ``seven``, ``binary`` or ``both``.
         hidden: units of the hidden layer, 0 for none.
         dropout: after the hidden layer.
         channels: of the input; a grey crop is repeated.
         crop: how crops are cut.
         mean, std: of the input in 0 … 1; subtracted and divided by.
+        components: features that ``gradients`` gives; 0 for another model.
+        members: hidden layers with heads side by side on one trunk; their logits are averaged.
+        feature_dropout: dropout of the trunk's features, drawn for each member.
     """
 
     model: str
@@ -48,6 +52,9 @@ class NetworkConfig:
     crop: CropSpec
     mean: float = 0.0
     std: float = 1.0
+    components: int = 0
+    members: int = 1
+    feature_dropout: float = 0.0
 
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Class names of each output, in order."""
@@ -59,8 +66,33 @@ class NetworkConfig:
         return names
 
 
+def _hidden(config: NetworkConfig, features: int) -> nn.Sequential:
+    """The hidden layer over the trunk's features, if any, and its dropout."""
+    layer = [nn.Linear(features, config.hidden), nn.ReLU()] if config.hidden else []
+    return nn.Sequential(*layer, nn.Dropout(config.dropout))
+
+
+def _heads(config: NetworkConfig, features: int) -> nn.ModuleDict:
+    width = config.hidden or features
+    return nn.ModuleDict(
+        {name: nn.Linear(width, len(classes)) for name, classes in config.outputs().items()}
+    )
+
+
+class Member(nn.Module):
+    """A hidden layer and heads beside the network's own."""
+
+    def __init__(self, config: NetworkConfig, features: int) -> None:
+        super().__init__()
+        self.hidden = _hidden(config, features)
+        self.heads = _heads(config, features)
+
+
 class Network(nn.Module):
-    """Trunk → hidden layer → heads. Input (N, 1, S, S) in 0 … 1, output logits per head."""
+    """Trunk → hidden layer → heads. Input (N, 1, S, S) in 0 … 1, output logits per head.
+
+    With several members the trunk's features go through a hidden layer and heads for each of them.
+    """
 
     mean: Tensor
     std: Tensor
@@ -69,26 +101,38 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = trunk
-        width = config.hidden or features
-        self.hidden = nn.Sequential(
-            *([nn.Linear(features, width), nn.ReLU()] if config.hidden else []),
-            nn.Dropout(config.dropout),
-        )
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, len(classes)) for name, classes in config.outputs().items()}
-        )
+        self.thin = nn.Dropout(config.feature_dropout)
+        self.hidden = _hidden(config, features)
+        self.heads = _heads(config, features)
+        self.others = nn.ModuleList(Member(config, features) for _ in range(config.members - 1))
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
 
     def forward(self, images: Tensor) -> Outputs:
-        """Logits (N, 7) and (N, 2); None where there is no such head."""
+        """Logits (N, 7) and (N, 2), the members' mean; None where there is no such head."""
+        members = self.member_logits(images)
+        if len(members) == 1:
+            return members[0]
+        sevens = [seven for seven, _ in members if seven is not None]
+        binaries = [binary for _, binary in members if binary is not None]
+        return (
+            torch.stack(sevens).mean(dim=0) if sevens else None,
+            torch.stack(binaries).mean(dim=0) if binaries else None,
+        )
+
+    def member_logits(self, images: Tensor) -> list[Outputs]:
+        """Logits of each member, each as [forward][] gives them."""
         images = (images - self.mean) / self.std
         if self.config.channels > 1:
             images = images.expand(-1, self.config.channels, -1, -1)
-        features = self.hidden(self.trunk(images))
-        seven = self.heads["seven"](features) if "seven" in self.heads else None
-        binary = self.heads["binary"](features) if "binary" in self.heads else None
-        return seven, binary
+        features = self.trunk(images)
+        found: list[Outputs] = []
+        for member in (self, *self.others):
+            hidden = member.hidden(self.thin(features))
+            seven = member.heads["seven"](hidden) if "seven" in member.heads else None
+            binary = member.heads["binary"](hidden) if "binary" in member.heads else None
+            found.append((seven, binary))
+        return found
 
 
 def build_network(config: NetworkConfig, *, seed: int = 0, pretrained: bool = False) -> Network:
@@ -111,15 +155,17 @@ def build_network(config: NetworkConfig, *, seed: int = 0, pretrained: bool = Fa
 
 
 def check_model_name(name: str) -> None:
-    """Refuse a name that is not one of timm's architectures.
+    """Refuse a name that is neither ``gradients`` nor one of timm's architectures.
 
     Raises:
         ConfigError: with a close match, if there is one.
     """
     import timm
 
+    if name == GRADIENTS:
+        return
     if not timm.is_model(name) or ":" in name:
-        known = timm.list_models()
+        known = [*timm.list_models(), GRADIENTS]
         hint = close_match(name, known)
         if "did you mean" not in hint:
             hint = f"; {len(known)} are known, such as resnet18, resnet50, vgg16_bn"
@@ -128,6 +174,8 @@ def check_model_name(name: str) -> None:
 
 def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
     """The trunk and its number of features; models of one input size are built for the crops'."""
+    if config.model == GRADIENTS:
+        return _gradient_trunk(config, pretrained), config.components
     problems: list[Exception] = []
     for more in ({}, {"img_size": config.crop.size}):
         try:
@@ -147,6 +195,15 @@ def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, in
         f"{config.channels} channels ({problems[0]}); choose another size= or model="
     )
     raise ConfigError(msg) from problems[0]
+
+
+def _gradient_trunk(config: NetworkConfig, pretrained: bool) -> GradientTrunk:
+    if config.channels != 1:
+        msg = f"channels={config.channels}: model={GRADIENTS} looks at grey crops; use channels=1"
+        raise ConfigError(msg)
+    if pretrained:
+        raise ConfigError(f"download=true: model={GRADIENTS} has no pretrained weights to fetch")
+    return GradientTrunk(config.crop.size, config.components)
 
 
 def _create(config: NetworkConfig, more: dict[str, int], *, pretrained: bool = False) -> nn.Module:
@@ -170,7 +227,14 @@ def _fetch(config: NetworkConfig, more: dict[str, int]) -> nn.Module:
 
 
 def network_metadata(config: NetworkConfig) -> dict[str, Any]:
-    """What a weights file says of itself, as plain values."""
+    """What a weights file says of itself, as plain values; what only some networks have is left
+    out for the others.
+    """
+    more = {
+        "components": (config.components, 0),
+        "members": (config.members, 1),
+        "feature_dropout": (config.feature_dropout, 0.0),
+    }
     return {
         "task": "classify",
         "model": config.model,
@@ -186,6 +250,7 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
         "std": config.std,
         "channels": config.channels,
         "names": [name for classes in config.outputs().values() for name in classes],
+        **{name: value for name, (value, usual) in more.items() if value != usual},
     }
 
 
@@ -210,6 +275,9 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
             crop=CropSpec(int(crop["size"]), float(crop["margin"]), crop["align"]),
             mean=float(metadata["mean"]),
             std=float(metadata["std"]),
+            components=int(metadata.get("components", 0)),
+            members=int(metadata.get("members", 1)),
+            feature_dropout=float(metadata.get("feature_dropout", 0.0)),
         )
         if metadata["names"] != network_metadata(config)["names"]:
             raise ValueError(f"classes {metadata['names']}")
@@ -224,8 +292,10 @@ def _check_config(config: NetworkConfig) -> None:
         raise ValueError(f"hidden {config.hidden}, channels {config.channels}")
     if not math.isfinite(config.mean) or not (math.isfinite(config.std) and config.std > 0):
         raise ValueError(f"mean {config.mean}, std {config.std}")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout {config.dropout}")
+    if not 0 <= config.dropout < 1 or not 0 <= config.feature_dropout < 1:
+        raise ValueError(f"dropout {config.dropout}, of features {config.feature_dropout}")
+    if not 1 <= config.members <= MAX_MEMBERS or config.components < 0:
+        raise ValueError(f"members {config.members}, components {config.components}")
 
 
 def network_state(network: nn.Module) -> dict[str, Tensor]:

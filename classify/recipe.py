@@ -1,7 +1,7 @@
 """Recipes: every number that decides how a classifier is trained.
 
-A recipe is a YAML file. ``report`` and ``lumbar`` come with the package; a file of one's own may
-hold some of the keys, the others are the report's.
+A recipe is a YAML file. ``report``, ``lumbar`` and ``lumbar_cnn`` come with the package; a file of
+one's own may hold some of the keys, the others are the report's.
 """
 
 from __future__ import annotations
@@ -24,18 +24,26 @@ from spineline.datasets.settings import (
 
 Head = Literal["seven", "binary", "both"]
 HEADS: tuple[Head, ...] = ("seven", "binary", "both")
-RECIPES: tuple[str, ...] = ("report", "lumbar")
+RECIPES: tuple[str, ...] = ("report", "lumbar", "lumbar_cnn")
+MAX_MEMBERS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Settings):
     """A resolved recipe. Angles in degrees, sizes in pixels of the crop, noise in grey levels."""
 
-    model: str = key("timm architecture")
+    model: str = key("timm architecture, or gradients: histograms of gradient orientations")
     head: str = key("classes to tell apart", choices=HEADS)
     channels: int = key("input channels; a grey crop is repeated", minimum=1, maximum=3)
     hidden: int = key("units of the hidden layer, 0 for none", minimum=0, maximum=65536)
     dropout: float = key("dropout after the hidden layer", minimum=0, maximum=0.99)
+    components: int = key("model=gradients: principal components to keep", minimum=1, maximum=3072)
+    feature_dropout: float = key("dropout of the trunk's features", minimum=0, maximum=0.99)
+    members: int = key(
+        "hidden layers with heads, trained side by side on one trunk and averaged",
+        minimum=1,
+        maximum=MAX_MEMBERS,
+    )
     freeze_trunk: bool = key("train the hidden layer and the heads alone")
 
     size: int = key("side of a crop in pixels", minimum=8, maximum=1024)
@@ -89,6 +97,7 @@ class Recipe(Settings):
     binary_on: str = key("crops that the binary loss counts", choices=("all", "disc"))
     binary_weight: float = key("head=both: weight of the binary loss", minimum=0)
 
+    kind_loss: bool = key("rule out the other kind's classes in the loss, too")
     mask_kind: bool = key("rule out the other kind's classes: the level tells the kind")
     select_by: str = key(
         "what the best epoch is best at on val", choices=("auc", "macro_f1", "accuracy")

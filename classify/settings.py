@@ -20,7 +20,9 @@ class ClassifyTrain(Settings):
         "converted dataset (folder or data.yaml), or a folder of data crops", default=None
     )
     out: Path = key("run folder to write")
-    hyp: str | None = key("recipe: report, lumbar, or a YAML file (report)", default=None)
+    hyp: str | None = key(
+        "recipe: report, lumbar, lumbar_cnn, or a YAML file (report)", default=None
+    )
     model: str | None = recipe_key("model")
     head: str = recipe_key("head")
     weights: str | None = key(
@@ -41,6 +43,9 @@ class ClassifyTrain(Settings):
     channels: int | None = recipe_key("channels")
     hidden: int | None = recipe_key("hidden")
     dropout: float | None = recipe_key("dropout")
+    components: int | None = recipe_key("components")
+    feature_dropout: float | None = recipe_key("feature_dropout")
+    members: int | None = recipe_key("members")
     freeze_trunk: bool | None = recipe_key("freeze_trunk")
     size: int | None = recipe_key("size")
     margin: float | None = recipe_key("margin")
@@ -72,6 +77,7 @@ class ClassifyTrain(Settings):
     class_weights: str = recipe_key("class_weights")
     binary_on: str = recipe_key("binary_on")
     binary_weight: float | None = recipe_key("binary_weight")
+    kind_loss: bool | None = recipe_key("kind_loss")
     mask_kind: bool | None = recipe_key("mask_kind")
     select_by: str = recipe_key("select_by")
 

@@ -21,12 +21,14 @@ from torch.nn import functional
 
 from spineline.classify.augment import Mix, augment, draw_mix
 from spineline.classify.data import TrainingData, balanced_encoding, load_training_data
+from spineline.classify.gradients import GRADIENTS, GradientTrunk
 from spineline.classify.metrics import score, selection_score
 from spineline.classify.model import (
     Classifier,
     Network,
     NetworkConfig,
     Outputs,
+    allowed_classes,
     build_network,
     check_model_name,
     grades_of,
@@ -41,7 +43,7 @@ from spineline.datasets.crops import CropTable
 from spineline.datasets.devices import device_name
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.files import write_json
-from spineline.datasets.labels import SEVEN_NAMES
+from spineline.datasets.labels import KINDS, SEVEN_NAMES
 from spineline.datasets.runs import (
     LOG,
     held_folder,
@@ -119,6 +121,8 @@ def train(settings: ClassifyTrain) -> TrainResult:
     config = _network_config(data)
     job = Job(data, config, settings.seed, device, settings.val_every)
     network = _start_network(config, settings)
+    if settings.weights is None and not settings.resume:
+        fit_trunk(network, data.train)
     identity = {"recipe": settings_to_dict(job.recipe), "data": data.fingerprint()}
     run.path.mkdir(parents=True, exist_ok=True)
     with _threads(settings.workers), held_folder(run.path):
@@ -155,6 +159,9 @@ def _network_config(data: TrainingData) -> NetworkConfig:
         crop=recipe.crop(),
         mean=mean,
         std=std,
+        components=recipe.components if recipe.model == GRADIENTS else 0,
+        members=recipe.members,
+        feature_dropout=recipe.feature_dropout,
     )
 
 
@@ -178,6 +185,25 @@ def _start_network(config: NetworkConfig, settings: ClassifyTrain) -> Network:
         file = resolve(settings.weights, task="classify", trust=settings.trust)
         start_from(network, *read_weights(file.path, trust=settings.trust), where=settings.weights)
     return network
+
+
+def fit_trunk(network: Network, train: CropTable) -> None:
+    """Let a trunk of gradients take the principal components of the training crops, in place.
+
+    Any other trunk is left as it is.
+
+    Raises:
+        ConfigError: fewer crops than components.
+    """
+    trunk = network.trunk
+    if not isinstance(trunk, GradientTrunk):
+        return
+    windows, mean, std = train.windows(), network.config.mean, network.config.std
+    found = [
+        trunk.histograms((torch.tensor(part).unsqueeze(1).float() / 255 - mean) / std)
+        for part in np.array_split(windows, math.ceil(len(windows) / 256))
+    ]
+    trunk.fit(torch.cat(found))
 
 
 def start_from(
@@ -283,6 +309,7 @@ class CropLoss(nn.Module):
     def __init__(self, recipe: Recipe, train: CropTable) -> None:
         super().__init__()
         self.recipe = recipe
+        self.register_buffer("allowed", allowed_classes(KINDS, len(KINDS)), persistent=False)
         self.register_buffer("seven_weight", class_weights(train.seven, 7, recipe.class_weights))
         self.register_buffer("binary_weight", class_weights(train.binary, 2, recipe.class_weights))
 
@@ -292,9 +319,7 @@ class CropLoss(nn.Module):
         smoothing = self.recipe.label_smoothing
         total = torch.zeros((), device=seven.device)
         if logits_seven is not None:
-            total = total + functional.cross_entropy(
-                logits_seven, seven, self.seven_weight, label_smoothing=smoothing
-            )
+            total = total + self._of_seven(logits_seven, seven, disc)
         if logits_binary is None:
             return total
         counted = disc if self.recipe.binary_on == "disc" else torch.ones_like(disc)
@@ -304,6 +329,36 @@ class CropLoss(nn.Module):
         return total + share * functional.cross_entropy(
             logits_binary[counted], binary[counted], self.binary_weight, label_smoothing=smoothing
         )
+
+    def _of_seven(self, logits: Tensor, target: Tensor, disc: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing
+        if not self.recipe.kind_loss:
+            return functional.cross_entropy(
+                logits, target, self.seven_weight, label_smoothing=smoothing
+            )
+        kinds = torch.where(disc, KINDS.index("disc"), KINDS.index("vertebra"))
+        return masked_cross_entropy(
+            logits, target, self.allowed[kinds], self.seven_weight, label_smoothing=smoothing
+        )
+
+
+def masked_cross_entropy(
+    logits: Tensor, target: Tensor, allowed: Tensor, weight: Tensor, *, label_smoothing: float
+) -> Tensor:
+    """Cross-entropy over the classes that each crop may have.
+
+    Args:
+        logits: (B, C).
+        target: (B,), each among the allowed.
+        allowed: (B, C) bool.
+        weight: (C,) of the classes; the mean is weighted by the targets'.
+        label_smoothing: share of the target that is spread over the allowed classes.
+    """
+    logs = logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
+    right = logs.gather(1, target[:, None])[:, 0]
+    even = logs.masked_fill(~allowed, 0.0).sum(dim=1) / allowed.sum(dim=1)
+    losses = -(1 - label_smoothing) * right - label_smoothing * even
+    return (losses * weight[target]).sum() / weight[target].sum()
 
 
 def class_weights(codes: np.ndarray[Any, Any], classes: int, mode: str) -> Tensor:
@@ -434,14 +489,15 @@ def _train_step(
     images = images if mix is None else mix.images(images)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.recipe.amp):
-        outputs = state.network(images)
+        members = state.network.member_logits(images)
         targets = (seven, binary, tensors.disc[chosen].to(job.device))
-        value = mixed_loss(loss, outputs, targets, mix)
+        value = torch.stack([mixed_loss(loss, each, targets, mix) for each in members]).mean()
     state.optimizer.zero_grad(set_to_none=True)
     value.backward()
     number = float(value.detach())
     if math.isfinite(number):
         state.optimizer.step()
+    outputs = members[0]
     logits, target = (outputs[0], seven) if outputs[0] is not None else (outputs[1], binary)
     return number, int((logits.detach().argmax(dim=1) == target).sum())
 
