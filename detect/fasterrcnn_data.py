@@ -90,11 +90,10 @@ class RandomQuarterTurn(v2.Transform):
 def make_transform(values: Mapping[str, Any]) -> v2.Transform:
     """What training does to an image and its boxes, from a recipe's values.
 
-    Chance comes from torch's global generator.
+    The crop comes after what turns and distorts, so that it cuts off the black corners that those
+    leave. Chance comes from torch's global generator.
     """
     steps: list[v2.Transform] = []
-    if values["crop"]:
-        steps.append(v2.CenterCrop(values["crop"]))
     if values["distortion_p"] and values["distortion_max"]:
         distortion = RandomDistortion(values["distortion_min"], values["distortion_max"])
         steps.append(v2.RandomApply([distortion], p=values["distortion_p"]))
@@ -111,6 +110,8 @@ def make_transform(values: Mapping[str, Any]) -> v2.Transform:
         steps.append(v2.RandomHorizontalFlip(values["fliplr"]))
     if values["flipud"]:
         steps.append(v2.RandomVerticalFlip(values["flipud"]))
+    if values["crop"]:
+        steps.append(v2.CenterCrop(values["crop"]))
     if values["brightness_contrast_p"] and (values["brightness"] or values["contrast"]):
         jitter = v2.ColorJitter(brightness=values["brightness"], contrast=values["contrast"])
         steps.append(v2.RandomApply([jitter], p=values["brightness_contrast_p"]))

@@ -174,6 +174,8 @@ def make_job(
     mean, std, dropped = measure(_read_samples(settings, train, size, samples))
     if dropped:
         LOG.warning("train: %d degenerate boxes dropped (a side < 1 px at imgsz=%d)", dropped, size)
+    mean = mean if values["mean"] is None else values["mean"]
+    std = std if values["std"] is None else values["std"]
     description = family.describe(values, mean, std)
     _announce(data, train, val, values, description)
     start = None if settings.weights is None else _start(settings, family, description)
@@ -215,11 +217,7 @@ def _announce(
     description: Any,
 ) -> None:
     LOG.info("data: %d images to train on, %d to validate on", len(train), len(val))
-    LOG.info(
-        "normalisation: mean %g, std %g of the training images (pixels in 0 … 1)",
-        description.mean,
-        description.std,
-    )
+    LOG.info("normalisation: mean %g, std %g (pixels in 0 … 1)", description.mean, description.std)
     if not val:
         LOG.warning(
             "the val part is empty: no validation, the weights of the last epoch are the result"

@@ -39,11 +39,11 @@ DEFAULTS: dict[str, Any] = {
 FASTERRCNN_DEFAULTS: dict[str, Any] = {
     "epochs": 100, "imgsz": 640, "batch": 8, "patience": 100, "optimizer": "SGD", "lr0": 0.005,
     "lrf": 0.1, "momentum": 0.9, "weight_decay": 0.0001, "warmup_epochs": 1.0,
-    "backbone": "resnet50", "channels": 3, "crop": 0, "distortion_min": 0.0,
-    "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 0.0, "degrees_p": 1.0,
-    "quarter_turns": False, "fliplr": 0.5, "flipud": 0.0, "brightness": 0.0, "contrast": 0.0,
-    "brightness_contrast_p": 0.0, "min_visibility": 0.0, "proposals": 2000, "rois": 512,
-    "cls_pw": 0.0, "focal_gamma": 0.0, "class_weights": (),
+    "backbone": "resnet50", "channels": 3, "mean": None, "std": None, "crop": 0,
+    "distortion_min": 0.0, "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 0.0,
+    "degrees_p": 1.0, "quarter_turns": False, "fliplr": 0.5, "flipud": 0.0, "brightness": 0.0,
+    "contrast": 0.0, "brightness_contrast_p": 0.0, "min_visibility": 0.0, "proposals": 2000,
+    "rois": 512, "cls_pw": 0.0, "focal_gamma": 0.0, "class_weights": (),
 }  # fmt: skip
 """The same for ``model=fasterrcnn``; the learning rate, momentum and weight decay are those of the
 older cervical project."""
@@ -51,7 +51,8 @@ older cervical project."""
 UNET_DEFAULTS: dict[str, Any] = {
     "epochs": 100, "imgsz": 256, "batch": 8, "patience": 100, "optimizer": "AdamW", "lr0": 0.001,
     "lrf": 0.01, "momentum": 0.9, "weight_decay": 0.01, "warmup_epochs": 1.0,
-    "encoder": "resnet18", "channels": 1, "heatmap": "gaussian", "sigma": 3.0, "crop": 0,
+    "encoder": "resnet18", "channels": 1, "mean": None, "std": None, "heatmap": "gaussian",
+    "sigma": 3.0, "crop": 0,
     "distortion_min": 0.0, "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 10.0,
     "degrees_p": 0.7, "quarter_turns": False, "translate": 0.05, "scale": 0.2, "fliplr": 0.0,
     "flipud": 0.0, "brightness": 0.2, "contrast": 0.2, "brightness_contrast_p": 0.5,

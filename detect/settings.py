@@ -28,7 +28,8 @@ class DetectTrain(Settings):
     """
 
     model: str | None = key(
-        "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x}, fasterrcnn or unet", default=None
+        "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x}, yolov3{,-tiny,-spp}u, fasterrcnn, unet",
+        default=None,
     )
     data: Path | None = key("converted dataset: its folder or data.yaml", default=None)
     out: Path = key("run folder to write")
@@ -134,8 +135,19 @@ class DetectTrain(Settings):
         minimum=1,
         maximum=3,
     )
+    mean: float | None = _fraction(
+        "fasterrcnn, unet: what is taken from the pixels, in 0 … 1 (the training images' mean)"
+    )
+    std: float | None = key(
+        "fasterrcnn, unet: what they are then divided by (the training images' deviation)",
+        default=None,
+        minimum=0.001,
+        maximum=1.0,
+    )
     crop: int | None = key(
-        "fasterrcnn, unet: centre crop in training, pixels; 0 = whole (0)", default=None, minimum=0
+        "fasterrcnn, unet: centre crop in training, after turns and flips; pixels, 0 = whole (0)",
+        default=None,
+        minimum=0,
     )
     distortion_min: float | None = _fraction(
         "fasterrcnn, unet: least strength of a perspective (0)"

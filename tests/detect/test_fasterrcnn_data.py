@@ -86,6 +86,19 @@ def test_a_box_mostly_cut_off_goes(least: float, kept: list[int]) -> None:
     assert float(found.min()) >= 0
 
 
+def test_the_crop_cuts_off_the_black_corners_of_a_turn() -> None:
+    # Turned by at most 15 degrees, a square of 60 lies within 60 (cos 15 + sin 15) = 73.5 < 96.
+    values = {**FASTERRCNN_DEFAULTS, "degrees": 15.0, "degrees_p": 1.0, "crop": 60}
+    white = Sample("a.png", np.full((96, 96), 255, np.uint8), np.zeros((0, 4), np.float32),
+                   np.zeros(0, np.int64), 0)  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(5):
+            pixels, _, _ = transformed(white, make_transform(values), min_visibility=0.3)
+            assert pixels.shape == (60, 60)
+            assert int(pixels.min()) == 255
+
+
 def test_background_images_pass_and_the_sample_is_not_changed() -> None:
     empty = sample(())
     values = {**FASTERRCNN_DEFAULTS, "fliplr": 1.0, "brightness": 0.9, "brightness_contrast_p": 1.0}

@@ -62,9 +62,11 @@ def test_run_folder_is_that_of_every_detector(trained: Any) -> None:
     status = {v["key"]: v["status"] for v in report["values"]}
     assert status["degrees"] == "applied"
     assert status["imgsz"] == status["crop"] == "overridden"
-    assert status["normalisation"] == "not_applicable"
+    assert status["mean"] == status["std"] == "applied"
+    assert status["pretrained"] == "not_applicable"
     meta, _ = read_safetensors(trained.weights)
     assert (meta.backend, meta.channels, meta.imgsz, len(meta.names)) == ("fasterrcnn", 1, 64, 11)
+    assert (meta.yaml["mean"], meta.yaml["std"]) == (0.15424, 0.169006)
     assert trained.weights == trained.out / "weights" / "best.safetensors"
 
 

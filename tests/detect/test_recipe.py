@@ -11,6 +11,7 @@ from spineline.datasets.errors import ConfigError
 from spineline.detect.recipe import (
     ANCHOR_ONLY,
     DEFAULTS,
+    FASTERRCNN_DEFAULTS,
     load_recipe,
     log_outcomes,
     parse_recipe,
@@ -101,6 +102,26 @@ def test_every_bundled_recipe_resolves() -> None:
     lumbar = resolve(settings(hyp="lumbar"))
     assert lumbar.values["imgsz"] == 320
     assert all(outcome.status == "applied" for outcome in lumbar.outcomes)
+
+
+# The older cervical project's train/train_pytorch.cfg; mean and std of its three channels.
+CERVICAL = {
+    "optimizer": "SGD", "backbone": "resnet50", "lr0": 0.005, "lrf": 1.0, "momentum": 0.9,
+    "weight_decay": 1e-4, "batch": 8, "imgsz": 384, "crop": 330, "distortion_min": 0.05,
+    "distortion_max": 0.1, "distortion_p": 0.7, "degrees": 19.0, "degrees_p": 0.7,
+    "quarter_turns": True, "fliplr": 0.5, "flipud": 0.5, "brightness": 0.075, "contrast": 0.075,
+    "brightness_contrast_p": 0.65, "min_visibility": 0.3,
+    "mean": pytest.approx((0.15790240544637338 + 0.1552071038276819 + 0.14960934155744626) / 3,
+                          abs=1e-6),
+    "std": pytest.approx((0.17360058569013256 + 0.1712755483385491 + 0.16214239162025465) / 3,
+                         abs=1e-6),
+}  # fmt: skip
+
+
+def test_cervical_is_the_older_project_s_configuration() -> None:
+    found = resolve(DetectTrain(model="fasterrcnn", out=Path("out"), hyp="cervical"))
+    rest = {k: v for k, v in FASTERRCNN_DEFAULTS.items() if k not in CERVICAL}
+    assert found.values == {**rest, **CERVICAL}
 
 
 def test_without_a_recipe_a_key_given_beats_the_default() -> None:
