@@ -7,11 +7,13 @@ from spineline.datasets.settings import close_match
 
 SIZES = ("n", "s", "m", "l", "x")
 
+YOLOV3: tuple[str, ...] = ("yolov3u", "yolov3-tinyu", "yolov3-sppu")
 YOLOV5: tuple[str, ...] = tuple(f"yolov5{size}u" for size in SIZES)
 YOLOV8: tuple[str, ...] = tuple(f"yolov8{size}" for size in SIZES)
-ARCHITECTURES: tuple[str, ...] = (*YOLOV5, *YOLOV8)
+ARCHITECTURES: tuple[str, ...] = (*YOLOV3, *YOLOV5, *YOLOV8)
 """Canonical names. ``yolov5nu`` is YOLOv5's network with the anchor-free head of the
-``ultralytics`` package (the ``u``); ``yolov5n`` is accepted for it."""
+``ultralytics`` package (the ``u``); ``yolov5n`` is accepted for it. So with YOLOv3, which has no
+sizes but a small network (``tiny``) and one with spatial pyramid pooling (``spp``)."""
 
 FASTERRCNN = "fasterrcnn"
 """torchvision's Faster R-CNN with a feature pyramid."""
@@ -62,7 +64,7 @@ def canonical_name(model: str) -> str:
 def package_yaml(model: str) -> str:
     """The name under which the ``ultralytics`` package holds a canonical architecture's layers.
 
-    >>> package_yaml("yolov5nu"), package_yaml("yolov8x")
-    ('yolov5n.yaml', 'yolov8x.yaml')
+    >>> package_yaml("yolov5nu"), package_yaml("yolov8x"), package_yaml("yolov3-tinyu")
+    ('yolov5n.yaml', 'yolov8x.yaml', 'yolov3-tiny.yaml')
     """
     return f"{model.removesuffix('u')}.yaml"

@@ -1,7 +1,7 @@
 """Weights on disk: safetensors that we write and read, and checkpoints of a run.
 
 A safetensors file cannot run code, but the network's description in it is built into layers: it is
-held to the few layers and argument types that YOLOv5 and YOLOv8 use before anything is made of it.
+held to the few layers and argument types that YOLOv3, v5 and v8 use before anything is made of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from spineline.datasets.errors import WeightsError
 from spineline.datasets.files import write_bytes, write_through
 from spineline.detect.ultralytics_env import import_ultralytics
 
-_LAYERS = ("Conv", "C2f", "C3", "SPPF", "SPP", "Concat", "Detect", "nn.Upsample")
+_LAYERS = (
+    "Conv", "Bottleneck", "C2f", "C3", "SPPF", "SPP", "Concat", "Detect", "nn.Upsample",
+    "nn.MaxPool2d", "nn.ZeroPad2d",
+)  # fmt: skip
 _YAML_KEYS = (
     "nc", "ch", "channels", "scale", "scales", "backbone", "head", "yaml_file", "depth_multiple",
     "width_multiple", "reg_max",

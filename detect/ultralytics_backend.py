@@ -107,7 +107,7 @@ def suppress(
 
 
 class UltralyticsDetector:
-    """A YOLOv5u or YOLOv8 network behind [spineline.detect.backend.Detector][].
+    """A YOLOv3u, YOLOv5u or YOLOv8 network behind [spineline.detect.backend.Detector][].
 
     Attributes:
         network: the network, batch normalisation folded into its convolutions.

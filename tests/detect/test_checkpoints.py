@@ -104,11 +104,13 @@ def test_descriptions_that_do_not_fit(
         ("activation", "__import__('os').system('false')"),
         ("scale", "__import__('os')"),
         ("head", [[-1, 1, "torch.nn.Linear", [1, 1]]]),
+        ("head", [[-1, 1, "nn.Linear", [1, 1]]]),
+        ("head", [[-1, 1, "nn.ZeroPad2d", [[0, "__import__('os')"]]]]),
         ("head", [[-1, 1, "Conv", ["__import__('os')"]]]),
         ("head", [[-1, 1, "Conv"]]),
         ("head", "text"),
     ],
-    ids=["activation", "scale", "layer", "argument", "short", "text"],
+    ids=["activation", "scale", "layer", "torch-layer", "padding", "argument", "short", "text"],
 )
 def test_a_description_that_could_run_code_is_refused(
     network: Any, place: str, value: object, meta_of: Callable[..., Any]
