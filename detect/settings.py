@@ -28,7 +28,8 @@ class DetectTrain(Settings):
     """
 
     model: str | None = key(
-        "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x}, yolov3{,-tiny,-spp}u, fasterrcnn, unet",
+        "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x}, yolov3{,-tiny,-spp}u, fasterrcnn or "
+        "unet",
         default=None,
     )
     data: Path | None = key("converted dataset: its folder or data.yaml", default=None)
