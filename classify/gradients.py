@@ -92,7 +92,6 @@ class GradientTrunk(nn.Module):
         shares[0] = shares[0] + shares.pop()
         return functional.avg_pool2d(magnitude * torch.cat(shares, dim=1), SIDE // CELLS)
 
-    @torch.no_grad()
     def fit(self, histograms: Tensor) -> None:
         """Take the principal components of the training crops, in place.
 
@@ -113,8 +112,9 @@ class GradientTrunk(nn.Module):
         _, lengths, axes = torch.linalg.svd((histograms - mean) / spread, full_matrices=False)
         deviation = lengths[: self.num_features] / math.sqrt(len(histograms))
         weight = axes[: self.num_features] / deviation.clamp(min=_SPREAD_FLOOR)[:, None] / spread
-        self.mean.copy_(mean)
-        self.weight.copy_(weight)
+        with torch.no_grad():
+            self.mean.copy_(mean)
+            self.weight.copy_(weight)
 
 
 def resampling(side: int) -> Tensor:

@@ -497,9 +497,15 @@ def _train_step(
     number = float(value.detach())
     if math.isfinite(number):
         state.optimizer.step()
-    outputs = members[0]
-    logits, target = (outputs[0], seven) if outputs[0] is not None else (outputs[1], binary)
-    return number, int((logits.detach().argmax(dim=1) == target).sum())
+    return number, _right(members[0], seven, binary)
+
+
+def _right(outputs: Outputs, seven: Tensor, binary: Tensor) -> int:
+    """How many crops the first head there is gets right."""
+    for logits, target in zip(outputs, (seven, binary), strict=True):
+        if logits is not None:
+            return int((logits.detach().argmax(dim=1) == target).sum())
+    return 0
 
 
 def mixed_loss(
