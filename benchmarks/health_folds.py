@@ -49,7 +49,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "rois": 64,
         "proposals": 300,
         "batch": 4,
-        "epochs": 40,
+        "epochs": 24,
     },
     "yolo": {"epochs": 60, "close_mosaic": 24},
 }
@@ -178,10 +178,19 @@ def trained_runs(settings: HealthSettings, model: str, folds: Sequence[Path]) ->
 
 def is_finished(run: Path) -> bool:
     """Whether a run folder has a line for every epoch, and weights."""
-    wanted = read_run(run)["trained_with"]["epochs"]
+    return trained_epochs(run) == wanted_epochs(run) and weights_of(run).is_file()
+
+
+def wanted_epochs(run: Path) -> int:
+    """How many epochs a run was to have."""
+    return int(read_run(run)["trained_with"]["epochs"])
+
+
+def trained_epochs(run: Path) -> int:
+    """How many epochs a run has, by the lines of its results."""
     results = run / "results.csv"
     lines = results.read_text(encoding="utf-8").splitlines() if results.is_file() else []
-    return len(lines) == wanted + 1 and weights_of(run).is_file()
+    return max(len(lines) - 1, 0)
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -247,12 +256,18 @@ def number_text(figure: Mapping[str, Any], *, interval: bool = False) -> str:
 
 
 def training_commands(runs: Sequence[Path]) -> list[str]:
-    """What each run folder says that it was trained by; keys at their defaults are left out."""
+    """What each run folder says that it was trained by, and whether it was stopped before its end.
+
+    Keys at their defaults are left out.
+    """
     commands = []
     for run in runs:
         record = read_run(run)
         keys = parse_settings(DetectTrain, record["settings"], where=str(run / "run.yaml"))
-        commands.append(command_line(str(record["command"]).removeprefix("spineline "), keys))
+        command = command_line(str(record["command"]).removeprefix("spineline "), keys)
+        done, wanted = trained_epochs(run), wanted_epochs(run)
+        stopped = "" if done == wanted else f", stopped after {done} of {wanted} epochs"
+        commands.append(f"`{command}`{stopped}")
     return commands
 
 
@@ -292,7 +307,7 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         "",
         "Made by, in this order:",
         "",
-        *(f"- `{command}`" for command in commands_of(data, models)),
+        *(f"- {command}" for command in commands_of(data, models)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -301,8 +316,7 @@ def small_note(data: Path, models: Sequence[Scored]) -> str:
     source = read_run(data)["settings"]
     names = " ".join(f"{name}={Path(source[name]).name}" for name in ("annotations", "images"))
     epochs = " and ".join(
-        f"{read_run(scored.runs[0])['trained_with']['epochs']} epochs of {TITLES[scored.model]}"
-        for scored in models
+        f"{trained_epochs(scored.runs[0])} epochs of {TITLES[scored.model]}" for scored in models
     )
     return (
         f"Small runs for a CPU ({epochs}; a small backbone): not the best that either network can "
@@ -315,9 +329,9 @@ def commands_of(data: Path, models: Sequence[Scored]) -> list[str]:
     record = read_run(data)
     keys = parse_settings(ConvertReport, record["settings"], where=str(data / "run.yaml"))
     name = str(record["command"]).removeprefix("spineline ")
-    commands = [command_line(name, replace(keys, out=data))]
+    commands = [f"`{command_line(name, replace(keys, out=data))}`"]
     for scored in models:
-        commands += [*training_commands(scored.runs), scored.command]
+        commands += [*training_commands(scored.runs), f"`{scored.command}`"]
     return commands
 
 

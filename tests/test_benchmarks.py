@@ -199,3 +199,293 @@ def test_health_folds_from_the_source_to_the_page(health, tmp_path: Path) -> Non
     assert page.read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(before) == 4
+
+
+# report_rows
+
+
+@pytest.fixture(scope="module")
+def rows() -> ModuleType:
+    return script("report_rows")
+
+
+def write_kfold(
+    rows, out: Path, size: str, name: str, figures: dict[str, dict[str, object]], **keys: object
+) -> Path:
+    """What a cross-validation of that name leaves, as far as it is read."""
+    from spineline.datasets.runs import write_run_record
+    from spineline.datasets.settings import parse_settings
+
+    folder = out / size / name
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"schema": "spineline-kfold/1", "studies": [50, 50, 49], "variants": figures}
+    (folder / "kfold.json").write_text(json.dumps(content))
+    settings = rows.RowsSettings(out=out, size=size, **keys)
+    experiment = rows.AT[name]
+    words = rows.experiment_words(settings, experiment, list(figures), str(out))
+    cls, _ = rows.RUN[experiment.command]
+    write_run_record(folder, experiment.command, parse_settings(cls, words))
+    return folder
+
+
+def kfold_figure(pooled: float | None, *folds: float | None) -> dict[str, object]:
+    if pooled is None:
+        return {"folds": folds, "pooled": None}
+    whole = {"value": pooled, "ci95": [pooled - 0.02, pooled + 0.03], "n": 1639}
+    return {"folds": folds, "pooled": whole}
+
+
+def table_of(text: str) -> dict[str, list[str]]:
+    """Cells of the section's table by its first column."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {line[0]: line[1:] for line in cells}
+
+
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: Path) -> None:
+    """By the very settings and checks of the commands, before any data is read."""
+    import shlex
+
+    from spineline.pipeline.cli import settings_from_words
+    from spineline.pipeline.kfold_variants import check_trainings, chosen_variants
+
+    settings = rows.RowsSettings(out=tmp_path / "my rows", size=size, device="0", seed=3)
+    lines = rows.commands(settings, rows.chosen_variants(rows.ROWS), str(settings.out))
+    names = [name for name, _ in lines]
+    assert names == ["data", "data", *(e.name for e in rows.EXPERIMENTS)]
+    trained = set()
+    for name, text in lines:
+        first, task, mode, *words = shlex.split(text)
+        assert first == "spineline"
+        cls, _ = rows.RUN[f"{task} {mode}"]
+        found = settings_from_words(cls, words)
+        assert found.seed == 3
+        if task == "kfold":
+            variants = chosen_variants(found)
+            check_trainings(found, variants)
+            trained |= {(name, variant.name) for variant in variants}
+            assert found.out == tmp_path / "my rows" / size / name
+            assert found.data.parent == tmp_path / "my rows" / "data"
+        if task == "pipeline":
+            wanted = {(place.parent.name, place.name) for place in found.folds}
+            assert wanted == set(rows.NEEDS["chain"])
+    kfold_rows = {(r.experiment, r.variant) for r in rows.ROWS if r.experiment != "chain"}
+    assert trained == kfold_rows | set(rows.NEEDS["chain"])
+
+
+def test_the_rows_are_those_of_the_report(rows) -> None:
+    published = {row.name: row.published for row in rows.ROWS}
+    assert len(published) == len(rows.ROWS) == 25
+    wanted = {
+        "regions": ["0.849", "0.860", "0.878"],
+        "frcnn": ["0.438"],
+        "yolov3": ["0.512"],
+        "binary": ["0.978", "0.973", "0.998"],
+        "seven": ["0.596", "0.588", "0.607", "0.619", "0.601", "0.658", "0.654"],
+        "chain": ["0.667", "0.402", "0.657"],
+    }
+    found = {group: [r.published for r in rows.ROWS if r.experiment == group] for group in wanted}
+    assert found == wanted
+    assert published["unet-gaussian"].startswith("0.184")
+    assert published["networks-vgg16"] == "worse, not given"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("regions",), ["regions-original", "regions-label_smoothing", "regions-mixup"]),
+        (("seven-noise", "regions-mixup"), ["regions-mixup", "seven-noise"]),
+        (("yolov3",), ["yolov3"]),
+        ((), []),
+    ],
+)
+def test_rows_by_name_and_by_group(rows, words: tuple[str, ...], wanted: list[str]) -> None:
+    assert [row.name for row in rows.chosen_rows(words)] == wanted
+
+
+def test_the_chain_needs_its_networks_first(rows) -> None:
+    chosen = rows.chosen_variants(rows.chosen_rows(["chain-ap", "regions-original"]))
+    assert list(chosen.items()) == [
+        ("regions", ("original", "mixup")),
+        ("heads", ("noise_normalise_rotation",)),
+        ("chain", ("",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "missing out="),
+        (["out=o", "rows=regions-mixupp"], "rows=regions-mixupp: no such row; did you mean 'regi"),
+        (["out=o", "rows=regions,qqq"], "rows=qqq: no such row; allowed: regions, frcnn"),
+        (["out=o", "size=huge"], "size=huge: not an allowed value"),
+        (["out=o", "section=A b"], "section=A b"),
+        (["out=o", "best=none.json"], "best=none.json: not a metrics.json"),
+    ],
+    ids=["out", "close", "row", "size", "section", "best"],
+)
+def test_report_rows_keys_that_do_not_fit(rows, tmp_path, monkeypatch, words, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        rows.main(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_prints_the_commands_and_writes_nothing(rows, tmp_path, capsys) -> None:
+    words = [f"out={tmp_path / 'o'}", f"page={tmp_path / 'p.md'}", "dry=true"]
+    assert rows.main([*words, "rows=unet,seven-noise", "images=frames"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == (
+        "spineline convert report annotations=LABELS.json images=frames "
+        f"out={tmp_path}/o/data/level kfold=3"
+    )
+    assert " variants=onehot,gaussian" in lines[1]
+    assert lines[2].endswith(" head=seven variants=noise")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_of_finished_rows(rows, tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.md"
+    heldout = "| `level_accuracy_8px` | 0.9777 | 0.955 – 0.994 | 539 | 0.878 |\n"
+    heldout += "| `report.ap` | 0.6360 |  | 524 | 0.6574 |\n"
+    page.write_text(f"<!-- spineline:heldout -->\n\n{heldout}\n<!-- /spineline:heldout -->\n")
+    accuracy = {
+        name: {"level_accuracy_8px": kfold_figure(0.81, 0.8, 0.82, 0.81)}
+        for name in ("original", "mixup")
+    }
+    accuracy["label_smoothing"] = {"level_accuracy_8px": kfold_figure(None, 0.8, None, 0.7)}
+    write_kfold(rows, out, "small", "regions", accuracy, seed=4)
+    better = {"original": {"level_accuracy_8px": kfold_figure(0.9, 0.9, 0.9, 0.9)}}
+    write_kfold(rows, out, "full", "regions", better, device="0")
+    chain = {name: {"value": 0.5, "ci95": [0.4, 0.6], "n": 9} for name in ("recall", "precision")}
+    chain["ap"] = {"value": None, "ci95": [None, None], "n": 0}
+    (out / "small" / "chain").mkdir(parents=True)
+    (out / "small" / "chain" / "metrics.json").write_text(json.dumps({"report": chain}))
+    rows.write_page(rows.RowsSettings(out=out, page=page))
+    text = page.read_text()
+    table = table_of(text)
+    ours = "0.978 (0.955 – 0.994)"
+    figure = "`level_accuracy_8px`"
+    assert table["YOLOv5 regions, original"] == [
+        figure, "0.849", "0.900 (0.880 – 0.930)", "0.900 / 0.900 / 0.900", "1639",
+        "full, 200 epochs, 800 px", ours,
+    ]  # fmt: skip
+    assert table["YOLOv5 regions, mixup"] == [
+        figure, "0.878", "0.810 (0.790 – 0.840)", "0.800 / 0.820 / 0.810", "1639",
+        "small, 40 epochs, 256 px", ours,
+    ]  # fmt: skip
+    assert table["YOLOv5 regions, label smoothing"][2:4] == ["a fold failed", "0.800 / – / 0.700"]
+    assert table["The chain, recall"][2:6] == ["0.500 (0.400 – 0.600)", "", "9", "small"]
+    assert table["The chain, AP"][2] == "not defined"
+    assert table["The chain, AP"][-1] == "0.636"
+    assert table["End to end on the seven classes: YOLOv3"] == [
+        "`coco.map50`", "0.512", "not run", "", "", "", "–",
+    ]  # fmt: skip
+    assert len([row for row in table.values() if row[2] == "not run"]) == 25 - 6
+    assert "- regions, small, seed 4, folds of 50, 50, 49 studies: `spineline kfold det" in text
+    assert "- regions, full, seed 0, folds of 50, 50, 49 studies: `spineline kfold det" in text
+    assert "`spineline kfold detect data=OUT/data/seven out=OUT/full/yolov3 model=yolov3 " in text
+    assert "device=0" in text
+    assert str(tmp_path) not in text
+    assert heldout in text
+    rows.write_page(rows.RowsSettings(out=out, page=page))
+    assert page.read_text() == text
+
+
+def test_the_best_of_ours_may_be_a_file(rows, tmp_path: Path) -> None:
+    figure = {"value": 0.7, "ci95": [0.65, 0.75], "n": 5}
+    confusion = {"value": [[1]], "ci95": [None, None], "n": 5}
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"seven": {"accuracy": figure, "confusion": confusion}, "images": 3})
+    )
+    settings = rows.RowsSettings(out=tmp_path / "out", best=tmp_path / "metrics.json")
+    assert rows.best_figures(settings) == {"seven.accuracy": "0.700 (0.650 – 0.750)"}
+    text = rows.section_text(settings)
+    assert table_of(text)["Seven-class head, noise"][-1] == "0.700 (0.650 – 0.750)"
+    assert "From `metrics.json`." in text
+
+
+@pytest.fixture
+def called(rows, tmp_path: Path, monkeypatch) -> list[tuple[str, object]]:
+    """Commands that leave what the real ones do, without training; a list of their settings."""
+    from types import SimpleNamespace
+
+    calls: list[tuple[str, object]] = []
+
+    def convert(settings) -> None:
+        calls.append(("convert", settings))
+        for fold in range(settings.kfold):
+            (settings.out / f"fold{fold}").mkdir(parents=True)
+
+    def cross_validate(settings) -> SimpleNamespace:
+        calls.append(("kfold", settings))
+        if settings.out.name == "unet":
+            raise SpinelineError("the loss is no number")
+        for name in settings.variants:
+            for fold in range(3):
+                scores = settings.out / name / f"fold{fold}" / "val"
+                scores.mkdir(parents=True, exist_ok=True)
+                (scores / "metrics.json").write_text("{}")
+        figures = {"level_accuracy_8px": kfold_figure(0.5, 0.5, 0.5, 0.5)}
+        found = dict.fromkeys(settings.variants, figures)
+        write_kfold(rows, tmp_path / "out", "small", settings.out.name, found)
+        return SimpleNamespace(failures=())
+
+    for command, function in (("convert report", convert), ("kfold detect", cross_validate)):
+        monkeypatch.setitem(rows.RUN, command, (rows.RUN[command][0], function))
+    return calls
+
+
+def test_rows_are_run_once_added_to_and_gone_on_with(rows, tmp_path: Path, called) -> None:
+    source = ["annotations=l.json", "images=frames"]
+    words = [f"out={tmp_path / 'out'}", f"page={tmp_path / 'page.md'}"]
+    with pytest.raises(ConfigError, match="wanted annotations"):
+        rows.make_data(rows.RowsSettings(out=tmp_path / "out"), "level")
+    assert rows.main([*words, *source, "rows=regions-mixup"]) == 0
+    (_, converted), (_, first) = called
+    assert (converted.labels, converted.kfold) == ("level", 3)
+    assert (first.variants, first.resume, first.model) == (("mixup",), False, "yolov5n")
+    page = (tmp_path / "page.md").read_text()
+    assert table_of(page)["YOLOv5 regions, mixup"][4:6] == [
+        "1639", "small, 40 epochs, 256 px",
+    ]  # fmt: skip
+    assert rows.main([*words, "rows=regions-mixup"]) == 0
+    assert len(called) == 2
+    assert rows.main([*words, "rows=regions-original"]) == 0
+    (_, second) = called[-1]
+    assert (second.variants, second.resume) == (("original", "mixup"), True)
+    assert rows.main([*words, "rows="]) == 0
+    assert len(called) == 3
+
+
+def test_a_row_that_fails_does_not_stop_the_others(rows, tmp_path: Path, called, capsys) -> None:
+    words = [f"out={tmp_path / 'out'}", "annotations=l.json", "images=frames"]
+    assert rows.main([*words, "rows=unet,yolov3"]) == 1
+    assert [s.out.name for name, s in called if name == "kfold"] == ["yolov3", "unet"]
+    assert "failed: unet: the loss is no number" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_report_rows_from_the_source_to_the_page(rows, tmp_path: Path) -> None:
+    """The chain, and so its detector, its classifier and the pipeline over the folds' networks."""
+    from spineline.datasets.phantom import DataPhantom, phantom
+
+    phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
+    source = [f"annotations={next((tmp_path / 'drawn').glob('*.json'))}"]
+    source += [f"images={tmp_path / 'drawn' / 'frames'}"]
+    out, page = tmp_path / "out", tmp_path / "page.md"
+    words = [*source, f"out={out}", f"page={page}", "k=2", "epochs=1", "imgsz=64", "draws=10"]
+    assert rows.main([*words, "rows=chain"]) == 0
+    text = page.read_text()
+    table = table_of(text)
+    assert table["The chain, recall"][4:6] == ["44", "small"]
+    assert table["YOLOv5 regions, mixup"][5] == "small, 1 epochs, 64 px"
+    assert table["YOLOv5 regions, original"][2] == "not run"
+    assert "folds=mixup,noise_normalise_rotation" in text
+    assert str(tmp_path) not in text
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert rows.main([*words, "rows=chain"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert page.read_text() == text
