@@ -144,26 +144,30 @@ def side_by_side(left: Image, right: Image) -> Image:
 
 
 def contact_sheet(pictures: Sequence[Image], *, columns: int = 4, cell: int = 480) -> Image:
-    """Pictures side by side, each shrunk to fit a square cell, row by row.
+    """Pictures side by side, each shrunk to fit a cell, row by row.
+
+    Cells are square; twice as wide where every picture is about that wide: labels beside
+    predictions.
 
     Args:
         pictures: uint8 (h, w, 3) RGB each, of any size; at least one.
         columns: cells in a row; fewer when there are fewer pictures.
-        cell: side of a cell in pixels.
+        cell: height of a cell in pixels.
 
     Returns:
-        uint8 (rows * cell, columns * cell, 3) RGB.
+        uint8 (rows * cell, columns * width of a cell, 3) RGB.
     """
+    across = 2 * cell if all(p.shape[1] >= 1.8 * p.shape[0] for p in pictures) else cell
     columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * cell, columns * cell, 3), _BACKGROUND_RGB, dtype=np.uint8)
+    sheet = np.full((rows * cell, columns * across, 3), _BACKGROUND_RGB, dtype=np.uint8)
     for index, picture in enumerate(pictures):
         height, width = picture.shape[:2]
-        ratio = min((cell - 4) / height, (cell - 4) / width)
+        ratio = min((cell - 4) / height, (across - 4) / width)
         size_wh = max(1, round(width * ratio)), max(1, round(height * ratio))
         small = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
         top = (index // columns) * cell + (cell - size_wh[1]) // 2
-        left = (index % columns) * cell + (cell - size_wh[0]) // 2
+        left = (index % columns) * across + (across - size_wh[0]) // 2
         sheet[top : top + size_wh[1], left : left + size_wh[0]] = small
     return sheet
 

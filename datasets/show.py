@@ -7,7 +7,7 @@ found on the right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,10 @@ class DataShow(Settings):
     data: Path = key("converted dataset: its folder or data.yaml")
     out: Path = key("folder to write one PNG per image and a contact sheet to")
     part: str = key("which part to draw", default="all", choices=("all", *PARTS))
-    ids: tuple[str, ...] = key("image ids to draw; none picks evenly", default=())
+    ids: tuple[str, ...] = key(
+        "image ids to draw; none picks evenly, among those with predictions if some are given",
+        default=(),
+    )
     limit: int = key("how many images to draw when ids names none", default=16, minimum=1)
     labels: str = key(
         "what is written beside each structure",
@@ -88,7 +91,7 @@ def show(settings: DataShow) -> ShowResult:
 
     dataset = load_dataset(settings.data)
     predictions = None if settings.predictions is None else read_predictions(settings.predictions)
-    records = select_records(dataset, settings)
+    records = select_records(dataset, settings, predicted=predictions or ())
     pictures: dict[str, NDArray[np.uint8]] = {}
     failures = []
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
@@ -113,8 +116,15 @@ def show(settings: DataShow) -> ShowResult:
     return ShowResult(settings.out, tuple(pictures), tuple(failures))
 
 
-def select_records(dataset: Dataset, settings: DataShow) -> list[tuple[str, ImageRecord]]:
+def select_records(
+    dataset: Dataset, settings: DataShow, *, predicted: Collection[str] = ()
+) -> list[tuple[str, ImageRecord]]:
     """The images to draw with their part: those named, or ``limit`` picked evenly.
+
+    Args:
+        dataset: the dataset.
+        settings: the command's keys.
+        predicted: names of files; where some are the dataset's, it is picked among those alone.
 
     Raises:
         ConfigError: an id is not there.
@@ -130,6 +140,7 @@ def select_records(dataset: Dataset, settings: DataShow) -> list[tuple[str, Imag
         msg = f"{settings.data}: has no images in part={settings.part}; choose another"
         raise SpinelineError(msg)
     if not settings.ids:
+        found = [one for one in found if dataset.image_path(one[1]).name in predicted] or found
         picks = np.linspace(0, len(found) - 1, min(settings.limit, len(found)))
         return [found[index] for index in np.rint(picks).astype(int)]
     by_id = {record.image_id: (part, record) for part, record in found}

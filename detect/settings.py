@@ -42,7 +42,7 @@ class DetectTrain(Settings):
         "start from: a .safetensors or .pt file, a registry name; none = from scratch", default=None
     )
     download: bool = key(
-        "start from the official COCO weights of this model, fetched from the network",
+        "YOLO: start from the official COCO weights of this model, fetched from the network",
         default=False,
     )
     trust: bool = key("allow weights= to be a .pt pickle (it can run code)", default=False)

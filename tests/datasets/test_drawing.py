@@ -122,6 +122,12 @@ def test_contact_sheet_size(number: int, shape: tuple[int, ...]) -> None:
     assert sheet[50, 50].tolist() == [200, 200, 200]
 
 
+def test_a_contact_sheet_of_pairs_has_wide_cells() -> None:
+    pair = np.full((100, 214, 3), 255, np.uint8)
+    assert contact_sheet([pair] * 3, columns=2, cell=100).shape == (200, 400, 3)
+    assert contact_sheet([pair, pair[:, :100]], columns=2, cell=100).shape == (100, 200, 3)
+
+
 def test_png_keeps_red_red() -> None:
     picture = np.zeros((3, 4, 3), np.uint8)
     picture[..., 0] = 250

@@ -168,6 +168,19 @@ def test_labels_left_and_predictions_right(necks: Path, tmp_path: Path, run_cli:
         assert seen(right[120:], "sick") == 0
 
 
+def test_images_are_picked_among_those_with_predictions(
+    necks: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    images = [{"id": 2, "file_name": "n2.png"}]
+    file = found(tmp_path / "p.json", images=images, predictions=[])
+    words = (f"data={necks}", f"predictions={file}")
+    assert run_cli("data", "show", *words, f"out={tmp_path / 'picked'}")[0] == 0
+    assert not (tmp_path / "picked" / "n1.png").exists()
+    code, _, errors = run_cli("data", "show", *words, f"out={tmp_path / 'named'}", "ids=n1")
+    assert code == 1
+    assert "hold no image n1.png" in errors
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
