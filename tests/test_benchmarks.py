@@ -154,11 +154,25 @@ def test_small_and_full_sizes(health, tmp_path: Path) -> None:
     small, full = (health.HealthSettings(out=tmp_path, full=word) for word in (False, True))
     values = resolve(health.train_keys(small, "fasterrcnn", tmp_path, tmp_path)).values
     names = ("backbone", "channels", "imgsz", "crop", "batch", "epochs")
-    assert [values[n] for n in names] == ["mobilenet_v3_large", 1, 384, 330, 4, 40]
+    assert [values[n] for n in names] == ["mobilenet_v3_large", 1, 384, 330, 4, 24]
     values = resolve(health.train_keys(full, "fasterrcnn", tmp_path, tmp_path)).values
     assert [values[n] for n in names] == ["resnet50", 3, 384, 330, 8, 200]
     values = resolve(health.train_keys(small, "yolo", tmp_path, tmp_path)).values
     assert [values[n] for n in ("imgsz", "epochs", "close_mosaic")] == [320, 60, 24]
+
+
+def test_a_run_that_was_stopped_says_so(health, tmp_path: Path) -> None:
+    keys = health.train_keys(health.HealthSettings(out=tmp_path), "yolo", tmp_path, tmp_path / "r")
+    write_run_record(keys.out, "detect train", keys, trained_with={"epochs": 60})
+    results = keys.out / "results.csv"
+    results.write_text("epoch\n" + "".join(f"{n}\n" for n in range(1, 25)))
+    (told,) = health.training_commands([keys.out])
+    assert told.startswith("`spineline detect train model=yolov8n data=")
+    assert told.endswith("`, stopped after 24 of 60 epochs")
+    results.write_text("epoch\n" + "".join(f"{n}\n" for n in range(1, 61)))
+    (told,) = health.training_commands([keys.out])
+    assert told.endswith("close_mosaic=24`")
+    assert not health.is_finished(keys.out)  # no weights
 
 
 @pytest.mark.parametrize(

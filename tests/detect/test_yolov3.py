@@ -91,7 +91,7 @@ def test_round_trip(
     assert len(found) > 0
 
 
-@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+@pytest.mark.parametrize("form", [pytest.param("torchscript", marks=pytest.mark.slow), "onnx"])
 def test_export_agrees(trained: TrainResult, tmp_path: Path, form: str) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")

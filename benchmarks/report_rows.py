@@ -1,0 +1,735 @@
+"""The report's rows, each by a documented command, from the source to a table of docs/results.md.
+
+    python benchmarks/report_rows.py annotations=LABELS.json images=FRAMES out=OUT page=PAGE.md
+
+`python benchmarks/report_rows.py help` lists the keys. What it does, each by its command:
+
+1. `convert report kfold=3`, once with levels and once with the seven classes as the boxes' classes,
+   so that all rows are scored on the same folds;
+2. `kfold detect` and `kfold classify` for every row that `rows=` names, and `pipeline val` for the
+   chain; `dry=true` only prints these commands;
+3. a section of the page: published, reproduced, best of ours; a row that has not been run says so.
+
+`size=small`, the default, takes smaller networks, smaller images and fewer epochs, for a CPU, and
+the table says so of each row; `size=full` takes what the report names (`device=0`). Both may be in
+one OUT: the table shows the full one where there is one. What is finished is not run again and what
+was stopped goes on when the same line is given again; `rows=` alone only writes the page.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spineline.converters.convert import convert_report
+from spineline.converters.settings import ConvertReport
+from spineline.datasets.errors import ConfigError, SpinelineError
+from spineline.datasets.pages import check_name, read_sections, write_section
+from spineline.datasets.runs import LOG
+from spineline.datasets.settings import Settings, close_match, describe, key, parse_settings
+from spineline.datasets.tables import aligned_text, markdown_table
+from spineline.pipeline.kfold import kfold_classify, kfold_detect
+from spineline.pipeline.kfold_settings import KfoldClassify, KfoldDetect
+from spineline.pipeline.metrics import flatten
+from spineline.pipeline.settings import PipelineVal
+from spineline.pipeline.tables import command_line, machine
+from spineline.pipeline.val import val
+
+SIZES = ("full", "small")
+LEVEL, SEVEN = "level", "seven"
+
+Words = dict[str, str]
+"""Keys of a command with their values as they are typed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Rows that one command gives.
+
+    Attributes:
+        name: of the group of rows, and of the folder below OUT/SIZE.
+        title: in words.
+        command: ``kfold detect``, ``kfold classify`` or ``pipeline val``.
+        labels: classes of the boxes of its data.
+        full: keys at the report's size.
+        small: keys for a CPU.
+        sizes: what the two sizes are, in words, for the table.
+        note: what the report leaves open, or does otherwise.
+    """
+
+    name: str
+    title: str
+    command: str
+    labels: str
+    full: Words
+    small: Words
+    sizes: tuple[str, str]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the report.
+
+    Attributes:
+        name: by which ``rows=`` calls it.
+        title: in words.
+        experiment: name of its experiment.
+        variant: of the cross-validation; none of the chain.
+        figure: dotted key that is compared.
+        published: as the report gives it.
+        best: dotted key of the pipeline's figure that stands beside it; none where no figure of
+            the pipeline means the same.
+    """
+
+    name: str
+    title: str
+    experiment: str
+    variant: str
+    figure: str
+    published: str
+    best: str | None
+
+
+# The rows
+
+_REPORT_DETECT = {"hyp": "report", "imgsz": "800", "batch": "16", "epochs": "200"}
+_SMALL_YOLO = {
+    "hyp": "lumbar", "imgsz": "256", "epochs": "40", "close_mosaic": "16", "plots": "false",
+}  # fmt: skip
+_SMALL_HEAD = {
+    "hyp": "report", "model": "resnet18", "channels": "1", "epochs": "20", "batch": "128",
+    "plots": "false",
+}  # fmt: skip
+_UNKNOWN_RULE = (
+    "By which rule the report scored this, and at which sizes, is not known to us: mAP at IoU 0.5 "
+    "of the seven classes is shown, and the sizes are those of its YOLOv5."
+)
+_HEAD_SIZES = (
+    "ResNet-50, 3 channels, 100 epochs, batch 512",
+    "ResNet-18, 1 channel, 20 epochs, batch 128 where the row names none",
+)
+_AT_LABELS = "Crops at the labelled points, every class of both kinds allowed"
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        "regions", "YOLOv5 regions", "kfold detect", LEVEL,
+        {"model": "yolov5x", "download": "true", **_REPORT_DETECT, "mixup": "0"},
+        {"model": "yolov5n", **_SMALL_YOLO},
+        ("YOLOv5x from its COCO weights, 800 px, 200 epochs, batch 16, recipe report "
+         "without mixup but where the row has it",
+         "YOLOv5n from scratch, 256 px, 40 epochs, recipe lumbar"),
+        "YOLOv5 has the anchor-free head of the ultralytics package.",
+    ),
+    Experiment(
+        "frcnn", "End to end on the seven classes: Faster R-CNN", "kfold detect", SEVEN,
+        {"model": "fasterrcnn", "imgsz": "800", "epochs": "200"},
+        {"model": "fasterrcnn", "backbone": "mobilenet_v3_large", "channels": "1", "rois": "64",
+         "proposals": "300", "imgsz": "320", "batch": "4", "epochs": "40", "plots": "false"},
+        ("ResNet-50, 800 px, 200 epochs, batch 8, from scratch",
+         "MobileNetV3-large, 1 channel, 320 px, 40 epochs, batch 4, from scratch"),
+        _UNKNOWN_RULE,
+    ),
+    Experiment(
+        "yolov3", "End to end on the seven classes: YOLOv3", "kfold detect", SEVEN,
+        {"model": "yolov3", **_REPORT_DETECT, "mixup": "0"},
+        {"model": "yolov3-tiny", **_SMALL_YOLO},
+        ("YOLOv3, 800 px, 200 epochs, batch 16, recipe report without mixup, from scratch",
+         "YOLOv3-tiny, 256 px, 40 epochs, recipe lumbar, from scratch"),
+        f"{_UNKNOWN_RULE} YOLOv3 has the anchor-free head of the ultralytics package.",
+    ),
+    Experiment(
+        "unet", "Point regression by a U-Net", "kfold detect", LEVEL,
+        {"model": "unet", "encoder": "resnet50", "imgsz": "512", "epochs": "200"},
+        {"model": "unet", "epochs": "40", "plots": "false"},
+        ("ResNet-50 encoder, 512 px, 200 epochs, batch 8, from scratch",
+         "ResNet-18 encoder, 256 px, 40 epochs, batch 8, from scratch"),
+        "One figure is published for both kinds of heat maps; the sizes are ours.",
+    ),
+    Experiment(
+        "binary", "Binary head", "kfold classify", LEVEL,
+        {"hyp": "report", "head": "binary"},
+        {**_SMALL_HEAD, "head": "binary"},
+        _HEAD_SIZES,
+        f"{_AT_LABELS}. Always answering \"not V5\" is right nearly as often: see the AUC in "
+        "`kfold.md`.",
+    ),
+    Experiment(
+        "seven", "Seven-class head", "kfold classify", LEVEL,
+        {"hyp": "report", "head": "seven"},
+        {**_SMALL_HEAD, "head": "seven"},
+        _HEAD_SIZES,
+        f"{_AT_LABELS}.",
+    ),
+    Experiment(
+        "networks", "Other networks, seven classes", "kfold classify", LEVEL,
+        {"hyp": "report", "head": "seven"},
+        {"hyp": "report", "head": "seven", "channels": "1", "epochs": "20", "batch": "128",
+         "jitter": "false", "balance": "none", "plots": "false"},
+        ("3 channels, 100 epochs, batch 512, normalise + rotation + noise",
+         "1 channel, 20 epochs, batch 128, normalise + rotation"),
+        f"{_AT_LABELS}. ResNet-50 stands there for comparison.",
+    ),
+    Experiment(
+        "heads", "Classifier of the chain", "kfold classify", LEVEL,
+        {"hyp": "report", "head": "both"},
+        {**_SMALL_HEAD, "head": "both"},
+        _HEAD_SIZES,
+    ),
+    Experiment(
+        "chain", "The chain", "pipeline val", LEVEL,
+        {},
+        {},
+        ("detector `regions-mixup` and a classifier with both heads, at full size",
+         "detector `regions-mixup` and a classifier with both heads, at the small size"),
+        "Every study by the networks of the fold that left it out, and the surest box of each "
+        "level; the published precision counts several boxes of a level. The two heads, which the "
+        "report lists apart, share a trunk here.",
+    ),
+)  # fmt: skip
+AT: dict[str, Experiment] = {experiment.name: experiment for experiment in EXPERIMENTS}
+
+_REGIONS = ("original", "original", "0.849"), (
+    "label_smoothing", "label smoothing", "0.860"), ("mixup", "mixup", "0.878")  # fmt: skip
+_MAPS = ("onehot", "one-hot", "0.184 (test, one for both)"), (
+    "gaussian", "Gaussian", "0.184 (test, one for both)")  # fmt: skip
+_BINARY = ("resize", "resize", "0.978"), ("normalise", "+ normalise", "0.973"), (
+    "noise_normalise_rotation", "+ noise and rotation", "0.998")  # fmt: skip
+_SEVEN = (
+    ("resize", "resize", "0.596"), ("batch_1024", "batch 1024", "0.588"),
+    ("normalise", "normalise", "0.607"), ("rotation", "rotation", "0.619"),
+    ("colour_jitter", "colour jitter", "0.601"), ("noise", "noise", "0.658"),
+    ("noise_normalise_rotation", "noise + normalise + rotation", "0.654"),
+)  # fmt: skip
+_NETWORKS = (
+    ("original", "ResNet-50", "0.654"), ("vgg16", "VGG-16", "worse, not given"),
+    ("resnet18", "ResNet-18", "worse, not given"), ("resnet34", "ResNet-34", "worse, not given"),
+    ("resnet101", "ResNet-101", "worse, not given"),
+)  # fmt: skip
+_CHAIN = ("recall", "recall", "0.667"), ("precision", "precision", "0.402"), ("ap", "AP", "0.657")
+
+
+def _rows() -> tuple[Row, ...]:
+    """The rows in the report's order."""
+    groups: tuple[tuple[str, str, str | None, Any], ...] = (
+        ("regions", "level_accuracy_8px", "level_accuracy_8px", _REGIONS),
+        ("frcnn", "coco.map50", None, (("original", "", "0.438"),)),
+        ("yolov3", "coco.map50", None, (("original", "", "0.512"),)),
+        ("unet", "level_accuracy_8px", "level_accuracy_8px", _MAPS),
+        ("binary", "binary.accuracy", "binary.accuracy", _BINARY),
+        ("seven", "seven.accuracy", "seven.accuracy", _SEVEN),
+        ("networks", "seven.accuracy", "seven.accuracy", _NETWORKS),
+    )
+    rows = [
+        Row(
+            f"{group}-{variant}" if words else group,
+            f"{AT[group].title}, {words}" if words else AT[group].title,
+            group,
+            variant,
+            figure,
+            published,
+            best,
+        )
+        for group, figure, best, variants in groups
+        for variant, words, published in variants
+    ]
+    rows += [
+        Row(f"chain-{name}", f"The chain, {words}", "chain", "", f"report.{name}", value,
+            f"report.{name}")
+        for name, words, value in _CHAIN
+    ]  # fmt: skip
+    return tuple(rows)
+
+
+ROWS: tuple[Row, ...] = _rows()
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.experiment for row in ROWS))
+NEEDS = {"chain": (("regions", "mixup"), ("heads", "noise_normalise_rotation"))}
+"""Experiments, with the variant, whose networks another one takes."""
+
+HEADS = ("row", "figure", "published", "reproduced", "folds", "n", "size", "best of ours")
+RUN: dict[str, tuple[type[Settings], Callable[[Any], Any]]] = {
+    "kfold detect": (KfoldDetect, kfold_detect),
+    "kfold classify": (KfoldClassify, kfold_classify),
+    "pipeline val": (PipelineVal, val),
+    "convert report": (ConvertReport, convert_report),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsSettings(Settings):
+    out: Path = key("folder for everything that is made, and that is read for the table")
+    annotations: Path | None = key("the report's labels", default=None)
+    images: Path | None = key("the report's frames", default=None)
+    rows: tuple[str, ...] = key(
+        "what to run: rows, such as regions-mixup, or groups of rows (all); none with rows=",
+        default=GROUPS,
+    )
+    size: str = key("small: for a CPU; full: as the report", default="small", choices=SIZES)
+    dry: bool = key("print the commands and run nothing", default=False)
+    epochs: int | None = key("of every training, instead", default=None, minimum=1)
+    imgsz: int | None = key("of every detector's training, instead", default=None, minimum=32)
+    k: int = key("folds", default=3, minimum=2)
+    device: str = key("cpu, cuda or a number; several run folds side by side", default="cpu")
+    draws: int = key("bootstrap draws", default=1000, minimum=1)
+    seed: int = key("of folds, trainings and bootstrap", default=0, minimum=0)
+    best: Path | None = key(
+        "metrics.json of pipeline val: the best of ours (else best_section of page)", default=None
+    )
+    best_section: str = key(
+        "section of page with the figures of the best of ours", default="heldout"
+    )
+    page: Path | None = key("Markdown page to write a section of", default=None)
+    section: str = key("name of that section", default="report-rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a finished row has to show.
+
+    Attributes:
+        size: ``full`` or ``small``, and the epochs and pixels that its command names.
+        value: of all studies, each scored by networks that did not see it.
+        ci95: bootstrap over studies.
+        n: what it counts.
+        folds: value of each fold; empty of the chain.
+    """
+
+    size: str
+    value: float | None
+    ci95: tuple[float | None, float | None]
+    n: int | None
+    folds: tuple[float | None, ...]
+
+
+# Choosing
+
+
+def chosen_rows(words: Sequence[str]) -> tuple[Row, ...]:
+    """The rows that are named, by themselves or by their group, in the report's order.
+
+    Raises:
+        ConfigError: no such row.
+    """
+    names = [row.name for row in ROWS]
+    for word in words:
+        if word not in names and word not in GROUPS:
+            hint = close_match(word, [*GROUPS, *names])
+            groups = "" if "allowed" in hint else f" (groups: {', '.join(GROUPS)})"
+            raise ConfigError(f"rows={word}: no such row{hint}{groups}")
+    return tuple(row for row in ROWS if row.name in words or row.experiment in words)
+
+
+def chosen_variants(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    """The variants of each experiment that the rows need, what others build on first."""
+    wanted: dict[str, set[str]] = {}
+    for row in rows:
+        for name, variant in (*NEEDS.get(row.experiment, ()), (row.experiment, row.variant)):
+            wanted.setdefault(name, set()).add(variant)
+    return {
+        experiment.name: tuple(v for v in variants_of(experiment) if v in wanted[experiment.name])
+        for experiment in EXPERIMENTS
+        if experiment.name in wanted
+    }
+
+
+def variants_of(experiment: Experiment) -> tuple[str, ...]:
+    """All variants of an experiment, in the report's order."""
+    own = [row.variant for row in ROWS if row.experiment == experiment.name]
+    needed = [v for needs in NEEDS.values() for name, v in needs if name == experiment.name]
+    return tuple(dict.fromkeys([*own, *needed]))
+
+
+# Commands
+
+
+def convert_words(settings: RowsSettings, labels: str, root: str) -> Words:
+    """The keys that convert the folds."""
+    return {
+        "annotations": str(settings.annotations or "LABELS.json"),
+        "images": str(settings.images or "FRAMES"),
+        "out": f"{root}/data/{labels}",
+        "labels": labels,
+        "kfold": str(settings.k),
+        "seed": str(settings.seed),
+    }
+
+
+def experiment_words(
+    settings: RowsSettings, experiment: Experiment, variants: Sequence[str], root: str
+) -> Words:
+    """The keys of an experiment's command at the size of the settings."""
+    common = {"draws": str(settings.draws), "seed": str(settings.seed), "device": settings.device}
+    out = f"{root}/{settings.size}/{experiment.name}"
+    if experiment.command == "pipeline val":
+        parts = [f"{root}/{settings.size}/{name}/{variant}" for name, variant in NEEDS["chain"]]
+        return {
+            "source": str(settings.images or "FRAMES"),
+            "annotations": str(settings.annotations or "LABELS.json"),
+            "out": out,
+            "folds": ",".join(parts),
+            "decode": "argmax",
+            "namer": "none",
+            **common,
+            "device": settings.device.split(",")[0],
+        }
+    keys = experiment.full if settings.size == "full" else experiment.small
+    instead = {"epochs": settings.epochs}
+    if experiment.command == "kfold detect":
+        instead["imgsz"] = settings.imgsz
+    given = {name: str(value) for name, value in instead.items() if value is not None}
+    data = f"{root}/data/{experiment.labels}"
+    return {"data": data, "out": out, **keys, **given, "variants": ",".join(variants), **common}
+
+
+def command_text(command: str, words: Mapping[str, str]) -> str:
+    """The command as it is typed; keys at their defaults are left out, but for the variants."""
+    cls = RUN[command][0]
+    defaults = {spec.name: spec.default for spec in describe(cls)}
+    shown = [
+        f"{name}={shlex.quote(value)}"
+        for name, value in words.items()
+        if name == "variants" or defaults[name] != value
+    ]
+    return " ".join(["spineline", command, *shown])
+
+
+def commands(
+    settings: RowsSettings, wanted: Mapping[str, Sequence[str]], root: str
+) -> list[tuple[str, str]]:
+    """Conversions and experiments: the name of each, and its command, in the order to run them."""
+    folds = list(dict.fromkeys(AT[name].labels for name in wanted))
+    lines = [
+        ("data", command_text("convert report", convert_words(settings, labels, root)))
+        for labels in folds
+    ]
+    for name, variants in wanted.items():
+        words = experiment_words(settings, AT[name], variants, root)
+        lines.append((name, command_text(AT[name].command, words)))
+    return lines
+
+
+# Running
+
+
+def run(settings: RowsSettings, rows: Sequence[Row]) -> list[str]:
+    """Run what is not finished; one experiment that fails does not stop the others.
+
+    Returns:
+        what failed, with the reason.
+    """
+    failures: list[str] = []
+    for name, variants in chosen_variants(rows).items():
+        try:
+            found = run_experiment(settings, AT[name], variants)
+        except SpinelineError as error:
+            found = [str(error)]
+        failures += [f"{name}: {text}" for text in found]
+        for text in found:
+            LOG.error("error: %s: %s", name, text)
+        write_page(settings)
+    return failures
+
+
+def run_experiment(
+    settings: RowsSettings, experiment: Experiment, variants: Sequence[str]
+) -> list[str]:
+    """Run an experiment where it is not finished; what failed in it."""
+    folder = settings.out / settings.size / experiment.name
+    if experiment.command == "pipeline val":
+        if (folder / "metrics.json").is_file():
+            return []
+    else:
+        before = finished_variants(folder)
+        if set(variants) <= set(before) & set(scored_variants(folder)):
+            LOG.info("%s: finished already", experiment.name)
+            return []
+        # A cross-validation writes the table of the variants it is given: with those that are
+        # there already the others stay in it.
+        variants = [v for v in variants_of(experiment) if v in variants or v in before]
+        make_data(settings, experiment.labels)
+    words = experiment_words(settings, experiment, variants, str(settings.out))
+    if experiment.command == "pipeline val":
+        check_source(settings)
+    elif (folder / "run.yaml").is_file():
+        words["resume"] = "true"
+    cls, function = RUN[experiment.command]
+    LOG.info("%s", command_text(experiment.command, words))
+    result = function(parse_settings(cls, words, where=experiment.name))
+    return [str(failure) for failure in result.failures]
+
+
+def make_data(settings: RowsSettings, labels: str) -> None:
+    """Convert the folds where they are not there."""
+    if (settings.out / "data" / labels).exists():
+        return
+    check_source(settings)
+    cls, function = RUN["convert report"]
+    words = convert_words(settings, labels, str(settings.out))
+    function(parse_settings(cls, words, where="convert report"))
+
+
+def check_source(settings: RowsSettings) -> None:
+    """Refuse to go on without the source.
+
+    Raises:
+        ConfigError: it is not given.
+    """
+    if settings.annotations is None or settings.images is None:
+        raise ConfigError("wanted annotations=… and images=…")
+
+
+def finished_variants(folder: Path) -> tuple[str, ...]:
+    """Variants of which every fold that there is has been scored, sorted."""
+    folds = folder.parents[1] / "data"
+    counts = {len(list(path.glob("fold*"))) for path in folds.glob("*")}
+    found = [path.parents[2].name for path in sorted(folder.glob("*/fold*/val/metrics.json"))]
+    return tuple(name for name in dict.fromkeys(found) if found.count(name) in counts)
+
+
+def scored_variants(folder: Path) -> tuple[str, ...]:
+    """Variants that are in the table of a cross-validation."""
+    return tuple(read_kfold(folder).get("variants", {}))
+
+
+def read_kfold(folder: Path) -> dict[str, Any]:
+    """The content of ``kfold.json``; nothing where there is none."""
+    file = folder / "kfold.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+# Reading
+
+
+def found_of(out: Path, row: Row) -> Found | None:
+    """What a row has to show: at full size if it was run so; none where it was not run."""
+    for size in SIZES:
+        folder = out / size / row.experiment
+        found = (
+            _found_in_chain(folder, row, size)
+            if AT[row.experiment].command == "pipeline val"
+            else _found_in_kfold(folder, row, size)
+        )
+        if found is not None:
+            return found
+    return None
+
+
+def _found_in_kfold(folder: Path, row: Row, size: str) -> Found | None:
+    figure = read_kfold(folder).get("variants", {}).get(row.variant, {}).get(row.figure)
+    if figure is None:
+        return None
+    pooled = figure["pooled"] or {"value": None, "ci95": (None, None), "n": None}
+    low, high = pooled["ci95"]
+    size = f"{size}{sizes_told(folder / 'run.yaml')}"
+    return Found(size, pooled["value"], (low, high), pooled["n"], tuple(figure["folds"]))
+
+
+def sizes_told(record: Path) -> str:
+    """``, 40 epochs, 256 px`` where a run's command names them."""
+    if not record.is_file():
+        return ""
+    settings = yaml.safe_load(record.read_text(encoding="utf-8"))["settings"]
+    words = {"epochs": "epochs", "imgsz": "px"}
+    told = [f", {settings[name]} {word}" for name, word in words.items() if settings.get(name)]
+    return "".join(told)
+
+
+def _found_in_chain(folder: Path, row: Row, size: str) -> Found | None:
+    file = folder / "metrics.json"
+    if not file.is_file():
+        return None
+    figure = flatten(json.loads(file.read_text(encoding="utf-8")))[row.figure]
+    low, high = figure["ci95"]
+    return Found(size, figure["value"], (low, high), figure["n"], ())
+
+
+_LINE = re.compile(r"^\| `([^`]+)` \| ([0-9.]+) \| ([^|]*?) \| \d+ \|", re.MULTILINE)
+
+
+def best_figures(settings: RowsSettings) -> dict[str, str]:
+    """Figures of the best of ours by key, as text with interval: of a file, or of the page.
+
+    Raises:
+        ConfigError: the file cannot be read as a ``metrics.json``.
+    """
+    if settings.best is not None:
+        try:
+            flat = flatten(json.loads(settings.best.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigError(f"best={settings.best}: not a metrics.json ({error})") from error
+        return {
+            name: value_text(figure["value"], figure["ci95"])
+            for name, figure in flat.items()
+            if not isinstance(figure["value"], list)
+        }
+    if settings.page is None or not settings.page.is_file():
+        return {}
+    text = read_sections(settings.page).get(settings.best_section, "")
+    return {
+        name: f"{float(value):.3f}" + (f" ({interval})" if interval else "")
+        for name, value, interval in _LINE.findall(text)
+    }
+
+
+# Telling
+
+
+def value_text(value: float | None, ci95: Sequence[float | None]) -> str:
+    """``0.812 (0.790 – 0.830)``; ``not defined`` where there is no value."""
+    if value is None:
+        return "not defined"
+    low, high = ci95
+    interval = "" if low is None or high is None else f" ({low:.3f} – {high:.3f})"
+    return f"{value:.3f}{interval}"
+
+
+def cells_of(row: Row, found: Found | None, best: Mapping[str, str]) -> tuple[str, ...]:
+    """The row's cells of the table."""
+    ours = best.get(row.best, "") if row.best is not None else "–"
+    if found is None:
+        return (row.title, f"`{row.figure}`", row.published, "not run", "", "", "", ours)
+    failed = None in found.folds and found.value is None
+    value = "a fold failed" if failed else value_text(found.value, found.ci95)
+    folds = " / ".join("–" if fold is None else f"{fold:.3f}" for fold in found.folds)
+    n = "" if found.n is None else str(found.n)
+    return (row.title, f"`{row.figure}`", row.published, value, folds, n, found.size, ours)
+
+
+ABOUT = """\
+Published: the report's figures, by its own scoring and on its own split. Reproduced: real T2 frames
+of the Tianchi spinal-disease set, folds by patient; a figure is of all studies, each scored by the
+network that was trained without it, with a 95 % interval from a bootstrap over studies. The weights
+of the last epoch are scored, so nothing is chosen on what is scored. *small* is a run for a CPU,
+smaller than the report's in the way that is said below the table, and no measure of what the row
+can do; *full* is the report's size."""
+
+
+def section_text(settings: RowsSettings) -> str:
+    """The section of the page."""
+    found = {row.name: found_of(settings.out, row) for row in ROWS}
+    best = best_figures(settings)
+    rows = [cells_of(row, found[row.name], best) for row in ROWS]
+    lines = ["## The report's rows", "", ABOUT, "", markdown_table(HEADS, rows), ""]
+    lines += [best_text(settings, best), ""]
+    lines += [*notes(), ""]
+    shown = {
+        (f.size.split(",")[0], row.experiment) for row in ROWS if (f := found[row.name]) is not None
+    }
+    made = made_by(settings.out, shown)
+    if made:
+        lines += ["Made by:", "", *made, f"- Machine: {machine()}", ""]
+    lines += ["Each row in full, `OUT` being one folder (`device=0` is a GPU):", ""]
+    full = RowsSettings(out=settings.out, size="full", device="0", seed=settings.seed, k=settings.k)
+    every = commands(full, chosen_variants(ROWS), "OUT")
+    lines += [f"- {names_of(name)}: `{text}`" for name, text in every]
+    script = "python benchmarks/report_rows.py size=full device=0 annotations=LABELS.json"
+    lines += ["", f"All of them: `{script} images=FRAMES out=OUT page=docs/results.md`."]
+    return "\n".join(lines) + "\n"
+
+
+def notes() -> list[str]:
+    """What each group of rows is, at either size."""
+    return [
+        f"- {e.title} (`{e.name}`): full is {e.sizes[0]}; small is {e.sizes[1]}. {e.note}".rstrip()
+        for e in EXPERIMENTS
+        if e.name in GROUPS
+    ]
+
+
+def names_of(name: str) -> str:
+    """What a command is for, in words."""
+    if name == "data":
+        return "Folds"
+    return f"{AT[name].title} (`{name}`)"
+
+
+def best_text(settings: RowsSettings, best: Mapping[str, str]) -> str:
+    """Where the last column comes from."""
+    about = (
+        "Best of ours: the whole pipeline, so grades are of crops at predicted points, which is "
+        "harder than at the labels; –: no figure of the pipeline means the same."
+    )
+    if not best:
+        return f"{about} It is not given here."
+    if settings.best is None:
+        return f"{about} From the section `{settings.best_section}` of this page, with its command."
+    record = settings.best.parent / "run.yaml"
+    if not record.is_file():
+        return f"{about} From `{settings.best.name}`."
+    return f"{about} By `{recorded_command(record, PipelineVal)}`."
+
+
+def made_by(out: Path, shown: set[tuple[str, str]]) -> list[str]:
+    """The commands that gave what is shown, with seed and data, from their run folders."""
+    lines = []
+    for experiment in EXPERIMENTS:
+        for size in SIZES:
+            record = out / size / experiment.name / "run.yaml"
+            if (size, experiment.name) not in _with_needs(shown) or not record.is_file():
+                continue
+            content = yaml.safe_load(record.read_text(encoding="utf-8"))
+            text = recorded_command(record, RUN[experiment.command][0])
+            studies = read_kfold(record.parent).get("studies")
+            data = f", folds of {', '.join(map(str, studies))} studies" if studies else ""
+            lines.append(f"- {experiment.name}, {size}, seed {content['seed']}{data}: `{text}`")
+    return lines
+
+
+def _with_needs(shown: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    needed = {(size, need) for size, name in shown for need, _ in NEEDS.get(name, ())}
+    return shown | needed
+
+
+def recorded_command(record: Path, cls: type[Settings]) -> str:
+    """The command that a run folder says it was made by; of paths the last part alone."""
+    content = yaml.safe_load(record.read_text(encoding="utf-8"))
+    settings = parse_settings(cls, content["settings"], where=str(record))
+    return command_line(str(content["command"]).removeprefix("spineline "), settings)
+
+
+def write_page(settings: RowsSettings) -> None:
+    """Write the section, where there is a page to write it to."""
+    if settings.page is not None:
+        write_section(settings.page, settings.section, section_text(settings), title="Results")
+
+
+def main(words: list[str]) -> int:
+    """Run, print the table, write the page; 1 where something failed."""
+    if words == ["help"]:
+        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(RowsSettings)]))
+        return 0
+    values = dict(word.partition("=")[::2] for word in words)
+    settings = parse_settings(RowsSettings, values, where="command line")
+    check_name(settings.section)
+    rows = chosen_rows(settings.rows)
+    if settings.dry:
+        for _, text in commands(settings, chosen_variants(rows), str(settings.out)):
+            print(text)
+        return 0
+    LOG.setLevel(logging.INFO)
+    LOG.addHandler(logging.StreamHandler())
+    best = best_figures(settings)  # before any work: it may be unreadable
+    failures = run(settings, rows)
+    write_page(settings)
+    print(aligned_text([HEADS, *(cells_of(r, found_of(settings.out, r), best) for r in ROWS)]))
+    for text in failures:
+        print(f"failed: {text}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        status = main(sys.argv[1:])
+    except SpinelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2 if isinstance(error, ConfigError) else 1
+    sys.exit(status)
