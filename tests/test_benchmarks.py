@@ -162,6 +162,8 @@ def test_small_and_full_sizes(health, tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_stopped_says_so(health, tmp_path: Path) -> None:
+    from spineline.datasets.runs import write_run_record
+
     keys = health.train_keys(health.HealthSettings(out=tmp_path), "yolo", tmp_path, tmp_path / "r")
     write_run_record(keys.out, "detect train", keys, trained_with={"epochs": 60})
     results = keys.out / "results.csv"
