@@ -126,11 +126,12 @@ def training_weights(
         ConfigError: not one weight per class, or a weight that cannot be used.
     """
     given = tuple(values["class_weights"] or ())
+    words = ",".join(f"{w:g}" for w in given)
     if given and len(given) != len(names):
-        msg = f"class_weights=: {len(given)} weights for {len(names)} classes; wanted one each for "
-        raise ConfigError(msg + ", ".join(names))
+        each = ", ".join(names)
+        msg = f"class_weights={words}: {len(given)} weights for {len(names)} classes; wanted one "
+        raise ConfigError(f"{msg}each for {each}")
     if given and not (all(math.isfinite(w) and w >= 0 for w in given) and any(given)):
-        words = ",".join(f"{w:g}" for w in given)
         raise ConfigError(f"class_weights={words}: wanted numbers of 0 or more, one above 0")
     frequency = inverse_frequency(counts, values["cls_pw"])
     weights = tuple(a * b for a, b in zip(given or (1.0,) * len(names), frequency, strict=True))
