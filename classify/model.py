@@ -122,10 +122,18 @@ class Network(nn.Module):
 
     def member_logits(self, images: Tensor) -> list[Outputs]:
         """Logits of each member, each as [forward][] gives them."""
+        return self.logits_of_features(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, F): what the trunk gives for images (N, 1, S, S) in 0 … 1."""
         images = (images - self.mean) / self.std
         if self.config.channels > 1:
             images = images.expand(-1, self.config.channels, -1, -1)
-        features = self.trunk(images)
+        features: Tensor = self.trunk(images)
+        return features
+
+    def logits_of_features(self, features: Tensor) -> list[Outputs]:
+        """Logits of each member for features (N, F) of the trunk."""
         found: list[Outputs] = []
         for member in (self, *self.others):
             hidden = member.hidden(self.thin(features))

@@ -44,6 +44,12 @@ class Recipe(Settings):
         minimum=1,
         maximum=MAX_MEMBERS,
     )
+    copies: int = key(
+        "where the trunk does not learn (model=gradients, freeze_trunk): augmented copies of each "
+        "crop whose features are kept and drawn from; 0 = a fresh copy every time",
+        minimum=0,
+        maximum=1000,
+    )
     freeze_trunk: bool = key("train the hidden layer and the heads alone")
 
     size: int = key("side of a crop in pixels", minimum=8, maximum=1024)

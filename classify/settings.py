@@ -46,6 +46,7 @@ class ClassifyTrain(Settings):
     components: int | None = recipe_key("components")
     feature_dropout: float | None = recipe_key("feature_dropout")
     members: int | None = recipe_key("members")
+    copies: int | None = recipe_key("copies")
     freeze_trunk: bool | None = recipe_key("freeze_trunk")
     size: int | None = recipe_key("size")
     margin: float | None = recipe_key("margin")

@@ -374,12 +374,16 @@ def class_weights(codes: np.ndarray[Any, Any], classes: int, mode: str) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """The tensors of a table: pixels (N, P, P) uint8, codes (N,), ``disc`` (N,) bool."""
+    """The tensors of a table: pixels (N, P, P) uint8, codes (N,), ``disc`` (N,) bool.
+
+    ``features`` (copies, N, F) are those of augmented copies; None where they are made afresh.
+    """
 
     pixels: Tensor
     seven: Tensor
     binary: Tensor
     disc: Tensor
+    features: Tensor | None = None
 
     @classmethod
     def of(cls, table: CropTable) -> Batches:
@@ -418,6 +422,7 @@ def _fit(
         _restore(state, before)
         run.write_derived(before, job.config)
         LOG.info("resumed after epoch %d of %d", before.epoch, job.recipe.epochs)
+    tensors = replace(tensors, features=kept_features(job, network, tensors.pixels))
     for epoch in _epochs(len(state.history), job.recipe.epochs):
         trained = _train_epoch(job, state, loss, tensors, epoch)
         end = _close_epoch(job, state, loss, epoch, trained, identity)
@@ -482,14 +487,10 @@ def _train_step(
     """One step; returns the loss and how many crops were right."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    images = augment(tensors.pixels[chosen], job.recipe, generator, job.device)
     seven = tensors.seven[chosen].to(job.device)
     binary = tensors.binary[chosen].to(job.device)
-    mix = draw_mix(job.recipe.mixup, len(chosen), generator)
-    images = images if mix is None else mix.images(images)
-    images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.recipe.amp):
-        members = state.network.member_logits(images)
+        members, mix = _member_logits(job, state.network, tensors, chosen, generator)
         targets = (seven, binary, tensors.disc[chosen].to(job.device))
         value = torch.stack([mixed_loss(loss, each, targets, mix) for each in members]).mean()
     state.optimizer.zero_grad(set_to_none=True)
@@ -498,6 +499,51 @@ def _train_step(
     if math.isfinite(number):
         state.optimizer.step()
     return number, _right(members[0], seven, binary)
+
+
+def _member_logits(
+    job: Job, network: Network, tensors: Batches, chosen: Tensor, generator: torch.Generator
+) -> tuple[list[Outputs], Mix | None]:
+    """Logits of chosen crops, augmented and mixed: pixels, or the features kept of them."""
+    if tensors.features is None:
+        images = augment(tensors.pixels[chosen], job.recipe, generator, job.device)
+        mix = draw_mix(job.recipe.mixup, len(chosen), generator)
+        images = images if mix is None else mix.images(images)
+        return network.member_logits(images.contiguous(memory_format=torch.channels_last)), mix
+    copy = torch.randint(len(tensors.features), (len(chosen),), generator=generator)
+    features = tensors.features[copy, chosen].to(job.device)
+    mix = draw_mix(job.recipe.mixup, len(chosen), generator)
+    return network.logits_of_features(features if mix is None else mix.images(features)), mix
+
+
+def kept_features(job: Job, network: Network, pixels: Tensor) -> Tensor | None:
+    """Features of ``copies`` augmented copies of the training crops, (copies, N, F) on the CPU.
+
+    None where the recipe wants fresh copies, or where the trunk learns; the seed decides them.
+    """
+    recipe = job.recipe
+    if not recipe.copies:
+        return None
+    if recipe.model != GRADIENTS and not recipe.freeze_trunk:
+        LOG.warning("copies=%d: not applied, the trunk of %s learns", recipe.copies, recipe.model)
+        return None
+    network.trunk.eval()
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for copy in range(recipe.copies):
+            generator = torch.Generator().manual_seed(_copy_seed(job.seed, copy))
+            parts = [
+                network.features(augment(part, recipe, generator, job.device)).float().cpu()
+                for part in pixels.split(256)
+            ]
+            found.append(torch.cat(parts))
+            LOG.info("augmented copies: %d of %d", copy + 1, recipe.copies)
+    return torch.stack(found)
+
+
+def _copy_seed(seed: int, copy: int) -> int:
+    """A seed per copy, none of which is an epoch's."""
+    return int(np.random.SeedSequence([seed, copy, 1]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _right(outputs: Outputs, seven: Tensor, binary: Tensor) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from spineline.classify import ClassifyTrain, load_classifier
+from spineline.classify.data import load_training_data
 from spineline.classify.gradients import (
     BINS,
     CELLS,
@@ -31,7 +32,15 @@ from spineline.classify.model import (
     read_weights,
     save_weights,
 )
-from spineline.classify.train import CropLoss, masked_cross_entropy, train
+from spineline.classify.runfolder import RunFolder
+from spineline.classify.train import (
+    CropLoss,
+    Job,
+    fit_trunk,
+    kept_features,
+    masked_cross_entropy,
+    train,
+)
 from spineline.datasets.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.errors import ConfigError, WeightsError
@@ -328,3 +337,80 @@ def test_it_exports(run: Path, tmp_path: Path, run_cli: Cli, kind: str) -> None:
     assert code == 0, stderr
     assert "differs" in stdout
     assert json.loads(out.with_suffix(".json").read_text())["components"] == 20
+
+
+# --- features of augmented copies that are kept --------------------------------------------------
+
+
+def test_features_that_are_kept_are_those_of_augmented_crops(
+    dataset_folder: Path, make_recipe: Callable[..., Any]
+) -> None:
+    """Without any augmentation every copy is the crop itself; with one the copies differ."""
+    for turn in (0.0, 20.0):
+        recipe = make_recipe(**{**VALUES, "copies": 2, "rotation": turn})
+        job = job_of(dataset_folder, recipe)
+        network = build_network(job.config)
+        fit_trunk(network, job.data.train)
+        pixels = torch.tensor(job.data.train.pixels)
+        found = kept_features(job, network, pixels)
+        assert found is not None
+        assert found.shape == (2, len(pixels), 20)
+        windows = torch.tensor(job.data.train.windows()).unsqueeze(1) / 255
+        with torch.no_grad():
+            plain = network.features(windows)
+        assert torch.allclose(found[0], plain, atol=1e-4) is (turn == 0)
+        assert torch.equal(found[0], found[1]) is (turn == 0)
+        again = kept_features(job, network, pixels)
+        assert again is not None
+        assert torch.equal(found, again)
+
+
+def job_of(data: Path, recipe: Any) -> Job:
+    config = replace(CONFIG, hidden=recipe.hidden)
+    crops = load_training_data(data, recipe, given={}, seed=0)
+    return Job(crops, config, 0, torch.device("cpu"), 1)
+
+
+def test_a_trunk_that_learns_keeps_no_features(
+    dataset_folder: Path, tmp_path: Path, run_cli: Cli, tiny_words: list[str]
+) -> None:
+    words = [*tiny_words, "copies=2", "plots=false"]
+    code, _, stderr = run_cli(
+        "classify", "train", f"data={dataset_folder}", f"out={tmp_path / 'run'}", *words
+    )
+    assert code == 0
+    assert "copies=2: not applied, the trunk of test_resnet learns" in stderr
+
+
+def test_a_frozen_trunk_keeps_features_and_stays_as_it_was(
+    dataset_folder: Path, plain_weights: Path, tmp_path: Path
+) -> None:
+    values: dict[str, object] = {**VALUES, "model": "test_resnet", "freeze_trunk": True}
+    values |= {"copies": 2, "epochs": 2, "weights": str(plain_weights), "plots": False}
+    result = train(ClassifyTrain(data=dataset_folder, out=tmp_path / "run", **values))  # type: ignore[arg-type]
+    before, after = (read_weights(path)[0] for path in (plain_weights, result.last))
+    trunk = [name for name in after if name.startswith("trunk.")]
+    assert all(torch.equal(after[name], before[name]) for name in trunk)
+    assert not torch.equal(after["heads.seven.weight"], before["heads.seven.weight"])
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_a_resumed_run_with_copies_gives_the_numbers_of_an_unbroken_one(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixup: float
+) -> None:
+    values: dict[str, object] = {**VALUES, "copies": 2, "epochs": 3, "mixup": mixup}
+    values |= {"plots": False, "workers": 1, "rotation": 10.0}
+    whole = train(ClassifyTrain(data=dataset_folder, out=tmp_path / "whole", **values))  # type: ignore[arg-type]
+    save = RunFolder.save
+
+    def stop(self: RunFolder, checkpoint: Any, config: Any) -> None:
+        save(self, checkpoint, config)
+        if checkpoint.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(ClassifyTrain(data=dataset_folder, out=tmp_path / "half", **values))  # type: ignore[arg-type]
+    resumed = train(ClassifyTrain(out=tmp_path / "half", resume=True, workers=1))
+    assert resumed.last.read_bytes() == whole.last.read_bytes()
