@@ -27,7 +27,13 @@ COLUMNS = (
 """Columns of ``results.csv``; Ultralytics' names, and F1. Precision, recall and F1 are those of
 one-to-one matching at IoU 0.5 and confidence 0.5."""
 
-METRICS = {"map50": COLUMNS[2], "map50_95": COLUMNS[3], "f1": COLUMNS[4]}
+METRICS = {
+    "map50": COLUMNS[2],
+    "map50_95": COLUMNS[3],
+    "f1": COLUMNS[4],
+    "precision": COLUMNS[0],
+    "recall": COLUMNS[1],
+}
 """Metrics whose best weights are kept, and their columns."""
 
 _BATCH = 16

@@ -69,6 +69,8 @@ _WEIGHTS = (
     "best_map50.safetensors",
     "best_map50_95.safetensors",
     "best_f1.safetensors",
+    "best_precision.safetensors",
+    "best_recall.safetensors",
 )
 
 

@@ -54,6 +54,7 @@ def test_run_folder_is_that_of_every_detector(trained: Any) -> None:
         "run.yaml", "recipe.json", "results.csv", "results.png", "weights/last.pt",
         "weights/last.safetensors", "weights/best.safetensors", "weights/best_map50.safetensors",
         "weights/best_map50_95.safetensors", "weights/best_f1.safetensors",
+        "weights/best_precision.safetensors", "weights/best_recall.safetensors",
     }  # fmt: skip
     record = yaml.safe_load((trained.out / "run.yaml").read_text())
     assert record["trained_with"]["backbone"] == "mobilenet_v3_large"
@@ -86,7 +87,12 @@ class Scripted:
     """Figures of a validation as written down, epoch by epoch; the last line of a killed run
     is not used up."""
 
-    LINES = ((0.1, 0.5, 0.1), (0.4, 0.2, 0.4), (0.3, 0.3, 0.6), (0.2, 0.1, 0.5))
+    LINES = (
+        (0.1, 0.5, 0.1, 0.9, 0.1),
+        (0.4, 0.2, 0.4, 0.5, 0.3),
+        (0.3, 0.3, 0.6, 0.6, 0.5),
+        (0.2, 0.1, 0.5, 0.4, 0.7),
+    )
 
     def __init__(self, patch: pytest.MonkeyPatch, done: int = 0) -> None:
         self.lines = list(self.LINES[done:])
@@ -127,9 +133,10 @@ def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
         whole = train(DetectTrain(out=tmp_path / "whole", **given))
     assert len(set(seen)) == 4
     wanted = {"best_map50": 1, "best": 1, "best_map50_95": 0, "best_f1": 2, "last": 3}
+    wanted |= {"best_precision": 0, "best_recall": 3}
     for name, epoch in wanted.items():
         assert (whole.out / "weights" / f"{name}.safetensors").read_bytes() == seen[epoch]
-    assert (whole.out / "weights" / "best.safetensors").stat().st_nlink == 2
+    assert (whole.out / "weights" / "best.safetensors").stat().st_nlink == 2  # best_map50
     out = tmp_path / "broken"
     with monkeypatch.context() as patch:
         Scripted(patch)
