@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -390,12 +390,24 @@ def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) ->
     Raises:
         WeightsError: the weights do not fit the configuration.
     """
+    _check_hidden(state, config, where)
     try:
         network = build_network(config)
         network.load_state_dict(state)
     except (ConfigError, RuntimeError) as error:
         raise WeightsError(f"{where}: its weights do not fit its description ({error})") from error
     return network
+
+
+def _check_hidden(state: Mapping[str, Tensor], config: NetworkConfig, where: str) -> None:
+    """Refuse hidden layers that the file does not have, before memory is taken for them."""
+    for number in range(config.members if config.hidden else 0):
+        name = f"others.{number - 1}.hidden.0.weight" if number else "hidden.0.weight"
+        shape = tuple(state[name].shape) if name in state else ()
+        whole = not config.components or shape[1:] == (config.components,)
+        if shape[:1] != (config.hidden,) or not whole:
+            msg = f"{where}: its weights do not fit its description ({name}: {shape or 'missing'})"
+            raise WeightsError(msg)
 
 
 @dataclass(frozen=True, slots=True)

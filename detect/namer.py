@@ -154,16 +154,18 @@ def load_namer(weights: Path, *, device: str = "cpu") -> Namer:
     try:
         with safe_open(weights, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{weights}: cannot be read as safetensors ({error})") from error
+    tensors = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
     config = _config(metadata, weights)
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise WeightsError(f"{weights}: {broken[0]} holds numbers that are not finite")
-    network = build_namer(config)
     try:
-        network.load_state_dict(tensors)
+        with torch.device("meta"):  # a description may claim more memory than its file has weights
+            network = RungNetwork(config)
+        network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         message = " ".join(str(error).split())
         raise WeightsError(f"{weights}: weights do not fit the network ({message})") from error

@@ -26,7 +26,7 @@ from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.devices import device_name
 from spineline.datasets.errors import AnnotationError, SpinelineError
 from spineline.datasets.files import staged_folder, write_bytes, write_json, write_text
-from spineline.datasets.images import read_image
+from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import refuse_output_around
@@ -183,9 +183,9 @@ def _spine(dataset: Dataset, record: ImageRecord) -> Spine | None:
     ranks = [rank for rank, level in enumerate(LEVELS) if level in found]
     if len(ranks) < _LEAST:
         return None
-    image = read_image(dataset.image_path(record))
+    image = read_uint8_image(dataset.image_path(record))
     points = np.array([found[LEVELS[rank]] for rank in ranks], dtype=np.float64)
-    return Spine(image.astype(np.uint8), points, np.array(ranks, dtype=np.int64))
+    return Spine(image, points, np.array(ranks, dtype=np.int64))
 
 
 def _read_shifted(namer: Namer, spine: Spine, shift: int) -> tuple[npt.NDArray[np.float64], int]:

@@ -105,7 +105,7 @@ class UNet(nn.Module):
                 "loss_size": self._size_loss(size, targets),
             }
         bell = self.description.heatmap == GAUSSIAN
-        heat = heat.clamp(0, 1) if bell else heat.sigmoid()
+        heat = heat.clamp(min=0) if bell else heat.sigmoid()  # no plateau where it exceeds 1
         return [
             self._detections(heat[n], size[n], (image.shape[-2], image.shape[-1]))
             for n, image in enumerate(images)
@@ -184,7 +184,7 @@ class UNet(nn.Module):
         kept = batched_nms(boxes, peaks.heat, peaks.class_index, self.iou)[: self.max_detections]
         return {
             "boxes": boxes[kept],
-            "scores": peaks.heat[kept],
+            "scores": peaks.heat[kept].clamp(max=1),
             "labels": peaks.class_index[kept] + 1,
         }
 

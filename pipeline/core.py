@@ -248,9 +248,15 @@ def bundle_of(settings: ModelSettings) -> Bundle:
     is none unless it is named.
 
     Raises:
+        ConfigError: ``none`` in place of a detector or classifier.
         WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
     """
     detector, classifier, namer = _members(settings)
+    for what, name in (("detector", detector), ("classifier", classifier)):
+        if name == "none":
+            raise ConfigError(
+                f"{what}=none: the pipeline needs one; only namer=none can be left out"
+            )
     given = {
         task: resolve(name, task=task, trust=settings.trust)
         for task, name in zip(get_args(Task), (detector, classifier, namer), strict=True)

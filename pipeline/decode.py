@@ -168,6 +168,7 @@ def decode_spine(
     if settings.method == "argmax":
         return _decode_argmax(candidates, settings)
     temperature = settings.temperature
+    named = frozenset(candidates.rank.tolist())
     if context is not None:
         candidates = with_other_names(candidates, settings.rename_cost)
         temperature = settings.temperature_in_context
@@ -176,7 +177,7 @@ def decode_spine(
         unary += settings.context_weight * worth(context, candidates, most=settings.context_most)
     pairwise = pairwise_scores(candidates, settings)
     chain, score = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
-    missing = _missing(candidates, chain, unary, pairwise, settings)
+    missing = _missing(candidates, chain, unary, pairwise, settings, named)
 
     def best_score(allowed: BoolArray) -> float:
         worth = np.where(allowed, unary, -np.inf)
@@ -324,12 +325,16 @@ def _missing(
     unary: FloatArray,
     pairwise: FloatArray,
     settings: DecodeSettings,
+    named: frozenset[int],
 ) -> tuple[tuple[str, Reason], ...]:
-    """Why each level that the chain leaves out is left out."""
+    """Why the chain leaves levels out; ``named`` are the ranks that the detector offered."""
     chosen = {int(candidates.rank[i]): i for i in chain}
     missing: list[tuple[str, Reason]] = []
     for rank, level in enumerate(LEVELS):
         if rank in chosen:
+            continue
+        if rank not in named:
+            missing.append((level, "no_candidate"))
             continue
         offered = np.flatnonzero(candidates.rank == rank)
         above = [i for i in chain if candidates.rank[i] < rank]

@@ -200,7 +200,7 @@ def _read(path: Path) -> tuple[FoldWeights, ...]:
 
 
 def _fold(entry: Mapping[str, Any], file: Path, where: str) -> FoldWeights:
-    names = [spec.name for spec in fields(ModelSettings)]
+    names = [spec.name for spec in fields(ModelSettings) if spec.name != "trust"]
     for name in entry:
         if name not in (*_OF_STUDIES, *names):
             hint = close_match(name, [*_OF_STUDIES, *names])

@@ -132,8 +132,9 @@ def _check_given(settings: KfoldSettings, count: int) -> None:
 def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
     """The dataset of each fold below ``out``, made if need be."""
     root = settings.out / FOLDS_FOLDER
-    if root.is_dir():  # it appears whole
-        _check_drawn(settings, manifest)
+    if root.is_dir():  # it appears whole; a run killed just then has no manifest yet
+        if manifest.is_file():
+            _check_drawn(settings, manifest)
         return fold_folders(root)
     dataset = _loaded(settings.data)
     records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])

@@ -20,8 +20,8 @@ CLASSIFY_FIGURES = (
     "seven.accuracy", "seven.macro_f1", "abnormal.auc_disc", "abnormal.auc_vertebra",
     "binary.accuracy", "binary.sensitivity", "binary.specificity", "binary.auc",
 )  # fmt: skip
-NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device")
-"""Keys of a training that no variant may change."""
+NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device", "trust")
+"""Keys of a training that no variant may change; whom to trust is not for a file to say."""
 
 _DATA = "converted dataset, whose train and val parts are folded, or a folder of folds"
 _OUT = "folder to write: VARIANT/foldN, folds.json, kfold.md, kfold.csv, kfold.json, kfold.png"

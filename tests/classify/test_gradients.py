@@ -414,3 +414,16 @@ def test_a_resumed_run_with_copies_gives_the_numbers_of_an_unbroken_one(
             train(ClassifyTrain(data=dataset_folder, out=tmp_path / "half", **values))  # type: ignore[arg-type]
     resumed = train(ClassifyTrain(out=tmp_path / "half", resume=True, workers=1))
     assert resumed.last.read_bytes() == whole.last.read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{"hidden": 65536}, {"members": 64}, {"components": 3072}])
+def test_layers_that_a_file_does_not_hold_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    from spineline.classify import model
+
+    state = network_state(build_network(CONFIG))
+    save_weights(tmp_path / "a.safetensors", state, replace(CONFIG, **changes))
+    monkeypatch.setattr(model, "build_network", lambda *_, **__: pytest.fail("took memory"))
+    with pytest.raises(WeightsError, match="do not fit its description"):
+        load_classifier(tmp_path / "a.safetensors")

@@ -280,3 +280,9 @@ def test_keys_that_do_not_fit(tmp_path: Path, dataset: Path, run_cli, word: str)
     code, _, warned = run_cli("naming", "train", f"data={dataset}", f"out={tmp_path / 'o'}", word)
     assert code == 2
     assert word.partition("=")[0] in warned
+
+
+def test_a_small_file_that_claims_much_takes_no_memory(weights: Path) -> None:
+    huge = changed(weights, width=256, hidden=1024, strip__rank_px=64, strip__half_width=16)
+    with pytest.raises(WeightsError, match="weights do not fit the network"):
+        load_namer(huge)

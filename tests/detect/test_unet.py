@@ -50,8 +50,10 @@ class Drawn(torch.nn.Module):
         )
 
 
-def told(description: Description, boxes: list[list[float]], classes: list[int]) -> Any:
-    """A network of size 64 that draws these boxes perfectly."""
+def told(
+    description: Description, boxes: list[list[float]], classes: list[int], height: float = 1.0
+) -> Any:
+    """A network of size 64 that draws these boxes perfectly, its bells ``height`` high."""
     network: Any = build_network(description, len(NAMES), 64)
     corners = torch.tensor(boxes).reshape(-1, 4)
     heat = draw_heat(
@@ -64,6 +66,7 @@ def told(description: Description, boxes: list[list[float]], classes: list[int])
     )
     if description.heatmap == "onehot":
         heat = torch.where(heat > 0, 10.0, -10.0)
+    heat = heat * height if description.heatmap == "gaussian" else heat
     size = torch.zeros(2, 64, 64)
     for box in corners:
         x, y = ((box[:2] + box[2:]) / 2).long().tolist()
@@ -86,6 +89,17 @@ def test_boxes_are_those_that_the_maps_say(kind: str, off: float) -> None:
     assert found.class_index[order].tolist() == [0, 1, 2]
     np.testing.assert_allclose(found.boxes_xyxy[order], np.array(BOXES) * 2, atol=2 * off)
     assert (found.confidence > 0.9).all()
+
+
+def test_a_bell_higher_than_one_has_its_point_at_its_top() -> None:
+    description = replace(SMALL, heatmap="gaussian")
+    network = told(description, BOXES, [0, 1, 2], height=1.3)
+    detector = UNetDetector(network, make_meta(description, NAMES, 64))
+    (found,) = detector.detect([np.zeros((64, 48), np.uint8)], confidence=0.5, iou=0.3)
+    assert len(found) == 3
+    order = np.argsort(found.class_index)
+    np.testing.assert_allclose(found.boxes_xyxy[order], np.array(BOXES), atol=0.01)
+    assert (found.confidence <= 1).all()
 
 
 def test_input_is_normalised_and_padded_by_the_mean() -> None:

@@ -277,3 +277,11 @@ def test_four_weights_are_too_many(files) -> None:
 def test_a_namer_of_another_task_is_refused(files) -> None:
     with pytest.raises(WeightsError, match="c1: wanted weights to name"):
         bundle_of(ModelSettings(namer="c1"))
+
+
+def test_a_level_that_the_detector_never_named_has_no_candidate_with_a_reading_either() -> None:
+    rows = [(rank, 30.0 + 12 * rank, 0.9) for rank in range(1, 11)]
+    plain = decode_spine(boxes(rows))
+    context = read_context(SureNamer(), IMAGE, plain.structures)
+    for spine in (plain, decode_spine(boxes(rows), None, context)):
+        assert dict(spine.missing) == {"T12-L1": "no_candidate"}

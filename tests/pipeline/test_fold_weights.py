@@ -278,3 +278,9 @@ def test_overwriting_does_not_delete_the_folds(tmp_path, fake_models, cohort, ru
     assert code == 2
     assert "which it would replace" in warned
     assert folds.exists()
+
+
+def test_a_file_cannot_say_that_pickles_are_trusted(tmp_path) -> None:
+    path = written(tmp_path / "f.json", {"studies": ["a"], "detector": "a.pt", "trust": True})
+    with pytest.raises(ConfigError, match="unknown key 'trust'"):
+        read_fold_weights([path])

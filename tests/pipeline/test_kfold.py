@@ -274,6 +274,7 @@ def test_own_variants_come_from_a_file(tmp_path: Path) -> None:
         ("{file}", "a: {mixupp: 1}", r"a: unknown key 'mixupp'; did you mean 'mixup'"),
         ("{file}", "a: {mixup: lots}", "mixup=lots"),
         ("{file}", "a: {out: x}", "out is the same for all variants"),
+        ("{file}", "a: {trust: true}", "trust is the same for all variants"),
         ("{file}", "../a: {}", "cannot name a variant"),
         ("{file}", "folds: {}", "cannot name a variant"),
         ("{file}", "a: 3", "found 3"),

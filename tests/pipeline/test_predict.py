@@ -491,7 +491,7 @@ def test_unknown_weights(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-resnet18"])
+@pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-gradients"])
 @pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
 def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) -> None:
     from spineline.pipeline.core import bundle_of
@@ -599,3 +599,14 @@ def test_damaged_results_are_refused(
     (tmp_path / "result.json").write_text(json.dumps(value))
     with pytest.raises(SpinelineError, match=message):
         read_result(tmp_path / "result.json")
+
+
+def test_a_pipeline_needs_detector_and_classifier(tmp_path, make_study, run_cli) -> None:
+    make_study(tmp_path / "s")
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
+        "weights=lumbar-yolov8n,none",
+    )  # fmt: skip
+    assert code == 2
+    assert "classifier=none: the pipeline needs one" in warned
+    assert not (tmp_path / "o").exists()
