@@ -20,7 +20,6 @@ that were made by hand are taken with `folds=FOLDER`, `fasterrcnn=RUN0,RUN1,RUN2
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.pages import write_section
+from spineline.datasets.runs import run_script
 from spineline.datasets.settings import Settings, describe, key, parse_settings
 from spineline.datasets.tables import aligned_text, markdown_table
 from spineline.detect.pooled import fold_folders
@@ -339,7 +339,7 @@ def main(words: list[str]) -> None:
     if words == ["help"]:
         print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(HealthSettings)]))
         return
-    values = dict(word.split("=", 1) for word in words)
+    values = dict(word.partition("=")[::2] for word in words)
     settings = parse_settings(HealthSettings, values, where="command line")
     log = logging.getLogger("spineline")
     log.setLevel(logging.INFO)
@@ -359,4 +359,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

@@ -34,7 +34,7 @@ from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.errors import ConfigError, SpinelineError
 from spineline.datasets.pages import check_name, read_sections, write_section
-from spineline.datasets.runs import LOG
+from spineline.datasets.runs import LOG, run_script
 from spineline.datasets.settings import Settings, close_match, describe, key, parse_settings
 from spineline.datasets.tables import aligned_text, markdown_table
 from spineline.pipeline.kfold import kfold_classify, kfold_detect
@@ -727,9 +727,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        status = main(sys.argv[1:])
-    except SpinelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2 if isinstance(error, ConfigError) else 1
-    sys.exit(status)
+    run_script(main)

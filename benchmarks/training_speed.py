@@ -24,7 +24,6 @@ import logging
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +45,7 @@ from spineline.datasets.errors import SpinelineError
 from spineline.datasets.files import write_json
 from spineline.datasets.pages import write_section
 from spineline.datasets.phantom import DataPhantom, phantom
-from spineline.datasets.runs import LOG, versions
+from spineline.datasets.runs import LOG, run_script, versions
 from spineline.datasets.settings import Settings, describe, key, parse_settings
 from spineline.datasets.tables import aligned_text, markdown_table
 from spineline.detect.fasterrcnn_data import make_transform
@@ -484,7 +483,7 @@ def main(words: list[str]) -> None:
     if words == ["help"]:
         print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(SpeedSettings)]))
         return
-    values = dict(word.split("=", 1) for word in words)
+    values = dict(word.partition("=")[::2] for word in words)
     settings = parse_settings(SpeedSettings, values, where="command line")
     logging.getLogger("spineline").setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as name:
@@ -498,4 +497,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

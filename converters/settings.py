@@ -71,17 +71,23 @@ class ConvertTianchi(ConvertLumbar):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertCervical(ConvertSettings):
+class ConvertWithoutLevels(ConvertSettings):
+    """Keys that the sources of discs without level share."""
+
+    labels: str = key(
+        "what the boxes' classes are: health, as the source names no levels",
+        default="health",
+        choices=tuple(LABEL_SETS),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCervical(ConvertWithoutLevels):
     """Keys of ``spineline convert cervical``."""
 
     annotations: Path = key("folder of the source's CSV files, or one of them")
     images: Path | None = key(  # type: ignore[assignment]
         "folder of its images; none writes the labels alone, with sizes from the XML", default=None
-    )
-    labels: str = key(
-        "what the boxes' classes are: health, as the source names no levels",
-        default="health",
-        choices=tuple(LABEL_SETS),
     )
     min_boxes: int = key("images with fewer discs are left out", default=3, minimum=1)
     min_bin_size: int | None = key(
@@ -107,17 +113,12 @@ class ConvertCervical(ConvertSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertPrepared(ConvertSettings):
+class ConvertPrepared(ConvertWithoutLevels):
     """Keys of ``spineline convert prepared``."""
 
     annotations: Path = key("the prepared JSON, or a folder of train.json, val.json, test.json")
     images: Path | None = key(  # type: ignore[assignment]
         "folder of its images; none takes all as missing, see image_size", default=None
-    )
-    labels: str = key(
-        "what the boxes' classes are: health, as the source names no levels",
-        default="health",
-        choices=tuple(LABEL_SETS),
     )
     split: str = key(
         "source keeps the parts of the files (0.67 where there is one file); else as in the other "

@@ -7,12 +7,12 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 
@@ -169,3 +169,17 @@ def progress(
         yield item
         if done % step == 0:
             LOG.info("%s: %d%s", description, done, f" of {total}" if total else "")
+
+
+def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """End the process as a command ends: 0 done, 1 failed, 2 a key that is wrong; no traceback.
+
+    Args:
+        main: takes the words of the command line; gives the exit status, None for 0.
+    """
+    try:
+        status = main(sys.argv[1:])
+    except SpinelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2 if isinstance(error, ConfigError) else 1
+    sys.exit(status)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from spineline.detect.fasterrcnn_backbones import (
     make_anchors,
     timm_name,
 )
-from spineline.detect.scaled import ScaledDetector, network_with
+from spineline.detect.scaled import ScaledDetector, meta_of, network_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,7 @@ class FasterRCNNDetector(ScaledDetector):
 
 def make_meta(description: Description, names: tuple[str, ...], imgsz: int) -> DetectorMeta:
     """What a weights file says of a network."""
-    return DetectorMeta(
-        backend=FASTERRCNN,
-        model=FASTERRCNN,
-        names=names,
-        imgsz=imgsz,
-        channels=description.channels,
-        yaml=asdict(description),
-    )
+    return meta_of(FASTERRCNN, description, description.channels, names, imgsz)
 
 
 def check_description(meta: DetectorMeta, where: str) -> Description:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,25 @@ from spineline.detect.batches import batches_by_shape, check_image, fit_longer_s
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
 from spineline.detect.results import Detections, no_detections
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 LARGEST_HALF = 65504.0
 """The largest number that 16 bits hold."""
+
+
+def meta_of(
+    backend: str, description: DataclassInstance, channels: int, names: tuple[str, ...], imgsz: int
+) -> DetectorMeta:
+    """What a weights file says of a network whose backend has one model."""
+    return DetectorMeta(
+        backend=backend,
+        model=backend,
+        names=names,
+        imgsz=imgsz,
+        channels=channels,
+        yaml=asdict(description),
+    )
 
 
 class ScaledDetector(ABC):

@@ -199,74 +199,8 @@ class DetectTrain(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DetectVal(Settings):
-    """Keys of ``detect val``."""
-
-    model: str | None = key(
-        "weights of one detector: a .safetensors or .pt file, or a registry name; with data= a "
-        "folder of folds: one per fold, [a,b,c], each to score what it did not see",
-        default=None,
-    )
-    weights: tuple[str, ...] | None = key(
-        "instead of model: an ensemble, two or more of such, [a,b], of any backends", default=None
-    )
-    fusion: str = key(
-        "ensemble: weighted mean of boxes and mean confidence (wbf), weighted mean and greatest "
-        "confidence (nmw), or the most confident box (nms)",
-        default="wbf",
-        choices=FUSIONS,
-    )
-    fusion_iou: float = key(
-        "ensemble: boxes of one class that overlap more are one",
-        default=0.55,
-        minimum=0.0,
-        maximum=1.0,
-    )
-    model_weights: tuple[float, ...] | None = key(
-        "ensemble: weight of each detector, in their order (1 each)", default=None, minimum=0.0
-    )
-    data: Path = key(
-        "converted dataset: its folder or data.yaml; or a folder of folds, as kfold= writes it"
-    )
-    out: Path = key("folder to write")
-    split: str = key("part to score", default="val", choices=("train", "val", "test"))
-    confidence: float = key(
-        "least confidence for the COCO figures", default=0.001, minimum=0.0, maximum=1.0
-    )
-    iou: float = key(
-        "NMS: boxes of one class that overlap more", default=0.7, minimum=0.0, maximum=1.0
-    )
-    across_classes_iou: float | None = key(
-        "then drop boxes of any class that overlap a more confident one by more (none = keep)",
-        default=None,
-        minimum=0.0,
-        maximum=1.0,
-    )
-    max_detections: int = key("most boxes per image", default=300, minimum=1)
-    match_iou: float = key(
-        "one_to_one and confusion: least overlap of a hit",
-        default=0.5,
-        minimum=0.05,
-        maximum=1.0,
-    )
-    match_confidence: float = key(
-        "one_to_one and confusion: least confidence for precision, recall and F1",
-        default=0.5,
-        minimum=0.0,
-        maximum=1.0,
-    )
-    draws: int = key("of the bootstrap over studies; 0: no intervals", default=1000, minimum=0)
-    seed: int = key("of the bootstrap", default=0, minimum=0)
-    batch: int = key("images per forward pass", default=16, minimum=1)
-    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    plots: bool = key("draw precision-recall and confusion", default=True)
-    trust: bool = key("allow a .pt pickle (it can run code)", default=False)
-    overwrite: bool = key("replace out= if it exists", default=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectPredict(Settings):
-    """Keys of ``detect predict``."""
+class DetectorKeys(Settings):
+    """Keys of the commands that run a detector, or an ensemble, over images."""
 
     model: str | None = key(
         "weights of one detector: a .safetensors or .pt file, or a registry name", default=None
@@ -289,12 +223,7 @@ class DetectPredict(Settings):
     model_weights: tuple[float, ...] | None = key(
         "ensemble: weight of each detector, in their order (1 each)", default=None, minimum=0.0
     )
-    source: Path = key("an image, a folder of images, or a converted dataset's data.yaml")
     out: Path = key("folder to write")
-    confidence: float = key("least confidence", default=0.25, minimum=0.0, maximum=1.0)
-    iou: float = key(
-        "NMS: boxes of one class that overlap more", default=0.8, minimum=0.0, maximum=1.0
-    )
     across_classes_iou: float | None = key(
         "then drop boxes of any class that overlap a more confident one by more (none = keep)",
         default=None,
@@ -303,6 +232,56 @@ class DetectPredict(Settings):
     )
     max_detections: int = key("most boxes per image", default=300, minimum=1)
     batch: int = key("images per forward pass", default=16, minimum=1)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    trust: bool = key("allow a .pt pickle (it can run code)", default=False)
+    overwrite: bool = key("replace out= if it exists", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectVal(DetectorKeys):
+    """Keys of ``detect val``."""
+
+    model: str | None = key(
+        "weights of one detector: a .safetensors or .pt file, or a registry name; with data= a "
+        "folder of folds: one per fold, [a,b,c], each to score what it did not see",
+        default=None,
+    )
+    data: Path = key(
+        "converted dataset: its folder or data.yaml; or a folder of folds, as kfold= writes it"
+    )
+    split: str = key("part to score", default="val", choices=("train", "val", "test"))
+    confidence: float = key(
+        "least confidence for the COCO figures", default=0.001, minimum=0.0, maximum=1.0
+    )
+    iou: float = key(
+        "NMS: boxes of one class that overlap more", default=0.7, minimum=0.0, maximum=1.0
+    )
+    match_iou: float = key(
+        "one_to_one and confusion: least overlap of a hit",
+        default=0.5,
+        minimum=0.05,
+        maximum=1.0,
+    )
+    match_confidence: float = key(
+        "one_to_one and confusion: least confidence for precision, recall and F1",
+        default=0.5,
+        minimum=0.0,
+        maximum=1.0,
+    )
+    draws: int = key("of the bootstrap over studies; 0: no intervals", default=1000, minimum=0)
+    seed: int = key("of the bootstrap", default=0, minimum=0)
+    plots: bool = key("draw precision-recall and confusion", default=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectPredict(DetectorKeys):
+    """Keys of ``detect predict``."""
+
+    source: Path = key("an image, a folder of images, or a converted dataset's data.yaml")
+    confidence: float = key("least confidence", default=0.25, minimum=0.0, maximum=1.0)
+    iou: float = key(
+        "NMS: boxes of one class that overlap more", default=0.8, minimum=0.0, maximum=1.0
+    )
     window: str = key(
         "percentile: window grey values as the converters do; none: take 8-bit images as they are",
         default="percentile",
@@ -310,9 +289,6 @@ class DetectPredict(Settings):
     )
     overlays: bool = key("draw the boxes", default=True)
     txt: bool = key("also write YOLO text files", default=False)
-    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    trust: bool = key("allow a .pt pickle (it can run code)", default=False)
-    overwrite: bool = key("replace out= if it exists", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

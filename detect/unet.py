@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.settings import close_match
 from spineline.detect.architectures import UNET
 from spineline.detect.checkpoints import DetectorMeta, read_safetensors
-from spineline.detect.scaled import ScaledDetector, network_with
+from spineline.detect.scaled import ScaledDetector, meta_of, network_with
 from spineline.detect.unet_heatmaps import GAUSSIAN, HEATMAPS, draw_heat, find_peaks
 
 LOSSES = ("loss_heat", "loss_size")
@@ -271,14 +271,7 @@ def build_network(description: Description, classes: int, imgsz: int, *, seed: i
 
 def make_meta(description: Description, names: tuple[str, ...], imgsz: int) -> DetectorMeta:
     """What a weights file says of a network."""
-    return DetectorMeta(
-        backend=UNET,
-        model=UNET,
-        names=names,
-        imgsz=imgsz,
-        channels=description.channels,
-        yaml=asdict(description),
-    )
+    return meta_of(UNET, description, description.channels, names, imgsz)
 
 
 def check_description(meta: DetectorMeta, where: str) -> Description:

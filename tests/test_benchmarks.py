@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -505,3 +506,14 @@ def test_report_rows_from_the_source_to_the_page(rows, tmp_path: Path) -> None:
     assert rows.main([*words, "rows=chain"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["training_speed", "health_folds", "report_rows"])
+def test_a_wrong_key_ends_a_script_as_it_ends_a_command(name: str) -> None:
+    path = ROOT / "benchmarks" / f"{name}.py"
+    done = subprocess.run(
+        [sys.executable, str(path), "imagsz=3"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "unknown key 'imagsz'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -88,8 +88,9 @@ def test_two_processes_train_one_network(dataset: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 2/2") == 1  # the first process speaks, alone
     names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
-    weights = ["last.pt", *(f"{n}.safetensors" for n in ("last", "best", "best_f1"))]
-    weights += ["best_map50.safetensors", "best_map50_95.safetensors"]
+    weights = ["last.pt", *(f"{name}.safetensors" for name in ("last", "best"))]
+    figures = ("map50", "map50_95", "f1", "precision", "recall")
+    weights += [f"best_{figure}.safetensors" for figure in figures]
     assert names == {"run.yaml", "results.csv", *(f"weights/{name}" for name in weights)}
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
