@@ -31,7 +31,12 @@ from spineline.datasets.files import link_file, write_bytes
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import LOG
 from spineline.detect.background import Background
-from spineline.detect.checkpoints import DetectorMeta, read_safetensors, write_checkpoint
+from spineline.detect.checkpoints import (
+    DetectorMeta,
+    packed_safetensors,
+    read_safetensors,
+    write_checkpoint,
+)
 from spineline.detect.compiling import compile_backbone
 from spineline.detect.distributed import ALONE, Group, joined
 from spineline.detect.families import Family, family_of, make_optimizer
@@ -52,7 +57,7 @@ from spineline.detect.fasterrcnn_loader import (
 )
 from spineline.detect.results import Detections
 from spineline.detect.results_csv import append_row, trim_results
-from spineline.detect.scaled import ScaledDetector, as_input, packed_network
+from spineline.detect.scaled import ScaledDetector, as_input, as_stored, largest
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import TrainResult
 from spineline.detect.yolo_data import (
@@ -512,8 +517,8 @@ def _not_finite(
 
 def _close_epoch(job: Job, state: State, losses: Mapping[str, float]) -> None:
     """Validate, then write: results, weights, and what a resumed run starts from."""
-    weights = [t for t in state.network.state_dict().values() if t.is_floating_point()]
-    if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in weights]).all()):
+    limit = largest(state.network.state_dict())
+    if not math.isfinite(limit):
         msg = f"epoch {state.done}: the weights are no longer finite numbers; lower lr0"
         raise SpinelineError(msg)
     if not job.group.first:
@@ -528,7 +533,7 @@ def _close_epoch(job: Job, state: State, losses: Mapping[str, float]) -> None:
         state.board.scalars(state.done, row)
         if found is not None and state.validation is not None:
             state.board.picture(state.done, _picture(state.validation, found))
-    _save(job, state, _improved(state, figures))
+    _save(job, state, _improved(state, figures), limit)
     _say(job, state, losses, figures)
 
 
@@ -575,31 +580,39 @@ def _improved(state: State, figures: Mapping[str, float] | None) -> list[str]:
     return names
 
 
-def _save(job: Job, state: State, names: Sequence[str]) -> None:
+def _save(job: Job, state: State, names: Sequence[str], limit: float) -> None:
     """Write an epoch's weights and checkpoint beside training.
 
     An epoch is passed over while an earlier one is still being written, unless it is a best one or
-    the last.
+    the last. The thread beside training only moves and writes: arithmetic there would start OpenMP
+    threads of its own, and those take cores from every later step.
+
+    Args:
+        job: the run.
+        state: how far it is.
+        names: weights files besides ``last`` that this epoch is the best for.
+        limit: the greatest absolute number of the weights.
     """
     last = state.done == job.values["epochs"]
     if state.writer.busy and not names and not last:
         return
     content = _checkpoint(job, state, finished=False)
+    stored = as_stored(content["network"], limit)
     copied = _each_tensor(content, lambda tensor: tensor.detach().clone())
 
     def write() -> None:
+        _write_weights(job, stored, [*names, "last"])
         moved = _each_tensor(copied, torch.Tensor.cpu)
-        _write_weights(job, moved["network"], [*names, "last"])
         write_checkpoint(moved, job.weights / "last.pt")
         state.saved = moved["done"]
 
     state.writer.submit(write)
 
 
-def _write_weights(job: Job, tensors: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:
+def _write_weights(job: Job, stored: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:
     """One file of weights, and its other names."""
     first, *others = (job.weights / f"{name}.safetensors" for name in names)
-    write_bytes(first, packed_network(tensors, job.meta))
+    write_bytes(first, packed_safetensors(stored, job.meta, half=False))
     for other in others:
         link_file(first, other)
 
@@ -646,7 +659,8 @@ def _finish(job: Job, state: State) -> None:
         write_bytes(out / "results.png", _curves_png(out / "results.csv"))
     content = _each_tensor(_checkpoint(job, state, finished=True), torch.Tensor.cpu)
     if state.saved < state.done:
-        _write_weights(job, content["network"], ["last"])
+        stored = as_stored(content["network"], largest(content["network"]))
+        _write_weights(job, stored, ["last"])
     write_checkpoint(content, job.weights / "last.pt")
     LOG.info("done: %d epochs; weights: %s", state.done, _result(job, state).weights)
 

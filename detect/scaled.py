@@ -8,6 +8,7 @@ network alone.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -152,11 +153,26 @@ def network_with(
 
 def save_network(network: nn.Module, meta: DetectorMeta, path: Path) -> None:
     """Write weights, in 16 bits where they fit; the file appears whole."""
-    write_bytes(path, packed_network(network.state_dict(), meta))
+    tensors = network.state_dict()
+    stored = as_stored(tensors, largest(tensors))
+    write_bytes(path, packed_safetensors(stored, meta, half=False))
 
 
-def packed_network(tensors: Mapping[str, torch.Tensor], meta: DetectorMeta) -> bytes:
-    """The content of a weights file, in 16 bits where the numbers fit."""
-    numbers = [t for t in tensors.values() if t.is_floating_point()]
-    half = all(float(t.abs().max()) < LARGEST_HALF for t in numbers if t.numel())
-    return packed_safetensors(tensors, meta, half=half)
+def largest(tensors: Mapping[str, torch.Tensor]) -> float:
+    """The greatest absolute number in these; NaN where there is one."""
+    numbers = [t for t in tensors.values() if t.is_floating_point() and t.numel()]
+    return float(nn.utils.get_total_norm(numbers, math.inf))
+
+
+def as_stored(tensors: Mapping[str, torch.Tensor], limit: float) -> dict[str, torch.Tensor]:
+    """A copy of weights as their file has them: in 16 bits where the numbers fit.
+
+    Args:
+        tensors: weights by name.
+        limit: see [largest][].
+    """
+    half = limit < LARGEST_HALF
+    return {
+        name: t.half() if half and t.is_floating_point() else t.detach().clone()
+        for name, t in tensors.items()
+    }

@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -332,3 +335,55 @@ def test_seeds_differ_by_every_number() -> None:
     seeds = {seed_of(a, b, c) for a in range(3) for b in range(3) for c in range(3)}
     assert len(seeds) == 27
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+COUNT_THREADS = """
+import os, sys, threading
+from pathlib import Path
+
+import torch
+
+from spineline.detect import loop
+from spineline.pipeline.cli import main
+
+counts, close, write = [], loop._close_epoch, loop.write_checkpoint
+
+
+def note():
+    counts.append(len(os.listdir("/proc/self/task")))
+
+
+def closed(*given):
+    torch.rand(2000, 2000).mul_(2)  # OpenMP has its threads
+    note()
+    return close(*given)
+
+
+def written(*given):
+    if threading.current_thread() is not threading.main_thread():
+        note()
+    return write(*given)
+
+
+loop._close_epoch, loop.write_checkpoint = closed, written
+code = main(sys.argv[1:])
+print("THREADS", *counts)
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_what_is_written_beside_training_takes_one_thread(dataset: Path, tmp_path: Path) -> None:
+    """OpenMP threads of the writer's own would slow every later step down, as measured."""
+    script = tmp_path / "count.py"
+    script.write_text(COUNT_THREADS)
+    words = ["detect", "train", "model=fasterrcnn", "backbone=mobilenet_v3_small", "imgsz=64"]
+    words += ["rois=16", "epochs=1", "val=false", "plots=false", f"data={dataset}"]
+    done = subprocess.run(
+        [sys.executable, str(script), *words, f"out={tmp_path / 'run'}"],
+        env={**os.environ, "OMP_NUM_THREADS": "4"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("THREADS"))
+    before, beside = (int(word) for word in line.split()[1:])
+    assert beside == before + 1

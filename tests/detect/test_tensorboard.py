@@ -84,7 +84,7 @@ def test_events_are_those_of_results_csv_also_when_a_run_is_resumed(
             patch.setattr(
                 loop,
                 "_save",
-                lambda job, state, names: die() if state.done == 3 else original(job, state, names),
+                lambda job, state, *rest: die() if state.done == 3 else original(job, state, *rest),
             )
         with pytest.raises(KeyboardInterrupt):
             train(DetectTrain(data=dataset, out=out, tensorboard=True, **TINY, **MODELS[model]))
