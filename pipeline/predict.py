@@ -21,6 +21,7 @@ from spineline.pipeline.outputs import (
 from spineline.pipeline.results import StudyResult
 from spineline.pipeline.settings import PipelinePredict
 from spineline.pipeline.sources import Case, Frame, find_cases, load_frame
+from spineline.pipeline.writers import write_cohort_extras, write_study_extras
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,14 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
             write_study(
                 stage / name, analysis, overlay=settings.overlay, doubtful=settings.confidence
             )
+            write_study_extras(stage / name, analysis, settings)
             results.append((name, analysis.result))
             told.append(study_line(name, analysis))
             log += log_lines(name, analysis)
         if not results:
             raise SpinelineError(none_done(failures))
         write_results_csv(stage / "results.csv", results)
+        write_cohort_extras(stage, results, settings)
         write_log(stage, [*log, *map(str, failures)])
         failed = [{"study": f.name, "reason": f.reason} for f in failures]
         write_run_record(stage, "pipeline predict", settings, failures=failed)

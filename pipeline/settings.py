@@ -8,6 +8,7 @@ from pathlib import Path
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.pages import check_name
 from spineline.datasets.settings import Settings, key
+from spineline.pipeline.writers import OF_COHORT, OF_STUDY
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
 _DETECTOR = "detector instead of that of weights: a registry name or a file"
@@ -63,6 +64,11 @@ class PipelinePredict(ModelSettings):
     source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
     out: Path = key("folder to write: STUDY/result.json, STUDY/overlay.png, results.csv, log.txt")
     overlay: bool = key("draw STUDY/overlay.png", default=True)
+    to: tuple[str, ...] = key(
+        "what else to write",
+        default=(),
+        choices=(*OF_STUDY, *(w for w in OF_COHORT if w not in OF_STUDY)),
+    )
     overwrite: bool = key("replace an earlier output", default=False)
     seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
 
