@@ -125,6 +125,21 @@ class Job:
         return self.settings.out / "weights"
 
 
+class Copies:
+    """Copies of what is trained in place, in memory that is taken once, as taking it costs most."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, torch.Size, torch.dtype], torch.Tensor] = {}
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy; the next one of the same memory takes its place."""
+        place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        kept = self._kept.get(place)
+        if kept is None:
+            kept = self._kept[place] = torch.empty_like(tensor)
+        return kept.copy_(tensor.detach())
+
+
 @dataclass(slots=True)
 class State:
     """How far a run is.
@@ -140,6 +155,7 @@ class State:
         validation: of the first process.
         board: for TensorBoard, where it is asked for.
         writer: writes weights and checkpoints beside training.
+        copies: what it writes from.
     """
 
     network: Any
@@ -153,6 +169,7 @@ class State:
     validation: Validation | None = None
     board: Board | None = None
     writer: Background = field(default_factory=Background)
+    copies: Copies = field(default_factory=Copies)
 
 
 def make_job(
@@ -598,7 +615,8 @@ def _save(job: Job, state: State, names: Sequence[str], limit: float) -> None:
         return
     content = _checkpoint(job, state, finished=False)
     stored = as_stored(content["network"], limit)
-    copied = _each_tensor(content, lambda tensor: tensor.detach().clone())
+    state.writer.wait()  # it reads the copies
+    copied = _each_tensor(content, state.copies.copy)
 
     def write() -> None:
         _write_weights(job, stored, [*names, "last"])
