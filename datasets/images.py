@@ -6,6 +6,7 @@ orientation is ignored), because annotations count the pixels as they are stored
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,34 @@ _GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 
 class ImageReadError(SpinelineError):
     """An image file cannot be read as a grey image."""
+
+
+def image_names(paths: Sequence[Path]) -> list[str]:
+    """Names of images, fit for folders: without suffix where that is unique, else with it.
+
+    ``pipeline predict`` names its results so. Upper and lower case count as one, as some file
+    systems take them; a number tells apart what is still alike.
+
+    >>> image_names([Path("a b.png"), Path("c.jpg"), Path("c.png")])
+    ['a_b', 'c.jpg', 'c.png']
+    """
+    stems = [_plain(path.stem).lower() for path in paths]
+    names: list[str] = []
+    used: set[str] = set()
+    for path, stem in zip(paths, stems, strict=True):
+        name = _plain(path.stem) if stems.count(stem) == 1 else _plain(path.name)
+        number, wanted = 1, name
+        while name.lower() in used:
+            number += 1
+            name = f"{wanted}-{number}"
+        used.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _plain(text: str) -> str:
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("._")
+    return name[:100] or "image"
 
 
 def window_to_uint8(

@@ -141,6 +141,20 @@ def pathology_from_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]
     return (graded, "v5") if binary else (graded,)
 
 
+def tags_of_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]:
+    """The pathology tags that a pair of predicted codes stands for, whatever their agreement.
+
+    Code 6 is v5 alone; the binary code adds v5 to a disc's grade (-1: no such code).
+
+    >>> tags_of_codes("disc", 3, 1), tags_of_codes("disc", 6, 0), tags_of_codes("vertebra", 1, 0)
+    (('v2', 'v5'), ('v5',), ('v2',))
+    """
+    if kind == "vertebra":
+        return (PATHOLOGY["vertebra"][seven],) if seven in (0, 1) else ()
+    graded = (PATHOLOGY["disc"][seven - 2],) if 2 <= seven <= 5 else ()
+    return (*graded, "v5") if binary == 1 or seven == 6 else graded
+
+
 def class_of(labels: LabelSet, level: str, kind: Kind, pathology: tuple[str, ...]) -> int | None:
     """The class index of a structure in a label set, or None where it has none there."""
     if level in EXTRA_LEVELS:

@@ -306,7 +306,8 @@ def _write_neck_frames(
 def _write_dicom(
     stage: Path, drawn: Phantom, record: ImageRecord, settings: DataPhantom, number: int
 ) -> tuple[ImageRecord, dict[str, Any]]:
-    from spineline.datasets.phantom_study import annotation_entry, write_phantom_study
+    from spineline.datasets.phantom_study import write_phantom_study
+    from spineline.datasets.tianchi import annotation_entry
 
     folder = stage / "studies" / f"study{number}"
     identity = f"{settings.seed}.{number}"

@@ -93,28 +93,6 @@ def write_phantom_study(
     )
 
 
-def annotation_entry(record: ImageRecord, z_index: int) -> dict[str, Any]:
-    """One study of an annotation file in the official Tianchi shape."""
-    points = [
-        {
-            "coord": [round(v) for v in structure.point_xy],
-            "tag": {
-                "identification": structure.level,
-                structure.kind: ",".join(structure.pathology),
-            },
-            "zIndex": z_index,
-        }
-        for structure in record.structures
-    ]
-    annotation = [{"annotator": 1, "data": {"point": points}}]
-    data = {
-        "instanceUid": record.instance_uid,
-        "seriesUid": record.series_uid,
-        "annotation": annotation,
-    }
-    return {"studyUid": record.study_uid, "version": "v0.1", "data": [data]}
-
-
 def report_entry(record: ImageRecord) -> dict[str, Any]:
     """One frame of a label file in the report's shape; identification runs bottom to top there."""
     last = len(record.structures) - 1

@@ -94,7 +94,8 @@ def draw_study(folder: Path, seed: int) -> ImageRecord:
 
     from spineline.datasets.files import write_json
     from spineline.datasets.phantom import draw_phantom, record_of
-    from spineline.datasets.phantom_study import annotation_entry, write_phantom_study
+    from spineline.datasets.phantom_study import write_phantom_study
+    from spineline.datasets.tianchi import annotation_entry
 
     phantom = draw_phantom(np.random.default_rng([seed, 0]))
     record = record_of(phantom, "000-000")

@@ -24,6 +24,7 @@ from spineline.datasets.labels import (
     encode_binary,
     encode_health,
     encode_seven,
+    tags_of_codes,
 )
 from spineline.pipeline.results import GradedStructure
 
@@ -168,20 +169,6 @@ def report_table(images: Sequence[ScoredImage]) -> ReportTable:
         hit=np.array([row[2] for row in rows], dtype=bool),
         label_study=np.array(label_study, dtype=np.int64),
     )
-
-
-def tags_of_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]:
-    """The pathology tags that a pair of predicted codes stands for, whatever their agreement.
-
-    Code 6 is v5 alone; the binary code adds v5 to a disc's grade (-1: no such code).
-
-    >>> tags_of_codes("disc", 3, 1), tags_of_codes("disc", 6, 0), tags_of_codes("vertebra", 1, 0)
-    (('v2', 'v5'), ('v5',), ('v2',))
-    """
-    if kind == "vertebra":
-        return (PATHOLOGY["vertebra"][seven],) if seven in (0, 1) else ()
-    graded = (PATHOLOGY["disc"][seven - 2],) if 2 <= seven <= 5 else ()
-    return (*graded, "v5") if binary == 1 or seven == 6 else graded
 
 
 def sick_probability(structure: GradedStructure) -> float:

@@ -24,7 +24,13 @@ from spineline.datasets.dicom import (
     to_standard_orientation,
 )
 from spineline.datasets.errors import DicomReadError, SpinelineError
-from spineline.datasets.images import IMAGE_SUFFIXES, is_constant, read_image, window_to_uint8
+from spineline.datasets.images import (
+    IMAGE_SUFFIXES,
+    image_names,
+    is_constant,
+    read_image,
+    window_to_uint8,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -60,6 +66,8 @@ class Frame:
         header: the DICOM slice, or None.
         warnings: what was wrong on the way, or leaves the choice of the slice in doubt.
         notes: which slice was chosen, then each series and file left out with its reason.
+        slice_index: place of the slice in its series, sorted along the normal, from 0; 0 for plain
+            images.
     """
 
     name: str
@@ -70,6 +78,7 @@ class Frame:
     header: SliceHeader | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    slice_index: int = 0
 
     def points_mm(self, points_xy: FloatArray) -> FloatArray | None:
         """(N, 2) stored pixels as (N, 3) LPS mm, or None without geometry."""
@@ -104,17 +113,10 @@ def find_cases(source: Path, *, window: str = "percentile") -> tuple[Case, ...]:
 
 def image_cases(paths: Sequence[Path], *, window: str = "percentile") -> tuple[Case, ...]:
     """Cases of plain images, named by their files without suffix where that is unique."""
-    stems = [_plain(path.stem).lower() for path in paths]
-    cases, used = [], set[str]()
-    for path, stem in zip(paths, stems, strict=True):
-        name = _plain(path.stem) if stems.count(stem) == 1 else _plain(path.name)
-        number, wanted = 1, name
-        while name.lower() in used:
-            number += 1
-            name = f"{wanted}-{number}"
-        used.add(name.lower())
-        cases.append(Case(name, path=path, window=window))
-    return tuple(cases)
+    return tuple(
+        Case(name, path=path, window=window)
+        for name, path in zip(image_names(paths), paths, strict=True)
+    )
 
 
 def load_frame(case: Case) -> Frame:
@@ -137,7 +139,15 @@ def load_frame(case: Case) -> Frame:
         warnings = (*warnings, "no usable pixel spacing or position: points have no mm")
     height, width = pixels.shape
     image = window_to_uint8(shown)
-    return Frame(case.name, image, turn, width, height, header, tuple(warnings), notes)
+    place = _slice_index(case.study, header)
+    return Frame(case.name, image, turn, width, height, header, tuple(warnings), notes, place)
+
+
+def _slice_index(study: Study, header: SliceHeader) -> int:
+    """The place of a slice in its series, from 0."""
+    of_series = (series.slices for series in study.series if series.series_uid == header.series_uid)
+    places = (n for slices in of_series for n, h in enumerate(slices) if h is header)
+    return next(places, 0)
 
 
 def _load_image(case: Case) -> Frame:
@@ -162,8 +172,3 @@ def _images_in(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != "."
     )
-
-
-def _plain(text: str) -> str:
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("._")
-    return name[:100] or "image"
