@@ -11,6 +11,7 @@ OUT/kfold.md, .csv, .json, .png
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -96,27 +97,35 @@ def _kfold(settings: KfoldSettings, command: str) -> KfoldResult:
         )
         earlier = trained.get("variants", {})
     variants = chosen_variants(settings)
+    chosen = {variant.name for variant in variants}
+    others = [Variant(name, keys) for name, keys in earlier.items() if name not in chosen]
     check_trainings(settings, variants)
     devices = [device_name(word) for word in settings.device.split(",") if word.strip()]
     if not devices:
         raise ConfigError(f"device={settings.device}: names none")
     _check_variants(settings, variants, earlier)
-    if not settings.resume:
-        _make_room(settings)
+    replaced = None if settings.resume else _make_room(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     with held_folder(settings.out):
         _write_record(settings, command, variants, earlier)
-        folds, metric = _folds_and_metric(settings, variants)
+        folds, metric = _folds_and_metric(settings, variants, replaced)
         _tell_plan(settings, folds, variants)
         jobs = _jobs(settings, folds, variants)
         failures = run_jobs([job for job in jobs if not job.done], devices)
-        rows = _rows(settings, folds, variants, jobs)
+        told = _whole(_jobs(settings, folds, others))
+        shown = [*(variant for variant in others if variant.name in told), *variants]
+        rows = _rows(settings, folds, shown, [*jobs, *_jobs(settings, folds, others)])
         _write(settings, command, folds, metric, rows, failures)
     _tell(settings, metric, rows, failures)
     return KfoldResult(settings.out, rows, failures)
 
 
-def _make_room(settings: KfoldSettings) -> None:
+def _make_room(settings: KfoldSettings) -> Path | None:
+    """Take what ``overwrite=true`` replaces out of the way.
+
+    Returns:
+        where it lies, until it is known that the data can be used; None where there is nothing.
+    """
     refuse_output_around(settings)
     out = settings.out
     try:
@@ -130,8 +139,11 @@ def _make_room(settings: KfoldSettings) -> None:
         if not _is_kfold(out):
             msg = f"{out}: is no folder of spineline kfold; remove it yourself or choose another"
             raise OutputExistsError(f"{msg} out=")
+        aside = out.parent / f".{out.name}.{os.getpid()}.replaced"
         with held_folder(out):
-            shutil.rmtree(out)
+            out.rename(aside)
+        return aside
+    return None
 
 
 def _is_kfold(out: Path) -> bool:
@@ -165,16 +177,27 @@ def _write_record(
 
 
 def _folds_and_metric(
-    settings: KfoldSettings, variants: Sequence[Variant]
+    settings: KfoldSettings, variants: Sequence[Variant], replaced: Path | None
 ) -> tuple[Folds, tuple[str, ...]]:
-    """What the data decides; a new ``out`` goes again where it cannot be used."""
+    """What the data decides; where it cannot be used, ``out`` is as it was before.
+
+    Args:
+        settings: of the run.
+        variants: to train.
+        replaced: what lay in ``out`` before; it goes once the data is known to do.
+    """
     try:
         folds = make_folds(settings)
-        return folds, _metric(settings, folds, variants)
+        metric = _metric(settings, folds, variants)
     except BaseException:
         if not settings.resume:
             shutil.rmtree(settings.out, ignore_errors=True)
+        if replaced is not None:
+            replaced.rename(settings.out)
         raise
+    if replaced is not None:
+        shutil.rmtree(replaced)
+    return folds, metric
 
 
 def _metric(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) -> tuple[str, ...]:
@@ -215,6 +238,11 @@ def _jobs(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) ->
         for variant in variants
         for n, folder in enumerate(folds.folders)
     ]
+
+
+def _whole(jobs: Sequence[Job]) -> set[str]:
+    """The variants of which every fold is done."""
+    return {job.variant for job in jobs} - {job.variant for job in jobs if not job.done}
 
 
 def _rows(

@@ -23,6 +23,7 @@ from spineline.pipeline.settings import PipelineVal
 from spineline.pipeline.sources import Case
 from spineline.pipeline.tables import figures_text, results_text
 from spineline.pipeline.truth import Truth, TruthSet, aligned, labels_in, load_truth
+from spineline.weights import Bundle
 
 Results = dict[str, StudyResult]
 
@@ -68,8 +69,8 @@ def val(settings: PipelineVal) -> ValResult:
     _check_outputs(settings)
     folds = read_fold_weights(settings.folds) if settings.folds else ()
     if settings.predictions is None:
-        for each in [fold.applied(settings) for fold in folds] or [settings]:
-            bundle_of(each)
+        bundles = [bundle_of(each) for each in [f.applied(settings) for f in folds] or [settings]]
+        _warn_of_shared(bundles)
     truth = load_truth(settings)
     groups = _groups(settings, truth, folds)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
@@ -131,12 +132,20 @@ def _tell_folds(folds: Sequence[FoldWeights], place: Mapping[str, tuple[int, str
         names = [(study, name) for study, (fold, name) in place.items() if fold == n]
         shown = f", such as {names[0][0]} (there {names[0][1]})" if names else ""
         LOG.info("fold %d: scores %d studies%s", n, len(names), shown)
-    for what in ("detector", "classifier"):
-        if any(not {what, "weights"} & set(fold.models) for fold in folds):
+
+
+def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
+    """A network of several folds has seen the studies of some, unless it was trained on others."""
+    for what in ("detector", "classifier", "namer"):
+        files = [getattr(bundle, what) for bundle in bundles]
+        hashes = [file.sha256 for file in files if file is not None]
+        if len(set(hashes)) < len(hashes):
             LOG.warning(
-                "warning: the folds name no %s, so that every study gets the same one: its figures "
-                "are out of fold only where it saw none of these studies",
+                "warning: folds share a %s (%s): its figures are out of fold only where it saw "
+                "none of these studies; name one per fold, or %s",
                 what,
+                next(file.name for file in files if file is not None),
+                "namer=none" if what == "namer" else "score what it did not see with ids=",
             )
 
 
@@ -157,7 +166,7 @@ def _run(groups: Sequence[Group], truth: TruthSet, stage: Path, failures: list[F
         for name, analysis in analyse_cases(pipeline, group.cases, failures.append):
             folder = stage / "predictions" / name
             write_study(folder, analysis, overlay=settings.overlay, doubtful=settings.confidence)
-            results[name] = StudyResult.from_json(analysis.result.to_json())
+            results[name] = analysis.result.as_stored()
             lines[name] = log_lines(name, analysis)
     done = [case.name for case in truth.cases() if case.name in results]
     log = [line for name in done for line in lines[name]]

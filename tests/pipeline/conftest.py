@@ -23,6 +23,7 @@ from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections
 from spineline.pipeline.core import Pipeline
 from spineline.pipeline.settings import ModelSettings
+from spineline.weights import Bundle, WeightsFile
 
 SAGITTAL = (0, 1, 0, 0, 0, -1)
 
@@ -115,8 +116,14 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
         return loaded[-1]
 
     monkeypatch.setattr(Pipeline, "from_settings", classmethod(from_settings))
+
+    def bundle(settings: ModelSettings) -> Bundle:
+        names = [str(name) for name in (settings.detector, settings.classifier)]
+        files = [WeightsFile(name, Path(name), name) for name in names]
+        return Bundle("fake", files[0], files[1], "0" * 64)
+
     for module in ("predict", "val"):
-        monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", lambda settings: None)
+        monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", bundle)
     return loaded
 
 

@@ -241,8 +241,8 @@ def test_study_uids_find_the_studies_and_annotated_slices_follow(
         *val_words(cohort, tmp_path / "o", f"folds={folds}", "slice=annotated")
     )
     assert code == 0
-    assert "the folds name no classifier" in warned
-    assert "no detector" not in warned
+    assert "folds share a classifier" in warned
+    assert "share a detector" not in warned
     names = [weights_of(tmp_path / "o", s) for s in ("s1", "s2", "s3")]
     assert names == ["fold 0: fake", "fold 1: fake", "fold 0: fake"]
 

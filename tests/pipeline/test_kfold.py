@@ -488,6 +488,10 @@ def test_variants_may_be_added_but_not_changed(
     code, _, warned = run_cli(*begin, f"variants={file}", "resume=true")
     assert code == 2
     assert "variant mine: is {'lr': 0.25} now, and began in" in warned
+    assert run_cli(*begin, "variants=mixup", "resume=true")[0] == 0
+    told = json.loads((out / "kfold.json").read_text())["variants"]
+    assert list(told) == ["mine", "original", "mixup"]  # those of before stay in the table
+    assert told["mine"]["seven.accuracy"]["mean"] is not None
 
 
 def test_a_failing_fold_does_not_lose_the_others(
@@ -513,6 +517,10 @@ def test_a_failing_fold_does_not_lose_the_others(
     assert len(fake.trained) == 7
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_overwriting_replaces_a_cross_validation_and_nothing_else(
     dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
 ) -> None:
@@ -521,6 +529,10 @@ def test_overwriting_replaces_a_cross_validation_and_nothing_else(
     (out / "old").touch()
     assert run_cli(*words(dataset, out, "overwrite=true"))[0] == 0
     assert not (out / "old").exists()
+    before = tree(out)
+    assert run_cli(*words(tmp_path / "nowhere", out, "overwrite=true"))[0] == 1
+    assert tree(out) == before  # data that cannot be read costs nothing
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     code, _, warned = run_cli(*words(dataset, tmp_path / "mine", "overwrite=true"))
