@@ -7,25 +7,41 @@ import re
 from spineline.datasets.errors import ConfigError
 
 
+def check_device(device: str) -> str:
+    """The text without blanks and in lower case: ``cpu``, ``mps``, ``cuda``, ``cuda:N`` or ``N``.
+
+    Whether there is such a device here is asked by [device_name][].
+
+    Raises:
+        ConfigError: no name of a device, or several.
+    """
+    text = device.strip().lower()
+    if "," in text:
+        msg = f"device={device}: wanted one device, such as device=0; several are not supported"
+        raise ConfigError(msg)
+    if not re.fullmatch(r"cpu|mps|cuda|(cuda:)?\d{1,3}", text):
+        raise ConfigError(f"device={device}: not a device; allowed: cpu, cuda, mps, or a number")
+    return text
+
+
 def device_name(device: str) -> str:
-    """The name of a device that is here, as torch writes it: ``cpu`` or ``cuda:N``.
+    """The name of a device that is here, as torch writes it: ``cpu``, ``mps`` or ``cuda:N``.
 
     >>> device_name(" CPU")
     'cpu'
 
     Raises:
-        ConfigError: not ``cpu``, ``cuda``, ``cuda:N`` or ``N``, several, or no such CUDA device.
+        ConfigError: see [check_device][], or there is no such device here.
     """
-    text = device.strip().lower()
+    text = check_device(device)
     if text == "cpu":
         return text
-    if "," in text:
-        msg = f"device={device}: wanted one device, such as device=0; several are not supported"
-        raise ConfigError(msg)
-    if not re.fullmatch(r"cuda|(cuda:)?\d{1,3}", text):
-        raise ConfigError(f"device={device}: not a device; allowed: cpu, cuda, or a number")
     import torch
 
+    if text == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError(f"device={device}: there is no Apple GPU here; use device=cpu")
+        return text
     number = int(text.removeprefix("cuda").removeprefix(":") or 0)
     count = torch.cuda.device_count()
     if number >= count:

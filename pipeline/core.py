@@ -150,7 +150,10 @@ class Pipeline:
         settings = self.settings
         images = [frame.image for frame in frames]
         found = self.detector.detect(
-            images, confidence=settings.candidate_confidence, iou=settings.iou, batch=settings.batch
+            images,
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
         )
         how = DecodeSettings(
             method="argmax" if settings.decode == "argmax" else "spine",
@@ -234,6 +237,13 @@ class Pipeline:
         if weak:
             doubts.append(f"the detector's confidence is below {limit:g}: {', '.join(weak)}")
         return doubts
+
+
+def batch_size(settings: ModelSettings) -> int:
+    """How many images the models get at once; ``batch=auto`` goes by the device."""
+    if not isinstance(settings.batch, str):
+        return settings.batch
+    return 16 if settings.device.strip().lower() == "cpu" else 32
 
 
 @functools.cache

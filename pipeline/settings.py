@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from spineline.datasets.devices import check_device
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.pages import check_name
 from spineline.datasets.settings import Settings, key
+from spineline.pipeline.engines import ENGINES
 from spineline.pipeline.writers import OF_COHORT, OF_STUDY
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
@@ -19,6 +22,12 @@ _NAMER = "network that reads levels off the straightened spine: name, file, none
 _NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
 _ABSTAINED = "studies whose levels are but a guess are wrong, or left out but for naming.*"
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
+_BATCH = "images given to the models at once; auto: 16, on a GPU 32; halved where memory runs out"
+_HALF = "mixed precision: true, false, or auto: on CUDA only"
+_ENGINE = "this machine, or a Ray cluster (spineline[ray])"
+_WORKERS = "processes that read ahead of the models (0: none, no limits of time and memory)"
+_TIMEOUT = "seconds that reading one study may take; then it fails, and the others go on"
+_MEMORY = "MB that reading one study may take; then it fails, and the others go on"
 _CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
 
 
@@ -43,18 +52,31 @@ class ModelSettings(Settings):
     )
     crop_boxes: str = key(_CROPS, default="rule", choices=("rule", "detector"))
     window: str = key(_WINDOW, default="percentile", choices=("percentile", "none"))
-    batch: int = key("images given to the models at once", default=16, minimum=1)
-    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    batch: int | Literal["auto"] = key(_BATCH, default="auto", minimum=1)
+    device: str = key("cpu, cuda, mps, or the number of one CUDA device", default="cpu")
+    half: bool | Literal["auto"] = key(_HALF, default="auto")
     trust: bool = key("load weights that are pickles, which run the code in them", default=False)
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
+        _check_machine(self)
         if self.decode == "argmax" and self.min_naming_probability > 0:
             msg = (
                 f"min_naming_probability={self.min_naming_probability:g}: decode=argmax names each "
                 "level by itself and has no probability of the whole; use decode=spine"
             )
             raise ConfigError(msg)
+
+
+def _check_machine(settings: ModelSettings) -> None:
+    if isinstance(settings.batch, str) and settings.batch != "auto":
+        raise ConfigError(f"batch={settings.batch}: wanted auto, or a number of images, 1 or more")
+    if isinstance(settings.half, str) and settings.half != "auto":
+        raise ConfigError(f"half={settings.half}: wanted auto, true or false")
+    check_device(settings.device)
+    if settings.half is True and settings.device.strip().lower() == "cpu":
+        msg = "half=true: the CPU computes in full precision; use half=auto, or a GPU by device=0"
+        raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +87,23 @@ class PipelinePredict(ModelSettings):
     out: Path = key("folder to write: STUDY/result.json, STUDY/overlay.png, results.csv, log.txt")
     overlay: bool = key("draw STUDY/overlay.png", default=True)
     to: tuple[str, ...] = key(
-        "what else to write",
+        "what else to write: tianchi (a submission to the challenge), coco (detections)",
         default=(),
         choices=(*OF_STUDY, *(w for w in OF_COHORT if w not in OF_STUDY)),
     )
-    overwrite: bool = key("replace an earlier output", default=False)
+    overwrite: bool = key("start anew instead of going on with an earlier run", default=False)
+    retry: bool = key("try studies again that failed in an earlier run", default=False)
+    engine: str = key(_ENGINE, default="local", choices=tuple(ENGINES))
+    workers: int | Literal["auto"] = key(_WORKERS, default="auto", minimum=0, maximum=256)
+    timeout: float = key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
+    max_memory: int = key(_MEMORY, default=2048, minimum=64, maximum=1 << 20)
     seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        if isinstance(self.workers, str) and self.workers != "auto":
+            msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
