@@ -122,14 +122,17 @@ def coco_from_records(
 
 def coco_text(coco: Mapping[str, Any]) -> str:
     """A COCO dict as JSON text, one image or annotation a line."""
-    parts = []
-    for name, value in coco.items():
-        if isinstance(value, list) and value:
-            lines = ",\n".join(_dumps(item) for item in value)
-            parts.append(f"{_dumps(name)}: [\n{lines}\n]")
-        else:
-            parts.append(f"{_dumps(name)}: {_dumps(value)}")
+    parts = [
+        f"{_dumps(name)}: {rows_text(value) if isinstance(value, list) else _dumps(value)}"
+        for name, value in coco.items()
+    ]
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def rows_text(rows: Sequence[Any]) -> str:
+    """A list as JSON text, one item a line."""
+    lines = ",\n".join(_dumps(row) for row in rows)
+    return f"[\n{lines}\n]" if lines else "[]"
 
 
 def labels_of_coco(coco: Mapping[str, Any]) -> LabelSet:

@@ -14,6 +14,9 @@ from typing import Any
 
 from spineline.datasets.errors import AnnotationError
 
+RESULT_SCHEMA = "spineline-result/1"
+"""What ``result.json`` of ``pipeline predict`` calls its layout."""
+
 
 @dataclass(frozen=True, slots=True)
 class PredictedBox:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.datasets.predictions import RESULT_SCHEMA as SCHEMA
 from spineline.pipeline.naming import Naming, Rival
-
-SCHEMA = "spineline-result/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,10 @@ class StudyResult:
             "version": self.version,
         }
 
+    def as_stored(self) -> StudyResult:
+        """The result as ``result.json`` gives it back: the same, numbers rounded."""
+        return StudyResult.from_json(self.to_json())
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StudyResult:
         """The result behind the values of ``result.json``.
@@ -125,6 +129,17 @@ class StudyResult:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             msg = f"not a result of spineline ({type(error).__name__}: {error})"
             raise AnnotationError(msg) from error
+
+
+def result_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of ``result.json``, with units and frames of coordinates.
+
+    >>> result_schema()["properties"]["schema"]["const"]
+    'spineline-result/1'
+    """
+    place = resources.files("spineline.pipeline") / "schemas" / "result.schema.json"
+    content: dict[str, Any] = json.loads(place.read_text("utf-8"))
+    return content
 
 
 def read_result(path: Path) -> StudyResult:

@@ -21,6 +21,7 @@ _CANDIDATES = "boxes less sure are no candidates for the spine"
 _NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
 _NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
 _ABSTAINED = "studies whose levels are but a guess are wrong, or left out but for naming.*"
+_COMPARE = "Tianchi or report JSON for the source: its labels beside what was found, in pictures"
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
 _BATCH = "images given to the models at once; auto: 16, on a GPU 32; halved where memory runs out"
 _HALF = "mixed precision: true, false, or auto: on CUDA only"
@@ -86,6 +87,7 @@ class PipelinePredict(ModelSettings):
     source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
     out: Path = key("folder to write: STUDY/result.json, STUDY/overlay.png, results.csv, log.txt")
     overlay: bool = key("draw STUDY/overlay.png", default=True)
+    compare: Path | None = key(_COMPARE, default=None)
     to: tuple[str, ...] = key(
         "what else to write: tianchi (a submission to the challenge), coco (detections)",
         default=(),

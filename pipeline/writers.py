@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from spineline.pipeline.results import StudyResult
     from spineline.pipeline.settings import PipelinePredict
 
-OF_STUDY: dict[str, str] = {}
+OF_STUDY: dict[str, str] = {
+    "tianchi": "tianchi_out",
+}
 """Modules that write files of one study, by word."""
 
-OF_COHORT: dict[str, str] = {}
+OF_COHORT: dict[str, str] = {
+    "tianchi": "tianchi_out",
+    "coco": "coco_out",
+}
 """Modules that write files of the whole run, by word."""
 
 
