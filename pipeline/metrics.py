@@ -35,6 +35,7 @@ _REPORT: dict[str, Callable[[ReportTable, FloatArray], figures.Counted]] = {
     "report.recall": figures.report_recall,
     "report.precision": figures.report_precision,
     "report.ap": figures.report_ap,
+    "report.ap_joint": figures.report_ap_joint,
 }
 _POINT: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
     "level_accuracy_8px": figures.level_accuracy_8px,

@@ -109,11 +109,13 @@ class ReportTable:
     Attributes:
         study: (N,) index of the study of each prediction, by falling confidence.
         hit: (N,) whether the prediction is a true positive.
+        joint: (N,) the predictions by falling [joint_confidence][], as indices into ``study``.
         label_study: (L,) index of the study of each label that carries codes.
     """
 
     study: IntArray
     hit: BoolArray
+    joint: IntArray
     label_study: IntArray
 
 
@@ -149,7 +151,7 @@ def report_table(images: Sequence[ScoredImage]) -> ReportTable:
     cannot be judged so: it is no label here, and a prediction that lies on it is set aside.
     """
     index = {study: n for n, study in enumerate(studies_of(images))}
-    rows: list[tuple[float, int, bool]] = []
+    rows: list[tuple[float, int, bool, float]] = []
     label_study: list[int] = []
     for image in images:
         labels = {label.level: label for label in image.labels if label.level in LEVELS}
@@ -162,13 +164,28 @@ def report_table(images: Sequence[ScoredImage]) -> ReportTable:
             if label is not None and not label.pathology:
                 continue
             hit = label is not None and _codes_right(label, prediction)
-            rows.append((prediction.confidence, study, hit))
+            rows.append((prediction.confidence, study, hit, joint_confidence(prediction)))
     rows.sort(key=lambda row: -row[0])  # stable: ties keep the order of images and levels
     return ReportTable(
         study=np.array([row[1] for row in rows], dtype=np.int64),
         hit=np.array([row[2] for row in rows], dtype=bool),
+        joint=np.argsort([-row[3] for row in rows], kind="stable").astype(np.int64),
         label_study=np.array(label_study, dtype=np.int64),
     )
+
+
+def joint_confidence(structure: GradedStructure) -> float:
+    """How probable it is that a structure is there and both its codes are right.
+
+    The detector's confidence times the probabilities of the codes that are given.
+    """
+    joint = structure.confidence
+    if structure.seven is not None:
+        joint *= structure.seven.probabilities[structure.seven.class_index]
+    if structure.binary is not None:
+        yes = structure.binary.probability
+        joint *= yes if structure.binary.class_index else 1 - yes
+    return joint
 
 
 def sick_probability(structure: GradedStructure) -> float:

@@ -92,6 +92,20 @@ B = ScoredImage(
 )
 
 
+def test_the_joint_order_of_the_reports_average_precision() -> None:
+    """By the detector: wrong, right, right; with the codes' probabilities: right, wrong, right."""
+    labels = (label("L1", 50, 50, "v1"), label("L2", 50, 90, "v2"), label("L3", 50, 130, "v1"))
+    found = (
+        said("L1", 50, 50, 0.95, seven=1, sure=0.6),  # .95 * .6 * .9 = .513, wrong
+        said("L2", 50, 90, 0.8, seven=1, sure=0.9),  # .8 * .9 * .9 = .648
+        said("L3", 50, 130, 0.5, seven=0, sure=0.9, v5=0.0),  # .5 * .9 * 1 = .45
+    )
+    image = ScoredImage("a", "a-0", 200, 200, labels, found, None)
+    figures = flatten(evaluate([image], draws=10))
+    assert figures["report.ap"]["value"] == pytest.approx((0 + 1 / 2) / 2)
+    assert figures["report.ap_joint"]["value"] == pytest.approx((1 + 1 / 2) / 2)
+
+
 @pytest.fixture(scope="module")
 def flat() -> dict[str, dict]:
     return flatten(evaluate([A, B], draws=50))
