@@ -29,6 +29,7 @@ from spineline.pipeline.decode import (
     Reason,
     decode_spine,
 )
+from spineline.pipeline.doubts import doubts, warning
 from spineline.pipeline.grading import Grade, crop_boxes, grades_of
 from spineline.pipeline.naming import abstain, abstention_warnings
 from spineline.pipeline.results import GradedStructure, StudyResult
@@ -215,7 +216,8 @@ class Pipeline:
                 *frame.warnings,
                 *spine.warnings,
                 *abstention_warnings(naming, least),
-                *self._doubts(spine),
+                *_missing(spine),
+                *doubts(frame, spine, confidence=self.settings.confidence),
             ),
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
@@ -223,20 +225,16 @@ class Pipeline:
             naming=naming,
         )
 
-    def _doubts(self, spine: DecodedSpine) -> list[str]:
-        """What is missing and why, and what the detector is not sure of."""
-        levels_of: dict[Reason, list[str]] = {}
-        for level, reason in spine.missing:
-            levels_of.setdefault(reason, []).append(level)
-        doubts = [
-            f"missing ({reason}: {_REASONS[reason]}): {', '.join(levels)}"
-            for reason, levels in levels_of.items()
-        ]
-        limit = self.settings.confidence
-        weak = [f"{s.level} {s.confidence:.2f}" for s in spine.structures if s.confidence < limit]
-        if weak:
-            doubts.append(f"the detector's confidence is below {limit:g}: {', '.join(weak)}")
-        return doubts
+
+def _missing(spine: DecodedSpine) -> list[str]:
+    """A warning for each reason why levels are missing."""
+    levels_of: dict[Reason, list[str]] = {}
+    for level, reason in spine.missing:
+        levels_of.setdefault(reason, []).append(level)
+    return [
+        warning("missing_levels", f"{', '.join(levels)} ({reason}: {_REASONS[reason]})")
+        for reason, levels in levels_of.items()
+    ]
 
 
 def batch_size(settings: ModelSettings) -> int:

@@ -40,6 +40,7 @@ import numpy.typing as npt
 
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.pipeline.context import Context, worth
+from spineline.pipeline.doubts import few_levels, further_places, warning
 from spineline.pipeline.naming import (
     RUNG,
     SURE,
@@ -167,7 +168,7 @@ def decode_spine(
     candidates = candidates_of(detections, settings.candidates_per_level)
     if settings.method == "argmax":
         return _decode_argmax(candidates, settings)
-    temperature = settings.temperature
+    temperature, offered = settings.temperature, candidates
     named = frozenset(candidates.rank.tolist())
     if context is not None:
         candidates = with_other_names(candidates, settings.rename_cost)
@@ -185,7 +186,13 @@ def decode_spine(
 
     naming = name_chain(candidates, chain, score, best_score, temperature=temperature)
     warnings = (
-        *_count_warning(chain),
+        *few_levels(len(chain)),
+        *further_places(
+            offered,
+            candidates.point_xy[chain],
+            candidates.height[chain],
+            confidence=settings.confidence,
+        ),
         *_gap_warnings(candidates, chain),
         *naming_warnings(naming, settings.sure_naming),
     )
@@ -312,7 +319,7 @@ def _decode_argmax(candidates: Candidates, settings: DecodeSettings) -> DecodedS
     missing = tuple(
         (level, _weak(rank in offered)) for rank, level in enumerate(LEVELS) if rank not in found
     )
-    return DecodedSpine(_structures(candidates, chain), missing, _count_warning(chain))
+    return DecodedSpine(_structures(candidates, chain), missing, few_levels(len(chain)))
 
 
 def _weak(offered: bool) -> Reason:
@@ -358,15 +365,6 @@ def _reason(unary: FloatArray, fit: FloatArray, skip_cost: float) -> Reason:
     return "spacing_implausible" if unary[in_order].max() + skip_cost > 0 else "low_confidence"
 
 
-def _count_warning(chain: list[int]) -> tuple[str, ...]:
-    if len(chain) * 2 >= len(LEVELS):
-        return ()
-    return (
-        f"only {len(chain)} of {len(LEVELS)} levels found: is this a sagittal T2 image of a lumbar "
-        "spine, head up, face to the left, fluid bright?",
-    )
-
-
 def _gap_warnings(candidates: Candidates, chain: list[int]) -> tuple[str, ...]:
     """A warning for each gap that is odd for the levels at its ends (`_ODD_GAP`)."""
     warnings = []
@@ -375,8 +373,9 @@ def _gap_warnings(candidates: Candidates, chain: list[int]) -> tuple[str, ...]:
         ratio = math.dist(candidates.point_xy[i], candidates.point_xy[j]) / rungs
         if not 1 / _ODD_GAP < ratio < _ODD_GAP:
             upper, lower = LEVELS[candidates.rank[i]], LEVELS[candidates.rank[j]]
-            warnings.append(
+            text = (
                 f"{upper} and {lower} are {ratio:.1f} times as far apart as their boxes lead to "
                 f"expect: a level may be {'left out' if ratio > 1 else 'counted twice'} there"
             )
+            warnings.append(warning("spacing_implausible", text))
     return tuple(warnings)

@@ -25,6 +25,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spineline.pipeline.doubts import warning
+
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -154,10 +156,11 @@ def naming_warnings(naming: Naming | None, sure: float = SURE) -> tuple[str, ...
     off = " or ".join(("one", "two")[steps - 1] for steps in ways)
     names = ", or ".join(_words(steps, shifts) for steps, shifts in ways.items())
     probabilities = " or ".join(f"{rival.probability:.2f}" for rival in near)
-    return (
+    text = (
         f"levels may be off by {off}: every name {names} fits nearly as well "
-        f"(probability {probabilities}, {naming.probability:.2f} as named)",
+        f"(probability {probabilities}, {naming.probability:.2f} as named)"
     )
+    return (warning("naming_in_doubt", text),)
 
 
 def _words(steps: int, shifts: Sequence[int]) -> str:
@@ -177,7 +180,8 @@ def abstention_warnings(naming: Naming | None, minimum: float) -> tuple[str, ...
     """What is to say where the naming is abstained."""
     if naming is None or not naming.abstained:
         return ()
-    return (
-        f"naming abstained: its probability is {naming.probability:.3g}, and "
-        f"min_naming_probability={minimum:g}; take the levels as a guess",
+    text = (
+        f"the naming's probability is {naming.probability:.3g}, and "
+        f"min_naming_probability={minimum:g}; take the levels as a guess"
     )
+    return (warning("naming_abstained", text),)

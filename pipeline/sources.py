@@ -31,6 +31,7 @@ from spineline.datasets.images import (
     read_image,
     window_to_uint8,
 )
+from spineline.pipeline.doubts import choice_warning, warning
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -130,13 +131,16 @@ def load_frame(case: Case) -> Frame:
     header, warnings, notes = case.header, tuple[str, ...](), tuple[str, ...]()
     if header is None:
         choice = choose_slice(case.study)
-        header, warnings, notes = choice.slice, choice.warnings, choice.notes
+        header, notes = choice.slice, choice.notes
+        warnings = tuple(map(choice_warning, choice.warnings))
     pixels = read_pixels(header)
     shown, turn = to_standard_orientation(pixels, header)
     if not turn.is_identity:
-        warnings = (*warnings, "the slice is stored turned or mirrored; it was set upright to look")
+        text = "the slice is stored turned or mirrored; it was set upright to look"
+        warnings = (warning("orientation_unusual", text), *warnings)
     if not header.has_geometry:
-        warnings = (*warnings, "no usable pixel spacing or position: points have no mm")
+        text = "no usable pixel spacing or position: points have no mm"
+        warnings = (*warnings, warning("no_geometry", text))
     height, width = pixels.shape
     image = window_to_uint8(shown)
     place = _slice_index(case.study, header)

@@ -18,6 +18,7 @@ from spineline.pipeline.decode import (
     pairwise_scores,
     unary_scores,
 )
+from spineline.pipeline.doubts import codes_of
 
 SETTINGS = DecodeSettings()
 
@@ -187,7 +188,7 @@ def test_nothing_at_all() -> None:
     assert decoded.structures == ()
     assert reasons(decoded) == dict.fromkeys(LEVELS, "no_candidate")
     assert len(decoded.warnings) == 1
-    assert decoded.warnings[0].startswith("only 0 of 11 levels found: is this a sagittal T2 image")
+    assert decoded.warnings[0].startswith("few_levels: only 0 of 11 levels found: is this a")
 
 
 def test_noise_at_low_confidence_is_not_a_spine() -> None:
@@ -218,8 +219,8 @@ def test_a_close_second_naming_is_told(shift: int, word: str) -> None:
         for step, rank in enumerate((1, 0) if shift > 0 else (9, 10))
     ]
     warnings = decode_spine(boxes(rows)).warnings
-    assert len(warnings) == 1
-    assert f"one rung {word}" in warnings[0]
+    assert codes_of(warnings) == ("transitional_anatomy", "naming_in_doubt")
+    assert f"one rung {word}" in warnings[1]
 
 
 def test_both_close_namings_are_told_in_one_warning() -> None:
@@ -239,8 +240,8 @@ def test_a_gap_too_wide_for_its_levels_is_told() -> None:
     rows = [(r, x, y + 24 * (r >= 5), h, c) for r, x, y, h, c in spine()]
     warnings = decode_spine(boxes(rows)).warnings
     assert warnings == (
-        "L2-L3 and L3 are 3.0 times as far apart as their boxes lead to expect: a level may be "
-        "left out there",
+        "spacing_implausible: L2-L3 and L3 are 3.0 times as far apart as their boxes lead to "
+        "expect: a level may be left out there",
     )
 
 

@@ -178,7 +178,7 @@ def test_ends_are_lost_and_gained() -> None:
 def test_rivals_are_told(shares, said: str) -> None:
     naming = Naming(1 - sum(shares), tuple(map(Rival, SHIFTS, shares)))
     (text,) = naming_warnings(naming)
-    assert text.startswith("levels may be off by ")
+    assert text.startswith("naming_in_doubt: levels may be off by ")
     assert said in text
     assert f"{naming.probability:.2f} as named" in text
 
@@ -195,7 +195,7 @@ def test_abstention_is_below_the_minimum() -> None:
     assert abstain(Naming(0.79), 0.8).abstained
     assert abstain(None, 0.8) is None
     assert abstention_warnings(abstain(Naming(0.79), 0.8), 0.8) == (
-        "naming abstained: its probability is 0.79, and min_naming_probability=0.8; take the "
-        "levels as a guess",
+        "naming_abstained: the naming's probability is 0.79, and min_naming_probability=0.8; take "
+        "the levels as a guess",
     )
     assert abstention_warnings(Naming(0.79), 0.0) == ()

@@ -111,9 +111,9 @@ def test_a_naming_that_is_not_sure_enough_is_marked(
     assert found["naming"]["abstained"] is True
     assert [s["level"] for s in found["structures"]] == list(LEVELS)
     (warning,) = found["warnings"]
-    assert warning.startswith("naming abstained: its probability is 0.9")
+    assert warning.startswith("naming_abstained: the naming's probability is 0.9")
     assert warning.endswith("min_naming_probability=1; take the levels as a guess")
-    assert "naming abstained" in warned
+    assert "naming_abstained: " in warned
     assert read_result(tmp_path / "o" / "s" / "result.json").abstained
     (row, *_) = csv.DictReader((tmp_path / "o" / "results.csv").open())
     assert row["naming_abstained"] == "1"
@@ -262,7 +262,7 @@ def test_missing_levels_have_their_reason(
     run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
     found = result_of(tmp_path / "o", "s")
     assert found["missing_levels"] == ["L5", "L5-S1"]
-    assert "missing (no_candidate: no box of this level): L5, L5-S1" in found["warnings"]
+    assert found["warnings"] == ["missing_levels: L5, L5-S1 (no_candidate: no box of this level)"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_missing_levels_have_their_reason(
         (9, "spineline; missing: L5, L5-S1"),
         (
             5,
-            "spineline; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; levels in doubt, see result.json",
+            "spineline; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; doubt: few_levels",
         ),
     ],
 )
@@ -295,7 +295,9 @@ def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run
     )
     found = result_of(tmp_path / "o", "s")
     assert len(found["structures"]) == 11
-    assert found["warnings"] == ["the detector's confidence is below 0.52: L5-S1 0.50"]
+    assert found["warnings"] == [
+        "low_confidence: the detector's confidence is below 0.52: L5-S1 0.50"
+    ]
     run_cli(
         "pipeline",
         "predict",
