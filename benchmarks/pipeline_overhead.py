@@ -31,7 +31,7 @@ import torch
 
 from spineline.datasets.crops import extract_crops
 from spineline.datasets.dicom import choose_slice, scan
-from spineline.detect.ultralytics_backend import letterbox
+from spineline.detect.letterbox import letterbox
 from spineline.pipeline import core, outputs, sources
 from spineline.pipeline import predict as command
 from spineline.pipeline.core import Pipeline

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spineline.classify.model import Classifier, Grades
+    from spineline.classify.grades import Grades
+    from spineline.classify.model import Classifier
     from spineline.classify.settings import (
         ClassifyExport,
         ClassifyPredict,
@@ -40,7 +41,7 @@ _PLACES = {
     "ClassifyPredict": "settings",
     "ClassifyTrain": "settings",
     "ClassifyVal": "settings",
-    "Grades": "model",
+    "Grades": "grades",
 }
 
 

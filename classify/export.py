@@ -137,7 +137,9 @@ def _write(settings: ClassifyExport, network: Network, path: Path) -> Run:
     if settings.format == "onnx":
         return _write_onnx(network, path)
     if settings.format == "torchscript":
-        return _write_torchscript(network, path)
+        write_torchscript(network, path)
+        loaded = torch.jit.load(str(path))
+        return lambda crops: _run_torch(loaded, crops)
     save_weights(path, network_state(network), network.config, half=settings.half)
     state, config = read_weights(path)
     copy = ExportNetwork(load_network(state, config, str(path)).eval())
@@ -145,12 +147,26 @@ def _write(settings: ClassifyExport, network: Network, path: Path) -> Run:
 
 
 def _write_onnx(network: Network, path: Path) -> Run:
+    write_onnx(network, path)
     try:
-        import onnx
         import onnxruntime
     except ImportError as error:
-        msg = f"format=onnx: {error.name} is not installed; pip install 'spineline[export]'"
-        raise ConfigError(msg) from error
+        raise _not_installed(error) from error
+    names = list(network.config.outputs())
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda crops: list(session.run(names, {"crops": crops}))
+
+
+def write_onnx(network: Network, path: Path) -> None:
+    """Write a network as ONNX, for any number of crops; nothing is compared.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise _not_installed(error) from error
     names = list(network.config.outputs())
     crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
     with warnings.catch_warnings():
@@ -169,19 +185,22 @@ def _write_onnx(network: Network, path: Path) -> Run:
     entry = model.metadata_props.add()
     entry.key, entry.value = "spineline", json.dumps(network_metadata(network.config))
     onnx.save(model, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda crops: list(session.run(names, {"crops": crops}))
 
 
-def _write_torchscript(network: Network, path: Path) -> Run:
+def _not_installed(error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"format=onnx: {error.name} is not installed; pip install 'spineline[export]'"
+    )
+
+
+def write_torchscript(network: Network, path: Path) -> None:
+    """Write a network as TorchScript, for any number of crops; nothing is compared."""
     crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # deprecated, but what runs without Python
         traced = torch.jit.trace(ExportNetwork(network).eval(), (crops,))
         text = json.dumps(network_metadata(network.config))
         torch.jit.save(traced, str(path), _extra_files={"spineline": text})
-        loaded = torch.jit.load(str(path))
-    return lambda crops: _run_torch(loaded, crops)
 
 
 def _run_torch(module: nn.Module, crops: FloatArray) -> list[FloatArray]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from spineline.classify.grades import Grades
 from spineline.classify.gradients import GRADIENTS, GradientTrunk
 from spineline.classify.recipe import HEADS, MAX_MEMBERS, Head
 from spineline.datasets.crops import CropSpec
@@ -23,7 +24,6 @@ from spineline.datasets.files import write_bytes
 from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
 from spineline.datasets.settings import close_match
 
-ProbabilityArray = npt.NDArray[np.float32]
 Outputs = tuple[Tensor | None, Tensor | None]
 
 
@@ -408,19 +408,6 @@ def _check_hidden(state: Mapping[str, Tensor], config: NetworkConfig, where: str
         if shape[:1] != (config.hidden,) or not whole:
             msg = f"{where}: its weights do not fit its description ({name}: {shape or 'missing'})"
             raise WeightsError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class Grades:
-    """Grades of N crops.
-
-    Attributes:
-        seven: (N, 7) float32 probabilities of the seven classes, or None without that head.
-        binary: (N,) float32 probability of v5, or None without that head.
-    """
-
-    seven: ProbabilityArray | None
-    binary: ProbabilityArray | None
 
 
 @dataclass(frozen=True)

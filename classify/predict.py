@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from spineline.classify.model import Classifier, Grades
+from spineline.classify.grades import Grades
+from spineline.classify.model import Classifier
 from spineline.classify.settings import ClassifyPredict
 from spineline.datasets.crops import PixelArray
 from spineline.datasets.errors import AnnotationError, SpinelineError

@@ -19,7 +19,7 @@ from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.splits import PARTS
 
 if TYPE_CHECKING:
-    from spineline.classify.model import Grades
+    from spineline.classify.grades import Grades
 
 PREDICTION_COLUMNS: tuple[str, ...] = (
     "image", "study", "level", "seven", "binary",

@@ -18,6 +18,9 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+STRIP_BOUNDS = {"rank_px": (8, 64), "half_width": (1, 16), "above": (0, 32), "below": (0, 32)}
+"""Least and greatest value of each number of a strip that a file may ask for."""
+
 _FINER = 1.25  # the image is shrunk to at most that many times the strip's resolution
 _SMOOTH = 3  # ranks to each side over which the curve's direction is averaged
 _END = 4  # ranks at an end that give the direction beyond it

@@ -75,8 +75,10 @@ def export(settings: DetectExport) -> ExportResult:
     size = settings.imgsz or detector.imgsz
     if not isinstance(detector, UltralyticsDetector):
         return _written(settings, *_fasterrcnn(detector, size, settings))
-    make = _onnx if settings.format == "onnx" else _torchscript
-    content = make(detector, size, settings)
+    if settings.format == "onnx":
+        content = onnx_bytes(detector, size, opset=settings.opset, dynamic=settings.dynamic)
+    else:
+        content = torchscript_bytes(detector, size)
     run = (_run_onnx if settings.format == "onnx" else _run_torchscript)(content)
     errors = None if run is None else _compare(detector, run, size)
     return _written(settings, content, errors)
@@ -147,11 +149,19 @@ def _raw_network(detector: UltralyticsDetector) -> Any:
     return network
 
 
-def _torchscript(detector: UltralyticsDetector, size: int, _settings: DetectExport) -> bytes:
+def torchscript_bytes(detector: UltralyticsDetector, size: int, *, dynamic: bool = False) -> bytes:
+    """The network as TorchScript.
+
+    Args:
+        detector: with its network on the CPU.
+        size: of its images, which is the only one where it is not dynamic.
+        dynamic: free batch, height and width.
+    """
     import torch
 
     with _quiet(), torch.inference_mode(False), torch.no_grad():
         network = _raw_network(detector)
+        network.model[-1].dynamic = dynamic
         network(_example(detector, size))  # builds the anchors of this size
         traced = torch.jit.trace(network, _example(detector, size), strict=False)
         buffer = io.BytesIO()
@@ -160,7 +170,20 @@ def _torchscript(detector: UltralyticsDetector, size: int, _settings: DetectExpo
     return buffer.getvalue()
 
 
-def _onnx(detector: UltralyticsDetector, size: int, settings: DetectExport) -> bytes:
+def onnx_bytes(
+    detector: UltralyticsDetector, size: int, *, opset: int = 17, dynamic: bool = True
+) -> bytes:
+    """The network as ONNX, its input ``images`` and its output ``output``.
+
+    Args:
+        detector: with its network on the CPU.
+        size: of its images, which is the only one where it is not dynamic.
+        opset: operator set.
+        dynamic: free batch, height and width.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+    """
     try:
         import onnx
     except ImportError as error:
@@ -171,7 +194,7 @@ def _onnx(detector: UltralyticsDetector, size: int, settings: DetectExport) -> b
 
     network = _raw_network(detector)
     head = network.model[-1]
-    head.format, head.dynamic = "onnx", settings.dynamic
+    head.format, head.dynamic = "onnx", dynamic
     axes = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch", 2: "places"}}
     buffer = io.BytesIO()
     with _quiet(), torch.inference_mode(False), torch.no_grad():
@@ -180,10 +203,10 @@ def _onnx(detector: UltralyticsDetector, size: int, settings: DetectExport) -> b
             (_example(detector, size),),
             buffer,
             dynamo=False,
-            opset_version=settings.opset,
+            opset_version=opset,
             input_names=["images"],
             output_names=["output"],
-            dynamic_axes=axes if settings.dynamic else None,
+            dynamic_axes=axes if dynamic else None,
         )
     model = onnx.load_from_string(buffer.getvalue())
     onnx.checker.check_model(model)

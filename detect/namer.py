@@ -22,17 +22,14 @@ from torch import Tensor, nn
 from spineline.datasets.devices import device_name
 from spineline.datasets.errors import WeightsError
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.strips import StripSpec, straighten
+from spineline.datasets.strips import STRIP_BOUNDS, StripSpec, straighten
 
 RANK_NAMES: tuple[str, ...] = ("above", *LEVELS, "below")
 """The classes of a rank."""
 
 _MODEL = "rungs"
 _STAGES = 3  # each halves the strip: rank_px is a multiple of 2 ** _STAGES
-_BOUNDS = {
-    "width": (1, 256), "hidden": (1, 1024), "rank_px": (8, 64), "half_width": (1, 16),
-    "above": (0, 32), "below": (0, 32),
-}  # fmt: skip
+_BOUNDS = {"width": (1, 256), "hidden": (1, 1024), **STRIP_BOUNDS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,9 @@ use them alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,55 +24,9 @@ from spineline.detect.checkpoints import (
     network_from_pickle,
     network_from_safetensors,
 )
+from spineline.detect.letterbox import letterbox, native_detections
 from spineline.detect.results import Detections, no_detections
-
-PADDING_VALUE = 114
-MAX_CANDIDATES = 30_000
-"""Boxes of one image that enter suppression; the most confident ones, where there are more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Letterbox:
-    """How an image was fitted: ``fitted = native * scale + pad`` in x and in y.
-
-    Attributes:
-        scale_xy: fitted size by native size.
-        pad_xy: pixels of padding on the left and on top.
-        size_hw: height and width of the padded image.
-    """
-
-    scale_xy: tuple[float, float]
-    pad_xy: tuple[int, int]
-    size_hw: tuple[int, int]
-
-
-def letterbox(
-    image: npt.NDArray[np.uint8], imgsz: int, stride: int = 32
-) -> tuple[npt.NDArray[np.uint8], Letterbox]:
-    """Scale and pad an image as Ultralytics' predictor does.
-
-    Args:
-        image: uint8 (H, W).
-        imgsz: longer side afterwards, in pixels.
-        stride: the padded sides are multiples of it.
-
-    Returns:
-        uint8 (h, w) and how it was fitted.
-    """
-    height, width = image.shape
-    ratio = min(imgsz / height, imgsz / width)
-    new_w, new_h = max(round(width * ratio), 1), max(round(height * ratio), 1)
-    if (new_w, new_h) != (width, height):
-        image = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
-    pad_w, pad_h = (imgsz - new_w) % stride / 2, (imgsz - new_h) % stride / 2
-    left, top = round(pad_w - 0.1), round(pad_h - 0.1)
-    right, bottom = round(pad_w + 0.1), round(pad_h + 0.1)
-    if left or right or top or bottom:
-        image = cv2.copyMakeBorder(
-            image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=PADDING_VALUE
-        )
-    fitted = Letterbox((new_w / width, new_h / height), (left, top), image.shape[:2])
-    return image, fitted
+from spineline.detect.suppression import MAX_CANDIDATES
 
 
 def suppress(
@@ -154,7 +106,8 @@ class UltralyticsDetector:
                 kept = suppress(
                     raw[row], confidence=confidence, iou=iou, max_detections=max_detections
                 )
-                found[index] = self._native(kept, fitted[row][1], images[index].shape)
+                rows, shape = kept.cpu().numpy(), images[index].shape
+                found[index] = native_detections(rows, fitted[row][1], shape, self.names)
         return found
 
     def forward(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -165,13 +118,6 @@ class UltralyticsDetector:
             output = self.network(grey.expand(-1, self.meta.channels, -1, -1))
         raw: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return raw.float()
-
-    def _native(self, kept: torch.Tensor, fit: Letterbox, shape: tuple[int, ...]) -> Detections:
-        rows = kept.cpu().numpy()
-        boxes = rows[:, :4].copy()
-        boxes[:, 0::2] = ((boxes[:, 0::2] - fit.pad_xy[0]) / fit.scale_xy[0]).clip(0, shape[1])
-        boxes[:, 1::2] = ((boxes[:, 1::2] - fit.pad_xy[1]) / fit.scale_xy[1]).clip(0, shape[0])
-        return Detections(boxes, rows[:, 4].copy(), rows[:, 5].astype(np.int64), self.names)
 
 
 def load(weights: Path, *, device: str = "cpu", trust: bool = False) -> UltralyticsDetector:

@@ -11,7 +11,8 @@ import torch
 from spineline.datasets.errors import ConfigError, WeightsError
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import save_safetensors
-from spineline.detect.ultralytics_backend import letterbox, suppress
+from spineline.detect.letterbox import letterbox
+from spineline.detect.ultralytics_backend import suppress
 
 SIZES = [(96, 96), (120, 80), (50, 77), (97, 31), (300, 300), (1, 200), (64, 95)]
 

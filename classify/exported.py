@@ -1,0 +1,81 @@
+"""An exported classifier, run by any runtime: numpy around it, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.classify.grades import Grades
+from spineline.classify.recipe import Head
+from spineline.datasets.crops import CropSpec
+from spineline.datasets.errors import WeightsError
+from spineline.datasets.labels import SEVEN_NAMES
+from spineline.datasets.runtimes import Session
+
+FloatArray = npt.NDArray[np.float32]
+
+BATCH = 256
+"""Crops per forward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedClassifier:
+    """A network that grades crops.
+
+    Attributes:
+        session: float32 (N, size, size) in 0 … 255 to the probabilities ``seven`` (N, 7) and
+            ``binary`` (N,), those that the head has.
+        head: ``seven``, ``binary`` or ``both``.
+        crop: how the crops it wants are cut.
+    """
+
+    session: Session
+    head: Head
+    crop: CropSpec
+
+    def grade(self, crops: npt.NDArray[np.uint8]) -> Grades:
+        """Grade crops, uint8 (N, size, size), without regard to kind.
+
+        Raises:
+            ValueError: crops of another shape or dtype.
+        """
+        size = self.crop.size
+        if crops.dtype != np.uint8 or crops.shape[1:] != (size, size):
+            msg = f"wanted (N, {size}, {size}) uint8 crops, found {crops.shape} {crops.dtype}"
+            raise ValueError(msg)
+        found = [
+            self.session(crops[start : start + BATCH].astype(np.float32))
+            for start in range(0, len(crops), BATCH)
+        ]
+        outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        if not outputs:
+            outputs = [np.zeros((0, *shape), np.float32) for shape in self._shapes]
+        return Grades(
+            outputs[0] if self.head != "binary" else None,
+            outputs[-1] if self.head != "seven" else None,
+        )
+
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each output for one crop."""
+        seven: tuple[int, ...] = (len(SEVEN_NAMES),)
+        return {"seven": [seven], "binary": [()], "both": [seven, ()]}[self.head]
+
+    def check(self, where: str) -> None:
+        """Run it once on two empty crops.
+
+        Raises:
+            WeightsError: it does not run, or gives something else than the head says.
+        """
+        try:
+            found = self.session(np.zeros((2, self.crop.size, self.crop.size), np.float32))
+        except RuntimeError as error:
+            raise WeightsError(f"{error}; export it again") from error
+        shapes, wanted = [output.shape for output in found], [(2, *s) for s in self._shapes]
+        if shapes != wanted:
+            msg = f"{where}: gives outputs of shapes {shapes}, wanted {wanted}; export it again"
+            raise WeightsError(msg)
+        if not all(np.isfinite(output).all() for output in found):
+            raise WeightsError(f"{where}: gives numbers that are not finite; export it again")
