@@ -6,6 +6,7 @@ that is enlarged ``scale`` times shows a native ``x`` at ``(x + 0.5) * scale - 0
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,9 @@ HEALTH_COLOURS_RGB: dict[str, Colour] = {
 """Bluish green and vermilion, the green and the red of Okabe and Ito that stay apart for every kind
 of colour vision."""
 
+CROSS_RGB: Colour = (255, 255, 255)
+"""Of places given by an annotation; no colour, so that it is none of the kinds'."""
+
 _BACKGROUND_RGB = (16, 16, 16)
 _TEXT_RGB = (235, 235, 235)
 _LONG_SIDE = 900  # pixels that an enlarged frame reaches on its longer side
@@ -38,6 +42,7 @@ _FONT_SCALE = 0.5
 _LINE_HEIGHT = 22
 _TITLE_HEIGHT = 28
 _GAP = 14
+_CROSS = 6  # half the size of a cross
 _PLATE = 0.35  # what is left of the frame's brightness behind a label
 
 Image = NDArray[np.uint8]
@@ -53,6 +58,9 @@ class Mark:
         kind: ``disc`` or ``vertebra``; decides the colour and the side of the label.
         label: text beside the spine, such as ``L4-L5 bulging 0.83``; empty for none.
         colour_rgb: of box, point and label; None takes that of the kind.
+        cross_xy: another place of the same structure, such as that of an annotation, drawn as a
+            white cross and joined to the point; None for none.
+        has_point: False draws no point, as where only ``cross_xy`` is known.
     """
 
     point_xy: tuple[float, float]
@@ -60,6 +68,8 @@ class Mark:
     kind: Kind
     label: str
     colour_rgb: Colour | None = None
+    cross_xy: tuple[float, float] | None = None
+    has_point: bool = True
 
     @property
     def colour(self) -> Colour:
@@ -127,7 +137,9 @@ def draw_overlay(
     for kind in KINDS:
         _draw_labels(canvas, _placed_labels(marks, kind, canvas.shape[0]), columns_x[kind])
     for mark in marks:
-        _draw_point(canvas, mark)
+        if mark.has_point:
+            _draw_point(canvas, mark)
+        _draw_cross(canvas, mark)
     return _with_title(canvas, title, legend or COLOURS_RGB) if title else canvas
 
 
@@ -220,18 +232,22 @@ def _scaled(mark: Mark, scale: int) -> Mark:
         return (value + 0.5) * scale - 0.5
 
     x, y = mark.point_xy
-    box = mark.box_xyxy
+    box, cross = mark.box_xyxy, mark.cross_xy
     if box is not None:
         box = (enlarge(box[0]), enlarge(box[1]), enlarge(box[2]), enlarge(box[3]))
-    return replace(mark, point_xy=(enlarge(x), enlarge(y)), box_xyxy=box)
+    if cross is not None:
+        cross = (enlarge(cross[0]), enlarge(cross[1]))
+    return replace(mark, point_xy=(enlarge(x), enlarge(y)), box_xyxy=box, cross_xy=cross)
 
 
 def _moved(mark: Mark, by_x: int) -> Mark:
     x, y = mark.point_xy
-    box = mark.box_xyxy
+    box, cross = mark.box_xyxy, mark.cross_xy
     if box is not None:
         box = (box[0] + by_x, box[1], box[2] + by_x, box[3])
-    return replace(mark, point_xy=(x + by_x, y), box_xyxy=box)
+    if cross is not None:
+        cross = (cross[0] + by_x, cross[1])
+    return replace(mark, point_xy=(x + by_x, y), box_xyxy=box, cross_xy=cross)
 
 
 def _text_width(text: str) -> int:
@@ -299,6 +315,17 @@ def _draw_point(canvas: Image, mark: Mark) -> None:
     centre = _pixel(mark.point_xy)
     cv2.circle(canvas, centre, 5, (0, 0, 0), -1, cv2.LINE_AA)
     cv2.circle(canvas, centre, 4, mark.colour, -1, cv2.LINE_AA)
+
+
+def _draw_cross(canvas: Image, mark: Mark) -> None:
+    if mark.cross_xy is None:
+        return
+    centre, x, y = _pixel(mark.point_xy), *_pixel(mark.cross_xy)
+    if math.dist(mark.point_xy, mark.cross_xy) > _CROSS:
+        cv2.line(canvas, centre, (x, y), CROSS_RGB, 1, cv2.LINE_AA)
+    for colour, width in (((0, 0, 0), 3), (CROSS_RGB, 1)):
+        for dx, dy in ((_CROSS, _CROSS), (_CROSS, -_CROSS)):
+            cv2.line(canvas, (x - dx, y - dy), (x + dx, y + dy), colour, width, cv2.LINE_AA)
 
 
 def _with_title(

@@ -7,27 +7,47 @@ import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spineline.datasets.drawing import Mark, draw_overlay
+from spineline.datasets.drawing import COLOURS_RGB, CROSS_RGB, Mark, draw_overlay
 from spineline.datasets.files import write_bytes, write_json, write_text
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 from spineline.pipeline.core import Analysis
+from spineline.pipeline.doubts import codes_of
+from spineline.pipeline.grade_words import tag_words
 from spineline.pipeline.pictures import overlay_palette_png
 from spineline.pipeline.results import GradedStructure, StudyResult
+
+if TYPE_CHECKING:
+    from spineline.pipeline.compare import ComparedLevel, Comparison
 
 COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
     "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
     "seven_probability", "binary_class", "binary_probability", "naming_probability",
-    "naming_abstained",
+    "naming_abstained", "warnings",
 )  # fmt: skip
 """Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
 
-The last two are the study's: how probable its levels are as a whole, and 1 where they are a guess.
+The last three are the study's: how probable its levels are as a whole, 1 where they are a guess,
+and the code words of its warnings, parted by blanks.
 """
 
+_ON_PICTURE = (
+    "few_levels", "low_confidence", "naming_in_doubt", "naming_abstained", "transitional_anatomy",
+    "spacing_implausible", "view_cuts_spine", "orientation_unusual",
+)  # fmt: skip
+"""Doubts about the levels, which the picture alone would hide."""
 
-def write_study(folder: Path, analysis: Analysis, *, overlay: bool, doubtful: float) -> None:
+
+def write_study(
+    folder: Path,
+    analysis: Analysis,
+    *,
+    overlay: bool,
+    doubtful: float,
+    comparison: Comparison | None = None,
+) -> None:
     """Write one study's ``result.json`` and, on request, ``overlay.png``.
 
     Args:
@@ -36,25 +56,62 @@ def write_study(folder: Path, analysis: Analysis, *, overlay: bool, doubtful: fl
         overlay: whether to draw.
         doubtful: grades of structures below this confidence carry a question mark; all do where
             the naming is abstained.
+        comparison: labels to draw beside what was found, or None.
     """
     write_json(folder / "result.json", analysis.result.to_json(), sync=False)
     if overlay:
-        picture = overlay_png(analysis, doubtful=doubtful)
+        picture = overlay_png(analysis, doubtful=doubtful, comparison=comparison)
         write_bytes(folder / "overlay.png", picture, sync=False)
 
 
-def overlay_png(analysis: Analysis, *, doubtful: float = 0.25) -> bytes:
-    """The frame, upright and enlarged, with boxes, points, levels and grades, as PNG."""
+def overlay_png(
+    analysis: Analysis, *, doubtful: float = 0.25, comparison: Comparison | None = None
+) -> bytes:
+    """The frame, upright and enlarged, with boxes, points, levels and grades, as PNG.
+
+    Labels of an annotation are white crosses, their grade and distance beside those found.
+    """
     if analysis.result.abstained:
         doubtful = math.inf
-    marks = [
-        Mark(place.point_xy, place.box_xyxy, place.kind, label_of(structure, doubtful))
-        for place, structure in zip(
-            analysis.spine.structures, analysis.result.structures, strict=True
-        )
-    ]
-    title = title_of(analysis)
-    return overlay_palette_png(draw_overlay(analysis.frame.image, marks, title=title))
+    labels = {} if comparison is None else dict(comparison.levels)
+    marks = []
+    for place, structure in zip(analysis.spine.structures, analysis.result.structures, strict=True):
+        label, words = labels.pop(structure.level, None), label_of(structure, doubtful)
+        if comparison is not None and not comparison.reason:
+            words += f" [{_compared_words(label)}]"
+        cross = None if label is None else label.point_xy
+        marks.append(Mark(place.point_xy, place.box_xyxy, place.kind, words, cross_xy=cross))
+    marks += [_missed_mark(label) for label in labels.values()]
+    title, legend = title_of(analysis), None
+    if comparison is not None:
+        legend = {"label x": CROSS_RGB, **COLOURS_RGB}
+        title += f"; {comparison.reason}" if comparison.reason else ""
+    return overlay_palette_png(
+        draw_overlay(analysis.frame.image, marks, title=title, legend=legend)
+    )
+
+
+def _missed_mark(label: ComparedLevel) -> Mark:
+    """A level of the annotation that was not found."""
+    words = f"{label.level} not found [{_compared_words(label)}]"
+    return Mark(
+        label.point_xy,
+        None,
+        label.kind,
+        words,
+        colour_rgb=CROSS_RGB,
+        cross_xy=label.point_xy,
+        has_point=False,
+    )
+
+
+def _compared_words(label: ComparedLevel | None) -> str:
+    """Such as ``= label, 1.2 px``, or ``label protrusion, 3.4 px`` where the grade is another."""
+    if label is None:
+        return "no label"
+    grade = tag_words(label.kind, label.pathology)
+    words = "= label" if label.grade_agrees else f"label {grade}"
+    return words if label.distance_px is None else f"{words}, {label.distance_px:.1f} px"
 
 
 def title_of(analysis: Analysis) -> str:
@@ -62,10 +119,9 @@ def title_of(analysis: Analysis) -> str:
     words = ["spineline"]
     if analysis.result.missing_levels:
         words.append(f"missing: {', '.join(analysis.result.missing_levels)}")
-    if analysis.result.abstained:
-        words.append("naming abstained, levels are a guess")
-    elif analysis.spine.warnings:
-        words.append("levels in doubt, see result.json")
+    codes = [code for code in codes_of(analysis.result.warnings) if code in _ON_PICTURE]
+    if codes:
+        words.append(f"doubt: {', '.join(codes)}")
     return "; ".join(words)
 
 
@@ -146,4 +202,5 @@ def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[obj
         ),
         *(("", "") if binary is None else (binary.class_index, round(binary.probability, 6))),
         *(("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))),
+        " ".join(codes_of(result.warnings)),
     ]

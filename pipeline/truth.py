@@ -71,22 +71,32 @@ def load_truth(settings: PipelineVal) -> TruthSet:
         DicomReadError: the folder of studies is missing or holds no DICOM image.
         ConfigError: ``ids``, ``part`` or ``split`` do not fit.
     """
-    if settings.data is not None:
-        found = _from_dataset(settings, settings.data)
-    elif settings.source is None or settings.annotations is None:
-        raise ConfigError("wanted source=… and annotations=…, or data=…")
-    else:
-        kind = detect_kind(settings.annotations, load_json(settings.annotations))
-        if kind not in ("tianchi", "report"):
-            msg = f"{settings.annotations}: a {kind} source names no levels to score"
-            raise AnnotationError(msg)
-        read = _from_tianchi if kind == "tianchi" else _from_report
-        found = read(settings, settings.annotations, settings.source)
+    found = read_truth(settings)
     truths = tuple(_with_spacing(truth, settings) for truth in _wanted(found.truths, settings))
     if not truths:
         reasons = "; ".join(str(entry) for entry in found.left_out[:3])
         raise AnnotationError(f"no annotated image to score{': ' if reasons else ''}{reasons}")
     return TruthSet(truths, found.left_out, found.headers)
+
+
+def read_truth(settings: PipelineVal) -> TruthSet:
+    """Every annotated image that the settings name, wanted or not; it may be none.
+
+    Raises:
+        AnnotationError: the annotation or dataset cannot be read, or names no levels.
+        DicomReadError: the folder of studies is missing or holds no DICOM image.
+        ConfigError: ``part`` does not fit.
+    """
+    if settings.data is not None:
+        return _from_dataset(settings, settings.data)
+    if settings.source is None or settings.annotations is None:
+        raise ConfigError("wanted source=… and annotations=…, or data=…")
+    kind = detect_kind(settings.annotations, load_json(settings.annotations))
+    if kind not in ("tianchi", "report"):
+        msg = f"{settings.annotations}: a {kind} source names no levels to score"
+        raise AnnotationError(msg)
+    read = _from_tianchi if kind == "tianchi" else _from_report
+    return read(settings, settings.annotations, settings.source)
 
 
 def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> StudyResult:
