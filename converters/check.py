@@ -54,7 +54,8 @@ class DataCheck(Settings):
 
     out: Path = key("folder to write check.json and check.csv to")
     annotations: Path | None = key(
-        "a source's annotation file, or folder of CSV files (its kind is recognised)", default=None
+        "a source's annotation file, or folder of CSV files or results (its kind is recognised)",
+        default=None,
     )
     images: Path | None = key(
         "the source's images folder; a cervical or prepared source can do without", default=None
@@ -126,6 +127,10 @@ def read_source(settings: DataCheck) -> Source:
     if kind == "prepared":
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
+    if kind == "result":
+        from spineline.converters.result import ResultRules, read_results
+
+        return read_results(annotations, images, ResultRules(empty_tag=empty_tag))
     if kind == "report":
         return read_report(annotations, images, empty_tag=empty_tag)
     from spineline.converters.tianchi import read_tianchi
@@ -136,16 +141,23 @@ def read_source(settings: DataCheck) -> Source:
 def source_kind(annotations: Path) -> SourceKind:
     """Which source a path holds: CSV files are cervical, JSON tells by its shape.
 
+    A folder with a ``result.json`` below holds results of ``pipeline predict``.
+
     Raises:
         AnnotationError: of no known kind, or not readable.
     """
+    from spineline.converters.result import is_result_source
+
     if annotations.suffix.lower() == ".csv":
         return "cervical"
     if annotations.is_dir():
         names = ("markup.json", *(f"{part}.json" for part in PARTS))
         folders = (annotations, annotations / PREPARED_FOLDER)
         prepared = any((folder / name).is_file() for folder in folders for name in names)
-        return "prepared" if prepared else "cervical"
+        other: SourceKind = "result" if is_result_source(annotations) else "cervical"
+        return "prepared" if prepared else other
+    if is_result_source(annotations):
+        return "result"
     return detect_kind(annotations, load_json(annotations))
 
 

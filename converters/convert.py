@@ -13,6 +13,7 @@ from spineline.converters.prepared import check_image_size, read_prepared
 from spineline.converters.report import read_report
 from spineline.converters.settings import (
     ConvertCervical,
+    ConvertPredicted,
     ConvertPrepared,
     ConvertReport,
     ConvertSettings,
@@ -134,6 +135,29 @@ def convert_prepared(settings: ConvertPrepared) -> ConvertResult:
     if len(set(parts.values())) > 1 and settings.kfold is None:
         return _convert(source, settings, "convert prepared", parts)
     return _convert(source, replace(settings, split="0.67"), "convert prepared")
+
+
+def convert_result(settings: ConvertPredicted) -> ConvertResult:
+    """Run ``spineline convert result``.
+
+    Raises:
+        AnnotationError: there is no result, or no folder of images.
+        DicomReadError: results of DICOM studies, and no DICOM image in ``images``.
+        ConfigError: split or folds do not fit the studies.
+        OutputExistsError: the output exists already.
+    """
+    from spineline.converters.result import ResultRules, read_results
+
+    _check_output(settings)
+    rules = ResultRules(
+        min_confidence=settings.min_confidence,
+        keep_abstained=settings.abstained == "keep",
+        keep_incomplete=settings.missing == "keep",
+        rule_boxes=settings.boxes == "rule",
+        empty_tag=cast("EmptyTag | None", settings.empty_tag),
+    )
+    source = read_results(settings.annotations, settings.images, rules)
+    return _convert(of_kinds(source, settings.kinds), settings, "convert result")
 
 
 def of_kinds(source: Source, kinds: Sequence[str]) -> Source:

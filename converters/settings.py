@@ -128,3 +128,30 @@ class ConvertPrepared(ConvertWithoutLevels):
     image_size: tuple[int, ...] = key(
         "width,height in pixels to take where an image is missing; none leaves it out", default=()
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertPredicted(ConvertLumbar):
+    """Keys of ``spineline convert result``."""
+
+    annotations: Path = key("out folder of pipeline predict, a result.json, or a folder of them")
+    images: Path = key("the source of that run: DICOM studies, or the folder of images")
+    min_confidence: float = key(
+        "structures of which the detector was less sure are left out of their record",
+        default=0.0,
+        minimum=0,
+        maximum=1,
+    )
+    abstained: str = key(
+        "results whose levels are but a guess", default="leave_out", choices=("leave_out", "keep")
+    )
+    missing: str = key(
+        "results in which levels are missing: kept with those that are there, in order",
+        default="keep",
+        choices=("keep", "leave_out"),
+    )
+    boxes: str = key(
+        "made from the points by the box rule, or the result's own",
+        default="rule",
+        choices=("rule", "result"),
+    )

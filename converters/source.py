@@ -16,7 +16,7 @@ from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.qa import SEVERITY, Finding, Frame, Mark, Rules, resolve
 
-SourceKind = Literal["tianchi", "report", "cervical", "prepared"]
+SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"]
 EmptyTag = Literal["v1"]
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -104,8 +104,12 @@ class Reading:
 
     def repeat(self, image_id: str, study: str, detail: str) -> None:
         """Note an entry that repeats an earlier one, which counts."""
-        self.left_out.append(LeftOut(image_id, study, "duplicate_id", detail, failed=False))
-        self._left_out_finding(image_id, study, "duplicate_id")
+        self.set_aside(image_id, study, "duplicate_id", detail)
+
+    def set_aside(self, image_id: str, study: str, name: str, detail: str) -> None:
+        """Note an entry that is not broken and yet left out; ``name`` is reason and finding."""
+        self.left_out.append(LeftOut(image_id, study, name, detail, failed=False))
+        self._left_out_finding(image_id, study, name)
 
     def judge(self, marks: Sequence[Mark], frame: Frame, rules: Rules) -> tuple[Structure, ...]:
         """The structures of one image; empty where quality control leaves it out."""
@@ -226,23 +230,38 @@ def point_xy(value: Any, where: str) -> tuple[float, float]:
     Raises:
         EntryError: not two finite numbers.
     """
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        detail = f"{where}: coord is {_short(value)}, wanted [x, y]"
-        raise EntryError("not_a_number", detail)
+    x, y = pixel_numbers(value, f"{where}: coord", "[x, y]")
+    return x, y
+
+
+def pixel_numbers(value: Any, what: str, wanted: str) -> tuple[float, ...]:
+    """Numbers in pixels from a JSON list.
+
+    Args:
+        value: of the JSON.
+        what: names it in messages.
+        wanted: such as ``[x, y]``: says how many numbers there must be, and in which order.
+
+    Raises:
+        EntryError: not so many finite numbers.
+    """
+    count = wanted.count(",") + 1
+    if not isinstance(value, (list, tuple)) or len(value) != count:
+        raise EntryError("not_a_number", f"{what} is {short(value)}, wanted {wanted}")
     for number in value:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            detail = f"{where}: coord holds {_short(number)}, wanted two numbers [x, y]"
+            amount = {2: "two", 4: "four"}.get(count, count)
+            detail = f"{what} holds {short(number)}, wanted {amount} numbers {wanted}"
             raise EntryError("not_a_number", detail)
     try:
-        x, y = float(value[0]), float(value[1])
+        numbers = tuple(float(number) for number in value)
     except OverflowError as error:
-        raise EntryError("not_a_number", f"{where}: coord is absurdly large") from error
-    if not (math.isfinite(x) and math.isfinite(y)):
-        detail = f"{where}: coord is {_short(value)}, wanted finite numbers"
-        raise EntryError("not_a_number", detail)
-    if max(abs(x), abs(y)) > _LARGEST_COORDINATE:
-        raise EntryError("not_a_number", f"{where}: coord is absurdly large, wanted pixels")
-    return x, y
+        raise EntryError("not_a_number", f"{what} is absurdly large") from error
+    if not all(math.isfinite(number) for number in numbers):
+        raise EntryError("not_a_number", f"{what} is {short(value)}, wanted finite numbers")
+    if max(abs(number) for number in numbers) > _LARGEST_COORDINATE:
+        raise EntryError("not_a_number", f"{what} is absurdly large, wanted pixels")
+    return numbers
 
 
 def point_list(value: Any, where: str) -> list[dict[str, Any]]:
@@ -260,6 +279,7 @@ def point_list(value: Any, where: str) -> list[dict[str, Any]]:
     return value
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value in a message: its representation, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -39,6 +39,8 @@ SEVERITY: dict[str, Severity] = {
     "format_mismatch": "error",
     "same_image": "error",
     "study_in_two_parts": "error",
+    "level_order": "error",
+    "naming_abstained": "warning",
     "frame_without_label": "warning",
     "uid_mismatch": "warning",
     "several_annotations": "warning",
@@ -50,6 +52,7 @@ SEVERITY: dict[str, Severity] = {
     "box_differs": "warning",
     "constant_image": "warning",
     "box_outside": "note",
+    "low_confidence": "note",
     "extra_level": "note",
     "too_few_discs": "note",
     "rare_disc_count": "note",
@@ -107,6 +110,7 @@ class Mark:
         kind: what its tag says it is, or None.
         tags: pathology tags, sorted.
         tag_problem: name and detail of what is wrong with the tag, or None.
+        box_xyxy: a box of its own, which then stands in place of the rule's; or None.
     """
 
     point_xy: tuple[float, float]
@@ -115,6 +119,7 @@ class Mark:
     kind: Kind | None = None
     tags: tuple[str, ...] = ()
     tag_problem: tuple[str, str] | None = None
+    box_xyxy: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +330,10 @@ def _build(
                 mark.extra_level,
             )
         )
-        box = _extra_box(mark, points[0], ranks[0])
+        box = mark.box_xyxy or _extra_box(mark, points[0], ranks[0])
         structures.append(_structure(mark, mark.extra_level or "", box, frame, rules, findings))
     for mark, rank, box in zip(spine, ranks, boxes, strict=True):
+        box = mark.box_xyxy or box
         structures.append(_structure(mark, LEVELS[rank], box, frame, rules, findings))
     return Resolution(tuple(structures), tuple(findings))
 

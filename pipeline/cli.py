@@ -63,6 +63,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             f"{_CONVERT}:ConvertPrepared",
             "spineline.converters.convert:convert_prepared",
         ),
+        "result": Command(
+            "results of pipeline predict, corrected or not, to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertPredicted",
+            "spineline.converters.convert:convert_result",
+        ),
     },
     "data": {
         "check": Command(
