@@ -445,8 +445,9 @@ def section_text(report: Mapping[str, Any]) -> str:
 Seconds per epoch of `spineline detect train` and of the library under it: a plain loop around
 torchvision's Faster R-CNN, and `train` of ultralytics with the same arguments; images kept in
 memory (ours by default, `cache=ram`) or read in every epoch. They take turns in one run; the ratio
-is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. All write
-checkpoints each epoch. On the CPU, ultralytics by itself leaves one core idle, and ours does not.
+is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. All write a
+checkpoint each epoch, but for our Faster R-CNN: at most every ten seconds, and beside training. On
+the CPU, ultralytics by itself leaves one core idle, and ours does not.
 
 - Command: `{report["command"]}`
 - Data: {report["data"]}, {report["images"]} images to train on; {sizes}; {rounds}

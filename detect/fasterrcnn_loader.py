@@ -42,6 +42,17 @@ class Example:
     class_index: torch.Tensor
 
 
+def seed_generators(seed: int) -> None:
+    """Seed torch's global generators, those of CUDA where it is in use.
+
+    ``torch.manual_seed`` notes the whole call stack for devices that may come to be used later,
+    which takes longer than to change an image.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 class TrainingImages(Dataset[Example]):
     """The images to train on, by epoch and index, changed by chance.
 
@@ -70,14 +81,14 @@ class TrainingImages(Dataset[Example]):
         self.transform = make_transform(values)
 
     def __getitem__(self, place: tuple[int, int]) -> Example:
-        """An image of an epoch; seeds torch's global generator of this process."""
+        """An image of an epoch; seeds torch's global generator of the CPU in this process."""
         epoch, index = place
         sample = self.samples.get(index)
         if sample is None:
             sample = read_sample(self.images[index], self.values["imgsz"])
             if self.keep:
                 self.samples[index] = sample
-        torch.manual_seed(seed_of(self.seed, epoch, 1, index))
+        torch.default_generator.manual_seed(seed_of(self.seed, epoch, 1, index))
         changed = transformed(sample, self.transform, min_visibility=self.values["min_visibility"])
         return Example(sample.name, *changed)
 

@@ -3,8 +3,8 @@
 Chance is seeded anew for each image and each step, from the run's seed, the epoch and the place in
 it: a run that is resumed gives the numbers of an unbroken one. ``weights/last.pt`` holds what a
 resumed run needs (tensors and numbers, no objects); the ``.safetensors`` files are the results.
-They are written beside training; where the disk is slower than an epoch, an epoch that is no best
-one is passed over.
+They are written beside training, at most every ten seconds and no faster than the disk takes them:
+an epoch that ends before is passed over, unless it is a best one or the last.
 
 Under ``torchrun`` each process takes a share of every batch and gradients are averaged. The first
 process alone validates and writes.
@@ -16,6 +16,7 @@ import csv
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ from spineline.detect.fasterrcnn_loader import (
     Example,
     TrainingImages,
     make_loader,
+    seed_generators,
     seed_of,
 )
 from spineline.detect.results import Detections
@@ -74,6 +76,9 @@ if TYPE_CHECKING:
 
 WARMUP_START = 1e-3
 """First learning rate of the warm-up, as a share of ``lr0``."""
+
+CHECKPOINT_SECONDS = 10.0
+"""Least time from one checkpoint to the next: what a killed run may have to train again."""
 
 Batch = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], list[str]]
 
@@ -156,6 +161,7 @@ class State:
         board: for TensorBoard, where it is asked for.
         writer: writes weights and checkpoints beside training.
         copies: what it writes from.
+        written: when it last began to, by the clock that only goes forward.
     """
 
     network: Any
@@ -170,6 +176,7 @@ class State:
     board: Board | None = None
     writer: Background = field(default_factory=Background)
     copies: Copies = field(default_factory=Copies)
+    written: float = -math.inf
 
 
 def make_job(
@@ -446,7 +453,7 @@ def _train_epoch(job: Job, state: State, loader: Iterable[list[Example]]) -> dic
         for param_group in state.optimizer.param_groups:
             param_group["lr"] = rate
         batch = _on_device(job, examples)
-        torch.manual_seed(seed_of(settings.seed, state.done, 2, step, *place))
+        seed_generators(seed_of(settings.seed, state.done, 2, step, *place))
         losses = _step(job, state, batch, step)
         sums = {name: sums[name] + losses[name] for name in names}
     group.share_buffers(state.network)
@@ -600,9 +607,9 @@ def _improved(state: State, figures: Mapping[str, float] | None) -> list[str]:
 def _save(job: Job, state: State, names: Sequence[str], limit: float) -> None:
     """Write an epoch's weights and checkpoint beside training.
 
-    An epoch is passed over while an earlier one is still being written, unless it is a best one or
-    the last. The thread beside training only moves and writes: arithmetic there would start OpenMP
-    threads of its own, and those take cores from every later step.
+    An epoch is passed over soon after an earlier one, or while that is still being written, unless
+    it is a best one or the last. The thread beside training only moves and writes: arithmetic there
+    would start OpenMP threads of its own, and those take cores from every later step.
 
     Args:
         job: the run.
@@ -611,8 +618,10 @@ def _save(job: Job, state: State, names: Sequence[str], limit: float) -> None:
         limit: the greatest absolute number of the weights.
     """
     last = state.done == job.values["epochs"]
-    if state.writer.busy and not names and not last:
+    recent = time.monotonic() - state.written < CHECKPOINT_SECONDS
+    if (recent or state.writer.busy) and not names and not last:
         return
+    state.written = time.monotonic()
     content = _checkpoint(job, state, finished=False)
     stored = as_stored(content["network"], limit)
     state.writer.wait()  # it reads the copies

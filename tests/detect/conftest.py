@@ -93,6 +93,12 @@ def said(
     return caplog
 
 
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of every epoch, however short: tests kill runs and look at what they left."""
+    monkeypatch.setattr("spineline.detect.loop.CHECKPOINT_SECONDS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six drawn spines to train on, two to validate on, two to test on; not to be changed."""

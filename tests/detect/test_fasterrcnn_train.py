@@ -262,6 +262,26 @@ def test_a_slow_disk_holds_no_epoch_up(
     assert written == [1, 3, 3]
 
 
+def test_checkpoints_keep_their_distance(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of milliseconds write once, then the last."""
+    written: list[int] = []
+
+    def noted(content: Any, path: Path) -> None:
+        written.append(content["done"])
+        write_checkpoint(content, path)
+
+    monkeypatch.setattr(loop, "write_checkpoint", noted)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 600.0)
+    given = {**TINY, "backbone": "mobilenet_v3_small", "rois": 16, "epochs": 4, "val_every": 9}
+    monkeypatch.setattr(Validation, "figures", lambda *_: dict.fromkeys(COLUMNS, 0.5))
+    monkeypatch.setattr(Validation, "detect", lambda _, __, indices: [None for _ in indices])
+    train(DetectTrain(out=tmp_path / "run", data=dataset, **given))
+    assert written == [1, 4, 4]  # the last once more, without what only a resumed run needs
+    assert len((tmp_path / "run" / "results.csv").read_text().splitlines()) == 5
+
+
 def test_without_validation_part_the_last_weights_are_the_result(
     own_dataset: Callable[..., Path], tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:
