@@ -11,7 +11,7 @@ from spineline.datasets.errors import ConfigError
 from spineline.datasets.pages import check_name
 from spineline.datasets.settings import Settings, key
 from spineline.pipeline.engines import ENGINES
-from spineline.pipeline.writers import OF_COHORT, OF_STUDY
+from spineline.pipeline.writers import OF_COHORT, OF_STUDY, check_words
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
 _DETECTOR = "detector instead of that of weights: a registry name or a file"
@@ -22,8 +22,15 @@ _NAMER = "network that reads levels off the straightened spine: name, file, none
 _NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
 _ABSTAINED = "studies whose levels are but a guess are wrong, or left out but for naming.*"
 _COMPARE = "Tianchi or report JSON for the source: its labels beside what was found, in pictures"
+_TO = (
+    "what else to write: report (STUDY/report.html), page (index.html, all studies), tianchi (a "
+    "submission to the challenge), coco (detections); of DICOM studies sr (structured report), pr "
+    "(presentation state), sc (secondary capture), slicer (points for 3D Slicer)"
+)
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
-_BATCH = "images given to the models at once; auto: 16, on a GPU 32; halved where memory runs out"
+_BATCH = (
+    "images given to the models at once; auto: 1 on the CPU, else 32; halved if memory runs out"
+)
 _HALF = "mixed precision: true, false, or auto: on CUDA only"
 _ENGINE = "this machine, or a Ray cluster (spineline[ray])"
 _WORKERS = "processes that read ahead of the models (0: none, no limits of time and memory)"
@@ -89,7 +96,7 @@ class PipelinePredict(ModelSettings):
     overlay: bool = key("draw STUDY/overlay.png", default=True)
     compare: Path | None = key(_COMPARE, default=None)
     to: tuple[str, ...] = key(
-        "what else to write: tianchi (a submission to the challenge), coco (detections)",
+        _TO,
         default=(),
         choices=(*OF_STUDY, *(w for w in OF_COHORT if w not in OF_STUDY)),
     )
@@ -106,6 +113,7 @@ class PipelinePredict(ModelSettings):
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
+        check_words(self.to)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,13 @@ settings)`` with ``results`` the name and result of each study done, in order of
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.runs import LOG
 
 if TYPE_CHECKING:
     from spineline.pipeline.core import Analysis
@@ -18,21 +22,67 @@ if TYPE_CHECKING:
     from spineline.pipeline.settings import PipelinePredict
 
 OF_STUDY: dict[str, str] = {
+    "sr": "dicom_report",
+    "pr": "dicom_state",
+    "sc": "dicom_capture",
+    "slicer": "slicer",
     "tianchi": "tianchi_out",
+    "report": "report_page",
 }
 """Modules that write files of one study, by word."""
 
 OF_COHORT: dict[str, str] = {
     "tianchi": "tianchi_out",
     "coco": "coco_out",
+    "page": "cohort_page",
 }
 """Modules that write files of the whole run, by word."""
 
 
+OF_DICOM = ("sr", "pr", "sc", "slicer")
+"""Words that need a DICOM source; a plain image is warned of, and its other results are written."""
+
+NEEDS: dict[str, tuple[str, str]] = dict.fromkeys(("sr", "pr", "sc"), ("highdicom", "dicom"))
+"""Package that a word needs, and the extra that brings it."""
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Refuse words whose package is not installed, before any study is read.
+
+    Raises:
+        ConfigError: names the package and the extra.
+    """
+    for word in words:
+        package, extra = NEEDS.get(word, ("", ""))
+        if package and importlib.util.find_spec(package) is None:
+            msg = (
+                f"to={word}: needs the package {package}, which is not installed; "
+                f"pip install 'spineline[{extra}]' brings it"
+            )
+            raise ConfigError(msg)
+
+
+def check_extras(settings: PipelinePredict) -> None:
+    """Find out what would fail every study, before any model runs.
+
+    Raises:
+        SpinelineError: the annotation of ``compare=`` cannot be read.
+    """
+    if settings.compare is not None:
+        _module("compare").check_compare(settings)
+
+
 def write_study_extras(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
-    """Write what ``to=`` asks for of one study."""
+    """Write what ``to=`` and ``compare=`` ask for of one study."""
+    if settings.compare is not None and settings.overlay:
+        _module("compare").write_study(folder, analysis, settings)
+    refused = OF_DICOM if analysis.frame.header is None else ()
+    left_out = [word for word in settings.to if word in refused]
+    if left_out:
+        text = "%s: to=%s needs a DICOM source; not written for this image"
+        LOG.warning(text, analysis.frame.name, ",".join(left_out))
     for word in settings.to:
-        if word in OF_STUDY:
+        if word in OF_STUDY and word not in refused:
             _module(OF_STUDY[word]).write_study(folder, analysis, settings)
 
 
