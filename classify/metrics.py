@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.bootstrap import calibration_error
 from spineline.datasets.crops import CodeArray
 from spineline.datasets.labels import KIND_OF_SEVEN, KINDS, SEVEN_NAMES, Kind
 
@@ -37,9 +38,9 @@ def score(
         binary: (N,) probability of v5, or None without that head.
 
     Returns:
-        ``n``; with a seven-class head ``seven`` {accuracy, macro_f1, confusion (rows: truth)} and
-        ``abnormal`` {auc_disc, auc_vertebra}; with a binary head ``binary`` {accuracy,
-        sensitivity, specificity, auc}.
+        ``n``; with a seven-class head ``seven`` {accuracy, macro_f1, ece, confusion (rows:
+        truth)} and ``abnormal`` {auc_disc, auc_vertebra}; with a binary head ``binary`` {accuracy,
+        sensitivity, specificity, auc, ece}.
     """
     figures: dict[str, Any] = {"n": len(seven_true)}
     if seven is not None:
@@ -54,22 +55,23 @@ def score(
 
 
 def seven_figures(true: CodeArray, probabilities: ScoreArray) -> dict[str, Any]:
-    """Accuracy, macro F1 over the classes that occur in truth or prediction, and confusion."""
+    """Accuracy, macro F1 over the classes that occur in truth or prediction, ECE, confusion."""
     from sklearn.metrics import confusion_matrix, f1_score
 
     if not len(true):
-        return {"accuracy": None, "macro_f1": None, "confusion": [[0] * 7] * 7}
+        return {"accuracy": None, "macro_f1": None, "ece": None, "confusion": [[0] * 7] * 7}
     predicted = probabilities.argmax(axis=1)
     confusion = confusion_matrix(true, predicted, labels=range(len(SEVEN_NAMES)))
     return {
         "accuracy": float((predicted == true).mean()),
         "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
+        "ece": ece(probabilities.max(axis=1), predicted == true),
         "confusion": confusion.tolist(),
     }
 
 
 def binary_figures(true: CodeArray, probability: ScoreArray) -> dict[str, float | None]:
-    """V5 against not V5: accuracy, sensitivity and specificity at one half, and AUC."""
+    """V5 against not V5: accuracy, sensitivity and specificity at one half, AUC and ECE."""
     predicted = probability >= 0.5
     positive = true == 1
     return {
@@ -77,6 +79,7 @@ def binary_figures(true: CodeArray, probability: ScoreArray) -> dict[str, float 
         "sensitivity": _share(predicted[positive]),
         "specificity": _share(~predicted[~positive]),
         "auc": auc(positive, probability),
+        "ece": ece(probability, positive),
     }
 
 
@@ -110,6 +113,14 @@ def auc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> float | No
     if not positive.any() or positive.all():
         return None
     return float(roc_auc_score(positive, scores))
+
+
+def ece(stated: ScoreArray, happened: npt.NDArray[np.bool_]) -> float | None:
+    """Expected calibration error of probabilities (N,), in 15 bins; None where there are none."""
+    if not len(stated):
+        return None
+    alone, study = np.ones((1, 1)), np.zeros(len(stated), dtype=np.int64)
+    return float(calibration_error(alone, study, stated, happened)[0])
 
 
 def selection_score(figures: dict[str, Any], by: str) -> float | None:

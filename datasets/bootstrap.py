@@ -14,6 +14,8 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 DRAWS = 1000
+CALIBRATION_BINS = 15
+"""Bins of the expected calibration error of grades, as many as Guo et al. 2017 use."""
 
 
 def draw_weights(studies: int, draws: int = DRAWS, *, seed: int = 0) -> FloatArray:
@@ -74,6 +76,38 @@ def ratio(
     above = weights @ per_study(study, top, studies)
     below = weights @ per_study(study, bottom, studies)
     return divide(above, below)
+
+
+def calibration_error(
+    weights: FloatArray,
+    study: IntArray,
+    stated: npt.ArrayLike,
+    happened: npt.ArrayLike,
+    *,
+    bins: int = CALIBRATION_BINS,
+) -> FloatArray:
+    """(B,) expected calibration error: how far stated probabilities are from what happened.
+
+    Over bins of equal width, each with its upper end, the mean by count of the distance between the
+    mean stated probability and the share that happened (Guo et al., "On calibration of modern
+    neural networks", ICML 2017). NaN where nothing is counted.
+
+    Args:
+        weights: (B, S) times each study counts.
+        study: (N,) index of the study.
+        stated: (N,) probabilities in 0 … 1; NaN where none was stated, which is not counted.
+        happened: (N,) 0 or 1.
+        bins: of equal width, over 0 … 1.
+    """
+    probability = np.asarray(stated, dtype=np.float64)
+    known = np.isfinite(probability)
+    number = np.where(known, probability, 0.0)
+    place = np.clip(np.ceil(number * bins).astype(np.int64) - 1, 0, bins - 1)
+    in_bin = (place[:, None] == np.arange(bins)) & known[:, None]
+    excess = in_bin * (number - np.asarray(happened, dtype=np.float64))[:, None]
+    studies = weights.shape[1]
+    apart = np.abs(weights @ per_study(study, excess, studies)).sum(axis=1)
+    return divide(apart, weights @ per_study(study, known, studies))
 
 
 def divide(above: FloatArray, below: FloatArray) -> FloatArray:

@@ -18,7 +18,14 @@ import numpy as np
 
 from spineline.classify.metrics import NORMAL, abnormal_probability
 from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.bootstrap import FloatArray, IntArray, draw_weights, interval, ratio
+from spineline.datasets.bootstrap import (
+    FloatArray,
+    IntArray,
+    calibration_error,
+    draw_weights,
+    interval,
+    ratio,
+)
 from spineline.datasets.bootstrap import per_study as sum_by_study
 from spineline.datasets.boxes import xywh_to_xyxy
 from spineline.datasets.coco import coco_from_records
@@ -295,6 +302,9 @@ def _seven_figures(table: GradeTable, probability: FloatArray, weights: FloatArr
     figures = {
         "seven.accuracy": _figure(ratio(weights, table.study, hit, everything), len(true)),
         "seven.macro_f1": _figure(macro_f1(*counts), len(true)),
+        "seven.ece": _figure(
+            calibration_error(weights, table.study, probability.max(axis=1), hit), len(true)
+        ),
     }
     score = abnormal_probability(probability, table.kinds)
     normal = np.array([NORMAL[kind] for kind in table.kinds])
@@ -317,6 +327,7 @@ def _binary_figures(table: GradeTable, probability: FloatArray, weights: FloatAr
             (~positive).sum(),
         ),
         "auc": (weighted_auc(weights, table.study, probability, positive), n),
+        "ece": (calibration_error(weights, table.study, probability, positive), n),
     }
     return {
         f"binary.{name}": _figure(values, int(count)) for name, (values, count) in found.items()

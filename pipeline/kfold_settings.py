@@ -17,8 +17,8 @@ DETECT_FIGURES = (
     "seed.precision", "seed.recall", "seed.f1", "seed.average_precision",
 )  # fmt: skip
 CLASSIFY_FIGURES = (
-    "seven.accuracy", "seven.macro_f1", "abnormal.auc_disc", "abnormal.auc_vertebra",
-    "binary.accuracy", "binary.sensitivity", "binary.specificity", "binary.auc",
+    "seven.accuracy", "seven.macro_f1", "seven.ece", "abnormal.auc_disc", "abnormal.auc_vertebra",
+    "binary.accuracy", "binary.sensitivity", "binary.specificity", "binary.auc", "binary.ece",
 )  # fmt: skip
 NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device", "trust")
 """Keys of a training that no variant may change; whom to trust is not for a file to say."""

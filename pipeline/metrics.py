@@ -52,11 +52,13 @@ _NAMING: dict[str, Callable[[naming.NamingTable, FloatArray], figures.Counted]] 
 _GRADE: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
     "seven.accuracy": figures.seven_accuracy,
     "seven.macro_f1": figures.seven_macro_f1,
+    "seven.ece": figures.seven_ece,
     "binary.accuracy": figures.binary_accuracy,
     "binary.sensitivity": figures.binary_sensitivity,
     "binary.specificity": figures.binary_specificity,
     "binary.auc": figures.binary_auc,
     "binary.auc_disc": partial(figures.binary_auc, discs_only=True),
+    "binary.ece": figures.binary_ece,
     "ccf.l_disc": partial(figures.ccf_l, disc=True),
     "ccf.l_vertebra": partial(figures.ccf_l, disc=False),
     "ccf.c_disc": partial(figures.ccf_c, disc=True),

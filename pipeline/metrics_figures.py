@@ -18,6 +18,7 @@ from spineline.pipeline.metrics_bootstrap import (
     BoolArray,
     FloatArray,
     IntArray,
+    calibration_error,
     divide,
     macro_f1,
     per_study,
@@ -130,6 +131,16 @@ def seven_macro_f1(table: LabelTable, weights: FloatArray) -> Counted:
     return _unless_ungraded(table, values), int(labelled.sum())
 
 
+def seven_ece(table: LabelTable, weights: FloatArray) -> Counted:
+    """Expected calibration error of the probability of the seven-class code that is given.
+
+    Counted are labelled structures with a graded prediction: what was not found states nothing.
+    """
+    stated = np.where(table.seven >= 0, table.seven_probability, np.nan)
+    right = table.seven_given == table.seven
+    return calibration_error(weights, table.study, stated, right), int(np.isfinite(stated).sum())
+
+
 def seven_confusion(table: LabelTable, weights: FloatArray) -> tuple[FloatArray, int]:
     """(B, 7, 8) counts of labelled structures: row the label's code, column the answer's.
 
@@ -180,6 +191,13 @@ def binary_auc(table: LabelTable, weights: FloatArray, *, discs_only: bool = Fal
         weights, table.study[counted], score[counted], positive[counted].astype(bool)
     )
     return _unless_ungraded(table, values), int(counted.sum())
+
+
+def binary_ece(table: LabelTable, weights: FloatArray) -> Counted:
+    """Expected calibration error of the probability of v5, counted as `seven_ece` counts."""
+    stated = np.where(table.binary >= 0, table.v5_probability, np.nan)
+    happened = table.binary == 1
+    return calibration_error(weights, table.study, stated, happened), int(np.isfinite(stated).sum())
 
 
 def ccf_l(table: LabelTable, weights: FloatArray, *, disc: bool) -> Counted:

@@ -84,6 +84,7 @@ class LabelTable:
         seven_given, binary_given: (L,) the prediction's codes, -1 where there is none.
         tags_given: (L, 7) the tags that the prediction's codes stand for.
         v5_probability, sick_probability: (L,) NaN where there is none.
+        seven_probability: (L,) of the code given; NaN where there is none.
     """
 
     study: IntArray
@@ -100,6 +101,7 @@ class LabelTable:
     tags_given: BoolArray
     v5_probability: FloatArray
     sick_probability: FloatArray
+    seven_probability: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,10 @@ def label_table(images: Sequence[ScoredImage]) -> LabelTable:
         for label in image.labels
         if label.level in LEVELS
     ]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 14
-    kinds = (int, bool, bool, float, float, int, int, int, bool, int, int, bool, float, float)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 15
+    kinds = (
+        int, bool, bool, float, float, int, int, int, bool, int, int, bool, float, float, float
+    )  # fmt: skip
     wide = (8, 11)
     arrays: list[npt.NDArray[Any]] = [
         np.array(column, dtype=kind).reshape((-1, 7) if n in wide else (-1,))
@@ -257,7 +261,7 @@ def _label_row(
     truth = (study, label.kind == "disc", prediction is not None)
     codes = (seven, binary, -1 if sick is None else sick, _multi_hot(label.kind, label.pathology))
     if prediction is None:
-        nothing = (-1, -1, (False,) * 7, math.nan, math.nan)
+        nothing = (-1, -1, (False,) * 7, math.nan, math.nan, math.nan)
         return (*truth, math.inf, distance_mm, *codes, *nothing)
     if spacing_rc_mm:
         distance_mm = _distance_mm(label, prediction, spacing_rc_mm)
@@ -270,6 +274,7 @@ def _label_row(
         _multi_hot(label.kind, tags_given),
         prediction.binary.probability if prediction.binary else math.nan,
         sick_probability(prediction),
+        max(prediction.seven.probabilities) if prediction.seven else math.nan,
     )
     return (*truth, _distance_px(label, prediction), distance_mm, *codes, *given)
 

@@ -18,8 +18,7 @@ from spineline.pipeline.metrics_bootstrap import (
     BoolArray,
     FloatArray,
     IntArray,
-    divide,
-    per_study,
+    calibration_error,
     ratio,
 )
 from spineline.pipeline.metrics_match import REPORT_DISTANCE_PX, ScoredImage, studies_of
@@ -101,16 +100,6 @@ def brier(table: NamingTable, weights: FloatArray) -> Counted:
 
 
 def expected_calibration_error(table: NamingTable, weights: FloatArray) -> Counted:
-    """Mean over images of how far their bin's mean probability is from its share of right names.
-
-    Bins of equal width (`BINS` of them over 0 … 1, each with its upper end, as Guo et al. 2017).
-    """
-    known = np.isfinite(table.probability)
-    stated = np.where(known, table.probability, 0)
-    place = np.clip(np.ceil(stated * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    in_bin = (place[:, None] == np.arange(BINS)) & known[:, None]
-    excess = weights @ per_study(
-        table.study, in_bin * (stated - table.right)[:, None], weights.shape[1]
-    )
-    count = weights @ per_study(table.study, known, weights.shape[1])
-    return divide(np.abs(excess).sum(axis=1), count), int(known.sum())
+    """Mean over images of how far their bin's mean probability is from its share of right names."""
+    values = calibration_error(weights, table.study, table.probability, table.right, bins=BINS)
+    return values, int(np.isfinite(table.probability).sum())

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as oracle
+from sklearn.calibration import calibration_curve
 
 from spineline.classify.metrics import (
     abnormal_auc,
     abnormal_probability,
     auc,
     binary_figures,
+    ece,
     score,
     selection_score,
     seven_figures,
@@ -56,6 +58,34 @@ def test_binary_figures_by_hand() -> None:
     assert found["specificity"] == pytest.approx(4 / 5)
     # Pairs in order: 0.9 beats 5, 0.6 beats 4, 0.2 beats 2, of 15.
     assert found["auc"] == pytest.approx(11 / 15)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bins of 1/15: .62 and .64 share one (mean .63, one of two happened), .92 and .05 have their
+    # own, and 1.0 belongs to the last.
+    stated = np.array([0.62, 0.64, 0.92, 0.05, 1.0])
+    happened = np.array([True, False, True, False, True])
+    wanted = (2 * 0.13 + 0.08 + 0.05 + 0.0) / 5
+    assert ece(stated, happened) == pytest.approx(wanted)
+    assert binary_figures(happened.astype(np.int64), stated)["ece"] == pytest.approx(wanted)
+
+
+def test_calibration_error_agrees_with_scikit_learn() -> None:
+    """Its curve holds the mean stated and the share that happened of each bin that is not empty."""
+    rng = np.random.default_rng(4)
+    stated = rng.random(500)
+    happened = rng.random(500) < stated**1.5
+    share, mean = calibration_curve(happened, stated, n_bins=15)
+    counts = np.histogram(stated, bins=15, range=(0, 1))[0]
+    wanted = (np.abs(share - mean) * counts).sum() / 500
+    assert ece(stated, happened) == pytest.approx(wanted)
+
+
+def test_calibration_error_of_seven_classes_is_that_of_the_answer() -> None:
+    true, probabilities = random_case()
+    right = probabilities.argmax(axis=1) == true
+    wanted = ece(probabilities.max(axis=1), right)
+    assert seven_figures(true, probabilities)["ece"] == wanted
 
 
 def test_binary_figures_agree_with_scikit_learn() -> None:
@@ -106,6 +136,7 @@ def test_undefined_figures_are_none() -> None:
     none = np.empty(0, dtype=np.int64)
     figures = score(none, none, (), np.empty((0, 7)), np.empty(0))
     assert figures["seven"]["accuracy"] is None
+    assert figures["seven"]["ece"] is None
     assert set(figures["binary"].values()) == {None}
     assert set(figures["abnormal"].values()) == {None}
     assert binary_figures(np.array([0, 0]), np.array([0.1, 0.2]))["sensitivity"] is None

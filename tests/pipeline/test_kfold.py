@@ -607,8 +607,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     assert wanted == found
     figures = found["variants"]["original"]
     assert set(figures) == {
-        "seven.accuracy", "seven.macro_f1", "abnormal.auc_disc", "abnormal.auc_vertebra",
-        "binary.accuracy", "binary.sensitivity", "binary.specificity", "binary.auc",
+        "seven.accuracy", "seven.macro_f1", "seven.ece", "abnormal.auc_disc",
+        "abnormal.auc_vertebra", "binary.accuracy", "binary.sensitivity", "binary.specificity",
+        "binary.auc", "binary.ece",
     }  # fmt: skip
     assert all(figure["pooled"] is not None for figure in figures.values())
 

@@ -131,6 +131,8 @@ def flat() -> dict[str, dict]:
         ("seven.accuracy", 5 / 7, 7),
         # F1 by class 0: tp 1, fp 1 -> 2/3; 1: tp 1, fn 1 -> 2/3; 2: tp 1, fn 1 -> 2/3; 3: 1; 6: 1
         ("seven.macro_f1", (2 / 3 + 2 / 3 + 2 / 3 + 1 + 1) / 5, 7),
+        # all six that are graded are stated with .8, and five are right
+        ("seven.ece", 5 / 6 - 0.8, 6),
         # wrong: L2-L3 of A (v5 not seen), L1-L2 of B (missing)
         ("binary.accuracy", 5 / 7, 7),
         ("binary.sensitivity", 1 / 2, 2),
@@ -139,6 +141,8 @@ def flat() -> dict[str, dict]:
         ("binary.auc", 8 / 10, 7),
         # discs: positives .3 .7; negatives .1 and the missing one: 1 of 2 each
         ("binary.auc_disc", 2 / 4, 4),
+        # stated with .1 four times, no v5; .3 and .7, both v5
+        ("binary.ece", (4 * 0.1 + 0.7 + 0.3) / 6, 6),
         ("ccf.l_disc", 2 / 3, 3),
         ("ccf.l_vertebra", 2 / 3, 3),
         # located and labelled discs: L2-L3 and L3-L4, both abnormal
@@ -345,8 +349,10 @@ def test_without_a_classifier_grades_are_null_and_points_are_scored() -> None:
     for key in (
         "seven.accuracy",
         "seven.macro_f1",
+        "seven.ece",
         "binary.accuracy",
         "binary.auc",
+        "binary.ece",
         "tianchi.macro_f1",
     ):
         assert flat[key]["value"] is None
