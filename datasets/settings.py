@@ -219,7 +219,7 @@ def _check_value(spec: dataclasses.Field[Any], value: object) -> None:
         return
     choices = spec.metadata.get("choices", ())
     items = value if isinstance(value, tuple) else (value,)
-    if choices and not items:
+    if choices and not items and spec.default != ():
         raise ConfigError(f"{spec.name}=: names nothing; allowed: {', '.join(choices)}")
     for item in items:
         if choices and item not in choices:
