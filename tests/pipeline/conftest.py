@@ -16,13 +16,19 @@ import cv2
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 
 from spineline.datasets.crops import CropSpec
 from spineline.datasets.labels import LEVELS
-from spineline.detect.results import Detections
-from spineline.pipeline.core import Pipeline
+from spineline.detect.results import Detections, no_detections
+from spineline.pipeline.core import Analysis, Pipeline
 from spineline.pipeline.settings import ModelSettings
+from spineline.pipeline.sources import find_cases, load_frame
 from spineline.weights import Bundle, WeightsFile
 
 SAGITTAL = (0, 1, 0, 0, 0, -1)
@@ -124,7 +130,20 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
 
     for module in ("predict", "val"):
         monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", bundle)
+    monkeypatch.setattr("spineline.pipeline.engine_local.auto_workers", lambda items: 0)
     return loaded
+
+
+@pytest.fixture
+def blind_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake detector finds nothing on images less than 140 pixels high."""
+    whole = SpotDetector._one
+
+    def one(self: SpotDetector, image: np.ndarray) -> Detections:
+        found = whole(self, image)
+        return found if len(image) >= 140 else no_detections(self.names)
+
+    monkeypatch.setattr(SpotDetector, "_one", one)
 
 
 def uid_of(*parts: object) -> str:
@@ -237,3 +256,54 @@ def make_annotation() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def analyse() -> Callable[..., Analysis]:
+    """What the fakes make of a source of one case; keys are those of the models' settings."""
+
+    def run(source: Path, **keys: Any) -> Analysis:
+        settings = ModelSettings(**keys)
+        pipeline = Pipeline(SpotDetector(), ShadeClassifier(), "fake", "0" * 64, settings)  # type: ignore[arg-type]
+        (case,) = find_cases(source)
+        return pipeline.analyse([load_frame(case)])[0]
+
+    return run
+
+
+@pytest.fixture
+def make_multi_frame() -> Callable[..., None]:
+    """Write an enhanced MR file of frames 4 mm apart; the spots are on the middle one."""
+
+    def write(path: Path, *, frames: int = 3, window: bool = False) -> None:
+        image = spot_image()
+        planes = [image if k == frames // 2 else image // 2 for k in range(frames)]
+        ds = write_slice(path, image, study="enhanced")
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+        ds.NumberOfFrames = frames
+        ds.PixelData = b"".join((plane.astype(np.uint16) * 16).tobytes() for plane in planes)
+        for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
+            delattr(ds, keyword)
+        shared = Dataset()
+        shared.PixelMeasuresSequence = [_item(PixelSpacing=[1.25, 1.25])]
+        shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=list(SAGITTAL))]
+        ds.SharedFunctionalGroupsSequence = [shared]
+        groups = []
+        for k in range(frames):
+            group = Dataset()
+            place = [4.0 * (k - frames // 2), -100.0, 100.0]
+            group.PlanePositionSequence = [_item(ImagePositionPatient=place)]
+            if window:
+                group.FrameVOILUTSequence = [_item(WindowCenter=1000.0 + k, WindowWidth=2000.0)]
+            groups.append(group)
+        ds.PerFrameFunctionalGroupsSequence = groups
+        ds.save_as(path, enforce_file_format=True)
+
+    return write
+
+
+def _item(**tags: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in tags.items():
+        setattr(item, keyword, value)
+    return item

@@ -1,0 +1,124 @@
+"""From results to training data: ``pipeline predict``, ``convert result``, ``load_dataset``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from spineline.datasets.boxes import boxes_from_points
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.labels import pathology_from_codes
+
+
+def predict(run_cli, source: Path, out: Path, *words: str) -> None:
+    assert run_cli("pipeline", "predict", f"source={source}", f"out={out}", *words)[0] == 0
+
+
+def converted(run_cli, tmp_path: Path, results: Path, source: Path, *words: str) -> dict:
+    keys = (f"annotations={results}", f"images={source}", f"out={tmp_path / 'data'}")
+    code, _, warned = run_cli("convert", "result", *keys, "split=train", *words)
+    assert code == 0, warned
+    return {r.image_id: r for r in load_dataset(tmp_path / "data").records["train"]}
+
+
+def check_against(record, path: Path) -> None:
+    result = json.loads(path.read_text())
+    found = result["structures"]
+    assert [s.level for s in record.structures] == [s["level"] for s in found]
+    points = [s["point_xy"] for s in found]
+    np.testing.assert_allclose([s.point_xy for s in record.structures], points, atol=0)
+    np.testing.assert_allclose([s.box_xyxy for s in record.structures], boxes_from_points(points))
+    assert [s.pathology for s in record.structures] == [
+        pathology_from_codes(s["kind"], s["seven"]["class"], s["binary"]["class"]) for s in found
+    ]
+    assert (record.width, record.height) == (result["image"]["width"], result["image"]["height"])
+
+
+def test_studies(tmp_path, fake_models, make_study, make_spots, make_points, run_cli) -> None:
+    for name, off in (("a", 0), ("b", 4)):
+        make_study(tmp_path / "cohort" / name, make_spots(make_points() + np.array([off, off])))
+    predict(run_cli, tmp_path / "cohort", tmp_path / "out", "to=tianchi,coco")
+    records = converted(run_cli, tmp_path, tmp_path / "out", tmp_path / "cohort")
+    assert sorted(records) == ["a", "b"]
+    for name, record in records.items():
+        check_against(record, tmp_path / "out" / name / "result.json")
+        assert record.spacing_rc_mm == (1.25, 1.25)
+        image = cv2.imread(str(tmp_path / "data" / record.file), cv2.IMREAD_UNCHANGED)
+        for structure in record.structures:  # the spots are where the points are
+            x, y = (round(v) for v in structure.point_xy)
+            assert image[y, x] == 255
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["folder", "one image"])
+def test_plain_images(tmp_path, fake_models, make_spots, make_points, run_cli, one: bool) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for name in ("x y.png",) if one else ("x y.png", "z.png", "z.jpg"):
+        cv2.imwrite(str(folder / name), make_spots(), [cv2.IMWRITE_JPEG_QUALITY, 100])
+    source = folder / "x y.png" if one else folder
+    predict(run_cli, source, tmp_path / "out")
+    records = converted(run_cli, tmp_path, tmp_path / "out", source)
+    assert sorted(records) == (["x_y"] if one else ["x_y", "z.jpg", "z.png"])
+    for name, record in records.items():
+        check_against(record, tmp_path / "out" / name / "result.json")
+
+
+def test_predictions_of_val_and_one_of_them(
+    tmp_path, fake_models, make_study, make_points, make_annotation, run_cli
+) -> None:
+    make_study(tmp_path / "cohort" / "a")
+    labels = make_annotation(tmp_path / "labels.json", {"a": make_points()})
+    words = (f"source={tmp_path / 'cohort'}", f"annotations={labels}", f"out={tmp_path / 'val'}")
+    assert run_cli("pipeline", "val", *words, "draws=2")[0] == 0
+    assert list(converted(run_cli, tmp_path, tmp_path / "val", tmp_path / "cohort")) == ["a"]
+    path = tmp_path / "val" / "predictions" / "a" / "result.json"
+    again = converted(run_cli, tmp_path, path, tmp_path / "cohort" / "a", "overwrite=true")
+    check_against(again["a"], path)
+
+
+def test_what_was_doubtful_stays_out(
+    tmp_path, fake_models, blind_to_small, make_study, make_spots, make_points, run_cli
+) -> None:
+    """Eight of eleven found; the naming abstained from; nothing found: each as documented."""
+    make_study(tmp_path / "cohort" / "eight", make_spots(make_points()[:8]))
+    make_study(tmp_path / "cohort" / "none", make_spots(make_points()[:3], (130, 120)))
+    predict(run_cli, tmp_path / "cohort", tmp_path / "out")
+    records = converted(run_cli, tmp_path, tmp_path / "out", tmp_path / "cohort")
+    check_against(records["eight"], tmp_path / "out" / "eight" / "result.json")
+    written = json.loads((tmp_path / "data" / "conversion.json").read_text())
+    assert [(e["image_id"], e["reason"], e["failed"]) for e in written["left_out"]] == [
+        ("none", "point_count", False)
+    ]
+    predict(run_cli, tmp_path / "cohort", tmp_path / "guess", "min_naming_probability=1")
+    keys = (f"annotations={tmp_path / 'guess'}", f"images={tmp_path / 'cohort'}")
+    code, _, said = run_cli("convert", "result", *keys, f"out={tmp_path / 'g'}", "split=train")
+    assert code == 1  # nothing is left
+    assert "left out: naming_abstained 1, point_count 1" in said
+
+
+def test_results_csv_opens_and_a_study_without_structure_is_told_of(
+    tmp_path, fake_models, blind_to_small, make_study, make_spots, make_points, run_cli
+) -> None:
+    make_study(tmp_path / "cohort" / "none", make_spots(make_points()[:3], (130, 120)))
+    make_study(tmp_path / "cohort" / "some")
+    predict(run_cli, tmp_path / "cohort", tmp_path / "out", "to=coco")
+    with (tmp_path / "out" / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["study"] for row in rows] == ["some"] * 11
+    assert None not in rows[0]
+    assert "none: 0 of 11 levels" in (tmp_path / "out" / "log.txt").read_text()
+    images = json.loads((tmp_path / "out" / "coco_images.json").read_text())["images"]
+    assert [(i["record_id"], len(i["missing_levels"])) for i in images] == [
+        ("none", 11),
+        ("some", 0),
+    ]
+    pandas = pytest.importorskip("pandas")
+    table = pandas.read_csv(tmp_path / "out" / "results.csv")
+    assert table.shape == (11, len(rows[0]))
+    assert table["x"].dtype == table["confidence"].dtype == np.float64
+    assert table["seven_class"].dtype == np.int64
