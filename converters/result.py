@@ -377,6 +377,11 @@ def _image_of(
         if header is None:
             detail = f"{entry.where}: instance_uid {content.instance_uid[:70]} is not among the "
             raise EntryError("unknown_uid", f"{detail}DICOM instances of the images folder")
+        if header.frames > 1:
+            detail = f"{entry.where}: {header.path.name} holds several frames, and a result does "
+            raise EntryError(
+                "several_frames", f"{detail}not say of which it is; export them singly"
+            )
         width, height = header.columns, header.rows
     else:
         path = images.frames.get(entry.image_name)

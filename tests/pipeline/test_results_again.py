@@ -122,3 +122,15 @@ def test_results_csv_opens_and_a_study_without_structure_is_told_of(
     assert table.shape == (11, len(rows[0]))
     assert table["x"].dtype == table["confidence"].dtype == np.float64
     assert table["seven_class"].dtype == np.int64
+
+
+def test_a_multi_frame_file_leaves_open_which_frame_is_meant(
+    tmp_path, fake_models, make_multi_frame, run_cli
+) -> None:
+    (tmp_path / "s").mkdir()
+    make_multi_frame(tmp_path / "s" / "all")
+    predict(run_cli, tmp_path / "s", tmp_path / "out")
+    keys = (f"annotations={tmp_path / 'out'}", f"images={tmp_path / 's'}")
+    code, _, warned = run_cli("convert", "result", *keys, f"out={tmp_path / 'd'}")
+    assert code == 1
+    assert "(several_frames): s/result.json: all holds several frames" in warned
