@@ -168,10 +168,10 @@ def check_model_name(name: str) -> None:
     Raises:
         ConfigError: with a close match, if there is one.
     """
-    import timm
-
     if name == GRADIENTS:
         return
+    import timm  # seconds: only for names that need it
+
     if not timm.is_model(name) or ":" in name:
         known = [*timm.list_models(), GRADIENTS]
         hint = close_match(name, known)
