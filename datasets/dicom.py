@@ -5,14 +5,13 @@ known by their contents, never by their names; what is no usable image becomes a
 its reason.
 
 The parts live in modules of their own and are all offered here: headers (`dicom_header`), pixels
-(`dicom_pixels`), geometry (`dicom_geometry`), and the choice of series and slice (`dicom_select`).
+(`dicom_pixels`), geometry (`dicom_geometry`), the search for studies (`dicom_index`), and the
+choice of series and slice (`dicom_select`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +29,26 @@ from spineline.datasets.dicom_header import (
     quiet_pydicom,
     read_headers,
 )
+from spineline.datasets.dicom_index import (
+    StudyFiles,
+    duplicate,
+    files_below,
+    group,
+    index,
+    index_files,
+    read_study,
+    refuse_no_image,
+    series_of,
+)
 from spineline.datasets.dicom_pixels import MAX_PIXELS, read_pixels
 from spineline.datasets.dicom_select import Choice, Rejection, Series, Study, choose_slice
-from spineline.datasets.errors import DicomReadError
-from spineline.datasets.runs import LOG, progress
+from spineline.datasets.runs import progress
 
 __all__ = [
     "MAX_PIXELS", "Choice", "Rejection", "RejectionKind", "Reorientation", "Series", "SliceHeader",
-    "Study", "choose_slice", "instances_by_uid", "patient_to_pixel", "pixel_to_patient",
-    "read_pixels", "scan", "standard_orientation", "to_standard_orientation",
+    "Study", "StudyFiles", "choose_slice", "index", "index_files", "instances_by_uid",
+    "patient_to_pixel", "pixel_to_patient", "read_pixels", "read_study", "scan",
+    "standard_orientation", "to_standard_orientation",
 ]  # fmt: skip
 
 
@@ -66,31 +76,23 @@ def scan(source: Path) -> tuple[Study, ...]:
         DicomReadError: no such folder, an empty one, or no DICOM image in it.
     """
     source = Path(source)
-    files = _files(source)
-    if not files:
-        raise DicomReadError(f"{source}: an empty folder; wanted DICOM files in it or below it")
+    files = files_below(source)
     found = _read_all(files, source)
-    if not found.headers:
-        raise DicomReadError(f"{source}: no DICOM image: {_summary(found.rejections, len(files))}")
-    grouped: dict[str, list[SliceHeader]] = {}
+    refuse_no_image(found.headers, found.rejections, files, source)
+    headers: dict[str, list[SliceHeader]] = {}
     for header in found.headers:
-        grouped.setdefault(header.study_uid, []).append(header)
-    folders = {uid: _common_folder(headers) for uid, headers in grouped.items()}
-    names = _names(folders, source)
-    by_study, loose = _rejections_by_study(found.rejections, folders, names)
-    studies = [
+        headers.setdefault(header.study_uid, []).append(header)
+    return tuple(
         Study(
-            study_uid=uid,
-            name=names[uid],
-            folder=folders[uid],
-            series=_series(headers),
-            rejections=tuple(by_study[uid]),
-            single_file=source.is_file(),
+            study_uid=study.uid,
+            name=study.name,
+            folder=study.folder,
+            series=series_of(headers.get(study.uid, ())),
+            rejections=study.rejections,
+            single_file=source.is_file() and bool(study.uid),
         )
-        for uid, headers in grouped.items()
-    ]
-    studies += _failed_studies(loose, source, set(names.values()))
-    return tuple(sorted(studies, key=lambda study: (study.name, study.study_uid)))
+        for study in group(found.headers, found.rejections, source)
+    )
 
 
 def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
@@ -101,39 +103,6 @@ def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
             for header in sorted(series.slices, key=lambda h: h.frame or 0):
                 found.setdefault(header.instance_uid, header)
     return found
-
-
-def _files(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        msg = (
-            f"{source}: no such file or folder; wanted a DICOM file, a study or a folder of studies"
-        )
-        raise DicomReadError(msg)
-    return list(_walk(source, set()))
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Regular files below a folder, in sorted order; each folder once, however it is linked."""
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        LOG.warning("%s: cannot be listed (%s)", folder, error.strerror or error)
-        return
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in entries:
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:
-            continue
-        if is_folder:
-            yield from _walk(Path(entry.path), seen)
-        elif is_file:
-            yield Path(entry.path)
 
 
 def _read_all(files: Sequence[Path], source: Path) -> _Found:
@@ -151,111 +120,5 @@ def _read_all(files: Sequence[Path], source: Path) -> _Found:
             if first is path:
                 found.headers.extend(headers)
             else:
-                reason = f"the same instance as {_relative(first, source)}"
-                found.rejections.append(Rejection(path, reason, "duplicate"))
+                found.rejections.append(duplicate(path, first, source))
     return found
-
-
-def _summary(rejections: Sequence[Rejection], files: int) -> str:
-    shown = "; ".join(f"{r.path.name}: {r.reason}" for r in rejections[:3])
-    more = f"; and {len(rejections) - 3} more" if len(rejections) > 3 else ""
-    return f"{files} file{'s' * (files != 1)} looked at ({shown}{more})"
-
-
-def _common_folder(headers: Sequence[SliceHeader]) -> Path:
-    return Path(os.path.commonpath([header.path.parent for header in headers]))
-
-
-def _names(folders: Mapping[str, Path], source: Path) -> dict[str, str]:
-    """Unique names: the study's folder under the source, the whole way, or with a hash."""
-    if source.is_file():
-        return {uid: _plain(source.stem) for uid in folders}
-    # Where all studies lie in one folder further down, names start below it.
-    base = Path(os.path.commonpath(folders.values())) if len(folders) > 1 else source
-    own = base.resolve().name
-    parts = {uid: folder.relative_to(base).parts for uid, folder in folders.items()}
-    names = {uid: _plain(way[0] if way else own) for uid, way in parts.items()}
-    counts = _counts(names)
-    names = {
-        uid: name if counts[name] == 1 else _plain("_".join(parts[uid]) or own)
-        for uid, name in names.items()
-    }
-    counts = _counts(names)
-    return {
-        uid: name if counts[name] == 1 else f"{name}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
-        for uid, name in names.items()
-    }
-
-
-def _counts(names: Mapping[str, str]) -> dict[str, int]:
-    """How often a name occurs, upper and lower case taken as one (as some file systems do)."""
-    lowered = [name.lower() for name in names.values()]
-    return {name: lowered.count(name.lower()) for name in names.values()}
-
-
-def _plain(text: str) -> str:
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("._")
-    return name[:100] or "study"
-
-
-def _rejections_by_study(
-    rejections: Sequence[Rejection], folders: Mapping[str, Path], names: Mapping[str, str]
-) -> tuple[dict[str, list[Rejection]], list[Rejection]]:
-    """Each rejection with the study whose folder holds it most closely; the rest stay loose."""
-    by_study: dict[str, list[Rejection]] = {uid: [] for uid in folders}
-    loose: list[Rejection] = []
-    deepest_first = sorted(folders, key=lambda uid: (-len(folders[uid].parts), names[uid]))
-    for rejection in rejections:
-        owner = next(
-            (uid for uid in deepest_first if rejection.path.is_relative_to(folders[uid])), None
-        )
-        if owner is None:
-            loose.append(rejection)
-        else:
-            by_study[owner].append(rejection)
-    return by_study, loose
-
-
-def _failed_studies(loose: Sequence[Rejection], source: Path, names: set[str]) -> list[Study]:
-    by_folder: dict[Path, list[Rejection]] = {}
-    for rejection in loose:
-        way = rejection.path.relative_to(source).parts
-        by_folder.setdefault(source / way[0] if len(way) > 1 else source, []).append(rejection)
-    failed: list[Study] = []
-    for folder, rejections in by_folder.items():
-        name = _plain(folder.name)
-        if folder != source and name not in names and any(r.kind != "foreign" for r in rejections):
-            failed.append(Study("", name, folder, (), tuple(rejections)))
-            continue
-        for rejection in rejections:
-            LOG.info("%s: left out, %s", _relative(rejection.path, source), rejection.reason)
-    return failed
-
-
-def _relative(path: Path, source: Path) -> str:
-    inside = path != source and path.is_relative_to(source)
-    return str(path.relative_to(source)) if inside else path.name
-
-
-def _series(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
-    grouped: dict[str, list[SliceHeader]] = {}
-    for header in headers:
-        grouped.setdefault(header.series_uid, []).append(header)
-    series = [
-        Series(uid, slices[0].series_description, _sorted_along_normal(slices))
-        for uid, slices in grouped.items()
-    ]
-    return tuple(sorted(series, key=lambda s: (s.slices[0].series_number or 0, s.series_uid)))
-
-
-def _sorted_along_normal(slices: Sequence[SliceHeader]) -> tuple[SliceHeader, ...]:
-    """By position along the first slice's normal, then by instance number, frame and path."""
-    normal = next((s.normal for s in slices if s.normal is not None), None)
-
-    def place(header: SliceHeader) -> tuple[float, int, int, str]:
-        along = 0.0
-        if normal is not None and header.position is not None:
-            along = round(float(normal @ header.position), 3)
-        return along, header.instance_number or 0, header.frame or 0, str(header.path)
-
-    return tuple(sorted(slices, key=place))

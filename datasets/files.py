@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,69 @@ def link_or_copy(existing: Path, target: Path) -> None:
         shutil.copyfile(existing, target)
 
 
+def write_lines(path: Path, lines: Iterable[str], *, sync: bool = True) -> None:
+    r"""Write lines, ``\n`` behind each, one after the other; else as [write_text][]."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            for line in lines:
+                file.write(line + "\n")
+
+    write_through(path, write, sync=sync)
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove a folder: it is gone at once, its content a little later; one that is not there is.
+
+    Raises:
+        SpinelineError: it cannot be removed.
+    """
+    if not folder.exists():
+        return
+    try:
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old"))
+        folder.rename(aside / folder.name)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a killed run left half made or half removed directly in a folder."""
+    for pattern in (".*.partial", ".*.old"):
+        for path in sorted(folder.glob(pattern)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder with all that is in it is on the disk."""
+    for path in (*sorted(folder.rglob("*")), folder):
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:  # Windows opens no folder
+            continue
+        try:
+            os.fsync(handle)
+        except OSError:  # nor do all file systems sync one
+            if not path.is_dir():
+                raise
+        finally:
+            os.close(handle)
+
+
 @contextmanager
-def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def staged_folder(out: Path, *, overwrite: bool, sync: bool = False) -> Iterator[Path]:
     """A folder to fill: becomes ``out`` when the block ends well, vanishes when it does not.
 
     Only a folder that is being overwritten is replaced, and only at the end.
+
+    Args:
+        out: the folder.
+        overwrite: replace one that is there.
+        sync: wait until its files are on the disk before it takes its place.
 
     Raises:
         OutputExistsError: ``out`` exists and ``overwrite`` is not set, or it is a file.
@@ -146,6 +204,8 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         raise _cannot_write(out, error) from error
     try:
         yield stage
+        if sync:
+            sync_folder(stage)
         _replace_folder(stage, out)
     except OSError as error:
         shutil.rmtree(stage, ignore_errors=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from spineline.datasets.crops import extract_crops
+from spineline.datasets.devices import check_device
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import package_version
@@ -33,7 +35,7 @@ from spineline.pipeline.doubts import doubts, warning
 from spineline.pipeline.grading import Grade, crop_boxes, grades_of
 from spineline.pipeline.naming import abstain, abstention_warnings
 from spineline.pipeline.results import GradedStructure, StudyResult
-from spineline.pipeline.settings import ModelSettings
+from spineline.pipeline.settings import ModelSettings, mixed_precision
 from spineline.pipeline.sources import Frame, find_cases, load_frame
 from spineline.weights import (
     Bundle,
@@ -148,6 +150,10 @@ class Pipeline:
 
     def analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
         """Find and grade the structures of frames, in their order."""
+        with precision(self.settings):
+            return self._analyse(frames)
+
+    def _analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
         settings = self.settings
         images = [frame.image for frame in frames]
         found = self.detector.detect(
@@ -238,10 +244,30 @@ def _missing(spine: DecodedSpine) -> list[str]:
 
 
 def batch_size(settings: ModelSettings) -> int:
-    """How many images the models get at once; ``batch=auto`` goes by the device."""
+    """How many images the models get at once; ``batch=auto`` goes by the device.
+
+    On the CPU that is one: larger batches gain little there, and the last bits of a network's
+    numbers depend on the size of its batch. A study's result is then the same to the byte whatever
+    studies it is run with, in a whole run, in one that went on later, or on a cluster.
+    """
     if not isinstance(settings.batch, str):
         return settings.batch
-    return 16 if settings.device.strip().lower() == "cpu" else 32
+    return 1 if on_cpu(settings) else 32
+
+
+def on_cpu(settings: ModelSettings) -> bool:
+    """Whether the models are to run on the CPU."""
+    return check_device(settings.device) == "cpu"
+
+
+def precision(settings: ModelSettings) -> AbstractContextManager[object]:
+    """The context in which the models run: autocast for mixed precision."""
+    if not mixed_precision(settings):
+        return nullcontext()
+    import torch
+
+    kind = "mps" if check_device(settings.device) == "mps" else "cuda"
+    return torch.autocast(kind, dtype=torch.float16)
 
 
 @functools.cache

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spineline.datasets.drawing import COLOURS_RGB, CROSS_RGB, Mark, draw_overlay
-from spineline.datasets.files import write_bytes, write_json, write_text
+from spineline.datasets.files import write_bytes, write_json, write_lines
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.doubts import codes_of
@@ -20,6 +20,8 @@ from spineline.pipeline.results import GradedStructure, StudyResult
 
 if TYPE_CHECKING:
     from spineline.pipeline.compare import ComparedLevel, Comparison
+
+LOG_NAME = "log.txt"
 
 COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
@@ -141,14 +143,17 @@ def label_of(structure: GradedStructure, doubtful: float) -> str:
     return " ".join(words)
 
 
-def results_csv(results: Iterable[tuple[str, StudyResult]]) -> str:
-    """One line per structure of named results, as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
+    """CSV of named results without line ends: the columns, then a line per structure."""
+    yield _csv_line(COLUMNS)
     for name, result in results:
         for structure in result.structures:
-            writer.writerow(_row(name, result, structure))
+            yield _csv_line(_row(name, result, structure))
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
     return text.getvalue()
 
 
@@ -168,12 +173,12 @@ def log_lines(name: str, analysis: Analysis) -> list[str]:
 
 def write_log(folder: Path, lines: Iterable[str]) -> None:
     """Write ``log.txt``; holds no time, so that the same run gives the same bytes."""
-    write_text(folder / "log.txt", "".join(f"{line}\n" for line in lines), sync=False)
+    write_lines(folder / LOG_NAME, lines, sync=False)
 
 
 def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) -> None:
-    """Write `results_csv` to a file."""
-    write_text(path, results_csv(results), sync=False)
+    """Write one line per structure of named results; they are gone through once."""
+    write_lines(path, csv_lines(results), sync=False)
 
 
 def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[object]:

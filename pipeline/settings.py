@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +11,7 @@ from typing import Literal
 from spineline.datasets.devices import check_device
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.pages import check_name
-from spineline.datasets.settings import Settings, key
+from spineline.datasets.settings import Settings, key, settings_to_dict
 from spineline.pipeline.engines import ENGINES
 from spineline.pipeline.writers import OF_COHORT, OF_STUDY, check_words
 
@@ -36,6 +38,7 @@ _ENGINE = "this machine, or a Ray cluster (spineline[ray])"
 _WORKERS = "processes that read ahead of the models (0: none, no limits of time and memory)"
 _TIMEOUT = "seconds that reading one study may take; then it fails, and the others go on"
 _MEMORY = "MB that reading one study may take; then it fails, and the others go on"
+_OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
 _CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
 
 
@@ -92,7 +95,7 @@ class PipelinePredict(ModelSettings):
     """Keys of ``pipeline predict``."""
 
     source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
-    out: Path = key("folder to write: STUDY/result.json, STUDY/overlay.png, results.csv, log.txt")
+    out: Path = key(_OUT)
     overlay: bool = key("draw STUDY/overlay.png", default=True)
     compare: Path | None = key(_COMPARE, default=None)
     to: tuple[str, ...] = key(
@@ -114,6 +117,29 @@ class PipelinePredict(ModelSettings):
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
         check_words(self.to)
+
+
+_NOT_OF_RESULTS = (
+    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "timeout", "max_memory",
+    "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer", "to",
+)  # fmt: skip
+"""Keys that say where and how to run; those of weights are told by their SHA-256."""
+
+
+def mixed_precision(settings: ModelSettings) -> bool:
+    """Whether the models compute in half precision where that is enough; auto: on CUDA."""
+    if isinstance(settings.half, str):
+        return check_device(settings.device) not in ("cpu", "mps")
+    return settings.half
+
+
+def results_hash(settings: PipelinePredict) -> str:
+    """Twelve hexadecimal digits of the settings that change what is written of a study."""
+    values = settings_to_dict(settings)
+    kept: dict[str, object] = {k: v for k, v in values.items() if k not in _NOT_OF_RESULTS}
+    kept["half"] = mixed_precision(settings)
+    kept["to"] = sorted({word for word in settings.to if word in OF_STUDY})
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,10 @@ usual way round (face to the left, head up); everything written is in the stored
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,16 @@ from spineline.datasets.dicom import (
     Reorientation,
     SliceHeader,
     Study,
+    StudyFiles,
     choose_slice,
+    index,
     pixel_to_patient,
     read_pixels,
-    scan,
+    read_study,
     to_standard_orientation,
 )
+from spineline.datasets.dicom_index import IndexEntry, index_files
+from spineline.datasets.dicom_select import Rejection
 from spineline.datasets.errors import DicomReadError, SpinelineError
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
@@ -31,9 +37,16 @@ from spineline.datasets.images import (
     read_image,
     window_to_uint8,
 )
+from spineline.datasets.runs import LOG
 from spineline.pipeline.doubts import choice_warning, warning
+from spineline.pipeline.readers import DEFAULT_LIMITS, Limits, ReaderPool
 
 FloatArray = npt.NDArray[np.float64]
+
+_CHUNK = 128
+"""Files whose headers one process reads at a time."""
+_FEW_CHUNKS = 8
+"""Fewer are read in this process: starting others would take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +55,8 @@ class Case:
 
     Attributes:
         name: unique in its source; names the folder in the output.
-        study: the DICOM study, or None for a plain image.
+        study: the DICOM study, or None where there is none or ``files`` says what it consists of.
+        files: the DICOM study by its files alone; its headers are read with its pixels.
         header: the slice to take, or None to choose one.
         path: the image file of a plain image.
         window: ``percentile`` or ``none``, for plain images.
@@ -53,6 +67,19 @@ class Case:
     header: SliceHeader | None = None
     path: Path | None = None
     window: str = "percentile"
+    files: StudyFiles | None = None
+
+    @property
+    def identity(self) -> str:
+        """Changes when a file of the case does, in hexadecimal digits."""
+        if self.files is not None:
+            return self.files.identity
+        try:
+            status = None if self.path is None else self.path.stat()
+        except OSError:
+            status = None
+        state = "" if status is None else f"{status.st_size}:{status.st_mtime_ns}"
+        return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +115,24 @@ class Frame:
         return pixel_to_patient(self.header, points_xy)
 
 
-def find_cases(source: Path, *, window: str = "percentile") -> tuple[Case, ...]:
+def find_cases(
+    source: Path,
+    *,
+    window: str = "percentile",
+    leave_out: Path | None = None,
+    workers: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[Case, ...]:
     """The cases of a source, sorted by name.
 
     A folder of images is one that holds images directly and no DICOM below.
+
+    Args:
+        source: study, cohort, DICOM file, image, or folder of images.
+        window: of plain images.
+        leave_out: a folder below the source that is not looked into.
+        workers: processes that read the headers of many files.
+        limits: what reading one file's header may take there.
 
     Raises:
         SpinelineError: no such source, or nothing in it that could be looked at.
@@ -100,7 +141,9 @@ def find_cases(source: Path, *, window: str = "percentile") -> tuple[Case, ...]:
         return image_cases([source], window=window)
     images = _images_in(source) if source.is_dir() else []
     try:
-        studies = scan(source)
+        studies = index(
+            source, leave_out=leave_out, read=partial(_read_index, workers=workers, limits=limits)
+        )
     except DicomReadError as error:
         if images:
             return image_cases(images, window=window)
@@ -109,7 +152,61 @@ def find_cases(source: Path, *, window: str = "percentile") -> tuple[Case, ...]:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         msg = f"{error}; nor does it hold images ({kinds}) directly in it"
         raise DicomReadError(msg) from error
-    return tuple(Case(study.name, study=study) for study in studies)
+    return tuple(Case(study.name, files=study) for study in studies)
+
+
+def _read_index(paths: Sequence[Path], *, workers: int, limits: Limits) -> Iterator[IndexEntry]:
+    """The entries of files in their order, read by processes where there are many files."""
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    shown = _shown_index(len(paths))
+    if workers == 0 or len(chunks) < _FEW_CHUNKS:
+        for chunk in chunks:
+            yield from shown(index_files(chunk))
+        return
+    with ReaderPool(_numbered_entries, workers=workers, limits=limits, preload=__name__) as pool:
+        ready: dict[int, list[IndexEntry]] = {}
+        coming = 0
+        for reading in pool.map(enumerate(chunks), ahead=4 * workers):
+            number, chunk = reading.item
+            ready[number] = (
+                reading.value if reading.value is not None else _one_by_one(chunk, limits)
+            )
+            while coming in ready:
+                yield from shown(ready.pop(coming))
+                coming += 1
+
+
+def _shown_index(count: int) -> Callable[[Sequence[IndexEntry]], Sequence[IndexEntry]]:
+    """Passes entries on, and says now and then how many there were."""
+    done = 0
+    step = max(_CHUNK * _FEW_CHUNKS, count // 10)
+
+    def passed(entries: Sequence[IndexEntry]) -> Sequence[IndexEntry]:
+        nonlocal done
+        before, done = done // step, done + len(entries)
+        if done // step > before and done < count:
+            LOG.info("DICOM headers: %d of %d", done, count)
+        return entries
+
+    return passed
+
+
+def _numbered_entries(chunk: tuple[int, Sequence[Path]]) -> list[IndexEntry]:
+    return index_files(chunk[1])
+
+
+def _one_by_one(paths: Sequence[Path], limits: Limits) -> list[IndexEntry]:
+    """Entries of files of which one crashes, hangs or floods whoever reads its header."""
+    entries = []
+    with ReaderPool(_numbered_entries, workers=1, limits=limits, preload=__name__) as pool:
+        for reading in pool.map(((0, [path]) for path in paths), ahead=1):
+            path = reading.item[1][0]
+            if reading.value is not None:
+                entries += reading.value
+            else:
+                reason = reading.failure.reason if reading.failure else "not read"
+                entries.append(IndexEntry(path, "", "", b"", Rejection(path, reason)))
+    return entries
 
 
 def image_cases(paths: Sequence[Path], *, window: str = "percentile") -> tuple[Case, ...]:
@@ -126,11 +223,12 @@ def load_frame(case: Case) -> Frame:
     Raises:
         SpinelineError: no usable slice, unreadable pixels, or a constant image.
     """
-    if case.study is None:
+    study = case.study if case.files is None else read_study(case.files)
+    if study is None:
         return _load_image(case)
     header, warnings, notes = case.header, tuple[str, ...](), tuple[str, ...]()
     if header is None:
-        choice = choose_slice(case.study)
+        choice = choose_slice(study)
         header, notes = choice.slice, choice.notes
         warnings = tuple(map(choice_warning, choice.warnings))
     pixels = read_pixels(header)
@@ -143,7 +241,7 @@ def load_frame(case: Case) -> Frame:
         warnings = (*warnings, warning("no_geometry", text))
     height, width = pixels.shape
     image = window_to_uint8(shown)
-    place = _slice_index(case.study, header)
+    place = _slice_index(study, header)
     return Frame(case.name, image, turn, width, height, header, tuple(warnings), notes, place)
 
 

@@ -82,9 +82,10 @@ def test_a_cohort(tmp_path, fake_models, make_study, run_cli) -> None:
     )
     assert code == 0
     assert sorted(p.name for p in out.iterdir()) == [
-        "a", "b", "c", "log.txt", "results.csv", "run.yaml",
+        "a", "b", "c", "log.txt", "manifest.jsonl", "results.csv", "run.yaml",
     ]  # fmt: skip
-    assert sorted(p.name for p in (out / "a").iterdir()) == ["overlay.png", "result.json"]
+    files = ["log.txt", "overlay.png", "result.json"]
+    assert sorted(p.name for p in (out / "a").iterdir()) == files
     rows = list(csv.DictReader((out / "results.csv").open()))
     assert len(rows) == 33
     assert [row["study"] for row in rows[::11]] == ["a", "b", "c"]
@@ -177,8 +178,11 @@ def test_same_input_same_bytes(tmp_path, fake_models, make_study, run_cli, monke
     for _ in range(2):
         assert run_cli("pipeline", "predict", "source=s", "out=o", "overwrite=true")[0] == 0
         files = sorted(p for p in Path("o").rglob("*") if p.is_file())
+        lines = [json.loads(line) for line in Path("o/manifest.jsonl").read_text().splitlines()]
+        assert [line.pop("seconds") > 0 for line in lines] == [True]
         digests.append({str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
-    assert len(digests[0]) == 5
+        digests[-1][str(Path("o/manifest.jsonl"))] = str(lines)  # but for the time it took
+    assert len(digests[0]) == 7
     assert digests[0] == digests[1]
 
 
@@ -407,8 +411,11 @@ def test_bad_studies(tmp_path, fake_models, make_study, run_cli, spoil, message:
     assert code == 1
     assert warned.startswith("error: ")
     assert message in warned
-    assert not (tmp_path / "o").exists()
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert not list(tmp_path.rglob("result.json"))
+    assert not [p for p in tmp_path.rglob(".*") if p.name.startswith(".")]
+    if (tmp_path / "o").exists():  # a study was found, and it failed
+        (line,) = (tmp_path / "o" / "manifest.jsonl").read_text().splitlines()
+        assert json.loads(line)["status"] == "failed"
 
 
 def test_constant_image(tmp_path, fake_models, run_cli) -> None:
@@ -425,12 +432,11 @@ def test_existing_output_is_refused_before_anything_is_loaded(
 ) -> None:
     make_study(tmp_path / "s")
     words = ("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
-    assert run_cli(*words)[0] == 0
+    (tmp_path / "o" / "s").mkdir(parents=True)
     (tmp_path / "o" / "s" / "result.json").write_text("old")
-    fake_models.clear()
     code, _, warned = run_cli(*words)
     assert code == 1
-    assert "overwrite=true" in warned
+    assert "overwrite=true; it holds no manifest.jsonl of a run to go on with" in warned
     assert fake_models == []
     assert (tmp_path / "o" / "s" / "result.json").read_text() == "old"
     assert run_cli(*words, "overwrite=true")[0] == 0
