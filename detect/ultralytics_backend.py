@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from spineline.datasets.devices import device_name
+from spineline.detect import suppression
 from spineline.detect.batches import batches_by_shape, check_image
 from spineline.detect.checkpoints import (
     DetectorMeta,
@@ -103,12 +104,21 @@ class UltralyticsDetector:
             fitted = [letterbox(images[i], self.imgsz, self.stride) for i in indices]
             raw = self.forward(np.stack([image for image, _ in fitted]))
             for row, index in enumerate(indices):
-                kept = suppress(
-                    raw[row], confidence=confidence, iou=iou, max_detections=max_detections
-                )
-                rows, shape = kept.cpu().numpy(), images[index].shape
+                rows = self._suppressed(raw[row], confidence, iou, max_detections)
+                shape = images[index].shape
                 found[index] = native_detections(rows, fitted[row][1], shape, self.names)
         return found
+
+    def _suppressed(
+        self, raw: torch.Tensor, confidence: float, iou: float, max_detections: int
+    ) -> npt.NDArray[np.float32]:
+        """On the CPU without torchvision, whose import takes longer than that of torch itself."""
+        if raw.device.type == "cpu":
+            return suppression.suppress(
+                raw.numpy(), confidence=confidence, iou=iou, max_detections=max_detections
+            )
+        kept = suppress(raw, confidence=confidence, iou=iou, max_detections=max_detections)
+        return kept.cpu().numpy()
 
     def forward(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """The raw output of a batch: uint8 (N, h, w) to float32 (N, 4 + classes, places)."""
