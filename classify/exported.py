@@ -61,7 +61,9 @@ class ExportedClassifier:
     def _shapes(self) -> list[tuple[int, ...]]:
         """Shape of each output for one crop."""
         seven: tuple[int, ...] = (len(SEVEN_NAMES),)
-        return {"seven": [seven], "binary": [()], "both": [seven, ()]}[self.head]
+        if self.head == "seven":
+            return [seven]
+        return [()] if self.head == "binary" else [seven, ()]
 
     def check(self, where: str) -> None:
         """Run it once on two empty crops.

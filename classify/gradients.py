@@ -86,6 +86,7 @@ class GradientTrunk(nn.Module):
         steps = functional.conv2d(functional.pad(view, (1, 1, 1, 1), mode="replicate"), self.sobel)
         along, down = steps[:, :1], steps[:, 1:]
         magnitude = (along.square() + down.square()).sqrt()
+        along = torch.where(magnitude > 0, along, 1)  # ONNX has no atan2, and 0 / 0 in its place
         place = torch.atan2(down, along) * (BINS / math.pi)
         place = torch.where(place < 0, place + BINS, place)  # orientation, not direction: 0 … BINS
         shares = [(1 - (place - number).abs()).clamp(min=0) for number in range(BINS + 1)]

@@ -13,6 +13,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -88,7 +89,8 @@ def _import_openvino() -> Any:
     hidden = "openvino_telemetry"
     if "openvino" in sys.modules or hidden in sys.modules:
         return importlib.import_module("openvino")
-    sys.modules[hidden] = None  # type: ignore[assignment] - what import takes for "not installed"
+    modules: dict[str, Any] = sys.modules
+    modules[hidden] = None  # which import takes for "not installed"
     try:
         return importlib.import_module("openvino")
     finally:
@@ -132,7 +134,9 @@ def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
 
 
 def _torchscript(torch: Any, contents: Sequence[bytes]) -> Session:
-    network = torch.jit.load(io.BytesIO(contents[0]), map_location="cpu").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats that will be replaced one day
+        network = torch.jit.load(io.BytesIO(contents[0]), map_location="cpu").eval()
 
     def run(array: FloatArray) -> list[FloatArray]:
         # Its optimiser would begin anew with every size of image.

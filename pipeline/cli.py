@@ -158,6 +158,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             f"{_PIPELINE}:PipelineVal",
             "spineline.pipeline.val:val",
         ),
+        "export": Command(
+            "the whole pipeline as one folder for ONNX Runtime, OpenVINO or TorchScript",
+            "spineline.pipeline.export_settings:PipelineExport",
+            "spineline.pipeline.export:export",
+        ),
     },
     "weights": {
         "list": Command(

@@ -11,22 +11,30 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.labels import LEVELS, Kind
-from spineline.datasets.strips import prolonged
+from spineline.datasets.strips import StripSpec, prolonged
 from spineline.pipeline.naming import RUNG, Places
-
-if TYPE_CHECKING:
-    from spineline.detect.namer import Namer
 
 FloatArray = npt.NDArray[np.float64]
 
 _LEAST = 3  # structures of which a curve is made
 _NEAR = 0.4  # of a box's height: how far from the curve's point its centre may lie
+
+
+class LevelReader(Protocol):
+    """What is asked of a namer; see `spineline.detect.namer.Namer`."""
+
+    @property
+    def strip(self) -> StripSpec: ...  # noqa: D102
+
+    def read(  # noqa: D102
+        self, image: npt.NDArray[np.uint8], curve_xy: FloatArray
+    ) -> FloatArray: ...
 
 
 class Found(Protocol):
@@ -59,7 +67,7 @@ class Context:
 
 
 def read_context(
-    namer: Namer, image: npt.NDArray[np.uint8], structures: Sequence[Found]
+    namer: LevelReader, image: npt.NDArray[np.uint8], structures: Sequence[Found]
 ) -> Context | None:
     """Read the levels along structures, top to bottom.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -23,7 +23,8 @@ from spineline.datasets.devices import check_device
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import package_version
-from spineline.pipeline.context import read_context
+from spineline.pipeline.bundles import exported_bundle, is_exported, load_exported, networks_needed
+from spineline.pipeline.context import LevelReader, read_context
 from spineline.pipeline.decode import (
     DecodedSpine,
     DecodedStructure,
@@ -32,7 +33,7 @@ from spineline.pipeline.decode import (
     decode_spine,
 )
 from spineline.pipeline.doubts import doubts, warning
-from spineline.pipeline.grading import Grade, crop_boxes, grades_of
+from spineline.pipeline.grading import Grade, Grader, crop_boxes, grades_of
 from spineline.pipeline.naming import abstain, abstention_warnings
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import ModelSettings, mixed_precision
@@ -49,9 +50,7 @@ from spineline.weights import (
 )
 
 if TYPE_CHECKING:
-    from spineline.classify import Classifier
     from spineline.detect.backend import Detector
-    from spineline.detect.namer import Namer
     from spineline.detect.results import Detections
 
 _REASONS: dict[Reason, str] = {
@@ -87,14 +86,16 @@ class Pipeline:
         weights_name, weights_sha256: what the models are, for the results.
         settings: thresholds and choices; its weights are those that were loaded.
         namer: see ``spineline.detect.namer``; None leaves the naming to the detector.
+        decoding: how candidates are weighed, but for what settings decide.
     """
 
     detector: Detector
-    classifier: Classifier | None
+    classifier: Grader | None
     weights_name: str = ""
     weights_sha256: str = ""
     settings: ModelSettings = field(default_factory=ModelSettings)
-    namer: Namer | None = None
+    namer: LevelReader | None = None
+    decoding: DecodeSettings = field(default_factory=DecodeSettings)
 
     def __post_init__(self) -> None:
         if not set(self.detector.names) & set(LEVELS):
@@ -108,7 +109,7 @@ class Pipeline:
     def load(
         cls, weights: str = "default", *, device: str = "cpu", trust: bool = False
     ) -> Pipeline:
-        """Load the models of a bundle, or of ``"DETECTOR,CLASSIFIER"``.
+        """Load the models of a bundle, of ``"DETECTOR,CLASSIFIER"`` or of an exported folder.
 
         Raises:
             WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust``.
@@ -123,14 +124,19 @@ class Pipeline:
             WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
         """
         bundle = bundle_of(settings)
-        from spineline.classify import load_classifier
-        from spineline.detect import load_detector
-        from spineline.detect.namer import load_namer
-
+        if is_exported(settings.weights):
+            models = load_exported(settings)
+            found = (models.detector, models.classifier, bundle.name, bundle.sha256, settings)
+            return cls(*found, models.namer, models.decoding)
         device, trust = settings.device, settings.trust
-        detector = load_detector(bundle.detector.path, device=device, trust=trust)
-        classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
-        namer = load_namer(bundle.namer.path, device=device) if bundle.namer else None
+        with networks_needed(settings.weights):
+            from spineline.classify import load_classifier
+            from spineline.detect import load_detector
+            from spineline.detect.namer import load_namer
+
+            detector = load_detector(bundle.detector.path, device=device, trust=trust)
+            classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
+            namer = load_namer(bundle.namer.path, device=device) if bundle.namer else None
         return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
 
     def predict(self, source: str | Path) -> StudyResult:
@@ -162,7 +168,8 @@ class Pipeline:
             iou=settings.iou,
             batch=batch_size(settings),
         )
-        how = DecodeSettings(
+        how = replace(
+            self.decoding,
             method="argmax" if settings.decode == "argmax" else "spine",
             confidence=settings.confidence,
         )
@@ -285,6 +292,8 @@ def bundle_of(settings: ModelSettings) -> Bundle:
         ConfigError: ``none`` in place of a detector or classifier.
         WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
     """
+    if is_exported(settings.weights):
+        return exported_bundle(settings)
     detector, classifier, namer = _members(settings)
     for what, name in (("detector", detector), ("classifier", classifier)):
         if name == "none":

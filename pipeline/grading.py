@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,22 @@ from spineline.pipeline.decode import DecodedStructure
 from spineline.pipeline.results import BinaryGrade, SevenGrade
 
 if TYPE_CHECKING:
-    from spineline.classify import Grades
+    from spineline.classify.grades import Grades
+    from spineline.datasets.crops import CropSpec
 
 FloatArray = npt.NDArray[np.float64]
 
 _SCHMORL = SEVEN_NAMES.index("disc-schmorl")
 Grade = tuple[SevenGrade | None, BinaryGrade | None]
+
+
+class Grader(Protocol):
+    """What is asked of a classifier; see `spineline.classify.model.Classifier`."""
+
+    @property
+    def crop(self) -> CropSpec: ...  # noqa: D102
+
+    def grade(self, crops: npt.NDArray[np.uint8]) -> Grades: ...  # noqa: D102
 
 
 def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:
