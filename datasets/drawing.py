@@ -42,7 +42,7 @@ _FONT_SCALE = 0.5
 _LINE_HEIGHT = 22
 _TITLE_HEIGHT = 28
 _GAP = 14
-_CROSS = 6  # half the size of a cross
+_CROSS = 8  # half the size of a cross
 _PLATE = 0.35  # what is left of the frame's brightness behind a label
 
 Image = NDArray[np.uint8]
@@ -137,9 +137,9 @@ def draw_overlay(
     for kind in KINDS:
         _draw_labels(canvas, _placed_labels(marks, kind, canvas.shape[0]), columns_x[kind])
     for mark in marks:
+        _draw_cross(canvas, mark)
         if mark.has_point:
             _draw_point(canvas, mark)
-        _draw_cross(canvas, mark)
     return _with_title(canvas, title, legend or COLOURS_RGB) if title else canvas
 
 

@@ -17,7 +17,14 @@ from spineline.datasets.files import write_text
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.cohort_chart import ABSENT, CODE_SIGNS, UNGRADED, chart, grade_signs
 from spineline.pipeline.doubts import CODES, codes_of
-from spineline.pipeline.grade_words import WORST_FIRST, code_name, grade_words, has_schmorl, worst
+from spineline.pipeline.grade_words import (
+    WORST_FIRST,
+    code_name,
+    furthest_words,
+    has_schmorl,
+    rank,
+    worst,
+)
 from spineline.pipeline.markup import Markup, document, element, joined
 from spineline.pipeline.report_page import FILE as REPORT
 from spineline.pipeline.report_page import NOT_FOR_DIAGNOSIS, model_line
@@ -152,7 +159,7 @@ def _failure_section(failures: Sequence[Failed]) -> Markup | None:
         element(
             "tr",
             element("th", element("bdi", failed.name), scope="row"),
-            element("td", failed.reason),
+            element("td", failed.reason, class_="any"),
         )
         for failed in failures
     ]
@@ -184,10 +191,7 @@ def _row(name: str, result: StudyResult, links: Markup) -> Markup:
     probability = "" if naming is None else f"{naming.probability:.2f}"
     if result.abstained:
         probability += " abstained"
-    grade = "–" if structure is None else f"{structure.level} {grade_words(structure)}"
-    rank = len(WORST_FIRST)
-    if structure is not None and structure.seven is not None:
-        rank = WORST_FIRST.index(structure.seven.class_index)
+    place = len(WORST_FIRST) if structure is None else rank(structure)
     schmorl = {s.level for s in result.structures if has_schmorl(s)}
     others = len(result.warnings) - sum(w.partition(":")[0] in CODES for w in result.warnings)
     warnings = [*codes, *([f"{others} more"] if others and codes else [])]
@@ -196,7 +200,7 @@ def _row(name: str, result: StudyResult, links: Markup) -> Markup:
         "tr",
         element("th", element("bdi", name), scope="row"),
         _cell("Levels found", f"{len(result.structures)} of {len(LEVELS)}", len(result.structures)),
-        _cell("Furthest from normal", grade, rank),
+        _cell("Furthest from normal", furthest_words(structure), place),
         _cell("Naming", probability or "–", -1 if naming is None else round(naming.probability, 6)),
         _cell("Warnings", shown, len(result.warnings)),
         element("td", links, data_name="Files"),

@@ -77,11 +77,26 @@ def tag_words(kind: Kind, pathology: tuple[str, ...]) -> str:
     return f"{code_name(code)} + Schmorl's node" if extra else code_name(code)
 
 
+def rank(structure: GradedStructure) -> int:
+    """Place of a structure's grade in `WORST_FIRST`, by either grade; the last of all without."""
+    places = []
+    if structure.seven is not None:
+        places.append(WORST_FIRST.index(structure.seven.class_index))
+    if has_schmorl(structure):
+        places.append(WORST_FIRST.index(SCHMORL))
+    return min(places, default=len(WORST_FIRST))
+
+
 def worst(structures: Iterable[GradedStructure]) -> GradedStructure | None:
     """The structure whose grade comes first in `WORST_FIRST`; the topmost of several."""
-    graded = [s for s in structures if s.seven is not None]
-    return min(graded, key=lambda s: WORST_FIRST.index(_code(s)), default=None)
+    graded = [s for s in structures if rank(s) < len(WORST_FIRST)]
+    return min(graded, key=rank, default=None)
 
 
-def _code(structure: GradedStructure) -> int:
-    return structure.seven.class_index if structure.seven is not None else NORMAL[0]
+def furthest_words(structure: GradedStructure | None) -> str:
+    """What is said of the `worst` structure of a study."""
+    if structure is None:
+        return "not graded"
+    if is_normal(structure):
+        return "none, all normal"
+    return f"{structure.level} {grade_words(structure)}"

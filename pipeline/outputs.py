@@ -108,12 +108,13 @@ def _missed_mark(label: ComparedLevel) -> Mark:
 
 
 def _compared_words(label: ComparedLevel | None) -> str:
-    """Such as ``= label, 1.2 px``, or ``label protrusion, 3.4 px`` where the grade is another."""
+    """Such as ``= label, 1.2 px 0.8 mm``, or ``label protrusion, 3.4 px`` where the grade is another."""
     if label is None:
         return "no label"
     grade = tag_words(label.kind, label.pathology)
     words = "= label" if label.grade_agrees else f"label {grade}"
-    return words if label.distance_px is None else f"{words}, {label.distance_px:.1f} px"
+    words += "" if label.distance_px is None else f", {label.distance_px:.1f} px"
+    return words if label.distance_mm is None else f"{words} {label.distance_mm:.1f} mm"
 
 
 def title_of(analysis: Analysis) -> str:

@@ -25,8 +25,8 @@ from spineline.pipeline.results import GradedStructure
 
 WIDTH = 1000
 _TALLEST = 1250  # units
-_LETTER_SMALL = 11.5  # width of a letter on wide screens, units; as pages/study.css has it
-_LETTER_LARGE = 19.0  # the same on a phone, where the numbers are left out
+_LETTER_SMALL = 13.0  # width of a letter on wide screens, units; as pages/study.css has it
+_LETTER_LARGE = 20.5  # the same on a phone, where the numbers are left out
 _LINE = 44.0  # from one label to the next, units
 _GAP = 16.0
 _ROUND, _SQUARE, _CROSS = 9.0, 8.0, 11.0  # half sizes of points, units
@@ -148,7 +148,7 @@ def _found_mark(
         level=structure.level,
         kind=structure.kind,
         point_xy=place.point_xy,
-        short=f"{structure.level} {words}".replace(" + Schmorl's node", "+S"),
+        short=f"{structure.level} {words}".replace("Schmorl's node", "Schmorl"),
         rest=rest,
         title=title,
         normal=is_normal(structure),

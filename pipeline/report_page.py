@@ -18,6 +18,7 @@ from spineline.pipeline.doubts import CODES
 from spineline.pipeline.grade_words import (
     CODES_OF,
     code_name,
+    furthest_words,
     grade_words,
     is_normal,
     tag_words,
@@ -32,6 +33,7 @@ from spineline.pipeline.settings import PipelinePredict
 FILE = "report.html"
 NOT_FOR_DIAGNOSIS = "Research use only. Not for diagnosis."
 A_GUESS = "Levels are a guess"
+NOTHING = Markup("–")
 
 _TRACK = element("rect", width="100%", height="100%", class_="track")
 _STEPS = {1: "one rung", 2: "two rungs"}
@@ -73,7 +75,7 @@ def report_html(
                 "div",
                 _figure_section(analysis, comparison, doubtful),
                 element("div", _table(result, comparison, doubtful), _naming(result.naming)),
-                class_="beside",
+                class_="beside" if comparison is None else "beside wider",
             ),
         ),
         _footer(result),
@@ -103,28 +105,30 @@ def _notices(result: StudyResult) -> Markup | None:
 def _warning(text: str) -> Sequence[object]:
     """A warning, its code word set off."""
     code, _, rest = text.partition(": ")
-    return (element("code", code), f" {rest}") if code in CODES else (text,)
+    return (element("code", code), f": {rest}") if code in CODES else (text,)
 
 
 def _tiles(result: StudyResult, comparison: Comparison | None) -> Markup:
     """The study in a few numbers."""
-    structure = worst(result.structures)
     naming = result.naming
     tiles = [
         ("Levels found", f"{len(result.structures)} of {len(LEVELS)}"),
         ("Naming probability", "not known" if naming is None else f"{naming.probability:.2f}"),
-        (
-            "Furthest from normal",
-            "no grade"
-            if structure is None
-            else f"{structure.level} {grade_words(structure)}"
-        ),
+        ("Furthest from normal", furthest_words(worst(result.structures))),
         ("Warnings", str(len(result.warnings))),
-    ]  # fmt: skip
-    if comparison is not None:
-        tiles.append(("Compared with labels", comparison.summary()))
+    ]
     pairs = [element("div", element("dt", what), element("dd", value)) for what, value in tiles]
-    return element("dl", *pairs, class_="tiles")
+    return joined(
+        element("dl", *pairs, class_="tiles"),
+        None
+        if comparison is None
+        else element(
+            "p",
+            element("strong", "Compared with labels: "),
+            comparison.summary(),
+            class_="compared",
+        ),
+    )
 
 
 def _figure_section(
@@ -201,7 +205,13 @@ def _row(level: str, names: Sequence[str], cells: Sequence[object], found: bool)
     """One row; each cell repeats its column's name for screens where rows become cards."""
     link = element("a", level, href=f"#mark-{level}") if found else level
     drawn = [
-        element("td", cell, role="cell", data_name=name)
+        element(
+            "td",
+            element("div", cell),
+            role="cell",
+            data_name=name,
+            class_="none" if cell == NOTHING else None,
+        )
         for name, cell in zip(names, cells, strict=True)
         if cell is not None
     ]
@@ -217,35 +227,38 @@ def _row(level: str, names: Sequence[str], cells: Sequence[object], found: bool)
 
 def _cells(structure: GradedStructure | None, doubtful: float) -> list[object]:
     if structure is None:
-        return ["not found", "–", "–", "–", "–"]
+        return ["not found", *[NOTHING] * 4]
     binary, point_mm = structure.binary, structure.point_mm
     words = element("span", grade_words(structure),
                     class_="abnormal" if is_normal(structure) is False else None)  # fmt: skip
     confidence = f"{structure.confidence:.2f}"
-    doubt = element("span", " in doubt", class_="doubt")
+    doubt = element("div", "in doubt", class_="doubt")
     return [
         words,
         _probabilities(structure),
-        "–" if binary is None or structure.kind == "vertebra" else _binary(structure),
+        NOTHING if binary is None or structure.kind == "vertebra" else _binary(structure),
         joined(confidence, doubt) if structure.confidence < doubtful else confidence,
-        "–" if point_mm is None else _point(point_mm),
+        NOTHING if point_mm is None else _point(point_mm),
     ]
 
 
 def _point(point_mm: Sequence[float]) -> Markup:
-    return element("span", ", ".join(f"{v:.1f}".replace("-", "−") for v in point_mm), class_="mm")
+    """Three numbers that part between, never within, where there is little room."""
+    shown = [f"{v:.1f}".replace("-", "−") for v in point_mm]
+    spans = [element("span", f"{v}{',' if n < 2 else ''}") for n, v in enumerate(shown)]
+    return element("span", spans[0], " ", spans[1], " ", spans[2], class_="mm")
 
 
 def _binary(structure: GradedStructure) -> str:
     if structure.binary is None:
-        return "–"
+        return NOTHING
     return f"{'yes' if structure.binary.class_index else 'no'} {structure.binary.probability:.2f}"
 
 
 def _probabilities(structure: GradedStructure) -> Markup:
     """A bar and a number for each grade of the kind."""
     if structure.seven is None:
-        return element("span", "–")
+        return NOTHING
     items = []
     for code in CODES_OF[structure.kind]:
         chosen = code == structure.seven.class_index
@@ -270,8 +283,8 @@ def _label_cell(label: ComparedLevel | None) -> Markup:
     away += [] if label.distance_mm is None else [f"{label.distance_mm:.1f} mm"]
     distance = f"{', '.join(away)} away" if away else "level not found"
     class_ = {True: "agrees", False: "differs", None: None}[label.grade_agrees]
-    mark = element("span", f" {agreement}", class_=class_) if agreement else None
-    return joined(element("div", words, mark), element("div", distance, class_="away"))
+    mark = element("div", agreement, class_=class_) if agreement else None
+    return joined(element("div", words), mark, element("div", distance, class_="away"))
 
 
 def _naming(naming: Naming | None) -> Markup:
