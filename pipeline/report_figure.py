@@ -148,7 +148,7 @@ def _found_mark(
         level=structure.level,
         kind=structure.kind,
         point_xy=place.point_xy,
-        short=f"{structure.level} {words}".replace("Schmorl's node", "Schmorl"),
+        short=f"{structure.level} {short_words(words)}",
         rest=rest,
         title=title,
         normal=is_normal(structure),
@@ -169,6 +169,15 @@ def _missed_mark(label: ComparedLevel) -> _Mark:
         label=label,
         found=False,
     )
+
+
+def short_words(words: str) -> str:
+    """A grade for the picture, where there is little room.
+
+    >>> short_words("bulging + Schmorl's node"), short_words("Schmorl's node")
+    ('bulging+S', 'Schmorl')
+    """
+    return words.replace(" + Schmorl's node", "+S").replace("Schmorl's node", "Schmorl")
 
 
 def label_words(label: ComparedLevel | None) -> str:
