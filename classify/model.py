@@ -24,6 +24,9 @@ from spineline.datasets.files import write_bytes
 from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
 from spineline.datasets.settings import close_match
 
+MIN_TEMPERATURE = 0.05
+"""The least temperature of a head; the greatest is its inverse."""
+
 Outputs = tuple[Tensor | None, Tensor | None]
 
 
@@ -42,6 +45,8 @@ class NetworkConfig:
         components: features that ``gradients`` gives; 0 for another model.
         members: hidden layers with heads side by side on one trunk; their logits are averaged.
         feature_dropout: dropout of the trunk's features, drawn for each member.
+        temperature_seven, temperature_binary: logits of the heads are divided by it, so that
+            probabilities say how often they are right; the order of the classes stays.
     """
 
     model: str
@@ -55,6 +60,8 @@ class NetworkConfig:
     components: int = 0
     members: int = 1
     feature_dropout: float = 0.0
+    temperature_seven: float = 1.0
+    temperature_binary: float = 1.0
 
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Class names of each output, in order."""
@@ -88,6 +95,15 @@ class Member(nn.Module):
         self.heads = _heads(config, features)
 
 
+def _tempered(logits: Sequence[Tensor | None], temperature: float) -> Tensor | None:
+    """The members' mean logits over the temperature; None where there is no such head."""
+    found = [each for each in logits if each is not None]
+    if not found:
+        return None
+    mean = found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)
+    return mean if temperature == 1 else mean / temperature
+
+
 class Network(nn.Module):
     """Trunk → hidden layer → heads. Input (N, 1, S, S) in 0 … 1, output logits per head.
 
@@ -109,15 +125,11 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
 
     def forward(self, images: Tensor) -> Outputs:
-        """Logits (N, 7) and (N, 2), the members' mean; None where there is no such head."""
+        """Logits (N, 7) and (N, 2), the members' mean over the temperature; None where no head."""
         members = self.member_logits(images)
-        if len(members) == 1:
-            return members[0]
-        sevens = [seven for seven, _ in members if seven is not None]
-        binaries = [binary for _, binary in members if binary is not None]
         return (
-            torch.stack(sevens).mean(dim=0) if sevens else None,
-            torch.stack(binaries).mean(dim=0) if binaries else None,
+            _tempered([seven for seven, _ in members], self.config.temperature_seven),
+            _tempered([binary for _, binary in members], self.config.temperature_binary),
         )
 
     def member_logits(self, images: Tensor) -> list[Outputs]:
@@ -242,6 +254,10 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
         "components": (config.components, 0),
         "members": (config.members, 1),
         "feature_dropout": (config.feature_dropout, 0.0),
+        "temperature": (
+            {"seven": config.temperature_seven, "binary": config.temperature_binary},
+            {"seven": 1.0, "binary": 1.0},
+        ),
     }
     return {
         "task": "classify",
@@ -274,6 +290,7 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
         raise WeightsError(f"{where}: holds {found}; wanted weights of spineline classify train")
     try:
         crop = metadata["crop"]
+        temperature = metadata.get("temperature", {})
         config = NetworkConfig(
             model=str(metadata["model"]),
             head=next(head for head in HEADS if head == metadata["head"]),
@@ -286,6 +303,8 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
             components=int(metadata.get("components", 0)),
             members=int(metadata.get("members", 1)),
             feature_dropout=float(metadata.get("feature_dropout", 0.0)),
+            temperature_seven=float(temperature.get("seven", 1.0)),
+            temperature_binary=float(temperature.get("binary", 1.0)),
         )
         if metadata["names"] != network_metadata(config)["names"]:
             raise ValueError(f"classes {metadata['names']}")
@@ -302,6 +321,9 @@ def _check_config(config: NetworkConfig) -> None:
         raise ValueError(f"mean {config.mean}, std {config.std}")
     if not 0 <= config.dropout < 1 or not 0 <= config.feature_dropout < 1:
         raise ValueError(f"dropout {config.dropout}, of features {config.feature_dropout}")
+    for temperature in (config.temperature_seven, config.temperature_binary):
+        if not MIN_TEMPERATURE <= temperature <= 1 / MIN_TEMPERATURE:
+            raise ValueError(f"temperature {temperature}")
     if not 1 <= config.members <= MAX_MEMBERS or config.components < 0:
         raise ValueError(f"members {config.members}, components {config.components}")
 

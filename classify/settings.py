@@ -117,6 +117,21 @@ class ClassifyPredict(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyCalibrate(Settings):
+    """Keys of ``classify calibrate``."""
+
+    model: str = key("weights to calibrate: a .safetensors file or a registry name")
+    predictions: tuple[Path, ...] = key(
+        "predictions.csv, or folders with one, on studies that the networks did not see: of "
+        "kfold classify OUT/VARIANT, or of classify val; of networks without a temperature"
+    )
+    out: Path = key("weights file to write, .safetensors")
+    half: bool = key("store 16-bit floats", default=False)
+    trust: bool = key(_TRUST, default=False)
+    overwrite: bool = key("replace out if it exists", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyExport(Settings):
     """Keys of ``classify export``."""
 

@@ -14,18 +14,13 @@ from spineline.classify.metrics import score
 from spineline.classify.settings import ClassifyVal
 from spineline.datasets.crops import CropTable
 from spineline.datasets.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.grades_csv import COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.splits import PARTS
 
 if TYPE_CHECKING:
     from spineline.classify.grades import Grades
-
-PREDICTION_COLUMNS: tuple[str, ...] = (
-    "image", "study", "level", "seven", "binary",
-    *(f"p_{name}" for name in SEVEN_NAMES), "p_v5",
-)  # fmt: skip
-"""Of ``predictions.csv``: codes of the label, then what the network says; empty without a head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ def predictions_csv(table: CropTable, grades: Grades) -> str:
     """One line per crop: what it is labelled and what the network says, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(PREDICTION_COLUMNS)
+    writer.writerow(COLUMNS)
     for n, row in enumerate(table.rows):
         seven = [""] * len(SEVEN_NAMES)
         if grades.seven is not None:

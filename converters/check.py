@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from spineline.converters.cervical import Rules, read_cervical
+from spineline.converters.contradicted import Contradiction, contradictions, write_pictures
 from spineline.converters.prepared import FOLDER as PREPARED_FOLDER
 from spineline.converters.prepared import read_prepared
 from spineline.converters.report import read_report
@@ -66,6 +67,13 @@ class DataCheck(Settings):
         default=None,
         choices=("v1",),
     )
+    predictions: tuple[Path, ...] | None = key(
+        "of data=: predictions.csv on studies that the networks did not see, or folders with one, "
+        "of kfold classify OUT/VARIANT or classify val; labels that they contradict are found, "
+        "with pictures",
+        default=None,
+    )
+    limit: int = key("contradicted labels to list at most, the surest first", default=50, minimum=1)
     overwrite: bool = key("replace out if it exists", default=False)
     usable_value: str = key(
         "of a cervical source: what says that a slice is usable", default=USABLE_VALUE
@@ -99,16 +107,27 @@ def check(settings: DataCheck) -> CheckResult:
     """
     _check_keys(settings)
     check_output(settings.out, overwrite=settings.overwrite)
+    contradicted: list[Contradiction] = []
+    dataset: Dataset | None = None
     if settings.data is not None:
-        total, findings = _check_dataset(load_dataset(settings.data))
+        dataset = load_dataset(settings.data)
+        contradicted = contradictions(dataset, settings.predictions) if settings.predictions else []
+        total, findings = _check_dataset(dataset)
+        shown = contradicted[: settings.limit]
+        findings += [one.finding(n, len(contradicted)) for n, one in enumerate(shown, 1)]
     else:
         total, findings = _check_source(read_source(settings))
     studies = tuple(has_errors(findings))
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "check.json", [_row(finding) for finding in findings])
         write_text(stage / "check.csv", _csv(findings))
+        if dataset is not None:
+            write_pictures(stage, dataset, contradicted[: settings.limit])
         write_run_record(stage, "data check", settings)
     _print(total, findings, studies, settings.out)
+    if settings.predictions:
+        listed = min(len(contradicted), settings.limit)
+        LOG.info("%d labels contradicted, %d listed", len(contradicted), listed)
     return CheckResult(settings.out, tuple(findings), studies)
 
 
@@ -169,6 +188,8 @@ def table_text(findings: Sequence[Finding]) -> str:
 
 def _check_keys(settings: DataCheck) -> None:
     source = (settings.annotations, settings.images)
+    if settings.predictions and settings.data is None:
+        raise ConfigError("predictions=: are compared with a converted dataset; wanted data=… too")
     if settings.data is not None and source == (None, None):
         return
     if settings.data is None and None not in source:
@@ -213,7 +234,7 @@ def _conversion_findings(root: Path) -> list[Finding]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["findings"]
         found = [Finding(**{name: item[name] for name in names}) for item in listed]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         LOG.warning("%s: not readable; what conversion found is not repeated here", path)
         return []
     return [finding for finding in found if finding.finding in SEVERITY]

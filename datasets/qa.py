@@ -51,6 +51,7 @@ SEVERITY: dict[str, Severity] = {
     "no_cervical_disc": "warning",
     "box_differs": "warning",
     "constant_image": "warning",
+    "label_contradicted": "warning",
     "box_outside": "note",
     "low_confidence": "note",
     "extra_level": "note",

@@ -122,6 +122,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "predict": Command(
             "grades of crops", f"{_CLASSIFY}:ClassifyPredict", "spineline.classify.predict:predict"
         ),
+        "calibrate": Command(
+            "fit a temperature on out-of-fold predictions, and write it into weights",
+            f"{_CLASSIFY}:ClassifyCalibrate",
+            "spineline.classify.calibrate:calibrate",
+        ),
         "export": Command(
             "to ONNX or TorchScript",
             f"{_CLASSIFY}:ClassifyExport",

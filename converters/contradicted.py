@@ -1,0 +1,227 @@
+"""Labels that out-of-fold predictions contradict, the surest first.
+
+Confident learning (Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty in
+dataset labels", Journal of Artificial Intelligence Research 70, 2021): each class has a threshold,
+the mean probability that structures labelled so are given for it. A label is contradicted where,
+among the classes whose threshold is reached, the likeliest is another one. They are ranked by the
+probability of the label less that of the likeliest other class.
+
+The predictions must be of networks that had not seen the studies, else they repeat the labels. A
+contradiction is a reason to look, not proof: the network may be wrong, and often is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.crops import CropSpec, extract_crops
+from spineline.datasets.dataset import Dataset
+from spineline.datasets.errors import AnnotationError, SpinelineError
+from spineline.datasets.files import write_bytes
+from spineline.datasets.grades_csv import read_grades
+from spineline.datasets.images import read_uint8_image
+from spineline.datasets.labels import BINARY_NAMES, LABEL_SETS, SEVEN_NAMES, LabelSet
+from spineline.datasets.qa import Finding
+from spineline.datasets.runs import LOG
+
+FINDING = "label_contradicted"
+FOLDER = "contradicted"
+SHEET = "contradicted.png"
+
+_PICTURE = CropSpec(size=320, margin=3.0)  # enough around a structure to see its neighbours
+_SHEET_COLUMNS, _SHEET_CELL = 3, 300
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A label and what the networks say.
+
+    Attributes:
+        record: the image.
+        structure: the labelled structure.
+        given, said: names of classes.
+        p_given, p_said: their probabilities.
+    """
+
+    record: ImageRecord
+    structure: Structure
+    given: str
+    said: str
+    p_given: float
+    p_said: float
+
+    @property
+    def margin(self) -> float:
+        """Below zero by as much as the other class is likelier than the label."""
+        return self.p_given - self.p_said
+
+    def finding(self, rank: int, total: int) -> Finding:
+        """As a finding of ``data check``; ``rank`` counts from one."""
+        detail = (
+            f"{rank} of {total}: labelled {self.given} ({self.p_given:.2f}), out-of-fold models "
+            f"say {self.said} ({self.p_said:.2f})"
+        )
+        action = f"none: look at {FOLDER}/{self.file(rank)}"
+        names = (self.record.image_id, self.record.study_id, self.structure.level)
+        return Finding(*names, FINDING, detail, action)
+
+    def file(self, rank: int) -> str:
+        """Name of its picture."""
+        return f"{rank:03}_{self.record.image_id}_{self.structure.level}.png"
+
+
+def contradictions(dataset: Dataset, places: Sequence[Path]) -> list[Contradiction]:
+    """The contradicted labels of a dataset, the surest first.
+
+    The labels are those of the dataset as it is now; several predictions of a structure are
+    averaged.
+
+    Args:
+        dataset: with pathologies.
+        places: ``predictions.csv`` files, or folders that hold one.
+
+    Raises:
+        AnnotationError: predictions that cannot be read, or of no structure of the dataset.
+    """
+    probabilities = _probabilities(places)
+    found: list[Contradiction] = []
+    graded: set[tuple[str, str]] = set()
+    for head, names in (("seven", SEVEN_NAMES), ("binary", BINARY_NAMES)):
+        known = probabilities[head]
+        rows = [
+            (record, structure, code, known[record.image_id, structure.level])
+            for record in dataset.all_records()
+            for structure in record.structures
+            if (record.image_id, structure.level) in known
+            and (code := structure.class_in(_label_set(head))) is not None
+            and (head == "seven" or structure.kind == "disc")
+        ]
+        graded |= {(record.image_id, structure.level) for record, structure, _, _ in rows}
+        given = np.array([row[2] for row in rows], dtype=np.int64)
+        p = np.array([row[3] for row in rows], dtype=np.float64).reshape(-1, len(names))
+        found += [
+            Contradiction(
+                *rows[n][:2], names[given[n]], names[said], float(p[n, given[n]]), float(p[n, said])
+            )
+            for n, said in confidently_other(p, given)
+        ]
+    _tell_coverage(dataset, graded, places)
+    order = [(c.margin, c.record.image_id, c.structure.level) for c in found]
+    return [found[n] for n in sorted(range(len(found)), key=order.__getitem__)]
+
+
+def _label_set(head: str) -> LabelSet:
+    return next(name for name in LABEL_SETS if name == head)
+
+
+def confidently_other(p: FloatArray, given: IntArray) -> list[tuple[int, int]]:
+    """Rows whose label is contradicted, with the class that is said instead.
+
+    Args:
+        p: (N, C) probabilities.
+        given: (N,) labels.
+    """
+    if not len(given):
+        return []
+    counts = np.bincount(given, minlength=p.shape[1])
+    own = np.bincount(given, weights=p[np.arange(len(p)), given], minlength=p.shape[1])
+    threshold = np.where(counts > 0, own / np.maximum(counts, 1), np.inf)
+    reached = np.where(p >= threshold - 1e-12, p, -1.0)
+    said = reached.argmax(axis=1)
+    other = (reached.max(axis=1) >= 0) & (said != given)
+    return [(int(n), int(said[n])) for n in np.flatnonzero(other)]
+
+
+def _probabilities(places: Sequence[Path]) -> dict[str, dict[tuple[str, str], FloatArray]]:
+    """By head, image and level: the mean probabilities of the predictions; (7,) and (2,)."""
+    found: dict[str, dict[tuple[str, str], list[list[float]]]] = {"seven": {}, "binary": {}}
+    for row in read_grades(places):
+        where = (row["image"], row["level"])
+        words = [row[f"p_{name}"] for name in SEVEN_NAMES]
+        try:
+            seven = [float(word) for word in words] if words[0] else None
+            v5 = float(row["p_v5"]) if row["p_v5"] else None
+        except ValueError as error:
+            raise AnnotationError(f"predictions of {where[0]} {where[1]}: {error}") from error
+        numbers = [*(seven or []), *([] if v5 is None else [v5])]
+        if not all(math.isfinite(number) and 0 <= number <= 1 for number in numbers):
+            raise AnnotationError(f"predictions of {where[0]} {where[1]}: not within 0 … 1")
+        if seven is not None:
+            found["seven"].setdefault(where, []).append(seven)
+        if v5 is not None:
+            found["binary"].setdefault(where, []).append([1 - v5, v5])
+    return {
+        head: {where: np.mean(rows, axis=0) for where, rows in table.items()}
+        for head, table in found.items()
+    }
+
+
+def _tell_coverage(dataset: Dataset, graded: set[tuple[str, str]], places: Sequence[Path]) -> None:
+    labelled = {
+        (record.image_id, structure.level)
+        for record in dataset.all_records()
+        for structure in record.structures
+        if structure.class_in("seven") is not None
+    }
+    if not graded:
+        msg = f"{places[0]}: holds no labelled structure of {dataset.root}; is it of other data?"
+        raise AnnotationError(msg)
+    without = len(labelled - graded)
+    if without:
+        LOG.warning("%d of %d labelled structures have no prediction", without, len(labelled))
+
+
+def write_pictures(folder: Path, dataset: Dataset, found: Sequence[Contradiction]) -> None:
+    """A picture of each contradiction in ``contradicted/``, and ``contradicted.png`` of them all.
+
+    Where an image cannot be read its pictures are left out; ``data check`` reports that by itself.
+    """
+    from spineline.datasets.drawing import contact_sheet, png_bytes
+
+    pictures = []
+    for rank, one in enumerate(found, 1):
+        try:
+            picture = _picture(dataset, one, rank)
+        except SpinelineError as error:
+            LOG.warning("no picture of %s %s: %s", one.record.image_id, one.structure.level, error)
+            continue
+        pictures.append(picture)
+        write_bytes(folder / FOLDER / one.file(rank), png_bytes(picture), sync=False)
+    if pictures:
+        sheet = contact_sheet(pictures, columns=_SHEET_COLUMNS, cell=_SHEET_CELL)
+        write_bytes(folder / SHEET, png_bytes(sheet), sync=False)
+
+
+def _picture(dataset: Dataset, one: Contradiction, rank: int) -> npt.NDArray[np.uint8]:
+    """The structure with its surroundings; beside it the same with its box, label and answer."""
+    from spineline.datasets.drawing import Mark, draw_overlay, side_by_side
+
+    image = read_uint8_image(dataset.image_path(one.record))
+    left, top, right, bottom = one.structure.box_xyxy
+    centre_x, centre_y, half = (left + right) / 2, (top + bottom) / 2, (right - left) / 2
+    square = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
+    crop = extract_crops(image, [one.structure.point_xy], [square], _PICTURE)[0]
+    middle, side = _PICTURE.size / 2, _PICTURE.size / _PICTURE.margin / 2
+    high = side * (bottom - top) / max(right - left, 1e-6)
+    box = (middle - side, middle - high, middle + side, middle + high)
+    text = f"{_short(one.given)} {one.p_given:.2f} -> {_short(one.said)} {one.p_said:.2f}"
+    mark = Mark((middle, middle), box, one.structure.kind, text, has_point=False)
+    title = f"{rank}: {one.record.image_id} {one.structure.level}"
+    plain = draw_overlay(crop, [], title=title, scale=1)
+    return side_by_side(plain, draw_overlay(crop, [mark], title="label -> answer", scale=1))
+
+
+def _short(name: str) -> str:
+    """``disc-bulging`` as ``bulging``; the kind is seen."""
+    kind, _, grade = name.partition("-")
+    return grade if kind in ("disc", "vertebra") else name

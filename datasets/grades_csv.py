@@ -1,0 +1,52 @@
+"""``predictions.csv`` of ``classify val`` and ``kfold classify``: a line per graded structure."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from spineline.datasets.errors import AnnotationError
+from spineline.datasets.labels import LEVELS, SEVEN_NAMES
+
+FILE = "predictions.csv"
+
+COLUMNS: tuple[str, ...] = (
+    "image", "study", "level", "seven", "binary",
+    *(f"p_{name}" for name in SEVEN_NAMES), "p_v5",
+)  # fmt: skip
+"""Codes of the label, then what the network says; empty without a head."""
+
+
+def read_grades(places: Sequence[Path]) -> list[dict[str, str]]:
+    """The lines of prediction files, with a ``fold``: the file's own, else the file's number.
+
+    Args:
+        places: files, or folders that hold a ``predictions.csv``.
+
+    Raises:
+        AnnotationError: missing, damaged, or without the columns of ``classify val``.
+    """
+    rows: list[dict[str, str]] = []
+    for number, place in enumerate(places):
+        file = place / FILE if place.is_dir() else place
+        rows += [{"fold": str(number), **row} for row in _read_file(file)]
+    return rows
+
+
+def _read_file(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{file}: cannot be read ({error})") from error
+    wanted = f"{file}: wanted the {FILE} of kfold classify or classify val"
+    if not rows:
+        raise AnnotationError(f"{wanted}, found no line")
+    for line, row in enumerate(rows, 2):
+        missing = next((name for name in COLUMNS if row.get(name) is None), None)
+        if missing is not None:
+            raise AnnotationError(f"{wanted}, found no column {missing} in line {line}")
+        if row["level"] not in LEVELS:
+            raise AnnotationError(f"{file}, line {line}: {row['level'][:40]!r} is no level")
+    return rows
