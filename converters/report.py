@@ -171,7 +171,7 @@ def _box_findings(record: ImageRecord, points: list[dict[str, Any]]) -> list[Fin
             same = stated.shape == (4,) and bool(
                 np.abs(stated - np.asarray(structure.box_xyxy)).max() <= _BOX_TOLERANCE
             )
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             same = False
         if not same:
             detail = "the source's bbox is not what the box rule makes of the points"

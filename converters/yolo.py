@@ -21,6 +21,7 @@ from spineline.datasets.coco import boxed_structures
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.yaml_files import YamlError, read_yaml
 
 _DATA_YAML = """\
 # Ultralytics dataset file. The path is empty on purpose: Ultralytics then takes the folder that
@@ -97,7 +98,9 @@ def parse_data_yaml(content: Any, root: Path) -> YoloData:
     if not isinstance(content, Mapping) or not isinstance(content.get("names"), (Mapping, list)):
         raise AnnotationError(f"{root / 'data.yaml'}: wanted train, val and names")
     names = content["names"]
-    listed = list(enumerate(names)) if isinstance(names, list) else sorted(names.items())
+    listed = list(enumerate(names)) if isinstance(names, list) else list(names.items())
+    if all(type(index) is int for index, _ in listed):
+        listed.sort()
     if [index for index, _ in listed] != list(range(len(listed))):
         raise AnnotationError(f"{root / 'data.yaml'}: names are not numbered 0, 1, 2, …")
     base = root / str(content.get("path") or "")
@@ -112,8 +115,8 @@ def read_data_yaml(path: Path) -> YoloData:
         AnnotationError: missing, not YAML, or not a dataset file.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, YamlError) as error:
         raise AnnotationError(f"{path}: cannot be read as YAML ({error})") from error
     return parse_data_yaml(content, path.parent)
 

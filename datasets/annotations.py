@@ -150,7 +150,7 @@ def _check_level(level: str, kind: str) -> None:
             raise AnnotationError(f"a structure without level is a disc, not a {kind!r}")
         return
     if level not in LEVELS and level not in EXTRA_LEVELS:
-        msg = f"unknown level {level!r}; allowed: {', '.join((*LEVELS, *EXTRA_LEVELS))}"
+        msg = f"unknown level {level!r:.60}; allowed: {', '.join((*LEVELS, *EXTRA_LEVELS))}"
         raise AnnotationError(msg)
     if kind != kind_of_level(level):
         msg = f"level {level} is a {kind_of_level(level)}, not a {kind!r}"

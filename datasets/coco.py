@@ -146,7 +146,7 @@ def labels_of_coco(coco: Mapping[str, Any]) -> LabelSet:
         names = tuple(str(c["name"]) for c in categories)
         ids = [int(c["id"]) for c in categories]
     except (KeyError, TypeError, ValueError) as error:
-        raise AnnotationError(f"COCO: categories cannot be read ({error!r})") from error
+        raise AnnotationError(f"COCO: categories cannot be read ({error!r:.300})") from error
     for labels, wanted in LABEL_SETS.items():
         if names == wanted and ids == list(range(CATEGORY_OFFSET, len(ids) + CATEGORY_OFFSET)):
             return labels
@@ -181,7 +181,7 @@ def records_from_coco(coco: Mapping[str, Any]) -> tuple[ImageRecord, ...]:
             found[int(item["image_id"])].append(_structure(item, names, None))
         return tuple(_record(image, found[int(image["id"])]) for image in coco["images"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise AnnotationError(f"COCO: cannot be read as records ({error!r})") from error
+        raise AnnotationError(f"COCO: cannot be read as records ({error!r:.300})") from error
 
 
 def _categories(labels: LabelSet) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from spineline.datasets.annotations import ImageRecord, Structure, check_image_id
 from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
@@ -37,6 +36,7 @@ from spineline.datasets.labels import (
 from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.settings import Settings, key
 from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from spineline.datasets.dataset import Dataset
@@ -538,9 +538,9 @@ def _read_spec(folder: Path) -> CropSpec | None:
         LOG.warning("%s: no run.yaml says how the crops were cut; margin 1, not aligned", folder)
         return None
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]
+        settings = read_yaml(path)["settings"]
         return CropSpec(int(settings["size"]), float(settings["margin"]), settings["align"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         msg = f"{path}: does not say how the crops were cut ({error}); make them again"
         raise AnnotationError(msg) from error
 

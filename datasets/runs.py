@@ -19,6 +19,7 @@ import yaml
 from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.files import write_text
 from spineline.datasets.settings import Settings, SettingsType, parse_settings, settings_to_dict
+from spineline.datasets.yaml_files import read_yaml
 
 LOG = logging.getLogger("spineline")
 
@@ -92,13 +93,13 @@ def resumed_settings(
     """
     record = folder / "run.yaml"
     try:
-        content = yaml.safe_load(record.read_text(encoding="utf-8"))
+        content = read_yaml(record)
         earlier = parse_settings(type(given), content["settings"], where=str(record))
         values = dict(content[resolved])
     except FileNotFoundError as error:
         msg = f"out={folder}: nothing to resume, no run.yaml there; start it without resume=true"
         raise WeightsError(msg) from error
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise WeightsError(f"{record}: is no record of such a training run ({error!r})") from error
     changed: dict[str, Any] = {}
     for spec in fields(given):

@@ -22,9 +22,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from spineline.datasets.errors import ConfigError
+from spineline.datasets.yaml_files import YamlError, read_yaml
 
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
@@ -123,8 +122,8 @@ def read_settings_file(path: Path) -> dict[str, object]:
         ConfigError: not readable, not YAML, or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, YamlError) as error:
         raise ConfigError(f"cfg={path}: cannot be read as YAML ({error})") from error
     if content is None:
         return {}

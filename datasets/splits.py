@@ -149,7 +149,7 @@ def _split_by_manifest(studies: list[str], path: Path) -> dict[str, Part]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         named = _named_studies(content)
-    except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         hint = "" if path.is_file() else close_match(str(path), [*PARTS, "report"])
         hint = hint if "did you mean" in hint else ""
         msg = (

@@ -184,8 +184,8 @@ def _config(metadata: Mapping[str, str], weights: Path) -> NamerConfig:
         strip = StripSpec(**{spec.name: found["strip"][spec.name] for spec in fields(StripSpec)})
         config = NamerConfig(found["width"], found["hidden"], float(found["dropout"]), strip)
         _check({**asdict(config), **asdict(strip)})
-    except (KeyError, TypeError, ValueError) as error:
-        msg = f"{weights}: is no namer's weights file ({type(error).__name__}: {error})"
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        msg = f"{weights}: is no namer's weights file ({type(error).__name__}: {error!s:.300})"
         raise WeightsError(msg) from error
     return config
 

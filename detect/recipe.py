@@ -18,6 +18,7 @@ import yaml
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.runs import LOG
 from spineline.datasets.settings import close_match, parse_settings
+from spineline.datasets.yaml_files import YamlError, read_yaml
 from spineline.detect.architectures import FASTERRCNN, OWN_LOOP, UNET
 from spineline.detect.settings import DetectTrain
 
@@ -163,8 +164,8 @@ def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
         msg = f"hyp={hyp}: neither a bundled recipe ({', '.join(BUNDLED)}) nor a file{hint}"
         raise ConfigError(msg)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, YamlError) as error:
         raise ConfigError(f"hyp={hyp}: cannot be read as YAML ({error})") from error
     return parse_recipe(content, where=f"hyp={hyp}", name=path.stem, model=model)
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from PIL import Image
 
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.runs import LOG
+from spineline.datasets.yaml_files import YamlError, read_yaml
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _SHOWN = 5
@@ -76,8 +76,8 @@ def read_data(data: Path) -> YoloData:
         msg = f"data={data}: no data.yaml there; give the folder that `spineline convert` wrote"
         raise AnnotationError(msg)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(file)
+    except (OSError, YamlError) as error:
         raise AnnotationError(f"{file}: cannot be read as YAML ({error})") from error
     if not isinstance(content, dict):
         raise AnnotationError(f"{file}: holds no keys; wanted path, train, val and names")

@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.settings import close_match, parse_settings, settings_to_dict
+from spineline.datasets.yaml_files import YamlError, read_yaml
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.kfold_settings import (
     CLASSIFY_VARIANTS,
@@ -159,8 +158,8 @@ def _named(word: str, built_in: Mapping[str, Mapping[str, Any]]) -> Iterator[Var
 
 def _of_file(path: Path, where: str) -> Iterator[Variant]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, YamlError) as error:
         raise ConfigError(f"{where}: cannot be read as YAML ({error})") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{where}: wanted variants as NAME: {{KEY: VALUE, …}}")

@@ -7,6 +7,7 @@ right, y down; ``point_mm`` is in the patient's frame (DICOM LPS: left, posterio
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -123,11 +124,11 @@ class StudyResult:
         """
         if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
             found = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
-            raise AnnotationError(f"schema is {found!r}, wanted {SCHEMA!r}")
+            raise AnnotationError(f"schema is {found!r:.60}, wanted {SCHEMA!r}")
         try:
-            return _result_from_json(value)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            msg = f"not a result of spineline ({type(error).__name__}: {error})"
+            return _checked(_result_from_json(value))
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            msg = f"not a result of spineline ({type(error).__name__}: {error!s:.300})"
             raise AnnotationError(msg) from error
 
 
@@ -150,10 +151,60 @@ def read_result(path: Path) -> StudyResult:
     """
     try:
         return StudyResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
     except AnnotationError as error:
         raise AnnotationError(f"{path}: {error}") from error
+
+
+def _checked(result: StudyResult) -> StudyResult:
+    """The result, unless something in it cannot be.
+
+    Raises:
+        ValueError: says what.
+    """
+    if result.width < 1 or result.height < 1:
+        raise ValueError(f"an image of {result.width} x {result.height} pixels")
+    spacing = result.spacing_rc_mm or (1.0, 1.0)
+    if not all(0 < value < math.inf for value in spacing):
+        raise ValueError(f"a pixel spacing of {spacing}")
+    levels = [s.level for s in result.structures]
+    if len(set(levels)) < len(levels):
+        raise ValueError("a level occurs twice")
+    unknown = [level for level in result.missing_levels if level not in LEVELS]
+    if unknown:
+        raise ValueError(f"missing level {unknown[0]!r:.60} is none")
+    uids = [result.study_uid, result.series_uid, result.instance_uid]
+    named = (result.weights_name, result.weights_sha256, result.version, *result.warnings)
+    if not all(isinstance(text, str) for text in (*named, *(u for u in uids if u is not None))):
+        raise TypeError("a text is none")
+    for structure in result.structures:
+        _check_structure(structure)
+    naming = result.naming
+    if naming is not None:
+        rivals = (rival.probability for rival in naming.rivals)
+        _check_shares(naming.probability, *rivals, what="naming")
+    return result
+
+
+def _check_structure(structure: GradedStructure) -> None:
+    places = (*structure.point_xy, *structure.box_xyxy, *(structure.point_mm or ()))
+    if not all(map(math.isfinite, places)):
+        raise ValueError(f"{structure.level}: a coordinate is no finite number")
+    _check_shares(structure.confidence, what=f"{structure.level}: confidence")
+    if (seven := structure.seven) is not None:
+        if len(seven.probabilities) != 7 or not 0 <= seven.class_index < 7:
+            raise ValueError(f"{structure.level}: seven has another number of classes")
+        _check_shares(*seven.probabilities, what=f"{structure.level}: seven")
+    if (binary := structure.binary) is not None:
+        if binary.class_index not in (0, 1):
+            raise ValueError(f"{structure.level}: binary class {binary.class_index}")
+        _check_shares(binary.probability, what=f"{structure.level}: binary")
+
+
+def _check_shares(*values: float, what: str) -> None:
+    if not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"{what}: a probability outside 0 … 1")
 
 
 def _naming_to_json(naming: Naming | None) -> dict[str, Any] | None:
@@ -220,7 +271,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
 def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
     level = value["level"]
     if level not in LEVELS:
-        msg = f"unknown level {level!r}; allowed: {', '.join(LEVELS)}"
+        msg = f"unknown level {level!r:.60}; allowed: {', '.join(LEVELS)}"
         raise AnnotationError(msg)
     x, y = (float(v) for v in value["point_xy"])
     left, top, right, bottom = (float(v) for v in value["box_xyxy"])

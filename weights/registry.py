@@ -223,16 +223,16 @@ def load_registry(folder: Path | None = None) -> Registry:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; a folder of weights needs one") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeightsError(f"{path}: cannot be read as YAML ({error})") from error
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise WeightsError(f"{path}: cannot be read as YAML ({error!s:.300})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise WeightsError(
             f"{path}: is no weights registry (wanted a mapping with schema: {SCHEMA})"
         )
-    entries = tuple(
-        _entry(raw, f"{path}: weights[{index}]")
-        for index, raw in enumerate(content.get("weights") or [])
-    )
+    listed = content.get("weights") or []
+    if not isinstance(listed, list):
+        raise WeightsError(f"{path}: weights: wanted a list")
+    entries = tuple(_entry(raw, f"{path}: weights[{index}]") for index, raw in enumerate(listed))
     names = [entry.name for entry in entries]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -259,9 +259,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     text = metadata.get("spineline") if isinstance(metadata, dict) else None
     try:
         found = json.loads(text) if isinstance(text, str) else None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: its metadata entry 'spineline' is not JSON ({error})"
+            f"{path}: its metadata entry 'spineline' is not JSON ({error!s:.300})"
         ) from error
     if not isinstance(found, dict) or found.get("task") not in get_args(Task):
         raise WeightsError(
@@ -404,7 +404,7 @@ def _check_fields(raw: dict[str, Any], where: str) -> None:
     }
     wrong = [name for name, right in checks.items() if not right]
     if wrong:
-        raise WeightsError(f"{where}: {wrong[0]}={raw[wrong[0]]!r} is not a valid value")
+        raise WeightsError(f"{where}: {wrong[0]}={raw[wrong[0]]!r:.100} is not a valid value")
 
 
 def _bundles(raw: object, path: Path) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
@@ -432,7 +432,7 @@ def _safetensors_header(path: Path) -> dict[str, Any] | None:
             header = json.loads(file.read(length))
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(header, dict) or not _holds_all_tensors(header, size - 8 - length):
         return None
@@ -444,5 +444,5 @@ def _holds_all_tensors(header: dict[str, Any], available: int) -> bool:
     try:
         ends = [spec["data_offsets"][1] for name, spec in header.items() if name != "__metadata__"]
         return max(ends, default=0) == available
-    except (TypeError, KeyError, IndexError):
+    except (TypeError, KeyError, IndexError, AttributeError):
         return False

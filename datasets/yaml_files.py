@@ -1,0 +1,83 @@
+"""YAML that may come from anywhere: plain values alone, and no file that grows beyond its text.
+
+PyYAML's safe loader runs no code. What it does not bound are depth (5,000 brackets take it seconds)
+and aliases: a few lines of ``&a [*b, *b]`` name a list of billions, which the first message that
+shows the value spells out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 4 << 20
+"""Of a file."""
+
+MAX_DEPTH = 50
+"""Of lists and mappings in each other."""
+
+MAX_VALUES = 200_000
+"""Of a file, each alias counted with all that it stands for."""
+
+
+class YamlError(ValueError):
+    """A text is no YAML, or none that is taken; its message is one short line."""
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        OSError: it cannot be read.
+        YamlError: not UTF-8, not YAML, too deep, or larger than it looks.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise YamlError(f"larger than {MAX_BYTES >> 20} MiB")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise YamlError(f"not UTF-8 at byte {error.start}") from error
+    return parse_yaml(text)
+
+
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML text; see [read_yaml][].
+
+    >>> parse_yaml("a: [1, x]")
+    {'a': [1, 'x']}
+    """
+    try:
+        _check_size(text)
+        return yaml.safe_load(text)
+    except YamlError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # besides its own errors, PyYAML passes on those of dates, numbers and keys that are none
+        raise YamlError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+
+
+def _check_size(text: str) -> None:
+    """Refuse what is too deep, or grows too large; looks at events, which take no memory."""
+    sizes: dict[str, int] = {}  # of each anchored value, all that it holds included
+    open_values: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_values.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_values.pop()
+            if anchor is not None:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+        if len(open_values) > MAX_DEPTH:
+            raise YamlError(f"lists and mappings lie more than {MAX_DEPTH} deep in each other")
+        if total > MAX_VALUES:
+            raise YamlError(f"holds more than {MAX_VALUES:,} values, aliases counted in full")

@@ -1,0 +1,650 @@
+"""What the fuzzer spoils and what then reads it: one `Target` per class of input.
+
+A target spoils a copy of sound phantom data with a generator, runs an entry point of spineline on
+it, and looks whether an answer, where there is one, makes sense.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fuzz_mutators import (
+    HOSTILE_NAMES,
+    Rng,
+    pick,
+    spoil_bytes,
+    spoil_dicom,
+    spoil_json,
+    spoil_npy,
+    spoil_png,
+    spoil_safetensors,
+    spoil_text,
+)
+
+from spineline.datasets.labels import LEVELS
+
+Warnings = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One class of bad input.
+
+    Attributes:
+        name: of the class.
+        what: is spoilt and what reads it, in a few words.
+        spoil: writes a mutant into a folder that holds a copy of ``base``.
+        run: reads it and may write into an output folder; gives warnings, or raises.
+        base: folder of the sound data under that of all.
+        networks: torch is needed.
+    """
+
+    name: str
+    what: str
+    spoil: Callable[[Path, Rng], None]
+    run: Callable[[Path, Path], Warnings]
+    base: str
+    networks: bool = False
+
+
+class Insane(AssertionError):
+    """An answer was given that cannot be one."""
+
+
+def sane(holds: object, what: str) -> None:
+    if not holds:
+        raise Insane(what)
+
+
+# ---- sound data
+
+
+def make_base(folder: Path) -> None:
+    """Sound phantom data of every kind, small."""
+    import cv2
+
+    from spineline.converters.convert import convert_prepared, convert_report
+    from spineline.converters.settings import ConvertPrepared, ConvertReport
+    from spineline.datasets.files import write_json
+    from spineline.datasets.phantom import DataPhantom, phantom
+    from spineline.weights.registry import BUNDLED
+
+    lumbar, neck = folder / "drawn", folder / "neck"
+    phantom(DataPhantom(out=lumbar, n=3, slices=3, size=128, format=("dicom", "png")))
+    phantom(DataPhantom(out=neck, n=4, size=128, region="cervical", format=("png",)))
+    (folder / "tianchi").mkdir()
+    (folder / "report").mkdir()
+    shutil.move(str(lumbar / "studies"), folder / "tianchi" / "studies")
+    shutil.move(str(lumbar / "annotations.json"), folder / "tianchi" / "annotations.json")
+    shutil.copytree(folder / "tianchi" / "studies" / "study0", folder / "dicom" / "study0")
+    report = folder / "report"
+    shutil.move(str(lumbar / "frames"), report / "frames")
+    shutil.move(str(lumbar / "report_labels.json"), report / "annotations.json")
+    data = folder / "dataset"
+    convert_report(
+        ConvertReport(annotations=report / "annotations.json", images=report / "frames", out=data)
+    )
+    convert_prepared(
+        ConvertPrepared(annotations=_prepared(report, folder / "prepared"),
+                        images=folder / "prepared" / "images", out=folder / "p", to=("coco",))
+    )  # fmt: skip
+    images = folder / "image"
+    images.mkdir()
+    picture = cv2.imread(str(next((report / "frames").glob("*.png"))), cv2.IMREAD_GRAYSCALE)
+    for suffix in ("png", "jpg"):
+        cv2.imwrite(str(images / f"a.{suffix}"), picture)
+    np.save(images / "a.npy", picture)
+    (folder / "result").mkdir()
+    write_json(folder / "result" / "result.json", _some_result(picture).to_json())
+    weights = folder / "weights"
+    weights.mkdir()
+    for name in ("lumbar-namer", "lumbar-gradients", "lumbar-yolov8n"):
+        shutil.copy(BUNDLED / f"{name}.safetensors", weights / f"{name}.safetensors")
+    (folder / "text").mkdir()
+    (folder / "text" / "keys.yaml").write_text("source: a\nout: b\nconfidence: 0.3\nto: []\n")
+    shutil.copy(BUNDLED / "registry.yaml", folder / "text" / "registry.yaml")
+
+
+def _prepared(report: Path, folder: Path) -> Path:
+    shutil.copytree(report / "frames", folder / "images")
+    entries = [
+        {"img_path": f"images/{path.name}", "annotation": [
+            {"label": 1 + n % 2, "bbox": [10, 10 + 9 * n, 30, 18 + 9 * n]} for n in range(5)]}
+        for path in sorted((folder / "images").iterdir())
+    ]  # fmt: skip
+    (folder / "markup.json").write_text(json.dumps(entries))
+    return folder / "markup.json"
+
+
+def _some_result(picture: np.ndarray) -> Any:
+    from spineline.pipeline.sources import Frame, Reorientation
+
+    turn = Reorientation(False, False, False, picture.shape[:2])
+    frame = Frame("a", picture, turn, picture.shape[1], picture.shape[0])
+    return toy_pipeline().analyse([frame])[0].result
+
+
+# ---- a detector and a classifier that need no weights
+
+
+class ToyDetector:
+    """Eleven boxes down the middle, moved a little by what the image holds, and some nonsense."""
+
+    names, imgsz = LEVELS, 64
+
+    def detect(self, images: Sequence[np.ndarray], **_: object) -> list[Any]:
+        return [self._one(image) for image in images]
+
+    def _one(self, image: np.ndarray) -> Any:
+        from spineline.detect.results import Detections
+
+        sane(image.dtype == np.uint8 and image.ndim == 2 and image.size, "models see no image")
+        rng = np.random.default_rng(int(image.sum(dtype=np.int64)))
+        height, width = image.shape
+        gap = height / 12
+        points = np.stack([np.full(11, width / 2), gap * np.arange(1, 12)], axis=1)
+        points = np.concatenate([points + rng.normal(0, gap / 20, (11, 2)),
+                                 rng.uniform(-1, 2, (20, 2)) * [width, height]])  # fmt: skip
+        half = np.abs(rng.normal(1, 0.2, (31, 2))) * gap * [1.4, 1.0]
+        boxes = np.concatenate([points - half, points + half], axis=1)
+        boxes[-4:] = [[np.nan] * 4, [np.inf] * 4, [5, 5, 1, 1], [0, 0, 0, 0]]
+        rank = np.concatenate([np.arange(11), rng.integers(0, 11, 20)])
+        confidence = np.concatenate([np.full(11, 0.8), rng.uniform(0, 0.3, 20)])
+        return Detections(boxes.astype(np.float32), confidence.astype(np.float32), rank, self.names)
+
+
+class ToyClassifier:
+    """The same grades for every crop."""
+
+    head = "both"
+
+    def __init__(self) -> None:
+        from spineline.datasets.crops import CropSpec
+
+        self.crop = CropSpec(size=16)
+
+    def grade(self, crops: np.ndarray) -> Any:
+        from types import SimpleNamespace
+
+        row = np.array([0.3, 0.1, 0.1, 0.3, 0.1, 0.05, 0.05], np.float32)
+        sane(crops.dtype == np.uint8 and crops.shape[1:] == (16, 16), "crops are none")
+        return SimpleNamespace(
+            seven=np.tile(row, (len(crops), 1)), binary=np.full(len(crops), 0.2, np.float32)
+        )
+
+
+def toy_pipeline() -> Any:
+    from spineline.pipeline.core import Pipeline
+
+    return Pipeline(ToyDetector(), ToyClassifier(), "toy", "0" * 64)  # type: ignore[arg-type]
+
+
+_PIPELINES: dict[str, Any] = {}
+
+
+def _pipeline(bundled: bool = False) -> Any:
+    from spineline.pipeline.core import Pipeline
+
+    name = "bundled" if bundled else "toy"
+    if name not in _PIPELINES:
+        _PIPELINES[name] = Pipeline.load() if bundled else toy_pipeline()
+    return _PIPELINES[name]
+
+
+# ---- DICOM
+
+
+def _spoil_slices(folder: Path, rng: Rng) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files if rng.random() < 0.5 else [pick(rng, files)]:
+        path.write_bytes(spoil_dicom(path.read_bytes(), rng))
+
+
+def _spoil_one_slice(folder: Path, rng: Rng) -> None:
+    """One slice alone, so that nothing better can be chosen."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    kept = pick(rng, files)
+    data = spoil_dicom(kept.read_bytes(), rng)
+    for path in files:
+        path.unlink()
+    kept.write_bytes(data)
+
+
+def _frames(folder: Path) -> list[Any]:
+    from spineline.pipeline.sources import find_cases, load_frame
+
+    frames = [load_frame(case) for case in find_cases(folder)]
+    for frame in frames:
+        sane(frame.image.ndim == 2 and frame.image.dtype == np.uint8, "no 8-bit grey frame")
+        sane(frame.image.min() < frame.image.max(), "an even frame")
+        sane({frame.width, frame.height} == set(frame.image.shape) or frame.width == frame.height,
+             "size of another image")  # fmt: skip
+        if frame.header is not None:
+            header = frame.header
+            sane((header.rows, header.columns) == (frame.height, frame.width), "header's size")
+            spacing = header.spacing_rc_mm or (1.0, 1.0)
+            sane(all(0 < s < 100 for s in spacing), "a spacing that none has")
+    return frames
+
+
+def _check_analysis(analysis: Any) -> None:
+    result, frame = analysis.result, analysis.frame
+    levels = [LEVELS.index(s.level) for s in result.structures]
+    sane(levels == sorted(set(levels)), "levels out of order, or twice")
+    y = [s.point_xy[1] for s in analysis.spine.structures]
+    sane(all(a < b for a, b in zip(y, y[1:], strict=False)), "places not from top to bottom")
+    sane({*result.missing_levels} == {*LEVELS} - {s.level for s in result.structures}, "missing")
+    for s in result.structures:
+        x, y_ = s.point_xy
+        sane(math.isfinite(x) and math.isfinite(y_), "a point that is no number")
+        sane(-0.5 * frame.width < x < 1.5 * frame.width, "a point far outside")
+        sane(0 <= s.confidence <= 1, "a confidence outside 0 … 1")
+        sane(s.point_mm is None or all(map(math.isfinite, s.point_mm)), "mm that are no numbers")
+        if s.seven is not None:
+            sane(abs(sum(s.seven.probabilities) - 1) < 1e-3, "probabilities that do not add up")
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def _run_dicom(folder: Path, out: Path) -> Warnings:
+    warnings: list[str] = []
+    for analysis in _pipeline().analyse(_frames(folder)):
+        _check_analysis(analysis)
+        warnings += analysis.result.warnings
+    return warnings
+
+
+def _spoil_pixels(folder: Path, rng: Rng) -> None:
+    """Sound files whose pixels are noise, wiped, shifted, doubled, turned or cut."""
+    import pydicom
+
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        dataset = pydicom.dcmread(path)
+        pixels = dataset.pixel_array.copy()
+        how = int(rng.integers(7))
+        if how == 0:
+            pixels = rng.integers(0, 4000, pixels.shape).astype(pixels.dtype)
+        elif how == 1:
+            pixels[: int(rng.integers(pixels.shape[0]))] = 0
+        elif how == 2:
+            pixels = np.roll(pixels, int(rng.integers(pixels.size)))
+        elif how == 3:
+            pixels = pixels[::-1]
+        elif how == 4:
+            pixels = np.rot90(pixels, int(rng.integers(4)))
+        elif how == 5:
+            pixels = np.where(rng.random(pixels.shape) < 0.3, 65535, pixels)
+        else:
+            pixels = pixels * int(rng.integers(1, 500))
+        dataset.PixelData = np.ascontiguousarray(pixels.astype(np.uint16)).tobytes()
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.save_as(path)
+
+
+def _run_bundled(folder: Path, out: Path) -> Warnings:
+    """The bundled networks: points inside the image, levels in order."""
+    warnings: list[str] = []
+    for analysis in _pipeline(bundled=True).analyse(_frames(folder)):
+        _check_analysis(analysis)
+        for s in analysis.result.structures:
+            inside = 0 <= s.point_xy[0] < analysis.frame.width
+            sane(inside and 0 <= s.point_xy[1] < analysis.frame.height, "a point outside the image")
+        warnings += analysis.result.warnings
+    return warnings
+
+
+def _spoil_names(folder: Path, rng: Rng) -> None:
+    """Files and folders with names that some file system allows."""
+    for path in sorted(folder.rglob("*"), key=lambda p: -len(p.parts)):
+        name = str(pick(rng, HOSTILE_NAMES)).replace("/", "_").replace("\0", "")
+        name = name.encode("utf-8", "surrogateescape" if rng.random() < 0.1 else "replace")[
+            :255
+        ].decode("utf-8", "ignore")
+        if rng.random() < 0.5 and name not in ("", ".", ".."):
+            target = path.with_name(name)
+            if not target.exists():
+                path.rename(target)
+
+
+def _run_predict(folder: Path, out: Path) -> Warnings:
+    from spineline.pipeline.predict import predict
+    from spineline.pipeline.settings import PipelinePredict
+
+    settings = PipelinePredict(source=folder, out=out / "o", overlay=False)
+    result = predict(settings, pipeline=_pipeline())
+    for name, study in result.results:
+        sane((out / "o" / name / "result.json").is_file(), f"no result.json of {name!r}")
+        sane(study.width > 0, "an empty image")
+    sane((out / "o" / "results.csv").is_file(), "no results.csv")
+    return [str(failure) for failure in result.failures] + [
+        warning for _, study in result.results for warning in study.warnings
+    ]
+
+
+# ---- annotation sources
+
+
+def _spoil_file(name: str, spoil: Callable[[Any, Rng], bytes], *, parsed: bool) -> Any:
+    def write(folder: Path, rng: Rng) -> None:
+        path = folder / name
+        content = json.loads(path.read_bytes()) if parsed else path.read_bytes()
+        path.write_bytes(spoil(content, rng))
+
+    return write
+
+
+def _check_records(records: Sequence[Any]) -> None:
+    for record in records:
+        sane(record.width > 0 and record.height > 0, "an image without size")
+        for s in record.structures:
+            sane(all(math.isfinite(v) for v in (*s.point_xy, *s.box_xyxy)), "no number")
+            left, top, right, bottom = s.box_xyxy
+            sane(left <= right and top <= bottom, "a box turned inside out")
+
+
+def _converted(result: Any, out: Path) -> Warnings:
+    from spineline.datasets.dataset import load_dataset
+
+    _check_records(result.source.records)
+    if result.source.records:
+        loaded = load_dataset(out / "o")
+        sane(len(loaded.all_records()) == len(result.source.records), "records got lost")
+        for record in loaded.all_records():
+            path = loaded.image_path(record)
+            sane(path.resolve().is_relative_to(out.resolve()), "an image outside the dataset")
+    found = [f.finding for f in result.source.findings]
+    return [*result.failures, *map(str, result.source.left_out), *found]
+
+
+def _run_tianchi(folder: Path, out: Path) -> Warnings:
+    from spineline.converters.convert import convert_tianchi
+    from spineline.converters.settings import ConvertTianchi
+
+    paths = {"annotations": folder / "annotations.json", "images": folder / "studies"}
+    return _converted(convert_tianchi(ConvertTianchi(**paths, out=out / "o", split="train")), out)
+
+
+def _run_report(folder: Path, out: Path) -> Warnings:
+    from spineline.converters.convert import convert_report
+    from spineline.converters.settings import ConvertReport
+
+    paths = {"annotations": folder / "annotations.json", "images": folder / "frames"}
+    return _converted(convert_report(ConvertReport(**paths, out=out / "o", split="train")), out)
+
+
+def _run_prepared(folder: Path, out: Path) -> Warnings:
+    from spineline.converters.convert import convert_prepared
+    from spineline.converters.settings import ConvertPrepared
+
+    settings = ConvertPrepared(
+        annotations=folder / "markup.json", images=folder / "images", out=out / "o", split="train"
+    )
+    return _converted(convert_prepared(settings), out)
+
+
+def _run_cervical(folder: Path, out: Path) -> Warnings:
+    from spineline.converters.convert import convert_cervical
+    from spineline.converters.settings import ConvertCervical
+
+    settings = ConvertCervical(
+        annotations=folder / "descr", images=folder / "frames", out=out / "o", split="train",
+        min_boxes=1,
+    )  # fmt: skip
+    return _converted(convert_cervical(settings), out)
+
+
+def _spoil_csv(folder: Path, rng: Rng) -> None:
+    path = pick(rng, sorted((folder / "descr").iterdir()))
+    path.write_bytes(spoil_text(path.read_bytes(), rng))
+
+
+def _spoil_labelme(folder: Path, rng: Rng) -> None:
+    """The XML inside the cells of a sound CSV file."""
+    import csv
+    import io
+
+    path = pick(rng, sorted((folder / "descr").iterdir()))
+    text = path.read_bytes().decode("utf-8-sig")
+    csv.field_size_limit(1 << 24)
+    rows = list(csv.reader(io.StringIO(text)))
+    for row in rows[1:]:
+        for n, cell in enumerate(row):
+            if "<annotation" in cell:
+                row[n] = (
+                    spoil_text(cell.encode(), rng).decode("utf-8", "replace").replace("\0", " ")
+                )
+    stream = io.StringIO()
+    csv.writer(stream).writerows(rows)
+    path.write_bytes(stream.getvalue().encode("utf-8", "replace"))
+
+
+def _spoil_coco(folder: Path, rng: Rng) -> None:
+    path = folder / "annotations" / "train.json"
+    path.write_bytes(spoil_json(json.loads(path.read_bytes()), rng))
+
+
+def _run_dataset(folder: Path, out: Path) -> Warnings:
+    from spineline.datasets.dataset import load_dataset
+
+    loaded = load_dataset(folder)
+    _check_records(loaded.all_records())
+    for record in loaded.all_records():
+        path = loaded.image_path(record)
+        sane(path.parent.resolve().is_relative_to(folder.resolve()), "an image outside")
+    return ()
+
+
+def _spoil_labels(folder: Path, rng: Rng) -> None:
+    for path in (
+        pick(rng, sorted((folder / "labels").rglob("*.txt"))),
+        pick(rng, sorted((folder / "voc" / "Annotations").glob("*.xml"))),
+        folder / "data.yaml",
+    ):
+        path.write_bytes(spoil_text(path.read_bytes(), rng))
+
+
+def _run_labels(folder: Path, out: Path) -> Warnings:
+    from spineline.converters.voc import read_voc
+    from spineline.converters.yolo import read_data_yaml, read_yolo
+    from spineline.datasets.errors import SpinelineError
+
+    said: list[str] = []
+    readers: list[tuple[Any, Path]] = [(read_data_yaml, folder / "data.yaml")]
+    readers += [(read_voc, path) for path in sorted((folder / "voc" / "Annotations").glob("*.xml"))]
+    readers += [
+        (lambda p: read_yolo(p, classes=11), path)
+        for path in sorted((folder / "labels").rglob("*.txt"))
+    ]
+    for read, path in readers:
+        try:
+            found = read(path)
+        except SpinelineError as error:
+            sane(path.name in str(error), f"{path.name} is not named: {error}")
+            said.append(str(error))
+            continue
+        if hasattr(found, "boxes_cxcywhn"):
+            sane(np.isfinite(found.boxes_cxcywhn).all(), "a box that is no number")
+    return said
+
+
+# ---- results, images, settings
+
+
+def _run_result(folder: Path, out: Path) -> Warnings:
+    from spineline.pipeline.results import StudyResult, read_result
+
+    result = read_result(folder / "result.json")
+    sane(result.width > 0 and result.height > 0, f"an image of {result.width}x{result.height}")
+    levels = [LEVELS.index(s.level) for s in result.structures]
+    sane(len(set(levels)) == len(levels), "a level twice")
+    for s in result.structures:
+        sane(all(math.isfinite(v) for v in (*s.point_xy, *s.box_xyxy)), "no number")
+        sane(0 <= s.confidence <= 1, f"a confidence of {s.confidence}")
+        if s.seven is not None:
+            sane(len(s.seven.probabilities) == 7, "not seven probabilities")
+            sane(0 <= s.seven.class_index < 7, "an unknown class")
+            sane(all(0 <= p <= 1 for p in s.seven.probabilities), "no probability")
+        if s.binary is not None:
+            sane(s.binary.class_index in (0, 1) and 0 <= s.binary.probability <= 1, "no binary")
+    for text in (*result.missing_levels, *result.warnings, result.weights_name, result.version):
+        sane(isinstance(text, str), "a text that is none")
+    sane(all(level in LEVELS for level in result.missing_levels), "an unknown level is missing")
+    again = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    sane(StudyResult.from_json(again).to_json() == again, "another result when written")
+    return result.warnings
+
+
+def _spoil_images(folder: Path, rng: Rng) -> None:
+    for path, spoil in (("a.png", spoil_png), ("a.jpg", spoil_bytes), ("a.npy", spoil_npy)):
+        (folder / path).write_bytes(spoil((folder / path).read_bytes(), rng))
+
+
+def _run_images(folder: Path, out: Path) -> Warnings:
+    from spineline.converters.frames import frame_size
+    from spineline.datasets.errors import SpinelineError
+    from spineline.datasets.images import read_colours, read_image
+    from spineline.pipeline.sources import image_cases, load_frame
+
+    said: list[str] = []
+    for path in sorted(folder.iterdir()):
+        for read in (read_image, frame_size, read_colours, lambda p: load_frame(*image_cases([p]))):
+            try:
+                found = read(path)
+            except SpinelineError as error:
+                sane(path.name in str(error), f"{path.name} is not named: {error}")
+                said.append(str(error))
+                continue
+            if read is read_image:
+                sane(found.ndim == 2 and found.size > 0, "no grey image")
+                sane(found.dtype in (np.uint8, np.float32), f"{found.dtype} values")
+    return said
+
+
+def _spoil_settings(folder: Path, rng: Rng) -> None:
+    for path in sorted(folder.iterdir()):
+        path.write_bytes(spoil_text(path.read_bytes(), rng))
+
+
+def _run_settings(folder: Path, out: Path) -> Warnings:
+    from spineline.datasets.errors import SpinelineError
+    from spineline.datasets.settings import parse_settings, read_settings_file
+    from spineline.pipeline.settings import PipelinePredict
+    from spineline.weights import load_registry
+
+    said = []
+    for read in (
+        lambda: parse_settings(PipelinePredict, read_settings_file(folder / "keys.yaml")),
+        lambda: load_registry(folder),
+    ):
+        try:
+            read()
+        except SpinelineError as error:
+            said.append(str(error))
+    return said
+
+
+# ---- weights
+
+
+def _spoil_weights(name: str) -> Callable[[Path, Rng], None]:
+    def spoil(folder: Path, rng: Rng) -> None:
+        for path in folder.iterdir():
+            if path.stem != name:
+                path.unlink()
+        path = folder / f"{name}.safetensors"
+        path.write_bytes(spoil_safetensors(path.read_bytes(), rng))
+
+    return spoil
+
+
+def _spoil_pickle(folder: Path, rng: Rng) -> None:
+    """A checkpoint as torch writes it, spoilt; its suffix or its lack of one is no help."""
+    import io
+
+    import torch
+
+    for path in folder.iterdir():
+        path.unlink()
+    stream = io.BytesIO()
+    torch.save({"model": {"a": torch.zeros(4)}, "epoch": 1, "train_args": {}}, stream)
+    name = pick(rng, ("a.pt", "a.pth", "a.safetensors", "a.ckpt", "a"))
+    (folder / name).write_bytes(spoil_bytes(stream.getvalue(), rng))
+
+
+def _run_weights(task: str, trust: bool = False) -> Callable[[Path, Path], Warnings]:
+    def run(folder: Path, out: Path) -> Warnings:
+        from spineline.classify import load_classifier
+        from spineline.detect import load_detector
+        from spineline.detect.namer import load_namer
+        from spineline.weights import resolve
+
+        (path,) = folder.iterdir()
+        file = resolve(str(path), task=task, trust=trust)  # type: ignore[arg-type]
+        image = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+        if task == "detect":
+            for found in load_detector(file.path, trust=trust).detect([image]):
+                sane(np.isfinite(found.boxes_xyxy).all(), "boxes that are no numbers")
+        elif task == "classify":
+            classifier = load_classifier(file.path, trust=trust)
+            size = classifier.crop.size
+            crop = np.resize(image, (1, size, size))
+            grades = classifier.grade(crop)
+            for values in (grades.seven, grades.binary):
+                sane(values is None or np.isfinite(values).all(), "grades that are no numbers")
+        else:
+            load_namer(file.path)
+        return ()
+
+    return run
+
+
+def _json(name: str) -> Any:
+    return _spoil_file(name, spoil_json, parsed=True)
+
+
+TARGETS: tuple[Target, ...] = (
+    Target("dicom-study", "slices of a study; scan, choose, read, decode", _spoil_slices,
+           _run_dicom, "dicom"),
+    Target("dicom-slice", "a study of one slice; the same", _spoil_one_slice, _run_dicom, "dicom"),
+    Target("dicom-pixels", "sound files with altered pixels; the same", _spoil_pixels, _run_dicom,
+           "dicom"),
+    Target("names", "names of files and folders; pipeline predict", _spoil_names, _run_predict,
+           "tianchi"),
+    Target("tianchi-json", "Tianchi annotation; convert tianchi", _json("annotations.json"),
+           _run_tianchi, "tianchi"),
+    Target("report-json", "the report's annotation; convert report", _json("annotations.json"),
+           _run_report, "report"),
+    Target("prepared-json", "prepared markup; convert prepared", _json("markup.json"),
+           _run_prepared, "prepared"),
+    Target("csv", "CSV files; convert cervical", _spoil_csv, _run_cervical, "neck"),
+    Target("labelme-xml", "LabelMe XML in sound CSV; convert cervical", _spoil_labelme,
+           _run_cervical, "neck"),
+    Target("coco-json", "COCO of a dataset; load_dataset", _spoil_coco, _run_dataset, "dataset"),
+    Target("voc-yolo", "VOC XML, YOLO text, data.yaml; their readers", _spoil_labels, _run_labels,
+           "dataset"),
+    Target("result-json", "result.json; read_result", _json("result.json"), _run_result, "result"),
+    Target("images", "PNG, JPEG and NumPy files; read_image, frame_size", _spoil_images,
+           _run_images, "image"),
+    Target("settings", "settings YAML and a registry; their readers", _spoil_settings,
+           _run_settings, "text"),
+    Target("weights-namer", "safetensors of a namer; resolve, load_namer",
+           _spoil_weights("lumbar-namer"), _run_weights("name"), "weights", networks=True),
+    Target("weights-classifier", "safetensors of a classifier; resolve, load_classifier",
+           _spoil_weights("lumbar-gradients"), _run_weights("classify"), "weights", networks=True),
+    Target("weights-detector", "safetensors of a detector; resolve, load_detector",
+           _spoil_weights("lumbar-yolov8n"), _run_weights("detect"), "weights", networks=True),
+    Target("pickle", "checkpoints without trust; resolve", _spoil_pickle, _run_weights("detect"),
+           "weights", networks=True),
+    Target("pickle-trusted", "checkpoints with trust=true; resolve, load_classifier",
+           _spoil_pickle, _run_weights("classify", trust=True), "weights", networks=True),
+    Target("bundled", "altered pixels; the bundled networks", _spoil_pixels, _run_bundled, "dicom",
+           networks=True),
+)  # fmt: skip
+
+BY_NAME = {target.name: target for target in TARGETS}
