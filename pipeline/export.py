@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -287,7 +287,7 @@ def frame_of(name: str, image: npt.NDArray[np.uint8]) -> Frame:
 
 
 def compare(original: Pipeline, exported: Pipeline, frames: Sequence[Frame]) -> Agreement:
-    """Run both on the same frames: all at once, and the exported one also one by one.
+    """Run both on the same frames: the exported one in batches, and one by one.
 
     Raises:
         SpinelineError: other levels, or points, confidences, grades or namings that are off by
@@ -295,7 +295,8 @@ def compare(original: Pipeline, exported: Pipeline, frames: Sequence[Frame]) -> 
     """
     wanted = original.analyse(frames)
     points = probability = 0.0
-    for found in (exported.analyse(frames), [exported.analyse([f])[0] for f in frames]):
+    batched = replace(exported, settings=replace(exported.settings, batch=len(frames)))
+    for found in (batched.analyse(frames), [exported.analyse([f])[0] for f in frames]):
         for mine, other in zip(wanted, found, strict=True):
             _check_levels(mine, other)
             points = max(points, _largest(_points(mine), _points(other)))
