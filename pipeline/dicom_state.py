@@ -138,7 +138,8 @@ def _annotations(
             graphics = [g for s in structures for g in _graphics(source, s)]
             texts = [_text(source, s, label_of(s, limit), beside) for s in structures]
             found.append((_LAYERS[kind], graphics, texts))
-    note = plain_text(f"{title_of(analysis)}; research use only")
+    guess = "; levels are a guess" if result.abstained else ""
+    note = plain_text(f"{title_of(analysis)}{guess}; research use only")
     found.append((_NOTES, [], [pr.TextObject(note, "DISPLAY", bounding_box=_NOTE_BOX)]))
     return [
         pr.GraphicAnnotation(
