@@ -194,7 +194,7 @@ def _refusal(stack: _Stack) -> str | None:
     header, weighting = stack.first, _weighting(stack.first)
     checks = (
         (header.modality not in ("", "MR"), f"modality {header.modality}, not MR"),
-        (_is_capture(header), "a screen shot or secondary capture"),
+        (is_capture(header), "a screen shot or secondary capture"),
         (_is_localizer(header), "a localizer"),
         (not _is_sagittal(header), _plane(header)),
         (weighting in ("T1", "PD"), f"{weighting}-weighted"),
@@ -204,7 +204,8 @@ def _refusal(stack: _Stack) -> str | None:
     return next((reason for holds, reason in checks if holds), None)
 
 
-def _is_capture(header: SliceHeader) -> bool:
+def is_capture(header: SliceHeader) -> bool:
+    """Whether a slice is a screen shot or secondary capture."""
     screen = any("SCREEN" in word for word in header.image_type) or "SCREEN" in header.words
     return header.sop_class_uid.startswith(_SECONDARY_CAPTURE) or screen
 

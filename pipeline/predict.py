@@ -41,6 +41,7 @@ from spineline.pipeline.outputs import (
     write_results_csv,
     write_study,
 )
+from spineline.pipeline.pseudonyms import Pseudonyms, pseudonyms_of, quiet_names, recorded
 from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelinePredict, results_hash
 from spineline.pipeline.sources import Case, find_cases
@@ -116,15 +117,17 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
     engine = _engine(settings, pipeline)
     weights = bundle_of(settings).sha256 if pipeline is None else pipeline.weights_sha256
     stamp = Stamp(weights, results_hash(settings), package_version())
-    cases = find_cases(
-        settings.source,
-        window=settings.window,
-        leave_out=settings.out,
-        workers=engine_local.workers_of(8, settings),
-        limits=engine_local.limits_of(settings),
-    )
+    with quiet_names(settings):
+        cases = find_cases(
+            settings.source,
+            window=settings.window,
+            leave_out=settings.out,
+            workers=engine_local.workers_of(8, settings),
+            limits=engine_local.limits_of(settings),
+        )
     with _run_folder(settings) as manifest:
-        run = _Run(settings, manifest, stamp, cases)
+        hidden = pseudonyms_of(settings, cases)
+        run = _Run(settings, manifest, stamp, cases if hidden is None else hidden.cases(), hidden)
         run.go(engine)
         return run.finish()
 
@@ -180,8 +183,14 @@ class _Run:
     """One run over the cases of a source, with what earlier ones left."""
 
     def __init__(
-        self, settings: PipelinePredict, manifest: Manifest, stamp: Stamp, cases: Sequence[Case]
+        self,
+        settings: PipelinePredict,
+        manifest: Manifest,
+        stamp: Stamp,
+        cases: Sequence[Case],
+        hidden: Pseudonyms | None = None,
     ) -> None:
+        self._hidden = hidden
         self._settings = settings
         self._manifest = manifest
         self._stamp = stamp
@@ -232,6 +241,8 @@ class _Run:
 
     def _keep(self, outcome: Outcome, teller: RunTeller) -> None:
         """Write the study's folder, then its line."""
+        if self._hidden is not None:
+            outcome = self._hidden.outcome(outcome)
         failure = outcome.failure
         if outcome.analysis is not None:
             failure = self._written(outcome.name, outcome.analysis)
@@ -282,7 +293,7 @@ class _Run:
         write_cohort_extras(self._out, results, self._settings)
         write_log(self._out, self._log(done, failures))
         failed = [{"study": failure.name, "reason": failure.reason} for failure in failures]
-        settings = replace(self._settings, overwrite=False, retry=False)
+        settings = recorded(replace(self._settings, overwrite=False, retry=False))
         write_run_record(self._out, "pipeline predict", settings, failures=failed)
         self._tell(len(done), failures)
         return PredictResult(self._out, results, failures, self._skipped)
@@ -303,7 +314,7 @@ class _Run:
                 "results.csv leaves them out",
                 gone,
                 self._out,
-                self._settings.source,
+                recorded(self._settings).source,
             )
         RunTeller.summary(done - self._skipped, self._skipped, failures)
         studies = "study" if done == 1 else "studies"

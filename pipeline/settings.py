@@ -39,6 +39,8 @@ _WORKERS = "processes that read ahead of the models (0: none, no limits of time 
 _TIMEOUT = "seconds that reading one study may take; then it fails, and the others go on"
 _MEMORY = "MB that reading one study may take; then it fails, and the others go on"
 _OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
+_NAMES = "studies by their folder, or by a salted hash that hides names, UIDs and paths"
+_SALT = "of names=hash; none: made at random and kept in OUT/salt.txt, for you alone"
 _CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
 
 
@@ -103,6 +105,8 @@ class PipelinePredict(ModelSettings):
         default=(),
         choices=(*OF_STUDY, *(w for w in OF_COHORT if w not in OF_STUDY)),
     )
+    names: str = key(_NAMES, default="folder", choices=("folder", "hash"))
+    salt: str | None = key(_SALT, default=None)
     overwrite: bool = key("start anew instead of going on with an earlier run", default=False)
     retry: bool = key("try studies again that failed in an earlier run", default=False)
     engine: str = key(_ENGINE, default="local", choices=tuple(ENGINES))
@@ -116,12 +120,17 @@ class PipelinePredict(ModelSettings):
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
+        if self.salt is not None and (self.names != "hash" or len(self.salt) < 8):
+            raise ConfigError("salt=…: wanted eight characters or more, and names=hash")
+        if self.names == "hash" and self.compare is not None:
+            raise ConfigError("compare=…: finds labels by the names and UIDs that names=hash hides")
         check_words(self.to)
 
 
 _NOT_OF_RESULTS = (
     "source", "out", "overwrite", "retry", "seed", "engine", "workers", "timeout", "max_memory",
     "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer", "to",
+    "names", "salt",
 )  # fmt: skip
 """Keys that say where and how to run; those of weights are told by their SHA-256."""
 

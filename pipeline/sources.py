@@ -28,6 +28,7 @@ from spineline.datasets.dicom import (
     to_standard_orientation,
 )
 from spineline.datasets.dicom_index import IndexEntry, index_files
+from spineline.datasets.dicom_privacy import privacy_remarks
 from spineline.datasets.dicom_select import Rejection
 from spineline.datasets.errors import DicomReadError, SpinelineError
 from spineline.datasets.images import (
@@ -239,10 +240,23 @@ def load_frame(case: Case) -> Frame:
     if not header.has_geometry:
         text = "no usable pixel spacing or position: points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
+    warnings = (*warnings, *_privacy(header, (case.name, study.folder.name, header.path.stem)))
     height, width = pixels.shape
     image = window_to_uint8(shown)
     place = _slice_index(study, header)
     return Frame(case.name, image, turn, width, height, header, tuple(warnings), notes, place)
+
+
+def _privacy(header: SliceHeader, names: Sequence[str]) -> list[str]:
+    """Warnings where outputs may tell who the patient is, without telling it here."""
+    remarks, found = privacy_remarks(header, names), []
+    if remarks.burned_in:
+        text = f"the image may show the patient's name or number: {remarks.burned_in}"
+        found.append(warning("burned_in_text", f"{text}; look before you pass pictures on"))
+    if remarks.named:
+        text = "the name of the study's folder or file holds the patient's name or number"
+        found.append(warning("identity_in_name", f"{text}; names=hash keeps it out of outputs"))
+    return found
 
 
 def _slice_index(study: Study, header: SliceHeader) -> int:

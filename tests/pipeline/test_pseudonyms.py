@@ -1,0 +1,252 @@
+"""Who the patient is stays in the source: headers always, names and UIDs by names=hash."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import hmac
+import json
+import stat
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from spineline.datasets.dicom import scan
+from spineline.datasets.dicom_privacy import holds_identity, privacy_remarks
+
+NAME, NUMBER = "Qwertzmann^Xaverine", "PID-778899"
+IN_HEADERS = {
+    "PatientName": NAME,
+    "PatientID": NUMBER,
+    "PatientBirthDate": "19431207",
+    "AccessionNumber": "ACC5544332",
+    "InstitutionName": "Klinikum Zwettlaxing",
+    "ReferringPhysicianName": "Hausarztenko^Ybbs",
+    "OtherPatientIDs": "OTHER-4711",
+    "PatientAddress": "Nirgendgasse 99",
+}
+WORDS = (
+    "Qwertzmann", "Xaverine", "778899", "19431207", "ACC5544332", "Zwettl", "Hausarztenko",
+    "Ybbs", "OTHER-4711", "Nirgendgasse",
+)  # fmt: skip
+SALT = "pepper-and-salt"
+
+
+def identify(ds: pydicom.Dataset) -> None:
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in IN_HEADERS.items():
+        setattr(ds, keyword, value)
+
+
+def everything(out: Path) -> str:
+    """All names and bytes of a run, as text."""
+    files = [path for path in out.rglob("*") if path.is_file()]
+    names = [str(path.relative_to(out)) for path in out.rglob("*")]
+    return "\n".join([*names, *(path.read_bytes().decode("latin-1") for path in files)])
+
+
+def cohort(tmp_path: Path, make_study) -> Path:
+    source = tmp_path / "export"
+    make_study(source / "QWERTZMANN_XAVERINE_19431207", study="a", change=identify)
+    make_study(source / "778899" / "deep", study="b", change=identify)
+    (source / "778899" / "deep" / "im-Qwertzmann.dcm").write_bytes(b"broken")
+    broken = source / "Xaverine-broken"
+    broken.mkdir()
+    (broken / "Qwertzmann.dcm").write_bytes((source / "778899" / "deep" / "im0").read_bytes()[:150])
+    return source
+
+
+def run(run_cli, source: Path, out: Path, *words: str) -> tuple[int, str]:
+    code, said, warned = run_cli("pipeline", "predict", f"source={source}", f"out={out}", *words)
+    return code, said + warned
+
+
+def result_in(out: Path, name: str) -> dict:
+    return json.loads((out / name / "result.json").read_text())
+
+
+# ---- headers stay in the source, whatever the names
+
+
+@pytest.mark.parametrize("to", ["", "tianchi,coco"])
+def test_no_identifier_of_a_header_gets_out(tmp_path, fake_models, make_study, run_cli, to) -> None:
+    for name in ("one", "two"):
+        make_study(tmp_path / "in" / name, change=identify)
+    out = tmp_path / "out"
+    code, said = run(run_cli, tmp_path / "in", out, *([f"to={to}"] if to else []))
+    assert code == 0
+    text = everything(out) + said
+    words = list(WORDS)
+    assert [word for word in words if word.lower() in text.lower()] == []
+
+
+# ---- names=hash
+
+
+def test_names_and_uids_are_hashed(tmp_path, fake_models, make_study, run_cli) -> None:
+    source, out = cohort(tmp_path, make_study), tmp_path / "out"
+    code, said = run(run_cli, source, out, "names=hash", f"salt={SALT}")
+    assert code == 1  # the broken study
+    text = (everything(out) + said).lower()
+    words = [word.lower() for word in WORDS]
+    assert [word for word in words if word in text] == []
+    uids = {study.study_uid for study in scan(source)} - {""}
+    assert len(uids) == 2
+    for uid in uids:
+        assert uid not in text
+        digest = hmac.new(SALT.encode(), uid.encode(), hashlib.sha256).hexdigest()
+        result = result_in(out, f"study-{digest[:16]}")
+        assert result["study_uid"] == f"2.25.{int(digest[:32], 16)}"
+        assert len(result["study_uid"]) <= 64
+        assert result["instance_uid"].startswith("2.25.")
+    assert str(source).lower() not in text.replace(str(out).lower(), "")
+    assert SALT not in text
+
+
+def test_the_csv_has_the_hashed_names(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "Qwertzmann", change=identify)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")[0] == 0
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["study"] for row in rows} == {p.name for p in out.iterdir() if p.is_dir()}
+    assert {row["study_uid"][:5] for row in rows} == {"2.25."}
+
+
+def test_the_salt_is_kept_for_the_user_alone_and_used_again(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash")[0] == 0
+    salt = out / "salt.txt"
+    assert stat.S_IMODE(salt.stat().st_mode) == 0o600
+    assert len(salt.read_text().strip()) == 32
+    names = {p.name for p in out.iterdir() if p.is_dir()}
+    make_study(tmp_path / "in" / "two")
+    assert run(run_cli, tmp_path / "in", out, "names=hash")[0] == 0
+    now = {p.name for p in out.iterdir() if p.is_dir()}
+    assert names < now
+    assert len(now) == 2
+    assert salt.read_text().strip() not in (out / "run.yaml").read_text()
+
+
+def test_two_salts_two_names(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "one")
+    found = set()
+    for salt in ("first-salt", "second-salt", "first-salt"):
+        out = tmp_path / f"{salt}{len(found)}"
+        run(run_cli, tmp_path / "in", out, "names=hash", f"salt={salt}")
+        found |= {p.name for p in out.iterdir() if p.is_dir()}
+    assert len(found) == 2
+
+
+def test_plain_images_are_named_by_their_file_names(
+    tmp_path, fake_models, make_spots, run_cli
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("Qwertzmann.png", "other.png"):
+        cv2.imwrite(str(tmp_path / "in" / name), make_spots())
+    np.save(tmp_path / "in" / "flat-Xaverine.npy", np.zeros((90, 90)))
+    out = tmp_path / "out"
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")
+    assert code == 1
+    assert "constant image" in said
+    text = everything(out) + said
+    assert "Qwertzmann" not in text
+    assert "Xaverine" not in text
+    digest = hmac.new(SALT.encode(), b"other.png", hashlib.sha256).hexdigest()
+    assert result_in(out, f"study-{digest[:16]}")["study_uid"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["salt=12345678"], "names=hash"),
+        (["names=hash", "salt=short"], "eight characters"),
+        (["names=hash", "compare=labels.json"], "finds labels by the names"),
+    ],
+)
+def test_bad_keys(tmp_path, fake_models, make_study, run_cli, words, said) -> None:
+    make_study(tmp_path / "in")
+    code, text = run(run_cli, tmp_path / "in", tmp_path / "out", *words)
+    assert code == 2
+    assert said in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_spoilt_salt_is_refused(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    run(run_cli, tmp_path / "in", out, "names=hash")
+    (out / "salt.txt").write_text("x")
+    code, text = run(run_cli, tmp_path / "in", out, "names=hash")
+    assert code == 1
+    assert "salt.txt: holds no salt" in text
+
+
+# ---- what is warned of
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("QWERTZMANN_XAVERINE", True),
+        ("2019-qwertzmann", True),
+        ("study_PID778899_mr", True),
+        ("PID-778899", True),
+        ("qwertzmannsche", False),
+        ("study1", False),
+        ("", False),
+    ],
+)
+def test_names_that_hold_an_identity(name: str, found: bool) -> None:
+    assert holds_identity(name, ["Qwertzmann", "Xaverine", NUMBER]) is found
+
+
+@pytest.mark.parametrize("identity", [[], [""], ["A"], ["12"], ["--"]])
+def test_short_identities_are_in_no_name(identity: list[str]) -> None:
+    assert not holds_identity("a 12 study A", identity)
+
+
+def test_a_folder_with_the_patients_name_is_told_without_it(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "qwertzmann_x", study="s", change=identify)
+    out = tmp_path / "out"
+    _, said = run(run_cli, tmp_path / "in" / "qwertzmann_x", out)
+    assert "identity_in_name: the name of the study's folder" in said
+    assert "Qwertzmann" not in said
+    assert "Xaverine" not in said
+
+
+@pytest.mark.parametrize("value", ["YES", "NO", None])
+def test_burned_in_annotation(tmp_path, fake_pipeline, make_study, value) -> None:
+    from spineline.pipeline.sources import find_cases, load_frame
+
+    def mark(ds: pydicom.Dataset) -> None:
+        if value is not None:
+            ds.BurnedInAnnotation = value
+
+    make_study(tmp_path / "s", change=mark)
+    warnings = load_frame(find_cases(tmp_path / "s")[0]).warnings
+    assert [w.partition(":")[0] for w in warnings] == ["burned_in_text"] * (value == "YES")
+
+
+def test_a_secondary_capture_is_told(tmp_path, make_slice, make_spots) -> None:
+    def capture(ds: pydicom.Dataset) -> None:
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+
+    make_slice(tmp_path / "s", make_spots(), study="s", change=capture)
+    header = scan(tmp_path / "s")[0].series[0].slices[0]
+    assert "secondary capture" in privacy_remarks(header, ["s"]).burned_in
+
+
+def test_a_file_that_vanished_tells_nothing(tmp_path, make_study) -> None:
+    make_study(tmp_path / "s")
+    header = scan(tmp_path / "s")[0].series[0].slices[0]
+    header.path.unlink()
+    assert not privacy_remarks(header, ["SECRET"]).named
