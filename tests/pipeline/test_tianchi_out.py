@@ -72,6 +72,17 @@ def test_round_trip(run: Path, tmp_path, run_cli) -> None:
             )
 
 
+def test_a_run_that_goes_on_writes_the_same(run: Path, tmp_path, run_cli) -> None:
+    """Studies done before are not looked at again, and keep the place of their slice."""
+    first = (run / "tianchi.json").read_bytes()
+    (run / "tianchi.json").unlink()
+    words = (f"source={tmp_path / 'cohort'}", f"out={run}", "to=tianchi")
+    code, said, _ = run_cli("pipeline", "predict", *words)
+    assert code == 0
+    assert "done earlier" in said
+    assert (run / "tianchi.json").read_bytes() == first
+
+
 def result_of(*grades: tuple[int | None, int | None], **more: Any) -> StudyResult:
     structures = tuple(
         GradedStructure(
