@@ -10,6 +10,7 @@ from PIL import Image
 
 from spineline.datasets.drawing import (
     COLOURS_RGB,
+    CROSS_RGB,
     Mark,
     contact_sheet,
     default_scale,
@@ -53,6 +54,25 @@ def test_marks_stand_where_their_points_are() -> None:
     picture = draw_overlay(image, marks, scale=4)
     assert tuple(picture[162, 122]) == COLOURS_RGB["disc"]
     assert tuple(picture[282, 244]) == COLOURS_RGB["vertebra"]
+
+
+def test_crosses_stand_where_they_should_and_are_joined_to_their_points() -> None:
+    """Native (20, 80) lies at (81.5, 321.5) of four times the size; the line to it is thin."""
+    image = np.zeros((100, 120), np.uint8)
+    plain = Mark((20.0, 20.0), None, "disc", "")
+    crossed = Mark((20.0, 20.0), None, "disc", "", cross_xy=(20.0, 80.0))
+    lone = Mark((90.0, 50.0), None, "disc", "", cross_xy=(90.0, 50.0), has_point=False)
+    before = draw_overlay(image, [plain], scale=4)
+    picture = draw_overlay(image, [crossed, lone], scale=4)
+    assert tuple(picture[82, 82]) == COLOURS_RGB["disc"]
+    for x, y in ((82, 322), (362, 202)):
+        assert tuple(picture[y, x]) == CROSS_RGB
+        for d in (-8, 8):
+            assert picture[y + d, x + d].min() > 100
+            assert picture[y - d, x + d].min() > 100
+    assert (picture[200, 78:86] > 100).all(axis=1).sum() in (1, 2)
+    changed = np.argwhere((picture != before).any(axis=2))
+    assert changed.min(axis=0)[0] >= 60
 
 
 def test_the_callers_image_is_not_changed() -> None:
