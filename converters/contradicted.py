@@ -3,8 +3,10 @@
 Confident learning (Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty in
 dataset labels", Journal of Artificial Intelligence Research 70, 2021): each class has a threshold,
 the mean probability that structures labelled so are given for it. A label is contradicted where,
-among the classes whose threshold is reached, the likeliest is another one. They are ranked by the
-probability of the label less that of the likeliest other class.
+among the classes whose threshold is reached, the likeliest is another one, and likelier than the
+label (the paper goes without the latter). They are ranked by how far the label falls short of its
+class's threshold and the other class goes beyond its own, taken together: else every label of a
+rare class, which is never given much, would stand first.
 
 The predictions must be of networks that had not seen the studies, else they repeat the labels. A
 contradiction is a reason to look, not proof: the network may be wrong, and often is.
@@ -51,6 +53,7 @@ class Contradiction:
         structure: the labelled structure.
         given, said: names of classes.
         p_given, p_said: their probabilities.
+        margin: probability less threshold of the label, less the same of the other class.
     """
 
     record: ImageRecord
@@ -59,11 +62,7 @@ class Contradiction:
     said: str
     p_given: float
     p_said: float
-
-    @property
-    def margin(self) -> float:
-        """Below zero by as much as the other class is likelier than the label."""
-        return self.p_given - self.p_said
+    margin: float
 
     def finding(self, rank: int, total: int) -> Finding:
         """As a finding of ``data check``; ``rank`` counts from one."""
@@ -111,9 +110,14 @@ def contradictions(dataset: Dataset, places: Sequence[Path]) -> list[Contradicti
         p = np.array([row[3] for row in rows], dtype=np.float64).reshape(-1, len(names))
         found += [
             Contradiction(
-                *rows[n][:2], names[given[n]], names[said], float(p[n, given[n]]), float(p[n, said])
+                *rows[n][:2],
+                names[given[n]],
+                names[said],
+                float(p[n, given[n]]),
+                float(p[n, said]),
+                margin,
             )
-            for n, said in confidently_other(p, given)
+            for n, said, margin in confidently_other(p, given)
         ]
     _tell_coverage(dataset, graded, places)
     order = [(c.margin, c.record.image_id, c.structure.level) for c in found]
@@ -124,8 +128,8 @@ def _label_set(head: str) -> LabelSet:
     return next(name for name in LABEL_SETS if name == head)
 
 
-def confidently_other(p: FloatArray, given: IntArray) -> list[tuple[int, int]]:
-    """Rows whose label is contradicted, with the class that is said instead.
+def confidently_other(p: FloatArray, given: IntArray) -> list[tuple[int, int, float]]:
+    """Rows whose label is contradicted, the class that is said instead, and the margin between.
 
     Args:
         p: (N, C) probabilities.
@@ -138,8 +142,12 @@ def confidently_other(p: FloatArray, given: IntArray) -> list[tuple[int, int]]:
     threshold = np.where(counts > 0, own / np.maximum(counts, 1), np.inf)
     reached = np.where(p >= threshold - 1e-12, p, -1.0)
     said = reached.argmax(axis=1)
-    other = (reached.max(axis=1) >= 0) & (said != given)
-    return [(int(n), int(said[n])) for n in np.flatnonzero(other)]
+    other = (said != given) & (reached.max(axis=1) > p[np.arange(len(p)), given])
+    beyond = p - np.where(np.isfinite(threshold), threshold, 0.0)
+    return [
+        (int(n), int(said[n]), float(beyond[n, given[n]] - beyond[n, said[n]]))
+        for n in np.flatnonzero(other)
+    ]
 
 
 def _probabilities(places: Sequence[Path]) -> dict[str, dict[tuple[str, str], FloatArray]]:

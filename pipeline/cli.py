@@ -153,6 +153,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
     },
     "pipeline": {
+        "train": Command(
+            "detector, classifier and namer of one dataset, by the default bundle's recipe",
+            "spineline.pipeline.train_settings:PipelineTrain",
+            "spineline.pipeline.train:train",
+        ),
         "predict": Command(
             "studies in, named and graded structures out",
             f"{_PIPELINE}:PipelinePredict",

@@ -22,26 +22,32 @@ def test_confident_learning_by_hand() -> None:
     p = np.array(
         [
             [0.9, 0.1, 0.0],  # class 0, as labelled
-            [0.5, 0.4, 0.1],  # class 0
+            [0.5, 0.4, 0.1],  # class 0: 1 alone is over its threshold, but 0 is likelier
             [0.2, 0.7, 0.1],  # class 0, but class 1 is over its threshold
             [0.1, 0.6, 0.3],  # class 1
             [0.8, 0.2, 0.0],  # class 1, but class 0 is over its threshold
-            [0.45, 0.45, 0.1],  # class 0: 1 alone is over its threshold, and no less likely
-            [0.5, 0.3, 0.2],  # class 1: neither is over its threshold
+            [0.45, 0.45, 0.1],  # class 0: 1 alone is over its threshold, but not likelier
+            [0.5, 0.3, 0.2],  # class 1: 0 is likelier, but neither is over its threshold
         ]
     )
     given = np.array([0, 0, 0, 1, 1, 0, 1])
     # Thresholds: class 0 (0.9 + 0.5 + 0.2 + 0.45) / 4 = 0.5125, class 1 (0.6 + 0.2 + 0.3) / 3 =
     # 0.3667; no structure is labelled class 2, which nothing can reach.
-    assert confidently_other(p, given) == [(1, 1), (2, 1), (4, 0), (5, 1)]
+    found = confidently_other(p, given)
+    assert [row[:2] for row in found] == [(2, 1), (4, 0)]
+    # The label's probability less its threshold, less the same of the other class.
+    assert found[0][2] == pytest.approx((0.2 - 0.5125) - (0.7 - 1.1 / 3))
+    assert found[1][2] == pytest.approx((0.2 - 1.1 / 3) - (0.8 - 0.5125))
 
 
 def test_a_threshold_asks_less_of_classes_that_are_hard() -> None:
     """A rare class is seldom given more than a third: there a third is a lot."""
-    p = np.array([[0.7, 0.3], [0.65, 0.35], [0.95, 0.05], [0.97, 0.03], [0.64, 0.36]])
-    given = np.array([1, 1, 0, 0, 0])
-    # Class 1's threshold is 0.325; class 0's is the mean of .95, .97 and .64: 0.853.
-    assert confidently_other(p, given) == [(4, 1)]
+    p = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.3, 0.35, 0.35]])
+    given = np.array([1, 1, 0, 0])
+    # Thresholds 0.55 and 0.25: 0.35 is enough for class 1, 0.6 and 0.7 are for class 0.
+    found = confidently_other(p, given)
+    assert [row[:2] for row in found] == [(0, 0), (1, 0), (3, 1)]
+    assert found[2][2] == pytest.approx((0.3 - 0.55) - (0.35 - 0.25))
 
 
 def test_nothing_graded_is_nothing_contradicted() -> None:

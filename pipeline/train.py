@@ -1,0 +1,200 @@
+"""``spineline pipeline train``: detector, classifier and namer of one dataset by one command.
+
+The namer and the classifier, which take minutes, are trained before the detector, so that a mistake
+in the data shows early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spineline.classify.settings import ClassifyTrain
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.files import check_output, link_or_copy
+from spineline.datasets.runs import LOG, held_folder, write_run_record
+from spineline.datasets.settings import close_match, parse_settings, refuse_output_around
+from spineline.datasets.yaml_files import YamlError, read_yaml
+from spineline.detect.namer_settings import NamingTrain
+from spineline.detect.settings import DetectTrain
+from spineline.pipeline.train_settings import PipelineTrain
+
+RECIPES = ("best",)
+STAGES: dict[str, type[DetectTrain | ClassifyTrain | NamingTrain]] = {
+    "namer": NamingTrain,
+    "classifier": ClassifyTrain,
+    "detector": DetectTrain,
+}
+"""The trainings, in their order."""
+
+_OWN = ("data", "out", "seed", "device", "resume", "overwrite", "trust")
+"""Keys that the command gives, and no recipe."""
+
+Trainings = dict[str, DetectTrain | ClassifyTrain | NamingTrain]
+Keys = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What was made.
+
+    Attributes:
+        out: the folder written.
+        detector, classifier, namer: weights, for ``pipeline predict weights=``.
+    """
+
+    out: Path
+    detector: Path
+    classifier: Path
+    namer: Path
+
+    def weights(self) -> str:
+        """What ``weights=`` takes."""
+        return f"{self.detector},{self.classifier},{self.namer}"
+
+
+def train(settings: PipelineTrain) -> TrainResult:
+    """Train the three networks of a bundle.
+
+    Raises:
+        ConfigError: a recipe or key that cannot work; nothing was trained.
+        AnnotationError: the data cannot be read, or has nothing to train on.
+        OutputExistsError: ``out`` exists, and neither ``resume`` nor ``overwrite`` is set.
+    """
+    recipe = load_recipe(settings.recipe)
+    trainings = {stage: _training(settings, stage, recipe[stage]) for stage in STAGES}
+    refuse_output_around(settings)
+    if not settings.resume:
+        check_output(settings.out, overwrite=settings.overwrite)
+    elif not settings.overwrite:
+        _check_recipe(settings.out, recipe)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with held_folder(settings.out):
+        if not settings.resume:
+            for stage in STAGES:
+                _final(settings.out, stage).unlink(missing_ok=True)
+        write_run_record(settings.out, "pipeline train", settings, trainings=recipe)
+        for number, (stage, training) in enumerate(trainings.items(), 1):
+            _run_stage(settings, stage, training, f"{number} of {len(trainings)}")
+    result = TrainResult(settings.out, *(_final(settings.out, s) for s in _OF_BUNDLE))
+    LOG.info("done; use them: spineline pipeline predict weights=%s …", result.weights())
+    return result
+
+
+_OF_BUNDLE = ("detector", "classifier", "namer")
+
+
+def load_recipe(name: str) -> Keys:
+    """The keys of each training.
+
+    Raises:
+        ConfigError: no such recipe, not a recipe's YAML, or a key that the command gives.
+    """
+    best = _read_recipe(Path(__file__).parent / "recipes" / "best.yaml")
+    if name in RECIPES:
+        return best
+    path = Path(name).expanduser()
+    if not path.is_file():
+        hint = close_match(name, RECIPES)
+        raise ConfigError(f"recipe={name}: no such recipe or file{hint}; or a YAML file")
+    own = _read_recipe(path)
+    return {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
+
+
+def _read_recipe(path: Path) -> Keys:
+    try:
+        content = read_yaml(path)
+    except (OSError, YamlError) as error:
+        raise ConfigError(f"recipe={path}: cannot be read as YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"recipe={path}: wanted stages as detector: {{KEY: VALUE, …}}")
+    for stage, keys in content.items():
+        if stage not in STAGES:
+            hint = close_match(str(stage), list(STAGES))
+            raise ConfigError(f"recipe={path}: no stage {str(stage)[:40]!r}{hint}")
+        if keys is not None and not isinstance(keys, dict):
+            raise ConfigError(f"recipe={path}, {stage}: wanted {{KEY: VALUE, …}}")
+        given = [name for name in _OWN if name in (keys or {})]
+        if given:
+            msg = f"recipe={path}, {stage}: {given[0]} is not for a recipe to say"
+            raise ConfigError(f"{msg}; give it on the command line")
+    return {
+        str(stage): {str(name): value for name, value in (keys or {}).items()}
+        for stage, keys in content.items()
+    }
+
+
+def _training(
+    settings: PipelineTrain, stage: str, keys: Mapping[str, Any]
+) -> DetectTrain | ClassifyTrain | NamingTrain:
+    own: dict[str, Any] = {
+        "data": settings.data,
+        "out": settings.out / stage,
+        "seed": settings.seed,
+        "device": settings.device,
+    }
+    begun = settings.resume and (settings.out / stage / "run.yaml").is_file()
+    own |= {"resume": True} if begun and stage != "namer" else {"overwrite": True}
+    return parse_settings(
+        STAGES[stage], {**keys, **own}, where=f"recipe={settings.recipe}, {stage}"
+    )
+
+
+def _check_recipe(out: Path, recipe: Keys) -> None:
+    """A run that goes on has the recipe that it began with."""
+    record = out / "run.yaml"
+    try:
+        began = read_yaml(record)["trainings"]
+    except (OSError, YamlError, KeyError, TypeError) as error:
+        msg = f"resume=true: {record} is no record of spineline pipeline train; leave resume= out"
+        raise ConfigError(msg) from error
+    if began != recipe:
+        msg = f"resume=true: the trainings in {out} began with another recipe; give that one, or "
+        raise ConfigError(msg + "begin anew with overwrite=true")
+
+
+def _final(out: Path, stage: str) -> Path:
+    return out / f"{stage}.safetensors"
+
+
+def _run_stage(
+    settings: PipelineTrain,
+    stage: str,
+    training: DetectTrain | ClassifyTrain | NamingTrain,
+    number: str,
+) -> None:
+    final = _final(settings.out, stage)
+    if settings.resume and final.is_file():
+        LOG.info("%s (%s): trained before", stage, number)
+        return
+    LOG.info("%s (%s)", stage, number)
+    weights = _train(training)
+    if isinstance(training, NamingTrain):
+        final.unlink(missing_ok=True)
+        link_or_copy(weights, final)
+        return
+    from spineline.pipeline.weights import WeightsStrip, strip_weights
+
+    strip_weights(WeightsStrip(weights=weights, out=final, overwrite=True))
+
+
+def _train(training: DetectTrain | ClassifyTrain | NamingTrain) -> Path:
+    """Train, and give the weights of the last epoch."""
+    if isinstance(training, NamingTrain):
+        from spineline.detect import namer_train
+
+        return namer_train.train(training).weights
+    if isinstance(training, ClassifyTrain):
+        from spineline.classify import train as classify_train
+
+        return classify_train.train(training).last
+    from spineline.datasets.errors import RunFinishedError
+    from spineline.detect import train as detect_train
+
+    try:
+        detect_train.train(training)
+    except RunFinishedError:
+        LOG.info("every epoch was trained before")
+    return training.out / "weights" / "last.safetensors"

@@ -1,0 +1,28 @@
+"""Settings of ``spineline pipeline train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.settings import Settings, key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineTrain(Settings):
+    """Keys of ``pipeline train``."""
+
+    data: Path = key("converted dataset (folder or data.yaml), labels=level")
+    out: Path = key(
+        "folder to write: detector.safetensors, classifier.safetensors, namer.safetensors, and "
+        "the run folder of each"
+    )
+    recipe: str = key(
+        "best (what the default bundle is made by), or a YAML file with keys of the trainings: "
+        "detector: {…}, classifier: {…}, namer: {…}",
+        default="best",
+    )
+    seed: int = key("of every training", default=0, minimum=0)
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    resume: bool = key("go on with the trainings in out= where they stopped", default=False)
+    overwrite: bool = key("replace earlier trainings in out=", default=False)
