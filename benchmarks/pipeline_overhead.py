@@ -1,154 +1,216 @@
-"""What `spineline pipeline predict` adds to its two networks, side by side in one run.
+"""What `spineline pipeline predict` adds to its networks, side by side in one run.
 
-    python benchmarks/pipeline_overhead.py [weights=default] [repeats=30] [out=overhead.json]
+    python benchmarks/pipeline_overhead.py [n=48] [repeats=5] [weights=default] …
 
-A phantom study of 21 files (three series of seven slices) is drawn. In turn, as often as asked:
+`python benchmarks/pipeline_overhead.py help` lists the keys. A cohort of phantom studies is drawn,
+21 files each. Arms take turns (see `turns.py`):
 
-- bare: the detector's network on the prepared tensor, the classifier's network on the prepared
-  crops, and pydicom reading the chosen file with its pixels;
-- whole: `pipeline predict` with models loaded, from the study's folder to result.json, overlay.png,
-  results.csv and run.yaml on disk.
+- bare: every forward pass that the pipeline makes over that cohort, of the same networks on the
+  same tensors, kept beforehand; and pydicom reading the pixels of each chosen file;
+- whole: `pipeline predict` with models loaded, from the cohort's folder to its files on disk, as
+  it comes, without the processes that read ahead (`workers=0`), and without overlays.
 
-Prints the medians in milliseconds, the time of each stage, and the ratio whole / bare.
+Beside these, each step is timed by itself, in milliseconds per study.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import statistics
+import shutil
 import sys
-import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import torch
 
-from spineline.datasets.crops import extract_crops
-from spineline.datasets.dicom import choose_slice, scan
-from spineline.detect.letterbox import letterbox
-from spineline.pipeline import core, outputs, sources
-from spineline.pipeline import predict as command
-from spineline.pipeline.core import Pipeline
-from spineline.pipeline.demo import draw_study
-from spineline.pipeline.grading import crop_boxes
-from spineline.pipeline.settings import ModelSettings, PipelinePredict
-from spineline.pipeline.tables import machine
+sys.path.insert(0, str(Path(__file__).parent))
 
-STAGES = {
-    "scan headers": (sources, "scan"),
-    "choose slice": (sources, "choose_slice"),
-    "read pixels": (sources, "read_pixels"),
-    "window": (sources, "window_to_uint8"),
-    "decode the spine": (core, "decode_spine"),
-    "cut crops": (core, "extract_crops"),
-    "draw overlay": (outputs, "overlay_png"),
-    "write json": (outputs, "write_json"),
-    "write csv": (command, "write_results_csv"),
-    "write run.yaml": (command, "write_run_record"),
+from cohorts import draw_cohort
+from turns import (
+    ABOUT,
+    BenchSettings,
+    Turn,
+    facts,
+    median,
+    ratio,
+    run_bench,
+    take_turns,
+    timed,
+    turns_json,
+)
+
+from spineline.datasets.crops import extract_crops
+from spineline.datasets.dicom import choose_slice, read_pixels, scan
+from spineline.datasets.images import window_to_uint8
+from spineline.datasets.runs import run_script
+from spineline.datasets.settings import key
+from spineline.datasets.tables import markdown_table
+from spineline.pipeline import predict as command
+from spineline.pipeline.core import Analysis, Pipeline
+from spineline.pipeline.decode import DecodeSettings, decode_spine
+from spineline.pipeline.grading import crop_boxes
+from spineline.pipeline.outputs import overlay_png, write_study
+from spineline.pipeline.settings import ModelSettings, PipelinePredict
+from spineline.pipeline.sources import Frame, find_cases, load_frame
+
+GOAL = 1.2
+Pass = tuple[torch.nn.Module, torch.Tensor]
+WHOLE: dict[str, dict[str, Any]] = {
+    "pipeline predict": {},
+    "pipeline predict workers=0": {"workers": 0},
+    "pipeline predict overlay=false": {"overlay": False},
 }
 
 
-@contextlib.contextmanager
-def timed_stages(spent: dict[str, float]) -> Iterator[None]:
-    """Add up the time of each stage while the block runs."""
-    originals = {}
-    for stage, (module, name) in STAGES.items():
-        originals[stage] = getattr(module, name)
-
-        def timed(*args, _stage=stage, _call=originals[stage], **kwargs):
-            start = time.perf_counter()
-            try:
-                return _call(*args, **kwargs)
-            finally:
-                spent[_stage] += time.perf_counter() - start
-
-        setattr(module, name, timed)
-    try:
-        yield
-    finally:
-        for stage, (module, name) in STAGES.items():
-            setattr(module, name, originals[stage])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverheadSettings(BenchSettings):
+    n: int = key("studies of the cohort", default=48, minimum=1)
+    slices: int = key("slices per series, of three", default=7, minimum=1, maximum=31)
+    weights: str = key("bundle, as for pipeline predict", default="default")
 
 
-def prepare(pipeline: Pipeline, study: Path) -> tuple[Path, torch.Tensor, torch.Tensor]:
-    """The chosen file, and the tensors that the two networks get."""
-    frame = sources.load_frame(sources.find_cases(study)[0])
-    analysis = pipeline.analyse([frame])[0]
+def kept_passes(pipeline: Pipeline, frames: list[Frame]) -> tuple[list[Pass], list[Analysis]]:
+    """Every forward pass over frames, in batches as the command makes them, and what came of it."""
+    passes: list[Pass] = []
+    networks = [pipeline.detector.network, pipeline.classifier.network]
+    if pipeline.namer is not None:
+        networks.append(pipeline.namer.network)
+    handles = [
+        network.register_forward_pre_hook(
+            lambda module, tensors: passes.append((module, tensors[0].clone()))
+        )
+        for network in networks
+    ]
+    analyses = [
+        analysis
+        for start in range(0, len(frames), 16)
+        for analysis in pipeline.analyse(frames[start : start + 16])
+    ]
+    for handle in handles:
+        handle.remove()
+    return passes, analyses
+
+
+def bare(passes: list[Pass], files: list[Path]) -> None:
+    """Only what cannot be left out."""
+    for path in files:
+        pydicom.dcmread(path).pixel_array  # noqa: B018 - decodes
+    with torch.inference_mode():
+        for network, tensor in passes:
+            network(tensor)
+
+
+def whole(
+    pipeline: Pipeline, cohort: Path, folder: Path, more: dict[str, Any]
+) -> Callable[[], None]:
+    """The command over the cohort, into a folder that is new each time."""
+    out = folder / f"out{len(list(folder.iterdir()))}"
+    out.mkdir()
+
+    def run() -> None:
+        shutil.rmtree(out)
+        command.predict(PipelinePredict(source=cohort, out=out, **more), pipeline=pipeline)
+
+    return run
+
+
+def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> dict[str, float]:
+    """Milliseconds of each step of one study that is no forward pass, each by itself."""
+    frame = analysis.frame
+    (detections,) = pipeline.detector.detect([frame.image], confidence=0.01)
     found = analysis.spine.structures
-    detector, classifier = pipeline.detector, pipeline.classifier
-    fitted, _ = letterbox(frame.image, detector.imgsz, detector.stride)
-    grey = torch.from_numpy(fitted)[None, None].float().div(255)
-    image = grey.expand(-1, detector.meta.channels, -1, -1).contiguous()
     points = np.array([s.point_xy for s in found])
     boxes = crop_boxes(found, pipeline.settings.crop_boxes)
-    crops = extract_crops(frame.image, points, boxes, classifier.crop)
-    print(f"{len(found)} structures, image {tuple(image.shape)}, crops {crops.shape}")
-    return frame.header.path, image, torch.from_numpy(crops)[:, None].float().div(255)
+    pixels = read_pixels(frame.header)
+    (scanned,) = scan(study)
+    calls: dict[str, Callable[[], object]] = {
+        "read headers": lambda: scan(study),
+        "choose the slice": lambda: choose_slice(scanned),
+        "read its pixels": lambda: read_pixels(frame.header),
+        "window": lambda: window_to_uint8(pixels),
+        "decode the spine": lambda: decode_spine(detections, DecodeSettings()),
+        "cut crops": lambda: extract_crops(
+            frame.image, points, boxes, pipeline.classifier.crop
+        ),
+        "draw and pack the overlay": lambda: overlay_png(analysis),
+        "write result.json": lambda: write_study(
+            folder / "step", analysis, overlay=False, doubtful=0.25
+        ),
+    }  # fmt: skip
+    found_ms = {}
+    for name, call in calls.items():
+        turns = [timed(call) for _ in range(12)][2:]
+        found_ms[name] = round(median(turns, "cpu_s") * 1e3, 2)
+    return found_ms
 
 
-def clocks() -> tuple[float, float]:
-    """Wall clock, and processor time of all threads (which other programs hardly disturb)."""
-    return time.perf_counter(), time.process_time()
+def work(settings: OverheadSettings, folder: Path) -> tuple[dict[str, Any], str]:
+    cohort, outs = folder / "cohort", folder / "outs"
+    data = draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
+    outs.mkdir()
+    pipeline = Pipeline.from_settings(ModelSettings(weights=settings.weights))
+    frames = [load_frame(case) for case in find_cases(cohort)]
+    passes, analyses = kept_passes(pipeline, frames)
+    files = [frame.header.path for frame in frames]
+    arms: dict[str, Callable[[], object]] = {"bare": lambda: bare(passes, files)}
+    for name, more in WHOLE.items():
+        arms[name] = whole(pipeline, cohort, outs, more)
+    turns = take_turns(arms, settings.repeats)
+    each = steps(pipeline, cohort / "study0000", analyses[0], folder)
+    report = {
+        "goal": GOAL,
+        "data": data,
+        "threads": torch.get_num_threads(),
+        "ratio": {n: ratio(turns[n], turns["bare"]).to_json() for n in WHOLE},
+        "ratio_cpu": {n: ratio(turns[n], turns["bare"], "cpu_s").to_json() for n in WHOLE},
+        "steps_ms": each,
+        "turns": turns_json(turns),
+    }
+    return report, section_text(settings, data, turns, each)
 
 
-def bare(pipeline: Pipeline, path: Path, image: torch.Tensor, crops: torch.Tensor) -> None:
-    """Only what cannot be left out."""
-    pydicom.dcmread(path).pixel_array  # noqa: B018 - decodes
-    with torch.inference_mode():
-        pipeline.detector.network(image)
-        pipeline.classifier.network(crops)
+def section_text(
+    settings: OverheadSettings, data: str, turns: dict[str, list[Turn]], each: dict[str, float]
+) -> str:
+    def ms(name: str) -> str:
+        return f"{median(turns[name]) / settings.n * 1e3:.1f}"
+
+    rows = [("bare passes of the same networks", ms("bare"), "1", "1")]
+    rows += [
+        (
+            f"`{name}`",
+            ms(name),
+            str(ratio(turns[name], turns["bare"])),
+            str(ratio(turns[name], turns["bare"], "cpu_s")),
+        )
+        for name in WHOLE
+    ]
+    packages = ("torch", "ultralytics", "pydicom", "numpy", "opencv-python")
+    table = markdown_table(("arm", "ms per study", "by bare", "by bare, processor time"), rows)
+    table_of_steps = markdown_table(("step", "ms of processor"), list(each.items()))
+    return f"""## What the pipeline adds to its networks
+
+*Bare* replays every forward pass that the pipeline makes over the cohort (detector, namer,
+classifier), on tensors prepared beforehand, and reads the pixels of each chosen file; the others
+are the command with models loaded, from the folder to its files on disk. Wanted is {GOAL} at most.
+{ABOUT}
+
+{facts("pipeline_overhead", settings, data, packages, threads=torch.get_num_threads())}
+
+{table}
+
+Each step of one study that is no forward pass, by itself:
+
+{table_of_steps}
+"""
 
 
 def main(words: list[str]) -> None:
-    options = {"weights": "default", "repeats": "30", "out": ""} | dict(
-        word.split("=", 1) for word in words
-    )
-    logging.getLogger("spineline").setLevel(logging.ERROR)
-    logging.getLogger("spineline").addHandler(logging.NullHandler())
-    pipeline = Pipeline.from_settings(ModelSettings(weights=options["weights"]))
-    times: dict[str, list[float]] = defaultdict(list)
-    spent: dict[str, float] = defaultdict(float)
-    repeats = int(options["repeats"])
-    with tempfile.TemporaryDirectory() as folder:
-        study = Path(folder) / "study"
-        draw_study(Path(folder), 0)
-        files = len(list(study.iterdir()))
-        path, image, crops = prepare(pipeline, study)
-        assert choose_slice(scan(study)[0]).slice.path == path
-        for repeat in range(repeats + 3):  # the first three warm up
-            settings = PipelinePredict(source=study, out=Path(folder) / f"out{repeat}")
-            marks = [clocks()]
-            bare(pipeline, path, image, crops)
-            marks.append(clocks())
-            with timed_stages(spent if repeat >= 3 else defaultdict(float)):
-                command.predict(settings, pipeline=pipeline)
-            marks.append(clocks())
-            if repeat >= 3:
-                for n, name in enumerate(("bare", "whole")):
-                    for clock, (begin, end) in enumerate(zip(marks[n], marks[n + 1], strict=True)):
-                        times[f"{name}{('', '_cpu')[clock]}"].append(end - begin)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    report = {
-        "files": files,
-        "machine": machine(),
-        "threads": torch.get_num_threads(),
-        "repeats": repeats,
-        **{f"{name}_ms": round(value * 1e3, 2) for name, value in medians.items()},
-        "ratio": round(medians["whole"] / medians["bare"], 3),
-        "ratio_cpu": round(medians["whole_cpu"] / medians["bare_cpu"], 3),
-        "stages_mean_ms": {k: round(v / repeats * 1e3, 2) for k, v in spent.items()},
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options["out"]:
-        Path(options["out"]).write_text(text + "\n")
+    run_bench(words, OverheadSettings, work, "pipeline-overhead")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

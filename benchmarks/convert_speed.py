@@ -1,0 +1,168 @@
+"""`spineline convert` to YOLO, VOC and COCO against the converters of supervision, side by side.
+
+    python benchmarks/convert_speed.py [n=2000] [repeats=3] …
+
+`python benchmarks/convert_speed.py help` lists the keys. Frames with the report's annotation are
+drawn and copied. Arms take turns on the same records:
+
+- ours: `convert report` from the JSON and the frames: every frame judged, decoded, windowed, packed
+  as PNG, and written once for all three formats; and the same with `window=none`;
+- supervision: `DetectionDataset.from_coco` of what ours wrote, then `as_yolo`, `as_pascal_voc` and
+  `as_coco`, each with its own copy of the images, as they are used; and the same with one copy of
+  the images alone. It neither judges nor windows nor packs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from turns import (
+    ABOUT,
+    BenchSettings,
+    Turn,
+    facts,
+    median,
+    ratio,
+    run_bench,
+    take_turns,
+    turns_json,
+)
+
+from spineline.converters.convert import convert_report
+from spineline.converters.settings import ConvertReport
+from spineline.datasets.files import write_json
+from spineline.datasets.phantom import DataPhantom, phantom
+from spineline.datasets.runs import run_script
+from spineline.datasets.settings import key
+from spineline.datasets.tables import markdown_table
+
+DRAWN = 20
+OURS = "convert report"
+AS_IS = "convert report window=none"
+THEIRS = "supervision, images with each format"
+LEAN = "supervision, images once"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertSpeedSettings(BenchSettings):
+    n: int = key("frames", default=2000, minimum=1)
+    repeats: int = key("rounds, after one that warms up", default=3, minimum=1)
+
+
+def draw_frames(folder: Path, n: int, seed: int) -> tuple[Path, Path]:
+    """Frames and their annotation: some are drawn, the rest are copies under other names."""
+    drawn = min(n, DRAWN)
+    phantom(DataPhantom(out=folder / "drawn", n=drawn, seed=seed, format=("png",)))
+    entries = json.loads((folder / "drawn" / "report_labels.json").read_text())
+    frames, annotations = folder / "frames", folder / "labels.json"
+    frames.mkdir()
+    copies = []
+    for number in range(n):
+        entry = entries[number % drawn]
+        name = f"{number:04d}-000"
+        shutil.copyfile(folder / "drawn" / "frames" / f"{entry['id']}.png", frames / f"{name}.png")
+        copies.append(entry | {"id": name})
+    write_json(annotations, copies)
+    return frames, annotations
+
+
+def supervise(dataset: Path, out: Path, *, images: bool) -> None:
+    """What supervision offers, into three folders."""
+    import supervision
+
+    records = supervision.DetectionDataset.from_coco(
+        images_directory_path=str(dataset / "images" / "train"),
+        annotations_path=str(dataset / "annotations" / "train.json"),
+    )
+
+    def copies(name: str) -> str | None:
+        return str(out / name / "images") if images or name == "yolo" else None
+
+    records.as_yolo(
+        images_directory_path=copies("yolo"),
+        annotations_directory_path=str(out / "yolo" / "labels"),
+        data_yaml_path=str(out / "yolo" / "data.yaml"),
+    )
+    records.as_pascal_voc(
+        images_directory_path=copies("voc"),
+        annotations_directory_path=str(out / "voc" / "annotations"),
+    )
+    records.as_coco(
+        images_directory_path=copies("coco"), annotations_path=str(out / "coco" / "coco.json")
+    )
+
+
+def work(settings: ConvertSpeedSettings, folder: Path) -> tuple[dict[str, Any], str]:
+    frames, annotations = draw_frames(folder, settings.n, settings.seed)
+
+    def convert(out: Path, window: str) -> None:
+        keys = {"annotations": annotations, "images": frames, "split": "train"}
+        convert_report(ConvertReport(out=out, window=window, **keys))
+
+    dataset, out = folder / "dataset", folder / "out"
+    convert(dataset, "percentile")
+
+    def fresh(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            shutil.rmtree(out, ignore_errors=True)
+            call()
+
+        return run
+
+    arms = {
+        OURS: fresh(lambda: convert(out, "percentile")),
+        AS_IS: fresh(lambda: convert(out, "none")),
+        THEIRS: fresh(lambda: supervise(dataset, out, images=True)),
+        LEAN: fresh(lambda: supervise(dataset, out, images=False)),
+    }
+    turns = take_turns(arms, settings.repeats)
+    data = f"{settings.n} phantom frames, {min(settings.n, DRAWN)} of them drawn anew"
+    report = {
+        "data": data,
+        "ratio": {name: ratio(turns[name], turns[OURS]).to_json() for name in arms},
+        "ratio_cpu": {name: ratio(turns[name], turns[OURS], "cpu_s").to_json() for name in arms},
+        "turns": turns_json(turns),
+    }
+    return report, section_text(settings, data, turns)
+
+
+def section_text(settings: ConvertSpeedSettings, data: str, turns: dict[str, list[Turn]]) -> str:
+    rows = [
+        (
+            f"`{name}`" if name.startswith("convert") else name,
+            f"{median(all_):.2f}",
+            f"{median(all_, 'cpu_s'):.2f}",
+            str(ratio(all_, turns[OURS])),
+            str(ratio(all_, turns[OURS], "cpu_s")),
+        )
+        for name, all_ in turns.items()
+    ]
+    heads = ("arm", "seconds", "of processor", "by ours", "by ours, processor time")
+    packages = ("supervision", "numpy", "opencv-python", "pillow", "lxml")
+    return f"""## Converting to three formats, against supervision
+
+The same records to YOLO, VOC and COCO. Ours starts from the report's JSON and the frames: every
+frame is judged, decoded, windowed, packed as PNG and written once for all formats. supervision
+starts from the COCO file and the images that ours wrote, and copies the images with each format,
+or with one alone. Wanted is to be faster. {ABOUT}
+
+{facts("convert_speed", settings, data, packages)}
+
+{markdown_table(heads, rows)}
+"""
+
+
+def main(words: list[str]) -> None:
+    run_bench(words, ConvertSpeedSettings, work, "convert-speed")
+
+
+if __name__ == "__main__":
+    run_script(main)
