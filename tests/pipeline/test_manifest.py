@@ -112,6 +112,6 @@ def test_a_full_disk(tmp_path, monkeypatch) -> None:
     with open_manifest(tmp_path / "m.jsonl") as manifest:
         manifest.add(DONE)
         monkeypatch.setattr("spineline.pipeline.manifest.os.write", lambda handle, line: 3)
-        with pytest.raises(SpinelineError, match="the disk is full.*make room and run again"):
+        with pytest.raises(SpinelineError, match=r"the disk is full.*make room and run again"):
             manifest.add(FAILED)
         assert "b" not in manifest.entries
