@@ -40,6 +40,28 @@ def test_window_is_worked_out_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("edges", [(0.5, 99.5), (0, 100), (2.5, 50)], ids=str)
+def test_counting_whole_numbers_gives_what_sorting_gives(
+    dtype: str, edges: tuple[float, float]
+) -> None:
+    """Values that are halves are sorted; doubled they are whole numbers, of the same window."""
+    rng = np.random.default_rng(0)
+    for most, shape in ((1, (3, 5)), (100, (1, 1)), (100, (40, 31)), (127, (64, 64))):
+        whole = rng.integers(0, most + 1, shape) - (rng.integers(0, 9) if dtype[0] != "u" else 0)
+        counted = window_to_uint8(whole.astype(dtype), *edges)
+        halves = (whole / 2).astype(np.float32)
+        halves = np.append(
+            halves, np.float32([[np.nan]] * shape[0]), axis=1
+        )  # so that it is sorted
+        assert_array_equal(counted, window_to_uint8(halves, *edges)[:, :-1])
+
+
+def test_far_whole_numbers_are_sorted() -> None:
+    pixels = np.array([[0, 2**24, 2**25, 2**26]], np.float32)
+    assert_array_equal(window_to_uint8(pixels, 0, 100), [[0, 64, 128, 255]])
+
+
 def test_window_ignores_outliers_but_keeps_their_side() -> None:
     pixels = np.tile(np.arange(1000.0), (10, 1))
     pixels[0, 0], pixels[0, 1] = 1e9, -1e9
