@@ -147,6 +147,8 @@ def results_hash(settings: PipelinePredict) -> str:
     values = settings_to_dict(settings)
     kept: dict[str, object] = {k: v for k, v in values.items() if k not in _NOT_OF_RESULTS}
     kept["half"] = mixed_precision(settings)
+    if settings.compare is not None and settings.compare.is_file():
+        kept["compare"] = hashlib.sha256(settings.compare.read_bytes()).hexdigest()
     kept["to"] = sorted({word for word in settings.to if word in OF_STUDY})
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -218,3 +218,16 @@ def test_settings_that_change_results(cohort, tmp_path, keys: dict, same: bool) 
     plain = results_hash(settings_of(cohort, tmp_path))
     assert len(plain) == 12
     assert (results_hash(settings_of(cohort, tmp_path, **keys)) == plain) is same
+
+
+def test_labels_beside_predictions_count_by_their_content(cohort, tmp_path) -> None:
+    def told(path) -> str:
+        return results_hash(settings_of(cohort, tmp_path, compare=path))
+
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    first.write_text("[1]")
+    second.write_text("[1]")
+    before = told(first)
+    assert told(second) == before
+    second.write_text("[2]")
+    assert told(second) != before
