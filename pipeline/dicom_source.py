@@ -31,7 +31,13 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import BaseTag
-from pydicom.uid import generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 from pydicom.valuerep import validate_value
 
 from spineline.datasets.dicom_header import SliceHeader, check_inflated_size, quiet_pydicom
@@ -51,6 +57,7 @@ NO_DATE = "19000101"
 """Date of contents whose source has no date at all; an SR document has to have one."""
 
 _SERIES_NUMBERS = {"sr": 9001, "pr": 9002, "sc": 9003}
+_SINGLE_FRAME = (MRImageStorage, CTImageStorage, SecondaryCaptureImageStorage)
 _KEPT_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)
 _IMAGE_KEYWORDS = ("BodyPartExamined", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
 _MAY_BE_EMPTY = (
@@ -117,12 +124,11 @@ def read_source(header: SliceHeader) -> Source:
     """Read the header of the instance that a slice comes from.
 
     Raises:
-        NotRepresentableError: its SOP class is absent or unknown, so that it cannot be pointed at.
+        NotRepresentableError: its SOP class is absent or does not fit, so that nothing can point at
+            it.
         SpinelineError: it can no longer be read.
     """
-    if header.sop_class_uid not in _known_classes():
-        found = "is absent" if not header.sop_class_uid else "is none of the standard's"
-        raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
+    _check_class(header)
     try:
         check_inflated_size(header.path)
         raw = pydicom.dcmread(header.path, stop_before_pixels=True)
@@ -260,11 +266,13 @@ def _doubt_of(result: StudyResult) -> str:
     return ", levels are a guess" if result.abstained else ""
 
 
-def _known_classes() -> frozenset[str]:
-    """SOP classes of images that highdicom knows the modules of."""
-    from highdicom._standard_utils import get_sop_class_iod_map
-
-    return frozenset(map(str, get_sop_class_iod_map()))
+def _check_class(header: SliceHeader) -> None:
+    """Refuse instances whose SOP class says what they are not, or nothing."""
+    if not UID(header.sop_class_uid).name.endswith("Image Storage"):
+        found = "is no image of the standard's" if header.sop_class_uid else "is absent"
+        raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
+    if header.frame is not None and header.sop_class_uid in _SINGLE_FRAME:
+        raise NotRepresentableError("it holds several frames, which its SOP class does not allow")
 
 
 def _is_passed_on(tag: BaseTag) -> bool:

@@ -128,7 +128,6 @@ def test_values_that_break_the_rules_are_left_empty_and_told(
     tmp_path, make_slice, analyse, caplog
 ) -> None:
     caplog.set_level(logging.INFO, "spineline")
-    logging.getLogger("spineline").propagate = True
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=broken)
     settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
     dicom_state.write_study(tmp_path, analyse(tmp_path / "s" / "one.dcm"), settings)
@@ -151,7 +150,6 @@ def test_a_class_that_nothing_can_point_at_is_warned_of(
     tmp_path, make_slice, analyse, caplog, uid
 ) -> None:
     caplog.set_level(logging.WARNING, "spineline")
-    logging.getLogger("spineline").propagate = True
 
     def change(ds: Dataset) -> None:
         ds.SOPClassUID = uid
@@ -161,6 +159,19 @@ def test_a_class_that_nothing_can_point_at_is_warned_of(
     dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "s" / "one.dcm"), settings)
     assert not (tmp_path / "o").exists()
     assert "one: to=pr: not written: its SOP class is" in caplog.text
+
+
+def test_frames_in_a_class_of_single_images(tmp_path, make_multi_frame, analyse, caplog) -> None:
+    caplog.set_level(logging.WARNING, "spineline")
+    path = tmp_path / "e" / "enhanced.dcm"
+    make_multi_frame(path)
+    dataset = pydicom.dcmread(path)
+    dataset.SOPClassUID = pydicom.uid.MRImageStorage
+    dataset.save_as(path)
+    settings = PipelinePredict(source=tmp_path / "e", out=tmp_path / "o", to=("pr",))
+    dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "e"), settings)
+    assert not (tmp_path / "o").exists()
+    assert "to=pr: not written: it holds several frames" in caplog.text
 
 
 def test_a_source_that_went_away(tmp_path, make_slice, analyse) -> None:

@@ -229,7 +229,6 @@ def test_what_a_greyscale_state_cannot_show(
     tmp_path, make_slice, make_spots, analyse, write, caplog, what
 ) -> None:
     caplog.set_level(logging.WARNING, "spineline")
-    logging.getLogger("spineline").propagate = True
 
     def change(ds: Dataset) -> None:
         if what == "table":

@@ -103,7 +103,6 @@ def test_without_geometry_none_is_written(
     tmp_path, make_slice, make_spots, analyse, write, caplog, keyword
 ) -> None:
     caplog.set_level(logging.WARNING, "spineline")
-    logging.getLogger("spineline").propagate = True
     make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=lambda ds: delattr(ds, keyword))
     assert write(analyse(tmp_path / "s.dcm")) is None
     assert "s: to=slicer: not written: no usable pixel spacing or position" in caplog.text
