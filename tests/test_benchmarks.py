@@ -508,7 +508,42 @@ def test_report_rows_from_the_source_to_the_page(rows, tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
-@pytest.mark.parametrize("name", ["training_speed", "health_folds", "report_rows"])
+def test_runtimes_are_told_as_ratios_to_torch() -> None:
+    runtimes = script("runtimes")
+    turn, agreement = runtimes.Turn, runtimes.Agreement(6, 44, 4.57e-5, 3.4e-4)
+    loaded = {
+        "torch": [turn(0.4, 0.2), turn(0.8, 0.4), turn(0.4, 0.2)],
+        "onnx": [turn(0.2, 0.15), turn(0.2, 0.3), turn(0.3, 0.15)],
+    }
+    cold = {"torch": [turn(6.0, 3.0)] * 3, "onnx": [turn(2.0, 1.0)] * 3}
+    measured = runtimes.Measured("8 studies", loaded, cold, {"onnx": agreement})
+    torch, onnx = runtimes.rows_of(measured, 2)
+    assert torch[:3] == ("torch", "200.0", "1.00 (1.00 – 1.00)")
+    assert onnx == (
+        "ONNX Runtime", "100.0", "0.50 (0.25 – 0.75)", "0.75 (0.75 – 0.75)", "2.00",
+        "0.33 (0.33 – 0.33)", "5e-05", "0.0003",
+    )  # fmt: skip
+    without = runtimes.Measured("8 studies", loaded, {}, {"onnx": agreement})
+    assert runtimes.rows_of(without, 2)[1][4:6] == ("", "")
+    settings = runtimes.RuntimeSettings(n=8, formats=("onnx",), repeats=3)
+    text = runtimes.section_text(settings, measured)
+    for word in ("python benchmarks/runtimes.py", "n=8", "formats=onnx", "repeats=3"):
+        assert word in text.split("- Command: ")[1].splitlines()[0]
+    assert "8 studies; default weights, exported; 3 rounds" in text
+
+
+@pytest.mark.slow
+def test_runtimes_from_the_weights_to_the_page(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    page = tmp_path / "page.md"
+    words = ["n=1", "formats=onnx", "repeats=1", "cold=false", f"page={page}"]
+    script("runtimes").main(words)
+    text = page.read_text()
+    assert "| ONNX Runtime | " in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("name", ["training_speed", "health_folds", "report_rows", "runtimes"])
 def test_a_wrong_key_ends_a_script_as_it_ends_a_command(name: str) -> None:
     path = ROOT / "benchmarks" / f"{name}.py"
     done = subprocess.run(

@@ -1,0 +1,202 @@
+"""How fast each runtime is: torch, ONNX Runtime, OpenVINO and TorchScript, side by side in one run.
+
+    python benchmarks/runtimes.py [n=20] [weights=default] [formats=onnx,openvino,torchscript] …
+
+`python benchmarks/runtimes.py help` lists the keys. The weights are exported to each format by
+`spineline pipeline export`, and phantom studies are read into memory. Then the runtimes take turns:
+
+- *models loaded*: `Pipeline.analyse` of every study, one after the other, in this process: both
+  networks, the namer, suppression, decoding, crops and grades, without reading and writing;
+- *from a cold start*: `spineline pipeline predict` of one study, a process of its own from its
+  start to its end. Only torch and TorchScript import torch there.
+
+The figures of a section are ratios to torch; set OMP_NUM_THREADS for another number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cohorts import draw_cohort
+from turns import (
+    ABOUT,
+    BenchSettings,
+    Turn,
+    facts,
+    median,
+    ratio,
+    run_bench,
+    take_turns,
+    turns_json,
+)
+
+from spineline.datasets.errors import SpinelineError
+from spineline.datasets.runs import run_script
+from spineline.datasets.runtimes import FORMS, threads
+from spineline.datasets.settings import key
+from spineline.datasets.tables import markdown_table
+from spineline.detect.ultralytics_env import OFFLINE_ENVIRONMENT
+from spineline.pipeline.core import Pipeline
+from spineline.pipeline.export import Agreement, export
+from spineline.pipeline.export_settings import PipelineExport
+from spineline.pipeline.sources import Frame, find_cases, load_frame
+
+TITLES = {
+    "torch": "torch",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "torchscript": "TorchScript",
+}
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+HEADS = (
+    "runtime",
+    "models loaded, ms a study",
+    "by torch",
+    "by torch, processor time",
+    "cold start, s",
+    "by torch",
+    "largest difference: point, px",
+    "probability",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSettings(BenchSettings):
+    n: int = key("phantom studies", default=20, minimum=1)
+    weights: str = key("bundle, or DETECTOR,CLASSIFIER", default="default")
+    formats: tuple[str, ...] = key("beside torch", default=FORMS, choices=FORMS)
+    cold: bool = key("also time commands from a cold start", default=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was drawn, all turns by runtime, and how well each export agrees with the original."""
+
+    data: str
+    loaded: Mapping[str, Sequence[Turn]]
+    cold: Mapping[str, Sequence[Turn]]
+    agreement: Mapping[str, Agreement]
+
+
+def measure(settings: RuntimeSettings, folder: Path) -> Measured:
+    """Export, draw, and let the runtimes take turns."""
+    logging.getLogger("spineline").setLevel(logging.ERROR)
+    studies = folder / "studies"
+    data = draw_cohort(studies, settings.n, seed=settings.seed)
+    agreement, weights = {}, {"torch": settings.weights}
+    for form in settings.formats:
+        keys = PipelineExport(out=folder / form, weights=settings.weights, format=form)
+        agreement[form] = export(keys).agreement
+        weights[form] = str(folder / form)
+    frames = [load_frame(case) for case in find_cases(studies)]
+    loaded = take_turns(
+        {name: analysing(Pipeline.load(w, trust=True), frames) for name, w in weights.items()},
+        settings.repeats,
+    )
+    one = min(path for path in studies.iterdir() if path.is_dir())
+    commands = {name: command(w, one, folder / f"cold-{name}") for name, w in weights.items()}
+    cold = take_turns(commands, settings.repeats) if settings.cold else {}
+    return Measured(data, loaded, cold, agreement)
+
+
+def analysing(pipeline: Pipeline, frames: Sequence[Frame]) -> Callable[[], None]:
+    """One study after the other, as a command does on the CPU."""
+
+    def run() -> None:
+        for frame in frames:
+            pipeline.analyse([frame])
+
+    return run
+
+
+def command(weights: str, study: Path, out: Path) -> Callable[[], None]:
+    """The command on one study, in a process of its own."""
+    python = (sys.executable, "-m", "spineline.pipeline.cli")
+    words = ["pipeline", "predict", f"weights={weights}", f"source={study}", f"out={out}"]
+
+    def run() -> None:
+        done = subprocess.run(
+            [*python, *words, "trust=true", "overwrite=true"],
+            env=os.environ | OFFLINE_ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SpinelineError(f"{' '.join(words)} failed: {done.stderr[-500:]}")
+
+    return run
+
+
+def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
+    """A row for each runtime."""
+    rows = []
+    for name, turns in measured.loaded.items():
+        torch, cold = measured.loaded["torch"], measured.cold.get(name, ())
+        agreement = measured.agreement.get(name)
+        rows.append(
+            (
+                TITLES[name],
+                f"{median(turns) / studies * 1e3:.1f}",
+                str(ratio(turns, torch)),
+                str(ratio(turns, torch, "cpu_s")),
+                f"{median(cold):.2f}" if cold else "",
+                str(ratio(cold, measured.cold["torch"])) if cold else "",
+                f"{agreement.points_px:.1g}" if agreement else "",
+                f"{agreement.probability:.1g}" if agreement else "",
+            )
+        )
+    return rows
+
+
+def section_text(settings: RuntimeSettings, measured: Measured) -> str:
+    """The section of the page."""
+    packages = dict.fromkeys(["torch", *(PACKAGES[form] for form in settings.formats)])
+    note = facts(
+        "runtimes",
+        settings,
+        f"{measured.data}; {settings.weights} weights, exported",
+        tuple(packages),
+        threads=threads(),
+    )
+    about = (
+        "The same pipeline run by each runtime (`pipeline export`). *Models loaded* is "
+        "`Pipeline.analyse` of one study after the other, from the frame to named and graded "
+        "structures; *cold start* is the whole command on one study, a process of its own. "
+        "Least and largest of the rounds in brackets; below 1 is faster than torch. The last two "
+        "columns are what `pipeline export` found when it compared each with torch."
+    )
+    rows = markdown_table(HEADS, rows_of(measured, settings.n))
+    return "\n\n".join(["## Runtimes", f"{about} {ABOUT}", note, rows]) + "\n"
+
+
+def work(settings: RuntimeSettings, folder: Path) -> tuple[dict[str, Any], str]:
+    """The report and the text of the section."""
+    measured = measure(settings, folder)
+    report = {
+        "loaded": turns_json(measured.loaded),
+        "cold": turns_json(measured.cold),
+        "ratios": {
+            name: ratio(turns, measured.loaded["torch"]).to_json()
+            for name, turns in measured.loaded.items()
+        },
+    }
+    return report, section_text(settings, measured)
+
+
+def main(words: list[str]) -> None:
+    run_bench(words, RuntimeSettings, work, "runtimes")
+
+
+if __name__ == "__main__":
+    run_script(main)
