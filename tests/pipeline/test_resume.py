@@ -261,9 +261,11 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(go, monkeypatch) -> None:
     run = go()
     assert run.code == 1
     assert "No space left on device" in run.warned
-    assert [line["study"] for line in lines_of(Path("o"))] == ["a"]
+    kept = {line["study"] for line in lines_of(Path("o"))}
+    assert kept in ({"a"}, {"a", "c"})  # what was under way may have found room
+    assert not Path("o/b").exists()
     monkeypatch.setattr(command, "write_study", write)
-    assert go().done == ["b", "c"]
+    assert go().done == sorted({"a", "b", "c"} - kept)
 
 
 def test_an_engine_that_loses_a_study(go, monkeypatch) -> None:
@@ -373,8 +375,8 @@ def test_a_user_who_ends_the_run(go, monkeypatch) -> None:
 
 
 def test_memory_stays_flat(tmp_path, cohort, fake_pipeline, make_study, monkeypatch) -> None:
-    """No analysis is kept: few images are alive whenever the next is made."""
-    for n in range(12):
+    """No analysis is kept: of many, those at work and waiting to be written are alive."""
+    for n in range(47):
         make_study(cohort / f"d{n}", slices=1)
     whole, alive, most = command.engine_local.run, list[weakref.ref](), 0
 
@@ -389,8 +391,8 @@ def test_memory_stays_flat(tmp_path, cohort, fake_pipeline, make_study, monkeypa
     monkeypatch.setattr(command.engine_local, "run", watched)
     settings = PipelinePredict(source=cohort, out=tmp_path / "o", workers=0)
     found = predict(settings, pipeline=fake_pipeline)
-    assert len(found.results) == len(alive) == 15
-    assert most <= 4
+    assert len(found.results) == len(alive) == 50
+    assert most <= 24
 
 
 # Killed
