@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,9 @@ from spineline.datasets.runs import progress
 from spineline.datasets.splits import PARTS, Part, records_by_part, write_manifest
 
 SCHEMA = "spineline-conversion/1"
+
+_PACKERS = 2
+"""Threads that window and pack images; a few images wait for each."""
 
 _WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelSet], None]] = {
     "yolo": write_yolo,
@@ -160,26 +166,26 @@ def _write_images(stage: Path, source: Source, plan: Plan) -> Source:
         for part in PARTS:
             (stage / name / "images" / part).mkdir(parents=True, exist_ok=True)
     kept, failed = [], []
-    for record in progress(source.records, description="images"):
-        if source.is_missing(record):
+    with closing(_Packer(plan.window)) as packer:
+        for record in progress(source.records, description="images"):
+            if source.is_missing(record):
+                kept.append(record)
+                continue
+            targets = [
+                stage / name / "images" / parts[record.study_id] / f"{record.image_id}.png"
+                for name, parts in plan.layouts.items()
+            ]
+            try:
+                pixels = source.pixels(record)
+                _check_fits(pixels, record, plan.window)
+            except SpinelineError as error:
+                detail = f"{record.image_id}: {error}"
+                failed.append(
+                    LeftOut(record.image_id, record.study_id, "unreadable_image", detail, True)
+                )
+                continue
+            packer.pack(pixels, targets)
             kept.append(record)
-            continue
-        targets = [
-            stage / name / "images" / parts[record.study_id] / f"{record.image_id}.png"
-            for name, parts in plan.layouts.items()
-        ]
-        try:
-            data = _png(source.pixels(record), record, plan.window)
-        except SpinelineError as error:
-            detail = f"{record.image_id}: {error}"
-            failed.append(
-                LeftOut(record.image_id, record.study_id, "unreadable_image", detail, True)
-            )
-            continue
-        targets[0].write_bytes(data)
-        for target in targets[1:]:
-            link_or_copy(targets[0], target)
-        kept.append(record)
     found = [
         Finding(e.image_id, e.study, None, "unreadable_image", e.detail, "record left out")
         for e in failed
@@ -192,15 +198,53 @@ def _write_images(stage: Path, source: Source, plan: Plan) -> Source:
     )
 
 
-def _png(pixels: Pixels, record: ImageRecord, window: str) -> bytes:
-    import cv2
+class _Packer:
+    """Windows, packs and writes images in threads, while the next ones are read."""
 
+    def __init__(self, window: str) -> None:
+        self._window = window
+        self._pool = ThreadPoolExecutor(_PACKERS, thread_name_prefix="spineline-packer")
+        self._jobs: deque[Future[None]] = deque()
+
+    def pack(self, pixels: Pixels, targets: Sequence[Path]) -> None:
+        """Write an image under all its names, soon; raises what an earlier one raised."""
+        while len(self._jobs) > 2 * _PACKERS:
+            self._jobs.popleft().result()
+        self._jobs.append(self._pool.submit(self._write, pixels, targets))
+
+    def close(self) -> None:
+        """Until all are written; raises what one raised."""
+        try:
+            while self._jobs:
+                self._jobs.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _write(self, pixels: Pixels, targets: Sequence[Path]) -> None:
+        targets[0].write_bytes(_png(pixels, self._window))
+        for target in targets[1:]:
+            link_or_copy(targets[0], target)
+
+
+def _check_fits(pixels: Pixels, record: ImageRecord, window: str) -> None:
+    """Refuse pixels that are not what the record says, or that need a window.
+
+    Raises:
+        SpinelineError: another size, or more than 8 bits with ``window=none``.
+    """
     if pixels.shape != (record.height, record.width):
         msg = (
             f"the image is {pixels.shape[1]}x{pixels.shape[0]}, its header or annotation says "
             f"{record.width}x{record.height}"
         )
         raise SpinelineError(msg)
+    if window != "percentile":
+        to_8_bit(pixels, window)
+
+
+def _png(pixels: Pixels, window: str) -> bytes:
+    import cv2
+
     done, data = cv2.imencode(".png", np.ascontiguousarray(to_8_bit(pixels, window)))
     if not done:
         raise SpinelineError("the image cannot be written as PNG")
