@@ -152,7 +152,8 @@ def section_text(settings: ConvertSpeedSettings, data: str, turns: dict[str, lis
 The same records to YOLO, VOC and COCO. Ours starts from the report's JSON and the frames: every
 frame is judged, decoded, windowed, packed as PNG and written once for all formats. supervision
 starts from the COCO file and the images that ours wrote, and copies the images with each format,
-or with one alone. Wanted is to be faster. {ABOUT}
+or with one alone. Wanted is to be faster.
+{ABOUT}
 
 {facts("convert_speed", settings, data, packages)}
 

@@ -274,7 +274,8 @@ The *naive* chain reads every file of the folder with its pixels, runs ultralyti
 the middle sagittal T2 slice, then one forward pass per crop, and draws. The first arm grades by a
 timm resnet18 on crops of 224 pixels and draws with matplotlib, as such scripts do; the second, by
 our own classifier one crop at a time, and draws with OpenCV. All have their models loaded. Wanted
-is {GOAL} times faster than the first. {ABOUT}
+is {GOAL} times faster than the first.
+{ABOUT}
 
 {facts("naive_chain", settings, data, packages, threads=torch.get_num_threads())}
 

@@ -108,8 +108,9 @@ def section_text(
     return f"""## From a cold start
 
 Each is a process of its own, from its start to its end; the study is a whole `pipeline predict`
-from DICOM files to files on disk. {ABOUT} The first round, which fills the disk's cache, stands
-apart.
+from DICOM files to files on disk. The first
+round, which fills the disk's cache, stands apart.
+{ABOUT}
 
 {facts("start_up", settings, data, ("torch", "ultralytics", "timm", "pydicom"))}
 

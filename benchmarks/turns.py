@@ -27,10 +27,11 @@ from spineline.datasets.tables import aligned_text
 from spineline.pipeline.tables import command_line, machine
 
 Clock = Literal["wall_s", "cpu_s"]
-ABOUT = (
-    "Arms take turns in one run, in an order that moves on by one each round, after a round that "
-    "warms up; a ratio is the median of the rounds' ratios, each of two neighbours in time."
-)
+ABOUT = """\
+Arms take turns in one run, in an order that moves on by one each round, after a round that warms
+up; a ratio is the median of the rounds' ratios, each of two neighbours in time, with the least and
+the largest. Other programs ran beside it where the load average is above the number of cores:
+processor time then says more than the clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
