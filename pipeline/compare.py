@@ -20,6 +20,7 @@ from spineline.datasets.dicom import SliceHeader, patient_to_pixel, pixel_to_pat
 from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.files import write_bytes
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
+from spineline.datasets.runs import LOG
 from spineline.pipeline.outputs import overlay_png
 from spineline.pipeline.results import GradedStructure
 from spineline.pipeline.settings import PipelinePredict, PipelineVal
@@ -91,8 +92,10 @@ def check_compare(settings: PipelinePredict) -> None:
         AnnotationError: it cannot be read, or names no levels.
         ConfigError: no such file.
     """
-    if settings.compare is not None:
-        _labels(settings.compare, settings.source, settings.window)
+    if settings.compare is None:
+        return
+    if not _labels_of(settings.compare, settings).truths.truths:
+        LOG.warning("compare=%s: has no usable label of anything in source", settings.compare)
 
 
 def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
@@ -110,7 +113,7 @@ def comparison_of(analysis: Analysis, settings: PipelinePredict) -> Comparison |
     """
     if settings.compare is None:
         return None
-    labels = _labels(settings.compare, settings.source, settings.window)
+    labels = _labels_of(settings.compare, settings)
     truth = labels.find(analysis)
     if truth is None:
         left_out = labels.left_out.get(analysis.frame.name)
@@ -215,10 +218,21 @@ class _Labels:
         return next(same, of_study[0] if of_study else None)
 
 
-@functools.lru_cache(maxsize=4)
-def _labels(annotations: Path, source: Path, window: str) -> _Labels:
-    if not annotations.is_file():
-        raise ConfigError(f"compare={annotations}: no such file; wanted Tianchi or report JSON")
+def _labels_of(annotations: Path, settings: PipelinePredict) -> _Labels:
+    """The labels, read once as long as the file stays as it is."""
+    try:
+        state = annotations.stat()
+    except OSError as error:
+        msg = f"compare={annotations}: no such file; wanted Tianchi or report JSON"
+        raise ConfigError(msg) from error
+    return _labels(
+        annotations, settings.source, settings.window, (state.st_mtime_ns, state.st_size)
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _labels(annotations: Path, source: Path, window: str, state: tuple[int, int]) -> _Labels:
+    del state  # a file that has changed is another one
     images = source.parent if source.is_file() else source
     settings = PipelineVal(source=images, annotations=annotations, out=Path(), window=window)
     truths = read_truth(settings)

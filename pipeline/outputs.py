@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spineline.datasets.drawing import COLOURS_RGB, CROSS_RGB, Mark, draw_overlay
+from spineline.datasets.drawing import COLOURS_RGB, CROSS_RGB, Colour, Mark, draw_overlay
 from spineline.datasets.files import write_bytes, write_json, write_lines
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 from spineline.pipeline.core import Analysis
@@ -84,9 +84,10 @@ def overlay_png(
         cross = None if label is None else label.point_xy
         marks.append(Mark(place.point_xy, place.box_xyxy, place.kind, words, cross_xy=cross))
     marks += [_missed_mark(label) for label in labels.values()]
-    title, legend = title_of(analysis), None
+    title = title_of(analysis)
+    legend: dict[str, Colour] = {str(kind): colour for kind, colour in COLOURS_RGB.items()}
     if comparison is not None:
-        legend = {"label x": CROSS_RGB, **COLOURS_RGB}
+        legend = {"label x": CROSS_RGB, **legend}
         title += f"; {comparison.reason}" if comparison.reason else ""
     return overlay_palette_png(
         draw_overlay(analysis.frame.image, marks, title=title, legend=legend)

@@ -201,3 +201,15 @@ def test_an_annotation_that_cannot_be_read_is_found_before_the_models_run(
     assert not (tmp_path / "o").exists()
     assert not any(pipeline.detector.calls for pipeline in fake_models)
     assert re.search(message, said)
+
+
+def test_a_changed_annotation_is_read_again(
+    tmp_path, fake_pipeline, make_study, make_points, make_annotation, caplog
+) -> None:
+    """And one of other studies is warned of, the run goes on."""
+    make_study(tmp_path / "s" / "one")
+    path = make_annotation(tmp_path / "a.json", {"one": make_points() + SHIFT})
+    assert compared(fake_pipeline, tmp_path / "s", path).levels
+    make_annotation(path, {"another-study": make_points()})
+    assert compared(fake_pipeline, tmp_path / "s", path).reason == "no annotation of this study"
+    assert "no usable label" in caplog.text
