@@ -9,6 +9,7 @@ No patient name, id or date is ever read here: only the tags of ``_KEYWORDS`` ar
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import warnings
@@ -312,11 +313,20 @@ def _spacing(place: Dataset, keyword: str, problems: list[str]) -> tuple[float, 
 def _orientation(place: Dataset, keyword: str, problems: list[str]) -> tuple[float, ...] | None:
     values, shown = _floats(place, keyword)
     if values is not None and len(values) == 6:
-        along_row, along_column = np.array(values[:3]), np.array(values[3:])
-        norms = np.linalg.norm(along_row), np.linalg.norm(along_column)
-        if all(abs(norm - 1) < 0.01 for norm in norms) and abs(along_row @ along_column) < 0.01:
-            return tuple(float(v) for v in (*(along_row / norms[0]), *(along_column / norms[1])))
+        axes = _unit_axes(values)
+        if axes is not None:
+            return axes
     problems.append(f"ImageOrientationPatient is {shown}: the direction of the slice is unknown")
+    return None
+
+
+@functools.lru_cache(maxsize=64)  # the slices of a series share one
+def _unit_axes(values: tuple[float, ...]) -> tuple[float, ...] | None:
+    """The directions of rows and columns, scaled to length 1; None where they are no such axes."""
+    along_row, along_column = np.array(values[:3]), np.array(values[3:])
+    norms = np.linalg.norm(along_row), np.linalg.norm(along_column)
+    if all(abs(norm - 1) < 0.01 for norm in norms) and abs(along_row @ along_column) < 0.01:
+        return tuple(float(v) for v in (*(along_row / norms[0]), *(along_column / norms[1])))
     return None
 
 
@@ -390,4 +400,6 @@ def _sequence(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _is_many(value: Any) -> bool:
+    if type(value) in (str, float, int):  # nearly always; the question below is a slow one
+        return False
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
