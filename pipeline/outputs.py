@@ -109,7 +109,7 @@ def _missed_mark(label: ComparedLevel) -> Mark:
 
 
 def _compared_words(label: ComparedLevel | None) -> str:
-    """Such as ``= label, 1.2 px 0.8 mm``, or ``label protrusion, 3.4 px`` where the grade is another."""
+    """Such as ``= label, 1.2 px 0.8 mm``, and where the grade is another ``label protrusion``."""
     if label is None:
         return "no label"
     grade = tag_words(label.kind, label.pathology)
