@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +46,8 @@ FloatArray = npt.NDArray[np.float64]
 
 _CHUNK = 128
 """Files whose headers one process reads at a time."""
+_RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
+"""Of the files of a run: a study of such a name would be in their way."""
 _FEW_CHUNKS = 8
 """Fewer are read in this process: starting others would take longer."""
 
@@ -153,7 +155,19 @@ def find_cases(
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         msg = f"{error}; nor does it hold images ({kinds}) directly in it"
         raise DicomReadError(msg) from error
-    return tuple(Case(study.name, files=study) for study in studies)
+    return _beside_files(tuple(Case(study.name, files=study) for study in studies))
+
+
+def _beside_files(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """The cases, of which none is named like a file that a run writes beside their folders."""
+    used = {case.name.lower() for case in cases}
+    renamed = []
+    for case in cases:
+        name = case.name
+        while name.lower().endswith(_RUN_SUFFIXES) or (name != case.name and name.lower() in used):
+            name += "_study"
+        renamed.append(case if name == case.name else replace(case, name=name))
+    return tuple(renamed)
 
 
 def _read_index(paths: Sequence[Path], *, workers: int, limits: Limits) -> Iterator[IndexEntry]:

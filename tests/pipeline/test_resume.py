@@ -338,6 +338,16 @@ def test_results_inside_the_source_are_not_looked_into(cohort, fake_models, run_
     assert "done earlier       3" in said
 
 
+def test_studies_named_like_files_of_the_run(go, make_study) -> None:
+    for name in ("log.txt", "manifest.jsonl", "Results.CSV"):
+        make_study(Path("cohort") / name)
+    found = go()
+    named = ["Results.CSV_study", "a", "b", "c", "log.txt_study", "manifest.jsonl_study"]
+    assert (found.code, found.done) == (0, named)
+    assert sorted(path.name for path in Path("o").iterdir() if path.is_dir()) == named
+    assert go().done == []
+
+
 # From Python
 
 
