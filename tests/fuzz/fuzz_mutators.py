@@ -1,12 +1,13 @@
-"""Ways to spoil a file: bytes, JSON, text tables, DICOM, images, weights. Same generator, same mutant.
+"""Ways to spoil a file: bytes, JSON, text tables, DICOM, images, weights.
 
-Nothing here knows what reads the file: `fuzz_targets` does.
+Same generator, same mutant. Nothing here knows what reads the file: `fuzz_targets` does.
 """
 
 from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import struct
 import zlib
@@ -19,15 +20,16 @@ Rng = np.random.Generator
 
 HOSTILE_NAMES = (
     "../../x", "..", ".", "/etc/passwd", "a/../../../x", "..\\..\\x", "C:\\x", "a\0b", "~", "~root",
-    "-rf", "--help", "a b\tc", "a\nb", "\u202egnp.exe", "e\u0301" * 20, "\U0001f9b4", "\ud800", "n" * 255,
-    "n" * 5000, "CON", "x;rm -rf", "$(touch x)", "`x`", "%s%n", "<b>&amp;", "'\"", "",
+    "-rf", "--help", "a b\tc", "a\nb", "\u202egnp.exe", "e\u0301" * 20, "\U0001f9b4",
+    "\ud800", "n" * 255, "n" * 5000, "CON", "x;rm -rf", "$(touch x)", "`x`", "%s%n", "<b>&amp;",
+    "'\"", "",
 )  # fmt: skip
 """Names and ids that lead elsewhere, break a file system or a terminal, or are none."""
 
 HOSTILE_VALUES: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2**31, 2**63, -(2**64), 1e308, -1e308, 1e-320, float("nan"), 0.5,
-    float("inf"), float("-inf"), 10**400, "", "abc", "NaN", "1e999", "0x10", "１２", [], {}, [[]], [{}],
-    {"": None}, [None], "x" * 70_000, [0] * 1000, {"$ref": "#"},
+    float("inf"), float("-inf"), 10**400, "", "abc", "NaN", "1e999", "0x10", "１２", [], {}, [[]],
+    [{}], {"": None}, [None], "x" * 70_000, [0] * 1000, {"$ref": "#"},
 )  # fmt: skip
 
 
@@ -160,7 +162,7 @@ def spoil_text(data: bytes, rng: Rng) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         start, stop = pick(rng, words)
         text = str(
-            pick(rng, HOSTILE_NAMES + ("nan", "-1", "1e999", "", "9" * 400, "<", "&x;", '"', "]]>"))
+            pick(rng, (*HOSTILE_NAMES, "nan", "-1", "1e999", "", "9" * 400, "<", "&x;", '"', "]]>"))
         )
         new = text.encode("utf-8", "surrogatepass")
         if len(new) != stop - start:
@@ -191,7 +193,8 @@ def _hostile_head(data: bytes, rng: Rng) -> bytes:
         b"<!DOCTYPE a [" + laughs + b"]>",
         b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
         b'<?xml version="1.0" encoding="utf-16"?>', b"<a>" * 5000,
-        b"a: &a [x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n", b"!!python/object/apply:os.getcwd []\n",
+        b"a: &a [x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n",
+        b"!!python/object/apply:os.getcwd []\n",
     )  # fmt: skip
     head = pick(rng, heads)
     at = data.find(b"<annotation")
@@ -280,7 +283,7 @@ def _dicom_swap(data: bytes, rng: Rng) -> bytes:
     if len(elements) < 4:
         return data
     starts = [e[1] - 4 for e in elements] + [len(data)]
-    parts = [data[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    parts = [data[a:b] for a, b in itertools.pairwise(starts)]
     i, j = (int(rng.integers(len(parts))) for _ in range(2))
     how = int(rng.integers(3))
     if how == 0:

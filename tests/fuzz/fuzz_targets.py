@@ -6,6 +6,7 @@ it, and looks whether an answer, where there is one, makes sense.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -54,13 +55,13 @@ class Target:
     networks: bool = False
 
 
-class Insane(AssertionError):
+class InsaneError(AssertionError):
     """An answer was given that cannot be one."""
 
 
 def sane(holds: object, what: str) -> None:
     if not holds:
-        raise Insane(what)
+        raise InsaneError(what)
 
 
 # ---- sound data
@@ -209,8 +210,10 @@ def _spoil_slices(folder: Path, rng: Rng) -> None:
 
 def _spoil_one_slice(folder: Path, rng: Rng) -> None:
     """One slice alone, so that nothing better can be chosen."""
+    from spineline.datasets.dicom import choose_slice, scan
+
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    kept = pick(rng, files)
+    kept = choose_slice(scan(folder)[0]).slice.path
     data = spoil_dicom(kept.read_bytes(), rng)
     for path in files:
         path.unlink()
@@ -239,7 +242,7 @@ def _check_analysis(analysis: Any) -> None:
     levels = [LEVELS.index(s.level) for s in result.structures]
     sane(levels == sorted(set(levels)), "levels out of order, or twice")
     y = [s.point_xy[1] for s in analysis.spine.structures]
-    sane(all(a < b for a, b in zip(y, y[1:], strict=False)), "places not from top to bottom")
+    sane(all(a < b for a, b in itertools.pairwise(y)), "places not from top to bottom")
     sane({*result.missing_levels} == {*LEVELS} - {s.level for s in result.structures}, "missing")
     for s in result.structures:
         x, y_ = s.point_xy
@@ -316,7 +319,7 @@ def _run_predict(folder: Path, out: Path) -> Warnings:
     from spineline.pipeline.predict import predict
     from spineline.pipeline.settings import PipelinePredict
 
-    settings = PipelinePredict(source=folder, out=out / "o", overlay=False)
+    settings = PipelinePredict(source=folder, out=out / "o", overlay=False, workers=0)
     result = predict(settings, pipeline=_pipeline())
     for name, study in result.results:
         sane((out / "o" / name / "result.json").is_file(), f"no result.json of {name!r}")

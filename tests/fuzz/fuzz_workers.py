@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from typing import Any
 GOOD = ("refused", "answered", "warned")
 BAD = ("crashed", "hung", "memory", "died", "escaped", "insane")
 TIME_LIMIT_S = 20.0
+LOADING_LIMIT_S = 300.0
 MEMORY_LIMIT = 1536 << 20
 """Bytes of address space beyond what the libraries take."""
 
@@ -92,7 +93,7 @@ def fuzz(
 
 
 def _prepare(base: Path) -> None:
-    code = "import sys; from pathlib import Path; import fuzz_targets as t; t.make_base(Path(sys.argv[1]))"
+    code = "import sys, pathlib, fuzz_targets as t; t.make_base(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(base)], check=True, env=_environment())
 
 
@@ -111,7 +112,7 @@ def _drive(
     verdicts: list[Verdict],
 ) -> None:
     """Feed one worker process; start another where one hangs or dies."""
-    process: subprocess.Popen[str] | None = None
+    process: subprocess.Popen[bytes] | None = None
     while (job := jobs.get()) is not None:
         if process is None:
             process = _start(base, work)
@@ -129,34 +130,45 @@ def _drive(
         process.wait()
 
 
-def _start(base: Path, work: Path) -> subprocess.Popen[str]:
+def _start(base: Path, work: Path) -> subprocess.Popen[bytes]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     return subprocess.Popen(
         [sys.executable, __file__, str(base), str(work)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment(), cwd=work,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=_environment(), cwd=work,
         stderr=(work / "stderr").open("w"),
     )  # fmt: skip
 
 
-def _ask(process: subprocess.Popen[str], line: str) -> dict[str, str] | str:
+def _ask(process: subprocess.Popen[bytes], line: str) -> dict[str, str] | str:
     """The worker's answer, or ``hung`` or ``died``; loading libraries does not count as time."""
     assert process.stdin is not None
-    assert process.stdout is not None
     try:
-        process.stdin.write(line)
-        process.stdin.flush()
-        while True:
-            ready, _, _ = select.select([process.stdout], [], [], TIME_LIMIT_S)
-            if not ready:
-                return "hung"
-            answer = process.stdout.readline()
-            if not answer:
-                return "died"
-            if answer.startswith("{"):
-                return dict(json.loads(answer))
+        process.stdin.write(line.encode())
+        ready = _line(process, LOADING_LIMIT_S)
+        if ready is None or not ready:
+            return "hung" if ready is None else "died"
+        answer = _line(process, TIME_LIMIT_S)
+        if answer is None or not answer:
+            return "hung" if answer is None else "died"
+        return dict(json.loads(answer))
     except BrokenPipeError:
         return "died"
+
+
+def _line(process: subprocess.Popen[bytes], limit: float) -> bytes | None:
+    """The next line; empty where the process has ended, None where it took too long."""
+    assert process.stdout is not None
+    line = b""
+    while not line.endswith(b"\n"):
+        some, _, _ = select.select([process.stdout], [], [], limit)
+        if not some:
+            return None
+        byte = process.stdout.read(1)
+        if not byte:
+            return b""
+        line += byte
+    return line
 
 
 # ---- the worker's side
@@ -203,77 +215,82 @@ class _Watch:
             self.outside.append(full)
 
 
-def _work(base: Path, work: Path) -> Iterator[None]:
-    import numpy as np
-    from fuzz_targets import BY_NAME, Insane
+class _Worker:
+    """Spoils and runs one mutant after the other in this process.
+
+    Args:
+        base: sound data.
+        work: scratch of this worker alone.
+    """
+
+    def __init__(self, base: Path, work: Path) -> None:
+        logging.getLogger("spineline").addHandler(logging.NullHandler())
+        logging.getLogger("spineline").propagate = False
+        self.base, self.work = base, work
+        self.data, self.out = work / "a" / "b" / "in", work / "a" / "b" / "out"
+        self.watch = _Watch(work)
+        self.warm: set[str] = set()
+        sys.addaudithook(self.watch)
+
+    def __call__(self, target: Any, number: int, seed: int) -> dict[str, str]:
+        import numpy as np
+
+        if target.name not in self.warm:
+            self._warm(target)
+        self._copy(target)
+        print("ready", flush=True)
+        name = int.from_bytes(hashlib.sha256(target.name.encode()).digest()[:4], "big")
+        target.spoil(self.data, np.random.default_rng([seed, name, number]))
+        before = _listing(self.work, self.out)
+        watch = self.watch
+        watch.inside, watch.outside, watch.on = str(self.out.resolve()) + os.sep, [], True
+        verdict, text = _judged(target, self.data, self.out)
+        watch.on = False
+        if watch.outside or _listing(self.work, self.out) != before:
+            verdict, text = "escaped", "; ".join(watch.outside[:3]) or "files beside out changed"
+        elif verdict == "refused" and (left := sorted(p.name for p in self.out.rglob("*"))):
+            verdict, text = "insane", f"left behind after {text[:80]!r}: {left[:5]}"
+        text = text.replace(str(self.work), "").encode("utf-8", "backslashreplace").decode()
+        return {"verdict": verdict, "text": text[:1500]}
+
+    def _warm(self, target: Any) -> None:
+        """Run the target once on sound data, so that imports do not count as the mutant's."""
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        self._copy(target)
+        with contextlib.suppress(Exception):
+            target.run(self.data, self.out)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        soft = pages * resource.getpagesize() + MEMORY_LIMIT
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        self.warm.add(target.name)
+
+    def _copy(self, target: Any) -> None:
+        shutil.rmtree(self.work / "a", ignore_errors=True)
+        shutil.copytree(self.base / target.base, self.data)
+        self.out.mkdir()
+
+
+def _judged(target: Any, data: Path, out: Path) -> tuple[str, str]:
+    """What running the target came to, and the words for it."""
+    from fuzz_targets import InsaneError
 
     from spineline.datasets.errors import SpinelineError
 
-    logging.getLogger("spineline").addHandler(logging.NullHandler())
-    logging.getLogger("spineline").propagate = False
-    watch, limited = _Watch(work), False
-    sys.addaudithook(watch)
-    for line in sys.stdin:
-        job = json.loads(line)
-        target = BY_NAME[job["target"]]
-        if target.networks and "torch" not in sys.modules:
-            print("loading", flush=True)
-            import spineline.classify.model
-            import spineline.detect.ultralytics_backend
-            from spineline.pipeline.core import Pipeline
-
-            if target.name == "bundled":
-                Pipeline.load()
-            limited = False
-        if not limited:
-            _warm(target, base, work)
-            _limit_memory()
-            limited = True
-        data, out = work / "a" / "b" / "in", work / "a" / "b" / "out"
-        shutil.rmtree(work / "a", ignore_errors=True)
-        shutil.copytree(base / target.base, data)
-        out.mkdir()
-        name = int.from_bytes(hashlib.sha256(target.name.encode()).digest()[:4], "big")
-        target.spoil(data, np.random.default_rng([job["seed"], name, job["number"]]))
-        before = _listing(work, out)
-        verdict, text = "answered", ""
-        watch.inside, watch.outside, watch.on = str(out.resolve()) + os.sep, [], True
-        try:
-            warnings = list(target.run(data, out))
-            verdict, text = ("warned", warnings[0]) if warnings else ("answered", "")
-        except SpinelineError as error:
-            verdict, text = "refused", str(error)
-            if not text.strip() or len(text) > 20_000:
-                verdict, text = "insane", f"a message of {len(text)} characters: {text[:200]}"
-        except MemoryError:
-            verdict, text = "memory", _last_lines()
-        except Insane:
-            verdict, text = "insane", _last_lines()
-        except BaseException:
-            verdict, text = "crashed", _last_lines()
-        watch.on = False
-        if watch.outside or _listing(work, out) != before:
-            verdict, text = "escaped", "; ".join(watch.outside[:3]) or "files beside out changed"
-        elif verdict in ("refused",) and (left := _partial(out)):
-            verdict, text = "insane", f"left behind after {text[:80]!r}: {left}"
-        text = text.replace(str(work), "").encode("utf-8", "backslashreplace").decode()
-        print(json.dumps({"verdict": verdict, "text": text[:1500]}), flush=True)
-        yield
-
-
-def _warm(target: Any, base: Path, work: Path) -> None:
-    """Run the target once on sound data, so that imports do not count as the mutant's."""
-    data, out = work / "a" / "b" / "in", work / "a" / "b" / "out"
-    shutil.rmtree(work / "a", ignore_errors=True)
-    shutil.copytree(base / target.base, data)
-    out.mkdir()
-    with contextlib.suppress(Exception):
-        target.run(data, out)
-
-
-def _partial(out: Path) -> list[str]:
-    """Half-written things that a refusal left."""
-    return sorted(path.name for path in out.rglob("*"))[:5]
+    try:
+        warnings = list(target.run(data, out))
+    except SpinelineError as error:
+        text = str(error)
+        if not text.strip() or len(text) > 20_000:
+            return "insane", f"a message of {len(text)} characters: {text[:200]}"
+        return "refused", text
+    except MemoryError:
+        return "memory", _last_lines()
+    except InsaneError:
+        return "insane", _last_lines()
+    except BaseException:
+        return "crashed", _last_lines()
+    return ("warned", warnings[0]) if warnings else ("answered", "")
 
 
 def _listing(work: Path, out: Path) -> list[tuple[str, int, int]]:
@@ -291,15 +308,14 @@ def _last_lines() -> str:
     return " | ".join(traceback.format_exc().strip().splitlines()[-7:])
 
 
-def _limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft = pages * resource.getpagesize() + MEMORY_LIMIT
-    resource.setrlimit(resource.RLIMIT_AS, (soft, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
 def main() -> None:
-    for _ in _work(Path(sys.argv[1]), Path(sys.argv[2])):
-        pass
+    from fuzz_targets import BY_NAME
+
+    worker = _Worker(Path(sys.argv[1]), Path(sys.argv[2]))
+    for line in sys.stdin:
+        job = json.loads(line)
+        answer = worker(BY_NAME[job["target"]], job["number"], job["seed"])
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,155 @@
+"""The fuzzer: no mutant crashes, hangs, floods, escapes or gets a wrong answer; and it can tell."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzz_mutators import (
+    dicom_elements,
+    spoil_bytes,
+    spoil_dicom,
+    spoil_json,
+    spoil_png,
+    spoil_safetensors,
+    spoil_text,
+)
+from fuzz_targets import TARGETS, InsaneError, sane
+from fuzz_workers import GOOD, Verdict, _judged, _Watch, fuzz
+
+LIGHT = [target.name for target in TARGETS if not target.networks]
+HEAVY = [target.name for target in TARGETS if target.networks]
+
+
+def told(verdicts: list[Verdict]) -> str:
+    bad = [v for v in verdicts if v.bad]
+    return "\n".join(f"{v.target} {v.number} (seed {v.seed}) {v.verdict}: {v.text}" for v in bad)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def test_some_mutants_of_every_class(folder: Path) -> None:
+    verdicts = fuzz(LIGHT, mutants=20, seed=0, folder=folder)
+    assert told(verdicts) == ""
+    assert Counter(v.target for v in verdicts) == dict.fromkeys(LIGHT, 20)
+    by_target = {name: {v.verdict for v in verdicts if v.target == name} for name in LIGHT}
+    assert all(found <= set(GOOD) for found in by_target.values())
+    assert {v.verdict for v in verdicts} == set(GOOD)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_thousands_of_mutants(folder: Path, seed: int) -> None:
+    assert told(fuzz(LIGHT, mutants=150, seed=seed, folder=folder)) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", HEAVY)
+def test_mutants_that_need_networks(folder: Path, name: str) -> None:
+    assert told(fuzz([name], mutants=60, seed=1, folder=folder)) == ""
+
+
+# ---- the fuzzer itself
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda r: spoil_bytes(b"abc" * 400, r), id="bytes"),
+        pytest.param(lambda r: spoil_json([{"a": [1, "b"], "c": None}], r), id="json"),
+        pytest.param(lambda r: spoil_text(b"a: 1\nb: <x>2</x>\n", r), id="text"),
+        pytest.param(lambda r: spoil_png(b"\x89PNG\r\n\x1a\n" + bytes(60), r), id="png"),
+    ],
+)
+def test_same_generator_same_mutant(spoil) -> None:
+    found = [[spoil(np.random.default_rng([7, n])) for n in range(60)] for _ in range(2)]
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 25
+
+
+def test_dicom_elements_are_found_and_spoilt(tmp_path: Path) -> None:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2"
+    ds.Modality, ds.Rows, ds.PixelData = "MR", 4, bytes(32)
+    ds["PixelData"].VR = "OW"
+    ds.save_as(tmp_path / "a", enforce_file_format=True)
+    data = (tmp_path / "a").read_bytes()
+    elements = dicom_elements(data)
+    tags = [tag for tag, *_ in elements]
+    assert [tag for tag in tags if tag >> 16 != 2] == [0x00080060, 0x00280010, 0x7FE00010]
+    (value,) = (place for tag, _, _, _, place in elements if tag == 0x00280010)
+    assert data[value : value + 2] == b"\x04\x00"
+    mutants = {spoil_dicom(data, np.random.default_rng(n)) for n in range(40)}
+    assert len(mutants) > 30
+
+
+def test_a_spoilt_description_of_weights_is_still_framed() -> None:
+    header = {"__metadata__": {"spineline": json.dumps({"task": "name"})}}
+    text = json.dumps(header).encode()
+    data = len(text).to_bytes(8, "little") + text
+    framed = 0
+    for n in range(80):
+        spoilt = spoil_safetensors(data, np.random.default_rng(n))
+        framed += int.from_bytes(spoilt[:8], "little") == len(spoilt) - 8
+    assert framed > 30
+
+
+def test_insane_answers_are_told() -> None:
+    sane(True, "fine")
+    with pytest.raises(InsaneError, match="a level twice"):
+        sane([], "a level twice")
+
+
+class _Raises:
+    def __init__(self, error: BaseException | None, warnings: tuple[str, ...] = ()) -> None:
+        self.error, self.warnings = error, warnings
+
+    def run(self, data: Path, out: Path) -> tuple[str, ...]:
+        if self.error is not None:
+            raise self.error
+        return self.warnings
+
+
+def test_verdicts(tmp_path: Path) -> None:
+    from spineline.datasets.errors import AnnotationError
+
+    wanted = {
+        "refused": _Raises(AnnotationError("a.json: broken")),
+        "crashed": _Raises(KeyError("x")),
+        "memory": _Raises(MemoryError()),
+        "insane": _Raises(InsaneError("twice")),
+        "answered": _Raises(None),
+        "warned": _Raises(None, ("odd",)),
+    }
+    assert {name: _judged(t, tmp_path, tmp_path)[0] for name, t in wanted.items()} == {
+        name: name for name in wanted
+    }
+    assert _judged(_Raises(AnnotationError("")), tmp_path, tmp_path)[0] == "insane"
+    assert _judged(_Raises(AnnotationError("x" * 30_000)), tmp_path, tmp_path)[0] == "insane"
+
+
+def test_the_watch_sees_what_is_written_elsewhere(tmp_path: Path) -> None:
+    watch = _Watch(tmp_path)
+    watch.inside, watch.on = f"{tmp_path}/out/", True
+    watch("open", (str(tmp_path / "out" / "a"), "w", 0))
+    watch("open", (str(tmp_path / "b"), "r", 0))
+    watch("os.mkdir", (str(tmp_path / "out"), 0o777, -1))
+    assert watch.outside == []
+    watch("open", (str(tmp_path / "out" / ".." / "b"), "w", 0))
+    watch("os.rename", (str(tmp_path / "out" / "a"), str(tmp_path / "c"), -1, -1))
+    watch("os.system", (b"true",))
+    assert [Path(place).name for place in watch.outside[:2]] == ["b", "c"]
+    assert watch.outside[2].startswith("os.system")
