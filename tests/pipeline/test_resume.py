@@ -480,6 +480,7 @@ def test_ctrl_c(tmp_path, make_study) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_with_the_real_networks(tmp_path, run_cli, seed: int) -> None:
     words = ("n=8", "slices=3", "format=dicom", "size=256")
