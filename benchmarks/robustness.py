@@ -1,6 +1,6 @@
 """What spineline does with bad input: cases built by hand, and thousands of mutants.
 
-    python benchmarks/robustness.py [page=docs/robustness.md] [mutants=100] [seed=0] [cases=all|none]
+    python benchmarks/robustness.py [page=docs/robustness.md] [mutants=100] [seed=0] [cases=none]
 
 Each case is a command line run in a process of its own, with a limit of 60 s and 2 GB beyond the
 libraries, on phantom data that was spoilt in one way. It says which exit code and which words are

@@ -74,7 +74,7 @@ def _check_size(text: str) -> None:
             if anchor is not None:
                 sizes[anchor] = total - before
         elif isinstance(event, yaml.AliasEvent):
-            total += sizes.get(event.anchor, 1)
+            total += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
         if len(open_values) > MAX_DEPTH:
