@@ -29,6 +29,7 @@ from spineline.datasets.files import (
 )
 from spineline.datasets.runs import LOG, package_version, progress, write_run_record
 from spineline.datasets.settings import refuse_output_around
+from spineline.detect.background import Background
 from spineline.pipeline import engine_local
 from spineline.pipeline.core import Analysis, Pipeline, bundle_of
 from spineline.pipeline.engines import Engine, Failure, Outcome, load_engine, reason_of
@@ -52,6 +53,9 @@ __all__ = ["Failure", "PredictResult", "StoredResults", "analyse_cases", "predic
 
 _NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of writing one study that the next one would meet too."""
+
+_AHEAD = 16
+"""Studies that wait for a thread to draw and write them while the next batch is analysed."""
 
 
 class StoredResults(Sequence[tuple[str, StudyResult]]):
@@ -228,10 +232,13 @@ class _Run:
         left = self._names_todo()
         with RunTeller(len(self._todo)) as teller:
             try:
-                with closing(engine(self._todo, self._settings)) as outcomes:  # type: ignore[type-var]
+                with (
+                    closing(Background(ahead=_AHEAD)) as writer,
+                    closing(engine(self._todo, self._settings)) as outcomes,  # type: ignore[type-var]
+                ):
                     for outcome in outcomes:
                         left.discard(outcome.name)
-                        self._keep(outcome, teller)
+                        writer.submit(partial(self._keep, outcome, teller))
             except KeyboardInterrupt:
                 teller.interrupted(self._out)
                 raise
