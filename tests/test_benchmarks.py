@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -552,3 +553,97 @@ def test_a_wrong_key_ends_a_script_as_it_ends_a_command(name: str) -> None:
     assert done.returncode == 2
     assert "unknown key 'imagsz'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# turns, and the scripts that take them
+
+
+@pytest.fixture(scope="module")
+def turns() -> ModuleType:
+    return script("turns")
+
+
+def test_arms_take_turns_in_an_order_that_moves_on(turns) -> None:
+    run: list[str] = []
+    arms = {name: (lambda n=name: run.append(n)) for name in "abc"}
+    kept = turns.take_turns(arms, 2)
+    assert "".join(run) == "abcbcacab"
+    assert {name: len(all_) for name, all_ in kept.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_ratios_are_of_neighbours(turns) -> None:
+    over = [turns.Turn(2.0, 9.0), turns.Turn(6.0, 9.0), turns.Turn(9.0, 9.0)]
+    under = [turns.Turn(1.0, 3.0), turns.Turn(2.0, 9.0), turns.Turn(1.0, 1.0)]
+    found = turns.ratio(over, under)
+    assert (found.value, found.low, found.high) == (3.0, 2.0, 9.0)
+    assert str(turns.ratio(over, under, "cpu_s")) == "3.00 (1.00 – 9.00)"
+    assert turns.median(over) == 6.0
+
+
+def test_processor_time_of_ended_children_counts(turns) -> None:
+    code = "sum(n * n for n in range(3_000_000))"
+    turn = turns.timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+    assert turn.cpu_s > 0.05
+
+
+def test_copies_of_studies_are_studies_of_their_own(turns, tmp_path: Path) -> None:
+    from spineline.datasets.dicom import scan
+
+    words = script("cohorts").draw_cohort(tmp_path / "c", 10, seed=0, slices=1, size=128)
+    assert words == "10 phantom studies, 3 files each, 128 px, 8 of them drawn anew"
+    studies = scan(tmp_path / "c")
+    assert len({study.study_uid for study in studies}) == len(studies) == 10
+    slices = [one for study in studies for series in study.series for one in series.slices]
+    assert len({one.instance_uid for one in slices}) == len(slices) == 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux alone")
+def test_memory_is_of_the_whole_tree(turns) -> None:
+    memory = script("cohort_memory")
+    code = "import os; os.read(0, 1)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        assert child.pid in memory.tree_of(os.getpid())
+        rss, pss = memory.memory_of(child.pid)
+        assert 0 < pss <= rss < 200
+        child.communicate(b"x")
+    assert memory.memory_of(child.pid) == (0.0, 0.0)
+
+
+def test_peak_memory_by_part_of_a_run(turns) -> None:
+    memory = script("cohort_memory")
+    looks = [memory.Look(n, 3, 100.0 + n, 50.0) for n in (0, 4, 5, 10)]
+    run = memory.MemoryRun(10, 1.0, tuple(looks))
+    assert run.peak("rss_mb") == 110.0
+    assert run.peak("rss_mb", 0.0, 0.5) == 105.0
+    assert run.peak("pss_mb", 0.5, 1.0) == 50.0
+
+
+SCRIPTS = {
+    "pipeline_overhead": ["n=2", "slices=1", "repeats=1"],
+    "naive_chain": ["n=2", "slices=1", "repeats=1"],
+    "convert_speed": ["n=3", "repeats=1"],
+    "cohort_memory": ["n=10", "size=128"],
+    "start_up": ["repeats=1"],
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_keys_of_every_script(turns, name: str, capsys) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'repeat'; did you mean 'repeats'"):
+        script(name).main(["repeat=3"])
+    script(name).main(["help"])
+    assert "repeats" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_runs_and_writes_its_section(turns, tmp_path: Path, name: str) -> None:
+    out, page = tmp_path / "report.json", tmp_path / "page.md"
+    page.write_text("# Benchmarks\n\nBy hand.\n")
+    script(name).main([*SCRIPTS[name], f"out={out}", f"page={page}"])
+    report, text = json.loads(out.read_text()), page.read_text()
+    assert report["data"] in text
+    section = name.replace("_", "-")
+    assert text.startswith(f"# Benchmarks\n\nBy hand.\n\n<!-- spineline:{section} -->\n\n## ")
+    assert f"`python benchmarks/{name}.py " in text
+    assert str(tmp_path) not in text
