@@ -290,6 +290,7 @@ class _Process:
         value, failure = answer
         if failure is not None and failure.kind == "memory":
             self.kill()  # what it still holds is not worth keeping
+            self._popen.wait()  # else it looks alive to the next item
         return value, failure
 
     def kill(self) -> None:
