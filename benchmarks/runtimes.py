@@ -174,7 +174,9 @@ def section_text(settings: RuntimeSettings, measured: Measured) -> str:
         "`Pipeline.analyse` of one study after the other, from the frame to named and graded "
         "structures; *cold start* is the whole command on one study, a process of its own. "
         "Least and largest of the rounds in brackets; below 1 is faster than torch. The last two "
-        "columns are what `pipeline export` found when it compared each with torch."
+        "columns are what `pipeline export` found when it compared each with torch. Where the load "
+        "average is above the number of cores, other programs ran beside it: times are then many "
+        "times what they are alone, ratios say more, and processor time is disturbed least."
     )
     rows = markdown_table(HEADS, rows_of(measured, settings.n))
     return "\n\n".join(["## Runtimes", f"{about} {ABOUT}", note, rows]) + "\n"
