@@ -11,9 +11,12 @@ To add one: a module of this room with such a function ``run``, and its name in 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
+
+from spineline.datasets.errors import ConfigError
 
 if TYPE_CHECKING:
     from spineline.pipeline.core import Analysis
@@ -74,6 +77,26 @@ ENGINES: dict[str, str] = {
     "ray": "spineline.pipeline.engine_ray",
 }
 """Module of each engine, by the word of ``engine=``."""
+
+
+NEEDS: dict[str, tuple[tuple[str, ...], str]] = {"ray": (("ray", "pyarrow"), "ray")}
+"""Packages that an engine needs, and the extra that brings them."""
+
+
+def check_engine(name: str) -> None:
+    """Refuse an engine whose packages are not installed, before anything is read.
+
+    Raises:
+        ConfigError: names the package and the extra.
+    """
+    packages, extra = NEEDS.get(name, ((), ""))
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            msg = (
+                f"engine={name}: needs the package {package}, which is not installed; "
+                f"pip install 'spineline[{extra}]' brings it"
+            )
+            raise ConfigError(msg)
 
 
 def load_engine(name: str) -> Engine:

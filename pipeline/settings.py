@@ -12,7 +12,7 @@ from spineline.datasets.devices import check_device
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.pages import check_name
 from spineline.datasets.settings import Settings, key, settings_to_dict
-from spineline.pipeline.engines import ENGINES
+from spineline.pipeline.engines import ENGINES, check_engine
 from spineline.pipeline.writers import OF_COHORT, OF_STUDY, check_words
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
@@ -35,6 +35,10 @@ _BATCH = (
 )
 _HALF = "mixed precision: true, false, or auto: on CUDA only"
 _ENGINE = "this machine, or a Ray cluster (spineline[ray])"
+_RAY_ADDRESS = (
+    "cluster of engine=ray: auto or HOST:PORT; else RAY_ADDRESS, or a local one"
+)
+_RAY_WORKERS = "actors of engine=ray that hold models; auto: as many as its CPUs or GPUs allow"
 _WORKERS = "processes that read ahead of the models (0: none, no limits of time and memory)"
 _TIMEOUT = "seconds that reading one study may take; then it fails, and the others go on"
 _MEMORY = "MB that reading one study may take; then it fails, and the others go on"
@@ -110,6 +114,8 @@ class PipelinePredict(ModelSettings):
     overwrite: bool = key("start anew instead of going on with an earlier run", default=False)
     retry: bool = key("try studies again that failed in an earlier run", default=False)
     engine: str = key(_ENGINE, default="local", choices=tuple(ENGINES))
+    ray_address: str | None = key(_RAY_ADDRESS, default=None)
+    ray_workers: int | Literal["auto"] = key(_RAY_WORKERS, default="auto", minimum=1, maximum=10000)
     workers: int | Literal["auto"] = key(_WORKERS, default="auto", minimum=0, maximum=256)
     timeout: float = key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
     max_memory: int = key(_MEMORY, default=2048, minimum=64, maximum=1 << 20)
@@ -120,6 +126,7 @@ class PipelinePredict(ModelSettings):
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
+        _check_ray(self)
         if self.salt is not None and (self.names != "hash" or len(self.salt) < 8):
             raise ConfigError("salt=…: wanted eight characters or more, and names=hash")
         if self.names == "hash" and self.compare is not None:
@@ -127,10 +134,20 @@ class PipelinePredict(ModelSettings):
         check_words(self.to)
 
 
+def _check_ray(settings: PipelinePredict) -> None:
+    workers, address = settings.ray_workers, settings.ray_address
+    if isinstance(workers, str) and workers != "auto":
+        msg = f"ray_workers={workers}: wanted auto, or a number of actors, 1 or more"
+        raise ConfigError(msg)
+    if settings.engine != "ray" and (workers != "auto" or address is not None):
+        raise ConfigError("ray_workers=… and ray_address=…: are of engine=ray alone")
+    check_engine(settings.engine)
+
+
 _NOT_OF_RESULTS = (
     "source", "out", "overwrite", "retry", "seed", "engine", "workers", "timeout", "max_memory",
     "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer", "to",
-    "names", "salt",
+    "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip
 """Keys that say where and how to run; those of weights are told by their SHA-256."""
 
