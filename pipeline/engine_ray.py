@@ -128,8 +128,7 @@ def run(
         check_nodes(ray, job)
         shares = shares_of(ray.nodes(), settings, job.threads)
         LOG.info("Ray: %d actors on %d nodes", shares.workers, len(_alive(ray.nodes())))
-        with closing(twice(cases, functools.partial(stream, job=job, shares=shares))) as found:
-            yield from found
+        yield from twice(cases, functools.partial(stream, job=job, shares=shares))
 
 
 def twice(
@@ -374,19 +373,21 @@ def _connect(ray: Any, address: str, words: Mapping[str, Any]) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **words)
     except Exception as error:  # of many kinds, some of none
+        told = reason_of(error)
+        if address == "local":
+            msg = f"Ray: a cluster of this machine cannot be started ({told}); try again when idle"
+            raise SpinelineError(msg) from error
         msg = (
-            f"ray_address={address}: no cluster can be reached or started there "
-            f"({reason_of(error)}); is `ray start` running, with this version of Ray and Python?"
+            f"ray_address={address}: no cluster can be reached there ({told}); is `ray start` "
+            "running, with this version of Ray and Python?"
         )
         raise SpinelineError(msg) from error
 
 
 def _local_words(settings: PipelinePredict, threads: int, stack: ExitStack) -> dict[str, Any]:
     """How a local cluster is started; the folder of its logs goes with it."""
-    cores = _cores()
-    workers = settings.ray_workers
-    if isinstance(workers, str):
-        workers = max(1, cores // max(threads, 1))
+    cores, wanted = _cores(), settings.ray_workers
+    workers = max(1, cores // max(threads, 1)) if isinstance(wanted, str) else wanted
     words: dict[str, Any] = {
         "num_cpus": workers * max(threads, 1) + max(1, cores // 4),
         "object_store_memory": _STORE_BYTES,
