@@ -21,6 +21,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -172,30 +173,32 @@ def stream(
     rows = [{"data": pickle.dumps(case)} for case in cases]
     reading = _concurrency(job.settings)
     try:
-        data = (
-            ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map_batches(
-                read_rows,
-                fn_args=(job,),
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=shares.reader_cpus,
-                ray_remote_args_fn=_reader_words,
-                **reading,
+        with warnings.catch_warnings():  # of newer ways to say the same, which older Ray lacks
+            warnings.simplefilter("ignore")
+            data = (
+                ray.data.from_items(rows, override_num_blocks=len(rows))
+                .map_batches(
+                    read_rows,
+                    fn_args=(job,),
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    num_cpus=shares.reader_cpus,
+                    ray_remote_args_fn=_reader_words,
+                    **reading,
+                )
+                .map_batches(
+                    Analyse,
+                    fn_constructor_args=(job,),
+                    batch_size=size,
+                    batch_format="pyarrow",
+                    num_cpus=shares.worker_cpus,
+                    num_gpus=shares.worker_gpus,
+                    compute=ActorPoolStrategy(
+                        size=workers, max_tasks_in_flight_per_actor=1 if alone else 2
+                    ),
+                    ray_remote_args_fn=_worker_words,
+                )
             )
-            .map_batches(
-                Analyse,
-                fn_constructor_args=(job,),
-                batch_size=size,
-                batch_format="pyarrow",
-                num_cpus=shares.worker_cpus,
-                num_gpus=shares.worker_gpus,
-                compute=ActorPoolStrategy(
-                    size=workers, max_tasks_in_flight_per_actor=1 if alone else 2
-                ),
-                ray_remote_args_fn=_worker_words,
-            )
-        )
         batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
         with closing(iter(batches)) as tables:
             for table in tables:
