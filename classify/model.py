@@ -410,9 +410,13 @@ def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) ->
     """A network with given weights.
 
     Raises:
-        WeightsError: the weights do not fit the configuration.
+        WeightsError: the weights do not fit the configuration, or are no finite numbers.
     """
     _check_hidden(state, config, where)
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        msg = f"{where}: {broken[0]} holds numbers that are not finite; train it again"
+        raise WeightsError(msg)
     try:
         network = build_network(config)
         network.load_state_dict(state)
@@ -471,6 +475,7 @@ class Classifier:
 
         Raises:
             ValueError: crops of another shape or dtype, or another number of kinds.
+            WeightsError: the network answers with what is no number.
         """
         size = self.crop.size
         crops = np.asarray(crops)
@@ -479,7 +484,10 @@ class Classifier:
             raise ValueError(msg)
         if kinds is not None and len(kinds) != len(crops):
             raise ValueError(f"{len(crops)} crops but {len(kinds)} kinds")
-        return grades_of(self.logits(crops, batch=batch), kinds)
+        logits = self.logits(crops, batch=batch)
+        if not all(each is None or bool(each.isfinite().all()) for each in logits):
+            raise WeightsError("the classifier answers with what is no number: its weights are bad")
+        return grades_of(logits, kinds)
 
     def logits(self, crops: npt.NDArray[np.uint8], *, batch: int = 256) -> Outputs:
         """Logits of (N, size, size) uint8 crops, on the CPU, float32: (N, 7) and (N, 2) or None."""

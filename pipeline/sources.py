@@ -297,8 +297,13 @@ def _load_image(case: Case) -> Frame:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(
+    try:
+        names = sorted(folder.iterdir())
+    except OSError as error:
+        msg = f"{folder}: cannot be listed ({error.strerror}); change its permissions"
+        raise SpinelineError(msg) from error
+    return [
         path
-        for path in folder.iterdir()
+        for path in names
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != "."
-    )
+    ]

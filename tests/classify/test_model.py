@@ -331,3 +331,19 @@ def test_wrong_crops_are_refused(weights: Path, crops: Any, kinds: Any, message:
 def test_unknown_devices_are_refused(weights: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="device="):
         load_classifier(weights, device=name)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    from spineline.weights import read_metadata, resolve
+
+    bundled = resolve("lumbar-gradients", task="classify").path
+    tensors = load_file(bundled)
+    name = sorted(name for name, tensor in tensors.items() if tensor.is_floating_point())[0]
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(
+        tensors,
+        tmp_path / "w.safetensors",
+        metadata={"spineline": json.dumps(read_metadata(bundled))},
+    )
+    with pytest.raises(WeightsError, match=f"{name} holds numbers that are not finite"):
+        load_classifier(tmp_path / "w.safetensors")

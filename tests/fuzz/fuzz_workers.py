@@ -30,6 +30,10 @@ from pathlib import Path
 from typing import Any
 
 GOOD = ("refused", "answered", "warned")
+_CACHES = [os.environ.get(name) for name in ("SPINELINE_CACHE_DIR", "XDG_CACHE_HOME")]
+CACHE = Path(next(filter(None, _CACHES), Path.home() / ".cache")).resolve() / "spineline"
+"""What a first import of ``ultralytics`` is given to keep its settings in."""
+
 BAD = ("crashed", "hung", "memory", "died", "escaped", "insane")
 TIME_LIMIT_S = 20.0
 LOADING_LIMIT_S = 300.0
@@ -211,7 +215,8 @@ class _Watch:
         if isinstance(path, int):
             return
         full = os.path.realpath(os.fsdecode(path))  # type: ignore[arg-type]
-        if not f"{full}{os.sep}".startswith(self.inside) and not full.startswith("/dev/"):
+        allowed = (self.inside, "/dev/", str(CACHE))
+        if not f"{full}{os.sep}".startswith(allowed):
             self.outside.append(full)
 
 

@@ -619,3 +619,19 @@ def test_a_pipeline_needs_detector_and_classifier(tmp_path, make_study, run_cli)
     assert code == 2
     assert "classifier=none: the pipeline needs one" in warned
     assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_that_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli
+) -> None:
+    (tmp_path / "study").mkdir()
+
+    def refused(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'study'}", f"out={tmp_path / 'o'}"
+    )
+    assert code == 1
+    assert "study: cannot be listed (Permission denied); change its permissions" in warned
