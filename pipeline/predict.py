@@ -130,7 +130,7 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
             limits=engine_local.limits_of(settings),
         )
     with _run_folder(settings) as manifest:
-        hidden = pseudonyms_of(settings, cases)
+        hidden = pseudonyms_of(settings, cases, manifest.entries)
         run = _Run(settings, manifest, stamp, cases if hidden is None else hidden.cases(), hidden)
         run.go(engine)
         return run.finish()

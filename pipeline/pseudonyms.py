@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.errors import OutputExistsError, SpinelineError
 from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.doubts import codes_of
@@ -35,6 +35,7 @@ NAME_DIGITS = 16
 """Hexadecimal digits of a study's name; two of a million studies share one once in 30 million."""
 
 _FILE_DIGITS = 8
+_HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
 _HIDDEN = Path("hidden-by-names-hash")
 
 
@@ -156,14 +157,28 @@ class _Cleaner:
         return code + text.lstrip(": ")
 
 
-def pseudonyms_of(settings: PipelinePredict, cases: Sequence[Case]) -> Pseudonyms | None:
+def pseudonyms_of(
+    settings: PipelinePredict, cases: Sequence[Case], earlier: Iterable[str] = ()
+) -> Pseudonyms | None:
     """The names of a run by its settings; None where studies keep their folders' names.
 
+    Args:
+        settings: of the run.
+        cases: under their own names.
+        earlier: names of the studies that earlier runs left in the same folder.
+
     Raises:
+        OutputExistsError: an earlier run named studies by their folders; its files would stay.
         SpinelineError: the salt of an earlier run cannot be read, or none can be kept.
     """
     if settings.names != "hash":
         return None
+    if not all(_HASHED.fullmatch(name) for name in earlier):
+        msg = (
+            f"{settings.out}: an earlier run named studies by their folders, and its files would "
+            "stay beside those of names=hash; choose another out= or add overwrite=true"
+        )
+        raise OutputExistsError(msg)
     salt = settings.salt or _kept_salt(settings.out / SALT_NAME)
     return Pseudonyms(salt, cases, settings.source)
 

@@ -134,6 +134,23 @@ def test_the_salt_is_kept_for_the_user_alone_and_used_again(
     assert salt.read_text().strip() not in (out / "run.yaml").read_text()
 
 
+def test_a_run_with_names_of_folders_is_not_gone_on_with(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "QWERTZMANN", change=identify)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out)[0] == 0
+    before = everything(out)
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash")
+    assert code == 1
+    assert "an earlier run named studies by their folders" in said
+    assert "overwrite=true" in said
+    assert everything(out) == before
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash", "overwrite=true")
+    assert code == 0
+    assert "qwertzmann" not in everything(out).lower()
+
+
 def test_two_salts_two_names(tmp_path, fake_models, make_study, run_cli) -> None:
     make_study(tmp_path / "in" / "one")
     found = set()
