@@ -35,9 +35,7 @@ _BATCH = (
 )
 _HALF = "mixed precision: true, false, or auto: on CUDA only"
 _ENGINE = "this machine, or a Ray cluster (spineline[ray])"
-_RAY_ADDRESS = (
-    "cluster of engine=ray: auto or HOST:PORT; else RAY_ADDRESS, or a local one"
-)
+_RAY_ADDRESS = "cluster of engine=ray: auto or HOST:PORT; else RAY_ADDRESS, or a local one"
 _RAY_WORKERS = "actors of engine=ray that hold models; auto: as many as its CPUs or GPUs allow"
 _WORKERS = "processes that read ahead of the models (0: none, no limits of time and memory)"
 _TIMEOUT = "seconds that reading one study may take; then it fails, and the others go on"
