@@ -490,7 +490,7 @@ def check_source(settings: RowsSettings) -> None:
 def finished_variants(folder: Path) -> tuple[str, ...]:
     """Variants of which every fold that there is has been scored, sorted."""
     folds = folder.parents[1] / "data"
-    counts = {len(list(path.glob("fold*"))) for path in folds.glob("*")}
+    counts = {sum(p.is_dir() for p in path.glob("fold*")) for path in folds.glob("*")}
     found = [path.parents[2].name for path in sorted(folder.glob("*/fold*/val/metrics.json"))]
     return tuple(name for name in dict.fromkeys(found) if found.count(name) in counts)
 

@@ -647,3 +647,15 @@ def test_every_script_runs_and_writes_its_section(turns, tmp_path: Path, name: s
     assert text.startswith(f"# Benchmarks\n\nBy hand.\n\n<!-- spineline:{section} -->\n\n## ")
     assert f"`python benchmarks/{name}.py " in text
     assert str(tmp_path) not in text
+
+
+def test_a_variant_is_finished_with_a_score_of_every_fold(rows, tmp_path: Path) -> None:
+    for n in range(2):
+        (tmp_path / "data" / "level" / f"fold{n}").mkdir(parents=True)
+    (tmp_path / "data" / "level" / "folds.json").touch()  # beside the folds, and none of them
+    folder = tmp_path / "small" / "regions"
+    for variant, folds in (("whole", 2), ("half", 1)):
+        for n in range(folds):
+            (folder / variant / f"fold{n}" / "val").mkdir(parents=True)
+            (folder / variant / f"fold{n}" / "val" / "metrics.json").touch()
+    assert rows.finished_variants(folder) == ("whole",)
