@@ -24,6 +24,10 @@ from spineline.datasets.dicom_select import Rejection, Series, Study
 from spineline.datasets.errors import DicomReadError
 from spineline.datasets.runs import LOG
 
+RESULTS_NAME = "manifest.jsonl"
+RESULTS_BEGIN = b'{"study": '
+"""Name and begin of the file by which a folder of our own results is known."""
+
 
 class Located(Protocol):
     """What the search for studies asks of a slice's header."""
@@ -194,6 +198,8 @@ class Group:
 def files_below(source: Path, *, leave_out: Path | None = None) -> list[Path]:
     """The source itself where it is a file, else all regular files below it, in sorted order.
 
+    Folders of results that ``pipeline predict`` left below it are not looked into.
+
     Raises:
         DicomReadError: no such source, or an empty folder.
     """
@@ -208,13 +214,21 @@ def files_below(source: Path, *, leave_out: Path | None = None) -> list[Path]:
     if leave_out is not None and leave_out.is_dir() and not leave_out.samefile(source):
         status = leave_out.stat()
         seen.add((status.st_dev, status.st_ino))
-    files = list(_walk(source, seen))
+    files = list(_walk(source, seen, is_source=True))
     if not files:
         raise DicomReadError(f"{source}: an empty folder; wanted DICOM files in it or below it")
     return files
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _is_of_results(folder: Path) -> bool:
+    try:
+        with (folder / RESULTS_NAME).open("rb") as file:
+            return file.read(len(RESULTS_BEGIN)) == RESULTS_BEGIN
+    except OSError:
+        return False
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]], *, is_source: bool = False) -> Iterator[Path]:
     """Regular files below a folder, in sorted order; each folder once, however it is linked."""
     try:
         status = folder.stat()
@@ -225,6 +239,10 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     if (status.st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
+    names = {entry.name for entry in entries}
+    if RESULTS_NAME in names and not is_source and _is_of_results(folder):
+        LOG.info("%s: results of an earlier run, not looked into", folder)
+        return
     for entry in entries:
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()

@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from spineline.datasets.dicom_index import RESULTS_BEGIN, RESULTS_NAME
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 from spineline.datasets.runs import LOG
 from spineline.pipeline.engines import FAILURE_KINDS, Failure, FailureKind
 
-NAME = "manifest.jsonl"
+NAME = RESULTS_NAME
 
-_BEGIN = b'{"study": '
+_BEGIN = RESULTS_BEGIN
 
 Status = Literal["done", "failed"]
 

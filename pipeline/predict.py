@@ -47,7 +47,12 @@ from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelinePredict, results_hash
 from spineline.pipeline.sources import Case, find_cases
 from spineline.pipeline.telling import RunTeller
-from spineline.pipeline.writers import check_extras, write_cohort_extras, write_study_extras
+from spineline.pipeline.writers import (
+    check_extras,
+    words_of_run,
+    write_cohort_extras,
+    write_study_extras,
+)
 
 __all__ = ["Failure", "PredictResult", "StoredResults", "analyse_cases", "predict"]
 
@@ -117,6 +122,7 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
     """
     refuse_output_around(settings)
     _check_out(settings)
+    settings = _with_earlier_words(settings)
     check_extras(settings)
     engine = _engine(settings, pipeline)
     weights = bundle_of(settings).sha256 if pipeline is None else pipeline.weights_sha256
@@ -134,6 +140,15 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
         run = _Run(settings, manifest, stamp, cases if hidden is None else hidden.cases(), hidden)
         run.go(engine)
         return run.finish()
+
+
+def _with_earlier_words(settings: PipelinePredict) -> PipelinePredict:
+    """The settings with the words of ``to=`` of the run that is gone on with."""
+    earlier = () if settings.overwrite else words_of_run(settings.out)
+    kept = [word for word in earlier if word not in settings.to]
+    if kept:
+        LOG.info("to=%s: kept from the earlier run into %s", ",".join(kept), settings.out)
+    return replace(settings, to=(*settings.to, *kept))
 
 
 def _engine(settings: PipelinePredict, pipeline: Pipeline | None) -> Engine:

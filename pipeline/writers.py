@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.runs import LOG
+from spineline.datasets.yaml_files import YamlError, read_yaml
 
 if TYPE_CHECKING:
     from spineline.pipeline.core import Analysis
@@ -60,6 +61,18 @@ def check_words(words: Iterable[str]) -> None:
                 f"pip install 'spineline[{extra}]' brings it"
             )
             raise ConfigError(msg)
+
+
+def words_of_run(out: Path) -> tuple[str, ...]:
+    """The words of ``to=`` that an earlier run into ``out`` was given; none where it has no record.
+
+    A run that goes on keeps them: what is there would else tell of other results than the rest.
+    """
+    try:
+        words = read_yaml(out / "run.yaml")["settings"]["to"]
+        return tuple(word for word in words if word in (*OF_STUDY, *OF_COHORT))
+    except (OSError, YamlError, KeyError, TypeError):
+        return ()
 
 
 def check_extras(settings: PipelinePredict) -> None:

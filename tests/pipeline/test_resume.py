@@ -200,6 +200,26 @@ def test_files_of_the_cohort_are_written_again_as_asked_for(go) -> None:
     assert any("coco" in name for name in names)
 
 
+def test_a_run_that_goes_on_keeps_what_it_was_asked_to_write(go, make_study) -> None:
+    """Else files of an earlier command would stay, and tell of other studies than the rest."""
+    go("to=coco,report")
+    make_study(Path("cohort/d"))
+    again = go("to=page")
+    assert again.done == ["d"]
+    assert "to=coco,report: kept from the earlier run into o" in again.said
+    files = {
+        image["file_name"] for image in json.loads(Path("o/coco_images.json").read_text())["images"]
+    }
+    assert len(files) == 4
+    assert all(Path(f"o/{name}/report.html").exists() for name in "abcd")
+    assert Path("o/index.html").exists()
+    assert yaml.safe_load(Path("o/run.yaml").read_text())["settings"]["to"] == [
+        "page", "coco", "report",
+    ]  # fmt: skip
+    go("to=coco", "overwrite=true")
+    assert not Path("o/index.html").exists()
+
+
 # Failures
 
 
@@ -336,6 +356,18 @@ def test_results_inside_the_source_are_not_looked_into(cohort, fake_models, run_
     code, said, _ = run_cli(*words)
     assert code == 0
     assert "done earlier       3" in said
+
+
+def test_results_of_another_run_in_the_source_are_not_looked_into(
+    cohort, fake_models, run_cli
+) -> None:
+    words = ("pipeline", "predict", "source=cohort")
+    assert run_cli(*words, "out=cohort/first", "to=sr,sc")[0] == 0
+    code, said, _ = run_cli(*words, "out=second")
+    assert code == 0
+    assert "cohort/first: results of an earlier run, not looked into" in said
+    assert "3 studies done, 0 failed" in said
+    assert "sr.dcm" not in Path("second/log.txt").read_text()
 
 
 def test_studies_named_like_files_of_the_run(go, make_study) -> None:
