@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ from spineline.detect.namer import Namer, NamerConfig, build_namer
 def noise(*sizes_hw: tuple[int, int]) -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     return [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes_hw]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """An untrained network is as sure of one box as of the next: last digits decide on the order.
+
+    With one thread they are the same in batches of any size.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
