@@ -18,6 +18,7 @@ from spineline.datasets.dicom_select import is_capture
 
 _TAGS = [tag_for_keyword(word) for word in ("PatientName", "PatientID", "BurnedInAnnotation")]
 _WORD = re.compile(r"[^\W_]+")
+_TITLE = re.compile(r"series '([^']*)'(?: \(number (-?\d+)\))?")
 _LEAST_LETTERS = 3  # shorter names and numbers are in too many words by chance
 
 
@@ -69,6 +70,37 @@ def holds_identity(name: str, identity: Iterable[str]) -> bool:
         if has_digit and len(wanted) > _LEAST_LETTERS and wanted in joined:
             return True
     return False
+
+
+def without_descriptions(text: str, identity: Iterable[str] | None = None) -> str:
+    """A text on the choice of a series, with the series' number in place of its description.
+
+    Args:
+        text: of [choose_slice][spineline.datasets.dicom_select.choose_slice].
+        identity: only descriptions that hold one of these are left out; None leaves out all.
+
+    >>> without_descriptions("slice 4 of 7 of series 'T2 DOE' (number 3)", ["doe"])
+    'slice 4 of 7 of series 3'
+    """
+    wanted = None if identity is None else list(identity)
+
+    def titled(match: re.Match[str]) -> str:
+        if wanted is not None and not tells_of(match[1], wanted):
+            return match[0]
+        return "a series" if match[2] is None else f"series {match[2]}"
+
+    return _TITLE.sub(titled, text)
+
+
+def tells_of(text: str, identity: Iterable[str]) -> bool:
+    """Whether a text holds one of a patient's names or numbers anywhere, in any case."""
+    return any(part.casefold() in text.casefold() for part in identity)
+
+
+def identity_parts(path: Path) -> list[str]:
+    """Each part of a patient's name that has three letters or more, and the number."""
+    parts = [part for text in _identity(path)[0] for part in (*re.split(r"[\s,.]+", text), text)]
+    return sorted({part.strip() for part in parts if len(part.strip()) >= _LEAST_LETTERS})
 
 
 def _identity(path: Path) -> tuple[list[str], bool]:

@@ -126,7 +126,8 @@ class _Stack:
     @property
     def title(self) -> str:
         number = self.first.series_number
-        named = f"'{self.series.description}'" if self.series.description else "without description"
+        description = self.series.description.replace("'", "")  # so that it can be found again
+        named = f"'{description}'" if description else "without description"
         return f"series {named}" + ("" if number is None else f" (number {number})")
 
 

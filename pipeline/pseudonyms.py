@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from spineline.datasets.dicom_privacy import without_descriptions
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Analysis
@@ -154,6 +155,7 @@ class _Cleaner:
                 text = text.replace(folder, "")
         if self._words is not None:
             text = self._words.sub(lambda match: self._names[match[0]], text)
+        text = without_descriptions(text.partition("; identity_in_name: ")[0])
         return code + text.lstrip(": ")
 
 

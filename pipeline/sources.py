@@ -28,7 +28,13 @@ from spineline.datasets.dicom import (
     to_standard_orientation,
 )
 from spineline.datasets.dicom_index import IndexEntry, index_files
-from spineline.datasets.dicom_privacy import privacy_remarks
+from spineline.datasets.dicom_privacy import (
+    holds_identity,
+    identity_parts,
+    privacy_remarks,
+    tells_of,
+    without_descriptions,
+)
 from spineline.datasets.dicom_select import Rejection
 from spineline.datasets.errors import DicomReadError, SpinelineError
 from spineline.datasets.images import (
@@ -48,6 +54,7 @@ _CHUNK = 128
 """Files whose headers one process reads at a time."""
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
+_NAMED = "the name of the study's folder or file holds the patient's name or number"
 _FEW_CHUNKS = 8
 """Fewer are read in this process: starting others would take longer."""
 
@@ -241,6 +248,41 @@ def load_frame(case: Case) -> Frame:
     study = case.study if case.files is None else read_study(case.files)
     if study is None:
         return _load_image(case)
+    identity = _identity_of(study)
+
+    def clean(text: str) -> str:
+        return _without_identity(text, study, identity)
+
+    try:
+        frame = _load_slice(case, study)
+    except SpinelineError as error:
+        names = (case.name, study.folder.name)
+        named = any(holds_identity(name, identity) for name in names)
+        told = f"; {warning('identity_in_name', _NAMED)}" if named else ""
+        raise type(error)(f"{clean(str(error))}{told}") from error
+    notes, warnings = tuple(map(clean, frame.notes)), tuple(map(clean, frame.warnings))
+    return replace(frame, notes=notes, warnings=warnings)
+
+
+def _identity_of(study: Study) -> list[str]:
+    slices = [header.path for series in study.series for header in series.slices[:1]]
+    paths = slices or [r.path for r in study.rejections if r.kind != "foreign"]
+    return identity_parts(paths[0]) if paths else []
+
+
+def _without_identity(text: str, study: Study, identity: Sequence[str]) -> str:
+    """A text without the descriptions of series and names of files that tell of the patient."""
+    if not tells_of(text, identity):
+        return text
+    paths = [header.path for series in study.series for header in series.slices]
+    paths += [rejection.path for rejection in study.rejections]
+    for name in sorted({path.name for path in paths}, key=len, reverse=True):
+        if tells_of(name, identity):
+            text = text.replace(f"file {name}", "a file").replace(name, "a file")
+    return without_descriptions(text, identity)
+
+
+def _load_slice(case: Case, study: Study) -> Frame:
     header, warnings, notes = case.header, tuple[str, ...](), tuple[str, ...]()
     if header is None:
         choice = choose_slice(study)
@@ -268,8 +310,7 @@ def _privacy(header: SliceHeader, names: Sequence[str]) -> list[str]:
         text = f"the image may show the patient's name or number: {remarks.burned_in}"
         found.append(warning("burned_in_text", f"{text}; look before you pass pictures on"))
     if remarks.named:
-        text = "the name of the study's folder or file holds the patient's name or number"
-        found.append(warning("identity_in_name", f"{text}; names=hash keeps it out of outputs"))
+        found.append(warning("identity_in_name", f"{_NAMED}; names=hash keeps it out of outputs"))
     return found
 
 

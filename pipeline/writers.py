@@ -81,6 +81,10 @@ def check_extras(settings: PipelinePredict) -> None:
     Raises:
         SpinelineError: the annotation of ``compare=`` cannot be read.
     """
+    kept = [word for word in settings.to if word in NEEDS]
+    if settings.names == "hash" and kept:
+        text = "to=%s: these files keep the patient's name and UIDs, as DICOM wants; names=hash "
+        LOG.warning(text + "leaves them as they are: do not pass them on", ",".join(kept))
     if settings.compare is not None:
         _module("compare").check_compare(settings)
 

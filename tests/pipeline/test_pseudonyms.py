@@ -15,7 +15,11 @@ import pydicom
 import pytest
 
 from spineline.datasets.dicom import scan
-from spineline.datasets.dicom_privacy import holds_identity, privacy_remarks
+from spineline.datasets.dicom_privacy import (
+    holds_identity,
+    privacy_remarks,
+    without_descriptions,
+)
 
 NAME, NUMBER = "Qwertzmann^Xaverine", "PID-778899"
 IN_HEADERS = {
@@ -267,3 +271,79 @@ def test_a_file_that_vanished_tells_nothing(tmp_path, make_study) -> None:
     header = scan(tmp_path / "s")[0].series[0].slices[0]
     header.path.unlink()
     assert not privacy_remarks(header, ["SECRET"]).named
+
+
+# ---- descriptions and names of files
+
+
+def described(ds: pydicom.Dataset) -> None:
+    identify(ds)
+    ds.SeriesDescription, ds.SeriesNumber = "T2_TSE_SAG qwertzMANN", 7
+
+
+@pytest.mark.parametrize("words", [(), ("names=hash",)], ids=["folder", "hash"])
+def test_a_description_with_the_patients_name_stays_out(
+    tmp_path, fake_models, make_study, run_cli, words
+) -> None:
+    make_study(tmp_path / "in" / "one", change=described)
+    (tmp_path / "in" / "one" / "im-Xaverine9").write_bytes(
+        (tmp_path / "in" / "one" / "im0").read_bytes()[:150]
+    )
+    out = tmp_path / "out"
+    _, said = run(run_cli, tmp_path / "in", out, *words)
+    text = everything(out) + said
+    assert "of series 7" in text
+    assert "qwertzmann" not in text.lower()
+    assert "xaverine" not in text.lower()
+
+
+@pytest.mark.parametrize(("words", "kept"), [((), True), (("names=hash",), False)])
+def test_a_description_without_it_is_kept_in_folder_mode(
+    tmp_path, fake_models, make_study, run_cli, words, kept
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, *words)[0] == 0
+    assert ("of series '" in (out / "log.txt").read_text()) is kept
+
+
+@pytest.mark.parametrize("words", [(), ("names=hash",)], ids=["folder", "hash"])
+def test_a_failed_study_is_told_too(tmp_path, fake_models, make_study, run_cli, words) -> None:
+    def wrong(ds: pydicom.Dataset) -> None:
+        described(ds)
+        ds.Modality = "CT"
+
+    make_study(tmp_path / "in" / "Xaverine", change=wrong)
+    out = tmp_path / "out"
+    code, said = run(run_cli, tmp_path / "in", out, *words)
+    log = (out / "log.txt").read_text()
+    assert code == 1
+    assert "series 7: modality CT, not MR" in log
+    assert ("identity_in_name: " in log) is (not words)
+    assert "qwertzmann" not in (everything(out) + said).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "identity", "expected"),
+    [
+        ("of series 'A' (number 3)", None, "of series 3"),
+        ("of series 'A'", None, "of a series"),
+        ("series 'Doe' (number 1): x; series 'B': y", ["DOE"], "series 1: x; series 'B': y"),
+    ],
+)
+def test_descriptions_are_left_out(text, identity, expected) -> None:
+    assert without_descriptions(text, identity) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "to", "warns"),
+    [("hash", ("sr", "coco"), True), ("hash", ("coco",), False), ("folder", ("sr",), False)],
+)
+def test_dicom_outputs_of_hashed_names_are_warned_of(caplog, names, to, warns) -> None:
+    from types import SimpleNamespace
+
+    from spineline.pipeline.writers import check_extras
+
+    check_extras(SimpleNamespace(names=names, to=to, compare=None))
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["to=sr"] * warns
+    assert ("to=sr: these files keep the patient's name" in caplog.text) is warns
