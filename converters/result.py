@@ -376,7 +376,13 @@ def _image_of(
         header = images.headers.get(content.instance_uid)
         if header is None:
             detail = f"{entry.where}: instance_uid {content.instance_uid[:70]} is not among the "
-            raise EntryError("unknown_uid", f"{detail}DICOM instances of the images folder")
+            detail += "DICOM instances of the images folder"
+            if content.instance_uid.startswith("2.25."):
+                detail += (
+                    "; UIDs hashed by names=hash cannot be matched with DICOM files: run pipeline "
+                    "predict with names=folder for results that are to be converted"
+                )
+            raise EntryError("unknown_uid", detail)
         if header.frames > 1:
             detail = f"{entry.where}: {header.path.name} holds several frames, and a result does "
             raise EntryError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,8 @@ def _check_complete(header: SliceHeader, dataset: Dataset) -> None:
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+    text = shorten(text, 160, placeholder=" …")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) -> FloatImage:

@@ -128,7 +128,8 @@ def run(
     with cluster(settings, job.threads) as ray:
         check_nodes(ray, job)
         shares = shares_of(ray.nodes(), settings, job.threads)
-        LOG.info("Ray: %d actors on %d nodes", shares.workers, len(_alive(ray.nodes())))
+        nodes = len(_alive(ray.nodes()))
+        LOG.info("Ray: %s on %s", _counted(shares.workers, "actor"), _counted(nodes, "node"))
         yield from twice(cases, functools.partial(stream, job=job, shares=shares))
 
 
@@ -507,6 +508,10 @@ def shares_of(
     if wanted > most:
         LOG.warning("ray_workers=%d: the cluster has room for %d now", wanted, most)
     return Shares(min(wanted, most), each, int(on_gpu), 1.0)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def _alive(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

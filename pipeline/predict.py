@@ -239,9 +239,10 @@ class _Run:
             return
         if self._skipped or self._earlier:
             LOG.info(
-                "going on with the run in %s: %d studies are done, %d are left",
+                "going on with the run in %s: %d %s done, %d left",
                 self._out,
                 self._skipped,
+                "study" if self._skipped == 1 else "studies",
                 len(self._todo),
             )
         left = self._names_todo()

@@ -66,9 +66,10 @@ def write_cohort(
     if plain:
         names = ", ".join(plain[:_SHOWN]) + (" …" if len(plain) > _SHOWN else "")
         LOG.warning(
-            "%s: %d plain images are left out, a submission names studies by their DICOM UIDs: %s",
+            "%s: %d plain %s left out, a submission names studies by their DICOM UIDs: %s",
             FILE,
             len(plain),
+            "image is" if len(plain) == 1 else "images are",
             names,
         )
 

@@ -476,6 +476,15 @@ def test_the_run_goes_on_and_fails(plain, run_cli, text: str, message: str) -> N
     assert (entry["image_id"], entry["failed"]) == ("one", True)
 
 
+@pytest.mark.parametrize(("uid", "hinted"), [("2.25.123456789", True), ("1.2.3", False)])
+def test_hashed_uids_are_explained(dicom, run_cli, uid, hinted) -> None:
+    run = dicom(3)
+    run.results["study3"]["instance_uid"] = uid
+    (entry,) = [e for e in run.save().read().left_out if e.reason == "unknown_uid"]
+    assert uid in entry.detail
+    assert ("run pipeline predict with names=folder" in entry.detail) is hinted
+
+
 def test_images_that_are_not_there(dicom, plain) -> None:
     run = dicom(3, 7)
     run.results["study3"]["instance_uid"] += "9"

@@ -247,3 +247,17 @@ def test_sizes_in_code_streams(
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff", bytes(50)], ids=repr)
 def test_no_code_stream_has_no_size(data: bytes) -> None:
     assert codestream_size(data) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("all  of\nit", "ValueError: all of it"),
+        ("word " * 40, f"ValueError: {'word ' * 31}…"),
+        ("", "ValueError"),
+    ],
+)
+def test_causes_are_cut_at_a_word(text, expected) -> None:
+    from spineline.datasets.dicom_pixels import _short
+
+    assert _short(ValueError(text)) == expected

@@ -100,6 +100,14 @@ def test_what_is_done_is_not_done_again(go, fake_models) -> None:
     assert len(lines_of(Path("o"))) == 3
 
 
+def test_one_study_is_told_in_the_singular(go, make_study) -> None:
+    for name in ("b", "c"):
+        Path("cohort", name).rename(name)
+    go()
+    make_study(Path("cohort/B2"))
+    assert "1 study done, 1 left" in go().said
+
+
 def test_the_manifest_says_what_was_done_with_what(go) -> None:
     go()
     (line, *_) = lines_of(Path("o"))
@@ -114,7 +122,7 @@ def test_a_new_study_is_done_and_an_unbroken_run_gives_the_same(go, make_study, 
     make_study(Path("cohort/B2"))
     again = go()
     assert again.done == ["B2"]
-    assert "3 studies are done, 1 are left" in again.said
+    assert "3 studies done, 1 left" in again.said
     gone_on = bytes_of(Path("o"))
     go("overwrite=true")
     assert bytes_of(Path("o")) == gone_on

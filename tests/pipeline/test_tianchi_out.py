@@ -130,7 +130,7 @@ def test_plain_images_cannot_be_submitted(
     words = (f"source={tmp_path / 'x.png'}", f"out={tmp_path / 'o'}", "to=tianchi")
     code, _, warned = run_cli("pipeline", "predict", *words)
     assert code == 0
-    assert "tianchi.json: 1 plain images are left out" in warned
+    assert "tianchi.json: 1 plain image is left out" in warned
     assert json.loads((tmp_path / "o" / "tianchi.json").read_text()) == []
     assert not (tmp_path / "o" / "x" / "tianchi.json").exists()
 
