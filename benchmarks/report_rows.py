@@ -386,6 +386,10 @@ def experiment_words(
     if experiment.command == "kfold detect":
         instead["imgsz"] = settings.imgsz
     given = {name: str(value) for name, value in instead.items() if value is not None}
+    if settings.epochs is not None and "close_mosaic" in keys:
+        # the share of epochs without mosaic and mixup stays: in a short run there would be no other
+        share = int(keys["close_mosaic"]) / int(keys["epochs"])
+        given["close_mosaic"] = str(round(share * settings.epochs))
     data = f"{root}/data/{experiment.labels}"
     return {"data": data, "out": out, **keys, **given, "variants": ",".join(variants), **common}
 

@@ -649,6 +649,12 @@ def test_every_script_runs_and_writes_its_section(turns, tmp_path: Path, name: s
     assert str(tmp_path) not in text
 
 
+def test_short_runs_keep_the_share_of_epochs_with_mosaic_and_mixup(rows) -> None:
+    settings = rows.RowsSettings(out=Path("o"), epochs=15)
+    words = rows.experiment_words(settings, rows.AT["regions"], ["mixup"], "o")
+    assert (words["epochs"], words["close_mosaic"]) == ("15", "6")  # 16 of 40
+
+
 def test_a_variant_is_finished_with_a_score_of_every_fold(rows, tmp_path: Path) -> None:
     for n in range(2):
         (tmp_path / "data" / "level" / f"fold{n}").mkdir(parents=True)
