@@ -507,7 +507,7 @@ def test_ctrl_c(tmp_path, make_study) -> None:
     for n in range(30):
         make_study(tmp_path / "cohort" / f"s{n:02d}")
     script = tmp_path / "light.py"
-    script.write_text(LIGHT)
+    script.write_text(LIGHT.replace("0.03", "0.3"))  # not done before the signal is there
     with _start(script, "source=cohort", "out=o", "workers=1") as process:
         _wait_for_lines(tmp_path / "o" / "manifest.jsonl", 2, process)
         process.send_signal(signal.SIGINT)
