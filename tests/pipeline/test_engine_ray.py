@@ -6,9 +6,7 @@ import functools
 import importlib.util
 import json
 import logging
-import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -337,7 +335,10 @@ def fakes(ray_here, fake_models, fake_pipeline, tmp_path, monkeypatch):
 
 
 def _loader(pids: Path, pipeline):
-    """Loads models, tells its process, takes its time, and is killed by images of 149 rows."""
+    """Loads models, tells its process, takes its time, and is killed by images of 149 rows.
+
+    Images of 151 rows kill the first process that sees one, and no other.
+    """
 
     def load(settings):
         import os
@@ -348,12 +349,20 @@ def _loader(pids: Path, pipeline):
         (pids / str(os.getpid())).touch()
         spots = pipeline.detector
 
+        def _is_first():
+            try:
+                (pids.parent / "killed").open("x").write(str(os.getpid()))
+            except FileExistsError:
+                return False
+            return True
+
         class Slow:
             names, imgsz = spots.names, spots.imgsz
 
             def detect(self, images, **keys):
                 time.sleep(0.1)
-                if any(len(image) == 149 for image in images):
+                rows = {len(image) for image in images}
+                if 149 in rows or (151 in rows and _is_first()):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return spots.detect(images, **keys)
 
@@ -377,16 +386,16 @@ def bytes_of(out: Path) -> dict[str, bytes]:
 @pytest.mark.timeout(900)
 def test_a_worker_is_killed_and_nothing_is_lost(cohort, fakes, make_study) -> None:
     make_study(cohort / "even", np.full((150, 120), 7, np.uint8))
+    make_study(cohort / "last", np.arange(151 * 120, dtype=np.uint8).reshape(151, 120))
     settings = settings_of(cohort, engine="ray", ray_workers=2)
-    names, before = [], set()
+    names = []
     for outcome in fakes.run(find_cases(cohort), settings):
         names.append(outcome.name)
-        if not before:
-            before = {int(path.name) for path in fakes.pids.iterdir()}
-            os.kill(min(before), signal.SIGKILL)
         assert (outcome.failure is not None) is (outcome.name == "even")
-    assert sorted(names) == [*"abcde", "even", *"fghijkl"]
-    assert len(list(fakes.pids.iterdir())) > len(before)  # another took its place
+    assert sorted(names) == [*"abcde", "even", *"fghijkl", "last"]
+    killed = (fakes.pids.parent / "killed").read_text()
+    assert (fakes.pids / killed).exists()  # a worker, while it had a study
+    assert len(list(fakes.pids.iterdir())) > 1  # another did that study
 
 
 @needs_ray
