@@ -1,11 +1,60 @@
-"""What every backend does to images before its network: refuse, group and scale them."""
+"""What every backend does to images before its network: refuse, group and scale them. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from spineline.detect.results import Detections
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which boxes of an image are given; see [spineline.detect.backend.Detector.detect][]."""
+
+    confidence: float
+    iou: float
+    max_detections: int
+
+
+class BatchedDetector(ABC):
+    """A detector whose network takes images of one size together."""
+
+    __slots__ = ()
+
+    def detect(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        *,
+        confidence: float = 0.25,
+        iou: float = 0.8,
+        max_detections: int = 300,
+        batch: int = 16,
+    ) -> list[Detections]:
+        """See [spineline.detect.backend.Detector.detect][]."""
+        for image in images:
+            check_image(image)
+        limits = Limits(confidence, iou, max_detections)
+        found: dict[int, Detections] = {}
+        for indices in batches_by_shape(images, batch):
+            answers = self.detect_alike([images[index] for index in indices], limits)
+            found.update(zip(indices, answers, strict=True))
+        return [found[index] for index in range(len(images))]
+
+    @abstractmethod
+    def detect_alike(
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
+    ) -> Iterable[Detections]:
+        """One result per image, in order.
+
+        Args:
+            images: uint8 (H, W) grey, all of one size, as many as go through the network at once.
+            limits: which boxes to give.
+        """
 
 
 def check_image(image: npt.NDArray[np.uint8]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +12,16 @@ from spineline.datasets.errors import WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runtimes import Session
 from spineline.datasets.strips import StripSpec, straighten
-from spineline.detect.batches import batches_by_shape, check_image
-from spineline.detect.letterbox import STRIDE, letterbox, native_detections
-from spineline.detect.results import Detections, no_detections
+from spineline.detect.batches import BatchedDetector, Limits
+from spineline.detect.letterbox import STRIDE, detect_letterboxed
+from spineline.detect.results import Detections
 from spineline.detect.suppression import suppress
 
 FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedDetector:
+class ExportedDetector(BatchedDetector):
     """A network behind [spineline.detect.backend.Detector][].
 
     Attributes:
@@ -36,29 +36,15 @@ class ExportedDetector:
     imgsz: int
     channels: int
 
-    def detect(
-        self,
-        images: Sequence[npt.NDArray[np.uint8]],
-        *,
-        confidence: float = 0.25,
-        iou: float = 0.8,
-        max_detections: int = 300,
-        batch: int = 16,
+    def detect_alike(
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
     ) -> list[Detections]:
-        """See [spineline.detect.backend.Detector.detect][]."""
-        for image in images:
-            check_image(image)
-        found: list[Detections] = [no_detections(self.names)] * len(images)
-        for indices in batches_by_shape(images, batch):
-            fitted = [letterbox(images[i], self.imgsz) for i in indices]
-            raw = self.forward(np.stack([image for image, _ in fitted]))
-            for row, index in enumerate(indices):
-                kept = suppress(
-                    raw[row], confidence=confidence, iou=iou, max_detections=max_detections
-                )
-                shape = images[index].shape
-                found[index] = native_detections(kept, fitted[row][1], shape, self.names)
-        return found
+        """See [spineline.detect.batches.BatchedDetector.detect_alike][]."""
+
+        def rows(fitted: npt.NDArray[np.uint8]) -> list[FloatArray]:
+            return [suppress(raw, **asdict(limits)) for raw in self.forward(fitted)]
+
+        return detect_letterboxed(images, rows, self.names, self.imgsz)
 
     def forward(self, images: npt.NDArray[np.uint8]) -> FloatArray:
         """The raw output of a batch: uint8 (N, h, w) to float32 (N, 4 + classes, places)."""

@@ -6,6 +6,7 @@ multiple of the stride (Ultralytics' letterbox, ``auto=True``).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -77,3 +78,27 @@ def native_detections(
     boxes[:, 0::2] = ((boxes[:, 0::2] - fit.pad_xy[0]) / fit.scale_xy[0]).clip(0, shape[1])
     boxes[:, 1::2] = ((boxes[:, 1::2] - fit.pad_xy[1]) / fit.scale_xy[1]).clip(0, shape[0])
     return Detections(boxes, rows[:, 4].copy(), rows[:, 5].astype(np.int64), names)
+
+
+def detect_letterboxed(
+    images: Sequence[npt.NDArray[np.uint8]],
+    network: Callable[[npt.NDArray[np.uint8]], Iterable[npt.NDArray[np.float32]]],
+    names: tuple[str, ...],
+    imgsz: int,
+    stride: int = STRIDE,
+) -> list[Detections]:
+    """What a network finds in images of one size, in their own pixels.
+
+    Args:
+        images: uint8 (H, W).
+        network: fitted images, uint8 (N, h, w), to N arrays of rows as for [native_detections][].
+        names: class names.
+        imgsz: longer side of the fitted images, in pixels.
+        stride: their sides are multiples of it.
+    """
+    fitted = [letterbox(image, imgsz, stride) for image in images]
+    found = network(np.stack([pixels for pixels, _ in fitted]))
+    return [
+        native_detections(rows, fit, image.shape, names)
+        for rows, (_, fit), image in zip(found, fitted, images, strict=True)
+    ]

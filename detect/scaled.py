@@ -9,8 +9,8 @@ network alone.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,9 @@ from torch import nn
 from spineline.datasets.devices import device_name
 from spineline.datasets.errors import ConfigError, WeightsError
 from spineline.datasets.files import write_bytes
-from spineline.detect.batches import batches_by_shape, check_image, fit_longer_side
+from spineline.detect.batches import BatchedDetector, Limits, fit_longer_side
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
-from spineline.detect.results import Detections, no_detections
+from spineline.detect.results import Detections
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,7 +48,7 @@ def meta_of(
     )
 
 
-class ScaledDetector(ABC):
+class ScaledDetector(BatchedDetector):
     """A network behind [spineline.detect.backend.Detector][].
 
     Attributes:
@@ -76,29 +76,21 @@ class ScaledDetector(ABC):
         """Longer side, in pixels, that images are scaled to."""
         return self.meta.imgsz
 
-    def detect(
-        self,
-        images: Sequence[npt.NDArray[np.uint8]],
-        *,
-        confidence: float = 0.25,
-        iou: float = 0.8,
-        max_detections: int = 300,
-        batch: int = 16,
-    ) -> list[Detections]:
-        """See [spineline.detect.backend.Detector.detect][]; the network is left in evaluation."""
-        for image in images:
-            check_image(image)
+    def detect_alike(
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
+    ) -> Iterator[Detections]:
+        """See [spineline.detect.batches.BatchedDetector.detect_alike][].
+
+        The network is left in evaluation.
+        """
         self.network.eval()
-        self.limit(confidence=confidence, iou=iou, max_detections=max_detections)
-        found: list[Detections] = [no_detections(self.names)] * len(images)
-        for indices in batches_by_shape(images, batch):
-            fitted = [fit_longer_side(images[i], self.imgsz) for i in indices]
-            with torch.inference_mode():
-                pixels = torch.from_numpy(np.stack([image for image, _ in fitted]))
-                rows = self.network(list(as_input(pixels.to(self.device), self.meta.channels)))
-            for row, index, (_, scale) in zip(rows, indices, fitted, strict=True):
-                found[index] = self._native(row, scale, images[index].shape)
-        return found
+        self.limit(**asdict(limits))
+        fitted = [fit_longer_side(image, self.imgsz) for image in images]
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.stack([image for image, _ in fitted]))
+            rows = self.network(list(as_input(pixels.to(self.device), self.meta.channels)))
+        for row, image, (_, scale) in zip(rows, images, fitted, strict=True):
+            yield self._native(row, scale, image.shape)
 
     def _native(
         self, row: dict[str, torch.Tensor], scale_xy: tuple[float, float], shape: tuple[int, ...]

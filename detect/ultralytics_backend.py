@@ -9,6 +9,7 @@ use them alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +20,21 @@ from torch import nn
 
 from spineline.datasets.devices import device_name
 from spineline.detect import suppression
-from spineline.detect.batches import batches_by_shape, check_image
+from spineline.detect.batches import BatchedDetector, Limits
 from spineline.detect.checkpoints import (
     DetectorMeta,
     network_from_pickle,
     network_from_safetensors,
 )
-from spineline.detect.letterbox import letterbox, native_detections
-from spineline.detect.results import Detections, no_detections
+from spineline.detect.letterbox import detect_letterboxed
+from spineline.detect.results import Detections
 from spineline.detect.suppression import MAX_CANDIDATES
 
 
 def suppress(
     raw: torch.Tensor, *, confidence: float, iou: float, max_detections: int
 ) -> torch.Tensor:
-    """Per-class, multi-label suppression of one image's raw output.
-
-    Args:
-        raw: (4 + classes, places) float32: centre and size in fitted pixels, then a score per
-            class.
-        confidence: scores must be greater.
-        iou: of two boxes of one class that overlap by more than this, the less confident goes.
-        max_detections: most rows returned.
-
-    Returns:
-        (N, 6) float32 ``x1 y1 x2 y2 confidence class``, by falling confidence.
-    """
+    """[spineline.detect.suppression.suppress][] with torchvision, on any device."""
     from torchvision.ops import batched_nms
 
     classes, places = torch.where(raw[4:] > confidence)
@@ -59,7 +49,7 @@ def suppress(
     return torch.cat(rows, dim=1)
 
 
-class UltralyticsDetector:
+class UltralyticsDetector(BatchedDetector):
     """A YOLOv3u, YOLOv5u or YOLOv8 network behind [spineline.detect.backend.Detector][].
 
     Attributes:
@@ -87,38 +77,15 @@ class UltralyticsDetector:
         """Longer side, in pixels, that images are scaled to."""
         return self.meta.imgsz
 
-    def detect(
-        self,
-        images: Sequence[npt.NDArray[np.uint8]],
-        *,
-        confidence: float = 0.25,
-        iou: float = 0.8,
-        max_detections: int = 300,
-        batch: int = 16,
+    def detect_alike(
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
     ) -> list[Detections]:
-        """See [spineline.detect.backend.Detector.detect][]."""
-        for image in images:
-            check_image(image)
-        found: list[Detections] = [no_detections(self.names)] * len(images)
-        for indices in batches_by_shape(images, batch):
-            fitted = [letterbox(images[i], self.imgsz, self.stride) for i in indices]
-            raw = self.forward(np.stack([image for image, _ in fitted]))
-            for row, index in enumerate(indices):
-                rows = self._suppressed(raw[row], confidence, iou, max_detections)
-                shape = images[index].shape
-                found[index] = native_detections(rows, fitted[row][1], shape, self.names)
-        return found
+        """See [spineline.detect.batches.BatchedDetector.detect_alike][]."""
 
-    def _suppressed(
-        self, raw: torch.Tensor, confidence: float, iou: float, max_detections: int
-    ) -> npt.NDArray[np.float32]:
-        """On the CPU without torchvision, whose import takes longer than that of torch itself."""
-        if raw.device.type == "cpu":
-            return suppression.suppress(
-                raw.numpy(), confidence=confidence, iou=iou, max_detections=max_detections
-            )
-        kept = suppress(raw, confidence=confidence, iou=iou, max_detections=max_detections)
-        return kept.cpu().numpy()
+        def rows(fitted: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+            return [_suppressed(raw, limits) for raw in self.forward(fitted)]
+
+        return detect_letterboxed(images, rows, self.names, self.imgsz, self.stride)
 
     def forward(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
         """The raw output of a batch: uint8 (N, h, w) to float32 (N, 4 + classes, places)."""
@@ -128,6 +95,13 @@ class UltralyticsDetector:
             output = self.network(grey.expand(-1, self.meta.channels, -1, -1))
         raw: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return raw.float()
+
+
+def _suppressed(raw: torch.Tensor, limits: Limits) -> npt.NDArray[np.float32]:
+    """On the CPU without torchvision, whose import takes longer than that of torch itself."""
+    if raw.device.type == "cpu":
+        return suppression.suppress(raw.numpy(), **asdict(limits))
+    return suppress(raw, **asdict(limits)).cpu().numpy()
 
 
 def load(weights: Path, *, device: str = "cpu", trust: bool = False) -> UltralyticsDetector:
