@@ -112,12 +112,13 @@ def draw_overlay(
     Args:
         image: uint8 (H, W) grey.
         marks: what to draw, in any order; labels in ASCII (other letters show as ``?``).
-        title: text of the bar on top; no bar when empty.
+        title: text of the bar on top, in as many lines as it takes; no bar when empty.
         scale: how often the frame is enlarged; by default see [default_scale][].
         legend: names and colours of the title's legend; by default those of the kinds.
 
     Returns:
-        uint8 (h, w, 3) RGB with h = H * scale (+ 28 with a title) and w >= W * scale.
+        uint8 (h, w, 3) RGB with h = H * scale (+ 28 with a title, 22 more for each further line of
+        it) and w >= W * scale.
 
     Raises:
         ValueError: the image is not uint8 (H, W), or the scale is below 1.
@@ -336,12 +337,31 @@ def _with_title(
     for name, colour in legend.items():
         x -= _text_width(name) + _GAP
         _write(bar, name, (x, 19), colour)
+    first, *others = _lines(title, max(0, x - _GAP), canvas.shape[1])
     title_room = bar[:, : max(0, x - _GAP)]
     if title_room.shape[1]:
         fitted = np.ascontiguousarray(title_room)
-        _write(fitted, title, (8, 19), _TEXT_RGB)
+        _write(fitted, first, (8, 19), _TEXT_RGB)
         bar[:, : fitted.shape[1]] = fitted
-    return np.concatenate([bar, canvas])
+    below = np.full(
+        (_LINE_HEIGHT * len(others), canvas.shape[1], 3), _BACKGROUND_RGB, dtype=np.uint8
+    )
+    for number, line in enumerate(others):
+        _write(below, line, (8, _LINE_HEIGHT * number + 13), _TEXT_RGB)
+    return np.concatenate([bar, below, canvas])
+
+
+def _lines(title: str, first_width: int, width: int) -> list[str]:
+    """The title's words in lines: the first beside the legend, the others as wide as the canvas."""
+    lines = [""]
+    for word in title.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        room = (first_width if len(lines) == 1 else width) - 2 * 8
+        if _text_width(longer) <= room or (not lines[-1] and len(lines) > 1):
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _write(canvas: Image, text: str, origin_xy: tuple[int, int], colour: Colour) -> None:

@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.dicom_source import Source, body_part, identity, write_object
-from spineline.pipeline.outputs import overlay_png
+from spineline.pipeline.doubts import codes_of
+from spineline.pipeline.outputs import doubt_words, overlay_png
 from spineline.pipeline.results import StudyResult
 from spineline.pipeline.settings import PipelinePredict
 
@@ -64,11 +65,19 @@ def capture_of(source: Source, analysis: Analysis, picture: npt.NDArray[np.uint8
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.ConversionType = "WSD"
     made.DerivationDescription = _description(result)
-    made.BurnedInAnnotation = "YES" if source.text("BurnedInAnnotation") == "YES" else "NO"
+    _say_burned_in(made, source, result)
     made.SourceImageSequence = [_reference(source)]
     if source.text("LossyImageCompression") == "01":
         made.LossyImageCompression = "01"
     return made
+
+
+def _say_burned_in(made: Dataset, source: Source, result: StudyResult) -> None:
+    """Whether the picture tells who the patient is; nothing is said where that is but suspected."""
+    if source.text("BurnedInAnnotation") == "YES":
+        made.BurnedInAnnotation = "YES"
+    elif "burned_in_text" not in codes_of(result.warnings):
+        made.BurnedInAnnotation = "NO"
 
 
 def _pixels(png: bytes) -> npt.NDArray[np.uint8]:
@@ -79,9 +88,9 @@ def _pixels(png: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _description(result: StudyResult) -> str:
-    doubt = "; levels are a guess" if result.abstained else ""
-    version = result.version or "unknown"
-    return f"Levels and grades by spineline {version}, research use only{doubt}"
+    guess = ["levels are a guess"] if result.abstained else []
+    made = f"Levels and grades by spineline {result.version or 'unknown'}, research use only"
+    return "; ".join([made, *doubt_words(result), *guess])
 
 
 def _reference(source: Source) -> Dataset:

@@ -35,11 +35,11 @@ The last three are the study's: how probable its levels are as a whole, 1 where 
 and the code words of its warnings, parted by blanks.
 """
 
-_ON_PICTURE = (
+_OF_LEVELS = (
     "few_levels", "low_confidence", "naming_in_doubt", "naming_abstained", "transitional_anatomy",
     "spacing_implausible", "view_cuts_spine", "orientation_unusual",
 )  # fmt: skip
-"""Doubts about the levels, which the picture alone would hide."""
+"""Warnings that speak against the levels; they come first where words are few."""
 
 
 def write_study(
@@ -119,14 +119,24 @@ def _compared_words(label: ComparedLevel | None) -> str:
 
 
 def title_of(analysis: Analysis) -> str:
-    """What the picture alone would hide: levels that are missing, and doubt about the naming."""
-    words = ["spineline"]
-    if analysis.result.missing_levels:
-        words.append(f"missing: {', '.join(analysis.result.missing_levels)}")
-    codes = [code for code in codes_of(analysis.result.warnings) if code in _ON_PICTURE]
-    if codes:
-        words.append(f"doubt: {', '.join(codes)}")
-    return "; ".join(words)
+    """What the picture alone would hide: levels that are missing, doubts, and other warnings."""
+    return "; ".join(["spineline", *doubt_words(analysis.result)])
+
+
+def doubt_words(result: StudyResult) -> list[str]:
+    """A result's missing levels and the code words of its warnings, for outputs of few words.
+
+    Returns:
+        up to three parts, such as ``missing: L5, L5-S1``, ``doubt: naming_in_doubt`` (what speaks
+        against the levels) and ``also: files_left_out`` (what else was warned of).
+    """
+    codes = [code for code in codes_of(result.warnings) if code != "missing_levels"]
+    parts = (
+        ("missing", result.missing_levels),
+        ("doubt", [code for code in codes if code in _OF_LEVELS]),
+        ("also", [code for code in codes if code not in _OF_LEVELS]),
+    )
+    return [f"{what}: {', '.join(words)}" for what, words in parts if words]
 
 
 def label_of(structure: GradedStructure, doubtful: float) -> str:

@@ -1,6 +1,11 @@
 """``to=slicer``: ``points.mrk.json``, the points as markups of 3D Slicer, in the patient's frame.
 
 Source of the format: markups schema v1.0.3 of 3D Slicer. Coordinates are LPS mm.
+
+The schema has no field for warnings. What Slicer keeps, also when it saves again, are the markup's
+name and the points' descriptions: both name the missing levels and the code words of the warnings.
+The warnings in full, missing levels and whether the naming was abstained stand beside them in keys
+of our own, which the schema allows and Slicer passes over.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from spineline.datasets.drawing import COLOURS_RGB
 from spineline.datasets.files import write_json
 from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Analysis
-from spineline.pipeline.outputs import label_of
+from spineline.pipeline.outputs import doubt_words, label_of
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import PipelinePredict
 
@@ -50,6 +55,7 @@ def markups_of(result: StudyResult, *, doubtful: float = 0.25) -> dict[str, Any]
     if not result.structures and result.spacing_rc_mm is None:
         return None
     title = "spineline, levels are a guess" if result.abstained else "spineline"
+    title = "; ".join([title, *doubt_words(result)])
     points = [
         _control_point(number, structure, result, doubtful)
         for number, structure in enumerate(result.structures, 1)
@@ -71,6 +77,9 @@ def markups_of(result: StudyResult, *, doubtful: float = 0.25) -> dict[str, Any]
             "propertiesLabelVisibility": False,
             "pointLabelsVisibility": True,
         },
+        "missingLevels": list(result.missing_levels),
+        "namingAbstained": result.abstained,
+        "warnings": list(result.warnings),
     }
     return {"@schema": SCHEMA, "markups": [markup]}
 
@@ -81,11 +90,11 @@ def _control_point(
     """One point; discs are selected and vertebrae are not, which gives them their colours."""
     words = label_of(structure, doubtful).split(" ", 1)
     grade = words[1] if len(words) > 1 else "not graded"
-    guess = "; levels are a guess" if result.abstained else ""
+    guess = ["levels are a guess"] if result.abstained else []
     return {
         "id": str(number),
         "label": structure.level,
-        "description": f"{grade}{guess}",
+        "description": "; ".join([grade, *guess, *doubt_words(result)]),
         "associatedNodeID": "",
         "position": [round(v, 3) for v in structure.point_mm or ()],
         "orientation": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],

@@ -42,6 +42,27 @@ def test_size_is_that_of_the_frame_enlarged(scale: int, title: str) -> None:
     assert picture.dtype == np.uint8
 
 
+def test_a_long_title_goes_on_below_and_no_word_of_it_is_lost() -> None:
+    """The bar is 28 high and 22 more for each further line; the last word is drawn whole."""
+    image = np.zeros((50, 300), np.uint8)
+    words = "missing: L1, L1-L2; doubt: naming_in_doubt, view_cuts_spine, low_confidence"
+    whole = draw_overlay(image, [], title=words, scale=1)
+    lines = (whole.shape[0] - 50 - 28) // 22
+    assert whole.shape == (50 + 28 + 22 * lines, 300, 3)
+    assert lines >= 2
+    bar = whole[: 28 + 22 * lines]
+    for line in (bar[28 + 22 * n : 50 + 22 * n] for n in range(lines)):
+        drawn = np.flatnonzero((line > 100).any(axis=(0, 2)))
+        assert drawn[0] >= 8
+        assert drawn[-1] < 299 - 8
+    assert not np.array_equal(bar, draw_overlay(image, [], title=words[:-1], scale=1)[: len(bar)])
+
+
+def test_a_word_wider_than_the_picture_is_cut() -> None:
+    picture = draw_overlay(np.zeros((50, 60), np.uint8), [], title="naming_in_doubt, L1", scale=1)
+    assert picture.shape == (50 + 28 + 2 * 22, 60, 3)
+
+
 def test_nothing_to_draw_leaves_the_frame() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 40), dtype=np.uint8)
     assert (draw_overlay(image, [], scale=1) == image[:, :, None]).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -62,6 +63,17 @@ def test_a_capture_is_the_overlay(tmp_path, make_study, analyse, write, beside) 
     assert made.SeriesDescription == "spineline: research use only"
     assert "DateOfSecondaryCapture" not in made
     assert_valid(path)
+
+
+def test_text_that_may_be_in_the_source_leaves_the_question_open(
+    tmp_path, make_study, analyse, write
+) -> None:
+    make_study(tmp_path / "s")
+    analysis = analyse(tmp_path / "s")
+    warned = replace(analysis.result, warnings=("burned_in_text: the image may show text",))
+    made = pydicom.dcmread(write(replace(analysis, result=warned)))
+    assert "BurnedInAnnotation" not in made
+    assert "also: burned_in_text" in made.DerivationDescription
 
 
 def test_a_guess_is_said(tmp_path, make_study, analyse, write) -> None:

@@ -223,7 +223,7 @@ def test_the_picture_names_doubts_about_the_levels(tmp_path, fake_pipeline, make
     analysis = analysed(fake_pipeline, tmp_path / "s")
     assert title_of(analysis) == "spineline; doubt: spacing_implausible"
     quiet = replace(analysis.result, warnings=("slice_choice: series 'T2': only 1 slice(s)",))
-    assert title_of(replace(analysis, result=quiet)) == "spineline"
+    assert title_of(replace(analysis, result=quiet)) == "spineline; also: slice_choice"
 
 
 @pytest.mark.slow

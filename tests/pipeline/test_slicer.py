@@ -37,6 +37,7 @@ def assert_keeps_the_schema(document: dict) -> None:
         assert markup["coordinateSystem"] in ("LPS", "RAS")
         assert markup["coordinateUnits"] in ("mm", "um")
         assert isinstance(markup["locked"], bool)
+        assert isinstance(markup["name"], str)
         for point in markup["controlPoints"]:
             for text in ("id", "label", "description", "associatedNodeID"):
                 assert isinstance(point[text], str)
@@ -86,8 +87,27 @@ def test_a_slice_that_stands_askew(tmp_path, make_slice, make_spots, analyse, wr
 def test_a_guess_is_said(tmp_path, make_study, analyse, write) -> None:
     make_study(tmp_path / "s")
     (markup,) = write(analyse(tmp_path / "s", min_naming_probability=1.0))["markups"]
-    assert markup["name"] == "spineline, levels are a guess"
-    assert all(p["description"].endswith("levels are a guess") for p in markup["controlPoints"])
+    assert markup["name"] == "spineline, levels are a guess; doubt: naming_abstained"
+    assert all("; levels are a guess; " in p["description"] for p in markup["controlPoints"])
+    assert markup["namingAbstained"] is True
+
+
+def test_warnings_are_where_slicer_keeps_them_and_in_full(
+    tmp_path, make_study, make_spots, make_points, analyse, write
+) -> None:
+    """Names and descriptions come through Slicer's loader; other keys stay in the file alone."""
+    make_study(tmp_path / "s", make_spots(make_points()[:9]), spacing=12.5)
+    analysis = analyse(tmp_path / "s")
+    document = write(analysis)
+    assert_keeps_the_schema(document)
+    (markup,) = document["markups"]
+    words = "missing: L5, L5-S1; doubt: spacing_implausible"
+    assert markup["name"] == f"spineline; {words}"
+    assert [p["description"] for p in markup["controlPoints"]][8] == f"bulging 0.50; {words}"
+    assert markup["missingLevels"] == ["L5", "L5-S1"]
+    assert markup["warnings"] == list(analysis.result.warnings)
+    assert len(markup["warnings"]) == 2
+    assert markup["namingAbstained"] is False
 
 
 def test_no_structure_is_an_empty_list(tmp_path, make_study, analyse, write) -> None:
