@@ -23,6 +23,7 @@ from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.files import write_bytes
 from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
 from spineline.datasets.settings import close_match
+from spineline.datasets.tensors import METADATA_KEY, read_described
 
 MIN_TEMPERATURE = 0.05
 """The least temperature of a head; the greatest is its inverse."""
@@ -286,7 +287,7 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
     """
     if not isinstance(metadata, dict) or metadata.get("task") != "classify":
         task = metadata.get("task") if isinstance(metadata, dict) else None
-        found = f"weights for task {task!r}" if task else "no description of a classifier"
+        found = f"weights for task {task!r:.100}" if task else "no description of a classifier"
         raise WeightsError(f"{where}: holds {found}; wanted weights of spineline classify train")
     try:
         crop = metadata["crop"]
@@ -309,8 +310,10 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
         if metadata["names"] != network_metadata(config)["names"]:
             raise ValueError(f"classes {metadata['names']}")
         _check_config(config)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, ConfigError) as error:
-        raise WeightsError(f"{where}: its description is damaged ({error!r})") from error
+    except (
+        KeyError, TypeError, ValueError, AttributeError, OverflowError, StopIteration, ConfigError
+    ) as error:  # fmt: skip
+        raise WeightsError(f"{where}: its description is damaged ({error!r:.300})") from error
     return config
 
 
@@ -358,7 +361,7 @@ def save_weights(
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
     text = json.dumps(network_metadata(config))
-    write_bytes(path, save(state, metadata={"spineline": text}))
+    write_bytes(path, save(state, metadata={METADATA_KEY: text}))
 
 
 def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor], NetworkConfig]:
@@ -369,10 +372,10 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
     Raises:
         WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
-        state, metadata = _read_safetensors(path)
+        metadata, state = read_described(path)
+    elif not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
     elif not trust:
         msg = (
             f"{path}: a pickle, which can run code when it is loaded; use a .safetensors file, or "
@@ -383,18 +386,6 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
         state, metadata = _read_pickle(path)
     config = config_from_metadata(metadata, str(path))
     return {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, config
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return state, json.loads(metadata.get("spineline", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged, or not a safetensors file ({error})") from error
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -415,13 +406,14 @@ def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) ->
     _check_hidden(state, config, where)
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
-        msg = f"{where}: {broken[0]} holds numbers that are not finite; train it again"
+        msg = f"{where}: {broken[0]:.100} holds numbers that are not finite; train it again"
         raise WeightsError(msg)
     try:
         network = build_network(config)
         network.load_state_dict(state)
     except (ConfigError, RuntimeError) as error:
-        raise WeightsError(f"{where}: its weights do not fit its description ({error})") from error
+        msg = f"{where}: its weights do not fit its description ({error!s:.1000})"
+        raise WeightsError(msg) from error
     return network
 
 

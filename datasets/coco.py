@@ -145,7 +145,7 @@ def labels_of_coco(coco: Mapping[str, Any]) -> LabelSet:
         categories = sorted(coco["categories"], key=lambda c: c["id"])
         names = tuple(str(c["name"]) for c in categories)
         ids = [int(c["id"]) for c in categories]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(f"COCO: categories cannot be read ({error!r:.300})") from error
     for labels, wanted in LABEL_SETS.items():
         if names == wanted and ids == list(range(CATEGORY_OFFSET, len(ids) + CATEGORY_OFFSET)):

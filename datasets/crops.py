@@ -540,7 +540,7 @@ def _read_spec(folder: Path) -> CropSpec | None:
     try:
         settings = read_yaml(path)["settings"]
         return CropSpec(int(settings["size"]), float(settings["margin"]), settings["align"])
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, ConfigError) as error:
         msg = f"{path}: does not say how the crops were cut ({error}); make them again"
         raise AnnotationError(msg) from error
 

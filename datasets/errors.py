@@ -37,3 +37,16 @@ class UnknownWeightsError(WeightsError, ConfigError):
 
 class OutputExistsError(SpinelineError):
     """The output is there already and ``overwrite=true`` was not given."""
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    r"""What an error says, fit for a message: its first line, cut, or its class if it says nothing.
+
+    Of an error of the system it is the reason without the path, which the message names itself.
+
+    >>> first_line(ValueError("\na header of many\nlines")), first_line(KeyError())
+    ('a header of many', 'KeyError')
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:limit]

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.errors import ConfigError, WeightsError, first_line
 
 Form = Literal["onnx", "openvino", "torchscript"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -61,7 +61,7 @@ def open_session(contents: Sequence[bytes], form: Form, where: str) -> Session:
     try:
         run = opening(runtime, contents)
     except Exception as error:  # the runtimes have errors of many kinds
-        msg = f"{where}: {package} cannot load it ({_first_line(error)}); export it again"
+        msg = f"{where}: {package} cannot load it ({first_line(error)}); export it again"
         raise WeightsError(msg) from error
     return _guarded(run, where)
 
@@ -155,12 +155,7 @@ def _guarded(run: Session, where: str) -> Session:
         try:
             return run(np.ascontiguousarray(array))
         except Exception as error:  # the runtimes have errors of many kinds
-            msg = f"{where}: fails on an input of shape {array.shape} ({_first_line(error)})"
+            msg = f"{where}: fails on an input of shape {array.shape} ({first_line(error)})"
             raise RuntimeError(msg) from error
 
     return guarded
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -16,8 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.errors import WeightsError, first_line
 from spineline.datasets.files import write_bytes, write_through
+from spineline.datasets.tensors import (
+    METADATA_KEY,
+    parse_description,
+    read_described,
+    read_description,
+)
 from spineline.detect.ultralytics_env import import_ultralytics
 
 _LAYERS = (
@@ -142,7 +148,7 @@ def packed_safetensors(
         name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in tensors.items()
     }
-    return save(stored, metadata={"spineline": meta.to_json()})
+    return save(stored, metadata={METADATA_KEY: meta.to_json()})
 
 
 def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]:
@@ -151,16 +157,8 @@ def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]
     Raises:
         WeightsError: missing, damaged, or not a detector's.
     """
-    from safetensors import SafetensorError, safe_open
-
-    meta = read_meta(path)
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError, ValueError) as error:
-        msg = f"{path}: not a whole safetensors file ({error}); fetch or train it again"
-        raise WeightsError(msg) from error
-    return meta, tensors
+    found, tensors = read_described(path)
+    return _meta_of(found, str(path)), tensors
 
 
 def read_meta(path: Path) -> DetectorMeta:
@@ -169,38 +167,32 @@ def read_meta(path: Path) -> DetectorMeta:
     Raises:
         WeightsError: missing, damaged, or not a detector's.
     """
-    from safetensors import SafetensorError, safe_open
-
-    _check_file(path)
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        msg = f"{path}: not a whole safetensors file ({error}); fetch or train it again"
-        raise WeightsError(msg) from error
-    return parse_meta(metadata.get("spineline"), str(path))
+    return _meta_of(read_description(path), str(path))
 
 
-def parse_meta(text: str | None, where: str) -> DetectorMeta:
+def parse_meta(text: str, where: str) -> DetectorMeta:
     """What a weights file says of itself, checked.
 
     Raises:
-        WeightsError: nothing, not JSON, or another task's.
+        WeightsError: not JSON, or another task's.
     """
-    if text is None:
+    return _meta_of(parse_description(text, where), where)
+
+
+def _meta_of(found: Any, where: str) -> DetectorMeta:
+    if found is None:
         msg = (
             f"{where}: was not written by spineline (no description); give a file from detect train"
         )
         raise WeightsError(msg)
     try:
-        found = json.loads(text)
         task, backend = found["task"], found["backend"]
         if task != "detect":
-            raise WeightsError(f"{where}: weights of task {task!r}, wanted a detector's")
+            raise WeightsError(f"{where}: weights of task {task!r:.100}, wanted a detector's")
         names = tuple(str(name) for name in found["names"])
         imgsz, channels = int(found["imgsz"]), int(found["channels"])
         model, description = str(found["model"]), found["yaml"]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         msg = f"{where}: its description is not as expected ({error!r:.300})"
         raise WeightsError(msg) from error
     if not names or channels not in (1, 3) or not 32 <= imgsz <= 4096:
@@ -225,7 +217,8 @@ def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
         network = build_network(description, classes=len(meta.names), channels=meta.channels)
         network.load_state_dict({k: _float(v) for k, v in tensors.items()})
     except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its weights do not fit its description ({error})") from error
+        msg = f"{path}: its weights do not fit its description ({error!s:.1000})"
+        raise WeightsError(msg) from error
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
         raise WeightsError(f"{path}: holds weights that are no finite numbers; train it again")
     network.names = dict(enumerate(meta.names))
@@ -251,7 +244,7 @@ def load_pickle(path: Path, *, trust: bool) -> dict[str, Any]:
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
     except Exception as error:  # the unpickler raises whatever the file makes it raise
-        first = str(error).strip().split("\n")[0][:300]
+        first = first_line(error, 300)
         msg = f"{path}: not an Ultralytics checkpoint, or damaged, or unsafe ({first})"
         raise WeightsError(msg) from error
     if not isinstance(checkpoint, dict) or not isinstance(_network_in(checkpoint), nn.Module):
@@ -269,11 +262,20 @@ def network_from_pickle(path: Path, *, trust: bool) -> tuple[nn.Module, Detector
     network = _network_in(checkpoint)
     assert_detection(network, path)
     network = network.float().eval()
+    try:
+        return network, _meta_in(checkpoint, network, path.stem)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        msg = f"{path}: what it says of its network is not as expected ({error!r:.300})"
+        raise WeightsError(msg) from error
+
+
+def _meta_in(checkpoint: dict[str, Any], network: Any, name: str) -> DetectorMeta:
+    """What an Ultralytics checkpoint says of its network; ``name`` is for one without."""
     arguments = checkpoint.get("train_args") or {}
     names = network.names
     names = tuple(names.values()) if isinstance(names, dict) else tuple(names)
-    model = str(arguments.get("model") or path.stem)
-    meta = DetectorMeta(
+    model = str(arguments.get("model") or name)
+    return DetectorMeta(
         backend="ultralytics",
         model=Path(model).name.removesuffix(".yaml").removesuffix(".pt"),
         names=tuple(str(name) for name in names),
@@ -281,7 +283,6 @@ def network_from_pickle(path: Path, *, trust: bool) -> tuple[nn.Module, Detector
         channels=int(network.yaml.get("channels") or network.yaml.get("ch") or 3),
         yaml=plain_description(network.yaml),
     )
-    return network, meta
 
 
 def assert_detection(network: nn.Module, path: Path) -> None:

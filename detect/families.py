@@ -196,7 +196,7 @@ def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMet
         )
         meta = parse_meta(meta.to_json(), str(path))
         network, _ = family_of(backend).network_of(meta, dict(content["network"]), str(path))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         msg = f"{path}: no whole checkpoint ({error!r:.200}); give the last.safetensors beside it"
         raise WeightsError(msg) from error
     return dict(network.state_dict()), meta

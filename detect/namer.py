@@ -9,7 +9,6 @@ topmost and below the lowest level being classes of their own. It is small: abou
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from spineline.datasets.devices import device_name
 from spineline.datasets.errors import WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.strips import STRIP_BOUNDS, StripSpec, straighten
+from spineline.datasets.tensors import METADATA_KEY, read_described
 
 RANK_NAMES: tuple[str, ...] = ("above", *LEVELS, "below")
 """The classes of a rank."""
@@ -137,7 +137,7 @@ def namer_bytes(network: RungNetwork, config: NamerConfig) -> bytes:
         name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in sorted(network.state_dict().items())
     }
-    return save(tensors, {"spineline": config.to_json()})
+    return save(tensors, {METADATA_KEY: config.to_json()})
 
 
 def load_namer(weights: Path, *, device: str = "cpu") -> Namer:
@@ -146,25 +146,18 @@ def load_namer(weights: Path, *, device: str = "cpu") -> Namer:
     Raises:
         WeightsError: missing, damaged, or not a namer's.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{weights}: cannot be read as safetensors ({error})") from error
+    found, tensors = read_described(weights)
     tensors = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
-    config = _config(metadata, weights)
+    config = _config(found, weights)
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
-        raise WeightsError(f"{weights}: {broken[0]} holds numbers that are not finite")
+        raise WeightsError(f"{weights}: {broken[0]:.100} holds numbers that are not finite")
     try:
         with torch.device("meta"):  # a description may claim more memory than its file has weights
             network = RungNetwork(config)
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).split())[:1000]
         raise WeightsError(f"{weights}: weights do not fit the network ({message})") from error
     place = device_name(device)
     return Namer(network.eval().to(place), config, place)
@@ -175,16 +168,15 @@ def _block(inputs: int, outputs: int, *, stride: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def _config(metadata: Mapping[str, str], weights: Path) -> NamerConfig:
+def _config(found: Any, weights: Path) -> NamerConfig:
     """The network's description in a file, held to what can be built."""
     try:
-        found = json.loads(metadata["spineline"])
         if (found["task"], found["model"], found["names"]) != ("name", _MODEL, list(RANK_NAMES)):
             raise ValueError("another task, model or classes")
         strip = StripSpec(**{spec.name: found["strip"][spec.name] for spec in fields(StripSpec)})
         config = NamerConfig(found["width"], found["hidden"], float(found["dropout"]), strip)
         _check({**asdict(config), **asdict(strip)})
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{weights}: is no namer's weights file ({type(error).__name__}: {error!s:.300})"
         raise WeightsError(msg) from error
     return config

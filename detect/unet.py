@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError, first_line
 from spineline.datasets.settings import close_match
 from spineline.detect.architectures import UNET
 from spineline.detect.checkpoints import DetectorMeta, read_safetensors
@@ -231,7 +231,7 @@ def check_encoder(encoder: str, channels: int) -> None:
             body = _body(library, encoder, channels, 3).eval()
             shape = tuple(body(torch.zeros(1, channels, 64, 96)).shape)
     except _BUILD_ERRORS as error:
-        first = str(error).strip().split("\n")[0][:200]
+        first = first_line(error)
         msg = f"encoder={encoder}: no U-Net can be built on it ({first}); try another, resnet18"
         raise ConfigError(msg) from error
     if shape != (1, 3, 64, 96):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.dicom import Reorientation
-from spineline.datasets.errors import ConfigError, SpinelineError
+from spineline.datasets.errors import ConfigError, SpinelineError, first_line
 from spineline.datasets.files import check_output, staged_folder, write_bytes, write_json
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.runs import LOG, package_version, write_run_record
@@ -141,8 +141,8 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
         except SpinelineError:
             raise
         except Exception as error:  # the exporters raise errors of many kinds
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            msg = f"{role}: cannot be written as {form} ({lines[0]:.200}); choose another network"
+            reason = first_line(error)
+            msg = f"{role}: cannot be written as {form} ({reason}); choose another network"
             raise SpinelineError(msg) from error
 
 

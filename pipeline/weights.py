@@ -17,6 +17,7 @@ from spineline.datasets.files import check_output, write_bytes, write_text
 from spineline.datasets.runs import LOG
 from spineline.datasets.settings import Settings, close_match, key
 from spineline.datasets.tables import aligned_text
+from spineline.datasets.tensors import read_described
 from spineline.weights.registry import (
     BUNDLED,
     REGISTRY_FILE,
@@ -151,7 +152,7 @@ def strip_weights(settings: WeightsStrip) -> WrittenWeights:
         tensors, metadata = _read_pickle(settings.weights, trust=settings.trust)
     else:
         metadata = read_metadata(settings.weights)
-        tensors = _read_safetensors(settings.weights)
+        _, tensors = read_described(settings.weights)
     kept = _without_private(metadata)
     stored = {name: _stored(name, tensor, half=settings.half) for name, tensor in tensors.items()}
     _write_safetensors(settings.out, stored, kept)
@@ -291,12 +292,6 @@ def _read_pickle(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], dict[st
 
     network, meta = network_from_pickle(path, trust=trust)
     return dict(network.state_dict()), json.loads(meta.to_json())
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def _stored(name: str, tensor: Tensor, *, half: bool) -> Tensor:

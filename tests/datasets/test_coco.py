@@ -115,6 +115,9 @@ def test_categories_must_be_a_label_set_in_order():
         labels_of_coco(coco)
     with pytest.raises(AnnotationError, match="categories cannot be read"):
         labels_of_coco({"categories": [{}]})
+    coco["categories"][0]["id"] = float("inf")
+    with pytest.raises(AnnotationError, match="categories cannot be read"):
+        labels_of_coco(coco)
 
 
 def test_order_in_the_file_does_not_matter():

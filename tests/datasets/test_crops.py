@@ -476,8 +476,11 @@ def test_no_crops_folder_is_refused(tmp_path: Path) -> None:
         load_crops(tmp_path)
 
 
-def test_a_run_record_that_says_nothing_is_refused(crops_folder: Path) -> None:
-    (crops_folder / "run.yaml").write_text("settings: {size: 16}\n")
+@pytest.mark.parametrize(
+    "keys", ["size: 16", "size: .inf, margin: 1, align: none"], ids=["few", "endless"]
+)
+def test_a_run_record_that_says_nothing_is_refused(crops_folder: Path, keys: str) -> None:
+    (crops_folder / "run.yaml").write_text(f"settings: {{{keys}}}\n")
     with pytest.raises(AnnotationError, match="does not say how"):
         load_crops(crops_folder)
 

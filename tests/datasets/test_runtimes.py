@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineline.datasets import runtimes
 from spineline.datasets.errors import ConfigError, WeightsError
 from spineline.datasets.runtimes import FORMS, SUFFIXES, import_runtime, open_session, threads
 
@@ -75,8 +73,3 @@ def test_openvino_is_imported_without_its_reports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_an_error_without_words_is_told_by_its_name() -> None:
-    assert runtimes._first_line(ValueError()) == "ValueError"
-    assert runtimes._first_line(builtins.OSError("a\nb")) == "a"

@@ -85,11 +85,25 @@ def _changed(weights: Path, tmp_path: Path, **changes: Any) -> Path:
         ({"names": ["a"]}, "do not fit"),
         ({"imgsz": "big"}, "not as expected"),
         ({"imgsz": 10**9}, "out of range"),
+        ({"imgsz": float("inf")}, "not as expected"),
+        ({"channels": float("nan")}, "not as expected"),
         ({"channels": 7}, "out of range"),
         ({"yaml": {}}, "no description of a network"),
         ({"yaml": "yolov8n.yaml"}, "not as expected"),
     ],
-    ids=["task", "backend", "no-names", "one-name", "imgsz", "huge", "channels", "yaml", "file"],
+    ids=[
+        "task",
+        "backend",
+        "no-names",
+        "one-name",
+        "imgsz",
+        "huge",
+        "endless",
+        "nan",
+        "channels",
+        "yaml",
+        "file",
+    ],
 )
 def test_descriptions_that_do_not_fit(
     weights: Path, tmp_path: Path, changes: dict[str, Any], message: str
@@ -135,6 +149,19 @@ def test_foreign_safetensors(tmp_path: Path) -> None:
         network_from_safetensors(path)
 
 
+def test_messages_do_not_repeat_what_a_file_holds(weights: Path, tmp_path: Path) -> None:
+    """Two readers, one of the description, one of tensors by their names."""
+    path = _changed(weights, tmp_path, task="x" * 70_000)
+    with pytest.raises(WeightsError, match="weights of task") as caught:
+        network_from_safetensors(path)
+    assert len(str(caught.value)) < 400 + len(str(path))
+    meta, tensors = read_safetensors(weights)
+    save_file({**tensors, "x" * 70_000: torch.zeros(1)}, path, {"spineline": meta.to_json()})
+    with pytest.raises(WeightsError, match="do not fit") as caught:
+        network_from_safetensors(path)
+    assert len(str(caught.value)) < 1400 + len(str(path))
+
+
 def test_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such weights file"):
         network_from_safetensors(tmp_path / "none.safetensors")
@@ -159,6 +186,15 @@ def test_good_pickle(network: Any, pickle_weights: Path, meta_of: Callable[..., 
     assert meta.imgsz == 96
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("imgsz", [float("inf"), "big", [96, 96]], ids=str)
+def test_a_pickle_that_says_odd_things(pickle_weights: Path, tmp_path: Path, imgsz: object) -> None:
+    content = load_pickle(pickle_weights, trust=True)
+    path = tmp_path / "odd.pt"
+    write_checkpoint({**content, "train_args": {"imgsz": imgsz}}, path)
+    with pytest.raises(WeightsError, match="what it says of its network is not as expected"):
+        network_from_pickle(path, trust=True)
 
 
 @pytest.mark.parametrize("kind", ["torch", "plain"])

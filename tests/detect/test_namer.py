@@ -153,6 +153,8 @@ def changed(path: Path, **changes: object) -> Path:
         ({"strip__rank_px": 12}, "rank_px=12, wanted a multiple of 8"),
         ({"strip__above": -1}, "above=-1"),
         ({"dropout": 1.5}, "dropout=1.5"),
+        ({"dropout": 10**400}, "OverflowError"),
+        ({"width": float("inf")}, "width=inf"),
     ],
     ids=str,
 )

@@ -167,6 +167,7 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "names twice": (lambda c: network("detector")(c).update(names=["L1", "L1"]), "wanted levels"),
     "names map": (lambda c: network("detector")(c).update(names={"L1": 1}), "wanted levels"),
     "imgsz": (lambda c: network("detector")(c).update(imgsz=10**9), "imgsz 1000000000, wanted"),
+    "endless": (lambda c: network("detector")(c).update(imgsz=float("inf")), "imgsz inf, wanted"),
     "channels": (lambda c: network("detector")(c).update(channels=0), "channels 0"),
     "crop size": (lambda c: network("classifier")(c)["crop"].update(size=10**6), "size 1000000"),
     "margin": (lambda c: network("classifier")(c)["crop"].update(margin=float("nan")), "margin"),
