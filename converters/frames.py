@@ -8,7 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from spineline.datasets.annotations import is_image_id
 from spineline.datasets.errors import AnnotationError
-from spineline.datasets.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageReadError
+from spineline.datasets.images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageReadError,
+    mapped_array,
+)
 
 
 def find_frames(images: Path) -> dict[str, list[Path]]:
@@ -117,9 +122,7 @@ def frame_size(path: Path) -> tuple[int, int]:
 
 
 def _npy_size(path: Path) -> tuple[int, int]:
-    import numpy as np
-
-    shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    shape = mapped_array(path).shape
     if len(shape) not in (2, 3):
         msg = f"{path.name}: holds an array of shape {shape}, wanted (rows, columns)"
         raise ImageReadError(msg)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.errors import SpinelineError, first_line
 
 GreyImage = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
@@ -245,6 +245,21 @@ def read_colours(path: Path) -> npt.NDArray[np.uint8] | None:
         raise ImageReadError(f"{path}: cannot be decoded ({error})") from error
 
 
+def mapped_array(path: Path) -> npt.NDArray[Any]:
+    """The array of a ``.npy`` file, mapped: its shape is read now, its values when they are used.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: no array, a damaged one, one of Python objects, or shorter than it says.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # the header is parsed as Python, which raises errors of many kinds
+        raise ValueError(f"its header is damaged: {first_line(error)}") from error
+
+
 def _read_picture(path: Path) -> npt.NDArray[Any]:
     from PIL import Image
 
@@ -263,15 +278,16 @@ def _read_picture(path: Path) -> npt.NDArray[Any]:
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = mapped_array(path)
         if mapped.dtype.kind not in "uifb":
             msg = f"{path}: holds {mapped.dtype} values; wanted real numbers"
             raise ImageReadError(msg)
         if mapped.ndim in (2, 3):
             _check_size(int(np.prod(mapped.shape)), 1, path)
         return np.array(mapped)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        msg = f"{path}: cannot be read as a NumPy array ({error}); save it with numpy.save"
+    except (OSError, ValueError) as error:
+        reason = first_line(error)
+        msg = f"{path}: cannot be read as a NumPy array ({reason}); save it with numpy.save"
         raise ImageReadError(msg) from error
 
 

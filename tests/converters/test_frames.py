@@ -31,7 +31,14 @@ def test_size_is_width_then_height(tmp_path, suffix):
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("a.png", b""), ("a.jpg", b"no image"), ("a.npy", b"no array"), ("gone.png", None)],
+    [
+        ("a.png", b""),
+        ("a.jpg", b"no image"),
+        ("a.npy", b"no array"),
+        ("b.npy", b"\x93NUMPY\1\0\x37\0{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4"),
+        ("gone.png", None),
+        ("gone.npy", None),
+    ],
 )
 def test_what_is_no_image(tmp_path, name, data):
     if data is not None:

@@ -148,6 +148,43 @@ def test_an_image_is_not_turned_by_its_exif(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").shape == (16, 64)
 
 
+def npy(header: bytes, version: int = 1) -> bytes:
+    """A ``.npy`` file of that header, and some numbers."""
+    length = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + length + header + bytes(64)
+
+
+DAMAGED_HEADERS = {
+    "open": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4"),
+    "quote": npy(b"'''"),
+    "deep": npy(b"-" * 9000),
+    "brackets": npy(b"(" * 5000, 2),
+    "bytes": npy(b"\xff" * 9, 3),
+    "endless": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (10**30, 4), }"),
+    "huge": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 4), }" % 10**30),
+    "true": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }"),
+    "negative": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 4), }"),
+    "keys": npy(b"{1: 2, 'a': 3}"),
+    "list": npy(b"{[]: 1}"),
+    "type": npy(b"{'descr': ('<f4', (3,)), 'fortran_order': 1, 'shape': (4, 4), }"),
+    "long": npy(b"{'descr': '" + b"x" * 9000 + b"', 'fortran_order': False, 'shape': (4, 4), }"),
+    "version": npy(b"{}", 9),
+    "archive": b"PK\x03\x04" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED_HEADERS.values(), ids=DAMAGED_HEADERS)
+def test_a_damaged_header_is_refused(tmp_path: Path, data: bytes) -> None:
+    """NumPy has Python parse it, which raises errors of many kinds."""
+    path = tmp_path / "a.npy"
+    path.write_bytes(data)
+    with pytest.raises(ImageReadError, match=r"a\.npy: cannot be read as a NumPy array") as caught:
+        read_image(path)
+    assert len(str(caught.value)) < 400 + len(str(path))
+    with pytest.raises(ValueError, match=r"."):
+        images.mapped_array(path)
+
+
 def bad_files(folder: Path) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     good = folder / "good.png"
