@@ -22,6 +22,7 @@ from spineline.datasets.dicom_header import (
 )
 from spineline.datasets.dicom_select import Rejection, Series, Study
 from spineline.datasets.errors import DicomReadError
+from spineline.datasets.files import plain_name
 from spineline.datasets.runs import LOG
 
 RESULTS_NAME = "manifest.jsonl"
@@ -302,15 +303,15 @@ def _common_folder(paths: Iterable[str]) -> Path:
 def _names(folders: Mapping[str, Path], source: Path) -> dict[str, str]:
     """Unique names: the study's folder under the source, the whole way, or with a hash."""
     if source.is_file():
-        return {uid: _plain(source.stem) for uid in folders}
+        return {uid: plain_name(source.stem, "study") for uid in folders}
     # Where all studies lie in one folder further down, names start below it.
     base = Path(os.path.commonpath(folders.values())) if len(folders) > 1 else source
     own = base.resolve().name
     parts = {uid: folder.relative_to(base).parts for uid, folder in folders.items()}
-    names = {uid: _plain(way[0] if way else own) for uid, way in parts.items()}
+    names = {uid: plain_name(way[0] if way else own, "study") for uid, way in parts.items()}
     counts = _counts(names)
     names = {
-        uid: name if counts[name.lower()] == 1 else _plain("_".join(parts[uid]) or own)
+        uid: name if counts[name.lower()] == 1 else plain_name("_".join(parts[uid]) or own, "study")
         for uid, name in names.items()
     }
     counts = _counts(names)
@@ -325,11 +326,6 @@ def _names(folders: Mapping[str, Path], source: Path) -> dict[str, str]:
 def _counts(names: Mapping[str, str]) -> Counter[str]:
     """How often a name occurs, upper and lower case taken as one (as some file systems do)."""
     return Counter(name.lower() for name in names.values())
-
-
-def _plain(text: str) -> str:
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("._")
-    return name[:100] or "study"
 
 
 def _rejections_by_study(
@@ -358,7 +354,7 @@ def _failed_studies(loose: Sequence[Rejection], source: Path, names: set[str]) -
         by_folder.setdefault(source / way[0] if len(way) > 1 else source, []).append(rejection)
     failed: list[Group] = []
     for folder, rejections in by_folder.items():
-        name = _plain(folder.name)
+        name = plain_name(folder.name, "study")
         if folder != source and name not in names and any(r.kind != "foreign" for r in rejections):
             failed.append(Group("", name, folder, (), tuple(rejections)))
             continue

@@ -14,6 +14,16 @@ from typing import Any
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 
 
+def plain_name(text: str, otherwise: str) -> str:
+    """A text as the name of a file or folder on any system; ``otherwise`` where nothing is left.
+
+    >>> plain_name("a b/ü.x", "image"), plain_name("...", "image")
+    ('a_b_ü.x', 'image')
+    """
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("._")
+    return name[:100] or otherwise
+
+
 def write_through(path: Path, write: Callable[[Path], None], *, sync: bool = True) -> None:
     """Let a function write a file beside its place, then move it there: whole or not at all.
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.errors import SpinelineError, first_line
+from spineline.datasets.files import plain_name
 
 GreyImage = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
@@ -41,11 +42,11 @@ def image_names(paths: Sequence[Path]) -> list[str]:
     >>> image_names([Path("a b.png"), Path("c.jpg"), Path("c.png")])
     ['a_b', 'c.jpg', 'c.png']
     """
-    stems = [_plain(path.stem).lower() for path in paths]
+    stems = [plain_name(path.stem, "image").lower() for path in paths]
     names: list[str] = []
     used: set[str] = set()
     for path, stem in zip(paths, stems, strict=True):
-        name = _plain(path.stem) if stems.count(stem) == 1 else _plain(path.name)
+        name = plain_name(path.stem if stems.count(stem) == 1 else path.name, "image")
         number, wanted = 1, name
         while name.lower() in used:
             number += 1
@@ -53,11 +54,6 @@ def image_names(paths: Sequence[Path]) -> list[str]:
         used.add(name.lower())
         names.append(name)
     return names
-
-
-def _plain(text: str) -> str:
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("._")
-    return name[:100] or "image"
 
 
 def window_to_uint8(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from spineline.datasets.labels import KIND_OF_SEVEN, LEVELS, SEVEN_NAMES
 from spineline.pipeline.grade_words import code_name
-from spineline.pipeline.markup import Markup, element, joined
+from spineline.pipeline.markup import Markup, element, joined, table
 from spineline.pipeline.results import StudyResult
 
 ABSENT = "-"
@@ -158,13 +158,7 @@ def _counts(signs: Sequence[Counter[str]], schmorl: Sequence[int], used: Sequenc
         )
         for level, counter, nodes in zip(LEVELS, signs, schmorl, strict=True)
     ]
-    table = element(
-        "table",
-        element("caption", "Number of studies by grade, for each level"),
-        element("thead", element("tr", *heads)),
-        element("tbody", *rows),
-        id="counts",
-    )
-    inside = element("div", table, class_="scrolls", role="region", tabindex=0,
+    counts = table("Number of studies by grade, for each level", heads, rows, id="counts")
+    inside = element("div", counts, class_="scrolls", role="region", tabindex=0,
                      aria_label="number of studies by grade")  # fmt: skip
     return element("details", element("summary", "The same in numbers"), inside)

@@ -25,7 +25,7 @@ from spineline.pipeline.grade_words import (
     rank,
     worst,
 )
-from spineline.pipeline.markup import Markup, document, element, joined
+from spineline.pipeline.markup import Markup, document, element, joined, table
 from spineline.pipeline.report_page import FILE as REPORT
 from spineline.pipeline.report_page import NOT_FOR_DIAGNOSIS, model_line
 from spineline.pipeline.results import StudyResult
@@ -164,14 +164,8 @@ def _failure_section(failures: Sequence[Failed]) -> Markup | None:
         for failed in failures
     ]
     heads = (element("th", "Study", scope="col"), element("th", "Reason", scope="col"))
-    table = element(
-        "table",
-        element("caption", "Studies that could not be done"),
-        element("thead", element("tr", *heads)),
-        element("tbody", *rows),
-        id="failures",
-    )
-    return element("section", element("h2", f"Failed: {len(failures)}"), table)
+    failed = table("Studies that could not be done", heads, rows, id="failures")
+    return element("section", element("h2", f"Failed: {len(failures)}"), failed)
 
 
 def _links(name: str, folder: Path | None) -> Markup:
@@ -228,19 +222,13 @@ def _studies_section(rows: Sequence[Markup], tally: _Tally) -> Markup:
         for name, how in heads
     ]
     cells.append(element("th", "Files", scope="col"))
-    table = element(
-        "table",
-        element("caption", "A row for each study. Naming: how probable its levels are, together."),
-        element("thead", element("tr", *cells)),
-        element("tbody", *rows),
-        id="studies",
-    )
+    caption = "A row for each study. Naming: how probable its levels are, together."
     return element(
         "section",
         element("h2", "Studies"),
         _filters(tally),
         element("p", id="shown", role="status", aria_live="polite"),
-        table,
+        table(caption, cells, rows, id="studies"),
     )
 
 

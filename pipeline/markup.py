@@ -12,6 +12,7 @@ import functools
 import hashlib
 import html
 import unicodedata
+from collections.abc import Iterable
 from importlib import resources
 
 _VOID = frozenset({"meta", "link", "br", "input", "col"})
@@ -61,6 +62,19 @@ def element(name: str, /, *children: object, **attributes: object) -> Markup:
         parts += [text(child) for child in children if child is not None]
         parts += ["</", name, ">"]
     return Markup("".join(parts))
+
+
+def table(
+    caption: str, heads: Iterable[object], rows: Iterable[object], **attributes: object
+) -> Markup:
+    """A table with a caption, one row of heads, and rows."""
+    return element(
+        "table",
+        element("caption", caption),
+        element("thead", element("tr", *heads)),
+        element("tbody", *rows),
+        **attributes,
+    )
 
 
 def joined(*parts: object) -> Markup:
