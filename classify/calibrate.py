@@ -129,7 +129,7 @@ def _graded(rows: Sequence[Mapping[str, str]], head: str, file: Path) -> Graded:
         p = np.array([[float(row[name]) for name in columns] for row in rows], dtype=np.float64)
         true = np.array([int(row[head]) for row in rows], dtype=np.int64)
         fold = np.array([int(row["fold"]) for row in rows], dtype=np.int64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         msg = f"{file}: has no probabilities of head {head} ({error})"
         raise AnnotationError(msg) from error
     if not len(p) or not np.isfinite(p).all() or (p < 0).any() or (p > 1).any():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,13 @@ from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalC
 from spineline.datasets.coco import BoxedStructures, boxed_structures
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
-from spineline.datasets.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.files import (
+    check_output,
+    read_json,
+    staged_folder,
+    write_json,
+    write_text,
+)
 from spineline.datasets.images import IMAGE_SUFFIXES, read_image
 from spineline.datasets.labels import LEVELS, NO_LEVEL
 from spineline.datasets.qa import SEVERITY, Finding, Frame, geometry_findings, has_errors
@@ -232,9 +237,9 @@ def _conversion_findings(root: Path) -> list[Finding]:
         return []
     names = ("image_id", "study", "level", "finding", "detail", "action")
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["findings"]
+        listed = read_json(path)["findings"]
         found = [Finding(**{name: item[name] for name in names}) for item in listed]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         LOG.warning("%s: not readable; what conversion found is not repeated here", path)
         return []
     return [finding for finding in found if finding.finding in SEVERITY]

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.errors import AnnotationError, first_line
+from spineline.datasets.files import read_json
 from spineline.datasets.qa import SEVERITY, Finding, Frame, Mark, Rules, resolve
 
 SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"]
@@ -154,16 +155,14 @@ def load_json(path: Path) -> Any:
         AnnotationError: missing, not text, or not JSON; names file, line and column.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return read_json(path)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AnnotationError(f"annotations={path}: cannot be read ({reason})") from error
-    try:
-        return json.loads(text)
+        msg = f"annotations={path}: cannot be read ({first_line(error)})"
+        raise AnnotationError(msg) from error
     except json.JSONDecodeError as error:
         msg = f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
         raise AnnotationError(msg) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise AnnotationError(f"{path}: not usable JSON ({error})") from error
 
 

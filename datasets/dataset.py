@@ -11,6 +11,7 @@ from typing import Any
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.coco import labels_of_coco, records_from_coco
 from spineline.datasets.errors import AnnotationError
+from spineline.datasets.files import read_json
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.splits import PARTS, Part
 
@@ -73,11 +74,11 @@ def read_coco_file(path: Path) -> Mapping[str, Any]:
         AnnotationError: missing, or not a JSON object; names file, line and column.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except json.JSONDecodeError as error:
         msg = f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})"
         raise AnnotationError(msg) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: holds a {type(content).__name__}, wanted a COCO object")

@@ -102,6 +102,21 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     write_text(path, text, sync=sync)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, which may come from anywhere.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: not UTF-8, or not JSON (a `json.JSONDecodeError`, which has the place), or lists
+            and objects lie too deep in each other.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists and objects lie too deep in each other") from error
+
+
 def check_output(out: Path, *, overwrite: bool) -> None:
     """Refuse an output folder or file that exists already, before any work is done.
 

@@ -5,7 +5,6 @@ Coordinates as in [spineline.datasets.annotations][].
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spineline.datasets.errors import AnnotationError
+from spineline.datasets.files import read_json
 
 RESULT_SCHEMA = "spineline-result/1"
 """What ``result.json`` of ``pipeline predict`` calls its layout."""
@@ -34,13 +34,13 @@ def read_predictions(path: Path) -> dict[str, tuple[PredictedBox, ...]]:
         AnnotationError: not readable, or no such file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise AnnotationError(f"predictions={path}: cannot be read as JSON ({error})") from error
     try:
         return parse_predictions(content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        msg = f"predictions={path}: not the predictions.json of detect predict ({error!r})"
+        msg = f"predictions={path}: not the predictions.json of detect predict ({error!r:.300})"
         raise AnnotationError(msg) from error
 
 

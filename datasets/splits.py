@@ -16,6 +16,7 @@ import numpy as np
 
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.errors import ConfigError
+from spineline.datasets.files import read_json
 from spineline.datasets.settings import close_match
 
 Part = Literal["train", "val", "test"]
@@ -147,9 +148,9 @@ def _named_studies(content: Any) -> list[tuple[str, Part]]:
 
 def _split_by_manifest(studies: list[str], path: Path) -> dict[str, Part]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         named = _named_studies(content)
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         hint = "" if path.is_file() else close_match(str(path), [*PARTS, "report"])
         hint = hint if "did you mean" in hint else ""
         msg = (

@@ -14,7 +14,6 @@ looked for beside the JSON first. ``spineline kfold`` writes one such file for e
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.errors import ConfigError
-from spineline.datasets.files import write_json
+from spineline.datasets.files import read_json, write_json
 from spineline.datasets.settings import close_match, parse_settings
 from spineline.pipeline.settings import ModelSettings
 
@@ -183,11 +182,11 @@ def _read(path: Path) -> tuple[FoldWeights, ...]:
     file = path / FOLD_WEIGHTS_FILE if path.is_dir() else path
     where = f"folds={path}"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except FileNotFoundError as error:
         msg = f"{where}: no {file.name} there; give a variant's folder of `spineline kfold` or such"
         raise ConfigError(f"{msg} a file") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: cannot be read as JSON ({error})") from error
     entries = content.get("folds") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

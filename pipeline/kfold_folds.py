@@ -6,7 +6,6 @@ Images get second names (hard links), not copies. The test part stays out of eve
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,13 @@ from spineline.converters.yolo import write_yolo
 from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
-from spineline.datasets.files import link_or_copy, staged_folder, write_json, write_text
+from spineline.datasets.files import (
+    link_or_copy,
+    read_json,
+    staged_folder,
+    write_json,
+    write_text,
+)
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.runs import LOG
 from spineline.datasets.splits import PARTS, Part, fold_studies, records_by_part, write_manifest
@@ -106,9 +111,9 @@ def read_manifest(path: Path) -> list[list[str]]:
         ConfigError: not readable, not such a file, or a study in two folds.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         folds = [[str(study) for study in fold] for fold in content["folds"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"folds={path}: not a folds.json ({error!r})") from error
     twice = [study for study, n in Counter(s for fold in folds for s in fold).items() if n > 1]
     if twice:

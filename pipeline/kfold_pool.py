@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from spineline.datasets.bootstrap import per_study as sum_by_study
 from spineline.datasets.boxes import xywh_to_xyxy
 from spineline.datasets.coco import coco_from_records
 from spineline.datasets.errors import AnnotationError
-from spineline.datasets.files import write_json, write_text
+from spineline.datasets.files import read_json, write_json, write_text
 from spineline.datasets.labels import SEVEN_NAMES, Kind, kind_of_level
 from spineline.detect.evaluation import Rules, evaluate
 from spineline.detect.results import Detections
@@ -144,7 +143,7 @@ def figures_of(metrics: Mapping[str, Any], prefix: str = "") -> Figures:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except (OSError, ValueError) as error:
         msg = f"{file}: cannot be read ({error}); remove {file.parent} and run with resume=true"
         raise AnnotationError(msg) from error

@@ -204,7 +204,7 @@ def _entry_of(line: bytes) -> Entry | None:
             kind=value.get("kind"),
             input=value.get("input", ""),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     texts = (entry.study, entry.reason, entry.weights, entry.settings, entry.version, entry.input)
     known = entry.status in get_args(Status) and entry.kind in (None, *FAILURE_KINDS)

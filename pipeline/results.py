@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spineline.datasets.errors import AnnotationError
+from spineline.datasets.files import read_json
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA as SCHEMA
 from spineline.pipeline.naming import Naming, Rival
@@ -150,8 +151,8 @@ def read_result(path: Path) -> StudyResult:
         AnnotationError: not readable, not JSON, or not a result.
     """
     try:
-        return StudyResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
+        return StudyResult.from_json(read_json(path))
+    except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
     except AnnotationError as error:
         raise AnnotationError(f"{path}: {error}") from error

@@ -79,5 +79,5 @@ def _z_index(path: Path) -> int:
     try:
         point = load_json(path)[0]["data"][0]["annotation"][0]["data"]["point"][0]
         return int(point["zIndex"])
-    except (AnnotationError, KeyError, IndexError, TypeError, ValueError):
+    except (AnnotationError, KeyError, IndexError, TypeError, ValueError, OverflowError):
         return 0

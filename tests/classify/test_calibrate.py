@@ -154,6 +154,7 @@ def test_files_without_folds_are_a_fold_each(weights: Path, tmp_path: Path, run_
         ("no head", "has no probabilities of head seven"),
         ("code", "a code of seven is out of"),
         ("not a number", "are no numbers"),
+        ("long code", "has no probabilities of head seven"),
     ],
 )
 def test_bad_predictions(
@@ -163,6 +164,7 @@ def test_bad_predictions(
         "bad level": ["a", "a", "L9", "2", "0", *["0"] * 7, "0"],
         "no head": ["a", "a", "L1", "0", "0", *[""] * 7, "0"],
         "code": ["a", "a", "L1", "9", "0", "1", *["0"] * 6, "0"],
+        "long code": ["a", "a", "L1", "9" * 30, "0", "1", *["0"] * 6, "0"],
         "not a number": ["a", "a", "L1", "0", "0", "nan", *["0"] * 6, "0"],
     }
     file = tmp_path / "p.csv"

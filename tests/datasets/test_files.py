@@ -10,6 +10,7 @@ from spineline.datasets.errors import OutputExistsError, SpinelineError
 from spineline.datasets.files import (
     check_output,
     link_file,
+    read_json,
     staged_folder,
     write_bytes,
     write_json,
@@ -187,3 +188,23 @@ def test_a_function_that_fails_while_writing_leaves_the_earlier_file(tmp_path: P
         write_through(path, fail)
     assert path.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a mark"])
+def test_json_is_read(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(mark + b'{"a": [1, "\xc3\xbc"]}')
+    assert read_json(tmp_path / "a.json") == {"a": [1, "ü"]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"\xff\xfe{", b"[" * 100_000, b"9" * 5000],
+    ids=["empty", "cut", "no text", "deep", "long"],
+)
+def test_what_is_no_json_is_a_value_error(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ValueError, match=r".") as caught:
+        read_json(tmp_path / "a.json")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")

@@ -64,11 +64,13 @@ def test_a_last_line_that_was_cut_anywhere(tmp_path) -> None:
 
 def test_a_damaged_line_does_not_count(tmp_path, caplog) -> None:
     whole = filled(tmp_path / "m.jsonl")
-    (tmp_path / "m.jsonl").write_bytes(whole + b"\0\0\0\n" + DONE.line().replace(b"done", b"odd"))
+    odd, huge = DONE.line().replace(b"done", b"odd"), DONE.line().replace(b"0.25", b"9" * 400)
+    (tmp_path / "m.jsonl").write_bytes(whole + b"\0\0\0\n" + odd + huge)
     with open_manifest(tmp_path / "m.jsonl") as manifest:
         assert list(manifest.entries) == ["a", "b"]
     assert "line 3 is damaged" in caplog.text
     assert "line 4 is damaged" in caplog.text
+    assert "line 5 is damaged" in caplog.text
 
 
 @pytest.mark.parametrize(

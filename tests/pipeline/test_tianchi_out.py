@@ -135,7 +135,10 @@ def test_plain_images_cannot_be_submitted(
     assert not (tmp_path / "o" / "x" / "tianchi.json").exists()
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "[{}]", "{", '[{"data": 3}]'])
+ENDLESS = '[{"data": [{"annotation": [{"data": {"point": [{"zIndex": Infinity}]}}]}]}]'
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "[{}]", "{", '[{"data": 3}]', ENDLESS])
 def test_a_study_file_that_is_lost_or_broken_leaves_the_place_at_0(tmp_path, text) -> None:
     if text is not None:
         (tmp_path / "s").mkdir()
