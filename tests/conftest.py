@@ -57,3 +57,23 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def run_keys(
+    run_cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> Callable[..., tuple[int, str]]:
+    """Run a command with keys, later words over earlier ones, which gives code and stderr.
+
+    ``{folder}`` in a word is a folder that holds a file.
+    """
+
+    def run(command: str, *words: str) -> tuple[int, str]:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        (folder / "file").write_text("x")
+        keys = dict(word.format(folder=folder).split("=") for word in words)
+        code, _, errors = run_cli(*command.split(), *(f"{k}={v}" for k, v in keys.items()))
+        return code, errors
+
+    return run

@@ -6,6 +6,7 @@ brightness of a crop. Both are deterministic and have the interfaces of the real
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +28,9 @@ from spineline.datasets.crops import CropSpec
 from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections, no_detections
 from spineline.pipeline.core import Analysis, Pipeline
-from spineline.pipeline.settings import ModelSettings
+from spineline.pipeline.settings import ModelSettings, PipelinePredict
 from spineline.pipeline.sources import find_cases, load_frame
+from spineline.pipeline.writers import OF_STUDY
 from spineline.weights import Bundle, WeightsFile
 
 SAGITTAL = (0, 1, 0, 0, 0, -1)
@@ -269,6 +271,41 @@ def analyse() -> Callable[..., Analysis]:
         return pipeline.analyse([load_frame(case)])[0]
 
     return run
+
+
+@pytest.fixture
+def analysis(tmp_path: Path, analyse: Callable[..., Analysis]) -> Analysis:
+    """What the fakes make of a study."""
+    write_study(tmp_path / "study")
+    return analyse(tmp_path / "study")
+
+
+@pytest.fixture
+def writer_of(tmp_path: Path) -> Callable[[str], Callable[..., Path]]:
+    """What writes an analysis as a word of ``to=`` says, into a folder, and gives the file."""
+
+    def of(word: str) -> Callable[..., Path]:
+        module = importlib.import_module(f"spineline.pipeline.{OF_STUDY[word]}")
+        settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=(word,))
+
+        def write(analysis: Analysis, folder: str = "o") -> Path:
+            module.write_study(tmp_path / folder, analysis, settings)
+            return Path(tmp_path / folder / module.FILE_NAME)
+
+        return write
+
+    return of
+
+
+@pytest.fixture
+def monochrome1() -> Callable[[Dataset], None]:
+    """Stores the spots of a slice dark on bright."""
+
+    def change(ds: Dataset) -> None:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+        ds.PixelData = (4095 - spot_image().astype(np.uint16) * 16).tobytes()
+
+    return change
 
 
 @pytest.fixture

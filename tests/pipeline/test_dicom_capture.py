@@ -12,25 +12,17 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from spineline.pipeline import dicom_capture
 from spineline.pipeline.dicom_capture import _letters
 from spineline.pipeline.outputs import overlay_png
 from spineline.pipeline.outputs import write_study as write_results
-from spineline.pipeline.settings import PipelinePredict
 
 pytest.importorskip("highdicom")
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(writer_of):
     """Write the capture of an analysis."""
-
-    def run(analysis, folder="o"):
-        settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=("sc",))
-        dicom_capture.write_study(tmp_path / folder, analysis, settings)
-        return tmp_path / folder / "overlay.sc.dcm"
-
-    return run
+    return writer_of("sc")
 
 
 def assert_valid(path) -> None:

@@ -16,7 +16,6 @@ from pydicom.dataset import Dataset
 
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline import dicom_codes, dicom_report
-from spineline.pipeline.core import Analysis
 from spineline.pipeline.results import StudyResult
 from spineline.pipeline.settings import PipelinePredict
 
@@ -32,15 +31,9 @@ CODE_OF = {
 
 
 @pytest.fixture
-def write(tmp_path) -> Callable[[Analysis], Path]:
+def write(writer_of) -> Callable[..., Path]:
     """Write the report of an analysis."""
-
-    def run(analysis: Analysis, folder: str = "o") -> Path:
-        settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=("sr",))
-        dicom_report.write_study(tmp_path / folder, analysis, settings)
-        return tmp_path / folder / "report.sr.dcm"
-
-    return run
+    return writer_of("sr")
 
 
 def groups_of(path: Path) -> list:
@@ -278,12 +271,8 @@ def test_headers_that_lack_what_others_have(
     assert_valid(path)
 
 
-def test_monochrome1(tmp_path, make_slice, make_spots, analyse, write) -> None:
-    def change(ds: Dataset) -> None:
-        ds.PhotometricInterpretation = "MONOCHROME1"
-        ds.PixelData = (4095 - make_spots().astype(np.uint16) * 16).tobytes()
-
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
+def test_monochrome1(tmp_path, make_slice, make_spots, monochrome1, analyse, write) -> None:
+    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=monochrome1)
     analysis = analyse(tmp_path / "s.dcm")
     assert len(analysis.result.structures) == 11
     assert_says(write(analysis), analysis.result)

@@ -14,23 +14,15 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from spineline.pipeline import dicom_state
 from spineline.pipeline.core import Analysis
-from spineline.pipeline.settings import PipelinePredict
 
 pytest.importorskip("highdicom")
 
 
 @pytest.fixture
-def write(tmp_path) -> Callable[..., Path]:
+def write(writer_of) -> Callable[..., Path]:
     """Write the presentation state of an analysis."""
-
-    def run(analysis: Analysis, folder: str = "o") -> Path:
-        settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=("pr",))
-        dicom_state.write_study(tmp_path / folder, analysis, settings)
-        return tmp_path / folder / "overlay.pr.dcm"
-
-    return run
+    return writer_of("pr")
 
 
 def assert_shows(path: Path, analysis: Analysis) -> Dataset:
@@ -142,12 +134,10 @@ def test_headers_that_break_the_rules(
     assert_valid(path)
 
 
-def test_monochrome1_is_shown_inverted(tmp_path, make_slice, make_spots, analyse, write) -> None:
-    def change(ds: Dataset) -> None:
-        ds.PhotometricInterpretation = "MONOCHROME1"
-        ds.PixelData = (4095 - make_spots().astype(np.uint16) * 16).tobytes()
-
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
+def test_monochrome1_is_shown_inverted(
+    tmp_path, make_slice, make_spots, monochrome1, analyse, write
+) -> None:
+    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=monochrome1)
     path = write(analyse(tmp_path / "s.dcm"))
     state = pydicom.dcmread(path)
     assert state.PresentationLUTShape == "INVERSE"

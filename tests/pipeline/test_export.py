@@ -302,18 +302,13 @@ def test_a_network_that_the_format_cannot_hold(
     ids=["format", "weights", "exists", "exported"],
 )
 def test_refusals(
-    run_cli: Callable[..., tuple[int, str, str]],
+    run_keys: Callable[..., tuple[int, str]],
     tmp_path: Path,
     words: list[str],
     code: int,
     message: str,
 ) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "file").write_text("x")
-    given = {"out": str(tmp_path / "bundle")}
-    given |= dict(word.format(folder=folder).split("=") for word in words)
-    found, _, errors = run_cli("pipeline", "export", *(f"{k}={v}" for k, v in given.items()))
+    found, errors = run_keys("pipeline export", f"out={tmp_path / 'bundle'}", *words)
     assert found == code
     assert message in errors
     assert not (tmp_path / "bundle").exists()

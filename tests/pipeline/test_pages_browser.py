@@ -21,7 +21,6 @@ from spineline.pipeline.core import Analysis
 from spineline.pipeline.naming import Naming, Rival
 from spineline.pipeline.report_page import report_html
 from spineline.pipeline.results import BinaryGrade, GradedStructure, SevenGrade, StudyResult
-from spineline.pipeline.sources import find_cases, load_frame
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -138,12 +137,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield Browser(driver, tmp_path_factory.mktemp("pages"))
     finally:
         driver.quit()
-
-
-@pytest.fixture
-def analysis(tmp_path, fake_pipeline, make_study) -> Analysis:
-    make_study(tmp_path / "study")
-    return fake_pipeline.analyse([load_frame(find_cases(tmp_path / "study")[0])])[0]
 
 
 def in_trouble(analysis: Analysis) -> tuple[Analysis, Comparison]:

@@ -21,12 +21,6 @@ from spineline.pipeline.results import BinaryGrade, SevenGrade
 from spineline.pipeline.sources import find_cases, load_frame
 
 
-@pytest.fixture
-def analysis(tmp_path, fake_pipeline, make_study) -> Analysis:
-    make_study(tmp_path / "study")
-    return fake_pipeline.analyse([load_frame(find_cases(tmp_path / "study")[0])])[0]
-
-
 def without(analysis: Analysis, *levels: str) -> Analysis:
     kept = [n for n, s in enumerate(analysis.result.structures) if s.level not in levels]
     return replace(

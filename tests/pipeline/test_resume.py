@@ -465,6 +465,16 @@ def _wait_for_lines(path: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+def _assert_as_never_killed(script: Path, words: list[str]) -> None:
+    """What is in ``killed`` beside the script is what a run leaves that is let alone."""
+    with _start(script, "out=whole", *words) as process:
+        assert process.wait() == 0
+    killed, whole = bytes_of(script.parent / "killed"), bytes_of(script.parent / "whole")
+    record = whole.pop("run.yaml").replace(b"out: whole", b"out: killed")
+    assert killed.pop("run.yaml") == record
+    assert killed == whole
+
+
 def _killed_then_resumed(script: Path, kills: int, seed: int, words: list[str]) -> list[str]:
     """Kill a run some times at random moments, then let it end; the studies of each line."""
     chance = random.Random(seed)
@@ -494,12 +504,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, make_study, seed: int, worker
     studies = _killed_then_resumed(script, 2, seed, words)
     assert sorted(set(studies)) == [f"s{n}" for n in range(10)]
     assert len(studies) <= 12  # what was finished was not done again
-    with _start(script, "out=whole", *words) as process:
-        assert process.wait() == 0
-    killed, whole = bytes_of(tmp_path / "killed"), bytes_of(tmp_path / "whole")
-    record = whole.pop("run.yaml").replace(b"out: whole", b"out: killed")
-    assert killed.pop("run.yaml") == record
-    assert killed == whole
+    _assert_as_never_killed(script, words)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
@@ -530,9 +535,4 @@ def test_killed_with_the_real_networks(tmp_path, run_cli, seed: int) -> None:
     words = ["source=ph/studies", "to=tianchi,coco"]
     studies = _killed_then_resumed(script, 3, seed, words)
     assert len(set(studies)) == 8
-    with _start(script, "out=whole", *words) as process:
-        assert process.wait() == 0
-    killed, whole = bytes_of(tmp_path / "killed"), bytes_of(tmp_path / "whole")
-    record = whole.pop("run.yaml").replace(b"out: whole", b"out: killed")
-    assert killed.pop("run.yaml") == record
-    assert killed == whole
+    _assert_as_never_killed(script, words)
