@@ -48,7 +48,7 @@ from spineline.datasets.labels import (
     kind_of_level,
     tags_of_codes,
 )
-from spineline.datasets.predictions import RESULT_SCHEMA
+from spineline.datasets.predictions import RESULT_SCHEMA, ResultImage
 from spineline.datasets.qa import Frame, Mark, Rules
 
 NAME = "result.json"
@@ -99,15 +99,9 @@ class ResultStructure:
 
 
 @dataclass(frozen=True, slots=True)
-class ResultContent:
+class ResultContent(ResultImage):
     """What counts in one ``result.json``."""
 
-    study_uid: str | None
-    series_uid: str | None
-    instance_uid: str | None
-    width: int
-    height: int
-    spacing_rc_mm: tuple[float, float] | None
     structures: tuple[ResultStructure, ...]
     abstained: bool
 

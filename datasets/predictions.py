@@ -1,4 +1,4 @@
-"""Boxes that a detector found, read back from ``predictions.json`` of ``detect predict``.
+"""What commands predicted, read back: ``predictions.json`` of ``detect predict``, ``result.json``.
 
 Coordinates as in [spineline.datasets.annotations][].
 """
@@ -16,6 +16,24 @@ from spineline.datasets.files import read_json
 
 RESULT_SCHEMA = "spineline-result/1"
 """What ``result.json`` of ``pipeline predict`` calls its layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultImage:
+    """The image that a ``result.json`` speaks of.
+
+    Attributes:
+        study_uid, series_uid, instance_uid: identity of the image used; None for plain images.
+        width, height: of the image used, in pixels.
+        spacing_rc_mm: pixel spacing (between rows, between columns), or None.
+    """
+
+    study_uid: str | None
+    series_uid: str | None
+    instance_uid: str | None
+    width: int
+    height: int
+    spacing_rc_mm: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)

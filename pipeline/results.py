@@ -18,6 +18,7 @@ from spineline.datasets.errors import AnnotationError
 from spineline.datasets.files import read_json
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA as SCHEMA
+from spineline.datasets.predictions import ResultImage
 from spineline.pipeline.naming import Naming, Rival
 
 
@@ -58,13 +59,10 @@ class GradedStructure:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyResult:
+class StudyResult(ResultImage):
     """The pipeline's answer for one study or image.
 
-    Attributes:
-        study_uid, series_uid, instance_uid: identity of the image used; None for plain images.
-        width, height: of the image used, in pixels.
-        spacing_rc_mm: pixel spacing (between rows, between columns), or None.
+    Attributes, beside those of the image:
         structures: top to bottom, at most one per level.
         missing_levels: levels without a structure, top to bottom; ``warnings`` tells why.
         warnings: everything the user should know about how the answer came about.
@@ -73,12 +71,6 @@ class StudyResult:
         naming: how sure the levels are as a whole; None where that is not known.
     """
 
-    study_uid: str | None
-    series_uid: str | None
-    instance_uid: str | None
-    width: int
-    height: int
-    spacing_rc_mm: tuple[float, float] | None
     structures: tuple[GradedStructure, ...]
     missing_levels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
