@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cohorts import draw_cohort
-from turns import BenchSettings, facts, run_bench
+from turns import CLI, BenchSettings, facts, run_bench
 
 from spineline.datasets.errors import SpinelineError
 from spineline.datasets.runs import run_script
@@ -108,9 +108,7 @@ def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
     words = ["pipeline", "predict", f"source={source}", f"out={out}"]
     start = time.monotonic()
     looks = []
-    with subprocess.Popen(
-        [sys.executable, "-m", "spineline.pipeline.cli", *words], stdout=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen([sys.executable, *CLI, *words], stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             tree = tree_of(process.pid)
             both = [memory_of(one) for one in tree]

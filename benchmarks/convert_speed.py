@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,11 @@ from turns import (
     ABOUT,
     BenchSettings,
     Turn,
+    afresh,
     facts,
     median,
-    ratio,
+    ratio_cells,
+    ratios_json,
     run_bench,
     take_turns,
     turns_json,
@@ -109,26 +110,18 @@ def work(settings: ConvertSpeedSettings, folder: Path) -> tuple[dict[str, Any], 
 
     dataset, out = folder / "dataset", folder / "out"
     convert(dataset, "percentile")
-
-    def fresh(call: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            shutil.rmtree(out, ignore_errors=True)
-            call()
-
-        return run
-
     arms = {
-        OURS: fresh(lambda: convert(out, "percentile")),
-        AS_IS: fresh(lambda: convert(out, "none")),
-        THEIRS: fresh(lambda: supervise(dataset, out, images=True)),
-        LEAN: fresh(lambda: supervise(dataset, out, images=False)),
+        OURS: afresh(out, lambda: convert(out, "percentile")),
+        AS_IS: afresh(out, lambda: convert(out, "none")),
+        THEIRS: afresh(out, lambda: supervise(dataset, out, images=True)),
+        LEAN: afresh(out, lambda: supervise(dataset, out, images=False)),
     }
     turns = take_turns(arms, settings.repeats)
     data = f"{settings.n} phantom frames, {min(settings.n, DRAWN)} of them drawn anew"
     report = {
         "data": data,
-        "ratio": {name: ratio(turns[name], turns[OURS]).to_json() for name in arms},
-        "ratio_cpu": {name: ratio(turns[name], turns[OURS], "cpu_s").to_json() for name in arms},
+        "ratio": ratios_json(turns, arms, OURS),
+        "ratio_cpu": ratios_json(turns, arms, OURS, "cpu_s"),
         "turns": turns_json(turns),
     }
     return report, section_text(settings, data, turns)
@@ -140,8 +133,7 @@ def section_text(settings: ConvertSpeedSettings, data: str, turns: dict[str, lis
             f"`{name}`" if name.startswith("convert") else name,
             f"{median(all_):.2f}",
             f"{median(all_, 'cpu_s'):.2f}",
-            str(ratio(all_, turns[OURS])),
-            str(ratio(all_, turns[OURS], "cpu_s")),
+            *ratio_cells(all_, turns[OURS]),
         )
         for name, all_ in turns.items()
     ]

@@ -20,7 +20,6 @@ a manifest, which the naive chain does not.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -41,9 +40,11 @@ from turns import (
     ABOUT,
     BenchSettings,
     Turn,
+    afresh,
     facts,
     median,
-    ratio,
+    ratio_cells,
+    ratios_json,
     run_bench,
     take_turns,
     timed,
@@ -213,20 +214,10 @@ def work(settings: NaiveSettings, folder: Path) -> tuple[dict[str, Any], str]:
         "naive: resnet18, matplotlib": make_naive(pipeline, ours=False, draw="matplotlib"),
         "naive: our classifier, OpenCV": make_naive(pipeline, ours=True, draw="cv2"),
     }
-
-    def fresh(call: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            shutil.rmtree(out, ignore_errors=True)
-            call()
-
-        return run
-
-    arms = {
-        OURS: fresh(
-            lambda: command.predict(PipelinePredict(source=cohort, out=out), pipeline=pipeline)
-        )
-    }
-    arms |= {name: fresh(lambda c=chain: c.run(cohort, out)) for name, chain in chains.items()}
+    settings_of_ours = PipelinePredict(source=cohort, out=out)
+    arms = {OURS: afresh(out, lambda: command.predict(settings_of_ours, pipeline=pipeline))}
+    for name, chain in chains.items():
+        arms[name] = afresh(out, lambda chain=chain: chain.run(cohort, out))
     turns = take_turns(arms, settings.repeats)
     runs = settings.n * (settings.repeats + 1)
     parts = {
@@ -237,8 +228,8 @@ def work(settings: NaiveSettings, folder: Path) -> tuple[dict[str, Any], str]:
         "goal": GOAL,
         "data": data,
         "threads": torch.get_num_threads(),
-        "faster": {name: ratio(turns[name], turns[OURS]).to_json() for name in chains},
-        "faster_cpu": {name: ratio(turns[name], turns[OURS], "cpu_s").to_json() for name in chains},
+        "faster": ratios_json(turns, chains, OURS),
+        "faster_cpu": ratios_json(turns, chains, OURS, "cpu_s"),
         "parts_ms": parts,
         "turns": turns_json(turns),
     }
@@ -256,13 +247,7 @@ def section_text(
 
     rows = [(f"`{OURS}`", ms(OURS), ms(OURS, "cpu_s"), "1", "1")]
     rows += [
-        (
-            name,
-            ms(name),
-            ms(name, "cpu_s"),
-            str(ratio(turns[name], turns[OURS])),
-            str(ratio(turns[name], turns[OURS], "cpu_s")),
-        )
+        (name, ms(name), ms(name, "cpu_s"), *ratio_cells(turns[name], turns[OURS]))
         for name in parts
     ]
     heads = ("arm", "ms per study", "ms of processor", "by ours", "by ours, processor time")

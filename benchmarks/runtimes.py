@@ -16,8 +16,6 @@ The figures of a section are ratios to torch; set OMP_NUM_THREADS for another nu
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,22 +27,24 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cohorts import draw_cohort
 from turns import (
     ABOUT,
+    CLI,
     BenchSettings,
     Turn,
     facts,
     median,
+    process,
     ratio,
+    ratio_cells,
+    ratios_json,
     run_bench,
     take_turns,
     turns_json,
 )
 
-from spineline.datasets.errors import SpinelineError
 from spineline.datasets.runs import run_script
 from spineline.datasets.runtimes import FORMS, threads
 from spineline.datasets.settings import key
 from spineline.datasets.tables import markdown_table
-from spineline.detect.ultralytics_env import OFFLINE_ENVIRONMENT
 from spineline.pipeline.core import Pipeline
 from spineline.pipeline.export import Agreement, export
 from spineline.pipeline.export_settings import PipelineExport
@@ -120,22 +120,9 @@ def analysing(pipeline: Pipeline, frames: Sequence[Frame]) -> Callable[[], None]
 
 def command(weights: str, study: Path, out: Path) -> Callable[[], None]:
     """The command on one study, in a process of its own."""
-    python = (sys.executable, "-m", "spineline.pipeline.cli")
-    words = ["pipeline", "predict", f"weights={weights}", f"source={study}", f"out={out}"]
-
-    def run() -> None:
-        done = subprocess.run(
-            [*python, *words, "trust=true", "overwrite=true"],
-            env=os.environ | OFFLINE_ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SpinelineError(f"{' '.join(words)} failed: {done.stderr[-500:]}")
-
-    return run
+    keys = {"weights": weights, "source": study, "out": out, "trust": "true", "overwrite": "true"}
+    words = [f"{name}={value}" for name, value in keys.items()]
+    return process(*CLI, "pipeline", "predict", *words)
 
 
 def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
@@ -148,8 +135,7 @@ def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
             (
                 TITLES[name],
                 f"{median(turns) / studies * 1e3:.1f}",
-                str(ratio(turns, torch)),
-                str(ratio(turns, torch, "cpu_s")),
+                *ratio_cells(turns, torch),
                 f"{median(cold):.2f}" if cold else "",
                 str(ratio(cold, measured.cold["torch"])) if cold else "",
                 f"{agreement.points_px:.1g}" if agreement else "",
@@ -188,10 +174,7 @@ def work(settings: RuntimeSettings, folder: Path) -> tuple[dict[str, Any], str]:
     report = {
         "loaded": turns_json(measured.loaded),
         "cold": turns_json(measured.cold),
-        "ratios": {
-            name: ratio(turns, measured.loaded["torch"]).to_json()
-            for name, turns in measured.loaded.items()
-        },
+        "ratios": ratios_json(measured.loaded, measured.loaded, "torch"),
     }
     return report, section_text(settings, measured)
 

@@ -11,9 +11,6 @@ stands apart.
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,19 +22,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cohorts import draw_cohort
 from turns import (
     ABOUT,
+    CLI,
     BenchSettings,
     Turn,
+    afresh,
     facts,
     median,
+    process,
     run_bench,
     take_turns,
     turns_json,
 )
 
-from spineline.datasets.errors import SpinelineError
 from spineline.datasets.runs import run_script
 from spineline.datasets.tables import markdown_table
-from spineline.detect.ultralytics_env import OFFLINE_ENVIRONMENT
 
 GOALS = {"spineline help": 0.5, "spineline pipeline predict": 10.0}
 IMPORTS = "import torch, timm, pydicom, cv2, matplotlib.pyplot; from ultralytics import YOLO"
@@ -48,39 +46,15 @@ class StartSettings(BenchSettings):
     pass
 
 
-def process(*words: str) -> Callable[[], None]:
-    """A Python process with these arguments."""
-
-    def run() -> None:
-        done = subprocess.run(
-            [sys.executable, *words],
-            env=os.environ | OFFLINE_ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SpinelineError(f"python {' '.join(words)}: {done.stderr.strip()[-500:]}")
-
-    return run
-
-
 def work(settings: StartSettings, folder: Path) -> tuple[dict[str, Any], str]:
     data = draw_cohort(folder / "cohort", 1, seed=settings.seed)
     out = folder / "out"
-    cli = ("-m", "spineline.pipeline.cli")
-    study = process(*cli, "pipeline", "predict", f"source={folder / 'cohort'}", f"out={out}")
-
-    def first_study() -> None:
-        shutil.rmtree(out, ignore_errors=True)
-        study()
-
+    study = process(*CLI, "pipeline", "predict", f"source={folder / 'cohort'}", f"out={out}")
     arms: dict[str, Callable[[], object]] = {
         "an empty Python": process("-c", "pass"),
-        "spineline help": process(*cli, "help"),
+        "spineline help": process(*CLI, "help"),
         "import spineline.pipeline": process("-c", "import spineline.pipeline"),
-        "spineline pipeline predict": first_study,
+        "spineline pipeline predict": afresh(out, study),
         "import torch": process("-c", "import torch"),
         "imports of a script of one's own": process("-c", IMPORTS),
     }

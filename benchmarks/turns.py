@@ -11,22 +11,30 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from spineline.datasets.errors import SpinelineError
 from spineline.datasets.files import write_json
 from spineline.datasets.pages import write_section
 from spineline.datasets.runs import LOG, versions
 from spineline.datasets.settings import Settings, describe, key, parse_settings
 from spineline.datasets.tables import aligned_text
+from spineline.detect.ultralytics_env import OFFLINE_ENVIRONMENT
 from spineline.pipeline.tables import command_line, machine
 
 Clock = Literal["wall_s", "cpu_s"]
+CLI = ("-m", "spineline.pipeline.cli")
+"""Arguments of Python that run the command line."""
+
 ABOUT = """\
 Arms take turns in one run, in an order that moves on by one each round, after a round that warms
 up; a ratio is the median of the rounds' ratios, each of two neighbours in time, with the least and
@@ -103,6 +111,34 @@ def timed(call: Callable[[], object]) -> Turn:
     return Turn(time.perf_counter() - wall, processor_seconds() - cpu)
 
 
+def afresh(out: Path, call: Callable[[], object]) -> Callable[[], None]:
+    """The same, where the folder it writes is removed before."""
+
+    def run() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        call()
+
+    return run
+
+
+def process(*words: str) -> Callable[[], None]:
+    """A Python process with these arguments, from its start to its end, without network."""
+
+    def run() -> None:
+        done = subprocess.run(
+            [sys.executable, *words],
+            env=os.environ | OFFLINE_ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SpinelineError(f"python {' '.join(words)}: {done.stderr.strip()[-500:]}")
+
+    return run
+
+
 def processor_seconds() -> float:
     """Of this process, all its threads, and its ended children."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -118,6 +154,18 @@ def ratio(over: Sequence[Turn], under: Sequence[Turn], clock: Clock = "wall_s") 
     """One arm's time by another's, round by round."""
     found = [getattr(a, clock) / getattr(b, clock) for a, b in zip(over, under, strict=True)]
     return Ratio(statistics.median(found), min(found), max(found))
+
+
+def ratio_cells(over: Sequence[Turn], under: Sequence[Turn]) -> tuple[str, str]:
+    """One arm's time by another's, for a table: by the clock, and by processor time."""
+    return str(ratio(over, under)), str(ratio(over, under, "cpu_s"))
+
+
+def ratios_json(
+    turns: Mapping[str, Sequence[Turn]], names: Iterable[str], under: str, clock: Clock = "wall_s"
+) -> dict[str, dict[str, float]]:
+    """The times of arms by that of one, as plain values."""
+    return {name: ratio(turns[name], turns[under], clock).to_json() for name in names}
 
 
 def turns_json(turns: Mapping[str, Sequence[Turn]]) -> dict[str, Any]:
