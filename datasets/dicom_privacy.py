@@ -6,20 +6,48 @@ The only place where a patient's name or number is read, and they go no further 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from spineline.datasets.dicom_header import SliceHeader, quiet_pydicom
 from spineline.datasets.dicom_select import is_capture
 
-_TAGS = [tag_for_keyword(word) for word in ("PatientName", "PatientID", "BurnedInAnnotation")]
+_OVERLAYS = [group << 16 | 0x3000 for group in range(0x6000, 0x6020, 2)]  # PS3.3 C.9.2
+_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName")
+_NUMBERS = ("PatientID", "OtherPatientIDs")
+_TAGS = [tag_for_keyword(word) for word in (*_NAMES, *_NUMBERS, "BurnedInAnnotation")] + _OVERLAYS
 _WORD = re.compile(r"[^\W_]+")
 _TITLE = re.compile(r"series '([^']*)'(?: \(number (-?\d+)\))?")
 _LEAST_LETTERS = 3  # shorter names and numbers are in too many words by chance
+_LEAST_IDEOGRAPHS = 2  # of names in ideographs or Hangul, which are short and mean much
+_LEAST_RUN_TOGETHER = 8  # letters of several words that are looked for inside others
+_PARTICLES = (
+    "abu", "bin", "bint", "dal", "das", "del", "den", "der", "des", "dos", "ibn", "las", "los",
+    "mac", "the", "van", "vom", "von", "zum", "zur",
+)  # fmt: skip
+"""Words of names that tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a file tells of the patient.
+
+    Attributes:
+        identity: the parts of the name, and the number.
+        annotated: the header says that text is burned in.
+        drawn_over: there is an overlay plane with something in it.
+    """
+
+    identity: tuple[str, ...] = ()
+    annotated: bool = False
+    drawn_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +55,7 @@ class PrivacyRemarks:
     """What was found.
 
     Attributes:
-        burned_in: why the pixels may show text, or empty.
+        burned_in: why the pixels, or what viewers draw over them, may show text; or empty.
         named: the folder's or file's name holds the patient's name or number.
     """
 
@@ -42,34 +70,73 @@ def privacy_remarks(header: SliceHeader, names: Iterable[str]) -> PrivacyRemarks
         header: of the slice.
         names: of the study, its folder and the like.
     """
-    identity, annotated = _identity(header.path)
-    burned_in = ""
-    if annotated:
-        burned_in = "its header says so (BurnedInAnnotation)"
+    told = _told_by(header.path)
+    reasons = []
+    if told.annotated:
+        reasons.append("its header says so (BurnedInAnnotation)")
     elif is_capture(header):
-        burned_in = "it is a screen shot or secondary capture"
-    return PrivacyRemarks(burned_in, any(holds_identity(name, identity) for name in names))
+        reasons.append("it is a screen shot or secondary capture")
+    if told.drawn_over:
+        reasons.append("viewers draw graphics over it that its file holds (overlay plane 60xx)")
+    named = any(holds_identity(name, told.identity) for name in names)
+    return PrivacyRemarks(", and ".join(reasons), named)
 
 
 def holds_identity(name: str, identity: Iterable[str]) -> bool:
     """Whether a name holds one of a patient's names or numbers as a word of its own.
 
+    Case, accents and the width of letters do not count. Ideographs and Hangul have no words to
+    stand apart in: two of them or more are looked for anywhere.
+
     >>> holds_identity("2019_doe_john", ["DOE"]), holds_identity("doerfer", ["DOE"])
     (True, False)
+    >>> holds_identity("na_li_t2", ["Na Li"]), holds_identity("carolina", ["Li Na"])
+    (True, False)
     """
-    words = [word.casefold() for word in _WORD.findall(name)]
-    joined = "".join(words)
-    for text in identity:
-        parts = [part.casefold() for part in _WORD.findall(text)]
-        wanted = "".join(parts)
-        if len(wanted) < _LEAST_LETTERS:
-            continue
-        has_digit = any(c.isdigit() for c in wanted)
-        if wanted in words or joined == wanted or (len(parts) > 1 and wanted in joined):
-            return True
-        if has_digit and len(wanted) > _LEAST_LETTERS and wanted in joined:
-            return True
-    return False
+    words = _words(name)
+    return any(_is_telling(text) and _stands_in(words, _words(text)) for text in identity)
+
+
+def _stands_in(words: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the words of a text hold those of one of the patient's names or numbers."""
+    joined, wanted = "".join(words), "".join(parts)
+    if wanted in words or joined == wanted:
+        return True
+    if _is_dense(wanted) or (len(wanted) > _LEAST_LETTERS and any(c.isdigit() for c in wanted)):
+        return wanted in joined
+    if len(parts) < 2:
+        return False
+    run = any(list(words[n : n + len(parts)]) == list(parts) for n in range(len(words)))
+    return run or (len(wanted) >= _LEAST_RUN_TOGETHER and wanted in joined)
+
+
+def _words(text: str) -> list[str]:
+    """Words without accents and case, letters and digits alone.
+
+    >>> _words("MÜLLER_Émile ＹＡＭＡＤＡ")
+    ['muller', 'emile', 'yamada']
+    """
+    return [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text))]
+
+
+def _plain(text: str) -> str:
+    letters = unicodedata.normalize("NFKC", text)
+    bases = (unicodedata.normalize("NFKD", letter)[0] for letter in letters)
+    plain = (b if b.isascii() else a for a, b in zip(letters, bases, strict=True))
+    return "".join(plain).casefold()
+
+
+def _is_dense(text: str) -> bool:
+    """Whether a text is of ideographs or Hangul alone."""
+    names = [unicodedata.name(character, "") for character in text]
+    return bool(names) and all(name.startswith(("CJK UNIFIED", "HANGUL")) for name in names)
+
+
+def _is_telling(text: str) -> bool:
+    """Whether a part of a name, or a number, is long enough to be looked for."""
+    wanted = "".join(_words(text))
+    least = _LEAST_IDEOGRAPHS if _is_dense(wanted) else _LEAST_LETTERS
+    return len(wanted) >= least and wanted not in _PARTICLES
 
 
 def without_descriptions(text: str, identity: Iterable[str] | None = None) -> str:
@@ -94,23 +161,63 @@ def without_descriptions(text: str, identity: Iterable[str] | None = None) -> st
 
 def tells_of(text: str, identity: Iterable[str]) -> bool:
     """Whether a text holds one of a patient's names or numbers anywhere, in any case."""
-    return any(part.casefold() in text.casefold() for part in identity)
+    return any(_plain(part) in _plain(text) for part in identity)
 
 
 def identity_parts(path: Path) -> list[str]:
-    """Each part of a patient's name that has three letters or more, and the number."""
-    parts = [part for text in _identity(path)[0] for part in (*re.split(r"[\s,.]+", text), text)]
-    return sorted({part.strip() for part in parts if len(part.strip()) >= _LEAST_LETTERS})
+    """Each part of a patient's names that is long enough to be looked for, and the numbers."""
+    return [part for part in _told_by(path).identity if _is_telling(part)]
 
 
-def _identity(path: Path) -> tuple[list[str], bool]:
-    """A patient's family name, given name and number, and whether text is burned in."""
+def name_parts(name: str) -> list[str]:
+    """What to look for of a person's name in DICOM's writing, in each of its scripts.
+
+    Family, given and middle name, their single words, and both orders of family and given name;
+    neither titles before nor letters after the name (the fourth and fifth component).
+
+    Source: PS3.5, section 6.2.1.
+
+    >>> name_parts("Li^Na=李^娜")
+    ['Li', 'Na', 'Li Na', 'Na Li', '李', '娜', '李 娜', '娜 李']
+    """
+    found: list[str] = []
+    for group in name.split("="):
+        parts = [part.strip() for part in group.split("^")[:3]]
+        found += parts
+        found += [word for part in parts for word in re.split(r"[\s,.-]+", part)]
+        family, given = (*parts, "")[:2]
+        if all(len("".join(_words(part))) > 1 or _is_dense(part) for part in (family, given)):
+            found += [f"{family} {given}", f"{given} {family}"]
+    return [part for part in dict.fromkeys(found) if part]
+
+
+def _told_by(path: Path) -> _Told:
+    """What a file's header tells; nothing where it cannot be read."""
     with quiet_pydicom():
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-            name, number = str(dataset.get("PatientName", "")), str(dataset.get("PatientID", ""))
+            names = [part for text in _texts(dataset, _NAMES) for part in name_parts(text)]
+            identity = dict.fromkeys([*names, *_texts(dataset, _NUMBERS)])
             annotated = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
         except Exception:  # pydicom raises nearly anything on damaged bytes; pixels tell them
-            return [], False
-    alphabetic = re.split(r"[=^]", name)[:2]
-    return [*alphabetic, number], annotated
+            return _Told()
+        return _Told(tuple(identity), annotated, _is_drawn_over(dataset))
+
+
+def _texts(dataset: Dataset, keywords: Iterable[str]) -> list[str]:
+    """The values of tags as texts, of which each may have several."""
+    found: list[str] = []
+    for keyword in keywords:
+        value = dataset.get(keyword)
+        many = [] if value is None else [value] if isinstance(value, str | PersonName) else value
+        found += [str(text).strip() for text in many if str(text).strip()]
+    return found
+
+
+def _is_drawn_over(dataset: Dataset) -> bool:
+    """Whether there is an overlay plane with something in it."""
+    try:
+        planes = [dataset[tag].value for tag in _OVERLAYS if tag in dataset]
+    except Exception:
+        return False
+    return any(plane.strip(b"\0") for plane in planes if isinstance(plane, bytes))

@@ -38,7 +38,7 @@ CODES: dict[str, str] = {
     "no_geometry": "no usable pixel spacing, orientation or position: points have no millimetres",
     "slice_choice": "what speaks against the series or slice that was taken",
     "files_left_out": "files of the study that are damaged",
-    "burned_in_text": "the pixels may show the patient's name",
+    "burned_in_text": "the pixels may show text, such as the patient's name",
     "identity_in_name": "a folder's or file's name holds the patient's name or number",
 }
 """The code words and what each says."""
@@ -146,7 +146,7 @@ def _in_line(point: FloatArray, points_xy: FloatArray, rung: float) -> bool:
 
 
 def doubts(frame: Frame, spine: DecodedSpine, *, confidence: float) -> tuple[str, ...]:
-    """What the places found say against the view, the spacing and the orientation.
+    """What the places found say against the view, the spacing and the orientation; text in view.
 
     Args:
         frame: as the models saw it.
@@ -162,7 +162,24 @@ def doubts(frame: Frame, spine: DecodedSpine, *, confidence: float) -> tuple[str
         *_cut(frame, points, ranks, heights),
         *_odd_spacing(frame, points, ranks),
         *_weak(spine, confidence),
+        *_text_in(frame),
     )
+
+
+def _text_in(frame: Frame) -> list[str]:
+    """Letters in the pixels, where nothing else has told of them."""
+    from spineline.datasets.burned_text import looks_like_text  # OpenCV is slow to import
+
+    if "burned_in_text" in codes_of(frame.warnings):
+        return []
+    turn, stored = frame.turn, frame.image
+    stored = stored[::-1] if turn.flip_y else stored
+    stored = stored[:, ::-1] if turn.flip_x else stored
+    if not looks_like_text(stored.T if turn.transpose else stored):
+        return []
+    text = "the image may show the patient's name or number: something in it stands in a row as "
+    text += "letters do; look before you pass pictures on"
+    return [warning("burned_in_text", text)]
 
 
 def _unusual_slice(frame: Frame) -> list[str]:

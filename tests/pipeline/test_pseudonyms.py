@@ -20,6 +20,7 @@ from spineline.datasets.dicom_privacy import (
     privacy_remarks,
     without_descriptions,
 )
+from spineline.pipeline.doubts import codes_of
 
 NAME, NUMBER = "Qwertzmann^Xaverine", "PID-778899"
 IN_HEADERS = {
@@ -255,6 +256,44 @@ def test_burned_in_annotation(tmp_path, fake_pipeline, make_study, value) -> Non
     make_study(tmp_path / "s", change=mark)
     warnings = load_frame(find_cases(tmp_path / "s")[0]).warnings
     assert [w.partition(":")[0] for w in warnings] == ["burned_in_text"] * (value == "YES")
+
+
+@pytest.mark.parametrize(
+    ("stored", "orientation"),
+    [
+        (lambda image: image, (0, 1, 0, 0, 0, -1)),
+        (lambda image: image, (0, 1, 0, 0, 0, 1)),
+        (lambda image: image, (0, 0, -1, 0, 1, 0)),
+    ],
+    ids=["upright", "feet first", "lying"],
+)
+def test_text_in_the_pixels_is_told_however_the_slice_is_stored(
+    tmp_path, analyse, make_study, make_spots, stored, orientation
+) -> None:
+    image = np.ascontiguousarray(make_spots() // 2)
+    make_study(tmp_path / "plain", image, orientation=orientation)
+    assert "burned_in_text" not in codes_of(analyse(tmp_path / "plain").result.warnings)
+    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
+    make_study(tmp_path / "s", stored(image), orientation=orientation)
+    warnings = analyse(tmp_path / "s").result.warnings
+    assert [w for w in warnings if "stands in a row as letters do" in w and "DOE" not in w]
+
+
+def test_text_in_a_plain_image_is_told_once(tmp_path, fake_models, run_cli, make_spots) -> None:
+    image = cv2.resize(make_spots() // 2, None, fx=3, fy=3)
+    cv2.putText(image, "DOE JOHN 1961", (5, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "a.png", out)[0] == 0
+    assert codes_of(result_in(out, "a")["warnings"]).count("burned_in_text") == 1
+
+
+def test_what_the_header_says_is_not_said_again(tmp_path, analyse, make_study, make_spots) -> None:
+    image = make_spots() // 2
+    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
+    make_study(tmp_path / "s", image, change=lambda ds: setattr(ds, "BurnedInAnnotation", "YES"))
+    warnings = analyse(tmp_path / "s").result.warnings
+    assert len([w for w in warnings if w.startswith("burned_in_text")]) == 1
 
 
 def test_a_secondary_capture_is_told(tmp_path, make_slice, make_spots) -> None:
