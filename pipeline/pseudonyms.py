@@ -20,24 +20,35 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from spineline.datasets.dicom_privacy import without_descriptions
-from spineline.datasets.errors import OutputExistsError, SpinelineError
+from spineline.datasets.errors import ConfigError, OutputExistsError, SpinelineError
+from spineline.datasets.files import write_text
 from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.doubts import codes_of
 from spineline.pipeline.engines import Outcome
-from spineline.pipeline.settings import PipelinePredict
+from spineline.pipeline.results import StudyResult
+from spineline.pipeline.settings import PipelinePredict, PipelineVal
 from spineline.pipeline.sources import Case
 
 SALT_NAME = "salt.txt"
+CHECK_NAME = "salt-check.txt"
+"""Sixteen bits of a hash of the salt: another salt is noticed, and nobody finds the salt by it."""
 NAME_DIGITS = 16
 """Hexadecimal digits of a study's name; two of a million studies share one once in 30 million."""
 
 _FILE_DIGITS = 8
 _HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
+_CHECK_DIGITS = 4
 _HIDDEN = Path("hidden-by-names-hash")
+_MOST_LISTED = 100_000
+_KEYS_OF_DATA = ("source", "compare", "annotations", "data", "split", "predictions")
+
+SettingsT = TypeVar("SettingsT", PipelinePredict, PipelineVal)
 
 
 class Pseudonyms:
@@ -47,12 +58,17 @@ class Pseudonyms:
         salt: keys the hash.
         cases: under their own names.
         source: of the run; its path is taken out of texts.
+        check: file to keep a check of the salt in, once a study is to be written; None for none.
     """
 
-    def __init__(self, salt: str, cases: Sequence[Case], source: Path) -> None:
+    def __init__(
+        self, salt: str, cases: Sequence[Case], source: Path, check: Path | None = None
+    ) -> None:
         self._key = salt.encode()
         self._source = source
+        self._check = check
         self._original = {self._name(case): case for case in cases}
+        self._new = {case.name: name for name, case in self._original.items()}
         if len(self._original) < len(cases):
             raise SpinelineError("two studies have the same name by names=hash; use another salt=")
 
@@ -70,12 +86,34 @@ class Pseudonyms:
 
     def outcome(self, outcome: Outcome) -> Outcome:
         """An outcome whose texts and UIDs tell nothing; the header stays for DICOM outputs."""
+        if self._check is not None and not self._check.exists():
+            write_text(self._check, check_of(self._key) + "\n")
         clean = self._cleaner(outcome.name)
         failure, analysis = outcome.failure, outcome.analysis
         return replace(
             outcome,
             failure=failure and replace(failure, reason=clean(failure.reason)),
-            analysis=analysis and self._analysis(analysis, clean),
+            analysis=analysis and self._analysis(outcome.name, analysis, clean),
+        )
+
+    def name(self, name: str) -> str | None:
+        """The new name of a case by its own; None where there is no such case."""
+        return self._new.get(name)
+
+    def other(self, word: str, text: str) -> str:
+        """A name for something that is no case, such as ``image-0123456789abcdef``."""
+        return f"{word}-{self._hash(text)[:NAME_DIGITS]}"
+
+    def result(self, name: str, result: StudyResult) -> StudyResult:
+        """A result of the case of a new name, whose texts and UIDs tell nothing."""
+        clean = self._cleaner(name)
+        kept = [text for text in result.warnings if codes_of([text]) != ("identity_in_name",)]
+        return replace(
+            result,
+            study_uid=self.uid(result.study_uid),
+            series_uid=self.uid(result.series_uid),
+            instance_uid=self.uid(result.instance_uid),
+            warnings=tuple(map(clean, kept)),
         )
 
     def uid(self, uid: str | None) -> str | None:
@@ -87,23 +125,17 @@ class Pseudonyms:
             return None
         return f"2.25.{int(self._hash(uid)[:32], 16)}"
 
-    def _analysis(self, analysis: Analysis, clean: _Cleaner) -> Analysis:
-        frame, result = analysis.frame, analysis.result
-        kept = [text for text in result.warnings if codes_of([text]) != ("identity_in_name",)]
+    def _analysis(self, name: str, analysis: Analysis, clean: _Cleaner) -> Analysis:
+        frame = analysis.frame
         return replace(
             analysis,
             frame=replace(
                 frame,
+                name=name,
                 warnings=tuple(map(clean, frame.warnings)),
                 notes=tuple(map(clean, frame.notes)),
             ),
-            result=replace(
-                result,
-                study_uid=self.uid(result.study_uid),
-                series_uid=self.uid(result.series_uid),
-                instance_uid=self.uid(result.instance_uid),
-                warnings=tuple(map(clean, kept)),
-            ),
+            result=self.result(name, analysis.result),
         )
 
     def _cleaner(self, name: str) -> _Cleaner:
@@ -127,6 +159,8 @@ class Pseudonyms:
         uid = case.files.study_uid if case.files is not None else ""
         if case.study is not None:
             uid = case.study.study_uid
+        if case.header is not None:  # the case is this image, of which a study may have several
+            uid = case.header.instance_uid
         known = uid or (case.name if case.path is None else case.path.name)
         return f"study-{self._hash(known)[:NAME_DIGITS]}"
 
@@ -170,32 +204,80 @@ def pseudonyms_of(
         earlier: names of the studies that earlier runs left in the same folder.
 
     Raises:
+        ConfigError: the salt is not that of the earlier run.
         OutputExistsError: an earlier run named studies by their folders; its files would stay.
         SpinelineError: the salt of an earlier run cannot be read, or none can be kept.
     """
     if settings.names != "hash":
         return None
-    if not all(_HASHED.fullmatch(name) for name in earlier):
+    named = tuple(earlier)
+    if not all(_HASHED.fullmatch(name) for name in named):
         msg = (
             f"{settings.out}: an earlier run named studies by their folders, and its files would "
             "stay beside those of names=hash; choose another out= or add overwrite=true"
         )
         raise OutputExistsError(msg)
-    salt = settings.salt or _kept_salt(settings.out / SALT_NAME)
-    return Pseudonyms(salt, cases, settings.source)
+    salt = _salt_of(settings, goes_on=bool(named))
+    return Pseudonyms(salt, cases, settings.source, settings.out / CHECK_NAME)
 
 
-def recorded(settings: PipelinePredict) -> PipelinePredict:
-    """The settings as ``run.yaml`` may show them: without the salt, nor the source's path."""
+def check_of(key: bytes) -> str:
+    """What is kept of a salt, to notice another one."""
+    text = b"spineline names=hash"
+    return hmac.new(key, text, hashlib.sha256).hexdigest()[:_CHECK_DIGITS]
+
+
+def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
+    """The salt of a run, which has to be that of the earlier run that it goes on with.
+
+    Raises:
+        ConfigError: it is another one, or is not given again.
+        SpinelineError: the salt of an earlier run cannot be read, or none can be kept.
+    """
+    out, kept, check = settings.out, settings.out / SALT_NAME, settings.out / CHECK_NAME
+    advice = "choose another out=, or add overwrite=true to name all studies anew"
+    if settings.salt is None and not kept.exists() and (goes_on or check.exists()):
+        msg = (
+            f"{out}: an earlier run named its studies with a salt=… of yours, and none is given "
+            f"now: they would get other names; give the same salt=, {advice}"
+        )
+        raise ConfigError(msg)
+    salt = settings.salt or kept_salt(kept)
+    try:
+        wanted = check.read_text(encoding="ascii").strip() if check.exists() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpinelineError(f"{check}: cannot be read ({error}); {advice}") from error
+    if wanted is None and kept.exists():
+        wanted = check_of(kept_salt(kept).encode())
+    if wanted not in (None, check_of(salt.encode())):
+        msg = (
+            f"salt=…: is not the one of the earlier run into {out}, whose studies would get other "
+            f"names beside their own; give that one, or {advice}"
+        )
+        raise ConfigError(msg)
+    return salt
+
+
+def recorded(settings: SettingsT) -> SettingsT:
+    """The settings as ``run.yaml`` may show them: without the salt, nor paths and names of data."""
     if settings.names != "hash":
         return settings
-    compare = None if settings.compare is None else _HIDDEN
-    return replace(settings, source=_HIDDEN, salt=None, compare=compare)
+    hidden: dict[str, object] = {"salt": None}
+    for key in _KEYS_OF_DATA:
+        if getattr(settings, key, None) is not None:
+            hidden[key] = _HIDDEN
+    if getattr(settings, "ids", ()):
+        hidden["ids"] = (str(_HIDDEN),)
+    return replace(settings, **hidden)  # type: ignore[arg-type]
 
 
 @contextmanager
-def quiet_names(settings: PipelinePredict) -> Iterator[None]:
-    """Keep what is said of single files off the log while the source is looked through."""
+def quiet_names(settings: PipelinePredict | PipelineVal) -> Iterator[None]:
+    """Keep what is said of single files off the log while the source is looked through.
+
+    Raises:
+        SpinelineError: raised inside, under numbers in place of names of files and folders.
+    """
     if settings.names != "hash":
         yield
         return
@@ -210,14 +292,43 @@ def quiet_names(settings: PipelinePredict) -> Iterator[None]:
     LOG.addFilter(hold)
     try:
         yield
+    except SpinelineError as error:
+        raise type(error)(_nameless(str(error), settings)) from None
     finally:
         LOG.removeFilter(hold)
     if held:
         LOG.info("%d files or folders left out; names=hash does not name them", len(held))
 
 
-def _kept_salt(path: Path) -> str:
-    """The salt in a run's folder; made there at first, for the user's eyes alone."""
+def _nameless(text: str, settings: PipelinePredict | PipelineVal) -> str:
+    """A text on data with a number for each file and folder: its place in the sorted listing."""
+    keys = [key for key in _KEYS_OF_DATA if getattr(settings, key, None) is not None]
+    roots = [Path(getattr(settings, key)) for key in keys]
+    names: dict[str, str] = {}
+    for root in roots:
+        for number, path in enumerate(_listed(root), 1):
+            if path.name in text:
+                names.setdefault(path.name, f"file-{number}")
+    for root, key in zip(roots, keys, strict=True):
+        for name in (str(root), str(root.absolute())):
+            text = text.replace(name + os.sep, "").replace(name, key)
+    return _Cleaner(names, roots)(text)
+
+
+def _listed(root: Path) -> list[Path]:
+    """What is below a folder, sorted; as much as can be listed."""
+    try:
+        return sorted(islice(root.rglob("*"), _MOST_LISTED)) if root.is_dir() else [root]
+    except OSError:
+        return []
+
+
+def kept_salt(path: Path) -> str:
+    """The salt in a run's folder; made there at first, for the user's eyes alone.
+
+    Raises:
+        SpinelineError: it cannot be read or kept.
+    """
     try:
         if path.exists():
             salt = path.read_text(encoding="ascii").strip()

@@ -125,11 +125,15 @@ class PipelinePredict(ModelSettings):
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
         _check_ray(self)
-        if self.salt is not None and (self.names != "hash" or len(self.salt) < 8):
-            raise ConfigError("salt=…: wanted eight characters or more, and names=hash")
+        _check_salt(self.salt, self.names)
         if self.names == "hash" and self.compare is not None:
             raise ConfigError("compare=…: finds labels by the names and UIDs that names=hash hides")
         check_words(self.to)
+
+
+def _check_salt(salt: str | None, names: str) -> None:
+    if salt is not None and (names != "hash" or len(salt) < 8):
+        raise ConfigError("salt=…: wanted eight characters or more, and names=hash")
 
 
 def _check_ray(settings: PipelinePredict) -> None:
@@ -213,6 +217,8 @@ class PipelineVal(ModelSettings):
     )
     abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+    names: str = key(_NAMES, default="folder", choices=("folder", "hash"))
+    salt: str | None = key(_SALT, default=None)
     table: Path | None = key(
         "also write the figures into this Markdown page, of which the rest stays", default=None
     )
@@ -228,6 +234,7 @@ class PipelineVal(ModelSettings):
 
 
 def _check_val(settings: PipelineVal) -> None:
+    _check_salt(settings.salt, settings.names)
     check_name(settings.section)
     if settings.data is None and (settings.source is None or settings.annotations is None):
         raise ConfigError("wanted source=… and annotations=…, or data=…")

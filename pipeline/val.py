@@ -18,11 +18,13 @@ from spineline.pipeline.metrics import SCHEMA, evaluate
 from spineline.pipeline.metrics_match import ScoredImage, studies_of
 from spineline.pipeline.outputs import log_lines, write_log, write_results_csv, write_study
 from spineline.pipeline.predict import Failure, analyse_cases
+from spineline.pipeline.pseudonyms import quiet_names, recorded
 from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelineVal
 from spineline.pipeline.sources import Case
 from spineline.pipeline.tables import figures_text, results_text
 from spineline.pipeline.truth import Truth, TruthSet, aligned, labels_in, load_truth
+from spineline.pipeline.val_names import ValNames, val_names
 from spineline.weights import Bundle
 
 Results = dict[str, StudyResult]
@@ -71,19 +73,24 @@ def val(settings: PipelineVal) -> ValResult:
     if settings.predictions is None:
         bundles = [bundle_of(each) for each in [f.applied(settings) for f in folds] or [settings]]
         _warn_of_shared(bundles)
-    truth = load_truth(settings)
-    groups = _groups(settings, truth, folds)
+    with quiet_names(settings):
+        truth = load_truth(settings)
+        groups = _groups(settings, truth, folds)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        names = val_names(settings, truth, stage)
         failures: list[Failure] = []
         results = (
-            _run(groups, truth, stage, failures)
+            _run(groups, truth, stage, failures, names)
             if settings.predictions is None
             else _stored(settings.predictions, truth, failures)
         )
         images = _scored(truth, results, failures, settings.min_naming_probability)
-        failures += [Failure(e.image_id, str(e)) for e in truth.left_out if e.failed]
+        failures = [names.failure(failure) for failure in failures]
+        failures += [
+            Failure(names.study(e.image_id), names.left_out(e)) for e in truth.left_out if e.failed
+        ]
         metrics = {
-            **_summary(settings, truth, images, results, failures),
+            **_summary(settings, truth, images, results, failures, names),
             **evaluate(
                 images,
                 draws=settings.draws,
@@ -92,12 +99,13 @@ def val(settings: PipelineVal) -> ValResult:
             ),
         }
         write_json(stage / "metrics.json", metrics)
-        write_results_csv(stage / "results.csv", results.items())
-        write_run_record(stage, "pipeline val", settings)
+        shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
+        write_results_csv(stage / "results.csv", shown)
+        write_run_record(stage, "pipeline val", recorded(settings))
     if settings.table is not None:
-        text = results_text(metrics, settings, note=settings.note)
+        text = results_text(metrics, recorded(settings), note=settings.note)
         write_section(settings.table, settings.section, text, title="Results")
-    _tell(settings, truth, metrics, failures)
+    _tell(settings, truth, metrics, failures, names)
     return ValResult(settings.out, metrics, tuple(failures))
 
 
@@ -116,7 +124,7 @@ def _groups(
         return (Group(settings, truth.cases()),)
     place = fold_by_study([item.record for item in truth.truths], folds, match=settings.fold_match)
     fold_of = {item.case.name: place[item.record.study_id][0] for item in truth.truths}
-    _tell_folds(folds, place)
+    _tell_folds(folds, place, hidden=settings.names == "hash")
     return tuple(
         Group(
             fold.applied(settings),
@@ -127,10 +135,12 @@ def _groups(
     )
 
 
-def _tell_folds(folds: Sequence[FoldWeights], place: Mapping[str, tuple[int, str]]) -> None:
+def _tell_folds(
+    folds: Sequence[FoldWeights], place: Mapping[str, tuple[int, str]], *, hidden: bool
+) -> None:
     for n in range(len(folds)):
         names = [(study, name) for study, (fold, name) in place.items() if fold == n]
-        shown = f", such as {names[0][0]} (there {names[0][1]})" if names else ""
+        shown = f", such as {names[0][0]} (there {names[0][1]})" if names and not hidden else ""
         LOG.info("fold %d: scores %d studies%s", n, len(names), shown)
 
 
@@ -149,7 +159,13 @@ def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
             )
 
 
-def _run(groups: Sequence[Group], truth: TruthSet, stage: Path, failures: list[Failure]) -> Results:
+def _run(
+    groups: Sequence[Group],
+    truth: TruthSet,
+    stage: Path,
+    failures: list[Failure],
+    names: ValNames,
+) -> Results:
     """Results of the pipeline by case; each is kept in ``predictions/``.
 
     What is scored is what is written, numbers rounded, so that ``predictions=`` gives the same.
@@ -164,13 +180,14 @@ def _run(groups: Sequence[Group], truth: TruthSet, stage: Path, failures: list[F
         if group.fold is not None:
             pipeline = replace(pipeline, weights_name=f"fold {group.fold}: {pipeline.weights_name}")
         for name, analysis in analyse_cases(pipeline, group.cases, failures.append):
-            folder = stage / "predictions" / name
-            write_study(folder, analysis, overlay=settings.overlay, doubtful=settings.confidence)
+            shown = names.analysis(name, analysis)
+            folder = stage / "predictions" / names.study(name)
+            write_study(folder, shown, overlay=settings.overlay, doubtful=settings.confidence)
             results[name] = analysis.result.as_stored()
-            lines[name] = log_lines(name, analysis)
+            lines[name] = log_lines(names.study(name), shown)
     done = [case.name for case in truth.cases() if case.name in results]
     log = [line for name in done for line in lines[name]]
-    write_log(stage, [*log, *map(str, failures)])
+    write_log(stage, [*log, *(str(names.failure(failure)) for failure in failures)])
     return {name: results[name] for name in done}
 
 
@@ -188,7 +205,7 @@ def _stored(folder: Path, truth: TruthSet, failures: list[Failure]) -> Results:
         if case.header is not None and case.name in found:
             result = found[case.name]
         if result is None:
-            failures.append(Failure(case.name, f"no result of it in predictions={folder}"))
+            failures.append(Failure(case.name, "no result of it in the folder of predictions="))
         else:
             results[case.name] = result
     return results
@@ -239,6 +256,7 @@ def _summary(
     images: list[ScoredImage],
     results: Results,
     failures: list[Failure],
+    names: ValNames,
 ) -> dict[str, Any]:
     """What was scored, ahead of the figures."""
     elsewhere = sum(
@@ -251,14 +269,17 @@ def _summary(
         "studies": len(studies_of(images)),
         "images": len(images),
         "labels": labels_in(truth.truths),
-        "abstained": [image.image_id for image in images if image.abstained],
+        "abstained": [names.study(image.image_id) for image in images if image.abstained],
         "other_slice": elsewhere,
         "slice": settings.slice,
         "weights": _weights_of(results),
         "version": package_version(),
         "bootstrap": {"unit": "study", "draws": settings.draws, "seed": settings.seed},
         "failures": [{"study": f.name, "reason": f.reason} for f in failures],
-        "left_out": [{"image": entry.image_id, "reason": entry.reason} for entry in truth.left_out],
+        "left_out": [
+            {"image": names.study(entry.image_id), "reason": entry.reason}
+            for entry in truth.left_out
+        ],
     }
 
 
@@ -272,12 +293,16 @@ def _weights_of(results: Results) -> dict[str, str]:
 
 
 def _tell(
-    settings: PipelineVal, truth: TruthSet, metrics: Mapping[str, Any], failures: list[Failure]
+    settings: PipelineVal,
+    truth: TruthSet,
+    metrics: Mapping[str, Any],
+    failures: list[Failure],
+    names: ValNames,
 ) -> None:
     LOG.info("%s", figures_text(metrics))
     for entry in truth.left_out:
         if not entry.failed:
-            LOG.info("not scored: %s", entry)
+            LOG.info("not scored: %s", names.left_out(entry))
     if metrics["level_accuracy_6mm"]["n"] == 0:
         LOG.info(
             "figures in mm are not defined: the images carry no pixel spacing; state it by "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ TEXTS = ("DOE JOHN 1961-03-12", "SMITH^ANNA", "ID 4711 0815", "Mueller, K. 45Y",
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX)
 
 
+@functools.cache
 def anatomy(seed: int, size: int = 384) -> np.ndarray:
     """Smooth blobs of all sizes and brightnesses with noise on them, dark at the borders."""
     random = np.random.default_rng(seed)

@@ -20,6 +20,7 @@ from spineline.datasets.dicom_privacy import (
     privacy_remarks,
     without_descriptions,
 )
+from spineline.datasets.errors import SpinelineError
 from spineline.pipeline.doubts import codes_of
 
 NAME, NUMBER = "Qwertzmann^Xaverine", "PID-778899"
@@ -208,6 +209,184 @@ def test_a_spoilt_salt_is_refused(tmp_path, fake_models, make_study, run_cli) ->
     code, text = run(run_cli, tmp_path / "in", out, "names=hash")
     assert code == 1
     assert "salt.txt: holds no salt" in text
+
+
+# ---- the same salt again
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ([f"salt={SALT}"], [], "an earlier run named its studies with a salt=… of yours"),
+        ([f"salt={SALT}"], ["salt=another-one"], "is not the one of the earlier run"),
+        ([], ["salt=another-one"], "is not the one of the earlier run"),
+    ],
+    ids=["left away", "another", "another than the kept one"],
+)
+def test_another_salt_is_noticed(
+    tmp_path, fake_models, make_study, run_cli, first, then, said
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", *first)[0] == 0
+    before = everything(out)
+    code, text = run(run_cli, tmp_path / "in", out, "names=hash", *then)
+    assert code == 2
+    assert said in text
+    assert "overwrite=true" in text
+    assert SALT not in text
+    assert everything(out) == before
+    assert run(run_cli, tmp_path / "in", out, "names=hash", *first)[0] == 0
+    assert run(run_cli, tmp_path / "in", out, "names=hash", *then, "overwrite=true")[0] == 0
+
+
+def test_what_is_kept_of_a_salt_is_sixteen_bits(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")
+    digest = hmac.new(SALT.encode(), b"spineline names=hash", hashlib.sha256).hexdigest()
+    assert (out / "salt-check.txt").read_text() == digest[:4] + "\n"
+
+
+def test_a_run_of_an_earlier_version_with_its_kept_salt(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    run(run_cli, tmp_path / "in", out, "names=hash")
+    (out / "salt-check.txt").unlink()
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash", "salt=another-one")
+    assert code == 2
+    assert "is not the one of the earlier run" in said
+    assert run(run_cli, tmp_path / "in", out, "names=hash")[0] == 0
+
+
+def test_a_run_that_did_nothing_leaves_no_check(
+    tmp_path, fake_models, make_study, run_cli, monkeypatch
+) -> None:
+    make_study(tmp_path / "in" / "one")
+
+    def fails(*_: object, **__: object) -> None:
+        raise SpinelineError("the models cannot be loaded")
+
+    monkeypatch.setattr("spineline.pipeline.predict._Run.go", fails)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")[0] == 1
+    assert not out.exists()
+
+
+# ---- errors while the source is looked through
+
+
+@pytest.mark.parametrize("names", ["folder", "hash"])
+def test_files_are_numbered_where_nothing_is_a_dicom_image(tmp_path, run_cli, names) -> None:
+    source = tmp_path / "in" / "QWERTZMANN"
+    source.mkdir(parents=True)
+    (source / "Xaverine 1943.dcm").write_bytes(b"broken")
+    (source / "a.txt").write_text("x")
+    code, said = run(run_cli, tmp_path / "in", tmp_path / "out", f"names={names}")
+    assert code == 1
+    assert "no DICOM image: 2 files looked at" in said
+    hidden = names == "hash"
+    assert ("Xaverine" in said, str(tmp_path / "in") in said) == (not hidden, not hidden)
+    assert ("file-2: named as DICOM" in said) is hidden
+
+
+def test_a_source_that_is_not_there_is_not_named(tmp_path, run_cli) -> None:
+    code, said = run(run_cli, tmp_path / "Qwertzmann", tmp_path / "out", "names=hash")
+    assert code == 1
+    assert "Qwertzmann" not in said
+    assert "source: no such file or folder" in said
+
+
+# ---- pipeline val
+
+
+def val_of(run_cli, source: Path, labels: Path, out: Path, *words: str) -> tuple[int, str]:
+    code, said, warned = run_cli(
+        "pipeline", "val", f"source={source}", f"annotations={labels}", f"out={out}", "draws=20",
+        *words,
+    )  # fmt: skip
+    return code, said + warned
+
+
+@pytest.fixture
+def labelled(tmp_path, make_study, make_annotation, make_points) -> tuple[Path, Path]:
+    """Two good studies and one of a constant image, in folders that tell, with labels."""
+    for name in ("Qwertzmann-1", "Qwertzmann-2"):
+        make_study(tmp_path / "in" / name, change=identify)
+    flat = np.full((150, 120), 7, np.uint8)
+    make_study(tmp_path / "in" / "Xaverine", flat, change=identify)
+    points = {name: make_points() for name in ("Qwertzmann-1", "Qwertzmann-2", "Xaverine")}
+    return tmp_path / "in", make_annotation(tmp_path / "labels-Qwertzmann.json", points)
+
+
+def test_val_hides_names_in_all_that_it_writes(tmp_path, fake_models, labelled, run_cli) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    assert val_of(run_cli, *labelled, plain)[0] == 1
+    page = tmp_path / "page.md"
+    code, said = val_of(
+        run_cli, *labelled, out, "names=hash", f"salt={SALT}", "overlay=true", f"table={page}",
+        "min_naming_probability=1",
+    )  # fmt: skip
+    assert code == 1  # the constant image
+    assert "constant image" in said
+    text = everything(out) + said + page.read_text()
+    assert [word for word in (*WORDS, SALT) if word.lower() in text.lower()] == []
+    uids = {study.study_uid for study in scan(labelled[0])} - {""}
+    assert len(uids) == 3
+    assert [uid for uid in uids if uid in text] == []
+    digests = [hmac.new(SALT.encode(), uid.encode(), hashlib.sha256).hexdigest() for uid in uids]
+    folders = {path.name for path in (out / "predictions").iterdir()}
+    assert folders < {f"study-{digest[:16]}" for digest in digests}
+    assert len(folders) == 2
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["abstained"]) == folders
+    with (out / "results.csv").open() as file:
+        assert {row["study"] for row in csv.DictReader(file)} == folders
+
+
+def test_val_scores_the_same_whatever_the_names(tmp_path, fake_models, labelled, run_cli) -> None:
+    found = []
+    for words in ([], ["names=hash"]):
+        out = tmp_path / f"out{len(words)}"
+        val_of(run_cli, *labelled, out, *words)
+        metrics = json.loads((out / "metrics.json").read_text())
+        found.append({k: v for k, v in metrics.items() if k not in ("failures", "left_out")})
+    assert found[0] == found[1]
+    assert stat.S_IMODE((tmp_path / "out1" / "salt.txt").stat().st_mode) == 0o600
+
+
+def test_val_names_studies_as_predict_does(tmp_path, fake_models, labelled, run_cli) -> None:
+    keys = ("names=hash", f"salt={SALT}")
+    run(run_cli, labelled[0], tmp_path / "a", *keys)
+    val_of(run_cli, *labelled, tmp_path / "b", *keys)
+    predicted = {path.name for path in (tmp_path / "a").iterdir() if path.is_dir()}
+    assert {path.name for path in (tmp_path / "b" / "predictions").iterdir()} == predicted
+
+
+def test_val_of_labelled_slices_of_one_study(
+    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "Qwertzmann", study="s")
+    entries = []
+    for number in (1, 2):
+        path = make_annotation(tmp_path / "l.json", {"s": make_points()}, number=number)
+        entries += json.loads(path.read_text())
+    path.write_text(json.dumps(entries))
+    out = tmp_path / "out"
+    code, said = val_of(run_cli, tmp_path / "in", path, out, "names=hash", "slice=annotated")
+    assert code == 0
+    assert len(list((out / "predictions").iterdir())) == 2
+    assert "Qwertzmann" not in everything(out) + said
+
+
+@pytest.mark.parametrize("words", [["salt=12345678"], ["names=hash", "salt=short"]])
+def test_val_refuses_a_bad_salt(tmp_path, labelled, run_cli, words) -> None:
+    code, said = val_of(run_cli, *labelled, tmp_path / "out", *words)
+    assert code == 2
+    assert "salt=…: wanted eight characters" in said
+    assert not (tmp_path / "out").exists()
 
 
 # ---- what is warned of
