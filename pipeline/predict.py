@@ -295,7 +295,8 @@ class _Run:
         settings = self._settings
         try:
             with staged_folder(self._out / name, overwrite=True, sync=True) as stage:
-                write_study(stage, analysis, overlay=settings.overlay, doubtful=settings.confidence)
+                overlay = settings.overlay and settings.compare is None  # compare= draws its own
+                write_study(stage, analysis, overlay=overlay, doubtful=settings.confidence)
                 write_study_extras(stage, analysis, settings)
                 write_log(stage, log_lines(name, analysis))
         except Exception as error:

@@ -14,6 +14,7 @@ from lxml import html
 from PIL import Image
 
 from spineline.datasets.labels import LEVELS
+from spineline.pipeline import outputs
 from spineline.pipeline.compare import Comparison, check_compare, comparison_of
 from spineline.pipeline.core import Pipeline
 from spineline.pipeline.settings import PipelinePredict
@@ -174,6 +175,22 @@ def test_files_of_a_compared_run(
     assert "Compared with labels: no annotation of this study" in text
     text = html.document_fromstring((plain / "one" / "report.html").read_text()).text_content()
     assert "Compared" not in text
+
+
+def test_the_picture_is_drawn_once(
+    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli, monkeypatch
+) -> None:
+    drawn = []
+    draw = outputs.draw_overlay
+    monkeypatch.setattr(
+        outputs, "draw_overlay", lambda *a, **k: drawn.append(k["legend"]) or draw(*a, **k)
+    )
+    make_study(tmp_path / "in" / "s")
+    labels = make_annotation(tmp_path / "labels.json", {"s": make_points()})
+    words = ["pipeline", "predict", f"source={tmp_path / 'in'}", f"out={tmp_path / 'o'}"]
+    assert run_cli(*words, f"compare={labels}")[0] == 0
+    assert ["label x" in legend for legend in drawn] == [True]
+    assert (tmp_path / "o" / "s" / "overlay.png").is_file()
 
 
 @pytest.mark.parametrize(
