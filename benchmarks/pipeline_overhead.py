@@ -49,7 +49,7 @@ from spineline.datasets.runs import run_script
 from spineline.datasets.settings import key
 from spineline.datasets.tables import markdown_table
 from spineline.pipeline import predict as command
-from spineline.pipeline.core import Analysis, Pipeline
+from spineline.pipeline.core import Analysis, Pipeline, batch_size
 from spineline.pipeline.decode import DecodeSettings, decode_spine
 from spineline.pipeline.grading import crop_boxes
 from spineline.pipeline.outputs import overlay_png, write_study
@@ -75,6 +75,7 @@ class OverheadSettings(BenchSettings):
 def kept_passes(pipeline: Pipeline, frames: list[Frame]) -> tuple[list[Pass], list[Analysis]]:
     """Every forward pass over frames, in batches as the command makes them, and what came of it."""
     passes: list[Pass] = []
+    size = batch_size(pipeline.settings)
     networks = [pipeline.detector.network, pipeline.classifier.network]
     if pipeline.namer is not None:
         networks.append(pipeline.namer.network)
@@ -86,8 +87,8 @@ def kept_passes(pipeline: Pipeline, frames: list[Frame]) -> tuple[list[Pass], li
     ]
     analyses = [
         analysis
-        for start in range(0, len(frames), 16)
-        for analysis in pipeline.analyse(frames[start : start + 16])
+        for start in range(0, len(frames), size)
+        for analysis in pipeline.analyse(frames[start : start + size])
     ]
     for handle in handles:
         handle.remove()

@@ -99,7 +99,8 @@ class SliceHeader:
         """Unit normal of the slice plane, LPS, or None without orientation."""
         if self.orientation is None:
             return None
-        return np.cross(self.orientation[:3], self.orientation[3:]).astype(np.float64)
+        (a, b, c), (d, e, f) = self.orientation[:3], self.orientation[3:]
+        return np.array([b * f - c * e, c * d - a * f, a * e - b * d], dtype=np.float64)
 
     @property
     def has_geometry(self) -> bool:
@@ -127,13 +128,16 @@ def quiet_pydicom() -> Iterator[None]:
     """Read without pydicom's remarks on single values, which quote them (names included)."""
     logger = logging.getLogger("pydicom")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    changed = level != logging.CRITICAL  # a change costs as much as reading a header
+    if changed:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), disable_value_validation():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        if changed:
+            logger.setLevel(level)
 
 
 def read_headers(path: Path) -> tuple[SliceHeader, ...]:

@@ -225,7 +225,7 @@ def _enlarge(image: Image, scale: int) -> Image:
     height, width = image.shape
     interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_NEAREST
     grey = cv2.resize(image, (width * scale, height * scale), interpolation=interpolation)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
 
 
 def _scaled(mark: Mark, scale: int) -> Mark:

@@ -1,16 +1,28 @@
-"""``engine=local``: processes read ahead on this machine while its models go through batches."""
+"""``engine=local``: processes read ahead on this machine while its models go through batches.
+
+On the CPU several studies are at it at a time, see [spineline.pipeline.lanes][].
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from spineline.datasets.errors import SpinelineError
 from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Pipeline, batch_size
 from spineline.pipeline.engines import Failure, Outcome, reason_of
-from spineline.pipeline.readers import Limits, ReaderPool, Reading, auto_workers
+from spineline.pipeline.lanes import (
+    Lanes,
+    can_share,
+    lanes_wanted,
+    one_thread_each,
+    torch_threads,
+    twins,
+)
+from spineline.pipeline.readers import Limits, ReaderPool, Reading, auto_workers, started_ahead
 from spineline.pipeline.settings import PipelinePredict
 from spineline.pipeline.sources import Case, Frame, load_frame
 
@@ -25,15 +37,35 @@ def run(
     cases: Sequence[Case], settings: PipelinePredict, *, pipeline: Pipeline | None = None
 ) -> Iterator[Outcome]:
     """See [spineline.pipeline.engines.Engine][]; ``pipeline`` is one with models loaded."""
+    lanes, size = lanes_wanted(len(cases), settings), batch_size(settings)
     with reader_pool(len(cases), settings) as pool:
-        feed = Feed(pool, cases, ahead=2 * batch_size(settings) + workers_of(len(cases), settings))
+        ahead = (1 + lanes) * size + workers_of(len(cases), settings)
+        feed = Feed(pool, cases, ahead=ahead)
         if pipeline is None:  # frames are read meanwhile
             pipeline = Pipeline.from_settings(settings)
-        analyser = Analyser(pipeline, batch_size(settings))
-        while feed:
-            frames, failures = feed.take(analyser.size)
-            yield from failures
-            yield from analyser(frames)
+        if not one_thread_each(pipeline.settings):
+            yield from in_turn(feed, Analyser(pipeline, size))
+            return
+        with torch_threads(1):
+            yield from in_lanes(feed, pipeline, size, lanes)
+
+
+def in_lanes(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[Outcome]:
+    """Outcomes of a feed, of several studies at a time where the pipeline allows it."""
+    if lanes == 1 or not can_share(pipeline):
+        yield from in_turn(feed, Analyser(pipeline, size))
+        return
+    analysers = (Analyser(one, size) for one in twins(pipeline, lanes))
+    with Lanes(feed, analysers, room=lanes) as at_work:
+        yield from at_work
+
+
+def in_turn(feed: Feed, analyser: Analyser) -> Iterator[Outcome]:
+    """Outcomes of a feed, one batch after the other."""
+    while feed:
+        frames, failures = feed.take(analyser.size)
+        yield from failures
+        yield from analyser(frames)
 
 
 def workers_of(cases: int, settings: PipelinePredict) -> int:
@@ -49,13 +81,24 @@ def limits_of(settings: PipelinePredict) -> Limits:
 
 
 def reader_pool(cases: int, settings: PipelinePredict) -> ReaderPool[Case, Frame]:
-    """Processes that read frames."""
+    """Processes that read frames: one, and more where the models wait for it."""
     return ReaderPool(
         load_frame,
         workers=workers_of(cases, settings),
         limits=limits_of(settings),
         preload=load_frame.__module__,
+        at_once=1,
     )
+
+
+@contextmanager
+def reader_ahead(settings: PipelinePredict) -> Iterator[None]:
+    """Have the first of the processes that read frames start before the cases are known."""
+    if settings.workers == 0 or settings.engine != "local":
+        yield
+        return
+    with started_ahead(limits_of(settings), load_frame.__module__):
+        yield
 
 
 class Feed:
@@ -90,6 +133,10 @@ class Feed:
             else:
                 failures.append(not_read(reading))
         return frames, failures
+
+    def close(self) -> None:
+        """Read no more; whoever waits for a frame is woken by an error."""
+        self._pool.close()
 
     def _submit(self) -> None:
         while self._pool.pending < self._ahead:
@@ -164,14 +211,11 @@ def analyse_here(
     """Read and analyse cases in this process, in order; failures are reported, not yielded."""
     analyser = Analyser(pipeline, batch_size(pipeline.settings))
     with ReaderPool(load_frame, workers=0, limits=Limits()) as pool:
-        feed = Feed(pool, cases, ahead=analyser.size)
-        while feed:
-            frames, failures = feed.take(analyser.size)
-            for outcome in (*failures, *analyser(frames)):
-                if outcome.failure is None:
-                    yield outcome
-                else:
-                    failed(outcome.failure)
+        for outcome in in_turn(Feed(pool, cases, ahead=analyser.size), analyser):
+            if outcome.failure is None:
+                yield outcome
+            else:
+                failed(outcome.failure)
 
 
 def out_of_memory(error: BaseException) -> bool:

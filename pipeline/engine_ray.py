@@ -7,8 +7,8 @@ A worker that is killed has its studies done again by another, `_RETRIES` times.
 lost even so are sent once more, each by itself, so that none suffers for another; one that ends its
 worker again is a failure of kind ``crash``.
 
-A network's last digits depend on how many threads compute it: actors use as many as this process
-would.
+A network's last digits depend on how many threads compute it: actors use as many as the local
+engine would, see [spineline.pipeline.lanes][].
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from spineline.datasets.runs import LOG, package_version
 from spineline.pipeline.core import Pipeline, batch_size, bundle_of
 from spineline.pipeline.engine_local import Analyser, limits_of, not_read
 from spineline.pipeline.engines import Failure, Outcome, reason_of
+from spineline.pipeline.lanes import one_thread_each
 from spineline.pipeline.readers import Limits, ReaderPool
 from spineline.pipeline.settings import ModelSettings, PipelinePredict
 from spineline.pipeline.sources import Case, Frame, load_frame
@@ -124,7 +125,8 @@ def run(
     """See [spineline.pipeline.engines.Engine][]; ``load`` loads other models than settings say."""
     if load is None:
         load = functools.partial(load_same, sha256=bundle_of(settings).sha256)
-    job = Job(_of_worker(settings), package_version(), os.getcwd(), threads_here(), load)  # noqa: PTH109
+    threads = 1 if one_thread_each(settings) else threads_here()
+    job = Job(_of_worker(settings), package_version(), os.getcwd(), threads, load)  # noqa: PTH109
     with cluster(settings, job.threads) as ray:
         check_nodes(ray, job)
         shares = shares_of(ray.nodes(), settings, job.threads)

@@ -44,9 +44,9 @@ def _png(
     height, width = pixels.shape
     rows = np.ones((height, width + 1), np.uint8)  # each row starts with its filter: 1, sub
     rows[:, 1] = pixels[:, 0]
-    rows[:, 2:] = pixels[:, 1:] - pixels[:, :-1]
+    np.subtract(pixels[:, 1:], pixels[:, :-1], out=rows[:, 2:])
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
-    data = packer.compress(rows.tobytes()) + packer.flush()
+    data = packer.compress(rows.data) + packer.flush()
     header = struct.pack(">LLBBBBB", width, height, 8, colour_type, 0, 0, 0)
     chunks = ((b"IHDR", header), *before_data, (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
@@ -63,9 +63,8 @@ def _palette() -> npt.NDArray[np.uint8]:
 def _palette_index(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """(h, w) palette entries: blue above red tells the colour, the peak how full it is."""
     red, green, blue = cv2.split(picture)
-    coloured = cv2.absdiff(red, blue)  # in both colours, and their blends with grey, they differ
     index: npt.NDArray[np.uint8] = cv2.LUT(green, _GREY_INDEX)
-    place = np.flatnonzero(coloured)
+    place = np.flatnonzero(red != blue)  # in both colours, and their blends with grey, they differ
     pixel = picture.reshape(-1, 3)[place].astype(np.int32)
     cool = pixel[:, 2] > pixel[:, 0]
     full = np.where(cool, max(COLOURS_RGB["vertebra"]), max(COLOURS_RGB["disc"]))

@@ -127,19 +127,25 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
     engine = _engine(settings, pipeline)
     weights = bundle_of(settings).sha256 if pipeline is None else pipeline.weights_sha256
     stamp = Stamp(weights, results_hash(settings), package_version())
+    with engine_local.reader_ahead(settings):
+        cases = _cases(settings)
+        with _run_folder(settings) as manifest:
+            hidden = pseudonyms_of(settings, cases, manifest.entries)
+            cases = cases if hidden is None else hidden.cases()
+            run = _Run(settings, manifest, stamp, cases, hidden)
+            run.go(engine)
+            return run.finish()
+
+
+def _cases(settings: PipelinePredict) -> Sequence[Case]:
     with quiet_names(settings):
-        cases = find_cases(
+        return find_cases(
             settings.source,
             window=settings.window,
             leave_out=settings.out,
             workers=engine_local.workers_of(8, settings),
             limits=engine_local.limits_of(settings),
         )
-    with _run_folder(settings) as manifest:
-        hidden = pseudonyms_of(settings, cases, manifest.entries)
-        run = _Run(settings, manifest, stamp, cases if hidden is None else hidden.cases(), hidden)
-        run.go(engine)
-        return run.finish()
 
 
 def _with_earlier_words(settings: PipelinePredict) -> PipelinePredict:

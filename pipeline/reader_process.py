@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     warnings.simplefilter("ignore")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # see quiet_pydicom
     seconds, megabytes, preload = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     if preload:
         importlib.import_module(preload)

@@ -16,6 +16,7 @@ or its out-of-memory killer chooses a victim.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import queue
@@ -27,6 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Generic, Literal, TypeVar
@@ -40,6 +42,10 @@ ReadFailureKind = Literal["reading", "timeout", "crash", "memory"]
 
 _LENGTH = struct.Struct(">Q")
 _START_SECONDS = 300.0
+_START_PATIENCE_SECONDS = 1.0
+"""How long a reading is waited for while the first process starts, before another is started."""
+_PATIENCE_SECONDS = 0.1
+"""The same when it has started."""
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -80,11 +86,15 @@ class Reading(Generic[Item, Value]):
 
 def auto_workers(items: int) -> int:
     """How many processes read ahead of the models on this machine, at most one per item."""
+    return max(1, min(items, 8, max(2, cores_here() // 2)))
+
+
+def cores_here() -> int:
+    """How many cores this process may use."""
     try:
-        cores = len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
-        cores = os.cpu_count() or 1
-    return max(1, min(items, 8, max(2, cores // 2)))
+        return os.cpu_count() or 1
 
 
 class ReaderPool(Generic[Item, Value]):
@@ -93,9 +103,10 @@ class ReaderPool(Generic[Item, Value]):
     Args:
         function: of a module that can be imported by name; gives a value that can be pickled. What
             it raises becomes the item's failure.
-        workers: how many processes; 0 applies the function in this one, without limits.
+        workers: how many processes at most; 0 applies the function in this one, without limits.
         limits: of each item.
         preload: module that a process imports as it starts, ahead of the first item.
+        at_once: how many start now, the others one by one when readings are waited for; None: all.
     """
 
     def __init__(
@@ -105,6 +116,7 @@ class ReaderPool(Generic[Item, Value]):
         workers: int,
         limits: Limits,
         preload: str = "",
+        at_once: int | None = None,
     ) -> None:
         self._function = function
         self._limits = limits
@@ -115,9 +127,11 @@ class ReaderPool(Generic[Item, Value]):
         self._processes: set[_Process] = set()
         self._closed = False
         self.pending = 0
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
-        for thread in self._threads:
-            thread.start()
+        self._workers = workers
+        self._patience = _START_PATIENCE_SECONDS
+        self._threads: list[threading.Thread] = []
+        for _ in range(workers if at_once is None else min(workers, at_once)):
+            self._grow()
 
     def __enter__(self) -> ReaderPool[Item, Value]:
         return self
@@ -139,15 +153,15 @@ class ReaderPool(Generic[Item, Value]):
         """The next reading that is ready; waits for it, but no longer than the timeout.
 
         Raises:
-            SpinelineError: the processes cannot be started.
+            SpinelineError: the processes cannot be started, or were ended meanwhile.
         """
         if not self._threads:
             reading: Reading[Item, Value] | Exception = self._read_here(self._tasks.get())
         else:
-            try:
-                reading = self._done.get(timeout=timeout)
-            except queue.Empty:
+            waited = self._waited_for(timeout)
+            if waited is None:
                 return None
+            reading = waited
         self.pending -= 1
         if isinstance(reading, Exception):
             raise reading
@@ -172,7 +186,7 @@ class ReaderPool(Generic[Item, Value]):
                 yield reading
 
     def close(self) -> None:
-        """End the processes, whatever they are at."""
+        """End the processes, whatever they are at; who waits in [take][] gets an error."""
         with self._lock:
             self._closed = True
             for process in self._processes:
@@ -181,6 +195,31 @@ class ReaderPool(Generic[Item, Value]):
             self._tasks.put(None)
         for thread in self._threads:
             thread.join(timeout=5)
+        self._done.put(SpinelineError("nothing is read any more"))
+
+    def _grow(self) -> None:
+        """Start another process, unless there are as many as there may be."""
+        if len(self._threads) < self._workers and not self._closed:
+            thread = threading.Thread(target=self._serve, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _waited_for(self, timeout: float | None) -> Reading[Item, Value] | Exception | None:
+        """The next that is ready, or None when the time is up; another process helps meanwhile."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            growing = len(self._threads) < self._workers
+            left = end - time.monotonic()
+            wait = min(left, self._patience) if growing else left
+            try:
+                reading = self._done.get(timeout=None if wait == math.inf else max(wait, 0))
+            except queue.Empty:
+                if time.monotonic() >= end:
+                    return None
+                self._grow()
+            else:
+                self._patience = _PATIENCE_SECONDS
+                return reading
 
     def _read_here(self, item: Item | None) -> Reading[Item, Value]:
         if item is None:
@@ -219,7 +258,7 @@ class ReaderPool(Generic[Item, Value]):
         with self._lock:
             if self._closed:
                 return None
-            process = _Process(self._limits, self._preload)
+            process = _spare(self._limits, self._preload) or _Process(self._limits, self._preload)
             self._processes.add(process)
         try:
             process.wait_until_ready()
@@ -240,6 +279,7 @@ class _Process:
     """One reading process, from this side of its pipes."""
 
     def __init__(self, limits: Limits, preload: str) -> None:
+        self.kind = (limits, preload)
         self._limits = limits
         self._timed_out = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
@@ -327,6 +367,37 @@ class _Process:
             )
             return ReadFailure("timeout", reason)
         return ReadFailure("crash", f"the process that read it ended: {_how(status)}")
+
+
+_spares: list[_Process] = []
+"""Processes that no pool has yet."""
+
+
+@contextmanager
+def started_ahead(limits: Limits, preload: str) -> Iterator[None]:
+    """Start a process now for a pool that is made later; ended where no pool took it over.
+
+    Args:
+        limits: those of the pool.
+        preload: that of the pool.
+    """
+    process = _Process(limits, preload)
+    _spares.append(process)
+    try:
+        yield
+    finally:
+        if process in _spares:
+            _spares.remove(process)
+            process.kill()
+            process.wait()
+
+
+def _spare(limits: Limits, preload: str) -> _Process | None:
+    """A process of that kind that was started ahead, for one pool alone."""
+    found = next((process for process in _spares if process.kind == (limits, preload)), None)
+    if found is not None:
+        _spares.remove(found)
+    return found
 
 
 def _how(status: int) -> str:

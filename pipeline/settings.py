@@ -38,6 +38,10 @@ _ENGINE = "this machine, or a Ray cluster (spineline[ray])"
 _RAY_ADDRESS = "cluster of engine=ray: auto or HOST:PORT; else RAY_ADDRESS, or a local one"
 _RAY_WORKERS = "actors of engine=ray that hold models; auto: as many as its CPUs or GPUs allow"
 _WORKERS = "processes that read ahead of the models (0: none, no limits of time and memory)"
+_THREADS = (
+    "studies that go through the models at a time on the CPU, by one thread each; auto: as many as "
+    "torch would use threads, 8 at most"
+)
 _TIMEOUT = "seconds that reading one study may take; then it fails, and the others go on"
 _MEMORY = "MB that reading one study may take; then it fails, and the others go on"
 _OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
@@ -115,6 +119,7 @@ class PipelinePredict(ModelSettings):
     ray_address: str | None = key(_RAY_ADDRESS, default=None)
     ray_workers: int | Literal["auto"] = key(_RAY_WORKERS, default="auto", minimum=1, maximum=10000)
     workers: int | Literal["auto"] = key(_WORKERS, default="auto", minimum=0, maximum=256)
+    threads: int | Literal["auto"] = key(_THREADS, default="auto", minimum=1, maximum=256)
     timeout: float = key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
     max_memory: int = key(_MEMORY, default=2048, minimum=64, maximum=1 << 20)
     seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
@@ -124,6 +129,8 @@ class PipelinePredict(ModelSettings):
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
+        if isinstance(self.threads, str) and self.threads != "auto":
+            raise ConfigError(f"threads={self.threads}: wanted auto, or a number, 1 or more")
         _check_ray(self)
         _check_salt(self.salt, self.names)
         if self.names == "hash" and self.compare is not None:
@@ -147,9 +154,9 @@ def _check_ray(settings: PipelinePredict) -> None:
 
 
 _NOT_OF_RESULTS = (
-    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "timeout", "max_memory",
-    "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer", "to",
-    "names", "salt", "ray_address", "ray_workers",
+    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "threads", "timeout",
+    "max_memory", "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer",
+    "to", "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip
 """Keys that say where and how to run; those of weights are told by their SHA-256."""
 

@@ -55,7 +55,7 @@ _CHUNK = 128
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
 _NAMED = "the name of the study's folder or file holds the patient's name or number"
-_FEW_CHUNKS = 8
+_FEW_CHUNKS = 32
 """Fewer are read in this process: starting others would take longer."""
 
 
