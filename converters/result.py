@@ -4,7 +4,8 @@ A source is a run's folder, one ``result.json``, or a folder of them. What count
 identity of the image (``instance_uid``, or for a plain image the name of the result's folder) and
 its size; of each structure ``level``, ``point_xy``, ``confidence``, and the classes of ``seven``
 and ``binary``, which become pathology tags (their probabilities and ``point_mm`` are not looked
-at); ``naming.abstained``. So a point can be moved, a class changed, a structure deleted or added
+at, but where a file holds several frames: the plane that ``point_mm`` lie in tells the frame);
+``naming.abstained``. So a point can be moved, a class changed, a structure deleted or added
 (``level`` and ``point_xy`` will do; null or absent codes leave it unlabelled). Levels are taken as
 they are named and must run top to bottom; missing ones are treated as in a Tianchi source.
 Coordinates as in [spineline.datasets.annotations][].
@@ -13,11 +14,14 @@ Coordinates as in [spineline.datasets.annotations][].
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from spineline.converters.frames import find_frames, frame_size
 from spineline.converters.report import study_of
@@ -32,7 +36,14 @@ from spineline.converters.source import (
     short,
 )
 from spineline.datasets.annotations import ImageRecord, check_image_id
-from spineline.datasets.dicom import SliceHeader, Study, instances_by_uid, read_pixels, scan
+from spineline.datasets.dicom import (
+    SliceHeader,
+    Study,
+    instances_by_uid,
+    patient_to_pixel,
+    read_pixels,
+    scan,
+)
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
@@ -52,6 +63,11 @@ from spineline.datasets.predictions import RESULT_SCHEMA, ResultImage
 from spineline.datasets.qa import Frame, Mark, Rules
 
 NAME = "result.json"
+
+_IN_PLANE_MM = 0.25  # numbers in results are rounded to micrometres; frames lie a millimetre apart
+_FAR_MM = 1e6
+_HASHED_NAME = re.compile(r"study-([0-9a-f]{16})")
+_HASHED_UID = re.compile(r"2\.25\.(0|[1-9][0-9]{0,38})")
 
 _STRUCTURE_KEYS = (
     "level", "kind", "point_xy", "point_mm", "box_xyxy", "confidence", "seven", "binary",
@@ -88,6 +104,7 @@ class ResultStructure:
     tags: tuple[str, ...]
     confidence: float | None
     box_xyxy: BoxXyxy | None
+    point_mm: tuple[float, float, float] | None = None
 
     @property
     def box_holds_point(self) -> bool:
@@ -270,6 +287,23 @@ class _Images:
         uid = header.study_uid if header else content.study_uid or content.instance_uid
         return self.study_ids.setdefault(uid, entry.image_id)
 
+    def take_frame(self, content: ResultContent, where: str) -> SliceHeader:
+        """The frame that a result speaks of, in a file of several; its pixels count from now on.
+
+        Raises:
+            EntryError: the result does not tell which it is.
+        """
+        uid = str(content.instance_uid)
+        slices = (header for s in self.studies for series in s.series for header in series.slices)
+        header = _frame_of(content, [h for h in slices if h.instance_uid == uid])
+        if header is None:
+            detail = (
+                f"{where} holds several frames, and the result's point_mm do not lie in one of "
+            )
+            raise EntryError("several_frames", f"{detail}them; export the frames singly")
+        self.headers[uid] = header
+        return header
+
     def note_others(self, reading: Reading) -> None:
         """Note the studies and frames that have no result."""
         others = [s.name for s in self.studies if not {s.study_uid, s.name} & self.seen]
@@ -371,17 +405,14 @@ def _image_of(
         if header is None:
             detail = f"{entry.where}: instance_uid {content.instance_uid[:70]} is not among the "
             detail += "DICOM instances of the images folder"
-            if content.instance_uid.startswith("2.25."):
+            if _is_hashed(entry, content):
                 detail += (
                     "; UIDs hashed by names=hash cannot be matched with DICOM files: run pipeline "
                     "predict with names=folder for results that are to be converted"
                 )
             raise EntryError("unknown_uid", detail)
         if header.frames > 1:
-            detail = f"{entry.where}: {header.path.name} holds several frames, and a result does "
-            raise EntryError(
-                "several_frames", f"{detail}not say of which it is; export them singly"
-            )
+            header = images.take_frame(content, f"{entry.where}: {header.path.name}")
         width, height = header.columns, header.rows
     else:
         path = images.frames.get(entry.image_name)
@@ -397,6 +428,41 @@ def _image_of(
         detail = f"{entry.where}: image is {content.width}x{content.height}, the file has "
         raise EntryError("other_image", f"{detail}{width}x{height} pixels: not the same image")
     return header, file
+
+
+def _is_hashed(entry: _Entry, content: ResultContent) -> bool:
+    """Whether the UIDs are those that ``names=hash`` writes.
+
+    It names a study by the first 16 of the 32 hexadecimal digits of which the number in the study's
+    UID consists; see [spineline.pipeline.pseudonyms][].
+    """
+    name = _HASHED_NAME.fullmatch(entry.image_name)
+    uid = _HASHED_UID.fullmatch(content.study_uid or "")
+    return name is not None and uid is not None and f"{int(uid[1]):032x}".startswith(name[1])
+
+
+def _frame_of(content: ResultContent, frames: Sequence[SliceHeader]) -> SliceHeader | None:
+    """The one frame whose plane the structures' ``point_mm`` lie in; None where none or several."""
+    places = [s.point_mm for s in content.structures if s.point_mm is not None]
+    if not places:
+        return None
+    points_mm = np.array(places)
+    within = [
+        header
+        for header in frames
+        if header.has_geometry
+        and np.median(np.abs(patient_to_pixel(header, points_mm)[:, 2])) < _IN_PLANE_MM
+    ]
+    return within[0] if len(within) == 1 else None
+
+
+def _place(value: Any) -> tuple[float, float, float] | None:
+    """A ``point_mm``; None for anything that is none, since but frames are told by it."""
+    numbers = value if isinstance(value, list) and len(value) == 3 else ()
+    if not numbers or not all(type(n) in (int, float) and abs(n) < _FAR_MM for n in numbers):
+        return None
+    x, y, z = (float(n) for n in numbers)
+    return x, y, z
 
 
 def _usable(
@@ -486,6 +552,7 @@ def _structure(item: Any, where: str) -> ResultStructure:
         tags=_tags(item, level, where),
         confidence=_confidence(item.get("confidence"), f"{where}.confidence"),
         box_xyxy=_box(item.get("box_xyxy"), f"{where}.box_xyxy"),
+        point_mm=_place(item.get("point_mm")),
     )
 
 

@@ -476,13 +476,30 @@ def test_the_run_goes_on_and_fails(plain, run_cli, text: str, message: str) -> N
     assert (entry["image_id"], entry["failed"]) == ("one", True)
 
 
-@pytest.mark.parametrize(("uid", "hinted"), [("2.25.123456789", True), ("1.2.3", False)])
-def test_hashed_uids_are_explained(dicom, run_cli, uid, hinted) -> None:
+HASH = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "study_uid", "hinted"),
+    [
+        (f"study-{HASH[:16]}", f"2.25.{int(HASH, 16)}", True),
+        (f"study-{HASH[1:17]}", f"2.25.{int(HASH, 16)}", False),
+        ("study3", f"2.25.{int(HASH, 16)}", False),
+        ("study3", "2.25.123456789", False),  # scanners give such UIDs too
+        (f"study-{HASH[:16]}", "2.25.", False),
+        (f"study-{HASH[:16]}", "2.25.1x", False),
+        (f"study-{HASH[:16]}", None, False),
+    ],
+    ids=["hashed", "other name", "renamed", "of a scanner", "no number", "malformed", "none"],
+)
+def test_hashed_uids_are_explained(dicom, name, study_uid, hinted) -> None:
     run = dicom(3)
-    run.results["study3"]["instance_uid"] = uid
+    content = run.results.pop("study3") | {"study_uid": study_uid, "instance_uid": "2.25.77"}
+    (run.folder / "study3" / "result.json").unlink()
+    run.results[name] = content
     (entry,) = [e for e in run.save().read().left_out if e.reason == "unknown_uid"]
-    assert uid in entry.detail
-    assert ("run pipeline predict with names=folder" in entry.detail) is hinted
+    assert "2.25.77" in entry.detail
+    assert ("predict with names=folder" in entry.detail) is hinted
 
 
 def test_images_that_are_not_there(dicom, plain) -> None:

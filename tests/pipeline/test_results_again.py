@@ -8,10 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.dataset import load_dataset
+from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import pathology_from_codes
 
 
@@ -52,6 +54,53 @@ def test_studies(tmp_path, fake_models, make_study, make_spots, make_points, run
         for structure in record.structures:  # the spots are where the points are
             x, y = (round(v) for v in structure.point_xy)
             assert image[y, x] == 255
+
+
+@pytest.fixture
+def multi_frame(tmp_path, fake_models, make_multi_frame, run_cli) -> Path:
+    """The results of a file of five frames, of which the third is looked at."""
+    (tmp_path / "enhanced").mkdir()
+    make_multi_frame(tmp_path / "enhanced" / "im", frames=5)
+    predict(run_cli, tmp_path / "enhanced", tmp_path / "out")
+    (path,) = (tmp_path / "out").glob("*/result.json")
+    return path
+
+
+def test_one_frame_of_many(tmp_path, multi_frame, run_cli) -> None:
+    content = json.loads(multi_frame.read_text())
+    content["structures"][4]["point_mm"] = "moved by hand"
+    content["structures"][5]["point_mm"] = None
+    multi_frame.write_text(json.dumps(content))
+    records = converted(run_cli, tmp_path, tmp_path / "out", tmp_path / "enhanced")
+    (record,) = records.values()
+    check_against(record, multi_frame)
+    image = cv2.imread(str(tmp_path / "data" / record.file), cv2.IMREAD_UNCHANGED)
+    for structure in record.structures:
+        x, y = (round(v) for v in structure.point_xy)
+        assert image[y, x] == 255
+    other = pydicom.dcmread(tmp_path / "enhanced" / "im").pixel_array[0]
+    assert not np.array_equal(image, window_to_uint8(other))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        lambda place: None,
+        lambda place: [10**400, 0, 0],
+        lambda place: [place[0] + 1.5, *place[1:]],
+        lambda place: place[:2],
+    ],
+    ids=["none", "huge", "between frames", "two numbers"],
+)
+def test_a_frame_that_cannot_be_told(tmp_path, multi_frame, run_cli, places) -> None:
+    content = json.loads(multi_frame.read_text())
+    for structure in content["structures"]:
+        structure["point_mm"] = places(structure["point_mm"])
+    multi_frame.write_text(json.dumps(content))
+    keys = (f"annotations={tmp_path / 'out'}", f"images={tmp_path / 'enhanced'}")
+    code, _, warned = run_cli("convert", "result", *keys, f"out={tmp_path / 'data'}", "split=train")
+    assert code == 1
+    assert "holds several frames, and the result's point_mm do not lie in one of them" in warned
 
 
 @pytest.mark.parametrize("one", [False, True], ids=["folder", "one image"])
@@ -122,15 +171,3 @@ def test_results_csv_opens_and_a_study_without_structure_is_told_of(
     assert table.shape == (11, len(rows[0]))
     assert table["x"].dtype == table["confidence"].dtype == np.float64
     assert table["seven_class"].dtype == np.int64
-
-
-def test_a_multi_frame_file_leaves_open_which_frame_is_meant(
-    tmp_path, fake_models, make_multi_frame, run_cli
-) -> None:
-    (tmp_path / "s").mkdir()
-    make_multi_frame(tmp_path / "s" / "all")
-    predict(run_cli, tmp_path / "s", tmp_path / "out")
-    keys = (f"annotations={tmp_path / 'out'}", f"images={tmp_path / 's'}")
-    code, _, warned = run_cli("convert", "result", *keys, f"out={tmp_path / 'd'}")
-    assert code == 1
-    assert "(several_frames): s/result.json: all holds several frames" in warned
