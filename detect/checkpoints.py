@@ -35,6 +35,9 @@ _YAML_KEYS = (
     "width_multiple", "reg_max",
 )  # fmt: skip
 _WORDS = ("nc", "None", "nearest", "bilinear")
+_LARGEST = 4096  # channels have 1024 at most; what is far larger takes endless time or memory
+_LARGEST_STEP = 16  # of kernels, strides and paddings
+_MOST_LAYERS, _MOST_REPEATS = 256, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +93,18 @@ def check_description(description: object, where: str) -> dict[str, Any]:
     """
     if not isinstance(description, dict) or not {"backbone", "head"} <= set(description):
         raise WeightsError(f"{where}: no description of a network (yaml with backbone and head)")
+    says = f"{where}: the network's description"
     for name, value in description.items():
         if name not in _YAML_KEYS:
-            raise WeightsError(f"{where}: the network's description has an unknown key {name!r}")
-        if name not in ("backbone", "head") and not _is_plain(value):
-            raise WeightsError(f"{where}: the network's description has an odd value for {name!r}")
+            raise WeightsError(f"{says} has an unknown key {name!r:.100}")
+        layers = name in ("backbone", "head")
+        if layers and not (isinstance(value, list) and len(value) <= _MOST_LAYERS):
+            raise WeightsError(f"{says} has no list of up to {_MOST_LAYERS} layers as {name}")
+        if not layers and not _is_plain(value, _LARGEST):
+            raise WeightsError(f"{says} has an odd value for {name!r}")
     for layer in (*description["backbone"], *description["head"]):
         if not _is_layer(layer):
-            raise WeightsError(f"{where}: the network's description has an unknown layer {layer!r}")
+            raise WeightsError(f"{says} has an unknown layer {layer!r:.200}")
     return description
 
 
@@ -108,20 +115,30 @@ def _is_layer(layer: object) -> bool:
     return (
         module in _LAYERS
         and isinstance(repeats, int)
+        and 0 < repeats <= _MOST_REPEATS
         and isinstance(arguments, list)
-        and _is_plain(source)
-        and all(_is_plain(a) or a in _WORDS for a in arguments)
+        and _is_plain(source, _MOST_LAYERS)
+        and all(_is_argument(a, _LARGEST_STEP if n else _LARGEST) for n, a in enumerate(arguments))
     )
 
 
-def _is_plain(value: object) -> bool:
+def _is_argument(value: object, largest: int) -> bool:
+    """Texts are names that the package looks up, or evaluates as a literal."""
+    return value in _WORDS if isinstance(value, str) else _is_plain(value, largest)
+
+
+def _is_plain(value: object, largest: int, *, depth: int = 3) -> bool:
+    if isinstance(value, (dict, list)) and not depth:
+        return False
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+        return all(
+            isinstance(k, str) and _is_plain(v, largest, depth=depth - 1) for k, v in value.items()
+        )
     if isinstance(value, list):
-        return all(_is_plain(v) for v in value)
+        return all(_is_plain(v, largest, depth=depth - 1) for v in value)
     if isinstance(value, str):
         return value in _WORDS or re.fullmatch(r"[a-z0-9.-]{0,32}", value) is not None
-    return value is None or isinstance(value, (bool, int, float))
+    return value is None or (isinstance(value, (int, float)) and abs(value) <= largest)
 
 
 def save_safetensors(

@@ -11,15 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spineline.datasets.errors import WeightsError
+from spineline.detect.architectures import ARCHITECTURES, package_yaml
 from spineline.detect.checkpoints import (
     check_description,
     load_pickle,
     network_from_pickle,
     network_from_safetensors,
+    plain_description,
     read_safetensors,
     save_safetensors,
     write_checkpoint,
 )
+from spineline.detect.ultralytics_env import import_ultralytics
 
 
 def test_round_trip_in_32_bits_is_exact(
@@ -123,8 +126,19 @@ def test_descriptions_that_do_not_fit(
         ("head", [[-1, 1, "Conv", ["__import__('os')"]]]),
         ("head", [[-1, 1, "Conv"]]),
         ("head", "text"),
+        ("head", [[-1, 1, "nn.Upsample", ["ch", 2, "nearest"]]]),
     ],
-    ids=["activation", "scale", "layer", "torch-layer", "padding", "argument", "short", "text"],
+    ids=[
+        "activation",
+        "scale",
+        "layer",
+        "torch-layer",
+        "padding",
+        "argument",
+        "short",
+        "text",
+        "name",
+    ],
 )
 def test_a_description_that_could_run_code_is_refused(
     network: Any, place: str, value: object, meta_of: Callable[..., Any]
@@ -132,6 +146,55 @@ def test_a_description_that_could_run_code_is_refused(
     description = {**meta_of(network).yaml, place: value}
     with pytest.raises(WeightsError, match="the network's description"):
         check_description(description, "x.safetensors")
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("head", 5),
+        ("backbone", None),
+        ("head", [[-1, 2**63, "SPPF", [1024, 5]]]),
+        ("head", [[-1, 10**400, "Conv", [64, 3, 2]]]),
+        ("head", [[-1, 0, "Conv", [64, 3, 2]]]),
+        ("head", [[-1, 1, "Conv", [64, 3, 2, 1024]]]),
+        ("head", [[-1, 1, "Conv", [10**9, 3, 2]]]),
+        ("head", [[-1, 1, "Conv", [64, 3, float("nan")]]]),
+        ("head", [[-1, 1, "Conv", [64, 3, 2]]] * 1000),
+        ("head", [[nested(900), 1, "Concat", [1]]]),
+        ("width_multiple", float("inf")),
+        ("scales", {"n": [0.33, 0.25, 10**30]}),
+        ("scales", {"n": nested(900)}),
+        ("nc", 10**400),
+        ("x" * 70_000, 1),
+        ("head", [["x" * 70_000]]),
+    ],
+    ids=["number", "none", "repeats", "huge-repeats", "no-repeat", "padding", "channels", "nan",
+         "layers", "deep-source", "endless", "scales", "deep-scales", "classes", "key", "layer"],
+)  # fmt: skip
+def test_a_description_of_no_network_that_could_be_built_is_refused(
+    network: Any, place: str, value: object, meta_of: Callable[..., Any]
+) -> None:
+    """Building some of them would take endless time or memory."""
+    description = {**meta_of(network).yaml, place: value}
+    with pytest.raises(WeightsError, match="the network's description") as caught:
+        check_description(description, "x.safetensors")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_descriptions_of_the_package_are_let_through(name: str) -> None:
+    import_ultralytics()
+    from ultralytics.nn.tasks import yaml_model_load
+
+    description = plain_description(yaml_model_load(package_yaml(name)))
+    assert check_description(description, "x.safetensors") == description
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -10], ids=str)
