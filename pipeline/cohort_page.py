@@ -210,6 +210,7 @@ def _cell(name: str, shown: str, value: float) -> Markup:
 
 
 def _studies_section(rows: Sequence[Markup], tally: _Tally) -> Markup:
+    """The table of all studies; the script shows the first of very many, and all on request."""
     heads = [
         ("Study", "text"),
         ("Levels found", "number"),
@@ -229,6 +230,7 @@ def _studies_section(rows: Sequence[Markup], tally: _Tally) -> Markup:
         _filters(tally),
         element("p", id="shown", role="status", aria_live="polite"),
         table(caption, cells, rows, id="studies"),
+        element("button", "Show all", type="button", id="more", hidden=True),
     )
 
 

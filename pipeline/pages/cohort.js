@@ -15,7 +15,11 @@
   const form = document.getElementById("filters");
   const field = (name) => document.getElementById("by-" + name);
   const shown = document.getElementById("shown");
+  const more = document.getElementById("more");
   const names = new Intl.Collator("en", { numeric: true });
+  // The browser lays out every row that is shown, whenever one moves: of very many, the first do.
+  const FIRST = 150;
+  let most = FIRST;
 
   const gradeFits = (grade, of, n) => {
     const sign = of.grades[n];
@@ -42,13 +46,30 @@
     const grade = field("grade").value;
     const level = field("level").value;
     const warning = field("warning").value;
+    for (const of of rows)
+      of.fits = of.name.includes(text) && levelFits(grade, level, of) && warningFits(warning, of);
+    most = FIRST;
+    show();
+  };
+
+  const show = () => {
     let count = 0;
     for (const of of rows) {
-      const fits = of.name.includes(text) && levelFits(grade, level, of) && warningFits(warning, of);
-      if (of.row.hidden === fits) of.row.hidden = !fits;
-      count += fits;
+      count += of.fits;
+      const hidden = !of.fits || count > most;
+      if (of.row.hidden !== hidden) of.row.hidden = hidden;
     }
-    shown.textContent = count + " of " + rows.length + (rows.length === 1 ? " study" : " studies");
+    const cut = count > most;
+    const studies = rows.length === 1 ? " study" : " studies";
+    shown.textContent =
+      count + " of " + rows.length + studies + (cut ? ", the first " + most + " of them below" : "");
+    more.textContent = "Show all " + count;
+    more.hidden = !cut;
+  };
+
+  const showAll = () => {
+    most = rows.length;
+    show();
   };
 
   const sort = (head, column, byText) => {
@@ -57,12 +78,11 @@
     head.setAttribute("aria-sort", falling ? "descending" : "ascending");
     const value = (of) => Number(of.row.cells[column].dataset.v);
     const compare = byText ? (a, b) => names.compare(a.name, b.name) : (a, b) => a.value - b.value;
-    for (const of of rows) of.value = byText ? 0 : value(of);
+    if (!byText) for (const of of rows) of.value = value(of);
     const sign = falling ? -1 : 1;
     rows.sort((a, b) => sign * compare(a, b) || a.place - b.place);
-    const all = document.createDocumentFragment();
-    for (const of of rows) all.append(of.row);
-    body.append(all);
+    show();
+    body.replaceChildren(...rows.map((of) => of.row));
   };
 
   Array.from(table.tHead.rows[0].cells).forEach((head, column) => {
@@ -77,6 +97,8 @@
   form.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));
   form.addEventListener("submit", (event) => event.preventDefault());
+  more.addEventListener("click", showAll);
+  window.addEventListener("beforeprint", showAll);
   form.hidden = false;
   filter();
 })();
