@@ -159,7 +159,7 @@ def test_labels_left_and_predictions_right(necks: Path, tmp_path: Path, run_cli:
     words = (f"predictions={found(tmp_path / 'p.json')}", "scale=2", "labels=none")
     assert run_cli("data", "show", f"data={necks}", f"out={out}", *words)[0] == 0
     for name, sick in (("n1", True), ("n2", False)):
-        pixels = np.asarray(Image.open(out / f"{name}.png"))[28:]
+        pixels = np.asarray(Image.open(out / f"{name}.png"))[-240:]  # below the title's lines
         assert pixels.shape == (240, 2 * 200 + 14, 3)
         left, right = pixels[:, :200], pixels[:, 214:]
         assert seen(left[:120], "healthy") > 100
