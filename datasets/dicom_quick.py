@@ -21,13 +21,14 @@ FIRST_BYTES = 65536
 _IMPLICIT = b"1.2.840.10008.1.2"
 _EXPLICIT = b"1.2.840.10008.1.2.1"
 _COMPRESSED = (b"1.2.840.10008.1.2.4.", b"1.2.840.10008.1.2.5")
-_LONG_VRS = (
+_LONG_VRS = frozenset((
     b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV",
-)  # fmt: skip
-_SHORT_VRS = (
+))  # fmt: skip
+_SHORT_VRS = frozenset((
     b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN",
     b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
-)  # fmt: skip
+))  # fmt: skip
+_ELEMENT = struct.Struct("<HH2sH")  # group, element, VR, length
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _TEXT = {b"CS", b"LO", b"SH", b"UI"}
@@ -147,7 +148,7 @@ def _meta(data: bytes) -> tuple[dict[int, bytes], int]:
 
 def _explicit(data: bytes, position: int) -> tuple[int, bytes, int, int]:
     """Tag, VR, length and where the value starts, with the VR in the file."""
-    group, element, vr, length = struct.unpack_from("<HH2sH", data, position)
+    group, element, vr, length = _ELEMENT.unpack_from(data, position)
     if vr in _SHORT_VRS:
         return group << 16 | element, vr, length, position + 8
     if vr in _LONG_VRS:

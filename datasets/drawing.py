@@ -6,6 +6,7 @@ that is enlarged ``scale`` times shows a native ``x`` at ``(x + 0.5) * scale - 0
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -251,6 +252,7 @@ def _moved(mark: Mark, by_x: int) -> Mark:
     return replace(mark, point_xy=(x + by_x, y), box_xyxy=box, cross_xy=cross)
 
 
+@functools.lru_cache(maxsize=4096)  # each label is measured three times, and grades recur
 def _text_width(text: str) -> int:
     return int(cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)[0][0])
 

@@ -30,6 +30,7 @@ from spineline.pipeline.decode import (
     DecodedStructure,
     DecodeSettings,
     Reason,
+    decode_chain,
     decode_spine,
 )
 from spineline.pipeline.doubts import doubts, warning
@@ -185,11 +186,10 @@ class Pipeline:
 
     def _decoded(self, frame: Frame, detections: Detections, how: DecodeSettings) -> DecodedSpine:
         """The spine of one frame, named from its context too where there is a namer."""
-        spine = decode_spine(detections, how)
         if self.namer is None or how.method == "argmax":
-            return spine
-        context = read_context(self.namer, frame.image, spine.structures)
-        return spine if context is None else decode_spine(detections, how, context)
+            return decode_spine(detections, how)
+        context = read_context(self.namer, frame.image, decode_chain(detections, how))
+        return decode_spine(detections, how, context)
 
     def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
         """Grades of the structures of each frame; all crops go through the classifier together."""

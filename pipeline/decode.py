@@ -199,6 +199,14 @@ def decode_spine(
     return DecodedSpine(_structures(candidates, chain), missing, warnings, score, naming)
 
 
+def decode_chain(detections: Detections, settings: DecodeSettings) -> tuple[DecodedStructure, ...]:
+    """The structures alone of [decode_spine][] without a context, which a context is read along."""
+    candidates = candidates_of(detections, settings.candidates_per_level)
+    unary, pairwise = unary_scores(candidates, settings), pairwise_scores(candidates, settings)
+    chain, _ = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
+    return _structures(candidates, chain)
+
+
 def candidates_of(detections: Detections, per_level: int) -> Candidates:
     """The usable candidates: the most confident ``per_level`` of each level, in order of rank."""
     rank_of = np.array(

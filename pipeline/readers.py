@@ -44,7 +44,7 @@ _LENGTH = struct.Struct(">Q")
 _START_SECONDS = 300.0
 _START_PATIENCE_SECONDS = 1.0
 """How long a reading is waited for while the first process starts, before another is started."""
-_PATIENCE_SECONDS = 0.1
+_PATIENCE_SECONDS = 0.25
 """The same when it has started."""
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",

@@ -14,6 +14,7 @@ from spineline.pipeline.decode import (
     DecodeSettings,
     best_chain,
     candidates_of,
+    decode_chain,
     decode_spine,
     pairwise_scores,
     unary_scores,
@@ -112,6 +113,19 @@ def test_chain_is_the_best_of_all_assignments(seed: int) -> None:
     assert levels_at(decoded) == {
         LEVELS[rows[i][0]]: pytest.approx(rows[i][2], abs=1e-2) for i in best
     }
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_chain_alone_is_that_of_the_whole_decoding(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [
+        (int(rank), 100 + rng.normal(0, 5), 30 + 12 * rank + rng.normal(0, 9), 24.0, rng.uniform())
+        for rank in rng.integers(0, 11, size=seed * 3)
+    ]
+    settings = DecodeSettings(skip_cost=rng.uniform(0, 3), candidates_per_level=2)
+    found = decode_chain(boxes(rows), settings)
+    assert found == decode_spine(boxes(rows), settings).structures
+    assert bool(found) == bool(seed)
 
 
 def test_order_of_the_candidates_does_not_matter() -> None:

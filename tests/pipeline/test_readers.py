@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from spineline.datasets.errors import DicomReadError, SpinelineError
 from spineline.pipeline import readers
-from spineline.pipeline.readers import Limits, ReaderPool, auto_workers, failure_of
+from spineline.pipeline.readers import Limits, ReaderPool, auto_workers, failure_of, started_ahead
 
 FUNCTIONS = """
 import ctypes, os, signal, sys, time
@@ -36,6 +37,8 @@ def act(word):
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "hang":
         time.sleep(600)
+    if kind == "nap":
+        time.sleep(float(rest))
     if kind == "eat":
         return len(bytes(int(rest) << 20))
     if kind == "lambda":
@@ -145,6 +148,84 @@ def test_closing_ends_processes_at_once(act) -> None:
     assert time.monotonic() - began < 60
     with pytest.raises(ProcessLookupError):
         os.kill(reading.value, 0)
+
+
+def test_a_second_process_helps_where_the_first_is_slow(act) -> None:
+    with ReaderPool(act, workers=2, limits=Limits(), at_once=1) as pool:
+        assert read(pool, "a", "b", "c")["c"].value == "C"
+        first = {pid.value for pid in read(pool, "pid").values()}
+        began = time.monotonic()
+        for word in ("nap:30", "pid"):
+            pool.submit(word)
+        reading = pool.take()
+    assert (reading.item, reading.failure) == ("pid", None)
+    assert reading.value not in first
+    assert time.monotonic() - began < 25  # the other one still naps
+
+
+def test_one_process_is_enough_where_nothing_waits_for_it(act) -> None:
+    with ReaderPool(act, workers=4, limits=Limits(), at_once=1) as pool:
+        read(pool, "a")
+        for _ in range(3):
+            pool.submit("pid")
+        time.sleep(2)  # they are ready before they are asked for
+        found = [pool.take() for _ in range(3)]
+    assert len({reading.value for reading in found}) == 1
+
+
+def test_a_wait_that_is_too_long_ends(act) -> None:
+    with ReaderPool(act, workers=2, limits=Limits(), at_once=1) as pool:
+        read(pool, "a")
+        pool.submit("nap:30")
+        began = time.monotonic()
+        assert pool.take(0.6) is None
+        assert 0.5 < time.monotonic() - began < 20
+
+
+def test_closing_wakes_who_waits(act) -> None:
+    told: list[str] = []
+
+    def wait() -> None:
+        try:
+            pool.take()
+        except SpinelineError as error:
+            told.append(str(error))
+
+    with ReaderPool(act, workers=1, limits=Limits()) as pool:
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        time.sleep(0.1)
+    waiting.join(20)
+    assert told == ["nothing is read any more"]
+
+
+def test_a_process_that_was_started_ahead_is_taken_over(act) -> None:
+    limits = Limits(seconds=70)
+    with started_ahead(limits, "json"):
+        (spare,) = readers._spares
+        with ReaderPool(act, workers=1, limits=Limits(seconds=50), preload="json") as pool:
+            assert read(pool, "pid")["pid"].value != spare._popen.pid
+        with ReaderPool(act, workers=1, limits=limits, preload="json") as pool:
+            assert read(pool, "pid")["pid"].value == spare._popen.pid
+        assert readers._spares == []
+    assert spare._popen.poll() is not None
+
+
+def test_a_process_that_nobody_takes_over_is_ended() -> None:
+    with started_ahead(Limits(), ""):
+        (spare,) = readers._spares
+    assert readers._spares == []
+    assert spare._popen.poll() is not None
+
+
+def test_a_process_that_cannot_start_ahead_is_told_of_by_the_pool(act) -> None:
+    word, limits = "no_such_module_here", Limits()
+    with (
+        started_ahead(limits, word),
+        ReaderPool(act, workers=1, limits=limits, preload=word) as pool,
+        pytest.raises(SpinelineError, match=r"cannot be started.*no_such_module_here"),
+    ):
+        list(pool.map(["a"]))
 
 
 def test_without_processes_it_reads_here(act) -> None:
