@@ -19,6 +19,7 @@ from spineline.pipeline.lanes import (
     can_share,
     lanes_wanted,
     one_thread_each,
+    short_turns,
     torch_threads,
     twins,
 )
@@ -56,7 +57,7 @@ def in_lanes(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[
         yield from in_turn(feed, Analyser(pipeline, size))
         return
     analysers = (Analyser(one, size) for one in twins(pipeline, lanes))
-    with Lanes(feed, analysers, room=lanes) as at_work:
+    with short_turns(), Lanes(feed, analysers, room=lanes) as at_work:
         yield from at_work
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_LANES = 8
 """By default: what Python itself does of the work, one thread does at a time."""
+_TURN_SECONDS = 0.0005
 
 
 def one_thread_each(settings: ModelSettings) -> bool:
@@ -72,6 +73,21 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Have threads wait less for each other's Python code, and afterwards as long as before.
+
+    A network is thousands of short calls, after each of which its thread needs Python again; where
+    another thread has it then, it is given up only after this time (Python's default: 5 ms).
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _TURN_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def can_share(pipeline: Pipeline) -> bool:

@@ -152,6 +152,15 @@ def test_several_studies_at_a_time_each_by_one_thread(cohort, networks, seen, wo
     assert seen.counts == {1}
 
 
+def test_turns_are_short_while_there_are_several(cohort, networks) -> None:
+    before = sys.getswitchinterval()
+    coming = run(find_cases(cohort), settings_of(cohort, threads=2), pipeline=networks)
+    next(coming)
+    assert sys.getswitchinterval() < before
+    coming.close()
+    assert sys.getswitchinterval() == before
+
+
 def test_one_thread_for_one_study_at_a_time_too(cohort, networks, seen) -> None:
     assert len(run_over(cohort, networks, threads=1)) == 8
     assert seen.threads == {threading.current_thread().name}
