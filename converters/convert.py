@@ -301,12 +301,12 @@ def _write_folds(
     stage: Path, source: Source, plan: Plan, folds: dict[str, int], settings: ConvertSettings
 ) -> None:
     """What holds for all folds together: which study is in which, and the counts of the whole."""
-    write_json(stage / "folds.json", _folds_manifest(folds, settings))
+    write_json(stage / "folds.json", _folds_manifest(folds, settings), sync=False)
     parts: dict[str, Part] = {
         study: "train" if study in folds else "test" for study in plan.layouts["fold0"]
     }
     whole = conversion(source, records_by_part(source.records, parts), plan)
-    write_json(stage / "conversion.json", whole)
+    write_json(stage / "conversion.json", whole, sync=False)
 
 
 def _folds_manifest(folds: dict[str, int], settings: ConvertSettings) -> dict[str, object]:

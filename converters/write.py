@@ -83,8 +83,8 @@ def write_datasets(stage: Path, source: Source, plan: Plan) -> Source:
         for form, write in _WRITERS.items():
             if form in plan.formats:
                 write(root, records, plan.labels)
-        write_text(root / "split.json", write_manifest(parts))
-        write_json(root / "conversion.json", conversion(source, records, plan))
+        write_text(root / "split.json", write_manifest(parts), sync=False)
+        write_json(root / "conversion.json", conversion(source, records, plan), sync=False)
     return source
 
 

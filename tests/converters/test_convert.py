@@ -128,6 +128,17 @@ def test_folds_are_whole_datasets_and_a_partition(report_source, run_cli):
     assert json.loads((root / "conversion.json").read_text())["counts"]["images"]["train"] == 5
 
 
+@pytest.mark.parametrize("words", [["split=report"], ["kfold=2"]], ids=["parts", "folds"])
+def test_it_does_not_wait_for_the_disk(report_source, run_cli, monkeypatch, words):
+    """The folder appears by a rename; waiting for two of its files would wait for all the rest."""
+    waited = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    files = report_source("001-000", "002-000", "003-000", "151-000")
+    code, _, _ = run_cli("convert", "report", *files.words(), *words)
+    assert code == 0
+    assert waited == []
+
+
 def test_formats_can_be_chosen(report_source, run_cli):
     files = report_source("001-000")
     assert run_cli("convert", "report", *files.words(to="voc", split="train"))[0] == 0
