@@ -33,8 +33,8 @@ from spineline.datasets.runs import LOG, package_version
 from spineline.pipeline.core import Pipeline, batch_size, bundle_of
 from spineline.pipeline.engine_local import Analyser, limits_of, not_read
 from spineline.pipeline.engines import Failure, Outcome, reason_of
-from spineline.pipeline.lanes import one_thread_each
-from spineline.pipeline.readers import Limits, ReaderPool
+from spineline.pipeline.lanes import one_thread_each, threads_given
+from spineline.pipeline.readers import Limits, ReaderPool, cores_here
 from spineline.pipeline.settings import ModelSettings, PipelinePredict
 from spineline.pipeline.sources import Case, Frame, load_frame
 
@@ -325,9 +325,8 @@ def _here() -> str:
 
 def threads_here() -> int:
     """How many threads a network would have in this process; 0 where that cannot be told."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if given.isascii() and given.isdigit():
-        return int(given)
+    if given := threads_given():
+        return given
     try:
         import torch
     except ImportError:
@@ -392,7 +391,7 @@ def _connect(ray: Any, address: str, words: Mapping[str, Any]) -> None:
 
 def _local_words(settings: PipelinePredict, threads: int, stack: ExitStack) -> dict[str, Any]:
     """How a local cluster is started; the folder of its logs goes with it."""
-    cores, wanted = _cores(), settings.ray_workers
+    cores, wanted = cores_here(), settings.ray_workers
     workers = max(1, cores // max(threads, 1)) if isinstance(wanted, str) else wanted
     words: dict[str, Any] = {
         "num_cpus": workers * max(threads, 1) + max(1, cores // 4),
@@ -404,13 +403,6 @@ def _local_words(settings: PipelinePredict, threads: int, stack: ExitStack) -> d
     if len(folder) <= _LONGEST_FOLDER:
         words["_temp_dir"] = folder
     return words
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
 
 
 @contextmanager

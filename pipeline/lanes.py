@@ -51,10 +51,14 @@ def lanes_wanted(cases: int, settings: PipelinePredict) -> int:
 
 def _threads_here() -> int:
     """How many threads there are to be had; torch is asked only where it is imported already."""
-    given, torch = os.environ.get("OMP_NUM_THREADS", ""), sys.modules.get("torch")
-    if given.isascii() and given.isdigit():
-        return int(given)
-    return cores_here() if torch is None else int(torch.get_num_threads())
+    torch = sys.modules.get("torch")
+    return threads_given() or (cores_here() if torch is None else int(torch.get_num_threads()))
+
+
+def threads_given() -> int:
+    """How many threads ``OMP_NUM_THREADS`` gives a program; 0 where it says nothing."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(given) if given.isascii() and given.isdigit() else 0
 
 
 @contextmanager
