@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -97,37 +96,10 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
-_JSON = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False)
-
-
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     """Write JSON, indented, keys in the order given, NaN refused; see [write_bytes][]."""
-    write_text(path, json_text(value) + "\n", sync=sync)
-
-
-def json_text(value: Any, indent: str = "") -> str:
-    """What ``json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)`` gives, but sooner.
-
-    >>> print(json_text({"point": [1.5, None], "none": []}))
-    {
-      "point": [
-        1.5,
-        null
-      ],
-      "none": []
-    }
-    """
-    deeper = f"{indent}  "
-    if type(value) is dict and value and all(type(name) is str for name in value):
-        named = ((_JSON.encode(name), json_text(each, deeper)) for name, each in value.items())
-        inner = f",\n{deeper}".join(f"{name}: {text}" for name, text in named)
-        return f"{{\n{deeper}{inner}\n{indent}}}"
-    if type(value) in (list, tuple) and value:
-        inner = f",\n{deeper}".join(json_text(each, deeper) for each in value)
-        return f"[\n{deeper}{inner}\n{indent}]"
-    if type(value) is int or (type(value) is float and math.isfinite(value)):
-        return repr(value)
-    return _JSON.encode(value).replace("\n", f"\n{indent}")  # the rest; text holds no line end
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text, sync=sync)
 
 
 def read_json(path: Path) -> Any:

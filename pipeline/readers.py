@@ -30,7 +30,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import IO, Any, Generic, Literal, TypeVar
 
 from spineline.datasets.errors import SpinelineError
@@ -136,12 +135,7 @@ class ReaderPool(Generic[Item, Value]):
     def __enter__(self) -> ReaderPool[Item, Value]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def submit(self, item: Item) -> None:

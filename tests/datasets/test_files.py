@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 from spineline.datasets.files import (
     check_output,
-    json_text,
     link_file,
     read_json,
     staged_folder,
@@ -44,34 +41,6 @@ def test_nan_is_refused_in_json(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {},
-        [],
-        (),
-        [[], {}, [[1]], ()],
-        {"a": {"b": [1, -2.5, 1e-300, 1e22, 0.1 + 0.2, True, None, "x"]}, "": []},
-        ["two\nlines", "\u2028", "\ud800", 'quote " and \\', "é", "\x00"],
-        {1: [2], None: {"a": 3}, False: 4, 1.5: []},
-        [{2: [{"deep": [1, 2]}]}],
-        [np.float64(0.1), OrderedDict(a=[1, 2]), 10**40],
-        "text",
-        3,
-        -0.0,
-    ],
-    ids=str,
-)
-def test_json_is_as_the_standard_library_writes_it(value):
-    assert json_text(value) == json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-@pytest.mark.parametrize("value", [float("inf"), [float("nan")], {"a": {1: -float("inf")}}])
-def test_numbers_that_json_lacks(value):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        json_text(value)
 
 
 def test_file_mode_follows_the_umask(tmp_path):
