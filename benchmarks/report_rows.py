@@ -533,18 +533,24 @@ def _found_in_kfold(folder: Path, row: Row, size: str) -> Found | None:
         return None
     pooled = figure["pooled"] or {"value": None, "ci95": (None, None), "n": None}
     low, high = pooled["ci95"]
-    size = f"{size}{sizes_told(folder / 'run.yaml')}"
-    return Found(size, pooled["value"], (low, high), pooled["n"], tuple(figure["folds"]))
+    told = sizes_given(folder, row.variant)
+    words = "".join(f", {told[name]} {word}" for name, word in GIVEN.items() if name in told)
+    return Found(
+        f"{size}{words}", pooled["value"], (low, high), pooled["n"], tuple(figure["folds"])
+    )
 
 
-def sizes_told(record: Path) -> str:
-    """``, 40 epochs, 256 px`` where a run's command names them."""
-    if not record.is_file():
-        return ""
-    settings = yaml.safe_load(record.read_text(encoding="utf-8"))["settings"]
-    words = {"epochs": "epochs", "imgsz": "px"}
-    told = [f", {settings[name]} {word}" for name, word in words.items() if settings.get(name)]
-    return "".join(told)
+GIVEN = {"epochs": "epochs", "imgsz": "px"}
+"""What variants of one experiment may have been trained with that differs, and its unit."""
+
+
+def sizes_given(folder: Path, variant: str) -> Words:
+    """The keys of GIVEN that the trainings of a variant were given, as typed."""
+    records = sorted(folder.glob(f"{variant}/fold*/run.yaml"))
+    if not records:
+        return {}
+    settings = yaml.safe_load(records[0].read_text(encoding="utf-8"))["settings"]
+    return {name: str(settings[name]) for name in GIVEN if settings.get(name)}
 
 
 def _found_in_chain(folder: Path, row: Row, size: str) -> Found | None:
@@ -626,7 +632,9 @@ def section_text(settings: RowsSettings) -> str:
     lines += [best_text(settings, best), ""]
     lines += [*notes(), ""]
     shown = {
-        (f.size.split(",")[0], row.experiment) for row in ROWS if (f := found[row.name]) is not None
+        (f.size.split(",")[0], row.experiment, row.variant)
+        for row in ROWS
+        if (f := found[row.name]) is not None
     }
     made = made_by(settings.out, shown)
     if made:
@@ -672,31 +680,60 @@ def best_text(settings: RowsSettings, best: Mapping[str, str]) -> str:
     return f"{about} By `{recorded_command(record, PipelineVal)}`."
 
 
-def made_by(out: Path, shown: set[tuple[str, str]]) -> list[str]:
-    """The commands that gave what is shown, with seed and data, from their run folders."""
+def made_by(out: Path, shown: set[tuple[str, str, str]]) -> list[str]:
+    """The commands that gave what is shown, with seed and data, from their run folders.
+
+    Args:
+        shown: size, experiment and variant of every row that has a figure.
+    """
+    needed = {(size, *need) for size, experiment, _ in shown for need in NEEDS.get(experiment, ())}
     lines = []
     for experiment in EXPERIMENTS:
         for size in SIZES:
-            record = out / size / experiment.name / "run.yaml"
-            if (size, experiment.name) not in _with_needs(shown) or not record.is_file():
+            folder = out / size / experiment.name
+            chosen = [
+                v for v in variants_of(experiment) if (size, experiment.name, v) in shown | needed
+            ]
+            if not chosen or not (folder / "run.yaml").is_file():
                 continue
-            content = yaml.safe_load(record.read_text(encoding="utf-8"))
-            text = recorded_command(record, RUN[experiment.command][0])
-            studies = read_kfold(record.parent).get("studies")
+            seed = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["seed"]
+            studies = read_kfold(folder).get("studies")
             data = f", folds of {', '.join(map(str, studies))} studies" if studies else ""
-            lines.append(f"- {experiment.name}, {size}, seed {content['seed']}{data}: `{text}`")
+            for text in commands_recorded(folder, experiment, chosen):
+                lines.append(f"- {experiment.name}, {size}, seed {seed}{data}: `{text}`")
     return lines
 
 
-def _with_needs(shown: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    needed = {(size, need) for size, name in shown for need, _ in NEEDS.get(name, ())}
-    return shown | needed
+def commands_recorded(folder: Path, experiment: Experiment, variants: Sequence[str]) -> list[str]:
+    """The commands that a run folder was made by: one for all variants trained at one size.
+
+    A folder keeps the last command that went on with it; each variant's trainings know theirs.
+    """
+    cls = RUN[experiment.command][0]
+    record = folder / "run.yaml"
+    if experiment.command == "pipeline val":
+        return [recorded_command(record, cls)]
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for variant in variants:
+        groups.setdefault(tuple(sizes_given(folder, variant).items()), []).append(variant)
+    return [
+        recorded_command(
+            record, cls, {**dict(given), "variants": ",".join(group), "resume": "false"}
+        )
+        for given, group in groups.items()
+    ]
 
 
-def recorded_command(record: Path, cls: type[Settings]) -> str:
-    """The command that a run folder says it was made by; of paths the last part alone."""
+def recorded_command(
+    record: Path, cls: type[Settings], instead: Mapping[str, str] | None = None
+) -> str:
+    """The command that a run folder says it was made by; of paths the last part alone.
+
+    Args:
+        instead: keys that were otherwise, as typed.
+    """
     content = yaml.safe_load(record.read_text(encoding="utf-8"))
-    settings = parse_settings(cls, content["settings"], where=str(record))
+    settings = parse_settings(cls, {**content["settings"], **(instead or {})}, where=str(record))
     return command_line(str(content["command"]).removeprefix("spineline "), settings)
 
 

@@ -242,7 +242,13 @@ def write_kfold(
     experiment = rows.AT[name]
     words = rows.experiment_words(settings, experiment, list(figures), str(out))
     cls, _ = rows.RUN[experiment.command]
-    write_run_record(folder, experiment.command, parse_settings(cls, words))
+    record = parse_settings(cls, words)
+    write_run_record(folder, experiment.command, record)
+    for variant in figures:
+        fold = folder / variant / "fold0"
+        if not (fold / "run.yaml").exists():  # what is finished is not trained again
+            fold.mkdir(parents=True, exist_ok=True)
+            write_run_record(fold, "detect train", record)
     return folder
 
 
@@ -410,6 +416,27 @@ def test_table_of_finished_rows(rows, tmp_path: Path) -> None:
     assert heldout in text
     rows.write_page(rows.RowsSettings(out=out, page=page))
     assert page.read_text() == text
+
+
+def test_variants_of_a_folder_trained_at_different_sizes(rows, tmp_path: Path) -> None:
+    figure = {"seven.accuracy": kfold_figure(0.6, 0.6, 0.6, 0.6)}
+    first = {"resize": figure, "rotation": figure}
+    write_kfold(rows, tmp_path, "small", "seven", first, epochs=12)
+    write_kfold(rows, tmp_path, "small", "seven", {**first, "noise": figure}, epochs=2)
+    text = rows.section_text(rows.RowsSettings(out=tmp_path))
+    table = table_of(text)
+    sizes = {
+        name: table[f"Seven-class head, {name}"][5] for name in ("resize", "rotation", "noise")
+    }
+    assert sizes == {
+        "resize": "small, 12 epochs", "rotation": "small, 12 epochs", "noise": "small, 2 epochs",
+    }  # fmt: skip
+    made = [line for line in text.splitlines() if line.startswith("- seven, small")]
+    assert len(made) == 2
+    assert " epochs=12 " in made[0]
+    assert made[0].endswith(" variants=resize,rotation`")
+    assert " epochs=2 " in made[1]
+    assert made[1].endswith(" variants=noise`")
 
 
 def test_the_best_of_ours_may_be_a_file(rows, tmp_path: Path) -> None:
