@@ -156,11 +156,14 @@ def label_of(structure: GradedStructure, doubtful: float) -> str:
 
 
 def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
-    """CSV of named results without line ends: the columns, then a line per structure."""
+    """CSV of named results without line ends: the columns, then a line per structure.
+
+    A study without structures has one line, which names it and its warnings and no level.
+    """
     yield _csv_line(COLUMNS)
     for name, result in results:
-        for structure in result.structures:
-            yield _csv_line(_row(name, result, structure))
+        for cells in [_cells(structure) for structure in result.structures] or [_NO_CELLS]:
+            yield _csv_line(_row(name, result, cells))
 
 
 def _csv_line(values: Sequence[object]) -> str:
@@ -193,15 +196,27 @@ def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) ->
     write_lines(path, csv_lines(results), sync=False)
 
 
-def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[object]:
-    seven, binary = structure.seven, structure.binary
-    point_mm = structure.point_mm or ("", "", "")
+def _row(name: str, result: StudyResult, cells: Sequence[object]) -> list[object]:
     naming = result.naming
     return [
         name,
         result.study_uid or "",
         result.series_uid or "",
         result.instance_uid or "",
+        *cells,
+        *(("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))),
+        " ".join(codes_of(result.warnings)),
+    ]
+
+
+_NO_CELLS = [""] * (COLUMNS.index("naming_probability") - COLUMNS.index("level"))
+
+
+def _cells(structure: GradedStructure) -> list[object]:
+    """A structure's own cells, from its level to its grades."""
+    seven, binary = structure.seven, structure.binary
+    point_mm = structure.point_mm or ("", "", "")
+    return [
         structure.level,
         structure.kind,
         *(round(v, 3) for v in structure.point_xy),
@@ -218,6 +233,4 @@ def _row(name: str, result: StudyResult, structure: GradedStructure) -> list[obj
             )
         ),
         *(("", "") if binary is None else (binary.class_index, round(binary.probability, 6))),
-        *(("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))),
-        " ".join(codes_of(result.warnings)),
     ]

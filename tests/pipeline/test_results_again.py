@@ -158,8 +158,20 @@ def test_results_csv_opens_and_a_study_without_structure_is_told_of(
     predict(run_cli, tmp_path / "cohort", tmp_path / "out", "to=coco")
     with (tmp_path / "out" / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["study"] for row in rows] == ["some"] * 11
-    assert None not in rows[0]
+    assert [row["study"] for row in rows] == ["none"] + ["some"] * 11
+    assert all(None not in row and None not in row.values() for row in rows)
+    nothing = json.loads((tmp_path / "out" / "none" / "result.json").read_text())
+    filled = {name: value for name, value in rows[0].items() if value}
+    assert filled.pop("warnings").split() == [w.split(":")[0] for w in nothing["warnings"]]
+    assert set(filled) <= {
+        "study",
+        "study_uid",
+        "series_uid",
+        "instance_uid",
+        "naming_probability",
+        "naming_abstained",
+    }
+    assert "missing_levels" in rows[0]["warnings"]
     assert "none: 0 of 11 levels" in (tmp_path / "out" / "log.txt").read_text()
     images = json.loads((tmp_path / "out" / "coco_images.json").read_text())["images"]
     assert [(i["record_id"], len(i["missing_levels"])) for i in images] == [
@@ -168,6 +180,6 @@ def test_results_csv_opens_and_a_study_without_structure_is_told_of(
     ]
     pandas = pytest.importorskip("pandas")
     table = pandas.read_csv(tmp_path / "out" / "results.csv")
-    assert table.shape == (11, len(rows[0]))
+    assert table.shape == (12, len(rows[0]))
     assert table["x"].dtype == table["confidence"].dtype == np.float64
-    assert table["seven_class"].dtype == np.int64
+    assert table.dropna(subset=["level"]).shape == (11, len(rows[0]))
