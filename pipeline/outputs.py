@@ -209,7 +209,7 @@ def _row(name: str, result: StudyResult, cells: Sequence[object]) -> list[object
     ]
 
 
-_NO_CELLS = [""] * (COLUMNS.index("naming_probability") - COLUMNS.index("level"))
+_NO_CELLS: list[object] = [""] * (COLUMNS.index("naming_probability") - COLUMNS.index("level"))
 
 
 def _cells(structure: GradedStructure) -> list[object]:

@@ -1,8 +1,8 @@
 """Overlays as palette PNG: a grey frame with marks in two colours needs one byte a pixel.
 
-Packing the picture is the dearest step of a prediction after the networks; a palette makes it about
-twice as fast and the file a third as large. Grey keeps 128 steps, each colour 64.
-The frame alone is packed in the same way for pages, with all its 256.
+Packing the picture would be the dearest step of a prediction after the networks: a palette makes
+the file a third as large, and ISA-L packs it several times as fast as zlib. Grey keeps 128 steps,
+each colour 64. The frame alone is packed in the same way for pages, with all its 256.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import zlib
 import cv2
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from spineline.datasets.drawing import COLOURS_RGB
 
@@ -45,8 +46,7 @@ def _png(
     rows = np.ones((height, width + 1), np.uint8)  # each row starts with its filter: 1, sub
     rows[:, 1] = pixels[:, 0]
     np.subtract(pixels[:, 1:], pixels[:, :-1], out=rows[:, 2:])
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
-    data = packer.compress(rows.data) + packer.flush()
+    data = isal_zlib.compress(rows.data, 1)
     header = struct.pack(">LLBBBBB", width, height, 8, colour_type, 0, 0, 0)
     chunks = ((b"IHDR", header), *before_data, (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
