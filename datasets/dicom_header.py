@@ -163,6 +163,23 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     return _headers_of(path, dataset)
 
 
+def read_uids(path: Path) -> tuple[str, str]:
+    """The study and the instance of a file's first slice, in less time than [read_headers][] takes.
+
+    Raises:
+        HeaderRejected: as there.
+    """
+    try:
+        quick = read_quick(path)
+    except OSError:
+        quick = None
+    if quick is None:
+        first = read_headers(path)[0]
+        return first.study_uid, first.instance_uid
+    _, _, study, instance = _checked(quick)
+    return study, instance
+
+
 def check_inflated_size(path: Path) -> None:
     """Refuse a deflated file whose data set grows out of bounds, before pydicom inflates it.
 
@@ -206,6 +223,19 @@ def _check_is_dicom(path: Path) -> None:
 
 
 def _headers_of(path: Path, dataset: Dataset) -> tuple[SliceHeader, ...]:
+    rows, columns, _, _ = _checked(dataset)
+    frames = integer_of(dataset, "NumberOfFrames") or 1
+    if frames < 2 and "PerFrameFunctionalGroupsSequence" not in dataset:
+        return (_header(path, dataset, (dataset,), rows, columns),)
+    return _frame_headers(path, dataset, rows, columns, frames)
+
+
+def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
+    """Rows, columns, study and instance of a file that holds an image.
+
+    Raises:
+        HeaderRejected: it holds none, or does not tell them.
+    """
     meta = getattr(dataset, "file_meta", None)
     if meta is not None and _text(meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
         raise HeaderRejected("DICOMDIR, an index and no image", "foreign")
@@ -228,10 +258,7 @@ def _headers_of(path: Path, dataset: Dataset) -> tuple[SliceHeader, ...]:
         raise HeaderRejected(reason, "damaged")
     if rows < 1 or columns < 1:
         raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged")
-    frames = integer_of(dataset, "NumberOfFrames") or 1
-    if frames < 2 and "PerFrameFunctionalGroupsSequence" not in dataset:
-        return (_header(path, dataset, (dataset,), rows, columns),)
-    return _frame_headers(path, dataset, rows, columns, frames)
+    return rows, columns, study, instance
 
 
 def _frame_headers(

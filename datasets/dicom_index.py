@@ -19,6 +19,7 @@ from spineline.datasets.dicom_header import (
     SliceHeader,
     quiet_pydicom,
     read_headers,
+    read_uids,
 )
 from spineline.datasets.dicom_select import Rejection, Series, Study
 from spineline.datasets.errors import DicomReadError
@@ -152,12 +153,11 @@ def _entry(path: Path) -> IndexEntry:
     except OSError:
         state = ""
     try:
-        first = read_headers(path)[0]
+        study, uid = read_uids(path)
     except HeaderRejected as rejected:
         rejection = Rejection(path, rejected.reason, rejected.kind)
         return IndexEntry(path, "", "", _digest(state), rejection)
-    uid = first.instance_uid
-    return IndexEntry(path, first.study_uid, uid, _digest(f"{uid}:{state}"))
+    return IndexEntry(path, study, uid, _digest(f"{uid}:{state}"))
 
 
 def _digest(text: str) -> bytes:

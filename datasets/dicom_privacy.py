@@ -5,6 +5,7 @@ The only place where a patient's name or number is read, and they go no further 
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -161,7 +162,8 @@ def without_descriptions(text: str, identity: Iterable[str] | None = None) -> st
 
 def tells_of(text: str, identity: Iterable[str]) -> bool:
     """Whether a text holds one of a patient's names or numbers anywhere, in any case."""
-    return any(_plain(part) in _plain(text) for part in identity)
+    plain = _plain(text)
+    return any(_plain(part) in plain for part in identity)
 
 
 def identity_parts(path: Path) -> list[str]:
@@ -193,6 +195,15 @@ def name_parts(name: str) -> list[str]:
 
 def _told_by(path: Path) -> _Told:
     """What a file's header tells; nothing where it cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return _Told()
+    return _read_told(path, (status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=1)  # a slice is asked for twice in a row
+def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
     with quiet_pydicom():
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)

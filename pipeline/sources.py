@@ -248,19 +248,20 @@ def load_frame(case: Case) -> Frame:
     study = case.study if case.files is None else read_study(case.files)
     if study is None:
         return _load_image(case)
-    identity = _identity_of(study)
-
-    def clean(text: str) -> str:
-        return _without_identity(text, study, identity)
-
     try:
         frame = _load_slice(case, study)
     except SpinelineError as error:
+        identity = _identity_of(study)
         names = (case.name, study.folder.name)
         named = any(holds_identity(name, identity) for name in names)
         told = f"; {warning('identity_in_name', _NAMED)}" if named else ""
-        raise type(error)(f"{clean(str(error))}{told}") from error
-    notes, warnings = tuple(map(clean, frame.notes)), tuple(map(clean, frame.warnings))
+        reason = _without_identity(str(error), study, identity)
+        raise type(error)(f"{reason}{told}") from error
+    identity = _identity_of(study) if frame.header is None else identity_parts(frame.header.path)
+    notes, warnings = (
+        tuple(_without_identity(text, study, identity) for text in texts)
+        for texts in (frame.notes, frame.warnings)
+    )
     return replace(frame, notes=notes, warnings=warnings)
 
 
