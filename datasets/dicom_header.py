@@ -154,6 +154,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
         return _headers_of(path, quick)
     _check_is_dicom(path)
     try:
+        check_inflated_size(path)
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
     except HeaderRejected:
         raise
@@ -163,19 +164,21 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     return _headers_of(path, dataset)
 
 
-def read_uids(path: Path) -> tuple[str, str]:
-    """The study and the instance of a file's first slice, in less time than [read_headers][] takes.
+def quick_uids(path: Path) -> tuple[str, str] | None:
+    """The study and the instance of an ordinary file, or None where pydicom has to read it.
+
+    No more than its first 64 KiB are looked at, by this project's code alone.
 
     Raises:
-        HeaderRejected: as there.
+        HeaderRejected: foreign, without an image, or it cannot be opened.
     """
     try:
         quick = read_quick(path)
     except OSError:
         quick = None
     if quick is None:
-        first = read_headers(path)[0]
-        return first.study_uid, first.instance_uid
+        _check_is_dicom(path)
+        return None
     _, _, study, instance = _checked(quick)
     return study, instance
 
@@ -208,12 +211,11 @@ def _check_is_dicom(path: Path) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(132)
-        if head[128:132] == b"DICM":
-            check_inflated_size(path)
-            return
     except OSError as error:
         reason = f"cannot be opened ({error.strerror or error})"
         raise HeaderRejected(reason, "damaged") from error
+    if head[128:132] == b"DICM":
+        return
     if not head:
         raise HeaderRejected("empty file", "damaged")
     if path.suffix.lower() in (".dcm", ".dicom", ".ima"):

@@ -17,9 +17,9 @@ from typing import Protocol, TypeVar
 from spineline.datasets.dicom_header import (
     HeaderRejected,
     SliceHeader,
+    quick_uids,
     quiet_pydicom,
     read_headers,
-    read_uids,
 )
 from spineline.datasets.dicom_select import Rejection, Series, Study
 from spineline.datasets.errors import DicomReadError
@@ -86,7 +86,7 @@ Reader = Callable[[Sequence[Path]], Iterable[IndexEntry]]
 def index_files(paths: Sequence[Path]) -> list[IndexEntry]:
     """The entries of files, in their order."""
     with quiet_pydicom():
-        return [_entry(path) for path in paths]
+        return [plain_entry(path) or _odd_entry(path) for path in paths]
 
 
 def index(
@@ -146,18 +146,39 @@ def read_study(files: StudyFiles) -> Study:
     )
 
 
-def _entry(path: Path) -> IndexEntry:
+def plain_entry(path: Path) -> IndexEntry | None:
+    """The entry of a file for which pydicom is not needed; None of one for which it is."""
+    try:
+        found = quick_uids(path)
+    except HeaderRejected as rejected:
+        return _rejected(path, rejected)
+    return None if found is None else _entry(path, *found)
+
+
+def _odd_entry(path: Path) -> IndexEntry:
+    try:
+        first = read_headers(path)[0]
+    except HeaderRejected as rejected:
+        return _rejected(path, rejected)
+    return _entry(path, first.study_uid, first.instance_uid)
+
+
+def _entry(path: Path, study_uid: str, instance_uid: str) -> IndexEntry:
+    token = _digest(f"{instance_uid}:{_state(path)}")
+    return IndexEntry(path, study_uid, instance_uid, token)
+
+
+def _rejected(path: Path, rejected: HeaderRejected) -> IndexEntry:
+    rejection = Rejection(path, rejected.reason, rejected.kind)
+    return IndexEntry(path, "", "", _digest(_state(path)), rejection)
+
+
+def _state(path: Path) -> str:
     try:
         status = path.stat()
-        state = f"{status.st_size}:{status.st_mtime_ns}"
     except OSError:
-        state = ""
-    try:
-        study, uid = read_uids(path)
-    except HeaderRejected as rejected:
-        rejection = Rejection(path, rejected.reason, rejected.kind)
-        return IndexEntry(path, "", "", _digest(state), rejection)
-    return IndexEntry(path, study, uid, _digest(f"{uid}:{state}"))
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def _digest(text: str) -> bytes:

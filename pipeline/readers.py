@@ -125,6 +125,7 @@ class ReaderPool(Generic[Item, Value]):
         self._lock = threading.Lock()
         self._processes: set[_Process] = set()
         self._closed = False
+        self._passed_on = False
         self.pending = 0
         self._workers = workers
         self._patience = _START_PATIENCE_SECONDS
@@ -180,10 +181,14 @@ class ReaderPool(Generic[Item, Value]):
                 yield reading
 
     def close(self) -> None:
-        """End the processes, whatever they are at; who waits in [take][] gets an error."""
+        """End the processes, whatever they are at; who waits in [take][] gets an error.
+
+        Where nothing is under way, they become those of the next pool within [started_ahead][].
+        """
         with self._lock:
             self._closed = True
-            for process in self._processes:
+            self._passed_on = not self.pending and _keeping > 0
+            for process in () if self._passed_on else self._processes:
                 process.kill()
         for _ in self._threads:
             self._tasks.put(None)
@@ -240,7 +245,9 @@ class ReaderPool(Generic[Item, Value]):
         except Exception as error:
             self._done.put(error)
         finally:
-            if process is not None:
+            if process is not None and self._passed_on and _keeping and process.alive:
+                _spares.append(process)
+            elif process is not None:
                 self._ended(process)
 
     def _read_there(self, process: _Process, item: Item) -> Reading[Item, Value]:
@@ -275,7 +282,7 @@ class _Process:
     def __init__(self, limits: Limits, preload: str) -> None:
         self.kind = (limits, preload)
         self._limits = limits
-        self._timed_out = False
+        self._ready = self._timed_out = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
         words = [str(limits.seconds), str(limits.megabytes), preload]
         code = "from spineline.pipeline.reader_process import main; main()"
@@ -302,7 +309,10 @@ class _Process:
         Raises:
             SpinelineError: it ended before.
         """
-        if self._answer(_START_SECONDS) is None:
+        if self._ready:
+            return
+        self._ready = self._answer(_START_SECONDS) is not None
+        if not self._ready:
             status = self._popen.wait()
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -364,24 +374,28 @@ class _Process:
 
 
 _spares: list[_Process] = []
-"""Processes that no pool has yet."""
+"""Processes that no pool has yet, or any more."""
+_keeping = 0
+"""How many times over idle processes are kept for the next pool."""
 
 
 @contextmanager
 def started_ahead(limits: Limits, preload: str) -> Iterator[None]:
-    """Start a process now for a pool that is made later; ended where no pool took it over.
+    """Start a process now for a pool that is made later, and keep idle ones from pool to pool.
 
     Args:
         limits: those of the pool.
         preload: that of the pool.
     """
-    process = _Process(limits, preload)
-    _spares.append(process)
+    global _keeping  # noqa: PLW0603 - goes with _spares
+    _spares.append(_Process(limits, preload))
+    _keeping += 1
     try:
         yield
     finally:
-        if process in _spares:
-            _spares.remove(process)
+        _keeping -= 1
+        while not _keeping and _spares:
+            process = _spares.pop()
             process.kill()
             process.wait()
 

@@ -27,7 +27,7 @@ from spineline.datasets.dicom import (
     read_study,
     to_standard_orientation,
 )
-from spineline.datasets.dicom_index import IndexEntry, index_files
+from spineline.datasets.dicom_index import IndexEntry, index_files, plain_entry
 from spineline.datasets.dicom_privacy import (
     holds_identity,
     identity_parts,
@@ -55,8 +55,8 @@ _CHUNK = 128
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
 _NAMED = "the name of the study's folder or file holds the patient's name or number"
-_FEW_CHUNKS = 32
-"""Fewer are read in this process: starting others would take longer."""
+_FEW_FILES = 32 * _CHUNK
+"""No more than that are read in this process, if plain: starting others would take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +178,28 @@ def _beside_files(cases: tuple[Case, ...]) -> tuple[Case, ...]:
 
 
 def _read_index(paths: Sequence[Path], *, workers: int, limits: Limits) -> Iterator[IndexEntry]:
-    """The entries of files in their order, read by processes where there are many files."""
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    shown = _shown_index(len(paths))
-    if workers == 0 or len(chunks) < _FEW_CHUNKS:
-        for chunk in chunks:
+    """The entries of files in their order, read by processes where there are many files.
+
+    Of few files only those that pydicom has to read are left to processes.
+    """
+    if workers == 0:
+        shown = _shown_index(len(paths))
+        for chunk in _chunks(paths):
             yield from shown(index_files(chunk))
-        return
+    elif len(paths) > _FEW_FILES:
+        yield from _read_there(paths, workers, limits)
+    else:
+        entries = {path: plain_entry(path) for path in paths}
+        odd = [path for path, entry in entries.items() if entry is None]
+        if odd:
+            entries.update((entry.path, entry) for entry in _read_there(odd, workers, limits))
+        yield from (entry for entry in entries.values() if entry is not None)
+
+
+def _read_there(paths: Sequence[Path], workers: int, limits: Limits) -> Iterator[IndexEntry]:
+    """The entries of files in their order, read by processes."""
+    chunks, shown = _chunks(paths), _shown_index(len(paths))
+    workers = min(workers, len(chunks))
     with ReaderPool(_numbered_entries, workers=workers, limits=limits, preload=__name__) as pool:
         ready: dict[int, list[IndexEntry]] = {}
         coming = 0
@@ -198,10 +213,14 @@ def _read_index(paths: Sequence[Path], *, workers: int, limits: Limits) -> Itera
                 coming += 1
 
 
+def _chunks(paths: Sequence[Path]) -> list[Sequence[Path]]:
+    return [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+
+
 def _shown_index(count: int) -> Callable[[Sequence[IndexEntry]], Sequence[IndexEntry]]:
     """Passes entries on, and says now and then how many there were."""
     done = 0
-    step = max(_CHUNK * _FEW_CHUNKS, count // 10)
+    step = max(_FEW_FILES, count // 10)
 
     def passed(entries: Sequence[IndexEntry]) -> Sequence[IndexEntry]:
         nonlocal done

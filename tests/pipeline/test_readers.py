@@ -207,8 +207,26 @@ def test_a_process_that_was_started_ahead_is_taken_over(act) -> None:
             assert read(pool, "pid")["pid"].value != spare._popen.pid
         with ReaderPool(act, workers=1, limits=limits, preload="json") as pool:
             assert read(pool, "pid")["pid"].value == spare._popen.pid
-        assert readers._spares == []
+            assert spare not in readers._spares
+    assert readers._spares == []
     assert spare._popen.poll() is not None
+
+
+def test_an_idle_process_goes_on_with_the_next_pool_and_a_busy_one_does_not(act) -> None:
+    limits = Limits(seconds=60)
+    found = []
+    with started_ahead(limits, "json"):
+        for _ in range(3):
+            with ReaderPool(act, workers=1, limits=limits, preload="json") as pool:
+                found.append(read(pool, "pid")["pid"].value)
+        assert len(set(found)) == 1
+        with ReaderPool(act, workers=1, limits=limits, preload="json") as pool:
+            pool.submit("hang")
+            (busy,) = (p for p in [*readers._spares, *pool._processes] if p._popen.pid == found[0])
+        assert busy._popen.wait(10) is not None
+        with ReaderPool(act, workers=1, limits=limits, preload="json") as pool:
+            assert read(pool, "pid")["pid"].value != found[0]
+    assert readers._spares == []
 
 
 def test_a_process_that_nobody_takes_over_is_ended() -> None:
