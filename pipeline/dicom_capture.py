@@ -18,6 +18,7 @@ from spineline.pipeline.settings import PipelinePredict
 
 FILE_NAME = "overlay.sc.dcm"
 
+_STRAIGHT = ("P", "F")
 _DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards more and less of x, y, z
 
 
@@ -54,13 +55,12 @@ def capture_of(source: Source, analysis: Analysis, picture: npt.NDArray[np.uint8
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=directions or ("P", "F"),
+        patient_orientation=_STRAIGHT,  # it takes no more than a letter each
         study_instance_uid=source.header.study_uid,
         **identity("sc", source, result),
     )
     made.copy_patient_and_study_information(source.dataset)
-    if not directions:
-        made.PatientOrientation = None
+    made.PatientOrientation = None if directions is None else list(directions)
     made.BodyPartExamined = body_part(source)
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.ConversionType = "WSD"

@@ -99,6 +99,13 @@ def test_directions_in_letters(direction, letters) -> None:
     assert _letters(np.array(direction, float)) == letters
 
 
+def test_an_oblique_slice_has_more_letters_than_one(tmp_path, make_study, analyse, write) -> None:
+    make_study(tmp_path / "s", orientation=(0.28, 0.96, 0, 0.2688, -0.0784, -0.96))
+    path = write(analyse(tmp_path / "s"))
+    assert pydicom.dcmread(path).PatientOrientation == ["PL", "FL"]
+    assert_valid(path)
+
+
 def test_without_orientation_none_is_claimed(
     tmp_path, make_slice, make_spots, analyse, write
 ) -> None:
