@@ -26,12 +26,27 @@ class YamlError(ValueError):
     """A text is no YAML, or none that is taken; its message is one short line."""
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of several values of a key without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    line = key.start_mark.line + 1
+                    raise YamlError(f"line {line}: key {key.value[:40]!r} is given twice")
+                seen.add((key.tag, key.value))
+        return node
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
         OSError: it cannot be read.
-        YamlError: not UTF-8, not YAML, too deep, or larger than it looks.
+        YamlError: not UTF-8, not YAML, a key twice, too deep, or larger than it looks.
     """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
@@ -52,7 +67,7 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         _check_size(text)
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except YamlError:
         raise
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -63,6 +63,9 @@ UNET_DEFAULTS: dict[str, Any] = {
 the high least visibility."""
 
 _DEFAULTS_OF = {FASTERRCNN: FASTERRCNN_DEFAULTS, UNET: UNET_DEFAULTS}
+_CLOSED_WITH_MOSAIC = ("mosaic", "mixup", "cutmix")
+"""What ends in the last ``close_mosaic`` epochs."""
+
 _UNET_OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 ANCHOR_ONLY: dict[str, str] = {
@@ -367,13 +370,30 @@ def check_combination(values: Mapping[str, Any]) -> None:
     if values["optimizer"] == "auto" and ignored:
         words = " and ".join(f"{k}={values[k]}" for k in ignored)
         LOG.warning("optimizer=auto ignores %s; name an optimizer, such as optimizer=SGD", words)
-    if values["mosaic"] and values["close_mosaic"] >= values["epochs"]:
+    closed = [k for k in _CLOSED_WITH_MOSAIC if values[k]]
+    if closed and values["close_mosaic"] >= values["epochs"]:
         LOG.warning(
-            "close_mosaic=%d with epochs=%d: no epoch is left with mosaic",
-            values["close_mosaic"], values["epochs"],
+            "close_mosaic=%d with epochs=%d: no epoch is left with %s",
+            values["close_mosaic"], values["epochs"], " or ".join(closed),
         )  # fmt: skip
     if values["rect"]:
         LOG.warning("rect=true turns mosaic, mixup and shuffling off")
+
+
+def in_effect(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, less those that others switch off (see [check_combination][]).
+
+    Args:
+        values: of a training, from [resolve][]; other keys may be among them.
+    """
+    left = dict(values)
+    if left["model"] in OWN_LOOP:
+        return left
+    if left["rect"] or left["close_mosaic"] >= left["epochs"]:
+        left |= dict.fromkeys(_CLOSED_WITH_MOSAIC, 0.0)
+    if left["optimizer"] == "auto":
+        left |= {k: DEFAULTS[k] for k in ("lr0", "momentum")}
+    return left
 
 
 def log_outcomes(resolved: Resolved) -> None:

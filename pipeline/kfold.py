@@ -10,7 +10,6 @@ OUT/kfold.md, .csv, .json, .png
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -107,15 +106,18 @@ def _kfold(settings: KfoldSettings, command: str) -> KfoldResult:
     replaced = None if settings.resume else _make_room(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     with held_folder(settings.out):
-        _write_record(settings, command, variants, earlier)
+        if not settings.resume:
+            _write_record(settings, command, variants, earlier)
         folds, metric = _folds_and_metric(settings, variants, replaced)
+        if settings.resume:  # only now: what was refused is not remembered
+            _write_record(settings, command, variants, earlier)
         _tell_plan(settings, folds, variants)
         jobs = _jobs(settings, folds, variants)
         failures = run_jobs([job for job in jobs if not job.done], devices)
         told = _whole(_jobs(settings, folds, others))
         shown = [*(variant for variant in others if variant.name in told), *variants]
         rows = _rows(settings, folds, shown, [*jobs, *_jobs(settings, folds, others)])
-        _write(settings, command, folds, metric, rows, failures)
+        _write(settings, command, folds, metric, shown, rows, failures)
     _tell(settings, metric, rows, failures)
     return KfoldResult(settings.out, rows, failures)
 
@@ -216,9 +218,13 @@ def _tell_plan(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant
     out = f"; {folds.test_studies} studies of test stay out" if folds.test_studies else ""
     LOG.info("%d folds of %s studies%s", len(folds.folders), sizes, out)
     for variant in variants:
-        keys = ", ".join(f"{name}={value}" for name, value in variant.keys.items())
-        LOG.info("variant %s: %s", variant.name, keys or "as the common keys say")
+        LOG.info("variant %s", _variant_text(variant))
     LOG.info("scored with the weights of the %s epoch", settings.checkpoint)
+
+
+def _variant_text(variant: Variant) -> str:
+    keys = ", ".join(f"{name}={value}" for name, value in variant.keys.items())
+    return f"{variant.name}: {keys or 'as the common keys say'}"
 
 
 def _jobs(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) -> list[Job]:
@@ -265,7 +271,9 @@ def _rows(
 
 
 def _metrics(job: Job) -> dict[str, float | None]:
-    return flat_figures(json.loads((job.scores / "metrics.json").read_text(encoding="utf-8")))
+    from spineline.pipeline.kfold_pool import read_scores
+
+    return flat_figures(read_scores(job.scores / "metrics.json", dict))
 
 
 def _pooled(
@@ -301,6 +309,7 @@ def _write(
     command: str,
     folds: Folds,
     metric: Sequence[str],
+    variants: Sequence[Variant],
     rows: Sequence[Row],
     failures: Sequence[Failure],
 ) -> None:
@@ -320,7 +329,7 @@ def _write(
     }
     write_json(out / "kfold.json", content)
     write_text(out / "kfold.csv", rows_csv(rows))
-    write_text(out / "kfold.md", _page(settings, command, folds, metric, rows, failures))
+    write_text(out / "kfold.md", _page(settings, command, folds, metric, variants, rows, failures))
     write_bytes(out / "kfold.png", rows_png(rows, metric))
 
 
@@ -339,6 +348,7 @@ def _page(
     command: str,
     folds: Folds,
     metric: Sequence[str],
+    variants: Sequence[Variant],
     rows: Sequence[Row],
     failures: Sequence[Failure],
 ) -> str:
@@ -347,6 +357,7 @@ def _page(
     lines = ["# Cross-validation", ""]
     lines += [
         f"- Command: `{command_line(command, replace(settings, resume=False))}`",
+        f"- Variants: {'; '.join(map(_variant_text, variants))}",
         f"- Data: {settings.data.name}, {len(folds.folders)} folds of {sizes} studies (fold 1 is "
         f"`fold0`), seed {settings.seed}",
         f"- Scored: the weights of the {settings.checkpoint} epoch"

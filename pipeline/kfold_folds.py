@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,8 @@ def read_manifest(path: Path) -> list[list[str]]:
     """
     try:
         content = read_json(path)
+        if not all(isinstance(fold, list) for fold in content["folds"]):
+            raise ValueError("wanted folds as lists of studies")
         folds = [[str(study) for study in fold] for fold in content["folds"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"folds={path}: not a folds.json ({error!r})") from error
@@ -212,7 +215,22 @@ def _given(settings: KfoldSettings, path: Path, records: Sequence[ImageRecord]) 
     if missing:
         msg = f"folds={path}: names no fold for {len(missing)} studies, such as {missing[0]!r}"
         raise ConfigError(msg)
+    _check_held(folds, set(studies), path, settings.data)
     return {study: fold_of[study] for study in studies}
+
+
+def _check_held(
+    folds: Sequence[Sequence[str]], studies: AbstractSet[str], path: Path, data: Path
+) -> None:
+    """Every fold has studies of the data; those that are not of it are told."""
+    for number, fold in enumerate(folds, 1):
+        if studies.isdisjoint(fold):
+            msg = f"folds={path}: fold {number} holds no study of data={data}"
+            raise ConfigError(f"{msg}; give the data that it was made of, or other folds")
+    others = sorted({study for fold in folds for study in fold} - studies)
+    if others:
+        msg = "folds=%s: %d of its studies are not in data=%s, such as %s"
+        LOG.warning(msg, path, len(others), data, others[0])
 
 
 def _write_fold(
@@ -247,6 +265,7 @@ def _read(folders: Sequence[Path]) -> Folds:
                 raise AnnotationError(msg)
             val_of[study] = folder.name
     for folder, dataset in zip(folders, datasets, strict=True):
+        _check_images(folder, dataset)
         sides = _sides(folder, dataset)
         if odd := {*sides["train"], *sides["val"]} ^ set(val_of):
             msg = f"{folder}: study {min(odd)} is not in train or val of every fold, and val of one"
@@ -258,6 +277,15 @@ def _read(folders: Sequence[Path]) -> Folds:
         first.names,
         len({record.study_id for record in first.records["test"]}),
     )
+
+
+def _check_images(folder: Path, dataset: Dataset) -> None:
+    """Refuse a fold without some of its images: it would count them as missed."""
+    records = [*dataset.records["train"], *dataset.records["val"]]
+    gone = [path for path in map(dataset.image_path, records) if not path.is_file()]
+    if gone:
+        msg = f"{folder}: {len(gone)} of its images are missing, such as {gone[0]}; put them back"
+        raise AnnotationError(f"{msg}, or convert again")
 
 
 def _sides(folder: Path, dataset: Dataset) -> dict[Part, list[str]]:

@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,8 @@ from spineline.pipeline.metrics_coco import weighted_coco_figures
 from spineline.pipeline.metrics_figures import level_accuracy_8px
 from spineline.pipeline.metrics_match import ScoredImage, label_table, studies_of
 from spineline.pipeline.results import GradedStructure
+
+Content = TypeVar("Content", dict[str, Any], list[Any])
 
 Figures = dict[str, dict[str, Any]]
 """``{value, ci95: [low, high], n}`` by dotted key."""
@@ -93,7 +95,7 @@ def _detection_rows(
         file = folder / "predictions.json"
         own = coco_from_records(records, folds.labels, [r.image_id for r in records])["images"]
         place = {int(image["id"]): first + n for n, image in enumerate(own)}
-        for row in _read_json(file):
+        for row in read_scores(file, list):
             _, _, width, height = row["bbox"]
             rows.append(
                 {
@@ -141,12 +143,20 @@ def figures_of(metrics: Mapping[str, Any], prefix: str = "") -> Figures:
     return figures
 
 
-def _read_json(file: Path) -> Any:
+def read_scores(file: Path, kind: type[Content]) -> Content:
+    """The JSON of a fold's scoring.
+
+    Raises:
+        AnnotationError: it cannot be read, or is not of that kind.
+    """
     try:
-        return read_json(file)
+        content = read_json(file)
+        if not isinstance(content, kind):
+            raise ValueError(f"holds {type(content).__name__}, wanted {kind.__name__}")
     except (OSError, ValueError) as error:
         msg = f"{file}: cannot be read ({error}); remove {file.parent} and run with resume=true"
         raise AnnotationError(msg) from error
+    return content
 
 
 def _predictions(

@@ -10,6 +10,7 @@ from typing import Any
 
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.errors import ConfigError
+from spineline.datasets.runs import LOG
 from spineline.datasets.settings import close_match, parse_settings, settings_to_dict
 from spineline.datasets.yaml_files import YamlError, read_yaml
 from spineline.detect.settings import DetectTrain
@@ -88,14 +89,16 @@ def check_trainings(settings: KfoldSettings, variants: Sequence[Variant]) -> Non
         ConfigError: a recipe or a combination that cannot work, or two variants that train alike.
     """
     seen: dict[str, str] = {}
+    works: dict[str, str] = {}
     for variant in variants:
         train = train_settings(
             settings, variant, data=settings.data, out=settings.out, device="cpu"
         )
         try:
-            resolved = repr(_resolved(train))
+            values = _resolved(train)
         except ConfigError as error:
             raise ConfigError(f"variant {variant.name}: {error}") from error
+        resolved, effect = repr(values), repr(_in_effect(train, values))
         if resolved in seen:
             keys = ", ".join(f"{name}={value}" for name, value in variant.keys.items())
             msg = (
@@ -104,7 +107,10 @@ def check_trainings(settings: KfoldSettings, variants: Sequence[Variant]) -> Non
                 "value for all"
             )
             raise ConfigError(msg)
-        seen[resolved] = variant.name
+        if effect in works:
+            msg = "variants %s and %s: will train alike, since the keys that differ have no effect"
+            LOG.warning(msg + " here (see the warnings above)", works[effect], variant.name)
+        seen[resolved] = works[effect] = variant.name
 
 
 def head_of(settings: KfoldClassify, variant: Variant) -> str:
@@ -139,6 +145,15 @@ def _resolved(train: TrainSettings) -> dict[str, Any]:
     recipe = load_recipe(train.hyp or "report", overrides_of(train))
     check_model_name(recipe.model)
     return {**plain, "hyp": None, **settings_to_dict(recipe)}
+
+
+def _in_effect(train: TrainSettings, values: dict[str, Any]) -> dict[str, Any]:
+    """The values less those that others switch off."""
+    if isinstance(train, ClassifyTrain):
+        return values
+    from spineline.detect.recipe import in_effect
+
+    return in_effect(values)
 
 
 def _train_class(settings: KfoldSettings) -> type[TrainSettings]:

@@ -24,6 +24,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         "a: &x [1, 2]\nb: *x\nc: *x",
         "a: 2020-01-02",
         "'a: b'",
+        "base: &b {x: 1, y: 2}\nown: {<<: *b, x: 3}\nmore: {<<: *b, <<: *b}",
+        "{1: a, '1': b}",
     ],
 )
 def test_plain_yaml_is_what_pyyaml_makes_of_it(text: str) -> None:
@@ -41,6 +43,7 @@ def test_plain_yaml_is_what_pyyaml_makes_of_it(text: str) -> None:
         pytest.param("a: " + "9" * 5000, "Exceeds the limit", id="long number"),
         pytest.param("!!python/object/apply:os.getcwd []", "could not determine", id="code"),
         pytest.param("a: [", "flow", id="cut short"),
+        pytest.param("a: 1\nb: {c: 1,\n 'c': 2}", "line 3: key 'c' is given twice", id="twice"),
         pytest.param("{[1]: 2}", "unhashable", id="key"),
         pytest.param("a: *b", "undefined alias", id="alias of nothing"),
         pytest.param("a: \x00", "not allowed", id="NUL"),

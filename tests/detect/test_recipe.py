@@ -192,9 +192,11 @@ def test_image_size_must_fit_the_stride() -> None:
     [
         ({"lr0": 0.1}, "optimizer=auto ignores lr0=0.1"),
         ({"epochs": 10}, "no epoch is left with mosaic"),
+        ({"epochs": 10, "mosaic": 0, "mixup": 0.2}, "no epoch is left with mixup"),
+        ({"epochs": 2, "cutmix": 0.1, "mixup": 0.2}, "left with mosaic or mixup or cutmix"),
         ({"rect": True}, "rect=true turns mosaic"),
     ],
-    ids=["auto", "close_mosaic", "rect"],
+    ids=["auto", "close_mosaic", "mixup alone", "all three", "rect"],
 )
 def test_keys_that_switch_others_off_are_said(
     given: dict[str, Any], message: str, said: pytest.LogCaptureFixture

@@ -215,6 +215,11 @@ def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
         ('{"folds": [["000"], ["000"]]}', "'000' is in more than one fold"),
         ('{"folds": [["000"], []]}', "none of them empty"),
         ('{"folds": [["000"], ["001"]]}', "names no fold for 7 studies, such as '002'"),
+        ('{"folds": ["000", "001"]}', "wanted folds as lists of studies"),
+        (
+            f'{{"folds": [{json.dumps([f"{n:03}" for n in range(9)])}, ["x"]]}}',
+            "fold 2 holds no study of data=",
+        ),
     ],
 )
 def test_fold_files_that_are_refused(
@@ -223,6 +228,27 @@ def test_fold_files_that_are_refused(
     (tmp_path / "f.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
         make_folds(detect_settings(dataset, tmp_path / "o", folds=tmp_path / "f.json"))
+
+
+def test_studies_of_a_fold_file_that_are_not_in_the_data_are_told(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = [[*(f"{n:03}" for n in range(5)), "ghost"], [f"{n:03}" for n in range(5, 9)]]
+    (tmp_path / "f.json").write_text(json.dumps({"folds": drawn}))
+    folds = make_folds(detect_settings(dataset, tmp_path / "o", folds=tmp_path / "f.json"))
+    assert [len(folds.studies(n)) for n in range(2)] == [5, 4]
+    assert "1 of its studies are not in data=" in caplog.text
+    assert "ghost" in caplog.text
+
+
+def test_folds_without_some_of_their_images_are_refused(dataset: Path, tmp_path: Path) -> None:
+    """They would be scored as if nothing had been found on them."""
+    whole = make_folds(detect_settings(dataset, tmp_path / "o"))
+    gone = whole.folders[1] / "images" / "val" / f"{whole.records[1][0].image_id}.png"
+    gone.unlink()
+    for data, out in ((tmp_path / "o" / "folds", tmp_path / "p"), (dataset, tmp_path / "o")):
+        with pytest.raises(AnnotationError, match=f"1 of its images are missing.*{gone.name}"):
+            make_folds(detect_settings(data, out))
 
 
 # Variants
@@ -324,6 +350,26 @@ def test_what_the_command_refuses(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    ("keys", "alike"),
+    [
+        ({"epochs": 10}, True),
+        ({"rect": True}, True),
+        ({"epochs": 11}, False),
+        ({"epochs": 10, "close_mosaic": 0}, False),
+    ],
+    ids=["no epoch left", "rect", "one epoch left", "never closed"],
+)
+def test_variants_whose_key_has_no_effect_are_told(
+    keys: dict[str, object], alike: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = detect_settings(Path("d"), Path("o"), **keys)
+    check_trainings(settings, chosen_variants(settings))
+    told = "variants original and mixup: will train alike" in caplog.text
+    assert told == alike
+    assert "label_smoothing: will train alike" not in caplog.text
+
+
 def test_mixup_differs_from_the_reports_recipe_without_it() -> None:
     settings = detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0)
     check_trainings(settings, chosen_variants(settings))
@@ -397,6 +443,8 @@ def test_table_and_files(dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
     line = next(line for line in said.splitlines() if line.startswith("label_smoothing  "))
     assert line.split()[1:6] == ["0.500", "0.600", "0.700", "0.600", "0.100"]
     page = (out / "kfold.md").read_text()
+    said_of = "- Variants: original: as the common keys say; label_smoothing: label_smoothing=0.1"
+    assert said_of in page
     assert "| variant         | fold 1 | fold 2 | fold 3 | mean  | std   |" in page
     assert f"spineline kfold classify data=data out=o model={TINY}" in page
     assert str(tmp_path) not in page
@@ -472,6 +520,33 @@ def test_changed_settings_are_refused(
     assert code == 2
     assert message in warned
     assert (tmp_path / "o" / "kfold.md").exists()
+
+
+def test_what_was_refused_is_not_remembered(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
+) -> None:
+    out, other = tmp_path / "o", tmp_path / "f.json"
+    run_cli(*words(dataset, out))
+    other.write_text(json.dumps({"folds": [["000"], [f"{n:03}" for n in range(1, 9)]]}))
+    record = (out / "run.yaml").read_bytes()
+    for wrong in ("k=2", f"folds={other}"):
+        code, _, warned = run_cli(*words(dataset, out, "resume=true", wrong))
+        assert (code, "leave " in warned) == (2, True)
+        assert (out / "run.yaml").read_bytes() == record
+    assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
+
+
+@pytest.mark.parametrize("text", ["garbage", "[1]"])
+def test_scores_that_cannot_be_read_say_what_to_do(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, text: str
+) -> None:
+    out = tmp_path / "o"
+    run_cli(*words(dataset, out))
+    (out / "original" / "fold1" / "val" / "metrics.json").write_text(text)
+    code, _, warned = run_cli(*words(dataset, out, "resume=true"))
+    assert code == 1
+    assert "metrics.json: cannot be read" in warned
+    assert "run with resume=true" in warned
 
 
 def test_variants_may_be_added_but_not_changed(
