@@ -7,6 +7,7 @@ An index keeps of each file its path alone, so that hundreds of thousands fit in
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -236,7 +237,7 @@ def files_below(source: Path, *, leave_out: Path | None = None) -> list[Path]:
     if leave_out is not None and leave_out.is_dir() and not leave_out.samefile(source):
         status = leave_out.stat()
         seen.add((status.st_dev, status.st_ino))
-    files = list(_walk(source, seen, is_source=True))
+    files = list(_walk(source, seen))
     if not files:
         raise DicomReadError(f"{source}: an empty folder; wanted DICOM files in it or below it")
     return files
@@ -250,30 +251,45 @@ def _is_of_results(folder: Path) -> bool:
         return False
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]], *, is_source: bool = False) -> Iterator[Path]:
-    """Regular files below a folder, in sorted order; each folder once, however it is linked."""
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        LOG.warning("%s: cannot be listed (%s)", folder, error.strerror or error)
-        return
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    names = {entry.name for entry in entries}
-    if RESULTS_NAME in names and not is_source and _is_of_results(folder):
-        LOG.info("%s: results of an earlier run, not looked into", folder)
-        return
-    for entry in entries:
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Regular files below a folder, in sorted order; each folder once, however it is linked.
+
+    Folders may lie within each other as deep as paths may be long.
+    """
+    open_folders = [iter(_entries(folder, seen, is_source=True))]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+            continue
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
         except OSError:
             continue
         if is_folder:
-            yield from _walk(Path(entry.path), seen)
+            open_folders.append(iter(_entries(Path(entry.path), seen)))
         elif is_file:
             yield Path(entry.path)
+
+
+def _entries(
+    folder: Path, seen: set[tuple[int, int]], *, is_source: bool = False
+) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted; nothing of one that was seen, or that holds our results."""
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        LOG.warning("%s: cannot be listed (%s)", folder, error.strerror or error)
+        return []
+    if (status.st_dev, status.st_ino) in seen:
+        return []
+    seen.add((status.st_dev, status.st_ino))
+    names = {entry.name for entry in entries}
+    if RESULTS_NAME in names and not is_source and _is_of_results(folder):
+        LOG.info("%s: results of an earlier run, not looked into", folder)
+        return []
+    return entries
 
 
 def duplicate(path: Path, first: Path, source: Path) -> Rejection:
@@ -300,33 +316,37 @@ def refuse_no_image(
 def group(found: Iterable[LocatedT], rejections: Sequence[Rejection], source: Path) -> list[Group]:
     """Slices and rejections by study, sorted by name.
 
-    A folder directly under the source that holds damaged DICOM files and no usable image becomes a
-    study without files, so that a batch can report it.
+    A folder that holds damaged DICOM files and no usable image, beside the studies, becomes a study
+    without files, so that a batch can report it.
     """
     paths: dict[str, dict[str, None]] = {}
     for located in found:
         paths.setdefault(located.study_uid, {})[str(located.path)] = None
     folders = {uid: _common_folder(of_study) for uid, of_study in paths.items()}
-    names = _names(folders, source)
+    base = _base(folders, source)
+    names = _names(folders, source, base)
     by_study, loose = _rejections_by_study(rejections, folders, names)
+    failed = _failed_studies(_beside(loose, folders, by_study, source, base), names, source, base)
     studies = [
         Group(uid, names[uid], folders[uid], tuple(of_study), tuple(by_study[uid]))
         for uid, of_study in paths.items()
     ]
-    studies += _failed_studies(loose, source, set(names.values()))
-    return sorted(studies, key=lambda study: (study.name, study.uid))
+    return sorted([*studies, *failed], key=lambda study: (study.name, study.uid))
+
+
+def _base(folders: Mapping[str, Path], source: Path) -> Path:
+    """Where names start: the source, or the folder further down in which all studies lie."""
+    return Path(os.path.commonpath(folders.values())) if len(folders) > 1 else source
 
 
 def _common_folder(paths: Iterable[str]) -> Path:
     return Path(os.path.commonpath({os.path.dirname(path) for path in paths}))  # noqa: PTH120 - many
 
 
-def _names(folders: Mapping[str, Path], source: Path) -> dict[str, str]:
+def _names(folders: Mapping[str, Path], source: Path, base: Path) -> dict[str, str]:
     """Unique names: the study's folder under the source, the whole way, or with a hash."""
     if source.is_file():
         return {uid: plain_name(source.stem, "study") for uid in folders}
-    # Where all studies lie in one folder further down, names start below it.
-    base = Path(os.path.commonpath(folders.values())) if len(folders) > 1 else source
     own = base.resolve().name
     parts = {uid: folder.relative_to(base).parts for uid, folder in folders.items()}
     names = {uid: plain_name(way[0] if way else own, "study") for uid, way in parts.items()}
@@ -368,20 +388,59 @@ def _rejections_by_study(
     return by_study, loose
 
 
-def _failed_studies(loose: Sequence[Rejection], source: Path, names: set[str]) -> list[Group]:
-    by_folder: dict[Path, list[Rejection]] = {}
+def _beside(
+    loose: Sequence[Rejection],
+    folders: Mapping[str, Path],
+    by_study: Mapping[str, list[Rejection]],
+    source: Path,
+    base: Path,
+) -> dict[Path, list[Rejection]]:
+    """Rejections by the outermost folder without a study; those of a study's own go to the study.
+
+    Files that lie directly in a folder of several studies are those of that folder.
+    """
+    inside: dict[Path, list[str]] = {}
+    for uid, folder in folders.items() if loose else ():
+        for around in (folder, *folder.parents):
+            inside.setdefault(around, []).append(uid)
+    beside: dict[Path, list[Rejection]] = {}
     for rejection in loose:
-        way = rejection.path.relative_to(source).parts
-        by_folder.setdefault(source / way[0] if len(way) > 1 else source, []).append(rejection)
-    failed: list[Group] = []
-    for folder, rejections in by_folder.items():
-        name = plain_name(folder.name, "study")
-        if folder != source and name not in names and any(r.kind != "foreign" for r in rejections):
-            failed.append(Group("", name, folder, (), tuple(rejections)))
+        folder = base if rejection.path.is_relative_to(base) else source
+        for part in rejection.path.relative_to(folder).parts[:-1]:
+            folder /= part
+            if len(inside.get(folder, ())) < 2:
+                break
+        else:
+            _tell_left_out(rejection, source)
             continue
-        for rejection in rejections:
-            LOG.info("%s: left out, %s", _relative(rejection.path, source), rejection.reason)
+        owners = inside.get(folder, ())
+        (by_study[owners[0]] if owners else beside.setdefault(folder, [])).append(rejection)
+    return beside
+
+
+def _failed_studies(
+    beside: Mapping[Path, Sequence[Rejection]], names: Mapping[str, str], source: Path, base: Path
+) -> list[Group]:
+    """Folders of DICOM files of which none is usable, as studies; other files are told of."""
+    used = {name.lower() for name in names.values()}
+    failed: list[Group] = []
+    for folder, rejections in beside.items():
+        if all(r.kind == "foreign" for r in rejections):
+            for rejection in rejections:
+                _tell_left_out(rejection, source)
+            continue
+        way = folder.relative_to(base if folder.is_relative_to(base) else source)
+        name = plain_name("_".join(way.parts), "study")
+        if name.lower() in used:
+            name += f"-{_digest(str(way)).hex()[:8]}"
+        used.add(name.lower())
+        failed.append(Group("", name, folder, (), tuple(rejections)))
     return failed
+
+
+def _tell_left_out(rejection: Rejection, source: Path) -> None:
+    level = logging.INFO if rejection.kind == "foreign" else logging.WARNING
+    LOG.log(level, "%s: left out, %s", _relative(rejection.path, source), rejection.reason)
 
 
 def _relative(path: Path, source: Path) -> str:

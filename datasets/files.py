@@ -13,6 +13,9 @@ from typing import Any
 
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 
+_MOST_LETTERS = 100
+_MOST_BYTES = 180  # in UTF-8; ids of images may have 200, names of files 255
+
 
 def plain_name(text: str, otherwise: str) -> str:
     """A text as the name of a file or folder on any system; ``otherwise`` where nothing is left.
@@ -21,7 +24,8 @@ def plain_name(text: str, otherwise: str) -> str:
     ('a_b_ü.x', 'image')
     """
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("._")
-    return name[:100] or otherwise
+    short = name[:_MOST_LETTERS].encode("utf-8", "replace")[:_MOST_BYTES].decode("utf-8", "ignore")
+    return short or otherwise
 
 
 def write_through(path: Path, write: Callable[[Path], None], *, sync: bool = True) -> None:

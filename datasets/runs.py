@@ -69,7 +69,10 @@ def write_run_record(folder: Path, command: str, settings: Settings, **extra: An
     }
     path = folder / "run.yaml"
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, many times faster
-    text = yaml.dump(record, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    try:
+        text = yaml.dump(record, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    except UnicodeEncodeError:  # of names of files that are no text; the slow one escapes them
+        text = yaml.dump(record, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True)
     write_text(path, text, sync=False)
     return path
 

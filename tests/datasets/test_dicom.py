@@ -169,6 +169,59 @@ def test_a_folder_of_damaged_files_is_a_study_that_fails(
     assert "a.txt: left out, not DICOM" in caplog.text
 
 
+def test_damaged_studies_fail_whatever_other_studies_are_called(
+    tmp_path: Path, write_dicom: WriteDicom
+) -> None:
+    cut = write_dicom("c/in/a_b/x", study="1.1", series="1.1.1").read_bytes()[:300]
+    write_dicom("c/in/ok/x", study="1.2", series="1.2.1")
+    for place in ("c/in/a b", "c/in/d:e", "c/in/d?e", "c/in/p/one", "c/other"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x.dcm").write_bytes(cut)
+    studies = scan(tmp_path / "c")
+    failed = [study for study in studies if not study.series]
+    assert [s.folder.name for s in failed if s.name.startswith("a_b-")] == ["a b"]
+    assert sorted(s.folder.name for s in failed if s.name[:3] == "d_e") == ["d:e", "d?e"]
+    assert {"p", "other"} <= {study.name for study in failed}
+    assert len({study.name.lower() for study in studies}) == len(studies) == 7
+
+
+def test_damaged_files_beside_the_only_study_of_a_folder_are_its_own(
+    tmp_path: Path, write_dicom: WriteDicom, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut = write_dicom("c/one/t2/x", study="1.1", series="1.1.1").read_bytes()[:300]
+    for place in ("c/two/t2/x", "c/two/t1/x"):
+        write_dicom(place, study="1.2", series=f"1.2.{len(place)}{place[7]}")
+    (tmp_path / "c" / "one" / "t1").mkdir()
+    (tmp_path / "c" / "one" / "t1" / "x.dcm").write_bytes(cut)
+    (tmp_path / "c" / "x.dcm").write_bytes(cut)
+    one, two = scan(tmp_path / "c")
+    assert (one.name, [r.path.parent.name for r in one.rejections]) == ("one", ["t1"])
+    assert two.rejections == ()
+    assert [(r.levelname, r.getMessage()[:16]) for r in caplog.records] == [
+        ("WARNING", "x.dcm: left out,")
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths are shorter there")
+def test_folders_within_each_other(
+    tmp_path: Path, write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_dicom("s/x").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    folders = ["c" + "/d" * depth for depth in range(1201)]
+    for folder in folders:
+        Path(folder).mkdir()
+    file = Path(folders[-1], "x")
+    file.write_bytes(content)
+    try:
+        (study,) = scan(Path("c"))
+        assert (study.name, len(study.series[0].slices)) == ("d", 1)
+    finally:  # what removes temporary folders does not go as deep
+        file.unlink()
+        for folder in reversed(folders):
+            Path(folder).rmdir()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs links")
 def test_links_are_followed_once(tmp_path: Path, write_dicom: WriteDicom) -> None:
     write_dicom("real/a")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from spineline.datasets.annotations import is_image_id
 from spineline.datasets.errors import OutputExistsError, SpinelineError
 from spineline.datasets.files import (
     check_output,
     link_file,
+    plain_name,
     read_json,
     staged_folder,
     write_bytes,
@@ -21,6 +23,16 @@ from spineline.datasets.files import (
 
 def names(folder) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "脊", "𠀀"])
+def test_the_longest_plain_name_can_be_a_folder_that_appears_whole(tmp_path, letter):
+    name = plain_name(letter * 250, "study")
+    assert set(name) == {letter}
+    assert is_image_id(f"{name}-01234567_study")
+    with staged_folder(tmp_path / f"{name}-01234567", overwrite=False):
+        pass
+    assert names(tmp_path) == [f"{name}-01234567"]
 
 
 def test_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from spineline.datasets.settings import (
     refuse_output_around,
     settings_to_dict,
 )
+from spineline.datasets.yaml_files import read_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,13 @@ def test_the_record_of_a_run_is_a_settings_file(tmp_path):
     settings = parse_settings(Example, {"out": "o", "kfold": 4})
     path = write_run_record(tmp_path, "data example", settings)
     assert parse_settings(Example, read_settings_file(path)) == settings
+
+
+def test_names_that_are_no_text_are_escaped_in_a_run_record(tmp_path):
+    reason = os.fsdecode(b"br\xff/x.dcm: damaged \xc3\xbc")
+    path = write_run_record(tmp_path, "data example", Example(out=tmp_path), reason=reason)
+    assert '"br\\uDCFF/x.dcm: damaged ü"' in path.read_text(encoding="utf-8")
+    assert read_yaml(path)["reason"] == reason
 
 
 def test_every_run_record_has_a_seed(tmp_path):
