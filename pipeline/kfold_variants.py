@@ -95,7 +95,7 @@ def check_trainings(settings: KfoldSettings, variants: Sequence[Variant]) -> Non
             settings, variant, data=settings.data, out=settings.out, device="cpu"
         )
         try:
-            values = _resolved(train)
+            values = resolved_training(train)
         except ConfigError as error:
             raise ConfigError(f"variant {variant.name}: {error}") from error
         resolved, effect = repr(values), repr(_in_effect(train, values))
@@ -128,7 +128,7 @@ def masks_kind(train: ClassifyTrain) -> bool:
     return load_recipe(train.hyp or "report", overrides_of(train)).mask_kind
 
 
-def _resolved(train: TrainSettings) -> dict[str, Any]:
+def resolved_training(train: TrainSettings) -> dict[str, Any]:
     """What decides a training: its recipe with all keys resolved, and the keys beside it."""
     plain = settings_to_dict(train)
     if isinstance(train, DetectTrain):

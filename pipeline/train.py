@@ -6,16 +6,20 @@ in the data shows early.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.devices import device_name
+from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.files import check_output, link_or_copy
 from spineline.datasets.runs import LOG, held_folder, write_run_record
 from spineline.datasets.settings import close_match, parse_settings, refuse_output_around
+from spineline.datasets.splits import PARTS
 from spineline.datasets.yaml_files import YamlError, read_yaml
 from spineline.detect.namer_settings import NamingTrain
 from spineline.detect.settings import DetectTrain
@@ -64,18 +68,25 @@ def train(settings: PipelineTrain) -> TrainResult:
         OutputExistsError: ``out`` exists, and neither ``resume`` nor ``overwrite`` is set.
     """
     recipe = load_recipe(settings.recipe)
+    for stage in STAGES:
+        training = _training(settings, stage, recipe[stage])
+        _check_training(training, f"recipe={settings.recipe}, {stage}")
+    device_name(settings.device)
+    data = check_data(settings)
+    if settings.resume:
+        settings = _as_begun(settings, recipe, data)
     trainings = {stage: _training(settings, stage, recipe[stage]) for stage in STAGES}
     refuse_output_around(settings)
     if not settings.resume:
         check_output(settings.out, overwrite=settings.overwrite)
-    elif not settings.overwrite:
-        _check_recipe(settings.out, recipe)
     settings.out.mkdir(parents=True, exist_ok=True)
     with held_folder(settings.out):
         if not settings.resume:
             for stage in STAGES:
                 _final(settings.out, stage).unlink(missing_ok=True)
-        write_run_record(settings.out, "pipeline train", settings, trainings=recipe)
+        write_run_record(
+            settings.out, "pipeline train", settings, trainings=recipe, annotations_sha256=data
+        )
         for number, (stage, training) in enumerate(trainings.items(), 1):
             _run_stage(settings, stage, training, f"{number} of {len(trainings)}")
     result = TrainResult(settings.out, *(_final(settings.out, s) for s in _OF_BUNDLE))
@@ -142,17 +153,59 @@ def _training(
     )
 
 
-def _check_recipe(out: Path, recipe: Keys) -> None:
-    """A run that goes on has the recipe that it began with."""
-    record = out / "run.yaml"
+def check_data(settings: PipelineTrain) -> str:
+    """The SHA-256 of the data's annotations, wherever the dataset lies.
+
+    Raises:
+        AnnotationError: the data cannot be read, or its classes are not the levels.
+    """
+    dataset = load_dataset(settings.data)
+    if dataset.labels != "level":
+        msg = f"data={settings.data}: was converted with labels={dataset.labels}; wanted"
+        raise AnnotationError(f"{msg} labels=level, the classes of a detector of the pipeline")
+    digest = hashlib.sha256()
+    for part in PARTS:
+        file = dataset.root / "annotations" / f"{part}.json"
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()
+
+
+def _check_training(training: DetectTrain | ClassifyTrain | NamingTrain, where: str) -> None:
+    """Refuse, before anything is trained, what a training would refuse by itself."""
+    if isinstance(training, NamingTrain):
+        return
+    from spineline.pipeline.kfold_variants import resolved_training
+
     try:
-        began = read_yaml(record)["trainings"]
-    except (OSError, YamlError, KeyError, TypeError) as error:
+        resolved_training(training)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _as_begun(settings: PipelineTrain, recipe: Keys, data: str) -> PipelineTrain:
+    """A run that goes on has the recipe, the seed and the data that it began with.
+
+    Raises:
+        ConfigError: it is given another, or there is no such run.
+    """
+    record = settings.out / "run.yaml"
+    try:
+        content = read_yaml(record)
+        began, seed = content["trainings"], int(content["seed"])
+        began_data = content.get("annotations_sha256", data)
+    except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
         msg = f"resume=true: {record} is no record of spineline pipeline train; leave resume= out"
         raise ConfigError(msg) from error
+    begun = f"resume=true: the trainings in {settings.out} began with"
     if began != recipe:
-        msg = f"resume=true: the trainings in {out} began with another recipe; give that one, or "
-        raise ConfigError(msg + "begin anew with overwrite=true")
+        msg = f"{begun} another recipe; give that one, or begin anew with overwrite=true"
+        raise ConfigError(msg)
+    if settings.seed not in (0, seed):
+        raise ConfigError(f"{begun} seed={seed}; leave seed= away, or begin anew")
+    if began_data != data:
+        msg = f"{begun} other annotations than those of data={settings.data}; give the same data"
+        raise ConfigError(f"{msg}, or begin anew with overwrite=true")
+    return replace(settings, seed=seed)
 
 
 def _final(out: Path, stage: str) -> Path:

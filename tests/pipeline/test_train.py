@@ -94,6 +94,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def name(settings: NamingTrain) -> SimpleNamespace:
         return SimpleNamespace(weights=weights(settings, "namer.safetensors", "name"))
 
+    monkeypatch.setattr("spineline.pipeline.train.check_data", lambda settings: settings.data.name)
     monkeypatch.setattr("spineline.detect.train.train", detect)
     monkeypatch.setattr("spineline.classify.train.train", classify)
     monkeypatch.setattr("spineline.detect.namer_train.train", name)
@@ -153,6 +154,65 @@ def test_resume_needs_the_same_recipe(tmp_path: Path, trained: list[Any], run_cl
     code, _, errors = run_cli(*words, "resume=true", f"recipe={file}")
     assert code == 2
     assert "another recipe" in errors
+
+
+def test_resume_keeps_the_seed_and_needs_the_same_data(
+    tmp_path: Path, trained: list[Any], run_cli: Cli
+) -> None:
+    out = tmp_path / "out"
+    words = ("pipeline", "train", f"out={out}")
+    assert run_cli(*words, "data=first", "seed=4")[0] == 0
+    record = (out / "run.yaml").read_bytes()
+    (out / "namer.safetensors").unlink()
+    trained.clear()
+    for wrong, message in (
+        (("data=first", "seed=5"), "began with seed=4"),
+        (("data=second",), "other annotations than those of data=second"),
+    ):
+        code, _, errors = run_cli(*words, *wrong, "resume=true")
+        assert (code, message in errors) == (2, True), errors
+        assert (out / "run.yaml").read_bytes() == record
+    assert not trained
+    assert run_cli(*words, "data=moved/first", "resume=true")[0] == 0
+    assert [(type(s), s.seed) for s in trained] == [(NamingTrain, 4)]
+    assert yaml.safe_load((out / "run.yaml").read_text())["settings"]["seed"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("detector: {imgsz: 100}", "recipe=mine.yaml, detector: imgsz=100: wanted a multiple"),
+        ("detector: {model: yolov9z}", "recipe=mine.yaml, detector: model=yolov9z"),
+        ("detector: {hyp: nope}", "recipe=mine.yaml, detector: hyp=nope"),
+        ("detector: {model: unet, hyp: null, mosaic: 1}", "has no such key"),
+        ("classifier: {model: resnetx}", "recipe=mine.yaml, classifier: model=resnetx"),
+        ("classifier: {hyp: nope}", "recipe=mine.yaml, classifier: hyp=nope"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused_before_any(
+    tmp_path: Path, trained: list[Any], run_cli: Cli, monkeypatch: pytest.MonkeyPatch,
+    content: str, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(content)
+    code, _, errors = run_cli("pipeline", "train", "data=d", "out=o", "recipe=mine.yaml")
+    assert (code, message in errors) == (2, True), errors
+    assert not trained
+    assert not Path("o").exists()
+
+
+def test_data_that_will_not_do_is_refused_before_anything_is_written(
+    tmp_path: Path, run_cli: Cli
+) -> None:
+    phantoms, data, out = tmp_path / "phantoms", tmp_path / "data", tmp_path / "out"
+    assert run_cli("data", "phantom", f"out={phantoms}", "n=2", "region=lumbar")[0] == 0
+    source = (f"annotations={phantoms / 'annotations.json'}", f"images={phantoms / 'studies'}")
+    converted = ("convert", "tianchi", *source, f"out={data}", "split=train", "labels=seven")
+    assert run_cli(*converted)[0] == 0
+    for given, message in ((data, "labels=seven; wanted labels=level"), (phantoms, "no converted")):
+        code, _, errors = run_cli("pipeline", "train", f"data={given}", f"out={out}")
+        assert (code, message in errors) == (1, True), errors
+        assert not out.exists()
 
 
 @pytest.mark.slow
