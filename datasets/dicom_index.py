@@ -31,6 +31,9 @@ RESULTS_NAME = "manifest.jsonl"
 RESULTS_BEGIN = b'{"study": '
 """Name and begin of the file by which a folder of our own results is known."""
 
+_HARMLESS = ("foreign", "duplicate")
+"""Kinds of rejections without which no study is missing anything."""
+
 
 class Located(Protocol):
     """What the search for studies asks of a slice's header."""
@@ -425,7 +428,7 @@ def _failed_studies(
     used = {name.lower() for name in names.values()}
     failed: list[Group] = []
     for folder, rejections in beside.items():
-        if all(r.kind == "foreign" for r in rejections):
+        if all(r.kind in _HARMLESS for r in rejections):
             for rejection in rejections:
                 _tell_left_out(rejection, source)
             continue
@@ -439,7 +442,7 @@ def _failed_studies(
 
 
 def _tell_left_out(rejection: Rejection, source: Path) -> None:
-    level = logging.INFO if rejection.kind == "foreign" else logging.WARNING
+    level = logging.INFO if rejection.kind in _HARMLESS else logging.WARNING
     LOG.log(level, "%s: left out, %s", _relative(rejection.path, source), rejection.reason)
 
 

@@ -185,6 +185,17 @@ def test_damaged_studies_fail_whatever_other_studies_are_called(
     assert len({study.name.lower() for study in studies}) == len(studies) == 7
 
 
+def test_a_copy_of_a_study_is_no_study_that_fails(
+    tmp_path: Path, write_dicom: WriteDicom, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_dicom("c/a/x")
+    shutil.copytree(tmp_path / "c" / "a", tmp_path / "c" / "b")
+    with caplog.at_level(logging.INFO, logger="spineline"):
+        (study,) = scan(tmp_path / "c")
+    assert study.name == "a"
+    assert f"{Path('b', 'x')}: left out, the same instance as {Path('a', 'x')}" in caplog.text
+
+
 def test_damaged_files_beside_the_only_study_of_a_folder_are_its_own(
     tmp_path: Path, write_dicom: WriteDicom, caplog: pytest.LogCaptureFixture
 ) -> None:
