@@ -46,6 +46,8 @@ _HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
 _CHECK_DIGITS = 4
 _HIDDEN = Path("hidden-by-names-hash")
 _MOST_LISTED = 100_000
+_TELLS_OF_FILES = "dicom_index"
+"""The module that logs names of files and folders while a source is looked through."""
 _KEYS_OF_DATA = ("source", "compare", "annotations", "data", "split", "predictions")
 
 SettingsT = TypeVar("SettingsT", PipelinePredict, PipelineVal)
@@ -284,7 +286,7 @@ def quiet_names(settings: PipelinePredict | PipelineVal) -> Iterator[None]:
     held: list[logging.LogRecord] = []
 
     def hold(record: logging.LogRecord) -> bool:
-        if "left out" in record.getMessage() or "cannot be" in record.getMessage():
+        if record.module == _TELLS_OF_FILES:
             held.append(record)
             return False
         return True
@@ -297,7 +299,7 @@ def quiet_names(settings: PipelinePredict | PipelineVal) -> Iterator[None]:
     finally:
         LOG.removeFilter(hold)
     if held:
-        LOG.info("%d files or folders left out; names=hash does not name them", len(held))
+        LOG.info("%d files or folders not used; names=hash does not name them", len(held))
 
 
 def _nameless(text: str, settings: PipelinePredict | PipelineVal) -> str:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import hmac
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -290,6 +291,21 @@ def test_files_are_numbered_where_nothing_is_a_dicom_image(tmp_path, run_cli, na
     hidden = names == "hash"
     assert ("Xaverine" in said, str(tmp_path / "in") in said) == (not hidden, not hidden)
     assert ("file-2: named as DICOM" in said) is hidden
+
+
+@pytest.mark.parametrize("names", ["folder", "hash"])
+def test_what_is_passed_over_is_counted(tmp_path, fake_models, make_study, run_cli, names) -> None:
+    source = tmp_path / "in"
+    make_study(source / "one")
+    make_study(source / "Qwertzmann" / "two")
+    assert run(run_cli, source, source / "Qwertzmann" / "results")[0] == 0
+    shutil.copytree(source / "one", source / "one Qwertzmann")
+    (source / "Qwertzmann.txt").write_text("x")
+    code, said = run(run_cli, source, tmp_path / "out", f"names={names}")
+    assert code == 0
+    assert ("Qwertzmann" in said) == (names == "folder")
+    # results, three slices of a copy, a text
+    assert ("5 files or folders not used" in said) == (names == "hash")
 
 
 def test_a_source_that_is_not_there_is_not_named(tmp_path, run_cli) -> None:
