@@ -1,6 +1,7 @@
 """What may give a patient away in the outputs: text in the pixels, and names of folders.
 
-The only place where a patient's name or number is read, and they go no further than a comparison.
+The only place where a patient's name, number or birth date is read; they go no further than a
+comparison.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from spineline.datasets.dicom_select import is_capture
 _OVERLAYS = [group << 16 | 0x3000 for group in range(0x6000, 0x6020, 2)]  # PS3.3 C.9.2
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName")
 _NUMBERS = ("PatientID", "OtherPatientIDs")
-_TAGS = [tag_for_keyword(word) for word in (*_NAMES, *_NUMBERS, "BurnedInAnnotation")] + _OVERLAYS
+_DATES = ("PatientBirthDate",)
+_READ = (*_NAMES, *_NUMBERS, *_DATES, "BurnedInAnnotation")
+_TAGS = [tag_for_keyword(word) for word in _READ] + _OVERLAYS
 _WORD = re.compile(r"[^\W_]+")
 _TITLE = re.compile(r"series '([^']*)'(?: \(number (-?\d+)\))?")
 _LEAST_LETTERS = 3  # shorter names and numbers are in too many words by chance
@@ -41,7 +44,7 @@ class _Told:
     """What a file tells of the patient.
 
     Attributes:
-        identity: the parts of the name, and the number.
+        identity: the parts of the name, the number, and the birth date in its writings.
         annotated: the header says that text is burned in.
         drawn_over: there is an overlay plane with something in it.
     """
@@ -167,7 +170,7 @@ def tells_of(text: str, identity: Iterable[str]) -> bool:
 
 
 def identity_parts(path: Path) -> list[str]:
-    """Each part of a patient's names that is long enough to be looked for, and the numbers."""
+    """Each part of a patient's names long enough to be looked for, numbers and birth date."""
     return [part for part in _told_by(path).identity if _is_telling(part)]
 
 
@@ -193,6 +196,20 @@ def name_parts(name: str) -> list[str]:
     return [part for part in dict.fromkeys(found) if part]
 
 
+def date_parts(date: str) -> list[str]:
+    """A date of DICOM in the writings in which it stands in names of folders and descriptions.
+
+    >>> date_parts("19580317")[:4]
+    ['19580317', '17031958', '03171958', '1958-03-17']
+    """
+    match = re.fullmatch(r"(\d{4})\.?(\d\d)\.?(\d\d)", date)
+    if match is None:
+        return []
+    year, month, day = match.groups()
+    orders = ((year, month, day), (day, month, year), (month, day, year))
+    return [sign.join(order) for sign in ("", "-", ".", "/", "_") for order in orders]
+
+
 def _told_by(path: Path) -> _Told:
     """What a file's header tells; nothing where it cannot be read."""
     try:
@@ -208,7 +225,8 @@ def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             names = [part for text in _texts(dataset, _NAMES) for part in name_parts(text)]
-            identity = dict.fromkeys([*names, *_texts(dataset, _NUMBERS)])
+            dates = [part for text in _texts(dataset, _DATES) for part in date_parts(text)]
+            identity = dict.fromkeys([*names, *_texts(dataset, _NUMBERS), *dates])
             annotated = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
         except Exception:  # pydicom raises nearly anything on damaged bytes; pixels tell them
             return _Told()

@@ -343,5 +343,6 @@ def kept_salt(path: Path) -> str:
             file.write(salt + "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SpinelineError(f"{path}: cannot be read or kept ({error}); give salt=…") from error
-    LOG.info("%s keeps the salt of the studies' names: do not pass it on with the results", path)
+    text = "%s in out= keeps the salt of the studies' names: do not pass it on with the results"
+    LOG.info(text, path.name)
     return salt

@@ -124,11 +124,27 @@ def test_a_name_in_three_scripts_is_read_from_a_file(write) -> None:
         ("OtherPatientNames", ["Maiden^Mary", "Alias^Ann"], "alias_t2"),
         ("PatientBirthName", "Geborene^Mary", "geborene"),
         ("OtherPatientIDs", ["4711-08", "55"], "st471108"),
+        ("PatientBirthDate", "19580317", "mr_19580317"),
+        ("PatientBirthDate", "19580317", "17.3.1958 and 17.03.1958"),
+        ("PatientBirthDate", "1958.03.17", "03-17-1958"),
     ],
 )
 def test_other_names_and_numbers_count(write, keyword: str, value: object, folder: str) -> None:
     header = write(lambda ds: setattr(ds, keyword, value))
     assert privacy_remarks(header, [folder]).named
+
+
+@pytest.mark.parametrize("date", ["", "1958", "19580318", "unknown"])
+def test_other_dates_do_not(write, date: str) -> None:
+    header = write(lambda ds: ds.add_new("PatientBirthDate", "DA", date))
+    assert not privacy_remarks(header, ["mr_19580317", "1958"]).named
+    assert not tells_of("series 'T2 17.03.1958'", identity_parts(header.path))
+
+
+def test_a_birth_date_in_a_description_is_found(write) -> None:
+    header = write(lambda ds: ds.add_new("PatientBirthDate", "DA", "19580317"))
+    for text in ("T2 1958-03-17", "T2 *17.03.1958", "T2_17031958"):
+        assert tells_of(text, identity_parts(header.path))
 
 
 def overlay(data: bytes, group: int = 0x6000):
