@@ -66,6 +66,9 @@ _DEFAULTS_OF = {FASTERRCNN: FASTERRCNN_DEFAULTS, UNET: UNET_DEFAULTS}
 _CLOSED_WITH_MOSAIC = ("mosaic", "mixup", "cutmix")
 """What ends in the last ``close_mosaic`` epochs."""
 
+OFF = dict.fromkeys(_CLOSED_WITH_MOSAIC, 0.0)
+"""What a key that is switched off trains with, where that is known."""
+
 _UNET_OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 ANCHOR_ONLY: dict[str, str] = {
@@ -286,7 +289,8 @@ def resolve(settings: DetectTrain) -> Resolved:
     beside = [
         RecipeValue(k, v, "mapped", BESIDE) for k, v in recipe.settings.items() if k not in named
     ]
-    outcomes = tuple(_outcome(value, values, given) for value in (*recipe.values, *beside))
+    off = switched_off(values, model=settings.model)
+    outcomes = tuple(_outcome(value, values, given, off) for value in (*recipe.values, *beside))
     return Resolved(recipe.name, recipe.source, values, outcomes)
 
 
@@ -345,7 +349,12 @@ def _check_own_loop(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"crop={values['crop']}: wanted 0 (no crop), or at least 32 pixels")
 
 
-def _outcome(value: RecipeValue, values: Mapping[str, Any], given: Mapping[str, Any]) -> Outcome:
+def _outcome(
+    value: RecipeValue,
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    off: Mapping[str, str],
+) -> Outcome:
     if value.status == "not_applicable":
         return Outcome(
             value.key, value.value, "not_applicable", values.get(value.key), value.reason
@@ -353,6 +362,8 @@ def _outcome(value: RecipeValue, values: Mapping[str, Any], given: Mapping[str, 
     if value.key in given and given[value.key] != value.value:
         reason = f"{value.key}={given[value.key]} was given"
         return Outcome(value.key, value.value, "overridden", given[value.key], reason)
+    if value.key in off:
+        return Outcome(value.key, value.value, "overridden", OFF.get(value.key), off[value.key])
     return Outcome(value.key, value.value, "applied", values[value.key], value.reason)
 
 
@@ -380,20 +391,24 @@ def check_combination(values: Mapping[str, Any]) -> None:
         LOG.warning("rect=true turns mosaic, mixup and shuffling off")
 
 
-def in_effect(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, less those that others switch off (see [check_combination][]).
+def switched_off(values: Mapping[str, Any], *, model: str | None) -> dict[str, str]:
+    """The keys that have no effect as others are given, with the reason; see `check_combination`.
 
     Args:
         values: of a training, from [resolve][]; other keys may be among them.
+        model: canonical name of the architecture.
     """
-    left = dict(values)
-    if left["model"] in OWN_LOOP:
-        return left
-    if left["rect"] or left["close_mosaic"] >= left["epochs"]:
-        left |= dict.fromkeys(_CLOSED_WITH_MOSAIC, 0.0)
-    if left["optimizer"] == "auto":
-        left |= {k: DEFAULTS[k] for k in ("lr0", "momentum")}
-    return left
+    if model in OWN_LOOP:
+        return {}
+    off: dict[str, str] = {}
+    if values["close_mosaic"] >= values["epochs"]:
+        reason = f"close_mosaic={values['close_mosaic']} leaves it no epoch"
+        off |= dict.fromkeys(_CLOSED_WITH_MOSAIC, reason)
+    if values["rect"]:
+        off |= dict.fromkeys(_CLOSED_WITH_MOSAIC, "rect=true turns it off")
+    if values["optimizer"] == "auto":
+        off |= dict.fromkeys(("lr0", "momentum"), "optimizer=auto chooses its own")
+    return {key: reason for key, reason in off.items() if values[key] != OFF.get(key)}
 
 
 def log_outcomes(resolved: Resolved) -> None:

@@ -151,9 +151,9 @@ def _in_effect(train: TrainSettings, values: dict[str, Any]) -> dict[str, Any]:
     """The values less those that others switch off."""
     if isinstance(train, ClassifyTrain):
         return values
-    from spineline.detect.recipe import in_effect
+    from spineline.detect.recipe import OFF, switched_off
 
-    return in_effect(values)
+    return values | {key: OFF.get(key) for key in switched_off(values, model=values["model"])}
 
 
 def _train_class(settings: KfoldSettings) -> type[TrainSettings]:

@@ -133,7 +133,7 @@ def test_without_a_recipe_a_key_given_beats_the_default() -> None:
 def test_flat_yolov5_file(tmp_path: Path) -> None:
     path = tmp_path / "hyp.yaml"
     path.write_text(yaml.safe_dump({"lr0": 0.02, "box": 0.05, "cls_pw": 1.0, "obj": 1.0}))
-    resolved = resolve(settings(hyp=str(path)))
+    resolved = resolve(settings(hyp=str(path), optimizer="SGD"))
     assert resolved.values["lr0"] == 0.02
     assert resolved.values["box"] == 7.5
     status = {o.key: o.status for o in resolved.outcomes}
@@ -203,6 +203,26 @@ def test_keys_that_switch_others_off_are_said(
 ) -> None:
     resolve(settings(**given))
     assert message in said.text
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, {"lr0": ("applied", 0.02), "mixup": ("applied", 0.2)}),
+        ({"epochs": 10}, {"lr0": ("applied", 0.02), "mixup": ("overridden", 0.0)}),
+        ({"rect": True}, {"lr0": ("applied", 0.02), "mixup": ("overridden", 0.0)}),
+        ({"optimizer": "auto"}, {"lr0": ("overridden", None), "mixup": ("applied", 0.2)}),
+    ],
+    ids=["as it is", "no epoch left", "rect", "auto"],
+)
+def test_a_value_that_another_key_switches_off_is_not_said_to_be_applied(
+    tmp_path: Path, given: dict[str, Any], told: dict[str, tuple[str, float | None]]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{lr0: 0.02, mixup: 0.2, cutmix: 0, optimizer: SGD}")
+    outcomes = {o.key: o for o in resolve(settings(hyp=str(file), **given)).outcomes}
+    assert {k: (outcomes[k].status, outcomes[k].trained_with) for k in told} == told
+    assert outcomes["cutmix"].status == "applied"  # it is off, as it says
 
 
 def test_no_key_is_both_trained_and_not_applicable() -> None:
