@@ -64,6 +64,8 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
     "StudyDate", "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+_KEPT_AS_THEY_ARE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+"""What an object is found by: other than the source's, it would belong to nothing."""
 _MOMENTS = ("Content", "Acquisition", "Series", "Study")
 _TIMES_OF_TODAY = (
     "InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture",
@@ -137,7 +139,7 @@ def read_source(header: SliceHeader) -> Source:
         raise SpinelineError(msg) from error
     dropped: list[str] = []
     dataset = _cleaned(raw, _is_passed_on, dropped)
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+    for keyword in _KEPT_AS_THEY_ARE:
         setattr(dataset, keyword, str(raw.get(keyword)))
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _MAY_BE_EMPTY:
@@ -147,7 +149,8 @@ def read_source(header: SliceHeader) -> Source:
         dataset.PatientSex = None
         dropped.append("PatientSex")
     number = None if header.frame is None else header.frame + 1
-    return Source(dataset, raw, header, number, tuple(dict.fromkeys(dropped)))
+    left_empty = (word for word in dict.fromkeys(dropped) if word not in _KEPT_AS_THEY_ARE)
+    return Source(dataset, raw, header, number, tuple(left_empty))
 
 
 def write_object(

@@ -145,6 +145,19 @@ def test_values_that_break_the_rules_are_left_empty_and_told(
         assert secret not in caplog.text
 
 
+def test_uids_that_break_the_rules_are_kept_and_not_said_to_be_empty(
+    tmp_path, make_slice, analyse
+) -> None:
+    def change(ds: Dataset) -> None:
+        with pydicom.config.disable_value_validation():
+            ds.StudyInstanceUID = "1.02.3"
+            ds.PatientAge = "sixty"
+
+    source = source_of(tmp_path, make_slice, analyse, change)
+    assert source.dataset.StudyInstanceUID == "1.02.3"
+    assert source.left_empty == ("PatientAge",)
+
+
 @pytest.mark.parametrize("uid", ["", "1.2.3.4.5"], ids=["absent", "unknown"])
 def test_a_class_that_nothing_can_point_at_is_warned_of(
     tmp_path, make_slice, analyse, caplog, uid
