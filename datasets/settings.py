@@ -31,6 +31,7 @@ _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null", "")
 _OUTPUTS = ("out", "table")
+_PATHS: tuple[Any, ...] = (Path, "Path", "Path | None")
 
 
 def key(
@@ -56,11 +57,21 @@ def key(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Base of every command's settings; checks choices and ranges when built."""
+    """Base of every command's settings; checks choices and ranges when built.
+
+    A path may be given as a text, and texts as one with commas.
+    """
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            _check_value(spec, getattr(self, spec.name))
+            value = getattr(self, spec.name)
+            if isinstance(value, str) and spec.type in _PATHS:
+                value = Path(value)
+                object.__setattr__(self, spec.name, value)
+            elif isinstance(value, str) and spec.type == "tuple[str, ...]":
+                value = tuple(part.strip() for part in value.split(",") if part.strip())
+                object.__setattr__(self, spec.name, value)
+            _check_value(spec, value)
 
 
 @dataclass(frozen=True, slots=True)

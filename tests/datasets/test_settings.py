@@ -119,6 +119,18 @@ def test_plain_values_round_trip():
     assert parse_settings(Example, settings_to_dict(settings)) == settings
 
 
+def test_a_path_may_be_a_text_from_python():
+    settings = Example(out="o", data="d/e")
+    assert (settings.out, settings.data) == (Path("o"), Path("d/e"))
+    assert settings == parse_settings(Example, {"out": "o", "data": "d/e"})
+
+
+def test_texts_may_be_one_text_from_python():
+    assert Example(out="o", to="a, b") == parse_settings(Example, {"out": "o", "to": "a,b"})
+    with pytest.raises(ConfigError, match="to=c: not an allowed value"):
+        Example(out="o", to="c")
+
+
 def test_help_names_type_and_default():
     lines = {k.name: (k.type, k.default) for k in describe(Example)}
     assert lines["out"] == ("path", "required")
