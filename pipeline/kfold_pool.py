@@ -278,10 +278,13 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     file = folder / "predictions.csv"
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
-    except OSError as error:
+            rows = list(csv.DictReader(stream))
+        if not rows:
+            raise ValueError("holds no crop")
+    except (OSError, ValueError, csv.Error) as error:
         msg = f"{file}: cannot be read ({error}); remove {folder} and run with resume=true"
         raise AnnotationError(msg) from error
+    return rows
 
 
 def _table(rows: Sequence[Mapping[str, str]], studies: Sequence[str]) -> GradeTable:

@@ -536,16 +536,19 @@ def test_what_was_refused_is_not_remembered(
     assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
 
 
-@pytest.mark.parametrize("text", ["garbage", "[1]"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("metrics.json", "garbage"), ("metrics.json", "[1]"), ("predictions.csv", "")],
+)
 def test_scores_that_cannot_be_read_say_what_to_do(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, text: str
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, name: str, text: str
 ) -> None:
     out = tmp_path / "o"
     run_cli(*words(dataset, out))
-    (out / "original" / "fold1" / "val" / "metrics.json").write_text(text)
+    (out / "original" / "fold1" / "val" / name).write_text(text)
     code, _, warned = run_cli(*words(dataset, out, "resume=true"))
     assert code == 1
-    assert "metrics.json: cannot be read" in warned
+    assert f"{name}: cannot be read" in warned
     assert "run with resume=true" in warned
 
 
