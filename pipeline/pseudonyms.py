@@ -207,10 +207,16 @@ def pseudonyms_of(
 
     Raises:
         ConfigError: the salt is not that of the earlier run.
-        OutputExistsError: an earlier run named studies by their folders; its files would stay.
+        OutputExistsError: an earlier run named studies the other way; its files would stay.
         SpinelineError: the salt of an earlier run cannot be read, or none can be kept.
     """
     if settings.names != "hash":
+        if (settings.out / CHECK_NAME).exists():
+            msg = (
+                f"{settings.out}: an earlier run hid names by names=hash, and this one would tell "
+                "them beside it; add names=hash, choose another out=, or add overwrite=true"
+            )
+            raise OutputExistsError(msg)
         return None
     named = tuple(earlier)
     if not all(_HASHED.fullmatch(name) for name in named):

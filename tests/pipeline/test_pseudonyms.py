@@ -158,6 +158,21 @@ def test_a_run_with_names_of_folders_is_not_gone_on_with(
     assert "qwertzmann" not in everything(out).lower()
 
 
+def test_a_run_with_hidden_names_is_not_gone_on_with_under_their_folders(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "Qwertzmann")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")[0] == 0
+    before = everything(out)
+    code, said = run(run_cli, tmp_path / "in", out)
+    assert code == 1
+    assert "an earlier run hid names by names=hash" in said
+    assert everything(out) == before
+    assert run(run_cli, tmp_path / "in", out, "overwrite=true")[0] == 0
+    assert (out / "Qwertzmann").is_dir()
+
+
 def test_two_salts_two_names(tmp_path, fake_models, make_study, run_cli) -> None:
     make_study(tmp_path / "in" / "one")
     found = set()
