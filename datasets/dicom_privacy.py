@@ -60,7 +60,7 @@ class PrivacyRemarks:
 
     Attributes:
         burned_in: why the pixels, or what viewers draw over them, may show text; or empty.
-        named: the folder's or file's name holds the patient's name or number.
+        named: the folder's or file's name holds the patient's name, number or birth date.
     """
 
     burned_in: str = ""

@@ -39,7 +39,7 @@ CODES: dict[str, str] = {
     "slice_choice": "what speaks against the series or slice that was taken",
     "files_left_out": "files of the study that are damaged",
     "burned_in_text": "the pixels may show text, such as the patient's name",
-    "identity_in_name": "a folder's or file's name holds the patient's name or number",
+    "identity_in_name": "a folder's or file's name holds the patient's name, number or birth date",
 }
 """The code words and what each says."""
 

@@ -54,7 +54,7 @@ _CHUNK = 128
 """Files whose headers one process reads at a time."""
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
-_NAMED = "the name of the study's folder or file holds the patient's name or number"
+_NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
 _FEW_FILES = 32 * _CHUNK
 """No more than that are read in this process, if plain: starting others would take longer."""
 
