@@ -243,7 +243,7 @@ def test_a_slow_disk_holds_no_epoch_up(
     def slow(content: Any, path: Path) -> None:
         written.append(content["done"])
         if content["optimizer"] is not None:
-            assert release.wait(60)
+            assert release.wait(250)
         write_checkpoint(content, path)
 
     def look(job: Any, state: Any, *rest: Any) -> None:
