@@ -246,6 +246,8 @@ class ReaderPool(Generic[Item, Value]):
             self._done.put(error)
         finally:
             if process is not None and self._passed_on and _keeping and process.alive:
+                with self._lock:  # closed once more, this pool ends it no more
+                    self._processes.discard(process)
                 _spares.append(process)
             elif process is not None:
                 self._ended(process)

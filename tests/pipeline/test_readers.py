@@ -220,6 +220,11 @@ def test_an_idle_process_goes_on_with_the_next_pool_and_a_busy_one_does_not(act)
             with ReaderPool(act, workers=1, limits=limits, preload="json") as pool:
                 found.append(read(pool, "pid")["pid"].value)
         assert len(set(found)) == 1
+        pool.submit("never read")
+        pool.close()  # once more, as one that is at something: the process is another's by now
+        (spare,) = readers._spares
+        with pytest.raises(subprocess.TimeoutExpired):
+            spare._popen.wait(0.5)
         with ReaderPool(act, workers=1, limits=limits, preload="json") as pool:
             pool.submit("hang")
             (busy,) = (p for p in [*readers._spares, *pool._processes] if p._popen.pid == found[0])
