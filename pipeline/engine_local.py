@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 from spineline.datasets.errors import SpinelineError
 from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Pipeline, batch_size
 from spineline.pipeline.engines import Failure, Outcome, reason_of
+from spineline.pipeline.lane_processes import LaneProcess, worth_processes
 from spineline.pipeline.lanes import (
     Lanes,
     can_share,
@@ -48,17 +49,29 @@ def run(
             yield from in_turn(feed, Analyser(pipeline, size))
             return
         with torch_threads(1):
-            yield from in_lanes(feed, pipeline, size, lanes)
+            if lanes == 1 or not can_share(pipeline):
+                yield from in_turn(feed, Analyser(pipeline, size))
+            elif worth_processes(len(cases), lanes):
+                yield from in_processes(feed, pipeline, size, lanes)
+            else:
+                yield from in_threads(feed, pipeline, size, lanes)
 
 
-def in_lanes(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[Outcome]:
-    """Outcomes of a feed, of several studies at a time where the pipeline allows it."""
-    if lanes == 1 or not can_share(pipeline):
-        yield from in_turn(feed, Analyser(pipeline, size))
-        return
+def in_threads(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[Outcome]:
+    """Outcomes of a feed, of several studies at a time, each in a thread of this process."""
     analysers = (Analyser(one, size) for one in twins(pipeline, lanes))
     with short_turns(), Lanes(feed, analysers, room=lanes) as at_work:
         yield from at_work
+
+
+def in_processes(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[Outcome]:
+    """Outcomes of a feed, of several studies at a time, each in a process of its own."""
+    with ExitStack() as stack:
+        analysers = [
+            stack.enter_context(closing(LaneProcess(Analyser(pipeline, size))))
+            for _ in range(lanes)
+        ]
+        yield from stack.enter_context(Lanes(feed, analysers, room=lanes))
 
 
 def in_turn(feed: Feed, analyser: Analyser) -> Iterator[Outcome]:

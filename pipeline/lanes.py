@@ -1,5 +1,8 @@
 """Lanes: threads that take studies through the networks side by side, on the CPU.
 
+Of a cohort, a lane's thread only waits for a process that computes in its place, see
+[spineline.pipeline.lane_processes][].
+
 Networks as small as these gain little from threads of their own, which wait for each other at every
 layer. So one thread computes a study, and as many studies are computed at a time as there are
 threads to be had. A network's last digits depend on how many threads compute it; here that is
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from spineline.pipeline.engine_local import Analyser, Feed, Read
+    from spineline.pipeline.lane_processes import LaneProcess
     from spineline.pipeline.settings import ModelSettings, PipelinePredict
 
 _MOST_LANES = 8
@@ -147,11 +151,14 @@ class Lanes:
 
     Args:
         feed: gives frames; it is closed in the end.
-        analysers: one per lane; an analyser may be made while the lanes before it are at work.
+        analysers: one per lane; an analyser may be made while the lanes before it are at work. One
+            that is a process does a lane's work while the lane's thread waits for it.
         room: outcomes that wait to be taken; lanes wait where there are more.
     """
 
-    def __init__(self, feed: Feed, analysers: Iterable[Analyser], *, room: int) -> None:
+    def __init__(
+        self, feed: Feed, analysers: Iterable[Analyser | LaneProcess], *, room: int
+    ) -> None:
         self._feed = feed
         self._turn = threading.Lock()
         self._stopped = threading.Event()
@@ -187,7 +194,7 @@ class Lanes:
             if isinstance(self._messages.get(), _End):
                 self._at_work -= 1
 
-    def _work(self, analyser: Analyser) -> None:
+    def _work(self, analyser: Analyser | LaneProcess) -> None:
         """The life of one lane."""
         end = _End()
         try:
@@ -198,7 +205,7 @@ class Lanes:
             end = _End(error)
         self._messages.put(end)
 
-    def _outcomes(self, analyser: Analyser) -> Iterator[Outcome]:
+    def _outcomes(self, analyser: Analyser | LaneProcess) -> Iterator[Outcome]:
         while (taken := self._taken(analyser.size)) is not None:
             frames, failures = taken
             yield from failures

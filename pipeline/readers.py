@@ -372,7 +372,7 @@ class _Process:
                 "allow more by timeout="
             )
             return ReadFailure("timeout", reason)
-        return ReadFailure("crash", f"the process that read it ended: {_how(status)}")
+        return ReadFailure("crash", f"the process that read it ended: {how_it_ended(status)}")
 
 
 _spares: list[_Process] = []
@@ -410,8 +410,8 @@ def _spare(limits: Limits, preload: str) -> _Process | None:
     return found
 
 
-def _how(status: int) -> str:
-    """A process's end in words."""
+def how_it_ended(status: int) -> str:
+    """A process's end in words, from its exit status, which is below 0 for a signal."""
     if status >= 0:
         return f"exit status {status}"
     try:

@@ -1,0 +1,172 @@
+"""Lane processes: copies of this process, by fork, that take studies through the networks.
+
+A network's forward pass is thousands of short calls, and between them its thread needs Python,
+which one thread of a process has at a time. Lanes in threads therefore wait for each other, and for
+what is drawn and written beside them; lanes in processes do not. A fork has the networks at once,
+on the same memory, where a process that is started anew would import and load for seconds.
+
+The parent keeps the frames and gives each process one batch at a time. A process that ends, as one
+that the system kills for memory, costs the batch that it had; another takes its place.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, NoReturn
+
+from spineline.pipeline.core import Analysis
+from spineline.pipeline.engines import Failure, Outcome, reason_of
+from spineline.pipeline.readers import how_it_ended, receive, send
+
+if TYPE_CHECKING:
+    from spineline.pipeline.decode import DecodedSpine
+    from spineline.pipeline.engine_local import Analyser, Read
+    from spineline.pipeline.results import StudyResult
+
+_ENOUGH = 8
+"""Studies of each lane from which on a process is worth its start."""
+
+_Short = tuple[tuple["DecodedSpine", "StudyResult"] | None, Failure | None, float]
+"""Of one frame: what was found, or why nothing was; seconds."""
+
+
+def worth_processes(cases: int, lanes: int) -> bool:
+    """Whether lanes are to be processes: on Linux, for so many cases that it pays."""
+    return sys.platform == "linux" and cases >= lanes * _ENOUGH
+
+
+class LaneProcess:
+    """An analyser in a process of its own; called like one, by one thread at a time.
+
+    It is to be made before threads of this process compute, and closed in the end.
+
+    Args:
+        analyser: what the process is to have; it is not used in this one.
+
+    Attributes:
+        size: how many frames go at once.
+    """
+
+    def __init__(self, analyser: Analyser) -> None:
+        self.size = analyser.size
+        self._analyser = analyser
+        self._start()
+
+    def __call__(self, frames: Sequence[Read]) -> Iterator[Outcome]:
+        """The outcome of each frame, in their order."""
+        answer = self._asked(frames)
+        if answer is None:
+            reason = f"the process of the models ended: {how_it_ended(self._end())}"
+            self._start()
+            for frame, seconds in frames:
+                yield Outcome(
+                    frame.name, failure=Failure(frame.name, reason, "crash"), seconds=seconds
+                )
+            return
+        for (frame, _), (found, failure, seconds) in zip(frames, answer, strict=True):
+            analysis = None if found is None else Analysis(frame, *found)
+            yield Outcome(frame.name, analysis, failure, seconds)
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        os.kill(self._pid, signal.SIGKILL)
+        self._end()
+
+    def _start(self) -> None:
+        requests, requests_in = os.pipe()
+        answers, answers_in = os.pipe()
+        self._pid = _forked()
+        if self._pid == 0:
+            _live(self._analyser, requests, answers_in)
+        os.close(requests)
+        os.close(answers_in)
+        self._requests: IO[bytes] = os.fdopen(requests_in, "wb")
+        self._answers: IO[bytes] = os.fdopen(answers, "rb")
+
+    def _asked(self, frames: Sequence[Read]) -> list[_Short] | None:
+        """What the process answers, or None where it has ended."""
+        try:
+            send(self._requests, list(frames))
+        except OSError:
+            return None
+        answer: list[_Short] | None = receive(self._answers)
+        return answer
+
+    def _end(self) -> int:
+        """Take leave of a process that has ended; its exit status, below 0 for a signal."""
+        status = os.waitpid(self._pid, 0)[1]
+        for file in (self._requests, self._answers):
+            try:
+                file.close()
+            except OSError:  # what was still to be sent to it
+                continue
+        return os.waitstatus_to_exitcode(status)
+
+
+def _forked() -> int:
+    """Fork: 0 in the new process, its number in this one."""
+    with warnings.catch_warnings():
+        # From 3.12 Python warns where there are threads. Those of this package wait for pipes or
+        # write files, and the new process takes none of their locks.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _live(analyser: Analyser, requests: int, answers: int) -> NoReturn:
+    """The life of a lane process: it answers requests until their end, and leaves no other way."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        gc.freeze()  # what the parent had is the parent's to clear away
+        _close_others(requests, answers)
+        _opencv_alone()
+        with os.fdopen(requests, "rb") as coming, os.fdopen(answers, "wb") as going:
+            while (frames := receive(coming)) is not None:
+                _answer(analyser, frames, going)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _close_others(*kept: int) -> None:
+    """Close what the parent had open but for the standard streams.
+
+    The parent's end of a pipe would otherwise never be the last one, and its locks outlive it.
+    """
+    first = 3
+    for descriptor in (*sorted(kept), os.sysconf("SC_OPEN_MAX")):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+
+
+def _opencv_alone() -> None:
+    """Have OpenCV compute in this thread: those that it had are the parent's."""
+    cv2 = sys.modules.get("cv2")
+    if cv2 is not None:
+        cv2.setNumThreads(0)
+
+
+def _answer(analyser: Analyser, frames: Sequence[Read], going: IO[bytes]) -> None:
+    """Send what becomes of frames."""
+    try:
+        send(going, [_short(outcome) for outcome in analyser(frames)])
+    except OSError:  # the parent is gone
+        raise
+    except Exception as error:  # models' own are failures already; such as what no pickle can hold
+        told = f"the models failed: {type(error).__name__}: {reason_of(error)}"
+        failures = [Failure(frame.name, told, "models") for frame, _ in frames]
+        seconds = [spent for _, spent in frames]
+        send(going, [(None, *both) for both in zip(failures, seconds, strict=True)])
+
+
+def _short(outcome: Outcome) -> _Short:
+    """An outcome without the frame, which the parent has."""
+    done = outcome.analysis
+    found = None if done is None else (done.spine, done.result)
+    return found, outcome.failure, outcome.seconds
