@@ -131,9 +131,10 @@ def draw_overlay(
     if scale < 1:
         msg = f"scale {scale}: wanted 1 or more"
         raise ValueError(msg)
-    canvas = _enlarge(image, scale)
+    grey = _enlarge(image, scale)
     marks = [_scaled(mark, scale) for mark in marks]
-    canvas, marks, columns_x = _make_room(canvas, marks)
+    grey, marks, columns_x = _make_room(grey, marks)
+    canvas = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
     for mark in marks:
         _draw_box(canvas, mark)
     for kind in KINDS:
@@ -225,8 +226,8 @@ def spread(wanted: Sequence[float], *, apart: float, low: float, high: float) ->
 def _enlarge(image: Image, scale: int) -> Image:
     height, width = image.shape
     interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_NEAREST
-    grey = cv2.resize(image, (width * scale, height * scale), interpolation=interpolation)
-    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    size_wh = width * scale, height * scale
+    return np.asarray(cv2.resize(image, size_wh, interpolation=interpolation), dtype=np.uint8)
 
 
 def _scaled(mark: Mark, scale: int) -> Mark:
@@ -257,13 +258,13 @@ def _text_width(text: str) -> int:
     return int(cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)[0][0])
 
 
-def _make_room(canvas: Image, marks: Sequence[Mark]) -> tuple[Image, list[Mark], dict[Kind, int]]:
+def _make_room(grey: Image, marks: Sequence[Mark]) -> tuple[Image, list[Mark], dict[Kind, int]]:
     """Add margins where a column of labels does not fit; the columns' x (right end, left end)."""
     if not marks:
-        return canvas, [], {"disc": 0, "vertebra": 0}
+        return grey, [], {"disc": 0, "vertebra": 0}
     boxes = [(*m.point_xy, *m.point_xy) if m.box_xyxy is None else m.box_xyxy for m in marks]
     left = round(max(0.0, min(box[0] for box in boxes))) - _GAP
-    right = round(min(canvas.shape[1] - 1.0, max(box[2] for box in boxes))) + _GAP
+    right = round(min(grey.shape[1] - 1.0, max(box[2] for box in boxes))) + _GAP
     widths = {
         kind: max((_text_width(m.label) for m in marks if m.kind == kind and m.label), default=0)
         for kind in KINDS
@@ -271,12 +272,12 @@ def _make_room(canvas: Image, marks: Sequence[Mark]) -> tuple[Image, list[Mark],
     add_left = max(0, widths["vertebra"] + _GAP // 2 - left) if widths["vertebra"] else 0
     add_right = 0
     if widths["disc"]:
-        add_right = max(0, right + widths["disc"] + _GAP // 2 - canvas.shape[1])
-    canvas = cv2.copyMakeBorder(
-        canvas, 0, 0, add_left, add_right, cv2.BORDER_CONSTANT, value=_BACKGROUND_RGB
+        add_right = max(0, right + widths["disc"] + _GAP // 2 - grey.shape[1])
+    grey = cv2.copyMakeBorder(
+        grey, 0, 0, add_left, add_right, cv2.BORDER_CONSTANT, value=_BACKGROUND_RGB
     )
     columns_x: dict[Kind, int] = {"vertebra": left + add_left, "disc": right + add_left}
-    return canvas, [_moved(mark, add_left) for mark in marks], columns_x
+    return grey, [_moved(mark, add_left) for mark in marks], columns_x
 
 
 def _placed_labels(marks: Sequence[Mark], kind: Kind, height: int) -> list[_Label]:

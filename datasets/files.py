@@ -40,16 +40,33 @@ def write_through(path: Path, write: Callable[[Path], None], *, sync: bool = Tru
     Raises:
         SpinelineError: the folder cannot be written to.
     """
+    with _moved_there(path, sync=sync) as (_, partial):
+        write(partial)
+
+
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a file whole or not at all; see [write_through][]."""
+    with (
+        _moved_there(path, sync=sync) as (handle, _),
+        open(handle, "wb", closefd=False) as file,
+    ):
+        file.write(data)
+
+
+@contextmanager
+def _moved_there(path: Path, *, sync: bool) -> Iterator[tuple[int, Path]]:
+    """An empty file beside its place, open and by name, that moves there when the block ends."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        handle, name = _partial_beside(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        with os.fdopen(handle, "rb") as file:
-            write(Path(name))
+        try:
+            yield handle, Path(name)
             if sync:
-                os.fsync(file.fileno())
+                os.fsync(handle)
+        finally:
+            os.close(handle)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except OSError as error:
@@ -60,13 +77,14 @@ def write_through(path: Path, write: Callable[[Path], None], *, sync: bool = Tru
         raise
 
 
-def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write a file whole or not at all; see [write_through][]."""
-
-    def write(partial: Path) -> None:
-        partial.write_bytes(data)
-
-    write_through(path, write, sync=sync)
+def _partial_beside(path: Path) -> tuple[int, str]:
+    """A new file beside a path, open and by name; the folder is made where there is none."""
+    names = {"dir": path.parent, "prefix": f".{path.name}.", "suffix": ".partial"}
+    try:
+        return tempfile.mkstemp(**names)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(**names)
 
 
 def link_file(source: Path, target: Path) -> None:

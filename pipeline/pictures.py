@@ -15,17 +15,28 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from spineline.datasets.drawing import COLOURS_RGB
+from spineline.datasets.drawing import COLOURS_RGB, Colour
 
 _GREYS = 128
 _STEPS = 64
 _GREY_INDEX = (np.arange(256) // 2).astype(np.uint8)
 
 
+def _steps_of(colour: Colour, first: int) -> npt.NDArray[np.uint8]:
+    """(256,): the entry of a colour's blend with grey by its peak; its entries begin at first."""
+    full = max(colour)
+    steps = (np.arange(256) * (_STEPS - 1) + full // 2) // full
+    return (first + np.minimum(steps, _STEPS - 1)).astype(np.uint8)
+
+
+_WARM_INDEX = _steps_of(COLOURS_RGB["disc"], _GREYS)
+_COOL_INDEX = _steps_of(COLOURS_RGB["vertebra"], _GREYS + _STEPS)
+
+
 def overlay_palette_png(picture: npt.NDArray[np.uint8]) -> bytes:
     """A drawn overlay as PNG.
 
-    Source of the format: PNG specification (ISO/IEC 15948), colour type 3, filter "sub".
+    Source of the format: PNG specification (ISO/IEC 15948), colour type 3, filter "up".
 
     Args:
         picture: uint8 (h, w, 3) RGB, grey but for the colours of ``COLOURS_RGB`` and their blends
@@ -43,9 +54,9 @@ def _png(
     pixels: npt.NDArray[np.uint8], colour_type: int, *before_data: tuple[bytes, bytes]
 ) -> bytes:
     height, width = pixels.shape
-    rows = np.ones((height, width + 1), np.uint8)  # each row starts with its filter: 1, sub
-    rows[:, 1] = pixels[:, 0]
-    np.subtract(pixels[:, 1:], pixels[:, :-1], out=rows[:, 2:])
+    rows = np.full((height, width + 1), 2, np.uint8)  # each row starts with its filter: 2, up
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
     data = isal_zlib.compress(rows.data, 1)
     header = struct.pack(">LLBBBBB", width, height, 8, colour_type, 0, 0, 0)
     chunks = ((b"IHDR", header), *before_data, (b"IDAT", data), (b"IEND", b""))
@@ -65,11 +76,9 @@ def _palette_index(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     red, green, blue = cv2.split(picture)
     index: npt.NDArray[np.uint8] = cv2.LUT(green, _GREY_INDEX)
     place = np.flatnonzero(red != blue)  # in both colours, and their blends with grey, they differ
-    pixel = picture.reshape(-1, 3)[place].astype(np.int32)
-    cool = pixel[:, 2] > pixel[:, 0]
-    full = np.where(cool, max(COLOURS_RGB["vertebra"]), max(COLOURS_RGB["disc"]))
-    step = np.minimum((pixel.max(axis=1) * (_STEPS - 1) + full // 2) // full, _STEPS - 1)
-    index.reshape(-1)[place] = _GREYS + _STEPS * cool + step
+    warm, cool = red.ravel()[place], blue.ravel()[place]
+    peak = np.maximum(np.maximum(warm, cool), green.ravel()[place])
+    index.ravel()[place] = np.where(cool > warm, _COOL_INDEX[peak], _WARM_INDEX[peak])
     return index
 
 
