@@ -454,7 +454,13 @@ def _start(script: Path, *words: str) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=script.parent,
+        preexec_fn=_heeds_ctrl_c if os.name == "posix" else None,
     )
+
+
+def _heeds_ctrl_c() -> None:
+    """What runs in the background may ignore it, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_for_lines(path: Path, count: int, process: subprocess.Popen) -> None:
