@@ -79,12 +79,11 @@ def _moved_there(path: Path, *, sync: bool) -> Iterator[tuple[int, Path]]:
 
 def _partial_beside(path: Path) -> tuple[int, str]:
     """A new file beside a path, open and by name; the folder is made where there is none."""
-    names = {"dir": path.parent, "prefix": f".{path.name}.", "suffix": ".partial"}
     try:
-        return tempfile.mkstemp(**names)
+        return tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(**names)
+        return tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
 
 
 def link_file(source: Path, target: Path) -> None:

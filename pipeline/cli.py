@@ -151,6 +151,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.kfold_settings:KfoldClassify",
             "spineline.pipeline.kfold:kfold_classify",
         ),
+        "pipeline": Command(
+            "cross-validate the recipe of all three networks, scored as one pipeline",
+            "spineline.pipeline.kfold_settings:KfoldPipeline",
+            "spineline.pipeline.kfold:kfold_pipeline",
+        ),
     },
     "pipeline": {
         "train": Command(

@@ -1,4 +1,4 @@
-"""``spineline kfold detect | classify``: cross-validation of variants as one command.
+"""``spineline kfold detect | classify | pipeline``: cross-validation of variants as one command.
 
 OUT/folds.json                 the studies of each fold, drawn once
 OUT/folds/foldN                the dataset of each fold; images are hard links
@@ -6,6 +6,9 @@ OUT/VARIANT/foldN              the run folder of a training; its ``val`` holds t
 OUT/VARIANT/predictions.*      out-of-fold predictions of all studies
 OUT/VARIANT/fold_weights.json  for ``pipeline val folds=``
 OUT/kfold.md, .csv, .json, .png
+
+Of ``kfold pipeline``, whose variants are recipes: OUT/RECIPE/recipe.yaml, and the out-of-fold
+predictions with their figures in OUT/RECIPE/val, a folder of ``pipeline val``.
 """
 
 from __future__ import annotations
@@ -20,14 +23,20 @@ from typing import Any
 import yaml
 
 from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError, OutputExistsError
+from spineline.datasets.errors import AnnotationError, ConfigError, OutputExistsError
 from spineline.datasets.files import check_output, write_bytes, write_json, write_text
 from spineline.datasets.runs import LOG, held_folder, resumed_settings, versions, write_run_record
 from spineline.datasets.settings import refuse_output_around
 from spineline.pipeline.fold_weights import FOLD_WEIGHTS_FILE, FoldWeights, write_fold_weights
 from spineline.pipeline.kfold_folds import Folds, make_folds
 from spineline.pipeline.kfold_jobs import Job, run_jobs
-from spineline.pipeline.kfold_settings import KfoldClassify, KfoldDetect
+from spineline.pipeline.kfold_recipes import (
+    out_of_fold,
+    recipe_settings,
+    scoring,
+    write_recipes,
+)
+from spineline.pipeline.kfold_settings import KfoldClassify, KfoldDetect, KfoldPipeline
 from spineline.pipeline.kfold_table import (
     NOTE,
     Row,
@@ -52,7 +61,7 @@ from spineline.pipeline.tables import command_line, machine
 SCHEMA = "spineline-kfold/1"
 _MAY_CHANGE = (
     "resume", "overwrite", "data", "out", "device", "workers", "cache", "plots", "verbose", "trust",
-    "variants", "metric", "draws", "k", "folds",
+    "variants", "recipe", "metric", "draws", "k", "folds",
 )  # fmt: skip
 """Keys that a resumed run may be given otherwise; k and folds must still be those there are."""
 
@@ -86,6 +95,11 @@ def kfold_detect(settings: KfoldDetect) -> KfoldResult:
 def kfold_classify(settings: KfoldClassify) -> KfoldResult:
     """Run ``spineline kfold classify``; raises what [kfold_detect][] does."""
     return _kfold(settings, "kfold classify")
+
+
+def kfold_pipeline(settings: KfoldPipeline) -> KfoldResult:
+    """Run ``spineline kfold pipeline``; raises what [kfold_detect][] does."""
+    return _kfold(settings, "kfold pipeline")
 
 
 def _kfold(settings: KfoldSettings, command: str) -> KfoldResult:
@@ -176,6 +190,8 @@ def _write_record(
     trained = {**earlier, **{variant.name: dict(variant.keys) for variant in variants}}
     record = replace(settings, resume=False, overwrite=False)
     write_run_record(settings.out, command, record, trained={"variants": trained})
+    if isinstance(settings, KfoldPipeline):
+        write_recipes(settings, variants)
 
 
 def _folds_and_metric(
@@ -209,6 +225,11 @@ def _metric(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) 
             msg = f"metric=level_accuracy_8px: the classes of data={settings.data} are no levels"
             raise ConfigError(msg)
         return settings.metric or (default,)
+    if isinstance(settings, KfoldPipeline):
+        if folds.labels != "level":
+            msg = f"data={settings.data}: was converted with labels={folds.labels}; wanted"
+            raise AnnotationError(f"{msg} labels=level, the classes of a detector of the pipeline")
+        return settings.metric or ("level_accuracy_8px", "seven.accuracy")
     heads = {head_of(settings, variant) for variant in variants}
     return settings.metric or ("binary.accuracy" if heads == {"binary"} else "seven.accuracy",)
 
@@ -229,21 +250,19 @@ def _variant_text(variant: Variant) -> str:
 
 def _jobs(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) -> list[Job]:
     return [
-        Job(
-            variant.name,
-            n,
-            train_settings(
-                settings,
-                variant,
-                data=folder,
-                out=settings.out / variant.name / f"fold{n}",
-                device="cpu",
-            ),
-            settings.checkpoint,
-        )
+        _job(settings, variant, n, folder)
         for variant in variants
         for n, folder in enumerate(folds.folders)
     ]
+
+
+def _job(settings: KfoldSettings, variant: Variant, fold: int, data: Path) -> Job:
+    out = settings.out / variant.name / f"fold{fold}"
+    if isinstance(settings, KfoldPipeline):
+        train = recipe_settings(settings, variant, data=data, out=out)
+        return Job(variant.name, fold, train, settings.checkpoint, scoring(settings))
+    one_stage = train_settings(settings, variant, data=data, out=out, device="cpu")
+    return Job(variant.name, fold, one_stage, settings.checkpoint)
 
 
 def _whole(jobs: Sequence[Job]) -> set[str]:
@@ -279,8 +298,10 @@ def _metrics(job: Job) -> dict[str, float | None]:
 def _pooled(
     settings: KfoldSettings, folds: Folds, jobs: Sequence[Job]
 ) -> dict[str, dict[str, Any]]:
-    from spineline.pipeline.kfold_pool import pool_detections, pool_grades
+    from spineline.pipeline.kfold_pool import figures_of, pool_detections, pool_grades
 
+    if isinstance(settings, KfoldPipeline):
+        return figures_of(out_of_fold(settings, folds, settings.out / jobs[0].variant))
     pool = pool_detections if isinstance(settings, KfoldDetect) else pool_grades
     out = settings.out / jobs[0].variant
     scores = [job.scores for job in jobs]
@@ -289,19 +310,28 @@ def _pooled(
 
 def _write_weights(settings: KfoldSettings, folds: Folds, jobs: Sequence[Job]) -> None:
     """The weights of the folds that are done, for ``pipeline val folds=``."""
-    task = "detector" if isinstance(settings, KfoldDetect) else "classifier"
     uid_of = folds.uid_of()
     found = [
         FoldWeights(
             folds.studies(job.fold),
             tuple(uid_of[study] for study in folds.studies(job.fold)),
-            {task: f"{job.train.out.name}/weights/{job.weights.name}"},
+            _models(settings, job),
         )
         for job in jobs
         if job.done
     ]
     if found:
         write_fold_weights(settings.out / jobs[0].variant / FOLD_WEIGHTS_FILE, found)
+
+
+def _models(settings: KfoldSettings, job: Job) -> dict[str, str]:
+    """The files of a fold's networks, from the variant's folder."""
+    fold = job.train.out.name
+    if isinstance(settings, KfoldPipeline):
+        tasks = ("detector", "classifier", "namer")
+        return {task: f"{fold}/{task}.safetensors" for task in tasks}
+    task = "detector" if isinstance(settings, KfoldDetect) else "classifier"
+    return {task: f"{fold}/weights/{job.weights.name}"}
 
 
 def _write(

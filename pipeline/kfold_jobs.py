@@ -10,9 +10,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -25,12 +25,19 @@ from spineline.datasets.settings import parse_settings, settings_to_dict
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.pipeline.kfold_variants import TrainSettings, masks_kind
 from spineline.pipeline.predict import Failure
+from spineline.pipeline.settings import PipelineVal
+from spineline.pipeline.train_settings import PipelineTrain
 
 SCORES = "val"
 """Folder within a run folder that holds what the fold's val part gives."""
 
 _CHECKPOINTS = ("weights/last.pt", "checkpoint.pt")
 _LOG_FILE = "log.txt"
+_KINDS: dict[str, type[TrainSettings | PipelineTrain]] = {
+    "detect": DetectTrain,
+    "classify": ClassifyTrain,
+    "pipeline": PipelineTrain,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,14 @@ class Job:
         fold: its number.
         train: the settings of the training; ``out`` is the run folder.
         checkpoint: ``last`` or ``best``: the weights that are scored.
+        scoring: further keys of ``pipeline val``, where a whole pipeline is trained.
     """
 
     variant: str
     fold: int
-    train: TrainSettings
+    train: TrainSettings | PipelineTrain
     checkpoint: str
+    scoring: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,7 +65,7 @@ class Job:
 
     @property
     def weights(self) -> Path:
-        """The weights that are scored."""
+        """The weights that are scored; of a whole pipeline there are several."""
         return self.train.out / "weights" / f"{self.checkpoint}.safetensors"
 
     @property
@@ -71,18 +80,18 @@ class Job:
 
     def to_json(self) -> str:
         """The job as text for another process."""
-        task = "detect" if isinstance(self.train, DetectTrain) else "classify"
+        task = next(word for word, kind in _KINDS.items() if isinstance(self.train, kind))
         values = {"task": task, "variant": self.variant, "fold": self.fold}
         values |= {"checkpoint": self.checkpoint, "train": settings_to_dict(self.train)}
-        return json.dumps(values)
+        return json.dumps({**values, "scoring": dict(self.scoring)})
 
     @classmethod
     def from_json(cls, text: str) -> Job:
         """The job behind `to_json`."""
         values = json.loads(text)
-        kind = DetectTrain if values["task"] == "detect" else ClassifyTrain
-        train: Any = parse_settings(kind, values["train"], where="job")
-        return cls(values["variant"], values["fold"], train, values["checkpoint"])
+        train: Any = parse_settings(_KINDS[values["task"]], values["train"], where="job")
+        names = ("variant", "fold", "checkpoint", "scoring")
+        return cls(train=train, **{name: values[name] for name in names})
 
 
 def do_job(job: Job) -> None:
@@ -91,8 +100,11 @@ def do_job(job: Job) -> None:
     Raises:
         SpinelineError: one of them failed.
     """
-    _train(job)
-    _score(job)
+    if isinstance(job.train, PipelineTrain):
+        _train_and_score_pipeline(job, job.train)
+        return
+    _train(job, job.train)
+    _score(job, job.train)
 
 
 def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> tuple[Failure, ...]:
@@ -108,11 +120,29 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> tuple[Failure, ...]
     return tuple(failure for failure in results if failure is not None)
 
 
-def _train(job: Job) -> None:
-    out = job.train.out
+def _train_and_score_pipeline(job: Job, train: PipelineTrain) -> None:
+    from spineline.pipeline.train import train as train_pipeline
+    from spineline.pipeline.val import val as score_pipeline
+
+    begun = (train.out / "run.yaml").is_file()
+    made = train_pipeline(replace(train, resume=begun, overwrite=not begun and train.out.exists()))
+    score_pipeline(
+        PipelineVal(
+            weights=made.weights(),
+            data=train.data,
+            out=job.scores,
+            device=train.device,
+            overwrite=True,
+            **job.scoring,
+        )
+    )
+
+
+def _train(job: Job, train: TrainSettings) -> None:
+    out = train.out
     begun = any((out / name).is_file() for name in _CHECKPOINTS)
     # What was killed before its first epoch ended has nothing to go on with.
-    settings = replace(job.train, resume=begun, overwrite=not begun and out.exists())
+    settings = replace(train, resume=begun, overwrite=not begun and out.exists())
     try:
         if isinstance(settings, DetectTrain):
             from spineline.detect.train import train as train_detector
@@ -126,8 +156,8 @@ def _train(job: Job) -> None:
         LOG.info("%s: trained already", job.name)
 
 
-def _score(job: Job) -> None:
-    train, data = job.train, job.train.data
+def _score(job: Job, train: TrainSettings) -> None:
+    data = train.data
     if data is None:
         raise ValueError("a job names its data")
     if isinstance(train, DetectTrain):

@@ -1,4 +1,4 @@
-"""Settings of ``spineline kfold detect | classify``: the training's keys, and those of folds."""
+"""Settings of ``spineline kfold``: keys of the trainings, and those of folds."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ DETECT_FIGURES = (
 CLASSIFY_FIGURES = (
     "seven.accuracy", "seven.macro_f1", "seven.ece", "abnormal.auc_disc", "abnormal.auc_vertebra",
     "binary.accuracy", "binary.sensitivity", "binary.specificity", "binary.auc", "binary.ece",
+)  # fmt: skip
+PIPELINE_FIGURES = (
+    "level_accuracy_8px", "level_accuracy_6mm", "offset_accuracy", "seven.accuracy",
+    "seven.macro_f1", "seven.ece", "binary.accuracy", "binary.auc", "binary.auc_disc",
+    "ccf.l_disc", "ccf.l_vertebra", "ccf.c_disc", "ccf.c_vertebra", "ccf.score",
+    "report.recall", "report.precision", "report.ap", "coco.map50",
 )  # fmt: skip
 NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device", "trust")
 """Keys of a training that no variant may change; whom to trust is not for a file to say."""
@@ -99,6 +105,53 @@ class KfoldClassify(ClassifyTrain):
         choices=CLASSIFY_FIGURES,
     )
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KfoldPipeline(Settings):
+    """Keys of ``kfold pipeline``: detector, classifier and namer of every fold."""
+
+    data: Path = key(f"{_DATA}; labels=level")
+    out: Path = key("folder to write: RECIPE/foldN, folds.json, kfold.md, .csv, .json, .png")
+    recipe: tuple[str, ...] = key(
+        "best (what the default bundle is made by), and YAML files with keys of the trainings: "
+        "detector: {…}, classifier: {…}, namer: {…}; each is cross-validated",
+        default=("best",),
+    )
+    k: int | None = _k()
+    folds: Path | None = key(_FOLDS, default=None)
+    metric: tuple[str, ...] | None = key(
+        "figures of the table (level_accuracy_8px, seven.accuracy)",
+        default=None,
+        choices=PIPELINE_FIGURES,
+    )
+    spacing_mm: float | None = key(
+        "pixel spacing of images that carry none", default=None, minimum=1e-3, maximum=100
+    )
+    fov_mm: float | None = key(
+        "field of view along the longer side of images that carry no spacing",
+        default=None,
+        minimum=1,
+        maximum=10000,
+    )
+    draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+    seed: int = key("of the folds, and of every training", default=0, minimum=0)
+    device: str = key(_DEVICE, default="cpu")
+    resume: bool = key(
+        "go on with the cross-validation in out= where it stopped; recipes may be added",
+        default=False,
+    )
+    overwrite: bool = key("replace an earlier cross-validation in out=", default=False)
+
+    @property
+    def checkpoint(self) -> str:
+        """The weights that are scored."""
+        return "last"
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if self.spacing_mm is not None and self.fov_mm is not None:
+            raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")
 
 
 _RESIZE: dict[str, object] = {

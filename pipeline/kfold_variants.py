@@ -20,9 +20,11 @@ from spineline.pipeline.kfold_settings import (
     NOT_OF_A_VARIANT,
     KfoldClassify,
     KfoldDetect,
+    KfoldPipeline,
 )
 
-KfoldSettings = KfoldDetect | KfoldClassify
+KfoldSettings = KfoldDetect | KfoldClassify | KfoldPipeline
+_OneStage = KfoldDetect | KfoldClassify
 TrainSettings = DetectTrain | ClassifyTrain
 
 FOLDS_FOLDER = "folds"
@@ -44,6 +46,10 @@ def chosen_variants(settings: KfoldSettings) -> tuple[Variant, ...]:
         ConfigError: no such variant or file, a name twice, or a key or value of one that the
             training does not know.
     """
+    if isinstance(settings, KfoldPipeline):
+        from spineline.pipeline.kfold_recipes import chosen_recipes
+
+        return chosen_recipes(settings)
     built_in = DETECT_VARIANTS if isinstance(settings, KfoldDetect) else CLASSIFY_VARIANTS
     found: dict[str, Variant] = {}
     for word in settings.variants:
@@ -57,7 +63,7 @@ def chosen_variants(settings: KfoldSettings) -> tuple[Variant, ...]:
     return tuple(found.values())
 
 
-def checked_keys(settings: KfoldSettings, variant: Variant, where: str) -> dict[str, Any]:
+def checked_keys(settings: _OneStage, variant: Variant, where: str) -> dict[str, Any]:
     """A variant's keys as the training's settings hold them.
 
     Raises:
@@ -72,7 +78,7 @@ def checked_keys(settings: KfoldSettings, variant: Variant, where: str) -> dict[
 
 
 def train_settings(
-    settings: KfoldSettings, variant: Variant, *, data: Path, out: Path, device: str
+    settings: _OneStage, variant: Variant, *, data: Path, out: Path, device: str
 ) -> TrainSettings:
     """The settings of one training."""
     cls = _train_class(settings)
@@ -88,6 +94,11 @@ def check_trainings(settings: KfoldSettings, variants: Sequence[Variant]) -> Non
     Raises:
         ConfigError: a recipe or a combination that cannot work, or two variants that train alike.
     """
+    if isinstance(settings, KfoldPipeline):
+        from spineline.pipeline.kfold_recipes import check_recipes
+
+        check_recipes(settings, variants)
+        return
     seen: dict[str, str] = {}
     works: dict[str, str] = {}
     for variant in variants:
@@ -156,7 +167,7 @@ def _in_effect(train: TrainSettings, values: dict[str, Any]) -> dict[str, Any]:
     return values | {key: OFF.get(key) for key in switched_off(values, model=values["model"])}
 
 
-def _train_class(settings: KfoldSettings) -> type[TrainSettings]:
+def _train_class(settings: _OneStage) -> type[TrainSettings]:
     return DetectTrain if isinstance(settings, KfoldDetect) else ClassifyTrain
 
 
@@ -180,9 +191,18 @@ def _of_file(path: Path, where: str) -> Iterator[Variant]:
         raise ConfigError(f"{where}: wanted variants as NAME: {{KEY: VALUE, …}}")
     for name, keys in content.items():
         text = str(name)
-        if not _NAME.fullmatch(text) or text == FOLDS_FOLDER:
-            msg = f"{where}: {text!r} cannot name a variant; wanted letters, digits, _ . -"
-            raise ConfigError(f"{msg}, and not {FOLDS_FOLDER!r}")
+        check_name(text, where)
         if keys is not None and not isinstance(keys, dict):
             raise ConfigError(f"{where}, {text}: found {keys!r}, wanted {{KEY: VALUE, …}}")
         yield Variant(text, {str(k): v for k, v in (keys or {}).items()})
+
+
+def check_name(text: str, where: str) -> None:
+    """Refuse what cannot name a variant's folder.
+
+    Raises:
+        ConfigError: says what can.
+    """
+    if not _NAME.fullmatch(text) or text == FOLDS_FOLDER:
+        msg = f"{where}: {text!r} cannot name a variant; wanted letters, digits, _ . -"
+        raise ConfigError(f"{msg}, and not {FOLDS_FOLDER!r}")

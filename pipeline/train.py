@@ -68,9 +68,7 @@ def train(settings: PipelineTrain) -> TrainResult:
         OutputExistsError: ``out`` exists, and neither ``resume`` nor ``overwrite`` is set.
     """
     recipe = load_recipe(settings.recipe)
-    for stage in STAGES:
-        training = _training(settings, stage, recipe[stage])
-        _check_training(training, f"recipe={settings.recipe}, {stage}")
+    check_recipe(settings, recipe)
     device_name(settings.device)
     data = check_data(settings)
     if settings.resume:
@@ -112,6 +110,17 @@ def load_recipe(name: str) -> Keys:
         raise ConfigError(f"recipe={name}: no such recipe or file{hint}; or a YAML file")
     own = _read_recipe(path)
     return {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
+
+
+def check_recipe(settings: PipelineTrain, recipe: Keys) -> None:
+    """Refuse, before anything is trained, what a training would refuse by itself.
+
+    Raises:
+        ConfigError: says the recipe and the stage.
+    """
+    for stage in STAGES:
+        training = _training(settings, stage, recipe[stage])
+        _check_training(training, f"recipe={settings.recipe}, {stage}")
 
 
 def _read_recipe(path: Path) -> Keys:
@@ -171,7 +180,6 @@ def check_data(settings: PipelineTrain) -> str:
 
 
 def _check_training(training: DetectTrain | ClassifyTrain | NamingTrain, where: str) -> None:
-    """Refuse, before anything is trained, what a training would refuse by itself."""
     if isinstance(training, NamingTrain):
         return
     from spineline.pipeline.kfold_variants import resolved_training

@@ -229,8 +229,13 @@ def start(source: Path, out: Path) -> subprocess.Popen[bytes]:
         [*COMMAND, *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else it may ignore it
+        preexec_fn=_heeds_ctrl_c,  # noqa: PLW1509 - one thread
     )
+
+
+def _heeds_ctrl_c() -> None:
+    """What runs in the background may ignore it, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.slow

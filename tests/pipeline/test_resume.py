@@ -454,7 +454,7 @@ def _start(script: Path, *words: str) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=script.parent,
-        preexec_fn=_heeds_ctrl_c if os.name == "posix" else None,
+        preexec_fn=_heeds_ctrl_c if os.name == "posix" else None,  # noqa: PLW1509 - one thread
     )
 
 

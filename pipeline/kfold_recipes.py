@@ -1,0 +1,103 @@
+"""Recipes as the variants of ``kfold pipeline``: read, trained and scored as whole pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spineline.datasets.errors import ConfigError
+from spineline.datasets.files import write_text
+from spineline.datasets.splits import Part, write_manifest
+from spineline.pipeline.kfold_folds import Folds
+from spineline.pipeline.kfold_jobs import SCORES
+from spineline.pipeline.kfold_settings import KfoldPipeline
+from spineline.pipeline.kfold_variants import Variant, check_name
+from spineline.pipeline.settings import PipelineVal
+from spineline.pipeline.train import RECIPES, check_recipe, load_recipe
+from spineline.pipeline.train_settings import PipelineTrain
+
+RECIPE_FILE = "recipe.yaml"
+"""In a variant's folder: all that its trainings are given."""
+
+
+def chosen_recipes(settings: KfoldPipeline) -> tuple[Variant, ...]:
+    """The recipes that ``recipe=`` names, each as a variant of the name of its file.
+
+    Raises:
+        ConfigError: no such recipe, not a recipe, or a name that cannot be, or comes twice.
+    """
+    found: dict[str, Variant] = {}
+    for word in settings.recipe:
+        name = word if word in RECIPES else Path(word).stem
+        keys = load_recipe(word)
+        check_name(name, f"recipe={word}")
+        if name in found:
+            raise ConfigError(f"recipe={word}: {name} is named twice; rename one of the files")
+        found[name] = Variant(name, keys)
+    if not found:
+        raise ConfigError(f"recipe=: names nothing; allowed: {', '.join(RECIPES)}, or YAML files")
+    return tuple(found.values())
+
+
+def check_recipes(settings: KfoldPipeline, recipes: Sequence[Variant]) -> None:
+    """Refuse, before anything is trained, what a training would refuse, and equal recipes.
+
+    Raises:
+        ConfigError: says the recipe.
+    """
+    seen: dict[str, str] = {}
+    for word, recipe in zip(settings.recipe, recipes, strict=True):
+        train = PipelineTrain(data=settings.data, out=settings.out, recipe=word)
+        check_recipe(train, {stage: dict(keys) for stage, keys in recipe.keys.items()})
+        same = repr(recipe.keys)
+        if same in seen:
+            raise ConfigError(f"recipe={word}: says what {seen[same]} says; leave one away")
+        seen[same] = recipe.name
+
+
+def write_recipes(settings: KfoldPipeline, recipes: Sequence[Variant]) -> None:
+    """Keep each recipe in its variant's folder, from which its trainings read it."""
+    for recipe in recipes:
+        text = yaml.safe_dump(dict(recipe.keys), sort_keys=False)
+        write_text(settings.out / recipe.name / RECIPE_FILE, text)
+
+
+def recipe_settings(
+    settings: KfoldPipeline, recipe: Variant, *, data: Path, out: Path
+) -> PipelineTrain:
+    """The settings of the trainings of one fold."""
+    file = settings.out / recipe.name / RECIPE_FILE
+    return PipelineTrain(data=data, out=out, recipe=str(file), seed=settings.seed)
+
+
+def scoring(settings: KfoldPipeline) -> dict[str, Any]:
+    """The keys that ``pipeline val`` is given."""
+    return {name: getattr(settings, name) for name in ("spacing_mm", "fov_mm", "draws", "seed")}
+
+
+def out_of_fold(settings: KfoldPipeline, folds: Folds, variant: Path) -> Mapping[str, Any]:
+    """Every study by the pipeline of the fold that left it out; kept in the variant's folder.
+
+    Returns:
+        the content of ``metrics.json`` of ``pipeline val``.
+    """
+    from spineline.pipeline.val import val
+
+    scored: Part = "val"
+    parts = {study: scored for n in range(len(folds.folders)) for study in folds.studies(n)}
+    split = variant / "split.json"
+    write_text(split, write_manifest(parts))
+    return val(
+        PipelineVal(
+            data=folds.folders[0],
+            split=split,
+            part=scored,
+            folds=(variant,),
+            out=variant / SCORES,
+            overwrite=True,
+            **scoring(settings),
+        )
+    ).metrics
