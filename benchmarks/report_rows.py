@@ -282,7 +282,7 @@ class RowsSettings(Settings):
     annotations: Path | None = key("the report's labels", default=None)
     images: Path | None = key("the report's frames", default=None)
     rows: tuple[str, ...] = key(
-        "what to run: rows, such as regions-mixup, or groups of rows (all); none with rows=",
+        "what to run: rows, such as regions-mixup, groups of rows, or all; none with rows=",
         default=GROUPS,
     )
     size: str = key("small: for a CPU; full: as the report", default="small", choices=SIZES)
@@ -326,15 +326,17 @@ class Found:
 
 
 def chosen_rows(words: Sequence[str]) -> tuple[Row, ...]:
-    """The rows that are named, by themselves or by their group, in the report's order.
+    """The rows that are named, by themselves, by their group or by ``all``, in the report's order.
 
     Raises:
         ConfigError: no such row.
     """
     names = [row.name for row in ROWS]
+    if "all" in words:
+        return ROWS
     for word in words:
         if word not in names and word not in GROUPS:
-            hint = close_match(word, [*GROUPS, *names])
+            hint = close_match(word, list(dict.fromkeys([*GROUPS, *names])))
             groups = "" if "allowed" in hint else f" (groups: {', '.join(GROUPS)})"
             raise ConfigError(f"rows={word}: no such row{hint}{groups}")
     return tuple(row for row in ROWS if row.name in words or row.experiment in words)

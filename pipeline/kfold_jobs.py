@@ -100,11 +100,8 @@ def do_job(job: Job) -> None:
     Raises:
         SpinelineError: one of them failed.
     """
-    if isinstance(job.train, PipelineTrain):
-        _train_and_score_pipeline(job, job.train)
-        return
-    _train(job, job.train)
-    _score(job, job.train)
+    _train(job)
+    _score(job)
 
 
 def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> tuple[Failure, ...]:
@@ -120,26 +117,14 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> tuple[Failure, ...]
     return tuple(failure for failure in results if failure is not None)
 
 
-def _train_and_score_pipeline(job: Job, train: PipelineTrain) -> None:
-    from spineline.pipeline.train import train as train_pipeline
-    from spineline.pipeline.val import val as score_pipeline
+def _train(job: Job) -> None:
+    train, out = job.train, job.train.out
+    if isinstance(train, PipelineTrain):
+        from spineline.pipeline.train import train as train_pipeline
 
-    begun = (train.out / "run.yaml").is_file()
-    made = train_pipeline(replace(train, resume=begun, overwrite=not begun and train.out.exists()))
-    score_pipeline(
-        PipelineVal(
-            weights=made.weights(),
-            data=train.data,
-            out=job.scores,
-            device=train.device,
-            overwrite=True,
-            **job.scoring,
-        )
-    )
-
-
-def _train(job: Job, train: TrainSettings) -> None:
-    out = train.out
+        begun = (out / "run.yaml").is_file()
+        train_pipeline(replace(train, resume=begun, overwrite=not begun and out.exists()))
+        return
     begun = any((out / name).is_file() for name in _CHECKPOINTS)
     # What was killed before its first epoch ended has nothing to go on with.
     settings = replace(train, resume=begun, overwrite=not begun and out.exists())
@@ -156,10 +141,13 @@ def _train(job: Job, train: TrainSettings) -> None:
         LOG.info("%s: trained already", job.name)
 
 
-def _score(job: Job, train: TrainSettings) -> None:
-    data = train.data
+def _score(job: Job) -> None:
+    train, data = job.train, job.train.data
     if data is None:
         raise ValueError("a job names its data")
+    if isinstance(train, PipelineTrain):
+        _score_pipeline(job, train)
+        return
     if isinstance(train, DetectTrain):
         from spineline.detect.val import val as score_detector
 
@@ -184,6 +172,22 @@ def _score(job: Job, train: TrainSettings) -> None:
             mask_kind=masks_kind(train),
             device=train.device,
             overwrite=True,
+        )
+    )
+
+
+def _score_pipeline(job: Job, train: PipelineTrain) -> None:
+    from spineline.pipeline.train import weights_in
+    from spineline.pipeline.val import val
+
+    val(
+        PipelineVal(
+            weights=weights_in(train.out).weights(),
+            data=train.data,
+            out=job.scores,
+            device=train.device,
+            overwrite=True,
+            **job.scoring,
         )
     )
 

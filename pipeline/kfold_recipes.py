@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from spineline.datasets.dataset import load_dataset
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.files import write_text
 from spineline.datasets.splits import Part, write_manifest
@@ -87,12 +88,17 @@ def out_of_fold(settings: KfoldPipeline, folds: Folds, variant: Path) -> Mapping
     from spineline.pipeline.val import val
 
     scored: Part = "val"
-    parts = {study: scored for n in range(len(folds.folders)) for study in folds.studies(n)}
+    data = load_dataset(folds.folders[0])  # each fold holds every image
+    parts = {
+        record.study_id: "test" if part == "test" else scored
+        for part, records in data.records.items()
+        for record in records
+    }
     split = variant / "split.json"
     write_text(split, write_manifest(parts))
     return val(
         PipelineVal(
-            data=folds.folders[0],
+            data=data.root,
             split=split,
             part=scored,
             folds=(variant,),

@@ -87,12 +87,14 @@ def train(settings: PipelineTrain) -> TrainResult:
         )
         for number, (stage, training) in enumerate(trainings.items(), 1):
             _run_stage(settings, stage, training, f"{number} of {len(trainings)}")
-    result = TrainResult(settings.out, *(_final(settings.out, s) for s in _OF_BUNDLE))
+    result = weights_in(settings.out)
     LOG.info("done; use them: spineline pipeline predict weights=%s …", result.weights())
     return result
 
 
-_OF_BUNDLE = ("detector", "classifier", "namer")
+def weights_in(out: Path) -> TrainResult:
+    """What a run that ended well left in its folder."""
+    return TrainResult(out, *(_final(out, s) for s in ("detector", "classifier", "namer")))
 
 
 def load_recipe(name: str) -> Keys:

@@ -1,0 +1,292 @@
+"""``kfold pipeline``: recipes cross-validated as whole pipelines, figures counted by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from spineline.converters.coco import write_coco
+from spineline.converters.yolo import write_yolo
+from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.boxes import boxes_from_points
+from spineline.datasets.errors import SpinelineError
+from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.datasets.splits import records_by_part
+from spineline.pipeline.fold_weights import read_fold_weights
+from spineline.pipeline.kfold_jobs import Job
+from spineline.pipeline.train import TrainResult, load_recipe
+from spineline.pipeline.train_settings import PipelineTrain
+
+Cli = Callable[..., tuple[int, str, str]]
+BLIND = ("001", "004", "005")
+"""Studies whose images are dark, so that nothing is found in them."""
+
+
+def write_dataset(root: Path, labels: str = "level") -> Path:
+    """Nine studies in train and val, two in test, 64 x 64 pixels; spots where the levels are."""
+    points = np.stack([np.full(11, 30.0), 7.0 + 5.0 * np.arange(11)], axis=1)
+    edges = [tuple(float(v) for v in box) for box in boxes_from_points(points)]
+    structures = tuple(
+        Structure(level, kind_of_level(level), tuple(point), box, ("v1",))  # type: ignore[arg-type]
+        for level, point, box in zip(LEVELS, points.tolist(), edges, strict=True)
+    )
+    records = [ImageRecord(f"{n:03}-000", f"{n:03}", 64, 64, structures) for n in range(11)]
+    parts = {f"{n:03}": "train" if n < 5 else "val" if n < 9 else "test" for n in range(11)}
+    by_part = records_by_part(records, parts)  # type: ignore[arg-type]
+    for part, held in by_part.items():
+        (root / "images" / part).mkdir(parents=True)
+        for record in held:
+            pixels = np.tile(np.arange(64, dtype=np.uint8), (64, 1))  # no spot, yet an image
+            if record.study_id not in BLIND:
+                pixels[points[:, 1].astype(int), 30] = 255
+            Image.fromarray(pixels).save(root / "images" / part / f"{record.image_id}.png")
+    write_yolo(root, by_part, labels)  # type: ignore[arg-type]
+    write_coco(root, by_part, labels)  # type: ignore[arg-type]
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def trained(monkeypatch, fake_models) -> list[PipelineTrain]:
+    """Trainings that are noted and leave empty weights; the fakes are what is scored."""
+    seen: list[PipelineTrain] = []
+
+    def train(settings: PipelineTrain) -> TrainResult:
+        seen.append(settings)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        (settings.out / "run.yaml").write_text("command: x\n")
+        tasks = ("detector", "classifier", "namer")
+        files = [settings.out / f"{task}.safetensors" for task in tasks]
+        for file in files:
+            file.write_bytes(str(settings.out).encode())
+        return TrainResult(settings.out, *files)
+
+    monkeypatch.setattr("spineline.pipeline.train.train", train)
+    return seen
+
+
+def words(data: Path, *more: str) -> list[str]:
+    return ["kfold", "pipeline", f"data={data}", f"out={data.parent / 'o'}", "draws=20", *more]
+
+
+def own_recipe(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def rows_of(out: Path, figure: str) -> list[dict[str, str]]:
+    with (out / "kfold.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["figure"] == figure]
+
+
+def test_figures_counted_by_hand(data, trained, run_cli, tmp_path) -> None:
+    out = tmp_path / "o"
+    code, said, warned = run_cli(*words(data, "metric=level_accuracy_8px,report.recall"))
+    assert code == 0, warned
+    folds = json.loads((out / "folds.json").read_text())["folds"]
+    assert sorted(study for fold in folds for study in fold) == [f"{n:03}" for n in range(9)]
+    wanted = [1 - len(set(BLIND) & set(fold)) / len(fold) for fold in folds]
+    content = json.loads((out / "kfold.json").read_text())["variants"]["best"]
+    figure = content["level_accuracy_8px"]
+    assert figure["folds"] == pytest.approx(wanted)
+    assert figure["mean"] == pytest.approx(np.mean(wanted))
+    assert figure["std"] == pytest.approx(np.std(wanted, ddof=1))
+    assert figure["pooled"]["value"] == pytest.approx(6 / 9)
+    assert figure["pooled"]["n"] == 99
+    low, high = figure["pooled"]["ci95"]
+    assert low < 6 / 9 < high
+    assert len(rows_of(out, "report.recall")) == 1
+    assert {"kfold.md", "kfold.png"} <= {path.name for path in out.iterdir()}
+    assert "level_accuracy_8px" in said
+    assert "report.recall" in said
+
+
+def test_each_study_is_scored_by_the_fold_that_left_it_out(
+    data, trained, run_cli, tmp_path
+) -> None:
+    assert run_cli(*words(data, "seed=3", "k=2"))[0] == 0
+    out = tmp_path / "o"
+    folds = json.loads((out / "folds.json").read_text())["folds"]
+    assert len(folds) == 2
+    for n, fold in enumerate(folds):
+        for study in fold:
+            result = out / "best" / "val" / "predictions" / f"{study}-000" / "result.json"
+            assert json.loads(result.read_text())["weights"]["name"].startswith(f"fold {n}: ")
+    assert len(list((out / "best" / "val" / "predictions").iterdir())) == 9
+    for n, held in enumerate(read_fold_weights([out / "best"])):
+        assert list(held.studies) == folds[n]
+        for task in ("detector", "classifier", "namer"):
+            assert held.models[task] == str(out / "best" / f"fold{n}" / f"{task}.safetensors")
+    assert [s.data for s in trained] == [out / "folds" / f"fold{n}" for n in range(2)]
+    assert {s.seed for s in trained} == {3}
+    assert not any(s.resume for s in trained)
+
+
+def test_recipes_side_by_side(data, trained, run_cli, tmp_path) -> None:
+    longer = own_recipe(tmp_path, "longer.yaml", "detector: {epochs: 7}")
+    assert run_cli(*words(data, f"recipe=best,{longer}"))[0] == 0
+    out = tmp_path / "o"
+    assert [row["variant"] for row in rows_of(out, "seven.accuracy")] == ["best", "longer"]
+    assert len(trained) == 6
+    for name, detector in (("best", {}), ("longer", {"epochs": 7})):
+        kept = yaml.safe_load((out / name / "recipe.yaml").read_text())
+        assert kept == load_recipe("best") | {
+            "detector": load_recipe("best")["detector"] | detector
+        }
+        assert {s.recipe for s in trained if s.out.parent.name == name} == {
+            str(out / name / "recipe.yaml")
+        }
+
+
+def test_a_fold_that_fails_is_told_and_done_alone_later(
+    data, trained, run_cli, tmp_path, monkeypatch
+) -> None:
+    import spineline.pipeline.train as module
+
+    whole, out = module.train, tmp_path / "o"
+
+    def broken(settings: PipelineTrain) -> TrainResult:
+        made = whole(settings)
+        if settings.out.name == "fold1":
+            raise SpinelineError("the disk is full")
+        return made
+
+    monkeypatch.setattr(module, "train", broken)
+    code, said, warned = run_cli(*words(data))
+    assert code == 1
+    assert "best, fold 2: the disk is full" in warned
+    assert "failed" in said
+    assert len(read_fold_weights([out / "best"])) == 2
+    assert not (out / "best" / "val").exists()
+    trained.clear()
+    monkeypatch.setattr(module, "train", whole)
+    assert run_cli(*words(data), "resume=true")[0] == 0
+    assert [(s.out.name, s.resume) for s in trained] == [("fold1", True)]
+    assert json.loads((out / "kfold.json").read_text())["failures"] == []
+    assert rows_of(out, "level_accuracy_8px")[0]["pooled"] != ""
+
+
+def test_a_recipe_is_added_and_the_first_one_shown_with_it(
+    data, trained, run_cli, tmp_path
+) -> None:
+    assert run_cli(*words(data))[0] == 0
+    trained.clear()
+    other = own_recipe(tmp_path, "other.yaml", "namer: {epochs: 3}")
+    assert run_cli(*words(data), "resume=true", f"recipe={other}")[0] == 0
+    assert {s.out.parent.name for s in trained} == {"other"}
+    names = [row["variant"] for row in rows_of(tmp_path / "o", "level_accuracy_8px")]
+    assert names == ["best", "other"]
+
+
+def test_a_recipe_that_changed_is_refused(data, trained, run_cli, tmp_path) -> None:
+    mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
+    assert run_cli(*words(data), f"recipe={mine}")[0] == 0
+    own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 4}")
+    code, _, warned = run_cli(*words(data), "resume=true", f"recipe={mine}")
+    assert code == 2
+    assert "variant mine: is" in warned
+    code, _, warned = run_cli(*words(data), "resume=true", "fov_mm=300")
+    assert code == 2
+    assert "fov_mm=300.0: the run in" in warned
+    assert len(trained) == 3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("bset", "recipe=bset: no such recipe or file; did you mean 'best'?"),
+        ("best,best", "best is named twice"),
+        ("twin.yaml", None),
+        ("best,twin.yaml", "says what best says; leave one away"),
+        ("typo.yaml", "unknown key 'epoch'"),
+        ("folds.yaml", "'folds' cannot name a variant"),
+        ("wrong.yaml", "wrong.yaml, detector:"),
+    ],
+)
+def test_recipes_that_cannot_be(
+    data, trained, run_cli, tmp_path, monkeypatch, recipe: str, message: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_recipe(tmp_path, "twin.yaml", "detector: {model: yolov8n}")
+    own_recipe(tmp_path, "typo.yaml", "detector: {epoch: 3}")
+    own_recipe(tmp_path, "folds.yaml", "namer: {epochs: 3}")
+    own_recipe(tmp_path, "wrong.yaml", "detector: {hyp: nothing}")
+    code, _, warned = run_cli(*words(data, f"recipe={recipe}"))
+    if message is None:
+        assert code == 0
+        return
+    assert code == 2
+    assert message in warned
+    assert not trained
+    assert not (tmp_path / "o").exists()
+
+
+def test_other_classes_than_levels_are_refused(tmp_path, trained, run_cli) -> None:
+    data = write_dataset(tmp_path / "seven", "seven")
+    code, _, warned = run_cli(*words(data))
+    assert code == 1
+    assert "was converted with labels=seven; wanted labels=level" in warned
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["spacing_mm=1", "fov_mm=2"], "give one of both"),
+        (["metric=level_acuracy_8px"], "did you mean 'level_accuracy_8px'"),
+        (["k=10"], "has 9 studies in train and val"),
+        (["device=,"], "names none"),
+    ],
+)
+def test_keys_that_cannot_be(data, trained, run_cli, tmp_path, more, message: str) -> None:
+    code, _, warned = run_cli(*words(data, *more))
+    assert code == 2
+    assert message in warned
+    assert not trained
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_job_is_told_to_another_process(tmp_path: Path) -> None:
+    train = PipelineTrain(data=tmp_path, out=tmp_path / "o", recipe="best", seed=4, device="1")
+    scoring: dict[str, Any] = {"spacing_mm": None, "fov_mm": 320.0, "draws": 9, "seed": 4}
+    job = Job("best", 2, train, "last", scoring)
+    assert Job.from_json(job.to_json()) == job
+
+
+@pytest.mark.slow
+def test_for_real_with_tiny_trainings(tmp_path, run_cli) -> None:
+    phantoms, data = tmp_path / "p", tmp_path / "d"
+    assert run_cli("data", "phantom", f"out={phantoms}", "n=9")[0] == 0
+    labels, frames = phantoms / "report_labels.json", phantoms / "frames"
+    converted = ("convert", "report", f"annotations={labels}", f"images={frames}", f"out={data}")
+    assert run_cli(*converted)[0] == 0
+    tiny = own_recipe(
+        tmp_path,
+        "tiny.yaml",
+        "detector: {epochs: 2, imgsz: 128, batch: 4, close_mosaic: 1, plots: false}\n"
+        "classifier: {epochs: 2, components: 30, plots: false}\nnamer: {epochs: 2}\n",
+    )
+    out = tmp_path / "o"
+    command = ["kfold", "pipeline", f"data={data}", f"out={out}", f"recipe={tiny}", "draws=20"]
+    assert run_cli(*command, "fov_mm=320")[0] == 0
+    figure = json.loads((out / "kfold.json").read_text())["variants"]["tiny"]
+    assert len(figure["report.recall"]["folds"]) == 3
+    assert figure["level_accuracy_6mm"]["pooled"]["n"] == 99
+    again = ["pipeline", "val", f"source={frames}", f"annotations={labels}", "draws=20"]
+    code, _, warned = run_cli(*again, f"folds={out / 'tiny'}", f"out={tmp_path / 'again'}")
+    assert code == 0, warned
+    scored = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    pooled = figure["level_accuracy_8px"]["pooled"]["value"]
+    assert scored["level_accuracy_8px"]["value"] == pytest.approx(pooled, abs=1e-6)
