@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class KfoldResult:
     Attributes:
         out: the folder written.
         rows: each figure of each variant.
-        failures: trainings that failed.
+        failures: trainings that failed, and studies of a whole pipeline, which count as missed.
     """
 
     out: Path
@@ -130,7 +130,8 @@ def _kfold(settings: KfoldSettings, command: str) -> KfoldResult:
         failures = run_jobs([job for job in jobs if not job.done], devices)
         told = _whole(_jobs(settings, folds, others))
         shown = [*(variant for variant in others if variant.name in told), *variants]
-        rows = _rows(settings, folds, shown, [*jobs, *_jobs(settings, folds, others)])
+        rows, missed = _rows(settings, folds, shown, [*jobs, *_jobs(settings, folds, others)])
+        failures = (*failures, *missed)
         _write(settings, command, folds, metric, shown, rows, failures)
     _tell(settings, metric, rows, failures)
     return KfoldResult(settings.out, rows, failures)
@@ -178,8 +179,9 @@ def _check_variants(
         before = earlier.get(variant.name)
         if before is not None and dict(before) != dict(variant.keys):
             msg = (
-                f"variant {variant.name}: is {dict(variant.keys)} now, and began in {settings.out} "
-                f"as {dict(before)}; give it another name, or begin anew in another out="
+                f"variant {variant.name}: is {_keys_text(variant.keys)} now, and began in "
+                f"{settings.out} as {_keys_text(before)}; give it another name, or begin anew in "
+                "another out="
             )
             raise ConfigError(msg)
 
@@ -244,8 +246,17 @@ def _tell_plan(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant
 
 
 def _variant_text(variant: Variant) -> str:
-    keys = ", ".join(f"{name}={value}" for name, value in variant.keys.items())
-    return f"{variant.name}: {keys or 'as the common keys say'}"
+    return f"{variant.name}: {_keys_text(variant.keys)}"
+
+
+def _keys_text(keys: Mapping[str, Any]) -> str:
+    """Such as ``mixup=0.2``; of a recipe, ``detector(epochs=9, imgsz=320), namer(epochs=3)``."""
+    said = [
+        f"{name}({_keys_text(value)})" if isinstance(value, dict) else f"{name}={value}"
+        for name, value in keys.items()
+        if value != {}
+    ]
+    return ", ".join(said) or "as the common keys say"
 
 
 def _jobs(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) -> list[Job]:
@@ -272,21 +283,26 @@ def _whole(jobs: Sequence[Job]) -> set[str]:
 
 def _rows(
     settings: KfoldSettings, folds: Folds, variants: Sequence[Variant], jobs: Sequence[Job]
-) -> tuple[Row, ...]:
-    """Every figure of every variant; out-of-fold predictions and weights are written on the way."""
+) -> tuple[tuple[Row, ...], tuple[Failure, ...]]:
+    """Every figure of every variant; out-of-fold predictions and weights are written on the way.
+
+    Returns:
+        the rows, and the studies that failed out of fold.
+    """
     rows: list[Row] = []
+    missed: list[Failure] = []
     for variant in variants:
         own = [job for job in jobs if job.variant == variant.name]
         done = [job for job in own if job.done]
         _write_weights(settings, folds, own)
         found = {job.fold: _metrics(job) for job in done}
-        pooled = _pooled(settings, folds, own) if len(done) == len(own) else {}
+        pooled = _pooled(settings, folds, own, missed) if len(done) == len(own) else {}
         names = list(dict.fromkeys(name for figures in found.values() for name in figures))
         failed = tuple(not job.done for job in own)
         for name in names or ["-"]:
             values = tuple(found.get(job.fold, {}).get(name) for job in own)
             rows.append(Row(variant.name, name, values, pooled.get(name), failed))
-    return tuple(rows)
+    return tuple(rows), tuple(missed)
 
 
 def _metrics(job: Job) -> dict[str, float | None]:
@@ -296,12 +312,16 @@ def _metrics(job: Job) -> dict[str, float | None]:
 
 
 def _pooled(
-    settings: KfoldSettings, folds: Folds, jobs: Sequence[Job]
+    settings: KfoldSettings, folds: Folds, jobs: Sequence[Job], missed: list[Failure]
 ) -> dict[str, dict[str, Any]]:
+    """The figures of all out-of-fold predictions; studies that failed are added to ``missed``."""
     from spineline.pipeline.kfold_pool import figures_of, pool_detections, pool_grades
 
     if isinstance(settings, KfoldPipeline):
-        return figures_of(out_of_fold(settings, folds, settings.out / jobs[0].variant))
+        name = jobs[0].variant
+        scored = out_of_fold(settings, folds, settings.out / name)
+        missed += (Failure(f"{name}, study {f.name}", f.reason) for f in scored.failures)
+        return figures_of(scored.metrics)
     pool = pool_detections if isinstance(settings, KfoldDetect) else pool_grades
     out = settings.out / jobs[0].variant
     scores = [job.scores for job in jobs]

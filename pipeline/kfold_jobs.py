@@ -26,12 +26,12 @@ from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.pipeline.kfold_variants import TrainSettings, masks_kind
 from spineline.pipeline.predict import Failure
 from spineline.pipeline.settings import PipelineVal
+from spineline.pipeline.train import can_go_on
 from spineline.pipeline.train_settings import PipelineTrain
 
 SCORES = "val"
 """Folder within a run folder that holds what the fold's val part gives."""
 
-_CHECKPOINTS = ("weights/last.pt", "checkpoint.pt")
 _LOG_FILE = "log.txt"
 _KINDS: dict[str, type[TrainSettings | PipelineTrain]] = {
     "detect": DetectTrain,
@@ -125,7 +125,7 @@ def _train(job: Job) -> None:
         begun = (out / "run.yaml").is_file()
         train_pipeline(replace(train, resume=begun, overwrite=not begun and out.exists()))
         return
-    begun = any((out / name).is_file() for name in _CHECKPOINTS)
+    begun = can_go_on(out)
     # What was killed before its first epoch ended has nothing to go on with.
     settings = replace(train, resume=begun, overwrite=not begun and out.exists())
     try:
@@ -180,9 +180,12 @@ def _score_pipeline(job: Job, train: PipelineTrain) -> None:
     from spineline.pipeline.train import weights_in
     from spineline.pipeline.val import val
 
+    made = weights_in(train.out)
     val(
         PipelineVal(
-            weights=weights_in(train.out).weights(),
+            detector=str(made.detector),  # not weights=, which a comma in a path would split
+            classifier=str(made.classifier),
+            namer=str(made.namer),
             data=train.data,
             out=job.scores,
             device=train.device,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -20,6 +20,9 @@ from spineline.pipeline.settings import PipelineVal
 from spineline.pipeline.train import RECIPES, check_recipe, load_recipe
 from spineline.pipeline.train_settings import PipelineTrain
 
+if TYPE_CHECKING:
+    from spineline.pipeline.val import ValResult
+
 RECIPE_FILE = "recipe.yaml"
 """In a variant's folder: all that its trainings are given."""
 
@@ -31,7 +34,7 @@ def chosen_recipes(settings: KfoldPipeline) -> tuple[Variant, ...]:
         ConfigError: no such recipe, not a recipe, or a name that cannot be, or comes twice.
     """
     found: dict[str, Variant] = {}
-    for word in settings.recipe:
+    for word in _words(settings):
         name = word if word in RECIPES else Path(word).stem
         keys = load_recipe(word)
         check_name(name, f"recipe={word}")
@@ -43,6 +46,10 @@ def chosen_recipes(settings: KfoldPipeline) -> tuple[Variant, ...]:
     return tuple(found.values())
 
 
+def _words(settings: KfoldPipeline) -> tuple[str, ...]:
+    return RECIPES if settings.recipe is None else settings.recipe
+
+
 def check_recipes(settings: KfoldPipeline, recipes: Sequence[Variant]) -> None:
     """Refuse, before anything is trained, what a training would refuse, and equal recipes.
 
@@ -50,10 +57,10 @@ def check_recipes(settings: KfoldPipeline, recipes: Sequence[Variant]) -> None:
         ConfigError: says the recipe.
     """
     seen: dict[str, str] = {}
-    for word, recipe in zip(settings.recipe, recipes, strict=True):
+    for word, recipe in zip(_words(settings), recipes, strict=True):
         train = PipelineTrain(data=settings.data, out=settings.out, recipe=word)
-        check_recipe(train, {stage: dict(keys) for stage, keys in recipe.keys.items()})
-        same = repr(recipe.keys)
+        keys = {stage: dict(own) for stage, own in recipe.keys.items()}
+        same = repr(check_recipe(train, keys))
         if same in seen:
             raise ConfigError(f"recipe={word}: says what {seen[same]} says; leave one away")
         seen[same] = recipe.name
@@ -79,11 +86,11 @@ def scoring(settings: KfoldPipeline) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in ("spacing_mm", "fov_mm", "draws", "seed")}
 
 
-def out_of_fold(settings: KfoldPipeline, folds: Folds, variant: Path) -> Mapping[str, Any]:
+def out_of_fold(settings: KfoldPipeline, folds: Folds, variant: Path) -> ValResult:
     """Every study by the pipeline of the fold that left it out; kept in the variant's folder.
 
     Returns:
-        the content of ``metrics.json`` of ``pipeline val``.
+        what ``pipeline val`` found, studies that failed and count as missed among it.
     """
     from spineline.pipeline.val import val
 
@@ -106,4 +113,4 @@ def out_of_fold(settings: KfoldPipeline, folds: Folds, variant: Path) -> Mapping
             overwrite=True,
             **scoring(settings),
         )
-    ).metrics
+    )

@@ -113,10 +113,11 @@ class KfoldPipeline(Settings):
 
     data: Path = key(f"{_DATA}; labels=level")
     out: Path = key("folder to write: RECIPE/foldN, folds.json, kfold.md, .csv, .json, .png")
-    recipe: tuple[str, ...] = key(
-        "best (what the default bundle is made by), and YAML files with keys of the trainings: "
-        "detector: {…}, classifier: {…}, namer: {…}; each is cross-validated",
-        default=("best",),
+    recipe: tuple[str, ...] | None = key(
+        "best (what the default bundle is made by, and what none stands for), and YAML files with "
+        "keys of the trainings: detector: {…}, classifier: {…}, namer: {…}; each is "
+        "cross-validated",
+        default=None,  # and not best, which a resumed run could not be given then
     )
     k: int | None = _k()
     folds: Path | None = key(_FOLDS, default=None)

@@ -18,7 +18,12 @@ from spineline.datasets.devices import device_name
 from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.files import check_output, link_or_copy
 from spineline.datasets.runs import LOG, held_folder, write_run_record
-from spineline.datasets.settings import close_match, parse_settings, refuse_output_around
+from spineline.datasets.settings import (
+    close_match,
+    parse_settings,
+    refuse_output_around,
+    settings_to_dict,
+)
 from spineline.datasets.splits import PARTS
 from spineline.datasets.yaml_files import YamlError, read_yaml
 from spineline.detect.namer_settings import NamingTrain
@@ -35,6 +40,9 @@ STAGES: dict[str, type[DetectTrain | ClassifyTrain | NamingTrain]] = {
 
 _OWN = ("data", "out", "seed", "device", "resume", "overwrite", "trust")
 """Keys that the command gives, and no recipe."""
+
+_CHECKPOINTS = ("weights/last.pt", "checkpoint.pt")
+"""What a detector's and a classifier's training leave at the end of every epoch."""
 
 Trainings = dict[str, DetectTrain | ClassifyTrain | NamingTrain]
 Keys = dict[str, dict[str, Any]]
@@ -114,15 +122,26 @@ def load_recipe(name: str) -> Keys:
     return {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
 
 
-def check_recipe(settings: PipelineTrain, recipe: Keys) -> None:
+def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
     """Refuse, before anything is trained, what a training would refuse by itself.
+
+    Returns:
+        what decides each training, with all keys resolved.
 
     Raises:
         ConfigError: says the recipe and the stage.
     """
-    for stage in STAGES:
-        training = _training(settings, stage, recipe[stage])
-        _check_training(training, f"recipe={settings.recipe}, {stage}")
+    return {
+        stage: _resolved(
+            _training(settings, stage, recipe[stage]), f"recipe={settings.recipe}, {stage}"
+        )
+        for stage in STAGES
+    }
+
+
+def can_go_on(run: Path) -> bool:
+    """Whether a training ended an epoch in this run folder; without one it must begin anew."""
+    return any((run / name).is_file() for name in _CHECKPOINTS)
 
 
 def _read_recipe(path: Path) -> Keys:
@@ -157,8 +176,8 @@ def _training(
         "seed": settings.seed,
         "device": settings.device,
     }
-    begun = settings.resume and (settings.out / stage / "run.yaml").is_file()
-    own |= {"resume": True} if begun and stage != "namer" else {"overwrite": True}
+    begun = settings.resume and can_go_on(settings.out / stage)
+    own |= {"resume": True} if begun else {"overwrite": True}
     return parse_settings(
         STAGES[stage], {**keys, **own}, where=f"recipe={settings.recipe}, {stage}"
     )
@@ -181,13 +200,13 @@ def check_data(settings: PipelineTrain) -> str:
     return digest.hexdigest()
 
 
-def _check_training(training: DetectTrain | ClassifyTrain | NamingTrain, where: str) -> None:
+def _resolved(training: DetectTrain | ClassifyTrain | NamingTrain, where: str) -> dict[str, Any]:
     if isinstance(training, NamingTrain):
-        return
+        return settings_to_dict(training)
     from spineline.pipeline.kfold_variants import resolved_training
 
     try:
-        resolved_training(training)
+        return resolved_training(training)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -565,7 +565,7 @@ def test_variants_may_be_added_but_not_changed(
     file.write_text("mine: {lr: 0.25}")
     code, _, warned = run_cli(*begin, f"variants={file}", "resume=true")
     assert code == 2
-    assert "variant mine: is {'lr': 0.25} now, and began in" in warned
+    assert "variant mine: is lr=0.25 now, and began in" in warned
     assert run_cli(*begin, "variants=mixup", "resume=true")[0] == 0
     told = json.loads((out / "kfold.json").read_text())["variants"]
     assert list(told) == ["mine", "original", "mixup"]  # those of before stay in the table

@@ -190,13 +190,61 @@ def test_a_recipe_is_added_and_the_first_one_shown_with_it(
     assert names == ["best", "other"]
 
 
+def test_best_is_added_to_a_recipe_of_ones_own(data, trained, run_cli, tmp_path) -> None:
+    mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
+    assert run_cli(*words(data), f"recipe={mine}")[0] == 0
+    trained.clear()
+    assert run_cli(*words(data), "resume=true")[0] == 0
+    assert not trained
+    assert run_cli(*words(data), "resume=true", "recipe=best")[0] == 0
+    assert {s.out.parent.name for s in trained} == {"best"}
+    names = [row["variant"] for row in rows_of(tmp_path / "o", "level_accuracy_8px")]
+    assert names == ["mine", "best"]
+
+
+def test_the_page_says_the_recipes(data, trained, run_cli, tmp_path) -> None:
+    mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}\ndetector: {val: true}")
+    assert run_cli(*words(data), f"recipe=best,{mine}")[0] == 0
+    assert (
+        "\n- Variants: best: detector(model=yolov8n, hyp=lumbar, val=False), "
+        "classifier(hyp=lumbar); mine: detector(model=yolov8n, hyp=lumbar, val=True), "
+        "classifier(hyp=lumbar), namer(epochs=3)\n"
+    ) in (tmp_path / "o" / "kfold.md").read_text()
+
+
+def test_a_folder_with_a_comma(data, trained, fake_models, run_cli, tmp_path) -> None:
+    out = tmp_path / "a,b"
+    assert run_cli("kfold", "pipeline", f"data={data}", f"out={out}", "draws=20")[0] == 0
+    folds = [out / "best" / f"fold{n}" for n in range(3)]
+    given = [(p.settings.weights, p.settings.detector, p.settings.namer) for p in fake_models]
+    wanted = [
+        ("default", str(fold / "detector.safetensors"), str(fold / "namer.safetensors"))
+        for fold in folds
+    ]
+    assert given == wanted * 2  # each fold, then all out of fold
+
+
+def test_a_study_that_fails_is_told(data, trained, run_cli, tmp_path) -> None:
+    broken = data / "images" / "train" / "000-000.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    code, said, warned = run_cli(*words(data))
+    assert code == 1
+    assert "error: best, study 000-000: " in warned
+    assert "1 failed; tables in" in said
+    content = json.loads((tmp_path / "o" / "kfold.json").read_text())
+    assert [failure["training"] for failure in content["failures"]] == ["best, study 000-000"]
+    figure = content["variants"]["best"]["level_accuracy_8px"]
+    assert figure["pooled"]["value"] == pytest.approx(5 / 9)
+
+
 def test_a_recipe_that_changed_is_refused(data, trained, run_cli, tmp_path) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
     assert run_cli(*words(data), f"recipe={mine}")[0] == 0
     own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 4}")
     code, _, warned = run_cli(*words(data), "resume=true", f"recipe={mine}")
     assert code == 2
-    assert "variant mine: is" in warned
+    assert "variant mine: is detector(model=yolov8n, hyp=lumbar, val=False), " in warned
+    assert "namer(epochs=4) now, and began in" in warned
     code, _, warned = run_cli(*words(data), "resume=true", "fov_mm=300")
     assert code == 2
     assert "fov_mm=300.0: the run in" in warned
@@ -210,6 +258,8 @@ def test_a_recipe_that_changed_is_refused(data, trained, run_cli, tmp_path) -> N
         ("best,best", "best is named twice"),
         ("twin.yaml", None),
         ("best,twin.yaml", "says what best says; leave one away"),
+        ("best,default.yaml", "says what best says; leave one away"),
+        ("one.yaml,other.yaml", "says what one says; leave one away"),
         ("typo.yaml", "unknown key 'epoch'"),
         ("folds.yaml", "'folds' cannot name a variant"),
         ("wrong.yaml", "wrong.yaml, detector:"),
@@ -220,6 +270,9 @@ def test_recipes_that_cannot_be(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own_recipe(tmp_path, "twin.yaml", "detector: {model: yolov8n}")
+    own_recipe(tmp_path, "default.yaml", "classifier: {epochs: 80}")
+    own_recipe(tmp_path, "one.yaml", "detector: {epochs: 3, imgsz: 64}")
+    own_recipe(tmp_path, "other.yaml", "detector: {imgsz: 64, epochs: 3}")
     own_recipe(tmp_path, "typo.yaml", "detector: {epoch: 3}")
     own_recipe(tmp_path, "folds.yaml", "namer: {epochs: 3}")
     own_recipe(tmp_path, "wrong.yaml", "detector: {hyp: nothing}")

@@ -83,6 +83,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         metadata = {"spineline": json.dumps({"task": task})}
         save_file({"a": np.full(3, settings.seed, np.float32)}, path, metadata=metadata)
         (settings.out / "run.yaml").write_text("command: x\n")
+        if task != "name":
+            kept = "weights/last.pt" if task == "detect" else "checkpoint.pt"
+            (settings.out / kept).write_bytes(b"")
         return path
 
     def detect(settings: DetectTrain) -> None:
@@ -141,6 +144,24 @@ def test_resume_skips_what_is_there(
     monkeypatch.setattr("spineline.detect.train.train", finished)
     assert run_cli(*words, "resume=true")[0] == 0
     assert (out / "detector.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept"), [("classifier", "checkpoint.pt"), ("detector", "weights/last.pt")]
+)
+@pytest.mark.parametrize("ended", [True, False], ids=["an-epoch", "no-epoch"])
+def test_what_was_killed_before_its_first_epoch_ended_begins_anew(
+    tmp_path: Path, trained: list[Any], run_cli: Cli, stage: str, kept: str, *, ended: bool
+) -> None:
+    out = tmp_path / "out"
+    words = ("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    assert run_cli(*words)[0] == 0
+    (out / f"{stage}.safetensors").unlink()
+    if not ended:
+        (out / stage / kept).unlink()
+    trained.clear()
+    assert run_cli(*words, "resume=true")[0] == 0
+    assert [(s.out.name, s.resume, s.overwrite) for s in trained] == [(stage, ended, not ended)]
 
 
 def test_resume_needs_the_same_recipe(tmp_path: Path, trained: list[Any], run_cli: Cli) -> None:
