@@ -67,11 +67,23 @@ def in_threads(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterato
 def in_processes(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[Outcome]:
     """Outcomes of a feed, of several studies at a time, each in a process of its own."""
     with ExitStack() as stack:
-        analysers = [
-            stack.enter_context(closing(LaneProcess(Analyser(pipeline, size))))
-            for _ in range(lanes)
-        ]
-        yield from stack.enter_context(Lanes(feed, analysers, room=lanes))
+        analysers: list[LaneProcess] = []
+        try:
+            for _ in range(lanes):
+                process = LaneProcess(Analyser(pipeline, size))
+                analysers.append(stack.enter_context(closing(process)))
+        except SpinelineError as error:
+            LOG.warning("%s; going on with %s", error, _so_many(len(analysers)))
+        if analysers:
+            yield from stack.enter_context(Lanes(feed, analysers, room=lanes))
+            return
+    yield from in_threads(feed, pipeline, size, lanes)
+
+
+def _so_many(processes: int) -> str:
+    if not processes:
+        return "threads instead"
+    return "one process" if processes == 1 else f"{processes} processes"
 
 
 def in_turn(feed: Feed, analyser: Analyser) -> Iterator[Outcome]:

@@ -6,7 +6,8 @@ what is drawn and written beside them; lanes in processes do not. A fork has the
 on the same memory, where a process that is started anew would import and load for seconds.
 
 The parent keeps the frames and gives each process one batch at a time. A process that ends, as one
-that the system kills for memory, costs the batch that it had; another takes its place.
+that the system kills for memory, is replaced by another; the frames that it had are tried one by
+one, and one that ends its process alone, too, is lost. One that ends between batches costs nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
+from spineline.datasets.errors import SpinelineError
+from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.engines import Failure, Outcome, reason_of
 from spineline.pipeline.readers import how_it_ended, receive, send
@@ -30,6 +35,11 @@ if TYPE_CHECKING:
 
 _ENOUGH = 8
 """Studies of each lane from which on a process is worth its start."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+"""Signals that a process of the lanes takes otherwise than its parent."""
+
+_MOST_OPEN = 65536
 
 _Short = tuple[tuple["DecodedSpine", "StudyResult"] | None, Failure | None, float]
 """Of one frame: what was found, or why nothing was; seconds."""
@@ -61,12 +71,7 @@ class LaneProcess:
         """The outcome of each frame, in their order."""
         answer = self._asked(frames)
         if answer is None:
-            reason = f"the process of the models ended: {how_it_ended(self._end())}"
-            self._start()
-            for frame, seconds in frames:
-                yield Outcome(
-                    frame.name, failure=Failure(frame.name, reason, "crash"), seconds=seconds
-                )
+            yield from self._lost(frames)
             return
         for (frame, _), (found, failure, seconds) in zip(frames, answer, strict=True):
             analysis = None if found is None else Analysis(frame, *found)
@@ -74,42 +79,86 @@ class LaneProcess:
 
     def close(self) -> None:
         """End the process, whatever it is at."""
-        os.kill(self._pid, signal.SIGKILL)
-        self._end()
+        if self._pid:
+            with suppress(ProcessLookupError):  # ended, and something else waited for it
+                os.kill(self._pid, signal.SIGKILL)
+            self._end()
 
     def _start(self) -> None:
-        requests, requests_in = os.pipe()
-        answers, answers_in = os.pipe()
-        self._pid = _forked()
-        if self._pid == 0:
-            _live(self._analyser, requests, answers_in)
+        self._pid = 0
+        ends: list[int] = []
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            ends += os.pipe()
+            ends += os.pipe()
+            requests, requests_in, answers, answers_in = ends
+            self._pid = _forked()
+            if self._pid == 0:
+                _live(self._analyser, requests, answers_in)
+        except OSError as error:
+            for end in ends:
+                os.close(end)
+            msg = (
+                f"a process for the models cannot be started ({error.strerror or error}); "
+                "threads=1 needs none"
+            )
+            raise SpinelineError(msg) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         os.close(requests)
         os.close(answers_in)
         self._requests: IO[bytes] = os.fdopen(requests_in, "wb")
         self._answers: IO[bytes] = os.fdopen(answers, "rb")
 
     def _asked(self, frames: Sequence[Read]) -> list[_Short] | None:
-        """What the process answers, or None where it has ended."""
-        try:
-            send(self._requests, list(frames))
-        except OSError:
-            return None
+        """What the process answers, or None where it has ended over the frames."""
+        if not self._sent(frames):  # it had ended before, and not because of them
+            LOG.warning("a process of the models ended (%s); another goes on", self._end())
+            self._start()
+            if not self._sent(frames):
+                return None
         answer: list[_Short] | None = receive(self._answers)
         return answer
 
-    def _end(self) -> int:
-        """Take leave of a process that has ended; its exit status, below 0 for a signal."""
-        status = os.waitpid(self._pid, 0)[1]
+    def _sent(self, frames: Sequence[Read]) -> bool:
+        try:
+            send(self._requests, list(frames))
+        except OSError:
+            return False
+        return True
+
+    def _lost(self, frames: Sequence[Read]) -> Iterator[Outcome]:
+        """What becomes of frames over which a process ended: each has one more to itself."""
+        reason = f"the process of the models ended: {self._end()}"
+        self._start()
+        if len(frames) > 1:
+            for read in frames:
+                yield from self([read])
+            return
+        for frame, seconds in frames:
+            failure = Failure(frame.name, reason, "crash")
+            yield Outcome(frame.name, failure=failure, seconds=seconds)
+
+    def _end(self) -> str:
+        """Take leave of a process that has ended; how it did, in words."""
+        try:
+            status = os.waitpid(self._pid, 0)[1]
+        except ChildProcessError:  # SIGCHLD is ignored, or something else waits for all
+            words = "how is not known"
+        else:
+            words = how_it_ended(os.waitstatus_to_exitcode(status))
+        self._pid = 0
         for file in (self._requests, self._answers):
-            try:
+            with suppress(OSError):  # what was still to be sent to it
                 file.close()
-            except OSError:  # what was still to be sent to it
-                continue
-        return os.waitstatus_to_exitcode(status)
+        return words
 
 
 def _forked() -> int:
     """Fork: 0 in the new process, its number in this one."""
+    for stream in (sys.stdout, sys.stderr):  # else both would write what waits in them
+        with suppress(AttributeError, ValueError, OSError):  # none, closed, or nobody reads it
+            stream.flush()
     with warnings.catch_warnings():
         # From 3.12 Python warns where there are threads. Those of this package wait for pipes or
         # write files, and the new process takes none of their locks.
@@ -123,6 +172,7 @@ def _live(analyser: Analyser, requests: int, answers: int) -> NoReturn:
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         gc.freeze()  # what the parent had is the parent's to clear away
         _close_others(requests, answers)
         _opencv_alone()
@@ -139,10 +189,13 @@ def _close_others(*kept: int) -> None:
 
     The parent's end of a pipe would otherwise never be the last one, and its locks outlive it.
     """
-    first = 3
-    for descriptor in (*sorted(kept), os.sysconf("SC_OPEN_MAX")):
-        os.closerange(first, descriptor)
-        first = descriptor + 1
+    try:  # their list: a limit may be a billion, or lower than what was opened before it
+        others = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    except OSError:  # no /proc
+        others = set(range(_MOST_OPEN))
+    for descriptor in others - {0, 1, 2, *kept}:
+        with suppress(OSError):  # that of the list itself, or never open
+            os.close(descriptor)
 
 
 def _opencv_alone() -> None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import nn
 
+from spineline.datasets.errors import SpinelineError
 from spineline.pipeline import lane_processes, lanes
 from spineline.pipeline.core import Pipeline
-from spineline.pipeline.engine_local import run
-from spineline.pipeline.lane_processes import worth_processes
+from spineline.pipeline.engine_local import Analyser, Read, run
+from spineline.pipeline.lane_processes import LaneProcess, worth_processes
 from spineline.pipeline.predict import predict
 from spineline.pipeline.settings import PipelinePredict
-from spineline.pipeline.sources import find_cases
+from spineline.pipeline.sources import find_cases, load_frame
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lanes fork on Linux alone")
 
@@ -141,6 +147,167 @@ def test_a_process_that_ends_costs_its_study(cohort, forking, notes, deeds, deed
     assert all(f"the process of the models ended: {words}" in f.reason for f in result.failures)
     assert len(ids_in(notes)) >= 3  # others took their places
     assert not alive(ids_in(notes))
+
+
+def test_a_process_that_ends_costs_its_study_alone_of_a_batch(
+    cohort, forking, notes, deeds
+) -> None:
+    deeds[160] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    pipeline = forking_with(forking, {"batch": 4})
+    result = predict(settings_of(cohort, batch=4), pipeline=pipeline)
+    assert [(f.name, f.kind) for f in result.failures] == [("b", "crash")]
+    assert [name for name, _ in result.results] == list("acdefgh")
+    assert not alive(ids_in(notes))
+
+
+@pytest.fixture
+def lane(forking) -> Iterator[LaneProcess]:
+    with closing(LaneProcess(Analyser(forking, 4))) as process:
+        yield process
+
+
+def end_idle(notes: Path) -> None:
+    (number,) = ids_in(notes)
+    os.kill(number, signal.SIGKILL)
+    os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
+
+
+def reads_of(cohort: Path) -> list[Read]:
+    return [(load_frame(case), 0.1) for case in find_cases(cohort)]
+
+
+def test_a_process_that_ends_between_batches_costs_nothing(cohort, lane, notes, caplog) -> None:
+    reads = reads_of(cohort)
+    with caplog.at_level("WARNING", logger="spineline"):
+        first = list(lane(reads[:2]))
+        end_idle(notes)
+        second = list(lane(reads[2:5]))
+    assert [(o.name, o.failure) for o in first + second] == [(name, None) for name in "abcde"]
+    assert len(ids_in(notes)) == 2
+    assert "a process of the models ended (signal 9 (SIGKILL)" in caplog.text
+
+
+def test_whoever_else_waits_for_its_processes(cohort, forking, notes, deeds) -> None:
+    """Where SIGCHLD is ignored, which a program inherits, the system does, and at once."""
+    deeds[160] = lambda: os._exit(3)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        result = predict(settings_of(cohort), pipeline=forking)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert [f.name for f in result.failures] == ["b"]
+    assert "the process of the models ended: how is not known" in result.failures[0].reason
+    assert not alive(ids_in(notes))
+
+
+def test_a_process_that_ended_is_not_ended_again(cohort, lane, notes, monkeypatch) -> None:
+    reads = reads_of(cohort)
+    assert len(list(lane(reads[:1]))) == 1
+    end_idle(notes)
+    monkeypatch.setattr(os, "fork", no_more)
+    with pytest.raises(SpinelineError, match=r"cannot be started \(Res.*\); threads=1 needs none"):
+        list(lane(reads[:1]))
+    monkeypatch.setattr(os, "kill", None)  # the number may be another's by now
+    lane.close()
+
+
+def no_more() -> int:
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize(
+    ("left", "going_on"), [(1, "one process"), (2, "2 processes"), (0, "threads instead")]
+)
+def test_as_many_processes_as_there_can_be(
+    cohort, forking, notes, monkeypatch, caplog, left: int, going_on: str
+) -> None:
+    monkeypatch.setattr(lanes, "copy", copy)
+    forks = [os.fork] * left + [no_more]
+
+    def fork() -> int:
+        return forks.pop(0)()
+
+    before = open_descriptors()
+    monkeypatch.setattr(os, "fork", fork)
+    with caplog.at_level("WARNING", logger="spineline"):
+        outcomes = list(run(find_cases(cohort), settings_of(cohort, threads=3), pipeline=forking))
+    assert [o.failure for o in outcomes] == [None] * 8
+    assert f"going on with {going_on}" in caplog.text
+    assert (os.getpid() in ids_in(notes)) == (left == 0)
+    assert len(ids_in(notes)) == max(left, 1)
+    assert open_descriptors() <= before
+
+
+def test_a_process_has_nothing_of_what_was_open(cohort, forking, deeds, tmp_path) -> None:
+    """Not even what is above a limit that was lowered later."""
+
+    def note():
+        opened = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.exists()}
+        (tmp_path / "opened").write_text("\n".join(opened))
+
+    deeds[150] = note
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "mine").open("w") as file:
+        high = fcntl.fcntl(file.fileno(), fcntl.F_DUPFD, 900)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (800, limits[1]))
+        try:
+            assert len(list(run(find_cases(cohort), settings_of(cohort), pipeline=forking))) == 8
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            os.close(high)
+    opened = (tmp_path / "opened").read_text()
+    assert "pipe:" in opened
+    assert str(tmp_path / "mine") not in opened
+
+
+SCRIPT = """
+import os, signal, sys, time
+from spineline.pipeline.lane_processes import LaneProcess
+
+class Teller:
+    size = 1
+    def __call__(self, frames):
+        print("from the process", flush=True)
+        return iter(())
+
+{before}
+lane = LaneProcess(Teller())
+assert list(lane(())) == []
+lane.close()
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "print('once')",
+        """
+print('once')
+fork = os.fork
+def forked():
+    number = fork()
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C reaches both, and this one early
+    return number
+os.fork = forked
+""",
+    ],
+    ids=["waiting words", "ctrl-c"],
+)
+def test_what_a_new_process_says_and_hears(before: str) -> None:
+    """What waits in the parent's stdout is written once; Ctrl-C is not for the process."""
+    script = SCRIPT.format(before=before)
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        preexec_fn=_heeds_ctrl_c,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.split("\n") == ["once", "from the process", "done", ""]
 
 
 def test_what_the_models_raise_costs_its_study_alone(cohort, forking, notes, deeds) -> None:
