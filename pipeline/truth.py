@@ -99,6 +99,16 @@ def read_truth(settings: PipelineVal) -> TruthSet:
     return read(settings, settings.annotations, settings.source)
 
 
+def on_labelled_image(result: StudyResult, record: ImageRecord, headers: Headers) -> bool:
+    """Whether the prediction was made on the very image that was labelled.
+
+    An image of a dataset is, whatever slice it was converted from: a result of it carries no UID.
+    """
+    if result.instance_uid is None and not headers:
+        return True
+    return record.instance_uid in (None, result.instance_uid)
+
+
 def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> StudyResult:
     """A result with points and boxes in pixels of the labelled image.
 
@@ -109,7 +119,7 @@ def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> Study
     Raises:
         AnnotationError: the two images cannot be brought together.
     """
-    if record.instance_uid is None or result.instance_uid == record.instance_uid:
+    if on_labelled_image(result, record, headers):
         if (result.width, result.height) != (record.width, record.height):
             msg = (
                 f"predicted on {result.width}x{result.height} pixels, labelled on "

@@ -23,7 +23,14 @@ from spineline.pipeline.results import StudyResult, read_result
 from spineline.pipeline.settings import PipelineVal
 from spineline.pipeline.sources import Case
 from spineline.pipeline.tables import figures_text, results_text
-from spineline.pipeline.truth import Truth, TruthSet, aligned, labels_in, load_truth
+from spineline.pipeline.truth import (
+    Truth,
+    TruthSet,
+    aligned,
+    labels_in,
+    load_truth,
+    on_labelled_image,
+)
 from spineline.pipeline.val_names import ValNames, val_names
 from spineline.weights import Bundle
 
@@ -261,7 +268,7 @@ def _summary(
     """What was scored, ahead of the figures."""
     elsewhere = sum(
         item.case.name in results
-        and item.record.instance_uid not in (None, results[item.case.name].instance_uid)
+        and not on_labelled_image(results[item.case.name], item.record, truth.headers)
         for item in truth.truths
     )
     return {

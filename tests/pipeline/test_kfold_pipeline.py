@@ -30,15 +30,24 @@ BLIND = ("001", "004", "005")
 """Studies whose images are dark, so that nothing is found in them."""
 
 
-def write_dataset(root: Path, labels: str = "level") -> Path:
-    """Nine studies in train and val, two in test, 64 x 64 pixels; spots where the levels are."""
+def write_dataset(root: Path, labels: str = "level", **options: Any) -> Path:
+    """Nine studies in train and val, two in test, 64 x 64 pixels; spots where the levels are.
+
+    ``{n}`` in the text of further options of a record is its number.
+    """
     points = np.stack([np.full(11, 30.0), 7.0 + 5.0 * np.arange(11)], axis=1)
     edges = [tuple(float(v) for v in box) for box in boxes_from_points(points)]
     structures = tuple(
         Structure(level, kind_of_level(level), tuple(point), box, ("v1",))  # type: ignore[arg-type]
         for level, point, box in zip(LEVELS, points.tolist(), edges, strict=True)
     )
-    records = [ImageRecord(f"{n:03}-000", f"{n:03}", 64, 64, structures) for n in range(11)]
+    records = [
+        ImageRecord(
+            f"{n:03}-000", f"{n:03}", 64, 64, structures,
+            **{k: v.format(n=n) if isinstance(v, str) else v for k, v in options.items()},
+        )
+        for n in range(11)
+    ]  # fmt: skip
     parts = {f"{n:03}": "train" if n < 5 else "val" if n < 9 else "test" for n in range(11)}
     by_part = records_by_part(records, parts)  # type: ignore[arg-type]
     for part, held in by_part.items():
@@ -111,6 +120,18 @@ def test_figures_counted_by_hand(data, trained, run_cli, tmp_path) -> None:
     assert {"kfold.md", "kfold.png"} <= {path.name for path in out.iterdir()}
     assert "level_accuracy_8px" in said
     assert "report.recall" in said
+
+
+def test_images_converted_from_dicom(tmp_path, trained, run_cli) -> None:
+    uids = {f"{what}_uid": f"1.2.{n}.{{n}}" for n, what in enumerate(("study", "instance"))}
+    data = write_dataset(tmp_path / "data", **uids, spacing_rc_mm=(2.0, 2.0))
+    code, _, warned = run_cli(*words(data))
+    assert code == 0, warned
+    figures = json.loads((tmp_path / "o" / "kfold.json").read_text())["variants"]["best"]
+    for figure in ("level_accuracy_8px", "level_accuracy_6mm"):
+        assert figures[figure]["pooled"]["value"] == pytest.approx(6 / 9)
+    for held in read_fold_weights([tmp_path / "o" / "best"]):
+        assert held.study_uids == tuple(f"1.2.0.{int(study)}" for study in held.studies)
 
 
 def test_each_study_is_scored_by_the_fold_that_left_it_out(

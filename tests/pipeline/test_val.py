@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom import scan
 from spineline.datasets.errors import AnnotationError
 from spineline.datasets.pages import read_sections
@@ -252,6 +253,28 @@ def test_converted_dataset(tmp_path, fake_models, frames, run_cli) -> None:
     code, _, warned = run_cli(*words, "part=test", "overwrite=true")
     assert code == 2
     assert "it has train 0, val 2, test 0" in warned
+
+
+def test_converted_dataset_of_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
+    """Its images are the labelled slices, though a result of them carries no UID."""
+    made = run_cli(
+        "convert", "tianchi", f"annotations={cohort[1]}", f"images={cohort[0]}",
+        f"out={tmp_path / 'd'}", "to=coco", "split=val",
+    )  # fmt: skip
+    assert made[0] == 0
+    records = load_dataset(tmp_path / "d").records["val"]
+    assert all(record.instance_uid for record in records)
+    code, said, warned = run_cli(
+        "pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5"
+    )
+    assert code == 0, warned
+    metrics = metrics_of(tmp_path / "o")
+    assert metrics["failures"] == []
+    assert metrics["other_slice"] == 0
+    assert "another slice" not in said
+    for figure in ("level_accuracy_8px", "level_accuracy_6mm"):
+        assert metrics[figure]["value"] == 1.0
+        assert metrics[figure]["n"] == 11 * len(records)
 
 
 def test_part_of_a_split(tmp_path, fake_models, frames, run_cli) -> None:
