@@ -17,7 +17,7 @@ _FEW = 20
 _MEANING = {
     "reading": "could not be read",
     "timeout": "took too long to read",
-    "crash": "ended the process that read them",
+    "crash": "ended the process that was at them",
     "memory": "needed too much memory to read",
     "models": "the models failed on them",
     "writing": "could not be written",

@@ -166,6 +166,30 @@ def lane(forking) -> Iterator[LaneProcess]:
         yield process
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_readers_and_processes_that_fail_in_one_run(cohort, forking, notes, deeds, workers) -> None:
+    for name in "ch":
+        path = cohort / name / "im1"
+        path.write_bytes(path.read_bytes()[:900])
+    deeds[150] = deeds[180] = lambda: os._exit(3)  # a and d
+    result = predict(settings_of(cohort, workers=workers), pipeline=forking)
+    kinds = {"a": "crash", "c": "reading", "d": "crash", "h": "reading"}
+    assert {f.name: f.kind for f in result.failures} == kinds
+    assert [name for name, _ in result.results] == list("befg")
+    assert not alive(ids_in(notes))
+
+
+def test_a_full_disk_ends_them(cohort, forking, notes, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("spineline.pipeline.predict.write_log", full)
+    with pytest.raises(SpinelineError, match="No space left"):
+        predict(settings_of(cohort), pipeline=forking)
+    assert ids_in(notes)
+    assert not alive(ids_in(notes))
+
+
 def end_idle(notes: Path) -> None:
     (number,) = ids_in(notes)
     os.kill(number, signal.SIGKILL)

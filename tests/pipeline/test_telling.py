@@ -22,7 +22,7 @@ def test_the_table() -> None:
         "done earlier      12",
         "failed             3",
         "  reading          2  could not be read, such as c",
-        "  crash            1  ended the process that read them, such as b",
+        "  crash            1  ended the process that was at them, such as b",
     ]
     assert summary_lines(7, 0, []) == ["done               7", "failed             0"]
 
