@@ -143,6 +143,7 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
     if root.is_dir():  # it appears whole; a run killed just then has no manifest yet
         if manifest.is_file():
             _check_drawn(settings, manifest)
+            _check_same_data(settings, manifest)
         return fold_folders(root)
     dataset = _loaded(settings.data)
     records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
@@ -168,6 +169,19 @@ def _check_drawn(settings: KfoldSettings, manifest: Path) -> None:
     if settings.folds is not None and _studies_of(read_manifest(settings.folds)) != drawn:
         msg = f"folds={settings.folds}: is not what {manifest} holds; leave it away"
         raise ConfigError(f"{msg}, or give another out=")
+
+
+def _check_same_data(settings: KfoldSettings, manifest: Path) -> None:
+    """Refuse a dataset of other studies; one that is gone is not needed, its images are kept."""
+    if not settings.data.exists():
+        return
+    dataset = _loaded(settings.data)
+    records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
+    studies = {record.study_id for record in records}
+    drawn = {study for fold in read_manifest(manifest) for study in fold}
+    if others := sorted(studies - drawn):
+        msg = f"data={settings.data}: {manifest} was not drawn of it: study {others[0]!r} is in no"
+        raise ConfigError(f"{msg} fold; give the same data, or another out=")
 
 
 def _loaded(data: Path) -> Dataset:

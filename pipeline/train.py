@@ -63,8 +63,14 @@ class TrainResult:
     namer: Path
 
     def weights(self) -> str:
-        """What ``weights=`` takes."""
+        """What ``weights=`` takes, where no path holds a comma."""
         return f"{self.detector},{self.classifier},{self.namer}"
+
+    def words(self) -> str:
+        """Keys of the commands that take weights."""
+        if "," not in str(self.out):
+            return f"weights={self.weights()}"
+        return f"detector={self.detector} classifier={self.classifier} namer={self.namer}"
 
 
 def train(settings: PipelineTrain) -> TrainResult:
@@ -96,7 +102,7 @@ def train(settings: PipelineTrain) -> TrainResult:
         for number, (stage, training) in enumerate(trainings.items(), 1):
             _run_stage(settings, stage, training, f"{number} of {len(trainings)}")
     result = weights_in(settings.out)
-    LOG.info("done; use them: spineline pipeline predict weights=%s …", result.weights())
+    LOG.info("done; use them: spineline pipeline predict %s …", result.words())
     return result
 
 

@@ -142,6 +142,14 @@ def test_folds_follow_from_the_seed_and_are_kept(dataset: Path, tmp_path: Path) 
     assert [list(again.studies(n)) for n in range(3)] == content["folds"]
 
 
+def test_other_data_than_the_folds_were_drawn_of_is_refused(dataset: Path, tmp_path: Path) -> None:
+    make_folds(detect_settings(dataset, tmp_path / "a"))
+    records = [make_record(f"{n:03}", f"{n:03}-000", n) for n in (1, 2, 77)]
+    other = write_dataset(tmp_path / "other", records, {"001": "train", "002": "val", "077": "val"})
+    with pytest.raises(ConfigError, match="was not drawn of it: study '077' is in no fold"):
+        make_folds(detect_settings(other, tmp_path / "a"))
+
+
 def test_images_are_not_copied_and_both_tasks_read_the_folds(dataset: Path, tmp_path: Path) -> None:
     folder = make_folds(detect_settings(dataset, tmp_path / "o")).folders[0]
     data = read_data(folder)

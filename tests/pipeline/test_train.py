@@ -124,6 +124,16 @@ def test_the_three_are_trained_and_named(tmp_path: Path, trained: list[Any], run
     assert len(trained) == 6
 
 
+def test_weights_below_a_folder_with_a_comma(
+    tmp_path: Path, trained: list[Any], run_cli: Cli
+) -> None:
+    out = tmp_path / "a,b"
+    code, said, _ = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    assert code == 0
+    assert f"detector={out}/detector.safetensors classifier={out}/classifier.safetensors" in said
+    assert "weights=" not in said
+
+
 def test_resume_skips_what_is_there(
     tmp_path: Path, trained: list[Any], run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
