@@ -288,6 +288,11 @@ def _cannot_write(path: Path, error: OSError) -> SpinelineError:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """The process's umask, by a look where the system shows it: other threads make files too."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        mask = os.umask(0)  # nowhere else can it be read without being set
+        os.umask(mask)
+        return mask

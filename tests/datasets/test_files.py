@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ def test_nan_is_refused_in_json(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone shows the umask")
+def test_the_umask_is_not_touched(tmp_path, monkeypatch):
+    """Files that another thread makes at that moment would be open to all."""
+    wanted = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", None)
+        write_text(tmp_path / "a.txt", "a")
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+    finally:
+        monkeypatch.undo()
+        os.umask(wanted)
 
 
 def test_file_mode_follows_the_umask(tmp_path):
