@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spineline.datasets.errors import OutputExistsError, SpinelineError
+
+Made = TypeVar("Made")
 
 _MOST_LETTERS = 100
 _MOST_BYTES = 180  # in UTF-8; ids of images may have 200, names of files 255
@@ -67,7 +70,6 @@ def _moved_there(path: Path, *, sync: bool) -> Iterator[tuple[int, Path]]:
                 os.fsync(handle)
         finally:
             os.close(handle)
-        os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
@@ -80,10 +82,25 @@ def _moved_there(path: Path, *, sync: bool) -> Iterator[tuple[int, Path]]:
 def _partial_beside(path: Path) -> tuple[int, str]:
     """A new file beside a path, open and by name; the folder is made where there is none."""
     try:
-        return tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
+        return _new_beside(path, _opened)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
+        return _new_beside(path, _opened)
+
+
+def _opened(name: str) -> int:
+    # What the umask leaves of these permissions, unlike tempfile's, which are for one user alone.
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def _new_beside(path: Path, make: Callable[[str], Made]) -> tuple[Made, str]:
+    """What a function makes of a hidden name beside a path that nothing has, and that name."""
+    while True:
+        name = f"{path.parent / f'.{path.name}'}.{secrets.token_hex(4)}.partial"
+        try:
+            return make(name), name
+        except FileExistsError:
+            continue
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -244,8 +261,7 @@ def staged_folder(out: Path, *, overwrite: bool, sync: bool = False) -> Iterator
         raise OutputExistsError(f"{out}: is a file, and out= names a folder; choose another out=")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
-        os.chmod(stage, 0o777 & ~_umask())
+        stage = Path(_new_beside(out, os.mkdir)[1])
     except OSError as error:
         raise _cannot_write(out, error) from error
     try:
@@ -285,14 +301,3 @@ def _replace_folder(stage: Path, out: Path) -> None:
 def _cannot_write(path: Path, error: OSError) -> SpinelineError:
     reason = error.strerror or error
     return SpinelineError(f"{path}: cannot be written ({reason}); choose another out=")
-
-
-def _umask() -> int:
-    """The process's umask, by a look where the system shows it: other threads make files too."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        mask = os.umask(0)  # nowhere else can it be read without being set
-        os.umask(mask)
-        return mask
