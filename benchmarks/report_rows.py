@@ -174,7 +174,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "large_batch", "Seven-class head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "seven"},
         {**_SMALL_HEAD, "head": "seven", "epochs": "60"},
-        (_HEAD_SIZES[0], "ResNet-18, 1 channel, 60 epochs"),
+        ("ResNet-50, 3 channels, 100 epochs, batch 1024",
+         "ResNet-18, 1 channel, 60 epochs, batch 1024"),
         f"{_AT_LABELS}. A fold has about 1,090 crops to train on, so that an epoch of this batch "
         "is one step.",
     ),
