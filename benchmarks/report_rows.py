@@ -177,15 +177,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ("ResNet-50, 3 channels, 100 epochs, batch 1024",
          "ResNet-18, 1 channel, 60 epochs, batch 1024"),
         f"{_AT_LABELS}. A fold has about 1,090 crops to train on, so that an epoch of this batch "
-        "is one step.",
+        "is two steps, the second of some 60 or 70 crops.",
     ),
     Experiment(
         "noisy", "Seven-class head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "seven"},
         {**_SMALL_HEAD, "head": "seven", "epochs": "2"},
         (_HEAD_SIZES[0], "ResNet-18, 1 channel, 2 epochs, batch 128"),
-        f"{_AT_LABELS}. The noisy copies make about ten times as many crops, so that an epoch has "
-        "ten times the steps of one of the rows above.",
+        f"{_AT_LABELS}. The noisy copies make twelve to thirteen times as many crops, and as many "
+        "steps of an epoch.",
     ),
     Experiment(
         "networks", "Other networks, seven classes", "kfold classify", LEVEL,

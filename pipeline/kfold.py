@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from spineline.datasets.devices import device_name
-from spineline.datasets.errors import AnnotationError, ConfigError, OutputExistsError
+from spineline.datasets.errors import ConfigError, OutputExistsError
 from spineline.datasets.files import check_output, write_bytes, write_json, write_text
 from spineline.datasets.runs import LOG, held_folder, resumed_settings, versions, write_run_record
 from spineline.datasets.settings import refuse_output_around
@@ -57,6 +57,7 @@ from spineline.pipeline.kfold_variants import (
 )
 from spineline.pipeline.predict import Failure
 from spineline.pipeline.tables import command_line, machine
+from spineline.pipeline.train import check_labels, weights_in
 
 SCHEMA = "spineline-kfold/1"
 _MAY_CHANGE = (
@@ -228,9 +229,7 @@ def _metric(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) 
             raise ConfigError(msg)
         return settings.metric or (default,)
     if isinstance(settings, KfoldPipeline):
-        if folds.labels != "level":
-            msg = f"data={settings.data}: was converted with labels={folds.labels}; wanted"
-            raise AnnotationError(f"{msg} labels=level, the classes of a detector of the pipeline")
+        check_labels(settings.data, folds.labels)
         return settings.metric or ("level_accuracy_8px", "seven.accuracy")
     heads = {head_of(settings, variant) for variant in variants}
     return settings.metric or ("binary.accuracy" if heads == {"binary"} else "seven.accuracy",)
@@ -348,8 +347,9 @@ def _models(settings: KfoldSettings, job: Job) -> dict[str, str]:
     """The files of a fold's networks, from the variant's folder."""
     fold = job.train.out.name
     if isinstance(settings, KfoldPipeline):
-        tasks = ("detector", "classifier", "namer")
-        return {task: f"{fold}/{task}.safetensors" for task in tasks}
+        made = weights_in(Path(fold))
+        files = {"detector": made.detector, "classifier": made.classifier, "namer": made.namer}
+        return {task: file.as_posix() for task, file in files.items()}
     task = "detector" if isinstance(settings, KfoldDetect) else "classifier"
     return {task: f"{fold}/weights/{job.weights.name}"}
 

@@ -26,7 +26,7 @@ from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.pipeline.kfold_variants import TrainSettings, masks_kind
 from spineline.pipeline.predict import Failure
 from spineline.pipeline.settings import PipelineVal
-from spineline.pipeline.train import can_go_on
+from spineline.pipeline.train import can_go_on, weights_in
 from spineline.pipeline.train_settings import PipelineTrain
 
 SCORES = "val"
@@ -177,7 +177,6 @@ def _score(job: Job) -> None:
 
 
 def _score_pipeline(job: Job, train: PipelineTrain) -> None:
-    from spineline.pipeline.train import weights_in
     from spineline.pipeline.val import val
 
     made = weights_in(train.out)

@@ -10,6 +10,7 @@ from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.errors import ConfigError
 from spineline.datasets.settings import Settings, key
 from spineline.detect.settings import DetectTrain
+from spineline.pipeline.settings import check_spacing, fov_key, spacing_key
 
 DETECT_FIGURES = (
     "level_accuracy_8px", "coco.map50", "coco.map50_95",
@@ -126,15 +127,8 @@ class KfoldPipeline(Settings):
         default=None,
         choices=PIPELINE_FIGURES,
     )
-    spacing_mm: float | None = key(
-        "pixel spacing of images that carry none", default=None, minimum=1e-3, maximum=100
-    )
-    fov_mm: float | None = key(
-        "field of view along the longer side of images that carry no spacing",
-        default=None,
-        minimum=1,
-        maximum=10000,
-    )
+    spacing_mm: float | None = spacing_key()
+    fov_mm: float | None = fov_key()
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
     seed: int = key("of the folds, and of every training", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
@@ -151,8 +145,7 @@ class KfoldPipeline(Settings):
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
-        if self.spacing_mm is not None and self.fov_mm is not None:
-            raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")
+        check_spacing(self.spacing_mm, self.fov_mm)
 
 
 _RESIZE: dict[str, object] = {

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from spineline.datasets.devices import check_device
 from spineline.datasets.errors import ConfigError
@@ -179,6 +179,27 @@ def results_hash(settings: PipelinePredict) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def spacing_key() -> Any:
+    """The key ``spacing_mm``."""
+    return key("pixel spacing of images that carry none", default=None, minimum=1e-3, maximum=100)
+
+
+def fov_key() -> Any:
+    """The key ``fov_mm``."""
+    text = "field of view along the longer side of images that carry no spacing"
+    return key(text, default=None, minimum=1, maximum=10000)
+
+
+def check_spacing(spacing_mm: float | None, fov_mm: float | None) -> None:
+    """Refuse both at once.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if spacing_mm is not None and fov_mm is not None:
+        raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineVal(ModelSettings):
     """Keys of ``pipeline val``."""
@@ -213,15 +234,8 @@ class PipelineVal(ModelSettings):
     predictions: Path | None = key(
         "score the result.json files of this folder instead of running models", default=None
     )
-    spacing_mm: float | None = key(
-        "pixel spacing of images that carry none", default=None, minimum=1e-3, maximum=100
-    )
-    fov_mm: float | None = key(
-        "field of view along the longer side of images that carry no spacing",
-        default=None,
-        minimum=1,
-        maximum=10000,
-    )
+    spacing_mm: float | None = spacing_key()
+    fov_mm: float | None = fov_key()
     abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
     names: str = key(_NAMES, default="folder", choices=("folder", "hash"))
@@ -253,5 +267,4 @@ def _check_val(settings: PipelineVal) -> None:
         raise ConfigError("part=…: needs split=MANIFEST, or data=… instead of a source")
     if settings.folds and settings.predictions is not None:
         raise ConfigError("folds=… and predictions=…: stored predictions run no weights")
-    if settings.spacing_mm is not None and settings.fov_mm is not None:
-        raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")
+    check_spacing(settings.spacing_mm, settings.fov_mm)

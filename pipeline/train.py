@@ -128,6 +128,17 @@ def load_recipe(name: str) -> Keys:
     return {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
 
 
+def check_labels(data: Path, labels: str) -> None:
+    """Refuse a dataset whose boxes are of other classes than the levels.
+
+    Raises:
+        AnnotationError: says which they are.
+    """
+    if labels != "level":
+        msg = f"data={data}: was converted with labels={labels}; wanted labels=level, the classes"
+        raise AnnotationError(f"{msg} of a detector of the pipeline")
+
+
 def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
     """Refuse, before anything is trained, what a training would refuse by itself.
 
@@ -196,9 +207,7 @@ def check_data(settings: PipelineTrain) -> str:
         AnnotationError: the data cannot be read, or its classes are not the levels.
     """
     dataset = load_dataset(settings.data)
-    if dataset.labels != "level":
-        msg = f"data={settings.data}: was converted with labels={dataset.labels}; wanted"
-        raise AnnotationError(f"{msg} labels=level, the classes of a detector of the pipeline")
+    check_labels(settings.data, dataset.labels)
     digest = hashlib.sha256()
     for part in PARTS:
         file = dataset.root / "annotations" / f"{part}.json"
