@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cohorts import draw_cohort
 from turns import CLI, BenchSettings, facts, run_bench
 
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.runs import run_script
-from spineline.datasets.settings import key
-from spineline.datasets.tables import markdown_table
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import key
+from spineline.datasets.common.tables import markdown_table
 
 GOAL_MB = 2048
 _PROC = Path("/proc")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pydicom
 
-from spineline.datasets.phantom import DataPhantom, phantom
+from spineline.datasets.phantoms.phantom import DataPhantom, phantom
 
 DRAWN = 8
 

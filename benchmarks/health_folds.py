@@ -29,11 +29,11 @@ import yaml
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.pages import write_section
-from spineline.datasets.runs import run_script
-from spineline.datasets.settings import Settings, describe, key, parse_settings
-from spineline.datasets.tables import aligned_text, markdown_table
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.pages import write_section
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import Settings, describe, key, parse_settings
+from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.detect.pooled import fold_folders
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train

@@ -52,10 +52,10 @@ from turns import (
 )
 
 from spineline.classify.model import Classifier
-from spineline.datasets.crops import extract_crops
-from spineline.datasets.runs import run_script
-from spineline.datasets.settings import key
-from spineline.datasets.tables import markdown_table
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import key
+from spineline.datasets.common.tables import markdown_table
+from spineline.datasets.crops.crops import extract_crops
 from spineline.detect.checkpoints import network_from_safetensors
 from spineline.detect.ultralytics_env import import_ultralytics
 from spineline.pipeline import predict as command

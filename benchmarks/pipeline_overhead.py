@@ -42,12 +42,12 @@ from turns import (
     turns_json,
 )
 
-from spineline.datasets.crops import extract_crops
-from spineline.datasets.dicom import choose_slice, read_pixels, scan
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import key
+from spineline.datasets.common.tables import markdown_table
+from spineline.datasets.crops.crops import extract_crops
+from spineline.datasets.dicom.study import choose_slice, read_pixels, scan
 from spineline.datasets.images import window_to_uint8
-from spineline.datasets.runs import run_script
-from spineline.datasets.settings import key
-from spineline.datasets.tables import markdown_table
 from spineline.pipeline import predict as command
 from spineline.pipeline.core import Analysis, Pipeline, batch_size
 from spineline.pipeline.decode import DecodeSettings, decode_spine

@@ -32,11 +32,11 @@ import yaml
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
-from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.datasets.pages import check_name, read_sections, write_section
-from spineline.datasets.runs import LOG, run_script
-from spineline.datasets.settings import Settings, close_match, describe, key, parse_settings
-from spineline.datasets.tables import aligned_text, markdown_table
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.pages import check_name, read_sections, write_section
+from spineline.datasets.common.run_record import LOG, run_script
+from spineline.datasets.common.settings import Settings, close_match, describe, key, parse_settings
+from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.pipeline.kfold import kfold_classify, kfold_detect
 from spineline.pipeline.kfold_settings import KfoldClassify, KfoldDetect
 from spineline.pipeline.metrics import flatten

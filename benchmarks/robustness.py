@@ -30,10 +30,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spineline.datasets.dicom import choose_slice, scan
-from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.datasets.pages import write_section
-from spineline.datasets.runs import run_script
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.pages import write_section
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.dicom.study import choose_slice, scan
 
 FUZZ = Path(__file__).resolve().parents[1] / "tests" / "fuzz"
 TIME_LIMIT_S = 60

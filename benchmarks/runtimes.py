@@ -41,10 +41,10 @@ from turns import (
     turns_json,
 )
 
-from spineline.datasets.runs import run_script
-from spineline.datasets.runtimes import FORMS, threads
-from spineline.datasets.settings import key
-from spineline.datasets.tables import markdown_table
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.runtimes import FORMS, threads
+from spineline.datasets.common.settings import key
+from spineline.datasets.common.tables import markdown_table
 from spineline.pipeline.core import Pipeline
 from spineline.pipeline.export import Agreement, export
 from spineline.pipeline.export_settings import PipelineExport

@@ -34,8 +34,8 @@ from turns import (
     turns_json,
 )
 
-from spineline.datasets.runs import run_script
-from spineline.datasets.tables import markdown_table
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.tables import markdown_table
 
 GOALS = {"spineline help": 0.5, "spineline pipeline predict": 10.0}
 IMPORTS = "import torch, timm, pydicom, cv2, matplotlib.pyplot; from ultralytics import YOLO"

@@ -40,14 +40,14 @@ from torchvision.transforms import v2
 
 from spineline.converters.convert import convert_tianchi
 from spineline.converters.settings import ConvertTianchi
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import write_json
-from spineline.datasets.pages import write_section
-from spineline.datasets.phantom import DataPhantom, phantom
-from spineline.datasets.runs import LOG, run_script, versions
-from spineline.datasets.settings import Settings, describe, key, parse_settings
-from spineline.datasets.tables import aligned_text, markdown_table
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import write_json
+from spineline.datasets.common.pages import write_section
+from spineline.datasets.common.run_record import LOG, run_script, versions
+from spineline.datasets.common.settings import Settings, describe, key, parse_settings
+from spineline.datasets.common.tables import aligned_text, markdown_table
+from spineline.datasets.phantoms.phantom import DataPhantom, phantom
 from spineline.detect.fasterrcnn_data import make_transform
 from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain

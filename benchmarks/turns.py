@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import write_json
-from spineline.datasets.pages import write_section
-from spineline.datasets.runs import LOG, versions
-from spineline.datasets.settings import Settings, describe, key, parse_settings
-from spineline.datasets.tables import aligned_text
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import write_json
+from spineline.datasets.common.pages import write_section
+from spineline.datasets.common.run_record import LOG, versions
+from spineline.datasets.common.settings import Settings, describe, key, parse_settings
+from spineline.datasets.common.tables import aligned_text
 from spineline.detect.ultralytics_env import OFFLINE_ENVIRONMENT
 from spineline.pipeline.tables import command_line, machine
 

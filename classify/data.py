@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from spineline.classify.recipe import Recipe
-from spineline.datasets.crops import (
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.crops.crops import (
     BalanceBy,
     CropSpec,
     CropTable,
@@ -20,8 +22,6 @@ from spineline.datasets.crops import (
     make_crops,
     why_no_crop,
 )
-from spineline.datasets.errors import AnnotationError, ConfigError
-from spineline.datasets.runs import LOG
 from spineline.datasets.splits import Part
 
 _FOLDER_KEYS = ("size", "margin", "align")

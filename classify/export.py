@@ -26,9 +26,9 @@ from spineline.classify.model import (
     save_weights,
 )
 from spineline.classify.settings import ClassifyExport
-from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.datasets.files import check_output, write_json
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.files import check_output, write_json
+from spineline.datasets.common.run_record import LOG
 
 TOLERANCE = 1e-4
 _SUFFIX = {"onnx": ".onnx", "torchscript": ".torchscript", "safetensors": ".safetensors"}

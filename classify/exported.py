@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from spineline.classify.grades import Grades
 from spineline.classify.recipe import Head
-from spineline.datasets.crops import CropSpec
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.common.runtimes import Session
+from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES
-from spineline.datasets.runtimes import Session
 
 FloatArray = npt.NDArray[np.float32]
 

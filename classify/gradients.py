@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 
 GRADIENTS = "gradients"
 """The name of this trunk as ``model=``."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.bootstrap import calibration_error
-from spineline.datasets.crops import CodeArray
+from spineline.datasets.common.bootstrap import calibration_error
+from spineline.datasets.crops.crops import CodeArray
 from spineline.datasets.labels import KIND_OF_SEVEN, KINDS, SEVEN_NAMES, Kind
 
 ScoreArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]

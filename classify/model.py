@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from spineline.classify.grades import Grades
 from spineline.classify.gradients import GRADIENTS, GradientTrunk
 from spineline.classify.recipe import HEADS, MAX_MEMBERS, Head
-from spineline.datasets.crops import CropSpec
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
-from spineline.datasets.files import write_bytes
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.settings import close_match
+from spineline.datasets.common.tensors import METADATA_KEY, read_described
+from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
-from spineline.datasets.settings import close_match
-from spineline.datasets.tensors import METADATA_KEY, read_described
 
 MIN_TEMPERATURE = 0.05
 """The least temperature of a head; the greatest is its inverse."""

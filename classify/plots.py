@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from spineline.datasets.figures import confusion_png, figure_png, new_figure
-from spineline.datasets.files import write_bytes
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.plots import confusion_png, figure_png, new_figure
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("train_loss", "val_loss")),

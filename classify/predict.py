@@ -15,12 +15,12 @@ import numpy as np
 from spineline.classify.grades import Grades
 from spineline.classify.model import Classifier
 from spineline.classify.settings import ClassifyPredict
-from spineline.datasets.crops import PixelArray
-from spineline.datasets.errors import AnnotationError, SpinelineError
-from spineline.datasets.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.common.errors import AnnotationError, SpinelineError
+from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.common.run_record import LOG, write_run_record
+from spineline.datasets.crops.crops import PixelArray
 from spineline.datasets.images import IMAGE_SUFFIXES, read_uint8_image
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, kind_of_level
-from spineline.datasets.runs import LOG, write_run_record
 
 _LEVEL_AT_END = re.compile(
     rf"_({'|'.join(sorted(LEVELS, key=len, reverse=True))})(_[A-Za-z0-9-]+)?$"

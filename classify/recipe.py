@@ -12,15 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from spineline.datasets.crops import ALIGNS, CropSpec
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.settings import (
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.settings import (
     Settings,
     close_match,
     key,
     parse_settings,
     read_settings_file,
 )
+from spineline.datasets.crops.crops import ALIGNS, CropSpec
 
 Head = Literal["seven", "binary", "both"]
 HEADS: tuple[Head, ...] = ("seven", "binary", "both")

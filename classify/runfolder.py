@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from spineline.classify.model import NetworkConfig, network_metadata, save_weights
-from spineline.datasets.errors import ConfigError, OutputExistsError, WeightsError
-from spineline.datasets.files import check_output, write_bytes, write_text
-from spineline.datasets.runs import clear_partial
+from spineline.datasets.common.errors import ConfigError, OutputExistsError, WeightsError
+from spineline.datasets.common.files import check_output, write_bytes, write_text
+from spineline.datasets.common.run_record import clear_partial
 
 Row = dict[str, float | int | None]
 

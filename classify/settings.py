@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.classify.recipe import recipe_key
-from spineline.datasets.settings import Settings, key
+from spineline.datasets.common.settings import Settings, key
 
 _DEVICE = "cpu, cuda, or the number of one CUDA device"
 _TRUST = "allow a .pt file, which is a pickle"

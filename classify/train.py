@@ -39,19 +39,19 @@ from spineline.classify.model import (
 from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
 from spineline.classify.runfolder import Checkpoint, Row, RunFolder, result_row
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.crops import CropTable
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
-from spineline.datasets.files import write_json
-from spineline.datasets.labels import KINDS, SEVEN_NAMES
-from spineline.datasets.runs import (
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.files import write_json
+from spineline.datasets.common.run_record import (
     LOG,
     held_folder,
     progress,
     resumed_settings,
     write_run_record,
 )
-from spineline.datasets.settings import parse_settings, settings_to_dict
+from spineline.datasets.common.settings import parse_settings, settings_to_dict
+from spineline.datasets.crops.crops import CropTable
+from spineline.datasets.labels import KINDS, SEVEN_NAMES
 
 _MAY_CHANGE = ("resume", "data", "out", "device", "workers", "plots", "trust", "overwrite")
 """Keys that a resumed run may be given otherwise than the run it continues."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from spineline.classify.data import load_part
 from spineline.classify.metrics import score
 from spineline.classify.settings import ClassifyVal
-from spineline.datasets.crops import CropTable
-from spineline.datasets.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
+from spineline.datasets.common.run_record import LOG, write_run_record
+from spineline.datasets.crops.crops import CropTable
 from spineline.datasets.grades_csv import COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
-from spineline.datasets.runs import LOG, write_run_record
 from spineline.datasets.splits import PARTS
 
 if TYPE_CHECKING:

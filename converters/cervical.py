@@ -34,13 +34,13 @@ import numpy.typing as npt
 from spineline.converters.frames import FrameIds, find_frames, frame_size, named_frame
 from spineline.converters.source import EntryError, LeftOut, Pixels, Reading, Source
 from spineline.converters.voc import parse_xml
-from spineline.datasets.annotations import ImageRecord, Structure, check_image_id, is_image_id
 from spineline.datasets.boxes import iou_inclusive
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import ImageReadError, read_image
 from spineline.datasets.labels import HEALTH_TAGS, NO_LEVEL
-from spineline.datasets.qa import SEVERITY, Finding, Frame, geometry_findings
+from spineline.datasets.quality_control import SEVERITY, Finding, Frame, geometry_findings
+from spineline.datasets.types import ImageRecord, Structure, check_image_id, is_image_id
 
 MAX_FILE_BYTES = 256 << 20
 MAX_FIELD = 10 << 20

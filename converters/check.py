@@ -27,26 +27,32 @@ from spineline.converters.source import (
 )
 from spineline.converters.voc import read_voc
 from spineline.converters.yolo import read_yolo
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import FloatArray, cxcywhn_to_xyxy
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.coco import BoxedStructures, boxed_structures
-from spineline.datasets.dataset import Dataset, load_dataset
-from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
-from spineline.datasets.files import (
+from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
+from spineline.datasets.common.files import (
     check_output,
     read_json,
     staged_folder,
     write_json,
     write_text,
 )
+from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.settings import Settings, key
+from spineline.datasets.common.tables import aligned_text
+from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import IMAGE_SUFFIXES, read_image
 from spineline.datasets.labels import LEVELS, NO_LEVEL
-from spineline.datasets.qa import SEVERITY, Finding, Frame, geometry_findings, has_errors
-from spineline.datasets.runs import LOG, progress, write_run_record
-from spineline.datasets.settings import Settings, key
+from spineline.datasets.quality_control import (
+    SEVERITY,
+    Finding,
+    Frame,
+    geometry_findings,
+    has_errors,
+)
 from spineline.datasets.splits import PARTS
-from spineline.datasets.tables import aligned_text
+from spineline.datasets.types import ImageRecord, Structure
 
 _COLUMNS = ("image_id", "study", "level", "finding", "severity", "detail", "action")
 _SHOWN = 200

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.coco import coco_from_records, coco_text, records_from_coco
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dataset import read_coco_file
-from spineline.datasets.errors import AnnotationError
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.types import ImageRecord
 
 
 def read_coco(path: Path) -> tuple[ImageRecord, ...]:

@@ -22,16 +22,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.crops import CropSpec, extract_crops
+from spineline.datasets.common.errors import AnnotationError, SpinelineError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.crops.crops import CropSpec, extract_crops
 from spineline.datasets.dataset import Dataset
-from spineline.datasets.errors import AnnotationError, SpinelineError
-from spineline.datasets.files import write_bytes
 from spineline.datasets.grades_csv import read_grades
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import BINARY_NAMES, LABEL_SETS, SEVEN_NAMES, LabelSet
-from spineline.datasets.qa import Finding
-from spineline.datasets.runs import LOG
+from spineline.datasets.quality_control import Finding
+from spineline.datasets.types import ImageRecord, Structure
 
 FINDING = "label_contradicted"
 FOLDER = "contradicted"

@@ -21,13 +21,13 @@ from spineline.converters.settings import (
 )
 from spineline.converters.source import EmptyTag, LeftOut, Source
 from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.files import check_output, staged_folder, write_json
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.files import check_output, staged_folder, write_json
+from spineline.datasets.common.run_record import LOG, write_run_record
+from spineline.datasets.common.settings import refuse_output_around
+from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.labels import KINDS, LabelSet
-from spineline.datasets.qa import has_errors
-from spineline.datasets.runs import LOG, write_run_record
-from spineline.datasets.settings import refuse_output_around
+from spineline.datasets.quality_control import has_errors
 from spineline.datasets.splits import (
     Part,
     fold_studies,
@@ -35,7 +35,7 @@ from spineline.datasets.splits import (
     split_by_train_ratio,
     split_studies,
 )
-from spineline.datasets.tables import aligned_text
+from spineline.datasets.types import ImageRecord
 
 _SHOWN = 20
 

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from spineline.datasets.annotations import is_image_id
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     ImageReadError,
     mapped_array,
 )
+from spineline.datasets.types import is_image_id
 
 
 def find_frames(images: Path) -> dict[str, list[Path]]:

@@ -19,13 +19,13 @@ from typing import Any
 from spineline.converters.cervical import disc_structures, images_reader
 from spineline.converters.frames import FrameIds, find_frames, frame_size, named_frame
 from spineline.converters.source import EntryError, Reading, Source, source_entries
-from spineline.datasets.annotations import ImageRecord, check_image_id, is_image_id
 from spineline.datasets.coco import boxed_structures
-from spineline.datasets.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.images import ImageReadError
 from spineline.datasets.labels import HEALTH_TAGS, LabelSet
-from spineline.datasets.qa import Frame
+from spineline.datasets.quality_control import Frame
 from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.types import ImageRecord, check_image_id, is_image_id
 
 FOLDER = "fasterrcnn"
 LABEL_OFFSET = 1

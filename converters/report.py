@@ -3,7 +3,7 @@
 ``[{id, point: [{identification, class: "(c1,c2)" | "null", coord: [x, y], bbox}]}]`` with frames
 ``id.jpg|png|npy``. ``identification`` is unreliable (in most studies it runs bottom to top): the
 level is the rank of the point by y. The pair of codes is the report's seven-class and binary
-encoding. Coordinates as in [spineline.datasets.annotations][].
+encoding. Coordinates as in [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from spineline.converters.source import (
     point_xy,
     source_entries,
 )
-from spineline.datasets.annotations import ImageRecord, check_image_id
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import ImageReadError, read_image
 from spineline.datasets.labels import KIND_OF_SEVEN, pathology_from_codes
-from spineline.datasets.qa import Finding, Frame, Mark, Rules
+from spineline.datasets.quality_control import Finding, Frame, Mark, Rules
+from spineline.datasets.types import ImageRecord, check_image_id
 
 _CODES = re.compile(r"\(\s*(\d)\s*,\s*(\d)\s*\)")
 _STUDY_OF_ID = re.compile(r"(.*\d.*)-\d+")

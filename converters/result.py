@@ -8,7 +8,7 @@ at, but where a file holds several frames: the plane that ``point_mm`` lie in te
 ``naming.abstained``. So a point can be moved, a class changed, a structure deleted or added
 (``level`` and ``point_xy`` will do; null or absent codes leave it unlabelled). Levels are taken as
 they are named and must run top to bottom; missing ones are treated as in a Tianchi source.
-Coordinates as in [spineline.datasets.annotations][].
+Coordinates as in [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from spineline.converters.source import (
     pixel_numbers,
     short,
 )
-from spineline.datasets.annotations import ImageRecord, check_image_id
-from spineline.datasets.dicom import (
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.dicom.study import (
     SliceHeader,
     Study,
     instances_by_uid,
@@ -44,7 +44,6 @@ from spineline.datasets.dicom import (
     read_pixels,
     scan,
 )
-from spineline.datasets.errors import AnnotationError
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     ImageReadError,
@@ -60,7 +59,8 @@ from spineline.datasets.labels import (
     tags_of_codes,
 )
 from spineline.datasets.predictions import RESULT_SCHEMA, ResultImage
-from spineline.datasets.qa import Frame, Mark, Rules
+from spineline.datasets.quality_control import Frame, Mark, Rules
+from spineline.datasets.types import ImageRecord, check_image_id
 
 NAME = "result.json"
 

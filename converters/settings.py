@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
+from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS
-from spineline.datasets.settings import Settings, key
 
 FORMATS: tuple[str, ...] = ("yolo", "voc", "coco")
 OTHER_FORMATS: tuple[str, ...] = ("fasterrcnn",)

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.errors import AnnotationError, first_line
-from spineline.datasets.files import read_json
-from spineline.datasets.qa import SEVERITY, Finding, Frame, Mark, Rules, resolve
+from spineline.datasets.common.errors import AnnotationError, first_line
+from spineline.datasets.common.files import read_json
+from spineline.datasets.quality_control import SEVERITY, Finding, Frame, Mark, Rules, resolve
+from spineline.datasets.types import ImageRecord, Structure
 
 SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"]
 EmptyTag = Literal["v1"]

@@ -4,7 +4,7 @@ Per study ``studyUid`` and ``data[]`` with ``seriesUid``, ``instanceUid`` and ``
 last has two shapes, ``annotation[i].data.point[]`` (the official files) and
 ``annotation[i].point[]`` (the report's excerpt). A point is ``coord [x, y]``, ``zIndex`` and ``tag
 {identification, disc | vertebra}``. The image is the instance with that UID, wherever it lies and
-whatever its file is called. Coordinates as in [spineline.datasets.annotations][].
+whatever its file is called. Coordinates as in [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from spineline.converters.source import (
     point_xy,
     source_entries,
 )
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.dicom import SliceHeader, Study, instances_by_uid, read_pixels, scan
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.dicom.study import SliceHeader, Study, instances_by_uid, read_pixels, scan
 from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind, kind_of_level
-from spineline.datasets.qa import Frame, Mark, Rules
+from spineline.datasets.quality_control import Frame, Mark, Rules
+from spineline.datasets.types import ImageRecord
 
 
 def read_tianchi(

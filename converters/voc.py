@@ -17,12 +17,12 @@ from typing import Any
 
 from lxml import etree
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.coco import boxed_structures
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LABEL_SETS, LabelSet
-from spineline.datasets.qa import SEVERITY
+from spineline.datasets.quality_control import SEVERITY
 from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.types import ImageRecord, Structure
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _OFFSET = (1.0, 1.0, 0.0, 0.0)

@@ -18,10 +18,10 @@ from spineline.converters.prepared import write_prepared
 from spineline.converters.source import LeftOut, Pixels, Source
 from spineline.converters.voc import write_voc
 from spineline.converters.yolo import write_yolo
-from spineline.datasets.annotations import ImageRecord, tags_of
 from spineline.datasets.coco import boxed_structures
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import link_or_copy, write_json, write_text
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import link_or_copy, write_json, write_text
+from spineline.datasets.common.run_record import progress
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import (
     EXTRA_LEVELS,
@@ -30,9 +30,9 @@ from spineline.datasets.labels import (
     LEVELS,
     LabelSet,
 )
-from spineline.datasets.qa import SEVERITY, Finding
-from spineline.datasets.runs import progress
+from spineline.datasets.quality_control import SEVERITY, Finding
 from spineline.datasets.splits import PARTS, Part, records_by_part, write_manifest
+from spineline.datasets.types import ImageRecord, tags_of
 
 SCHEMA = "spineline-conversion/1"
 

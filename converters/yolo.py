@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.boxes import FloatArray, xyxy_to_cxcywhn
 from spineline.datasets.coco import boxed_structures
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.splits import PARTS, Part
-from spineline.datasets.yaml_files import YamlError, read_yaml
+from spineline.datasets.types import ImageRecord
 
 _DATA_YAML = """\
 # Ultralytics dataset file. The path is empty on purpose: Ultralytics then takes the folder that

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from spineline.datasets.settings import Settings, key
+from spineline.datasets.common.settings import Settings, key
 
 USABLE_VALUE = "Визуализируются (можно размечать)"
 

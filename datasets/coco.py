@@ -6,7 +6,7 @@ index plus one, as COCO counts. What it has no place for stands beside it: an im
 UIDs and spacing; an annotation carries ``attributes`` with level, kind, pathology, findings and the
 unclipped ``box_xyxy``; structures that are no box in this label set (unlabelled, T11-T12, outside
 the frame) stand in ``structures_without_box``. A disc without level has the level null.
-Coordinates as in [spineline.datasets.annotations][].
+Coordinates as in [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import FloatArray, clip_xyxy, xyxy_to_xywh
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import (
     HEALTH_NAMES,
     KIND_OF_SEVEN,
@@ -31,7 +30,8 @@ from spineline.datasets.labels import (
     LabelSet,
     kind_of_level,
 )
-from spineline.datasets.qa import MIN_BOX_SIDE
+from spineline.datasets.quality_control import MIN_BOX_SIDE
+from spineline.datasets.types import ImageRecord, Structure
 
 SCHEMA = "spineline-coco/1"
 CATEGORY_OFFSET = 1
@@ -262,7 +262,7 @@ def _record(image: Mapping[str, Any], structures: Sequence[Structure]) -> ImageR
 
 
 def _from_top(structure: Structure) -> tuple[float, ...]:
-    """By level; discs without level by place, as [spineline.datasets.annotations][] wants them."""
+    """By level; discs without level by place, as [spineline.datasets.types][] wants them."""
     if structure.level == NO_LEVEL:
         return structure.place
     return (LEVELS.index(structure.level) if structure.level in LEVELS else -1,)

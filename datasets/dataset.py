@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.coco import labels_of_coco, records_from_coco
-from spineline.datasets.errors import AnnotationError
-from spineline.datasets.files import read_json
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import read_json
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.types import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)

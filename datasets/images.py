@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.errors import SpinelineError, first_line
-from spineline.datasets.files import plain_name
+from spineline.datasets.common.errors import SpinelineError, first_line
+from spineline.datasets.common.files import plain_name
 
 GreyImage = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 

@@ -1,6 +1,6 @@
 """What commands predicted, read back: ``predictions.json`` of ``detect predict``, ``result.json``.
 
-Coordinates as in [spineline.datasets.annotations][].
+Coordinates as in [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.errors import AnnotationError
-from spineline.datasets.files import read_json
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import read_json
 
 RESULT_SCHEMA = "spineline-result/1"
 """What ``result.json`` of ``pipeline predict`` calls its layout."""

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.files import read_json
-from spineline.datasets.settings import close_match
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.files import read_json
+from spineline.datasets.common.settings import close_match
+from spineline.datasets.types import ImageRecord
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.types import ImageRecord
 
 
 def annotation_entry(record: ImageRecord, z_index: int) -> dict[str, Any]:

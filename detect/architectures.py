@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.settings import close_match
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.settings import close_match
 
 SIZES = ("n", "s", "m", "l", "x")
 

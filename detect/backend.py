@@ -14,7 +14,7 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
 from spineline.detect.results import Detections
 
 BACKENDS: dict[str, str] = {

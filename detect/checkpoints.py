@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from spineline.datasets.errors import WeightsError, first_line
-from spineline.datasets.files import write_bytes, write_through
-from spineline.datasets.tensors import (
+from spineline.datasets.common.errors import WeightsError, first_line
+from spineline.datasets.common.files import write_bytes, write_through
+from spineline.datasets.common.tensors import (
     METADATA_KEY,
     parse_description,
     read_described,

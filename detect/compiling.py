@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import ConfigError
 
 BACKEND = "inductor"
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.run_record import LOG
 
 if TYPE_CHECKING:
     import torch

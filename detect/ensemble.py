@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.detect.results import Detections, no_detections
 from spineline.detect.settings import FUSIONS, DetectPredict, DetectVal
 

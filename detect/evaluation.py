@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.bootstrap import DRAWS, FloatArray, divide, draw_weights, interval
 from spineline.datasets.coco import boxed_structures, coco_from_records
+from spineline.datasets.common.bootstrap import DRAWS, FloatArray, divide, draw_weights, interval
 from spineline.datasets.labels import HEALTH_NAMES, LABEL_SETS, LabelSet
+from spineline.datasets.types import ImageRecord
 from spineline.detect import seed_metrics
 from spineline.detect.matching import (
     Labels,

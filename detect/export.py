@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.datasets.files import check_output, write_bytes
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.files import check_output, write_bytes
+from spineline.datasets.common.run_record import LOG
 from spineline.detect.settings import DetectExport
 
 if TYPE_CHECKING:

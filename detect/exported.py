@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.common.runtimes import Session
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.runtimes import Session
-from spineline.datasets.strips import StripSpec, straighten
+from spineline.datasets.straighten import StripSpec, straighten
 from spineline.detect.batches import BatchedDetector, Limits
 from spineline.detect.letterbox import STRIDE, detect_letterboxed
 from spineline.detect.results import Detections

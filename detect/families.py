@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from spineline.datasets.errors import WeightsError
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.common.run_record import LOG
 from spineline.detect import fasterrcnn, unet
 from spineline.detect.architectures import FASTERRCNN, UNET
 from spineline.detect.checkpoints import DetectorMeta, parse_meta

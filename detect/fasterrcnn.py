@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.detect.architectures import FASTERRCNN
 from spineline.detect.checkpoints import DetectorMeta, read_safetensors
 from spineline.detect.fasterrcnn_backbones import (

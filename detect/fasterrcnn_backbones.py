@@ -17,8 +17,8 @@ from typing import Any, Dict  # noqa: UP035 (TorchScript reads it)
 import torch
 from torch import nn
 
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.settings import close_match
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.settings import close_match
 from spineline.detect.architectures import FASTERRCNN_BACKBONES, TIMM_PREFIX
 
 STRIDES = (4, 32)

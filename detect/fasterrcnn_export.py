@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spineline.datasets.errors import ConfigError, SpinelineError
+from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.detect.fasterrcnn import FasterRCNNDetector
 from spineline.detect.fasterrcnn_backbones import TimmBody
 from spineline.detect.scaled import as_input

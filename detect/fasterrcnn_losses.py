@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 
 
 def class_loss(

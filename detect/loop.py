@@ -27,10 +27,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spineline.datasets.errors import ConfigError, RunFinishedError, SpinelineError, WeightsError
-from spineline.datasets.files import link_file, write_bytes
+from spineline.datasets.common.errors import (
+    ConfigError,
+    RunFinishedError,
+    SpinelineError,
+    WeightsError,
+)
+from spineline.datasets.common.files import link_file, write_bytes
+from spineline.datasets.common.run_record import LOG
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.runs import LOG
 from spineline.detect.background import Background
 from spineline.detect.checkpoints import (
     DetectorMeta,
@@ -700,7 +705,7 @@ def _result(job: Job, state: State) -> TrainResult:
 
 def _curves_png(results: Path) -> bytes:
     """Losses on the left, validation on the right."""
-    from spineline.datasets.figures import figure_png, new_figure
+    from spineline.datasets.common.plots import figure_png, new_figure
 
     with results.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

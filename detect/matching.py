@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.bootstrap import FloatArray, IntArray, divide, running_totals
+from spineline.datasets.common.bootstrap import FloatArray, IntArray, divide, running_totals
 from spineline.detect.metrics import iou_matrix
 from spineline.detect.results import Detections
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.annotations import ImageRecord
 from spineline.datasets.boxes import xyxy_to_xywh
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.types import ImageRecord
 from spineline.detect.results import Detections
 
 NEAR_PX = 8.0

@@ -1,7 +1,7 @@
 """The network that reads levels off the straightened spine.
 
 A detector names a vertebra by its looks and place, and may name a whole spine one rung too high or
-too low. This network sees the strip along a chain of structures (`spineline.datasets.strips`), from
+too low. This network sees the strip along a chain of structures (`spineline.datasets.straighten`), from
 well above T12-L1 to well below L5-S1, and says of each rank which level it is, ranks above the
 topmost and below the lowest level being classes of their own. It is small: about 150,000 weights.
 """
@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.common.tensors import METADATA_KEY, read_described
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.strips import STRIP_BOUNDS, StripSpec, straighten
-from spineline.datasets.tensors import METADATA_KEY, read_described
+from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec, straighten
 
 RANK_NAMES: tuple[str, ...] = ("above", *LEVELS, "below")
 """The classes of a rank."""

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import AnnotationError, SpinelineError
+from spineline.datasets.common.files import staged_folder, write_bytes, write_json, write_text
+from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.dataset import Dataset, load_dataset
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import AnnotationError, SpinelineError
-from spineline.datasets.files import staged_folder, write_bytes, write_json, write_text
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.runs import LOG, progress, write_run_record
-from spineline.datasets.settings import refuse_output_around
 from spineline.datasets.splits import Part
-from spineline.datasets.strips import Distortion, StripSpec, prolonged, straighten
+from spineline.datasets.straighten import Distortion, StripSpec, prolonged, straighten
+from spineline.datasets.types import ImageRecord
 from spineline.detect.namer import (
     Namer,
     NamerConfig,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets import figures
-from spineline.datasets.figures import figure_png, new_figure
+from spineline.datasets.common import plots as figures
+from spineline.datasets.common.plots import figure_png, new_figure
 from spineline.detect.matching import OneToOne, Rates, precision_recall
 
 if TYPE_CHECKING:

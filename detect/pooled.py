@@ -15,9 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.errors import AnnotationError, ConfigError
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.types import ImageRecord
 from spineline.detect.settings import DetectVal
 
 _FOLD = re.compile(r"fold(\d+)")

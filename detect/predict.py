@@ -11,17 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.boxes import xyxy_to_cxcywhn, xyxy_to_xywh
-from spineline.datasets.dataset import load_dataset
-from spineline.datasets.devices import device_name
-from spineline.datasets.drawing import draw_overlay, png_bytes
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import (
+from spineline.datasets.commands.show import prediction_marks
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import (
     check_output,
     staged_folder,
     write_bytes,
     write_json,
     write_text,
 )
+from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.drawing import draw_overlay, png_bytes
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     ImageReadError,
@@ -31,8 +33,6 @@ from spineline.datasets.images import (
     window_to_uint8,
 )
 from spineline.datasets.predictions import PredictedBox
-from spineline.datasets.runs import LOG, progress, write_run_record
-from spineline.datasets.show import prediction_marks
 from spineline.detect.settings import DetectPredict
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _yolo_text(found: Detections, width: int, height: int) -> str:
 
 
 def marks_of(found: Detections) -> Sequence[Mark]:
-    """Detections as marks to draw, as [spineline.datasets.show.prediction_marks][] does."""
+    """Detections as marks to draw, as [spineline.datasets.commands.show.prediction_marks][] does."""
     return prediction_marks(
         [
             PredictedBox(found.names[index], score, (left, top, right, bottom))

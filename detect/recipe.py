@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import yaml
 
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.runs import LOG
-from spineline.datasets.settings import close_match, parse_settings
-from spineline.datasets.yaml_files import YamlError, read_yaml
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.settings import close_match, parse_settings
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.detect.architectures import FASTERRCNN, OWN_LOOP, UNET
 from spineline.detect.settings import DetectTrain
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from spineline.datasets.files import write_text
+from spineline.datasets.common.files import write_text
 
 
 def append_row(file: Path, row: Mapping[str, float]) -> None:

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError, WeightsError
-from spineline.datasets.files import write_bytes
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.common.files import write_bytes
 from spineline.detect.batches import BatchedDetector, Limits, fit_longer_side
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
 from spineline.detect.results import Detections

@@ -46,7 +46,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.bootstrap import (
+from spineline.datasets.boxes import iou_inclusive
+from spineline.datasets.common.bootstrap import (
     BoolArray,
     FloatArray,
     IntArray,
@@ -54,7 +55,6 @@ from spineline.datasets.bootstrap import (
     per_study,
     running_totals,
 )
-from spineline.datasets.boxes import iou_inclusive
 from spineline.detect.matching import Labels
 from spineline.detect.metrics import iou_matrix
 from spineline.detect.results import Detections

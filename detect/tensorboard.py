@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark, draw_overlay, side_by_side
-from spineline.datasets.errors import ConfigError
 from spineline.datasets.labels import kind_of_class
 from spineline.detect.results import Detections
 

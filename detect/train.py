@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import (
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import (
     ConfigError,
     OutputExistsError,
     RunFinishedError,
     SpinelineError,
     WeightsError,
 )
-from spineline.datasets.files import check_output, write_json
-from spineline.datasets.runs import (
+from spineline.datasets.common.files import check_output, write_json
+from spineline.datasets.common.run_record import (
     LOG,
     clear_partial,
     held_folder,

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import write_bytes
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
 from spineline.datasets.images import read_uint8_image
-from spineline.datasets.runs import LOG
 from spineline.detect.checkpoints import (
     DetectorMeta,
     build_network,

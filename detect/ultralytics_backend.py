@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spineline.datasets.devices import device_name
+from spineline.datasets.common.devices import device_name
 from spineline.detect import suppression
 from spineline.detect.batches import BatchedDetector, Limits
 from spineline.detect.checkpoints import (

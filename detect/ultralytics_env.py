@@ -18,9 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import write_bytes
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
 
 OFFLINE_ENVIRONMENT: dict[str, str] = {
     "YOLO_OFFLINE": "1",

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError, first_line
-from spineline.datasets.settings import close_match
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError, first_line
+from spineline.datasets.common.settings import close_match
 from spineline.detect.architectures import UNET
 from spineline.detect.checkpoints import DetectorMeta, read_safetensors
 from spineline.detect.scaled import ScaledDetector, meta_of, network_with

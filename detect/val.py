@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
+from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
+from spineline.datasets.common.run_record import LOG, progress, write_run_record
 from spineline.datasets.dataset import Dataset, load_dataset
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import AnnotationError, ConfigError, WeightsError
-from spineline.datasets.files import check_output, staged_folder, write_bytes, write_json
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LabelSet
-from spineline.datasets.runs import LOG, progress, write_run_record
 from spineline.datasets.splits import Part
+from spineline.datasets.types import ImageRecord
 from spineline.detect.evaluation import Evaluation, Rules, evaluate
 from spineline.detect.metrics import NEAR_PX
 from spineline.detect.settings import DetectVal

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from spineline.datasets.errors import AnnotationError
-from spineline.datasets.runs import LOG
-from spineline.datasets.yaml_files import YamlError, read_yaml
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _SHOWN = 5

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from spineline.datasets.crops import CropSpec
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.common.run_record import package_version
+from spineline.datasets.common.runtimes import FORMS, SUFFIXES, Form, open_session
+from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
-from spineline.datasets.runs import package_version
-from spineline.datasets.runtimes import FORMS, SUFFIXES, Form, open_session
-from spineline.datasets.strips import STRIP_BOUNDS, StripSpec
+from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec
 from spineline.pipeline.decode import DecodeSettings
 from spineline.weights import Bundle, WeightsFile, load_registry, sha256_of
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.datasets.settings import (
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.settings import (
     Settings,
     close_match,
     describe,
@@ -77,23 +77,23 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
         "stats": Command(
             "counts, sizes, spacing, mean and std, histograms",
-            "spineline.datasets.stats:DataStats",
-            "spineline.datasets.stats:stats",
+            "spineline.datasets.commands.stats:DataStats",
+            "spineline.datasets.commands.stats:stats",
         ),
         "show": Command(
             "overlays of boxes, points and levels",
-            "spineline.datasets.show:DataShow",
-            "spineline.datasets.show:show",
+            "spineline.datasets.commands.show:DataShow",
+            "spineline.datasets.commands.show:show",
         ),
         "crops": Command(
             "crops for the classifier, jittered and balanced on request",
-            "spineline.datasets.crops:DataCrops",
-            "spineline.datasets.crops:crops",
+            "spineline.datasets.crops.crops:DataCrops",
+            "spineline.datasets.crops.crops:crops",
         ),
         "phantom": Command(
             "draw synthetic studies with their annotation",
-            "spineline.datasets.phantom:DataPhantom",
-            "spineline.datasets.phantom:phantom",
+            "spineline.datasets.phantoms.phantom:DataPhantom",
+            "spineline.datasets.phantoms.phantom:phantom",
         ),
     },
     "detect": {
@@ -261,7 +261,7 @@ def _dispatch(words: list[str]) -> int:
         print(overview())
         return 0
     if words[0] in ("version", "--version"):
-        from spineline.datasets.runs import package_version
+        from spineline.datasets.common.run_record import package_version
 
         print(package_version())
         return 0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from spineline.datasets.boxes import clip_xyxy, xyxy_to_xywh
 from spineline.datasets.coco import CATEGORY_OFFSET, coco_from_records, coco_text, rows_text
-from spineline.datasets.files import write_text
+from spineline.datasets.common.files import write_text
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.result_records import record_of_result
 from spineline.pipeline.results import GradedStructure, StudyResult

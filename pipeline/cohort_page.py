@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from spineline.datasets.files import write_text
+from spineline.datasets.common.files import write_text
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.cohort_chart import ABSENT, CODE_SIGNS, UNGRADED, chart, grade_signs
 from spineline.pipeline.doubts import CODES, codes_of

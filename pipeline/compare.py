@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.dicom import SliceHeader, patient_to_pixel, pixel_to_patient
-from spineline.datasets.errors import AnnotationError, ConfigError
-from spineline.datasets.files import write_bytes
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.study import SliceHeader, patient_to_pixel, pixel_to_patient
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
-from spineline.datasets.runs import LOG
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.outputs import overlay_png
 from spineline.pipeline.results import GradedStructure
 from spineline.pipeline.settings import PipelinePredict, PipelineVal

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.labels import LEVELS, Kind
-from spineline.datasets.strips import StripSpec, prolonged
+from spineline.datasets.straighten import StripSpec, prolonged
 from spineline.pipeline.naming import RUNG, Places
 
 FloatArray = npt.NDArray[np.float64]

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from spineline.datasets.crops import extract_crops
-from spineline.datasets.devices import check_device
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.devices import check_device
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.run_record import package_version
+from spineline.datasets.crops.crops import extract_crops
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.runs import package_version
 from spineline.pipeline.bundles import exported_bundle, is_exported, load_exported, networks_needed
 from spineline.pipeline.context import LevelReader, read_context
 from spineline.pipeline.decode import (

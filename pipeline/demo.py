@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import encode_seven
-from spineline.datasets.runs import LOG
-from spineline.datasets.settings import Settings, key
 
 if TYPE_CHECKING:
-    from spineline.datasets.annotations import ImageRecord, Structure
+    from spineline.datasets.types import ImageRecord, Structure
     from spineline.pipeline.results import GradedStructure
 
 _CLOSE_PX = 8.0
@@ -61,8 +61,8 @@ def demo(settings: Demo) -> DemoResult:
         OutputExistsError: ``out`` holds something that is no earlier demo.
         SpinelineError: it cannot be written, or the weights cannot be loaded.
     """
-    from spineline.datasets.files import check_output, staged_folder
-    from spineline.datasets.runs import write_run_record
+    from spineline.datasets.common.files import check_output, staged_folder
+    from spineline.datasets.common.run_record import write_run_record
     from spineline.pipeline.core import Pipeline
     from spineline.pipeline.outputs import write_study
     from spineline.pipeline.settings import ModelSettings
@@ -92,9 +92,9 @@ def draw_study(folder: Path, seed: int) -> ImageRecord:
     """Write a phantom's DICOM study and its annotation; the annotation as a record."""
     import numpy as np
 
-    from spineline.datasets.files import write_json
-    from spineline.datasets.phantom import draw_phantom, record_of
-    from spineline.datasets.phantom_study import write_phantom_study
+    from spineline.datasets.common.files import write_json
+    from spineline.datasets.phantoms.phantom import draw_phantom, record_of
+    from spineline.datasets.phantoms.study import write_phantom_study
     from spineline.datasets.tianchi import annotation_entry
 
     phantom = draw_phantom(np.random.default_rng([seed, 0]))

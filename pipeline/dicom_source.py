@@ -40,10 +40,10 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import validate_value
 
-from spineline.datasets.dicom_header import SliceHeader, check_inflated_size, quiet_pydicom
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.files import write_bytes
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, quiet_pydicom
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.dicom_codes import CodeOf
 from spineline.pipeline.results import StudyResult

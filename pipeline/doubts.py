@@ -168,7 +168,7 @@ def doubts(frame: Frame, spine: DecodedSpine, *, confidence: float) -> tuple[str
 
 def _text_in(frame: Frame) -> list[str]:
     """Letters in the pixels, where nothing else has told of them."""
-    from spineline.datasets.burned_text import looks_like_text  # OpenCV is slow to import
+    from spineline.datasets.dicom.burned_text import looks_like_text  # OpenCV is slow to import
 
     if "burned_in_text" in codes_of(frame.warnings):
         return []

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.run_record import LOG
 from spineline.pipeline.core import Pipeline, batch_size
 from spineline.pipeline.engines import Failure, Outcome, reason_of
 from spineline.pipeline.lane_processes import LaneProcess, worth_processes

@@ -27,9 +27,9 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spineline.datasets.devices import check_device
-from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.datasets.runs import LOG, package_version
+from spineline.datasets.common.devices import check_device
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.run_record import LOG, package_version
 from spineline.pipeline.core import Pipeline, batch_size, bundle_of
 from spineline.pipeline.engine_local import Analyser, limits_of, not_read
 from spineline.pipeline.engines import Failure, Outcome, reason_of

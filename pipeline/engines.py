@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from spineline.pipeline.core import Analysis

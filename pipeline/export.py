@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.dicom import Reorientation
-from spineline.datasets.errors import ConfigError, SpinelineError, first_line
-from spineline.datasets.files import check_output, staged_folder, write_bytes, write_json
+from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
+from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
+from spineline.datasets.common.run_record import LOG, package_version, write_run_record
+from spineline.datasets.common.runtimes import Form, import_runtime
+from spineline.datasets.dicom.study import Reorientation
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.runs import LOG, package_version, write_run_record
-from spineline.datasets.runtimes import Form, import_runtime
 from spineline.pipeline.bundles import (
     BUNDLE_FILE,
     KIND,
@@ -268,7 +268,7 @@ def _member_values(
 
 def check_frames() -> list[Frame]:
     """What is compared: phantoms of several sizes, two of one size, noise, and nearly nothing."""
-    from spineline.datasets.phantom import draw_spine
+    from spineline.datasets.phantoms.phantom import draw_spine
 
     sizes = {"square": (384, 384), "same": (384, 384), "tall": (448, 260), "small": (150, 120)}
     images = {

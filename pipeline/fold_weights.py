@@ -20,10 +20,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.files import read_json, write_json
-from spineline.datasets.settings import close_match, parse_settings
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.files import read_json, write_json
+from spineline.datasets.common.settings import close_match, parse_settings
+from spineline.datasets.types import ImageRecord
 from spineline.pipeline.settings import ModelSettings
 
 SCHEMA = "spineline-fold-weights/1"

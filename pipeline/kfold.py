@@ -22,11 +22,17 @@ from typing import Any
 
 import yaml
 
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError, OutputExistsError
-from spineline.datasets.files import check_output, write_bytes, write_json, write_text
-from spineline.datasets.runs import LOG, held_folder, resumed_settings, versions, write_run_record
-from spineline.datasets.settings import refuse_output_around
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import ConfigError, OutputExistsError
+from spineline.datasets.common.files import check_output, write_bytes, write_json, write_text
+from spineline.datasets.common.run_record import (
+    LOG,
+    held_folder,
+    resumed_settings,
+    versions,
+    write_run_record,
+)
+from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.fold_weights import FOLD_WEIGHTS_FILE, FoldWeights, write_fold_weights
 from spineline.pipeline.kfold_folds import Folds, make_folds
 from spineline.pipeline.kfold_jobs import Job, run_jobs

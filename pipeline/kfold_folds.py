@@ -16,19 +16,19 @@ from typing import Any
 from spineline.converters.coco import write_coco
 from spineline.converters.convert import fold_strata
 from spineline.converters.yolo import write_yolo
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.dataset import Dataset, load_dataset
-from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
-from spineline.datasets.files import (
+from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
+from spineline.datasets.common.files import (
     link_or_copy,
     read_json,
     staged_folder,
     write_json,
     write_text,
 )
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.labels import LabelSet
-from spineline.datasets.runs import LOG
 from spineline.datasets.splits import PARTS, Part, fold_studies, records_by_part, write_manifest
+from spineline.datasets.types import ImageRecord
 from spineline.pipeline.kfold_variants import FOLDS_FOLDER, KfoldSettings
 
 SCHEMA = "spineline-folds/1"
@@ -185,7 +185,7 @@ def _check_same_data(settings: KfoldSettings, manifest: Path) -> None:
 
 
 def _loaded(data: Path) -> Dataset:
-    from spineline.datasets.crops import is_crops_folder
+    from spineline.datasets.crops.crops import is_crops_folder
 
     if data.is_dir() and is_crops_folder(data):
         msg = f"data={data}: a folder of crops is split already; give the converted dataset"

@@ -19,9 +19,9 @@ from threading import Event
 from typing import Any
 
 from spineline.classify.settings import ClassifyTrain, ClassifyVal
-from spineline.datasets.errors import RunFinishedError, SpinelineError
-from spineline.datasets.runs import LOG
-from spineline.datasets.settings import parse_settings, settings_to_dict
+from spineline.datasets.common.errors import RunFinishedError, SpinelineError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.settings import parse_settings, settings_to_dict
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.pipeline.kfold_variants import TrainSettings, masks_kind
 from spineline.pipeline.predict import Failure

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from spineline.classify.metrics import NORMAL, abnormal_probability
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.bootstrap import (
+from spineline.datasets.boxes import xywh_to_xyxy
+from spineline.datasets.coco import coco_from_records
+from spineline.datasets.common.bootstrap import (
     FloatArray,
     IntArray,
     calibration_error,
@@ -25,12 +26,11 @@ from spineline.datasets.bootstrap import (
     interval,
     ratio,
 )
-from spineline.datasets.bootstrap import per_study as sum_by_study
-from spineline.datasets.boxes import xywh_to_xyxy
-from spineline.datasets.coco import coco_from_records
-from spineline.datasets.errors import AnnotationError
-from spineline.datasets.files import read_json, write_json, write_text
+from spineline.datasets.common.bootstrap import per_study as sum_by_study
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import read_json, write_json, write_text
 from spineline.datasets.labels import SEVEN_NAMES, Kind, kind_of_level
+from spineline.datasets.types import ImageRecord
 from spineline.detect.evaluation import Rules, evaluate
 from spineline.detect.results import Detections
 from spineline.pipeline.kfold_folds import Folds

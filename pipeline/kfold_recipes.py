@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.files import write_text
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.files import write_text
 from spineline.datasets.splits import Part, write_manifest
 from spineline.pipeline.kfold_folds import Folds
 from spineline.pipeline.kfold_jobs import SCORES

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.settings import Settings, key
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.settings import Settings, key
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.settings import check_spacing, fov_key, spacing_key
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from spineline.datasets.figures import figure_png, new_figure
-from spineline.datasets.tables import aligned_text, markdown_table
+from spineline.datasets.common.plots import figure_png, new_figure
+from spineline.datasets.common.tables import aligned_text, markdown_table
 
 NOTE = (
     "std: standard deviation of the folds (n - 1). Interval over folds: Student's t, mean ± "

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.runs import LOG
-from spineline.datasets.settings import close_match, parse_settings, settings_to_dict
-from spineline.datasets.yaml_files import YamlError, read_yaml
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.settings import close_match, parse_settings, settings_to_dict
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.kfold_settings import (
     CLASSIFY_VARIANTS,

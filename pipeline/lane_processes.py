@@ -22,8 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.run_record import LOG
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.engines import Failure, Outcome, reason_of
 from spineline.pipeline.readers import how_it_ended, receive, send

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from spineline.datasets.dicom_index import RESULTS_BEGIN, RESULTS_NAME
-from spineline.datasets.errors import OutputExistsError, SpinelineError
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import OutputExistsError, SpinelineError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.index import RESULTS_BEGIN, RESULTS_NAME
 from spineline.pipeline.engines import FAILURE_KINDS, Failure, FailureKind
 
 NAME = RESULTS_NAME

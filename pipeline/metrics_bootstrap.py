@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spineline.datasets.bootstrap import (
+from spineline.datasets.common.bootstrap import (
     DRAWS,
     BoolArray,
     FloatArray,

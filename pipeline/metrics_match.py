@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.annotations import Structure
 from spineline.datasets.labels import (
     LEVELS,
     PATHOLOGY,
@@ -26,6 +25,7 @@ from spineline.datasets.labels import (
     encode_seven,
     tags_of_codes,
 )
+from spineline.datasets.types import Structure
 from spineline.pipeline.results import GradedStructure
 
 FloatArray = npt.NDArray[np.float64]

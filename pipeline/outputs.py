@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spineline.datasets.common.files import write_bytes, write_json, write_lines
 from spineline.datasets.drawing import COLOURS_RGB, CROSS_RGB, Colour, Mark, draw_overlay
-from spineline.datasets.files import write_bytes, write_json, write_lines
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.doubts import codes_of

@@ -15,20 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
-from spineline.datasets.errors import (
+from spineline.datasets.common.errors import (
     AnnotationError,
     ConfigError,
     OutputExistsError,
     SpinelineError,
 )
-from spineline.datasets.files import (
+from spineline.datasets.common.files import (
     check_output,
     clear_unfinished,
     discard_folder,
     staged_folder,
 )
-from spineline.datasets.runs import LOG, package_version, progress, write_run_record
-from spineline.datasets.settings import refuse_output_around
+from spineline.datasets.common.run_record import LOG, package_version, progress, write_run_record
+from spineline.datasets.common.settings import refuse_output_around
 from spineline.detect.background import Background
 from spineline.pipeline import engine_local
 from spineline.pipeline.core import Analysis, Pipeline, bundle_of

@@ -24,10 +24,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from spineline.datasets.dicom_privacy import without_descriptions
-from spineline.datasets.errors import ConfigError, OutputExistsError, SpinelineError
-from spineline.datasets.files import write_text
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
+from spineline.datasets.common.files import write_text
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.privacy import without_descriptions
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.doubts import codes_of
 from spineline.pipeline.engines import Outcome

@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Generic, Literal, TypeVar
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from spineline.datasets.files import write_text
+from spineline.datasets.common.files import write_text
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.compare import ComparedLevel, Comparison, comparison_of
 from spineline.pipeline.core import Analysis

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.labels import tags_of_codes
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.results import GradedStructure, StudyResult
 
 

@@ -14,8 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.errors import AnnotationError
-from spineline.datasets.files import read_json
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import read_json
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA as SCHEMA
 from spineline.datasets.predictions import ResultImage

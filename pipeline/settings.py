@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from spineline.datasets.devices import check_device
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.pages import check_name
-from spineline.datasets.settings import Settings, key, settings_to_dict
+from spineline.datasets.common.devices import check_device
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.pages import check_name
+from spineline.datasets.common.settings import Settings, key, settings_to_dict
 from spineline.pipeline.engines import ENGINES, check_engine
 from spineline.pipeline.writers import OF_COHORT, OF_STUDY, check_words
 

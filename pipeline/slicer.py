@@ -13,9 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from spineline.datasets.common.files import write_json
+from spineline.datasets.common.run_record import LOG
 from spineline.datasets.drawing import COLOURS_RGB
-from spineline.datasets.files import write_json
-from spineline.datasets.runs import LOG
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.outputs import doubt_words, label_of
 from spineline.pipeline.results import GradedStructure, StudyResult

@@ -15,7 +15,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.dicom import (
+from spineline.datasets.common.errors import DicomReadError, SpinelineError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.index import IndexEntry, index_files, plain_entry
+from spineline.datasets.dicom.privacy import (
+    holds_identity,
+    identity_parts,
+    privacy_remarks,
+    tells_of,
+    without_descriptions,
+)
+from spineline.datasets.dicom.select import Rejection
+from spineline.datasets.dicom.study import (
     Reorientation,
     SliceHeader,
     Study,
@@ -27,16 +38,6 @@ from spineline.datasets.dicom import (
     read_study,
     to_standard_orientation,
 )
-from spineline.datasets.dicom_index import IndexEntry, index_files, plain_entry
-from spineline.datasets.dicom_privacy import (
-    holds_identity,
-    identity_parts,
-    privacy_remarks,
-    tells_of,
-    without_descriptions,
-)
-from spineline.datasets.dicom_select import Rejection
-from spineline.datasets.errors import DicomReadError, SpinelineError
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     image_names,
@@ -44,7 +45,6 @@ from spineline.datasets.images import (
     read_image,
     window_to_uint8,
 )
-from spineline.datasets.runs import LOG
 from spineline.pipeline.doubts import choice_warning, warning
 from spineline.pipeline.readers import DEFAULT_LIMITS, Limits, ReaderPool
 

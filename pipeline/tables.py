@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from spineline.datasets.common.run_record import versions
+from spineline.datasets.common.settings import Settings, settings_to_dict
+from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.labels import SEVEN_NAMES
-from spineline.datasets.runs import versions
-from spineline.datasets.settings import Settings, settings_to_dict
-from spineline.datasets.tables import aligned_text
 from spineline.pipeline.metrics import flatten
 
 PUBLISHED: dict[str, str] = {

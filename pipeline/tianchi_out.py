@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from spineline.converters.source import load_json
 from spineline.datasets.coco import rows_text
-from spineline.datasets.errors import AnnotationError
-from spineline.datasets.files import write_text
-from spineline.datasets.runs import LOG
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import write_text
+from spineline.datasets.common.run_record import LOG
 from spineline.datasets.tianchi import annotation_entry
 from spineline.pipeline.result_records import record_of_result
 

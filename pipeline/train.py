@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.dataset import load_dataset
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import AnnotationError, ConfigError
-from spineline.datasets.files import check_output, link_or_copy
-from spineline.datasets.runs import LOG, held_folder, write_run_record
-from spineline.datasets.settings import (
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.files import check_output, link_or_copy
+from spineline.datasets.common.run_record import LOG, held_folder, write_run_record
+from spineline.datasets.common.settings import (
     close_match,
     parse_settings,
     refuse_output_around,
     settings_to_dict,
 )
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
+from spineline.datasets.dataset import load_dataset
 from spineline.datasets.splits import PARTS
-from spineline.datasets.yaml_files import YamlError, read_yaml
 from spineline.detect.namer_settings import NamingTrain
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.train_settings import PipelineTrain
@@ -287,7 +287,7 @@ def _train(training: DetectTrain | ClassifyTrain | NamingTrain) -> Path:
         from spineline.classify import train as classify_train
 
         return classify_train.train(training).last
-    from spineline.datasets.errors import RunFinishedError
+    from spineline.datasets.common.errors import RunFinishedError
     from spineline.detect import train as detect_train
 
     try:

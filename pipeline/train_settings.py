@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spineline.datasets.settings import Settings, key
+from spineline.datasets.common.settings import Settings, key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,18 +17,18 @@ import numpy.typing as npt
 from spineline.converters.report import read_report
 from spineline.converters.source import LeftOut, Source, detect_kind, load_json
 from spineline.converters.tianchi import read_tianchi
-from spineline.datasets.annotations import ImageRecord
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.dicom import (
+from spineline.datasets.dicom.study import (
     SliceHeader,
     instances_by_uid,
     patient_to_pixel,
     pixel_to_patient,
     scan,
 )
-from spineline.datasets.errors import AnnotationError, ConfigError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.splits import PARTS, split_studies
+from spineline.datasets.types import ImageRecord
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import PipelineVal
 from spineline.pipeline.sources import Case

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.errors import AnnotationError, ConfigError
-from spineline.datasets.files import check_output, staged_folder, write_json
-from spineline.datasets.pages import check_section, write_section
-from spineline.datasets.runs import LOG, package_version, write_run_record
-from spineline.datasets.settings import refuse_output_around
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.files import check_output, staged_folder, write_json
+from spineline.datasets.common.pages import check_section, write_section
+from spineline.datasets.common.run_record import LOG, package_version, write_run_record
+from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.core import Pipeline, bundle_of
 from spineline.pipeline.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.metrics import SCHEMA, evaluate

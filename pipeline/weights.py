@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from spineline.datasets.errors import ConfigError, WeightsError
-from spineline.datasets.files import check_output, write_bytes, write_text
-from spineline.datasets.runs import LOG
-from spineline.datasets.settings import Settings, close_match, key
-from spineline.datasets.tables import aligned_text
-from spineline.datasets.tensors import read_described
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.common.files import check_output, write_bytes, write_text
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.settings import Settings, close_match, key
+from spineline.datasets.common.tables import aligned_text
+from spineline.datasets.common.tensors import read_described
 from spineline.weights.registry import (
     BUNDLED,
     REGISTRY_FILE,

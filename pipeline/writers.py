@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.runs import LOG
-from spineline.datasets.yaml_files import YamlError, read_yaml
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
 
 if TYPE_CHECKING:
     from spineline.pipeline.core import Analysis

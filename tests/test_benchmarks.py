@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from spineline.datasets.errors import ConfigError, SpinelineError
+from spineline.datasets.common.errors import ConfigError, SpinelineError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,7 +164,7 @@ def test_small_and_full_sizes(health, tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_stopped_says_so(health, tmp_path: Path) -> None:
-    from spineline.datasets.runs import write_run_record
+    from spineline.datasets.common.run_record import write_run_record
 
     keys = health.train_keys(health.HealthSettings(out=tmp_path), "yolo", tmp_path, tmp_path / "r")
     write_run_record(keys.out, "detect train", keys, trained_with={"epochs": 60})
@@ -195,7 +195,7 @@ def test_health_keys_that_do_not_fit(health, tmp_path, monkeypatch, words, messa
 
 @pytest.mark.slow
 def test_health_folds_from_the_source_to_the_page(health, tmp_path: Path) -> None:
-    from spineline.datasets.phantom import DataPhantom, phantom
+    from spineline.datasets.phantoms.phantom import DataPhantom, phantom
 
     phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
     source = [f"annotations={next((tmp_path / 'drawn').glob('*.json'))}"]
@@ -231,8 +231,8 @@ def write_kfold(
     rows, out: Path, size: str, name: str, figures: dict[str, dict[str, object]], **keys: object
 ) -> Path:
     """What a cross-validation of that name leaves, as far as it is read."""
-    from spineline.datasets.runs import write_run_record
-    from spineline.datasets.settings import parse_settings
+    from spineline.datasets.common.run_record import write_run_record
+    from spineline.datasets.common.settings import parse_settings
 
     folder = out / size / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -526,7 +526,7 @@ def test_a_row_that_fails_does_not_stop_the_others(rows, tmp_path: Path, called,
 @pytest.mark.slow
 def test_report_rows_from_the_source_to_the_page(rows, tmp_path: Path) -> None:
     """The chain, and so its detector, its classifier and the pipeline over the folds' networks."""
-    from spineline.datasets.phantom import DataPhantom, phantom
+    from spineline.datasets.phantoms.phantom import DataPhantom, phantom
 
     phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
     source = [f"annotations={next((tmp_path / 'drawn').glob('*.json'))}"]
@@ -625,7 +625,7 @@ def test_processor_time_of_ended_children_counts(turns) -> None:
 
 
 def test_copies_of_studies_are_studies_of_their_own(turns, tmp_path: Path) -> None:
-    from spineline.datasets.dicom import scan
+    from spineline.datasets.dicom.study import scan
 
     words = script("cohorts").draw_cohort(tmp_path / "c", 10, seed=0, slices=1, size=128)
     assert words == "10 phantom studies, 3 files each, 128 px, 8 of them drawn anew"

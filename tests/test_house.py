@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from spineline.datasets.settings import describe, parse_settings
+from spineline.datasets.common.settings import describe, parse_settings
 from spineline.pipeline.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +140,7 @@ def test_this_suite_sees_the_installed_rooms_alone() -> None:
 
 
 def test_version_is_the_same_everywhere() -> None:
-    from spineline.datasets.runs import package_version, versions
+    from spineline.datasets.common.run_record import package_version, versions
 
     stated = setup_cfg()["metadata"]["version"]
     assert stated == version("spineline") == package_version() == versions()["spineline"]

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from spineline.datasets.pages import read_sections
+from spineline.datasets.common.pages import read_sections
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "robustness.md"

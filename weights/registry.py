@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from spineline.datasets.errors import UnknownWeightsError, WeightsError
+from spineline.datasets.common.errors import UnknownWeightsError, WeightsError
 
 Task = Literal["detect", "classify", "name"]
 State = Literal["ok", "missing", "altered"]

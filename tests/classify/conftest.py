@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spineline.classify.recipe import Recipe, load_recipe
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.coco import coco_from_records, coco_text
 from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.datasets.types import ImageRecord, Structure
 
 TINY = "test_resnet"
 """timm's smallest residual network, 0.4 million weights."""

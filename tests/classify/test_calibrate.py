@@ -194,7 +194,7 @@ def test_out_is_a_weights_file_that_is_not_there(
 @pytest.mark.parametrize("value", [{"seven": 0.0}, {"binary": "x"}, [1.0], {"seven": 1e9}])
 def test_a_damaged_temperature_is_refused(weights: Path, value: object) -> None:
     from spineline.classify.model import config_from_metadata
-    from spineline.datasets.errors import WeightsError
+    from spineline.datasets.common.errors import WeightsError
 
     with pytest.raises(WeightsError, match="its description is damaged"):
         config_from_metadata({**metadata_of(weights), "temperature": value}, "w")

@@ -13,9 +13,9 @@ import torch
 from spineline.classify.export import ExportNetwork, write_onnx
 from spineline.classify.exported import ExportedClassifier
 from spineline.classify.model import Classifier, NetworkConfig, build_network
-from spineline.datasets.crops import CropSpec
-from spineline.datasets.errors import WeightsError
-from spineline.datasets.runtimes import open_session
+from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.common.runtimes import open_session
+from spineline.datasets.crops.crops import CropSpec
 
 CROP = CropSpec(size=32)
 

@@ -41,9 +41,9 @@ from spineline.classify.train import (
     masked_cross_entropy,
     train,
 )
-from spineline.datasets.crops import CropSpec, make_crops
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.crops.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import ConfigError, WeightsError
 
 Cli = Callable[..., tuple[int, str, str]]
 CONFIG = NetworkConfig("gradients", "both", 16, 0.4, 1, CropSpec(32), components=20)

@@ -23,8 +23,8 @@ from spineline.classify.model import (
     read_weights,
     save_weights,
 )
-from spineline.datasets.crops import CropSpec
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES
 
 CONFIG = NetworkConfig(

@@ -41,10 +41,15 @@ from spineline.classify.train import (
     make_optimizer,
     mixed_loss,
 )
-from spineline.datasets.crops import CropSpec, make_crops
+from spineline.datasets.common.errors import (
+    AnnotationError,
+    ConfigError,
+    SpinelineError,
+    WeightsError,
+)
+from spineline.datasets.common.run_record import held_folder
+from spineline.datasets.crops.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError, WeightsError
-from spineline.datasets.runs import held_folder
 
 Cli = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Recipe]
@@ -54,7 +59,7 @@ Run = Callable[..., TrainResult]
 @pytest.fixture
 def run(dataset_folder: Path, tmp_path: Path, tiny_words: list[str]) -> Run:
     """Train a tiny network: ``run(out="name", key=value, …)``."""
-    from spineline.datasets.settings import parse_settings
+    from spineline.datasets.common.settings import parse_settings
 
     def start(out: str = "run", **values: object) -> TrainResult:
         words: dict[str, object] = dict(word.split("=") for word in tiny_words)

@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics as oracle
 
 from spineline.classify import load_classifier
-from spineline.datasets.crops import CropSpec, make_crops
+from spineline.datasets.crops.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import SEVEN_NAMES
 

@@ -28,8 +28,8 @@ from spineline.converters.cervical import (
 )
 from spineline.datasets.boxes import iou_inclusive
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError
 
 COLUMNS = CervicalColumns()
 HEADER = ["ID", COLUMNS.file, COLUMNS.usable, COLUMNS.xml, "Комментарий", "Пациент"]

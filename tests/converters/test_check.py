@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spineline.converters.check import DataCheck, check
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 
 
 def rows(root: Path) -> list[tuple[str, str | None, str]]:
@@ -251,8 +251,8 @@ def test_real_errors_are_found_by_themselves(shared_lumbar, tmp_path, run_cli):
 def test_boxes_that_share_a_side_are_told_apart(report_source, run_cli):
     """Rounding in the label file must not change which box is compared with which."""
     from spineline.converters.check import _difference
-    from spineline.datasets.annotations import ImageRecord, Structure
     from spineline.datasets.coco import boxed_structures
+    from spineline.datasets.types import ImageRecord, Structure
 
     boxes = [(174.0, 10.0, 200.0, 20.0), (174.0, 30.0, 190.0, 40.0)]
     discs = tuple(Structure("", "disc", (b[0], b[1]), b, ("sick",)) for b in boxes)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from spineline.converters.coco import read_coco, write_coco
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.types import ImageRecord, Structure
 
 DISC = Structure("L4-L5", "disc", (50.5, 100.25), (40, 80, 60, 120.7), ("v2", "v5"))
 RECORD = ImageRecord("a", "s", 100, 200, (DISC,), spacing_rc_mm=(0.5, 0.625), file="a.png")

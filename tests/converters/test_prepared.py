@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from spineline.converters.prepared import parse_prepared, prepared_entry, read_prepared
-from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.types import ImageRecord, Structure
 
 BOXES = [[10, 10, 40, 22], [12, 40, 42, 52], [14, 70, 44, 82]]
 

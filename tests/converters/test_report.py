@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spineline.converters.report import parse_mark, read_report, study_of
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LEVELS
 
 

@@ -23,8 +23,8 @@ from spineline.converters.result import (
 )
 from spineline.converters.source import EntryError
 from spineline.datasets.boxes import boxes_from_points
+from spineline.datasets.common.errors import AnnotationError, DicomReadError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError, DicomReadError
 from spineline.datasets.labels import LEVELS
 
 # Codes of a disc and of a vertebra, in turn, and the tags that the table of codes gives them.

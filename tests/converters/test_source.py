@@ -13,7 +13,7 @@ from spineline.converters.source import (
     point_list,
     point_xy,
 )
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 
 
 @pytest.mark.parametrize(

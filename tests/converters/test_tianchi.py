@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from spineline.converters.tianchi import parse_mark, parse_tag_text, read_tianchi
-from spineline.datasets.errors import AnnotationError, DicomReadError
+from spineline.datasets.common.errors import AnnotationError, DicomReadError
 from spineline.datasets.labels import LEVELS
 
 

@@ -10,8 +10,8 @@ from spineline.converters.voc import (
     voc_from_record,
     voc_xml,
 )
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.types import ImageRecord, Structure
 
 
 def test_whole_frame_counts_from_one_to_the_last_pixel():

@@ -5,9 +5,9 @@ import pytest
 
 from spineline.converters.convert import fold_strata
 from spineline.converters.write import finding_counts, to_8_bit
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.errors import SpinelineError
-from spineline.datasets.qa import Finding
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.quality_control import Finding
+from spineline.datasets.types import ImageRecord, Structure
 
 
 def test_deep_pixels_are_windowed_and_never_cut_to_8_bits():

@@ -11,8 +11,8 @@ from spineline.converters.yolo import (
     read_yolo,
     yolo_text,
 )
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.types import ImageRecord, Structure
 
 
 def record(*structures: Structure) -> ImageRecord:

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.coco import coco_from_records, coco_text
 from spineline.datasets.labels import LabelSet, kind_of_level
 from spineline.datasets.splits import PARTS
+from spineline.datasets.types import ImageRecord, Structure
 
 WriteDataset = Callable[..., Path]
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.coco import (
     boxed_structures,
     coco_from_records,
@@ -13,8 +12,9 @@ from spineline.datasets.coco import (
     labels_of_coco,
     records_from_coco,
 )
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LABEL_SETS, LEVELS
+from spineline.datasets.types import ImageRecord, Structure
 
 EXTRA = Structure("T11-T12", "disc", (50, 2), (30, -10, 70, 14), ("v1",), ("box_outside",))
 INSIDE = Structure("L4", "vertebra", (50.1, 60.2), (40.3, 50.4, 60.5, 70.6), ("v2",))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.coco import coco_from_records, coco_text
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.types import ImageRecord, Structure
 
 
 def record(name: str) -> ImageRecord:

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from spineline.datasets import images
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.images import ImageReadError, is_constant, read_image, window_to_uint8
 
 

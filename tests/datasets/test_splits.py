@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.splits import (
     fold_studies,
     records_by_part,
@@ -13,6 +12,7 @@ from spineline.datasets.splits import (
     split_studies,
     write_manifest,
 )
+from spineline.datasets.types import ImageRecord
 
 STUDIES = [f"{n:03d}" for n in range(100, 200)]
 

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import boxes_from_points, xyxy_to_cxcywhn
 from spineline.datasets.coco import boxed_structures, coco_from_records
+from spineline.datasets.common.run_record import LOG
 from spineline.datasets.labels import LEVELS, kind_of_level
-from spineline.datasets.runs import LOG
+from spineline.datasets.types import ImageRecord, Structure
 
 SIZE = 96
 PARTS = {"train": 6, "val": 2, "test": 2}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.detect.architectures import ARCHITECTURES, YOLOV3, canonical_name, package_yaml
 from spineline.detect.checkpoints import check_description, plain_description
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
 from spineline.detect.architectures import ARCHITECTURES, package_yaml
 from spineline.detect.checkpoints import (
     check_description,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.detect import compiling
 from spineline.detect.compiling import check_compile, compile_backbone
 from spineline.detect.fasterrcnn import Description, build_network

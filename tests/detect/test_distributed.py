@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.detect import load_detector
 from spineline.detect.distributed import ALONE, Group, group_of_environment
 from spineline.detect.settings import DetectTrain

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.detect import EnsembleDetector, load_detector, load_ensemble
 from spineline.detect.checkpoints import save_safetensors

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.bootstrap import draw_weights, interval, running_totals
 from spineline.datasets.coco import boxed_structures
+from spineline.datasets.common.bootstrap import draw_weights, interval, running_totals
 from spineline.datasets.labels import HEALTH_NAMES
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.detect.evaluation import Rules, evaluate
 from spineline.detect.matching import one_to_one
 from spineline.detect.plots import confusion_png, precision_recall_png

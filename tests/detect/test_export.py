@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.detect import load_detector
 from spineline.detect.export import export
 from spineline.detect.settings import DetectExport

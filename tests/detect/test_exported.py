@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from spineline.datasets.errors import WeightsError
-from spineline.datasets.strips import StripSpec
+from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.straighten import StripSpec
 from spineline.detect import load_detector
 from spineline.detect.exported import ExportedDetector, ExportedNamer, check_output
 from spineline.detect.namer import Namer, NamerConfig, build_namer

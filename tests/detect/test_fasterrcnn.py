@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.detect import load_detector
 from spineline.detect.architectures import FASTERRCNN_BACKBONES

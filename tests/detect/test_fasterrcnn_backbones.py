@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.detect.architectures import FASTERRCNN_BACKBONES
 from spineline.detect.fasterrcnn_backbones import (
     build_backbone,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.detect import loop
 from spineline.detect.fasterrcnn import Description, build_network
 from spineline.detect.fasterrcnn_losses import (

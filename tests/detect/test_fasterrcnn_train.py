@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from spineline.datasets.errors import (
+from spineline.datasets.common.errors import (
     AnnotationError,
     ConfigError,
     SpinelineError,

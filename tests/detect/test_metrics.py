@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.detect.metrics import (
     coco_figures,
     coco_results,

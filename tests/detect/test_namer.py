@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.coco import coco_from_records, coco_text
+from spineline.datasets.common.errors import AnnotationError, WeightsError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError, WeightsError
 from spineline.datasets.labels import LEVELS, kind_of_level
-from spineline.datasets.strips import StripSpec, prolonged
+from spineline.datasets.straighten import StripSpec, prolonged
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.detect.namer import (
     RANK_NAMES,
     Namer,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spineline.datasets.coco import boxed_structures
+from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import ConfigError
 from spineline.datasets.labels import LEVELS
 from spineline.detect.pooled import fold_folders, fold_settings, model_names
 from spineline.detect.results import Detections

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.detect.recipe import (
     ANCHOR_ONLY,
     DEFAULTS,

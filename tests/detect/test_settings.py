@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from spineline.datasets.errors import ConfigError
-from spineline.datasets.settings import parse_settings
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.settings import parse_settings
 from spineline.detect.recipe import DEFAULTS
 from spineline.detect.settings import DetectTrain, DetectVal
 

@@ -18,14 +18,14 @@ import pytest
 import torch
 import yaml
 
-from spineline.datasets.errors import (
+from spineline.datasets.common.errors import (
     AnnotationError,
     ConfigError,
     OutputExistsError,
     SpinelineError,
     WeightsError,
 )
-from spineline.datasets.runs import held_folder
+from spineline.datasets.common.run_record import held_folder
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import load_pickle, read_safetensors, write_checkpoint
 from spineline.detect.settings import DetectTrain

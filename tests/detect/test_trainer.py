@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.detect.checkpoints import load_pickle, write_checkpoint
 from spineline.detect.results_csv import trim_results
 from spineline.detect.trainer import CheckedDataset, SmoothedBCE, kept_generators

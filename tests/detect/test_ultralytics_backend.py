@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import save_safetensors
 from spineline.detect.letterbox import letterbox

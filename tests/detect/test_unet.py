@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.detect import load_detector, loop
 from spineline.detect.architectures import canonical_name

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from spineline.datasets.coco import boxed_structures
+from spineline.datasets.common.errors import AnnotationError, WeightsError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections
 from spineline.detect.settings import DetectVal

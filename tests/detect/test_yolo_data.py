@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spineline.datasets.errors import AnnotationError
+from spineline.datasets.common.errors import AnnotationError
 from spineline.detect.yolo_data import (
     label_file,
     read_data,

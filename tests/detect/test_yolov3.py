@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
 from spineline.detect import load_detector
 from spineline.detect.architectures import YOLOV3
 from spineline.detect.checkpoints import (

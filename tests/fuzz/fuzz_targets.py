@@ -73,8 +73,8 @@ def make_base(folder: Path) -> None:
 
     from spineline.converters.convert import convert_prepared, convert_report
     from spineline.converters.settings import ConvertPrepared, ConvertReport
-    from spineline.datasets.files import write_json
-    from spineline.datasets.phantom import DataPhantom, phantom
+    from spineline.datasets.common.files import write_json
+    from spineline.datasets.phantoms.phantom import DataPhantom, phantom
     from spineline.weights.registry import BUNDLED
 
     lumbar, neck = folder / "drawn", folder / "neck"
@@ -167,7 +167,7 @@ class ToyClassifier:
     head = "both"
 
     def __init__(self) -> None:
-        from spineline.datasets.crops import CropSpec
+        from spineline.datasets.crops.crops import CropSpec
 
         self.crop = CropSpec(size=16)
 
@@ -210,7 +210,7 @@ def _spoil_slices(folder: Path, rng: Rng) -> None:
 
 def _spoil_one_slice(folder: Path, rng: Rng) -> None:
     """One slice alone, so that nothing better can be chosen."""
-    from spineline.datasets.dicom import choose_slice, scan
+    from spineline.datasets.dicom.study import choose_slice, scan
 
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     kept = choose_slice(scan(folder)[0]).slice.path
@@ -453,7 +453,7 @@ def _spoil_labels(folder: Path, rng: Rng) -> None:
 def _run_labels(folder: Path, out: Path) -> Warnings:
     from spineline.converters.voc import read_voc
     from spineline.converters.yolo import read_data_yaml, read_yolo
-    from spineline.datasets.errors import SpinelineError
+    from spineline.datasets.common.errors import SpinelineError
 
     said: list[str] = []
     readers: list[tuple[Any, Path]] = [(read_data_yaml, folder / "data.yaml")]
@@ -508,7 +508,7 @@ def _spoil_images(folder: Path, rng: Rng) -> None:
 
 def _run_images(folder: Path, out: Path) -> Warnings:
     from spineline.converters.frames import frame_size
-    from spineline.datasets.errors import SpinelineError
+    from spineline.datasets.common.errors import SpinelineError
     from spineline.datasets.images import read_colours, read_image
     from spineline.pipeline.sources import image_cases, load_frame
 
@@ -533,8 +533,8 @@ def _spoil_settings(folder: Path, rng: Rng) -> None:
 
 
 def _run_settings(folder: Path, out: Path) -> Warnings:
-    from spineline.datasets.errors import SpinelineError
-    from spineline.datasets.settings import parse_settings, read_settings_file
+    from spineline.datasets.common.errors import SpinelineError
+    from spineline.datasets.common.settings import parse_settings, read_settings_file
     from spineline.pipeline.settings import PipelinePredict
     from spineline.weights import load_registry
 

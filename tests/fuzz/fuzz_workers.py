@@ -280,7 +280,7 @@ def _judged(target: Any, data: Path, out: Path) -> tuple[str, str]:
     """What running the target came to, and the words for it."""
     from fuzz_targets import InsaneError
 
-    from spineline.datasets.errors import SpinelineError
+    from spineline.datasets.common.errors import SpinelineError
 
     try:
         warnings = list(target.run(data, out))

@@ -11,9 +11,9 @@ import pytest
 
 from spineline.converters.report import read_report
 from spineline.converters.yolo import parse_data_yaml
-from spineline.datasets.annotations import Structure
-from spineline.datasets.errors import AnnotationError, ConfigError, WeightsError
-from spineline.datasets.settings import read_settings_file
+from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
+from spineline.datasets.common.settings import read_settings_file
+from spineline.datasets.types import Structure
 from spineline.pipeline.results import SCHEMA, StudyResult, read_result
 from spineline.weights import load_registry
 

@@ -124,7 +124,7 @@ class _Raises:
 
 
 def test_verdicts(tmp_path: Path) -> None:
-    from spineline.datasets.errors import AnnotationError
+    from spineline.datasets.common.errors import AnnotationError
 
     wanted = {
         "refused": _Raises(AnnotationError("a.json: broken")),

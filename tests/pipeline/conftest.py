@@ -24,7 +24,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from spineline.datasets.crops import CropSpec
+from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections, no_detections
 from spineline.pipeline.core import Analysis, Pipeline

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from spineline.datasets.crops import CropSpec
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
-from spineline.datasets.strips import StripSpec
+from spineline.datasets.straighten import StripSpec
 from spineline.pipeline.bundles import (
     decoding_values,
     exported_bundle,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spineline.datasets.settings import Settings, describe
+from spineline.datasets.common.settings import Settings, describe
 from spineline.pipeline.cli import COMMANDS, Command, main
 
 RunCli = Callable[..., tuple[int, str, str]]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spineline.datasets.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.labels import LEVELS, kind_of_level
-from spineline.datasets.strips import StripSpec
+from spineline.datasets.straighten import StripSpec
 from spineline.pipeline.context import Context, ranks_by_distance, read_context, worth
 from spineline.pipeline.core import Pipeline, bundle_of
 from spineline.pipeline.decode import (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spineline.datasets.annotations import Structure
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.types import Structure
 from spineline.pipeline.demo import compare, draw_study, is_demo
 from spineline.pipeline.results import GradedStructure, SevenGrade
 

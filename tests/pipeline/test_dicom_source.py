@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.pipeline import dicom_codes, dicom_state
 from spineline.pipeline.dicom_source import (
     NO_DATE,

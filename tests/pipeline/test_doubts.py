@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.phantom import draw_spine
+from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.detect.results import Detections
 from spineline.pipeline.core import Analysis, Pipeline
 from spineline.pipeline.decode import decode_spine

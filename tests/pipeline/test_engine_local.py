@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spineline.datasets.devices import device_name
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import ConfigError
 from spineline.pipeline.core import batch_size
 from spineline.pipeline.engine_local import Analyser, analyse_here, out_of_memory, run, workers_of
 from spineline.pipeline.settings import (

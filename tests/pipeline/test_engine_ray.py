@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spineline.datasets.errors import ConfigError, SpinelineError
-from spineline.datasets.runs import package_version
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.run_record import package_version
 from spineline.pipeline import engine_ray
 from spineline.pipeline import predict as command
 from spineline.pipeline.engine_ray import (

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineline.datasets.errors import ConfigError, SpinelineError, WeightsError
-from spineline.datasets.phantom import draw_spine
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline import export as exporting
 from spineline.pipeline.core import Pipeline
 from spineline.pipeline.export import compare, export, frame_of, write_networks

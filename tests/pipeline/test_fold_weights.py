@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from spineline.datasets.annotations import ImageRecord
-from spineline.datasets.dicom import scan
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.dicom.study import scan
+from spineline.datasets.types import ImageRecord
 from spineline.pipeline.fold_weights import (
     FOLD_WEIGHTS_FILE,
     FoldWeights,

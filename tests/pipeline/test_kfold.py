@@ -19,14 +19,14 @@ from safetensors.numpy import load_file
 from spineline.classify.metrics import score
 from spineline.converters.coco import write_coco
 from spineline.converters.yolo import write_yolo
-from spineline.datasets.annotations import ImageRecord, Structure
-from spineline.datasets.bootstrap import draw_weights
 from spineline.datasets.boxes import boxes_from_points
+from spineline.datasets.common.bootstrap import draw_weights
+from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES, kind_of_level
 from spineline.datasets.predictions import read_predictions
 from spineline.datasets.splits import records_by_part
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.detect.evaluation import Rules, evaluate
 from spineline.detect.results import Detections
 from spineline.detect.yolo_data import read_data, read_images

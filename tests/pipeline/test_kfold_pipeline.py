@@ -15,11 +15,11 @@ from PIL import Image
 
 from spineline.converters.coco import write_coco
 from spineline.converters.yolo import write_yolo
-from spineline.datasets.annotations import ImageRecord, Structure
 from spineline.datasets.boxes import boxes_from_points
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.splits import records_by_part
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.fold_weights import read_fold_weights
 from spineline.pipeline.kfold_jobs import Job
 from spineline.pipeline.train import TrainResult, load_recipe

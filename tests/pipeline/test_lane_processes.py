@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.pipeline import lane_processes, lanes
 from spineline.pipeline.core import Pipeline
 from spineline.pipeline.engine_local import Analyser, Read, run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spineline.datasets.errors import OutputExistsError, SpinelineError
+from spineline.datasets.common.errors import OutputExistsError, SpinelineError
 from spineline.pipeline.manifest import Entry, Stamp, is_manifest, open_manifest
 
 DONE = Entry("a", "done", "", "w" * 64, "s" * 12, "1.0", 0.25, input="i" * 16)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, roc_auc_score
 
-from spineline.datasets.annotations import Structure
 from spineline.datasets.labels import LEVELS, kind_of_level, pathology_from_codes
+from spineline.datasets.types import Structure
 from spineline.pipeline.metrics import evaluate, flatten
 from spineline.pipeline.metrics_bootstrap import draw_weights, interval, macro_f1, weighted_auc
 from spineline.pipeline.metrics_coco import (

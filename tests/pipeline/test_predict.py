@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from spineline.datasets.errors import SpinelineError, WeightsError
+from spineline.datasets.common.errors import SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline import Pipeline
 from spineline.pipeline.core import bundle_of

@@ -15,13 +15,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from spineline.datasets.dicom import scan
-from spineline.datasets.dicom_privacy import (
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.dicom.privacy import (
     holds_identity,
     privacy_remarks,
     without_descriptions,
 )
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.dicom.study import scan
 from spineline.pipeline.doubts import codes_of
 
 NAME, NUMBER = "Qwertzmann^Xaverine", "PID-778899"

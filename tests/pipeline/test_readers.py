@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from spineline.datasets.errors import DicomReadError, SpinelineError
+from spineline.datasets.common.errors import DicomReadError, SpinelineError
 from spineline.pipeline import readers
 from spineline.pipeline.readers import Limits, ReaderPool, auto_workers, failure_of, started_ahead
 
 FUNCTIONS = """
 import ctypes, os, signal, sys, time
-from spineline.datasets.errors import DicomReadError
+from spineline.datasets.common.errors import DicomReadError
 
 def act(word):
     print("noise on standard output")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from spineline.datasets.errors import SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.pipeline import predict as command
 from spineline.pipeline.predict import StoredResults, predict
 from spineline.pipeline.settings import PipelinePredict

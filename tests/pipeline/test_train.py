@@ -14,7 +14,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.errors import ConfigError, RunFinishedError
+from spineline.datasets.common.errors import ConfigError, RunFinishedError
 from spineline.detect.namer_settings import NamingTrain
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.train import STAGES, load_recipe

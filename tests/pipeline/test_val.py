@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.datasets.annotations import ImageRecord, Structure
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.pages import read_sections
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.dicom import scan
-from spineline.datasets.errors import AnnotationError
-from spineline.datasets.pages import read_sections
+from spineline.datasets.dicom.study import scan
 from spineline.datasets.splits import write_manifest
+from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.metrics import flatten
 from spineline.pipeline.results import GradedStructure, StudyResult
 from spineline.pipeline.settings import PipelineVal

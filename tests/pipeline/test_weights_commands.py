@@ -13,7 +13,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
 from spineline.pipeline.weights import (
     WeightsAdd,
     WeightsStrip,

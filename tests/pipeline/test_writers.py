@@ -7,7 +7,7 @@ import importlib.util
 import cv2
 import pytest
 
-from spineline.datasets.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError
 from spineline.pipeline import writers
 from spineline.pipeline.settings import PipelinePredict
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from spineline.datasets.errors import WeightsError
+from spineline.datasets.common.errors import WeightsError
 from spineline.weights import (
     Registry,
     load_registry,

@@ -1,0 +1,226 @@
+"""``spineline data show``: boxes, points, levels and tags of a converted dataset on its images.
+
+A dataset of healthy and sick structures (``labels=health``) is drawn in their colours, any other in
+those of discs and vertebrae. With ``predictions=…`` the labels stand on the left, what a detector
+found on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.files import staged_folder, write_bytes
+from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.settings import Settings, close_match, key
+from spineline.datasets.dataset import Dataset, load_dataset
+from spineline.datasets.images import read_uint8_image
+from spineline.datasets.labels import LABEL_SETS, LabelSet, kind_of_class
+from spineline.datasets.predictions import PredictedBox, read_predictions
+from spineline.datasets.splits import PARTS
+from spineline.datasets.types import ImageRecord
+
+if TYPE_CHECKING:
+    from spineline.datasets.drawing import Colour, Mark
+
+SHEET = "contact_sheet.png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataShow(Settings):
+    """Keys of ``data show``."""
+
+    data: Path = key("converted dataset: its folder or data.yaml")
+    out: Path = key("folder to write one PNG per image and a contact sheet to")
+    part: str = key("which part to draw", default="all", choices=("all", *PARTS))
+    ids: tuple[str, ...] = key(
+        "image ids to draw; none picks evenly, among those with predictions if some are given",
+        default=(),
+    )
+    limit: int = key("how many images to draw when ids names none", default=16, minimum=1)
+    labels: str = key(
+        "what is written beside each structure",
+        default="pathology",
+        choices=("none", "level", "pathology"),
+    )
+    boxes: bool = key("draw the boxes", default=True)
+    scale: int | None = key(
+        "how often images are enlarged; none fits the image", default=None, minimum=1, maximum=8
+    )
+    predictions: Path | None = key(
+        "predictions.json of detect predict on this dataset: labels left, predictions right",
+        default=None,
+    )
+    confidence: float = key(
+        "predictions below it are not drawn", default=0.25, minimum=0, maximum=1
+    )
+    columns: int = key("columns of the contact sheet", default=4, minimum=1, maximum=16)
+    overwrite: bool = key("replace out if it exists", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShowResult:
+    """What ``data show`` wrote.
+
+    Attributes:
+        out: the folder.
+        images: ids of the images that were drawn, in order.
+        failures: one message per image that could not be read.
+    """
+
+    out: Path
+    images: tuple[str, ...]
+    failures: tuple[str, ...] = ()
+
+
+def show(settings: DataShow) -> ShowResult:
+    """Draw images of a converted dataset with their structures, and a contact sheet of them.
+
+    Raises:
+        ConfigError: ``ids`` names an image that is not in the part.
+        SpinelineError: the dataset cannot be loaded or has no image there, or ``out`` exists or
+            cannot be written.
+    """
+    from spineline.datasets.drawing import contact_sheet, png_bytes
+
+    dataset = load_dataset(settings.data)
+    predictions = None if settings.predictions is None else read_predictions(settings.predictions)
+    records = select_records(dataset, settings, predicted=predictions or ())
+    pictures: dict[str, NDArray[np.uint8]] = {}
+    failures = []
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        for part, record in progress(records, description="drawing"):
+            try:
+                title = f"{record.image_id} ({part})"
+                picture = draw_record(
+                    dataset, record, settings, title=title, predictions=predictions
+                )
+            except SpinelineError as error:
+                failures.append(f"{record.image_id}: {error}")
+                continue
+            pictures[record.image_id] = picture
+            write_bytes(stage / f"{record.image_id}.png", png_bytes(picture))
+        if pictures:
+            sheet = contact_sheet(list(pictures.values()), columns=settings.columns)
+            write_bytes(stage / SHEET, png_bytes(sheet))
+        write_run_record(stage, "data show", settings)
+    LOG.info("%d images drawn: %s", len(pictures), settings.out / SHEET)
+    for failure in failures:
+        LOG.error("error: %s", failure)
+    return ShowResult(settings.out, tuple(pictures), tuple(failures))
+
+
+def select_records(
+    dataset: Dataset, settings: DataShow, *, predicted: Collection[str] = ()
+) -> list[tuple[str, ImageRecord]]:
+    """The images to draw with their part: those named, or ``limit`` picked evenly.
+
+    Args:
+        dataset: the dataset.
+        settings: the command's keys.
+        predicted: names of files; where some are the dataset's, it is picked among those alone.
+
+    Raises:
+        ConfigError: an id is not there.
+        SpinelineError: there is no image in the part.
+    """
+    found = [
+        (part, record)
+        for part, records in dataset.records.items()
+        if settings.part in ("all", part)
+        for record in records
+    ]
+    if not found:
+        msg = f"{settings.data}: has no images in part={settings.part}; choose another"
+        raise SpinelineError(msg)
+    if not settings.ids:
+        found = [one for one in found if dataset.image_path(one[1]).name in predicted] or found
+        picks = np.linspace(0, len(found) - 1, min(settings.limit, len(found)))
+        return [found[index] for index in np.rint(picks).astype(int)]
+    by_id = {record.image_id: (part, record) for part, record in found}
+    for image_id in settings.ids:
+        if image_id not in by_id:
+            hint = close_match(image_id, list(by_id)) if len(by_id) < 20 else ""
+            raise ConfigError(f"ids={image_id}: no such image in part={settings.part}{hint}")
+    return [by_id[image_id] for image_id in dict.fromkeys(settings.ids)]
+
+
+def draw_record(
+    dataset: Dataset,
+    record: ImageRecord,
+    settings: DataShow,
+    *,
+    title: str = "",
+    predictions: Mapping[str, Sequence[PredictedBox]] | None = None,
+) -> NDArray[np.uint8]:
+    """One image with its structures, uint8 (h, w, 3) RGB; beside it the predictions, if any.
+
+    Raises:
+        ImageReadError: the image file cannot be read.
+        SpinelineError: the predictions are not of this image.
+    """
+    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, draw_overlay, side_by_side
+
+    path = dataset.image_path(record)
+    image = read_uint8_image(path)
+    legend = HEALTH_COLOURS_RGB if dataset.labels == "health" else None
+    marks = record_marks(
+        record, labels=settings.labels, boxes=settings.boxes, label_set=dataset.labels
+    )
+    left = draw_overlay(image, marks, title=title, scale=settings.scale, legend=legend)
+    if predictions is None:
+        return left
+    if path.name not in predictions:
+        raise SpinelineError(f"the predictions hold no image {path.name}")
+    found = [box for box in predictions[path.name] if box.confidence >= settings.confidence]
+    marks = prediction_marks(found, labels=settings.labels, boxes=settings.boxes)
+    right = draw_overlay(image, marks, title="prediction", scale=settings.scale, legend=legend)
+    return side_by_side(left, right)
+
+
+def prediction_marks(
+    found: Sequence[PredictedBox], *, labels: str = "pathology", boxes: bool = True
+) -> Sequence[Mark]:
+    """The marks of predicted boxes: class and confidence; what is no level is drawn as a disc."""
+    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark
+
+    marks = []
+    for item in found:
+        left, top, right, bottom = item.box_xyxy
+        kind = kind_of_class(item.name)
+        text = "" if labels == "none" else f"{item.name} {item.confidence:.2f}"
+        box = item.box_xyxy if boxes else None
+        centre = ((left + right) / 2, (top + bottom) / 2)
+        marks.append(Mark(centre, box, kind, text, HEALTH_COLOURS_RGB.get(item.name)))
+    return marks
+
+
+def record_marks(
+    record: ImageRecord,
+    *,
+    labels: str = "pathology",
+    boxes: bool = True,
+    label_set: LabelSet = "level",
+) -> Sequence[Mark]:
+    """The marks of a record's structures; one with findings carries an exclamation mark."""
+    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark
+
+    marks = []
+    for structure in record.structures:
+        words = [] if labels == "none" or not structure.level else [structure.level]
+        if labels == "pathology":
+            words += [",".join(structure.pathology) or "?"]
+            words += ["!"] if structure.findings else []
+        box = structure.box_xyxy if boxes else None
+        colour: Colour | None = None
+        index = structure.class_in("health")
+        if label_set == "health" and index is not None:
+            colour = HEALTH_COLOURS_RGB[LABEL_SETS["health"][index]]
+        marks.append(Mark(structure.point_xy, box, structure.kind, " ".join(words), colour))
+    return marks

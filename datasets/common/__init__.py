@@ -1,0 +1,1 @@
+"""What every part uses: errors, files, settings, run records, logs, tables, plots."""

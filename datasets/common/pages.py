@@ -1,0 +1,135 @@
+"""Pages of which commands write sections: Markdown between a pair of comments, the rest by hand.
+
+A section named ``heldout`` stands between two lines of its own:
+
+    <!-- spineline:heldout -->
+
+    … what the command wrote …
+
+    <!-- /spineline:heldout -->
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
+from spineline.datasets.common.files import check_output, write_bytes
+
+_MARKER = re.compile(rb"^<!-- (/?)spineline:([^ \r\n]*) -->[ \t]*(?=\r?$)", re.MULTILINE)
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Where a section lies in the bytes of its page.
+
+    Attributes:
+        begin: start of the line of the opening comment.
+        end: end of the closing comment, its line end not included.
+        text: what stands between the two, without blank lines at its ends.
+    """
+
+    begin: int
+    end: int
+    text: str
+
+
+def write_section(file: Path, name: str, text: str, *, title: str = "") -> None:
+    """Replace a section of a page, or add it at the end; all other bytes stay.
+
+    Args:
+        file: the page; made where it does not exist.
+        name: of the section: lower-case letters, digits and single hyphens.
+        text: Markdown.
+        title: heading of a page that does not exist yet, such as ``Results``.
+
+    Raises:
+        ConfigError: a name that is none, or a text that holds a section's comment itself.
+        SpinelineError: the page's comments are no pairs, or it cannot be read or written.
+    """
+    check_name(name)
+    if _MARKER.search(text.encode()):
+        raise ConfigError(f"{file}: the text of section {name!r} holds a section's comment itself")
+    body = text.strip("\n")
+    block = f"<!-- spineline:{name} -->\n\n{body}\n\n<!-- /spineline:{name} -->".encode()
+    if not file.exists():
+        head = f"# {title}\n\n".encode() if title else b""
+        write_bytes(file, head + block + b"\n")
+        return
+    page = _read(file)
+    section = _sections(page, str(file)).get(name)
+    if section is not None:
+        write_bytes(file, page[: section.begin] + block + page[section.end :])
+        return
+    gap = b"" if not page or page.endswith(b"\n\n") else b"\n" if page.endswith(b"\n") else b"\n\n"
+    write_bytes(file, page + gap + block + b"\n")
+
+
+def read_sections(file: Path) -> dict[str, str]:
+    """The texts of a page's sections by name, in the page's order.
+
+    Raises:
+        SpinelineError: the page's comments are no pairs, or it cannot be read.
+    """
+    return {name: found.text for name, found in _sections(_read(file), str(file)).items()}
+
+
+def check_section(file: Path, name: str, *, overwrite: bool) -> None:
+    """Refuse a section that cannot be written, before any work is done.
+
+    Raises:
+        ConfigError: a name that is none.
+        OutputExistsError: the page has it already, and ``overwrite`` is not set.
+        SpinelineError: the page's comments are no pairs, or it cannot be read or written.
+    """
+    check_name(name)
+    check_output(file, overwrite=True)
+    if file.exists() and name in read_sections(file) and not overwrite:
+        msg = f"{file}: has a section {name!r} already; choose another section= or add "
+        raise OutputExistsError(msg + "overwrite=true")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name a section.
+
+    Raises:
+        ConfigError: anything but lower-case letters, digits and single hyphens.
+    """
+    if not _NAME.fullmatch(name):
+        msg = f"section={name}: wanted lower-case letters, digits and single hyphens"
+        raise ConfigError(f"{msg}, such as section=heldout")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SpinelineError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _sections(page: bytes, where: str) -> dict[str, Section]:
+    found: dict[str, Section] = {}
+    opened: tuple[str, re.Match[bytes]] | None = None
+    for match in _MARKER.finditer(page):
+        name, line = match[2].decode("utf-8", "replace"), page.count(b"\n", 0, match.start()) + 1
+        place = f"{where}:{line}: {match[0].decode('utf-8', 'replace').strip()!r}"
+        if not match[1]:
+            if opened is not None:
+                raise SpinelineError(f"{place}: section {opened[0]!r} is not closed before it")
+            if name in found:
+                raise SpinelineError(f"{place}: the page has this section already; remove one")
+            opened = name, match
+            continue
+        if opened is None or opened[0] != name:
+            raise SpinelineError(f"{place}: closes a section that is not open; remove one of both")
+        between = page[opened[1].end() : match.start()].decode("utf-8", "replace")
+        found[name] = Section(opened[1].start(), match.end(), between.strip("\r\n"))
+        opened = None
+    if opened is not None:
+        line = page.count(b"\n", 0, opened[1].start()) + 1
+        wanted = f"<!-- /spineline:{opened[0]} -->"
+        raise SpinelineError(f"{where}:{line}: section {opened[0]!r} is never closed by {wanted!r}")
+    return found

@@ -1,0 +1,194 @@
+"""What a run folder says of itself: resolved settings, versions and seed; and how runs talk."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.files import write_text
+from spineline.datasets.common.settings import (
+    Settings,
+    SettingsType,
+    parse_settings,
+    settings_to_dict,
+)
+from spineline.datasets.common.yaml_files import read_yaml
+
+LOG = logging.getLogger("spineline")
+
+Item = TypeVar("Item")
+
+_PACKAGES = (
+    "spineline", "torch", "torchvision", "ultralytics", "timm", "numpy", "opencv-python", "pydicom",
+)  # fmt: skip
+
+
+def package_version() -> str:
+    """The installed version of spineline, or ``unknown`` when it runs uninstalled."""
+    try:
+        return metadata.version("spineline")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of spineline, Python and the packages that decide a run's numbers."""
+    return dict(_installed_versions())
+
+
+@functools.cache
+def _installed_versions() -> Mapping[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_run_record(folder: Path, command: str, settings: Settings, **extra: Any) -> Path:
+    """Write ``run.yaml`` into a run folder: command, resolved settings, seed, ``extra``, versions.
+
+    The seed is null for a command that draws no random number. The file holds no time and no host
+    name: the same run gives the same bytes.
+    """
+    record = {
+        "command": f"spineline {command}",
+        "settings": settings_to_dict(settings),
+        "seed": getattr(settings, "seed", None),
+        **extra,
+        "versions": versions(),
+    }
+    path = folder / "run.yaml"
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, many times faster
+    try:
+        text = yaml.dump(record, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    except UnicodeEncodeError:  # of names of files that are no text; the slow one escapes them
+        text = yaml.dump(record, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True)
+    write_text(path, text, sync=False)
+    return path
+
+
+def resumed_settings(
+    given: SettingsType, folder: Path, *, resolved: str, may_change: Collection[str]
+) -> tuple[SettingsType, dict[str, Any]]:
+    """The settings of the run in ``folder`` that is to go on, and what they were resolved to.
+
+    A key of ``given`` that is at its default is not given.
+
+    Args:
+        given: the settings of the command that resumes.
+        folder: the run folder.
+        resolved: the entry of ``run.yaml`` that holds the values that the run trains with.
+        may_change: keys that are taken from ``given``.
+
+    Raises:
+        WeightsError: no record of such a run there.
+        ConfigError: a key is given otherwise than the run began with.
+    """
+    record = folder / "run.yaml"
+    try:
+        content = read_yaml(record)
+        earlier = parse_settings(type(given), content["settings"], where=str(record))
+        values = dict(content[resolved])
+    except FileNotFoundError as error:
+        msg = f"out={folder}: nothing to resume, no run.yaml there; start it without resume=true"
+        raise WeightsError(msg) from error
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise WeightsError(f"{record}: is no record of such a training run ({error!r})") from error
+    changed: dict[str, Any] = {}
+    for spec in fields(given):
+        value, began = getattr(given, spec.name), getattr(earlier, spec.name)
+        if value in (spec.default, began, values.get(spec.name, began)):
+            continue
+        if spec.name not in may_change:
+            shown = values.get(spec.name, began)
+            msg = (
+                f"{spec.name}={value}: the run in {folder} began with {spec.name}={shown}, and "
+                "resume=true keeps that; leave the key away, or start another run"
+            )
+            raise ConfigError(msg)
+        changed[spec.name] = value
+    return replace(earlier, **changed), values
+
+
+def clear_partial(folder: Path, names: Iterable[str]) -> None:
+    """Remove the half-written files that a killed run left beside the files of these names."""
+    for name in names:
+        path = folder / name
+        for partial in sorted(path.parent.glob(f".{path.name}.*.partial")):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Keep a second process from training into the same run folder.
+
+    The lock goes with the process, however it ends, and leaves no file. Where the system or the
+    disk knows no such locks, nothing is held.
+
+    Raises:
+        SpinelineError: another process holds the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = f"{folder}: another process is training into it; wait, or choose another out="
+            raise SpinelineError(msg) from error
+        except OSError:  # such as a network disk without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def progress(
+    items: Iterable[Item], *, description: str, total: int | None = None
+) -> Iterator[Item]:
+    """Iterate with a progress bar on a terminal and about ten plain lines elsewhere."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=description, total=total, leave=False)
+        return
+    step = max(1, (total or 1000) // 10)
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % step == 0:
+            LOG.info("%s: %d%s", description, done, f" of {total}" if total else "")
+
+
+def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """End the process as a command ends: 0 done, 1 failed, 2 a key that is wrong; no traceback.
+
+    Args:
+        main: takes the words of the command line; gives the exit status, None for 0.
+    """
+    try:
+        status = main(sys.argv[1:])
+    except SpinelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2 if isinstance(error, ConfigError) else 1
+    sys.exit(status)

@@ -1,0 +1,161 @@
+"""Exported networks behind one small interface: by ONNX Runtime, OpenVINO or TorchScript.
+
+The first two need no torch. ONNX and OpenVINO files are graphs of known operations. A TorchScript
+file is a program, which is why a bundle of those asks for trust.
+
+Networks run on the CPU, in 32 bits, with as many threads as ``OMP_NUM_THREADS`` says, else as the
+runtime likes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
+
+Form = Literal["onnx", "openvino", "torchscript"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
+SUFFIXES: dict[Form, tuple[str, ...]] = {
+    "onnx": (".onnx",),
+    "openvino": (".xml", ".bin"),
+    "torchscript": (".torchscript",),
+}
+"""The files of one network; OpenVINO has its graph and its weights apart."""
+
+FloatArray = npt.NDArray[np.float32]
+Session = Callable[[FloatArray], list[FloatArray]]
+"""A network: one float32 array in, its outputs, float32, in their order."""
+
+_INSTALL = {
+    "onnxruntime": "pip install 'spineline[onnx]', or pip install onnxruntime",
+    "openvino": "pip install 'spineline[openvino]', or pip install openvino",
+    "torch": "pip install spineline with all it depends on",
+}
+
+
+def open_session(contents: Sequence[bytes], form: Form, where: str) -> Session:
+    """A network from the bytes of its files.
+
+    Args:
+        contents: of the files, in the order of `SUFFIXES`.
+        form: what they are.
+        where: names the network in messages.
+
+    Raises:
+        ConfigError: the runtime is not installed.
+        WeightsError: the runtime does not take the files.
+    """
+    opening = {"onnx": _onnx, "openvino": _openvino, "torchscript": _torchscript}[form]
+    package = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}[form]
+    runtime = import_runtime(package)
+    try:
+        run = opening(runtime, contents)
+    except Exception as error:  # the runtimes have errors of many kinds
+        msg = f"{where}: {package} cannot load it ({first_line(error)}); export it again"
+        raise WeightsError(msg) from error
+    return _guarded(run, where)
+
+
+def import_runtime(package: str) -> Any:
+    """``onnxruntime``, ``openvino`` or ``torch``, with reports to their makers switched off.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        if package == "openvino":
+            return _import_openvino()
+        runtime = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        msg = f"{error.name} is not installed, and this format needs it: {_INSTALL[package]}"
+        raise ConfigError(msg) from error
+    if package == "onnxruntime":
+        runtime.disable_telemetry_events()
+    return runtime
+
+
+def _import_openvino() -> Any:
+    """Its import reports itself over the network unless the reporting package is not there."""
+    hidden = "openvino_telemetry"
+    if "openvino" in sys.modules or hidden in sys.modules:
+        return importlib.import_module("openvino")
+    modules: dict[str, Any] = sys.modules
+    modules[hidden] = None  # which import takes for "not installed"
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[hidden]
+
+
+def threads() -> int:
+    """Threads of a network: ``OMP_NUM_THREADS``, else 0, which leaves it to the runtime.
+
+    >>> threads() >= 0
+    True
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isascii() and given.isdigit() else 0
+
+
+def _onnx(runtime: Any, contents: Sequence[bytes]) -> Session:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 3  # errors; what it warns of is no matter of the user's
+    session = runtime.InferenceSession(contents[0], options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    name = given.name
+    return lambda array: list(session.run(None, {name: array}))
+
+
+def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
+    core = runtime.Core()
+    model = core.read_model(contents[0], contents[1])
+    keys: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads():
+        keys["INFERENCE_NUM_THREADS"] = threads()
+    compiled = core.compile_model(model, "CPU", keys)
+    request, outputs = compiled.create_infer_request(), compiled.outputs
+
+    def run(array: FloatArray) -> list[FloatArray]:
+        found = request.infer([array])
+        return [np.array(found[output], dtype=np.float32) for output in outputs]
+
+    return run
+
+
+def _torchscript(torch: Any, contents: Sequence[bytes]) -> Session:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats that will be replaced one day
+        network = torch.jit.load(io.BytesIO(contents[0]), map_location="cpu").eval()
+
+    def run(array: FloatArray) -> list[FloatArray]:
+        # Its optimiser would begin anew with every size of image.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            found = network(torch.from_numpy(array))
+        found = found if isinstance(found, (tuple, list)) else (found,)
+        return [np.asarray(output.numpy(), dtype=np.float32) for output in found]
+
+    return run
+
+
+def _guarded(run: Session, where: str) -> Session:
+    """The same, with every error a RuntimeError of one line, as torch's networks raise."""
+
+    def guarded(array: FloatArray) -> list[FloatArray]:
+        try:
+            return run(np.ascontiguousarray(array))
+        except Exception as error:  # the runtimes have errors of many kinds
+            msg = f"{where}: fails on an input of shape {array.shape} ({first_line(error)})"
+            raise RuntimeError(msg) from error
+
+    return guarded

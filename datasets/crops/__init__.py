@@ -1,0 +1,1 @@
+"""Crops of single vertebrae and discs, in memory and as folders."""

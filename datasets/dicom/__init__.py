@@ -1,0 +1,1 @@
+"""DICOM studies: headers, series and slices, geometry, pixels, what names the patient."""

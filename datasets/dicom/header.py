@@ -1,0 +1,438 @@
+"""What a DICOM header says of one slice, and how it is read without touching the pixels.
+
+Frames of reference: patient coordinates are DICOM's LPS in mm (x to the patient's left, y to the
+back, z to the head). ``position`` is the centre of the top left pixel; ``orientation`` holds the
+direction in which columns count up (along a row), then the one in which rows count up.
+
+No patient name, id or date is ever read here: only the tags of ``_KEYWORDS`` are parsed.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.config import disable_value_validation
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+
+from spineline.datasets.dicom.quick import read_quick
+
+FloatArray = npt.NDArray[np.float64]
+RejectionKind = Literal["foreign", "damaged", "no-image", "duplicate"]
+
+_KEYWORDS = (
+    "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "SeriesNumber", "InstanceNumber", "Modality", "SeriesDescription", "ProtocolName",
+    "SequenceName", "BodyPartExamined", "ScanOptions", "ScanningSequence", "EchoTime",
+    "RepetitionTime", "InversionTime", "ImageOrientationPatient", "ImagePositionPatient",
+    "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+_TAGS = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_MAX_INFLATED = 256 * 1024 * 1024
+_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceHeader:
+    """One slice: where it lies on disk and in the patient, and how it was taken.
+
+    Attributes:
+        path: the file.
+        study_uid, series_uid, instance_uid: DICOM identity.
+        rows, columns: size in pixels.
+        spacing_rc_mm: mm between rows and between columns, or None where absent or not usable.
+        orientation: two unit vectors, LPS: along a row, then along a column; or None.
+        position: centre of the top left pixel, LPS mm; or None.
+        frame: index in a multi-frame file, None in a file of one image.
+        frames: number of frames in the file.
+        samples: samples per pixel: 1 grey, 3 colour.
+        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``.
+        words: upper-case text that tells the kind of scan (description, protocol, sequence).
+        scan_options: upper-case DICOM scan options.
+        problems: what was wrong with the header, in plain words.
+    """
+
+    path: Path
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    rows: int
+    columns: int
+    spacing_rc_mm: tuple[float, float] | None = None
+    orientation: tuple[float, ...] | None = None
+    position: tuple[float, float, float] | None = None
+    series_description: str = ""
+    modality: str = ""
+    echo_time_ms: float | None = None
+    repetition_time_ms: float | None = None
+    inversion_time_ms: float | None = None
+    instance_number: int | None = None
+    series_number: int | None = None
+    photometric: str = ""
+    samples: int = 1
+    frame: int | None = None
+    frames: int = 1
+    image_type: tuple[str, ...] = ()
+    sop_class_uid: str = ""
+    words: str = ""
+    scan_options: tuple[str, ...] = ()
+    body_part: str = ""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def normal(self) -> FloatArray | None:
+        """Unit normal of the slice plane, LPS, or None without orientation."""
+        if self.orientation is None:
+            return None
+        (a, b, c), (d, e, f) = self.orientation[:3], self.orientation[3:]
+        return np.array([b * f - c * e, c * d - a * f, a * e - b * d], dtype=np.float64)
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether pixels can be placed in the patient."""
+        return None not in (self.spacing_rc_mm, self.orientation, self.position)
+
+    @property
+    def is_sagittal(self) -> bool:
+        """Whether the plane's normal runs mostly along the patient's x axis."""
+        normal = self.normal
+        return normal is not None and abs(float(normal[0])) > math.cos(math.radians(45))
+
+
+class HeaderRejected(Exception):  # noqa: N818 - a verdict on one file, caught by the scan
+    """A file that holds no usable slice, with the reason."""
+
+    def __init__(self, reason: str, kind: RejectionKind) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.kind: RejectionKind = kind
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Read without pydicom's remarks on single values, which quote them (names included)."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    changed = level != logging.CRITICAL  # a change costs as much as reading a header
+    if changed:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if changed:
+            logger.setLevel(level)
+
+
+def read_headers(path: Path) -> tuple[SliceHeader, ...]:
+    """The slices of one file: one, or one per frame of an enhanced multi-frame file.
+
+    Raises:
+        HeaderRejected: foreign, damaged, or without an image.
+    """
+    try:
+        quick = read_quick(path)
+    except OSError:
+        quick = None
+    if quick is not None:
+        return _headers_of(path, quick)
+    _check_is_dicom(path)
+    try:
+        check_inflated_size(path)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+    except HeaderRejected:
+        raise
+    except Exception as error:  # pydicom raises nearly anything on damaged bytes
+        reason = f"header cannot be read ({type(error).__name__}), the file may be cut short"
+        raise HeaderRejected(reason, "damaged") from error
+    return _headers_of(path, dataset)
+
+
+def quick_uids(path: Path) -> tuple[str, str] | None:
+    """The study and the instance of an ordinary file, or None where pydicom has to read it.
+
+    No more than its first 64 KiB are looked at, by this project's code alone.
+
+    Raises:
+        HeaderRejected: foreign, without an image, or it cannot be opened.
+    """
+    try:
+        quick = read_quick(path)
+    except OSError:
+        quick = None
+    if quick is None:
+        _check_is_dicom(path)
+        return None
+    _, _, study, instance = _checked(quick)
+    return study, instance
+
+
+def check_inflated_size(path: Path) -> None:
+    """Refuse a deflated file whose data set grows out of bounds, before pydicom inflates it.
+
+    Raises:
+        HeaderRejected: more than 256 MiB when inflated, or not deflated data.
+    """
+    with path.open("rb") as file:
+        head = file.read(4096)
+        if _DEFLATED not in head:
+            return
+        start = head.index(_DEFLATED)
+        data = head[start:] + file.read(_MAX_INFLATED)
+    # The data set starts after the meta group, whose length stands at byte 140 (group 0002).
+    offset = 144 + int.from_bytes(head[140:144], "little") - start
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflate.decompress(data[max(offset, 0) :], _MAX_INFLATED)
+    except zlib.error as error:
+        raise HeaderRejected(f"deflated data set is damaged ({error})", "damaged") from error
+    if inflate.unconsumed_tail:
+        reason = f"deflated data set grows over {_MAX_INFLATED >> 20} MiB when inflated"
+        raise HeaderRejected(reason, "damaged")
+
+
+def _check_is_dicom(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        reason = f"cannot be opened ({error.strerror or error})"
+        raise HeaderRejected(reason, "damaged") from error
+    if head[128:132] == b"DICM":
+        return
+    if not head:
+        raise HeaderRejected("empty file", "damaged")
+    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
+        reason = "named as DICOM, but has no 'DICM' mark at byte 128"
+        raise HeaderRejected(reason, "damaged")
+    raise HeaderRejected("not DICOM (no 'DICM' mark at byte 128)", "foreign")
+
+
+def _headers_of(path: Path, dataset: Dataset) -> tuple[SliceHeader, ...]:
+    rows, columns, _, _ = _checked(dataset)
+    frames = integer_of(dataset, "NumberOfFrames") or 1
+    if frames < 2 and "PerFrameFunctionalGroupsSequence" not in dataset:
+        return (_header(path, dataset, (dataset,), rows, columns),)
+    return _frame_headers(path, dataset, rows, columns, frames)
+
+
+def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
+    """Rows, columns, study and instance of a file that holds an image.
+
+    Raises:
+        HeaderRejected: it holds none, or does not tell them.
+    """
+    meta = getattr(dataset, "file_meta", None)
+    if meta is not None and _text(meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
+        raise HeaderRejected("DICOMDIR, an index and no image", "foreign")
+    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
+    study, series, instance = (
+        _text(dataset, f"{name}InstanceUID") for name in ("Study", "Series", "SOP")
+    )
+    if rows is None and columns is None and study and series and instance:
+        raise HeaderRejected("holds no image (no Rows and Columns)", "no-image")
+    if rows is None or columns is None or not (study and series and instance):
+        wanted = {
+            "StudyInstanceUID": study,
+            "SeriesInstanceUID": series,
+            "SOPInstanceUID": instance,
+            "Rows": rows,
+            "Columns": columns,
+        }
+        absent = ", ".join(name for name, value in wanted.items() if value in (None, ""))
+        reason = f"header has no {absent}; the file may be cut short"
+        raise HeaderRejected(reason, "damaged")
+    if rows < 1 or columns < 1:
+        raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged")
+    return rows, columns, study, instance
+
+
+def _frame_headers(
+    path: Path, dataset: Dataset, rows: int, columns: int, frames: int
+) -> tuple[SliceHeader, ...]:
+    """One header per frame of an enhanced file; geometry and times come from its groups."""
+    groups = _sequence(dataset, "PerFrameFunctionalGroupsSequence")
+    if len(groups) != frames:
+        reason = (
+            f"{frames} frames with {len(groups)} per-frame descriptions: only files of one image "
+            "and enhanced multi-frame files are read"
+        )
+        raise HeaderRejected(reason, "no-image")
+    shared = _sequence(dataset, "SharedFunctionalGroupsSequence")[:1]
+    return tuple(
+        _header(path, dataset, _flatten([group, *shared, dataset]), rows, columns, (n, frames))
+        for n, group in enumerate(groups)
+    )
+
+
+def _flatten(groups: Sequence[Dataset]) -> tuple[Dataset, ...]:
+    """Functional groups, each followed by the first items of its sequences, in looking-up order."""
+    flat: list[Dataset] = []
+    for group in groups[:-1]:
+        flat.extend(element.value[0] for element in group if element.VR == "SQ" and element.value)
+    return (*flat, groups[-1])
+
+
+def _header(
+    path: Path,
+    dataset: Dataset,
+    places: Sequence[Dataset],
+    rows: int,
+    columns: int,
+    frame: tuple[int, int] | None = None,
+) -> SliceHeader:
+    """A header whose per-frame values are looked for in ``places``, the first that has one."""
+
+    def place(*keywords: str) -> tuple[Dataset, str]:
+        found = ((p, keyword) for p in places for keyword in keywords if keyword in p)
+        return next(found, (dataset, keywords[0]))
+
+    problems: list[str] = []
+    texts = [_text(dataset, k) for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
+    return SliceHeader(
+        path=path,
+        study_uid=_text(dataset, "StudyInstanceUID"),
+        series_uid=_text(dataset, "SeriesInstanceUID"),
+        instance_uid=_text(dataset, "SOPInstanceUID"),
+        rows=rows,
+        columns=columns,
+        spacing_rc_mm=_spacing(*place("PixelSpacing"), problems),
+        orientation=_orientation(*place("ImageOrientationPatient"), problems),
+        position=_position(*place("ImagePositionPatient"), problems),
+        series_description=texts[0],
+        modality=_text(dataset, "Modality").upper(),
+        echo_time_ms=_positive(*place("EchoTime", "EffectiveEchoTime")),
+        repetition_time_ms=_positive(*place("RepetitionTime")),
+        inversion_time_ms=_positive(*place("InversionTime")),
+        instance_number=integer_of(dataset, "InstanceNumber"),
+        series_number=integer_of(dataset, "SeriesNumber"),
+        photometric=_text(dataset, "PhotometricInterpretation").upper(),
+        samples=integer_of(dataset, "SamplesPerPixel") or 1,
+        frame=frame[0] if frame else None,
+        frames=frame[1] if frame else 1,
+        image_type=_texts(dataset, "ImageType"),
+        sop_class_uid=_text(dataset, "SOPClassUID"),
+        words=" ".join(text for text in texts if text).upper(),
+        scan_options=_texts(dataset, "ScanOptions"),
+        body_part=_text(dataset, "BodyPartExamined").upper(),
+        problems=tuple(problems),
+    )
+
+
+def _spacing(place: Dataset, keyword: str, problems: list[str]) -> tuple[float, float] | None:
+    values, shown = _floats(place, keyword)
+    if values is not None and len(values) == 2 and all(0 < v < 100 for v in values):
+        return values[0], values[1]
+    problems.append(f"PixelSpacing is {shown}: no millimetres can be given")
+    return None
+
+
+def _orientation(place: Dataset, keyword: str, problems: list[str]) -> tuple[float, ...] | None:
+    values, shown = _floats(place, keyword)
+    if values is not None and len(values) == 6:
+        axes = _unit_axes(values)
+        if axes is not None:
+            return axes
+    problems.append(f"ImageOrientationPatient is {shown}: the direction of the slice is unknown")
+    return None
+
+
+@functools.lru_cache(maxsize=64)  # the slices of a series share one
+def _unit_axes(values: tuple[float, ...]) -> tuple[float, ...] | None:
+    """The directions of rows and columns, scaled to length 1; None where they are no such axes."""
+    along_row, along_column = np.array(values[:3]), np.array(values[3:])
+    norms = np.linalg.norm(along_row), np.linalg.norm(along_column)
+    if all(abs(norm - 1) < 0.01 for norm in norms) and abs(along_row @ along_column) < 0.01:
+        return tuple(float(v) for v in (*(along_row / norms[0]), *(along_column / norms[1])))
+    return None
+
+
+def _position(
+    place: Dataset, keyword: str, problems: list[str]
+) -> tuple[float, float, float] | None:
+    values, shown = _floats(place, keyword)
+    if values is not None and len(values) == 3:
+        return values[0], values[1], values[2]
+    problems.append(f"ImagePositionPatient is {shown}: the place of the slice is unknown")
+    return None
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    """A tag's value, or None where it is absent or cannot be converted."""
+    try:
+        return dataset.get(keyword)
+    except Exception:
+        return None
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = _value(dataset, keyword)
+    if value is None:
+        return ""
+    text = " ".join(map(str, value)) if _is_many(value) else str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
+
+
+def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    value = _value(dataset, keyword)
+    if value is None or value == "":
+        return ()
+    return tuple(str(item).strip().upper() for item in (value if _is_many(value) else (value,)))
+
+
+def _floats(dataset: Dataset, keyword: str) -> tuple[tuple[float, ...] | None, str]:
+    """Finite numbers of a tag, or None, and how to name what stands there."""
+    if keyword not in dataset:
+        return None, "absent"
+    value = _value(dataset, keyword)
+    if value is None or value == "":
+        return None, "empty or not numeric"
+    try:
+        numbers = tuple(float(item) for item in (value if _is_many(value) else (value,)))
+    except (TypeError, ValueError):
+        return None, "not numeric"
+    shown = "\\".join(f"{number:g}" for number in numbers)
+    return (numbers if all(math.isfinite(n) for n in numbers) else None), shown
+
+
+def _positive(dataset: Dataset, keyword: str) -> float | None:
+    values, _ = _floats(dataset, keyword)
+    return values[0] if values and values[0] > 0 else None
+
+
+def integer_of(dataset: Dataset, keyword: str) -> int | None:
+    """A tag's whole number, or None where it is absent or none."""
+    value = _value(dataset, keyword)
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _sequence(dataset: Dataset, keyword: str) -> list[Dataset]:
+    value = _value(dataset, keyword)
+    return list(value) if _is_many(value) else []
+
+
+def _is_many(value: Any) -> bool:
+    if type(value) in (str, float, int):  # nearly always; the question below is a slow one
+        return False
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)

@@ -1,0 +1,476 @@
+"""The studies of a source as lists of files: what a cohort needs before its first study is read.
+
+An index keeps of each file its path alone, so that hundreds of thousands fit into little memory;
+[read_study][] reads the headers of one study when its turn has come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from spineline.datasets.common.errors import DicomReadError
+from spineline.datasets.common.files import plain_name
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.header import (
+    HeaderRejected,
+    SliceHeader,
+    quick_uids,
+    quiet_pydicom,
+    read_headers,
+)
+from spineline.datasets.dicom.select import Rejection, Series, Study
+
+RESULTS_NAME = "manifest.jsonl"
+RESULTS_BEGIN = b'{"study": '
+"""Name and begin of the file by which a folder of our own results is known."""
+
+_HARMLESS = ("foreign", "duplicate")
+"""Kinds of rejections without which no study is missing anything."""
+
+
+class Located(Protocol):
+    """What the search for studies asks of a slice's header."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+
+    @property
+    def study_uid(self) -> str: ...  # noqa: D102
+
+
+LocatedT = TypeVar("LocatedT", bound=Located)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One file, by its header alone.
+
+    Attributes:
+        path: the file.
+        study_uid, instance_uid: of its (first) image; empty where it gave none.
+        token: tells this state of the file from another: its UID, size and time of change.
+        rejection: why it gave no slice, or None.
+    """
+
+    path: Path
+    study_uid: str
+    instance_uid: str
+    token: bytes
+    rejection: Rejection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFiles:
+    """The files of one study; see [Study][] for the attributes that both have.
+
+    Attributes:
+        paths: the files that hold its slices.
+        identity: changes when one of its files does, comes or goes; in hexadecimal digits.
+    """
+
+    study_uid: str
+    name: str
+    folder: Path
+    paths: tuple[str, ...]
+    rejections: tuple[Rejection, ...] = ()
+    single_file: bool = False
+    identity: str = ""
+
+
+Reader = Callable[[Sequence[Path]], Iterable[IndexEntry]]
+
+
+def index_files(paths: Sequence[Path]) -> list[IndexEntry]:
+    """The entries of files, in their order."""
+    with quiet_pydicom():
+        return [plain_entry(path) or _odd_entry(path) for path in paths]
+
+
+def index(
+    source: Path, *, leave_out: Path | None = None, read: Reader = index_files
+) -> tuple[StudyFiles, ...]:
+    """The studies under a source, as [scan][spineline.datasets.dicom.study.scan] finds and names them.
+
+    Args:
+        source: a study's folder, a cohort, or one file.
+        leave_out: a folder that is not looked into, such as that of the results.
+        read: gives the entries of files, in their order.
+
+    Raises:
+        DicomReadError: no such folder, an empty one, or no DICOM image in it.
+    """
+    files = files_below(source, leave_out=leave_out)
+    kept: list[IndexEntry] = []
+    rejections: list[Rejection] = []
+    tokens: dict[Path, bytes] = {}
+    first_of: dict[str, Path] = {}
+    for entry in read(files):
+        tokens[entry.path] = entry.token
+        if entry.rejection is not None:
+            rejections.append(entry.rejection)
+        elif first_of.setdefault(entry.instance_uid, entry.path) is entry.path:
+            kept.append(entry)
+        else:
+            rejections.append(duplicate(entry.path, first_of[entry.instance_uid], source))
+    refuse_no_image(kept, rejections, files, source)
+    studies = [
+        StudyFiles(s.uid, s.name, s.folder, s.paths, s.rejections, source.is_file())
+        for s in group(kept, rejections, source)
+    ]
+    return tuple(_identified(study, tokens) for study in studies)
+
+
+def read_study(files: StudyFiles) -> Study:
+    """The study behind an index's entry: its headers are read now.
+
+    A file that can no longer be read as it was becomes a rejection.
+    """
+    headers: list[SliceHeader] = []
+    rejections = list(files.rejections)
+    with quiet_pydicom():
+        for path in map(Path, files.paths):
+            try:
+                headers += read_headers(path)
+            except HeaderRejected as rejected:
+                rejections.append(Rejection(path, rejected.reason, rejected.kind))
+    return Study(
+        files.study_uid,
+        files.name,
+        files.folder,
+        series_of(headers),
+        tuple(rejections),
+        files.single_file,
+    )
+
+
+def plain_entry(path: Path) -> IndexEntry | None:
+    """The entry of a file for which pydicom is not needed; None of one for which it is."""
+    try:
+        found = quick_uids(path)
+    except HeaderRejected as rejected:
+        return _rejected(path, rejected)
+    return None if found is None else _entry(path, *found)
+
+
+def _odd_entry(path: Path) -> IndexEntry:
+    try:
+        first = read_headers(path)[0]
+    except HeaderRejected as rejected:
+        return _rejected(path, rejected)
+    return _entry(path, first.study_uid, first.instance_uid)
+
+
+def _entry(path: Path, study_uid: str, instance_uid: str) -> IndexEntry:
+    token = _digest(f"{instance_uid}:{_state(path)}")
+    return IndexEntry(path, study_uid, instance_uid, token)
+
+
+def _rejected(path: Path, rejected: HeaderRejected) -> IndexEntry:
+    rejection = Rejection(path, rejected.reason, rejected.kind)
+    return IndexEntry(path, "", "", _digest(_state(path)), rejection)
+
+
+def _state(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:16]
+
+
+def _identified(study: StudyFiles, tokens: Mapping[Path, bytes]) -> StudyFiles:
+    """The study with its identity: of its files' names below its folder, and their states."""
+    digest = hashlib.sha256(study.study_uid.encode())
+    rejected = [rejection.path for rejection in study.rejections]
+    for path in sorted([*map(Path, study.paths), *rejected]):
+        digest.update(os.fsencode(os.path.relpath(path, study.folder)) + b"\0")
+        digest.update(tokens.get(path, b"") + b"\0")
+    return StudyFiles(
+        study.study_uid,
+        study.name,
+        study.folder,
+        study.paths,
+        study.rejections,
+        study.single_file,
+        digest.hexdigest()[:16],
+    )
+
+
+# What an index and a scan have in common
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The files of one study, by name."""
+
+    uid: str
+    name: str
+    folder: Path
+    paths: tuple[str, ...]
+    rejections: tuple[Rejection, ...]
+
+
+def files_below(source: Path, *, leave_out: Path | None = None) -> list[Path]:
+    """The source itself where it is a file, else all regular files below it, in sorted order.
+
+    Folders of results that ``pipeline predict`` left below it are not looked into.
+
+    Raises:
+        DicomReadError: no such source, or an empty folder.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        msg = (
+            f"{source}: no such file or folder; wanted a DICOM file, a study or a folder of studies"
+        )
+        raise DicomReadError(msg)
+    seen: set[tuple[int, int]] = set()
+    if leave_out is not None and leave_out.is_dir() and not leave_out.samefile(source):
+        status = leave_out.stat()
+        seen.add((status.st_dev, status.st_ino))
+    files = list(_walk(source, seen))
+    if not files:
+        raise DicomReadError(f"{source}: an empty folder; wanted DICOM files in it or below it")
+    return files
+
+
+def _is_of_results(folder: Path) -> bool:
+    try:
+        with (folder / RESULTS_NAME).open("rb") as file:
+            return file.read(len(RESULTS_BEGIN)) == RESULTS_BEGIN
+    except OSError:
+        return False
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Regular files below a folder, in sorted order; each folder once, however it is linked.
+
+    Folders may lie within each other as deep as paths may be long.
+    """
+    open_folders = [iter(_entries(folder, seen, is_source=True))]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+            continue
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:
+            continue
+        if is_folder:
+            open_folders.append(iter(_entries(Path(entry.path), seen)))
+        elif is_file:
+            yield Path(entry.path)
+
+
+def _entries(
+    folder: Path, seen: set[tuple[int, int]], *, is_source: bool = False
+) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted; nothing of one that was seen, or that holds our results."""
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        LOG.warning("%s: cannot be listed (%s)", folder, error.strerror or error)
+        return []
+    if (status.st_dev, status.st_ino) in seen:
+        return []
+    seen.add((status.st_dev, status.st_ino))
+    names = {entry.name for entry in entries}
+    if RESULTS_NAME in names and not is_source and _is_of_results(folder):
+        LOG.info("%s: results of an earlier run, not looked into", folder)
+        return []
+    return entries
+
+
+def duplicate(path: Path, first: Path, source: Path) -> Rejection:
+    """The rejection of a file whose instance another file holds already."""
+    return Rejection(path, f"the same instance as {_relative(first, source)}", "duplicate")
+
+
+def refuse_no_image(
+    found: Sequence[object], rejections: Sequence[Rejection], files: Sequence[Path], source: Path
+) -> None:
+    """Refuse a source of which not one file is a DICOM image.
+
+    Raises:
+        DicomReadError: with the first few reasons.
+    """
+    if found:
+        return
+    shown = "; ".join(f"{r.path.name}: {r.reason}" for r in rejections[:3])
+    more = f"; and {len(rejections) - 3} more" if len(rejections) > 3 else ""
+    looked = f"{len(files)} file{'s' * (len(files) != 1)} looked at ({shown}{more})"
+    raise DicomReadError(f"{source}: no DICOM image: {looked}")
+
+
+def group(found: Iterable[LocatedT], rejections: Sequence[Rejection], source: Path) -> list[Group]:
+    """Slices and rejections by study, sorted by name.
+
+    A folder that holds damaged DICOM files and no usable image, beside the studies, becomes a study
+    without files, so that a batch can report it.
+    """
+    paths: dict[str, dict[str, None]] = {}
+    for located in found:
+        paths.setdefault(located.study_uid, {})[str(located.path)] = None
+    folders = {uid: _common_folder(of_study) for uid, of_study in paths.items()}
+    base = _base(folders, source)
+    names = _names(folders, source, base)
+    by_study, loose = _rejections_by_study(rejections, folders, names)
+    failed = _failed_studies(_beside(loose, folders, by_study, source, base), names, source, base)
+    studies = [
+        Group(uid, names[uid], folders[uid], tuple(of_study), tuple(by_study[uid]))
+        for uid, of_study in paths.items()
+    ]
+    return sorted([*studies, *failed], key=lambda study: (study.name, study.uid))
+
+
+def _base(folders: Mapping[str, Path], source: Path) -> Path:
+    """Where names start: the source, or the folder further down in which all studies lie."""
+    return Path(os.path.commonpath(folders.values())) if len(folders) > 1 else source
+
+
+def _common_folder(paths: Iterable[str]) -> Path:
+    return Path(os.path.commonpath({os.path.dirname(path) for path in paths}))  # noqa: PTH120 - many
+
+
+def _names(folders: Mapping[str, Path], source: Path, base: Path) -> dict[str, str]:
+    """Unique names: the study's folder under the source, the whole way, or with a hash."""
+    if source.is_file():
+        return {uid: plain_name(source.stem, "study") for uid in folders}
+    own = base.resolve().name
+    parts = {uid: folder.relative_to(base).parts for uid, folder in folders.items()}
+    names = {uid: plain_name(way[0] if way else own, "study") for uid, way in parts.items()}
+    counts = _counts(names)
+    names = {
+        uid: name if counts[name.lower()] == 1 else plain_name("_".join(parts[uid]) or own, "study")
+        for uid, name in names.items()
+    }
+    counts = _counts(names)
+    return {
+        uid: name
+        if counts[name.lower()] == 1
+        else f"{name}-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+        for uid, name in names.items()
+    }
+
+
+def _counts(names: Mapping[str, str]) -> Counter[str]:
+    """How often a name occurs, upper and lower case taken as one (as some file systems do)."""
+    return Counter(name.lower() for name in names.values())
+
+
+def _rejections_by_study(
+    rejections: Sequence[Rejection], folders: Mapping[str, Path], names: Mapping[str, str]
+) -> tuple[dict[str, list[Rejection]], list[Rejection]]:
+    """Each rejection with the study whose folder holds it most closely; the rest stay loose."""
+    by_study: dict[str, list[Rejection]] = {uid: [] for uid in folders}
+    loose: list[Rejection] = []
+    study_of: dict[Path, str] = {}
+    for uid in sorted(folders, key=lambda uid: names[uid]):
+        study_of.setdefault(folders[uid], uid)
+    for rejection in rejections:
+        around = (rejection.path, *rejection.path.parents)
+        owner = next((study_of[folder] for folder in around if folder in study_of), None)
+        if owner is None:
+            loose.append(rejection)
+        else:
+            by_study[owner].append(rejection)
+    return by_study, loose
+
+
+def _beside(
+    loose: Sequence[Rejection],
+    folders: Mapping[str, Path],
+    by_study: Mapping[str, list[Rejection]],
+    source: Path,
+    base: Path,
+) -> dict[Path, list[Rejection]]:
+    """Rejections by the outermost folder without a study; those of a study's own go to the study.
+
+    Files that lie directly in a folder of several studies are those of that folder.
+    """
+    inside: dict[Path, list[str]] = {}
+    for uid, folder in folders.items() if loose else ():
+        for around in (folder, *folder.parents):
+            inside.setdefault(around, []).append(uid)
+    beside: dict[Path, list[Rejection]] = {}
+    for rejection in loose:
+        folder = base if rejection.path.is_relative_to(base) else source
+        for part in rejection.path.relative_to(folder).parts[:-1]:
+            folder /= part
+            if len(inside.get(folder, ())) < 2:
+                break
+        else:
+            _tell_left_out(rejection, source)
+            continue
+        owners = inside.get(folder, ())
+        (by_study[owners[0]] if owners else beside.setdefault(folder, [])).append(rejection)
+    return beside
+
+
+def _failed_studies(
+    beside: Mapping[Path, Sequence[Rejection]], names: Mapping[str, str], source: Path, base: Path
+) -> list[Group]:
+    """Folders of DICOM files of which none is usable, as studies; other files are told of."""
+    used = {name.lower() for name in names.values()}
+    failed: list[Group] = []
+    for folder, rejections in beside.items():
+        if all(r.kind in _HARMLESS for r in rejections):
+            for rejection in rejections:
+                _tell_left_out(rejection, source)
+            continue
+        way = folder.relative_to(base if folder.is_relative_to(base) else source)
+        name = plain_name("_".join(way.parts), "study")
+        if name.lower() in used:
+            name += f"-{_digest(str(way)).hex()[:8]}"
+        used.add(name.lower())
+        failed.append(Group("", name, folder, (), tuple(rejections)))
+    return failed
+
+
+def _tell_left_out(rejection: Rejection, source: Path) -> None:
+    level = logging.INFO if rejection.kind in _HARMLESS else logging.WARNING
+    LOG.log(level, "%s: left out, %s", _relative(rejection.path, source), rejection.reason)
+
+
+def _relative(path: Path, source: Path) -> str:
+    inside = path != source and path.is_relative_to(source)
+    return str(path.relative_to(source)) if inside else path.name
+
+
+def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
+    """The slices of a study by series, sorted by series number, then UID."""
+    grouped: dict[str, list[SliceHeader]] = {}
+    for header in headers:
+        grouped.setdefault(header.series_uid, []).append(header)
+    series = [
+        Series(uid, slices[0].series_description, _sorted_along_normal(slices))
+        for uid, slices in grouped.items()
+    ]
+    return tuple(sorted(series, key=lambda s: (s.slices[0].series_number or 0, s.series_uid)))
+
+
+def _sorted_along_normal(slices: Sequence[SliceHeader]) -> tuple[SliceHeader, ...]:
+    """By position along the first slice's normal, then by instance number, frame and path."""
+    normal = next((s.normal for s in slices if s.normal is not None), None)
+
+    def place(header: SliceHeader) -> tuple[float, int, int, str]:
+        along = 0.0
+        if normal is not None and header.position is not None:
+            along = round(float(normal @ header.position), 3)
+        return along, header.instance_number or 0, header.frame or 0, str(header.path)
+
+    return tuple(sorted(slices, key=place))

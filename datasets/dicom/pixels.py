@@ -1,0 +1,245 @@
+"""Pixels of one slice, read only once its size is known to be sane."""
+
+from __future__ import annotations
+
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels import pixel_array
+from pydicom.uid import UID
+
+from spineline.datasets.common.errors import DicomReadError
+from spineline.datasets.dicom.header import (
+    HeaderRejected,
+    SliceHeader,
+    check_inflated_size,
+    integer_of,
+    quiet_pydicom,
+)
+from spineline.datasets.images import is_constant
+
+FloatImage = npt.NDArray[np.float32]
+
+MAX_PIXELS = 64_000_000
+"""Rows x Columns x Frames above this are refused before anything is decoded."""
+
+MAX_FILE_BYTES = 1 << 30
+"""Files above this are refused before they are read."""
+
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+# One decoder per syntax: others that may be installed abort the process or decode damaged data
+# without a word.
+_DECODERS = {
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended
+    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 lossless
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",  # HTJ2K lossless
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",
+}
+
+
+def read_pixels(header: SliceHeader) -> FloatImage:
+    """The pixels of one slice, bright being bright.
+
+    Rescale slope and intercept are applied, MONOCHROME1 is inverted within its stored range,
+    padding takes the lowest value of the rest, colour becomes grey. Only this one frame is decoded.
+
+    Returns:
+        (rows, columns) float32, not windowed.
+
+    Raises:
+        DicomReadError: no pixel data, an absurd size, damaged or unsupported compression, or a
+            constant image; names the file, what was found and what to do.
+    """
+    with quiet_pydicom():
+        dataset = _read(header)
+        _check_size(header, dataset)
+        stored = _decode(header, dataset)
+        pixels = _to_grey(header, stored, dataset)
+    if pixels.shape != (header.rows, header.columns):
+        raise _error(header, f"pixels are {pixels.shape}, the header says otherwise", _AGAIN)
+    if is_constant(pixels):
+        raise _error(header, "constant image, nothing can be seen in it", "choose another slice")
+    return pixels
+
+
+_AGAIN = "the file is damaged: export it again"
+
+
+def _error(header: SliceHeader, found: str, advice: str) -> DicomReadError:
+    return DicomReadError(f"{header.path}: {found}; {advice}")
+
+
+def _read(header: SliceHeader) -> Dataset:
+    try:
+        size = header.path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            found = f"{size >> 20} MiB are more than the {MAX_FILE_BYTES >> 20} MiB allowed"
+            raise _error(header, found, "export single-frame files")
+        check_inflated_size(header.path)
+        return pydicom.dcmread(header.path)
+    except DicomReadError:
+        raise
+    except HeaderRejected as error:
+        raise _error(header, error.reason, _AGAIN) from error
+    except OSError as error:
+        raise _error(header, f"cannot be read ({error.strerror or error})", _AGAIN) from error
+    except Exception as error:  # pydicom raises nearly anything on damaged bytes
+        raise _error(header, f"cannot be read ({type(error).__name__})", _AGAIN) from error
+
+
+def _check_size(header: SliceHeader, dataset: Dataset) -> None:
+    """Refuse sizes that no slice has, by the header and by what the compressed data claims."""
+    keyword = next((k for k in _PIXEL_KEYWORDS if k in dataset), None)
+    if keyword is None:
+        raise _error(header, "has no PixelData, or it is cut short", "export the whole image again")
+    rows, columns = (integer_of(dataset, keyword) or 0 for keyword in ("Rows", "Columns"))
+    frames = max(integer_of(dataset, "NumberOfFrames") or 1, 1)
+    if rows < 1 or columns < 1:
+        raise _error(header, f"Rows x Columns is {rows} x {columns}", _AGAIN)
+    if rows * columns * frames > MAX_PIXELS:
+        found = (
+            f"Rows x Columns x Frames is {rows} x {columns} x {frames}, "
+            f"more than the {MAX_PIXELS:,} pixels allowed"
+        )
+        raise _error(header, found, "if the size is true, export single slices")
+    syntax = _transfer_syntax(dataset)
+    if syntax is None:
+        raise _error(header, "names no transfer syntax that is known", _AGAIN)
+    if keyword == "PixelData" and syntax.is_compressed and syntax.is_encapsulated:
+        _check_compressed(header, dataset, rows, columns, frames)
+
+
+def _transfer_syntax(dataset: Dataset) -> UID | None:
+    try:
+        syntax = dataset.file_meta.TransferSyntaxUID
+    except Exception:  # absent, or its bytes are damaged
+        return None
+    return syntax if isinstance(syntax, UID) and syntax.is_transfer_syntax else None
+
+
+def _check_compressed(
+    header: SliceHeader, dataset: Dataset, rows: int, columns: int, frames: int
+) -> None:
+    try:
+        data = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames)
+    except Exception as error:  # damaged item lengths
+        raise _error(header, f"compressed pixels cannot be split ({error})", _AGAIN) from error
+    stored = rows * columns * header.samples * (integer_of(dataset, "BitsAllocated") or 16) // 8
+    if len(data) > 2 * stored + 65536:
+        found = f"{len(data)} compressed bytes for {stored} bytes of pixels"
+        raise _error(header, found, _AGAIN)
+    claimed = codestream_size(data)
+    if claimed is not None and claimed != (rows, columns):
+        found = (
+            f"compressed pixels are {claimed[0]} x {claimed[1]}, "
+            f"Rows x Columns is {rows} x {columns}"
+        )
+        raise _error(header, found, _AGAIN)
+
+
+def codestream_size(data: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream claims, or None if it is neither.
+
+    >>> codestream_size(bytes.fromhex("ffd8ffc0000b080102010301"))
+    (258, 259)
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    if 0 <= start < 512 and len(data) >= start + 24:  # JPEG 2000: SIZ follows SOC
+        box = data[start + 8 :]
+        right, bottom, left, top = (int.from_bytes(box[n : n + 4], "big") for n in (0, 4, 8, 12))
+        return bottom - top, right - left
+    if data[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    while place + 9 < len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        is_frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+        if is_frame or marker == 0xF7:  # SOF of JPEG, SOF55 of JPEG-LS
+            height, width = data[place + 5 : place + 7], data[place + 7 : place + 9]
+            return int.from_bytes(height, "big"), int.from_bytes(width, "big")
+        place += 2 + length
+    return None
+
+
+def _decode(header: SliceHeader, dataset: Dataset) -> npt.NDArray[Any]:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    _check_complete(header, dataset)
+    try:
+        return pixel_array(
+            dataset, index=header.frame, decoding_plugin=_DECODERS.get(str(syntax), "")
+        )
+    except (RuntimeError, NotImplementedError) as error:
+        found = f"pixels stored as '{syntax.name}' cannot be decoded"
+        advice = "the data is damaged or no decoder is installed; export uncompressed DICOM"
+        raise _error(header, f"{found} ({_short(error)})", advice) from error
+    except Exception as error:  # ValueError, AttributeError and more, by what is damaged
+        raise _error(header, f"pixels cannot be decoded ({_short(error)})", _AGAIN) from error
+
+
+def _check_complete(header: SliceHeader, dataset: Dataset) -> None:
+    """A JPEG 2000 stream cut short decodes into a half-empty picture without a word."""
+    if "PixelData" not in dataset or not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    frames = max(integer_of(dataset, "NumberOfFrames") or 1, 1)
+    data = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames)
+    is_jpeg = data[:2] in (b"\xff\xd8", b"\xff\x4f")
+    if is_jpeg and data.rstrip(b"\0")[-2:] != b"\xff\xd9":
+        raise _error(header, "compressed pixels are cut short (no end mark)", _AGAIN)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    text = shorten(text, 160, placeholder=" …")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) -> FloatImage:
+    photometric = str(dataset.get("PhotometricInterpretation", "")).upper()
+    if photometric == "PALETTE COLOR":
+        raise _error(header, "is stored with a colour palette", "export grey images")
+    if stored.ndim == 3 and stored.shape[2] in (3, 4):
+        stored = stored[:, :, :3].astype(np.float64) @ np.array(_GREY_OF_RGB)
+    if stored.ndim != 2:
+        found = f"pixels have shape {stored.shape}, wanted one grey image"
+        raise _error(header, found, "export single slices")
+    values = stored.astype(np.float64)
+    padding = _number(dataset, "PixelPaddingValue")
+    outside = values == padding if padding is not None else np.zeros(values.shape, bool)
+    if photometric == "MONOCHROME1":
+        values = _inverted(values, dataset)
+    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+    values = values * (slope or 1.0) + (intercept or 0.0)
+    if outside.any() and not outside.all():
+        values[outside] = values[~outside].min()
+    return values.astype(np.float32)
+
+
+def _inverted(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
+    """MONOCHROME1 mirrored within its stored range: lowest and highest storable value swap."""
+    if "PixelData" not in dataset:
+        return -values
+    if integer_of(dataset, "PixelRepresentation"):
+        return -1 - values
+    return 2 ** (integer_of(dataset, "BitsStored") or 16) - 1 - values
+
+
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    """A finite number of a tag, or None where there is none."""
+    try:
+        number = float(dataset.get(keyword))
+    except Exception:
+        return None
+    return number if np.isfinite(number) else None

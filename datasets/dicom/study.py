@@ -1,0 +1,124 @@
+"""DICOM studies: found by their headers, sorted by their geometry.
+
+A source is a study's folder, a cohort (folders of studies at any depth) or one file. Files are
+known by their contents, never by their names; what is no usable image becomes a [Rejection][] with
+its reason.
+
+The parts live in modules of their own and are all offered here: headers (`dicom_header`), pixels
+(`dicom_pixels`), geometry (`dicom_geometry`), the search for studies (`dicom_index`), and the
+choice of series and slice (`dicom_select`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.common.run_record import progress
+from spineline.datasets.dicom.geometry import (
+    Reorientation,
+    patient_to_pixel,
+    pixel_to_patient,
+    standard_orientation,
+    to_standard_orientation,
+)
+from spineline.datasets.dicom.header import (
+    HeaderRejected,
+    RejectionKind,
+    SliceHeader,
+    quiet_pydicom,
+    read_headers,
+)
+from spineline.datasets.dicom.index import (
+    StudyFiles,
+    duplicate,
+    files_below,
+    group,
+    index,
+    index_files,
+    read_study,
+    refuse_no_image,
+    series_of,
+)
+from spineline.datasets.dicom.pixels import MAX_PIXELS, read_pixels
+from spineline.datasets.dicom.select import Choice, Rejection, Series, Study, choose_slice
+
+__all__ = [
+    "MAX_PIXELS", "Choice", "Rejection", "RejectionKind", "Reorientation", "Series", "SliceHeader",
+    "Study", "StudyFiles", "choose_slice", "index", "index_files", "instances_by_uid",
+    "patient_to_pixel", "pixel_to_patient", "read_pixels", "read_study", "scan",
+    "standard_orientation", "to_standard_orientation",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    headers: list[SliceHeader]
+    rejections: list[Rejection]
+
+
+def scan(source: Path) -> tuple[Study, ...]:
+    """The studies under a source, by headers alone.
+
+    Files lie at any depth and have any name; folders that are links are followed once. A study is
+    all files of one StudyInstanceUID. A folder directly under the source that holds damaged DICOM
+    files and no usable image becomes a study without series, so that a batch can report it.
+
+    Args:
+        source: a study's folder, a cohort, or one file.
+
+    Returns:
+        Studies sorted by name. Names are unique and fit for a folder: the study's own folder, with
+        its parents or a part of the UID's hash where that is not unique.
+
+    Raises:
+        DicomReadError: no such folder, an empty one, or no DICOM image in it.
+    """
+    source = Path(source)
+    files = files_below(source)
+    found = _read_all(files, source)
+    refuse_no_image(found.headers, found.rejections, files, source)
+    headers: dict[str, list[SliceHeader]] = {}
+    for header in found.headers:
+        headers.setdefault(header.study_uid, []).append(header)
+    return tuple(
+        Study(
+            study_uid=study.uid,
+            name=study.name,
+            folder=study.folder,
+            series=series_of(headers.get(study.uid, ())),
+            rejections=study.rejections,
+            single_file=source.is_file() and bool(study.uid),
+        )
+        for study in group(found.headers, found.rejections, source)
+    )
+
+
+def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
+    """Every slice by its SOP Instance UID; of a multi-frame file, the first frame."""
+    found: dict[str, SliceHeader] = {}
+    for study in studies:
+        for series in study.series:
+            for header in sorted(series.slices, key=lambda h: h.frame or 0):
+                found.setdefault(header.instance_uid, header)
+    return found
+
+
+def _read_all(files: Sequence[Path], source: Path) -> _Found:
+    found = _Found([], [])
+    first_of: dict[str, Path] = {}
+    shown = progress(files, description="DICOM headers") if len(files) > 2000 else iter(files)
+    with quiet_pydicom():
+        for path in shown:
+            try:
+                headers = read_headers(path)
+            except HeaderRejected as rejected:
+                found.rejections.append(Rejection(path, rejected.reason, rejected.kind))
+                continue
+            first = first_of.setdefault(headers[0].instance_uid, path)
+            if first is path:
+                found.headers.extend(headers)
+            else:
+                found.rejections.append(duplicate(path, first, source))
+    return found

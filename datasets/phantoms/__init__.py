@@ -1,0 +1,1 @@
+"""Synthetic studies of lumbar and cervical spines, drawn with their annotation."""

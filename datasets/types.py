@@ -1,0 +1,185 @@
+"""The annotation types: one image with its structures.
+
+Coordinates: pixels of the image as stored (native resolution), origin at the centre of the top
+left pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy`` (left, top, right,
+bottom) and may reach over the image's edge; writers of file formats clip them.
+
+A lumbar structure has a level. A cervical source names no levels: its discs have the level ``""``
+and are tagged ``healthy`` or ``sick``, no further.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.labels import (
+    EXTRA_LEVELS,
+    HEALTH_TAGS,
+    LEVELS,
+    NO_LEVEL,
+    PATHOLOGY,
+    Kind,
+    LabelSet,
+    class_of,
+    kind_of_level,
+)
+
+_MAX_ID_BYTES = 200  # file systems take 255, with the suffix and what stands before the name
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """One annotated disc or vertebra.
+
+    Attributes:
+        level: one of the eleven levels, or one of ``EXTRA_LEVELS``; ``""`` for a disc whose source
+            names no level.
+        kind: ``disc`` or ``vertebra``; follows from the level; without level a disc.
+        point_xy: centre in native pixels.
+        box_xyxy: absolute box in native pixels, unclipped.
+        pathology: tags ``v1`` … ``v5``, sorted; without level ``healthy`` or ``sick``; empty where
+            unlabelled.
+        findings: names of the problems that quality control found in this structure.
+    """
+
+    level: str
+    kind: Kind
+    point_xy: tuple[float, float]
+    box_xyxy: tuple[float, float, float, float]
+    pathology: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_level(self.level, self.kind)
+        _check_numbers(self.level, (*self.point_xy, *self.box_xyxy))
+        _check_pathology(self.level, self.kind, self.pathology)
+
+    @property
+    def place(self) -> tuple[float, ...]:
+        """What discs without level are sorted by: point from the top, then box."""
+        x, y = self.point_xy
+        return (y, x, *self.box_xyxy)
+
+    def class_in(self, labels: LabelSet) -> int | None:
+        """Class index in a label set; None where it has none (unlabelled, or not of the eleven)."""
+        return class_of(labels, self.level, self.kind, self.pathology)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One annotated image.
+
+    Attributes:
+        image_id: unique in its source; used as file name, so letters, digits, ``. _ -`` only.
+        study_id: what splits keep together (the patient or study).
+        width, height: in pixels.
+        structures: sorted top to bottom, by level or, without levels, by their points.
+        spacing_rc_mm: pixel spacing in mm, (between rows, between columns), or None.
+        file: path of the image file relative to its images folder, or None.
+        study_uid, series_uid, instance_uid: DICOM identity, or None.
+        findings: names of the problems that quality control found in the image as a whole.
+    """
+
+    image_id: str
+    study_id: str
+    width: int
+    height: int
+    structures: tuple[Structure, ...]
+    spacing_rc_mm: tuple[float, float] | None = None
+    file: str | None = None
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
+    findings: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        check_image_id(self.image_id)
+        if self.width < 1 or self.height < 1:
+            msg = f"image {self.image_id}: size {self.width}x{self.height} is not positive"
+            raise AnnotationError(msg)
+        if self.spacing_rc_mm is not None and not all(
+            math.isfinite(s) and s > 0 for s in self.spacing_rc_mm
+        ):
+            msg = f"image {self.image_id}: pixel spacing {self.spacing_rc_mm} is not positive"
+            raise AnnotationError(msg)
+        levels = [s.level for s in self.structures if s.level != NO_LEVEL]
+        if len(set(levels)) != len(levels):
+            twice = sorted({level for level in levels if levels.count(level) > 1})
+            msg = f"image {self.image_id}: level {', '.join(twice)} occurs more than once"
+            raise AnnotationError(msg)
+
+    def with_structures(self, structures: Sequence[Structure]) -> ImageRecord:
+        """A copy with other structures."""
+        return replace(self, structures=tuple(structures))
+
+
+def tags_of(structures: Sequence[Structure]) -> dict[Kind, tuple[str, ...]]:
+    """The tags to count by kind: those of the lumbar set, and of discs without level if any."""
+    extra = HEALTH_TAGS if any(s.level == NO_LEVEL for s in structures) else ()
+    return {kind: tags + extra if kind == "disc" else tags for kind, tags in PATHOLOGY.items()}
+
+
+def is_image_id(image_id: str) -> bool:
+    """Whether an id could be a plain file name, with a suffix, in UTF-8 too."""
+    if not all(c.isalnum() or c in "._-" for c in image_id) or image_id.startswith("."):
+        return False
+    return 0 < len(image_id) <= 128 and len(image_id.encode()) <= _MAX_ID_BYTES
+
+
+def check_image_id(image_id: str) -> None:
+    """Refuse an id that could not be a plain file name.
+
+    Raises:
+        AnnotationError: the id is empty, starts with a dot, or holds other characters than letters,
+            digits, ``.``, ``_`` and ``-``.
+    """
+    if not is_image_id(image_id):
+        msg = (
+            f"image id {image_id[:140]!r} cannot name a file: use up to 128 letters, digits, "
+            "'.', '_' and '-', not starting with '.'"
+        )
+        raise AnnotationError(msg)
+
+
+def _check_level(level: str, kind: str) -> None:
+    if level == NO_LEVEL:
+        if kind != "disc":
+            raise AnnotationError(f"a structure without level is a disc, not a {kind!r}")
+        return
+    if level not in LEVELS and level not in EXTRA_LEVELS:
+        msg = f"unknown level {level!r:.60}; allowed: {', '.join((*LEVELS, *EXTRA_LEVELS))}"
+        raise AnnotationError(msg)
+    if kind != kind_of_level(level):
+        msg = f"level {level} is a {kind_of_level(level)}, not a {kind!r}"
+        raise AnnotationError(msg)
+
+
+def _check_numbers(level: str, numbers: Sequence[float]) -> None:
+    if not all(math.isfinite(n) for n in numbers):
+        msg = (
+            f"level {level or 'none'}: point and box must be finite numbers, found {tuple(numbers)}"
+        )
+        raise AnnotationError(msg)
+    left, top, right, bottom = numbers[2:]
+    if right < left or bottom < top:
+        msg = (
+            f"level {level or 'none'}: box {tuple(numbers[2:])} is turned inside out (xyxy wanted)"
+        )
+        raise AnnotationError(msg)
+
+
+def _check_pathology(level: str, kind: Kind, pathology: Sequence[str]) -> None:
+    allowed = HEALTH_TAGS if level == NO_LEVEL else PATHOLOGY[kind]
+    unknown = [tag for tag in pathology if tag not in allowed]
+    if unknown:
+        owner = "a disc's without level" if level == NO_LEVEL else f"a {kind}'s"
+        msg = f"level {level or 'none'}: tag {unknown[0]!r} is none of {owner} {allowed}"
+        raise AnnotationError(msg)
+    graded = [tag for tag in pathology if tag != "v5"]
+    if list(pathology) != sorted(set(pathology)) or len(graded) > 1:
+        found = f"tags {tuple(pathology)}"
+        msg = f"level {level or 'none'}: {found}: one grade, at most with v5 beside it"
+        raise AnnotationError(msg)

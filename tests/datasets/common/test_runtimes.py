@@ -1,0 +1,81 @@
+"""Runtimes of exported networks: what is refused, and what is kept from the network."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.common.runtimes import (
+    FORMS,
+    SUFFIXES,
+    import_runtime,
+    open_session,
+    threads,
+)
+
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_no_network_is_refused(form: Any) -> None:
+    pytest.importorskip(PACKAGES[form])
+    contents = [b"no network"] * len(SUFFIXES[form])
+    message = rf"^here: {PACKAGES[form]} cannot load it \(.+\); export it again$"
+    with pytest.raises(WeightsError, match=message):
+        open_session(contents, form, "here")
+
+
+@pytest.mark.parametrize("package", list(PACKAGES.values()))
+def test_a_missing_package_says_how_to_get_it(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{package} is not installed.*pip install"):
+        import_runtime(package)
+
+
+def scripted(network: Any) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(network), buffer)
+    return buffer.getvalue()
+
+
+def test_a_network_that_fails_tells_of_it_in_one_line() -> None:
+    import torch
+
+    run = open_session([scripted(torch.nn.Linear(3, 2))], "torchscript", "here")
+    (found,) = run(np.ones((1, 3), np.float32))
+    assert (found.shape, found.dtype) == ((1, 2), np.float32)
+    with pytest.raises(RuntimeError, match=r"^here: fails on an input of shape \(1, 4\) \(.+\)$"):
+        run(np.ones((1, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("3", 3), ("", 0), ("many", 0), ("-1", 0), ("²", 0), (None, 0)]
+)
+def test_threads(value: str | None, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert threads() == wanted
+
+
+def test_openvino_is_imported_without_its_reports() -> None:
+    """Its import sends an event over the network; the package that does is hidden from it."""
+    pytest.importorskip("openvino")
+    code = (
+        "import sys\n"
+        "from spineline.datasets.common.runtimes import import_runtime\n"
+        "import_runtime('openvino').Core()\n"
+        "sys.exit(any(name.startswith('openvino_telemetry') for name in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

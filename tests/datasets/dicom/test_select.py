@@ -1,0 +1,281 @@
+"""Which series and which slice are chosen, and what is said about it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spineline.datasets.common.errors import DicomReadError
+from spineline.datasets.dicom.study import (
+    Choice,
+    Rejection,
+    Series,
+    SliceHeader,
+    Study,
+    choose_slice,
+)
+
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+TRANSVERSE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def make_series(
+    description: str = "T2_TSE_SAG", *, uid: str | None = None, count: int = 7, **fields: object
+) -> Series:
+    uid = description if uid is None else uid
+    slices = []
+    for n in range(count):
+        values: dict[str, object] = {
+            "path": Path(f"{uid}-{n}.dcm"),
+            "study_uid": "1",
+            "series_uid": uid,
+            "instance_uid": f"{uid}.{n}",
+            "rows": 320,
+            "columns": 320,
+            "spacing_rc_mm": (1.0, 1.0),
+            "orientation": SAGITTAL,
+            "position": (-4.0 * n, 0.0, 0.0),
+            "series_description": description,
+            "modality": "MR",
+            "instance_number": n + 1,
+            "image_type": ("ORIGINAL", "PRIMARY", "M"),
+            "words": description.upper(),
+        }
+        slices.append(SliceHeader(**{**values, **fields}))  # type: ignore[arg-type]
+    return Series(uid, description, tuple(slices))
+
+
+def choose(*series: Series, **fields: object) -> Choice:
+    return choose_slice(Study("1", "study", Path(), series, **fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "T2_TSE_SAG",
+        "SAG T2 FRFSE",
+        "t2_tse_sag_384",
+        "T2W_TSE_SAG",
+        "sT2W_TSE SAG",
+        "Sag T2",
+        "FSE T2",
+    ],
+)
+def test_t2_names_are_known_without_a_warning(description: str) -> None:
+    choice = choose(make_series("T1_TSE_SAG"), make_series(description))
+    assert choice.series.description == description
+    assert choice.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "T2_TSE_SAG_FS", "T2 fs sag", "SAG T2 FATSAT", "T2 FAT SAT", "t2_stir_sag", "SAG STIR",
+        "t2_tirm_sag", "T2 SPAIR SAG", "T2_SPIR", "T2W_TSE_dixon_W", "t2_tse_dixon_sag_water",
+        "T2_DIXON_F", "T2FS SAG", "矢状 T2 压脂",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_fat_suppression_is_avoided_then_used_with_a_warning(description: str, first: bool) -> None:
+    suppressed, plain = make_series(description, count=15), make_series("T2_TSE_SAG", count=5)
+    both = (suppressed, plain) if first else (plain, suppressed)
+    choice = choose(*both)
+    assert choice.series is plain
+    assert choice.warnings == ()
+    assert any(description in note and "fat-suppressed" in note for note in choice.notes)
+    alone = choose(suppressed)
+    assert alone.series is suppressed
+    assert len(alone.warnings) == 1
+    assert "fat-suppressed" in alone.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"scan_options": ("FAST_GEMS", "FS")}, "scan option FS"),
+        ({"inversion_time_ms": 160.0}, "inversion time 160 ms"),
+        ({"image_type": ("DERIVED", "PRIMARY", "DIXON", "WATER")}, "water image"),
+    ],
+    ids=["options", "inversion", "image-type"],
+)
+def test_fat_suppression_is_seen_in_the_tags(fields: dict[str, object], why: str) -> None:
+    choice = choose(make_series("T2 SAG A", **fields), make_series("T2 SAG B", count=3))
+    assert choice.series.description == "T2 SAG B"
+    assert any(why in note for note in choice.notes)
+
+
+def test_the_in_phase_image_of_a_dixon_scan_has_its_fat() -> None:
+    choice = choose(make_series("T2_DIXON_SAG_W"), make_series("T2_DIXON_SAG_IN"))
+    assert choice.series.description == "T2_DIXON_SAG_IN"
+    assert choice.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("series", "reason"),
+    [
+        (make_series("T1_TSE_SAG"), "T1-weighted"),
+        (make_series("PD SAG"), "PD-weighted"),
+        (make_series("T2_TSE_TRA", orientation=TRANSVERSE), "transverse, not sagittal"),
+        (make_series("T2_COR", orientation=CORONAL), "coronal, not sagittal"),
+        (make_series("LOCALIZER"), "a localizer"),
+        (make_series("3-pl T2 Loc"), "a localizer"),
+        (make_series("T2", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")), "a localizer"),
+        (make_series("T2 SAG", modality="CT"), "modality CT, not MR"),
+        (
+            make_series("T2 SAG", sop_class_uid="1.2.840.10008.5.1.4.1.1.7"),
+            "a screen shot or secondary capture",
+        ),
+        (make_series("T2 SAG MIP"), "a projection"),
+        (make_series("sag", echo_time_ms=10.0, repetition_time_ms=600.0), "T1-weighted"),
+        (make_series("sag", echo_time_ms=20.0, repetition_time_ms=2500.0), "PD-weighted"),
+        (make_series("T2 SAG", rows=32), "only 32x320 pixels"),
+        (make_series("T2", orientation=None), "no orientation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_study_without_sagittal_t2_says_what_was_found(series: Series, reason: str) -> None:
+    with pytest.raises(DicomReadError, match="no sagittal T2 series; found") as caught:
+        choose(series)
+    assert reason in str(caught.value)
+    assert "name one DICOM file as source" in str(caught.value)
+    choice = choose(series, make_series("T2 sagittal good", count=3))
+    assert choice.series.description == "T2 sagittal good"
+    assert any(reason in note for note in choice.notes)
+
+
+def test_an_empty_study_names_its_files() -> None:
+    rejections = (Rejection(Path("a.dcm"), "header cut short"),)
+    with pytest.raises(DicomReadError, match=r"no usable DICOM image \(a.dcm: header cut short\)"):
+        choose(rejections=rejections)
+
+
+def test_echo_and_repetition_time_decide_where_words_are_silent() -> None:
+    t1 = make_series("sag", uid="1", echo_time_ms=10.0, repetition_time_ms=500.0)
+    t2 = make_series("sag", uid="2", echo_time_ms=98.0, repetition_time_ms=3100.0)
+    choice = choose(t1, t2)
+    assert choice.series is t2
+    assert choice.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("worse", "warning"),
+    [
+        (make_series("sag"), "weighting unknown"),
+        (make_series("T2* SAG MEDIC"), r"T2\*-weighted"),
+        (make_series("T2 SAG", echo_time_ms=900.0), "myelography"),
+        (make_series("T2 SAG", echo_time_ms=12.0), "echo time is 12 ms"),
+        (make_series("T2 SAG", image_type=("DERIVED", "SECONDARY")), "derived image"),
+        (make_series("T2 SAG CERVICAL"), "another part of the body"),
+        (make_series("T2 SAG", body_part="CSPINE"), "another part of the body"),
+        (make_series("T2 SAG", modality=""), "modality is absent"),
+        (make_series("T2 SAG", count=2), r"only 2 slice\(s\)"),
+        (make_series("T2 SAG", orientation=None), "taken as sagittal by its description"),
+    ],
+    ids=[
+        "unknown", "t2-star", "myelography", "short-echo", "derived", "cervical-word",
+        "cervical-tag", "no-modality", "two-slices", "no-orientation",
+    ],
+)  # fmt: skip
+def test_second_best_is_used_last_and_with_a_warning(worse: Series, warning: str) -> None:
+    good = make_series("T2_TSE_SAG", count=3)
+    assert choose(worse, good).series is good
+    alone = choose(worse)
+    assert alone.series is worse
+    assert any(re.search(warning, text) for text in alone.warnings)
+
+
+def test_ties_are_decided_by_slices_then_size_then_uid_and_reported() -> None:
+    few, many = make_series("T2 SAG", uid="a", count=5), make_series("T2 SAG", uid="b", count=9)
+    fine = make_series("T2 SAG", uid="c", count=9, rows=512, columns=512)
+    twin = make_series("T2 SAG", uid="0", count=9, rows=512, columns=512)
+    for order in ((few, many), (many, few)):
+        choice = choose(*order)
+        assert choice.series is many
+        assert "the number of slices decided" in choice.warnings[0]
+    assert choose(many, fine).series is fine
+    choice = choose(fine, twin)
+    assert choice.series is twin
+    assert "the series UID decided" in choice.warnings[0]
+
+
+@pytest.mark.parametrize(("count", "middle"), [(1, 0), (2, 1), (5, 2), (6, 3), (7, 3), (15, 7)])
+def test_the_middle_slice_by_position(count: int, middle: int) -> None:
+    series = make_series(count=count)
+    chosen = choose(series).slice
+    # the normal of these slices points to the right, as the index counts
+    assert chosen.instance_uid == f"{series.series_uid}.{middle}"
+
+
+def test_position_counts_and_not_the_order_of_files_or_numbers() -> None:
+    positions = [8.0, -12.0, 0.0, 4.0, 12.0, -4.0, -8.0]
+    slices = tuple(
+        make_series(count=1, position=(x, 3.0, 5.0), instance_number=n, instance_uid=str(x)).slices[
+            0
+        ]
+        for n, x in enumerate(positions)
+    )
+    assert choose(Series("1", "T2", slices)).slice.instance_uid == "0.0"
+    assert choose(Series("1", "T2", slices[::-1])).slice.instance_uid == "0.0"
+
+
+def test_a_gap_in_the_stack_does_not_shift_the_middle() -> None:
+    slices = [make_series(count=1, position=(x, 0.0, 0.0), instance_uid=str(x)).slices[0]
+              for x in (-20.0, -16.0, -12.0, -8.0, 0.5, 20.0)]  # fmt: skip
+    assert choose(Series("1", "T2", tuple(slices))).slice.instance_uid == "0.5"
+
+
+@pytest.mark.parametrize("position", [None, (0.0, 0.0, 0.0)], ids=["absent", "all-equal"])
+def test_without_positions_the_instance_number_decides(position: object) -> None:
+    series = make_series(count=5, position=position)
+    shuffled = Series("1", "T2", tuple(series.slices[n] for n in (3, 0, 4, 2, 1)))
+    choice = choose(shuffled)
+    assert choice.slice.instance_number == 3
+    assert "the middle is by instance number" in choice.warnings[0]
+
+
+def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
+    slices = [
+        make_series(count=1, position=(x, 0.0, 0.0), echo_time_ms=echo, instance_uid=f"{x}/{echo}")
+        .slices[0]
+        for x in (-4.0, 0.0, 4.0)
+        for echo in (70.0, 110.0)
+    ]  # fmt: skip
+    choice = choose(Series("1", "T2 SAG", tuple(slices)))
+    assert choice.slice.instance_uid == "0.0/110.0"
+    assert "the longest echo was taken" in choice.warnings[0]
+
+
+def test_planes_within_one_series_are_kept_apart() -> None:
+    planes = [
+        make_series("T2 HASTE", uid="s", count=3, orientation=orientation)
+        for orientation in (TRANSVERSE, SAGITTAL, CORONAL)
+    ]
+    mixed = Series("s", "T2 HASTE", tuple(h for series in planes for h in series.slices))
+    choice = choose(mixed)
+    assert choice.slice.orientation == SAGITTAL
+
+
+def test_a_slightly_oblique_stack_is_sagittal() -> None:
+    angle = np.radians(20)
+    oblique = (-np.sin(angle), np.cos(angle), 0.0, 0.0, 0.0, -1.0)
+    assert choose(make_series(orientation=tuple(map(float, oblique)))).warnings == ()
+
+
+def test_a_single_file_is_taken_as_asked() -> None:
+    choice = choose(make_series("T1_TSE_SAG", count=1), single_file=True)
+    assert choice.slice.series_description == "T1_TSE_SAG"
+    assert "taken as asked, although it is: T1-weighted" in choice.warnings[0]
+
+
+def test_damaged_files_are_warned_of_and_foreign_ones_noted() -> None:
+    rejections = (
+        Rejection(Path("x/cut.dcm"), "header cut short", "damaged"),
+        Rejection(Path("x/.DS_Store"), "not DICOM", "foreign"),
+    )
+    choice = choose(make_series(), rejections=rejections)
+    assert choice.warnings == ("file cut.dcm was left out: header cut short",)
+    assert any(".DS_Store: not DICOM" in note for note in choice.notes)
