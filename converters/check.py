@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from spineline.converters.cervical import Rules, read_cervical
-from spineline.converters.contradicted import Contradiction, contradictions, write_pictures
-from spineline.converters.prepared import FOLDER as PREPARED_FOLDER
-from spineline.converters.prepared import read_prepared
-from spineline.converters.report import read_report
-from spineline.converters.source import (
+from spineline.converters.contradicted_labels import Contradiction, contradictions, write_pictures
+from spineline.converters.formats.voc import read_voc
+from spineline.converters.formats.yolo import read_yolo
+from spineline.converters.sources.cervical import Rules, read_cervical
+from spineline.converters.sources.prepared import FOLDER as PREPARED_FOLDER
+from spineline.converters.sources.prepared import read_prepared
+from spineline.converters.sources.report import read_report
+from spineline.converters.sources.source import (
     EmptyTag,
     Pixels,
     Source,
@@ -25,8 +27,6 @@ from spineline.converters.source import (
     detect_kind,
     load_json,
 )
-from spineline.converters.voc import read_voc
-from spineline.converters.yolo import read_yolo
 from spineline.datasets.boxes import FloatArray, cxcywhn_to_xyxy
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.coco import BoxedStructures, boxed_structures
@@ -158,12 +158,12 @@ def read_source(settings: DataCheck) -> Source:
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
     if kind == "result":
-        from spineline.converters.result import ResultRules, read_results
+        from spineline.converters.sources.result import ResultRules, read_results
 
         return read_results(annotations, images, ResultRules(empty_tag=empty_tag))
     if kind == "report":
         return read_report(annotations, images, empty_tag=empty_tag)
-    from spineline.converters.tianchi import read_tianchi
+    from spineline.converters.sources.tianchi import read_tianchi
 
     return read_tianchi(annotations, images, empty_tag=empty_tag)
 
@@ -176,7 +176,7 @@ def source_kind(annotations: Path) -> SourceKind:
     Raises:
         AnnotationError: of no known kind, or not readable.
     """
-    from spineline.converters.result import is_result_source
+    from spineline.converters.sources.result import is_result_source
 
     if annotations.suffix.lower() == ".csv":
         return "cervical"

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from spineline.converters.cervical import Rules, published_table, read_cervical
-from spineline.converters.prepared import check_image_size, read_prepared
-from spineline.converters.report import read_report
 from spineline.converters.settings import (
     ConvertCervical,
     ConvertPredicted,
@@ -19,7 +16,10 @@ from spineline.converters.settings import (
     ConvertSettings,
     ConvertTianchi,
 )
-from spineline.converters.source import EmptyTag, LeftOut, Source
+from spineline.converters.sources.cervical import Rules, published_table, read_cervical
+from spineline.converters.sources.prepared import check_image_size, read_prepared
+from spineline.converters.sources.report import read_report
+from spineline.converters.sources.source import EmptyTag, LeftOut, Source
 from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
@@ -79,7 +79,7 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
-    from spineline.converters.tianchi import read_tianchi
+    from spineline.converters.sources.tianchi import read_tianchi
 
     _check_output(settings)
     empty_tag = cast("EmptyTag | None", settings.empty_tag)
@@ -146,7 +146,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
-    from spineline.converters.result import ResultRules, read_results
+    from spineline.converters.sources.result import ResultRules, read_results
 
     _check_output(settings)
     rules = ResultRules(

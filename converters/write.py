@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from spineline.converters.cervical import published_table
-from spineline.converters.coco import write_coco
-from spineline.converters.prepared import write_prepared
-from spineline.converters.source import LeftOut, Pixels, Source
-from spineline.converters.voc import write_voc
-from spineline.converters.yolo import write_yolo
+from spineline.converters.formats.coco import write_coco
+from spineline.converters.formats.voc import write_voc
+from spineline.converters.formats.yolo import write_yolo
+from spineline.converters.sources.cervical import published_table
+from spineline.converters.sources.prepared import write_prepared
+from spineline.converters.sources.source import LeftOut, Pixels, Source
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import link_or_copy, write_json, write_text

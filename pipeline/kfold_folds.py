@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spineline.converters.coco import write_coco
 from spineline.converters.convert import fold_strata
-from spineline.converters.yolo import write_yolo
+from spineline.converters.formats.coco import write_coco
+from spineline.converters.formats.yolo import write_yolo
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.common.files import (
     link_or_copy,

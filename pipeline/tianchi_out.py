@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spineline.converters.source import load_json
+from spineline.converters.sources.source import load_json
 from spineline.datasets.coco import rows_text
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import write_text

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.converters.report import read_report
-from spineline.converters.source import LeftOut, Source, detect_kind, load_json
-from spineline.converters.tianchi import read_tianchi
+from spineline.converters.sources.report import read_report
+from spineline.converters.sources.source import LeftOut, Source, detect_kind, load_json
+from spineline.converters.sources.tianchi import read_tianchi
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.study import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from spineline.converters.source import LeftOut
+from spineline.converters.sources.source import LeftOut
 from spineline.pipeline.core import Analysis
 from spineline.pipeline.engines import Failure, Outcome
 from spineline.pipeline.pseudonyms import SALT_NAME, Pseudonyms, kept_salt

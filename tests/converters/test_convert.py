@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from spineline.converters.report import read_report
+from spineline.converters.sources.report import read_report
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.images import read_image, window_to_uint8
 from spineline.datasets.labels import LEVELS

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spineline.converters.voc import read_voc
-from spineline.converters.yolo import read_data_yaml, read_yolo
+from spineline.converters.formats.voc import read_voc
+from spineline.converters.formats.yolo import read_data_yaml, read_yolo
 from spineline.datasets.boxes import cxcywhn_to_xyxy
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.dataset import Dataset, load_dataset

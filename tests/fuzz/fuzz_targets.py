@@ -451,8 +451,8 @@ def _spoil_labels(folder: Path, rng: Rng) -> None:
 
 
 def _run_labels(folder: Path, out: Path) -> Warnings:
-    from spineline.converters.voc import read_voc
-    from spineline.converters.yolo import read_data_yaml, read_yolo
+    from spineline.converters.formats.voc import read_voc
+    from spineline.converters.formats.yolo import read_data_yaml, read_yolo
     from spineline.datasets.common.errors import SpinelineError
 
     said: list[str] = []
@@ -507,7 +507,7 @@ def _spoil_images(folder: Path, rng: Rng) -> None:
 
 
 def _run_images(folder: Path, out: Path) -> Warnings:
-    from spineline.converters.frames import frame_size
+    from spineline.converters.sources.frames import frame_size
     from spineline.datasets.common.errors import SpinelineError
     from spineline.datasets.images import read_colours, read_image
     from spineline.pipeline.sources import image_cases, load_frame

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineline.converters.report import read_report
-from spineline.converters.yolo import parse_data_yaml
+from spineline.converters.formats.yolo import parse_data_yaml
+from spineline.converters.sources.report import read_report
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.common.settings import read_settings_file
 from spineline.datasets.types import Structure

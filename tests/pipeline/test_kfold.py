@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from spineline.classify.metrics import score
-from spineline.converters.coco import write_coco
-from spineline.converters.yolo import write_yolo
+from spineline.converters.formats.coco import write_coco
+from spineline.converters.formats.yolo import write_yolo
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.bootstrap import draw_weights
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError

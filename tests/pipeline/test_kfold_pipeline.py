@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from spineline.converters.coco import write_coco
-from spineline.converters.yolo import write_yolo
+from spineline.converters.formats.coco import write_coco
+from spineline.converters.formats.yolo import write_yolo
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.labels import LEVELS, kind_of_level

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose
 
-from spineline.converters.cervical import (
+from spineline.converters.sources.cervical import (
     Rules,
     clean_file_name,
     csv_files,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spineline.converters.source import (
+from spineline.converters.sources.source import (
     EmptyTag,
     EntryError,
     Pixels,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spineline.converters.source import (
+from spineline.converters.sources.source import (
     EntryError,
     Reading,
     detect_kind,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.converters.contradicted import confidently_other, contradictions
+from spineline.converters.contradicted_labels import confidently_other, contradictions
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.grades_csv import COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES

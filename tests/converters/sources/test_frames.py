@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.converters.frames import FrameIds, find_frames, frame_size
+from spineline.converters.sources.frames import FrameIds, find_frames, frame_size
 from spineline.datasets.images import ImageReadError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spineline.converters.report import parse_mark, read_report, study_of
+from spineline.converters.sources.report import parse_mark, read_report, study_of
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LEVELS
 

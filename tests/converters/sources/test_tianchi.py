@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from spineline.converters.tianchi import parse_mark, parse_tag_text, read_tianchi
+from spineline.converters.sources.tianchi import parse_mark, parse_tag_text, read_tianchi
 from spineline.datasets.common.errors import AnnotationError, DicomReadError
 from spineline.datasets.labels import LEVELS
 
@@ -56,7 +56,7 @@ def test_reading_decodes_no_pixels(tianchi_source, monkeypatch):
     def fail(header):
         raise AssertionError("a pixel was decoded")
 
-    monkeypatch.setattr("spineline.converters.tianchi.read_pixels", fail)
+    monkeypatch.setattr("spineline.converters.sources.tianchi.read_pixels", fail)
     assert len(read(files).records) == 1
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spineline.converters.yolo import (
+from spineline.converters.formats.yolo import (
     data_yaml_text,
     parse_data_yaml,
     parse_yolo,

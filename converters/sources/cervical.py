@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from spineline.converters.frames import FrameIds, find_frames, frame_size, named_frame
-from spineline.converters.source import EntryError, LeftOut, Pixels, Reading, Source
-from spineline.converters.voc import parse_xml
+from spineline.converters.formats.voc import parse_xml
+from spineline.converters.sources.frames import FrameIds, find_frames, frame_size, named_frame
+from spineline.converters.sources.source import EntryError, LeftOut, Pixels, Reading, Source
 from spineline.datasets.boxes import iou_inclusive
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.common.errors import AnnotationError

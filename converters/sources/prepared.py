@@ -2,7 +2,7 @@
 
 ``[{"img_path": …, "annotation": [{"label": 1 | 2, "bbox": [left, top, right, bottom]}]}]``; label 0
 is the background, so a class counts from 1: with ``labels=health`` 1 is healthy, 2 is sick. The
-numbers of a box are those of the record (see [spineline.converters.cervical][]). Files lie in
+numbers of a box are those of the record (see [spineline.converters.sources.cervical][]). Files lie in
 ``fasterrcnn``: ``markup.json`` with all images, and ``train.json``, ``val.json``, ``test.json``;
 ``img_path`` is relative to the dataset's folder. An earlier form of the markup, whose labels are
 true (sick) and false, is read too.
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spineline.converters.cervical import disc_structures, images_reader
-from spineline.converters.frames import FrameIds, find_frames, frame_size, named_frame
-from spineline.converters.source import EntryError, Reading, Source, source_entries
+from spineline.converters.sources.cervical import disc_structures, images_reader
+from spineline.converters.sources.frames import FrameIds, find_frames, frame_size, named_frame
+from spineline.converters.sources.source import EntryError, Reading, Source, source_entries
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.images import ImageReadError

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from spineline.converters.frames import find_frames, frame_size
-from spineline.converters.source import (
+from spineline.converters.sources.frames import find_frames, frame_size
+from spineline.converters.sources.source import (
     EmptyTag,
     EntryError,
     Pixels,

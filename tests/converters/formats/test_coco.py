@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spineline.converters.coco import read_coco, write_coco
+from spineline.converters.formats.coco import read_coco, write_coco
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.types import ImageRecord, Structure
 

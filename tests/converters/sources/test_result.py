@@ -14,14 +14,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from spineline.converters.result import (
+from spineline.converters.sources.result import (
     ResultRules,
     is_result_source,
     parse_result,
     read_results,
     result_files,
 )
-from spineline.converters.source import EntryError
+from spineline.converters.sources.source import EntryError
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.errors import AnnotationError, DicomReadError
 from spineline.datasets.dataset import load_dataset

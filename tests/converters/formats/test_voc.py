@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spineline.converters.voc import (
+from spineline.converters.formats.voc import (
     VocAnnotation,
     VocObject,
     parse_voc,

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from spineline.converters.frames import find_frames, frame_size
-from spineline.converters.report import study_of
-from spineline.converters.source import (
+from spineline.converters.sources.frames import find_frames, frame_size
+from spineline.converters.sources.report import study_of
+from spineline.converters.sources.source import (
     EmptyTag,
     EntryError,
     Pixels,

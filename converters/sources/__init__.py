@@ -1,0 +1,1 @@
+"""Annotation sources, one module each: read, checked, made into records."""
