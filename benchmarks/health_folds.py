@@ -34,7 +34,7 @@ from spineline.datasets.common.pages import write_section
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
-from spineline.detect.pooled import fold_folders
+from spineline.detect.evaluation.folds import fold_folders
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
@@ -280,7 +280,7 @@ that patient.
 The older project's figures are of other data, cervical discs with labels of their own, and its rule
 names things its own way: its "precision" is about the share of labels that were found; its
 "recall", of the boxes that lie on a label, about the share that has the label's class (see
-`detect/seed_metrics.py`). One-to-one is COCO's matching at IoU 0.5, precision and recall at
+`detect/evaluation/seed_metrics.py`). One-to-one is COCO's matching at IoU 0.5, precision and recall at
 confidence 0.5; of any class: a disc counts as found whatever it is called.
 """
 

@@ -57,7 +57,7 @@ from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.crops.crops import extract_crops
 from spineline.detect.checkpoints import network_from_safetensors
-from spineline.detect.ultralytics_env import import_ultralytics
+from spineline.detect.yolo.environment import import_ultralytics
 from spineline.pipeline import predict as command
 from spineline.pipeline.core import Pipeline, bundle_of
 from spineline.pipeline.settings import ModelSettings, PipelinePredict

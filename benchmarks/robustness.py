@@ -485,7 +485,7 @@ def _problem(case: Case, code: int, text: str, place: Path) -> str:
 def run_cases(cases: Sequence[Case], folder: Path) -> list[Done]:
     """Run cases, in their order; libraries are loaded once."""
     import spineline.classify.model
-    import spineline.detect.ultralytics_backend
+    import spineline.detect.yolo.backend
     import spineline.pipeline.predict  # noqa: F401 - loaded for the children
 
     make_sound(folder)

@@ -48,11 +48,11 @@ from spineline.datasets.common.run_record import LOG, run_script, versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.datasets.phantoms.phantom import DataPhantom, phantom
-from spineline.detect.fasterrcnn_data import make_transform
+from spineline.detect.engine.images import make_transform
 from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train, trainer_arguments
-from spineline.detect.ultralytics_env import import_ultralytics
+from spineline.detect.yolo.environment import import_ultralytics
 from spineline.pipeline.tables import command_line, machine
 
 BACKENDS = ("fasterrcnn", "yolo")

@@ -28,7 +28,7 @@ from spineline.datasets.common.pages import write_section
 from spineline.datasets.common.run_record import LOG, versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text
-from spineline.detect.ultralytics_env import OFFLINE_ENVIRONMENT
+from spineline.detect.yolo.environment import OFFLINE_ENVIRONMENT
 from spineline.pipeline.tables import command_line, machine
 
 Clock = Literal["wall_s", "cpu_s"]

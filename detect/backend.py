@@ -18,9 +18,9 @@ from spineline.datasets.common.errors import WeightsError
 from spineline.detect.results import Detections
 
 BACKENDS: dict[str, str] = {
-    "ultralytics": "spineline.detect.ultralytics_backend",
-    "fasterrcnn": "spineline.detect.fasterrcnn",
-    "unet": "spineline.detect.unet",
+    "ultralytics": "spineline.detect.yolo.backend",
+    "fasterrcnn": "spineline.detect.fasterrcnn.model",
+    "unet": "spineline.detect.unet.model",
 }
 """Module of each backend, by the name that weights files carry."""
 

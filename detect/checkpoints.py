@@ -24,7 +24,7 @@ from spineline.datasets.common.tensors import (
     read_described,
     read_description,
 )
-from spineline.detect.ultralytics_env import import_ultralytics
+from spineline.detect.yolo.environment import import_ultralytics
 
 _LAYERS = (
     "Conv", "Bottleneck", "C2f", "C3", "SPPF", "SPP", "Concat", "Detect", "nn.Upsample",

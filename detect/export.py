@@ -3,7 +3,7 @@
 The exported network takes float32 (N, channels, h, w) in 0 … 1, letterboxed, and gives the raw
 output, float32 (N, 4 + classes, places): centre and size in pixels of the input, then a score per
 class. Suppression is the caller's. A Faster R-CNN is another thing: see
-[spineline.detect.fasterrcnn_export][]. The file carries the same description as our weights files,
+[spineline.detect.fasterrcnn.export][]. The file carries the same description as our weights files,
 under the key ``spineline``.
 """
 
@@ -27,8 +27,8 @@ from spineline.detect.settings import DetectExport
 
 if TYPE_CHECKING:
     from spineline.detect.checkpoints import DetectorMeta
-    from spineline.detect.fasterrcnn import FasterRCNNDetector
-    from spineline.detect.ultralytics_backend import UltralyticsDetector
+    from spineline.detect.fasterrcnn.model import FasterRCNNDetector
+    from spineline.detect.yolo.backend import UltralyticsDetector
 
 FloatArray = npt.NDArray[np.float32]
 Run = Callable[[FloatArray], FloatArray]
@@ -62,7 +62,7 @@ def export(settings: DetectExport) -> ExportResult:
         WeightsError: the weights cannot be used.
         SpinelineError: the exported network does not agree with the original; nothing is kept.
     """
-    from spineline.detect.ultralytics_backend import UltralyticsDetector
+    from spineline.detect.yolo.backend import UltralyticsDetector
     from spineline.weights import resolve
 
     check_output(settings.out, overwrite=settings.overwrite)
@@ -102,8 +102,8 @@ def _written(
 
 def _load(weights: Path, *, trust: bool) -> UltralyticsDetector | FasterRCNNDetector:
     from spineline.detect import load_detector
-    from spineline.detect.fasterrcnn import FasterRCNNDetector
-    from spineline.detect.ultralytics_backend import UltralyticsDetector
+    from spineline.detect.fasterrcnn.model import FasterRCNNDetector
+    from spineline.detect.yolo.backend import UltralyticsDetector
 
     detector = load_detector(weights, trust=trust)
     if not isinstance(detector, (UltralyticsDetector, FasterRCNNDetector)):
@@ -114,7 +114,7 @@ def _load(weights: Path, *, trust: bool) -> UltralyticsDetector | FasterRCNNDete
 def _fasterrcnn(
     detector: FasterRCNNDetector, size: int, settings: DetectExport
 ) -> tuple[bytes, tuple[float, float] | None]:
-    from spineline.detect import fasterrcnn_export as export
+    from spineline.detect.fasterrcnn.model import export
 
     network, channels = export.exported_copy(detector, size), detector.meta.channels
     description = _description(detector.meta, size)

@@ -68,7 +68,7 @@ class Detections:
 
     def without_near_duplicates(self, iou: float) -> Detections:
         """Those that overlap no more confident one, of any class, by more than ``iou``."""
-        from spineline.detect.metrics import iou_matrix
+        from spineline.detect.evaluation.metrics import iou_matrix
 
         order = np.argsort(-self.confidence, kind="stable")
         boxes = self.boxes_xyxy[order].astype(np.float64)

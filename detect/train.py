@@ -27,21 +27,21 @@ from spineline.datasets.common.run_record import (
     write_run_record,
 )
 from spineline.detect.architectures import OWN_LOOP, canonical_name, package_yaml
-from spineline.detect.distributed import Group, first_speaks, group_of_environment
-from spineline.detect.recipe import Resolved, log_outcomes, resolve
-from spineline.detect.settings import DetectTrain
-from spineline.detect.yolo_data import (
+from spineline.detect.engine.dataset import (
     YoloData,
     class_counts,
     read_data,
     read_images,
     warn_of_absent_classes,
 )
+from spineline.detect.engine.distributed import Group, first_speaks, group_of_environment
+from spineline.detect.recipe import Resolved, log_outcomes, resolve
+from spineline.detect.settings import DetectTrain
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from spineline.detect.trainer import TrainingParts
+    from spineline.detect.yolo.trainer import TrainingParts
 
 COMMAND = "spineline detect train"
 _MAY_CHANGE = (
@@ -149,18 +149,18 @@ def _check_group(settings: DetectTrain, values: dict[str, Any], group: Group) ->
             f"{' and '.join(OWN_LOOP)} train in several; start it without torchrun"
         )
         raise ConfigError(msg)
-    from spineline.detect.loop import check_group
+    from spineline.detect.engine.loop import check_group
 
     check_group(settings, values, group)
 
 
 def _check_packages(settings: DetectTrain) -> None:
     if settings.tensorboard:
-        from spineline.detect.tensorboard import check_tensorboard
+        from spineline.detect.engine.tensorboard import check_tensorboard
 
         check_tensorboard()
     if settings.compile:
-        from spineline.detect.compiling import check_compile
+        from spineline.detect.engine.compiling import check_compile
 
         check_compile(settings.device)
 
@@ -171,7 +171,7 @@ def _prepared(
     """Everything read and checked before anything is written; the call that trains."""
     architecture = str(settings.model)
     if architecture in OWN_LOOP:
-        from spineline.detect import loop
+        from spineline.detect.engine import loop
 
         job = loop.make_job(settings, resolved.values, data, group)
         return lambda: loop.run(job)
@@ -193,13 +193,13 @@ def _resume(given: DetectTrain, group: Group) -> TrainResult:
             f"{settings.out / 'run.yaml'}: names no model or data; start the run anew"
         )
     if not group.first:
-        from spineline.detect import loop
+        from spineline.detect.engine import loop
 
         return loop.resume(settings, values, group)
     with held_folder(settings.out):
         clear_partial(settings.out, (*_RECORDS, *(f"weights/{name}" for name in _WEIGHTS)))
         if settings.model in OWN_LOOP:
-            from spineline.detect import loop
+            from spineline.detect.engine import loop
 
             return loop.resume(settings, values, group)
         checkpoint = _read_checkpoint(settings.out / "weights" / "last.pt")
@@ -225,7 +225,7 @@ def _go_on(
     parts = replace(parts, checkpoint=checkpoint)
     done = int(checkpoint["epoch"]) + 1
     LOG.info("resuming after epoch %d of %d; random state starts afresh", done, values["epochs"])
-    from spineline.detect.results_csv import trim_results
+    from spineline.detect.engine.results_csv import trim_results
 
     trim_results(settings.out / "results.csv", done)
     return _run(settings, values, parts)
@@ -244,7 +244,7 @@ def _close(
     settings: DetectTrain, values: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TrainResult:
     """Write the weights of a run that was killed after its last epoch."""
-    from spineline.detect.trainer import finish_checkpoint
+    from spineline.detect.yolo.trainer import finish_checkpoint
 
     folder = settings.out / "weights"
     wanted = [f"{n}.safetensors" for n in ("last", "best") if (folder / f"{n}.pt").exists()]
@@ -299,7 +299,7 @@ def _read_parts(
 ) -> TrainingParts:
     train_images = read_images(data.train, data.names, part="train")
     val_images = read_images(data.val, data.names, part="val") if data.val else ()
-    from spineline.detect.trainer import TrainingParts
+    from spineline.detect.yolo.trainer import TrainingParts
 
     LOG.info("data: %d images to train on, %d to validate on", len(train_images), len(val_images))
     counts = class_counts(train_images, len(data.names))
@@ -341,7 +341,7 @@ def _start_network(settings: DetectTrain, architecture: str) -> nn.Module | None
 
 def _download(architecture: str) -> Path:
     """The official COCO weights, fetched because the user asked for it."""
-    from spineline.detect.ultralytics_env import config_folder, import_ultralytics
+    from spineline.detect.yolo.environment import config_folder, import_ultralytics
 
     import_ultralytics()
     from ultralytics.utils.downloads import attempt_download_asset
@@ -359,7 +359,7 @@ def _download(architecture: str) -> Path:
 
 
 def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) -> TrainResult:
-    from spineline.detect.trainer import SpineDetectionTrainer, kept_generators
+    from spineline.detect.yolo.trainer import SpineDetectionTrainer, kept_generators
 
     with kept_generators():
         trainer = SpineDetectionTrainer(parts, trainer_arguments(settings, values))
@@ -421,7 +421,7 @@ def _precision(settings: DetectTrain) -> str | bool:
 def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainResult:
     """The finished checkpoints of a run as safetensors."""
     from spineline.detect.checkpoints import network_from_pickle, save_safetensors
-    from spineline.detect.trainer import make_meta
+    from spineline.detect.yolo.trainer import make_meta
 
     folder = settings.out / "weights"
     for name in ("last", "best"):

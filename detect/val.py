@@ -16,8 +16,8 @@ from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import Part
 from spineline.datasets.types import ImageRecord
-from spineline.detect.evaluation import Evaluation, Rules, evaluate
-from spineline.detect.metrics import NEAR_PX
+from spineline.detect.evaluation.evaluate import Evaluation, Rules, evaluate
+from spineline.detect.evaluation.metrics import NEAR_PX
 from spineline.detect.settings import DetectVal
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def val(settings: DetectVal) -> ValResult:
 
     Raises:
         AnnotationError: the dataset cannot be read, or the part is empty.
-        ConfigError: keys that do not go together; see [spineline.detect.pooled][] for folds.
+        ConfigError: keys that do not go together; see [spineline.detect.evaluation.folds][] for folds.
         WeightsError: the weights cannot be used, or their classes are not the dataset's.
         OutputExistsError: ``out`` exists.
     """
     from spineline.detect.ensemble import check_choice
-    from spineline.detect.pooled import fold_settings
+    from spineline.detect.evaluation.folds import fold_settings
 
     check_choice(settings)
     _check_confidence(settings)
@@ -134,7 +134,7 @@ def _evaluate(settings: DetectVal, parts: Sequence[Scored]) -> Evaluation:
     Raises:
         AnnotationError: parts that share an image, or have different label sets.
     """
-    from spineline.detect.pooled import check_apart
+    from spineline.detect.evaluation.folds import check_apart
 
     records = [record for part in parts for record in part.records]
     check_apart(settings.data, records)
@@ -209,7 +209,7 @@ def _write(
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "predictions.json", evaluation.results)
     if settings.plots:
-        from spineline.detect.plots import confusion_png, precision_recall_png
+        from spineline.detect.evaluation.plots import confusion_png, precision_recall_png
 
         matched = evaluation.one_to_one
         write_bytes(folder / "pr_curve.png", precision_recall_png(matched))

@@ -29,7 +29,7 @@ from spineline.weights import Bundle, WeightsFile, load_registry, sha256_of
 if TYPE_CHECKING:
     from spineline.classify.exported import ExportedClassifier
     from spineline.classify.recipe import Head
-    from spineline.detect.exported import ExportedDetector, ExportedNamer
+    from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer
     from spineline.pipeline.settings import ModelSettings
 
 Role = Literal["detector", "classifier", "namer"]
@@ -133,7 +133,7 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
         WeightsError: damaged, altered, incomplete, of another version, or not trusted.
     """
     from spineline.classify.exported import ExportedClassifier
-    from spineline.detect.exported import ExportedDetector, ExportedNamer
+    from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer
 
     exported = read_exported(settings)
     where = {role: str(exported.folder / m[0].file) for role, m in exported.members.items()}

@@ -136,8 +136,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "naming": {
         "train": Command(
             "train the network that reads levels off the straightened spine",
-            "spineline.detect.namer_settings:NamingTrain",
-            "spineline.detect.namer_train:train",
+            "spineline.detect.level_reader.settings:NamingTrain",
+            "spineline.detect.level_reader.train:train",
         ),
     },
     "kfold": {

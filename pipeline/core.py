@@ -86,7 +86,7 @@ class Pipeline:
         classifier: see ``spineline.classify``; None leaves structures ungraded.
         weights_name, weights_sha256: what the models are, for the results.
         settings: thresholds and choices; its weights are those that were loaded.
-        namer: see ``spineline.detect.namer``; None leaves the naming to the detector.
+        namer: see ``spineline.detect.level_reader.model``; None leaves the naming to the detector.
         decoding: how candidates are weighed, but for what settings decide.
     """
 
@@ -133,7 +133,7 @@ class Pipeline:
         with networks_needed(settings.weights):
             from spineline.classify import load_classifier
             from spineline.detect import load_detector
-            from spineline.detect.namer import load_namer
+            from spineline.detect.level_reader.model import load_namer
 
             detector = load_detector(bundle.detector.path, device=device, trust=trust)
             classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)

@@ -41,8 +41,8 @@ from spineline.weights import Bundle, Task, WeightsFile, load_registry
 
 if TYPE_CHECKING:
     from spineline.classify.model import Classifier
-    from spineline.detect.namer import Namer
-    from spineline.detect.ultralytics_backend import UltralyticsDetector
+    from spineline.detect.level_reader.model import Namer
+    from spineline.detect.yolo.backend import UltralyticsDetector
 
 POINT_TOLERANCE_PX = 0.5
 PROBABILITY_TOLERANCE = 1e-3
@@ -120,7 +120,7 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
         ConfigError: a detector that is no YOLO network, or a package is missing.
         SpinelineError: a network that the format cannot hold.
     """
-    from spineline.detect.ultralytics_backend import UltralyticsDetector
+    from spineline.detect.yolo.backend import UltralyticsDetector
 
     if not isinstance(pipeline.detector, UltralyticsDetector):
         msg = (
@@ -176,7 +176,7 @@ def _write_classifier(classifier: Any, form: Form, path: Path) -> None:
 
 
 def _write_namer(namer: Any, form: Form, path: Path) -> None:
-    from spineline.detect.namer_export import onnx_bytes, torchscript_bytes
+    from spineline.detect.level_reader.export import onnx_bytes, torchscript_bytes
 
     network = cast("Namer", namer)
     write_bytes(path, (onnx_bytes if form == "onnx" else torchscript_bytes)(network))

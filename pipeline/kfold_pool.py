@@ -31,7 +31,7 @@ from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json, write_json, write_text
 from spineline.datasets.labels import SEVEN_NAMES, Kind, kind_of_level
 from spineline.datasets.types import ImageRecord
-from spineline.detect.evaluation import Rules, evaluate
+from spineline.detect.evaluation.evaluate import Rules, evaluate
 from spineline.detect.results import Detections
 from spineline.pipeline.kfold_folds import Folds
 from spineline.pipeline.kfold_table import flat_figures

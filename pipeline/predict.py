@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
+from spineline.datasets.common.background import Background
 from spineline.datasets.common.errors import (
     AnnotationError,
     ConfigError,
@@ -29,7 +30,6 @@ from spineline.datasets.common.files import (
 )
 from spineline.datasets.common.run_record import LOG, package_version, progress, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
-from spineline.detect.background import Background
 from spineline.pipeline import engine_local
 from spineline.pipeline.core import Analysis, Pipeline, bundle_of
 from spineline.pipeline.engines import Engine, Failure, Outcome, load_engine, reason_of

@@ -26,7 +26,7 @@ from spineline.datasets.common.settings import (
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.splits import PARTS
-from spineline.detect.namer_settings import NamingTrain
+from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.train_settings import PipelineTrain
 
@@ -280,7 +280,7 @@ def _run_stage(
 def _train(training: DetectTrain | ClassifyTrain | NamingTrain) -> Path:
     """Train, and give the weights of the last epoch."""
     if isinstance(training, NamingTrain):
-        from spineline.detect import namer_train
+        from spineline.detect.level_reader import train as namer_train
 
         return namer_train.train(training).weights
     if isinstance(training, ClassifyTrain):

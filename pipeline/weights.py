@@ -284,7 +284,7 @@ def _read_pickle(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], dict[st
     other is an ultralytics pickle.
     """
     from spineline.detect.checkpoints import network_from_pickle
-    from spineline.detect.families import checkpoint_weights
+    from spineline.detect.engine.networks import checkpoint_weights
 
     found = checkpoint_weights(path)
     if found is not None:

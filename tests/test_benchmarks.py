@@ -64,7 +64,7 @@ def drawn(speed, tmp_path_factory) -> Path:
 
 def test_the_bare_network_is_ours(speed) -> None:
     """The same tensors by name and shape; normalisation is no part of them."""
-    from spineline.detect.fasterrcnn import Description, build_network
+    from spineline.detect.fasterrcnn.model import Description, build_network
 
     values = {"backbone": "mobilenet_v3_large", "imgsz": 96, "rois": 64, "proposals": 300}
     bare = speed.plain_network(values, 11).state_dict()
@@ -73,9 +73,9 @@ def test_the_bare_network_is_ours(speed) -> None:
 
 
 def test_the_bare_dataset_holds_what_ours_trains_on(speed, drawn: Path, tmp_path) -> None:
-    from spineline.detect.fasterrcnn_data import read_sample
+    from spineline.detect.engine.dataset import read_data, read_images
+    from spineline.detect.engine.images import read_sample
     from spineline.detect.recipe import resolve
-    from spineline.detect.yolo_data import read_data, read_images
 
     settings = speed.SpeedSettings(data=drawn, imgsz=160)
     keys = speed.settings_of(speed.ARMS[0], settings, drawn, tmp_path / "run")

@@ -91,7 +91,7 @@ def test_supervision_opens_all_three_and_they_agree(dataset):
 
 
 def test_ultralytics_opens_yolo_wherever_the_folder_is(dataset, tmp_path, monkeypatch):
-    from spineline.detect.ultralytics_env import import_ultralytics
+    from spineline.detect.yolo.environment import import_ultralytics
 
     import_ultralytics()
     from ultralytics.data.utils import check_det_dataset, img2label_paths, verify_image_label

@@ -96,7 +96,7 @@ def said(
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints of every epoch, however short: tests kill runs and look at what they left."""
-    monkeypatch.setattr("spineline.detect.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("spineline.detect.engine.loop.CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -182,8 +182,8 @@ def region_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from spineline.detect.checkpoints import save_safetensors
-    from spineline.detect.fasterrcnn import Description, build_network
-    from spineline.detect.fasterrcnn import make_meta as describe
+    from spineline.detect.fasterrcnn.model import Description, build_network
+    from spineline.detect.fasterrcnn.model import make_meta as describe
 
     description = Description("resnet18", 1, 0.25, 0.5)
     network: Any = build_network(description, len(LEVELS), 64, seed=1)

@@ -38,7 +38,7 @@ def test_unknown_name(given: str, message: str) -> None:
 
 
 def test_thirteen_architectures_are_known_to_the_package() -> None:
-    from spineline.detect.ultralytics_env import import_ultralytics
+    from spineline.detect.yolo.environment import import_ultralytics
 
     import_ultralytics()
     from ultralytics.nn.tasks import yaml_model_load

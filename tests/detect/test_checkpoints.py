@@ -22,7 +22,7 @@ from spineline.detect.checkpoints import (
     save_safetensors,
     write_checkpoint,
 )
-from spineline.detect.ultralytics_env import import_ultralytics
+from spineline.detect.yolo.environment import import_ultralytics
 
 
 def test_round_trip_in_32_bits_is_exact(

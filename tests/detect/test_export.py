@@ -108,9 +108,9 @@ def test_a_faster_rcnn_agrees_with_the_original(
 ) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")
-    from spineline.detect.fasterrcnn import Description, build_network, make_meta
-    from spineline.detect.fasterrcnn_export import run_exported
-    from spineline.detect.scaled import save_network
+    from spineline.detect.engine.scaling import save_network
+    from spineline.detect.fasterrcnn.export import run_exported
+    from spineline.detect.fasterrcnn.model import Description, build_network, make_meta
 
     description = Description(backbone, 1, 0.25, 0.5)
     network: Any = build_network(description, 2, 64)

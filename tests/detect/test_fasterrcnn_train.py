@@ -22,14 +22,15 @@ from spineline.datasets.common.errors import (
     SpinelineError,
     WeightsError,
 )
-from spineline.detect import load_detector, loop
+from spineline.detect import load_detector
 from spineline.detect.checkpoints import read_safetensors, write_checkpoint
-from spineline.detect.fasterrcnn_figures import COLUMNS, METRICS, Validation
-from spineline.detect.loop import learning_rate, seed_of
+from spineline.detect.engine import loop
+from spineline.detect.engine.dataset import read_data, read_images
+from spineline.detect.engine.loop import learning_rate, seed_of
+from spineline.detect.engine.validation import COLUMNS, METRICS, Validation
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
-from spineline.detect.yolo_data import read_data, read_images
 
 TINY: dict[str, Any] = {
     "model": "fasterrcnn", "backbone": "mobilenet_v3_large", "imgsz": 64, "epochs": 2, "batch": 3,
@@ -363,7 +364,7 @@ from pathlib import Path
 
 import torch
 
-from spineline.detect import loop
+from spineline.detect.engine import loop
 from spineline.pipeline.cli import main
 
 counts, close, write = [], loop._close_epoch, loop.write_checkpoint

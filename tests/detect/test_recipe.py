@@ -77,7 +77,7 @@ def test_log_names_every_value(said: pytest.LogCaptureFixture) -> None:
 
 
 def test_defaults_are_those_of_the_package() -> None:
-    from spineline.detect.ultralytics_env import import_ultralytics
+    from spineline.detect.yolo.environment import import_ultralytics
 
     import_ultralytics()
     from ultralytics.utils import DEFAULT_CFG_DICT
@@ -87,7 +87,7 @@ def test_defaults_are_those_of_the_package() -> None:
 
 
 def test_cosine_is_the_one_that_yolov5_calls_onecycle() -> None:
-    from spineline.detect.ultralytics_env import import_ultralytics
+    from spineline.detect.yolo.environment import import_ultralytics
 
     import_ultralytics()
     from ultralytics.utils.torch_utils import one_cycle

@@ -27,7 +27,7 @@ def test_keys_of_recipes_are_unset_by_default() -> None:
 
 @pytest.mark.parametrize(("name", "bound"), BOUNDED)
 def test_what_the_settings_allow_the_package_allows(name: str, bound: float) -> None:
-    from spineline.detect.ultralytics_env import import_ultralytics
+    from spineline.detect.yolo.environment import import_ultralytics
 
     import_ultralytics()
     from ultralytics.cfg import get_cfg

@@ -82,7 +82,7 @@ def test_weights_are_those_of_the_checkpoint_and_load(finished: Any) -> None:
 def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spineline.detect import trainer as trainer_module
+    from spineline.detect.yolo import trainer as trainer_module
 
     lines = [(0.1, 0.5), (0.4, 0.2), (0.3, 0.3)]
     kept: list[bytes] = []
@@ -288,7 +288,7 @@ def test_a_truncated_checkpoint_is_said(finished: Any, tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on_to_its_planned_end(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spineline.detect import trainer as trainer_module
+    from spineline.detect.yolo import trainer as trainer_module
 
     original = trainer_module.SpineDetectionTrainer.save_model
 
@@ -322,7 +322,7 @@ def test_a_run_killed_after_its_last_epoch_is_closed(dataset: Path, tmp_path: Pa
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    from spineline.detect import trainer as trainer_module
+    from spineline.detect.yolo import trainer as trainer_module
 
     whole = train(DetectTrain(data=dataset, out=tmp_path / "whole", **TINY))
     out = tmp_path / "killed"
@@ -361,7 +361,7 @@ def test_a_training_that_breaks_off_says_so(
     def fail(*_: object, **__: object) -> None:
         raise kind("out of memory")
 
-    monkeypatch.setattr("spineline.detect.trainer.SpineDetectionTrainer.save_metrics", fail)
+    monkeypatch.setattr("spineline.detect.yolo.trainer.SpineDetectionTrainer.save_metrics", fail)
     settings = DetectTrain(data=dataset, out=tmp_path / "run", **TINY)
     with pytest.raises(SpinelineError, match=r"training stopped \(out of memory\)"):
         train(settings)
@@ -371,7 +371,7 @@ def test_a_training_that_breaks_off_says_so(
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbs: int
 ) -> None:
-    from spineline.detect.trainer import SpineDetectionTrainer
+    from spineline.detect.yolo.trainer import SpineDetectionTrainer
 
     names: list[list[str]] = []
 
@@ -403,7 +403,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 def test_weights_that_are_no_numbers_end_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spineline.detect import trainer as trainer_module
+    from spineline.detect.yolo import trainer as trainer_module
 
     monkeypatch.setattr(trainer_module, "_is_finite", lambda _: False)
     with pytest.raises(SpinelineError, match="no longer finite numbers; lower lr0"):

@@ -582,7 +582,7 @@ def _run_weights(task: str, trust: bool = False) -> Callable[[Path, Path], Warni
     def run(folder: Path, out: Path) -> Warnings:
         from spineline.classify import load_classifier
         from spineline.detect import load_detector
-        from spineline.detect.namer import load_namer
+        from spineline.detect.level_reader.model import load_namer
         from spineline.weights import resolve
 
         (path,) = folder.iterdir()

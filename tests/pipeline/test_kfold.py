@@ -27,9 +27,9 @@ from spineline.datasets.labels import LEVELS, SEVEN_NAMES, kind_of_level
 from spineline.datasets.predictions import read_predictions
 from spineline.datasets.splits import records_by_part
 from spineline.datasets.types import ImageRecord, Structure
-from spineline.detect.evaluation import Rules, evaluate
+from spineline.detect.engine.dataset import read_data, read_images
+from spineline.detect.evaluation.evaluate import Rules, evaluate
 from spineline.detect.results import Detections
-from spineline.detect.yolo_data import read_data, read_images
 from spineline.pipeline import kfold_jobs
 from spineline.pipeline.fold_weights import read_fold_weights
 from spineline.pipeline.kfold import kfold_classify

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.errors import ConfigError, RunFinishedError
-from spineline.detect.namer_settings import NamingTrain
+from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.train import STAGES, load_recipe
 
@@ -100,7 +100,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr("spineline.pipeline.train.check_data", lambda settings: settings.data.name)
     monkeypatch.setattr("spineline.detect.train.train", detect)
     monkeypatch.setattr("spineline.classify.train.train", classify)
-    monkeypatch.setattr("spineline.detect.namer_train.train", name)
+    monkeypatch.setattr("spineline.detect.level_reader.train.train", name)
     return seen
 
 

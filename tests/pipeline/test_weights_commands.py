@@ -203,7 +203,7 @@ def test_strip_reads_an_ultralytics_checkpoint(tmp_path: Path) -> None:
     import torch
 
     from spineline.detect import load_detector
-    from spineline.detect.ultralytics_env import import_ultralytics
+    from spineline.detect.yolo.environment import import_ultralytics
 
     import_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
@@ -228,8 +228,8 @@ def write_run_checkpoint(folder: Path, **changes: object) -> Path:
     """``weights/last.pt`` of a Faster R-CNN's run, as training writes it."""
     import torch
 
-    from spineline.detect.fasterrcnn import Description, build_network, make_meta
-    from spineline.detect.scaled import save_network
+    from spineline.detect.engine.scaling import save_network
+    from spineline.detect.fasterrcnn.model import Description, build_network, make_meta
 
     description = Description("mobilenet_v3_small", 1, 0.25, 0.5)
     network = build_network(description, 2, 64, seed=1)

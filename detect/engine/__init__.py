@@ -1,0 +1,1 @@
+"""Our own training loop, for networks that ``ultralytics`` does not train."""

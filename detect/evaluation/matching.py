@@ -1,0 +1,334 @@
+"""One-to-one matching of detections to labels, and the figures that follow from it.
+
+The rule is COCO's (Lin et al. 2014, ``COCOeval``): in each image and class, detections by falling
+confidence each take the label with the highest overlap among those that are still free, if that
+overlap is at least ``iou``; a detection without such a label is a false positive, a label without
+detection a false negative. So each label is hit once, a second box on it counts against precision,
+and what is hit above some confidence does not depend on what lies below it.
+
+Average precision is the exact area under the interpolated precision-recall curve (PASCAL VOC since
+2010: at each recall, the highest precision at that recall or a greater one), over all confidences
+that the detections have. COCO's own average precision reads the same curve at 101 recalls.
+Boxes are ``xyxy``, absolute, native pixels; areas without a ``+ 1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.common.bootstrap import FloatArray, IntArray, divide, running_totals
+from spineline.detect.evaluation.metrics import iou_matrix
+from spineline.detect.results import Detections
+
+Labels = Sequence[tuple[npt.NDArray[np.floating], IntArray]]
+"""Of each image: label boxes (N, 4) ``xyxy`` and their class indices (N,)."""
+
+_CELLS = 4_000_000
+"""Cells of the largest table that average precision of many draws builds at once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matches:
+    """Every detection, hit or not, by falling confidence (images in order among equals).
+
+    Attributes:
+        image: (N,) index of the image.
+        class_index: (N,).
+        confidence: (N,) float32.
+        hit: (N,) whether the detection takes a label.
+        labels: (images, classes) number of labels.
+    """
+
+    image: IntArray
+    class_index: IntArray
+    confidence: npt.NDArray[np.float32]
+    hit: npt.NDArray[np.bool_]
+    labels: IntArray
+
+    def of_class(self, index: int) -> Matches:
+        """Those of one class."""
+        which = self.class_index == index
+        return Matches(
+            self.image[which],
+            self.class_index[which],
+            self.confidence[which],
+            self.hit[which],
+            self.labels[:, [index]],
+        )
+
+    def at_least(self, confidence: float) -> npt.NDArray[np.bool_]:
+        """(N,) whether the detection has at least that confidence."""
+        return self.confidence >= np.float32(confidence)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Precision and recall at each confidence that occurs, from the highest down.
+
+    Attributes:
+        confidence: (N,) distinct.
+        precision: (N,) of the detections of at least that confidence; not interpolated.
+        recall: (N,); NaN without any label.
+    """
+
+    confidence: FloatArray
+    precision: FloatArray
+    recall: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Counts at one confidence and what follows from them.
+
+    Attributes:
+        precision: hits of all detections; None without any detection.
+        recall: hits of all labels; None without any label.
+        f1: 2 TP / (2 TP + FP + FN); None without detections and labels.
+        average_precision: area under the interpolated curve over all confidences; None without any
+            label.
+        tp, fp, fn: hits, detections without label, labels without detection.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    average_precision: float | None
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def labels(self) -> int:
+        """Number of labels."""
+        return self.tp + self.fn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneToOne:
+    """Figures of one-to-one matching, all classes counted together.
+
+    Attributes:
+        rates: precision, recall, F1 and counts at ``confidence``, and average precision.
+        per_class: the same by class name.
+        curve: precision and recall by confidence.
+        best_confidence, best_f1: the confidence at which F1 is highest, and that F1. It is chosen
+            on the very data that it is scored on, so the F1 is no estimate for other data. None
+            where no F1 is defined.
+        iou, confidence, class_agnostic: as given.
+        matches: what the figures were counted from.
+    """
+
+    rates: Rates
+    per_class: dict[str, Rates]
+    curve: Curve
+    best_confidence: float | None
+    best_f1: float | None
+    iou: float
+    confidence: float
+    class_agnostic: bool
+    matches: Matches
+
+    @property
+    def precision(self) -> float | None:
+        """Hits of all detections of at least ``confidence``; None without any."""
+        return self.rates.precision
+
+    @property
+    def recall(self) -> float | None:
+        """Hits of all labels; None without any label."""
+        return self.rates.recall
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall; None without detections and labels."""
+        return self.rates.f1
+
+    @property
+    def average_precision(self) -> float | None:
+        """Area under the interpolated curve of all classes together; None without any label."""
+        return self.rates.average_precision
+
+
+def one_to_one(
+    labels: Labels,
+    found: Sequence[Detections],
+    *,
+    iou: float = 0.5,
+    confidence: float = 0.5,
+    class_agnostic: bool = False,
+) -> OneToOne:
+    """Precision, recall, F1 and average precision, each label hit once.
+
+    Args:
+        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        found: detections of each image, at all confidences that average precision is to see.
+        iou: least overlap of a hit.
+        confidence: least confidence for precision, recall and F1.
+        class_agnostic: take no account of classes: localisation alone. Two boxes of two classes at
+            one place are then one hit and one false positive.
+
+    Raises:
+        ValueError: not as many images in ``labels`` as in ``found``, or names that differ.
+    """
+    names = _names(found)
+    matches = match(labels, found, iou=iou, class_agnostic=class_agnostic)
+    curve = precision_recall(matches)
+    best_confidence, best_f1 = _best(curve)
+    classes = () if class_agnostic else names
+    return OneToOne(
+        rates=rates(matches, confidence),
+        per_class={
+            name: rates(matches.of_class(index), confidence) for index, name in enumerate(classes)
+        },
+        curve=curve,
+        best_confidence=best_confidence,
+        best_f1=best_f1,
+        iou=iou,
+        confidence=confidence,
+        class_agnostic=class_agnostic,
+        matches=matches,
+    )
+
+
+def match(
+    labels: Labels,
+    found: Sequence[Detections],
+    *,
+    iou: float = 0.5,
+    class_agnostic: bool = False,
+) -> Matches:
+    """Match detections of all confidences to labels; see the module.
+
+    Raises:
+        ValueError: not as many images in ``labels`` as in ``found``, or names that differ.
+    """
+    classes = 1 if class_agnostic else len(_names(found))
+    counts = np.zeros((len(labels), classes), dtype=np.int64)
+    parts = []
+    for image, ((boxes, label_class), detections) in enumerate(zip(labels, found, strict=True)):
+        wanted = np.zeros_like(label_class) if class_agnostic else label_class
+        kinds = np.zeros_like(detections.class_index) if class_agnostic else detections.class_index
+        counts[image] = np.bincount(wanted, minlength=classes)
+        hit = _hits(boxes.astype(np.float64), wanted, detections, kinds, iou)
+        parts.append((np.full(len(hit), image), kinds, detections.confidence, hit))
+    if not parts:
+        nothing = np.zeros(0, np.int64)
+        return Matches(nothing, nothing, nothing.astype(np.float32), nothing.astype(bool), counts)
+    image_index, class_index, confidence, hits = (
+        np.concatenate(p) for p in zip(*parts, strict=True)
+    )
+    order = np.argsort(-confidence, kind="stable")
+    return Matches(
+        image_index[order].astype(np.int64),
+        class_index[order].astype(np.int64),
+        confidence[order].astype(np.float32),
+        hits[order].astype(np.bool_),
+        counts,
+    )
+
+
+def _names(found: Sequence[Detections]) -> tuple[str, ...]:
+    names = found[0].names if found else ()
+    if any(detections.names != names for detections in found):
+        raise ValueError("detections of different classes cannot be counted together")
+    return names
+
+
+def _hits(
+    boxes: FloatArray, wanted: IntArray, detections: Detections, kinds: IntArray, iou: float
+) -> npt.NDArray[np.bool_]:
+    overlap = iou_matrix(boxes, detections.boxes_xyxy.astype(np.float64))
+    overlap[wanted[:, None] != kinds[None, :]] = -1
+    hit = np.zeros(len(detections), dtype=np.bool_)
+    if not len(boxes):
+        return hit
+    for place in np.argsort(-detections.confidence, kind="stable").tolist():
+        best = int(np.argmax(overlap[:, place]))
+        if overlap[best, place] >= iou:
+            hit[place] = True
+            overlap[best] = -1
+    return hit
+
+
+def rates(matches: Matches, confidence: float) -> Rates:
+    """Counts at a confidence, what follows from them, and average precision."""
+    kept = matches.hit[matches.at_least(confidence)]
+    tp, labels = int(kept.sum()), int(matches.labels.sum())
+    fp, fn = len(kept) - tp, labels - tp
+    average = float(average_precision(matches)[0])
+    return Rates(
+        precision=_share(tp, tp + fp),
+        recall=_share(tp, tp + fn),
+        f1=_share(2 * tp, 2 * tp + fp + fn),
+        average_precision=None if np.isnan(average) else average,
+        tp=tp,
+        fp=fp,
+        fn=fn,
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def precision_recall(matches: Matches) -> Curve:
+    """Precision and recall at each confidence that occurs."""
+    ends = _ends(matches.confidence)
+    tp = np.cumsum(matches.hit)[ends]
+    labels = int(matches.labels.sum())
+    recall = tp / labels if labels else np.full(len(ends), np.nan)
+    return Curve(matches.confidence[ends].astype(np.float64), tp / (ends + 1), recall)
+
+
+def average_precision(matches: Matches, weights: FloatArray | None = None) -> FloatArray:
+    """(B,) area under the interpolated precision-recall curve; NaN where a draw has no label.
+
+    Args:
+        matches: of one class, or of all classes counted together.
+        weights: (B, images) how often each image counts; None: once each (B = 1).
+    """
+    table = np.ones((1, len(matches.labels))) if weights is None else weights
+    labels = table @ matches.labels.sum(axis=1).astype(np.float64)
+    # Precision is highest where a hit has just been added, so it is wanted there alone.
+    ends = _ends(matches.confidence)
+    group = np.searchsorted(ends, np.arange(len(matches.hit)))
+    with_hit = np.unique(group[matches.hit])
+    place, places = np.searchsorted(with_hit, group), len(with_hit)
+    area = np.empty(len(table))
+    rows = max(_CELLS // max(places, 1), 1)
+    for start in range(0, len(table), rows):
+        some = table[start : start + rows]
+        tp = running_totals(some, matches.image, place, places, matches.hit)
+        detected = running_totals(some, matches.image, place, places, np.ones(len(place)))
+        area[start : start + rows] = _area(tp, detected)
+    return divide(area, labels)
+
+
+def _area(tp: FloatArray, detected: FloatArray) -> FloatArray:
+    """(B,) sum over hits of the highest precision there or at any lower confidence."""
+    precision = np.divide(tp, detected, out=np.zeros_like(tp), where=detected > 0)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    area: FloatArray = (np.diff(tp, axis=1, prepend=0) * envelope).sum(axis=1)
+    return area
+
+
+def _ends(confidence: npt.NDArray[np.float32]) -> IntArray:
+    """Last place of each run of equal confidences."""
+    if not len(confidence):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.r_[confidence[1:] != confidence[:-1], True])
+
+
+def _best(curve: Curve) -> tuple[float | None, float | None]:
+    total = curve.precision + curve.recall
+    f1 = np.divide(
+        2 * curve.precision * curve.recall, total, out=np.zeros_like(total), where=total > 0
+    )
+    if not len(f1) or np.isnan(curve.recall).any():
+        return None, None
+    best = int(np.argmax(f1))
+    return float(curve.confidence[best]), float(f1[best])

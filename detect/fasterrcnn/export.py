@@ -1,0 +1,141 @@
+"""A Faster R-CNN as ONNX or TorchScript, compared with the original.
+
+The exported network takes one image, float32 (1, channels, size, size) in 0 … 1, and gives boxes
+(N, 4) in its pixels, classes (N,) from 0, and scores (N,): suppression is inside, with
+torchvision's settings (score over 0.05, overlap 0.5 within a class, 100 boxes at most).
+"""
+
+from __future__ import annotations
+
+import io
+from copy import deepcopy
+from typing import Any, Tuple  # noqa: UP035 (TorchScript reads it)
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.detect.engine.scaling import as_input
+from spineline.detect.fasterrcnn.backbones import TimmBody
+from spineline.detect.fasterrcnn.model import FasterRCNNDetector
+
+OUTPUTS = ("boxes", "classes", "scores")
+
+
+class _Traced(nn.Module):
+    """The network with tensors in and out, for tracing."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> Any:
+        found = self.network([images[0]])[0]
+        return found["boxes"], found["labels"] - 1, found["scores"]
+
+
+class _Scripted(nn.Module):
+    """The same for TorchScript, whose network gives losses too."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # noqa: UP006
+        found = self.network([images[0]])[1][0]
+        return found["boxes"], found["labels"] - 1, found["scores"]
+
+
+def exported_copy(detector: FasterRCNNDetector, size: int) -> Any:
+    """The network for one size, with torchvision's suppression."""
+    network: Any = deepcopy(detector.network).eval()
+    heads = network.roi_heads
+    heads.score_thresh, heads.nms_thresh, heads.detections_per_img = 0.05, 0.5, 100
+    network.transform.min_size, network.transform.max_size = (size,), size
+    return network
+
+
+def torchscript_bytes(network: Any, description: str, *, channels: int, size: int) -> bytes:
+    """The network as TorchScript; a timm body is traced, for not every one can be scripted."""
+    body = network.backbone.body
+    if isinstance(body, TimmBody):
+        with torch.no_grad():
+            example = torch.zeros(1, channels, size, size)
+            network.backbone.body = torch.jit.trace(body, example, strict=False)
+    scripted = torch.jit.script(_Scripted(torch.jit.script(network)).eval())
+    network.backbone.body = body
+    buffer = io.BytesIO()
+    torch.jit.save(scripted, buffer, _extra_files={"spineline": description})
+    return buffer.getvalue()
+
+
+def onnx_bytes(network: Any, description: str, *, channels: int, size: int, opset: int) -> bytes:
+    """The network as ONNX.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        msg = "format=onnx needs the onnx package: pip install 'spineline[export]'"
+        raise ConfigError(msg) from error
+    buffer = io.BytesIO()
+    # Some structure, so that every branch of the network has something to trace.
+    example = torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.onnx.export(
+            _Traced(network).eval(),
+            (example,),
+            buffer,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "found"} for name in OUTPUTS},
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    onnx.checker.check_model(model)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "spineline", description
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def run_exported(content: bytes, form: str, images: torch.Tensor) -> list[npt.NDArray[Any]] | None:
+    """Boxes, classes and scores from an exported file; None where it cannot be run here."""
+    if form == "torchscript":
+        network = torch.jit.load(io.BytesIO(content)).eval()
+        with torch.no_grad():
+            return [np.asarray(output.numpy()) for output in network(images)]
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, {"images": images.numpy()})]
+
+
+def largest_differences(
+    network: Any, content: bytes, form: str, images: list[npt.NDArray[np.uint8]], channels: int
+) -> tuple[float, float] | None:
+    """Largest differences of boxes (pixels) and scores to the original's.
+
+    Raises:
+        SpinelineError: another number of boxes, or other classes.
+    """
+    box_error = score_error = 0.0
+    for image in images:
+        pixels = as_input(torch.from_numpy(image)[None], channels).contiguous()
+        with torch.no_grad():
+            wanted = [output.numpy() for output in _Traced(network)(pixels)]
+        found = run_exported(content, form, pixels)
+        if found is None:
+            return None
+        if found[1].tolist() != wanted[1].tolist():
+            raise SpinelineError("export: the exported network finds other boxes; not written")
+        box_error = max(box_error, float(np.abs(found[0] - wanted[0]).max(initial=0)))
+        score_error = max(score_error, float(np.abs(found[2] - wanted[2]).max(initial=0)))
+    return box_error, score_error

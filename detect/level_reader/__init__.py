@@ -1,0 +1,1 @@
+"""The network that reads levels off the straightened spine."""

@@ -1,0 +1,285 @@
+"""``spineline naming train``: the network that reads levels off the straightened spine.
+
+It trains on labelled spines alone. A strip is laid along a part of the labelled points, moved a
+little, and prolonged at its ends in a straight line, as it is along a chain of detections. It
+begins up to two rungs too high or too low, so that where a rank lies in the strip tells nothing.
+Ranks of the strip above T12-L1 and below L5-S1 carry the labels ``above`` and ``below``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import AnnotationError, SpinelineError
+from spineline.datasets.common.files import staged_folder, write_bytes, write_json, write_text
+from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.settings import refuse_output_around
+from spineline.datasets.dataset import Dataset, load_dataset
+from spineline.datasets.images import read_uint8_image
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.splits import Part
+from spineline.datasets.straighten import Distortion, StripSpec, prolonged, straighten
+from spineline.datasets.types import ImageRecord
+from spineline.detect.level_reader.model import (
+    Namer,
+    NamerConfig,
+    RungNetwork,
+    build_namer,
+    namer_bytes,
+)
+from spineline.detect.level_reader.settings import NamingTrain
+
+WEIGHTS_FILE = "namer.safetensors"
+
+_LEAST = 3  # labelled ranks that a spine must have
+_RUNG = 2
+_WARM_UP = 0.1  # share of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class Spine:
+    """One labelled image: its pixels, and points (N, 2) of ranks (N,), top to bottom."""
+
+    image: npt.NDArray[np.uint8]
+    points_xy: npt.NDArray[np.float64]
+    ranks: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class NamingTrainResult:
+    """What a training left behind.
+
+    Attributes:
+        out: the folder.
+        weights: the weights file.
+        metrics: the content of ``metrics.json``; empty without a val part.
+    """
+
+    out: Path
+    weights: Path
+    metrics: dict[str, float | int]
+
+
+def train(settings: NamingTrain) -> NamingTrainResult:
+    """Train a namer; the weights of the last epoch are the result.
+
+    Raises:
+        AnnotationError: the dataset cannot be read, or has no labelled spine to train on.
+        OutputExistsError: ``out`` exists and ``overwrite`` is not set.
+        SpinelineError: the loss is not a number any more.
+    """
+    refuse_output_around(settings)
+    device = torch.device(device_name(settings.device))
+    dataset = load_dataset(settings.data)
+    spines = load_spines(dataset, "train")
+    if not spines:
+        msg = (
+            f"data={settings.data}: no image of the train part has {_LEAST} labelled levels; "
+            "wanted a dataset converted with labels=level"
+        )
+        raise AnnotationError(msg)
+    config = NamerConfig(settings.width, settings.hidden, settings.dropout)
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        LOG.info("data: %d spines to train on", len(spines))
+        network, losses = _fit(spines, config, settings, device)
+        write_bytes(stage / WEIGHTS_FILE, namer_bytes(network, config))
+        write_text(stage / "results.csv", _results_csv(losses))
+        metrics = shares_right(Namer(network, config, str(device)), load_spines(dataset, "val"))
+        write_json(stage / "metrics.json", metrics)
+        write_run_record(stage, "naming train", settings)
+    for name, value in metrics.items():
+        LOG.info("val %s: %.4g", name, value)
+    LOG.info("done: %d epochs; weights: %s", settings.epochs, settings.out / WEIGHTS_FILE)
+    return NamingTrainResult(settings.out, settings.out / WEIGHTS_FILE, metrics)
+
+
+def load_spines(dataset: Dataset, part: Part) -> list[Spine]:
+    """The labelled spines of a part that have enough levels; images are read whole."""
+    return [
+        spine for record in dataset.records[part] if (spine := _spine(dataset, record)) is not None
+    ]
+
+
+def draw_strip(
+    rng: np.random.Generator, spine: Spine, spec: StripSpec
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """A strip to train on, and the class of each of its ranks.
+
+    Args:
+        rng: where all chance comes from.
+        spine: labelled.
+        spec: size of the strip.
+
+    Returns:
+        (K * rank_px, W) float32, about 0 … 1, and (K,) indices of `RANK_NAMES`.
+    """
+    kept = _part(rng, len(spine.ranks))
+    points, ranks = spine.points_xy[kept], spine.ranks[kept]
+    gap = _gap(spine)
+    points = points + rng.normal(0, 0.08 * gap, points.shape)
+    shift = _RUNG * int(rng.integers(-2, 3))
+    first, last = shift - spec.above, shift + len(LEVELS) - 1 + spec.below
+    start, stop = min(first, int(ranks[0])), max(last, int(ranks[-1]))
+    curve = prolonged(points, ranks, start, stop)[first - start : last - start + 1]
+    distortion = Distortion(
+        rng.normal(0, 0.25), rng.normal(0, 0.08), float(np.exp(rng.normal(0, 0.1)))
+    )
+    strip = _shaded(rng, straighten(spine.image, curve, spec, distortion))
+    return strip, classes_of(np.arange(first, last + 1))
+
+
+def classes_of(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Indices of `RANK_NAMES`: 0 above T12-L1, 1 … 11 the levels, 12 below L5-S1.
+
+    >>> classes_of(np.array([-5, -1, 0, 10, 11, 16])).tolist()
+    [0, 0, 1, 11, 12, 12]
+    """
+    return np.clip(ranks, -1, len(LEVELS)) + 1
+
+
+def shares_right(namer: Namer, spines: Sequence[Spine]) -> dict[str, float | int]:
+    """How well names are read off labelled spines.
+
+    ``rank_accuracy``: share of labelled ranks whose likeliest class is right. ``offset_accuracy``:
+    share of spines for which, of the offsets -2 … 2 rungs, the right one has the highest sum of log
+    probabilities, each spine read as labelled, and as if named one rung too high and too low.
+    """
+    if not spines:
+        return {}
+    namer.network.eval()
+    right = total = hits = 0
+    for spine in spines:
+        for shift in (-1, 0, 1):
+            shares, first = _read_shifted(namer, spine, shift)
+            at = spine.ranks + _RUNG * shift - first
+            right += int((shares[at].argmax(axis=1) == classes_of(spine.ranks)).sum())
+            total += len(at)
+            sums = {
+                offset: float(shares[at, classes_of(spine.ranks + _RUNG * (shift + offset))].sum())
+                for offset in (-2, -1, 0, 1, 2)
+            }
+            hits += max(sums, key=sums.__getitem__) == -shift
+    return {
+        "rank_accuracy": right / total,
+        "offset_accuracy": hits / (3 * len(spines)),
+        "spines": len(spines),
+    }
+
+
+def _spine(dataset: Dataset, record: ImageRecord) -> Spine | None:
+    found = {s.level: s.point_xy for s in record.structures if s.level in LEVELS}
+    ranks = [rank for rank, level in enumerate(LEVELS) if level in found]
+    if len(ranks) < _LEAST:
+        return None
+    image = read_uint8_image(dataset.image_path(record))
+    points = np.array([found[LEVELS[rank]] for rank in ranks], dtype=np.float64)
+    return Spine(image, points, np.array(ranks, dtype=np.int64))
+
+
+def _read_shifted(namer: Namer, spine: Spine, shift: int) -> tuple[npt.NDArray[np.float64], int]:
+    """Log probabilities (K, 13) of a spine whose names are ``shift`` rungs too low, first rank."""
+    named = spine.ranks + _RUNG * shift
+    first = min(-namer.strip.above, int(named[0]))
+    last = max(len(LEVELS) - 1 + namer.strip.below, int(named[-1]))
+    return namer.read(spine.image, prolonged(spine.points_xy, named, first, last)), first
+
+
+def _gap(spine: Spine) -> float:
+    """Mean distance from one rank to the next, in pixels."""
+    whole = np.hypot(*np.diff(spine.points_xy, axis=0).T).sum()
+    return float(whole / (spine.ranks[-1] - spine.ranks[0]))
+
+
+def _part(rng: np.random.Generator, count: int) -> slice:
+    """A part of a chain: often some of the upper structures are left out, at times the lowest."""
+    top = int(rng.integers(0, 5)) if rng.random() < 0.7 else 0
+    bottom = int(rng.integers(0, 3)) if rng.random() < 0.5 else 0
+    return slice(top, count - bottom) if count - bottom - top >= _LEAST else slice(0, count)
+
+
+def _shaded(rng: np.random.Generator, strip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Other contrast and brightness, noise, and at times an end that lies far from the coil."""
+    strip = strip ** np.float32(np.exp(rng.normal(0, 0.25)))
+    strip = strip * np.float32(np.exp(rng.normal(0, 0.15)))
+    strip = strip + rng.normal(0, 0.02, strip.shape).astype(np.float32)
+    if rng.random() < 0.3:
+        fade = np.linspace(rng.uniform(0.3, 1), 1, len(strip), dtype=np.float32)[:, None]
+        strip = strip * (fade if rng.random() < 0.5 else fade[::-1])
+    return strip
+
+
+def _fit(
+    spines: Sequence[Spine], config: NamerConfig, settings: NamingTrain, device: torch.device
+) -> tuple[RungNetwork, list[float]]:
+    """The trained network, in evaluation mode, and the mean loss of each epoch."""
+    network = build_namer(config, seed=settings.seed).to(device).train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), settings.lr, weight_decay=settings.weight_decay
+    )
+    steps = settings.epochs * math.ceil(len(spines) / settings.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _one_cycle(step, steps))
+    rng = np.random.default_rng(settings.seed)
+    losses = []
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        for epoch in progress(range(1, settings.epochs + 1), description="epochs"):
+            loss = _epoch(spines, network, optimizer, schedule, settings, rng)
+            if not math.isfinite(loss):
+                raise SpinelineError(f"the loss of epoch {epoch} is {loss}; try a smaller lr=")
+            losses.append(loss)
+    return network.eval(), losses
+
+
+def _epoch(
+    spines: Sequence[Spine],
+    network: RungNetwork,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    settings: NamingTrain,
+    rng: np.random.Generator,
+) -> float:
+    """Train on each spine once; returns the mean loss."""
+    device, order = next(network.parameters()).device, rng.permutation(len(spines))
+    spec, losses = network.config.strip, []
+    for start in range(0, len(order), settings.batch):
+        drawn = [draw_strip(rng, spines[n], spec) for n in order[start : start + settings.batch]]
+        strips = torch.from_numpy(np.stack([strip for strip, _ in drawn]))[:, None].to(device)
+        classes = torch.from_numpy(np.stack([labels for _, labels in drawn])).to(device)
+        loss: Tensor = functional.cross_entropy(
+            network(strips), classes, label_smoothing=settings.label_smoothing
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    return float(np.mean(losses))
+
+
+def _one_cycle(step: int, steps: int) -> float:
+    """Share of the highest learning rate: up in a line, down along a cosine."""
+    done = min(step / max(steps, 1), 1.0)
+    if done < _WARM_UP:
+        return 0.05 + 0.95 * done / _WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
+
+
+def _results_csv(losses: Sequence[float]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", "loss"])
+    writer.writerows([epoch, f"{loss:.6f}"] for epoch, loss in enumerate(losses, 1))
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""A U-Net of heat maps: point regression."""

@@ -1,0 +1,1 @@
+"""YOLO networks through ``ultralytics``."""

@@ -1,0 +1,516 @@
+"""Ultralytics' detection trainer with our hooks; importing this module imports ``ultralytics``.
+
+What differs from the package's own trainer: data are read and checked by us (no download, no label
+cache, no image rewritten), class targets can be smoothed, checkpoints appear whole and hold no
+path, repository or date, validation may be left out, results hold no clock time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.images import read_uint8_image
+from spineline.detect.checkpoints import (
+    DetectorMeta,
+    build_network,
+    packed_safetensors,
+    plain_description,
+    write_checkpoint,
+)
+from spineline.detect.engine.dataset import YoloImage
+from spineline.detect.engine.results_csv import append_row
+from spineline.detect.engine.validation import labels_of, pictured
+from spineline.detect.yolo.environment import import_ultralytics
+
+import_ultralytics()
+
+from ultralytics.data.augment import Albumentations  # noqa: E402
+from ultralytics.data.dataset import YOLODataset  # noqa: E402
+from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
+from ultralytics.utils.loss import v8DetectionLoss  # noqa: E402
+from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
+
+METRICS = {"map50": "metrics/mAP50(B)", "map50_95": "metrics/mAP50-95(B)"}
+"""Metrics whose best weights are kept, and their columns in ``results.csv``."""
+
+PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrained", "cfg")
+"""Training arguments that hold paths; a checkpoint keeps none of them."""
+
+
+class SmoothedBCE(nn.Module):
+    """Binary cross-entropy on smoothed class targets, as YOLOv5 smooths them.
+
+    YOLOv5 turns the one-hot target of a matched cell into ``1 - ε/2`` and ``ε/2`` and leaves the
+    others to its objectness. The anchor-free loss has no objectness: its target at a matched cell
+    is a one-hot vector times an alignment weight ``m``, at any other cell zero. So a target ``t``
+    becomes ``t (1 - ε) + m ε/2`` with ``m`` its largest class: ``m (1 - ε/2)`` and ``m ε/2``, and
+    zero stays zero.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.bce = nn.BCEWithLogitsLoss(reduction="none")
+
+    def smooth(self, target: torch.Tensor) -> torch.Tensor:
+        """Smoothed targets; (..., classes) in and out."""
+        peak = target.amax(-1, keepdim=True)
+        return target * (1 - self.smoothing) + peak * (self.smoothing / 2)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Loss per cell and class, not reduced; shapes (..., classes)."""
+        loss: torch.Tensor = self.bce(logits, self.smooth(target))
+        return loss
+
+
+class CheckedDataset(YOLODataset):
+    """Ultralytics' dataset over images and labels that were read and checked before."""
+
+    def __init__(self, images: tuple[YoloImage, ...], **options: Any) -> None:
+        self.checked = images
+        super().__init__(img_path=[str(image.file) for image in images], **options)
+        self._read_no_arrays()
+
+    def get_img_files(self, img_path: list[str]) -> list[str]:
+        """The files as given, instead of a listing of the folder."""
+        return list(img_path)
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """The labels as read, instead of a scan of the files and its cache (a pickle)."""
+        return [
+            {
+                "im_file": str(image.file),
+                "shape": image.size_hw,
+                "cls": image.class_index.reshape(-1, 1).copy(),
+                "bboxes": image.box_cxcywhn.copy(),
+                "segments": [],
+                "keypoints": None,
+                "normalized": True,
+                "bbox_format": "xywh",
+            }
+            for image in self.checked
+        ]
+
+    def build_transforms(self, hyp: Any = None) -> Any:
+        """Without the package's step that blurs and equalises where albumentations is installed."""
+        transforms = super().build_transforms(hyp)
+        transforms.transforms = [
+            step for step in transforms.transforms if not isinstance(step, Albumentations)
+        ]
+        return transforms
+
+    def cache_images(self) -> None:
+        """Decode every image once (the package does the same, and prints)."""
+        self._read_no_arrays()
+        for index in range(self.ni):
+            self.ims[index], self.im_hw0[index], self.im_hw[index] = self.load_image(index)
+
+    def _read_no_arrays(self) -> None:
+        """Keep the package from taking a ``.npy`` beside an image for a cache of it."""
+        self.npy_files = [Path(file) / "none.npy" for file in self.im_files]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingParts:
+    """What the trainer is given beside Ultralytics' own arguments.
+
+    Attributes:
+        architecture: canonical name.
+        description: the package's file, or the description of the checkpoint that is resumed.
+        names: class names.
+        train, val: checked images; without any in ``val`` nothing is validated.
+        start: network whose weights are taken over, or None.
+        checkpoint: the checkpoint to resume, or None.
+        label_smoothing: ε of [SmoothedBCE][].
+        val_every: epochs from one validation to the next.
+        cache: keep decoded images in memory.
+        tensorboard: write event files.
+    """
+
+    architecture: str
+    description: str | dict[str, Any]
+    names: tuple[str, ...]
+    train: tuple[YoloImage, ...]
+    val: tuple[YoloImage, ...]
+    start: nn.Module | None = None
+    checkpoint: dict[str, Any] | None = None
+    label_smoothing: float = 0.0
+    val_every: int = 1
+    cache: bool = True
+    tensorboard: bool = False
+
+
+class SpineDetectionTrainer(DetectionTrainer):
+    """See the module."""
+
+    def __init__(self, parts: TrainingParts, overrides: dict[str, Any]) -> None:
+        self.parts = parts
+        self.validated_epoch = -1
+        self.bests: dict[str, float] = dict((parts.checkpoint or {}).get("bests") or {})
+        self.files: list[str] = []
+        self.board: Any = None
+        self.reporter = Reporter()
+        threads = torch.get_num_threads()
+        super().__init__(overrides=overrides)
+        torch.set_num_threads(threads)  # the package leaves one core of the CPU idle
+        self.val_asked = bool(self.args.val)
+        self.add_callback("on_train_start", _open_board)
+        self.add_callback("on_train_start", self.reporter.start)
+        self.add_callback("on_train_batch_end", _check_loss)
+        self.add_callback("on_train_batch_end", self.reporter.batch)
+        self.add_callback("on_fit_epoch_end", self.reporter.epoch)
+        self.add_callback("on_train_epoch_start", _choose_validation)
+
+    # What to train on and from
+
+    def check_resume(self, overrides: dict[str, Any]) -> None:  # noqa: ARG002
+        """The checkpoint comes with the parts; nothing is looked up."""
+        self.resume = bool(self.parts.checkpoint)
+
+    def get_dataset(self) -> dict[str, Any]:
+        """The dataset's description, from what was checked."""
+        names = dict(enumerate(self.parts.names))
+        return {"train": "train", "val": "val", "names": names, "nc": len(names), "channels": 3}
+
+    def build_dataset(
+        self, img_path: str, mode: str = "train", batch: int | None = None
+    ) -> CheckedDataset:
+        """The dataset of a part; without a validation part, training images stand in, unused."""
+        training = mode == "train"
+        options = copy(self.args)
+        options.deterministic = False  # else it warns of its cache; the order of images is the same
+        return CheckedDataset(
+            self.parts.train if img_path == "train" or not self.parts.val else self.parts.val,
+            data=self.data,
+            task="detect",
+            imgsz=self.args.imgsz,
+            batch_size=batch,
+            augment=training,
+            hyp=options,
+            rect=self.args.rect or not training,
+            cache="ram" if self.parts.cache and (training or self.parts.val) else None,
+            stride=max(int(self.model.stride.max()), 32),
+            pad=0.0 if training else 0.5,
+            prefix=f"{mode}: ",
+        )
+
+    def setup_model(self) -> dict[str, Any] | None:
+        """Build the network; take over weights, or those of the checkpoint that is resumed."""
+        parts = self.parts
+        network: Any = build_network(parts.description, classes=len(parts.names))
+        network.names = dict(enumerate(parts.names))
+        if parts.checkpoint is not None:
+            network.load_state_dict(parts.checkpoint["ema"].float().state_dict())
+        elif parts.start is not None:
+            network.load(parts.start, verbose=False)
+        self.model = network
+        return parts.checkpoint
+
+    def set_class_weights(self) -> None:
+        """The package's class weights, then the smoothed loss where it is asked for."""
+        super().set_class_weights()
+        if self.parts.label_smoothing:
+            network = unwrap_model(self.model)
+            loss = v8DetectionLoss(network)
+            loss.bce = SmoothedBCE(self.parts.label_smoothing)
+            network.criterion = loss
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The package's; takes note of the files, to name them."""
+        self.files = [Path(file).name for file in batch["im_file"]]
+        prepared: dict[str, Any] = super().preprocess_batch(batch)
+        return prepared
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """The package would go back to the last checkpoint without a word; here a run stops.
+
+        Raises:
+            SpinelineError: the figures of the validation are no numbers.
+        """
+        if self.fitness is not None and not math.isfinite(self.fitness):
+            msg = f"epoch {epoch + 1}: the validation gives no finite figures{self._kept()}"
+            raise SpinelineError(msg)
+        return False
+
+    def _kept(self) -> str:
+        done = self.epoch if self.last.exists() else 0
+        return f"; {self.last} holds epoch {done}" if done else "; no epoch was finished"
+
+    # Validation
+
+    def get_validator(self) -> Any:
+        """The package's validator; it draws once, at the end."""
+        validator = super().get_validator()
+        validator.args.plots = False
+        return validator
+
+    def validate(self) -> tuple[dict[str, Any] | None, Any]:
+        """Validate on the val part; without one there is nothing to say."""
+        if not self.parts.val:
+            return {}, None
+        metrics, fitness = super().validate()
+        self.validated_epoch = self.epoch
+        return metrics, fitness
+
+    def final_eval(self) -> None:
+        """Validate the best weights once more, to draw; nothing else needs it."""
+        if not self.args.plots or not self.parts.val or not self.best.exists():
+            return
+        checkpoint = torch.load(
+            self.best, map_location="cpu", weights_only=False
+        )  # ours, just written
+        self.ema.ema.load_state_dict(checkpoint["model"].float().state_dict())
+        self.ema.ema.to(self.device)
+        self.validator.args.plots = self.args.plots
+        self.stopper.possible_stop = True  # else it draws in the last epoch alone
+        self.metrics = self.validator(self)
+
+    # What is written
+
+    def save_model(self) -> bool:
+        """Write ``last.pt``, and ``best.pt`` where this epoch's validation is the best so far."""
+        if not _is_finite(self.ema.ema):
+            msg = (
+                f"epoch {self.epoch + 1}: the weights are no longer finite numbers; lower lr0, "
+                "lengthen warmup_epochs, or look at the labels"
+            )
+            raise SpinelineError(msg)
+        network = _stripped(self.ema.ema)
+        arguments = self.plain_arguments()
+        self._save_bests(network)
+        if self.validated_epoch == self.epoch and self.best_fitness == self.fitness:
+            write_checkpoint(_final_checkpoint(network, self.epoch, arguments), self.best)
+        write_checkpoint(
+            {
+                "epoch": self.epoch,
+                "best_fitness": self.best_fitness,
+                "bests": dict(self.bests),
+                "stopper": {
+                    "best_fitness": self.stopper.best_fitness,
+                    "best_epoch": self.stopper.best_epoch,
+                },
+                "model": None,
+                "ema": network,
+                "updates": self.ema.updates,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "train_args": arguments,
+            },
+            self.last,
+        )
+        return True
+
+    def _save_bests(self, network: nn.Module) -> None:
+        """Write the weights of an epoch that is the best for a metric."""
+        if self.validated_epoch != self.epoch:
+            return
+        content = b""
+        for metric, column in METRICS.items():
+            value = float(self.metrics[column])
+            if not value > self.bests.get(metric, -1.0):
+                continue
+            self.bests[metric] = value
+            meta = make_meta(network, self.parts.architecture, int(self.args.imgsz))
+            content = content or packed_safetensors(network.state_dict(), meta)
+            write_bytes(self.wdir / f"best_{metric}.safetensors", content)
+
+    def strip_last(self) -> None:
+        """Turn ``last.pt`` into a finished checkpoint: weights without optimizer state."""
+        network = _stripped(self.ema.ema)
+        write_checkpoint(_final_checkpoint(network, self.epoch, self.plain_arguments()), self.last)
+
+    def plain_arguments(self) -> dict[str, Any]:
+        """The training arguments without paths."""
+        kept = {k: v for k, v in vars(self.args).items() if k not in PATH_KEYS}
+        return {**kept, "model": self.parts.architecture, "val": self.val_asked}
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append a line to ``results.csv``: no clock time, ``nan`` where nothing was validated.
+
+        The same numbers go to TensorBoard, with a picture, where that is asked for.
+        """
+        skipped = self.validated_epoch != self.epoch
+        row: dict[str, Any] = {"epoch": self.epoch + 1}
+        for name, value in metrics.items():
+            validated = name.startswith(("metrics/", "val/"))
+            if validated and not self.parts.val:
+                continue
+            row[name] = float("nan") if validated and skipped else float(value)
+        append_row(self.csv, row)
+        if self.board is None:
+            return
+        del row["epoch"]
+        self.board.scalars(self.epoch + 1, row)
+        if self.parts.val:
+            self.board.picture(self.epoch + 1, self._picture())
+
+    def _picture(self) -> npt.NDArray[np.uint8]:
+        """Labels and predictions of one image of the val part."""
+        from spineline.detect.engine.tensorboard import comparison
+        from spineline.detect.yolo.backend import UltralyticsDetector
+
+        image = self.parts.val[pictured(self.parts.val)]
+        pixels = read_uint8_image(image.file)
+        network = deepcopy(self.ema.ema)
+        network.criterion = None
+        meta = make_meta(network, self.parts.architecture, int(self.args.imgsz))
+        detector = UltralyticsDetector(network, meta, device=str(self.device))
+        found = detector.detect([pixels], confidence=0.001, iou=0.7)[0]
+        return comparison(pixels, labels_of(image), found, title=image.file.stem)
+
+
+class Reporter:
+    """Says how training goes: a bar on a terminal, a line per epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def start(self, trainer: SpineDetectionTrainer) -> None:
+        """Open the bar, on a terminal."""
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            batches = len(trainer.train_loader)
+            done = trainer.start_epoch * batches
+            self.bar = tqdm(total=trainer.epochs * batches, initial=done, desc="train", leave=False)
+
+    def batch(self, _trainer: SpineDetectionTrainer) -> None:
+        """A batch is done."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def epoch(self, trainer: SpineDetectionTrainer) -> None:
+        """An epoch is done."""
+        losses = " ".join(
+            f"{name.removesuffix('_loss')} {float(v):.3f}" for name, v in trainer.tloss.items()
+        )
+        text = f"epoch {trainer.epoch + 1}/{trainer.epochs}: {losses}"
+        if trainer.validated_epoch == trainer.epoch and trainer.metrics:
+            found = trainer.metrics
+            text += f"; val mAP50 {found['metrics/mAP50(B)']:.3f}"
+            text += f" mAP50-95 {found['metrics/mAP50-95(B)']:.3f}"
+        if self.bar is not None:
+            self.bar.set_description(text)
+            if trainer.epoch + 1 >= trainer.epochs:
+                self.bar.close()
+        else:
+            LOG.info("%s", text)
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Restore the global random generators after the block: the package seeds them."""
+    python_state = random.getstate()
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _open_board(trainer: SpineDetectionTrainer) -> None:
+    if trainer.parts.tensorboard:
+        from spineline.detect.engine.tensorboard import Board
+
+        trainer.board = Board(trainer.save_dir, trainer.start_epoch)
+
+
+def _check_loss(trainer: SpineDetectionTrainer) -> None:
+    """Stop at the first batch whose loss is no number; the package would go on to the epoch's end.
+
+    Raises:
+        SpinelineError: names the batch, its files and the checkpoint that is left.
+    """
+    losses = {name: float(value) for name, value in trainer.loss_items.items()}
+    total = float(trainer.loss.detach())
+    if math.isfinite(total) and all(math.isfinite(value) for value in losses.values()):
+        return
+    wrong = [f"{name}={value:g}" for name, value in losses.items() if not math.isfinite(value)]
+    msg = (
+        f"epoch {trainer.epoch + 1}: the loss is no finite number "
+        f"({', '.join(wrong) or f'{total:g}'}); the images of its batch: "
+        f"{', '.join(trainer.files)}{trainer._kept()}; look at their labels, or lower lr0"
+    )
+    raise SpinelineError(msg)
+
+
+def make_meta(network: Any, architecture: str, imgsz: int) -> DetectorMeta:
+    """What the weights file of a network says of it."""
+    return DetectorMeta(
+        backend="ultralytics",
+        model=architecture,
+        names=tuple(network.names.values()),
+        imgsz=imgsz,
+        channels=3,
+        yaml=plain_description(network.yaml),
+    )
+
+
+def _choose_validation(trainer: SpineDetectionTrainer) -> None:
+    due = (trainer.epoch + 1) % trainer.parts.val_every == 0
+    trainer.args.val = trainer.val_asked and due
+
+
+def _stripped(network: nn.Module) -> Any:
+    """A copy for a checkpoint: half precision, no loss, no arguments with paths."""
+    plain: Any = deepcopy(network).half()
+    plain.criterion = None
+    plain.args = {}
+    for tensor in plain.state_dict().values():
+        if tensor.is_floating_point():
+            torch.nan_to_num_(tensor)  # what is too large for 16 bits becomes the largest
+    for parameter in plain.parameters():
+        parameter.requires_grad = False
+    return plain
+
+
+def finish_checkpoint(checkpoint: dict[str, Any], path: Path) -> int:
+    """Finish the checkpoint of a last epoch as [SpineDetectionTrainer.strip_last][] does.
+
+    Returns:
+        How many epochs were trained.
+    """
+    if checkpoint["optimizer"] is None:
+        return int(checkpoint["trained_epochs"])
+    epoch, arguments = int(checkpoint["epoch"]), checkpoint["train_args"]
+    write_checkpoint(_final_checkpoint(checkpoint["ema"], epoch, arguments), path)
+    return epoch + 1
+
+
+def _final_checkpoint(network: Any, epoch: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that ``ultralytics`` can open, and that cannot be resumed."""
+    return {
+        "epoch": -1,
+        "trained_epochs": epoch + 1,
+        "model": network,
+        "ema": None,
+        "optimizer": None,
+        "train_args": arguments,
+        "license": "AGPL-3.0",
+    }
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(
+        bool(torch.isfinite(t).all())
+        for t in network.state_dict().values()
+        if t.is_floating_point()
+    )

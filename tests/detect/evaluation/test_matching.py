@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_curve
+
+from spineline.detect.evaluation.matching import (
+    Labels,
+    average_precision,
+    match,
+    one_to_one,
+    precision_recall,
+)
+from spineline.detect.results import Detections, no_detections
+
+NAMES = ("healthy", "sick")
+
+
+def detections(rows: Sequence[Sequence[float]], names: tuple[str, ...] = NAMES) -> Detections:
+    """From rows x1 y1 x2 y2 confidence class."""
+    table = np.array(rows, dtype=np.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64), names)
+
+
+def labelled(rows: Sequence[Sequence[float]]) -> tuple[Any, Any]:
+    """From rows x1 y1 x2 y2 class."""
+    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
+    return table[:, :4], table[:, 4].astype(np.int64)
+
+
+def random_case(seed: int, images: int = 8) -> tuple[Labels, list[Detections]]:
+    """Crowded labels; boxes near them, of any class, and boxes elsewhere; no equal confidences."""
+    rng = np.random.default_rng(seed)
+    confidences = rng.permutation(np.linspace(0.01, 0.99, images * 24)).reshape(images, 24)
+    labels: list[tuple[Any, Any]] = []
+    found = []
+    for image in range(images):
+        count = int(rng.integers(0, 9))
+        corner = rng.uniform(0, 60, (count, 2))
+        boxes = np.hstack([corner, corner + rng.uniform(10, 30, (count, 2))])
+        labels.append((boxes, rng.integers(0, 2, count)))
+        near = np.repeat(boxes, 2, axis=0) + rng.normal(0, 2, (2 * count, 4))
+        corner = rng.uniform(0, 60, (6, 2))
+        boxes = np.vstack([near, np.hstack([corner, corner + rng.uniform(10, 30, (6, 2))])])
+        rows = np.column_stack(
+            [boxes, confidences[image, : len(boxes)], rng.integers(0, 2, len(boxes))]
+        )
+        found.append(detections(rows.tolist()))
+    return labels, found
+
+
+def test_worked_out_by_hand() -> None:
+    # Ten pixels square each. Sick is found twice at one place: one hit, one false positive.
+    labels = [labelled([(0, 0, 10, 10, 0), (20, 0, 30, 10, 1), (40, 0, 50, 10, 1)])]
+    found = [
+        detections(
+            [
+                (0, 0, 10, 10, 0.9, 0),  # hit
+                (20, 0, 30, 10, 0.8, 1),  # hit
+                (21, 0, 31, 10, 0.7, 1),  # again
+                (40, 0, 50, 10, 0.6, 0),  # wrong class
+                (80, 0, 90, 10, 0.2, 1),  # on nothing
+                (40, 0, 50, 10, 0.1, 1),  # hit, not confident
+            ]
+        )
+    ]
+    result = one_to_one(labels, found)
+    assert (result.rates.tp, result.rates.fp, result.rates.fn) == (2, 2, 1)
+    assert result.precision == pytest.approx(2 / 4)
+    assert result.recall == pytest.approx(2 / 3)
+    assert result.f1 == pytest.approx(4 / 7)
+    # Precision after each hit: 1, 1, 3/6, each gaining a third of recall.
+    assert result.average_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert result.per_class["healthy"].precision == pytest.approx(1 / 2)
+    assert result.per_class["sick"].recall == pytest.approx(1 / 2)
+    # Sick alone: hits are the 1st and the 4th of four boxes.
+    assert result.per_class["sick"].average_precision == pytest.approx((1 + 1 / 2) / 2)
+    # F1 after each box: 1/2, 4/5, 2/3, 4/7, 1/2, 2/3.
+    assert (result.best_confidence, result.best_f1) == pytest.approx((0.8, 4 / 5))
+    # Without classes the box of the wrong class is a hit, and the last one comes too late.
+    anywhere = one_to_one(labels, found, class_agnostic=True)
+    assert (anywhere.rates.tp, anywhere.rates.fp, anywhere.rates.fn) == (3, 1, 0)
+    assert anywhere.per_class == {}
+
+
+def test_the_highest_free_overlap_is_taken_by_falling_confidence() -> None:
+    # Both boxes overlap both labels by half or more. The surer one takes the nearer label, and the
+    # other one the label that is left, though it lies nearer to the first.
+    labels = [labelled([(0, 0, 10, 10, 0), (0, 2, 10, 12, 0)])]
+    found = [detections([(0, 0, 10, 11, 0.8, 0), (0, 0, 10, 10, 0.9, 0)])]
+    assert one_to_one(labels, found).rates.tp == 2
+    assert match(labels, found).confidence.tolist() == pytest.approx([0.9, 0.8])
+
+
+@pytest.mark.parametrize("iou", [0.5, 0.75])
+@pytest.mark.parametrize("class_agnostic", [False, True], ids=["classes", "any-class"])
+def test_average_precision_is_that_of_pycocotools_at_many_recalls(
+    iou: float, class_agnostic: bool
+) -> None:
+    labels, found = random_case(3)
+    result = one_to_one(labels, found, iou=iou, class_agnostic=class_agnostic)
+    precision = coco_precision(labels, found, iou, class_agnostic)
+    if class_agnostic:
+        assert result.average_precision == pytest.approx(precision[:, 0].mean(), abs=2e-4)
+        return
+    for index, name in enumerate(NAMES):
+        expected = precision[:, index].mean()
+        assert result.per_class[name].average_precision == pytest.approx(expected, abs=2e-4)
+
+
+def coco_precision(
+    labels: Labels, found: Sequence[Detections], iou: float, class_agnostic: bool
+) -> Any:
+    """(10001, classes) of pycocotools, which reads the curve at so many recalls."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def rows(boxes: Any, kinds: Any, image: int) -> list[dict[str, Any]]:
+        return [
+            {"image_id": image, "category_id": int(kind) + 1, "iscrowd": 0,
+             "bbox": [*box[:2], *(box[2:] - box[:2])], "area": float(np.prod(box[2:] - box[:2]))}
+            for box, kind in zip(np.asarray(boxes, np.float64), kinds, strict=True)
+        ]  # fmt: skip
+
+    truth, results = [], []
+    for image, ((boxes, kinds), detected) in enumerate(zip(labels, found, strict=True), 1):
+        truth += rows(boxes, kinds, image)
+        each = rows(detected.boxes_xyxy, detected.class_index, image)
+        results += [
+            {**r, "score": float(c)} for r, c in zip(each, detected.confidence, strict=True)
+        ]
+    for number, row in enumerate(truth, 1):
+        row["id"] = number
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": n} for n in range(1, len(found) + 1)],
+            "categories": [{"id": 1, "name": "healthy"}, {"id": 2, "name": "sick"}],
+            "annotations": truth,
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.params.iouThrs = np.array([iou])
+        evaluation.params.recThrs = np.linspace(0, 1, 10001)
+        evaluation.params.useCats = int(not class_agnostic)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][0, :, :, 0, -1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_curve_is_that_of_scikit_learn(seed: int) -> None:
+    labels, found = random_case(seed)
+    matches = match(labels, found)
+    curve = precision_recall(matches)
+    precision, recall, confidence = precision_recall_curve(matches.hit, matches.confidence)
+    share = matches.hit.sum() / matches.labels.sum()  # scikit-learn knows of no missed label
+    assert 0 < share < 1
+    count = len(confidence)  # it ends at the last hit and adds a point of its own
+    np.testing.assert_allclose(curve.confidence[-count:], confidence[::-1])
+    np.testing.assert_allclose(curve.precision[:count], precision[-2::-1][:count])
+    np.testing.assert_allclose(curve.recall[:count], recall[-2::-1][:count] * share)
+
+
+def test_rates_are_those_of_supervision_where_boxes_lie_apart() -> None:
+    import supervision as sv
+    from supervision.metrics import F1Score, Precision, Recall
+    from supervision.metrics.core import AveragingMethod
+
+    rng = np.random.default_rng(5)
+    labels: list[tuple[Any, Any]] = []
+    found, targets, predictions = [], [], []
+    for _ in range(10):
+        corner = np.arange(6)[:, None] * np.array([[40.0, 0.0]])
+        boxes = np.hstack([corner, corner + 20])
+        kinds = rng.integers(0, 2, 6)
+        kept = rng.random(6) < 0.8
+        guess = np.where(rng.random(6) < 0.7, kinds, 1 - kinds)
+        rows = np.column_stack([boxes + rng.normal(0, 1.5, (6, 4)), rng.random(6), guess])[kept]
+        labels.append((boxes, kinds))
+        found.append(detections(rows.tolist()).by_confidence())
+        targets.append(sv.Detections(boxes, class_id=kinds))
+        sure = found[-1].at_least(0.3)
+        predictions.append(
+            sv.Detections(
+                sure.boxes_xyxy.astype(np.float64),
+                class_id=sure.class_index,
+                confidence=sure.confidence,
+            )
+        )
+    rates = one_to_one(labels, found, confidence=0.3).rates
+    for metric, name, mine in (
+        (Precision, "precision_at_50", rates.precision),
+        (Recall, "recall_at_50", rates.recall),
+        (F1Score, "f1_50", rates.f1),
+    ):
+        oracle = metric(averaging_method=AveragingMethod.MICRO)
+        assert mine == pytest.approx(getattr(oracle.update(predictions, targets).compute(), name))
+        assert mine is not None
+        assert 0 < mine < 1
+
+
+def test_what_lies_below_the_confidence_changes_no_count() -> None:
+    labels, found = random_case(1)
+    for confidence in (0.2, 0.5, 0.8):
+        kept = [each.at_least(confidence) for each in found]
+        all_of_them = one_to_one(labels, found, confidence=confidence).rates
+        alone = one_to_one(labels, kept, confidence=confidence).rates
+        assert (all_of_them.tp, all_of_them.fp, all_of_them.fn) == (alone.tp, alone.fp, alone.fn)
+
+
+def test_weights_are_copies_of_images() -> None:
+    labels, found = random_case(2, images=4)
+    times = [2, 0, 3, 1]
+    copied_labels = [each for each, n in zip(labels, times, strict=True) for _ in range(n)]
+    copied = [each for each, n in zip(found, times, strict=True) for _ in range(n)]
+    weights = np.array([[1.0] * 4, times])
+    once, more = average_precision(match(labels, found), weights)
+    assert once == pytest.approx(one_to_one(labels, found).average_precision)
+    assert more == pytest.approx(one_to_one(copied_labels, copied).average_precision)
+    assert once != more
+
+
+def test_equal_confidences_count_together_in_any_order() -> None:
+    labels = [labelled([(0, 0, 10, 10, 0)])]
+    rows = [(0, 0, 10, 10, 0.5, 0), (50, 50, 60, 60, 0.5, 0)]
+    areas = [one_to_one(labels, [detections(r)]).average_precision for r in (rows, rows[::-1])]
+    assert areas == [0.5, 0.5]
+
+
+NOTHING = labelled([])
+ONE = labelled([(0, 0, 10, 10, 0)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "found", "expected"),
+    [
+        ([NOTHING], [no_detections(NAMES)], (None, None, None, None)),
+        ([ONE], [no_detections(NAMES)], (None, 0.0, 0.0, 0.0)),
+        ([NOTHING], [detections([(0, 0, 9, 9, 0.9, 0)])], (0.0, None, 0.0, None)),
+        ([], [], (None, None, None, None)),
+        ([ONE], [detections([(0, 0, 0, 0, 0.9, 0)])], (0.0, 0.0, 0.0, 0.0)),
+        ([ONE], [detections([(0, 0, 10, 10, 0.4, 0)])], (None, 0.0, 0.0, 1.0)),
+    ],
+    ids=["nothing", "no-detection", "no-label", "no-image", "degenerate", "not-confident"],
+)
+def test_undefined(labels: Any, found: Any, expected: tuple[float | None, ...]) -> None:
+    result = one_to_one(labels, found)
+    figures = (result.precision, result.recall, result.f1, result.average_precision)
+    assert figures == expected
+
+
+def test_inputs_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        one_to_one([ONE, ONE], [no_detections(NAMES)])
+    with pytest.raises(ValueError, match="detections of different classes"):
+        one_to_one([ONE, ONE], [no_detections(NAMES), no_detections(("a",))])

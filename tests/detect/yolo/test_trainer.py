@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.detect.checkpoints import load_pickle, write_checkpoint
+from spineline.detect.engine.results_csv import trim_results
+from spineline.detect.yolo.trainer import CheckedDataset, SmoothedBCE, kept_generators
+
+
+def test_smoothed_targets_worked_out_by_hand() -> None:
+    # One-hot with alignment 1 and 0.5, and a place without label; smoothing 0.1.
+    target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    wanted = [[0.95, 0.05, 0.05], [0.025, 0.475, 0.025], [0.0, 0.0, 0.0]]
+    torch.testing.assert_close(SmoothedBCE(0.1).smooth(target), torch.tensor(wanted))
+
+
+def test_smoothed_loss_worked_out_by_hand() -> None:
+    # At logit 0 the loss is log 2 whatever the target; at logit x it is log(1 + e^x) - t x.
+    loss = SmoothedBCE(0.1)
+    logits = torch.tensor([[2.0, -1.0]])
+    found = loss(logits, torch.tensor([[1.0, 0.0]]))
+    wanted = torch.log1p(torch.exp(logits)) - torch.tensor([[0.95, 0.05]]) * logits
+    torch.testing.assert_close(found, wanted)
+
+
+def test_no_smoothing_is_the_packages_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, target = (torch.rand(4, 7, 11, generator=generator) for _ in range(2))
+    wanted = torch.nn.BCEWithLogitsLoss(reduction="none")(logits, target)
+    torch.testing.assert_close(SmoothedBCE(0.0)(logits, target), wanted)
+
+
+def test_smoothing_reaches_the_networks_loss(untrained: Callable[..., Any]) -> None:
+    """The class loss of a whole network changes by the smoothed targets, the rest stays."""
+    from types import SimpleNamespace
+
+    from ultralytics.utils.loss import v8DetectionLoss
+
+    network = untrained().train()
+    network.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+    batch = {
+        "img": torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
+        "batch_idx": torch.zeros(2),
+        "cls": torch.tensor([[3.0], [7.0]]),
+        "bboxes": torch.tensor([[0.5, 0.3, 0.4, 0.2], [0.5, 0.7, 0.4, 0.2]]),
+    }
+    predictions = network(batch["img"])
+    plain, smoothed = v8DetectionLoss(network), v8DetectionLoss(network)
+    smoothed.bce = SmoothedBCE(0.2)
+    seen: list[torch.Tensor] = []
+
+    def record(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen[:] = [logits, target]
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, target, reduction="none"
+        )
+
+    plain.bce = record
+    wanted, _ = plain(predictions, batch)
+    found, _ = smoothed(predictions, batch)
+    torch.testing.assert_close(found[[0, 2]], wanted[[0, 2]])
+    logits, target = seen
+    matched = target.amax(-1, keepdim=True)
+    assert (matched > 0).sum() > 2
+    # Cross-entropy is linear in the target: it changes by -logit times the target's change.
+    change = (-logits * (0.1 * matched - 0.2 * target)).sum() / target.sum().clamp(min=1) * 0.5
+    assert abs(change.item()) > 1e-5
+    torch.testing.assert_close(found[1].double(), (wanted[1] + change).double(), rtol=1e-6, atol=0)
+
+
+def test_augmentation_is_the_same_with_and_without_albumentations(dataset: Path) -> None:
+    from ultralytics.cfg import get_cfg
+
+    from spineline.detect.engine.dataset import read_data, read_images
+
+    data = read_data(dataset)
+    images = read_images(data.train, data.names, part="train")
+    description = {"names": dict(enumerate(data.names)), "nc": len(data.names), "channels": 3}
+    options = get_cfg()
+    found = CheckedDataset(images, data=description, task="detect", imgsz=64, hyp=options)
+    for _ in range(2):
+        names = [type(step).__name__ for step in found.transforms.transforms]
+        assert {"RandomHSV", "RandomFlip"} <= set(names)
+        assert "Albumentations" not in names
+        found.close_mosaic(options)
+
+
+def test_a_write_that_fails_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pt"
+    write_checkpoint({"epoch": 1}, path)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(SpinelineError, match="disk full"):
+        write_checkpoint({"epoch": 2}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_generators_are_as_before() -> None:
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    with contextlib.suppress(ValueError), kept_generators():
+        random.seed(9)
+        np.random.seed(9)  # noqa: NPY002
+        torch.manual_seed(9)
+        raise ValueError("inside")
+    after = (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    assert after == (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002
+
+
+def test_results_of_a_killed_run_are_cut_to_whole_epochs(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("epoch,a,b\n1,0.5,0.5\n2,0.4,0.4\n3,0.3,0.3\n4,0.2")
+    trim_results(path, 2)
+    assert path.read_text() == "epoch,a,b\n1,0.5,0.5\n2,0.4,0.4\n"
+    trim_results(tmp_path / "none.csv", 2)
+
+
+def test_checkpoints_hold_no_path_and_no_repository(finished: Any, dataset: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        path = finished.out / "weights" / name
+        checkpoint = load_pickle(path, trust=True)
+        assert checkpoint["epoch"] == -1
+        assert checkpoint["optimizer"] is None
+        assert not {"git", "date"} & set(checkpoint)
+        content = path.read_bytes()
+        for secret in (str(dataset), str(finished.out), "github.com", str(Path.home()) + "/"):
+            assert secret.encode() not in content
