@@ -38,7 +38,7 @@ from spineline.detect.evaluation.folds import fold_folders
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
-from spineline.pipeline.tables import command_line, machine
+from spineline.pipeline.evaluation.tables import command_line, machine
 
 MODELS = ("fasterrcnn", "yolo")
 TITLES = {"fasterrcnn": "Faster R-CNN", "yolo": "YOLOv8n"}

@@ -58,9 +58,9 @@ from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.crops.crops import extract_crops
 from spineline.detect.checkpoints import network_from_safetensors
 from spineline.detect.yolo.environment import import_ultralytics
-from spineline.pipeline import predict as command
-from spineline.pipeline.core import Pipeline, bundle_of
-from spineline.pipeline.settings import ModelSettings, PipelinePredict
+from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
+from spineline.pipeline.run import predict as command
+from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
 
 GOAL = 5
 OURS = "pipeline predict"

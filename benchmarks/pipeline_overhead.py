@@ -48,13 +48,13 @@ from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.crops.crops import extract_crops
 from spineline.datasets.dicom.study import choose_slice, read_pixels, scan
 from spineline.datasets.images import window_to_uint8
-from spineline.pipeline import predict as command
-from spineline.pipeline.core import Analysis, Pipeline, batch_size
-from spineline.pipeline.decode import DecodeSettings, decode_spine
-from spineline.pipeline.grading import crop_boxes
-from spineline.pipeline.outputs import overlay_png, write_study
-from spineline.pipeline.settings import ModelSettings, PipelinePredict
-from spineline.pipeline.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
+from spineline.pipeline.inference.grading import crop_boxes
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size
+from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.outputs.study_files import overlay_png, write_study
+from spineline.pipeline.run import predict as command
+from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
 
 GOAL = 1.2
 Pass = tuple[torch.nn.Module, torch.Tensor]

@@ -440,7 +440,7 @@ def _be_the_command(words: Sequence[str], said: Path, case: Case, place: Path) -
         most = pages * resource.getpagesize() + MEMORY_LIMIT
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
         signal.alarm(TIME_LIMIT_S)
-        from spineline.pipeline.cli import main
+        from spineline.pipeline.cli.main import main
 
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - lives as long as the process
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
@@ -486,7 +486,7 @@ def run_cases(cases: Sequence[Case], folder: Path) -> list[Done]:
     """Run cases, in their order; libraries are loaded once."""
     import spineline.classify.model
     import spineline.detect.yolo.backend
-    import spineline.pipeline.predict  # noqa: F401 - loaded for the children
+    import spineline.pipeline.run.predict  # noqa: F401 - loaded for the children
 
     make_sound(folder)
     folder.chmod(0o755)

@@ -45,10 +45,10 @@ from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.runtimes import FORMS, threads
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
-from spineline.pipeline.core import Pipeline
-from spineline.pipeline.export import Agreement, export
-from spineline.pipeline.export_settings import PipelineExport
-from spineline.pipeline.sources import Frame, find_cases, load_frame
+from spineline.pipeline.export.export import Agreement, export
+from spineline.pipeline.export.settings import PipelineExport
+from spineline.pipeline.inference.pipeline import Pipeline
+from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 
 TITLES = {
     "torch": "torch",

@@ -53,7 +53,7 @@ from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train, trainer_arguments
 from spineline.detect.yolo.environment import import_ultralytics
-from spineline.pipeline.tables import command_line, machine
+from spineline.pipeline.evaluation.tables import command_line, machine
 
 BACKENDS = ("fasterrcnn", "yolo")
 CACHES = ("ram", "none")

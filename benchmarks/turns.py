@@ -29,10 +29,10 @@ from spineline.datasets.common.run_record import LOG, versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text
 from spineline.detect.yolo.environment import OFFLINE_ENVIRONMENT
-from spineline.pipeline.tables import command_line, machine
+from spineline.pipeline.evaluation.tables import command_line, machine
 
 Clock = Literal["wall_s", "cpu_s"]
-CLI = ("-m", "spineline.pipeline.cli")
+CLI = ("-m", "spineline.pipeline.cli.main")
 """Arguments of Python that run the command line."""
 
 ABOUT = """\

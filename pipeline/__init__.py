@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spineline.pipeline.core import Pipeline
-    from spineline.pipeline.results import GradedStructure, StudyResult
+    from spineline.pipeline.inference.pipeline import Pipeline
+    from spineline.pipeline.inference.results import GradedStructure, StudyResult
 
 __all__ = ["GradedStructure", "Pipeline", "StudyResult"]
 
 _PLACES = {
-    "Pipeline": "spineline.pipeline.core",
-    "GradedStructure": "spineline.pipeline.results",
-    "StudyResult": "spineline.pipeline.results",
+    "Pipeline": "spineline.pipeline.inference.pipeline",
+    "GradedStructure": "spineline.pipeline.inference.results",
+    "StudyResult": "spineline.pipeline.inference.results",
 }
 
 

@@ -49,7 +49,7 @@ def shared_tools() -> Path:
 @pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line here: ``run_cli("data", "check", …)`` gives code, stdout, stderr."""
-    from spineline.pipeline.cli import main
+    from spineline.pipeline.cli.main import main
 
     def run(*words: object) -> tuple[int, str, str]:
         code = main([str(word) for word in words])

@@ -271,8 +271,8 @@ def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: 
     """By the very settings and checks of the commands, before any data is read."""
     import shlex
 
-    from spineline.pipeline.cli import settings_from_words
-    from spineline.pipeline.kfold_variants import check_trainings, chosen_variants
+    from spineline.pipeline.cli.main import settings_from_words
+    from spineline.pipeline.kfold.variants import check_trainings, chosen_variants
 
     settings = rows.RowsSettings(out=tmp_path / "my rows", size=size, device="0", seed=3)
     lines = rows.commands(settings, rows.chosen_variants(rows.ROWS), str(settings.out))

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from spineline.datasets.common.settings import describe, parse_settings
-from spineline.pipeline.cli import COMMANDS
+from spineline.pipeline.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
@@ -123,7 +123,7 @@ def test_our_folders_are_no_packages_of_their_own(tmp_path: Path) -> None:
     """``datasets`` is Hugging Face's, ``pipeline`` and ``weights`` nobody's: none may be ours."""
     code = (
         "import importlib.util, sys\n"
-        "import spineline.pipeline.cli, spineline.datasets.labels\n"
+        "import spineline.pipeline.cli.main, spineline.datasets.labels\n"
         f"for name in {(*ROOMS, 'tests')!r}:\n"
         "    found = importlib.util.find_spec(name)\n"
         "    places = [found.origin, *(found.submodule_search_locations or [])] if found else []\n"

@@ -79,7 +79,7 @@ def guarded(place: Path) -> Run:
 @pytest.fixture(scope="module")
 def spineline(guarded: Run) -> Run:
     """Run the command line so."""
-    code = "import sys; from spineline.pipeline.cli import main; sys.exit(main())"
+    code = "import sys; from spineline.pipeline.cli.main import main; sys.exit(main())"
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
         return guarded("-c", code, *words)

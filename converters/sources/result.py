@@ -434,7 +434,7 @@ def _is_hashed(entry: _Entry, content: ResultContent) -> bool:
     """Whether the UIDs are those that ``names=hash`` writes.
 
     It names a study by the first 16 of the 32 hexadecimal digits of which the number in the study's
-    UID consists; see [spineline.pipeline.pseudonyms][].
+    UID consists; see [spineline.pipeline.run.pseudonyms][].
     """
     name = _HASHED_NAME.fullmatch(entry.image_name)
     uid = _HASHED_UID.fullmatch(content.study_uid or "")

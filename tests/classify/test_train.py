@@ -347,7 +347,7 @@ def test_a_killed_process_leaves_a_whole_state(
 ) -> None:
     out = tmp_path / "killed"
     words = [w for w in tiny_words if not w.startswith("epochs=")]
-    command = [sys.executable, "-P", "-m", "spineline.pipeline.cli", "classify", "train"]
+    command = [sys.executable, "-P", "-m", "spineline.pipeline.cli.main", "classify", "train"]
     command += [f"data={dataset_folder}", f"out={out}", "epochs=12", "workers=1", *words]
     for number in range(3):
         more = ["resume=true"] if number else []

@@ -316,7 +316,9 @@ def test_overwrite_replaces_the_whole_folder(report_source, run_cli):
 
 def test_same_input_same_bytes_under_any_hash_seed(report_source):
     files = report_source("001-000", "002-000", "003-000", "004-000")
-    program = "import sys; from spineline.pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; from spineline.pipeline.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     results = []
     for seed in ("1", "77"):
         words = files.words(out=files.root / f"seed{seed}", split="0.5")
@@ -331,7 +333,7 @@ def test_same_input_same_bytes_under_any_hash_seed(report_source):
 def test_converting_imports_no_torch(report_source):
     files = report_source("001-000")
     program = (
-        "import sys; from spineline.pipeline.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from spineline.pipeline.cli.main import main; code = main(sys.argv[1:]);"
         "sys.exit(code or ('torch' in sys.modules) * 9)"
     )
     command = [sys.executable, "-c", program, "convert", "report", *files.words(split="train")]

@@ -365,7 +365,7 @@ from pathlib import Path
 import torch
 
 from spineline.detect.engine import loop
-from spineline.pipeline.cli import main
+from spineline.pipeline.cli.main import main
 
 counts, close, write = [], loop._close_epoch, loop.write_checkpoint
 

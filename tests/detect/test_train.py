@@ -414,7 +414,7 @@ def test_weights_that_are_no_numbers_end_the_run(
 def test_resume_after_kill_9(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["model=yolov8n", f"data={dataset}", f"out={out}", "imgsz=64", "epochs=6", "batch=3"]
-    command = [sys.executable, "-m", "spineline.pipeline.cli", "detect", "train"]
+    command = [sys.executable, "-m", "spineline.pipeline.cli.main", "detect", "train"]
     process = subprocess.Popen(
         [*command, *words, "plots=false"], cwd=tmp_path, stdout=subprocess.DEVNULL
     )

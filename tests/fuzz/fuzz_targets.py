@@ -125,7 +125,7 @@ def _prepared(report: Path, folder: Path) -> Path:
 
 
 def _some_result(picture: np.ndarray) -> Any:
-    from spineline.pipeline.sources import Frame, Reorientation
+    from spineline.pipeline.inference.sources import Frame, Reorientation
 
     turn = Reorientation(False, False, False, picture.shape[:2])
     frame = Frame("a", picture, turn, picture.shape[1], picture.shape[0])
@@ -182,7 +182,7 @@ class ToyClassifier:
 
 
 def toy_pipeline() -> Any:
-    from spineline.pipeline.core import Pipeline
+    from spineline.pipeline.inference.pipeline import Pipeline
 
     return Pipeline(ToyDetector(), ToyClassifier(), "toy", "0" * 64)  # type: ignore[arg-type]
 
@@ -191,7 +191,7 @@ _PIPELINES: dict[str, Any] = {}
 
 
 def _pipeline(bundled: bool = False) -> Any:
-    from spineline.pipeline.core import Pipeline
+    from spineline.pipeline.inference.pipeline import Pipeline
 
     name = "bundled" if bundled else "toy"
     if name not in _PIPELINES:
@@ -221,7 +221,7 @@ def _spoil_one_slice(folder: Path, rng: Rng) -> None:
 
 
 def _frames(folder: Path) -> list[Any]:
-    from spineline.pipeline.sources import find_cases, load_frame
+    from spineline.pipeline.inference.sources import find_cases, load_frame
 
     frames = [load_frame(case) for case in find_cases(folder)]
     for frame in frames:
@@ -314,8 +314,8 @@ def _spoil_names(folder: Path, rng: Rng) -> None:
 
 
 def _run_predict(folder: Path, out: Path) -> Warnings:
-    from spineline.pipeline.predict import predict
-    from spineline.pipeline.settings import PipelinePredict
+    from spineline.pipeline.run.predict import predict
+    from spineline.pipeline.run.settings import PipelinePredict
 
     settings = PipelinePredict(source=folder, out=out / "o", overlay=False, workers=0)
     result = predict(settings, pipeline=_pipeline())
@@ -478,7 +478,7 @@ def _run_labels(folder: Path, out: Path) -> Warnings:
 
 
 def _run_result(folder: Path, out: Path) -> Warnings:
-    from spineline.pipeline.results import StudyResult, read_result
+    from spineline.pipeline.inference.results import StudyResult, read_result
 
     result = read_result(folder / "result.json")
     sane(result.width > 0 and result.height > 0, f"an image of {result.width}x{result.height}")
@@ -510,7 +510,7 @@ def _run_images(folder: Path, out: Path) -> Warnings:
     from spineline.converters.sources.frames import frame_size
     from spineline.datasets.common.errors import SpinelineError
     from spineline.datasets.images import read_colours, read_image
-    from spineline.pipeline.sources import image_cases, load_frame
+    from spineline.pipeline.inference.sources import image_cases, load_frame
 
     said: list[str] = []
     for path in sorted(folder.iterdir()):
@@ -535,7 +535,7 @@ def _spoil_settings(folder: Path, rng: Rng) -> None:
 def _run_settings(folder: Path, out: Path) -> Warnings:
     from spineline.datasets.common.errors import SpinelineError
     from spineline.datasets.common.settings import parse_settings, read_settings_file
-    from spineline.pipeline.settings import PipelinePredict
+    from spineline.pipeline.run.settings import PipelinePredict
     from spineline.weights import load_registry
 
     said = []

@@ -14,7 +14,7 @@ from spineline.converters.sources.report import read_report
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.common.settings import read_settings_file
 from spineline.datasets.types import Structure
-from spineline.pipeline.results import SCHEMA, StudyResult, read_result
+from spineline.pipeline.inference.results import SCHEMA, StudyResult, read_result
 from spineline.weights import load_registry
 
 

@@ -27,10 +27,10 @@ from pydicom.uid import (
 from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections, no_detections
-from spineline.pipeline.core import Analysis, Pipeline
-from spineline.pipeline.settings import ModelSettings, PipelinePredict
-from spineline.pipeline.sources import find_cases, load_frame
-from spineline.pipeline.writers import OF_STUDY
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline
+from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.outputs.writers import OF_STUDY
+from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
 from spineline.weights import Bundle, WeightsFile
 
 SAGITTAL = (0, 1, 0, 0, 0, -1)
@@ -132,7 +132,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
 
     for module in ("predict", "val"):
         monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", bundle)
-    monkeypatch.setattr("spineline.pipeline.engine_local.auto_workers", lambda items: 0)
+    monkeypatch.setattr("spineline.pipeline.run.engine_local.auto_workers", lambda items: 0)
     return loaded
 
 

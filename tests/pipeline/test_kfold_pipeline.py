@@ -20,10 +20,10 @@ from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.splits import records_by_part
 from spineline.datasets.types import ImageRecord, Structure
-from spineline.pipeline.fold_weights import read_fold_weights
-from spineline.pipeline.kfold_jobs import Job
-from spineline.pipeline.train import TrainResult, load_recipe
-from spineline.pipeline.train_settings import PipelineTrain
+from spineline.pipeline.evaluation.fold_weights import read_fold_weights
+from spineline.pipeline.kfold.jobs import Job
+from spineline.pipeline.training.settings import PipelineTrain
+from spineline.pipeline.training.train import TrainResult, load_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
 BLIND = ("001", "004", "005")
@@ -82,7 +82,7 @@ def trained(monkeypatch, fake_models) -> list[PipelineTrain]:
             file.write_bytes(str(settings.out).encode())
         return TrainResult(settings.out, *files)
 
-    monkeypatch.setattr("spineline.pipeline.train.train", train)
+    monkeypatch.setattr("spineline.pipeline.training.train.train", train)
     return seen
 
 
@@ -174,7 +174,7 @@ def test_recipes_side_by_side(data, trained, run_cli, tmp_path) -> None:
 def test_a_fold_that_fails_is_told_and_done_alone_later(
     data, trained, run_cli, tmp_path, monkeypatch
 ) -> None:
-    import spineline.pipeline.train as module
+    import spineline.pipeline.training.train as module
 
     whole, out = module.train, tmp_path / "o"
 

@@ -15,12 +15,17 @@ import numpy as np
 import pytest
 
 from spineline.datasets.labels import LEVELS, kind_of_level
-from spineline.pipeline.cohort_page import Failed, cohort_html
-from spineline.pipeline.compare import ComparedLevel, Comparison
-from spineline.pipeline.core import Analysis
-from spineline.pipeline.naming import Naming, Rival
-from spineline.pipeline.report_page import report_html
-from spineline.pipeline.results import BinaryGrade, GradedStructure, SevenGrade, StudyResult
+from spineline.pipeline.inference.naming import Naming, Rival
+from spineline.pipeline.inference.pipeline import Analysis
+from spineline.pipeline.inference.results import (
+    BinaryGrade,
+    GradedStructure,
+    SevenGrade,
+    StudyResult,
+)
+from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison
+from spineline.pipeline.outputs.html.cohort_page import Failed, cohort_html
+from spineline.pipeline.outputs.html.study_page import report_html
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

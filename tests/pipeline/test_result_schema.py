@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from spineline.datasets.labels import KIND_OF_SEVEN, KINDS, LEVELS, kind_of_level
-from spineline.pipeline.results import SCHEMA, StudyResult, result_schema
-from spineline.pipeline.settings import ModelSettings
-from spineline.pipeline.sources import find_cases, load_frame
+from spineline.pipeline.inference.results import SCHEMA, StudyResult, result_schema
+from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.run.settings import ModelSettings
 
 KINDS_OF_RESULT = (
     "all levels", "missing levels", "nothing found", "plain image", "abstained", "no classifier",
@@ -243,7 +243,7 @@ def test_kinds_and_codes_are_those_of_the_labels() -> None:
 
 
 def test_it_is_a_file_of_the_package() -> None:
-    import spineline.pipeline.results as module
+    import spineline.pipeline.inference.results as module
 
     path = Path(module.__file__).parent / "schemas" / "result.schema.json"
     assert json.loads(path.read_text(encoding="utf-8")) == result_schema()

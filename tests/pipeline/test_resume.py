@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.pipeline import predict as command
-from spineline.pipeline.predict import StoredResults, predict
-from spineline.pipeline.settings import PipelinePredict
+from spineline.pipeline.run import predict as command
+from spineline.pipeline.run.predict import StoredResults, predict
+from spineline.pipeline.run.settings import PipelinePredict
 
 HERE = Path(__file__).parent
 
@@ -29,9 +29,9 @@ import sys, time
 sys.path.insert(0, {str(HERE)!r})
 from types import SimpleNamespace
 from conftest import ShadeClassifier, SpotDetector
-from spineline.pipeline import predict as command
-from spineline.pipeline.cli import main
-from spineline.pipeline.core import Pipeline
+from spineline.pipeline.run import predict as command
+from spineline.pipeline.cli.main import main
+from spineline.pipeline.inference.pipeline import Pipeline
 
 class Slow(SpotDetector):
     def detect(self, images, **keys):
@@ -537,7 +537,7 @@ def test_killed_with_the_real_networks(tmp_path, run_cli, seed: int) -> None:
     words = ("n=8", "slices=3", "format=dicom", "size=256")
     assert run_cli("data", "phantom", f"out={tmp_path / 'ph'}", *words)[0] == 0
     script = tmp_path / "real.py"
-    script.write_text("import sys; from spineline.pipeline.cli import main; sys.exit(main())")
+    script.write_text("import sys; from spineline.pipeline.cli.main import main; sys.exit(main())")
     words = ["source=ph/studies", "to=tianchi,coco"]
     studies = _killed_then_resumed(script, 3, seed, words)
     assert len(set(studies)) == 8

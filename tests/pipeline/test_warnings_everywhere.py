@@ -11,9 +11,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from spineline.pipeline import outputs
-from spineline.pipeline.doubts import codes_of
-from spineline.pipeline.settings import PipelinePredict
+from spineline.pipeline.inference.warnings import codes_of
+from spineline.pipeline.outputs.study_files import study_files as outputs
+from spineline.pipeline.run.settings import PipelinePredict
 
 CODES = ("no_geometry", "burned_in_text", "missing_levels", "naming_abstained")
 

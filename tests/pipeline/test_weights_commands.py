@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.pipeline.weights import (
+from spineline.pipeline.cli.weights import (
     WeightsAdd,
     WeightsStrip,
     WeightsVerify,

@@ -113,7 +113,7 @@ def source(tmp_path: Path) -> FilesOfCervical:
 
 @pytest.fixture(scope="module")
 def published(shared_cervical: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from spineline.pipeline.cli import main
+    from spineline.pipeline.cli.main import main
 
     out = tmp_path_factory.mktemp("published") / "out"
     words = (f"annotations={shared_cervical}", f"out={out}", "min_boxes=3", "min_bin_size=9")

@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 
 from spineline.detect.engine import loop
-from spineline.pipeline.cli import main
+from spineline.pipeline.cli.main import main
 
 folder, poison = Path(sys.argv[1]), int(sys.argv[2])
 rank, seen = os.environ["RANK"], []
@@ -122,7 +122,13 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all(dataset: Path, tmp_pa
     said = done.stderr.partition("its images: ")[2].partition(";")[0]
     assert sorted(said.split(", ")) == sorted(seen[1][1])
     resumed = torchrun(
-        "-m", "spineline.pipeline.cli", "detect", "train", f"out={out}", "resume=true", cwd=tmp_path
+        "-m",
+        "spineline.pipeline.cli.main",
+        "detect",
+        "train",
+        f"out={out}",
+        "resume=true",
+        cwd=tmp_path,
     )
     assert resumed.returncode == 0, resumed.stderr
     with (out / "results.csv").open() as file:

@@ -29,7 +29,7 @@ socket.getaddrinfo = refuse
 socket.gethostbyname = refuse
 import os, torch
 threads = torch.get_num_threads()
-from spineline.pipeline.cli import main
+from spineline.pipeline.cli.main import main
 code = main(sys.argv[1:])
 assert torch.get_num_threads() == threads and "OMP_NUM_THREADS" not in os.environ
 from ultralytics.utils import ONLINE, AUTOINSTALL, SETTINGS

@@ -1,0 +1,144 @@
+"""``spineline demo``: draw a phantom study, run the pipeline on it, compare with what was drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.settings import Settings, key
+from spineline.datasets.labels import encode_seven
+
+if TYPE_CHECKING:
+    from spineline.datasets.types import ImageRecord, Structure
+    from spineline.pipeline.inference.results import GradedStructure
+
+_CLOSE_PX = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo(Settings):
+    """Keys of ``demo``."""
+
+    out: Path = key(
+        "folder to write; an earlier demo in it is replaced", default=Path("spineline-demo")
+    )
+    weights: str = key("bundle name, or DETECTOR,CLASSIFIER", default="default")
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    overwrite: bool = key("replace the folder even if it is no demo", default=False)
+    seed: int = key("decides the spine that is drawn", default=2, minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """How the demo went.
+
+    Attributes:
+        out: the folder: ``study/``, ``annotation.json``, ``result.json``, ``overlay.png``.
+        distance_px: of each level from where it was drawn; inf where it was not found.
+        seven_right: number of levels whose seven-class grade is what was drawn.
+    """
+
+    out: Path
+    distance_px: dict[str, float]
+    seven_right: int
+
+    @property
+    def close(self) -> int:
+        """Number of levels closer than 8 px."""
+        return sum(distance < _CLOSE_PX for distance in self.distance_px.values())
+
+
+def demo(settings: Demo) -> DemoResult:
+    """Draw one phantom study, find and grade its levels, and say how far off they are.
+
+    Raises:
+        OutputExistsError: ``out`` holds something that is no earlier demo.
+        SpinelineError: it cannot be written, or the weights cannot be loaded.
+    """
+    from spineline.datasets.common.files import check_output, staged_folder
+    from spineline.datasets.common.run_record import write_run_record
+    from spineline.pipeline.inference.pipeline import Pipeline
+    from spineline.pipeline.inference.sources import find_cases, load_frame
+    from spineline.pipeline.outputs.study_files import write_study
+    from spineline.pipeline.run.settings import ModelSettings
+
+    overwrite = settings.overwrite or is_demo(settings.out)
+    check_output(settings.out, overwrite=overwrite)
+    LOG.info("loading the models and drawing a phantom study (seed %d)", settings.seed)
+    pipeline = Pipeline.from_settings(
+        ModelSettings(weights=settings.weights, device=settings.device)
+    )
+    with staged_folder(settings.out, overwrite=overwrite) as stage:
+        drawn = draw_study(stage, settings.seed)
+        analysis = pipeline.analyse([load_frame(find_cases(stage / "study")[0])])[0]
+        write_study(stage, analysis, overlay=True, doubtful=pipeline.settings.confidence)
+        write_run_record(stage, "demo", settings)
+    result = compare(settings.out, drawn.structures, analysis.result.structures)
+    for note in analysis.frame.notes:
+        LOG.info("  %s", note)
+    for warning in analysis.result.warnings:
+        LOG.warning("%s", warning)
+    _tell(result)
+    return result
+
+
+def draw_study(folder: Path, seed: int) -> ImageRecord:
+    """Write a phantom's DICOM study and its annotation; the annotation as a record."""
+    import numpy as np
+
+    from spineline.datasets.common.files import write_json
+    from spineline.datasets.phantoms.phantom import draw_phantom, record_of
+    from spineline.datasets.phantoms.study import write_phantom_study
+    from spineline.datasets.tianchi import annotation_entry
+
+    phantom = draw_phantom(np.random.default_rng([seed, 0]))
+    record = record_of(phantom, "000-000")
+    placed = write_phantom_study(folder / "study", phantom, record, identity=f"{seed}.0")
+    write_json(folder / "annotation.json", [annotation_entry(placed, 3)])
+    return placed
+
+
+def compare(out: Path, drawn: Sequence[Structure], found: Sequence[GradedStructure]) -> DemoResult:
+    """How far each drawn level was found from its place, and how many grades are right."""
+    by_level = {structure.level: structure for structure in found}
+    distance_px = dict.fromkeys((label.level for label in drawn), math.inf)
+    right = 0
+    for label in drawn:
+        structure = by_level.get(label.level)
+        if structure is None:
+            continue
+        distance_px[label.level] = math.dist(label.point_xy, structure.point_xy)
+        seven = encode_seven(label.kind, label.pathology)
+        right += structure.seven is not None and structure.seven.class_index == seven
+    return DemoResult(out, distance_px, right)
+
+
+def _tell(result: DemoResult) -> None:
+    for level, distance in result.distance_px.items():
+        off = "not found" if math.isinf(distance) else f"{distance:4.1f} px from where it was drawn"
+        LOG.info("  %-7s %s", level, off)
+    count = len(result.distance_px)
+    LOG.info("%d of %d levels within %g px", result.close, count, _CLOSE_PX)
+    LOG.info(
+        "%d of %d grades as drawn: the classifier knows real MR, not drawings, so the grades of a "
+        "phantom only show what an answer looks like",
+        result.seven_right,
+        count,
+    )
+    LOG.info("look at %s", result.out / "overlay.png")
+    LOG.info("the rest is in %s: result.json, the DICOM study, its annotation", result.out)
+
+
+def is_demo(folder: Path) -> bool:
+    """Whether a folder holds an earlier demo, by its ``run.yaml``."""
+    try:
+        record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(record, dict) and record.get("command") == "spineline demo"

@@ -1,0 +1,399 @@
+"""The command line: ``spineline TASK MODE key=value …``.
+
+Only settings classes are imported to parse and to help; the work's imports happen when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.settings import (
+    Settings,
+    close_match,
+    describe,
+    parse_settings,
+    read_settings_file,
+    refuse_output_around,
+)
+
+LOG = logging.getLogger("spineline")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: where its settings and its function are, by ``module:name``."""
+
+    summary: str
+    settings: str
+    run: str
+
+
+_CONVERT = "spineline.converters.settings"
+_DETECT = "spineline.detect.settings"
+_CLASSIFY = "spineline.classify.settings"
+_PIPELINE = "spineline.pipeline.run.settings"
+
+COMMANDS: dict[str, dict[str, Command]] = {
+    "convert": {
+        "tianchi": Command(
+            "Tianchi JSON with DICOM studies to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertTianchi",
+            "spineline.converters.convert:convert_tianchi",
+        ),
+        "report": Command(
+            "the report's JSON with frames to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertReport",
+            "spineline.converters.convert:convert_report",
+        ),
+        "cervical": Command(
+            "cervical CSV with LabelMe XML to YOLO, VOC and COCO: healthy and sick discs",
+            f"{_CONVERT}:ConvertCervical",
+            "spineline.converters.convert:convert_cervical",
+        ),
+        "prepared": Command(
+            "the older cervical project's prepared JSON to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertPrepared",
+            "spineline.converters.convert:convert_prepared",
+        ),
+        "result": Command(
+            "results of pipeline predict, corrected or not, to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertPredicted",
+            "spineline.converters.convert:convert_result",
+        ),
+    },
+    "data": {
+        "check": Command(
+            "find what is wrong with a source or a converted dataset",
+            "spineline.converters.check:DataCheck",
+            "spineline.converters.check:check",
+        ),
+        "stats": Command(
+            "counts, sizes, spacing, mean and std, histograms",
+            "spineline.datasets.commands.stats:DataStats",
+            "spineline.datasets.commands.stats:stats",
+        ),
+        "show": Command(
+            "overlays of boxes, points and levels",
+            "spineline.datasets.commands.show:DataShow",
+            "spineline.datasets.commands.show:show",
+        ),
+        "crops": Command(
+            "crops for the classifier, jittered and balanced on request",
+            "spineline.datasets.crops.crops:DataCrops",
+            "spineline.datasets.crops.crops:crops",
+        ),
+        "phantom": Command(
+            "draw synthetic studies with their annotation",
+            "spineline.datasets.phantoms.phantom:DataPhantom",
+            "spineline.datasets.phantoms.phantom:phantom",
+        ),
+    },
+    "detect": {
+        "train": Command(
+            "train a detector", f"{_DETECT}:DetectTrain", "spineline.detect.train:train"
+        ),
+        "val": Command(
+            "figures of boxes: COCO, one to one, the older rule",
+            f"{_DETECT}:DetectVal",
+            "spineline.detect.val:val",
+        ),
+        "predict": Command(
+            "boxes on images", f"{_DETECT}:DetectPredict", "spineline.detect.predict:predict"
+        ),
+        "export": Command(
+            "to ONNX or TorchScript", f"{_DETECT}:DetectExport", "spineline.detect.export:export"
+        ),
+    },
+    "classify": {
+        "train": Command(
+            "train a classifier", f"{_CLASSIFY}:ClassifyTrain", "spineline.classify.train:train"
+        ),
+        "val": Command(
+            "accuracy, F1, AUC on crops", f"{_CLASSIFY}:ClassifyVal", "spineline.classify.val:val"
+        ),
+        "predict": Command(
+            "grades of crops", f"{_CLASSIFY}:ClassifyPredict", "spineline.classify.predict:predict"
+        ),
+        "calibrate": Command(
+            "fit a temperature on out-of-fold predictions, and write it into weights",
+            f"{_CLASSIFY}:ClassifyCalibrate",
+            "spineline.classify.calibrate:calibrate",
+        ),
+        "export": Command(
+            "to ONNX or TorchScript",
+            f"{_CLASSIFY}:ClassifyExport",
+            "spineline.classify.export:export",
+        ),
+    },
+    "naming": {
+        "train": Command(
+            "train the network that reads levels off the straightened spine",
+            "spineline.detect.level_reader.settings:NamingTrain",
+            "spineline.detect.level_reader.train:train",
+        ),
+    },
+    "kfold": {
+        "detect": Command(
+            "cross-validate variants of a detector: each fold, mean, spread, intervals",
+            "spineline.pipeline.kfold.settings:KfoldDetect",
+            "spineline.pipeline.kfold.kfold:kfold_detect",
+        ),
+        "classify": Command(
+            "cross-validate variants of a classifier",
+            "spineline.pipeline.kfold.settings:KfoldClassify",
+            "spineline.pipeline.kfold.kfold:kfold_classify",
+        ),
+        "pipeline": Command(
+            "cross-validate the recipe of all three networks, scored as one pipeline",
+            "spineline.pipeline.kfold.settings:KfoldPipeline",
+            "spineline.pipeline.kfold.kfold:kfold_pipeline",
+        ),
+    },
+    "pipeline": {
+        "train": Command(
+            "detector, classifier and namer of one dataset, by the default bundle's recipe",
+            "spineline.pipeline.training.settings:PipelineTrain",
+            "spineline.pipeline.training.train:train",
+        ),
+        "predict": Command(
+            "studies in, named and graded structures out",
+            f"{_PIPELINE}:PipelinePredict",
+            "spineline.pipeline.run.predict:predict",
+        ),
+        "val": Command(
+            "score the pipeline against annotations",
+            f"{_PIPELINE}:PipelineVal",
+            "spineline.pipeline.evaluation.val:val",
+        ),
+        "export": Command(
+            "the whole pipeline as one folder for ONNX Runtime, OpenVINO or TorchScript",
+            "spineline.pipeline.export.settings:PipelineExport",
+            "spineline.pipeline.export.export:export",
+        ),
+    },
+    "weights": {
+        "list": Command(
+            "bundled and local weights",
+            "spineline.pipeline.cli.weights:WeightsList",
+            "spineline.pipeline.cli.weights:list_weights",
+        ),
+        "verify": Command(
+            "compare weights with their SHA-256",
+            "spineline.pipeline.cli.weights:WeightsVerify",
+            "spineline.pipeline.cli.weights:verify_weights",
+        ),
+        "strip": Command(
+            "a checkpoint to safetensors without optimizer state and paths",
+            "spineline.pipeline.cli.weights:WeightsStrip",
+            "spineline.pipeline.cli.weights:strip_weights",
+        ),
+        "add": Command(
+            "put stripped weights into a registry",
+            "spineline.pipeline.cli.weights:WeightsAdd",
+            "spineline.pipeline.cli.weights:add_weights",
+        ),
+    },
+    "demo": {
+        "": Command(
+            "draw a phantom study and run the pipeline on it with the bundled weights",
+            "spineline.pipeline.cli.demo:Demo",
+            "spineline.pipeline.cli.demo:demo",
+        ),
+    },
+}
+
+_HELP = ("help", "--help", "-h")
+_USAGE = """\
+spineline: finds the vertebrae and discs of a spine MRI, names their levels, grades each for disease
+
+usage: spineline TASK MODE key=value …       run a command
+       spineline TASK MODE help              its keys, with type, default and meaning
+       spineline TASK MODE cfg=FILE.yaml …   keys from a file; the command line wins
+       spineline version
+
+commands:
+"""
+_FOOTER = "\nResearch use only, not a medical device."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 done, 1 the run failed (or a part of a batch did), 2 an unknown command,
+        key or value.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with _command_log():
+            status = _dispatch_reporting(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _dispatch_reporting(words: list[str]) -> int:
+    try:
+        return _dispatch(words)
+    except ConfigError as error:
+        LOG.error("error: %s", error)
+        return 2
+    except SpinelineError as error:
+        LOG.error("error: %s", error)
+        return 1
+    except KeyboardInterrupt:
+        LOG.error("interrupted")
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in _HELP:
+        print(overview())
+        return 0
+    if words[0] in ("version", "--version"):
+        from spineline.datasets.common.run_record import package_version
+
+        print(package_version())
+        return 0
+    task, rest = words[0], words[1:]
+    if task not in COMMANDS:
+        raise ConfigError(f"unknown task {task!r}{close_match(task, list(COMMANDS))}")
+    modes = COMMANDS[task]
+    if "" in modes:
+        mode = ""
+    elif not rest or rest[0] in _HELP:
+        print(task_help(task))
+        return 0
+    else:
+        mode, rest = rest[0], rest[1:]
+    if mode not in modes:
+        raise ConfigError(f"unknown mode {task} {mode!r}{close_match(mode, list(modes))}")
+    if any(word in _HELP for word in rest):
+        print(command_help(task, mode))
+        return 0
+    return _run(modes[mode], rest)
+
+
+def _run(command: Command, words: list[str]) -> int:
+    settings_class = _load(command.settings)
+    settings = settings_from_words(settings_class, words)
+    refuse_output_around(settings)
+    result = _load(command.run)(settings)
+    failures = getattr(result, "failures", ())
+    return 1 if failures else 0
+
+
+def settings_from_words(settings_class: type[Settings], words: Sequence[str]) -> Settings:
+    """Settings from ``key=value`` words; ``cfg=FILE`` supplies keys that the words may override.
+
+    Raises:
+        ConfigError: a word without ``=``, a key given twice, unknown or missing, or a bad value.
+    """
+    given: dict[str, object] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise ConfigError(f"{word!r}: wanted key=value, such as out=FOLDER")
+        if name in given:
+            raise ConfigError(f"{name}=…: given twice")
+        given[name] = value
+    cfg = given.pop("cfg", None)
+    if cfg is None:
+        return parse_settings(settings_class, given, where="command line")
+    from pathlib import Path
+
+    merged = {**read_settings_file(Path(str(cfg))), **given}
+    return parse_settings(settings_class, merged, where=f"command line and cfg={cfg}")
+
+
+def overview() -> str:
+    """The page of ``spineline help``."""
+    lines = [
+        f"  {f'{task} {mode}'.strip():<18} {command.summary}"
+        for task, modes in COMMANDS.items()
+        for mode, command in modes.items()
+    ]
+    return _USAGE + "\n".join(lines) + _FOOTER
+
+
+def task_help(task: str) -> str:
+    """The page of ``spineline TASK help``: each mode with its keys."""
+    pages = [command_help(task, mode) for mode in COMMANDS[task]]
+    return "\n\n".join(pages)
+
+
+def command_help(task: str, mode: str) -> str:
+    """The page of ``spineline TASK MODE help``."""
+    command = COMMANDS[task][mode]
+    keys = describe(_load(command.settings))
+    name_width = max((len(k.name) for k in keys), default=0)
+    type_width = min(max((len(k.type) for k in keys), default=0), 28)
+    default_width = min(max((len(k.default) for k in keys), default=0), 24)
+    lines = [
+        f"  {k.name:<{name_width}}  {k.type:<{type_width}}  {k.default:<{default_width}}  {k.help}"
+        for k in keys
+    ]
+    title = f"spineline {task} {mode}".rstrip()
+    return f"{title}: {command.summary}\n\n" + "\n".join(lines)
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class _PlainLines(logging.StreamHandler[Any]):
+    """Lines as they are; a reader that has gone away does not end the work.
+
+    What the stream's encoding lacks is written as an escape.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name)
+        if not isinstance(sys.exception(), BrokenPipeError):
+            super().handleError(record)
+
+
+class _BelowWarning(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+
+@contextmanager
+def _command_log() -> Iterator[None]:
+    """Information to standard output, warnings and errors to standard error, as plain lines.
+
+    A caller that runs commands from Python finds the logger afterwards as it was.
+    """
+    handlers, level, propagate = list(LOG.handlers), LOG.level, LOG.propagate
+    output = _PlainLines(sys.stdout)
+    output.addFilter(_BelowWarning())
+    errors = _PlainLines(sys.stderr)
+    errors.setLevel(logging.WARNING)
+    for handler in (output, errors):
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    LOG.handlers = [output, errors]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.handlers, LOG.propagate = handlers, propagate
+        LOG.setLevel(level)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

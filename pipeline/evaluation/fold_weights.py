@@ -1,0 +1,279 @@
+"""Weights by fold: which networks did not see which study, so that all studies can be scored.
+
+The file is JSON:
+
+    {"schema": "spineline-fold-weights/1",
+     "folds": [{"studies": ["000", "003"], "detector": "fold0/det.safetensors",
+                "classifier": "fold0/cls.safetensors"}, …]}
+
+``studies`` are those that the fold's networks did not see; ``study_uids`` may stand beside them, in
+the same order, null where a study has none. Any key of the pipeline's models may be given
+(``weights``, ``detector``, ``decode``, …); those that are not come from the command. Files are
+looked for beside the JSON first. ``spineline kfold`` writes one such file for each variant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.files import read_json, write_json
+from spineline.datasets.common.settings import close_match, parse_settings
+from spineline.datasets.types import ImageRecord
+from spineline.pipeline.run.settings import ModelSettings
+
+SCHEMA = "spineline-fold-weights/1"
+FOLD_WEIGHTS_FILE = "fold_weights.json"
+
+ModelSettingsType = TypeVar("ModelSettingsType", bound=ModelSettings)
+
+_OF_STUDIES = ("studies", "study_uids")
+_PLACES = ("weights", "detector", "classifier", "namer")
+
+
+@dataclass(frozen=True, slots=True)
+class FoldWeights:
+    """One fold.
+
+    Attributes:
+        studies: that its networks did not see.
+        study_uids: of these studies, in their order; None where a study has none.
+        models: keys of [ModelSettings][] by name, checked.
+    """
+
+    studies: tuple[str, ...]
+    study_uids: tuple[str | None, ...]
+    models: Mapping[str, Any]
+
+    def applied(self, settings: ModelSettingsType) -> ModelSettingsType:
+        """Settings with the fold's keys in the place of their own."""
+        return replace(settings, **self.models)
+
+
+def read_fold_weights(paths: Sequence[Path]) -> tuple[FoldWeights, ...]:
+    """The folds of one file, or of several that were made with the same folds, joined.
+
+    Args:
+        paths: files, or folders that hold a ``fold_weights.json``.
+
+    Raises:
+        ConfigError: not readable, not such a file, a study in two folds, other folds in the second
+            file than in the first, or a key that both give.
+    """
+    folds = _read(paths[0])
+    for path in paths[1:]:
+        folds = _joined(folds, _read(path), f"{paths[0]} and {path}")
+    return folds
+
+
+def write_fold_weights(path: Path, folds: Iterable[FoldWeights]) -> None:
+    """Write folds as a file that ``pipeline val folds=`` reads."""
+    content = [
+        {"studies": list(fold.studies), "study_uids": list(fold.study_uids), **fold.models}
+        for fold in folds
+    ]
+    write_json(path, {"schema": SCHEMA, "folds": content})
+
+
+def fold_by_study(
+    records: Iterable[ImageRecord], folds: Sequence[FoldWeights], *, match: str = "auto"
+) -> dict[str, tuple[int, str]]:
+    """The fold of each annotated study, and the name that the folds have for it.
+
+    Args:
+        records: of the studies.
+        folds: from [read_fold_weights][].
+        match: ``auto`` compares the study UID where the study and the folds have one, else the
+            whole name of the study or image; ``number`` compares the one number in the study's
+            name (``study12`` is ``012``).
+
+    Returns:
+        By ``study_id``, in the order of the records.
+
+    Raises:
+        ConfigError: a study that is in no fold, or names that do not tell.
+    """
+    fold_of = _by_number(folds) if match == "number" else _by_name(folds)
+    uids = {uid for fold in folds for uid in fold.study_uids if uid is not None}
+    found: dict[str, tuple[int, str]] = {}
+    missing: dict[str, None] = {}
+    for record in records:
+        if match == "number":
+            names = [_number(record.study_id)]
+        elif uids and record.study_uid is not None:
+            names = [record.study_uid]
+        else:
+            names = [record.study_uid, record.study_id, record.image_id]
+        hits = [fold_of[name] for name in names if name is not None and name in fold_of]
+        if hits:
+            found[record.study_id] = hits[0]
+        else:
+            missing[record.study_id] = None
+    if missing:
+        raise ConfigError(_missing_message(list(missing), found, folds, match))
+    if match == "number":
+        _refuse_shared(found)
+    return found
+
+
+def _by_name(folds: Sequence[FoldWeights]) -> dict[str, tuple[int, str]]:
+    named = {study: (n, study) for n, fold in enumerate(folds) for study in fold.studies}
+    by_uid = {
+        uid: (n, study)
+        for n, fold in enumerate(folds)
+        for study, uid in zip(fold.studies, fold.study_uids, strict=True)
+        if uid is not None
+    }
+    return {**named, **by_uid}
+
+
+def _by_number(folds: Sequence[FoldWeights]) -> dict[str, tuple[int, str]]:
+    found: dict[str, tuple[int, str]] = {}
+    for n, fold in enumerate(folds):
+        for study in fold.studies:
+            number = _number(study)
+            if number is None:
+                msg = f"fold_match=number: study {study!r} of the folds has not one number"
+                raise ConfigError(msg)
+            if number in found:
+                msg = (
+                    f"fold_match=number: studies {found[number][1]!r} and {study!r} of the folds "
+                    f"have the same number {number}"
+                )
+                raise ConfigError(msg)
+            found[number] = (n, study)
+    return found
+
+
+def _number(name: str) -> str | None:
+    """The number in a name without its leading zeros; None where there is none, or several."""
+    numbers = re.findall(r"\d+", name)
+    return str(int(numbers[0])) if len(numbers) == 1 else None
+
+
+def _refuse_shared(found: Mapping[str, tuple[int, str]]) -> None:
+    taken: dict[str, str] = {}
+    for study, (_, name) in found.items():
+        if name in taken:
+            msg = f"fold_match=number: {taken[name]!r} and {study!r} are both {name!r} of the folds"
+            raise ConfigError(msg)
+        taken[name] = study
+
+
+def _missing_message(
+    missing: list[str], found: Mapping[str, object], folds: Sequence[FoldWeights], match: str
+) -> str:
+    known = [study for fold in folds for study in fold.studies]
+    hint = ""
+    if match != "number" and not found:
+        hint = "; fold_match=number compares the numbers in the names (study12 is 012)"
+    return (
+        f"folds=…: {len(missing)} of {len(missing) + len(found)} studies are in no fold, such as "
+        f"{missing[0]!r} (the folds hold {len(known)}, such as {known[0]!r}){hint}; or name the "
+        "studies to score with ids=…"
+    )
+
+
+def _read(path: Path) -> tuple[FoldWeights, ...]:
+    file = path / FOLD_WEIGHTS_FILE if path.is_dir() else path
+    where = f"folds={path}"
+    try:
+        content = read_json(file)
+    except FileNotFoundError as error:
+        msg = f"{where}: no {file.name} there; give a variant's folder of `spineline kfold` or such"
+        raise ConfigError(f"{msg} a file") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot be read as JSON ({error})") from error
+    entries = content.get("folds") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f'{where}: wanted {{"folds": [{{"studies": […], "detector": …}}, …]}}')
+    if not entries:
+        raise ConfigError(f"{where}: holds no fold")
+    folds = tuple(_fold(entry, file, f"{where}, fold {n}") for n, entry in enumerate(entries))
+    _refuse_repeats(folds, where)
+    return folds
+
+
+def _fold(entry: Mapping[str, Any], file: Path, where: str) -> FoldWeights:
+    names = [spec.name for spec in fields(ModelSettings) if spec.name != "trust"]
+    for name in entry:
+        if name not in (*_OF_STUDIES, *names):
+            hint = close_match(name, [*_OF_STUDIES, *names])
+            raise ConfigError(f"{where}: unknown key {name!r}{hint}")
+    studies = entry.get("studies")
+    if not isinstance(studies, list) or not studies:
+        raise ConfigError(f"{where}: studies: wanted a list of study names, found {studies!r}")
+    uids = entry.get("study_uids") or [None] * len(studies)
+    if not isinstance(uids, list) or len(uids) != len(studies):
+        raise ConfigError(f"{where}: study_uids: wanted {len(studies)}, one for each study")
+    given = {name: entry[name] for name in names if name in entry}
+    checked = parse_settings(ModelSettings, given, where=where)
+    models = {name: getattr(checked, name) for name in given}
+    for name in _PLACES:
+        if models.get(name) is not None:
+            models[name] = _placed(models[name], file.parent)
+    return FoldWeights(
+        tuple(str(study) for study in studies),
+        tuple(None if uid is None else str(uid) for uid in uids),
+        models,
+    )
+
+
+def _placed(names: str, folder: Path) -> str:
+    """Each of the names as a path, where such a file lies in the folder; else as it is."""
+    parts = [part.strip() for part in names.split(",")]
+    return ",".join(str(folder / part) if (folder / part).is_file() else part for part in parts)
+
+
+def _refuse_repeats(folds: Sequence[FoldWeights], where: str) -> None:
+    for of_fold in (_studies_of, _uids_of):
+        seen: dict[str, int] = {}
+        for n, fold in enumerate(folds):
+            for name in of_fold(fold):
+                if name in seen:
+                    places = f"fold {seen[name]} and fold {n}"
+                    raise ConfigError(f"{where}: study {name!r} is in {places}; each is in one")
+                seen[name] = n
+
+
+def _studies_of(fold: FoldWeights) -> Iterable[str]:
+    return fold.studies
+
+
+def _uids_of(fold: FoldWeights) -> Iterable[str]:
+    return (uid for uid in fold.study_uids if uid is not None)
+
+
+def _joined(
+    first: Sequence[FoldWeights], second: Sequence[FoldWeights], where: str
+) -> tuple[FoldWeights, ...]:
+    """Folds with the keys of both, in the order of the first."""
+    partner: dict[frozenset[str], FoldWeights] = {frozenset(f.studies): f for f in second}
+    joined = []
+    for n, fold in enumerate(first):
+        other = partner.get(frozenset(fold.studies))
+        if other is None or len(first) != len(second):
+            msg = (
+                f"folds={where}: not made with the same folds (fold {n} of the first has "
+                f"{len(fold.studies)} studies, the second has folds of "
+                f"{', '.join(str(len(f.studies)) for f in second)}); make both with one folds.json"
+            )
+            raise ConfigError(msg)
+        twice = sorted(set(fold.models) & set(other.models))
+        if twice:
+            raise ConfigError(f"folds={where}: both give {twice[0]}, fold {n}; leave one away")
+        models = {**fold.models, **other.models}
+        uids = fold.study_uids if any(fold.study_uids) else _in_order(other, fold.studies)
+        joined.append(FoldWeights(fold.studies, uids, models))
+    return tuple(joined)
+
+
+def _in_order(fold: FoldWeights, studies: Sequence[str]) -> tuple[str | None, ...]:
+    uid_of: Callable[[str], str | None] = dict(
+        zip(fold.studies, fold.study_uids, strict=True)
+    ).__getitem__
+    return tuple(map(uid_of, studies))

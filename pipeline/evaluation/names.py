@@ -1,0 +1,83 @@
+"""Names under which ``pipeline val`` writes: those of folders and images, or by ``names=hash``.
+
+Scoring brings labels and predictions together by names and UIDs; only what is written is renamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from spineline.converters.sources.source import LeftOut
+from spineline.pipeline.inference.ground_truth import TruthSet
+from spineline.pipeline.inference.pipeline import Analysis
+from spineline.pipeline.inference.results import StudyResult
+from spineline.pipeline.run.engines import Failure, Outcome
+from spineline.pipeline.run.pseudonyms import SALT_NAME, Pseudonyms, kept_salt
+from spineline.pipeline.run.settings import PipelineVal
+
+
+class ValNames:
+    """What is written in place of names.
+
+    Args:
+        hidden: hashed names; None leaves everything as it is.
+    """
+
+    def __init__(self, hidden: Pseudonyms | None = None) -> None:
+        self._hidden = hidden
+
+    @property
+    def are_hashed(self) -> bool:
+        """Whether ``names=hash`` is asked for."""
+        return self._hidden is not None
+
+    def study(self, name: str) -> str:
+        """The name that a case is written under, or an image that is no case."""
+        if self._hidden is None:
+            return name
+        return self._hidden.name(name) or self._hidden.other("image", name)
+
+    def analysis(self, name: str, analysis: Analysis) -> Analysis:
+        """An analysis of a case as it may be written."""
+        if self._hidden is None:
+            return analysis
+        shown = self._hidden.outcome(Outcome(self.study(name), analysis)).analysis
+        return analysis if shown is None else shown
+
+    def result(self, name: str, result: StudyResult) -> StudyResult:
+        """A result of a case as it may be written."""
+        return result if self._hidden is None else self._hidden.result(self.study(name), result)
+
+    def failure(self, failure: Failure) -> Failure:
+        """A failure as it may be written."""
+        if self._hidden is None:
+            return failure
+        outcome = Outcome(self.study(failure.name), failure=failure)
+        if self._hidden.name(failure.name) is not None:
+            outcome = self._hidden.outcome(outcome)
+        return replace(outcome.failure or failure, name=outcome.name)
+
+    def left_out(self, entry: LeftOut) -> str:
+        """A line on an entry of the annotation; without its details where names are hashed."""
+        if self._hidden is None:
+            return str(entry)
+        return f"{self.study(entry.image_id)}: left out ({entry.reason})"
+
+
+def val_names(settings: PipelineVal, truth: TruthSet, stage: Path) -> ValNames:
+    """The names of a run by its settings; a salt that is made at random is kept in its folder.
+
+    Args:
+        settings: of the run.
+        truth: holds the cases.
+        stage: the folder that the run is written to.
+
+    Raises:
+        SpinelineError: two cases have the same name, or the salt cannot be kept.
+    """
+    if settings.names != "hash":
+        return ValNames()
+    salt = settings.salt or kept_salt(stage / SALT_NAME)
+    source = settings.source or settings.data or Path()
+    return ValNames(Pseudonyms(salt, truth.cases(), source))

@@ -1,0 +1,105 @@
+"""Naming scored by image: whether the names are right as a whole, and whether its doubt is honest.
+
+A spine whose structures are all found but named one rung too high scores 0 in every figure by
+level; here it is one wrong answer of one image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spineline.datasets.labels import LEVELS
+from spineline.pipeline.evaluation.bootstrap import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    calibration_error,
+    ratio,
+)
+from spineline.pipeline.evaluation.match import REPORT_DISTANCE_PX, ScoredImage, studies_of
+
+Counted = tuple[FloatArray, int]
+
+BINS = 10
+"""Bins of equal width of the expected calibration error."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamingTable:
+    """One row per image (I rows).
+
+    Attributes:
+        study: (I,) index of the study.
+        right: (I,) whether the names are right, abstained or not; see `names_right`.
+        given: (I,) whether names were given: something was found, and the naming not abstained.
+        probability: (I,) of the names, as the pipeline puts it; NaN where it says nothing.
+    """
+
+    study: IntArray
+    right: BoolArray
+    given: BoolArray
+    probability: FloatArray
+
+
+def naming_table(images: Sequence[ScoredImage]) -> NamingTable:
+    """One row per image."""
+    index = {study: n for n, study in enumerate(studies_of(images))}
+    return NamingTable(
+        study=np.array([index[image.study_id] for image in images], dtype=np.int64),
+        right=np.array([names_right(image) for image in images], dtype=bool),
+        given=np.array([bool(i.predictions) and not i.abstained for i in images], dtype=bool),
+        probability=np.array([image.naming_probability for image in images], dtype=np.float64),
+    )
+
+
+def names_right(image: ScoredImage) -> bool:
+    """Whether more than half of the structures that lie on a label bear that label's name.
+
+    A structure lies on the label nearest to it, of whatever level, if that is less than 8 px away.
+    An image in which none does has no right names.
+    """
+    shifts: Counter[int] = Counter()
+    labels = [label for label in image.labels if label.level in LEVELS]
+    for found in image.predictions:
+        distances = [math.dist(found.point_xy, label.point_xy) for label in labels]
+        if distances and min(distances) < REPORT_DISTANCE_PX:
+            nearest = labels[distances.index(min(distances))]
+            shifts[LEVELS.index(found.level) - LEVELS.index(nearest.level)] += 1
+    return shifts[0] * 2 > shifts.total()
+
+
+def offset_accuracy(table: NamingTable, weights: FloatArray) -> Counted:
+    """Share of images that are named, and rightly so."""
+    every = np.ones(len(table.study), dtype=bool)
+    return ratio(weights, table.study, table.right & table.given, every), len(every)
+
+
+def coverage(table: NamingTable, weights: FloatArray) -> Counted:
+    """Share of images that are named: something was found, and the naming not abstained."""
+    every = np.ones(len(table.study), dtype=bool)
+    return ratio(weights, table.study, table.given, every), len(every)
+
+
+def mean_probability(table: NamingTable, weights: FloatArray) -> Counted:
+    """Mean probability of the names: the share of right names should equal it."""
+    known = np.isfinite(table.probability)
+    stated = np.where(known, table.probability, 0)
+    return ratio(weights, table.study, stated, known), int(known.sum())
+
+
+def brier(table: NamingTable, weights: FloatArray) -> Counted:
+    """Mean squared difference of the probability from 1 where the names are right, else 0."""
+    known = np.isfinite(table.probability)
+    error = np.where(known, (table.probability - table.right) ** 2, 0)
+    return ratio(weights, table.study, error, known), int(known.sum())
+
+
+def expected_calibration_error(table: NamingTable, weights: FloatArray) -> Counted:
+    """Mean over images of how far their bin's mean probability is from its share of right names."""
+    values = calibration_error(weights, table.study, table.probability, table.right, bins=BINS)
+    return values, int(np.isfinite(table.probability).sum())

@@ -1,0 +1,345 @@
+"""``spineline pipeline val``: the pipeline scored against annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.files import check_output, staged_folder, write_json
+from spineline.datasets.common.pages import check_section, write_section
+from spineline.datasets.common.run_record import LOG, package_version, write_run_record
+from spineline.datasets.common.settings import refuse_output_around
+from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
+from spineline.pipeline.evaluation.match import ScoredImage, studies_of
+from spineline.pipeline.evaluation.metrics import SCHEMA, evaluate
+from spineline.pipeline.evaluation.names import ValNames, val_names
+from spineline.pipeline.evaluation.tables import figures_text, results_text
+from spineline.pipeline.inference.ground_truth import (
+    Truth,
+    TruthSet,
+    aligned,
+    labels_in,
+    load_truth,
+    on_labelled_image,
+)
+from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
+from spineline.pipeline.inference.results import StudyResult, read_result
+from spineline.pipeline.inference.sources import Case
+from spineline.pipeline.outputs.study_files import (
+    log_lines,
+    write_log,
+    write_results_csv,
+    write_study,
+)
+from spineline.pipeline.run.predict import Failure, analyse_cases
+from spineline.pipeline.run.pseudonyms import quiet_names, recorded
+from spineline.pipeline.run.settings import PipelineVal
+from spineline.weights import Bundle
+
+Results = dict[str, StudyResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cases that are run with the same networks.
+
+    Attributes:
+        settings: with the keys of the fold.
+        cases: in the source's order.
+        fold: its number, or None where one set of networks does for all.
+    """
+
+    settings: PipelineVal
+    cases: tuple[Case, ...]
+    fold: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValResult:
+    """What a run made.
+
+    Attributes:
+        out: the folder written.
+        metrics: the content of ``metrics.json``.
+        failures: studies that count as missed, and broken entries of the annotation.
+    """
+
+    out: Path
+    metrics: Mapping[str, Any]
+    failures: tuple[Failure, ...]
+
+
+def val(settings: PipelineVal) -> ValResult:
+    """Run the pipeline over annotated studies, or take stored predictions, and score them.
+
+    Raises:
+        OutputExistsError: ``out`` or the table's section exists and ``overwrite`` is not set.
+        SpinelineError: annotations, source, weights or predictions cannot be read.
+        ConfigError: studies are in no fold of ``folds``.
+    """
+    _check_outputs(settings)
+    folds = read_fold_weights(settings.folds) if settings.folds else ()
+    if settings.predictions is None:
+        bundles = [bundle_of(each) for each in [f.applied(settings) for f in folds] or [settings]]
+        _warn_of_shared(bundles)
+    with quiet_names(settings):
+        truth = load_truth(settings)
+        groups = _groups(settings, truth, folds)
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        names = val_names(settings, truth, stage)
+        failures: list[Failure] = []
+        results = (
+            _run(groups, truth, stage, failures, names)
+            if settings.predictions is None
+            else _stored(settings.predictions, truth, failures)
+        )
+        images = _scored(truth, results, failures, settings.min_naming_probability)
+        failures = [names.failure(failure) for failure in failures]
+        failures += [
+            Failure(names.study(e.image_id), names.left_out(e)) for e in truth.left_out if e.failed
+        ]
+        metrics = {
+            **_summary(settings, truth, images, results, failures, names),
+            **evaluate(
+                images,
+                draws=settings.draws,
+                seed=settings.seed,
+                abstained="leave_out" if settings.abstained == "leave_out" else "wrong",
+            ),
+        }
+        write_json(stage / "metrics.json", metrics)
+        shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
+        write_results_csv(stage / "results.csv", shown)
+        write_run_record(stage, "pipeline val", recorded(settings))
+    if settings.table is not None:
+        text = results_text(metrics, recorded(settings), note=settings.note)
+        write_section(settings.table, settings.section, text, title="Results")
+    _tell(settings, truth, metrics, failures, names)
+    return ValResult(settings.out, metrics, tuple(failures))
+
+
+def _check_outputs(settings: PipelineVal) -> None:
+    refuse_output_around(settings)
+    check_output(settings.out, overwrite=settings.overwrite)
+    if settings.table is not None:
+        check_section(settings.table, settings.section, overwrite=settings.overwrite)
+
+
+def _groups(
+    settings: PipelineVal, truth: TruthSet, folds: Sequence[FoldWeights]
+) -> tuple[Group, ...]:
+    """The cases of each fold, by what its networks did not see; without folds, all of them."""
+    if not folds:
+        return (Group(settings, truth.cases()),)
+    place = fold_by_study([item.record for item in truth.truths], folds, match=settings.fold_match)
+    fold_of = {item.case.name: place[item.record.study_id][0] for item in truth.truths}
+    _tell_folds(folds, place, hidden=settings.names == "hash")
+    return tuple(
+        Group(
+            fold.applied(settings),
+            tuple(case for case in truth.cases() if fold_of[case.name] == n),
+            n,
+        )
+        for n, fold in enumerate(folds)
+    )
+
+
+def _tell_folds(
+    folds: Sequence[FoldWeights], place: Mapping[str, tuple[int, str]], *, hidden: bool
+) -> None:
+    for n in range(len(folds)):
+        names = [(study, name) for study, (fold, name) in place.items() if fold == n]
+        shown = f", such as {names[0][0]} (there {names[0][1]})" if names and not hidden else ""
+        LOG.info("fold %d: scores %d studies%s", n, len(names), shown)
+
+
+def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
+    """A network of several folds has seen the studies of some, unless it was trained on others."""
+    for what in ("detector", "classifier", "namer"):
+        files = [getattr(bundle, what) for bundle in bundles]
+        hashes = [file.sha256 for file in files if file is not None]
+        if len(set(hashes)) < len(hashes):
+            LOG.warning(
+                "warning: folds share a %s (%s): its figures are out of fold only where it saw "
+                "none of these studies; name one per fold, or %s",
+                what,
+                next(file.name for file in files if file is not None),
+                "namer=none" if what == "namer" else "score what it did not see with ids=",
+            )
+
+
+def _run(
+    groups: Sequence[Group],
+    truth: TruthSet,
+    stage: Path,
+    failures: list[Failure],
+    names: ValNames,
+) -> Results:
+    """Results of the pipeline by case; each is kept in ``predictions/``.
+
+    What is scored is what is written, numbers rounded, so that ``predictions=`` gives the same.
+    """
+    results: Results = {}
+    lines: dict[str, list[str]] = {}
+    for group in groups:
+        settings = group.settings
+        if not group.cases:
+            continue
+        pipeline = Pipeline.from_settings(settings)
+        if group.fold is not None:
+            pipeline = replace(pipeline, weights_name=f"fold {group.fold}: {pipeline.weights_name}")
+        for name, analysis in analyse_cases(pipeline, group.cases, failures.append):
+            shown = names.analysis(name, analysis)
+            folder = stage / "predictions" / names.study(name)
+            write_study(folder, shown, overlay=settings.overlay, doubtful=settings.confidence)
+            results[name] = analysis.result.as_stored()
+            lines[name] = log_lines(names.study(name), shown)
+    done = [case.name for case in truth.cases() if case.name in results]
+    log = [line for name in done for line in lines[name]]
+    write_log(stage, [*log, *(str(names.failure(failure)) for failure in failures)])
+    return {name: results[name] for name in done}
+
+
+def _stored(folder: Path, truth: TruthSet, failures: list[Failure]) -> Results:
+    """Stored results by case: the folder of the case's name, else that of the same study."""
+    folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
+    paths = sorted(folder.glob("*/result.json"))
+    if not paths:
+        raise ConfigError(f"predictions={folder}: holds no STUDY/result.json")
+    found = {path.parent.name: read_result(path) for path in paths}
+    by_uid = {result.study_uid: result for result in found.values() if result.study_uid}
+    results: Results = {}
+    for case in truth.cases():
+        result = by_uid.get(case.study.study_uid) if case.study else found.get(case.name)
+        if case.header is not None and case.name in found:
+            result = found[case.name]
+        if result is None:
+            failures.append(Failure(case.name, "no result of it in the folder of predictions="))
+        else:
+            results[case.name] = result
+    return results
+
+
+def _scored(
+    truth: TruthSet, results: Results, failures: list[Failure], least: float
+) -> list[ScoredImage]:
+    """Labels with the predictions brought into their image; none where the pipeline failed.
+
+    ``least`` is the naming's least probability; of stored results it may be another than theirs.
+    """
+    images = []
+    for item in truth.truths:
+        image, result = _scored_image(item, results, truth, failures), results.get(item.case.name)
+        if result is not None and result.naming is not None and image.predictions:
+            naming = result.naming
+            doubtful = naming.abstained or naming.probability < least
+            image = replace(image, naming_probability=naming.probability, abstained=doubtful)
+        images.append(image)
+    return images
+
+
+def _scored_image(
+    item: Truth, results: Results, truth: TruthSet, failures: list[Failure]
+) -> ScoredImage:
+    record, result = item.record, results.get(item.case.name)
+    structures: tuple[Any, ...] = ()
+    if result is not None:
+        try:
+            structures = aligned(result, record, truth.headers).structures
+        except AnnotationError as error:
+            failures.append(Failure(record.image_id, str(error)))
+    return ScoredImage(
+        study_id=record.study_id,
+        image_id=record.image_id,
+        width=record.width,
+        height=record.height,
+        labels=record.structures,
+        predictions=structures,
+        spacing_rc_mm=record.spacing_rc_mm,
+    )
+
+
+def _summary(
+    settings: PipelineVal,
+    truth: TruthSet,
+    images: list[ScoredImage],
+    results: Results,
+    failures: list[Failure],
+    names: ValNames,
+) -> dict[str, Any]:
+    """What was scored, ahead of the figures."""
+    elsewhere = sum(
+        item.case.name in results
+        and not on_labelled_image(results[item.case.name], item.record, truth.headers)
+        for item in truth.truths
+    )
+    return {
+        "schema": SCHEMA,
+        "studies": len(studies_of(images)),
+        "images": len(images),
+        "labels": labels_in(truth.truths),
+        "abstained": [names.study(image.image_id) for image in images if image.abstained],
+        "other_slice": elsewhere,
+        "slice": settings.slice,
+        "weights": _weights_of(results),
+        "version": package_version(),
+        "bootstrap": {"unit": "study", "draws": settings.draws, "seed": settings.seed},
+        "failures": [{"study": f.name, "reason": f.reason} for f in failures],
+        "left_out": [
+            {"image": names.study(entry.image_id), "reason": entry.reason}
+            for entry in truth.left_out
+        ],
+    }
+
+
+def _weights_of(results: Results) -> dict[str, str]:
+    """Name and SHA-256 of the weights; of several, as folds have, all of them in order."""
+    used = sorted({(r.weights_name, r.weights_sha256) for r in results.values()})
+    return {
+        "name": "; ".join(name for name, _ in used),
+        "sha256": "; ".join(sha256 for _, sha256 in used),
+    }
+
+
+def _tell(
+    settings: PipelineVal,
+    truth: TruthSet,
+    metrics: Mapping[str, Any],
+    failures: list[Failure],
+    names: ValNames,
+) -> None:
+    LOG.info("%s", figures_text(metrics))
+    for entry in truth.left_out:
+        if not entry.failed:
+            LOG.info("not scored: %s", names.left_out(entry))
+    if metrics["level_accuracy_6mm"]["n"] == 0:
+        LOG.info(
+            "figures in mm are not defined: the images carry no pixel spacing; state it by "
+            "spacing_mm=… or fov_mm=… if you know it"
+        )
+    if metrics["other_slice"]:
+        LOG.info(
+            "%d of %d images: the pipeline chose another slice than the labelled one; compared "
+            "through patient coordinates",
+            metrics["other_slice"],
+            metrics["images"],
+        )
+    if metrics["abstained"]:
+        LOG.info(
+            "%d of %d images: the naming was abstained; %s",
+            len(metrics["abstained"]),
+            metrics["images"],
+            "counted as wrong" if settings.abstained == "wrong" else "left out of the figures",
+        )
+    for failure in failures:
+        LOG.error("error: %s", failure)
+    LOG.info(
+        "%d studies, %d images, %d failed; metrics in %s",
+        metrics["studies"],
+        metrics["images"],
+        len(failures),
+        settings.out / "metrics.json",
+    )

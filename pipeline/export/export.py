@@ -1,0 +1,341 @@
+"""``spineline pipeline export``: the networks of the pipeline for another runtime, as one folder.
+
+The folder is compared with the original before it is left: the whole pipeline runs with both on
+phantoms of several sizes, and on images with nothing on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
+from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
+from spineline.datasets.common.run_record import LOG, package_version, write_run_record
+from spineline.datasets.common.runtimes import Form, import_runtime
+from spineline.datasets.dicom.study import Reorientation
+from spineline.datasets.labels import LEVELS
+from spineline.pipeline.export.settings import PipelineExport
+from spineline.pipeline.inference.bundles import (
+    BUNDLE_FILE,
+    KIND,
+    ROLES,
+    SCHEMA,
+    USE,
+    Role,
+    decoding_values,
+    file_names,
+    is_exported,
+    member_of,
+)
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
+from spineline.pipeline.inference.sources import Frame
+from spineline.pipeline.run.settings import ModelSettings
+from spineline.weights import Bundle, Task, WeightsFile, load_registry
+
+if TYPE_CHECKING:
+    from spineline.classify.model import Classifier
+    from spineline.detect.level_reader.model import Namer
+    from spineline.detect.yolo.backend import UltralyticsDetector
+
+POINT_TOLERANCE_PX = 0.5
+PROBABILITY_TOLERANCE = 1e-3
+"""How far an exported pipeline may be off the original, in native pixels and in probability."""
+
+_MAX_DETECTIONS = 300
+_NEEDED = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well two pipelines agree, at worst.
+
+    Attributes:
+        images: compared.
+        structures: found in them by both.
+        points_px: largest distance of a point to the original's.
+        probability: largest difference of a grade, a confidence or a naming's probability.
+    """
+
+    images: int
+    structures: int
+    points_px: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What ``pipeline export`` made: the folder, and how well it agrees with the original."""
+
+    out: Path
+    agreement: Agreement
+
+
+def export(settings: PipelineExport) -> ExportResult:
+    """Write a bundle that runs without the networks' own packages, and compare it.
+
+    Raises:
+        ConfigError: a network that cannot be exported, or a package is missing.
+        WeightsError: the weights cannot be used.
+        OutputExistsError: ``out`` exists.
+        SpinelineError: the exported networks say something else; nothing is left.
+    """
+    form: Form = next(form for form in get_args(Form) if form == settings.format)
+    check_output(settings.out, overwrite=settings.overwrite)
+    if is_exported(settings.weights):
+        raise ConfigError(f"weights={settings.weights}: is exported already; name what it is of")
+    bundle = bundle_of(settings.models())
+    import_runtime(_NEEDED[form])
+    original = Pipeline.from_settings(settings.models())
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        write_networks(original, form, stage)
+        write_json(stage / BUNDLE_FILE, describe(original, bundle, form, stage))
+        write_run_record(stage, "pipeline export", settings)
+        agreement = compare(
+            original,
+            Pipeline.from_settings(ModelSettings(weights=str(stage), trust=True)),
+            check_frames(),
+        )
+    LOG.info("%s: %s as %s", settings.out, bundle.name, form)
+    LOG.info(
+        "on %d images it finds the same %d structures; largest difference: point %.2g px, "
+        "probability %.2g",
+        *(agreement.images, agreement.structures, agreement.points_px, agreement.probability),
+    )
+    trust = " trust=true" if form == "torchscript" else ""
+    LOG.info("run it: spineline pipeline predict weights=%s%s source=… out=…", settings.out, trust)
+    return ExportResult(settings.out, agreement)
+
+
+def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
+    """Write the files of all networks into a folder.
+
+    Raises:
+        ConfigError: a detector that is no YOLO network, or a package is missing.
+        SpinelineError: a network that the format cannot hold.
+    """
+    from spineline.detect.yolo.backend import UltralyticsDetector
+
+    if not isinstance(pipeline.detector, UltralyticsDetector):
+        msg = (
+            f"{pipeline.weights_name}: its detector is no YOLO network, and only those can be "
+            "exported with the pipeline; detect export takes a Faster R-CNN alone"
+        )
+        raise ConfigError(msg)
+    making: dict[Role, Callable[[Form, Path], None]] = {
+        "detector": lambda kind, path: _write_detector(pipeline.detector, kind, path),
+        "classifier": lambda kind, path: _write_classifier(pipeline.classifier, kind, path),
+        "namer": lambda kind, path: _write_namer(pipeline.namer, kind, path),
+    }
+    for role in ROLES:
+        if role == "namer" and pipeline.namer is None:
+            continue
+        try:
+            _write_as(making[role], form, folder, role)
+        except SpinelineError:
+            raise
+        except Exception as error:  # the exporters raise errors of many kinds
+            reason = first_line(error)
+            msg = f"{role}: cannot be written as {form} ({reason}); choose another network"
+            raise SpinelineError(msg) from error
+
+
+def _write_as(make: Callable[[Form, Path], None], form: Form, folder: Path, role: Role) -> None:
+    path = folder / file_names(role, form)[0]
+    if form != "openvino":
+        make(form, path)
+        return
+    openvino, between = import_runtime("openvino"), folder / f"{role}.onnx"
+    make("onnx", between)
+    model = openvino.Core().read_model(between.read_bytes())
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    between.unlink()
+
+
+def _write_detector(detector: Any, form: Form, path: Path) -> None:
+    from spineline.detect.export import onnx_bytes, torchscript_bytes
+
+    network = cast("UltralyticsDetector", detector)
+    if form == "onnx":
+        write_bytes(path, onnx_bytes(network, network.imgsz))
+    else:
+        write_bytes(path, torchscript_bytes(network, network.imgsz, dynamic=True))
+
+
+def _write_classifier(classifier: Any, form: Form, path: Path) -> None:
+    from spineline.classify.export import write_onnx, write_torchscript
+
+    network = cast("Classifier", classifier).network.requires_grad_(False)
+    (write_onnx if form == "onnx" else write_torchscript)(network, path)
+
+
+def _write_namer(namer: Any, form: Form, path: Path) -> None:
+    from spineline.detect.level_reader.export import onnx_bytes, torchscript_bytes
+
+    network = cast("Namer", namer)
+    write_bytes(path, (onnx_bytes if form == "onnx" else torchscript_bytes)(network))
+
+
+def describe(pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path) -> dict[str, Any]:
+    """The content of ``bundle.json`` for the files in a folder."""
+    detector = cast("UltralyticsDetector", pipeline.detector)
+    classifier = cast("Classifier", pipeline.classifier)
+    names = [file.name for file in (bundle.detector, bundle.classifier, bundle.namer) if file]
+    return {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "version": package_version(),
+        "format": form,
+        "name": f"{bundle.name}-{form}",
+        "made_from": {"name": bundle.name, "sha256": bundle.sha256},
+        "card": f"{', '.join(names)}; {USE}",
+        "use": USE,
+        "image": "grey, 8 bits, percentiles 0.5 … 99.5 of its values to 0 … 255; face to the left, "
+        "head up",
+        "networks": {
+            "detector": {
+                **_member_values("detect", bundle.detector, form, folder, "detector"),
+                "input": "float32 (N, channels, h, w) in 0 … 1: longer side scaled to imgsz, "
+                "bilinear; padded with 114 / 255 to multiples of the stride, evenly to both sides",
+                "output": "float32 (N, 4 + classes, places): centre and size in pixels of the "
+                "input, a score per class",
+                "imgsz": detector.imgsz,
+                "stride": detector.stride,
+                "channels": detector.meta.channels,
+                "names": list(detector.names),
+            },
+            "classifier": {
+                **_member_values("classify", bundle.classifier, form, folder, "classifier"),
+                "input": "float32 (N, size, size) in 0 … 255: the structure's box times margin, "
+                "turned along the spine where align is spine, scaled to size",
+                "output": "probabilities: (N, 7) and (N,), of the second class, where both are",
+                "crop": asdict(classifier.crop),
+                "outputs": {k: list(v) for k, v in classifier.network.config.outputs().items()},
+            },
+            "namer": _namer_values(pipeline, bundle, form, folder),
+        },
+        "decode": _decode_values(pipeline),
+    }
+
+
+def _namer_values(
+    pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path
+) -> dict[str, Any] | None:
+    if pipeline.namer is None or bundle.namer is None:
+        return None
+    return {
+        **_member_values("name", bundle.namer, form, folder, "namer"),
+        "input": "float32 (1, 1, ranks * rank_px, 2 * half_width * rank_px) in 0 … 1: the strip "
+        "along the spine, rank_px rows for each vertebra and disc",
+        "output": "logits (1, 13, ranks) of names",
+        "strip": asdict(pipeline.namer.strip),
+        "names": ["above", *LEVELS, "below"],
+    }
+
+
+def _decode_values(pipeline: Pipeline) -> dict[str, Any]:
+    settings = pipeline.settings
+    return {
+        "suppression": "per class; a place may keep several classes",
+        "candidate_confidence": settings.candidate_confidence,
+        "iou": settings.iou,
+        "max_detections": _MAX_DETECTIONS,
+        "method": settings.decode,
+        "crop_boxes": settings.crop_boxes,
+        "spine": decoding_values(pipeline.decoding),
+    }
+
+
+def _member_values(
+    task: Task, weights: WeightsFile, form: Form, folder: Path, role: Role
+) -> dict[str, Any]:
+    """Files of a network, and what the registry says of the weights they were made from."""
+    entry = load_registry().find(weights.name)
+    known = entry if entry and (entry.task, entry.sha256) == (task, weights.sha256) else None
+    return {
+        "files": [asdict(member_of(folder / name)) for name in file_names(role, form)],
+        "made_from": {"name": weights.name, "sha256": weights.sha256},
+        "licence": known.licence if known else None,
+        "trained_on": known.trained_on if known else None,
+    }
+
+
+def check_frames() -> list[Frame]:
+    """What is compared: phantoms of several sizes, two of one size, noise, and nearly nothing."""
+    from spineline.datasets.phantoms.phantom import draw_spine
+
+    sizes = {"square": (384, 384), "same": (384, 384), "tall": (448, 260), "small": (150, 120)}
+    images = {
+        name: draw_spine(seed, size).pixels for seed, (name, size) in enumerate(sizes.items())
+    }
+    rng = np.random.default_rng(0)
+    images["noise"] = rng.integers(0, 256, (96, 320), dtype=np.uint8)
+    images["dark"] = np.tile((np.arange(256) // 32).astype(np.uint8), (256, 1))
+    return [frame_of(name, image) for name, image in images.items()]
+
+
+def frame_of(name: str, image: npt.NDArray[np.uint8]) -> Frame:
+    """A frame that is an image and no more."""
+    height, width = image.shape
+    return Frame(name, image, Reorientation(False, False, False, (height, width)), width, height)
+
+
+def compare(original: Pipeline, exported: Pipeline, frames: Sequence[Frame]) -> Agreement:
+    """Run both on the same frames: the exported one in batches, and one by one.
+
+    Raises:
+        SpinelineError: other levels, or points, confidences, grades or namings that are off by
+            more than the tolerances.
+    """
+    wanted = original.analyse(frames)
+    points = probability = 0.0
+    batched = replace(exported, settings=replace(exported.settings, batch=len(frames)))
+    for found in (batched.analyse(frames), [exported.analyse([f])[0] for f in frames]):
+        for mine, other in zip(wanted, found, strict=True):
+            _check_levels(mine, other)
+            points = max(points, _largest(_points(mine), _points(other)))
+            probability = max(probability, _largest(_probabilities(mine), _probabilities(other)))
+    if not (points < POINT_TOLERANCE_PX and probability < PROBABILITY_TOLERANCE):
+        msg = (
+            f"export: the exported networks are off by {points:.3g} px and {probability:.3g} in "
+            "probability; nothing was written"
+        )
+        raise SpinelineError(msg)
+    structures = sum(len(analysis.result.structures) for analysis in wanted)
+    return Agreement(len(frames), structures, points, probability)
+
+
+def _check_levels(wanted: Analysis, found: Analysis) -> None:
+    mine, other = ([s.level for s in a.result.structures] for a in (wanted, found))
+    if mine != other:
+        msg = (
+            f"export: on the image {wanted.frame.name!r} the exported networks find "
+            f"{', '.join(other) or 'nothing'}, the original {', '.join(mine) or 'nothing'}; "
+            "nothing was written"
+        )
+        raise SpinelineError(msg)
+
+
+def _points(analysis: Analysis) -> list[float]:
+    return [v for s in analysis.result.structures for v in (*s.point_xy, *s.box_xyxy)]
+
+
+def _probabilities(analysis: Analysis) -> list[float]:
+    found = [] if analysis.result.naming is None else [analysis.result.naming.probability]
+    for structure in analysis.result.structures:
+        found.append(structure.confidence)
+        found += structure.seven.probabilities if structure.seven else ()
+        found += [structure.binary.probability] if structure.binary else []
+    return found
+
+
+def _largest(wanted: Iterable[float], found: Iterable[float]) -> float:
+    pairs = list(zip(wanted, found, strict=True))
+    worst = max((abs(a - b) for a, b in pairs), default=0.0)
+    return worst if all(math.isfinite(b) for _, b in pairs) else math.inf

@@ -1,0 +1,40 @@
+"""Settings of ``spineline pipeline export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.common.settings import Settings, key
+from spineline.pipeline.run.settings import ModelSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineExport(Settings):
+    """Keys of ``pipeline export``."""
+
+    out: Path = key("folder to write: bundle.json and the networks' files")
+    format: str = key(
+        "what runs it: ONNX Runtime or OpenVINO, both without torch, or torch alone",
+        default="onnx",
+        choices=("onnx", "openvino", "torchscript"),
+    )
+    weights: str = key(
+        "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files",
+        default="default",
+    )
+    detector: str | None = key("detector instead of that of weights", default=None)
+    classifier: str | None = key("classifier instead of that of weights", default=None)
+    namer: str = key("namer instead of that of weights, or none", default="bundle")
+    trust: bool = key("load weights that are pickles, which run the code in them", default=False)
+    overwrite: bool = key("replace an earlier output", default=False)
+
+    def models(self) -> ModelSettings:
+        """The networks that are exported."""
+        return ModelSettings(
+            weights=self.weights,
+            detector=self.detector,
+            classifier=self.classifier,
+            namer=self.namer,
+            trust=self.trust,
+        )

@@ -1,0 +1,1 @@
+"""From frames to named, graded structures; knows nothing of files that are written."""

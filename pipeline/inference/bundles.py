@@ -1,0 +1,408 @@
+"""Exported bundles: a folder with detector, classifier and namer for a runtime other than torch's.
+
+``bundle.json`` says all that is needed to run them: preprocessing, classes, crops, decoding, and
+size and SHA-256 of each file. ``spineline pipeline export`` writes such a folder, `load_exported`
+loads it. Nothing here imports torch, and a file is used only when it is what ``bundle.json`` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.common.run_record import package_version
+from spineline.datasets.common.runtimes import FORMS, SUFFIXES, Form, open_session
+from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
+from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec
+from spineline.pipeline.inference.decode import DecodeSettings
+from spineline.weights import Bundle, WeightsFile, load_registry, sha256_of
+
+if TYPE_CHECKING:
+    from spineline.classify.exported import ExportedClassifier
+    from spineline.classify.recipe import Head
+    from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer
+    from spineline.pipeline.run.settings import ModelSettings
+
+Role = Literal["detector", "classifier", "namer"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+BUNDLE_FILE = "bundle.json"
+KIND = "spineline-bundle"
+SCHEMA = 1
+USE = "research use only, not a medical device"
+
+_AGAIN = "make it anew with spineline pipeline export, or copy the whole folder again"
+_LARGEST = 1_000_000  # bytes of bundle.json
+_IMGSZ = (32, 8192)
+_OF_SETTINGS = ("method", "confidence")  # fields of decoding that the keys of a command decide
+_NETWORK_PACKAGES = ("torch", "torchvision", "ultralytics", "timm", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a bundle: its name, size in bytes, and SHA-256 in lower-case hex."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What ``bundle.json`` says.
+
+    Attributes:
+        folder: where the files are.
+        form: what they are.
+        name: of the weights they were made from, and the form.
+        sha256: of ``bundle.json``, which holds those of all files.
+        members: the files of each network, in the order of `SUFFIXES`.
+        names, imgsz, channels: of the detector.
+        head, crop: of the classifier.
+        strip: of the namer, where there is one.
+        decoding: how candidates are weighed.
+    """
+
+    folder: Path
+    form: Form
+    name: str
+    sha256: str
+    members: Mapping[Role, tuple[Member, ...]]
+    names: tuple[str, ...]
+    imgsz: int
+    channels: int
+    head: Head
+    crop: CropSpec
+    strip: StripSpec | None
+    decoding: DecodeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModels:
+    """The networks of a bundle, loaded, and how their candidates are weighed."""
+
+    detector: ExportedDetector
+    classifier: ExportedClassifier
+    namer: ExportedNamer | None
+    decoding: DecodeSettings
+
+
+def is_exported(weights: str) -> bool:
+    """Whether ``weights=`` means a folder, or the ``bundle.json`` in it, and no registry name."""
+    registry = load_registry()
+    if weights in registry.bundles or registry.find(weights):
+        return False
+    path = Path(weights).expanduser()
+    return path.is_dir() or (path.name == BUNDLE_FILE and path.is_file())
+
+
+def exported_bundle(settings: ModelSettings) -> Bundle:
+    """The files of an exported bundle, checked; its SHA-256 is that of ``bundle.json``.
+
+    Raises:
+        ConfigError: keys that an exported bundle does not have.
+        WeightsError: damaged, altered, incomplete, of another version, or not trusted.
+    """
+    exported = read_exported(settings)
+    files: dict[Role, WeightsFile] = {}
+    for role, members in exported.members.items():
+        for member in members:
+            _check_member(exported.folder / member.file, member)
+        first = members[0]
+        files[role] = WeightsFile(first.file, exported.folder / first.file, first.sha256)
+    sha256, namer = exported.sha256, files.get("namer")
+    if exported.strip is None and namer is not None:  # namer=none makes other results
+        sha256, namer = hashlib.sha256(f"{sha256} namer=none".encode()).hexdigest(), None
+    return Bundle(exported.name, files["detector"], files["classifier"], sha256, namer)
+
+
+def load_exported(settings: ModelSettings) -> ExportedModels:
+    """Load the networks of an exported bundle; each has run once when this returns.
+
+    Raises:
+        ConfigError: keys that an exported bundle does not have, or the runtime is not installed.
+        WeightsError: damaged, altered, incomplete, of another version, or not trusted.
+    """
+    from spineline.classify.exported import ExportedClassifier
+    from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer
+
+    exported = read_exported(settings)
+    where = {role: str(exported.folder / m[0].file) for role, m in exported.members.items()}
+    sessions = {
+        role: open_session(_contents(exported, role), exported.form, where[role])
+        for role in exported.members
+        if role != "namer" or exported.strip is not None
+    }
+    detector = ExportedDetector(
+        sessions["detector"], exported.names, exported.imgsz, exported.channels
+    )
+    detector.check(where["detector"])
+    classifier = ExportedClassifier(sessions["classifier"], exported.head, exported.crop)
+    classifier.check(where["classifier"])
+    namer = None
+    if exported.strip is not None:
+        namer = ExportedNamer(sessions["namer"], exported.strip)
+        namer.check(where["namer"])
+    return ExportedModels(detector, classifier, namer, exported.decoding)
+
+
+@contextmanager
+def networks_needed(weights: str) -> Iterator[None]:
+    """Say what to do where the packages that ordinary weights need are not installed.
+
+    Raises:
+        ConfigError: torch, or another of them, is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _NETWORK_PACKAGES:
+            raise
+        msg = (
+            f"weights={weights}: needs {package}, which is not installed; install spineline with "
+            "all it depends on, or give the folder of an exported bundle (pipeline export)"
+        )
+        raise ConfigError(msg) from error
+
+
+def read_exported(settings: ModelSettings) -> Exported:
+    """What a bundle says of itself, held to the keys; its files are not read yet.
+
+    Raises:
+        ConfigError: keys that an exported bundle does not have.
+        WeightsError: no bundle, damaged, of another version, or not trusted.
+    """
+    path = Path(settings.weights).expanduser()
+    exported = read_bundle(path.parent if path.name == BUNDLE_FILE else path)
+    _check_keys(settings, exported)
+    return replace(exported, strip=None) if settings.namer == "none" else exported
+
+
+def read_bundle(folder: Path) -> Exported:
+    """What the ``bundle.json`` of a folder says.
+
+    Raises:
+        WeightsError: there is none, or it is damaged or of another version.
+    """
+    path = folder / BUNDLE_FILE
+    content, sha256 = _read_json(path)
+    if content.get("schema") != SCHEMA:
+        msg = (
+            f"{path}: a bundle of schema {content.get('schema')!r:.40}, written by spineline "
+            f"{content.get('version')!r:.40}; this one, {package_version()}, reads schema "
+            f"{SCHEMA}: export it again with this version, or use the one that wrote it"
+        )
+        raise WeightsError(msg)
+    try:
+        return _parsed(folder, content, sha256)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as error:
+        problem = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        msg = f"{path}: its description is damaged ({problem:.200}); {_AGAIN}"
+        raise WeightsError(msg) from error
+
+
+def file_names(role: Role, form: Form) -> tuple[str, ...]:
+    """Names of a network's files, such as ``detector.onnx``; a bundle has no others."""
+    return tuple(role + suffix for suffix in SUFFIXES[form])
+
+
+def member_of(path: Path) -> Member:
+    """The description of a file."""
+    return Member(path.name, path.stat().st_size, sha256_of(path))
+
+
+def decoding_values(decoding: DecodeSettings) -> dict[str, float]:
+    """What a bundle says of its decoding: all that no key of a command decides."""
+    return {name: v for name, v in asdict(decoding).items() if name not in _OF_SETTINGS}
+
+
+def _check_keys(settings: ModelSettings, exported: Exported) -> None:
+    for name in ("detector", "classifier"):
+        if getattr(settings, name) is not None:
+            msg = f"{name}=…: an exported bundle is run as it is; export one with this {name}"
+            raise ConfigError(msg)
+    if settings.namer not in ("bundle", "none"):
+        msg = f"namer={settings.namer}: an exported bundle has its own; allowed: bundle, none"
+        raise ConfigError(msg)
+    if settings.device.strip().lower() != "cpu":
+        msg = f"device={settings.device}: exported bundles run on the CPU; use device=cpu"
+        raise ConfigError(f"{msg}, or weights that are no export")
+    if exported.form == "torchscript" and not settings.trust:
+        msg = (
+            f"{exported.folder}: TorchScript files are programs, which can write and read files; "
+            "if you know where they come from, add trust=true"
+        )
+        raise WeightsError(msg)
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], str]:
+    """The content of ``bundle.json`` and its SHA-256."""
+    if not path.is_file():
+        msg = (
+            f"{path.parent}: is a folder without {BUNDLE_FILE}, so no bundle of spineline pipeline "
+            "export; for weights of another kind, name the weights file in it"
+        )
+        raise WeightsError(msg)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        content = json.loads(data) if len(data) <= _LARGEST else None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is not JSON ({error!s:.200}); {_AGAIN}") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise WeightsError(f"{path}: is no description of a bundle (kind {KIND!r}); {_AGAIN}")
+    return content, hashlib.sha256(data).hexdigest()
+
+
+def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
+    form = next((form for form in FORMS if form == content["format"]), None)
+    if form is None:
+        raise ValueError(f"format {content['format']!r}, wanted one of {', '.join(FORMS)}")
+    networks = content["networks"]
+    detector, classifier, namer = (networks[role] for role in ROLES)
+    members = {r: _members(networks[r], r, form) for r in ROLES if networks[r] is not None}
+    names = detector["names"]
+    if not _are_names(names) or not set(names) & set(LEVELS):
+        raise ValueError(f"detector: names {names!r:.100}, wanted levels")
+    if not isinstance(content["name"], str):
+        raise ValueError("name is no text")
+    head, crop = _classifier(classifier)
+    return Exported(
+        folder=folder,
+        form=form,
+        name=content["name"],
+        sha256=sha256,
+        members=members,
+        names=tuple(names),
+        imgsz=_whole(detector["imgsz"], _IMGSZ, "detector: imgsz"),
+        channels=_whole(detector["channels"], (1, 3), "detector: channels"),
+        head=head,
+        crop=crop,
+        strip=None if namer is None else _strip(namer),
+        decoding=_decoding(content["decode"]["spine"]),
+    )
+
+
+def _members(network: dict[str, Any], role: Role, form: Form) -> tuple[Member, ...]:
+    files, wanted = network["files"], file_names(role, form)
+    found = [file["file"] for file in files]
+    if found != list(wanted):
+        raise ValueError(f"{role}: files {found!r:.100}, wanted {', '.join(wanted)}")
+    for file in files:
+        digest = file["sha256"]
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"{file['file']}: sha256 {digest!r:.80}")
+    limits = (1, 2**40)
+    return tuple(
+        Member(f["file"], _whole(f["size"], limits, f"{f['file']}: size"), f["sha256"])
+        for f in files
+    )
+
+
+def _classifier(network: dict[str, Any]) -> tuple[Head, CropSpec]:
+    crop = network["crop"]
+    margin = _number(crop["margin"], "classifier: margin")
+    spec = CropSpec(_whole(crop["size"], (8, 1024), "classifier: size"), margin, crop["align"])
+    outputs = network["outputs"]
+    heads: dict[tuple[str, ...], Head] = {
+        ("seven",): "seven", ("binary",): "binary", ("seven", "binary"): "both",
+    }  # fmt: skip
+    known = {"seven": list(SEVEN_NAMES), "binary": list(BINARY_NAMES)}
+    head = heads.get(tuple(outputs))
+    if head is None or any(known[name] != classes for name, classes in outputs.items()):
+        raise ValueError(f"classifier: outputs {outputs!r:.100}")
+    return head, spec
+
+
+def _strip(network: dict[str, Any]) -> StripSpec:
+    values = {
+        name: _whole(network["strip"][name], bounds, f"namer: {name}")
+        for name, bounds in STRIP_BOUNDS.items()
+    }
+    return StripSpec(**values)
+
+
+def _decoding(values: dict[str, Any]) -> DecodeSettings:
+    """Numbers above 0 all of them, but for the costs and weights, which may be 0."""
+    usual = decoding_values(DecodeSettings())
+    if sorted(values) != sorted(usual):
+        odd = sorted(set(values) ^ set(usual))
+        raise ValueError(f"decode: {', '.join(odd):.100} unknown or missing")
+    found: dict[str, Any] = {n: _number(v, f"decode: {n}") for n, v in values.items()}
+    for name, value in found.items():
+        positive = name.endswith("_sigma") or name.startswith("temperature")
+        if value < 0 or (positive and value == 0):
+            raise ValueError(f"decode: {name} {value}")
+    if not 0 < found["reference_confidence"] < 1:
+        raise ValueError(f"decode: reference_confidence {found['reference_confidence']}")
+    count = values["candidates_per_level"]
+    found["candidates_per_level"] = _whole(count, (1, 1000), "decode: candidates_per_level")
+    return DecodeSettings(**found)
+
+
+def _whole(value: Any, bounds: tuple[int, int], what: str) -> int:
+    low, high = bounds
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{what} {value!r:.40}, wanted {low} … {high}")
+    return value
+
+
+def _number(value: Any, what: str) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{what} {value!r:.40}, wanted a number")
+    return float(value)
+
+
+def _are_names(names: Any) -> bool:
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return texts and 0 < len(names) == len(set(names)) <= 1000
+
+
+def _contents(exported: Exported, role: Role) -> Sequence[bytes]:
+    """The bytes of a network's files, which are those that were checked."""
+    found = []
+    for member in exported.members[role]:
+        path = exported.folder / member.file
+        _check_size(path, member)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+        _check_digest(path, member, hashlib.sha256(data).hexdigest())
+        found.append(data)
+    return found
+
+
+def _check_member(path: Path, member: Member) -> None:
+    _check_size(path, member)
+    _check_digest(path, member, sha256_of(path))
+
+
+def _check_size(path: Path, member: Member) -> None:
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if size is None:
+        raise WeightsError(f"{path}: this file of the bundle is missing; {_AGAIN}")
+    if size != member.size:
+        msg = f"{path}: has been altered: {size} bytes, {BUNDLE_FILE} says {member.size}; {_AGAIN}"
+        raise WeightsError(msg)
+
+
+def _check_digest(path: Path, member: Member, found: str) -> None:
+    if found != member.sha256:
+        msg = f"{path}: has been altered: SHA-256 {found}, {BUNDLE_FILE} says {member.sha256}"
+        raise WeightsError(f"{msg}; {_AGAIN}")

@@ -1,0 +1,98 @@
+"""From the classifier's probabilities to grades: a level's kind says which answers are possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.boxes import boxes_from_points
+from spineline.datasets.labels import KIND_OF_SEVEN, LEVELS, SEVEN_NAMES, Kind
+from spineline.pipeline.inference.decode import DecodedStructure
+from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
+
+if TYPE_CHECKING:
+    from spineline.classify.grades import Grades
+    from spineline.datasets.crops.crops import CropSpec
+
+FloatArray = npt.NDArray[np.float64]
+
+_SCHMORL = SEVEN_NAMES.index("disc-schmorl")
+Grade = tuple[SevenGrade | None, BinaryGrade | None]
+
+
+class Grader(Protocol):
+    """What is asked of a classifier; see `spineline.classify.model.Classifier`."""
+
+    @property
+    def crop(self) -> CropSpec: ...  # noqa: D102
+
+    def grade(self, crops: npt.NDArray[np.uint8]) -> Grades: ...  # noqa: D102
+
+
+def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:
+    """(N, 4) boxes to crop, in the frame of the structures.
+
+    Args:
+        structures: top to bottom.
+        rule: ``rule`` for the box rule applied to the points (what training crops follow), or
+            ``detector`` for the detector's own boxes. The rule needs two points, in order; where it
+            cannot be applied the detector's boxes are taken.
+    """
+    boxes = np.array([s.box_xyxy for s in structures], dtype=np.float64).reshape(-1, 4)
+    points = np.array([s.point_xy for s in structures], dtype=np.float64).reshape(-1, 2)
+    in_order = len(points) >= 2 and bool((np.diff(points[:, 1]) > 0).all())
+    if rule == "detector" or not in_order:
+        return boxes
+    return boxes_from_points(points, [LEVELS.index(s.level) for s in structures])
+
+
+def grades_of(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
+    """Grades of N structures.
+
+    Seven-class probabilities of the other kind are set to 0 and the rest scaled to add up to 1.
+    Only a disc can carry a Schmorl's node: the binary probability of a vertebra is 0. Where the
+    classifier has no binary head, that of a disc is its seven-class probability of v5 alone.
+
+    Args:
+        kinds: of each structure, known from its level.
+        grades: the classifier's, one row each.
+    """
+    seven = None if grades.seven is None else masked_seven(kinds, grades.seven)
+    if grades.binary is not None:
+        v5 = np.asarray(grades.binary, dtype=np.float64)
+    elif seven is not None:
+        v5 = seven[:, _SCHMORL]
+    else:
+        v5 = None
+    return [
+        (
+            None if seven is None else _seven_grade(seven[n]),
+            None if v5 is None else _binary_grade(float(v5[n]) if kind == "disc" else 0.0),
+        )
+        for n, kind in enumerate(kinds)
+    ]
+
+
+def masked_seven(kinds: Sequence[Kind], probabilities: npt.ArrayLike) -> FloatArray:
+    """(N, 7) probabilities with those of the other kind at 0 and the rest scaled to sum 1.
+
+    Where nothing is left, the answers of the kind are equally likely.
+    """
+    table = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(SEVEN_NAMES))
+    possible = np.array([[of == kind for of in KIND_OF_SEVEN] for kind in kinds], dtype=bool)
+    possible = possible.reshape(-1, len(SEVEN_NAMES))
+    table = np.where(possible, table, 0.0)
+    total = table.sum(axis=1, keepdims=True)
+    even = possible / np.maximum(possible.sum(axis=1, keepdims=True), 1)
+    return np.where(total > 0, table / np.where(total > 0, total, 1), even)
+
+
+def _seven_grade(probabilities: FloatArray) -> SevenGrade:
+    return SevenGrade(int(probabilities.argmax()), tuple(float(p) for p in probabilities))
+
+
+def _binary_grade(probability: float) -> BinaryGrade:
+    return BinaryGrade(int(probability >= 0.5), probability)

@@ -1,0 +1,244 @@
+"""What the pipeline is scored against: labels of a source or of a converted dataset.
+
+Each `Truth` pairs one annotated image with the case that the pipeline looks at: with ``slice=auto``
+the whole study, of which the pipeline chooses its own slice; with ``slice=annotated`` the very
+slice that was labelled. `aligned` then brings points of another slice or series into the label's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.converters.sources.report import read_report
+from spineline.converters.sources.source import LeftOut, Source, detect_kind, load_json
+from spineline.converters.sources.tianchi import read_tianchi
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.dicom.study import (
+    SliceHeader,
+    instances_by_uid,
+    patient_to_pixel,
+    pixel_to_patient,
+    scan,
+)
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.splits import PARTS, split_studies
+from spineline.datasets.types import ImageRecord
+from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.inference.sources import Case
+from spineline.pipeline.run.settings import PipelineVal
+
+Headers = Mapping[str, SliceHeader]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """One annotated image and the case that holds it."""
+
+    record: ImageRecord
+    case: Case
+
+
+@dataclass(frozen=True, slots=True)
+class TruthSet:
+    """Everything to score against.
+
+    Attributes:
+        truths: in the source's order.
+        left_out: entries of the annotation that became no record.
+        headers: slices of the DICOM studies by instance UID; empty for plain images.
+    """
+
+    truths: tuple[Truth, ...]
+    left_out: tuple[LeftOut, ...]
+    headers: Headers
+
+    def cases(self) -> tuple[Case, ...]:
+        """The cases without repeats, in order."""
+        return tuple({truth.case.name: truth.case for truth in self.truths}.values())
+
+
+def load_truth(settings: PipelineVal) -> TruthSet:
+    """Read labels and say where their images are; no pixel is decoded.
+
+    Raises:
+        AnnotationError: the annotation or dataset cannot be read, or nothing in it can be scored.
+        DicomReadError: the folder of studies is missing or holds no DICOM image.
+        ConfigError: ``ids``, ``part`` or ``split`` do not fit.
+    """
+    found = read_truth(settings)
+    truths = tuple(_with_spacing(truth, settings) for truth in _wanted(found.truths, settings))
+    if not truths:
+        reasons = "; ".join(str(entry) for entry in found.left_out[:3])
+        raise AnnotationError(f"no annotated image to score{': ' if reasons else ''}{reasons}")
+    return TruthSet(truths, found.left_out, found.headers)
+
+
+def read_truth(settings: PipelineVal) -> TruthSet:
+    """Every annotated image that the settings name, wanted or not; it may be none.
+
+    Raises:
+        AnnotationError: the annotation or dataset cannot be read, or names no levels.
+        DicomReadError: the folder of studies is missing or holds no DICOM image.
+        ConfigError: ``part`` does not fit.
+    """
+    if settings.data is not None:
+        return _from_dataset(settings, settings.data)
+    if settings.source is None or settings.annotations is None:
+        raise ConfigError("wanted source=… and annotations=…, or data=…")
+    kind = detect_kind(settings.annotations, load_json(settings.annotations))
+    if kind not in ("tianchi", "report"):
+        msg = f"{settings.annotations}: a {kind} source names no levels to score"
+        raise AnnotationError(msg)
+    read = _from_tianchi if kind == "tianchi" else _from_report
+    return read(settings, settings.annotations, settings.source)
+
+
+def on_labelled_image(result: StudyResult, record: ImageRecord, headers: Headers) -> bool:
+    """Whether the prediction was made on the very image that was labelled.
+
+    An image of a dataset is, whatever slice it was converted from: a result of it carries no UID.
+    """
+    if result.instance_uid is None and not headers:
+        return True
+    return record.instance_uid in (None, result.instance_uid)
+
+
+def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> StudyResult:
+    """A result with points and boxes in pixels of the labelled image.
+
+    Points of another slice or series go through patient coordinates: out of the slice they were
+    found in, into the labelled slice's plane. The distance between the two planes is dropped: the
+    neighbour of a sagittal slice shows the same levels a few mm aside.
+
+    Raises:
+        AnnotationError: the two images cannot be brought together.
+    """
+    if on_labelled_image(result, record, headers):
+        if (result.width, result.height) != (record.width, record.height):
+            msg = (
+                f"predicted on {result.width}x{result.height} pixels, labelled on "
+                f"{record.width}x{record.height}: not the same image"
+            )
+            raise AnnotationError(msg)
+        return result
+    if result.study_uid != record.study_uid:
+        raise AnnotationError("the prediction is of another study than the label")
+    seen, labelled = (headers.get(str(uid)) for uid in (result.instance_uid, record.instance_uid))
+    if seen is None or labelled is None:
+        msg = "the slice of the prediction or of the label is not among the studies of source"
+        raise AnnotationError(msg)
+    if not (seen.has_geometry and labelled.has_geometry):
+        msg = (
+            "the label is on another slice than the prediction, and without pixel spacing, "
+            "orientation and position they cannot be compared; use slice=annotated"
+        )
+        raise AnnotationError(msg)
+    structures = tuple(_moved(structure, seen, labelled) for structure in result.structures)
+    return replace(result, structures=structures, width=record.width, height=record.height)
+
+
+def _moved(structure: GradedStructure, seen: SliceHeader, labelled: SliceHeader) -> GradedStructure:
+    left, top, right, bottom = structure.box_xyxy
+    points = np.array([structure.point_xy, (left, top), (right, bottom)], dtype=np.float64)
+    x, y = patient_to_pixel(labelled, pixel_to_patient(seen, points))[:, :2].T
+    return replace(
+        structure,
+        point_xy=(float(x[0]), float(y[0])),
+        box_xyxy=_box(x[1:], y[1:]),
+    )
+
+
+def _box(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+) -> tuple[float, float, float, float]:
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+
+def _from_tianchi(settings: PipelineVal, annotations: Path, images: Path) -> TruthSet:
+    studies = scan(images)
+    source = read_tianchi(annotations, images, studies=studies)
+    by_uid = {study.study_uid: study for study in studies if study.series}
+    headers = instances_by_uid(list(by_uid.values()))
+    truths = []
+    for record in source.records:
+        study = by_uid[str(record.study_uid)]
+        if settings.slice == "annotated":
+            header = headers[str(record.instance_uid)]
+            case = Case(record.image_id, study=study, header=header)
+        else:
+            case = Case(study.name, study=study)
+        truths.append(Truth(record, case))
+    return TruthSet(tuple(truths), source.left_out, headers)
+
+
+def _from_report(settings: PipelineVal, annotations: Path, images: Path) -> TruthSet:
+    source: Source = read_report(annotations, images)
+    truths = [
+        Truth(
+            record,
+            Case(record.image_id, path=images / str(record.file), window=settings.window),
+        )
+        for record in source.records
+    ]
+    return TruthSet(tuple(truths), source.left_out, {})
+
+
+def _from_dataset(settings: PipelineVal, data: Path) -> TruthSet:
+    dataset = load_dataset(data)
+    if settings.split is not None:
+        records: Sequence[ImageRecord] = dataset.all_records()
+    else:
+        part = next(p for p in PARTS if p == (settings.part or "val"))
+        records = dataset.records[part]
+        if not records:
+            held = ", ".join(f"{p} {len(dataset.records[p])}" for p in PARTS)
+            raise ConfigError(f"part={part}: data={data} has no image there; it has {held}")
+    truths = [
+        Truth(
+            record,
+            Case(record.image_id, path=dataset.image_path(record), window="none"),
+        )
+        for record in records
+    ]
+    return TruthSet(tuple(truths), (), {})
+
+
+def _wanted(truths: Sequence[Truth], settings: PipelineVal) -> list[Truth]:
+    """Those of the part of the split, and of the ids, that the settings name."""
+    kept = list(truths)
+    if settings.split is not None:
+        parts = split_studies([truth.record.study_id for truth in kept], str(settings.split))
+        kept = [truth for truth in kept if parts[truth.record.study_id] == settings.part]
+    if not settings.ids:
+        return kept
+    known = {name for truth in kept for name in _names(truth.record)}
+    unknown = [name for name in settings.ids if name not in known]
+    if unknown:
+        raise ConfigError(f"ids={unknown[0]}: no annotated study or image of that name")
+    return [truth for truth in kept if _names(truth.record) & set(settings.ids)]
+
+
+def _names(record: ImageRecord) -> set[str]:
+    return {record.image_id, record.study_id, record.study_uid or record.study_id}
+
+
+def _with_spacing(truth: Truth, settings: PipelineVal) -> Truth:
+    """The truth with the spacing that the user states for images that carry none."""
+    record = truth.record
+    spacing = settings.spacing_mm
+    if settings.fov_mm is not None:
+        spacing = settings.fov_mm / max(record.width, record.height)
+    if record.spacing_rc_mm is not None or spacing is None:
+        return truth
+    return replace(truth, record=replace(record, spacing_rc_mm=(spacing, spacing)))
+
+
+def labels_in(truths: Sequence[Truth]) -> int:
+    """Number of labels of the eleven levels."""
+    return sum(s.level in LEVELS for truth in truths for s in truth.record.structures)

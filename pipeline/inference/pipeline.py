@@ -1,0 +1,384 @@
+"""The pipeline itself: frames in, named and graded structures out.
+
+from spineline.pipeline import Pipeline
+
+pipeline = Pipeline.load()
+result = pipeline.predict("study-folder")
+result.structures[0].level, result.structures[0].point_xy
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from spineline.datasets.common.devices import check_device
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.run_record import package_version
+from spineline.datasets.crops.crops import extract_crops
+from spineline.datasets.labels import LEVELS
+from spineline.pipeline.inference.bundles import (
+    exported_bundle,
+    is_exported,
+    load_exported,
+    networks_needed,
+)
+from spineline.pipeline.inference.decode import (
+    DecodedSpine,
+    DecodedStructure,
+    DecodeSettings,
+    Reason,
+    decode_chain,
+    decode_spine,
+)
+from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, grades_of
+from spineline.pipeline.inference.level_context import LevelReader, read_context
+from spineline.pipeline.inference.naming import abstain, abstention_warnings
+from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.warnings import doubts, warning
+from spineline.pipeline.run.settings import ModelSettings, mixed_precision
+from spineline.weights import (
+    Bundle,
+    Task,
+    WeightsFile,
+    load_registry,
+    make_bundle,
+    resolve,
+    resolve_bundle,
+    task_of,
+)
+
+if TYPE_CHECKING:
+    from spineline.detect.backend import Detector
+    from spineline.detect.results import Detections
+
+_REASONS: dict[Reason, str] = {
+    "no_candidate": "no box of this level",
+    "low_confidence": "its boxes are too doubtful",
+    "spacing_implausible": "its boxes lie where the spacing of the spine does not allow them",
+    "out_of_order": "its boxes lie above or below where the order of levels allows them",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """One frame with what was found in it.
+
+    Attributes:
+        frame: as the models saw it.
+        spine: the decoded structures, in the frame's own coordinates (upright).
+        result: the answer, in the coordinates of the stored pixels.
+    """
+
+    frame: Frame
+    spine: DecodedSpine
+    result: StudyResult
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A detector and a classifier with everything around them.
+
+    Attributes:
+        detector: see ``spineline.detect``.
+        classifier: see ``spineline.classify``; None leaves structures ungraded.
+        weights_name, weights_sha256: what the models are, for the results.
+        settings: thresholds and choices; its weights are those that were loaded.
+        namer: see ``spineline.detect.level_reader.model``; None leaves the naming to the detector.
+        decoding: how candidates are weighed, but for what settings decide.
+    """
+
+    detector: Detector
+    classifier: Grader | None
+    weights_name: str = ""
+    weights_sha256: str = ""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    namer: LevelReader | None = None
+    decoding: DecodeSettings = field(default_factory=DecodeSettings)
+
+    def __post_init__(self) -> None:
+        if not set(self.detector.names) & set(LEVELS):
+            msg = (
+                f"weights={self.weights_name}: the detector's classes {list(self.detector.names)} "
+                f"are no levels; wanted one trained with labels=level ({', '.join(LEVELS)})"
+            )
+            raise WeightsError(msg)
+
+    @classmethod
+    def load(
+        cls, weights: str = "default", *, device: str = "cpu", trust: bool = False
+    ) -> Pipeline:
+        """Load the models of a bundle, of ``"DETECTOR,CLASSIFIER"`` or of an exported folder.
+
+        Raises:
+            WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust``.
+        """
+        return cls.from_settings(ModelSettings(weights=weights, device=device, trust=trust))
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings) -> Pipeline:
+        """Load the models that settings name.
+
+        Raises:
+            WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
+        """
+        bundle = bundle_of(settings)
+        if is_exported(settings.weights):
+            models = load_exported(settings)
+            found = (models.detector, models.classifier, bundle.name, bundle.sha256, settings)
+            return cls(*found, models.namer, models.decoding)
+        device, trust = settings.device, settings.trust
+        with networks_needed(settings.weights):
+            from spineline.classify import load_classifier
+            from spineline.detect import load_detector
+            from spineline.detect.level_reader.model import load_namer
+
+            detector = load_detector(bundle.detector.path, device=device, trust=trust)
+            classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
+            namer = load_namer(bundle.namer.path, device=device) if bundle.namer else None
+        return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
+
+    def predict(self, source: str | Path) -> StudyResult:
+        """The result of one study, DICOM file or image.
+
+        Raises:
+            SpinelineError: not readable, no sagittal T2, or more than one study.
+        """
+        cases = find_cases(Path(source), window=self.settings.window)
+        if len(cases) != 1:
+            msg = (
+                f"{source}: holds {len(cases)} studies; name one of them, or run "
+                "spineline pipeline predict for all"
+            )
+            raise SpinelineError(msg)
+        return self.analyse([load_frame(cases[0])])[0].result
+
+    def analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
+        """Find and grade the structures of frames, in their order."""
+        with precision(self.settings):
+            return self._analyse(frames)
+
+    def _analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
+        settings = self.settings
+        images = [frame.image for frame in frames]
+        found = self.detector.detect(
+            images,
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
+        )
+        how = replace(
+            self.decoding,
+            method="argmax" if settings.decode == "argmax" else "spine",
+            confidence=settings.confidence,
+        )
+        spines = [
+            self._decoded(frame, detections, how)
+            for frame, detections in zip(frames, found, strict=True)
+        ]
+        grades = self._grade(frames, spines)
+        return [
+            Analysis(frame, spine, self._result(frame, spine, grade))
+            for frame, spine, grade in zip(frames, spines, grades, strict=True)
+        ]
+
+    def _decoded(self, frame: Frame, detections: Detections, how: DecodeSettings) -> DecodedSpine:
+        """The spine of one frame, named from its context too where there is a namer."""
+        if self.namer is None or how.method == "argmax":
+            return decode_spine(detections, how)
+        context = read_context(self.namer, frame.image, decode_chain(detections, how))
+        return decode_spine(detections, how, context)
+
+    def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
+        """Grades of the structures of each frame; all crops go through the classifier together."""
+        counts = [len(spine.structures) for spine in spines]
+        if self.classifier is None or not sum(counts):
+            return [[(None, None)] * count for count in counts]
+        crops = np.concatenate(
+            [
+                extract_crops(
+                    frame.image,
+                    np.array([s.point_xy for s in spine.structures]),
+                    crop_boxes(spine.structures, self.settings.crop_boxes),
+                    self.classifier.crop,
+                )
+                for frame, spine in zip(frames, spines, strict=True)
+                if spine.structures
+            ]
+        )
+        kinds = [s.kind for spine in spines for s in spine.structures]
+        grades = iter(grades_of(kinds, self.classifier.grade(crops)))
+        return [[next(grades) for _ in range(count)] for count in counts]
+
+    def _result(self, frame: Frame, spine: DecodedSpine, grades: Sequence[Grade]) -> StudyResult:
+        header = frame.header
+        least = self.settings.min_naming_probability
+        naming = abstain(spine.naming, least)
+        return StudyResult(
+            study_uid=header.study_uid if header else None,
+            series_uid=header.series_uid if header else None,
+            instance_uid=header.instance_uid if header else None,
+            width=frame.width,
+            height=frame.height,
+            spacing_rc_mm=header.spacing_rc_mm if header else None,
+            structures=_structures(frame, spine.structures, grades),
+            missing_levels=tuple(level for level, _ in spine.missing),
+            warnings=(
+                *frame.warnings,
+                *spine.warnings,
+                *abstention_warnings(naming, least),
+                *_missing(spine),
+                *doubts(frame, spine, confidence=self.settings.confidence),
+            ),
+            weights_name=self.weights_name,
+            weights_sha256=self.weights_sha256,
+            version=_version(),
+            naming=naming,
+        )
+
+
+def _missing(spine: DecodedSpine) -> list[str]:
+    """A warning for each reason why levels are missing."""
+    levels_of: dict[Reason, list[str]] = {}
+    for level, reason in spine.missing:
+        levels_of.setdefault(reason, []).append(level)
+    return [
+        warning("missing_levels", f"{', '.join(levels)} ({reason}: {_REASONS[reason]})")
+        for reason, levels in levels_of.items()
+    ]
+
+
+def batch_size(settings: ModelSettings) -> int:
+    """How many images the models get at once; ``batch=auto`` goes by the device.
+
+    On the CPU that is one: larger batches gain little there, and the last bits of a network's
+    numbers depend on the size of its batch. A study's result is then the same to the byte whatever
+    studies it is run with, in a whole run, in one that went on later, or on a cluster.
+    """
+    if not isinstance(settings.batch, str):
+        return settings.batch
+    return 1 if on_cpu(settings) else 32
+
+
+def on_cpu(settings: ModelSettings) -> bool:
+    """Whether the models are to run on the CPU."""
+    return check_device(settings.device) == "cpu"
+
+
+def precision(settings: ModelSettings) -> AbstractContextManager[object]:
+    """The context in which the models run: autocast for mixed precision."""
+    if not mixed_precision(settings):
+        return nullcontext()
+    import torch
+
+    kind = "mps" if check_device(settings.device) == "mps" else "cuda"
+    return torch.autocast(kind, dtype=torch.float16)
+
+
+@functools.cache
+def _version() -> str:
+    return package_version()
+
+
+def bundle_of(settings: ModelSettings) -> Bundle:
+    """The files of the networks that settings name, checked.
+
+    A bundle's namer goes with the bundle's detector: where another detector takes its place, there
+    is none unless it is named.
+
+    Raises:
+        ConfigError: ``none`` in place of a detector or classifier.
+        WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
+    """
+    if is_exported(settings.weights):
+        return exported_bundle(settings)
+    detector, classifier, namer = _members(settings)
+    for what, name in (("detector", detector), ("classifier", classifier)):
+        if name == "none":
+            raise ConfigError(
+                f"{what}=none: the pipeline needs one; only namer=none can be left out"
+            )
+    given = {
+        task: resolve(name, task=task, trust=settings.trust)
+        for task, name in zip(get_args(Task), (detector, classifier, namer), strict=True)
+        if name not in (None, "none")
+    }
+    if detector and classifier:
+        return _joined(given["detect"], given["classify"], given.get("name"))
+    bundle = _bundle_named(settings)
+    detecting = given.get("detect", bundle.detector)
+    same_detector = detecting.sha256 == bundle.detector.sha256
+    of_bundle = bundle.namer if same_detector and namer != "none" else None
+    files = (
+        detecting,
+        given.get("classify", bundle.classifier),
+        given.get("name", of_bundle),
+    )
+    same = files == (bundle.detector, bundle.classifier, bundle.namer)
+    return bundle if same else _joined(*files)
+
+
+def _members(settings: ModelSettings) -> tuple[str | None, str | None, str | None]:
+    """Names or paths of detector, classifier and namer (or ``none``) where settings give them."""
+    namer = None if settings.namer == "bundle" else settings.namer
+    parts = [part.strip() or None for part in settings.weights.split(",")]
+    if len(parts) == 1:
+        return settings.detector, settings.classifier, namer
+    if len(parts) > 3:
+        msg = f"weights={settings.weights}: wanted a bundle, or DETECTOR,CLASSIFIER[,NAMER]"
+        raise ConfigError(msg)
+    first, second, third = [*parts, None][:3]
+    return settings.detector or first, settings.classifier or second, namer or third
+
+
+def _bundle_named(settings: ModelSettings) -> Bundle:
+    """The bundle of ``weights=``; one network's name or path takes its place in the default."""
+    name, registry = settings.weights, load_registry()
+    path_like = Path(name).suffix or len(Path(name).parts) > 1 or Path(name).is_file()
+    if name in registry.bundles or not (registry.find(name) or path_like):
+        return resolve_bundle(name)
+    task, default = task_of(name, trust=settings.trust), resolve_bundle()
+    given = resolve(name, task=task, trust=settings.trust)
+    if task == "detect":
+        same_detector = given.sha256 == default.detector.sha256
+        return _joined(given, default.classifier, default.namer if same_detector else None)
+    if task == "classify":
+        return _joined(default.detector, given, default.namer)
+    return _joined(default.detector, default.classifier, given)
+
+
+def _joined(detector: WeightsFile, classifier: WeightsFile, namer: WeightsFile | None) -> Bundle:
+    """A bundle of files that the user put together, named after them."""
+    names = [file.name for file in (detector, classifier, namer) if file is not None]
+    return make_bundle(",".join(names), detector, classifier, namer)
+
+
+def _structures(
+    frame: Frame, structures: Sequence[DecodedStructure], grades: Sequence[Grade]
+) -> tuple[GradedStructure, ...]:
+    """Structures with grades, in stored pixels and in the patient's frame."""
+    if not structures:
+        return ()
+    points = frame.turn.to_native(np.array([s.point_xy for s in structures]))
+    boxes = frame.turn.boxes_to_native(np.array([s.box_xyxy for s in structures]))
+    points_mm = frame.points_mm(points)
+    return tuple(
+        GradedStructure(
+            level=s.level,
+            kind=s.kind,
+            point_xy=(float(points[n, 0]), float(points[n, 1])),
+            box_xyxy=tuple(float(v) for v in boxes[n]),  # type: ignore[arg-type]
+            confidence=s.confidence,
+            point_mm=None if points_mm is None else tuple(float(v) for v in points_mm[n]),  # type: ignore[arg-type]
+            seven=grades[n][0],
+            binary=grades[n][1],
+        )
+        for n, s in enumerate(structures)
+    )

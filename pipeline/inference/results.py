@@ -1,0 +1,290 @@
+"""What the pipeline says of one study, and its JSON form (``result.json``).
+
+Points and boxes are native pixels of the image used, origin at the centre of the top left pixel, x
+right, y down; ``point_mm`` is in the patient's frame (DICOM LPS: left, posterior, superior), in mm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import read_json
+from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.datasets.predictions import RESULT_SCHEMA as SCHEMA
+from spineline.datasets.predictions import ResultImage
+from spineline.pipeline.inference.naming import Naming, Rival
+
+
+@dataclass(frozen=True, slots=True)
+class SevenGrade:
+    """Grade in the report's seven-class code.
+
+    Attributes:
+        class_index: 0 … 6, see ``SEVEN_NAMES``.
+        probabilities: seven numbers in the order of the code; those of the other kind are 0, the
+            rest add up to 1.
+    """
+
+    class_index: int
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryGrade:
+    """Schmorl's node (v5) or not: class 0 or 1 and the probability of 1."""
+
+    class_index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradedStructure:
+    """One level found in a study, with its grades (None where no classifier gave one)."""
+
+    level: str
+    kind: Kind
+    point_xy: tuple[float, float]
+    box_xyxy: tuple[float, float, float, float]
+    confidence: float
+    point_mm: tuple[float, float, float] | None = None
+    seven: SevenGrade | None = None
+    binary: BinaryGrade | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult(ResultImage):
+    """The pipeline's answer for one study or image.
+
+    Attributes, beside those of the image:
+        structures: top to bottom, at most one per level.
+        missing_levels: levels without a structure, top to bottom; ``warnings`` tells why.
+        warnings: everything the user should know about how the answer came about.
+        weights_name, weights_sha256: what the models were.
+        version: of spineline.
+        naming: how sure the levels are as a whole; None where that is not known.
+    """
+
+    structures: tuple[GradedStructure, ...]
+    missing_levels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    weights_name: str = ""
+    weights_sha256: str = ""
+    version: str = ""
+    naming: Naming | None = None
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the levels are but a guess, by the user's least probability of the naming."""
+        return self.naming is not None and self.naming.abstained
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values in the layout of ``result.json``; numbers rounded to what they can mean."""
+        return {
+            "schema": SCHEMA,
+            "study_uid": self.study_uid,
+            "series_uid": self.series_uid,
+            "instance_uid": self.instance_uid,
+            "image": {
+                "width": self.width,
+                "height": self.height,
+                "spacing_rc_mm": None if self.spacing_rc_mm is None else list(self.spacing_rc_mm),
+            },
+            "structures": [_structure_to_json(s) for s in self.structures],
+            "missing_levels": list(self.missing_levels),
+            "naming": _naming_to_json(self.naming),
+            "warnings": list(self.warnings),
+            "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
+            "version": self.version,
+        }
+
+    def as_stored(self) -> StudyResult:
+        """The result as ``result.json`` gives it back: the same, numbers rounded."""
+        return StudyResult.from_json(self.to_json())
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> StudyResult:
+        """The result behind the values of ``result.json``.
+
+        Raises:
+            AnnotationError: another schema, or something missing or malformed.
+        """
+        if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
+            found = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
+            raise AnnotationError(f"schema is {found!r:.60}, wanted {SCHEMA!r}")
+        try:
+            return _checked(_result_from_json(value))
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            msg = f"not a result of spineline ({type(error).__name__}: {error!s:.300})"
+            raise AnnotationError(msg) from error
+
+
+def result_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of ``result.json``, with units and frames of coordinates.
+
+    >>> result_schema()["properties"]["schema"]["const"]
+    'spineline-result/1'
+    """
+    place = resources.files("spineline.pipeline") / "schemas" / "result.schema.json"
+    content: dict[str, Any] = json.loads(place.read_text("utf-8"))
+    return content
+
+
+def read_result(path: Path) -> StudyResult:
+    """A stored ``result.json``.
+
+    Raises:
+        AnnotationError: not readable, not JSON, or not a result.
+    """
+    try:
+        return StudyResult.from_json(read_json(path))
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{path}: cannot be read as JSON ({error})") from error
+    except AnnotationError as error:
+        raise AnnotationError(f"{path}: {error}") from error
+
+
+def _checked(result: StudyResult) -> StudyResult:
+    """The result, unless something in it cannot be.
+
+    Raises:
+        ValueError: says what.
+    """
+    if result.width < 1 or result.height < 1:
+        raise ValueError(f"an image of {result.width} x {result.height} pixels")
+    spacing = result.spacing_rc_mm or (1.0, 1.0)
+    if not all(0 < value < math.inf for value in spacing):
+        raise ValueError(f"a pixel spacing of {spacing}")
+    levels = [s.level for s in result.structures]
+    if len(set(levels)) < len(levels):
+        raise ValueError("a level occurs twice")
+    unknown = [level for level in result.missing_levels if level not in LEVELS]
+    if unknown:
+        raise ValueError(f"missing level {unknown[0]!r:.60} is none")
+    uids = [result.study_uid, result.series_uid, result.instance_uid]
+    named = (result.weights_name, result.weights_sha256, result.version, *result.warnings)
+    if not all(isinstance(text, str) for text in (*named, *(u for u in uids if u is not None))):
+        raise TypeError("a text is none")
+    for structure in result.structures:
+        _check_structure(structure)
+    naming = result.naming
+    if naming is not None:
+        rivals = (rival.probability for rival in naming.rivals)
+        _check_shares(naming.probability, *rivals, what="naming")
+    return result
+
+
+def _check_structure(structure: GradedStructure) -> None:
+    places = (*structure.point_xy, *structure.box_xyxy, *(structure.point_mm or ()))
+    if not all(map(math.isfinite, places)):
+        raise ValueError(f"{structure.level}: a coordinate is no finite number")
+    _check_shares(structure.confidence, what=f"{structure.level}: confidence")
+    if (seven := structure.seven) is not None:
+        if len(seven.probabilities) != 7 or not 0 <= seven.class_index < 7:
+            raise ValueError(f"{structure.level}: seven has another number of classes")
+        _check_shares(*seven.probabilities, what=f"{structure.level}: seven")
+    if (binary := structure.binary) is not None:
+        if binary.class_index not in (0, 1):
+            raise ValueError(f"{structure.level}: binary class {binary.class_index}")
+        _check_shares(binary.probability, what=f"{structure.level}: binary")
+
+
+def _check_shares(*values: float, what: str) -> None:
+    if not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"{what}: a probability outside 0 … 1")
+
+
+def _naming_to_json(naming: Naming | None) -> dict[str, Any] | None:
+    if naming is None:
+        return None
+    return {
+        "offset_probability": round(naming.probability, 6),
+        "alternatives": [
+            {"shift": rival.shift, "probability": round(rival.probability, 6)}
+            for rival in naming.rivals
+        ],
+        "abstained": naming.abstained,
+    }
+
+
+def _naming_from_json(value: Mapping[str, Any] | None) -> Naming | None:
+    if value is None:
+        return None
+    rivals = tuple(Rival(int(r["shift"]), float(r["probability"])) for r in value["alternatives"])
+    return Naming(float(value["offset_probability"]), rivals, bool(value["abstained"]))
+
+
+def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
+    seven, binary, point_mm = structure.seven, structure.binary, structure.point_mm
+    return {
+        "level": structure.level,
+        "kind": structure.kind,
+        "point_xy": [round(v, 3) for v in structure.point_xy],
+        "point_mm": None if point_mm is None else [round(v, 3) for v in point_mm],
+        "box_xyxy": [round(v, 3) for v in structure.box_xyxy],
+        "confidence": round(structure.confidence, 6),
+        "seven": None
+        if seven is None
+        else {
+            "class": seven.class_index,
+            "probabilities": [round(p, 6) for p in seven.probabilities],
+        },
+        "binary": None
+        if binary is None
+        else {"class": binary.class_index, "probability": round(binary.probability, 6)},
+    }
+
+
+def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
+    image, weights = value["image"], value["weights"]
+    spacing = image["spacing_rc_mm"]
+    return StudyResult(
+        study_uid=value["study_uid"],
+        series_uid=value["series_uid"],
+        instance_uid=value["instance_uid"],
+        width=int(image["width"]),
+        height=int(image["height"]),
+        spacing_rc_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        structures=tuple(_structure_from_json(s) for s in value["structures"]),
+        missing_levels=tuple(value["missing_levels"]),
+        warnings=tuple(value["warnings"]),
+        weights_name=weights["name"],
+        weights_sha256=weights["sha256"],
+        version=value["version"],
+        naming=_naming_from_json(value.get("naming")),  # results of earlier versions have none
+    )
+
+
+def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
+    level = value["level"]
+    if level not in LEVELS:
+        msg = f"unknown level {level!r:.60}; allowed: {', '.join(LEVELS)}"
+        raise AnnotationError(msg)
+    x, y = (float(v) for v in value["point_xy"])
+    left, top, right, bottom = (float(v) for v in value["box_xyxy"])
+    seven, binary, point_mm = value["seven"], value["binary"], value["point_mm"]
+    return GradedStructure(
+        level=level,
+        kind=kind_of_level(level),
+        point_xy=(x, y),
+        box_xyxy=(left, top, right, bottom),
+        confidence=float(value["confidence"]),
+        point_mm=None if point_mm is None else _three(point_mm),
+        seven=None
+        if seven is None
+        else SevenGrade(int(seven["class"]), tuple(float(p) for p in seven["probabilities"])),
+        binary=None
+        if binary is None
+        else BinaryGrade(int(binary["class"]), float(binary["probability"])),
+    )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z

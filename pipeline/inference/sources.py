@@ -1,0 +1,370 @@
+"""What the pipeline looks at: studies, cohorts, DICOM files, images; each made one 8-bit frame.
+
+A `Case` is known by headers or names alone; `load_frame` reads its pixels. Models see a frame the
+usual way round (face to the left, head up); everything written is in the stored pixels' frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.common.errors import DicomReadError, SpinelineError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.index import IndexEntry, index_files, plain_entry
+from spineline.datasets.dicom.privacy import (
+    holds_identity,
+    identity_parts,
+    privacy_remarks,
+    tells_of,
+    without_descriptions,
+)
+from spineline.datasets.dicom.select import Rejection
+from spineline.datasets.dicom.study import (
+    Reorientation,
+    SliceHeader,
+    Study,
+    StudyFiles,
+    choose_slice,
+    index,
+    pixel_to_patient,
+    read_pixels,
+    read_study,
+    to_standard_orientation,
+)
+from spineline.datasets.images import (
+    IMAGE_SUFFIXES,
+    image_names,
+    is_constant,
+    read_image,
+    window_to_uint8,
+)
+from spineline.pipeline.inference.readers import DEFAULT_LIMITS, Limits, ReaderPool
+from spineline.pipeline.inference.warnings import choice_warning, warning
+
+FloatArray = npt.NDArray[np.float64]
+
+_CHUNK = 128
+"""Files whose headers one process reads at a time."""
+_RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
+"""Of the files of a run: a study of such a name would be in their way."""
+_NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
+_FEW_FILES = 32 * _CHUNK
+"""No more than that are read in this process, if plain: starting others would take longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One study or image to look at, before any pixel is read.
+
+    Attributes:
+        name: unique in its source; names the folder in the output.
+        study: the DICOM study, or None where there is none or ``files`` says what it consists of.
+        files: the DICOM study by its files alone; its headers are read with its pixels.
+        header: the slice to take, or None to choose one.
+        path: the image file of a plain image.
+        window: ``percentile`` or ``none``, for plain images.
+    """
+
+    name: str
+    study: Study | None = None
+    header: SliceHeader | None = None
+    path: Path | None = None
+    window: str = "percentile"
+    files: StudyFiles | None = None
+
+    @property
+    def identity(self) -> str:
+        """Changes when a file of the case does, in hexadecimal digits."""
+        if self.files is not None:
+            return self.files.identity
+        try:
+            status = None if self.path is None else self.path.stat()
+        except OSError:
+            status = None
+        state = "" if status is None else f"{status.st_size}:{status.st_mtime_ns}"
+        return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The one image of a case, as the models see it.
+
+    Attributes:
+        name: of the case.
+        image: uint8 (H, W), the usual way round.
+        turn: how ``image`` came from the stored pixels.
+        width, height: of the stored pixels.
+        header: the DICOM slice, or None.
+        warnings: what was wrong on the way, or leaves the choice of the slice in doubt.
+        notes: which slice was chosen, then each series and file left out with its reason.
+        slice_index: place of the slice in its series, sorted along the normal, from 0; 0 for plain
+            images.
+    """
+
+    name: str
+    image: npt.NDArray[np.uint8]
+    turn: Reorientation
+    width: int
+    height: int
+    header: SliceHeader | None = None
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    slice_index: int = 0
+
+    def points_mm(self, points_xy: FloatArray) -> FloatArray | None:
+        """(N, 2) stored pixels as (N, 3) LPS mm, or None without geometry."""
+        if self.header is None or not self.header.has_geometry:
+            return None
+        return pixel_to_patient(self.header, points_xy)
+
+
+def find_cases(
+    source: Path,
+    *,
+    window: str = "percentile",
+    leave_out: Path | None = None,
+    workers: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[Case, ...]:
+    """The cases of a source, sorted by name.
+
+    A folder of images is one that holds images directly and no DICOM below.
+
+    Args:
+        source: study, cohort, DICOM file, image, or folder of images.
+        window: of plain images.
+        leave_out: a folder below the source that is not looked into.
+        workers: processes that read the headers of many files.
+        limits: what reading one file's header may take there.
+
+    Raises:
+        SpinelineError: no such source, or nothing in it that could be looked at.
+    """
+    if source.is_file() and source.suffix.lower() in IMAGE_SUFFIXES:
+        return image_cases([source], window=window)
+    images = _images_in(source) if source.is_dir() else []
+    try:
+        studies = index(
+            source, leave_out=leave_out, read=partial(_read_index, workers=workers, limits=limits)
+        )
+    except DicomReadError as error:
+        if images:
+            return image_cases(images, window=window)
+        if not source.is_dir():
+            raise
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        msg = f"{error}; nor does it hold images ({kinds}) directly in it"
+        raise DicomReadError(msg) from error
+    return _beside_files(tuple(Case(study.name, files=study) for study in studies))
+
+
+def _beside_files(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """The cases, of which none is named like a file that a run writes beside their folders."""
+    used = {case.name.lower() for case in cases}
+    renamed = []
+    for case in cases:
+        name = case.name
+        while name.lower().endswith(_RUN_SUFFIXES) or (name != case.name and name.lower() in used):
+            name += "_study"
+        renamed.append(case if name == case.name else replace(case, name=name))
+    return tuple(renamed)
+
+
+def _read_index(paths: Sequence[Path], *, workers: int, limits: Limits) -> Iterator[IndexEntry]:
+    """The entries of files in their order, read by processes where there are many files.
+
+    Of few files only those that pydicom has to read are left to processes.
+    """
+    if workers == 0:
+        shown = _shown_index(len(paths))
+        for chunk in _chunks(paths):
+            yield from shown(index_files(chunk))
+    elif len(paths) > _FEW_FILES:
+        yield from _read_there(paths, workers, limits)
+    else:
+        entries = {path: plain_entry(path) for path in paths}
+        odd = [path for path, entry in entries.items() if entry is None]
+        if odd:
+            entries.update((entry.path, entry) for entry in _read_there(odd, workers, limits))
+        yield from (entry for entry in entries.values() if entry is not None)
+
+
+def _read_there(paths: Sequence[Path], workers: int, limits: Limits) -> Iterator[IndexEntry]:
+    """The entries of files in their order, read by processes."""
+    chunks, shown = _chunks(paths), _shown_index(len(paths))
+    workers = min(workers, len(chunks))
+    with ReaderPool(_numbered_entries, workers=workers, limits=limits, preload=__name__) as pool:
+        ready: dict[int, list[IndexEntry]] = {}
+        coming = 0
+        for reading in pool.map(enumerate(chunks), ahead=4 * workers):
+            number, chunk = reading.item
+            ready[number] = (
+                reading.value if reading.value is not None else _one_by_one(chunk, limits)
+            )
+            while coming in ready:
+                yield from shown(ready.pop(coming))
+                coming += 1
+
+
+def _chunks(paths: Sequence[Path]) -> list[Sequence[Path]]:
+    return [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+
+
+def _shown_index(count: int) -> Callable[[Sequence[IndexEntry]], Sequence[IndexEntry]]:
+    """Passes entries on, and says now and then how many there were."""
+    done = 0
+    step = max(_FEW_FILES, count // 10)
+
+    def passed(entries: Sequence[IndexEntry]) -> Sequence[IndexEntry]:
+        nonlocal done
+        before, done = done // step, done + len(entries)
+        if done // step > before and done < count:
+            LOG.info("DICOM headers: %d of %d", done, count)
+        return entries
+
+    return passed
+
+
+def _numbered_entries(chunk: tuple[int, Sequence[Path]]) -> list[IndexEntry]:
+    return index_files(chunk[1])
+
+
+def _one_by_one(paths: Sequence[Path], limits: Limits) -> list[IndexEntry]:
+    """Entries of files of which one crashes, hangs or floods whoever reads its header."""
+    entries = []
+    with ReaderPool(_numbered_entries, workers=1, limits=limits, preload=__name__) as pool:
+        for reading in pool.map(((0, [path]) for path in paths), ahead=1):
+            path = reading.item[1][0]
+            if reading.value is not None:
+                entries += reading.value
+            else:
+                reason = reading.failure.reason if reading.failure else "not read"
+                entries.append(IndexEntry(path, "", "", b"", Rejection(path, reason)))
+    return entries
+
+
+def image_cases(paths: Sequence[Path], *, window: str = "percentile") -> tuple[Case, ...]:
+    """Cases of plain images, named by their files without suffix where that is unique."""
+    return tuple(
+        Case(name, path=path, window=window)
+        for name, path in zip(image_names(paths), paths, strict=True)
+    )
+
+
+def load_frame(case: Case) -> Frame:
+    """Read the pixels of a case.
+
+    Raises:
+        SpinelineError: no usable slice, unreadable pixels, or a constant image.
+    """
+    study = case.study if case.files is None else read_study(case.files)
+    if study is None:
+        return _load_image(case)
+    try:
+        frame = _load_slice(case, study)
+    except SpinelineError as error:
+        identity = _identity_of(study)
+        names = (case.name, study.folder.name)
+        named = any(holds_identity(name, identity) for name in names)
+        told = f"; {warning('identity_in_name', _NAMED)}" if named else ""
+        reason = _without_identity(str(error), study, identity)
+        raise type(error)(f"{reason}{told}") from error
+    identity = _identity_of(study) if frame.header is None else identity_parts(frame.header.path)
+    notes, warnings = (
+        tuple(_without_identity(text, study, identity) for text in texts)
+        for texts in (frame.notes, frame.warnings)
+    )
+    return replace(frame, notes=notes, warnings=warnings)
+
+
+def _identity_of(study: Study) -> list[str]:
+    slices = [header.path for series in study.series for header in series.slices[:1]]
+    paths = slices or [r.path for r in study.rejections if r.kind != "foreign"]
+    return identity_parts(paths[0]) if paths else []
+
+
+def _without_identity(text: str, study: Study, identity: Sequence[str]) -> str:
+    """A text without the descriptions of series and names of files that tell of the patient."""
+    if not tells_of(text, identity):
+        return text
+    paths = [header.path for series in study.series for header in series.slices]
+    paths += [rejection.path for rejection in study.rejections]
+    for name in sorted({path.name for path in paths}, key=len, reverse=True):
+        if tells_of(name, identity):
+            text = text.replace(f"file {name}", "a file").replace(name, "a file")
+    return without_descriptions(text, identity)
+
+
+def _load_slice(case: Case, study: Study) -> Frame:
+    header, warnings, notes = case.header, tuple[str, ...](), tuple[str, ...]()
+    if header is None:
+        choice = choose_slice(study)
+        header, notes = choice.slice, choice.notes
+        warnings = tuple(map(choice_warning, choice.warnings))
+    pixels = read_pixels(header)
+    shown, turn = to_standard_orientation(pixels, header)
+    if not turn.is_identity:
+        text = "the slice is stored turned or mirrored; it was set upright to look"
+        warnings = (warning("orientation_unusual", text), *warnings)
+    if not header.has_geometry:
+        text = "no usable pixel spacing or position: points have no mm"
+        warnings = (*warnings, warning("no_geometry", text))
+    warnings = (*warnings, *_privacy(header, (case.name, study.folder.name, header.path.stem)))
+    height, width = pixels.shape
+    image = window_to_uint8(shown)
+    place = _slice_index(study, header)
+    return Frame(case.name, image, turn, width, height, header, tuple(warnings), notes, place)
+
+
+def _privacy(header: SliceHeader, names: Sequence[str]) -> list[str]:
+    """Warnings where outputs may tell who the patient is, without telling it here."""
+    remarks, found = privacy_remarks(header, names), []
+    if remarks.burned_in:
+        text = f"the image may show the patient's name or number: {remarks.burned_in}"
+        found.append(warning("burned_in_text", f"{text}; look before you pass pictures on"))
+    if remarks.named:
+        found.append(warning("identity_in_name", f"{_NAMED}; names=hash keeps it out of outputs"))
+    return found
+
+
+def _slice_index(study: Study, header: SliceHeader) -> int:
+    """The place of a slice in its series, from 0."""
+    of_series = (series.slices for series in study.series if series.series_uid == header.series_uid)
+    places = (n for slices in of_series for n, h in enumerate(slices) if h is header)
+    return next(places, 0)
+
+
+def _load_image(case: Case) -> Frame:
+    path = case.path
+    if path is None:
+        raise ValueError("a case without a study needs the path of an image")
+    pixels = read_image(path)
+    if is_constant(pixels):
+        msg = f"{path}: constant image, nothing can be seen in it; export it again"
+        raise SpinelineError(msg)
+    keep = case.window == "none" and pixels.dtype == np.uint8
+    image = pixels.astype(np.uint8, copy=False) if keep else window_to_uint8(pixels)
+    height, width = image.shape
+    return Frame(
+        case.name, image, Reorientation(False, False, False, (height, width)), width, height
+    )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    try:
+        names = sorted(folder.iterdir())
+    except OSError as error:
+        msg = f"{folder}: cannot be listed ({error.strerror}); change its permissions"
+        raise SpinelineError(msg) from error
+    return [
+        path
+        for path in names
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != "."
+    ]

@@ -1,0 +1,1 @@
+"""Cross-validation of detectors, classifiers and whole recipes."""

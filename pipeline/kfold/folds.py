@@ -1,0 +1,326 @@
+"""Folds of a cross-validation: drawn once by patient, written down, and laid out as datasets.
+
+Images get second names (hard links), not copies. The test part stays out of every fold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spineline.converters.convert import fold_strata
+from spineline.converters.formats.coco import write_coco
+from spineline.converters.formats.yolo import write_yolo
+from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
+from spineline.datasets.common.files import (
+    link_or_copy,
+    read_json,
+    staged_folder,
+    write_json,
+    write_text,
+)
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dataset import Dataset, load_dataset
+from spineline.datasets.labels import LabelSet
+from spineline.datasets.splits import PARTS, Part, fold_studies, records_by_part, write_manifest
+from spineline.datasets.types import ImageRecord
+from spineline.pipeline.kfold.variants import FOLDS_FOLDER, KfoldSettings
+
+SCHEMA = "spineline-folds/1"
+MANIFEST = "folds.json"
+DEFAULT_K = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """The datasets of the folds.
+
+    Attributes:
+        folders: one converted dataset for each fold, in order.
+        records: of the val part of each: together, every image once.
+        labels: label set of their boxes.
+        names: class names.
+        test_studies: number of studies that stay out.
+    """
+
+    folders: tuple[Path, ...]
+    records: tuple[tuple[ImageRecord, ...], ...]
+    labels: LabelSet
+    names: tuple[str, ...]
+    test_studies: int
+
+    def studies(self, fold: int) -> tuple[str, ...]:
+        """The studies that a fold validates on, sorted."""
+        return tuple(sorted({record.study_id for record in self.records[fold]}))
+
+    def uid_of(self) -> dict[str, str | None]:
+        """The study UID of each study, where its images agree on one."""
+        uids: dict[str, set[str | None]] = {}
+        for record in (record for fold in self.records for record in fold):
+            uids.setdefault(record.study_id, set()).add(record.study_uid)
+        return {study: next(iter(u)) if len(u) == 1 else None for study, u in uids.items()}
+
+
+def make_folds(settings: KfoldSettings) -> Folds:
+    """The folds in ``out``: those drawn before, else new ones; or those that ``data`` holds.
+
+    Raises:
+        AnnotationError: the data cannot be read, or its folds share a study.
+        ConfigError: number or manifest of folds do not fit the data.
+    """
+    manifest = settings.out / MANIFEST
+    folders = fold_folders(settings.data)
+    if folders:
+        _check_given(settings, len(folders))
+    else:
+        folders = _laid_out(settings, manifest)
+    folds = _read(folders)
+    if manifest.is_file() and _studies_of(read_manifest(manifest)) != _studies_in(folds):
+        msg = f"data={settings.data}: its folds are not those of {manifest}; give the same data"
+        raise ConfigError(msg)
+    if not manifest.is_file():
+        write_json(manifest, _manifest(settings.seed, _studies_in(folds)))
+    return folds
+
+
+def fold_folders(data: Path) -> tuple[Path, ...]:
+    """``fold0``, ``fold1``, … of a folder of folds; empty where it is a dataset itself.
+
+    Raises:
+        AnnotationError: one is missing between.
+    """
+    root = data if data.is_dir() else data.parent
+    if (root / "annotations").is_dir() or not (root / "fold0").is_dir():
+        return ()
+    count = len([p for p in root.glob("fold*") if p.name[4:].isdigit() and p.is_dir()])
+    folders = tuple(root / f"fold{n}" for n in range(count))
+    missing = [folder.name for folder in folders if not folder.is_dir()]
+    if missing:
+        raise AnnotationError(f"data={data}: {missing[0]} is missing among its {count} folds")
+    return folders
+
+
+def read_manifest(path: Path) -> list[list[str]]:
+    """The studies of each fold of a ``folds.json``.
+
+    Raises:
+        ConfigError: not readable, not such a file, or a study in two folds.
+    """
+    try:
+        content = read_json(path)
+        if not all(isinstance(fold, list) for fold in content["folds"]):
+            raise ValueError("wanted folds as lists of studies")
+        folds = [[str(study) for study in fold] for fold in content["folds"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"folds={path}: not a folds.json ({error!r})") from error
+    twice = [study for study, n in Counter(s for fold in folds for s in fold).items() if n > 1]
+    if twice:
+        raise ConfigError(f"folds={path}: study {twice[0]!r} is in more than one fold")
+    if len(folds) < 2 or not all(folds):
+        raise ConfigError(f"folds={path}: wanted two folds or more, none of them empty")
+    return folds
+
+
+def _check_given(settings: KfoldSettings, count: int) -> None:
+    if settings.folds is not None:
+        msg = f"folds={settings.folds}: data={settings.data} holds folds already; leave one away"
+        raise ConfigError(msg)
+    if settings.k is not None and settings.k != count:
+        msg = f"k={settings.k}: data={settings.data} holds {count} folds; leave k= away"
+        raise ConfigError(msg)
+    if count < 2:
+        raise ConfigError(f"data={settings.data}: holds one fold; wanted two or more")
+
+
+def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
+    """The dataset of each fold below ``out``, made if need be."""
+    root = settings.out / FOLDS_FOLDER
+    if root.is_dir():  # it appears whole; a run killed just then has no manifest yet
+        if manifest.is_file():
+            _check_drawn(settings, manifest)
+            _check_same_data(settings, manifest)
+        return fold_folders(root)
+    dataset = _loaded(settings.data)
+    records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
+    test = _present(dataset, dataset.records["test"])
+    _check_test(settings, records, test)
+    source = manifest if manifest.is_file() else settings.folds
+    fold_of = _drawn(settings, records) if source is None else _given(settings, source, records)
+    with staged_folder(root, overwrite=False) as stage:
+        for n in range(max(fold_of.values()) + 1):
+            parts: dict[str, Part] = {
+                study: "val" if fold == n else "train" for study, fold in fold_of.items()
+            }
+            parts.update({record.study_id: "test" for record in test})
+            _write_fold(stage / f"fold{n}", dataset, [*records, *test], parts)
+    return fold_folders(root)
+
+
+def _check_drawn(settings: KfoldSettings, manifest: Path) -> None:
+    """Refuse a number or a file of folds that are not those drawn before."""
+    drawn = read_manifest(manifest)
+    if settings.k not in (None, len(drawn)):
+        raise ConfigError(f"k={settings.k}: {manifest} holds {len(drawn)} folds; leave k= away")
+    if settings.folds is not None and _studies_of(read_manifest(settings.folds)) != drawn:
+        msg = f"folds={settings.folds}: is not what {manifest} holds; leave it away"
+        raise ConfigError(f"{msg}, or give another out=")
+
+
+def _check_same_data(settings: KfoldSettings, manifest: Path) -> None:
+    """Refuse a dataset of other studies; one that is gone is not needed, its images are kept."""
+    if not settings.data.exists():
+        return
+    dataset = _loaded(settings.data)
+    records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
+    studies = {record.study_id for record in records}
+    drawn = {study for fold in read_manifest(manifest) for study in fold}
+    if others := sorted(studies - drawn):
+        msg = f"data={settings.data}: {manifest} was not drawn of it: study {others[0]!r} is in no"
+        raise ConfigError(f"{msg} fold; give the same data, or another out=")
+
+
+def _loaded(data: Path) -> Dataset:
+    from spineline.datasets.crops.crops import is_crops_folder
+
+    if data.is_dir() and is_crops_folder(data):
+        msg = f"data={data}: a folder of crops is split already; give the converted dataset"
+        raise ConfigError(msg)
+    return load_dataset(data)
+
+
+def _present(dataset: Dataset, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    found = [record for record in records if dataset.image_path(record).is_file()]
+    if len(found) < len(records):
+        LOG.warning("%d images are missing, and left out", len(records) - len(found))
+    return found
+
+
+def _check_test(
+    settings: KfoldSettings, records: Sequence[ImageRecord], test: Sequence[ImageRecord]
+) -> None:
+    both = {record.study_id for record in records} & {record.study_id for record in test}
+    if both:
+        msg = f"data={settings.data}: study {min(both)} is in test and in another part; split anew"
+        raise AnnotationError(msg)
+
+
+def _drawn(settings: KfoldSettings, records: Sequence[ImageRecord]) -> dict[str, int]:
+    """Folds by patient, the rare classes spread evenly."""
+    studies = [record.study_id for record in records]
+    k = DEFAULT_K if settings.k is None else settings.k
+    if k > len(set(studies)):
+        msg = f"k={k}: data={settings.data} has {len(set(studies))} studies in train and val"
+        raise ConfigError(f"{msg}; give fewer folds")
+    return fold_studies(studies, k, seed=settings.seed, strata=fold_strata(records))
+
+
+def _given(settings: KfoldSettings, path: Path, records: Sequence[ImageRecord]) -> dict[str, int]:
+    folds = read_manifest(path)
+    if settings.k is not None and settings.k != len(folds):
+        raise ConfigError(f"k={settings.k}: folds={path} holds {len(folds)}; leave k= away")
+    fold_of = {study: n for n, fold in enumerate(folds) for study in fold}
+    studies = sorted({record.study_id for record in records})
+    missing = [study for study in studies if study not in fold_of]
+    if missing:
+        msg = f"folds={path}: names no fold for {len(missing)} studies, such as {missing[0]!r}"
+        raise ConfigError(msg)
+    _check_held(folds, set(studies), path, settings.data)
+    return {study: fold_of[study] for study in studies}
+
+
+def _check_held(
+    folds: Sequence[Sequence[str]], studies: AbstractSet[str], path: Path, data: Path
+) -> None:
+    """Every fold has studies of the data; those that are not of it are told."""
+    for number, fold in enumerate(folds, 1):
+        if studies.isdisjoint(fold):
+            msg = f"folds={path}: fold {number} holds no study of data={data}"
+            raise ConfigError(f"{msg}; give the data that it was made of, or other folds")
+    others = sorted({study for fold in folds for study in fold} - studies)
+    if others:
+        msg = "folds=%s: %d of its studies are not in data=%s, such as %s"
+        LOG.warning(msg, path, len(others), data, others[0])
+
+
+def _write_fold(
+    root: Path, dataset: Dataset, records: Sequence[ImageRecord], parts: Mapping[str, Part]
+) -> None:
+    by_part = records_by_part(records, parts)
+    for part in PARTS:
+        folder = root / "images" / part
+        folder.mkdir(parents=True)
+        for record in by_part[part]:
+            target = folder / f"{record.image_id}.png"
+            try:
+                link_or_copy(dataset.image_path(record), target)
+            except OSError as error:
+                raise SpinelineError(f"{target}: cannot be written ({error})") from error
+    write_yolo(root, by_part, dataset.labels)
+    write_coco(root, by_part, dataset.labels)
+    write_text(root / "split.json", write_manifest(parts), sync=False)
+
+
+def _read(folders: Sequence[Path]) -> Folds:
+    """Load the folds and prove them: no study on both sides, every study validated once."""
+    datasets = [load_dataset(folder) for folder in folders]
+    first = datasets[0]
+    val_of: dict[str, str] = {}
+    for folder, dataset in zip(folders, datasets, strict=True):
+        if dataset.names != first.names:
+            raise AnnotationError(f"{folder}: its classes are not those of {folders[0]}")
+        for study in _sides(folder, dataset)["val"]:
+            if study in val_of:
+                msg = f"{folder}: study {study} is validated in {val_of[study]} already"
+                raise AnnotationError(msg)
+            val_of[study] = folder.name
+    for folder, dataset in zip(folders, datasets, strict=True):
+        _check_images(folder, dataset)
+        sides = _sides(folder, dataset)
+        if odd := {*sides["train"], *sides["val"]} ^ set(val_of):
+            msg = f"{folder}: study {min(odd)} is not in train or val of every fold, and val of one"
+            raise AnnotationError(msg)
+    return Folds(
+        tuple(folders),
+        tuple(dataset.records["val"] for dataset in datasets),
+        first.labels,
+        first.names,
+        len({record.study_id for record in first.records["test"]}),
+    )
+
+
+def _check_images(folder: Path, dataset: Dataset) -> None:
+    """Refuse a fold without some of its images: it would count them as missed."""
+    records = [*dataset.records["train"], *dataset.records["val"]]
+    gone = [path for path in map(dataset.image_path, records) if not path.is_file()]
+    if gone:
+        msg = f"{folder}: {len(gone)} of its images are missing, such as {gone[0]}; put them back"
+        raise AnnotationError(f"{msg}, or convert again")
+
+
+def _sides(folder: Path, dataset: Dataset) -> dict[Part, list[str]]:
+    """The studies of each part, sorted; none is in two."""
+    sides = {part: {record.study_id for record in dataset.records[part]} for part in PARTS}
+    for a, b in itertools.combinations(PARTS, 2):
+        if both := sides[a] & sides[b]:
+            msg = f"{folder}: study {min(both)} is in {a} and in {b}; a study is on one side"
+            raise AnnotationError(msg)
+    if not sides["val"] or not sides["train"]:
+        raise AnnotationError(f"{folder}: wanted studies in train and in val")
+    return {part: sorted(sides[part]) for part in PARTS}
+
+
+def _studies_in(folds: Folds) -> list[list[str]]:
+    return [list(folds.studies(n)) for n in range(len(folds.folders))]
+
+
+def _studies_of(folds: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [sorted(fold) for fold in folds]
+
+
+def _manifest(seed: int, folds: Sequence[Sequence[str]]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "k": len(folds), "seed": seed, "folds": [list(f) for f in folds]}

@@ -1,0 +1,1 @@
+"""The files of one study and of a run."""

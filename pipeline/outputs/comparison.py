@@ -1,0 +1,251 @@
+"""Ground truth beside a prediction: ``compare=ANNOTATIONS`` of ``pipeline predict``.
+
+Distances are those that `spineline.pipeline.evaluation.val` scores: in the label's own image, into which
+points of another slice are brought through patient coordinates.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.study import SliceHeader, patient_to_pixel, pixel_to_patient
+from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
+from spineline.datasets.types import ImageRecord, Structure
+from spineline.pipeline.inference.ground_truth import Truth, TruthSet, aligned, read_truth
+from spineline.pipeline.inference.results import GradedStructure
+from spineline.pipeline.inference.sources import find_cases
+from spineline.pipeline.outputs.study_files import overlay_png
+from spineline.pipeline.run.settings import PipelinePredict, PipelineVal
+
+if TYPE_CHECKING:
+    from spineline.pipeline.inference.pipeline import Analysis
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedLevel:
+    """A level's label, and how the prediction of that level stands to it.
+
+    Attributes:
+        level, kind: of the label.
+        point_xy: the label in pixels of the frame that was looked at, upright.
+        pathology: the label's tags; empty where it is not graded.
+        distance_px: from the predicted point, in pixels of the labelled image; None where the level
+            was not found.
+        distance_mm: the same in mm; None without pixel spacing too.
+        grade_agrees: whether all grades given are the label's; None where either has none.
+    """
+
+    level: str
+    kind: Kind
+    point_xy: Point
+    pathology: tuple[str, ...]
+    distance_px: float | None = None
+    distance_mm: float | None = None
+    grade_agrees: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The labels of a study.
+
+    Attributes:
+        levels: by level, top to bottom; empty where there is nothing to compare.
+        reason: why there is nothing to compare, in words; empty where there is.
+    """
+
+    levels: Mapping[str, ComparedLevel]
+    reason: str = ""
+
+    def summary(self) -> str:
+        """Such as ``11 of 11 labelled levels found, mean distance 2.1 px; grade as labelled: 8 of
+        11``.
+        """
+        if self.reason:
+            return self.reason
+        labels = tuple(self.levels.values())
+        away = [label.distance_px for label in labels if label.distance_px is not None]
+        agree = [label.grade_agrees for label in labels if label.grade_agrees is not None]
+        words = f"{len(away)} of {len(labels)} labelled levels found"
+        if away:
+            words += f", mean distance {sum(away) / len(away):.1f} px"
+            away_mm = [label.distance_mm for label in labels if label.distance_mm is not None]
+            words += f" ({sum(away_mm) / len(away_mm):.1f} mm)" if away_mm else ""
+        return words + (f"; grade as labelled: {sum(agree)} of {len(agree)}" if agree else "")
+
+
+def check_compare(settings: PipelinePredict) -> None:
+    """Read the annotation of ``compare=``, before any model runs.
+
+    Raises:
+        AnnotationError: it cannot be read, or names no levels.
+        ConfigError: no such file.
+    """
+    if settings.compare is None:
+        return
+    if not _labels_of(settings.compare, settings).truths.truths:
+        LOG.warning("compare=%s: has no usable label of anything in source", settings.compare)
+
+
+def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+    """Draw ``overlay.png`` with the labels beside what was found."""
+    comparison = comparison_of(analysis, settings)
+    picture = overlay_png(analysis, doubtful=settings.confidence, comparison=comparison)
+    write_bytes(folder / "overlay.png", picture, sync=False)
+
+
+def comparison_of(analysis: Analysis, settings: PipelinePredict) -> Comparison | None:
+    """The labels of a study beside its prediction; None without ``compare=``.
+
+    Raises:
+        AnnotationError: the annotation cannot be read.
+    """
+    if settings.compare is None:
+        return None
+    labels = _labels_of(settings.compare, settings)
+    truth = labels.find(analysis)
+    if truth is None:
+        left_out = labels.left_out.get(analysis.frame.name)
+        return Comparison({}, left_out or "no annotation of this study")
+    try:
+        return compare(analysis, truth.record, labels.truths.headers)
+    except AnnotationError as error:
+        return Comparison({}, f"the annotation cannot be compared: {error}")
+
+
+def compare(
+    analysis: Analysis, record: ImageRecord, headers: Mapping[str, SliceHeader]
+) -> Comparison:
+    """The labels of one image beside a prediction.
+
+    Args:
+        analysis: of the same image, or of another slice of its study.
+        record: the labelled image.
+        headers: slices of the studies by instance UID; empty for plain images.
+
+    Raises:
+        AnnotationError: the two images cannot be brought together.
+    """
+    found = {s.level: s for s in aligned(analysis.result, record, headers).structures}
+    labels = [s for s in record.structures if s.level in LEVELS]
+    if not labels:
+        return Comparison({}, "the annotation of this study marks no level")
+    shown = _shown(analysis, record, labels, headers)
+    compared = [
+        _compared(label, point, found.get(label.level), record.spacing_rc_mm)
+        for label, point in zip(labels, shown, strict=True)
+    ]
+    compared.sort(key=lambda each: LEVELS.index(each.level))
+    return Comparison({each.level: each for each in compared})
+
+
+def _compared(
+    label: Structure,
+    shown: Point,
+    found: GradedStructure | None,
+    spacing_rc_mm: tuple[float, float] | None,
+) -> ComparedLevel:
+    away_px = away_mm = None
+    if found is not None:
+        dx, dy = (a - b for a, b in zip(found.point_xy, label.point_xy, strict=True))
+        away_px = math.hypot(dx, dy)
+        if spacing_rc_mm is not None:
+            away_mm = math.hypot(dx * spacing_rc_mm[1], dy * spacing_rc_mm[0])
+    return ComparedLevel(
+        level=label.level,
+        kind=label.kind,
+        point_xy=shown,
+        pathology=label.pathology,
+        distance_px=away_px,
+        distance_mm=away_mm,
+        grade_agrees=None if found is None else _agrees(label, found),
+    )
+
+
+def _agrees(label: Structure, found: GradedStructure) -> bool | None:
+    """Whether both codes are the label's, of those that were given."""
+    codes: list[bool] = []
+    if found.seven is not None:
+        codes.append(found.seven.class_index == encode_seven(label.kind, label.pathology))
+    if found.binary is not None:
+        codes.append(found.binary.class_index == encode_binary(label.kind, label.pathology))
+    return all(codes) if codes and label.pathology else None
+
+
+def _shown(
+    analysis: Analysis,
+    record: ImageRecord,
+    labels: list[Structure],
+    headers: Mapping[str, SliceHeader],
+) -> list[Point]:
+    """Points of labels in the frame that was looked at, upright."""
+    points = np.array([label.point_xy for label in labels], dtype=np.float64)
+    seen = analysis.frame.header
+    if seen is not None and record.instance_uid not in (None, seen.instance_uid):
+        points_mm = pixel_to_patient(headers[str(record.instance_uid)], points)
+        points = patient_to_pixel(seen, points_mm)[:, :2]
+    return [(float(x), float(y)) for x, y in analysis.frame.turn.from_native(points)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """The annotation, and where to look a study up in it."""
+
+    truths: TruthSet
+    by_uid: Mapping[str, tuple[Truth, ...]]
+    by_name: Mapping[str, Truth]
+    left_out: Mapping[str, str]
+
+    def find(self, analysis: Analysis) -> Truth | None:
+        """The labels of the very slice that was looked at, else the first of its study."""
+        uid = analysis.result.study_uid
+        if uid is None:
+            return self.by_name.get(analysis.frame.name)
+        of_study = self.by_uid.get(uid, ())
+        seen = analysis.result.instance_uid
+        same = (truth for truth in of_study if truth.record.instance_uid == seen)
+        return next(same, of_study[0] if of_study else None)
+
+
+def _labels_of(annotations: Path, settings: PipelinePredict) -> _Labels:
+    """The labels, read once as long as the file stays as it is."""
+    try:
+        state = annotations.stat()
+    except OSError as error:
+        msg = f"compare={annotations}: no such file; wanted Tianchi or report JSON"
+        raise ConfigError(msg) from error
+    return _labels(
+        annotations, settings.source, settings.window, (state.st_mtime_ns, state.st_size)
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _labels(annotations: Path, source: Path, window: str, state: tuple[int, int]) -> _Labels:
+    del state  # a file that has changed is another one
+    images = source.parent if source.is_file() else source
+    settings = PipelineVal(source=images, annotations=annotations, out=Path(), window=window)
+    truths = read_truth(settings)
+    by_uid: dict[str, tuple[Truth, ...]] = {}
+    for truth in truths.truths:
+        uid = truth.record.study_uid
+        if uid is not None:
+            by_uid[uid] = (*by_uid.get(uid, ()), truth)
+    by_path = {truth.case.path: truth for truth in truths.truths if truth.case.path is not None}
+    cases = find_cases(source, window=window) if by_path else ()
+    by_name = {case.name: by_path[case.path] for case in cases if case.path in by_path}
+    left_out = {
+        entry.image_id: f"its annotation cannot be used ({entry.reason}: {entry.detail})"
+        for entry in truths.left_out
+    }
+    return _Labels(truths, by_uid, by_name, left_out)

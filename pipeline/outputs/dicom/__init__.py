@@ -1,0 +1,1 @@
+"""Results as DICOM: structured report, presentation state, secondary capture."""

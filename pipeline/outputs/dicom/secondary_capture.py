@@ -1,0 +1,127 @@
+"""``to=sc``: ``overlay.sc.dcm``, the overlay as a secondary capture that every viewer shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from spineline.pipeline.inference.pipeline import Analysis
+from spineline.pipeline.inference.results import StudyResult
+from spineline.pipeline.inference.warnings import codes_of
+from spineline.pipeline.outputs.dicom.source import Source, body_part, identity, write_object
+from spineline.pipeline.outputs.study_files import doubt_words, overlay_png
+from spineline.pipeline.run.settings import PipelinePredict
+
+FILE_NAME = "overlay.sc.dcm"
+
+_STRAIGHT = ("P", "F")
+_DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards more and less of x, y, z
+
+
+def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+    """Write ``overlay.sc.dcm`` of a study with a DICOM source: ``overlay.png`` in DICOM.
+
+    Raises:
+        SpinelineError: the source cannot be read again, or the folder cannot be written to.
+    """
+    drawn = folder / "overlay.png"
+    png = drawn.read_bytes() if drawn.is_file() else None
+    data = png or overlay_png(analysis, doubtful=settings.confidence)
+    write_object(
+        folder / FILE_NAME,
+        "sc",
+        analysis,
+        lambda source: capture_of(source, analysis, _pixels(data)),
+    )
+
+
+def capture_of(source: Source, analysis: Analysis, picture: npt.NDArray[np.uint8]) -> Dataset:
+    """A picture as a Secondary Capture Image of the source's study.
+
+    Args:
+        source: the instance that is drawn upon.
+        analysis: what is drawn.
+        picture: uint8 (h, w, 3) RGB.
+    """
+    from highdicom.sc import SCImage
+
+    result, directions = analysis.result, _directions(analysis)
+    made = SCImage(
+        picture,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=_STRAIGHT,  # it takes no more than a letter each
+        study_instance_uid=source.header.study_uid,
+        **identity("sc", source, result),
+    )
+    made.copy_patient_and_study_information(source.dataset)
+    made.PatientOrientation = None if directions is None else list(directions)
+    made.BodyPartExamined = body_part(source)
+    made.ImageType = ["DERIVED", "SECONDARY"]
+    made.ConversionType = "WSD"
+    made.DerivationDescription = _description(result)
+    _say_burned_in(made, source, result)
+    made.SourceImageSequence = [_reference(source)]
+    if source.text("LossyImageCompression") == "01":
+        made.LossyImageCompression = "01"
+    return made
+
+
+def _say_burned_in(made: Dataset, source: Source, result: StudyResult) -> None:
+    """Whether the picture tells who the patient is; nothing is said where that is but suspected."""
+    if source.text("BurnedInAnnotation") == "YES":
+        made.BurnedInAnnotation = "YES"
+    elif "burned_in_text" not in codes_of(result.warnings):
+        made.BurnedInAnnotation = "NO"
+
+
+def _pixels(png: bytes) -> npt.NDArray[np.uint8]:
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError("the overlay is no PNG")
+    return np.ascontiguousarray(picture[:, :, ::-1], dtype=np.uint8)
+
+
+def _description(result: StudyResult) -> str:
+    guess = ["levels are a guess"] if result.abstained else []
+    made = f"Levels and grades by spineline {result.version or 'unknown'}, research use only"
+    return "; ".join([made, *doubt_words(result), *guess])
+
+
+def _reference(source: Source) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = source.header.sop_class_uid
+    item.ReferencedSOPInstanceUID = source.header.instance_uid
+    if source.frame_number is not None:
+        item.ReferencedFrameNumber = source.frame_number
+    return item
+
+
+def _directions(analysis: Analysis) -> tuple[str, str] | None:
+    """Where rows and columns of the upright picture run to; None without orientation."""
+    header, turn = analysis.frame.header, analysis.frame.turn
+    if header is None or header.orientation is None:
+        return None
+    along_row, along_column = np.array(header.orientation).reshape(2, 3)
+    if turn.transpose:
+        along_row, along_column = along_column, along_row
+    along_row = -along_row if turn.flip_x else along_row
+    along_column = -along_column if turn.flip_y else along_column
+    return _letters(along_row), _letters(along_column)
+
+
+def _letters(direction: npt.NDArray[np.float64]) -> str:
+    """The main direction first, then others that count for more than a tenth of it (C.7.6.1.1.1).
+
+    >>> _letters(np.array([0.0, 0.9, -0.3]))
+    'PF'
+    """
+    order = sorted(range(3), key=lambda axis: -abs(direction[axis]))
+    least = abs(direction[order[0]]) / 10
+    counted = [axis for axis in order if abs(direction[axis]) > least]
+    return "".join(_DIRECTIONS[axis][int(direction[axis] < 0)] for axis in counted)

@@ -1,0 +1,358 @@
+"""What all DICOM outputs share: the source instance they point at, their identity, their bytes.
+
+Pixels of a result have their origin at the centre of the top left pixel; DICOM's spatial
+coordinates (PS3.3 C.18.6.1.2) and graphic annotations in PIXEL units (C.10.5) have it at that
+pixel's top left corner, so half a pixel is added (`to_graphic`).
+
+Nothing is invented and nothing is a time of today: patient and study come from the source, dates of
+the content are the source's (`NO_DATE` where it has none), UIDs follow from the source instance and
+the result. The same study and weights give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.config import RAISE
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+from pydicom.valuerep import validate_value
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, quiet_pydicom
+from spineline.pipeline.inference.pipeline import Analysis
+from spineline.pipeline.inference.results import StudyResult
+from spineline.pipeline.outputs.dicom.codes import CodeOf
+
+if TYPE_CHECKING:
+    from highdicom.sr import CodedConcept
+
+FloatArray = npt.NDArray[np.float64]
+
+NO_DATE = "19000101"
+"""Date of contents whose source has no date at all; an SR document has to have one."""
+
+_SERIES_NUMBERS = {"sr": 9001, "pr": 9002, "sc": 9003}
+_SINGLE_FRAME = (MRImageStorage, CTImageStorage, SecondaryCaptureImageStorage)
+_KEPT_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)
+_IMAGE_KEYWORDS = ("BodyPartExamined", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    "StudyDate", "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
+_KEPT_AS_THEY_ARE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+"""What an object is found by: other than the source's, it would belong to nothing."""
+_MOMENTS = ("Content", "Acquisition", "Series", "Study")
+_TIMES_OF_TODAY = (
+    "InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture",
+    "TimeOfSecondaryCapture",
+)  # fmt: skip
+
+
+class NotRepresentableError(SpinelineError):
+    """This source instance cannot be pointed at, or shown, by this kind of object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The instance that a result speaks of.
+
+    Attributes:
+        dataset: what is passed on of its header: valid elements alone, text in Unicode.
+        raw: the header as read.
+        header: the slice.
+        frame_number: from 1, of a multi-frame instance; else None.
+        left_empty: keywords of elements whose values break the standard's rules.
+    """
+
+    dataset: Dataset
+    raw: Dataset
+    header: SliceHeader
+    frame_number: int | None
+    left_empty: tuple[str, ...]
+
+    @property
+    def frame_numbers(self) -> list[int] | None:
+        """The frame as a list, or None for an instance of one image."""
+        return None if self.frame_number is None else [self.frame_number]
+
+    def numbers(self, keyword: str) -> tuple[float, ...]:
+        """The finite numbers of an element, looked for in the frame's groups first; () without."""
+        for place in self._places():
+            if keyword in place:
+                return _finite(place, keyword)
+        return ()
+
+    def text(self, keyword: str) -> str:
+        """The text of an element, looked for in the frame's groups first; empty without."""
+        found = (str(place.get(keyword)) for place in self._places() if place.get(keyword))
+        return next(found, "")
+
+    def _places(self) -> Iterator[Dataset]:
+        if self.frame_number is not None:
+            groups = list(self.raw.get("PerFrameFunctionalGroupsSequence") or [])
+            frame = groups[self.frame_number - 1 : self.frame_number]
+            shared = list(self.raw.get("SharedFunctionalGroupsSequence") or [])
+            for group in (*frame, *shared[:1]):
+                yield from (e.value[0] for e in group if e.VR == "SQ" and e.value)
+        yield self.raw
+
+
+def read_source(header: SliceHeader) -> Source:
+    """Read the header of the instance that a slice comes from.
+
+    Raises:
+        NotRepresentableError: its SOP class is absent or does not fit, so that nothing can point at
+            it.
+        SpinelineError: it can no longer be read.
+    """
+    _check_class(header)
+    try:
+        check_inflated_size(header.path)
+        raw = pydicom.dcmread(header.path, stop_before_pixels=True)
+    except Exception as error:  # pydicom raises nearly anything on damaged bytes
+        msg = f"{header.path}: cannot be read again ({type(error).__name__})"
+        raise SpinelineError(msg) from error
+    dropped: list[str] = []
+    dataset = _cleaned(raw, _is_passed_on, dropped)
+    for keyword in _KEPT_AS_THEY_ARE:
+        setattr(dataset, keyword, str(raw.get(keyword)))
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for keyword in _MAY_BE_EMPTY:
+        if not dataset.get(keyword):
+            setattr(dataset, keyword, None)
+    if dataset.PatientSex not in (None, "M", "F", "O"):
+        dataset.PatientSex = None
+        dropped.append("PatientSex")
+    number = None if header.frame is None else header.frame + 1
+    left_empty = (word for word in dict.fromkeys(dropped) if word not in _KEPT_AS_THEY_ARE)
+    return Source(dataset, raw, header, number, tuple(left_empty))
+
+
+def write_object(
+    path: Path, word: str, analysis: Analysis, make: Callable[[Source], Dataset]
+) -> None:
+    """Write the DICOM object of a study; one that cannot be made is warned of.
+
+    Args:
+        path: the file.
+        word: of ``to=``.
+        analysis: what the object says; of a DICOM source.
+        make: the object for a source, without its dates.
+
+    Raises:
+        SpinelineError: the source can no longer be read, the object cannot be made of it, or the
+            folder cannot be written to.
+    """
+    name, header = analysis.frame.name, analysis.frame.header
+    if header is None:
+        raise ValueError("a DICOM object needs a DICOM source")
+    with _quiet():
+        try:
+            source = read_source(header)
+            data = _bytes_of(make(source), source)
+        except NotRepresentableError as reason:
+            LOG.warning("%s: to=%s: not written: %s", name, word, reason)
+            return
+        except SpinelineError:
+            raise
+        except Exception as error:  # a header that no rule above foresaw; its values stay unsaid
+            msg = (
+                f"{name}: to={word}: cannot be made of this source ({type(error).__name__}); "
+                "leave the word away for it, or export the study again"
+            )
+            raise SpinelineError(msg) from error
+    if source.left_empty:
+        shown = ", ".join(source.left_empty)
+        text = "%s: to=%s: left empty, since the source breaks the rules of DICOM there: %s"
+        LOG.warning(text, name, word, shown)
+    write_bytes(path, data, sync=False)
+
+
+def identity(word: str, source: Source, result: StudyResult) -> dict[str, Any]:
+    """Series and instance of an object, and the equipment that made it, as highdicom takes them."""
+    parts = (word, source.header.instance_uid, str(source.frame_number), fingerprint(result))
+    return {
+        "series_instance_uid": uid_of("series", *parts),
+        "series_number": _SERIES_NUMBERS[word],
+        "sop_instance_uid": uid_of("instance", *parts),
+        "instance_number": 1,
+        "series_description": f"spineline: research use only{_doubt_of(result)}",
+        "manufacturer": "spineline",
+        "manufacturer_model_name": "spineline",
+        "software_versions": result.version or "unknown",
+        "device_serial_number": result.weights_sha256 or "unknown",
+    }
+
+
+def body_part(source: Source) -> str:
+    """The part of the body that the source names, else the lumbar spine."""
+    return str(source.dataset.get("BodyPartExamined") or "LSPINE")
+
+
+def fingerprint(result: StudyResult) -> str:
+    """A hash of all that a result says."""
+    return hashlib.sha256(json.dumps(result.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def uid_of(*parts: str) -> str:
+    """A UID that follows from its parts alone."""
+    return str(generate_uid(entropy_srcs=["spineline", *parts]))
+
+
+def coded(code: CodeOf) -> CodedConcept:
+    """A code as highdicom takes it."""
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def to_graphic(points_xy: npt.ArrayLike, source: Source) -> FloatArray:
+    """(N, 2) pixels as (N, 2) columns and rows of DICOM graphics, cut at the image's edges."""
+    points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2) + 0.5
+    limits = [float(source.header.columns), float(source.header.rows)]
+    return np.clip(points, 0.0, limits)
+
+
+def outline(box_xyxy: npt.ArrayLike, source: Source) -> FloatArray:
+    """(5, 2) closed outline of a box in DICOM graphics, cut at the image's edges."""
+    left, top, right, bottom = np.asarray(box_xyxy, dtype=np.float64)
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    return to_graphic(corners, source)
+
+
+def moment_of(dataset: Dataset) -> tuple[str, str]:
+    """Date and time of the source's content, acquisition, series or study, the first it has.
+
+    Returns:
+        DICOM date and time; `NO_DATE` and midnight where there is none.
+    """
+    for name in _MOMENTS:
+        date = str(dataset.get(f"{name}Date") or "")
+        if re.fullmatch(r"\d{8}", date):
+            time = str(dataset.get(f"{name}Time") or "")
+            return date, time if re.fullmatch(r"\d{2,6}(\.\d{1,6})?", time) else "000000"
+    return NO_DATE, "000000"
+
+
+def plain_text(text: str) -> str:
+    """Text on one line that every character set of Unicode can hold."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join("".join(c if c.isprintable() else " " for c in whole).split())
+
+
+def _doubt_of(result: StudyResult) -> str:
+    return ", levels are a guess" if result.abstained else ""
+
+
+def _check_class(header: SliceHeader) -> None:
+    """Refuse instances whose SOP class says what they are not, or nothing."""
+    if not UID(header.sop_class_uid).name.endswith("Image Storage"):
+        found = "is no image of the standard's" if header.sop_class_uid else "is absent"
+        raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
+    if header.frame is not None and header.sop_class_uid in _SINGLE_FRAME:
+        raise NotRepresentableError("it holds several frames, which its SOP class does not allow")
+
+
+def _is_passed_on(tag: BaseTag) -> bool:
+    return tag.group in _KEPT_GROUPS or keyword_for_tag(tag) in _IMAGE_KEYWORDS
+
+
+def _is_any(tag: BaseTag) -> bool:
+    return not tag.is_private
+
+
+def _cleaned(dataset: Dataset, wanted: Callable[[BaseTag], bool], dropped: list[str]) -> Dataset:
+    """The valid standard elements of a data set, sequences gone through item by item."""
+    clean = Dataset()
+    for tag in sorted(dataset.keys()):
+        if not wanted(tag):
+            continue
+        try:
+            clean.add(_valid_element(dataset[tag], dropped))
+        except Exception:  # pydicom raises nearly anything on values that are none
+            dropped.append(keyword_for_tag(tag) or str(tag))
+    return clean
+
+
+def _valid_element(element: DataElement, dropped: list[str]) -> DataElement:
+    if element.VR == "SQ":
+        items = [_cleaned(item, _is_any, dropped) for item in element.value or ()]
+        return DataElement(element.tag, "SQ", DicomSequence(items))
+    if element.is_empty:
+        return DataElement(element.tag, element.VR, None)
+    values = element.value if element.VM > 1 else [element.value]
+    # As text, names and numbers lose the bytes and the character set that they were read in.
+    as_text = element.VR in ("PN", "DS", "IS")
+    shown = [str(value) if as_text else value for value in values]
+    for value in shown:
+        validate_value(element.VR, value, RAISE)
+    return DataElement(element.tag, element.VR, shown if len(shown) > 1 else shown[0])
+
+
+def _finite(place: Dataset, keyword: str) -> tuple[float, ...]:
+    try:
+        value = place.get(keyword)
+        values = value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
+        numbers = tuple(float(v) for v in values)
+    except Exception:
+        return ()
+    return numbers if np.isfinite(numbers).all() else ()
+
+
+def _bytes_of(made: Dataset, source: Source) -> bytes:
+    """The file of an object, its times replaced by the source's."""
+    date, time = moment_of(source.dataset)
+    for keyword in _TIMES_OF_TODAY:
+        if keyword in made:
+            delattr(made, keyword)
+    for prefix in ("Content", "PresentationCreation"):
+        if f"{prefix}Date" in made:
+            setattr(made, f"{prefix}Date", date)
+            setattr(made, f"{prefix}Time", time)
+    for item in made.get("ContributingEquipmentSequence") or ():
+        if item.get("ManufacturerModelName") == "highdicom" and "ContributionDateTime" in item:
+            del item.ContributionDateTime
+    if source.dataset.get("TimezoneOffsetFromUTC"):
+        made.TimezoneOffsetFromUTC = source.dataset.TimezoneOffsetFromUTC
+    made.SpecificCharacterSet = "ISO_IR 192"
+    buffer = io.BytesIO()
+    made.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pydicom and highdicom from quoting values (names included) in remarks."""
+    logger = logging.getLogger("highdicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with quiet_pydicom():
+            yield
+    finally:
+        logger.setLevel(level)

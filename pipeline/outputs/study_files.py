@@ -1,0 +1,236 @@
+"""What the pipeline writes: result.json, overlay.png of each study; results.csv, log.txt of all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spineline.datasets.common.files import write_bytes, write_json, write_lines
+from spineline.datasets.drawing import COLOURS_RGB, CROSS_RGB, Colour, Mark, draw_overlay
+from spineline.datasets.labels import LEVELS, SEVEN_NAMES
+from spineline.pipeline.inference.pipeline import Analysis
+from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.inference.warnings import codes_of
+from spineline.pipeline.outputs.grade_words import tag_words
+from spineline.pipeline.outputs.palette_png import overlay_palette_png
+
+if TYPE_CHECKING:
+    from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison
+
+LOG_NAME = "log.txt"
+
+COLUMNS = (
+    "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
+    "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
+    "seven_probability", "binary_class", "binary_probability", "naming_probability",
+    "naming_abstained", "warnings",
+)  # fmt: skip
+"""Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
+
+The last three are the study's: how probable its levels are as a whole, 1 where they are a guess,
+and the code words of its warnings, parted by blanks.
+"""
+
+_OF_LEVELS = (
+    "few_levels", "low_confidence", "naming_in_doubt", "naming_abstained", "transitional_anatomy",
+    "spacing_implausible", "view_cuts_spine", "orientation_unusual",
+)  # fmt: skip
+"""Warnings that speak against the levels; they come first where words are few."""
+
+
+def write_study(
+    folder: Path,
+    analysis: Analysis,
+    *,
+    overlay: bool,
+    doubtful: float,
+    comparison: Comparison | None = None,
+) -> None:
+    """Write one study's ``result.json`` and, on request, ``overlay.png``.
+
+    Args:
+        folder: the study's folder.
+        analysis: what to write.
+        overlay: whether to draw.
+        doubtful: grades of structures below this confidence carry a question mark; all do where
+            the naming is abstained.
+        comparison: labels to draw beside what was found, or None.
+    """
+    write_json(folder / "result.json", analysis.result.to_json(), sync=False)
+    if overlay:
+        picture = overlay_png(analysis, doubtful=doubtful, comparison=comparison)
+        write_bytes(folder / "overlay.png", picture, sync=False)
+
+
+def overlay_png(
+    analysis: Analysis, *, doubtful: float = 0.25, comparison: Comparison | None = None
+) -> bytes:
+    """The frame, upright and enlarged, with boxes, points, levels and grades, as PNG.
+
+    Labels of an annotation are white crosses, their grade and distance beside those found.
+    """
+    if analysis.result.abstained:
+        doubtful = math.inf
+    labels: dict[str, ComparedLevel] = {} if comparison is None else dict(comparison.levels)
+    marks = []
+    for place, structure in zip(analysis.spine.structures, analysis.result.structures, strict=True):
+        label, words = labels.pop(structure.level, None), label_of(structure, doubtful)
+        if comparison is not None and not comparison.reason:
+            words += f" [{_compared_words(label)}]"
+        cross = None if label is None else label.point_xy
+        marks.append(Mark(place.point_xy, place.box_xyxy, place.kind, words, cross_xy=cross))
+    marks += [_missed_mark(label) for label in labels.values()]
+    title = title_of(analysis)
+    legend: dict[str, Colour] = {str(kind): colour for kind, colour in COLOURS_RGB.items()}
+    if comparison is not None:
+        legend = {"label x": CROSS_RGB, **legend}
+        title += f"; {comparison.reason}" if comparison.reason else ""
+    return overlay_palette_png(
+        draw_overlay(analysis.frame.image, marks, title=title, legend=legend)
+    )
+
+
+def _missed_mark(label: ComparedLevel) -> Mark:
+    """A level of the annotation that was not found."""
+    words = f"{label.level} not found [{_compared_words(label)}]"
+    return Mark(
+        label.point_xy,
+        None,
+        label.kind,
+        words,
+        colour_rgb=CROSS_RGB,
+        cross_xy=label.point_xy,
+        has_point=False,
+    )
+
+
+def _compared_words(label: ComparedLevel | None) -> str:
+    """Such as ``= label, 1.2 px 0.8 mm``, and where the grade is another ``label protrusion``."""
+    if label is None:
+        return "no label"
+    grade = tag_words(label.kind, label.pathology)
+    words = "= label" if label.grade_agrees else f"label {grade}"
+    words += "" if label.distance_px is None else f", {label.distance_px:.1f} px"
+    return words if label.distance_mm is None else f"{words} {label.distance_mm:.1f} mm"
+
+
+def title_of(analysis: Analysis) -> str:
+    """What the picture alone would hide: levels that are missing, doubts, and other warnings."""
+    return "; ".join(["spineline", *doubt_words(analysis.result)])
+
+
+def doubt_words(result: StudyResult) -> list[str]:
+    """A result's missing levels and the code words of its warnings, for outputs of few words.
+
+    Returns:
+        up to three parts, such as ``missing: L5, L5-S1``, ``doubt: naming_in_doubt`` (what speaks
+        against the levels) and ``also: files_left_out`` (what else was warned of).
+    """
+    codes = [code for code in codes_of(result.warnings) if code != "missing_levels"]
+    parts = (
+        ("missing", result.missing_levels),
+        ("doubt", [code for code in codes if code in _OF_LEVELS]),
+        ("also", [code for code in codes if code not in _OF_LEVELS]),
+    )
+    return [f"{what}: {', '.join(words)}" for what, words in parts if words]
+
+
+def label_of(structure: GradedStructure, doubtful: float) -> str:
+    """Level and grade in words, such as ``L4-L5 bulging 0.83``; ``?`` where the box is doubtful."""
+    words = [structure.level]
+    if structure.seven is not None:
+        code = structure.seven.class_index
+        words.append(SEVEN_NAMES[code].split("-")[1])
+        if structure.binary is not None and structure.binary.class_index and code != 6:
+            words.append("+schmorl")
+        words.append(f"{structure.seven.probabilities[code]:.2f}")
+    elif structure.binary is not None:
+        words.append("schmorl" if structure.binary.class_index else "no schmorl")
+    if structure.confidence < doubtful:
+        words.append("?")
+    return " ".join(words)
+
+
+def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
+    """CSV of named results without line ends: the columns, then a line per structure.
+
+    A study without structures has one line, which names it and its warnings and no level.
+    """
+    yield _csv_line(COLUMNS)
+    for name, result in results:
+        for cells in [_cells(structure) for structure in result.structures] or [_NO_CELLS]:
+            yield _csv_line(_row(name, result, cells))
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
+def study_line(name: str, analysis: Analysis) -> str:
+    """One study in one short line: levels found and the slice they were found on."""
+    found = f"{name}: {len(analysis.result.structures)} of {len(LEVELS)} levels"
+    abstained = ["naming abstained"] if analysis.result.abstained else []
+    return ", ".join([found, *abstained, *analysis.frame.notes[:1]])
+
+
+def log_lines(name: str, analysis: Analysis) -> list[str]:
+    """All that is to say of one study: the slice chosen, what was left out and why, warnings."""
+    warned = (f"warning, {text}" for text in analysis.result.warnings)
+    rest = (f"{name}: {text}" for text in (*analysis.frame.notes[1:], *warned))
+    return [study_line(name, analysis), *rest]
+
+
+def write_log(folder: Path, lines: Iterable[str]) -> None:
+    """Write ``log.txt``; holds no time, so that the same run gives the same bytes."""
+    write_lines(folder / LOG_NAME, lines, sync=False)
+
+
+def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) -> None:
+    """Write one line per structure of named results; they are gone through once."""
+    write_lines(path, csv_lines(results), sync=False)
+
+
+def _row(name: str, result: StudyResult, cells: Sequence[object]) -> list[object]:
+    naming = result.naming
+    return [
+        name,
+        result.study_uid or "",
+        result.series_uid or "",
+        result.instance_uid or "",
+        *cells,
+        *(("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))),
+        " ".join(codes_of(result.warnings)),
+    ]
+
+
+_NO_CELLS: list[object] = [""] * (COLUMNS.index("naming_probability") - COLUMNS.index("level"))
+
+
+def _cells(structure: GradedStructure) -> list[object]:
+    """A structure's own cells, from its level to its grades."""
+    seven, binary = structure.seven, structure.binary
+    point_mm = structure.point_mm or ("", "", "")
+    return [
+        structure.level,
+        structure.kind,
+        *(round(v, 3) for v in structure.point_xy),
+        *(v if isinstance(v, str) else round(v, 3) for v in point_mm),
+        *(round(v, 3) for v in structure.box_xyxy),
+        round(structure.confidence, 6),
+        *(
+            ("", "", "")
+            if seven is None
+            else (
+                seven.class_index,
+                SEVEN_NAMES[seven.class_index],
+                round(seven.probabilities[seven.class_index], 6),
+            )
+        ),
+        *(("", "") if binary is None else (binary.class_index, round(binary.probability, 6))),
+    ]

@@ -1,0 +1,83 @@
+"""``to=tianchi``: results as a submission to the Tianchi challenge, which is its annotation JSON.
+
+``OUT/tianchi.json`` lists the studies, ``OUT/STUDY/tianchi.json`` the one. Points are rounded to
+whole pixels, as the official files have them; a tag holds the class (``v1`` … ``v5``, or a disc's
+grade with ``v5`` beside it), and is empty where there is no grade. ``zIndex`` is the slice's place
+in its series along the normal, from 0. The format has no word for doubt: a study with warnings
+carries them in a key ``warnings``, which readers of the format pass over. A plain image has no UIDs
+to submit it by and is left out with a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spineline.converters.sources.source import load_json
+from spineline.datasets.coco import rows_text
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import write_text
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.tianchi import annotation_entry
+from spineline.pipeline.outputs.records import record_of_result
+
+if TYPE_CHECKING:
+    from spineline.pipeline.inference.pipeline import Analysis
+    from spineline.pipeline.inference.results import StudyResult
+    from spineline.pipeline.run.settings import PipelinePredict
+
+FILE = "tianchi.json"
+_SHOWN = 5
+
+
+def tianchi_entry(result: StudyResult, z_index: int) -> dict[str, Any]:
+    """A result as one study of the Tianchi JSON.
+
+    Args:
+        result: of a DICOM image.
+        z_index: the slice's place in its series, from 0.
+    """
+    entry = annotation_entry(record_of_result("study", result.as_stored()), z_index)
+    return {**entry, "warnings": list(result.warnings)} if result.warnings else entry
+
+
+def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:  # noqa: ARG001
+    """Write ``tianchi.json`` of one study; none of a plain image."""
+    if analysis.result.instance_uid is None:
+        return
+    entry = tianchi_entry(analysis.result, analysis.frame.slice_index)
+    write_text(folder / FILE, rows_text([entry]) + "\n", sync=False)
+
+
+def write_cohort(
+    out: Path,
+    results: Iterable[tuple[str, StudyResult]],
+    settings: PipelinePredict,  # noqa: ARG001
+) -> None:
+    """Write ``tianchi.json`` of the run; slices' places come from the files of the studies."""
+    entries, plain = [], []
+    for name, result in results:
+        if result.instance_uid is None:
+            plain.append(name)
+        else:
+            entries.append(tianchi_entry(result, _z_index(out / name / FILE)))
+    write_text(out / FILE, rows_text(entries) + "\n", sync=False)
+    if plain:
+        names = ", ".join(plain[:_SHOWN]) + (" …" if len(plain) > _SHOWN else "")
+        LOG.warning(
+            "%s: %d plain %s left out, a submission names studies by their DICOM UIDs: %s",
+            FILE,
+            len(plain),
+            "image is" if len(plain) == 1 else "images are",
+            names,
+        )
+
+
+def _z_index(path: Path) -> int:
+    """The slice's place as a study's file says it; 0 where it says nothing."""
+    try:
+        point = load_json(path)[0]["data"][0]["annotation"][0]["data"]["point"][0]
+        return int(point["zIndex"])
+    except (AnnotationError, KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return 0

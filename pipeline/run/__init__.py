@@ -1,0 +1,1 @@
+"""The pipeline over many studies: engines, manifest, pseudonyms, progress."""

@@ -1,0 +1,211 @@
+"""``manifest.jsonl``: which studies a run is done with, one JSON object a line.
+
+A line is added, and on the disk, before anything else is begun: a run that was killed goes on after
+the last line. The last line of a study counts. A last line that was cut short is taken off.
+
+The file is also the run's lock: who writes to it holds it, until the process ends however it may.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from spineline.datasets.common.errors import OutputExistsError, SpinelineError
+from spineline.datasets.common.run_record import LOG
+from spineline.datasets.dicom.index import RESULTS_BEGIN, RESULTS_NAME
+from spineline.pipeline.run.engines import FAILURE_KINDS, Failure, FailureKind
+
+NAME = RESULTS_NAME
+
+_BEGIN = RESULTS_BEGIN
+
+Status = Literal["done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a study's result depends on besides its files.
+
+    Attributes:
+        weights: SHA-256 of the networks.
+        settings: short hash of the settings that change results.
+        version: of spineline.
+    """
+
+    weights: str
+    settings: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line.
+
+    Attributes:
+        study: its name.
+        status: ``done`` or ``failed``.
+        reason: why it failed; empty where it did not.
+        weights, settings, version: see [Stamp][].
+        seconds: that it took, reading and models.
+        kind: the failure in one word, see [spineline.pipeline.run.engines.FAILURE_KINDS][].
+        input: short hash of the study's files: their names, UIDs, sizes and times of change.
+    """
+
+    study: str
+    status: Status
+    reason: str
+    weights: str
+    settings: str
+    version: str
+    seconds: float
+    kind: FailureKind | None = None
+    input: str = ""
+
+    @property
+    def stamp(self) -> Stamp:
+        """What the result was made with."""
+        return Stamp(self.weights, self.settings, self.version)
+
+    @property
+    def failure(self) -> Failure | None:
+        """The failure, or None."""
+        if self.status == "done":
+            return None
+        return Failure(self.study, self.reason, self.kind or "reading")
+
+    def line(self) -> bytes:
+        """The entry as one line of JSON."""
+        return (json.dumps(asdict(self), ensure_ascii=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        )
+
+
+class Manifest:
+    """The lines of a run, and the way to add one; see [open_manifest][].
+
+    Attributes:
+        entries: the last of each study, by name.
+    """
+
+    def __init__(self, handle: int, entries: Mapping[str, Entry]) -> None:
+        self._handle = handle
+        self.entries = dict(entries)
+
+    def add(self, entry: Entry) -> None:
+        """Add a line, and wait until it is on the disk.
+
+        Raises:
+            SpinelineError: it cannot be written, such as on a full disk.
+        """
+        line = entry.line()
+        try:
+            if os.write(self._handle, line) < len(line):
+                raise OSError(None, "the disk is full")
+            os.fsync(self._handle)
+        except OSError as error:
+            msg = f"{NAME}: cannot be written ({error.strerror or error}); make room and run again"
+            raise SpinelineError(msg) from error
+        self.entries[entry.study] = entry
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is the manifest of a run, by its first line, which may have been cut short."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(1 << 20)
+    except OSError:
+        return False
+    whole = first.endswith(b"\n")
+    return _entry_of(first) is not None if whole else first[: len(_BEGIN)] == _BEGIN[: len(first)]
+
+
+@contextmanager
+def open_manifest(path: Path) -> Iterator[Manifest]:
+    """Hold a manifest, made where there is none; one without a line is removed in the end.
+
+    Raises:
+        OutputExistsError: the file is no manifest.
+        SpinelineError: another process holds it, or it cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        msg = f"{path}: cannot be written ({error.strerror or error}); choose another out="
+        raise SpinelineError(msg) from error
+    try:
+        _lock(handle, path)
+        if not is_manifest(path):
+            msg = f"{path}: is no manifest of a run; choose another out= or add overwrite=true"
+            raise OutputExistsError(msg)
+        try:
+            yield Manifest(handle, _repaired(handle, path))
+        finally:
+            if os.fstat(handle).st_size == 0:
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    """Keep other processes off; where the system or the disk knows no locks, nothing is held."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    msg = f"{path.parent}: another process is running into it; wait, or choose another out="
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SpinelineError(msg) from error
+    except OSError:  # such as a network disk without locks
+        return
+    if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+        raise SpinelineError(msg)  # another began anew meanwhile
+
+
+def _repaired(handle: int, path: Path) -> dict[str, Entry]:
+    """The entries of a manifest; a last line that was cut short is taken off."""
+    data = path.read_bytes()
+    *lines, last = data.split(b"\n")
+    if last:
+        if _entry_of(last) is None:
+            os.ftruncate(handle, len(data) - len(last))
+        else:
+            os.write(handle, b"\n")
+            lines.append(last)
+    entries: dict[str, Entry] = {}
+    for number, line in enumerate(lines, 1):
+        entry = _entry_of(line)
+        if entry is None:
+            LOG.warning("%s: line %d is damaged and does not count", path, number)
+        else:
+            entries[entry.study] = entry
+    return entries
+
+
+def _entry_of(line: bytes) -> Entry | None:
+    """The entry of a line, or None where it is none."""
+    try:
+        value: Any = json.loads(line)
+        entry = Entry(
+            study=value["study"],
+            status=value["status"],
+            reason=value["reason"],
+            weights=value["weights"],
+            settings=value["settings"],
+            version=value["version"],
+            seconds=float(value["seconds"]),
+            kind=value.get("kind"),
+            input=value.get("input", ""),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    texts = (entry.study, entry.reason, entry.weights, entry.settings, entry.version, entry.input)
+    known = entry.status in get_args(Status) and entry.kind in (None, *FAILURE_KINDS)
+    return entry if known and all(isinstance(text, str) for text in texts) else None

@@ -1,0 +1,391 @@
+"""``spineline pipeline predict``: studies in, named and graded structures out.
+
+A run writes each study's folder whole as soon as the study is done, then a line into
+``manifest.jsonl``, and the files of the cohort at the end, from what is stored. It can be ended at
+any moment and goes on when the command is run again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import overload
+
+from spineline.datasets.common.background import Background
+from spineline.datasets.common.errors import (
+    AnnotationError,
+    ConfigError,
+    OutputExistsError,
+    SpinelineError,
+)
+from spineline.datasets.common.files import (
+    check_output,
+    clear_unfinished,
+    discard_folder,
+    staged_folder,
+)
+from spineline.datasets.common.run_record import LOG, package_version, progress, write_run_record
+from spineline.datasets.common.settings import refuse_output_around
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
+from spineline.pipeline.inference.results import StudyResult, read_result
+from spineline.pipeline.inference.sources import Case, find_cases
+from spineline.pipeline.outputs.study_files import (
+    LOG_NAME,
+    log_lines,
+    write_log,
+    write_results_csv,
+    write_study,
+)
+from spineline.pipeline.outputs.writers import (
+    check_extras,
+    words_of_run,
+    write_cohort_extras,
+    write_study_extras,
+)
+from spineline.pipeline.run import engine_local
+from spineline.pipeline.run.engines import Engine, Failure, Outcome, load_engine, reason_of
+from spineline.pipeline.run.manifest import NAME as MANIFEST
+from spineline.pipeline.run.manifest import Entry, Manifest, Stamp, is_manifest, open_manifest
+from spineline.pipeline.run.progress import RunTeller
+from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, quiet_names, recorded
+from spineline.pipeline.run.settings import PipelinePredict, results_hash
+
+__all__ = ["Failure", "PredictResult", "StoredResults", "analyse_cases", "predict"]
+
+_NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""Errors of writing one study that the next one would meet too."""
+
+_AHEAD = 16
+"""Studies that wait for a thread to draw and write them while the next batch is analysed."""
+
+
+class StoredResults(Sequence[tuple[str, StudyResult]]):
+    """Names and results of studies, each read from its ``result.json`` when it is asked for.
+
+    Args:
+        out: the run's folder.
+        names: of the studies, in order.
+    """
+
+    def __init__(self, out: Path, names: Sequence[str]) -> None:
+        self._out = out
+        self.names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, StudyResult]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredResults: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, StudyResult] | StoredResults:
+        if isinstance(index, slice):
+            return StoredResults(self._out, self.names[index])
+        name = self.names[index]
+        return name, read_result(self._out / name / "result.json")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResult:
+    """What a run made.
+
+    Attributes:
+        out: the folder written.
+        results: name and result of each study of the source that is done, in order of name.
+        failures: the studies of the source that could not be done, now or in an earlier run.
+        skipped: how many studies earlier runs were done with.
+    """
+
+    out: Path
+    results: Sequence[tuple[str, StudyResult]]
+    failures: tuple[Failure, ...]
+    skipped: int = 0
+
+
+def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> PredictResult:
+    """Run the pipeline over a source and write results, or go on with an earlier run into ``out``.
+
+    Args:
+        settings: the keys of the command.
+        pipeline: with models loaded; by default those that the settings name are loaded.
+
+    Raises:
+        OutputExistsError: ``out`` exists, is no earlier run, and ``overwrite`` is not set.
+        SpinelineError: the source cannot be read, the weights cannot be loaded, another process
+            runs into ``out``, or the disk is full.
+    """
+    refuse_output_around(settings)
+    _check_out(settings)
+    settings = _with_earlier_words(settings)
+    check_extras(settings)
+    engine = _engine(settings, pipeline)
+    weights = bundle_of(settings).sha256 if pipeline is None else pipeline.weights_sha256
+    stamp = Stamp(weights, results_hash(settings), package_version())
+    with engine_local.reader_ahead(settings):
+        cases = _cases(settings)
+        with _run_folder(settings) as manifest:
+            hidden = pseudonyms_of(settings, cases, manifest.entries)
+            cases = cases if hidden is None else hidden.cases()
+            run = _Run(settings, manifest, stamp, cases, hidden)
+            run.go(engine)
+            return run.finish()
+
+
+def _cases(settings: PipelinePredict) -> Sequence[Case]:
+    with quiet_names(settings):
+        return find_cases(
+            settings.source,
+            window=settings.window,
+            leave_out=settings.out,
+            workers=engine_local.workers_of(8, settings),
+            limits=engine_local.limits_of(settings),
+        )
+
+
+def _with_earlier_words(settings: PipelinePredict) -> PipelinePredict:
+    """The settings with the words of ``to=`` of the run that is gone on with."""
+    earlier = () if settings.overwrite else words_of_run(settings.out)
+    kept = [word for word in earlier if word not in settings.to]
+    if kept:
+        LOG.info("to=%s: kept from the earlier run into %s", ",".join(kept), settings.out)
+    return replace(settings, to=(*settings.to, *kept))
+
+
+def _engine(settings: PipelinePredict, pipeline: Pipeline | None) -> Engine:
+    if pipeline is None:
+        return load_engine(settings.engine)
+    if settings.engine != "local":
+        raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline away")
+    return partial(engine_local.run, pipeline=pipeline)
+
+
+def _check_out(settings: PipelinePredict) -> None:
+    """Refuse a folder that is there and is no run to go on with."""
+    out = settings.out
+    if settings.overwrite or not is_manifest(out / MANIFEST):
+        try:
+            check_output(out, overwrite=settings.overwrite)
+        except OutputExistsError as error:
+            if settings.overwrite or not out.is_dir():
+                raise
+            msg = f"{error}; it holds no {MANIFEST} of a run to go on with"
+            raise OutputExistsError(msg) from None
+
+
+@contextmanager
+def _run_folder(settings: PipelinePredict) -> Iterator[Manifest]:
+    """Hold the run's folder; a new one vanishes where nothing comes of it."""
+    out = settings.out
+    if settings.overwrite and out.is_dir() and is_manifest(out / MANIFEST):
+        with open_manifest(out / MANIFEST):  # no other process is at it
+            discard_folder(out)
+    elif settings.overwrite and out.is_dir():
+        discard_folder(out)
+    if out.exists() and not out.is_dir():
+        raise OutputExistsError(f"{out}: is a file, and out= names a folder; choose another out=")
+    new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{out}: cannot be made ({error.strerror or error}); choose another out="
+        raise SpinelineError(msg) from error
+    try:
+        with open_manifest(out / MANIFEST) as manifest:
+            clear_unfinished(out)
+            yield manifest
+    finally:
+        if new and not any(out.iterdir()):
+            out.rmdir()
+
+
+class _Run:
+    """One run over the cases of a source, with what earlier ones left."""
+
+    def __init__(
+        self,
+        settings: PipelinePredict,
+        manifest: Manifest,
+        stamp: Stamp,
+        cases: Sequence[Case],
+        hidden: Pseudonyms | None = None,
+    ) -> None:
+        self._hidden = hidden
+        self._settings = settings
+        self._manifest = manifest
+        self._stamp = stamp
+        self._cases = cases
+        self._out = settings.out
+        self._identity = {case.name: case.identity for case in cases}
+        self._todo = [case for case in cases if not self._settled(case)]
+        skipped = [self._manifest.entries[n] for n in self._identity if n not in self._names_todo()]
+        self._earlier = tuple(entry.failure for entry in skipped if entry.failure is not None)
+        self._skipped = len(skipped) - len(self._earlier)
+
+    def _names_todo(self) -> set[str]:
+        return {case.name for case in self._todo}
+
+    def _settled(self, case: Case) -> bool:
+        """Whether an earlier run's word on a case still holds."""
+        entry = self._manifest.entries.get(case.name)
+        if entry is None or entry.stamp != self._stamp or entry.input != self._identity[case.name]:
+            return False
+        if entry.status == "failed":
+            return not self._settings.retry
+        return _is_whole(self._out / case.name)
+
+    def go(self, engine: Engine) -> None:
+        """Run what is left to do, and write each study when it is done."""
+        if not self._todo:
+            return
+        if self._skipped or self._earlier:
+            LOG.info(
+                "going on with the run in %s: %d %s done, %d left",
+                self._out,
+                self._skipped,
+                "study" if self._skipped == 1 else "studies",
+                len(self._todo),
+            )
+        left = self._names_todo()
+        with RunTeller(len(self._todo)) as teller:
+            try:
+                with (
+                    closing(Background(ahead=_AHEAD)) as writer,
+                    closing(engine(self._todo, self._settings)) as outcomes,  # type: ignore[type-var]
+                ):
+                    for outcome in outcomes:
+                        left.discard(outcome.name)
+                        writer.submit(partial(self._keep, outcome, teller))
+            except KeyboardInterrupt:
+                teller.interrupted(self._out)
+                raise
+            for name in sorted(left):
+                failure = Failure(name, "the engine ended without an outcome of it", "crash")
+                self._keep(Outcome(name, failure=failure), teller)
+
+    def _keep(self, outcome: Outcome, teller: RunTeller) -> None:
+        """Write the study's folder, then its line."""
+        if self._hidden is not None:
+            outcome = self._hidden.outcome(outcome)
+        failure = outcome.failure
+        if outcome.analysis is not None:
+            failure = self._written(outcome.name, outcome.analysis)
+        if failure is not None:
+            discard_folder(self._out / outcome.name)  # what an earlier run made of other files
+        self._manifest.add(
+            Entry(
+                study=outcome.name,
+                status="done" if failure is None else "failed",
+                reason="" if failure is None else failure.reason,
+                weights=self._stamp.weights,
+                settings=self._stamp.settings,
+                version=self._stamp.version,
+                seconds=round(outcome.seconds, 3),
+                kind=None if failure is None else failure.kind,
+                input=self._identity[outcome.name],
+            )
+        )
+        if failure is not None:
+            teller.failed(failure)
+        elif outcome.analysis is not None:
+            lines = log_lines(outcome.name, outcome.analysis)
+            teller.done(outcome.name, lines[0], outcome.analysis.result.warnings)
+
+    def _written(self, name: str, analysis: Analysis) -> Failure | None:
+        """Write a study's folder whole; a failure where this study alone cannot be written."""
+        settings = self._settings
+        try:
+            with staged_folder(self._out / name, overwrite=True, sync=True) as stage:
+                overlay = settings.overlay and settings.compare is None  # compare= draws its own
+                write_study(stage, analysis, overlay=overlay, doubtful=settings.confidence)
+                write_study_extras(stage, analysis, settings)
+                write_log(stage, log_lines(name, analysis))
+        except Exception as error:
+            if _meets_all(error):
+                raise
+            known = isinstance(error, (SpinelineError, OSError))
+            reason = reason_of(error) if known else f"{type(error).__name__}: {reason_of(error)}"
+            return Failure(name, f"its files could not be written: {reason}", "writing")
+        return None
+
+    def finish(self) -> PredictResult:
+        """Write the files of the cohort from what is stored, and tell how the run went."""
+        entries = [self._manifest.entries[case.name] for case in self._cases]
+        done = [entry.study for entry in entries if entry.status == "done"]
+        failures = tuple(entry.failure for entry in entries if entry.failure is not None)
+        results = StoredResults(self._out, done)
+        write_results_csv(self._out / "results.csv", results)
+        write_cohort_extras(self._out, results, self._settings)
+        write_log(self._out, self._log(done, failures))
+        failed = [{"study": failure.name, "reason": failure.reason} for failure in failures]
+        settings = recorded(replace(self._settings, overwrite=False, retry=False))
+        write_run_record(self._out, "pipeline predict", settings, failures=failed)
+        self._tell(len(done), failures)
+        return PredictResult(self._out, results, failures, self._skipped)
+
+    def _log(self, done: Sequence[str], failures: Sequence[Failure]) -> Iterator[str]:
+        for name in done:
+            with (self._out / name / LOG_NAME).open(encoding="utf-8") as file:
+                yield from (line.rstrip("\n") for line in file)
+        yield from map(str, failures)
+
+    def _tell(self, done: int, failures: Sequence[Failure]) -> None:
+        for failure in self._earlier:
+            LOG.error("error: %s (in an earlier run; retry=true tries again)", failure)
+        gone = len(self._manifest.entries.keys() - self._identity.keys())
+        if gone:
+            LOG.warning(
+                "%d studies of earlier runs into %s are not in source=%s: their folders stay, and "
+                "results.csv leaves them out",
+                gone,
+                self._out,
+                recorded(self._settings).source,
+            )
+        RunTeller.summary(done - self._skipped, self._skipped, failures)
+        studies = "study" if done == 1 else "studies"
+        LOG.info("%d %s done, %d failed; results in %s", done, studies, len(failures), self._out)
+        log = self._out / LOG_NAME
+        LOG.info("what was looked at, what was left out and why: %s", log)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a study's folder holds what the end of a run reads."""
+    try:
+        read_result(folder / "result.json")
+    except AnnotationError:
+        return False
+    return (folder / LOG_NAME).is_file()
+
+
+def _meets_all(error: BaseException | None) -> bool:
+    """Whether an error of writing is one that every other study would meet as well."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_MORE_WRITING:
+            return True
+        error = error.__cause__
+    return False
+
+
+def analyse_cases(
+    pipeline: Pipeline, cases: Sequence[Case], failed: Callable[[Failure], object]
+) -> Iterator[tuple[str, Analysis]]:
+    """Run the pipeline over cases in this process; one that fails is reported, the others go on.
+
+    Args:
+        pipeline: with models loaded.
+        cases: in any order.
+        failed: called with each failure.
+
+    Yields:
+        Name and analysis of each case done, in order.
+    """
+    outcomes = engine_local.analyse_here(pipeline, cases, failed)
+    shown = progress(outcomes, description="studies", total=len(cases))
+    for outcome in shown if len(cases) > 1 else outcomes:
+        if outcome.analysis is not None:
+            yield outcome.name, outcome.analysis

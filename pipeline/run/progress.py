@@ -1,0 +1,135 @@
+"""How a run over many studies talks: a bar on a terminal, else plain lines; a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spineline.datasets.common.run_record import LOG
+from spineline.pipeline.run.engines import FAILURE_KINDS, Failure
+
+_FEW = 20
+"""So many studies have a line each on a terminal too."""
+
+_MEANING = {
+    "reading": "could not be read",
+    "timeout": "took too long to read",
+    "crash": "ended the process that was at them",
+    "memory": "needed too much memory to read",
+    "models": "the models failed on them",
+    "writing": "could not be written",
+}
+
+
+class RunTeller:
+    """Says how far a run is: a line for each study, failures at once, now and then the rate.
+
+    Args:
+        total: how many studies are to be done.
+        clock: gives seconds.
+    """
+
+    def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._clock = clock
+        self._began = clock()
+        self._count = 0
+        self._failed = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> RunTeller:
+        if self._total > 1 and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, desc="studies", unit="study", leave=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def done(self, name: str, line: str, warnings: Sequence[str]) -> None:
+        """One study is done; ``line`` says what was found."""
+        if self._bar is None or self._total <= _FEW:
+            self._say(lambda: LOG.info("%s", line))
+            for warning in warnings:
+                self._say(lambda text=warning: LOG.warning("%s: %s", name, text))  # type: ignore[misc]
+        self._advance()
+
+    def failed(self, failure: Failure) -> None:
+        """One study could not be done."""
+        self._failed += 1
+        self._say(lambda: LOG.error("error: %s", failure))
+        self._advance()
+
+    def interrupted(self, out: Path) -> None:
+        """The run is ended by the user."""
+        done = self._count - self._failed
+        self._say(
+            lambda: LOG.warning(
+                "interrupted: %d of %d studies were done in this run and are kept in %s; run the "
+                "same command again to go on",
+                done,
+                self._total,
+                out,
+            )
+        )
+
+    def _advance(self) -> None:
+        self._count += 1
+        if self._bar is not None:
+            self._bar.set_postfix(failed=self._failed, refresh=False)
+            self._bar.update()
+            return
+        step = max(1, self._total // 10)
+        if self._total > _FEW and self._count % step == 0 and self._count < self._total:
+            LOG.info("%s", self.state())
+
+    def state(self) -> str:
+        """How far the run is, in one line."""
+        rate = self._count / max(self._clock() - self._began, 1e-9)
+        left = (self._total - self._count) / rate if rate else 0.0
+        return (
+            f"{self._count} of {self._total} studies, {self._failed} failed, "
+            f"{rate:.2g} studies/s, about {_duration(left)} left"
+        )
+
+    def _say(self, say: Callable[[], object]) -> None:
+        """Log beside the bar, not into it."""
+        if self._bar is not None:
+            self._bar.clear()
+        say()
+        if self._bar is not None:
+            self._bar.refresh()
+
+    @staticmethod
+    def summary(done: int, skipped: int, failures: Sequence[Failure]) -> None:
+        """The table at the end of a run over more than one study."""
+        if done + skipped + len(failures) > 1:
+            LOG.info("%s", "\n".join(summary_lines(done, skipped, failures)))
+
+
+def summary_lines(done: int, skipped: int, failures: Sequence[Failure]) -> list[str]:
+    """Counts of studies: done now, done by earlier runs, and failed, by reason."""
+    lines = [f"{'done':<14}{done:>6}"]
+    if skipped:
+        lines.append(f"{'done earlier':<14}{skipped:>6}")
+    lines.append(f"{'failed':<14}{len(failures):>6}")
+    for kind in FAILURE_KINDS:
+        of_kind = [failure for failure in failures if failure.kind == kind]
+        if of_kind:
+            shown = f"{_MEANING[kind]}, such as {of_kind[0].name}"
+            lines.append(f"  {kind:<12}{len(of_kind):>6}  {shown}")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

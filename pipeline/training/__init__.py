@@ -1,0 +1,1 @@
+"""All trainings of a pipeline by one command."""

@@ -1,0 +1,297 @@
+"""``spineline pipeline train``: detector, classifier and namer of one dataset by one command.
+
+The namer and the classifier, which take minutes, are trained before the detector, so that a mistake
+in the data shows early.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spineline.classify.settings import ClassifyTrain
+from spineline.datasets.common.devices import device_name
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.files import check_output, link_or_copy
+from spineline.datasets.common.run_record import LOG, held_folder, write_run_record
+from spineline.datasets.common.settings import (
+    close_match,
+    parse_settings,
+    refuse_output_around,
+    settings_to_dict,
+)
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.splits import PARTS
+from spineline.detect.level_reader.settings import NamingTrain
+from spineline.detect.settings import DetectTrain
+from spineline.pipeline.training.settings import PipelineTrain
+
+RECIPES = ("best",)
+STAGES: dict[str, type[DetectTrain | ClassifyTrain | NamingTrain]] = {
+    "namer": NamingTrain,
+    "classifier": ClassifyTrain,
+    "detector": DetectTrain,
+}
+"""The trainings, in their order."""
+
+_OWN = ("data", "out", "seed", "device", "resume", "overwrite", "trust")
+"""Keys that the command gives, and no recipe."""
+
+_CHECKPOINTS = ("weights/last.pt", "checkpoint.pt")
+"""What a detector's and a classifier's training leave at the end of every epoch."""
+
+Trainings = dict[str, DetectTrain | ClassifyTrain | NamingTrain]
+Keys = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What was made.
+
+    Attributes:
+        out: the folder written.
+        detector, classifier, namer: weights, for ``pipeline predict weights=``.
+    """
+
+    out: Path
+    detector: Path
+    classifier: Path
+    namer: Path
+
+    def weights(self) -> str:
+        """What ``weights=`` takes, where no path holds a comma."""
+        return f"{self.detector},{self.classifier},{self.namer}"
+
+    def words(self) -> str:
+        """Keys of the commands that take weights."""
+        if "," not in str(self.out):
+            return f"weights={self.weights()}"
+        return f"detector={self.detector} classifier={self.classifier} namer={self.namer}"
+
+
+def train(settings: PipelineTrain) -> TrainResult:
+    """Train the three networks of a bundle.
+
+    Raises:
+        ConfigError: a recipe or key that cannot work; nothing was trained.
+        AnnotationError: the data cannot be read, or has nothing to train on.
+        OutputExistsError: ``out`` exists, and neither ``resume`` nor ``overwrite`` is set.
+    """
+    recipe = load_recipe(settings.recipe)
+    check_recipe(settings, recipe)
+    device_name(settings.device)
+    data = check_data(settings)
+    if settings.resume:
+        settings = _as_begun(settings, recipe, data)
+    trainings = {stage: _training(settings, stage, recipe[stage]) for stage in STAGES}
+    refuse_output_around(settings)
+    if not settings.resume:
+        check_output(settings.out, overwrite=settings.overwrite)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with held_folder(settings.out):
+        if not settings.resume:
+            for stage in STAGES:
+                _final(settings.out, stage).unlink(missing_ok=True)
+        write_run_record(
+            settings.out, "pipeline train", settings, trainings=recipe, annotations_sha256=data
+        )
+        for number, (stage, training) in enumerate(trainings.items(), 1):
+            _run_stage(settings, stage, training, f"{number} of {len(trainings)}")
+    result = weights_in(settings.out)
+    LOG.info("done; use them: spineline pipeline predict %s …", result.words())
+    return result
+
+
+def weights_in(out: Path) -> TrainResult:
+    """What a run that ended well left in its folder."""
+    return TrainResult(out, *(_final(out, s) for s in ("detector", "classifier", "namer")))
+
+
+def load_recipe(name: str) -> Keys:
+    """The keys of each training.
+
+    Raises:
+        ConfigError: no such recipe, not a recipe's YAML, or a key that the command gives.
+    """
+    best = _read_recipe(Path(__file__).parent / "recipes" / "best.yaml")
+    if name in RECIPES:
+        return best
+    path = Path(name).expanduser()
+    if not path.is_file():
+        hint = close_match(name, RECIPES)
+        raise ConfigError(f"recipe={name}: no such recipe or file{hint}; or a YAML file")
+    own = _read_recipe(path)
+    return {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
+
+
+def check_labels(data: Path, labels: str) -> None:
+    """Refuse a dataset whose boxes are of other classes than the levels.
+
+    Raises:
+        AnnotationError: says which they are.
+    """
+    if labels != "level":
+        msg = f"data={data}: was converted with labels={labels}; wanted labels=level, the classes"
+        raise AnnotationError(f"{msg} of a detector of the pipeline")
+
+
+def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
+    """Refuse, before anything is trained, what a training would refuse by itself.
+
+    Returns:
+        what decides each training, with all keys resolved.
+
+    Raises:
+        ConfigError: says the recipe and the stage.
+    """
+    return {
+        stage: _resolved(
+            _training(settings, stage, recipe[stage]), f"recipe={settings.recipe}, {stage}"
+        )
+        for stage in STAGES
+    }
+
+
+def can_go_on(run: Path) -> bool:
+    """Whether a training ended an epoch in this run folder; without one it must begin anew."""
+    return any((run / name).is_file() for name in _CHECKPOINTS)
+
+
+def _read_recipe(path: Path) -> Keys:
+    try:
+        content = read_yaml(path)
+    except (OSError, YamlError) as error:
+        raise ConfigError(f"recipe={path}: cannot be read as YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"recipe={path}: wanted stages as detector: {{KEY: VALUE, …}}")
+    for stage, keys in content.items():
+        if stage not in STAGES:
+            hint = close_match(str(stage), list(STAGES))
+            raise ConfigError(f"recipe={path}: no stage {str(stage)[:40]!r}{hint}")
+        if keys is not None and not isinstance(keys, dict):
+            raise ConfigError(f"recipe={path}, {stage}: wanted {{KEY: VALUE, …}}")
+        given = [name for name in _OWN if name in (keys or {})]
+        if given:
+            msg = f"recipe={path}, {stage}: {given[0]} is not for a recipe to say"
+            raise ConfigError(f"{msg}; give it on the command line")
+    return {
+        str(stage): {str(name): value for name, value in (keys or {}).items()}
+        for stage, keys in content.items()
+    }
+
+
+def _training(
+    settings: PipelineTrain, stage: str, keys: Mapping[str, Any]
+) -> DetectTrain | ClassifyTrain | NamingTrain:
+    own: dict[str, Any] = {
+        "data": settings.data,
+        "out": settings.out / stage,
+        "seed": settings.seed,
+        "device": settings.device,
+    }
+    begun = settings.resume and can_go_on(settings.out / stage)
+    own |= {"resume": True} if begun else {"overwrite": True}
+    return parse_settings(
+        STAGES[stage], {**keys, **own}, where=f"recipe={settings.recipe}, {stage}"
+    )
+
+
+def check_data(settings: PipelineTrain) -> str:
+    """The SHA-256 of the data's annotations, wherever the dataset lies.
+
+    Raises:
+        AnnotationError: the data cannot be read, or its classes are not the levels.
+    """
+    dataset = load_dataset(settings.data)
+    check_labels(settings.data, dataset.labels)
+    digest = hashlib.sha256()
+    for part in PARTS:
+        file = dataset.root / "annotations" / f"{part}.json"
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()
+
+
+def _resolved(training: DetectTrain | ClassifyTrain | NamingTrain, where: str) -> dict[str, Any]:
+    if isinstance(training, NamingTrain):
+        return settings_to_dict(training)
+    from spineline.pipeline.kfold.variants import resolved_training
+
+    try:
+        return resolved_training(training)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _as_begun(settings: PipelineTrain, recipe: Keys, data: str) -> PipelineTrain:
+    """A run that goes on has the recipe, the seed and the data that it began with.
+
+    Raises:
+        ConfigError: it is given another, or there is no such run.
+    """
+    record = settings.out / "run.yaml"
+    try:
+        content = read_yaml(record)
+        began, seed = content["trainings"], int(content["seed"])
+        began_data = content.get("annotations_sha256", data)
+    except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
+        msg = f"resume=true: {record} is no record of spineline pipeline train; leave resume= out"
+        raise ConfigError(msg) from error
+    begun = f"resume=true: the trainings in {settings.out} began with"
+    if began != recipe:
+        msg = f"{begun} another recipe; give that one, or begin anew with overwrite=true"
+        raise ConfigError(msg)
+    if settings.seed not in (0, seed):
+        raise ConfigError(f"{begun} seed={seed}; leave seed= away, or begin anew")
+    if began_data != data:
+        msg = f"{begun} other annotations than those of data={settings.data}; give the same data"
+        raise ConfigError(f"{msg}, or begin anew with overwrite=true")
+    return replace(settings, seed=seed)
+
+
+def _final(out: Path, stage: str) -> Path:
+    return out / f"{stage}.safetensors"
+
+
+def _run_stage(
+    settings: PipelineTrain,
+    stage: str,
+    training: DetectTrain | ClassifyTrain | NamingTrain,
+    number: str,
+) -> None:
+    final = _final(settings.out, stage)
+    if settings.resume and final.is_file():
+        LOG.info("%s (%s): trained before", stage, number)
+        return
+    LOG.info("%s (%s)", stage, number)
+    weights = _train(training)
+    if isinstance(training, NamingTrain):
+        final.unlink(missing_ok=True)
+        link_or_copy(weights, final)
+        return
+    from spineline.pipeline.cli.weights import WeightsStrip, strip_weights
+
+    strip_weights(WeightsStrip(weights=weights, out=final, overwrite=True))
+
+
+def _train(training: DetectTrain | ClassifyTrain | NamingTrain) -> Path:
+    """Train, and give the weights of the last epoch."""
+    if isinstance(training, NamingTrain):
+        from spineline.detect.level_reader import train as namer_train
+
+        return namer_train.train(training).weights
+    if isinstance(training, ClassifyTrain):
+        from spineline.classify import train as classify_train
+
+        return classify_train.train(training).last
+    from spineline.datasets.common.errors import RunFinishedError
+    from spineline.detect import train as detect_train
+
+    try:
+        detect_train.train(training)
+    except RunFinishedError:
+        LOG.info("every epoch was trained before")
+    return training.out / "weights" / "last.safetensors"

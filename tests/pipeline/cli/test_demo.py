@@ -1,0 +1,72 @@
+"""``spineline demo`` with models that need no weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.types import Structure
+from spineline.pipeline.cli.demo import compare, draw_study, is_demo
+from spineline.pipeline.inference.results import GradedStructure, SevenGrade
+
+
+def found(level: str, x: float, y: float, seven: int) -> GradedStructure:
+    kind = "disc" if "-" in level else "vertebra"
+    return GradedStructure(
+        level, kind, (x, y), (0, 0, 1, 1), 0.9, None, SevenGrade(seven, (0.0,) * 7)
+    )
+
+
+def test_comparison_by_hand() -> None:
+    drawn = [
+        Structure("L1", "vertebra", (10, 10), (0, 0, 20, 20), ("v1",)),
+        Structure("L1-L2", "disc", (10, 30), (0, 20, 20, 40), ("v2",)),
+        Structure("L2", "vertebra", (10, 50), (0, 40, 20, 60), ("v1",)),
+    ]
+    result = compare(Path("o"), drawn, [found("L1", 13, 14, 0), found("L1-L2", 10, 39, 2)])
+    assert result.distance_px == {"L1": 5.0, "L1-L2": 9.0, "L2": math.inf}
+    assert (result.close, result.seven_right) == (1, 1)
+
+
+def test_writes_study_result_and_picture_and_says_where(
+    tmp_path, fake_models, run_cli, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said, _ = run_cli("demo")
+    out = tmp_path / "spineline-demo"
+    assert code == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "annotation.json", "overlay.png", "result.json", "run.yaml", "study",
+    ]  # fmt: skip
+    assert f"look at {Path('spineline-demo') / 'overlay.png'}" in said
+    assert "of 11 levels within 8 px" in said
+    assert "knows real MR, not drawings" in said
+    assert "left out, series 'T1_TSE_SAG'" in said
+    assert json.loads((out / "annotation.json").read_text())[0]["studyUid"]
+    # An earlier demo is replaced; anything else is not.
+    assert run_cli("demo", "seed=1")[0] == 0
+    (out / "run.yaml").write_text("command: spineline detect train\n")
+    code, _, warned = run_cli("demo")
+    assert code == 1
+    assert "exists already" in warned
+    assert run_cli("demo", "overwrite=true")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "- a", "command: spineline pipeline predict", "\x00"]
+)
+def test_what_is_no_demo(tmp_path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "run.yaml").write_text(content)
+    assert not is_demo(tmp_path)
+
+
+def test_seed_decides_the_spine(tmp_path) -> None:
+    records = [draw_study(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    assert records[0].structures == records[1].structures
+    assert records[0].structures != records[2].structures
+    assert [s.level for s in records[0].structures] == list(LEVELS)

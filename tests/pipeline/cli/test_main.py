@@ -1,0 +1,292 @@
+"""The command line: help, close matches, exit codes, settings files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spineline.datasets.common.settings import Settings, describe
+from spineline.pipeline.cli.main import COMMANDS, Command, main
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+ALL = [
+    pytest.param(task, mode, command, id=f"{task}-{mode}".rstrip("-"))
+    for task, modes in COMMANDS.items()
+    for mode, command in modes.items()
+]
+HEAVY = ("torch", "torchvision", "ultralytics", "timm", "cv2", "sklearn", "matplotlib")
+
+
+def settings_class(command: Command) -> type[Settings]:
+    module, _, name = command.settings.partition(":")
+    found: type[Settings] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def python(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("words", [(), ("help",), ("--help",), ("-h",)])
+def test_overview_names_every_command(words: tuple[str, ...], run_cli: RunCli) -> None:
+    code, output, errors = run_cli(*words)
+    assert (code, errors) == (0, "")
+    for task, modes in COMMANDS.items():
+        for mode, command in modes.items():
+            assert any(
+                line.split()[: 1 + bool(mode)] == f"{task} {mode}".split()
+                and line.endswith(command.summary)
+                for line in output.splitlines()
+            )
+    assert "not a medical device" in output
+
+
+@pytest.mark.parametrize(("task", "mode", "command"), ALL)
+def test_help_lists_every_key(task: str, mode: str, command: Command, run_cli: RunCli) -> None:
+    code, output, errors = run_cli(*f"{task} {mode}".split(), "help")
+    assert (code, errors) == (0, "")
+    lines = {line.split()[0]: line for line in output.splitlines()[2:] if line}
+    keys = describe(settings_class(command))
+    assert list(lines) == [key.name for key in keys]
+    for key in keys:
+        line = lines[key.name]
+        assert key.help
+        assert key.type in line
+        assert key.default in line
+        assert line.endswith(key.help)
+
+
+@pytest.mark.parametrize("task", [task for task, modes in COMMANDS.items() if "" not in modes])
+def test_help_of_a_task_holds_its_modes(task: str, run_cli: RunCli) -> None:
+    code, output, _ = run_cli(task, "help")
+    assert code == 0
+    for mode in COMMANDS[task]:
+        assert f"spineline {task} {mode}:" in output
+    assert run_cli(task)[1] == output
+
+
+@pytest.mark.parametrize(("task", "mode", "command"), ALL)
+def test_every_command_has_its_function(task: str, mode: str, command: Command) -> None:
+    module, _, name = command.run.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["detct"], "unknown task 'detct'; did you mean 'detect'?", id="task"),
+        pytest.param(["zzz"], "unknown task 'zzz'; allowed: convert, data", id="task-far"),
+        pytest.param(["data", "shwo"], "unknown mode data 'shwo'; did you mean 'show'?", id="mode"),
+        pytest.param(
+            ["data", "show", "dta=a", "out=b"], "unknown key 'dta'; did you mean 'data'?", id="key"
+        ),
+        pytest.param(
+            ["data", "show", "data=a", "out=b", "part=tset"],
+            "part=tset: not an allowed value; did you mean 'test'?",
+            id="value",
+        ),
+        pytest.param(["data", "show", "data=a"], "missing out=…", id="missing-key"),
+        pytest.param(["data", "show", "data"], "'data': wanted key=value", id="no-sign"),
+        pytest.param(["data", "show", "data=a", "data=b"], "data=…: given twice", id="twice"),
+        pytest.param(
+            ["data", "show", "data=a", "out=b", "limit=some"],
+            "limit=some: not a valid value, wanted int",
+            id="type",
+        ),
+        pytest.param(
+            ["data", "show", "data=a", "out=b", "limit=0"], "limit=0: out of range", id="range"
+        ),
+        pytest.param(
+            ["data", "show", "data=a", "out=b", "boxes=maybe"], "wanted true|false", id="truth"
+        ),
+        pytest.param(["data", "show", "cfg=none.yaml"], "cfg=none.yaml: cannot be", id="no-cfg"),
+        pytest.param(["demo", "ouut=a"], "unknown key 'ouut'; did you mean 'out'?", id="demo"),
+    ],
+)
+def test_what_is_not_known_exits_2_and_writes_nothing(
+    words: list[str],
+    message: str,
+    run_cli: RunCli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = run_cli(*words)
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("task", "mode", "command"), ALL)
+def test_an_unknown_key_of_any_command(
+    task: str,
+    mode: str,
+    command: Command,
+    run_cli: RunCli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = run_cli(*f"{task} {mode}".split(), "nonsensical_key=1")
+    assert (code, output) == (2, "")
+    assert "unknown key 'nonsensical_key'" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_fails_exits_1(run_cli: RunCli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, errors = run_cli("data", "show", f"data={tmp_path / 'none'}", f"out={out}")
+    assert code == 1
+    assert "none: no such file or folder" in errors
+    assert not out.exists()
+
+
+def test_no_command_replaces_what_it_reads(run_cli: RunCli, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "run.yaml").touch()
+    code, _, errors = run_cli("data", "stats", f"data={data}", f"out={data}", "overwrite=true")
+    assert code == 2
+    assert "which it would replace" in errors
+    assert (data / "run.yaml").exists()
+
+
+def test_settings_file_supplies_keys_and_the_command_line_wins(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    cfg = tmp_path / "own.yaml"
+    content = {"data": str(tmp_path / "from-file"), "out": str(tmp_path / "out"), "limit": 3}
+    cfg.write_text(yaml.safe_dump(content))
+    code, _, errors = run_cli("data", "show", f"cfg={cfg}")
+    assert code == 1
+    assert "from-file" in errors
+    code, _, errors = run_cli("data", "show", f"cfg={cfg}", f"data={tmp_path / 'from-words'}")
+    assert code == 1
+    assert "from-words" in errors
+    assert "from-file" not in errors
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("limt: 3", "unknown key 'limt'; did you mean 'limit'?", id="key"),
+        pytest.param("limit: many", "limit=many: not a valid value", id="value"),
+        pytest.param("[1, 2]", "holds a list, wanted keys and values", id="list"),
+        pytest.param("a: [", "cannot be read as YAML", id="yaml"),
+    ],
+)
+def test_settings_files_that_are_wrong(
+    run_cli: RunCli, tmp_path: Path, content: str, message: str
+) -> None:
+    cfg = tmp_path / "own.yaml"
+    cfg.write_text(content)
+    code, _, errors = run_cli("data", "show", "data=a", "out=b", f"cfg={cfg}")
+    assert code == 2
+    assert message in errors
+    assert "own.yaml" in errors
+
+
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_version(run_cli: RunCli, word: str) -> None:
+    from importlib.metadata import version
+
+    assert run_cli(word)[:2] == (0, version("spineline") + "\n")
+
+
+def test_help_answers_within_a_second(tmp_path: Path) -> None:
+    code = "import sys; from spineline.pipeline.cli.main import main; sys.exit(main())"
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = python(code, "help", cwd=tmp_path)
+        taken.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert min(taken) < 1.0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("help",),
+        ("detect", "train", "help"),
+        ("classify", "help"),
+        ("pipeline", "help"),
+        ("demo", "help"),
+        ("weights", "list"),
+    ],
+    ids=" ".join,
+)
+def test_help_imports_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from spineline.pipeline.cli.main import main\n"
+        "status = main()\n"
+        f"found = sorted(set({HEAVY!r}) & set(sys.modules))\n"
+        "sys.exit(f'imported: {found}' if found else status)\n"
+    )
+    done = python(code, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_callers_logger_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("spineline")
+    handler = logging.NullHandler()
+    log.addHandler(handler)
+    before = (list(log.handlers), log.level, log.propagate)
+    try:
+        assert main(["nonsense"]) == 2
+        assert (list(log.handlers), log.level, log.propagate) == before
+    finally:
+        log.removeHandler(handler)
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    code = "import sys; from spineline.pipeline.cli.main import main; sys.exit(main())"
+    command = f'"{sys.executable}" -c "{code}" detect help | head -n 1'
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_costs_no_work(tmp_path: Path) -> None:
+    command = (
+        f"{sys.executable} -m spineline.pipeline.cli.main data phantom out=p n=3 slices=1 size=128"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | true"],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert (tmp_path / "p" / "annotations.json").is_file()
+
+
+def test_half_characters_of_a_source_are_told_as_escapes(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    mark = {"identification": 0, "class": "null", "coord": [1, 2]}
+    labels = json.dumps([{"id": "\ud800bad", "point": [mark]}])
+    (tmp_path / "labels.json").write_text(labels, encoding="utf-8")
+    words = ("data", "check", "annotations=labels.json", "images=frames", "out=out")
+    done = subprocess.run(
+        [sys.executable, "-m", "spineline.pipeline.cli.main", *words],
+        check=False, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "\\ud800bad" in done.stdout
+    assert json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))

@@ -1,0 +1,469 @@
+"""``pipeline val`` with models that need no weights: sources, slices, failures, stored results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.pages import read_sections
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.dicom.study import scan
+from spineline.datasets.splits import write_manifest
+from spineline.datasets.types import ImageRecord, Structure
+from spineline.pipeline.evaluation.metrics import flatten
+from spineline.pipeline.evaluation.tables import command_line, machine
+from spineline.pipeline.inference.ground_truth import aligned
+from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.run.settings import PipelineVal
+
+
+def metrics_of(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.fixture
+def cohort(tmp_path, make_study, make_annotation, make_points) -> tuple[Path, Path]:
+    """Three studies whose middle slice is annotated exactly, discs v2 and vertebrae v1."""
+    for name in ("a", "b", "c"):
+        make_study(tmp_path / "studies" / name)
+    points = {name: make_points() for name in ("a", "b", "c")}
+    return tmp_path / "studies", make_annotation(tmp_path / "labels.json", points)
+
+
+@pytest.fixture
+def frames(tmp_path, make_spots, make_points) -> tuple[Path, Path]:
+    """Two plain frames with a report label file: discs (3,0), vertebrae (0,0)."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    entries = []
+    for name in ("001-000", "002-000"):
+        cv2.imwrite(str(folder / f"{name}.png"), make_spots())
+        marks = [
+            {"identification": 10 - n, "class": "(3,0)" if n % 2 == 0 else "(0,0)", "coord": [x, y]}
+            for n, (x, y) in enumerate(make_points())
+        ]
+        entries.append({"id": name, "point": marks})
+    labels = tmp_path / "report.json"
+    labels.write_text(json.dumps(entries))
+    return folder, labels
+
+
+def val_words(source: Path, labels: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "pipeline", "val", f"source={source}", f"annotations={labels}", f"out={out}", "draws=20",
+        *more,
+    ]  # fmt: skip
+
+
+def test_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
+    out = tmp_path / "o"
+    code, said, warned = run_cli(*val_words(*cohort, out))
+    assert (code, warned) == (0, "")
+    metrics = metrics_of(out)
+    assert (metrics["studies"], metrics["images"], metrics["labels"]) == (3, 3, 33)
+    assert metrics["weights"] == {"name": "fake", "sha256": "0" * 64}
+    flat = flatten(metrics)
+    assert flat["level_accuracy_8px"] == {"value": 1.0, "ci95": [1.0, 1.0], "n": 33}
+    assert flat["level_accuracy_6mm"]["value"] == 1.0
+    assert flat["seven.accuracy"]["value"] == 1.0
+    assert flat["report.recall"]["value"] == 1.0
+    assert "level_accuracy_8px" in said
+    assert (out / "predictions" / "a" / "result.json").exists()
+    assert not (out / "predictions" / "a" / "overlay.png").exists()
+    assert (out / "results.csv").exists()
+    assert (out / "run.yaml").exists()
+
+
+def test_stored_predictions_give_the_same_metrics(
+    tmp_path, fake_models, fake_pipeline, cohort, run_cli, monkeypatch
+) -> None:
+    """Points lie 7.9997 px aside; ``result.json`` rounds that to the 8 px that are too many."""
+    spots = type(fake_pipeline.detector)
+    exact = spots.detect
+
+    def beside(self, images, **options):
+        aside = np.float32([7.9997, 0, 7.9997, 0])
+        return [
+            replace(found, boxes_xyxy=found.boxes_xyxy + aside)
+            for found in exact(self, images, **options)
+        ]
+
+    monkeypatch.setattr(spots, "detect", beside)
+    assert run_cli(*val_words(*cohort, tmp_path / "o"))[0] == 0
+    assert run_cli(*val_words(*cohort, tmp_path / "p", f"predictions={tmp_path / 'o'}"))[0] == 0
+    first, again = ((tmp_path / out / "metrics.json").read_bytes() for out in ("o", "p"))
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("word", "accuracy", "n"), [("wrong", 0.0, 33), ("leave_out", None, 0)], ids=str
+)
+def test_abstained_studies_are_wrong_or_left_out(
+    tmp_path, fake_models, cohort, run_cli, word: str, accuracy: float | None, n: int
+) -> None:
+    """No naming is as probable as 1, so that all three studies are abstained from."""
+    words = ("min_naming_probability=1", f"abstained={word}")
+    code, said, _ = run_cli(*val_words(*cohort, tmp_path / "o", *words))
+    metrics = metrics_of(tmp_path / "o")
+    flat = flatten(metrics)
+    assert code == 0
+    assert len(metrics["abstained"]) == 3
+    assert "3 of 3 images: the naming was abstained" in said
+    assert flat["naming.coverage"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 3}
+    assert (flat["level_accuracy_8px"]["value"], flat["level_accuracy_8px"]["n"]) == (accuracy, n)
+    assert flat["offset_accuracy"]["value"] == accuracy
+    assert flat["naming.probability"]["value"] > 0.99  # what the pipeline thinks of its guesses
+    assert flat["naming.brier"]["value"] < 0.01
+
+
+def test_stored_predictions_are_abstained_from_by_another_minimum(
+    tmp_path, fake_models, cohort, run_cli
+) -> None:
+    assert run_cli(*val_words(*cohort, tmp_path / "o"))[0] == 0
+    assert flatten(metrics_of(tmp_path / "o"))["offset_accuracy"]["value"] == 1.0
+    stored = (f"predictions={tmp_path / 'o'}", "min_naming_probability=1")
+    assert run_cli(*val_words(*cohort, tmp_path / "p", *stored))[0] == 0
+    assert flatten(metrics_of(tmp_path / "p"))["offset_accuracy"]["value"] == 0.0
+
+
+def test_stored_predictions_without_a_naming_have_no_doubt_to_score(
+    tmp_path, fake_models, cohort, run_cli
+) -> None:
+    """Results of earlier versions say nothing of it."""
+    run_cli(*val_words(*cohort, tmp_path / "o"))
+    for path in (tmp_path / "o" / "predictions").glob("*/result.json"):
+        values = json.loads(path.read_text())
+        del values["naming"]
+        path.write_text(json.dumps(values))
+    words = val_words(*cohort, tmp_path / "p", f"predictions={tmp_path / 'o'}")
+    assert run_cli(*words)[0] == 0
+    flat = flatten(metrics_of(tmp_path / "p"))
+    assert flat["offset_accuracy"]["value"] == 1.0
+    assert flat["naming.brier"] == {"value": None, "ci95": [None, None], "n": 0}
+
+
+def test_without_spacing_it_says_why_figures_in_mm_are_not_defined(
+    tmp_path, fake_models, frames, run_cli
+) -> None:
+    _, said, _ = run_cli(*val_words(*frames, tmp_path / "o"))
+    assert "figures in mm are not defined" in said
+    _, said, _ = run_cli(*val_words(*frames, tmp_path / "p", "spacing_mm=1"))
+    assert "not defined: the images" not in said
+
+
+def test_points_of_another_slice_are_compared_through_the_patient(
+    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli
+) -> None:
+    """The label is on slice 1; the pipeline takes slice 2, 4 mm aside, at the same x and y."""
+    make_study(tmp_path / "studies" / "a")
+    labels = make_annotation(tmp_path / "l.json", {"a": make_points()}, number=1)
+    code, said, _ = run_cli(*val_words(tmp_path / "studies", labels, tmp_path / "o"))
+    metrics = metrics_of(tmp_path / "o")
+    assert code == 0
+    assert metrics["other_slice"] == 1
+    assert metrics["level_accuracy_8px"]["value"] == 1.0
+    assert metrics["coco"]["map50"]["value"] == pytest.approx(1.0)
+    assert "another slice than the labelled one" in said
+
+
+def test_slice_annotated_takes_the_labelled_slice(
+    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli
+) -> None:
+    make_study(tmp_path / "studies" / "a")
+    labels = make_annotation(tmp_path / "l.json", {"a": make_points()}, number=1)
+    run_cli(*val_words(tmp_path / "studies", labels, tmp_path / "o", "slice=annotated"))
+    metrics = metrics_of(tmp_path / "o")
+    assert metrics["other_slice"] == 0
+    assert metrics["slice"] == "annotated"
+    stored = json.loads((tmp_path / "o" / "predictions" / "a" / "result.json").read_text())
+    assert stored["structures"][0]["point_mm"][0] == 4.0
+
+
+def test_a_failing_study_counts_as_misses(
+    tmp_path, fake_models, cohort, make_study, run_cli
+) -> None:
+    make_study(cohort[0] / "c", np.full((150, 120), 7, np.uint8))
+    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o"))
+    metrics = metrics_of(tmp_path / "o")
+    flat = flatten(metrics)
+    assert code == 1
+    assert [f["study"] for f in metrics["failures"]] == ["c"]
+    assert "error: c: " in warned
+    assert flat["level_accuracy_8px"]["value"] == pytest.approx(2 / 3, abs=1e-6)
+    assert flat["level_accuracy_8px"]["n"] == 33
+    for key in ("report.recall", "seven.accuracy", "binary.accuracy", "tianchi.keypoint_recall"):
+        assert flat[key]["value"] == pytest.approx(2 / 3, abs=1e-6), key
+
+
+def test_an_annotation_of_an_unknown_uid_fails_and_the_others_are_scored(
+    tmp_path, fake_models, cohort, make_annotation, make_points, run_cli
+) -> None:
+    points = {name: make_points() for name in ("a", "nowhere")}
+    labels = make_annotation(tmp_path / "more.json", points)
+    code, _, warned = run_cli(*val_words(cohort[0], labels, tmp_path / "o"))
+    assert code == 1
+    assert "unknown UID" in warned
+    assert metrics_of(tmp_path / "o")["images"] == 1
+
+
+def test_frames_without_spacing(tmp_path, fake_models, frames, run_cli) -> None:
+    code, _, _ = run_cli(*val_words(*frames, tmp_path / "o"))
+    flat = flatten(metrics_of(tmp_path / "o"))
+    assert code == 0
+    assert flat["level_accuracy_8px"]["value"] == 1.0
+    assert flat["seven.accuracy"]["value"] == 1.0
+    assert flat["level_accuracy_6mm"] == {"value": None, "ci95": [None, None], "n": 0}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("spacing_mm=1", 1.0), ("fov_mm=150", 1.0), ("spacing_mm=10", 0.0)],
+)
+def test_frames_with_a_stated_spacing(
+    tmp_path, fake_models, frames, run_cli, monkeypatch, word: str, value: float
+) -> None:
+    """All points are moved by 3 px: within 6 mm at 1 mm a pixel, not at 10 mm."""
+    entries = json.loads(frames[1].read_text())
+    for point in (p for entry in entries for p in entry["point"]):
+        point["coord"][0] += 3
+    frames[1].write_text(json.dumps(entries))
+    run_cli(*val_words(*frames, tmp_path / "o", word))
+    assert metrics_of(tmp_path / "o")["level_accuracy_6mm"]["value"] == value
+
+
+def test_converted_dataset(tmp_path, fake_models, frames, run_cli) -> None:
+    made = run_cli(
+        "convert", "report", f"annotations={frames[1]}", f"images={frames[0]}",
+        f"out={tmp_path / 'd'}", "to=coco", "split=val",
+    )  # fmt: skip
+    assert made[0] == 0
+    words = ("pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5")
+    assert run_cli(*words)[0] == 0
+    assert metrics_of(tmp_path / "o")["level_accuracy_8px"] == {
+        "value": 1.0,
+        "ci95": [1.0, 1.0],
+        "n": 22,
+    }
+    code, _, warned = run_cli(*words, "part=test", "overwrite=true")
+    assert code == 2
+    assert "it has train 0, val 2, test 0" in warned
+
+
+def test_converted_dataset_of_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
+    """Its images are the labelled slices, though a result of them carries no UID."""
+    made = run_cli(
+        "convert", "tianchi", f"annotations={cohort[1]}", f"images={cohort[0]}",
+        f"out={tmp_path / 'd'}", "to=coco", "split=val",
+    )  # fmt: skip
+    assert made[0] == 0
+    records = load_dataset(tmp_path / "d").records["val"]
+    assert all(record.instance_uid for record in records)
+    code, said, warned = run_cli(
+        "pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5"
+    )
+    assert code == 0, warned
+    metrics = metrics_of(tmp_path / "o")
+    assert metrics["failures"] == []
+    assert metrics["other_slice"] == 0
+    assert "another slice" not in said
+    for figure in ("level_accuracy_8px", "level_accuracy_6mm"):
+        assert metrics[figure]["value"] == 1.0
+        assert metrics[figure]["n"] == 11 * len(records)
+
+
+def test_part_of_a_split(tmp_path, fake_models, frames, run_cli) -> None:
+    (tmp_path / "split.json").write_text(write_manifest({"001": "train", "002": "val"}))
+    words = val_words(*frames, tmp_path / "o", f"split={tmp_path / 'split.json'}", "part=val")
+    assert run_cli(*words)[0] == 0
+    names = [p.name for p in (tmp_path / "o" / "predictions").iterdir()]
+    assert names == ["002-000"]
+
+
+@pytest.mark.parametrize("name", ["b", "uid"])
+def test_ids(tmp_path, fake_models, cohort, run_cli, name: str) -> None:
+    if name == "uid":
+        name = next(s.study_uid for s in scan(cohort[0]) if s.name == "b")
+    assert run_cli(*val_words(*cohort, tmp_path / "o", f"ids={name}"))[0] == 0
+    assert metrics_of(tmp_path / "o")["studies"] == 1
+    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "p", "ids=zzz"))
+    assert code == 2
+    assert "ids=zzz" in warned
+
+
+def test_stored_predictions_give_the_same_figures(tmp_path, fake_models, cohort, run_cli) -> None:
+    run_cli(*val_words(*cohort, tmp_path / "o"))
+    loads = len(fake_models)
+    code, _, _ = run_cli(*val_words(*cohort, tmp_path / "again", f"predictions={tmp_path / 'o'}"))
+    assert code == 0
+    assert len(fake_models) == loads  # no model is loaded
+    assert metrics_of(tmp_path / "again") == metrics_of(tmp_path / "o")
+
+
+def test_stored_predictions_of_frames_and_one_missing(
+    tmp_path, fake_models, frames, run_cli
+) -> None:
+    run_cli("pipeline", "predict", f"source={frames[0]}", f"out={tmp_path / 'p'}")
+    (tmp_path / "p" / "002-000" / "result.json").unlink()
+    code, _, warned = run_cli(*val_words(*frames, tmp_path / "o", f"predictions={tmp_path / 'p'}"))
+    assert code == 1
+    assert "error: 002-000: no result of it" in warned
+    assert metrics_of(tmp_path / "o")["level_accuracy_8px"]["value"] == 0.5
+
+
+def test_table(tmp_path, fake_models, cohort, run_cli) -> None:
+    page = tmp_path / "results.md"
+    run_cli(*val_words(*cohort, tmp_path / "o", f"table={page}", "note=Three drawn studies."))
+    text = page.read_text()
+    assert text.startswith(
+        "# Results\n\n<!-- spineline:heldout -->\n\nThree drawn studies.\n\n- Command: "
+    )
+    assert "| `level_accuracy_8px` | 1.0000 | 1.000 – 1.000 | 33 | 0.878 |" in text
+    assert "| `ccf.score` | not defined |" in text
+    assert (
+        "- Command: `spineline pipeline val source=studies annotations=labels.json out=o draws=20`"
+        in text
+    )
+    assert machine() in text
+    assert str(tmp_path) not in text
+    assert "| disc-bulging | 0 | 0 | 0 | 18 | 0 | 0 | 0 | 0 |" in text
+    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o2", f"table={page}"))
+    assert code == 1
+    assert "results.md: has a section 'heldout' already" in warned
+    assert not (tmp_path / "o2").exists()
+    page.write_text(text + "By hand.\n")
+    words = val_words(*cohort, tmp_path / "o2", f"table={page}", "section=again")
+    assert run_cli(*words)[0] == 0
+    both = page.read_text()
+    assert both.startswith(text + "By hand.\n\n<!-- spineline:again -->\n")
+    assert list(read_sections(page)) == ["heldout", "again"]
+
+
+def test_command_line_shows_what_differs_from_the_defaults() -> None:
+    settings = PipelineVal(
+        data=Path("/home/someone/d"),
+        out=Path("o"),
+        ids=("1", "2"),
+        weights="/x/a.pt,/y/b.pt",
+        overlay=True,
+    )
+    assert command_line("pipeline val", settings) == (
+        "spineline pipeline val weights=a.pt,b.pt data=d out=o ids=1,2 overlay=true"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["out=o"], "wanted source=… and annotations=…, or data=…"),
+        (["out=o", "source=s"], "wanted source=… and annotations=…, or data=…"),
+        (["out=o", "data=d", "source=s"], "give one of both"),
+        (["out=o", "data=d", "split=s"], "say which part"),
+        (["out=o", "source=s", "annotations=a", "part=val"], "needs split=MANIFEST"),
+        (["out=o", "data=d", "spacing_mm=1", "fov_mm=2"], "give one of both"),
+        (["out=o", "data=d", "slice=best"], "slice=best"),
+        (["out=o", "data=d", "abstained=skip"], "abstained=skip"),
+        (
+            ["out=o", "data=d", "decode=argmax", "min_naming_probability=0.5"],
+            "min_naming_probability=0.5: decode=argmax names each level by itself",
+        ),
+        (["out=o", "data=d", "section=Big Words"], "section=Big Words: wanted lower-case"),
+    ],
+)
+def test_keys_that_do_not_fit(run_cli, words: list[str], message: str) -> None:
+    code, _, warned = run_cli("pipeline", "val", *words)
+    assert code == 2
+    assert message in warned
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[{", "not valid JSON"),
+        ("[]", "empty list"),
+        ('[{"x": 1}]', "neither a Tianchi source"),
+    ],
+)
+def test_bad_annotations(
+    tmp_path, fake_models, cohort, run_cli, content: str, message: str
+) -> None:
+    cohort[1].write_text(content)
+    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o"))
+    assert code == 1
+    assert message in warned
+    assert not (tmp_path / "o").exists()
+
+
+def test_no_stored_predictions_at_all(tmp_path, fake_models, cohort, run_cli) -> None:
+    (tmp_path / "p").mkdir()
+    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o", f"predictions={tmp_path / 'p'}"))
+    assert code == 2
+    assert "holds no STUDY/result.json" in warned
+
+
+# Bringing points into the labelled image
+
+
+def small_record(**options) -> ImageRecord:
+    structures = (Structure("L1", "vertebra", (50, 50), (40, 40, 60, 60), ("v1",)),)
+    return ImageRecord("a", "a", 120, 150, structures, **options)
+
+
+def small_result(**options) -> StudyResult:
+    structure = GradedStructure("L1", "vertebra", (50.0, 50.0), (40.0, 45.0, 60.0, 55.0), 0.9)
+    values = {
+        "study_uid": None, "series_uid": None, "instance_uid": None, "width": 120, "height": 150,
+        "spacing_rc_mm": None, "structures": (structure,),
+    } | options  # fmt: skip
+    return StudyResult(**values)
+
+
+def test_points_and_boxes_by_hand(tmp_path, make_slice) -> None:
+    """Seen at 1 mm a pixel from (0, -100, 100), labelled at 2 mm a pixel from (5, -110, 120).
+
+    (50, 50) is y = -100 + 50 = -50, z = 100 - 50 = 50; labelled: x = (-50 + 110) / 2 = 30,
+    y = (120 - 50) / 2 = 35.
+    """
+    pixels = np.arange(150 * 120).reshape(150, 120) % 200
+    make_slice(tmp_path / "seen", pixels, study="s", number=1, spacing=1.0)
+    make_slice(
+        tmp_path / "labelled",
+        pixels,
+        study="s",
+        series="other",
+        number=2,
+        spacing=2.0,
+        position=(5, -110, 120),
+    )
+    headers = {
+        h.series_uid: h for s in scan(tmp_path) for series in s.series for h in series.slices
+    }
+    seen, labelled = sorted(headers.values(), key=lambda h: h.spacing_rc_mm)
+    record = small_record(study_uid=seen.study_uid, instance_uid=labelled.instance_uid)
+    result = small_result(study_uid=seen.study_uid, instance_uid=seen.instance_uid)
+    moved = aligned(result, record, {h.instance_uid: h for h in headers.values()}).structures[0]
+    assert moved.point_xy == pytest.approx((30, 35))
+    assert moved.box_xyxy == pytest.approx((25, 32.5, 35, 37.5))
+    with pytest.raises(AnnotationError, match="not among the studies"):
+        aligned(result, record, {})
+
+
+@pytest.mark.parametrize(
+    ("result", "record", "message"),
+    [
+        (small_result(width=99), small_record(), "99x150 pixels, labelled on 120x150"),
+        (
+            small_result(study_uid="1", instance_uid="2"),
+            small_record(study_uid="3", instance_uid="4"),
+            "another study",
+        ),
+    ],
+)
+def test_images_that_do_not_belong_together(result, record, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message):
+        aligned(result, record, {})

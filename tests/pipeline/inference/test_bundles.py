@@ -1,0 +1,326 @@
+"""``bundle.json``: what is read from it, and what is refused before any file of it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
+from spineline.datasets.straighten import StripSpec
+from spineline.pipeline.inference.bundles import (
+    decoding_values,
+    exported_bundle,
+    is_exported,
+    load_exported,
+    networks_needed,
+    read_bundle,
+    read_exported,
+)
+from spineline.pipeline.inference.decode import DecodeSettings
+from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
+from spineline.pipeline.run.settings import ModelSettings
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def files_of(folder: Path, *names: str) -> list[dict[str, Any]]:
+    found = []
+    for name in names:
+        data = f"content of {name}".encode()
+        (folder / name).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        found.append({"file": name, "size": len(data), "sha256": digest})
+    return found
+
+
+def content_of(folder: Path) -> dict[str, Any]:
+    return {
+        "kind": "spineline-bundle",
+        "schema": 1,
+        "version": "0.1.0",
+        "format": "onnx",
+        "name": "mine-onnx",
+        "networks": {
+            "detector": {
+                "files": files_of(folder, "detector.onnx"),
+                "imgsz": 320,
+                "channels": 3,
+                "names": list(LEVELS),
+            },
+            "classifier": {
+                "files": files_of(folder, "classifier.onnx"),
+                "crop": {"size": 64, "margin": 1.3, "align": "spine"},
+                "outputs": {"seven": list(SEVEN_NAMES), "binary": list(BINARY_NAMES)},
+            },
+            "namer": {
+                "files": files_of(folder, "namer.onnx"),
+                "strip": {"rank_px": 8, "half_width": 4, "above": 6, "below": 6},
+            },
+        },
+        "decode": {"spine": decoding_values(DecodeSettings())},
+    }
+
+
+def write(folder: Path, content: Any) -> Path:
+    (folder / "bundle.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A sound bundle whose files are no networks."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    return write(folder, content_of(folder))
+
+
+def changed(bundle: Path, change: Change) -> Path:
+    content = json.loads((bundle / "bundle.json").read_text())
+    change(content)
+    return write(bundle, content)
+
+
+def settings(bundle: Path, **keys: Any) -> ModelSettings:
+    return ModelSettings(weights=str(bundle), **keys)
+
+
+def test_what_it_says_is_read(bundle: Path) -> None:
+    changed(bundle, lambda c: c["decode"]["spine"].update(skip_cost=4))
+    found = read_bundle(bundle)
+    assert (found.form, found.name, found.names, found.imgsz) == ("onnx", "mine-onnx", LEVELS, 320)
+    assert (found.head, found.crop) == ("both", CropSpec(64, 1.3, "spine"))
+    assert found.strip == StripSpec()
+    assert found.decoding == DecodeSettings(skip_cost=4)
+    assert found.sha256 == hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
+
+
+def test_the_rest_of_spineline_takes_it_as_a_bundle(bundle: Path) -> None:
+    found = bundle_of(settings(bundle))
+    assert (found.name, found.detector.path) == ("mine-onnx", bundle / "detector.onnx")
+    assert found.namer is not None
+    assert bundle_of(settings(bundle / "bundle.json")) == found
+    without = bundle_of(settings(bundle, namer="none"))
+    assert without.namer is None
+    assert without.sha256 != found.sha256
+
+
+def test_a_bundle_without_a_namer(bundle: Path) -> None:
+    changed(bundle, lambda c: c["networks"].update(namer=None))
+    (bundle / "namer.onnx").unlink()
+    found = bundle_of(settings(bundle))
+    assert found.namer is None
+    assert found == bundle_of(settings(bundle, namer="none"))
+
+
+def test_a_name_of_the_registry_wins_over_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert [is_exported(w) for w in ("default", "mine", "./default", "none", "a,b")] == [
+        False, True, True, False, False,
+    ]  # fmt: skip
+
+
+def network(role: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda content: content["networks"][role]
+
+
+DAMAGED: dict[str, tuple[Change, str]] = {
+    "schema": (lambda c: c.update(schema=2), r"schema 2.*reads schema 1: export it again"),
+    "no schema": (lambda c: c.pop("schema"), r"schema None"),
+    "kind": (lambda c: c.update(kind="other"), "no description of a bundle"),
+    "format": (lambda c: c.update(format="pickle"), "format 'pickle', wanted one of onnx"),
+    "format list": (lambda c: c.update(format=[]), "format"),
+    "no networks": (lambda c: c.pop("networks"), "networks is missing"),
+    "networks list": (lambda c: c.update(networks=[]), "damaged"),
+    "no namer key": (lambda c: c["networks"].pop("namer"), "namer is missing"),
+    "no detector": (lambda c: c["networks"].update(detector=None), "damaged"),
+    "no classifier": (lambda c: c["networks"].update(classifier=None), "damaged"),
+    "traversal": (
+        lambda c: network("detector")(c)["files"][0].update(file="../../detector.onnx"),
+        r"files \['\.\./\.\./detector\.onnx'\], wanted detector\.onnx",
+    ),
+    "absolute": (
+        lambda c: network("namer")(c)["files"][0].update(file="/etc/passwd"), "wanted namer.onnx",
+    ),
+    "pickle": (
+        lambda c: network("detector")(c)["files"][0].update(file="detector.pt"), "detector.onnx",
+    ),
+    "two files": (
+        lambda c: network("detector")(c).update(files=network("detector")(c)["files"] * 2), "files",
+    ),
+    "size text": (lambda c: network("namer")(c)["files"][0].update(size="9"), "size '9'"),
+    "size bool": (lambda c: network("namer")(c)["files"][0].update(size=True), "size True"),
+    "sha256": (lambda c: network("namer")(c)["files"][0].update(sha256="XY"), "sha256 'XY'"),
+    "names": (lambda c: network("detector")(c).update(names=["cat"]), "wanted levels"),
+    "names twice": (lambda c: network("detector")(c).update(names=["L1", "L1"]), "wanted levels"),
+    "names map": (lambda c: network("detector")(c).update(names={"L1": 1}), "wanted levels"),
+    "imgsz": (lambda c: network("detector")(c).update(imgsz=10**9), "imgsz 1000000000, wanted"),
+    "endless": (lambda c: network("detector")(c).update(imgsz=float("inf")), "imgsz inf, wanted"),
+    "channels": (lambda c: network("detector")(c).update(channels=0), "channels 0"),
+    "crop size": (lambda c: network("classifier")(c)["crop"].update(size=10**6), "size 1000000"),
+    "margin": (lambda c: network("classifier")(c)["crop"].update(margin=float("nan")), "margin"),
+    "align": (lambda c: network("classifier")(c)["crop"].update(align=["x"]), "align"),
+    "outputs": (lambda c: network("classifier")(c).update(outputs={"nine": []}), "outputs"),
+    "classes": (lambda c: network("classifier")(c)["outputs"].update(binary=["a", "b"]), "outputs"),
+    "strip": (lambda c: network("namer")(c)["strip"].update(above=10**9), "above 1000000000"),
+    "name": (lambda c: c.update(name=5), "name is no text"),
+    "decode": (lambda c: c["decode"].pop("spine"), "spine is missing"),
+    "decode unknown": (lambda c: c["decode"]["spine"].update(magic=1), "magic unknown or missing"),
+    "decode zero": (lambda c: c["decode"]["spine"].update(temperature=0), "temperature 0"),
+    "decode text": (lambda c: c["decode"]["spine"].update(skip_cost="x"), "skip_cost 'x'"),
+    "decode huge": (lambda c: c["decode"]["spine"].update(skip_cost=10**400), "damaged"),
+    "decode count": (
+        lambda c: c["decode"]["spine"].update(candidates_per_level=10**9), "candidates_per_level",
+    ),
+    "reference": (
+        lambda c: c["decode"]["spine"].update(reference_confidence=1), "reference_confidence",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_description_is_refused(bundle: Path, case: tuple[Change, str]) -> None:
+    change, message = case
+    changed(bundle, change)
+    with pytest.raises(WeightsError, match=message) as caught:
+        bundle_of(settings(bundle))
+    assert str(bundle / "bundle.json") in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is not JSON"),
+        (b"\xff\xfe{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", "no description of a bundle"),
+        (b'{"kind": "spineline-bundle"}' + b" " * 1_000_000, "no description of a bundle"),
+    ],
+    ids=["empty", "no text", "deep", "list", "large"],
+)
+def test_a_description_that_is_none_is_refused(bundle: Path, data: bytes, message: str) -> None:
+    (bundle / "bundle.json").write_bytes(data)
+    with pytest.raises(WeightsError, match=message):
+        bundle_of(settings(bundle))
+
+
+def alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+
+
+def to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("name", ["detector.onnx", "classifier.onnx", "namer.onnx"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Path.unlink, "this file of the bundle is missing; make it anew"),
+        (to_folder, "is missing"),
+        (alter, "has been altered: SHA-256 [0-9a-f]{64}, bundle.json says"),
+        (lambda path: path.write_bytes(b"short"), r"has been altered: 5 bytes, bundle.json says"),
+    ],
+    ids=["missing", "folder", "altered", "shorter"],
+)
+@pytest.mark.parametrize("load", [exported_bundle, Pipeline.from_settings], ids=["files", "load"])
+def test_a_spoilt_file_is_refused(
+    bundle: Path, name: str, spoil: Callable[[Path], object], message: str, load: Any
+) -> None:
+    spoil(bundle / name)
+    with pytest.raises(WeightsError, match=rf"{name}: .*{message}"):
+        load(settings(bundle))
+
+
+def test_a_file_that_changes_between_check_and_loading_is_refused(bundle: Path) -> None:
+    """What is loaded is what was hashed: the bytes, not the file's name."""
+    pytest.importorskip("onnxruntime")
+    exported_bundle(settings(bundle))
+    path = bundle / "detector.onnx"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    alter(path)
+    os.utime(path, ns=times)
+    with pytest.raises(WeightsError, match="has been altered: SHA-256"):
+        load_exported(settings(bundle))
+
+
+def test_files_that_are_no_networks_are_refused(bundle: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(WeightsError, match=r"detector\.onnx: onnxruntime cannot load it"):
+        load_exported(settings(bundle))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"detector": "lumbar-yolov8n"}, "detector=…: an exported bundle is run as it is"),
+        ({"classifier": "lumbar-gradients"}, "classifier=…: an exported bundle is run as it is"),
+        ({"namer": "lumbar-namer"}, "namer=lumbar-namer: .* allowed: bundle, none"),
+        ({"device": "0"}, "device=0: exported bundles run on the CPU"),
+    ],
+    ids=["detector", "classifier", "namer", "device"],
+)
+def test_keys_that_a_bundle_does_not_have(bundle: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        bundle_of(settings(bundle, **keys))
+
+
+def test_programs_ask_for_trust(bundle: Path) -> None:
+    def to_torchscript(content: dict[str, Any]) -> None:
+        content["format"] = "torchscript"
+        for role, member in content["networks"].items():
+            member["files"] = files_of(bundle, f"{role}.torchscript")
+
+    changed(bundle, to_torchscript)
+    with pytest.raises(WeightsError, match=r"TorchScript files are programs.*trust=true"):
+        bundle_of(settings(bundle))
+    assert read_exported(settings(bundle, trust=True)).form == "torchscript"
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path, run_cli: Any) -> None:
+    words = (f"weights={tmp_path}", f"source={tmp_path}", f"out={tmp_path / 'out'}")
+    code, _, errors = run_cli("pipeline", "predict", *words)
+    assert code == 1
+    assert "is a folder without bundle.json" in errors
+    assert "name the weights file in it" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_altered_bundle_ends_the_command(bundle: Path, tmp_path: Path, run_cli: Any) -> None:
+    alter(bundle / "namer.onnx")
+    words = (f"weights={bundle}", f"source={tmp_path}", f"out={tmp_path / 'out'}")
+    code, _, errors = run_cli("pipeline", "predict", *words)
+    assert code == 1
+    assert "namer.onnx: has been altered" in errors
+
+
+def test_a_copy_of_the_folder_is_the_same_bundle(bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    assert bundle_of(settings(copy)).sha256 == bundle_of(settings(bundle)).sha256
+
+
+def test_missing_packages_are_told() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"weights=default: needs torch.*pipeline export"),
+        networks_needed("default"),
+    ):
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+    with pytest.raises(ModuleNotFoundError), networks_needed("default"):
+        raise ModuleNotFoundError("No module named 'other'", name="other")

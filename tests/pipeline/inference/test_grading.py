@@ -1,0 +1,78 @@
+"""Grades by kind, and the boxes that crops are cut from."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.pipeline.inference.decode import DecodedStructure
+from spineline.pipeline.inference.grading import crop_boxes, grades_of, masked_seven
+
+ROW = [0.1, 0.3, 0.2, 0.2, 0.1, 0.05, 0.05]
+
+
+def test_the_other_kind_is_impossible() -> None:
+    table = masked_seven(["vertebra", "disc"], [ROW, ROW])
+    np.testing.assert_allclose(table[0], [0.25, 0.75, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(table[1], np.array([0, 0, 20, 20, 10, 5, 5]) / 60)
+
+
+def test_where_nothing_is_left_answers_are_even() -> None:
+    table = masked_seven(["disc"], [[0.5, 0.5, 0, 0, 0, 0, 0]])
+    np.testing.assert_allclose(table[0], [0, 0, 0.2, 0.2, 0.2, 0.2, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("seven", "binary", "v5"),
+    [
+        pytest.param([ROW, ROW], [0.9, 0.6], (0.0, 0.6), id="both heads"),
+        pytest.param(None, [0.9, 0.6], (0.0, 0.6), id="binary alone"),
+        pytest.param([ROW, ROW], None, (0.0, 5 / 60), id="seven alone: v5 alone stands for v5"),
+        pytest.param(None, None, None, id="no head"),
+    ],
+)
+def test_heads(seven, binary, v5) -> None:
+    given = SimpleNamespace(
+        seven=None if seven is None else np.array(seven, np.float32),
+        binary=None if binary is None else np.array(binary, np.float32),
+    )
+    grades = grades_of(["vertebra", "disc"], given)
+    assert [g[0] is None for g in grades] == [seven is None] * 2
+    if v5 is None:
+        assert [g[1] for g in grades] == [None, None]
+    else:
+        assert [g[1].probability for g in grades] == pytest.approx(v5)
+        assert [g[1].class_index for g in grades] == [int(p >= 0.5) for p in v5]
+
+
+def structures(*places: tuple[int, float]) -> list[DecodedStructure]:
+    return [
+        DecodedStructure(
+            LEVELS[rank], kind_of_level(LEVELS[rank]), (50.0, y), (49.0, y - 1, 51.0, y + 1), 0.9
+        )
+        for rank, y in places
+    ]
+
+
+def test_crops_follow_the_box_rule_across_a_missing_level() -> None:
+    """Ranks 0, 1, 3 at y 10, 20, 44: gaps 10 and 24 / 2 = 12; heights 20, 24, 24."""
+    boxes = crop_boxes(structures((0, 10), (1, 20), (3, 44)), "rule")
+    np.testing.assert_allclose(boxes[:, 3] - boxes[:, 1], [20, 24, 24])
+    np.testing.assert_allclose(boxes[:, 2] - boxes[:, 0], [28, 33.6, 33.6])
+
+
+@pytest.mark.parametrize(
+    ("found", "rule"),
+    [
+        pytest.param(structures((0, 10), (1, 20)), "detector", id="asked for"),
+        pytest.param(structures((4, 10)), "rule", id="one point"),
+        pytest.param(structures((0, 20), (1, 10)), "rule", id="out of order"),
+        pytest.param([], "rule", id="nothing"),
+    ],
+)
+def test_otherwise_the_detectors_boxes(found, rule: str) -> None:
+    expected = np.array([s.box_xyxy for s in found]).reshape(-1, 4)
+    np.testing.assert_array_equal(crop_boxes(found, rule), expected)

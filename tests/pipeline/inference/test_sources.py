@@ -1,0 +1,98 @@
+"""How a source's studies are found: which headers are read where, and what odd ones cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from spineline.pipeline.inference import sources
+from spineline.pipeline.inference.readers import Limits
+from spineline.pipeline.inference.sources import find_cases
+
+TRAPS = """
+import os, time
+import pydicom
+
+real = pydicom.dcmread
+
+def dcmread(path, *words, **keys):
+    name = os.path.basename(path)
+    if name == "hangs":
+        time.sleep(600)
+    if name == "crashes":
+        os._exit(3)
+    return real(path, *words, **keys)
+
+pydicom.dcmread = dcmread
+"""
+"""Of a process that starts: pydicom as it is where a header drives it mad."""
+
+
+def in_chinese(dataset: Dataset) -> None:
+    """A header that is no plain one: pydicom has to read it."""
+    dataset.SpecificCharacterSet, dataset.SeriesDescription = "ISO_IR 192", "矢状位 T2"
+
+
+@pytest.fixture
+def trapped(tmp_path, monkeypatch) -> None:
+    (tmp_path / "traps").mkdir()
+    (tmp_path / "traps" / "sitecustomize.py").write_text(TRAPS)
+    monkeypatch.syspath_prepend(str(tmp_path / "traps"))
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_a_header_that_hangs_or_crashes_its_reader_costs_its_file(
+    tmp_path, monkeypatch, trapped, make_study, make_slice, make_spots, few: bool
+) -> None:
+    if not few:
+        monkeypatch.setattr(sources, "_FEW_FILES", 1)
+    make_study(tmp_path / "cohort" / "a")
+    make_study(tmp_path / "cohort" / "b", change=in_chinese)
+    for number, name in enumerate(("hangs", "crashes")):
+        path = tmp_path / "cohort" / "b" / name
+        make_slice(path, make_spots(), study="b", number=7 + number, change=in_chinese)
+    limits = Limits(seconds=2)
+    cases = find_cases(tmp_path / "cohort", workers=1, limits=limits)
+    assert [case.name for case in cases] == ["a", "b"]
+    assert [len(case.files.paths) for case in cases] == [3, 3]
+    assert cases[0].files.rejections == ()
+    reasons = {r.path.name: r.reason for r in cases[1].files.rejections}
+    assert sorted(reasons) == ["crashes", "hangs"]
+    assert "longer than timeout=2 seconds" in reasons["hangs"]
+    assert "exit status 3" in reasons["crashes"]
+
+
+def test_plain_headers_of_few_files_start_no_process(
+    tmp_path, monkeypatch, make_study, make_slice, make_spots
+) -> None:
+    make_study(tmp_path / "cohort" / "a")
+    (tmp_path / "cohort" / "a" / "notes.txt").write_text("no DICOM")
+    (tmp_path / "cohort" / "a" / "empty.dcm").touch()
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a process was wanted")
+
+    monkeypatch.setattr(sources, "ReaderPool", refused)
+    (case,) = find_cases(tmp_path / "cohort", workers=1)
+    assert len(case.files.paths) == 3
+    make_slice(tmp_path / "cohort" / "a" / "odd", make_spots(), study="a", change=in_chinese)
+    with pytest.raises(AssertionError, match="a process was wanted"):
+        find_cases(tmp_path / "cohort", workers=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_same_studies_whoever_reads(
+    tmp_path, monkeypatch, make_study, make_slice, make_spots, workers: int
+) -> None:
+    for name in ("a", "b", "c"):
+        make_study(tmp_path / "cohort" / name, change=in_chinese if name == "b" else None)
+    make_slice(tmp_path / "cohort" / "c" / "im9", make_spots(), study="c", change=in_chinese)
+    whole = Path(tmp_path / "cohort" / "a" / "im1").read_bytes()
+    (tmp_path / "cohort" / "a" / "short.dcm").write_bytes(whole[:300])
+    expected = find_cases(tmp_path / "cohort")
+    assert [len(case.files.paths) for case in expected] == [3, 3, 3]  # im9 is im0 once more
+    assert find_cases(tmp_path / "cohort", workers=workers) == expected
+    monkeypatch.setattr(sources, "_FEW_FILES", 1)
+    assert find_cases(tmp_path / "cohort", workers=workers) == expected

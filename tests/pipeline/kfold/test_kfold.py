@@ -1,0 +1,869 @@
+"""``spineline kfold``: folds by patient, variants, resuming, failures, tables, pooled figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+from safetensors.numpy import load_file
+
+from spineline.classify.metrics import score
+from spineline.converters.formats.coco import write_coco
+from spineline.converters.formats.yolo import write_yolo
+from spineline.datasets.boxes import boxes_from_points
+from spineline.datasets.common.bootstrap import draw_weights
+from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.labels import LEVELS, SEVEN_NAMES, kind_of_level
+from spineline.datasets.predictions import read_predictions
+from spineline.datasets.splits import records_by_part
+from spineline.datasets.types import ImageRecord, Structure
+from spineline.detect.engine.dataset import read_data, read_images
+from spineline.detect.evaluation.evaluate import Rules, evaluate
+from spineline.detect.results import Detections
+from spineline.pipeline.evaluation.fold_weights import read_fold_weights
+from spineline.pipeline.kfold.folds import make_folds
+from spineline.pipeline.kfold.jobs import Job, run_jobs
+from spineline.pipeline.kfold.kfold import jobs as kfold_jobs
+from spineline.pipeline.kfold.kfold import kfold_classify
+from spineline.pipeline.kfold.out_of_fold import GradeTable, grade_figures, pool_detections
+from spineline.pipeline.kfold.settings import (
+    CLASSIFY_VARIANTS,
+    DETECT_VARIANTS,
+    KfoldClassify,
+    KfoldDetect,
+)
+from spineline.pipeline.kfold.table import Row, flat_figures, rows_csv, rows_png, table_text
+from spineline.pipeline.kfold.variants import check_trainings, chosen_variants, train_settings
+
+Cli = Callable[..., tuple[int, str, str]]
+TINY = "test_resnet"
+QUICK = (f"model={TINY}", "epochs=2", "size=16", "batch=64", "head=both", "plots=false",
+         "balance=none", "jitter=false", "draws=20", "variants=original")  # fmt: skip
+
+
+def make_record(study: str, image: str, number: int) -> ImageRecord:
+    """Eleven structures on 64 x 64 pixels; every third study carries Schmorl's nodes."""
+    points = np.stack([np.full(11, 30.0), 7.0 + 5.0 * np.arange(11)], axis=1)
+    structures = []
+    for n, (level, box) in enumerate(zip(LEVELS, boxes_from_points(points), strict=True)):
+        kind = kind_of_level(level)
+        tags: tuple[str, ...] = (f"v{1 + (number + n) % 2}",)
+        if kind == "disc" and number % 3 == 0 and n == 4:
+            tags = ("v5",)
+        edges = tuple(float(v) for v in box)
+        structures.append(Structure(level, kind, tuple(points[n].tolist()), edges, tags))  # type: ignore[arg-type]
+    uid = f"1.2.{number}"
+    return ImageRecord(image, study, 64, 64, tuple(structures), study_uid=uid)
+
+
+def write_dataset(root: Path, records: Sequence[ImageRecord], parts: dict[str, str]) -> Path:
+    by_part = records_by_part(records, parts)  # type: ignore[arg-type]
+    for part, held in by_part.items():
+        (root / "images" / part).mkdir(parents=True)
+        for record in held:
+            rng = np.random.default_rng(int(record.image_id[:3]))
+            pixels = rng.integers(0, 255, (64, 64)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "images" / part / f"{record.image_id}.png")
+    write_yolo(root, by_part, "level")
+    write_coco(root, by_part, "level")
+    return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine patients in train and val, one of them with two images; two in test."""
+    records = [make_record(f"{n:03}", f"{n:03}-000", n) for n in range(11)]
+    records.insert(5, make_record("004", "004-001", 4))
+    parts = {f"{n:03}": "train" if n < 6 else "val" if n < 9 else "test" for n in range(11)}
+    return write_dataset(tmp_path_factory.mktemp("kfold") / "data", records, parts)
+
+
+def detect_settings(data: Path, out: Path, **keys: object) -> KfoldDetect:
+    return KfoldDetect(data=data, out=out, **({"model": "yolov8n"} | keys))  # type: ignore[arg-type]
+
+
+def classify_settings(data: Path, out: Path, **keys: object) -> KfoldClassify:
+    return KfoldClassify(data=data, out=out, **({"model": TINY} | keys))  # type: ignore[arg-type]
+
+
+# Folds
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_no_patient_is_on_both_sides_and_each_is_validated_once(
+    dataset: Path, tmp_path: Path, k: int
+) -> None:
+    folds = make_folds(detect_settings(dataset, tmp_path / "o", k=k))
+    assert len(folds.folders) == k
+    validated: Counter[str] = Counter()
+    for n, folder in enumerate(folds.folders):
+        loaded = load_dataset(folder)
+        sides = {part: {r.study_id for r in held} for part, held in loaded.records.items()}
+        assert not sides["train"] & sides["val"]
+        assert not (sides["train"] | sides["val"]) & sides["test"]
+        assert sides["test"] == {"009", "010"}
+        assert len(sides["train"] | sides["val"]) == 9
+        assert sides["val"] == set(folds.studies(n))
+        validated.update(sides["val"])
+        assert len(loaded.all_records()) == 12
+    assert validated == Counter(f"{n:03}" for n in range(9))
+    assert folds.test_studies == 2
+    sizes = [len(folds.studies(n)) for n in range(k)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_rare_class_is_spread_evenly(dataset: Path, tmp_path: Path) -> None:
+    """Studies 0, 3 and 6 have v5: one in each of three folds, whatever the seed."""
+    for seed in range(4):
+        folds = make_folds(detect_settings(dataset, tmp_path / str(seed), seed=seed))
+        rare = [sum(s in ("000", "003", "006") for s in folds.studies(n)) for n in range(3)]
+        assert rare == [1, 1, 1]
+
+
+def test_folds_follow_from_the_seed_and_are_kept(dataset: Path, tmp_path: Path) -> None:
+    drawn = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 5)):
+        make_folds(detect_settings(dataset, tmp_path / name, seed=seed))
+        drawn.append((tmp_path / name / "folds.json").read_bytes())
+    assert drawn[0] == drawn[1] != drawn[2]
+    content = json.loads(drawn[0])
+    assert (content["schema"], content["k"], content["seed"]) == ("spineline-folds/1", 3, 0)
+    again = make_folds(detect_settings(Path("gone"), tmp_path / "a"))  # what was laid out is used
+    assert [list(again.studies(n)) for n in range(3)] == content["folds"]
+
+
+def test_other_data_than_the_folds_were_drawn_of_is_refused(dataset: Path, tmp_path: Path) -> None:
+    make_folds(detect_settings(dataset, tmp_path / "a"))
+    records = [make_record(f"{n:03}", f"{n:03}-000", n) for n in (1, 2, 77)]
+    other = write_dataset(tmp_path / "other", records, {"001": "train", "002": "val", "077": "val"})
+    with pytest.raises(ConfigError, match="was not drawn of it: study '077' is in no fold"):
+        make_folds(detect_settings(other, tmp_path / "a"))
+
+
+def test_images_are_not_copied_and_both_tasks_read_the_folds(dataset: Path, tmp_path: Path) -> None:
+    folder = make_folds(detect_settings(dataset, tmp_path / "o")).folders[0]
+    data = read_data(folder)
+    assert data.names == LEVELS
+    assert len(data.train) + len(data.val) == 10
+    assert all(len(image.class_index) == 11 for image in read_images(data.val, data.names, part=""))
+    first = data.train[0]
+    source = next(dataset.rglob(first.name))
+    assert first.stat().st_ino == source.stat().st_ino
+    before, after = load_dataset(dataset), load_dataset(folder)
+    kept = {r.image_id: replace(r, file=None) for r in before.all_records()}
+    assert {r.image_id: replace(r, file=None) for r in after.all_records()} == kept
+
+
+def test_folds_of_another_run_are_taken(dataset: Path, tmp_path: Path) -> None:
+    first = make_folds(detect_settings(dataset, tmp_path / "a", seed=3))
+    given = tmp_path / "a" / "folds.json"
+    second = make_folds(classify_settings(dataset, tmp_path / "b", folds=given))
+    assert [first.studies(n) for n in range(3)] == [second.studies(n) for n in range(3)]
+
+
+def test_a_folder_of_folds_is_taken_as_it_is(dataset: Path, tmp_path: Path) -> None:
+    made = make_folds(detect_settings(dataset, tmp_path / "a", k=2))
+    folds = make_folds(detect_settings(tmp_path / "a" / "folds", tmp_path / "b"))
+    assert folds.folders == made.folders
+    assert not (tmp_path / "b" / "folds").exists()
+    assert json.loads((tmp_path / "b" / "folds.json").read_text())["k"] == 2
+    with pytest.raises(ConfigError, match=r"k=3: .* holds 2 folds"):
+        make_folds(detect_settings(tmp_path / "a" / "folds", tmp_path / "c", k=3))
+    make_folds(detect_settings(dataset, tmp_path / "d", k=2, seed=9))
+    with pytest.raises(ConfigError, match="are not those of"):
+        make_folds(detect_settings(tmp_path / "a" / "folds", tmp_path / "d"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"000": "vt", "001": "tv", "002": "tt"}, "002 is not in train or val of every fold, and"),
+        ({"000": "vv", "001": "tt"}, "000 is validated in fold0 already"),
+        ({"000": "vt", "001": "tv", "002": "t-"}, "002 is not in train or val"),
+        ({"000": "vt", "001": "vt"}, "wanted studies in train and in val"),
+    ],
+    ids=["never", "twice", "missing", "no train"],
+)
+def test_folders_that_are_no_folds(tmp_path: Path, layout: dict[str, str], message: str) -> None:
+    part = {"v": "val", "t": "train"}
+    for n in range(2):
+        parts = {study: part[where[n]] for study, where in layout.items() if where[n] in part}
+        records = [make_record(study, f"{study}-000", int(study)) for study in parts]
+        write_dataset(tmp_path / "f" / f"fold{n}", records, parts)
+    with pytest.raises(AnnotationError, match=message):
+        make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
+
+
+def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
+    """Two images of one patient, the second moved from train to val by hand."""
+    records = [make_record("000", "000-000", 0), make_record("001", "001-000", 1)]
+    torn = [*records, make_record("000", "000-001", 0)]
+    for n in range(2):
+        root = write_dataset(tmp_path / "f" / f"fold{n}", records, {"000": "train", "001": "val"})
+        sides = {"train": [torn[0]], "val": torn[1:], "test": []}
+        write_coco(root, sides, "level")  # type: ignore[arg-type]
+    with pytest.raises(AnnotationError, match="study 000 is in train and in val"):
+        make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a folds.json"),
+        ('{"folds": [["000"], ["000"]]}', "'000' is in more than one fold"),
+        ('{"folds": [["000"], []]}', "none of them empty"),
+        ('{"folds": [["000"], ["001"]]}', "names no fold for 7 studies, such as '002'"),
+        ('{"folds": ["000", "001"]}', "wanted folds as lists of studies"),
+        (
+            f'{{"folds": [{json.dumps([f"{n:03}" for n in range(9)])}, ["x"]]}}',
+            "fold 2 holds no study of data=",
+        ),
+    ],
+)
+def test_fold_files_that_are_refused(
+    dataset: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        make_folds(detect_settings(dataset, tmp_path / "o", folds=tmp_path / "f.json"))
+
+
+def test_studies_of_a_fold_file_that_are_not_in_the_data_are_told(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = [[*(f"{n:03}" for n in range(5)), "ghost"], [f"{n:03}" for n in range(5, 9)]]
+    (tmp_path / "f.json").write_text(json.dumps({"folds": drawn}))
+    folds = make_folds(detect_settings(dataset, tmp_path / "o", folds=tmp_path / "f.json"))
+    assert [len(folds.studies(n)) for n in range(2)] == [5, 4]
+    assert "1 of its studies are not in data=" in caplog.text
+    assert "ghost" in caplog.text
+
+
+def test_folds_without_some_of_their_images_are_refused(dataset: Path, tmp_path: Path) -> None:
+    """They would be scored as if nothing had been found on them."""
+    whole = make_folds(detect_settings(dataset, tmp_path / "o"))
+    gone = whole.folders[1] / "images" / "val" / f"{whole.records[1][0].image_id}.png"
+    gone.unlink()
+    for data, out in ((tmp_path / "o" / "folds", tmp_path / "p"), (dataset, tmp_path / "o")):
+        with pytest.raises(AnnotationError, match=f"1 of its images are missing.*{gone.name}"):
+            make_folds(detect_settings(data, out))
+
+
+# Variants
+
+
+def test_the_variants_that_come_with_it() -> None:
+    assert DETECT_VARIANTS == {
+        "original": {},
+        "label_smoothing": {"label_smoothing": 0.1},
+        "mixup": {"mixup": 0.2},
+        "onehot": {"heatmap": "onehot"},
+        "gaussian": {"heatmap": "gaussian"},
+    }
+    points = detect_settings(
+        Path("d"), Path("o"), model="unet", hyp=None, epochs=1, variants=("onehot", "gaussian")
+    )
+    check_trainings(points, chosen_variants(points))
+    settings = classify_settings(Path("d"), Path("o"), variants=tuple(CLASSIFY_VARIANTS))
+    variants = chosen_variants(settings)
+    assert [variant.name for variant in variants] == list(CLASSIFY_VARIANTS)
+    whole = next(v for v in variants if v.name == "noise_normalise_rotation")
+    check_trainings(settings, [v for v in variants if v != whole])  # known to the trainer, all
+    with pytest.raises(ConfigError, match="original,noise_normalise_rotation: train alike"):
+        check_trainings(settings, [variants[0], whole])  # the report's recipe is that row
+    check_trainings(replace(settings, hyp="lumbar"), [variants[0], whole])
+
+
+def test_own_variants_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("small: {imgsz: 320}\nwide: {imgsz: '640', mosaic: 0}\nplain:\n")
+    settings = detect_settings(Path("d"), Path("o"), variants=("mixup", str(file)), lr0=0.02)
+    variants = chosen_variants(settings)
+    assert [v.name for v in variants] == ["mixup", "small", "wide", "plain"]
+    wide = train_settings(settings, variants[2], data=Path("f"), out=Path("r"), device="cpu")
+    assert (wide.imgsz, wide.mosaic, wide.lr0, wide.model) == (640, 0, 0.02, "yolov8n")  # type: ignore[union-attr]
+    assert (wide.data, wide.out, wide.resume, wide.overwrite) == (
+        Path("f"),
+        Path("r"),
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "content", "message"),
+    [
+        ("mixxup", "", "no such variant; did you mean 'mixup'"),
+        ("mixup,mixup", "", "mixup is named twice"),
+        ("{file}", "a: {mixupp: 1}", r"a: unknown key 'mixupp'; did you mean 'mixup'"),
+        ("{file}", "a: {mixup: lots}", "mixup=lots"),
+        ("{file}", "a: {out: x}", "out is the same for all variants"),
+        ("{file}", "a: {trust: true}", "trust is the same for all variants"),
+        ("{file}", "../a: {}", "cannot name a variant"),
+        ("{file}", "folds: {}", "cannot name a variant"),
+        ("{file}", "a: 3", "found 3"),
+        ("{file}", "[1]", "wanted variants as NAME"),
+        ("{file}", "mixup: {}\noriginal: {}", "train alike"),
+        ("{file}gone.yaml", "", "cannot be read as YAML"),
+    ],
+)
+def test_variants_that_are_refused_before_anything_runs(
+    dataset: Path, tmp_path: Path, run_cli: Cli, word: str, content: str, message: str
+) -> None:
+    (tmp_path / "v.yaml").write_text(content)
+    word = word.replace("{file}", str(tmp_path / "v.yaml"))
+    code, _, warned = run_cli(
+        "kfold", "detect", f"data={dataset}", f"out={tmp_path / 'o'}", "model=yolov8n",
+        f"variants={word}",
+    )  # fmt: skip
+    assert code == 2, warned
+    assert message in warned.replace("\n", " ")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hyp=report"], "variants=original,mixup: train alike"),
+        ([], "missing model="),
+        (["model=yolov8n", "checkpoint=best"], "checkpoint=best: needs val=true"),
+        (["model=yolov8n", "metric=map50"], "metric=map50: not an allowed value"),
+        (["model=yolov8n", "k=1"], "k=1"),
+        (["model=yolov8n", "k=10"], "k=10: data="),
+        (["model=yolov8n", "device=,"], "names none"),
+        (["model=yolov8n", "device=cpu,tpu"], "device=tpu"),
+        (["model=yolov8n", "resume=true"], "nothing to resume"),
+        (["model=yolov8n", "data=gone"], "no such file or folder"),
+    ],
+)
+def test_what_the_command_refuses(
+    dataset: Path, tmp_path: Path, run_cli: Cli, words: list[str], message: str
+) -> None:
+    given = {"data": str(dataset), "out": str(tmp_path / "o")}
+    given |= dict(word.split("=", 1) for word in words)
+    given = {"model": "yolov8n", **given} if "hyp" in given else given
+    code, _, warned = run_cli("kfold", "detect", *(f"{k}={v}" for k, v in given.items()))
+    assert code in (1, 2)
+    assert message in warned
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "alike"),
+    [
+        ({"epochs": 10}, True),
+        ({"rect": True}, True),
+        ({"epochs": 11}, False),
+        ({"epochs": 10, "close_mosaic": 0}, False),
+    ],
+    ids=["no epoch left", "rect", "one epoch left", "never closed"],
+)
+def test_variants_whose_key_has_no_effect_are_told(
+    keys: dict[str, object], alike: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = detect_settings(Path("d"), Path("o"), **keys)
+    check_trainings(settings, chosen_variants(settings))
+    told = "variants original and mixup: will train alike" in caplog.text
+    assert told == alike
+    assert "label_smoothing: will train alike" not in caplog.text
+
+
+def test_mixup_differs_from_the_reports_recipe_without_it() -> None:
+    settings = detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0)
+    check_trainings(settings, chosen_variants(settings))
+
+
+def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> None:
+    for task, words in (
+        ("detect", ("hyp", "imgsz", "label_smoothing", "variants", "checkpoint", "k")),
+        ("classify", ("hyp", "size", "balance", "variants", "metric")),
+    ):
+        _, said, _ = run_cli("kfold", task, "help")
+        listed = [line.split()[0] for line in said.splitlines()[2:]]
+        assert set(words) <= set(listed)
+
+
+# The command, with a training that takes no time
+
+
+class Fake:
+    """Writes what a training and its scoring leave; fails or stops where it is told to."""
+
+    def __init__(self) -> None:
+        self.trained: list[tuple[str, int, str]] = []
+        self.fail: set[tuple[str, int]] = set()
+        self.stop: tuple[str, int] | None = None
+
+    def train(self, job: Job) -> None:
+        self.trained.append((job.variant, job.fold, job.train.device))
+        if (job.variant, job.fold) == self.stop:
+            raise KeyboardInterrupt
+        if (job.variant, job.fold) in self.fail:
+            raise SpinelineError("the loss is\nnot a number")
+        job.weights.parent.mkdir(parents=True, exist_ok=True)
+        job.weights.touch()
+
+    def score(self, job: Job) -> None:
+        assert job.train.data is not None
+        job.scores.mkdir(parents=True)
+        records = load_dataset(job.train.data).records["val"]
+        heads = ["image", "study", "level", "seven", "binary"]
+        heads += [f"p_{name}" for name in SEVEN_NAMES]
+        rows = [[r.image_id, r.study_id, "L1", n % 2, 0, 0.6, 0.4, 0, 0, 0, 0, 0, ""]
+                for n, r in enumerate(records)]  # fmt: skip
+        with (job.scores / "predictions.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([[*heads, "p_v5"], *rows])
+        accuracy = 0.5 + 0.1 * job.fold
+        metrics = {"split": "val", "n": 3, "seven": {"accuracy": accuracy, "confusion": [[1]]}}
+        (job.scores / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    made = Fake()
+    monkeypatch.setattr(kfold_jobs, "_train", made.train)
+    monkeypatch.setattr(kfold_jobs, "_score", made.score)
+    return made
+
+
+def words(dataset: Path, out: Path, *more: str) -> list[str]:
+    return ["kfold", "classify", f"data={dataset}", f"out={out}", f"model={TINY}", "draws=20",
+            "variants=original,label_smoothing", *more]  # fmt: skip
+
+
+def test_table_and_files(dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli) -> None:
+    out = tmp_path / "o"
+    code, said, warned = run_cli(*words(dataset, out))
+    assert (code, warned) == (0, "")
+    assert fake.trained == [
+        (name, n, "cpu") for name in ("original", "label_smoothing") for n in range(3)
+    ]
+    line = next(line for line in said.splitlines() if line.startswith("label_smoothing  "))
+    assert line.split()[1:6] == ["0.500", "0.600", "0.700", "0.600", "0.100"]
+    page = (out / "kfold.md").read_text()
+    said_of = "- Variants: original: as the common keys say; label_smoothing: label_smoothing=0.1"
+    assert said_of in page
+    assert "| variant         | fold 1 | fold 2 | fold 3 | mean  | std   |" in page
+    assert f"spineline kfold classify data=data out=o model={TINY}" in page
+    assert str(tmp_path) not in page
+    assert (out / "kfold.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads((out / "kfold.json").read_text())
+    figure = content["variants"]["original"]["seven.accuracy"]
+    assert (figure["folds"], figure["mean"], figure["std"]) == ([0.5, 0.6, 0.7], 0.6, 0.1)
+    low, high = scipy.stats.t.interval(0.95, 2, 0.6, 0.1 / np.sqrt(3))
+    assert figure["ci95_t"] == pytest.approx([low, high], abs=1e-6)
+    drawn = json.loads((out / "folds.json").read_text())["folds"]
+    rows = list(csv.DictReader((out / "original" / "predictions.csv").open()))
+    assert len(rows) == 10
+    assert {(row["study"], row["fold"]) for row in rows} == {
+        (study, str(n)) for n, fold in enumerate(drawn) for study in fold
+    }
+    assert figure["pooled"]["value"] == np.mean([row["seven"] == "0" for row in rows]).round(6)
+    assert figure["pooled"]["n"] == 10
+
+
+def test_fold_weights_are_what_pipeline_val_reads(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
+) -> None:
+    out = tmp_path / "o"
+    run_cli(*words(dataset, out))
+    folds = read_fold_weights([out / "original"])
+    drawn = json.loads((out / "folds.json").read_text())["folds"]
+    assert [list(fold.studies) for fold in folds] == drawn
+    assert [fold.models["classifier"] for fold in folds] == [
+        str(out / "original" / f"fold{n}" / "weights" / "last.safetensors") for n in range(3)
+    ]
+    assert folds[0].study_uids == tuple(f"1.2.{int(study)}" for study in folds[0].studies)
+
+
+def test_it_goes_on_where_it_was_stopped(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
+) -> None:
+    out = tmp_path / "o"
+    fake.stop = ("original", 2)
+    assert run_cli(*words(dataset, out))[0] == 130
+    assert not (out / "kfold.md").exists()
+    fake.stop, done = None, len(fake.trained)
+    code, _, warned = run_cli(*words(dataset, out))
+    assert (code, len(fake.trained)) == (1, done)
+    assert "resume=true goes on with it" in warned
+    assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
+    assert [job[:2] for job in fake.trained[done:]] == [
+        ("original", 2), *(("label_smoothing", n) for n in range(3))
+    ]  # fmt: skip
+    first = {p: p.read_bytes() for p in sorted(out.glob("kfold.*"))}
+    assert len(first) == 4
+    assert run_cli("kfold", "classify", f"data={dataset}", f"out={out}", "resume=true")[0] == 0
+    assert len(fake.trained) == done + 4  # nothing is left to train
+    assert {p: p.read_bytes() for p in first} == first
+    whole = tmp_path / "whole" / "o"
+    run_cli(*words(dataset, whole))
+    assert (whole / "kfold.json").read_bytes() == (out / "kfold.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["lr=0.5"], "lr=0.5: the run in"),
+        (["seed=4"], "seed=4: the run in"),
+        (["checkpoint=best"], "checkpoint=best: the run in"),
+        (["k=2"], "holds 3 folds"),
+    ],
+)
+def test_changed_settings_are_refused(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, more: list[str], message: str
+) -> None:
+    run_cli(*words(dataset, tmp_path / "o"))
+    code, _, warned = run_cli(*words(dataset, tmp_path / "o", "resume=true", *more))
+    assert code == 2
+    assert message in warned
+    assert (tmp_path / "o" / "kfold.md").exists()
+
+
+def test_what_was_refused_is_not_remembered(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
+) -> None:
+    out, other = tmp_path / "o", tmp_path / "f.json"
+    run_cli(*words(dataset, out))
+    other.write_text(json.dumps({"folds": [["000"], [f"{n:03}" for n in range(1, 9)]]}))
+    record = (out / "run.yaml").read_bytes()
+    for wrong in ("k=2", f"folds={other}"):
+        code, _, warned = run_cli(*words(dataset, out, "resume=true", wrong))
+        assert (code, "leave " in warned) == (2, True)
+        assert (out / "run.yaml").read_bytes() == record
+    assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("metrics.json", "garbage"), ("metrics.json", "[1]"), ("predictions.csv", "")],
+)
+def test_scores_that_cannot_be_read_say_what_to_do(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, name: str, text: str
+) -> None:
+    out = tmp_path / "o"
+    run_cli(*words(dataset, out))
+    (out / "original" / "fold1" / "val" / name).write_text(text)
+    code, _, warned = run_cli(*words(dataset, out, "resume=true"))
+    assert code == 1
+    assert f"{name}: cannot be read" in warned
+    assert "run with resume=true" in warned
+
+
+def test_variants_may_be_added_but_not_changed(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
+) -> None:
+    out, file = tmp_path / "o", tmp_path / "v.yaml"
+    file.write_text("mine: {lr: 0.5}")
+    begin = [w for w in words(dataset, out) if not w.startswith("variants=")]
+    run_cli(*begin, f"variants={file}")
+    assert run_cli(*begin, f"variants=original,{file}", "resume=true")[0] == 0
+    assert [job[:2] for job in fake.trained[3:]] == [("original", n) for n in range(3)]
+    assert list(json.loads((out / "kfold.json").read_text())["variants"]) == ["original", "mine"]
+    file.write_text("mine: {lr: 0.25}")
+    code, _, warned = run_cli(*begin, f"variants={file}", "resume=true")
+    assert code == 2
+    assert "variant mine: is lr=0.25 now, and began in" in warned
+    assert run_cli(*begin, "variants=mixup", "resume=true")[0] == 0
+    told = json.loads((out / "kfold.json").read_text())["variants"]
+    assert list(told) == ["mine", "original", "mixup"]  # those of before stay in the table
+    assert told["mine"]["seven.accuracy"]["mean"] is not None
+
+
+def test_a_failing_fold_does_not_lose_the_others(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
+) -> None:
+    out = tmp_path / "o"
+    fake.fail = {("original", 1)}
+    code, said, warned = run_cli(*words(dataset, out))
+    assert code == 1
+    assert "error: original, fold 2: the loss is not a number" in warned
+    assert len(fake.trained) == 6
+    line = next(line for line in said.splitlines() if line.startswith("original  "))
+    assert line.split()[1:6] == ["0.500", "failed", "0.700", "-", "-"]
+    content = json.loads((out / "kfold.json").read_text())
+    assert content["failures"] == [
+        {"training": "original, fold 2", "reason": "the loss is not a number"}
+    ]
+    assert content["variants"]["original"]["seven.accuracy"]["pooled"] is None
+    assert content["variants"]["label_smoothing"]["seven.accuracy"]["mean"] == 0.6
+    assert len(read_fold_weights([out / "original"])) == 2
+    fake.fail = set()
+    assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
+    assert len(fake.trained) == 7
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_overwriting_replaces_a_cross_validation_and_nothing_else(
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
+) -> None:
+    out = tmp_path / "o"
+    run_cli(*words(dataset, out))
+    (out / "old").touch()
+    assert run_cli(*words(dataset, out, "overwrite=true"))[0] == 0
+    assert not (out / "old").exists()
+    before = tree(out)
+    assert run_cli(*words(tmp_path / "nowhere", out, "overwrite=true"))[0] == 1
+    assert tree(out) == before  # data that cannot be read costs nothing
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    code, _, warned = run_cli(*words(dataset, tmp_path / "mine", "overwrite=true"))
+    assert code == 1
+    assert "is no folder of spineline kfold" in warned
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_two_devices_work_side_by_side(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both jobs are under way at once, each on its device: the barrier lets neither by alone."""
+    barrier = threading.Barrier(2, timeout=20)
+    seen: list[str] = []
+
+    def work(job: Job, environment: dict[str, str], started: object) -> None:
+        seen.append(job.train.device)
+        barrier.wait()
+
+    monkeypatch.setattr(kfold_jobs, "_in_process", work)
+    settings = classify_settings(dataset, tmp_path)
+    variant = chosen_variants(settings)[0]
+    train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
+    jobs = [Job("original", n, train, "last") for n in range(4)]
+    assert run_jobs(jobs, ["cuda:0", "cuda:1"]) == ()
+    assert sorted(seen) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+
+
+def test_a_job_comes_through_the_pipe_as_it_was(dataset: Path, tmp_path: Path) -> None:
+    for settings in (
+        detect_settings(dataset, tmp_path, imgsz=64, class_weights=(1.0, 2.0)),
+        classify_settings(dataset, tmp_path, normalise=False),
+    ):
+        variant = chosen_variants(settings)[0]
+        train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
+        job = Job("original", 1, train, "best")
+        assert Job.from_json(job.to_json()) == job
+
+
+# The command, with true trainings of a tiny network
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    dataset: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spineline.classify.runfolder import RunFolder
+
+    begin = ["kfold", "classify", f"data={dataset}", "k=2", *QUICK]
+    assert run_cli(*begin, f"out={tmp_path / 'whole'}")[0] == 0
+    save, count = RunFolder.save, 0
+
+    def stop_after_three(self: RunFolder, *arguments: object) -> None:
+        nonlocal count
+        save(self, *arguments)  # type: ignore[arg-type]
+        count += 1
+        if count == 3:  # the first of two epochs of the second fold
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save", stop_after_three)
+    assert run_cli(*begin, f"out={tmp_path / 'o'}")[0] == 130
+    monkeypatch.undo()
+    code, said, _ = run_cli(*begin, f"out={tmp_path / 'o'}", "resume=true")
+    assert code == 0
+    assert "resumed after epoch 1 of 2" in said
+    for n in range(2):
+        wanted, found = (
+            load_file(tmp_path / run / "original" / f"fold{n}" / "weights" / "last.safetensors")
+            for run in ("whole", "o")
+        )
+        assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
+    wanted, found = (json.loads((tmp_path / r / "kfold.json").read_text()) for r in ("whole", "o"))
+    assert wanted == found
+    figures = found["variants"]["original"]
+    assert set(figures) == {
+        "seven.accuracy", "seven.macro_f1", "seven.ece", "abnormal.auc_disc",
+        "abnormal.auc_vertebra", "binary.accuracy", "binary.sensitivity", "binary.specificity",
+        "binary.auc", "binary.ece",
+    }  # fmt: skip
+    assert all(figure["pooled"] is not None for figure in figures.values())
+
+
+@pytest.mark.slow
+def test_folds_on_two_workers_give_the_figures_of_one(
+    dataset: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    begin = ["kfold", "classify", f"data={dataset}", "k=2", *QUICK, "workers=1"]
+    assert run_cli(*begin, f"out={tmp_path / 'one'}")[0] == 0
+    assert run_cli(*begin, f"out={tmp_path / 'two'}", "device=cpu,cpu")[0] == 0
+    one, two = ((tmp_path / name / "kfold.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+    log = (tmp_path / "two" / "original" / "fold1-log.txt").read_text()
+    assert "epoch 2/2" in log
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_says_why(dataset: Path, tmp_path: Path) -> None:
+    settings = classify_settings(dataset, tmp_path, weights="no-such-weights")
+    variant = chosen_variants(settings)[0]
+    train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
+    jobs = [Job("original", n, replace(train, out=tmp_path / f"fold{n}"), "last") for n in range(2)]
+    failures = run_jobs(jobs, ["cpu", "cpu"])
+    assert [failure.name for failure in failures] == ["original, fold 1", "original, fold 2"]
+    assert "no-such-weights" in failures[0].reason
+
+
+@pytest.mark.slow
+def test_a_detector_is_cross_validated(dataset: Path, tmp_path: Path, run_cli: Cli) -> None:
+    out = tmp_path / "o"
+    begin = ["kfold", "detect", f"data={dataset}", f"out={out}", "k=2", "model=yolov8n", "epochs=1",
+             "imgsz=64", "batch=4", "plots=false", "draws=20"]  # fmt: skip
+    assert run_cli(*begin, "variants=original,mixup")[0] == 0
+    content = json.loads((out / "kfold.json").read_text())
+    figure = content["variants"]["mixup"]["level_accuracy_8px"]
+    assert figure["pooled"]["n"] == 110
+    assert len(read_predictions(out / "mixup" / "predictions.json")) == 10
+    for n in range(2):  # killed after the training, before its scores were written
+        (out / "mixup" / f"fold{n}" / "val" / "metrics.json").unlink()
+    code, said, _ = run_cli(*begin, "resume=true")
+    assert code == 0
+    assert "mixup, fold 1: trained already" in said
+    assert json.loads((out / "kfold.json").read_text()) == content
+
+
+# Pooled figures
+
+
+def random_grades(seed: int) -> GradeTable:
+    rng = np.random.default_rng(seed)
+    kinds = tuple("disc" if n % 2 else "vertebra" for n in range(60))
+    seven = np.array([rng.integers(2, 7) if k == "disc" else rng.integers(0, 2) for k in kinds])
+    binary = ((seven == 6) | (rng.random(60) < 0.2)) & (np.array(kinds) == "disc")
+    probability = rng.random((60, 7)).astype(np.float32)
+    probability /= probability.sum(axis=1, keepdims=True)
+    v5 = np.round(rng.random(60), 1).astype(np.float32)
+    return GradeTable(np.repeat(np.arange(6), 10), kinds, seven, binary.astype(np.int64),
+                      probability, v5)  # type: ignore[arg-type]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pooled_grades_are_those_of_classify_val(seed: int) -> None:
+    """Row 0 is all studies; a draw of the first study alone is that study."""
+    table = random_grades(seed)
+    weights = np.ones((2, 6))
+    for row, chosen in ((weights, np.ones(60, bool)), (np.eye(6)[[0, 0]], table.study == 0)):
+        kinds = [kind for kind, own in zip(table.kinds, chosen, strict=True) if own]
+        assert table.p_seven is not None
+        assert table.p_v5 is not None
+        wanted = flat_figures(
+            score(table.seven[chosen], table.binary[chosen], kinds, table.p_seven[chosen],
+                  table.p_v5[chosen])  # type: ignore[arg-type]
+        )  # fmt: skip
+        found = {name: figure["value"] for name, figure in grade_figures(table, row).items()}
+        assert list(found) == list(wanted)
+        for name, value in wanted.items():
+            assert found[name] == (None if value is None else pytest.approx(value, abs=1e-6)), name
+
+
+def test_pooled_grades_have_a_bootstrap_over_studies() -> None:
+    table = random_grades(0)
+    figure = grade_figures(table, draw_weights(6, 500, seed=1))["seven.accuracy"]
+    assert table.p_seven is not None
+    hit = (table.p_seven.argmax(axis=1) == table.seven).reshape(6, 10).mean(axis=1)
+    rng = np.random.default_rng(1)
+    drawn = [hit[rng.integers(0, 6, 6)].mean() for _ in range(500)]
+    assert figure["ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-6)
+
+
+def test_pooled_detections_are_scored_as_one(dataset: Path, tmp_path: Path) -> None:
+    """Every label is found, in fold 1 by boxes 9 px aside and in the wrong order of confidence."""
+    folds = make_folds(detect_settings(dataset, tmp_path / "o", k=2))
+    scores, records, detections = [], [], []
+    for n, held in enumerate(folds.records):
+        rows = []
+        for number, record in enumerate(held, 1):
+            aside = np.array([9 * n, 0, 9 * n, 0])
+            boxes = np.array([s.box_xyxy for s in record.structures]) + aside
+            confidence = np.linspace(0.9, 0.3, 11).astype(np.float32)
+            records.append(record)
+            detections.append(
+                Detections(boxes.astype(np.float32), confidence, np.arange(11), LEVELS)
+            )
+            for category, (box, sure) in enumerate(zip(boxes, confidence, strict=True), 1):
+                xywh = [*box[:2], *(box[2:] - box[:2])]
+                rows.append({"image_id": number, "category_id": category,
+                             "bbox": [float(v) for v in xywh], "score": float(sure)})  # fmt: skip
+        scores.append(tmp_path / str(n))
+        scores[-1].mkdir()
+        (scores[-1] / "predictions.json").write_text(json.dumps(rows))
+    figures = pool_detections(scores, folds, tmp_path, draws=200, seed=0)
+    near = len(folds.records[0]) / 10
+    assert figures["level_accuracy_8px"]["value"] == pytest.approx(near)
+    assert figures["level_accuracy_8px"]["n"] == 110
+    low, high = figures["level_accuracy_8px"]["ci95"]
+    assert low < near < high
+    rules = Rules(draws=200, seed=0)
+    wanted = flat_figures(evaluate(records, detections, "level", rules).metrics)
+    assert {n: f["value"] for n, f in figures.items()} == pytest.approx(wanted, nan_ok=True)
+    assert figures["coco.map50"]["ci95"][0] is not None
+    stored = read_predictions(tmp_path / "predictions.json")
+    assert sorted(stored) == sorted(f"{record.image_id}.png" for record in records)
+    assert all(len(boxes) == 11 for boxes in stored.values())
+    images = json.loads((tmp_path / "predictions.json").read_text())["images"]
+    assert {image["file_name"]: image["fold"] for image in images} == {
+        f"{r.image_id}.png": n for n, held in enumerate(folds.records) for r in held
+    }
+
+
+# The table
+
+
+def test_the_reports_rows_by_hand() -> None:
+    """Folds 0.8, 0.9, 1.0: mean 0.9, deviation 0.1; t(2) = 4.3027, so ± 0.2484."""
+    row = Row("a", "x", (0.8, 0.9, 1.0), {"value": 0.9, "ci95": [0.85, 0.94], "n": 7}, (False,) * 3)
+    assert (row.mean, row.std) == (pytest.approx(0.9), pytest.approx(0.1))
+    assert row.ci95 == (pytest.approx(0.6516, abs=1e-4), pytest.approx(1.1484, abs=1e-4))
+    assert table_text([row]).splitlines()[1].split() == [
+        "a", "0.800", "0.900", "1.000", "0.900", "0.100", "0.652", "–", "1.148", "0.900", "0.850",
+        "–", "0.940",
+    ]  # fmt: skip
+    assert rows_csv([row]).splitlines()[1] == (
+        "a,x,0.8,0.9,1,0.9,0.1,0.651586,1.14841,0.9,0.85,0.94,7"
+    )
+
+
+def test_a_fold_without_a_value_leaves_the_mean_open() -> None:
+    row = Row("a", "x", (0.8, None), None, (False, True))
+    assert (row.mean, row.std, row.ci95) == (None, None, (None, None))
+    assert table_text([row]).splitlines()[1].split() == ["a", "0.800", "failed", *"-----"]
+    assert rows_csv([row]).splitlines()[1] == "a,x,0.8,,,,,,,,,"
+    assert rows_png([row], ["x"]) == rows_png([row], ["x"])
+
+
+def test_figures_are_told_from_counts_and_rules() -> None:
+    metrics = {
+        "split": "val", "images": 4, "coco": {"map50": 0.5, "per_class": {"L1": {"ap50": None}}},
+        "one_to_one": {"iou": 0.5, "precision": {"value": 0.25, "ci95": [0, 1], "n": 4}},
+        "seven": {"confusion": {"value": [[1]], "n": 1}},
+    }  # fmt: skip
+    assert flat_figures(metrics) == {
+        "coco.map50": 0.5, "coco.per_class.L1.ap50": None, "one_to_one.precision": 0.25,
+    }  # fmt: skip
+
+
+def test_it_can_be_called_from_python(dataset: Path, tmp_path: Path, fake: Fake) -> None:
+    result = kfold_classify(classify_settings(dataset, tmp_path / "o", k=2, draws=5))
+    assert result.failures == ()
+    assert {row.figure for row in result.rows} == {"seven.accuracy"}
+    assert result.rows[0].mean == pytest.approx(0.55)

@@ -1,0 +1,136 @@
+"""``to=sc``: the overlay as a secondary capture."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from spineline.pipeline.outputs.dicom.secondary_capture import _letters
+from spineline.pipeline.outputs.study_files import overlay_png
+from spineline.pipeline.outputs.study_files import write_study as write_results
+
+pytest.importorskip("highdicom")
+
+
+@pytest.fixture
+def write(writer_of):
+    """Write the capture of an analysis."""
+    return writer_of("sc")
+
+
+def assert_valid(path) -> None:
+    """No error of dciodvfy, where that is installed."""
+    if shutil.which("dciodvfy"):
+        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        lines = (done.stdout + done.stderr).splitlines()
+        assert not [line for line in lines if "Error" in line]
+        assert not [line for line in lines if "Warning" in line and "DICOMDIR" not in line]
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["overlay.png there", "overlay=false"])
+def test_a_capture_is_the_overlay(tmp_path, make_study, analyse, write, beside) -> None:
+    make_study(tmp_path / "s")
+    analysis = analyse(tmp_path / "s")
+    write_results(tmp_path / "o", analysis, overlay=beside, doubtful=0.25)
+    path = write(analysis)
+    made = pydicom.dcmread(path)
+    png = cv2.imdecode(np.frombuffer(overlay_png(analysis), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(made.pixel_array, png[:, :, ::-1])
+    assert (made.PhotometricInterpretation, made.SamplesPerPixel) == ("RGB", 3)
+    assert made.StudyInstanceUID == analysis.result.study_uid
+    assert made.SeriesInstanceUID != analysis.result.series_uid
+    assert (made.PatientName, made.PatientID) == ("SECRET^NAME", "SECRET-ID")
+    assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == analysis.result.instance_uid
+    assert made.PatientOrientation == ["P", "F"]
+    assert made.ImageType == ["DERIVED", "SECONDARY"]
+    assert made.BurnedInAnnotation == "NO"  # none that tells who the patient is
+    assert "research use only" in made.DerivationDescription
+    assert made.SeriesDescription == "spineline: research use only"
+    assert "DateOfSecondaryCapture" not in made
+    assert_valid(path)
+
+
+def test_text_that_may_be_in_the_source_leaves_the_question_open(
+    tmp_path, make_study, analyse, write
+) -> None:
+    make_study(tmp_path / "s")
+    analysis = analyse(tmp_path / "s")
+    warned = replace(analysis.result, warnings=("burned_in_text: the image may show text",))
+    made = pydicom.dcmread(write(replace(analysis, result=warned)))
+    assert "BurnedInAnnotation" not in made
+    assert "also: burned_in_text" in made.DerivationDescription
+
+
+def test_a_guess_is_said(tmp_path, make_study, analyse, write) -> None:
+    make_study(tmp_path / "s")
+    made = pydicom.dcmread(write(analyse(tmp_path / "s", min_naming_probability=1.0)))
+    assert made.DerivationDescription.endswith("levels are a guess")
+    assert made.SeriesDescription.endswith("levels are a guess")
+
+
+@pytest.mark.parametrize(
+    ("stored", "orientation"),
+    [
+        (lambda image: image[::-1], (0, 1, 0, 0, 0, 1)),
+        (lambda image: image.T, (0, 0, -1, 0, 1, 0)),
+        (lambda image: image.T[::-1, ::-1], (0, 0, 1, 0, -1, 0)),
+    ],
+    ids=["feet first", "lying", "lying and mirrored"],
+)
+def test_the_picture_is_upright_however_the_slice_is_stored(
+    tmp_path, make_study, make_spots, analyse, write, stored, orientation
+) -> None:
+    make_study(tmp_path / "s", np.ascontiguousarray(stored(make_spots())), orientation=orientation)
+    assert pydicom.dcmread(write(analyse(tmp_path / "s"))).PatientOrientation == ["P", "F"]
+
+
+@pytest.mark.parametrize(
+    ("direction", "letters"),
+    [((0, 1, 0), "P"), ((0, -0.9, 0.3), "AH"), ((-0.05, 0, -1), "F"), ((0.6, 0.5, -0.6), "LFP")],
+)
+def test_directions_in_letters(direction, letters) -> None:
+    assert _letters(np.array(direction, float)) == letters
+
+
+def test_an_oblique_slice_has_more_letters_than_one(tmp_path, make_study, analyse, write) -> None:
+    make_study(tmp_path / "s", orientation=(0.28, 0.96, 0, 0.2688, -0.0784, -0.96))
+    path = write(analyse(tmp_path / "s"))
+    assert pydicom.dcmread(path).PatientOrientation == ["PL", "FL"]
+    assert_valid(path)
+
+
+def test_without_orientation_none_is_claimed(
+    tmp_path, make_slice, make_spots, analyse, write
+) -> None:
+    def change(ds: Dataset) -> None:
+        del ds.ImageOrientationPatient
+        ds.BurnedInAnnotation, ds.LossyImageCompression = "YES", "01"
+        ds.PatientName = "Mononym"
+
+    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
+    path = write(analyse(tmp_path / "s.dcm"))
+    made = pydicom.dcmread(path)
+    assert "PatientOrientation" in made
+    assert not made.PatientOrientation
+    assert (made.BurnedInAnnotation, made.LossyImageCompression) == ("YES", "01")
+    assert made.PatientName == "Mononym"
+
+
+def test_a_frame_is_pointed_at_by_its_number(tmp_path, make_multi_frame, analyse, write) -> None:
+    make_multi_frame(tmp_path / "e" / "enhanced.dcm")
+    path = write(analyse(tmp_path / "e"))
+    assert pydicom.dcmread(path).SourceImageSequence[0].ReferencedFrameNumber == 2
+    assert_valid(path)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path, make_study, analyse, write) -> None:
+    make_study(tmp_path / "s")
+    one = write(analyse(tmp_path / "s"), "1").read_bytes()
+    assert write(analyse(tmp_path / "s"), "2").read_bytes() == one

@@ -1,0 +1,267 @@
+"""What all DICOM outputs share: identity, dates, half pixels, headers that break the rules."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.pipeline.outputs.dicom.source import (
+    NO_DATE,
+    moment_of,
+    outline,
+    plain_text,
+    read_source,
+    to_graphic,
+    uid_of,
+)
+from spineline.pipeline.outputs.study_files.dicom import codes as dicom_codes
+from spineline.pipeline.outputs.study_files.dicom import presentation_state as dicom_state
+from spineline.pipeline.run.settings import PipelinePredict
+
+pytest.importorskip("highdicom")
+
+
+def source_of(tmp_path, make_slice, analyse, change=None):
+    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
+    return read_source(analyse(tmp_path / "s" / "one.dcm").frame.header)
+
+
+def _spots() -> np.ndarray:
+    image = np.tile(np.linspace(10, 60, 120), (150, 1)).astype(np.uint8)
+    for rank in range(11):
+        image[18 + 10 * rank : 23 + 10 * rank, 58:63] = 250
+    return image
+
+
+def test_graphics_are_half_a_pixel_on_and_stay_in_the_image(tmp_path, make_slice, analyse) -> None:
+    """The centre of the top left pixel is 0, 0 in results and 0.5, 0.5 in DICOM graphics."""
+    source = source_of(tmp_path, make_slice, analyse)
+    points = [[0, 0], [119, 149], [-3, 200], [10.25, 20]]
+    np.testing.assert_array_equal(
+        to_graphic(points, source), [[0.5, 0.5], [119.5, 149.5], [0, 150], [10.75, 20.5]]
+    )
+    np.testing.assert_array_equal(
+        outline((-5, 3, 10, 300), source),
+        [[0, 3.5], [10.5, 3.5], [10.5, 150], [0, 150], [0, 3.5]],
+    )
+
+
+def test_uids_follow_from_their_parts() -> None:
+    one, same, other = uid_of("a", "b"), uid_of("a", "b"), uid_of("a", "c")
+    assert one == same != other
+    assert pydicom.uid.UID(one).is_valid
+
+
+@pytest.mark.parametrize(
+    ("tags", "moment"),
+    [
+        ({}, (NO_DATE, "000000")),
+        ({"StudyDate": "20200102", "StudyTime": "1122"}, ("20200102", "1122")),
+        ({"StudyDate": "20200102", "ContentDate": "20200103"}, ("20200103", "000000")),
+        (
+            {"ContentDate": "", "AcquisitionDate": "20210405", "AcquisitionTime": "101112.5"},
+            ("20210405", "101112.5"),
+        ),
+        ({"StudyDate": "20200101-20200102", "SeriesDate": "2020.1.1"}, (NO_DATE, "000000")),
+    ],
+    ids=["none", "study", "content first", "empty content", "no dates at all"],
+)
+def test_the_moment_is_the_sources(tags, moment) -> None:
+    dataset = Dataset()
+    with pydicom.config.disable_value_validation():
+        for keyword, value in tags.items():
+            setattr(dataset, keyword, value)
+        assert moment_of(dataset) == moment
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("ISO_IR 192", "王^小東"),
+        ("GB18030", "王^小东"),
+        ("ISO_IR 144", "Люкceмбypг"),
+        ("ISO_IR 100", "Buc^Jérôme"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    ],
+    ids=["utf-8", "gb18030", "cyrillic", "latin", "japanese", "korean"],
+)
+def test_names_of_any_character_set_become_unicode(
+    tmp_path, make_slice, analyse, charset, name
+) -> None:
+    def change(ds: Dataset) -> None:
+        ds.SpecificCharacterSet = charset
+        ds.PatientName = name
+
+    source = source_of(tmp_path, make_slice, analyse, change)
+    assert source.dataset.SpecificCharacterSet == "ISO_IR 192"
+    assert str(source.dataset.PatientName) == name
+    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
+    dicom_state.write_study(tmp_path, analyse(tmp_path / "s" / "one.dcm"), settings)
+    written = pydicom.dcmread(tmp_path / "overlay.pr.dcm")
+    assert written.SpecificCharacterSet == "ISO_IR 192"
+    assert str(written.PatientName) == name
+    assert name.encode() in (tmp_path / "overlay.pr.dcm").read_bytes()
+
+
+def broken(ds: Dataset) -> None:
+    """A header that no archive should hold, and many do."""
+    with pydicom.config.disable_value_validation():
+        ds.PatientSex = "W"
+        ds.PatientBirthDate = "1.2.1960"
+        ds.PatientAge = "sixty"
+        ds.StudyDate = "yesterday"
+        ds.StudyDescription = "x" * 99
+        ds.AccessionNumber = "A1"
+        ds.add_new(0x00091001, "LO", "private")
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "1" * 40, "99X", "fine"
+        ds.ProcedureCodeSequence = [item]
+
+
+def test_values_that_break_the_rules_are_left_empty_and_told(
+    tmp_path, make_slice, analyse, caplog
+) -> None:
+    caplog.set_level(logging.INFO, "spineline")
+    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=broken)
+    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
+    dicom_state.write_study(tmp_path, analyse(tmp_path / "s" / "one.dcm"), settings)
+    written = pydicom.dcmread(tmp_path / "overlay.pr.dcm")
+    assert (written.PatientSex, written.PatientBirthDate, written.StudyDate) == ("", "", "")
+    assert "PatientAge" not in written
+    assert "StudyDescription" not in written
+    assert (written.AccessionNumber, written.PatientID) == ("A1", "SECRET-ID")
+    assert written.ProcedureCodeSequence[0].CodeMeaning == "fine"
+    assert not [element for element in written if element.tag.is_private]
+    (line,) = [r.getMessage() for r in caplog.records if "left empty" in r.getMessage()]
+    told = "StudyDate, StudyDescription, CodeValue, PatientBirthDate, PatientAge, PatientSex"
+    assert line.endswith(f"the source breaks the rules of DICOM there: {told}")
+    for secret in ("SECRET", "1960", "sixty", "yesterday"):
+        assert secret not in caplog.text
+
+
+def test_uids_that_break_the_rules_are_kept_and_not_said_to_be_empty(
+    tmp_path, make_slice, analyse
+) -> None:
+    def change(ds: Dataset) -> None:
+        with pydicom.config.disable_value_validation():
+            ds.StudyInstanceUID = "1.02.3"
+            ds.PatientAge = "sixty"
+
+    source = source_of(tmp_path, make_slice, analyse, change)
+    assert source.dataset.StudyInstanceUID == "1.02.3"
+    assert source.left_empty == ("PatientAge",)
+
+
+@pytest.mark.parametrize("uid", ["", "1.2.3.4.5"], ids=["absent", "unknown"])
+def test_a_class_that_nothing_can_point_at_is_warned_of(
+    tmp_path, make_slice, analyse, caplog, uid
+) -> None:
+    caplog.set_level(logging.WARNING, "spineline")
+
+    def change(ds: Dataset) -> None:
+        ds.SOPClassUID = uid
+
+    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
+    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
+    dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "s" / "one.dcm"), settings)
+    assert not (tmp_path / "o").exists()
+    assert "one: to=pr: not written: its SOP class is" in caplog.text
+
+
+def test_frames_in_a_class_of_single_images(tmp_path, make_multi_frame, analyse, caplog) -> None:
+    caplog.set_level(logging.WARNING, "spineline")
+    path = tmp_path / "e" / "enhanced.dcm"
+    make_multi_frame(path)
+    dataset = pydicom.dcmread(path)
+    dataset.SOPClassUID = pydicom.uid.MRImageStorage
+    dataset.save_as(path)
+    settings = PipelinePredict(source=tmp_path / "e", out=tmp_path / "o", to=("pr",))
+    dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "e"), settings)
+    assert not (tmp_path / "o").exists()
+    assert "to=pr: not written: it holds several frames" in caplog.text
+
+
+def test_a_source_that_went_away(tmp_path, make_slice, analyse) -> None:
+    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
+    analysis = analyse(tmp_path / "s" / "one.dcm")
+    (tmp_path / "s" / "one.dcm").unlink()
+    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
+    with pytest.raises(SpinelineError, match=r"one\.dcm: cannot be read again"):
+        dicom_state.write_study(tmp_path, analysis, settings)
+
+
+def test_an_error_of_the_library_says_no_value(tmp_path, make_slice, analyse, monkeypatch) -> None:
+    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
+    analysis = analyse(tmp_path / "s" / "one.dcm")
+
+    def fail(*args: object, **keys: object) -> None:
+        raise KeyError("SECRET^NAME")
+
+    monkeypatch.setattr(dicom_state, "state_of", fail)
+    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
+    with pytest.raises(SpinelineError, match=r"one: to=pr: cannot be made .*KeyError") as caught:
+        dicom_state.write_study(tmp_path, analysis, settings)
+    assert "SECRET" not in str(caught.value)
+    plain = replace(analysis, frame=replace(analysis.frame, header=None))
+    with pytest.raises(ValueError, match="needs a DICOM source"):
+        dicom_state.write_study(tmp_path, plain, settings)
+
+
+def test_text_that_no_file_could_hold() -> None:
+    assert plain_text("a\nb\ud800\0 c  ü 腰") == "a b? c ü 腰"
+
+
+# Codes
+
+
+def all_codes() -> list[dicom_codes.CodeOf]:
+    found = [v for v in vars(dicom_codes).values() if isinstance(v, dicom_codes.CodeOf)]
+    tables = (dicom_codes.SITES, dicom_codes.KIND_CODES)
+    return [*found, *dicom_codes.FINDINGS, *(c for table in tables for c in table.values())]
+
+
+def test_sites_are_those_of_the_standards_context_groups() -> None:
+    """Vertebrae of CID 7603 and discs of CID 7604, as pydicom's dictionaries have them."""
+    from pydicom.sr.codedict import codes
+
+    groups = {"disc": codes.cid7604, "vertebra": codes.cid7603}
+    for level, site in dicom_codes.SITES.items():
+        group = groups["disc" if "-" in level else "vertebra"]
+        name = f"{level.replace('-', '')}{'Disc' if '-' in level else 'Vertebra'}"
+        wanted = getattr(group, name)
+        assert (site.value, site.scheme, site.meaning) == tuple(wanted[:3])
+
+
+def test_standard_codes_are_known_and_private_ones_said_to_be() -> None:
+    from pydicom.sr._concepts_dict import concepts
+
+    known = {
+        (scheme, value)
+        for scheme, names in concepts.items()
+        for values in names.values()
+        for value in values
+    }
+    # Not in DICOM's own groups: the body structure 360499006, and the container of TID 1500.
+    known |= {("SCT", "360499006"), ("UMLS", "C0034375"), ("LN", "25056-3")}
+    for code in all_codes():
+        if code.scheme != dicom_codes.PRIVATE_SCHEME:
+            assert (code.scheme, code.value) in known, code
+        assert 0 < len(code.value) <= 16
+        assert 0 < len(code.meaning) <= 64
+    meanings = {(code.scheme, code.value): code.meaning for code in all_codes()}
+    assert all(meanings[code.scheme, code.value] == code.meaning for code in all_codes())
+
+
+@pytest.mark.parametrize(
+    ("seven", "kind"), [(3, "vertebra"), (0, "disc"), (7, "disc"), (-1, "disc")]
+)
+def test_a_finding_of_the_other_kind(seven, kind) -> None:
+    with pytest.raises(ValueError, match=f"code {seven} is none of a {kind}'s"):
+        dicom_codes.finding_of(seven, kind)

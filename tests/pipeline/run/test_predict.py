@@ -1,0 +1,637 @@
+"""``pipeline predict`` with models that need no weights: results, files, bad input."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from spineline.datasets.common.errors import SpinelineError, WeightsError
+from spineline.datasets.labels import LEVELS
+from spineline.pipeline import Pipeline
+from spineline.pipeline.inference.pipeline import bundle_of
+from spineline.pipeline.inference.results import SCHEMA, StudyResult, read_result
+from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.outputs.study_files import title_of
+from spineline.pipeline.run.settings import ModelSettings
+
+
+def result_of(out: Path, name: str) -> dict:
+    return json.loads((out / name / "result.json").read_text())
+
+
+# What it writes
+
+
+def test_a_study(tmp_path, fake_models, make_study, make_points, run_cli) -> None:
+    make_study(tmp_path / "study1")
+    code, said, _ = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'study1'}", f"out={tmp_path / 'o'}"
+    )
+    assert code == 0
+    assert "study1: 11 of 11 levels" in said
+    found = result_of(tmp_path / "o", "study1")
+    assert list(found) == [
+        "schema", "study_uid", "series_uid", "instance_uid", "image", "structures",
+        "missing_levels", "naming", "warnings", "weights", "version",
+    ]  # fmt: skip
+    assert found["schema"] == SCHEMA
+    assert list(found["naming"]) == ["offset_probability", "alternatives", "abstained"]
+    assert [rival["shift"] for rival in found["naming"]["alternatives"]] == [-2, -1, 1, 2]
+    assert found["naming"]["abstained"] is False
+    shares = [rival["probability"] for rival in found["naming"]["alternatives"]]
+    assert found["naming"]["offset_probability"] + sum(shares) == pytest.approx(1, abs=1e-5)
+    assert found["naming"]["offset_probability"] > 0.99
+    assert found["image"] == {"width": 120, "height": 150, "spacing_rc_mm": [1.25, 1.25]}
+    assert found["weights"] == {"name": "fake", "sha256": "0" * 64}
+    assert [s["level"] for s in found["structures"]] == list(LEVELS)
+    points = np.array([s["point_xy"] for s in found["structures"]])
+    np.testing.assert_allclose(points, make_points(), atol=1e-3)
+    first = found["structures"][0]
+    assert list(first) == [
+        "level", "kind", "point_xy", "point_mm", "box_xyxy", "confidence", "seven", "binary",
+    ]  # fmt: skip
+    # Sagittal: x runs to the back (+y), y to the feet (-z); position (0, -100, 100), 1.25 mm.
+    x, y = make_points()[0]
+    assert first["point_mm"] == pytest.approx([0, -100 + 1.25 * x, 100 - 1.25 * y])
+    # Disc: 0.1 .3 .1 .05 .05 of discs' classes, scaled to 1.
+    assert first["seven"]["class"] == 3
+    assert first["seven"]["probabilities"] == pytest.approx(
+        [0, 0, 1 / 6, 0.5, 1 / 6, 1 / 12, 1 / 12], abs=1e-6
+    )
+    assert first["binary"] == {"class": 0, "probability": pytest.approx(0.2, abs=1e-6)}
+    vertebra = found["structures"][1]
+    assert vertebra["seven"]["probabilities"] == pytest.approx(
+        [0.75, 0.25, 0, 0, 0, 0, 0], abs=1e-6
+    )
+    assert vertebra["binary"] == {"class": 0, "probability": 0.0}
+
+
+def test_a_cohort(tmp_path, fake_models, make_study, run_cli) -> None:
+    for name in ("b", "a", "c"):
+        make_study(tmp_path / "cohort" / name)
+    out = tmp_path / "o"
+    code, _, _ = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}", "batch=2"
+    )
+    assert code == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a", "b", "c", "log.txt", "manifest.jsonl", "results.csv", "run.yaml",
+    ]  # fmt: skip
+    files = ["log.txt", "overlay.png", "result.json"]
+    assert sorted(p.name for p in (out / "a").iterdir()) == files
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert len(rows) == 33
+    assert [row["study"] for row in rows[::11]] == ["a", "b", "c"]
+    assert rows[0]["level"] == "T12-L1"
+    assert rows[0]["seven_name"] == "disc-bulging"
+    record = yaml.safe_load((out / "run.yaml").read_text())
+    assert record["command"] == "spineline pipeline predict"
+    assert record["settings"]["seed"] == 0
+    assert record["failures"] == []
+    assert len(fake_models) == 1  # models are loaded once
+    assert fake_models[0].detector.calls == [2, 1]
+    assert len(fake_models[0].classifier.seen) == 2
+
+
+def test_a_naming_that_is_not_sure_enough_is_marked(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "s")
+    words = ("pipeline", "predict", f"source={tmp_path / 's'}")
+    code, said, warned = run_cli(*words, f"out={tmp_path / 'o'}", "min_naming_probability=1")
+    assert code == 0
+    assert said.startswith("s: 11 of 11 levels, naming abstained, ")
+    found = result_of(tmp_path / "o", "s")
+    assert found["naming"]["abstained"] is True
+    assert [s["level"] for s in found["structures"]] == list(LEVELS)
+    (warning,) = found["warnings"]
+    assert warning.startswith("naming_abstained: the naming's probability is 0.9")
+    assert warning.endswith("min_naming_probability=1; take the levels as a guess")
+    assert "naming_abstained: " in warned
+    assert read_result(tmp_path / "o" / "s" / "result.json").abstained
+    (row, *_) = csv.DictReader((tmp_path / "o" / "results.csv").open())
+    assert row["naming_abstained"] == "1"
+    assert float(row["naming_probability"]) == found["naming"]["offset_probability"]
+    run_cli(*words, f"out={tmp_path / 'p'}")
+    certain = (tmp_path / "p" / "s" / "overlay.png").read_bytes()
+    assert (tmp_path / "o" / "s" / "overlay.png").read_bytes() != certain
+    (row, *_) = csv.DictReader((tmp_path / "p" / "results.csv").open())
+    assert row["naming_abstained"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("1.5", "min_naming_probability=1.5"), ("sure", "min_naming_probability=sure")],
+)
+def test_a_least_probability_that_is_none(tmp_path, run_cli, value: str, message: str) -> None:
+    words = ("pipeline", "predict", f"source={tmp_path}", f"out={tmp_path / 'o'}")
+    code, _, warned = run_cli(*words, f"min_naming_probability={value}")
+    assert code == 2
+    assert message in warned
+
+
+def test_one_line_a_study_and_the_rest_in_the_log(
+    tmp_path, fake_models, make_study, make_slice, make_spots, run_cli
+) -> None:
+    study = tmp_path / "cohort" / "a"
+    make_study(study)
+    make_slice(study / "t1", make_spots(), study="a", series="t1", description="T1_TSE_SAG")
+    (study / "notes.txt").write_text("foreign")
+    make_study(tmp_path / "cohort" / "b", np.full((150, 120), 7, np.uint8))
+    out = tmp_path / "o"
+    code, said, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}"
+    )
+    assert code == 1
+    chosen = "a: 11 of 11 levels, slice 2 of 3 of series 'T2_TSE_SAG' (number 1)"
+    assert said.splitlines()[0] == chosen
+    assert "T1" not in said + warned
+    log = (out / "log.txt").read_text().splitlines()
+    assert log[0] == chosen
+    assert any(line.startswith("a: left out, series 'T1_TSE_SAG'") for line in log)
+    assert any(line.startswith("a: left out, file notes.txt: not DICOM") for line in log)
+    assert any(line.startswith("b: ") and "constant image" in line for line in log)
+
+
+def test_overlay_is_an_enlarged_picture(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "s")
+    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    picture = cv2.imread(str(tmp_path / "o" / "s" / "overlay.png"))
+    assert picture.shape[0] >= 4 * 150
+    run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'p'}", "overlay=false"
+    )
+    assert not (tmp_path / "p" / "s" / "overlay.png").exists()
+
+
+def test_same_input_same_bytes(tmp_path, fake_models, make_study, run_cli, monkeypatch) -> None:
+    make_study(tmp_path / "s")
+    monkeypatch.chdir(tmp_path)
+    digests = []
+    for _ in range(2):
+        assert run_cli("pipeline", "predict", "source=s", "out=o", "overwrite=true")[0] == 0
+        files = sorted(p for p in Path("o").rglob("*") if p.is_file())
+        lines = [json.loads(line) for line in Path("o/manifest.jsonl").read_text().splitlines()]
+        assert [line.pop("seconds") > 0 for line in lines] == [True]
+        digests.append({str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
+        digests[-1][str(Path("o/manifest.jsonl"))] = str(lines)  # but for the time it took
+    assert len(digests[0]) == 7
+    assert digests[0] == digests[1]
+
+
+def test_no_patient_name_gets_out(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "s")
+    _, said, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}"
+    )
+    texts = [p.read_bytes() for p in (tmp_path / "o").rglob("*") if p.is_file()]
+    assert not any(b"SECRET" in text for text in [*texts, said.encode(), warned.encode()])
+
+
+def test_single_dicom_file(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "s")
+    code, _, _ = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's' / 'im0'}", f"out={tmp_path / 'o'}"
+    )
+    assert code == 0
+    assert result_of(tmp_path / "o", "im0")["structures"][0]["point_mm"][0] == 4.0  # first slice
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "npy"])
+def test_single_image(tmp_path, fake_models, make_spots, run_cli, suffix: str) -> None:
+    path = tmp_path / f"frame.{suffix}"
+    np.save(path, make_spots()) if suffix == "npy" else cv2.imwrite(str(path), make_spots())
+    code, _, _ = run_cli("pipeline", "predict", f"source={path}", f"out={tmp_path / 'o'}")
+    found = result_of(tmp_path / "o", "frame")
+    assert code == 0
+    assert found["study_uid"] is None
+    assert found["image"]["spacing_rc_mm"] is None
+    assert found["structures"][0]["point_mm"] is None
+    assert len(found["structures"]) == 11
+
+
+def test_folder_of_images(tmp_path, fake_models, make_spots, run_cli) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for name in ("b.png", "a.png", "a.jpg", "odd name.png", ".hidden.png"):
+        cv2.imwrite(str(folder / name), make_spots())
+    (folder / "notes.txt").write_text("no image")
+    code, _, _ = run_cli("pipeline", "predict", f"source={folder}", f"out={tmp_path / 'o'}")
+    assert code == 0
+    names = sorted(p.name for p in (tmp_path / "o").iterdir() if p.is_dir())
+    assert names == ["a.jpg", "a.png", "b", "odd_name"]
+
+
+def test_a_picture_beside_a_study_does_not_disturb(
+    tmp_path, fake_models, make_study, make_spots, run_cli
+) -> None:
+    make_study(tmp_path / "s")
+    cv2.imwrite(str(tmp_path / "s" / "key.png"), make_spots())
+    code, _, _ = run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    assert code == 0
+    assert result_of(tmp_path / "o", "s")["study_uid"] is not None
+
+
+def test_a_slice_stored_upside_down_gives_points_of_the_stored_pixels(
+    tmp_path, fake_models, make_study, make_spots, make_points, run_cli
+) -> None:
+    """Rows run from foot to head and columns from back to front: both mirrored."""
+    make_study(
+        tmp_path / "s",
+        np.ascontiguousarray(make_spots()[::-1, ::-1]),
+        orientation=(0, -1, 0, 0, 0, 1),
+    )
+    code, _, _ = run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    assert code == 0
+    found = result_of(tmp_path / "o", "s")
+    points = np.array([s["point_xy"] for s in found["structures"]])
+    np.testing.assert_allclose(points, np.array([119, 149]) - make_points(), atol=1e-3)
+    assert "turned or mirrored" in found["warnings"][0]
+    boxes = np.array([s["box_xyxy"] for s in found["structures"]])
+    np.testing.assert_allclose((boxes[:, :2] + boxes[:, 2:]) / 2, points, atol=1e-3)
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+def test_missing_levels_have_their_reason(
+    tmp_path, fake_models, make_study, make_spots, make_points, run_cli
+) -> None:
+    make_study(tmp_path / "s", make_spots(make_points()[:9]))
+    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    found = result_of(tmp_path / "o", "s")
+    assert found["missing_levels"] == ["L5", "L5-S1"]
+    assert found["warnings"] == ["missing_levels: L5, L5-S1 (no_candidate: no box of this level)"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "title"),
+    [
+        (11, "spineline"),
+        (9, "spineline; missing: L5, L5-S1"),
+        (
+            5,
+            "spineline; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; doubt: few_levels, "
+            "naming_in_doubt",
+        ),
+    ],
+)
+def test_the_picture_says_what_it_does_not_show(
+    tmp_path, fake_pipeline, make_spots, make_points, levels: int, title: str
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), make_spots(make_points()[:levels]))
+    analysis = fake_pipeline.analyse([load_frame(find_cases(tmp_path / "a.png")[0])])[0]
+    assert title_of(analysis) == title
+
+
+def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "s")
+    run_cli(
+        "pipeline",
+        "predict",
+        f"source={tmp_path / 's'}",
+        f"out={tmp_path / 'o'}",
+        "confidence=0.52",
+    )
+    found = result_of(tmp_path / "o", "s")
+    assert len(found["structures"]) == 11
+    assert found["warnings"] == [
+        "low_confidence: the detector's confidence is below 0.52: L5-S1 0.50"
+    ]
+    run_cli(
+        "pipeline",
+        "predict",
+        f"source={tmp_path / 's'}",
+        f"out={tmp_path / 'p'}",
+        "confidence=0.52",
+        "decode=argmax",
+    )
+    assert result_of(tmp_path / "p", "s")["missing_levels"] == ["L5-S1"]
+
+
+# Bad input
+
+
+def test_a_failing_study_is_reported_and_the_others_finish(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    for name in ("good", "even", "t1"):
+        options = {"image": np.full((150, 120), 7, np.uint8)} if name == "even" else {}
+        if name == "t1":
+            options = {
+                "description": "T1_TSE_SAG",
+                "change": lambda ds: setattr(ds, "EchoTime", 10.0),
+            }
+        make_study(tmp_path / "cohort" / name, **options)
+    out = tmp_path / "o"
+    code, said, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}"
+    )
+    assert code == 1
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["good"]
+    assert "error: even: " in warned
+    assert "error: t1: " in warned
+    assert "no sagittal T2" in warned
+    assert "1 study done, 2 failed" in said
+    failures = yaml.safe_load((out / "run.yaml").read_text())["failures"]
+    assert [f["study"] for f in failures] == ["even", "t1"]
+
+
+def spoil_missing(folder: Path, make_study) -> Path:
+    return folder / "nowhere"
+
+
+def spoil_empty(folder: Path, make_study) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def spoil_text(folder: Path, make_study) -> Path:
+    folder.mkdir()
+    (folder / "a.dcm").write_text("this is no DICOM")
+    return folder
+
+
+def spoil_truncated(folder: Path, make_study) -> Path:
+    make_study(folder)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-5000])
+    return folder
+
+
+def spoil_t1(folder: Path, make_study) -> Path:
+    make_study(folder, description="T1_TSE_SAG", change=lambda ds: setattr(ds, "EchoTime", 10.0))
+    return folder
+
+
+def spoil_transverse(folder: Path, make_study) -> Path:
+    make_study(folder, description="T2_TSE_TRA", orientation=(1, 0, 0, 0, 1, 0))
+    return folder
+
+
+def spoil_no_pixels(folder: Path, make_study) -> Path:
+    make_study(folder, change=lambda ds: delattr(ds, "PixelData"))
+    return folder
+
+
+def spoil_size(folder: Path, make_study) -> Path:
+    def change(ds) -> None:
+        ds.Rows = ds.Columns = 40000
+
+    make_study(folder, change=change)
+    return folder
+
+
+def spoil_constant(folder: Path, make_study) -> Path:
+    make_study(folder, np.full((150, 120), 7, np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(spoil_missing, "no such file or folder", id="missing folder"),
+        pytest.param(spoil_empty, "empty folder", id="empty folder"),
+        pytest.param(spoil_text, "nor does it hold images (jpeg, jpg, npy, png", id="not DICOM"),
+        pytest.param(spoil_truncated, "im1", id="truncated"),
+        pytest.param(spoil_t1, "no sagittal T2", id="T1 alone"),
+        pytest.param(spoil_transverse, "no sagittal T2", id="transverse alone"),
+        pytest.param(spoil_no_pixels, "PixelData", id="no PixelData"),
+        pytest.param(spoil_size, "40000", id="absurd size"),
+        pytest.param(spoil_constant, "constant image", id="constant"),
+    ],
+)
+def test_bad_studies(tmp_path, fake_models, make_study, run_cli, spoil, message: str) -> None:
+    source = spoil(tmp_path / "s", make_study)
+    code, _, warned = run_cli("pipeline", "predict", f"source={source}", f"out={tmp_path / 'o'}")
+    assert code == 1
+    assert warned.startswith("error: ")
+    assert message in warned
+    assert not list(tmp_path.rglob("result.json"))
+    assert not [p for p in tmp_path.rglob(".*") if p.name.startswith(".")]
+    if (tmp_path / "o").exists():  # a study was found, and it failed
+        (line,) = (tmp_path / "o" / "manifest.jsonl").read_text().splitlines()
+        assert json.loads(line)["status"] == "failed"
+
+
+def test_constant_image(tmp_path, fake_models, run_cli) -> None:
+    cv2.imwrite(str(tmp_path / "even.png"), np.full((50, 50), 9, np.uint8))
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'even.png'}", f"out={tmp_path / 'o'}"
+    )
+    assert code == 1
+    assert "constant image" in warned
+
+
+def test_existing_output_is_refused_before_anything_is_loaded(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "s")
+    words = ("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    (tmp_path / "o" / "s").mkdir(parents=True)
+    (tmp_path / "o" / "s" / "result.json").write_text("old")
+    code, _, warned = run_cli(*words)
+    assert code == 1
+    assert "overwrite=true; it holds no manifest.jsonl of a run to go on with" in warned
+    assert fake_models == []
+    assert (tmp_path / "o" / "s" / "result.json").read_text() == "old"
+    assert run_cli(*words, "overwrite=true")[0] == 0
+    assert result_of(tmp_path / "o", "s")["schema"] == SCHEMA
+
+
+def test_output_that_cannot_be_made(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "s")
+    (tmp_path / "file").write_text("")
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'file' / 'o'}"
+    )
+    assert code == 1
+    assert "choose another out=" in warned
+
+
+def test_output_around_the_source_is_refused(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "all" / "s")
+    code, _, warned = run_cli(
+        "pipeline",
+        "predict",
+        f"source={tmp_path / 'all' / 's'}",
+        f"out={tmp_path / 'all'}",
+        "overwrite=true",
+    )
+    assert code == 2
+    assert "choose another out=" in warned
+    assert (tmp_path / "all" / "s" / "im0").exists()
+
+
+def test_unknown_key_names_the_close_one(tmp_path, run_cli) -> None:
+    code, _, warned = run_cli("pipeline", "predict", "sorce=x", f"out={tmp_path / 'o'}")
+    assert code == 2
+    assert "did you mean 'source'?" in warned
+
+
+@pytest.mark.parametrize(
+    ("weights", "status", "message"),
+    [
+        ("defualt", 2, "did you mean 'default'?"),
+        ("lumbar-yolov8,lumbar-resnet18", 2, "did you mean 'lumbar-yolov8n'?"),
+        ("nowhere.safetensors,nothing.safetensors", 1, "no such weights file"),
+        ("a.pt,b.pt", 1, "no such weights file"),
+        ("my.safetensors", 1, "my.safetensors: no such weights file"),
+    ],
+)
+def test_unknown_weights(
+    tmp_path, make_study, run_cli, weights: str, status: int, message: str
+) -> None:
+    make_study(tmp_path / "s")
+    code, _, warned = run_cli(
+        "pipeline",
+        "predict",
+        f"source={tmp_path / 's'}",
+        f"out={tmp_path / 'o'}",
+        f"weights={weights}",
+    )
+    assert code == status
+    assert message in warned
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-gradients"])
+@pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
+def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) -> None:
+    from spineline.pipeline.inference.pipeline import bundle_of
+    from spineline.pipeline.run.settings import ModelSettings
+    from spineline.weights import resolve_bundle
+    from spineline.weights.registry import BUNDLED
+
+    weights = str(BUNDLED / f"{name}.safetensors") if as_path else name
+    found = bundle_of(ModelSettings(weights=weights))
+    assert found.sha256 == resolve_bundle().sha256
+    assert Path(weights).name in found.name.split(",")
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_a_pickle_is_refused(tmp_path, make_study, run_cli, networks: int) -> None:
+    make_study(tmp_path / "s")
+    (tmp_path / "a.pt").write_bytes(b"\x80\x04.")
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
+        "weights=" + ",".join([str(tmp_path / "a.pt")] * networks),
+    )  # fmt: skip
+    assert code == 1
+    assert "trust=true" in warned
+
+
+def test_altered_weights_are_refused(tmp_path, make_study, run_cli, monkeypatch) -> None:
+    """A registry whose file has another SHA-256 than it says."""
+    from spineline.weights import registry
+
+    entry = registry.Entry("d", "d.safetensors", "0" * 64, 3, "detect", "", (), "", "")
+    (tmp_path / "d.safetensors").write_bytes(b"bad")
+    bundled = registry.Registry(tmp_path, (entry,), {"default": ("d", "d")})
+    monkeypatch.setattr(registry, "load_registry", lambda folder=None: bundled)
+    make_study(tmp_path / "s")
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}"
+    )
+    assert code == 1
+    assert "has been altered: expected SHA-256 0000" in warned
+
+
+# As a library
+
+
+def test_from_python(tmp_path, fake_pipeline, make_study) -> None:
+    make_study(tmp_path / "s")
+    result = fake_pipeline.predict(tmp_path / "s")
+    assert isinstance(result, StudyResult)
+    assert result.structures[10].level == "L5-S1"
+    assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))).missing_levels == ()
+
+
+def test_from_python_one_study_at_a_time(tmp_path, fake_pipeline, make_study) -> None:
+    make_study(tmp_path / "c" / "a")
+    make_study(tmp_path / "c" / "b")
+    with pytest.raises(SpinelineError, match="holds 2 studies"):
+        fake_pipeline.predict(tmp_path / "c")
+
+
+def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
+    fake_pipeline.detector.names = ("cat", "dog")
+    with pytest.raises(WeightsError, match="are no levels"):
+        Pipeline(fake_pipeline.detector, None)
+
+
+def test_without_classifier_there_are_no_grades(tmp_path, fake_pipeline, make_study) -> None:
+    make_study(tmp_path / "s")
+    result = Pipeline(fake_pipeline.detector, None).predict(tmp_path / "s")
+    assert {s.seven for s in result.structures} == {None}
+    assert result.to_json()["structures"][0]["binary"] is None
+
+
+@pytest.mark.parametrize("weights", ["default", "a,b"])
+def test_detector_and_classifier_override_the_bundle(monkeypatch, weights: str) -> None:
+    from spineline.weights import WeightsFile, make_bundle
+
+    def file(name: str, **_: object) -> WeightsFile:
+        return WeightsFile(name, Path(name), name[0] * 64)
+
+    bundle = make_bundle("default", file("d0"), file("c0"))
+    monkeypatch.setattr("spineline.pipeline.inference.pipeline.resolve", file)
+    monkeypatch.setattr("spineline.pipeline.inference.pipeline.resolve_bundle", lambda name: bundle)
+    plain = bundle_of(ModelSettings(weights=weights))
+    assert plain.name == weights
+    changed = bundle_of(ModelSettings(weights=weights, detector="x"))
+    assert (changed.detector.name, changed.classifier.name) == ("x", plain.classifier.name)
+    assert changed.name == f"x,{plain.classifier.name}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(schema="other/1"), "schema is 'other/1'"),
+        (lambda v: v.pop("image"), "not a result"),
+        (lambda v: v["structures"][0].update(level="C7"), "unknown level 'C7'"),
+        (lambda v: v["structures"][0].update(point_xy=["a", 1]), "not a result"),
+    ],
+)
+def test_damaged_results_are_refused(
+    tmp_path, fake_pipeline, make_study, change, message: str
+) -> None:
+    make_study(tmp_path / "s")
+    value = fake_pipeline.predict(tmp_path / "s").to_json()
+    change(value)
+    (tmp_path / "result.json").write_text(json.dumps(value))
+    with pytest.raises(SpinelineError, match=message):
+        read_result(tmp_path / "result.json")
+
+
+def test_a_pipeline_needs_detector_and_classifier(tmp_path, make_study, run_cli) -> None:
+    make_study(tmp_path / "s")
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
+        "weights=lumbar-yolov8n,none",
+    )  # fmt: skip
+    assert code == 2
+    assert "classifier=none: the pipeline needs one" in warned
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_that_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli
+) -> None:
+    (tmp_path / "study").mkdir()
+
+    def refused(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    code, _, warned = run_cli(
+        "pipeline", "predict", f"source={tmp_path / 'study'}", f"out={tmp_path / 'o'}"
+    )
+    assert code == 1
+    assert "study: cannot be listed (Permission denied); change its permissions" in warned

@@ -1,0 +1,598 @@
+"""Who the patient is stays in the source: headers always, names and UIDs by names=hash."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import hmac
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.dicom.privacy import (
+    holds_identity,
+    privacy_remarks,
+    without_descriptions,
+)
+from spineline.datasets.dicom.study import scan
+from spineline.pipeline.inference.warnings import codes_of
+
+NAME, NUMBER = "Qwertzmann^Xaverine", "PID-778899"
+IN_HEADERS = {
+    "PatientName": NAME,
+    "PatientID": NUMBER,
+    "PatientBirthDate": "19431207",
+    "AccessionNumber": "ACC5544332",
+    "InstitutionName": "Klinikum Zwettlaxing",
+    "ReferringPhysicianName": "Hausarztenko^Ybbs",
+    "OtherPatientIDs": "OTHER-4711",
+    "PatientAddress": "Nirgendgasse 99",
+}
+WORDS = (
+    "Qwertzmann", "Xaverine", "778899", "19431207", "ACC5544332", "Zwettl", "Hausarztenko",
+    "Ybbs", "OTHER-4711", "Nirgendgasse",
+)  # fmt: skip
+SALT = "pepper-and-salt"
+
+
+def identify(ds: pydicom.Dataset) -> None:
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in IN_HEADERS.items():
+        setattr(ds, keyword, value)
+
+
+def everything(out: Path) -> str:
+    """All names and bytes of a run, as text."""
+    files = [path for path in out.rglob("*") if path.is_file()]
+    names = [str(path.relative_to(out)) for path in out.rglob("*")]
+    return "\n".join([*names, *(path.read_bytes().decode("latin-1") for path in files)])
+
+
+def cohort(tmp_path: Path, make_study) -> Path:
+    source = tmp_path / "export"
+    make_study(source / "QWERTZMANN_XAVERINE_19431207", study="a", change=identify)
+    make_study(source / "778899" / "deep", study="b", change=identify)
+    (source / "778899" / "deep" / "im-Qwertzmann.dcm").write_bytes(b"broken")
+    broken = source / "Xaverine-broken"
+    broken.mkdir()
+    (broken / "Qwertzmann.dcm").write_bytes((source / "778899" / "deep" / "im0").read_bytes()[:150])
+    return source
+
+
+def run(run_cli, source: Path, out: Path, *words: str) -> tuple[int, str]:
+    code, said, warned = run_cli("pipeline", "predict", f"source={source}", f"out={out}", *words)
+    return code, said + warned
+
+
+def result_in(out: Path, name: str) -> dict:
+    return json.loads((out / name / "result.json").read_text())
+
+
+# ---- headers stay in the source, whatever the names
+
+
+@pytest.mark.parametrize("to", ["", "tianchi,coco"])
+def test_no_identifier_of_a_header_gets_out(tmp_path, fake_models, make_study, run_cli, to) -> None:
+    for name in ("one", "two"):
+        make_study(tmp_path / "in" / name, change=identify)
+    out = tmp_path / "out"
+    code, said = run(run_cli, tmp_path / "in", out, *([f"to={to}"] if to else []))
+    assert code == 0
+    text = everything(out) + said
+    words = list(WORDS)
+    assert [word for word in words if word.lower() in text.lower()] == []
+
+
+# ---- names=hash
+
+
+def test_names_and_uids_are_hashed(tmp_path, fake_models, make_study, run_cli) -> None:
+    source, out = cohort(tmp_path, make_study), tmp_path / "out"
+    code, said = run(run_cli, source, out, "names=hash", f"salt={SALT}")
+    assert code == 1  # the broken study
+    text = (everything(out) + said).lower()
+    words = [word.lower() for word in WORDS]
+    assert [word for word in words if word in text] == []
+    uids = {study.study_uid for study in scan(source)} - {""}
+    assert len(uids) == 2
+    for uid in uids:
+        assert uid not in text
+        digest = hmac.new(SALT.encode(), uid.encode(), hashlib.sha256).hexdigest()
+        result = result_in(out, f"study-{digest[:16]}")
+        assert result["study_uid"] == f"2.25.{int(digest[:32], 16)}"
+        assert len(result["study_uid"]) <= 64
+        assert result["instance_uid"].startswith("2.25.")
+    assert str(source).lower() not in text.replace(str(out).lower(), "")
+    assert SALT not in text
+
+
+def test_the_csv_has_the_hashed_names(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "Qwertzmann", change=identify)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")[0] == 0
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["study"] for row in rows} == {p.name for p in out.iterdir() if p.is_dir()}
+    assert {row["study_uid"][:5] for row in rows} == {"2.25."}
+
+
+def test_the_salt_is_kept_for_the_user_alone_and_used_again(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash")[0] == 0
+    salt = out / "salt.txt"
+    assert stat.S_IMODE(salt.stat().st_mode) == 0o600
+    assert len(salt.read_text().strip()) == 32
+    names = {p.name for p in out.iterdir() if p.is_dir()}
+    make_study(tmp_path / "in" / "two")
+    assert run(run_cli, tmp_path / "in", out, "names=hash")[0] == 0
+    now = {p.name for p in out.iterdir() if p.is_dir()}
+    assert names < now
+    assert len(now) == 2
+    assert salt.read_text().strip() not in (out / "run.yaml").read_text()
+
+
+def test_a_run_with_names_of_folders_is_not_gone_on_with(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "QWERTZMANN", change=identify)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out)[0] == 0
+    before = everything(out)
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash")
+    assert code == 1
+    assert "an earlier run named studies by their folders" in said
+    assert "overwrite=true" in said
+    assert everything(out) == before
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash", "overwrite=true")
+    assert code == 0
+    assert "qwertzmann" not in everything(out).lower()
+
+
+def test_a_run_with_hidden_names_is_not_gone_on_with_under_their_folders(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "Qwertzmann")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")[0] == 0
+    before = everything(out)
+    code, said = run(run_cli, tmp_path / "in", out)
+    assert code == 1
+    assert "an earlier run hid names by names=hash" in said
+    assert everything(out) == before
+    assert run(run_cli, tmp_path / "in", out, "overwrite=true")[0] == 0
+    assert (out / "Qwertzmann").is_dir()
+
+
+def test_two_salts_two_names(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "one")
+    found = set()
+    for salt in ("first-salt", "second-salt", "first-salt"):
+        out = tmp_path / f"{salt}{len(found)}"
+        run(run_cli, tmp_path / "in", out, "names=hash", f"salt={salt}")
+        found |= {p.name for p in out.iterdir() if p.is_dir()}
+    assert len(found) == 2
+
+
+def test_plain_images_are_named_by_their_file_names(
+    tmp_path, fake_models, make_spots, run_cli
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("Qwertzmann.png", "other.png"):
+        cv2.imwrite(str(tmp_path / "in" / name), make_spots())
+    np.save(tmp_path / "in" / "flat-Xaverine.npy", np.zeros((90, 90)))
+    out = tmp_path / "out"
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")
+    assert code == 1
+    assert "constant image" in said
+    text = everything(out) + said
+    assert "Qwertzmann" not in text
+    assert "Xaverine" not in text
+    digest = hmac.new(SALT.encode(), b"other.png", hashlib.sha256).hexdigest()
+    assert result_in(out, f"study-{digest[:16]}")["study_uid"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["salt=12345678"], "names=hash"),
+        (["names=hash", "salt=short"], "eight characters"),
+        (["names=hash", "compare=labels.json"], "finds labels by the names"),
+    ],
+)
+def test_bad_keys(tmp_path, fake_models, make_study, run_cli, words, said) -> None:
+    make_study(tmp_path / "in")
+    code, text = run(run_cli, tmp_path / "in", tmp_path / "out", *words)
+    assert code == 2
+    assert said in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_spoilt_salt_is_refused(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    run(run_cli, tmp_path / "in", out, "names=hash")
+    (out / "salt.txt").write_text("x")
+    code, text = run(run_cli, tmp_path / "in", out, "names=hash")
+    assert code == 1
+    assert "salt.txt: holds no salt" in text
+
+
+# ---- the same salt again
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ([f"salt={SALT}"], [], "an earlier run named its studies with a salt=… of yours"),
+        ([f"salt={SALT}"], ["salt=another-one"], "is not the one of the earlier run"),
+        ([], ["salt=another-one"], "is not the one of the earlier run"),
+    ],
+    ids=["left away", "another", "another than the kept one"],
+)
+def test_another_salt_is_noticed(
+    tmp_path, fake_models, make_study, run_cli, first, then, said
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", *first)[0] == 0
+    before = everything(out)
+    code, text = run(run_cli, tmp_path / "in", out, "names=hash", *then)
+    assert code == 2
+    assert said in text
+    assert "overwrite=true" in text
+    assert SALT not in text
+    assert everything(out) == before
+    assert run(run_cli, tmp_path / "in", out, "names=hash", *first)[0] == 0
+    assert run(run_cli, tmp_path / "in", out, "names=hash", *then, "overwrite=true")[0] == 0
+
+
+def test_what_is_kept_of_a_salt_is_sixteen_bits(tmp_path, fake_models, make_study, run_cli) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")
+    digest = hmac.new(SALT.encode(), b"spineline names=hash", hashlib.sha256).hexdigest()
+    assert (out / "salt-check.txt").read_text() == digest[:4] + "\n"
+
+
+def test_a_run_of_an_earlier_version_with_its_kept_salt(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    run(run_cli, tmp_path / "in", out, "names=hash")
+    (out / "salt-check.txt").unlink()
+    code, said = run(run_cli, tmp_path / "in", out, "names=hash", "salt=another-one")
+    assert code == 2
+    assert "is not the one of the earlier run" in said
+    assert run(run_cli, tmp_path / "in", out, "names=hash")[0] == 0
+
+
+def test_a_run_that_did_nothing_leaves_no_check(
+    tmp_path, fake_models, make_study, run_cli, monkeypatch
+) -> None:
+    make_study(tmp_path / "in" / "one")
+
+    def fails(*_: object, **__: object) -> None:
+        raise SpinelineError("the models cannot be loaded")
+
+    monkeypatch.setattr("spineline.pipeline.run.predict._Run.go", fails)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, "names=hash", f"salt={SALT}")[0] == 1
+    assert not out.exists()
+
+
+# ---- errors while the source is looked through
+
+
+@pytest.mark.parametrize("names", ["folder", "hash"])
+def test_files_are_numbered_where_nothing_is_a_dicom_image(tmp_path, run_cli, names) -> None:
+    source = tmp_path / "in" / "QWERTZMANN"
+    source.mkdir(parents=True)
+    (source / "Xaverine 1943.dcm").write_bytes(b"broken")
+    (source / "a.txt").write_text("x")
+    code, said = run(run_cli, tmp_path / "in", tmp_path / "out", f"names={names}")
+    assert code == 1
+    assert "no DICOM image: 2 files looked at" in said
+    hidden = names == "hash"
+    assert ("Xaverine" in said, str(tmp_path / "in") in said) == (not hidden, not hidden)
+    assert ("file-2: named as DICOM" in said) is hidden
+
+
+@pytest.mark.parametrize("names", ["folder", "hash"])
+def test_what_is_passed_over_is_counted(tmp_path, fake_models, make_study, run_cli, names) -> None:
+    source = tmp_path / "in"
+    make_study(source / "one")
+    make_study(source / "Qwertzmann" / "two")
+    assert run(run_cli, source, source / "Qwertzmann" / "results")[0] == 0
+    shutil.copytree(source / "one", source / "one Qwertzmann")
+    (source / "Qwertzmann.txt").write_text("x")
+    code, said = run(run_cli, source, tmp_path / "out", f"names={names}")
+    assert code == 0
+    assert ("Qwertzmann" in said) == (names == "folder")
+    # results, three slices of a copy, a text
+    assert ("5 files or folders not used" in said) == (names == "hash")
+
+
+def test_a_source_that_is_not_there_is_not_named(tmp_path, run_cli) -> None:
+    code, said = run(run_cli, tmp_path / "Qwertzmann", tmp_path / "out", "names=hash")
+    assert code == 1
+    assert "Qwertzmann" not in said
+    assert "source: no such file or folder" in said
+
+
+# ---- pipeline val
+
+
+def val_of(run_cli, source: Path, labels: Path, out: Path, *words: str) -> tuple[int, str]:
+    code, said, warned = run_cli(
+        "pipeline", "val", f"source={source}", f"annotations={labels}", f"out={out}", "draws=20",
+        *words,
+    )  # fmt: skip
+    return code, said + warned
+
+
+@pytest.fixture
+def labelled(tmp_path, make_study, make_annotation, make_points) -> tuple[Path, Path]:
+    """Two good studies and one of a constant image, in folders that tell, with labels."""
+    for name in ("Qwertzmann-1", "Qwertzmann-2"):
+        make_study(tmp_path / "in" / name, change=identify)
+    flat = np.full((150, 120), 7, np.uint8)
+    make_study(tmp_path / "in" / "Xaverine", flat, change=identify)
+    points = {name: make_points() for name in ("Qwertzmann-1", "Qwertzmann-2", "Xaverine")}
+    return tmp_path / "in", make_annotation(tmp_path / "labels-Qwertzmann.json", points)
+
+
+def test_val_hides_names_in_all_that_it_writes(tmp_path, fake_models, labelled, run_cli) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    assert val_of(run_cli, *labelled, plain)[0] == 1
+    page = tmp_path / "page.md"
+    code, said = val_of(
+        run_cli, *labelled, out, "names=hash", f"salt={SALT}", "overlay=true", f"table={page}",
+        "min_naming_probability=1",
+    )  # fmt: skip
+    assert code == 1  # the constant image
+    assert "constant image" in said
+    text = everything(out) + said + page.read_text()
+    assert [word for word in (*WORDS, SALT) if word.lower() in text.lower()] == []
+    uids = {study.study_uid for study in scan(labelled[0])} - {""}
+    assert len(uids) == 3
+    assert [uid for uid in uids if uid in text] == []
+    digests = [hmac.new(SALT.encode(), uid.encode(), hashlib.sha256).hexdigest() for uid in uids]
+    folders = {path.name for path in (out / "predictions").iterdir()}
+    assert folders < {f"study-{digest[:16]}" for digest in digests}
+    assert len(folders) == 2
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["abstained"]) == folders
+    with (out / "results.csv").open() as file:
+        assert {row["study"] for row in csv.DictReader(file)} == folders
+
+
+def test_val_scores_the_same_whatever_the_names(tmp_path, fake_models, labelled, run_cli) -> None:
+    found = []
+    for words in ([], ["names=hash"]):
+        out = tmp_path / f"out{len(words)}"
+        val_of(run_cli, *labelled, out, *words)
+        metrics = json.loads((out / "metrics.json").read_text())
+        found.append({k: v for k, v in metrics.items() if k not in ("failures", "left_out")})
+    assert found[0] == found[1]
+    assert stat.S_IMODE((tmp_path / "out1" / "salt.txt").stat().st_mode) == 0o600
+
+
+def test_val_names_studies_as_predict_does(tmp_path, fake_models, labelled, run_cli) -> None:
+    keys = ("names=hash", f"salt={SALT}")
+    run(run_cli, labelled[0], tmp_path / "a", *keys)
+    val_of(run_cli, *labelled, tmp_path / "b", *keys)
+    predicted = {path.name for path in (tmp_path / "a").iterdir() if path.is_dir()}
+    assert {path.name for path in (tmp_path / "b" / "predictions").iterdir()} == predicted
+
+
+def test_val_of_labelled_slices_of_one_study(
+    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "Qwertzmann", study="s")
+    entries = []
+    for number in (1, 2):
+        path = make_annotation(tmp_path / "l.json", {"s": make_points()}, number=number)
+        entries += json.loads(path.read_text())
+    path.write_text(json.dumps(entries))
+    out = tmp_path / "out"
+    code, said = val_of(run_cli, tmp_path / "in", path, out, "names=hash", "slice=annotated")
+    assert code == 0
+    assert len(list((out / "predictions").iterdir())) == 2
+    assert "Qwertzmann" not in everything(out) + said
+
+
+@pytest.mark.parametrize("words", [["salt=12345678"], ["names=hash", "salt=short"]])
+def test_val_refuses_a_bad_salt(tmp_path, labelled, run_cli, words) -> None:
+    code, said = val_of(run_cli, *labelled, tmp_path / "out", *words)
+    assert code == 2
+    assert "salt=…: wanted eight characters" in said
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what is warned of
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("QWERTZMANN_XAVERINE", True),
+        ("2019-qwertzmann", True),
+        ("study_PID778899_mr", True),
+        ("PID-778899", True),
+        ("qwertzmannsche", False),
+        ("study1", False),
+        ("", False),
+    ],
+)
+def test_names_that_hold_an_identity(name: str, found: bool) -> None:
+    assert holds_identity(name, ["Qwertzmann", "Xaverine", NUMBER]) is found
+
+
+@pytest.mark.parametrize("identity", [[], [""], ["A"], ["12"], ["--"]])
+def test_short_identities_are_in_no_name(identity: list[str]) -> None:
+    assert not holds_identity("a 12 study A", identity)
+
+
+def test_a_folder_with_the_patients_name_is_told_without_it(
+    tmp_path, fake_models, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "qwertzmann_x", study="s", change=identify)
+    out = tmp_path / "out"
+    _, said = run(run_cli, tmp_path / "in" / "qwertzmann_x", out)
+    assert "identity_in_name: the name of the study's folder" in said
+    assert "Qwertzmann" not in said
+    assert "Xaverine" not in said
+
+
+@pytest.mark.parametrize("value", ["YES", "NO", None])
+def test_burned_in_annotation(tmp_path, fake_pipeline, make_study, value) -> None:
+    from spineline.pipeline.inference.sources import find_cases, load_frame
+
+    def mark(ds: pydicom.Dataset) -> None:
+        if value is not None:
+            ds.BurnedInAnnotation = value
+
+    make_study(tmp_path / "s", change=mark)
+    warnings = load_frame(find_cases(tmp_path / "s")[0]).warnings
+    assert [w.partition(":")[0] for w in warnings] == ["burned_in_text"] * (value == "YES")
+
+
+@pytest.mark.parametrize(
+    ("stored", "orientation"),
+    [
+        (lambda image: image, (0, 1, 0, 0, 0, -1)),
+        (lambda image: image, (0, 1, 0, 0, 0, 1)),
+        (lambda image: image, (0, 0, -1, 0, 1, 0)),
+    ],
+    ids=["upright", "feet first", "lying"],
+)
+def test_text_in_the_pixels_is_told_however_the_slice_is_stored(
+    tmp_path, analyse, make_study, make_spots, stored, orientation
+) -> None:
+    image = np.ascontiguousarray(make_spots() // 2)
+    make_study(tmp_path / "plain", image, orientation=orientation)
+    assert "burned_in_text" not in codes_of(analyse(tmp_path / "plain").result.warnings)
+    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
+    make_study(tmp_path / "s", stored(image), orientation=orientation)
+    warnings = analyse(tmp_path / "s").result.warnings
+    assert [w for w in warnings if "stands in a row as letters do" in w and "DOE" not in w]
+
+
+def test_text_in_a_plain_image_is_told_once(tmp_path, fake_models, run_cli, make_spots) -> None:
+    image = cv2.resize(make_spots() // 2, None, fx=3, fy=3)
+    cv2.putText(image, "DOE JOHN 1961", (5, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "a.png", out)[0] == 0
+    assert codes_of(result_in(out, "a")["warnings"]).count("burned_in_text") == 1
+
+
+def test_what_the_header_says_is_not_said_again(tmp_path, analyse, make_study, make_spots) -> None:
+    image = make_spots() // 2
+    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
+    make_study(tmp_path / "s", image, change=lambda ds: setattr(ds, "BurnedInAnnotation", "YES"))
+    warnings = analyse(tmp_path / "s").result.warnings
+    assert len([w for w in warnings if w.startswith("burned_in_text")]) == 1
+
+
+def test_a_secondary_capture_is_told(tmp_path, make_slice, make_spots) -> None:
+    def capture(ds: pydicom.Dataset) -> None:
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+
+    make_slice(tmp_path / "s", make_spots(), study="s", change=capture)
+    header = scan(tmp_path / "s")[0].series[0].slices[0]
+    assert "secondary capture" in privacy_remarks(header, ["s"]).burned_in
+
+
+def test_a_file_that_vanished_tells_nothing(tmp_path, make_study) -> None:
+    make_study(tmp_path / "s")
+    header = scan(tmp_path / "s")[0].series[0].slices[0]
+    header.path.unlink()
+    assert not privacy_remarks(header, ["SECRET"]).named
+
+
+# ---- descriptions and names of files
+
+
+def described(ds: pydicom.Dataset) -> None:
+    identify(ds)
+    ds.SeriesDescription, ds.SeriesNumber = "T2_TSE_SAG qwertzMANN", 7
+
+
+@pytest.mark.parametrize("words", [(), ("names=hash",)], ids=["folder", "hash"])
+def test_a_description_with_the_patients_name_stays_out(
+    tmp_path, fake_models, make_study, run_cli, words
+) -> None:
+    make_study(tmp_path / "in" / "one", change=described)
+    (tmp_path / "in" / "one" / "im-Xaverine9").write_bytes(
+        (tmp_path / "in" / "one" / "im0").read_bytes()[:150]
+    )
+    out = tmp_path / "out"
+    _, said = run(run_cli, tmp_path / "in", out, *words)
+    text = everything(out) + said
+    assert "of series 7" in text
+    assert "qwertzmann" not in text.lower()
+    assert "xaverine" not in text.lower()
+
+
+@pytest.mark.parametrize(("words", "kept"), [((), True), (("names=hash",), False)])
+def test_a_description_without_it_is_kept_in_folder_mode(
+    tmp_path, fake_models, make_study, run_cli, words, kept
+) -> None:
+    make_study(tmp_path / "in" / "one")
+    out = tmp_path / "out"
+    assert run(run_cli, tmp_path / "in", out, *words)[0] == 0
+    assert ("of series '" in (out / "log.txt").read_text()) is kept
+
+
+@pytest.mark.parametrize("words", [(), ("names=hash",)], ids=["folder", "hash"])
+def test_a_failed_study_is_told_too(tmp_path, fake_models, make_study, run_cli, words) -> None:
+    def wrong(ds: pydicom.Dataset) -> None:
+        described(ds)
+        ds.Modality = "CT"
+
+    make_study(tmp_path / "in" / "Xaverine", change=wrong)
+    out = tmp_path / "out"
+    code, said = run(run_cli, tmp_path / "in", out, *words)
+    log = (out / "log.txt").read_text()
+    assert code == 1
+    assert "series 7: modality CT, not MR" in log
+    assert ("identity_in_name: " in log) is (not words)
+    assert "qwertzmann" not in (everything(out) + said).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "identity", "expected"),
+    [
+        ("of series 'A' (number 3)", None, "of series 3"),
+        ("of series 'A'", None, "of a series"),
+        ("series 'Doe' (number 1): x; series 'B': y", ["DOE"], "series 1: x; series 'B': y"),
+    ],
+)
+def test_descriptions_are_left_out(text, identity, expected) -> None:
+    assert without_descriptions(text, identity) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "to", "warns"),
+    [("hash", ("sr", "coco"), True), ("hash", ("coco",), False), ("folder", ("sr",), False)],
+)
+def test_dicom_outputs_of_hashed_names_are_warned_of(caplog, names, to, warns) -> None:
+    from types import SimpleNamespace
+
+    from spineline.pipeline.outputs.writers import check_extras
+
+    check_extras(SimpleNamespace(names=names, to=to, compare=None))
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["to=sr"] * warns
+    assert ("to=sr: these files keep the patient's name" in caplog.text) is warns

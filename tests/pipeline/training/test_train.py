@@ -1,0 +1,269 @@
+"""``pipeline train``: three trainings by one command, and how they are gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+from spineline.classify.settings import ClassifyTrain
+from spineline.datasets.common.errors import ConfigError, RunFinishedError
+from spineline.detect.level_reader.settings import NamingTrain
+from spineline.detect.settings import DetectTrain
+from spineline.pipeline.training.train import STAGES, load_recipe
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_best_is_the_recipe_of_the_bundle() -> None:
+    assert load_recipe("best") == {
+        "detector": {"model": "yolov8n", "hyp": "lumbar", "val": False},
+        "classifier": {"hyp": "lumbar"},
+        "namer": {},
+    }
+
+
+def test_a_file_of_ones_own_replaces_keys(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("detector: {epochs: 3, model: yolov8s}\nnamer:\n")
+    assert load_recipe(str(file)) == {
+        "detector": {"model": "yolov8s", "hyp": "lumbar", "val": False, "epochs": 3},
+        "classifier": {"hyp": "lumbar"},
+        "namer": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("detectr: {}", "did you mean"),
+        ("detector: [1]", "wanted"),
+        ("[1]", "wanted stages"),
+        ("namer: {out: here}", "is not for a recipe to say"),
+        ("classifier: {trust: true}", "is not for a recipe to say"),
+        ("a: [", "cannot be read as YAML"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(file))
+
+
+def test_an_unknown_recipe_or_key_trains_nothing(tmp_path: Path, run_cli: Cli) -> None:
+    words = ("pipeline", "train", f"data={tmp_path}", f"out={tmp_path / 'out'}")
+    code, _, errors = run_cli(*words, "recipe=bset")
+    assert code == 2
+    assert "did you mean 'best'" in errors
+    file = tmp_path / "mine.yaml"
+    file.write_text("detector: {epoch: 3}")
+    code, _, errors = run_cli(*words, f"recipe={file}")
+    assert code == 2
+    assert "'epoch'" in errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Trainings that note their settings and leave weights, without training."""
+    seen: list[Any] = []
+
+    def weights(settings: Any, name: str, task: str) -> Path:
+        seen.append(settings)
+        path = settings.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"spineline": json.dumps({"task": task})}
+        save_file({"a": np.full(3, settings.seed, np.float32)}, path, metadata=metadata)
+        (settings.out / "run.yaml").write_text("command: x\n")
+        if task != "name":
+            kept = "weights/last.pt" if task == "detect" else "checkpoint.pt"
+            (settings.out / kept).write_bytes(b"")
+        return path
+
+    def detect(settings: DetectTrain) -> None:
+        weights(settings, "weights/last.safetensors", "detect")
+
+    def classify(settings: ClassifyTrain) -> SimpleNamespace:
+        return SimpleNamespace(last=weights(settings, "weights/last.safetensors", "classify"))
+
+    def name(settings: NamingTrain) -> SimpleNamespace:
+        return SimpleNamespace(weights=weights(settings, "namer.safetensors", "name"))
+
+    monkeypatch.setattr(
+        "spineline.pipeline.training.train.check_data", lambda settings: settings.data.name
+    )
+    monkeypatch.setattr("spineline.detect.train.train", detect)
+    monkeypatch.setattr("spineline.classify.train.train", classify)
+    monkeypatch.setattr("spineline.detect.level_reader.train.train", name)
+    return seen
+
+
+def test_the_three_are_trained_and_named(tmp_path: Path, trained: list[Any], run_cli: Cli) -> None:
+    out = tmp_path / "out"
+    code, said, _ = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}", "seed=4")
+    assert code == 0
+    assert [type(s) for s in trained] == [NamingTrain, ClassifyTrain, DetectTrain]
+    assert [type(s) for s in trained] == list(STAGES.values())
+    assert {s.seed for s in trained} == {4}
+    assert [s.out for s in trained] == [out / stage for stage in STAGES]
+    assert (trained[2].model, trained[2].hyp, trained[2].val) == ("yolov8n", "lumbar", False)
+    files = [out / f"{name}.safetensors" for name in ("detector", "classifier", "namer")]
+    assert all(file.is_file() for file in files)
+    assert f"weights={files[0]},{files[1]},{files[2]}" in said
+    assert yaml.safe_load((out / "run.yaml").read_text())["trainings"] == load_recipe("best")
+    code, _, errors = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    assert code == 1
+    assert "overwrite=true" in errors
+    assert run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}", "overwrite=true")[0] == 0
+    assert len(trained) == 6
+
+
+def test_weights_below_a_folder_with_a_comma(
+    tmp_path: Path, trained: list[Any], run_cli: Cli
+) -> None:
+    out = tmp_path / "a,b"
+    code, said, _ = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    assert code == 0
+    assert f"detector={out}/detector.safetensors classifier={out}/classifier.safetensors" in said
+    assert "weights=" not in said
+
+
+def test_resume_skips_what_is_there(
+    tmp_path: Path, trained: list[Any], run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    assert run_cli(*words)[0] == 0
+    (out / "detector.safetensors").unlink()
+    trained.clear()
+    assert run_cli(*words, "resume=true")[0] == 0
+    assert [type(s) for s in trained] == [DetectTrain]
+    assert trained[0].resume
+    assert not trained[0].overwrite
+
+    def finished(settings: DetectTrain) -> None:
+        raise RunFinishedError("nothing to resume")
+
+    (out / "detector.safetensors").unlink()
+    monkeypatch.setattr("spineline.detect.train.train", finished)
+    assert run_cli(*words, "resume=true")[0] == 0
+    assert (out / "detector.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept"), [("classifier", "checkpoint.pt"), ("detector", "weights/last.pt")]
+)
+@pytest.mark.parametrize("ended", [True, False], ids=["an-epoch", "no-epoch"])
+def test_what_was_killed_before_its_first_epoch_ended_begins_anew(
+    tmp_path: Path, trained: list[Any], run_cli: Cli, stage: str, kept: str, *, ended: bool
+) -> None:
+    out = tmp_path / "out"
+    words = ("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    assert run_cli(*words)[0] == 0
+    (out / f"{stage}.safetensors").unlink()
+    if not ended:
+        (out / stage / kept).unlink()
+    trained.clear()
+    assert run_cli(*words, "resume=true")[0] == 0
+    assert [(s.out.name, s.resume, s.overwrite) for s in trained] == [(stage, ended, not ended)]
+
+
+def test_resume_needs_the_same_recipe(tmp_path: Path, trained: list[Any], run_cli: Cli) -> None:
+    out, file = tmp_path / "out", tmp_path / "mine.yaml"
+    words = ("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    code, _, errors = run_cli(*words, "resume=true")
+    assert code == 2
+    assert "no record" in errors
+    assert run_cli(*words)[0] == 0
+    file.write_text("namer: {epochs: 7}")
+    code, _, errors = run_cli(*words, "resume=true", f"recipe={file}")
+    assert code == 2
+    assert "another recipe" in errors
+
+
+def test_resume_keeps_the_seed_and_needs_the_same_data(
+    tmp_path: Path, trained: list[Any], run_cli: Cli
+) -> None:
+    out = tmp_path / "out"
+    words = ("pipeline", "train", f"out={out}")
+    assert run_cli(*words, "data=first", "seed=4")[0] == 0
+    record = (out / "run.yaml").read_bytes()
+    (out / "namer.safetensors").unlink()
+    trained.clear()
+    for wrong, message in (
+        (("data=first", "seed=5"), "began with seed=4"),
+        (("data=second",), "other annotations than those of data=second"),
+    ):
+        code, _, errors = run_cli(*words, *wrong, "resume=true")
+        assert (code, message in errors) == (2, True), errors
+        assert (out / "run.yaml").read_bytes() == record
+    assert not trained
+    assert run_cli(*words, "data=moved/first", "resume=true")[0] == 0
+    assert [(type(s), s.seed) for s in trained] == [(NamingTrain, 4)]
+    assert yaml.safe_load((out / "run.yaml").read_text())["settings"]["seed"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("detector: {imgsz: 100}", "recipe=mine.yaml, detector: imgsz=100: wanted a multiple"),
+        ("detector: {model: yolov9z}", "recipe=mine.yaml, detector: model=yolov9z"),
+        ("detector: {hyp: nope}", "recipe=mine.yaml, detector: hyp=nope"),
+        ("detector: {model: unet, hyp: null, mosaic: 1}", "has no such key"),
+        ("classifier: {model: resnetx}", "recipe=mine.yaml, classifier: model=resnetx"),
+        ("classifier: {hyp: nope}", "recipe=mine.yaml, classifier: hyp=nope"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused_before_any(
+    tmp_path: Path, trained: list[Any], run_cli: Cli, monkeypatch: pytest.MonkeyPatch,
+    content: str, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(content)
+    code, _, errors = run_cli("pipeline", "train", "data=d", "out=o", "recipe=mine.yaml")
+    assert (code, message in errors) == (2, True), errors
+    assert not trained
+    assert not Path("o").exists()
+
+
+def test_data_that_will_not_do_is_refused_before_anything_is_written(
+    tmp_path: Path, run_cli: Cli
+) -> None:
+    phantoms, data, out = tmp_path / "phantoms", tmp_path / "data", tmp_path / "out"
+    assert run_cli("data", "phantom", f"out={phantoms}", "n=2", "region=lumbar")[0] == 0
+    source = (f"annotations={phantoms / 'annotations.json'}", f"images={phantoms / 'studies'}")
+    converted = ("convert", "tianchi", *source, f"out={data}", "split=train", "labels=seven")
+    assert run_cli(*converted)[0] == 0
+    for given, message in ((data, "labels=seven; wanted labels=level"), (phantoms, "no converted")):
+        code, _, errors = run_cli("pipeline", "train", f"data={given}", f"out={out}")
+        assert (code, message in errors) == (1, True), errors
+        assert not out.exists()
+
+
+@pytest.mark.slow
+def test_phantoms_to_a_bundle_that_predicts(tmp_path: Path, run_cli: Cli) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        "detector: {epochs: 1, imgsz: 64, batch: 4, plots: false, workers: 0}\n"
+        "classifier: {epochs: 1, components: 20, copies: 1, plots: false}\n"
+        "namer: {epochs: 1}\n"
+    )
+    phantoms, data, out = tmp_path / "phantoms", tmp_path / "data", tmp_path / "out"
+    assert run_cli("data", "phantom", f"out={phantoms}", "n=4", "region=lumbar")[0] == 0
+    source = (f"annotations={phantoms / 'annotations.json'}", f"images={phantoms / 'studies'}")
+    assert run_cli("convert", "tianchi", *source, f"out={data}", "split=train")[0] == 0
+    assert run_cli("pipeline", "train", f"data={data}", f"out={out}", f"recipe={file}")[0] == 0
+    names = ("detector", "classifier", "namer")
+    weights = ",".join(str(out / f"{name}.safetensors") for name in names)
+    words = (f"source={phantoms / 'studies'}", f"weights={weights}", f"out={tmp_path / 'results'}")
+    code, _, errors = run_cli("pipeline", "predict", *words)
+    assert code in (0, 1)  # a detector of one epoch may find nothing
+    assert "weights" not in errors
