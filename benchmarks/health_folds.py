@@ -280,8 +280,8 @@ that patient.
 The older project's figures are of other data, cervical discs with labels of their own, and its rule
 names things its own way: its "precision" is about the share of labels that were found; its
 "recall", of the boxes that lie on a label, about the share that has the label's class (see
-`detect/evaluation/seed_metrics.py`). One-to-one is COCO's matching at IoU 0.5, precision and recall at
-confidence 0.5; of any class: a disc counts as found whatever it is called.
+`detect/evaluation/seed_metrics.py`). One-to-one is COCO's matching at IoU 0.5, precision and recall
+at confidence 0.5; of any class: a disc counts as found whatever it is called.
 """
 
 

@@ -59,8 +59,9 @@ from spineline.datasets.crops.crops import extract_crops
 from spineline.detect.checkpoints import network_from_safetensors
 from spineline.detect.yolo.environment import import_ultralytics
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.run import predict as command
-from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
+from spineline.pipeline.run.settings import PipelinePredict
 
 GOAL = 5
 OURS = "pipeline predict"

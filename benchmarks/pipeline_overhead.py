@@ -51,10 +51,11 @@ from spineline.datasets.images import window_to_uint8
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.grading import crop_boxes
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.outputs.study_files import overlay_png, write_study
 from spineline.pipeline.run import predict as command
-from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
+from spineline.pipeline.run.settings import PipelinePredict
 
 GOAL = 1.2
 Pass = tuple[torch.nn.Module, torch.Tensor]

@@ -33,16 +33,17 @@ import yaml
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.pages import check_name, read_sections, write_section
-from spineline.datasets.common.run_record import LOG, run_script
+from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, close_match, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.pipeline.evaluation.metrics import flatten
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.evaluation.val import val
 from spineline.pipeline.kfold.kfold import kfold_classify, kfold_detect
 from spineline.pipeline.kfold.settings import KfoldClassify, KfoldDetect
-from spineline.pipeline.run.settings import PipelineVal
 
 SIZES = ("full", "small")
 LEVEL, SEVEN = "level", "seven"

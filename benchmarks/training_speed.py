@@ -43,8 +43,9 @@ from spineline.converters.settings import ConvertTianchi
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_json
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.pages import write_section
-from spineline.datasets.common.run_record import LOG, run_script, versions
+from spineline.datasets.common.run_record import run_script, versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.datasets.phantoms.phantom import DataPhantom, phantom

@@ -24,8 +24,9 @@ from typing import Any, Literal, TypeVar
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_json
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.pages import write_section
-from spineline.datasets.common.run_record import LOG, versions
+from spineline.datasets.common.run_record import versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text
 from spineline.detect.yolo.environment import OFFLINE_ENVIRONMENT

@@ -19,7 +19,7 @@ from spineline.classify.model import MIN_TEMPERATURE, read_weights, save_weights
 from spineline.classify.settings import ClassifyCalibrate
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
 

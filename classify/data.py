@@ -11,7 +11,7 @@ import numpy as np
 
 from spineline.classify.recipe import Recipe
 from spineline.datasets.common.errors import AnnotationError, ConfigError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.crops.crops import (
     BalanceBy,
     CropSpec,

@@ -28,7 +28,7 @@ from spineline.classify.model import (
 from spineline.classify.settings import ClassifyExport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import check_output, write_json
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 
 TOLERANCE = 1e-4
 _SUFFIX = {"onnx": ".onnx", "torchscript": ".torchscript", "safetensors": ".safetensors"}

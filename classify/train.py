@@ -42,13 +42,9 @@ from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_json
-from spineline.datasets.common.run_record import (
-    LOG,
-    held_folder,
-    progress,
-    resumed_settings,
-    write_run_record,
-)
+from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import resumed_settings, write_run_record
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
 from spineline.datasets.crops.crops import CropTable
 from spineline.datasets.labels import KINDS, SEVEN_NAMES

@@ -38,7 +38,8 @@ from spineline.datasets.common.files import (
     write_json,
     write_text,
 )
-from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.dataset import Dataset, load_dataset

@@ -23,7 +23,8 @@ from spineline.converters.sources.source import EmptyTag, LeftOut, Source
 from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
-from spineline.datasets.common.run_record import LOG, write_run_record
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.labels import KINDS, LabelSet

@@ -21,7 +21,7 @@ from spineline.converters.sources.source import LeftOut, Pixels, Source
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import link_or_copy, write_json, write_text
-from spineline.datasets.common.run_record import progress
+from spineline.datasets.common.log import progress
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import (
     EXTRA_LEVELS,

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import check_output, write_bytes
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.detect.settings import DetectExport
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _load(weights: Path, *, trust: bool) -> UltralyticsDetector | FasterRCNNDete
 def _fasterrcnn(
     detector: FasterRCNNDetector, size: int, settings: DetectExport
 ) -> tuple[bytes, tuple[float, float] | None]:
-    from spineline.detect.fasterrcnn.model import export
+    from spineline.detect.fasterrcnn import export
 
     network, channels = export.exported_copy(detector, size), detector.meta.channels
     description = _description(detector.meta, size)

@@ -21,7 +21,8 @@ from spineline.datasets.common.files import (
     write_json,
     write_text,
 )
-from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.drawing import draw_overlay, png_bytes
 from spineline.datasets.images import (
@@ -222,7 +223,7 @@ def _yolo_text(found: Detections, width: int, height: int) -> str:
 
 
 def marks_of(found: Detections) -> Sequence[Mark]:
-    """Detections as marks to draw, as [spineline.datasets.commands.show.prediction_marks][] does."""
+    """Detections as marks to draw, as `spineline data show` draws them."""
     return prediction_marks(
         [
             PredictedBox(found.names[index], score, (left, top, right, bottom))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import close_match, parse_settings
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.detect.architectures import FASTERRCNN, OWN_LOOP, UNET

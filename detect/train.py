@@ -19,13 +19,9 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.files import check_output, write_json
-from spineline.datasets.common.run_record import (
-    LOG,
-    clear_partial,
-    held_folder,
-    resumed_settings,
-    write_run_record,
-)
+from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import clear_partial, resumed_settings, write_run_record
 from spineline.detect.architectures import OWN_LOOP, canonical_name, package_yaml
 from spineline.detect.engine.dataset import (
     YoloData,

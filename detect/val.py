@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
-from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LabelSet
@@ -66,7 +67,7 @@ def val(settings: DetectVal) -> ValResult:
 
     Raises:
         AnnotationError: the dataset cannot be read, or the part is empty.
-        ConfigError: keys that do not go together; see [spineline.detect.evaluation.folds][] for folds.
+        ConfigError: keys that do not go together; see `spineline.detect.evaluation.folds`.
         WeightsError: the weights cannot be used, or their classes are not the dataset's.
         OutputExistsError: ``out`` exists.
     """

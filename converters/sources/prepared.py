@@ -2,8 +2,8 @@
 
 ``[{"img_path": …, "annotation": [{"label": 1 | 2, "bbox": [left, top, right, bottom]}]}]``; label 0
 is the background, so a class counts from 1: with ``labels=health`` 1 is healthy, 2 is sick. The
-numbers of a box are those of the record (see [spineline.converters.sources.cervical][]). Files lie in
-``fasterrcnn``: ``markup.json`` with all images, and ``train.json``, ``val.json``, ``test.json``;
+numbers of a box are those of the record (see [spineline.converters.sources.cervical][]). Files lie
+in ``fasterrcnn``: ``markup.json`` with all images, and ``train.json``, ``val.json``, ``test.json``;
 ``img_path`` is relative to the dataset's folder. An earlier form of the markup, whose labels are
 true (sick) and false, is read too.
 """

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import staged_folder, write_bytes
-from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import Settings, close_match, key
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import staged_folder, write_bytes, write_json, write_text
+from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.plots import figure_png, new_figure
-from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.dataset import Dataset, load_dataset

@@ -1,18 +1,15 @@
-"""What a run folder says of itself: resolved settings, versions and seed; and how runs talk."""
+"""What a run folder says of itself: resolved settings, versions and seed."""
 
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import yaml
 
@@ -25,10 +22,6 @@ from spineline.datasets.common.settings import (
     settings_to_dict,
 )
 from spineline.datasets.common.yaml_files import read_yaml
-
-LOG = logging.getLogger("spineline")
-
-Item = TypeVar("Item")
 
 _PACKAGES = (
     "spineline", "torch", "torchvision", "ultralytics", "timm", "numpy", "opencv-python", "pydicom",
@@ -131,53 +124,6 @@ def clear_partial(folder: Path, names: Iterable[str]) -> None:
         path = folder / name
         for partial in sorted(path.parent.glob(f".{path.name}.*.partial")):
             partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def held_folder(folder: Path) -> Iterator[None]:
-    """Keep a second process from training into the same run folder.
-
-    The lock goes with the process, however it ends, and leaves no file. Where the system or the
-    disk knows no such locks, nothing is held.
-
-    Raises:
-        SpinelineError: another process holds the folder.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            msg = f"{folder}: another process is training into it; wait, or choose another out="
-            raise SpinelineError(msg) from error
-        except OSError:  # such as a network disk without locks
-            pass
-        yield
-    finally:
-        os.close(handle)
-
-
-def progress(
-    items: Iterable[Item], *, description: str, total: int | None = None
-) -> Iterator[Item]:
-    """Iterate with a progress bar on a terminal and about ten plain lines elsewhere."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(items, desc=description, total=total, leave=False)
-        return
-    step = max(1, (total or 1000) // 10)
-    for done, item in enumerate(items, 1):
-        yield item
-        if done % step == 0:
-            LOG.info("%s: %d%s", description, done, f" of {total}" if total else "")
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:

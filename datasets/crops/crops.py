@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.common.files import check_output, staged_folder, write_text
-from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.yaml_files import read_yaml
 from spineline.datasets.images import read_uint8_image

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.common.files import plain_name
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.header import (
     HeaderRejected,
     SliceHeader,
@@ -96,7 +96,7 @@ def index_files(paths: Sequence[Path]) -> list[IndexEntry]:
 def index(
     source: Path, *, leave_out: Path | None = None, read: Reader = index_files
 ) -> tuple[StudyFiles, ...]:
-    """The studies under a source, as [scan][spineline.datasets.dicom.study.scan] finds and names them.
+    """The studies under a source, as `spineline.datasets.dicom.study.scan` finds and names them.
 
     Args:
         source: a study's folder, a cohort, or one file.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spineline.datasets.common.errors import DicomReadError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.header import RejectionKind, SliceHeader
 
 # A word ends where letters end: digits and marks may stand right beside it, as in `t2_tse_sag_384`.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spineline.datasets.common.run_record import progress
+from spineline.datasets.common.log import progress
 from spineline.datasets.dicom.geometry import (
     Reorientation,
     patient_to_pixel,

@@ -227,7 +227,7 @@ def _write_lumbar(stage: Path, settings: DataPhantom) -> list[ImageRecord]:
     import numpy as np
 
     from spineline.datasets.common.files import write_json
-    from spineline.datasets.common.run_record import progress
+    from spineline.datasets.common.log import progress
 
     size_hw = None if settings.size is None else (settings.size, settings.size)
     records, studies, frames = [], [], []
@@ -252,7 +252,7 @@ def _write_necks(stage: Path, settings: DataPhantom) -> list[ImageRecord]:
     import numpy as np
 
     from spineline.datasets.common.files import write_bytes
-    from spineline.datasets.common.run_record import progress
+    from spineline.datasets.common.log import progress
     from spineline.datasets.phantoms.cervical import draw_neck_phantom, neck_record, source_csv
     from spineline.datasets.phantoms.study import write_phantom_study
 

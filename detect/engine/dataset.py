@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 
 if TYPE_CHECKING:
     import torch

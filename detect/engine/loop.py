@@ -35,7 +35,7 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.files import link_file, write_bytes
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.labels import LEVELS
 from spineline.detect.checkpoints import (
     DetectorMeta,

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.detect.architectures import FASTERRCNN, UNET
 from spineline.detect.checkpoints import DetectorMeta, parse_meta
 from spineline.detect.engine.scaling import ScaledDetector
+from spineline.detect.fasterrcnn import model as fasterrcnn
 from spineline.detect.fasterrcnn.backbones import check_network
 from spineline.detect.fasterrcnn.losses import training_weights
-from spineline.detect.fasterrcnn.model import model as fasterrcnn
-from spineline.detect.unet.model import model as unet
+from spineline.detect.unet import model as unet
 
 Values = Mapping[str, Any]
 """What a run trains with, by key."""

@@ -28,7 +28,7 @@ from spineline.datasets.coco import boxed_structures, coco_from_records
 from spineline.datasets.common.bootstrap import DRAWS, FloatArray, divide, draw_weights, interval
 from spineline.datasets.labels import HEALTH_NAMES, LABEL_SETS, LabelSet
 from spineline.datasets.types import ImageRecord
-from spineline.detect.evaluation.evaluate import seed_metrics
+from spineline.detect.evaluation import seed_metrics
 from spineline.detect.evaluation.matching import (
     Labels,
     Matches,

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.types import ImageRecord
 from spineline.detect.settings import DetectVal
 

@@ -1,8 +1,8 @@
 """The network that reads levels off the straightened spine.
 
 A detector names a vertebra by its looks and place, and may name a whole spine one rung too high or
-too low. This network sees the strip along a chain of structures (`spineline.datasets.straighten`), from
-well above T12-L1 to well below L5-S1, and says of each rank which level it is, ranks above the
+too low. This network sees the strip along a chain of structures (`spineline.datasets.straighten`),
+from well above T12-L1 to well below L5-S1, and says of each rank which level it is, ranks above the
 topmost and below the lowest level being classes of their own. It is small: about 150,000 weights.
 """
 

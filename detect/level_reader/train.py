@@ -24,7 +24,8 @@ from torch.nn import functional
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import staged_folder, write_bytes, write_json, write_text
-from spineline.datasets.common.run_record import LOG, progress, write_run_record
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image

@@ -20,7 +20,7 @@ from typing import Any
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 
 OFFLINE_ENVIRONMENT: dict[str, str] = {
     "YOLO_OFFLINE": "1",

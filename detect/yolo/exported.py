@@ -80,7 +80,7 @@ class ExportedNamer:
     def read(
         self, image: npt.NDArray[np.uint8], curve_xy: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        """(K, 13) natural-log probabilities; see `spineline.detect.level_reader.model.Namer.read`."""
+        """(K, 13) natural-log probabilities; as of `spineline.detect.level_reader.model`."""
         strip = straighten(image, curve_xy, self.strip)
         (logits,) = self.session(strip[None, None])
         scores = logits[0].T.astype(np.float64)

@@ -24,7 +24,7 @@ from torch import nn
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.images import read_uint8_image
 from spineline.detect.checkpoints import (
     DetectorMeta,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import encode_seven
 
@@ -64,9 +64,9 @@ def demo(settings: Demo) -> DemoResult:
     from spineline.datasets.common.files import check_output, staged_folder
     from spineline.datasets.common.run_record import write_run_record
     from spineline.pipeline.inference.pipeline import Pipeline
+    from spineline.pipeline.inference.settings import ModelSettings
     from spineline.pipeline.inference.sources import find_cases, load_frame
     from spineline.pipeline.outputs.study_files import write_study
-    from spineline.pipeline.run.settings import ModelSettings
 
     overwrite = settings.overwrite or is_demo(settings.out)
     check_output(settings.out, overwrite=overwrite)

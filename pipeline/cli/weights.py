@@ -14,7 +14,7 @@ import yaml
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.common.files import check_output, write_bytes, write_text
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import Settings, close_match, key
 from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.common.tensors import read_described

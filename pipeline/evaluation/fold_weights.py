@@ -24,7 +24,7 @@ from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.files import read_json, write_json
 from spineline.datasets.common.settings import close_match, parse_settings
 from spineline.datasets.types import ImageRecord
-from spineline.pipeline.run.settings import ModelSettings
+from spineline.pipeline.inference.settings import ModelSettings
 
 SCHEMA = "spineline-fold-weights/1"
 FOLD_WEIGHTS_FILE = "fold_weights.json"

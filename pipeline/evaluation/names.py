@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from spineline.converters.sources.source import LeftOut
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.inference.ground_truth import TruthSet
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.run.engines import Failure, Outcome
 from spineline.pipeline.run.pseudonyms import SALT_NAME, Pseudonyms, kept_salt
-from spineline.pipeline.run.settings import PipelineVal
 
 
 class ValNames:

@@ -9,13 +9,15 @@ from typing import Any
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.pages import check_section, write_section
-from spineline.datasets.common.run_record import LOG, package_version, write_run_record
+from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.evaluation.match import ScoredImage, studies_of
 from spineline.pipeline.evaluation.metrics import SCHEMA, evaluate
 from spineline.pipeline.evaluation.names import ValNames, val_names
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import figures_text, results_text
 from spineline.pipeline.inference.ground_truth import (
     Truth,
@@ -36,7 +38,6 @@ from spineline.pipeline.outputs.study_files import (
 )
 from spineline.pipeline.run.predict import Failure, analyse_cases
 from spineline.pipeline.run.pseudonyms import quiet_names, recorded
-from spineline.pipeline.run.settings import PipelineVal
 from spineline.weights import Bundle
 
 Results = dict[str, StudyResult]

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
 from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
-from spineline.datasets.common.run_record import LOG, package_version, write_run_record
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.runtimes import Form, import_runtime
 from spineline.datasets.dicom.study import Reorientation
 from spineline.datasets.labels import LEVELS
@@ -35,8 +36,8 @@ from spineline.pipeline.inference.bundles import (
     member_of,
 )
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Frame
-from spineline.pipeline.run.settings import ModelSettings
 from spineline.weights import Bundle, Task, WeightsFile, load_registry
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.common.settings import Settings, key
-from spineline.pipeline.run.settings import ModelSettings
+from spineline.pipeline.inference.settings import ModelSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spineline.classify.exported import ExportedClassifier
     from spineline.classify.recipe import Head
     from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer
-    from spineline.pipeline.run.settings import ModelSettings
+    from spineline.pipeline.inference.settings import ModelSettings
 
 Role = Literal["detector", "classifier", "namer"]
 ROLES: tuple[Role, ...] = get_args(Role)

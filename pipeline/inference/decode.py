@@ -15,10 +15,10 @@ The score of a chain, in natural-log units, is
   each level left out between the two;
 - ``-end_cost`` for each level left out above the first and below the last.
 
-Where a namer has read the straightened spine (`spineline.pipeline.inference.level_context`), each candidate may
-also bear the name one rung higher or lower, at ``rename_cost`` less log-odds, and a structure is
-worth ``context_weight * max(-context_most, log p - log p_best)`` more: its level's probability at
-its place against that of the likeliest level there.
+Where a namer has read the straightened spine (`spineline.pipeline.inference.level_context`), each
+candidate may also bear the name one rung higher or lower, at ``rename_cost`` less log-odds, and a
+structure is worth ``context_weight * max(-context_most, log p - log p_best)`` more: its level's
+probability at its place against that of the likeliest level there.
 
 How sure the names of the chain are is the matter of `spineline.pipeline.inference.naming`.
 

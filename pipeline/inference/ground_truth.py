@@ -30,8 +30,8 @@ from spineline.datasets.labels import LEVELS
 from spineline.datasets.splits import PARTS, split_studies
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.inference.settings import GroundTruthSettings
 from spineline.pipeline.inference.sources import Case
-from spineline.pipeline.run.settings import PipelineVal
 
 Headers = Mapping[str, SliceHeader]
 
@@ -63,7 +63,7 @@ class TruthSet:
         return tuple({truth.case.name: truth.case for truth in self.truths}.values())
 
 
-def load_truth(settings: PipelineVal) -> TruthSet:
+def load_truth(settings: GroundTruthSettings) -> TruthSet:
     """Read labels and say where their images are; no pixel is decoded.
 
     Raises:
@@ -79,7 +79,7 @@ def load_truth(settings: PipelineVal) -> TruthSet:
     return TruthSet(truths, found.left_out, found.headers)
 
 
-def read_truth(settings: PipelineVal) -> TruthSet:
+def read_truth(settings: GroundTruthSettings) -> TruthSet:
     """Every annotated image that the settings name, wanted or not; it may be none.
 
     Raises:
@@ -160,7 +160,7 @@ def _box(
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
-def _from_tianchi(settings: PipelineVal, annotations: Path, images: Path) -> TruthSet:
+def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path) -> TruthSet:
     studies = scan(images)
     source = read_tianchi(annotations, images, studies=studies)
     by_uid = {study.study_uid: study for study in studies if study.series}
@@ -177,7 +177,7 @@ def _from_tianchi(settings: PipelineVal, annotations: Path, images: Path) -> Tru
     return TruthSet(tuple(truths), source.left_out, headers)
 
 
-def _from_report(settings: PipelineVal, annotations: Path, images: Path) -> TruthSet:
+def _from_report(settings: GroundTruthSettings, annotations: Path, images: Path) -> TruthSet:
     source: Source = read_report(annotations, images)
     truths = [
         Truth(
@@ -189,7 +189,7 @@ def _from_report(settings: PipelineVal, annotations: Path, images: Path) -> Trut
     return TruthSet(tuple(truths), source.left_out, {})
 
 
-def _from_dataset(settings: PipelineVal, data: Path) -> TruthSet:
+def _from_dataset(settings: GroundTruthSettings, data: Path) -> TruthSet:
     dataset = load_dataset(data)
     if settings.split is not None:
         records: Sequence[ImageRecord] = dataset.all_records()
@@ -209,7 +209,7 @@ def _from_dataset(settings: PipelineVal, data: Path) -> TruthSet:
     return TruthSet(tuple(truths), (), {})
 
 
-def _wanted(truths: Sequence[Truth], settings: PipelineVal) -> list[Truth]:
+def _wanted(truths: Sequence[Truth], settings: GroundTruthSettings) -> list[Truth]:
     """Those of the part of the split, and of the ids, that the settings name."""
     kept = list(truths)
     if settings.split is not None:
@@ -228,7 +228,7 @@ def _names(record: ImageRecord) -> set[str]:
     return {record.image_id, record.study_id, record.study_uid or record.study_id}
 
 
-def _with_spacing(truth: Truth, settings: PipelineVal) -> Truth:
+def _with_spacing(truth: Truth, settings: GroundTruthSettings) -> Truth:
     """The truth with the spacing that the user states for images that carry none."""
     record = truth.record
     spacing = settings.spacing_mm

@@ -41,9 +41,9 @@ from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, grad
 from spineline.pipeline.inference.level_context import LevelReader, read_context
 from spineline.pipeline.inference.naming import abstain, abstention_warnings
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.warnings import doubts, warning
-from spineline.pipeline.run.settings import ModelSettings, mixed_precision
 from spineline.weights import (
     Bundle,
     Task,

@@ -131,7 +131,7 @@ def result_schema() -> dict[str, Any]:
     >>> result_schema()["properties"]["schema"]["const"]
     'spineline-result/1'
     """
-    place = resources.files("spineline.pipeline") / "schemas" / "result.schema.json"
+    place = resources.files("spineline.pipeline.inference") / "schemas" / "result.schema.json"
     content: dict[str, Any] = json.loads(place.read_text("utf-8"))
     return content
 

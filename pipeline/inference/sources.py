@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.common.errors import DicomReadError, SpinelineError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.index import IndexEntry, index_files, plain_entry
 from spineline.datasets.dicom.privacy import (
     holds_identity,

@@ -24,7 +24,7 @@ from spineline.datasets.common.files import (
     write_json,
     write_text,
 )
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import PARTS, Part, fold_studies, records_by_part, write_manifest

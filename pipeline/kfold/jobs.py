@@ -20,12 +20,12 @@ from typing import Any
 
 from spineline.classify.settings import ClassifyTrain, ClassifyVal
 from spineline.datasets.common.errors import RunFinishedError, SpinelineError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
 from spineline.detect.settings import DetectTrain, DetectVal
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.kfold.variants import TrainSettings, masks_kind
 from spineline.pipeline.run.predict import Failure
-from spineline.pipeline.run.settings import PipelineVal
 from spineline.pipeline.training.settings import PipelineTrain
 from spineline.pipeline.training.train import can_go_on, weights_in
 

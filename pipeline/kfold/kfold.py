@@ -25,13 +25,9 @@ import yaml
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, OutputExistsError
 from spineline.datasets.common.files import check_output, write_bytes, write_json, write_text
-from spineline.datasets.common.run_record import (
-    LOG,
-    held_folder,
-    resumed_settings,
-    versions,
-    write_run_record,
-)
+from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import resumed_settings, versions, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.evaluation.fold_weights import (
     FOLD_WEIGHTS_FILE,

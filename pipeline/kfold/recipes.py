@@ -12,11 +12,11 @@ from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.files import write_text
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.splits import Part, write_manifest
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.kfold.folds import Folds
 from spineline.pipeline.kfold.jobs import SCORES
 from spineline.pipeline.kfold.settings import KfoldPipeline
 from spineline.pipeline.kfold.variants import Variant, check_name
-from spineline.pipeline.run.settings import PipelineVal
 from spineline.pipeline.training.settings import PipelineTrain
 from spineline.pipeline.training.train import RECIPES, check_recipe, load_recipe
 

@@ -10,7 +10,7 @@ from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import Settings, key
 from spineline.detect.settings import DetectTrain
-from spineline.pipeline.run.settings import check_spacing, fov_key, spacing_key
+from spineline.pipeline.inference.settings import check_spacing, fov_key, spacing_key
 
 DETECT_FIGURES = (
     "level_accuracy_8px", "coco.map50", "coco.map50_95",

@@ -10,7 +10,7 @@ from typing import Any
 
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import close_match, parse_settings, settings_to_dict
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.detect.settings import DetectTrain

@@ -24,7 +24,7 @@ from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.outputs.records import record_of_result
 
 if TYPE_CHECKING:
-    from spineline.pipeline.run.settings import PipelinePredict
+    from spineline.pipeline.outputs.settings import OutputSettings
 
 IMAGES_FILE = "coco_images.json"
 PREDICTIONS_FILE = "coco_predictions.json"
@@ -35,7 +35,7 @@ Named = Sequence[tuple[str, StudyResult]]
 def write_cohort(
     out: Path,
     results: Iterable[tuple[str, StudyResult]],
-    settings: PipelinePredict,  # noqa: ARG001
+    settings: OutputSettings,  # noqa: ARG001
 ) -> None:
     """Write both files of a run."""
     named = [(name, result.as_stored()) for name, result in results]

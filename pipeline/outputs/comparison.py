@@ -1,6 +1,6 @@
 """Ground truth beside a prediction: ``compare=ANNOTATIONS`` of ``pipeline predict``.
 
-Distances are those that `spineline.pipeline.evaluation.val` scores: in the label's own image, into which
+Distances are those that ``spineline pipeline val`` scores: in the label's own image, into which
 points of another slice are brought through patient coordinates.
 """
 
@@ -17,15 +17,16 @@ import numpy as np
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.study import SliceHeader, patient_to_pixel, pixel_to_patient
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.inference.ground_truth import Truth, TruthSet, aligned, read_truth
 from spineline.pipeline.inference.results import GradedStructure
+from spineline.pipeline.inference.settings import GroundTruthSettings
 from spineline.pipeline.inference.sources import find_cases
+from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import overlay_png
-from spineline.pipeline.run.settings import PipelinePredict, PipelineVal
 
 if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
@@ -85,7 +86,7 @@ class Comparison:
         return words + (f"; grade as labelled: {sum(agree)} of {len(agree)}" if agree else "")
 
 
-def check_compare(settings: PipelinePredict) -> None:
+def check_compare(settings: OutputSettings) -> None:
     """Read the annotation of ``compare=``, before any model runs.
 
     Raises:
@@ -98,14 +99,14 @@ def check_compare(settings: PipelinePredict) -> None:
         LOG.warning("compare=%s: has no usable label of anything in source", settings.compare)
 
 
-def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Draw ``overlay.png`` with the labels beside what was found."""
     comparison = comparison_of(analysis, settings)
     picture = overlay_png(analysis, doubtful=settings.confidence, comparison=comparison)
     write_bytes(folder / "overlay.png", picture, sync=False)
 
 
-def comparison_of(analysis: Analysis, settings: PipelinePredict) -> Comparison | None:
+def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | None:
     """The labels of a study beside its prediction; None without ``compare=``.
 
     Raises:
@@ -218,7 +219,7 @@ class _Labels:
         return next(same, of_study[0] if of_study else None)
 
 
-def _labels_of(annotations: Path, settings: PipelinePredict) -> _Labels:
+def _labels_of(annotations: Path, settings: OutputSettings) -> _Labels:
     """The labels, read once as long as the file stays as it is."""
     try:
         state = annotations.stat()
@@ -234,7 +235,7 @@ def _labels_of(annotations: Path, settings: PipelinePredict) -> _Labels:
 def _labels(annotations: Path, source: Path, window: str, state: tuple[int, int]) -> _Labels:
     del state  # a file that has changed is another one
     images = source.parent if source.is_file() else source
-    settings = PipelineVal(source=images, annotations=annotations, out=Path(), window=window)
+    settings = GroundTruthSettings(source=images, annotations=annotations, window=window)
     truths = read_truth(settings)
     by_uid: dict[str, tuple[Truth, ...]] = {}
     for truth in truths.truths:

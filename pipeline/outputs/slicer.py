@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from spineline.datasets.common.files import write_json
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.drawing import COLOURS_RGB
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import doubt_words, label_of
-from spineline.pipeline.run.settings import PipelinePredict
 
 FILE_NAME = "points.mrk.json"
 
@@ -29,7 +29,7 @@ SCHEMA = (
 )
 
 
-def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``points.mrk.json`` of a study; one without geometry is warned of and left out.
 
     Raises:

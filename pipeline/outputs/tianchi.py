@@ -18,14 +18,14 @@ from spineline.converters.sources.source import load_json
 from spineline.datasets.coco import rows_text
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import write_text
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.tianchi import annotation_entry
 from spineline.pipeline.outputs.records import record_of_result
 
 if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
     from spineline.pipeline.inference.results import StudyResult
-    from spineline.pipeline.run.settings import PipelinePredict
+    from spineline.pipeline.outputs.settings import OutputSettings
 
 FILE = "tianchi.json"
 _SHOWN = 5
@@ -42,7 +42,7 @@ def tianchi_entry(result: StudyResult, z_index: int) -> dict[str, Any]:
     return {**entry, "warnings": list(result.warnings)} if result.warnings else entry
 
 
-def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:  # noqa: ARG001
+def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:  # noqa: ARG001
     """Write ``tianchi.json`` of one study; none of a plain image."""
     if analysis.result.instance_uid is None:
         return
@@ -53,7 +53,7 @@ def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> 
 def write_cohort(
     out: Path,
     results: Iterable[tuple[str, StudyResult]],
-    settings: PipelinePredict,  # noqa: ARG001
+    settings: OutputSettings,  # noqa: ARG001
 ) -> None:
     """Write ``tianchi.json`` of the run; slices' places come from the files of the studies."""
     entries, plain = [], []

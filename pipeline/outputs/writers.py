@@ -14,28 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 
 if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
     from spineline.pipeline.inference.results import StudyResult
-    from spineline.pipeline.run.settings import PipelinePredict
+    from spineline.pipeline.outputs.settings import OutputSettings
 
 OF_STUDY: dict[str, str] = {
-    "sr": "dicom_report",
-    "pr": "dicom_state",
-    "sc": "dicom_capture",
+    "sr": "dicom.structured_report",
+    "pr": "dicom.presentation_state",
+    "sc": "dicom.secondary_capture",
     "slicer": "slicer",
-    "tianchi": "tianchi_out",
-    "report": "report_page",
+    "tianchi": "tianchi",
+    "report": "html.study_page",
 }
 """Modules that write files of one study, by word."""
 
 OF_COHORT: dict[str, str] = {
-    "tianchi": "tianchi_out",
-    "coco": "coco_out",
-    "page": "cohort_page",
+    "tianchi": "tianchi",
+    "coco": "coco",
+    "page": "html.cohort_page",
 }
 """Modules that write files of the whole run, by word."""
 
@@ -75,7 +75,7 @@ def words_of_run(out: Path) -> tuple[str, ...]:
         return ()
 
 
-def check_extras(settings: PipelinePredict) -> None:
+def check_extras(settings: OutputSettings) -> None:
     """Find out what would fail every study, before any model runs.
 
     Raises:
@@ -86,13 +86,13 @@ def check_extras(settings: PipelinePredict) -> None:
         text = "to=%s: these files keep the patient's name and UIDs, as DICOM wants; names=hash "
         LOG.warning(text + "leaves them as they are: do not pass them on", ",".join(kept))
     if settings.compare is not None:
-        _module("compare").check_compare(settings)
+        _module("comparison").check_compare(settings)
 
 
-def write_study_extras(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+def write_study_extras(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write what ``to=`` and ``compare=`` ask for of one study."""
     if settings.compare is not None and settings.overlay:
-        _module("compare").write_study(folder, analysis, settings)
+        _module("comparison").write_study(folder, analysis, settings)
     refused = OF_DICOM if analysis.frame.header is None else ()
     left_out = [word for word in settings.to if word in refused]
     if left_out:
@@ -104,7 +104,7 @@ def write_study_extras(folder: Path, analysis: Analysis, settings: PipelinePredi
 
 
 def write_cohort_extras(
-    out: Path, results: Iterable[tuple[str, StudyResult]], settings: PipelinePredict
+    out: Path, results: Iterable[tuple[str, StudyResult]], settings: OutputSettings
 ) -> None:
     """Write what ``to=`` asks for of the run.
 
@@ -119,4 +119,4 @@ def write_cohort_extras(
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"spineline.pipeline.{name}")
+    return importlib.import_module(f"spineline.pipeline.outputs.{name}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.pipeline.inference.pipeline import Pipeline, batch_size
 from spineline.pipeline.inference.readers import (
     Limits,

@@ -29,14 +29,16 @@ from typing import Any
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-from spineline.datasets.common.run_record import LOG, package_version
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import package_version
 from spineline.pipeline.inference.pipeline import Pipeline, batch_size, bundle_of
 from spineline.pipeline.inference.readers import Limits, ReaderPool, cores_here
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Case, Frame, load_frame
 from spineline.pipeline.run.engine_local import Analyser, limits_of, not_read
 from spineline.pipeline.run.engines import Failure, Outcome, reason_of
 from spineline.pipeline.run.lanes import one_thread_each, threads_given
-from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
+from spineline.pipeline.run.settings import PipelinePredict
 
 _RETRIES = 2
 """How often Ray does the work of a worker again that ended."""
@@ -122,7 +124,7 @@ class Shares:
 def run(
     cases: Sequence[Case], settings: PipelinePredict, *, load: Load | None = None
 ) -> Iterator[Outcome]:
-    """See [spineline.pipeline.run.engines.Engine][]; ``load`` loads other models than settings say."""
+    """See `spineline.pipeline.run.engines.Engine`; ``load`` loads other models than settings."""
     if load is None:
         load = functools.partial(load_same, sha256=bundle_of(settings).sha256)
     threads = 1 if one_thread_each(settings) else threads_here()

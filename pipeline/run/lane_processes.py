@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.readers import how_it_ended, receive, send
 from spineline.pipeline.run.engines import Failure, Outcome, reason_of

@@ -29,9 +29,10 @@ from spineline.pipeline.run.engines import Outcome
 if TYPE_CHECKING:
     from torch import nn
 
+    from spineline.pipeline.inference.settings import ModelSettings
     from spineline.pipeline.run.engine_local import Analyser, Feed, Read
     from spineline.pipeline.run.lane_processes import LaneProcess
-    from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
+    from spineline.pipeline.run.settings import PipelinePredict
 
 _MOST_LANES = 8
 """By default: what Python itself does of the work, one thread does at a time."""

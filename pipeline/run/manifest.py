@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.index import RESULTS_BEGIN, RESULTS_NAME
 from spineline.pipeline.run.engines import FAILURE_KINDS, Failure, FailureKind
 

@@ -28,7 +28,8 @@ from spineline.datasets.common.files import (
     discard_folder,
     staged_folder,
 )
-from spineline.datasets.common.run_record import LOG, package_version, progress, write_run_record
+from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result

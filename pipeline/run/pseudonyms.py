@@ -26,14 +26,15 @@ from typing import TypeVar
 
 from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
 from spineline.datasets.common.files import write_text
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.privacy import without_descriptions
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.sources import Case
 from spineline.pipeline.inference.warnings import codes_of
 from spineline.pipeline.run.engines import Outcome
-from spineline.pipeline.run.settings import PipelinePredict, PipelineVal
+from spineline.pipeline.run.settings import PipelinePredict
 
 SALT_NAME = "salt.txt"
 CHECK_NAME = "salt-check.txt"

@@ -16,7 +16,9 @@ from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, link_or_copy
-from spineline.datasets.common.run_record import LOG, held_folder, write_run_record
+from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import (
     close_match,
     parse_settings,

@@ -47,7 +47,7 @@ from spineline.datasets.common.errors import (
     SpinelineError,
     WeightsError,
 )
-from spineline.datasets.common.run_record import held_folder
+from spineline.datasets.common.locks import held_folder
 from spineline.datasets.crops.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
 

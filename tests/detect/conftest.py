@@ -14,7 +14,7 @@ import pytest
 
 from spineline.datasets.boxes import boxes_from_points, xyxy_to_cxcywhn
 from spineline.datasets.coco import boxed_structures, coco_from_records
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.types import ImageRecord, Structure
 

@@ -25,7 +25,7 @@ from spineline.datasets.common.errors import (
     SpinelineError,
     WeightsError,
 )
-from spineline.datasets.common.run_record import held_folder
+from spineline.datasets.common.locks import held_folder
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import load_pickle, read_safetensors, write_checkpoint
 from spineline.detect.settings import DetectTrain

@@ -28,9 +28,10 @@ from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections, no_detections
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.outputs.writers import OF_STUDY
-from spineline.pipeline.run.settings import ModelSettings, PipelinePredict
+from spineline.pipeline.run.settings import PipelinePredict
 from spineline.weights import Bundle, WeightsFile
 
 SAGITTAL = (0, 1, 0, 0, 0, -1)

@@ -16,8 +16,8 @@ import pytest
 
 from spineline.datasets.labels import KIND_OF_SEVEN, KINDS, LEVELS, kind_of_level
 from spineline.pipeline.inference.results import SCHEMA, StudyResult, result_schema
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
-from spineline.pipeline.run.settings import ModelSettings
 
 KINDS_OF_RESULT = (
     "all levels", "missing levels", "nothing found", "plain image", "abstained", "no classifier",

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from spineline.pipeline.inference.warnings import codes_of
-from spineline.pipeline.outputs.study_files import study_files as outputs
+from spineline.pipeline.outputs import study_files as outputs
 from spineline.pipeline.run.settings import PipelinePredict
 
 CODES = ("no_geometry", "burned_in_text", "missing_levels", "naming_abstained")

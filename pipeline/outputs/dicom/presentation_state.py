@@ -28,8 +28,8 @@ from spineline.pipeline.outputs.dicom.source import (
     to_graphic,
     write_object,
 )
+from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import label_of, title_of
-from spineline.pipeline.run.settings import PipelinePredict
 
 if TYPE_CHECKING:
     from highdicom import pr
@@ -42,7 +42,7 @@ _NOTE_BOX = (0.02, 0.94, 0.98, 0.99)  # left, top, right, bottom of the area sho
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
-def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``overlay.pr.dcm`` of a study with a DICOM source.
 
     A colour image has no greyscale presentation state: it is warned of and left out.

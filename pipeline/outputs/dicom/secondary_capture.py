@@ -13,8 +13,8 @@ from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.warnings import codes_of
 from spineline.pipeline.outputs.dicom.source import Source, body_part, identity, write_object
+from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import doubt_words, overlay_png
-from spineline.pipeline.run.settings import PipelinePredict
 
 FILE_NAME = "overlay.sc.dcm"
 
@@ -22,7 +22,7 @@ _STRAIGHT = ("P", "F")
 _DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards more and less of x, y, z
 
 
-def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``overlay.sc.dcm`` of a study with a DICOM source: ``overlay.png`` in DICOM.
 
     Raises:

@@ -42,7 +42,7 @@ from pydicom.valuerep import validate_value
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.common.run_record import LOG
+from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, quiet_pydicom
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.outputs.dicom import codes as code
 from spineline.pipeline.outputs.dicom.source import (
     FloatArray,
     Source,
@@ -29,8 +30,7 @@ from spineline.pipeline.outputs.dicom.source import (
     uid_of,
     write_object,
 )
-from spineline.pipeline.outputs.study_files.dicom import codes as code
-from spineline.pipeline.run.settings import PipelinePredict
+from spineline.pipeline.outputs.settings import OutputSettings
 
 if TYPE_CHECKING:
     from highdicom import sr
@@ -40,7 +40,7 @@ FILE_NAME = "report.sr.dcm"
 RESEARCH_USE = "Research use only, not for diagnosis. Made by software, verified by no person."
 
 
-def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``report.sr.dcm`` of a study with a DICOM source.
 
     Raises:

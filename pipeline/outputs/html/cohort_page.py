@@ -35,7 +35,7 @@ from spineline.pipeline.outputs.html.cohort_chart import (
 from spineline.pipeline.outputs.html.markup import Markup, document, element, joined, table
 from spineline.pipeline.outputs.html.study_page import FILE as REPORT
 from spineline.pipeline.outputs.html.study_page import NOT_FOR_DIAGNOSIS, model_line
-from spineline.pipeline.run.settings import PipelinePredict
+from spineline.pipeline.outputs.settings import OutputSettings
 
 FILE = "index.html"
 MANIFEST = "manifest.jsonl"
@@ -53,7 +53,7 @@ class Failed:
 
 
 def write_cohort(
-    out: Path, results: Iterable[tuple[str, StudyResult]], settings: PipelinePredict
+    out: Path, results: Iterable[tuple[str, StudyResult]], settings: OutputSettings
 ) -> None:
     """Write the run's ``index.html``."""
     del settings  # it shows what there is

@@ -126,7 +126,9 @@ def document(title: str, body: Markup, *, styles: tuple[str, ...], script: str =
 @functools.cache
 def page_file(name: str) -> str:
     """A style sheet or script of the package."""
-    return (resources.files("spineline.pipeline") / "pages" / name).read_text(encoding="utf-8")
+    return (resources.files("spineline.pipeline.outputs.html") / "assets" / name).read_text(
+        encoding="utf-8"
+    )
 
 
 @functools.cache

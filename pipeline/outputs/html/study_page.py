@@ -28,7 +28,7 @@ from spineline.pipeline.outputs.grade_words import (
 )
 from spineline.pipeline.outputs.html.markup import Markup, document, element, joined, number
 from spineline.pipeline.outputs.html.study_figure import figure
-from spineline.pipeline.run.settings import PipelinePredict
+from spineline.pipeline.outputs.settings import OutputSettings
 
 FILE = "report.html"
 NOT_FOR_DIAGNOSIS = "Research use only. Not for diagnosis."
@@ -39,7 +39,7 @@ _TRACK = element("rect", width="100%", height="100%", class_="track")
 _STEPS = {1: "one rung", 2: "two rungs"}
 
 
-def write_study(folder: Path, analysis: Analysis, settings: PipelinePredict) -> None:
+def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write a study's ``report.html``."""
     comparison = comparison_of(analysis, settings)
     page = report_html(analysis, comparison, doubtful=settings.confidence)

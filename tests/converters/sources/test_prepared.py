@@ -241,8 +241,8 @@ def test_data_check_knows_the_source(images: Path, tmp_path: Path, run_cli, fold
 
 
 def test_levels_of_a_prepared_source_cannot_be_scored(images: Path, tmp_path: Path) -> None:
+    from spineline.pipeline.evaluation.settings import PipelineVal
     from spineline.pipeline.inference.ground_truth import load_truth
-    from spineline.pipeline.run.settings import PipelineVal
 
     words(tmp_path, [entry("a0.png")])
     settings = PipelineVal(

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from spineline.datasets.dicom import burned_text
 from spineline.datasets.dicom.burned_text import letters_in_a_row, looks_like_text
-from spineline.datasets.dicom.study import burned_text
 from spineline.datasets.images import read_image, window_to_uint8
 from spineline.datasets.phantoms.phantom import draw_spine
 

@@ -16,9 +16,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from spineline.datasets.common.errors import DicomReadError
+from spineline.datasets.dicom import pixels as dicom_pixels
 from spineline.datasets.dicom.pixels import codestream_size
 from spineline.datasets.dicom.study import SliceHeader, read_pixels, scan
-from spineline.datasets.dicom.study import pixels as dicom_pixels
 
 WriteDicom = Callable[..., Path]
 RNG = np.random.default_rng(0)

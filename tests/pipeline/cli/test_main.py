@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from spineline.datasets.common.settings import Settings, describe
-from spineline.pipeline.cli.main import COMMANDS, Command, main
+from spineline.pipeline.cli.commands import COMMANDS, Command
+from spineline.pipeline.cli.main import main
 
 RunCli = Callable[..., tuple[int, str, str]]
 

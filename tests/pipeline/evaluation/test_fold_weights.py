@@ -17,7 +17,7 @@ from spineline.pipeline.evaluation.fold_weights import (
     read_fold_weights,
     write_fold_weights,
 )
-from spineline.pipeline.run.settings import PipelineVal
+from spineline.pipeline.evaluation.settings import PipelineVal
 
 
 def record(study: str, *, uid: str | None = None, image: str | None = None) -> ImageRecord:

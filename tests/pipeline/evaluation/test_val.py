@@ -17,10 +17,10 @@ from spineline.datasets.dicom.study import scan
 from spineline.datasets.splits import write_manifest
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.evaluation.metrics import flatten
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.inference.ground_truth import aligned
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
-from spineline.pipeline.run.settings import PipelineVal
 
 
 def metrics_of(out: Path) -> dict:

@@ -27,7 +27,7 @@ from spineline.pipeline.inference.bundles import (
 )
 from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
-from spineline.pipeline.run.settings import ModelSettings
+from spineline.pipeline.inference.settings import ModelSettings
 
 Change = Callable[[dict[str, Any]], object]
 

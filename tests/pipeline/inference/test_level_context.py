@@ -26,7 +26,7 @@ from spineline.pipeline.inference.level_context import (
     worth,
 )
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
-from spineline.pipeline.run.settings import ModelSettings
+from spineline.pipeline.inference.settings import ModelSettings
 
 
 @dataclass

@@ -16,8 +16,8 @@ from PIL import Image
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.outputs import study_files as outputs
 from spineline.pipeline.outputs.comparison import Comparison, check_compare, comparison_of
-from spineline.pipeline.outputs.study_files import study_files as outputs
 from spineline.pipeline.run.settings import PipelinePredict
 
 SHIFT = np.array([3.0, 4.0])  # 5 pixels, 6.25 mm at 1.25 mm

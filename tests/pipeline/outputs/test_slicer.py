@@ -11,7 +11,7 @@ import pytest
 
 from spineline.datasets.dicom.study import pixel_to_patient
 from spineline.datasets.labels import LEVELS
-from spineline.pipeline.outputs.study_files import slicer
+from spineline.pipeline.outputs import slicer
 from spineline.pipeline.run.settings import PipelinePredict
 
 

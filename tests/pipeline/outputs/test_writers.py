@@ -8,7 +8,7 @@ import cv2
 import pytest
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.pipeline.outputs.study_files import writers
+from spineline.pipeline.outputs import writers
 from spineline.pipeline.run.settings import PipelinePredict
 
 

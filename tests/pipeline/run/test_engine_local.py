@@ -12,7 +12,9 @@ import pytest
 
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError
+from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.inference.pipeline import batch_size
+from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.run.engine_local import (
     Analyser,
@@ -21,13 +23,7 @@ from spineline.pipeline.run.engine_local import (
     run,
     workers_of,
 )
-from spineline.pipeline.run.settings import (
-    ModelSettings,
-    PipelinePredict,
-    PipelineVal,
-    mixed_precision,
-    results_hash,
-)
+from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from torch import nn
 from spineline.detect.ensemble import EnsembleDetector
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.readers import ReaderPool
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases
 from spineline.pipeline.run import lanes
 from spineline.pipeline.run.engine_local import run
@@ -30,7 +31,7 @@ from spineline.pipeline.run.lanes import (
     twins,
 )
 from spineline.pipeline.run.predict import predict
-from spineline.pipeline.run.settings import ModelSettings, PipelinePredict, results_hash
+from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 
 class ShapeKeeper(nn.Module):

@@ -17,9 +17,9 @@ from spineline.datasets.labels import LEVELS
 from spineline.pipeline import Pipeline
 from spineline.pipeline.inference.pipeline import bundle_of
 from spineline.pipeline.inference.results import SCHEMA, StudyResult, read_result
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.outputs.study_files import title_of
-from spineline.pipeline.run.settings import ModelSettings
 
 
 def result_of(out: Path, name: str) -> dict:
@@ -504,7 +504,7 @@ def test_unknown_weights(
 @pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
 def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) -> None:
     from spineline.pipeline.inference.pipeline import bundle_of
-    from spineline.pipeline.run.settings import ModelSettings
+    from spineline.pipeline.inference.settings import ModelSettings
     from spineline.weights import resolve_bundle
     from spineline.weights.registry import BUNDLED
 

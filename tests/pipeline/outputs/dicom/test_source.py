@@ -11,6 +11,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from spineline.datasets.common.errors import SpinelineError
+from spineline.pipeline.outputs.dicom import codes as dicom_codes
+from spineline.pipeline.outputs.dicom import presentation_state as dicom_state
 from spineline.pipeline.outputs.dicom.source import (
     NO_DATE,
     moment_of,
@@ -20,8 +22,6 @@ from spineline.pipeline.outputs.dicom.source import (
     to_graphic,
     uid_of,
 )
-from spineline.pipeline.outputs.study_files.dicom import codes as dicom_codes
-from spineline.pipeline.outputs.study_files.dicom import presentation_state as dicom_state
 from spineline.pipeline.run.settings import PipelinePredict
 
 pytest.importorskip("highdicom")

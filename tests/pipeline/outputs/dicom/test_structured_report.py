@@ -16,8 +16,8 @@ from pydicom.dataset import Dataset
 
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.results import StudyResult
-from spineline.pipeline.outputs.study_files.dicom import codes as dicom_codes
-from spineline.pipeline.outputs.study_files.dicom import structured_report as dicom_report
+from spineline.pipeline.outputs.dicom import codes as dicom_codes
+from spineline.pipeline.outputs.dicom import structured_report as dicom_report
 from spineline.pipeline.run.settings import PipelinePredict
 
 highdicom = pytest.importorskip("highdicom")

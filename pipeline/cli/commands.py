@@ -1,0 +1,188 @@
+"""All commands: of each, one line of help and where its settings and its function are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: where its settings and its function are, by ``module:name``."""
+
+    summary: str
+    settings: str
+    run: str
+
+
+_CONVERT = "spineline.converters.settings"
+_DETECT = "spineline.detect.settings"
+_CLASSIFY = "spineline.classify.settings"
+
+COMMANDS: dict[str, dict[str, Command]] = {
+    "convert": {
+        "tianchi": Command(
+            "Tianchi JSON with DICOM studies to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertTianchi",
+            "spineline.converters.convert:convert_tianchi",
+        ),
+        "report": Command(
+            "the report's JSON with frames to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertReport",
+            "spineline.converters.convert:convert_report",
+        ),
+        "cervical": Command(
+            "cervical CSV with LabelMe XML to YOLO, VOC and COCO: healthy and sick discs",
+            f"{_CONVERT}:ConvertCervical",
+            "spineline.converters.convert:convert_cervical",
+        ),
+        "prepared": Command(
+            "the older cervical project's prepared JSON to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertPrepared",
+            "spineline.converters.convert:convert_prepared",
+        ),
+        "result": Command(
+            "results of pipeline predict, corrected or not, to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertPredicted",
+            "spineline.converters.convert:convert_result",
+        ),
+    },
+    "data": {
+        "check": Command(
+            "find what is wrong with a source or a converted dataset",
+            "spineline.converters.check:DataCheck",
+            "spineline.converters.check:check",
+        ),
+        "stats": Command(
+            "counts, sizes, spacing, mean and std, histograms",
+            "spineline.datasets.commands.stats:DataStats",
+            "spineline.datasets.commands.stats:stats",
+        ),
+        "show": Command(
+            "overlays of boxes, points and levels",
+            "spineline.datasets.commands.show:DataShow",
+            "spineline.datasets.commands.show:show",
+        ),
+        "crops": Command(
+            "crops for the classifier, jittered and balanced on request",
+            "spineline.datasets.crops.crops:DataCrops",
+            "spineline.datasets.crops.crops:crops",
+        ),
+        "phantom": Command(
+            "draw synthetic studies with their annotation",
+            "spineline.datasets.phantoms.phantom:DataPhantom",
+            "spineline.datasets.phantoms.phantom:phantom",
+        ),
+    },
+    "detect": {
+        "train": Command(
+            "train a detector", f"{_DETECT}:DetectTrain", "spineline.detect.train:train"
+        ),
+        "val": Command(
+            "figures of boxes: COCO, one to one, the older rule",
+            f"{_DETECT}:DetectVal",
+            "spineline.detect.val:val",
+        ),
+        "predict": Command(
+            "boxes on images", f"{_DETECT}:DetectPredict", "spineline.detect.predict:predict"
+        ),
+        "export": Command(
+            "to ONNX or TorchScript", f"{_DETECT}:DetectExport", "spineline.detect.export:export"
+        ),
+    },
+    "classify": {
+        "train": Command(
+            "train a classifier", f"{_CLASSIFY}:ClassifyTrain", "spineline.classify.train:train"
+        ),
+        "val": Command(
+            "accuracy, F1, AUC on crops", f"{_CLASSIFY}:ClassifyVal", "spineline.classify.val:val"
+        ),
+        "predict": Command(
+            "grades of crops", f"{_CLASSIFY}:ClassifyPredict", "spineline.classify.predict:predict"
+        ),
+        "calibrate": Command(
+            "fit a temperature on out-of-fold predictions, and write it into weights",
+            f"{_CLASSIFY}:ClassifyCalibrate",
+            "spineline.classify.calibrate:calibrate",
+        ),
+        "export": Command(
+            "to ONNX or TorchScript",
+            f"{_CLASSIFY}:ClassifyExport",
+            "spineline.classify.export:export",
+        ),
+    },
+    "naming": {
+        "train": Command(
+            "train the network that reads levels off the straightened spine",
+            "spineline.detect.level_reader.settings:NamingTrain",
+            "spineline.detect.level_reader.train:train",
+        ),
+    },
+    "kfold": {
+        "detect": Command(
+            "cross-validate variants of a detector: each fold, mean, spread, intervals",
+            "spineline.pipeline.kfold.settings:KfoldDetect",
+            "spineline.pipeline.kfold.kfold:kfold_detect",
+        ),
+        "classify": Command(
+            "cross-validate variants of a classifier",
+            "spineline.pipeline.kfold.settings:KfoldClassify",
+            "spineline.pipeline.kfold.kfold:kfold_classify",
+        ),
+        "pipeline": Command(
+            "cross-validate the recipe of all three networks, scored as one pipeline",
+            "spineline.pipeline.kfold.settings:KfoldPipeline",
+            "spineline.pipeline.kfold.kfold:kfold_pipeline",
+        ),
+    },
+    "pipeline": {
+        "train": Command(
+            "detector, classifier and namer of one dataset, by the default bundle's recipe",
+            "spineline.pipeline.training.settings:PipelineTrain",
+            "spineline.pipeline.training.train:train",
+        ),
+        "predict": Command(
+            "studies in, named and graded structures out",
+            "spineline.pipeline.run.settings:PipelinePredict",
+            "spineline.pipeline.run.predict:predict",
+        ),
+        "val": Command(
+            "score the pipeline against annotations",
+            "spineline.pipeline.evaluation.settings:PipelineVal",
+            "spineline.pipeline.evaluation.val:val",
+        ),
+        "export": Command(
+            "the whole pipeline as one folder for ONNX Runtime, OpenVINO or TorchScript",
+            "spineline.pipeline.export.settings:PipelineExport",
+            "spineline.pipeline.export.export:export",
+        ),
+    },
+    "weights": {
+        "list": Command(
+            "bundled and local weights",
+            "spineline.pipeline.cli.weights:WeightsList",
+            "spineline.pipeline.cli.weights:list_weights",
+        ),
+        "verify": Command(
+            "compare weights with their SHA-256",
+            "spineline.pipeline.cli.weights:WeightsVerify",
+            "spineline.pipeline.cli.weights:verify_weights",
+        ),
+        "strip": Command(
+            "a checkpoint to safetensors without optimizer state and paths",
+            "spineline.pipeline.cli.weights:WeightsStrip",
+            "spineline.pipeline.cli.weights:strip_weights",
+        ),
+        "add": Command(
+            "put stripped weights into a registry",
+            "spineline.pipeline.cli.weights:WeightsAdd",
+            "spineline.pipeline.cli.weights:add_weights",
+        ),
+    },
+    "demo": {
+        "": Command(
+            "draw a phantom study and run the pipeline on it with the bundled weights",
+            "spineline.pipeline.cli.demo:Demo",
+            "spineline.pipeline.cli.demo:demo",
+        ),
+    },
+}

@@ -1,0 +1,67 @@
+"""Settings of ``spineline pipeline val``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.pages import check_name
+from spineline.datasets.common.settings import key
+from spineline.pipeline.inference.settings import GroundTruthSettings, check_spacing
+from spineline.pipeline.outputs.settings import NAMES_HELP, SALT_HELP, check_salt
+
+_ABSTAINED = "studies whose levels are but a guess are wrong, or left out but for naming.*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineVal(GroundTruthSettings):
+    """Keys of ``pipeline val``."""
+
+    out: Path = key("folder to write: metrics.json, predictions/, results.csv, log.txt")
+    folds: tuple[Path, ...] = key(
+        "weights by fold, each study run with those that did not see it: variant folders of kfold "
+        "detect and kfold classify, or JSON files",
+        default=(),
+    )
+    fold_match: str = key(
+        "how studies are found in folds: by study UID, else by name; or by the number in the name "
+        "(study12 is 012)",
+        default="auto",
+        choices=("auto", "number"),
+    )
+    predictions: Path | None = key(
+        "score the result.json files of this folder instead of running models", default=None
+    )
+    abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
+    draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"))
+    salt: str | None = key(SALT_HELP, default=None)
+    table: Path | None = key(
+        "also write the figures into this Markdown page, of which the rest stays", default=None
+    )
+    section: str = key("name of the table's section of that page", default="heldout")
+    note: str = key("a sentence on the data, for the table", default="")
+    overlay: bool = key("draw an overlay of each image", default=False)
+    overwrite: bool = key("replace an earlier output", default=False)
+    seed: int = key("of the bootstrap", default=0, minimum=0)
+
+    def __post_init__(self) -> None:
+        GroundTruthSettings.__post_init__(self)
+        _check_val(self)
+
+
+def _check_val(settings: PipelineVal) -> None:
+    check_salt(settings.salt, settings.names)
+    check_name(settings.section)
+    if settings.data is None and (settings.source is None or settings.annotations is None):
+        raise ConfigError("wanted source=… and annotations=…, or data=…")
+    if settings.data is not None and (settings.source or settings.annotations):
+        raise ConfigError("data=…: stands instead of source=… and annotations=…; give one of both")
+    if settings.split is not None and settings.part is None:
+        raise ConfigError("split=…: say which part to score, such as part=val")
+    if settings.split is None and settings.part is not None and settings.data is None:
+        raise ConfigError("part=…: needs split=MANIFEST, or data=… instead of a source")
+    if settings.folds and settings.predictions is not None:
+        raise ConfigError("folds=… and predictions=…: stored predictions run no weights")
+    check_spacing(settings.spacing_mm, settings.fov_mm)

@@ -1,0 +1,124 @@
+"""Settings of the pipeline itself, and of the ground truth that it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from spineline.datasets.common.devices import check_device
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.settings import Settings, key
+
+_WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
+_DETECTOR = "detector instead of that of weights: a registry name or a file"
+_CLASSIFIER = "classifier instead of that of weights: a registry name or a file"
+_CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=argmax"
+_CANDIDATES = "boxes less sure are no candidates for the spine"
+_NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
+_NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
+_WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
+_BATCH = (
+    "images given to the models at once; auto: 1 on the CPU, else 32; halved if memory runs out"
+)
+_HALF = "mixed precision: true, false, or auto: on CUDA only"
+_CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings(Settings):
+    """The keys that decide what the pipeline makes of an image."""
+
+    weights: str = key(_WEIGHTS, default="default")
+    detector: str | None = key(_DETECTOR, default=None)
+    classifier: str | None = key(_CLASSIFIER, default=None)
+    namer: str = key(_NAMER, default="bundle")
+    decode: str = key(
+        "ordered spine, or the surest box of each level",
+        default="spine",
+        choices=("spine", "argmax"),
+    )
+    confidence: float = key(_CONFIDENCE, default=0.25, minimum=0, maximum=1)
+    candidate_confidence: float = key(_CANDIDATES, default=0.01, minimum=0, maximum=1)
+    min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1)
+    iou: float = key(
+        "boxes of one level that overlap more are one box", default=0.8, minimum=0, maximum=1
+    )
+    crop_boxes: str = key(_CROPS, default="rule", choices=("rule", "detector"))
+    window: str = key(_WINDOW, default="percentile", choices=("percentile", "none"))
+    batch: int | Literal["auto"] = key(_BATCH, default="auto", minimum=1)
+    device: str = key("cpu, cuda, mps, or the number of one CUDA device", default="cpu")
+    half: bool | Literal["auto"] = key(_HALF, default="auto")
+    trust: bool = key("load weights that are pickles, which run the code in them", default=False)
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        _check_machine(self)
+        if self.decode == "argmax" and self.min_naming_probability > 0:
+            msg = (
+                f"min_naming_probability={self.min_naming_probability:g}: decode=argmax names each "
+                "level by itself and has no probability of the whole; use decode=spine"
+            )
+            raise ConfigError(msg)
+
+
+def _check_machine(settings: ModelSettings) -> None:
+    if isinstance(settings.batch, str) and settings.batch != "auto":
+        raise ConfigError(f"batch={settings.batch}: wanted auto, or a number of images, 1 or more")
+    if isinstance(settings.half, str) and settings.half != "auto":
+        raise ConfigError(f"half={settings.half}: wanted auto, true or false")
+    check_device(settings.device)
+    if settings.half is True and settings.device.strip().lower() == "cpu":
+        msg = "half=true: the CPU computes in full precision; use half=auto, or a GPU by device=0"
+        raise ConfigError(msg)
+
+
+def mixed_precision(settings: ModelSettings) -> bool:
+    """Whether the models compute in half precision where that is enough; auto: on CUDA."""
+    if isinstance(settings.half, str):
+        return check_device(settings.device) not in ("cpu", "mps")
+    return settings.half
+
+
+def spacing_key() -> Any:
+    """The key ``spacing_mm``."""
+    return key("pixel spacing of images that carry none", default=None, minimum=1e-3, maximum=100)
+
+
+def fov_key() -> Any:
+    """The key ``fov_mm``."""
+    text = "field of view along the longer side of images that carry no spacing"
+    return key(text, default=None, minimum=1, maximum=10000)
+
+
+def check_spacing(spacing_mm: float | None, fov_mm: float | None) -> None:
+    """Refuse both at once.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if spacing_mm is not None and fov_mm is not None:
+        raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroundTruthSettings(ModelSettings):
+    """The keys that say which labels the pipeline is compared with."""
+
+    source: Path | None = key("folder of DICOM studies, or of frames", default=None)
+    annotations: Path | None = key("Tianchi or report JSON for the source", default=None)
+    data: Path | None = key("converted dataset, instead of source and annotations", default=None)
+    part: str | None = key(
+        "part of data, or of split, to score (default: val of data, all of a source)",
+        default=None,
+        choices=("train", "val", "test"),
+    )
+    split: Path | None = key("split manifest that says which studies part is", default=None)
+    ids: tuple[str, ...] = key("score these studies alone", default=())
+    slice: str = key(
+        "the pipeline's own choice of slice, or the annotated one",
+        default="auto",
+        choices=("auto", "annotated"),
+    )
+    spacing_mm: float | None = spacing_key()
+    fov_mm: float | None = fov_key()

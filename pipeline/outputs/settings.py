@@ -1,0 +1,53 @@
+"""Settings of what is written of each study and of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.settings import key
+from spineline.pipeline.inference.settings import ModelSettings
+from spineline.pipeline.outputs.writers import OF_COHORT, OF_STUDY, check_words
+
+_COMPARE = "Tianchi or report JSON for the source: its labels beside what was found, in pictures"
+_TO = (
+    "what else to write: report (STUDY/report.html), page (index.html, all studies), tianchi (a "
+    "submission to the challenge), coco (detections); of DICOM studies sr (structured report), pr "
+    "(presentation state), sc (secondary capture), slicer (points for 3D Slicer)"
+)
+NAMES_HELP = "studies by their folder, or by a salted hash that hides names, UIDs and paths"
+SALT_HELP = "of names=hash; none: made at random and kept in OUT/salt.txt, for you alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSettings(ModelSettings):
+    """The keys that decide what is written of a study."""
+
+    source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
+    overlay: bool = key("draw STUDY/overlay.png", default=True)
+    compare: Path | None = key(_COMPARE, default=None)
+    to: tuple[str, ...] = key(
+        _TO,
+        default=(),
+        choices=(*OF_STUDY, *(w for w in OF_COHORT if w not in OF_STUDY)),
+    )
+    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"))
+    salt: str | None = key(SALT_HELP, default=None)
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        check_salt(self.salt, self.names)
+        if self.names == "hash" and self.compare is not None:
+            raise ConfigError("compare=…: finds labels by the names and UIDs that names=hash hides")
+        check_words(self.to)
+
+
+def check_salt(salt: str | None, names: str) -> None:
+    """Refuse a salt that hides little, or one that nothing uses.
+
+    Raises:
+        ConfigError: says what is wanted.
+    """
+    if salt is not None and (names != "hash" or len(salt) < 8):
+        raise ConfigError("salt=…: wanted eight characters or more, and names=hash")
