@@ -131,7 +131,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
         files = [WeightsFile(name, Path(name), name) for name in names]
         return Bundle("fake", files[0], files[1], "0" * 64)
 
-    for module in ("predict", "val"):
+    for module in ("run.predict", "evaluation.val"):
         monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", bundle)
     monkeypatch.setattr("spineline.pipeline.run.engine_local.auto_workers", lambda items: 0)
     return loaded
@@ -286,7 +286,7 @@ def writer_of(tmp_path: Path) -> Callable[[str], Callable[..., Path]]:
     """What writes an analysis as a word of ``to=`` says, into a folder, and gives the file."""
 
     def of(word: str) -> Callable[..., Path]:
-        module = importlib.import_module(f"spineline.pipeline.{OF_STUDY[word]}")
+        module = importlib.import_module(f"spineline.pipeline.outputs.{OF_STUDY[word]}")
         settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=(word,))
 
         def write(analysis: Analysis, folder: str = "o") -> Path:

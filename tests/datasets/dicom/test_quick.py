@@ -20,9 +20,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from spineline.datasets.dicom import header as dicom_header
 from spineline.datasets.dicom.header import HeaderRejected, read_headers
 from spineline.datasets.dicom.quick import read_quick
-from spineline.datasets.dicom.study import header as dicom_header
 
 
 def slice_file(

@@ -19,6 +19,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage
 
 from spineline.datasets.common.errors import DicomReadError
+from spineline.datasets.dicom import header as dicom_header
 from spineline.datasets.dicom import pixels as dicom_pixels
 from spineline.datasets.dicom.study import (
     choose_slice,
@@ -27,7 +28,6 @@ from spineline.datasets.dicom.study import (
     read_pixels,
     scan,
 )
-from spineline.datasets.dicom.study import header as dicom_header
 from spineline.datasets.dicom.study import study as dicom
 
 WriteDicom = Callable[..., Path]

@@ -31,9 +31,9 @@ from spineline.detect.engine.dataset import read_data, read_images
 from spineline.detect.evaluation.evaluate import Rules, evaluate
 from spineline.detect.results import Detections
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
+from spineline.pipeline.kfold import jobs as kfold_jobs
 from spineline.pipeline.kfold.folds import make_folds
 from spineline.pipeline.kfold.jobs import Job, run_jobs
-from spineline.pipeline.kfold.kfold import jobs as kfold_jobs
 from spineline.pipeline.kfold.kfold import kfold_classify
 from spineline.pipeline.kfold.out_of_fold import GradeTable, grade_figures, pool_detections
 from spineline.pipeline.kfold.settings import (

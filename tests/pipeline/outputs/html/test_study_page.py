@@ -213,7 +213,7 @@ def test_table_and_picture_can_be_read_aloud(analysis) -> None:
 def test_pages_are_in_the_package() -> None:
     import spineline.pipeline
 
-    folder = Path(spineline.pipeline.__file__).parent / "pages"
+    folder = Path(spineline.pipeline.__file__).parent / "outputs" / "html" / "assets"
     assert sorted(path.name for path in folder.iterdir()) == [
         "base.css", "cohort.css", "cohort.js", "report.css",
     ]  # fmt: skip
