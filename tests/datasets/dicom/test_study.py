@@ -21,6 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom import header as dicom_header
 from spineline.datasets.dicom import pixels as dicom_pixels
+from spineline.datasets.dicom import study as dicom
 from spineline.datasets.dicom.study import (
     choose_slice,
     instances_by_uid,
@@ -28,7 +29,6 @@ from spineline.datasets.dicom.study import (
     read_pixels,
     scan,
 )
-from spineline.datasets.dicom.study import study as dicom
 
 WriteDicom = Callable[..., Path]
 
