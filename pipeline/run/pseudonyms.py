@@ -47,7 +47,7 @@ _HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
 _CHECK_DIGITS = 4
 _HIDDEN = Path("hidden-by-names-hash")
 _MOST_LISTED = 100_000
-_TELLS_OF_FILES = "dicom_index"
+_TELLS_OF_FILES = "index"
 """The module that logs names of files and folders while a source is looked through."""
 _KEYS_OF_DATA = ("source", "compare", "annotations", "data", "split", "predictions")
 

@@ -353,7 +353,7 @@ def test_command_line_shows_what_differs_from_the_defaults() -> None:
         overlay=True,
     )
     assert command_line("pipeline val", settings) == (
-        "spineline pipeline val weights=a.pt,b.pt data=d out=o ids=1,2 overlay=true"
+        "spineline pipeline val weights=a.pt,b.pt data=d ids=1,2 out=o overlay=true"
     )
 
 
