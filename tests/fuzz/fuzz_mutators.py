@@ -1,4 +1,4 @@
-"""Ways to spoil a file: bytes, JSON, text tables, DICOM, images, weights.
+"""Ways to spoil a binary file: bytes, DICOM, images, weights and the JSON inside them.
 
 Same generator, same mutant. Nothing here knows what reads the file: `fuzz_targets` does.
 """
@@ -146,61 +146,6 @@ def _nested(rng: Rng) -> bytes:
     depth = int(rng.integers(500, 200_000))
     opening, closing = pick(rng, ((b"[", b"]"), (b'{"a":', b"}")))
     return opening * depth + (b"1" + closing * depth if rng.random() < 0.5 else b"")
-
-
-# ---- text: CSV, XML, YAML
-
-
-def spoil_text(data: bytes, rng: Rng) -> bytes:
-    """Text with words replaced, or a hostile head or tail, or bytes spoilt."""
-    how = rng.random()
-    if how < 0.3:
-        return spoil_bytes(data, rng)
-    if how < 0.45:
-        return _hostile_head(data, rng)
-    words = [word for word in _words(data) if word[1] > word[0]]
-    for _ in range(int(rng.integers(1, 4))):
-        start, stop = pick(rng, words)
-        text = str(
-            pick(rng, (*HOSTILE_NAMES, "nan", "-1", "1e999", "", "9" * 400, "<", "&x;", '"', "]]>"))
-        )
-        new = text.encode("utf-8", "surrogatepass")
-        if len(new) != stop - start:
-            words = [w for w in words if w[1] <= start] or words[:1]
-        data = data[:start] + new + data[stop:]
-    return data
-
-
-def _words(data: bytes) -> list[tuple[int, int]]:
-    """Start and stop of each run of letters, digits, dots and minus signs."""
-    inside, found, start = False, [], 0
-    for n, byte in enumerate(data):
-        plain = byte > 127 or chr(byte).isalnum() or byte in b".-_"
-        if plain and not inside:
-            start = n
-        if inside and not plain:
-            found.append((start, n))
-        inside = plain
-    return [*found, (start, len(data))]
-
-
-def _hostile_head(data: bytes, rng: Rng) -> bytes:
-    laughs = b"".join(
-        b'<!ENTITY l%d "%s">' % (n, b"&l%d;" % (n - 1) * 10 if n else b"lol") for n in range(9)
-    )
-    heads = (
-        b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\n" * 1000, b'"',
-        b"<!DOCTYPE a [" + laughs + b"]>",
-        b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
-        b'<?xml version="1.0" encoding="utf-16"?>', b"<a>" * 5000,
-        b"a: &a [x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n",
-        b"!!python/object/apply:os.getcwd []\n",
-    )  # fmt: skip
-    head = pick(rng, heads)
-    at = data.find(b"<annotation")
-    if head.startswith(b"<") and at >= 0:
-        return data[:at] + head + data[at:]
-    return head + data
 
 
 # ---- DICOM

@@ -22,11 +22,9 @@ from fuzz_mutators import (
     pick,
     spoil_bytes,
     spoil_dicom,
-    spoil_json,
     spoil_npy,
     spoil_png,
     spoil_safetensors,
-    spoil_text,
 )
 
 from spineline.datasets.labels import LEVELS
@@ -328,177 +326,7 @@ def _run_predict(folder: Path, out: Path) -> Warnings:
     ]
 
 
-# ---- annotation sources
-
-
-def _spoil_file(name: str, spoil: Callable[[Any, Rng], bytes], *, parsed: bool) -> Any:
-    def write(folder: Path, rng: Rng) -> None:
-        path = folder / name
-        content = json.loads(path.read_bytes()) if parsed else path.read_bytes()
-        path.write_bytes(spoil(content, rng))
-
-    return write
-
-
-def _check_records(records: Sequence[Any]) -> None:
-    for record in records:
-        sane(record.width > 0 and record.height > 0, "an image without size")
-        for s in record.structures:
-            sane(all(math.isfinite(v) for v in (*s.point_xy, *s.box_xyxy)), "no number")
-            left, top, right, bottom = s.box_xyxy
-            sane(left <= right and top <= bottom, "a box turned inside out")
-
-
-def _converted(result: Any, out: Path) -> Warnings:
-    from spineline.datasets.dataset import load_dataset
-
-    _check_records(result.source.records)
-    if result.source.records:
-        loaded = load_dataset(out / "o")
-        sane(len(loaded.all_records()) == len(result.source.records), "records got lost")
-        for record in loaded.all_records():
-            path = loaded.image_path(record)
-            sane(path.resolve().is_relative_to(out.resolve()), "an image outside the dataset")
-    found = [f.finding for f in result.source.findings]
-    return [*result.failures, *map(str, result.source.left_out), *found]
-
-
-def _run_tianchi(folder: Path, out: Path) -> Warnings:
-    from spineline.converters.convert import convert_tianchi
-    from spineline.converters.settings import ConvertTianchi
-
-    paths = {"annotations": folder / "annotations.json", "images": folder / "studies"}
-    return _converted(convert_tianchi(ConvertTianchi(**paths, out=out / "o", split="train")), out)
-
-
-def _run_report(folder: Path, out: Path) -> Warnings:
-    from spineline.converters.convert import convert_report
-    from spineline.converters.settings import ConvertReport
-
-    paths = {"annotations": folder / "annotations.json", "images": folder / "frames"}
-    return _converted(convert_report(ConvertReport(**paths, out=out / "o", split="train")), out)
-
-
-def _run_prepared(folder: Path, out: Path) -> Warnings:
-    from spineline.converters.convert import convert_prepared
-    from spineline.converters.settings import ConvertPrepared
-
-    settings = ConvertPrepared(
-        annotations=folder / "markup.json", images=folder / "images", out=out / "o", split="train"
-    )
-    return _converted(convert_prepared(settings), out)
-
-
-def _run_cervical(folder: Path, out: Path) -> Warnings:
-    from spineline.converters.convert import convert_cervical
-    from spineline.converters.settings import ConvertCervical
-
-    settings = ConvertCervical(
-        annotations=folder / "descr", images=folder / "frames", out=out / "o", split="train",
-        min_boxes=1,
-    )  # fmt: skip
-    return _converted(convert_cervical(settings), out)
-
-
-def _spoil_csv(folder: Path, rng: Rng) -> None:
-    path = pick(rng, sorted((folder / "descr").iterdir()))
-    path.write_bytes(spoil_text(path.read_bytes(), rng))
-
-
-def _spoil_labelme(folder: Path, rng: Rng) -> None:
-    """The XML inside the cells of a sound CSV file."""
-    import csv
-    import io
-
-    path = pick(rng, sorted((folder / "descr").iterdir()))
-    text = path.read_bytes().decode("utf-8-sig")
-    csv.field_size_limit(1 << 24)
-    rows = list(csv.reader(io.StringIO(text)))
-    for row in rows[1:]:
-        for n, cell in enumerate(row):
-            if "<annotation" in cell:
-                row[n] = (
-                    spoil_text(cell.encode(), rng).decode("utf-8", "replace").replace("\0", " ")
-                )
-    stream = io.StringIO()
-    csv.writer(stream).writerows(rows)
-    path.write_bytes(stream.getvalue().encode("utf-8", "replace"))
-
-
-def _spoil_coco(folder: Path, rng: Rng) -> None:
-    path = folder / "annotations" / "train.json"
-    path.write_bytes(spoil_json(json.loads(path.read_bytes()), rng))
-
-
-def _run_dataset(folder: Path, out: Path) -> Warnings:
-    from spineline.datasets.dataset import load_dataset
-
-    loaded = load_dataset(folder)
-    _check_records(loaded.all_records())
-    for record in loaded.all_records():
-        path = loaded.image_path(record)
-        sane(path.parent.resolve().is_relative_to(folder.resolve()), "an image outside")
-    return ()
-
-
-def _spoil_labels(folder: Path, rng: Rng) -> None:
-    for path in (
-        pick(rng, sorted((folder / "labels").rglob("*.txt"))),
-        pick(rng, sorted((folder / "voc" / "Annotations").glob("*.xml"))),
-        folder / "data.yaml",
-    ):
-        path.write_bytes(spoil_text(path.read_bytes(), rng))
-
-
-def _run_labels(folder: Path, out: Path) -> Warnings:
-    from spineline.converters.formats.voc import read_voc
-    from spineline.converters.formats.yolo import read_data_yaml, read_yolo
-    from spineline.datasets.common.errors import SpinelineError
-
-    said: list[str] = []
-    readers: list[tuple[Any, Path]] = [(read_data_yaml, folder / "data.yaml")]
-    readers += [(read_voc, path) for path in sorted((folder / "voc" / "Annotations").glob("*.xml"))]
-    readers += [
-        (lambda p: read_yolo(p, classes=11), path)
-        for path in sorted((folder / "labels").rglob("*.txt"))
-    ]
-    for read, path in readers:
-        try:
-            found = read(path)
-        except SpinelineError as error:
-            sane(path.name in str(error), f"{path.name} is not named: {error}")
-            said.append(str(error))
-            continue
-        if hasattr(found, "boxes_cxcywhn"):
-            sane(np.isfinite(found.boxes_cxcywhn).all(), "a box that is no number")
-    return said
-
-
-# ---- results, images, settings
-
-
-def _run_result(folder: Path, out: Path) -> Warnings:
-    from spineline.pipeline.inference.results import StudyResult, read_result
-
-    result = read_result(folder / "result.json")
-    sane(result.width > 0 and result.height > 0, f"an image of {result.width}x{result.height}")
-    levels = [LEVELS.index(s.level) for s in result.structures]
-    sane(len(set(levels)) == len(levels), "a level twice")
-    for s in result.structures:
-        sane(all(math.isfinite(v) for v in (*s.point_xy, *s.box_xyxy)), "no number")
-        sane(0 <= s.confidence <= 1, f"a confidence of {s.confidence}")
-        if s.seven is not None:
-            sane(len(s.seven.probabilities) == 7, "not seven probabilities")
-            sane(0 <= s.seven.class_index < 7, "an unknown class")
-            sane(all(0 <= p <= 1 for p in s.seven.probabilities), "no probability")
-        if s.binary is not None:
-            sane(s.binary.class_index in (0, 1) and 0 <= s.binary.probability <= 1, "no binary")
-    for text in (*result.missing_levels, *result.warnings, result.weights_name, result.version):
-        sane(isinstance(text, str), "a text that is none")
-    sane(all(level in LEVELS for level in result.missing_levels), "an unknown level is missing")
-    again = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    sane(StudyResult.from_json(again).to_json() == again, "another result when written")
-    return result.warnings
+# ---- images
 
 
 def _spoil_images(folder: Path, rng: Rng) -> None:
@@ -524,29 +352,6 @@ def _run_images(folder: Path, out: Path) -> Warnings:
             if read is read_image:
                 sane(found.ndim == 2 and found.size > 0, "no grey image")
                 sane(found.dtype in (np.uint8, np.float32), f"{found.dtype} values")
-    return said
-
-
-def _spoil_settings(folder: Path, rng: Rng) -> None:
-    for path in sorted(folder.iterdir()):
-        path.write_bytes(spoil_text(path.read_bytes(), rng))
-
-
-def _run_settings(folder: Path, out: Path) -> Warnings:
-    from spineline.datasets.common.errors import SpinelineError
-    from spineline.datasets.common.settings import parse_settings, read_settings_file
-    from spineline.pipeline.run.settings import PipelinePredict
-    from spineline.weights import load_registry
-
-    said = []
-    for read in (
-        lambda: parse_settings(PipelinePredict, read_settings_file(folder / "keys.yaml")),
-        lambda: load_registry(folder),
-    ):
-        try:
-            read()
-        except SpinelineError as error:
-            said.append(str(error))
     return said
 
 
@@ -605,10 +410,6 @@ def _run_weights(task: str, trust: bool = False) -> Callable[[Path, Path], Warni
     return run
 
 
-def _json(name: str) -> Any:
-    return _spoil_file(name, spoil_json, parsed=True)
-
-
 TARGETS: tuple[Target, ...] = (
     Target("dicom-study", "slices of a study; scan, choose, read, decode", _spoil_slices,
            _run_dicom, "dicom"),
@@ -617,23 +418,8 @@ TARGETS: tuple[Target, ...] = (
            "dicom"),
     Target("names", "names of files and folders; pipeline predict", _spoil_names, _run_predict,
            "tianchi"),
-    Target("tianchi-json", "Tianchi annotation; convert tianchi", _json("annotations.json"),
-           _run_tianchi, "tianchi"),
-    Target("report-json", "the report's annotation; convert report", _json("annotations.json"),
-           _run_report, "report"),
-    Target("prepared-json", "prepared markup; convert prepared", _json("markup.json"),
-           _run_prepared, "prepared"),
-    Target("csv", "CSV files; convert cervical", _spoil_csv, _run_cervical, "neck"),
-    Target("labelme-xml", "LabelMe XML in sound CSV; convert cervical", _spoil_labelme,
-           _run_cervical, "neck"),
-    Target("coco-json", "COCO of a dataset; load_dataset", _spoil_coco, _run_dataset, "dataset"),
-    Target("voc-yolo", "VOC XML, YOLO text, data.yaml; their readers", _spoil_labels, _run_labels,
-           "dataset"),
-    Target("result-json", "result.json; read_result", _json("result.json"), _run_result, "result"),
     Target("images", "PNG, JPEG and NumPy files; read_image, frame_size", _spoil_images,
            _run_images, "image"),
-    Target("settings", "settings YAML and a registry; their readers", _spoil_settings,
-           _run_settings, "text"),
     Target("weights-namer", "safetensors of a namer; resolve, load_namer",
            _spoil_weights("lumbar-namer"), _run_weights("name"), "weights", networks=True),
     Target("weights-classifier", "safetensors of a classifier; resolve, load_classifier",

@@ -15,7 +15,6 @@ from fuzz_mutators import (
     spoil_json,
     spoil_png,
     spoil_safetensors,
-    spoil_text,
 )
 from fuzz_targets import TARGETS, InsaneError, sane
 from fuzz_workers import GOOD, Verdict, _judged, _Watch, fuzz
@@ -40,7 +39,7 @@ def test_some_mutants_of_every_class(folder: Path) -> None:
     assert Counter(v.target for v in verdicts) == dict.fromkeys(LIGHT, 20)
     by_target = {name: {v.verdict for v in verdicts if v.target == name} for name in LIGHT}
     assert all(found <= set(GOOD) for found in by_target.values())
-    assert {v.verdict for v in verdicts} == set(GOOD)
+    assert {v.verdict for v in verdicts} == {"refused", "warned"}
 
 
 @pytest.mark.slow
@@ -65,7 +64,6 @@ def test_mutants_that_need_networks(folder: Path, name: str) -> None:
     [
         pytest.param(lambda r: spoil_bytes(b"abc" * 400, r), id="bytes"),
         pytest.param(lambda r: spoil_json([{"a": [1, "b"], "c": None}], r), id="json"),
-        pytest.param(lambda r: spoil_text(b"a: 1\nb: <x>2</x>\n", r), id="text"),
         pytest.param(lambda r: spoil_png(b"\x89PNG\r\n\x1a\n" + bytes(60), r), id="png"),
     ],
 )
