@@ -32,7 +32,7 @@ PREDICTIONS_FILE = "coco_predictions.json"
 Named = Sequence[tuple[str, StudyResult]]
 
 
-def write_cohort(
+def write_coco_files(
     out: Path,
     results: Iterable[tuple[str, StudyResult]],
     settings: OutputSettings,  # noqa: ARG001

@@ -29,7 +29,7 @@ SCHEMA = (
 )
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_markups(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``points.mrk.json`` of a study; one without geometry is warned of and left out.
 
     Raises:

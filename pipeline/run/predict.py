@@ -34,6 +34,7 @@ from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.pipeline.inference.sources import Case, find_cases
+from spineline.pipeline.outputs.comparison import comparison_of
 from spineline.pipeline.outputs.study_files import (
     LOG_NAME,
     log_lines,
@@ -302,8 +303,13 @@ class _Run:
         settings = self._settings
         try:
             with staged_folder(self._out / name, overwrite=True, sync=True) as stage:
-                overlay = settings.overlay and settings.compare is None  # compare= draws its own
-                write_study(stage, analysis, overlay=overlay, doubtful=settings.confidence)
+                write_study(
+                    stage,
+                    analysis,
+                    overlay=settings.overlay,
+                    doubtful=settings.confidence,
+                    comparison=comparison_of(analysis, settings),
+                )
                 write_study_extras(stage, analysis, settings)
                 write_log(stage, log_lines(name, analysis))
         except Exception as error:

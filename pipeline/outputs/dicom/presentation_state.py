@@ -42,7 +42,7 @@ _NOTE_BOX = (0.02, 0.94, 0.98, 0.99)  # left, top, right, bottom of the area sho
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_presentation_state(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``overlay.pr.dcm`` of a study with a DICOM source.
 
     A colour image has no greyscale presentation state: it is warned of and left out.
@@ -54,11 +54,11 @@ def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> N
         folder / FILE_NAME,
         "pr",
         analysis,
-        lambda source: state_of(source, analysis, doubtful=settings.confidence),
+        lambda source: presentation_state_of(source, analysis, doubtful=settings.confidence),
     )
 
 
-def state_of(source: Source, analysis: Analysis, *, doubtful: float = 0.25) -> Dataset:
+def presentation_state_of(source: Source, analysis: Analysis, *, doubtful: float = 0.25) -> Dataset:
     """A result as a Grayscale Softcopy Presentation State of its source instance.
 
     Args:

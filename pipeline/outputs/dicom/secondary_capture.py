@@ -22,7 +22,7 @@ _STRAIGHT = ("P", "F")
 _DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards more and less of x, y, z
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_secondary_capture(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``overlay.sc.dcm`` of a study with a DICOM source: ``overlay.png`` in DICOM.
 
     Raises:

@@ -40,7 +40,7 @@ FILE_NAME = "report.sr.dcm"
 RESEARCH_USE = "Research use only, not for diagnosis. Made by software, verified by no person."
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_structured_report(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``report.sr.dcm`` of a study with a DICOM source.
 
     Raises:

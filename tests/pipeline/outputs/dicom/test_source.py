@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.pipeline.outputs.dicom import codes as dicom_codes
-from spineline.pipeline.outputs.dicom import presentation_state as dicom_state
+from spineline.pipeline.outputs.dicom import presentation_state
 from spineline.pipeline.outputs.dicom.source import (
     NO_DATE,
     moment_of,
@@ -22,9 +22,14 @@ from spineline.pipeline.outputs.dicom.source import (
     to_graphic,
     uid_of,
 )
-from spineline.pipeline.run.settings import PipelinePredict
 
 pytest.importorskip("highdicom")
+
+
+@pytest.fixture
+def write(writer_of):
+    """Write the presentation state of an analysis."""
+    return writer_of("pr")
 
 
 def source_of(tmp_path, make_slice, analyse, change=None):
@@ -93,7 +98,7 @@ def test_the_moment_is_the_sources(tags, moment) -> None:
     ids=["utf-8", "gb18030", "cyrillic", "latin", "japanese", "korean"],
 )
 def test_names_of_any_character_set_become_unicode(
-    tmp_path, make_slice, analyse, charset, name
+    tmp_path, make_slice, analyse, write, charset, name
 ) -> None:
     def change(ds: Dataset) -> None:
         ds.SpecificCharacterSet = charset
@@ -102,12 +107,11 @@ def test_names_of_any_character_set_become_unicode(
     source = source_of(tmp_path, make_slice, analyse, change)
     assert source.dataset.SpecificCharacterSet == "ISO_IR 192"
     assert str(source.dataset.PatientName) == name
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path, analyse(tmp_path / "s" / "one.dcm"), settings)
-    written = pydicom.dcmread(tmp_path / "overlay.pr.dcm")
+    path = write(analyse(tmp_path / "s" / "one.dcm"))
+    written = pydicom.dcmread(path)
     assert written.SpecificCharacterSet == "ISO_IR 192"
     assert str(written.PatientName) == name
-    assert name.encode() in (tmp_path / "overlay.pr.dcm").read_bytes()
+    assert name.encode() in path.read_bytes()
 
 
 def broken(ds: Dataset) -> None:
@@ -126,13 +130,12 @@ def broken(ds: Dataset) -> None:
 
 
 def test_values_that_break_the_rules_are_left_empty_and_told(
-    tmp_path, make_slice, analyse, caplog
+    tmp_path, make_slice, analyse, write, caplog
 ) -> None:
     caplog.set_level(logging.INFO, "spineline")
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=broken)
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path, analyse(tmp_path / "s" / "one.dcm"), settings)
-    written = pydicom.dcmread(tmp_path / "overlay.pr.dcm")
+    path = write(analyse(tmp_path / "s" / "one.dcm"))
+    written = pydicom.dcmread(path)
     assert (written.PatientSex, written.PatientBirthDate, written.StudyDate) == ("", "", "")
     assert "PatientAge" not in written
     assert "StudyDescription" not in written
@@ -161,7 +164,7 @@ def test_uids_that_break_the_rules_are_kept_and_not_said_to_be_empty(
 
 @pytest.mark.parametrize("uid", ["", "1.2.3.4.5"], ids=["absent", "unknown"])
 def test_a_class_that_nothing_can_point_at_is_warned_of(
-    tmp_path, make_slice, analyse, caplog, uid
+    tmp_path, make_slice, analyse, write, caplog, uid
 ) -> None:
     caplog.set_level(logging.WARNING, "spineline")
 
@@ -169,49 +172,47 @@ def test_a_class_that_nothing_can_point_at_is_warned_of(
         ds.SOPClassUID = uid
 
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "s" / "one.dcm"), settings)
-    assert not (tmp_path / "o").exists()
+    assert not write(analyse(tmp_path / "s" / "one.dcm")).parent.exists()
     assert "one: to=pr: not written: its SOP class is" in caplog.text
 
 
-def test_frames_in_a_class_of_single_images(tmp_path, make_multi_frame, analyse, caplog) -> None:
+def test_frames_in_a_class_of_single_images(
+    tmp_path, make_multi_frame, analyse, write, caplog
+) -> None:
     caplog.set_level(logging.WARNING, "spineline")
     path = tmp_path / "e" / "enhanced.dcm"
     make_multi_frame(path)
     dataset = pydicom.dcmread(path)
     dataset.SOPClassUID = pydicom.uid.MRImageStorage
     dataset.save_as(path)
-    settings = PipelinePredict(source=tmp_path / "e", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "e"), settings)
-    assert not (tmp_path / "o").exists()
+    assert not write(analyse(tmp_path / "e")).parent.exists()
     assert "to=pr: not written: it holds several frames" in caplog.text
 
 
-def test_a_source_that_went_away(tmp_path, make_slice, analyse) -> None:
+def test_a_source_that_went_away(tmp_path, make_slice, analyse, write) -> None:
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
     analysis = analyse(tmp_path / "s" / "one.dcm")
     (tmp_path / "s" / "one.dcm").unlink()
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
     with pytest.raises(SpinelineError, match=r"one\.dcm: cannot be read again"):
-        dicom_state.write_study(tmp_path, analysis, settings)
+        write(analysis)
 
 
-def test_an_error_of_the_library_says_no_value(tmp_path, make_slice, analyse, monkeypatch) -> None:
+def test_an_error_of_the_library_says_no_value(
+    tmp_path, make_slice, analyse, write, monkeypatch
+) -> None:
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
     analysis = analyse(tmp_path / "s" / "one.dcm")
 
     def fail(*args: object, **keys: object) -> None:
         raise KeyError("SECRET^NAME")
 
-    monkeypatch.setattr(dicom_state, "state_of", fail)
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
+    monkeypatch.setattr(presentation_state, "presentation_state_of", fail)
     with pytest.raises(SpinelineError, match=r"one: to=pr: cannot be made .*KeyError") as caught:
-        dicom_state.write_study(tmp_path, analysis, settings)
+        write(analysis)
     assert "SECRET" not in str(caught.value)
     plain = replace(analysis, frame=replace(analysis.frame, header=None))
     with pytest.raises(ValueError, match="needs a DICOM source"):
-        dicom_state.write_study(tmp_path, plain, settings)
+        write(plain)
 
 
 def test_text_that_no_file_could_hold() -> None:

@@ -17,8 +17,6 @@ from pydicom.dataset import Dataset
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.outputs.dicom import codes as dicom_codes
-from spineline.pipeline.outputs.dicom import structured_report as dicom_report
-from spineline.pipeline.run.settings import PipelinePredict
 
 highdicom = pytest.importorskip("highdicom")
 sr = highdicom.sr
@@ -181,14 +179,11 @@ def test_doubts_are_said(tmp_path, make_study, make_points, make_spots, analyse,
         assert f"Warning: {warning}" in said
 
 
-def test_a_structure_in_doubt_is_marked(tmp_path, make_study, analyse) -> None:
+def test_a_structure_in_doubt_is_marked(tmp_path, make_study, analyse, write) -> None:
     make_study(tmp_path / "s")
-    settings = PipelinePredict(source=tmp_path, out=tmp_path / "x", to=("sr",), confidence=0.6)
     analysis = analyse(tmp_path / "s")
-    dicom_report.write_study(tmp_path / "o", analysis, settings)
-    for group, structure in zip(
-        groups_of(tmp_path / "o" / "report.sr.dcm"), analysis.result.structures, strict=True
-    ):
+    groups = groups_of(write(analysis, confidence=0.6))
+    for group, structure in zip(groups, analysis.result.structures, strict=True):
         doubtful = ("detection", "doubtful") in qualities(group)
         assert doubtful == (structure.confidence < 0.6)
 
