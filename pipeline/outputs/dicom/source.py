@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,10 +46,6 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, quiet_pydicom
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
-from spineline.pipeline.outputs.dicom.codes import CodeOf
-
-if TYPE_CHECKING:
-    from highdicom.sr import CodedConcept
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -222,13 +218,6 @@ def fingerprint(result: StudyResult) -> str:
 def uid_of(*parts: str) -> str:
     """A UID that follows from its parts alone."""
     return str(generate_uid(entropy_srcs=["spineline", *parts]))
-
-
-def coded(code: CodeOf) -> CodedConcept:
-    """A code as highdicom takes it."""
-    from highdicom.sr import CodedConcept
-
-    return CodedConcept(code.value, code.scheme, code.meaning)
 
 
 def to_graphic(points_xy: npt.ArrayLike, source: Source) -> FloatArray:

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.pipeline.outputs.dicom import codes as dicom_codes
@@ -222,8 +223,8 @@ def test_text_that_no_file_could_hold() -> None:
 # Codes
 
 
-def all_codes() -> list[dicom_codes.CodeOf]:
-    found = [v for v in vars(dicom_codes).values() if isinstance(v, dicom_codes.CodeOf)]
+def all_codes() -> list[Code]:
+    found = [v for v in vars(dicom_codes).values() if isinstance(v, Code)]
     tables = (dicom_codes.SITES, dicom_codes.KIND_CODES)
     return [*found, *dicom_codes.FINDINGS, *(c for table in tables for c in table.values())]
 
@@ -237,7 +238,7 @@ def test_sites_are_those_of_the_standards_context_groups() -> None:
         group = groups["disc" if "-" in level else "vertebra"]
         name = f"{level.replace('-', '')}{'Disc' if '-' in level else 'Vertebra'}"
         wanted = getattr(group, name)
-        assert (site.value, site.scheme, site.meaning) == tuple(wanted[:3])
+        assert (site.value, site.scheme_designator, site.meaning) == tuple(wanted[:3])
 
 
 def test_standard_codes_are_known_and_private_ones_said_to_be() -> None:
@@ -252,12 +253,12 @@ def test_standard_codes_are_known_and_private_ones_said_to_be() -> None:
     # Not in DICOM's own groups: the body structure 360499006, and the container of TID 1500.
     known |= {("SCT", "360499006"), ("UMLS", "C0034375"), ("LN", "25056-3")}
     for code in all_codes():
-        if code.scheme != dicom_codes.PRIVATE_SCHEME:
-            assert (code.scheme, code.value) in known, code
+        if code.scheme_designator != dicom_codes.PRIVATE_SCHEME:
+            assert (code.scheme_designator, code.value) in known, code
         assert 0 < len(code.value) <= 16
         assert 0 < len(code.meaning) <= 64
-    meanings = {(code.scheme, code.value): code.meaning for code in all_codes()}
-    assert all(meanings[code.scheme, code.value] == code.meaning for code in all_codes())
+    meanings = {(code.scheme_designator, code.value): code.meaning for code in all_codes()}
+    assert all(meanings[code.scheme_designator, code.value] == code.meaning for code in all_codes())
 
 
 @pytest.mark.parametrize(
