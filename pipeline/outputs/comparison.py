@@ -111,12 +111,12 @@ def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | 
         left_out = labels.left_out.get(analysis.frame.name)
         return Comparison({}, left_out or "no annotation of this study")
     try:
-        return compare(analysis, truth.record, labels.truths.headers)
+        return _comparison_with(analysis, truth.record, labels.truths.headers)
     except AnnotationError as error:
         return Comparison({}, f"the annotation cannot be compared: {error}")
 
 
-def compare(
+def _comparison_with(
     analysis: Analysis, record: ImageRecord, headers: Mapping[str, SliceHeader]
 ) -> Comparison:
     """The labels of one image beside a prediction.

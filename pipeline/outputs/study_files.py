@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOG_NAME = "log.txt"
 
-COLUMNS = (
+RESULT_COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
     "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
     "seven_probability", "binary_class", "binary_probability", "naming_probability",
@@ -160,7 +160,7 @@ def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
 
     A study without structures has one line, which names it and its warnings and no level.
     """
-    yield _csv_line(COLUMNS)
+    yield _csv_line(RESULT_COLUMNS)
     for name, result in results:
         for cells in [_cells(structure) for structure in result.structures] or [_NO_CELLS]:
             yield _csv_line(_row(name, result, cells))
@@ -209,7 +209,9 @@ def _row(name: str, result: StudyResult, cells: Sequence[object]) -> list[object
     ]
 
 
-_NO_CELLS: list[object] = [""] * (COLUMNS.index("naming_probability") - COLUMNS.index("level"))
+_NO_CELLS: list[object] = [""] * (
+    RESULT_COLUMNS.index("naming_probability") - RESULT_COLUMNS.index("level")
+)
 
 
 def _cells(structure: GradedStructure) -> list[object]:

@@ -10,7 +10,7 @@ to submit it by and is left out with a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def write_study_submission(folder: Path, analysis: Analysis, settings: OutputSet
 def write_submission(
     out: Path,
     results: Iterable[tuple[str, StudyResult]],
-    settings: OutputSettings,  # noqa: ARG001
+    failures: Sequence[tuple[str, str]] = (),  # noqa: ARG001
 ) -> None:
     """Write ``tianchi.json`` of the run; slices' places come from the files of the studies."""
     entries, plain = [], []

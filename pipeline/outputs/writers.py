@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -25,13 +25,17 @@ class StudyWriter(Protocol):
 
 
 class CohortWriter(Protocol):
-    """Writes one file of a run into its folder.
+    """Writes the files of a run into its folder.
 
-    ``results`` are the name and result of each study done, in order of name.
+    ``results`` are the name and result of each study done, in order of name, ``failures`` the name
+    of each other study and why it could not be done.
     """
 
     def __call__(  # noqa: D102
-        self, out: Path, results: Iterable[tuple[str, StudyResult]], settings: OutputSettings
+        self,
+        out: Path,
+        results: Iterable[tuple[str, StudyResult]],
+        failures: Sequence[tuple[str, str]],
     ) -> None: ...
 
 
@@ -87,15 +91,19 @@ def write_study_extras(folder: Path, analysis: Analysis, settings: OutputSetting
 
 
 def write_cohort_extras(
-    out: Path, results: Iterable[tuple[str, StudyResult]], settings: OutputSettings
+    out: Path,
+    results: Iterable[tuple[str, StudyResult]],
+    failures: Sequence[tuple[str, str]],
+    settings: OutputSettings,
 ) -> None:
     """Write what ``to=`` asks for of the run.
 
     Args:
         out: the run's folder.
-        results: can be gone through more than once.
+        results: name and result of each study done; can be gone through more than once.
+        failures: name and reason of each study that could not be done.
         settings: of the run.
     """
     for word in settings.to:
         if list_outputs()[word].cohort_writer:
-            cohort_writer(word)(out, results, settings)
+            cohort_writer(word)(out, results, failures)

@@ -327,7 +327,8 @@ class _Run:
         failures = tuple(entry.failure for entry in entries if entry.failure is not None)
         results = StoredResults(self._out, done)
         write_results_csv(self._out / "results.csv", results)
-        write_cohort_extras(self._out, results, self._settings)
+        reasons = [(failure.name, failure.reason) for failure in failures]
+        write_cohort_extras(self._out, results, reasons, self._settings)
         write_log(self._out, self._log(done, failures))
         failed = [{"study": failure.name, "reason": failure.reason} for failure in failures]
         settings = recorded(replace(self._settings, overwrite=False, retry=False))

@@ -37,26 +37,26 @@ KIND_CODES: dict[Kind, Code] = {
 """What a structure is."""
 
 LUMBAR_SPINE = Code("122496007", "SCT", "Lumbar spine")
-NORMAL = Code("17621005", "SCT", "Normal")
+_NORMAL = Code("17621005", "SCT", "Normal")
 PRESENT = Code("52101004", "SCT", "Present")
 ABSENT = Code("272519000", "SCT", "Absent")
 
-SCHMORL = Code("disc-v5", PRIVATE_SCHEME, "Schmorl's node (v5)")
+SCHMORLS_NODE = Code("disc-v5", PRIVATE_SCHEME, "Schmorl's node (v5)")
 FINDINGS: tuple[Code, ...] = (
-    NORMAL,
+    _NORMAL,
     Code("vertebra-v2", PRIVATE_SCHEME, "Degenerative vertebra (v2)"),
-    NORMAL,
+    _NORMAL,
     Code("disc-v2", PRIVATE_SCHEME, "Disc bulging (v2)"),
     Code("disc-v3", PRIVATE_SCHEME, "Disc protrusion (v3)"),
     Code("disc-v4", PRIVATE_SCHEME, "Disc extrusion (v4)"),
-    SCHMORL,
+    SCHMORLS_NODE,
 )
 """What is found, by the report's seven-class code."""
 
 NO_STRUCTURE = Code("no-structure", PRIVATE_SCHEME, "No vertebra or disc was found")
 SCHMORL_PROBABILITY = Code("v5-probability", PRIVATE_SCHEME, "Probability of Schmorl's node")
-CONFIDENCE = Code("111011", "DCM", "Certainty of Feature")
-PROBABILITY = Code("111012", "DCM", "Certainty of Finding")
+CERTAINTY_OF_FEATURE = Code("111011", "DCM", "Certainty of Feature")
+CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")
 IMAGE_REGION = Code("111030", "DCM", "Image Region")
 CENTER = Code("111010", "DCM", "Center")
 DEVICE = Code("121007", "DCM", "Device")

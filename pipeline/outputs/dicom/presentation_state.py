@@ -22,7 +22,7 @@ from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.outputs.dicom.source import (
     NotRepresentableError,
-    Source,
+    SourceInstance,
     body_part,
     identity,
     outline,
@@ -55,7 +55,9 @@ def write_presentation_state(folder: Path, analysis: Analysis, settings: OutputS
     )
 
 
-def presentation_state_of(source: Source, analysis: Analysis, *, doubtful: float = 0.25) -> Dataset:
+def presentation_state_of(
+    source: SourceInstance, analysis: Analysis, *, doubtful: float = 0.25
+) -> Dataset:
     """A result as a Grayscale Softcopy Presentation State of its source instance.
 
     Args:
@@ -91,7 +93,7 @@ def presentation_state_of(source: Source, analysis: Analysis, *, doubtful: float
     return state
 
 
-def _image(source: Source) -> Dataset:
+def _image(source: SourceInstance) -> Dataset:
     """The source as highdicom looks at it, without what it would read wrongly or not at all."""
     image = Dataset()
     image.update(source.dataset)
@@ -111,7 +113,7 @@ def _layers() -> dict[str, pr.GraphicLayer]:
 
 
 def _annotations(
-    source: Source,
+    source: SourceInstance,
     image: Dataset,
     analysis: Analysis,
     layers: dict[str, pr.GraphicLayer],
@@ -150,7 +152,9 @@ def _annotations(
     ]
 
 
-def _text(source: Source, structure: GradedStructure, label: str, beside: bool) -> pr.TextObject:
+def _text(
+    source: SourceInstance, structure: GradedStructure, label: str, beside: bool
+) -> pr.TextObject:
     """The label right of the box, or left of it where there is more room; else at the point.
 
     A viewer that turns the image keeps the text upright, and boxes of text side by side would then
@@ -177,7 +181,7 @@ def _text(source: Source, structure: GradedStructure, label: str, beside: bool) 
     )
 
 
-def _modality_transformation(source: Source) -> Any:
+def _modality_transformation(source: SourceInstance) -> Any:
     """The source's rescaling, or None."""
     slope, intercept = source.numbers("RescaleSlope"), source.numbers("RescaleIntercept")
     if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
@@ -187,7 +191,7 @@ def _modality_transformation(source: Source) -> Any:
     return ModalityLUTTransformation(intercept[0], slope[0], unit)
 
 
-def _window(source: Source) -> list[pr.SoftcopyVOILUTTransformation] | None:
+def _window(source: SourceInstance) -> list[pr.SoftcopyVOILUTTransformation] | None:
     """The source's first window, or one by percentile; None where neither can be given."""
     centers, widths = source.numbers("WindowCenter"), source.numbers("WindowWidth")
     if centers and widths and widths[0] >= 1:
@@ -205,7 +209,7 @@ def _window(source: Source) -> list[pr.SoftcopyVOILUTTransformation] | None:
     return [pr.SoftcopyVOILUTTransformation(center, width, window_explanation="percentile window")]
 
 
-def _set_area(state: Dataset, source: Source) -> None:
+def _set_area(state: Dataset, source: SourceInstance) -> None:
     """Physical shape of the pixels, and the frame that is spoken of."""
     for area in state.DisplayedAreaSelectionSequence:
         if "PixelOriginInterpretation" in area:  # for tiled images alone

@@ -13,7 +13,12 @@ from pydicom.dataset import Dataset
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.warnings import codes_of
-from spineline.pipeline.outputs.dicom.source import Source, body_part, identity, write_object
+from spineline.pipeline.outputs.dicom.source import (
+    SourceInstance,
+    body_part,
+    identity,
+    write_object,
+)
 from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import doubt_words, overlay_png
 
@@ -39,7 +44,7 @@ def write_secondary_capture(folder: Path, analysis: Analysis, settings: OutputSe
 
 
 def secondary_capture_of(
-    source: Source, analysis: Analysis, picture: npt.NDArray[np.uint8]
+    source: SourceInstance, analysis: Analysis, picture: npt.NDArray[np.uint8]
 ) -> Dataset:
     """A picture as a Secondary Capture Image of the source's study.
 
@@ -78,7 +83,7 @@ def secondary_capture_of(
     return made
 
 
-def _say_burned_in(made: Dataset, source: Source, result: StudyResult) -> None:
+def _say_burned_in(made: Dataset, source: SourceInstance, result: StudyResult) -> None:
     """Whether the picture tells who the patient is; nothing is said where that is but suspected."""
     if source.text("BurnedInAnnotation") == "YES":
         made.BurnedInAnnotation = "YES"

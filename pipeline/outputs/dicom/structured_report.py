@@ -22,7 +22,7 @@ from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.outputs.dicom import codes as code
 from spineline.pipeline.outputs.dicom.source import (
     FloatArray,
-    Source,
+    SourceInstance,
     fingerprint,
     identity,
     outline,
@@ -50,7 +50,9 @@ def write_structured_report(folder: Path, analysis: Analysis, settings: OutputSe
     )
 
 
-def structured_report_of(source: Source, result: StudyResult, *, doubtful: float = 0.25) -> Dataset:
+def structured_report_of(
+    source: SourceInstance, result: StudyResult, *, doubtful: float = 0.25
+) -> Dataset:
     """A result as a Comprehensive SR document.
 
     Args:
@@ -75,7 +77,7 @@ def structured_report_of(source: Source, result: StudyResult, *, doubtful: float
     return report
 
 
-def _content(source: Source, result: StudyResult, doubtful: float) -> sr.MeasurementReport:
+def _content(source: SourceInstance, result: StudyResult, doubtful: float) -> sr.MeasurementReport:
     """The content tree."""
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=uid_of("device", result.version, result.weights_sha256),
@@ -96,7 +98,7 @@ def _content(source: Source, result: StudyResult, doubtful: float) -> sr.Measure
 
 
 def _group(
-    source: Source, result: StudyResult, structure: GradedStructure, doubtful: float
+    source: SourceInstance, result: StudyResult, structure: GradedStructure, doubtful: float
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """All that is said of one structure."""
     seven, box = structure.seven, outline(structure.box_xyxy, source)
@@ -121,7 +123,9 @@ def _group(
     return group
 
 
-def _empty_group(source: Source, result: StudyResult) -> sr.MeasurementsAndQualitativeEvaluations:
+def _empty_group(
+    source: SourceInstance, result: StudyResult
+) -> sr.MeasurementsAndQualitativeEvaluations:
     """A group that says of the image that nothing was found in it."""
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(source, result, "no structure"),
@@ -136,7 +140,7 @@ def _empty_group(source: Source, result: StudyResult) -> sr.MeasurementsAndQuali
     )
 
 
-def _tracking(source: Source, result: StudyResult, name: str) -> sr.TrackingIdentifier:
+def _tracking(source: SourceInstance, result: StudyResult, name: str) -> sr.TrackingIdentifier:
     uid = uid_of("tracking", source.header.instance_uid, fingerprint(result), name)
     return sr.TrackingIdentifier(uid=uid, identifier=name)
 
@@ -154,10 +158,10 @@ def _algorithm(result: StudyResult) -> sr.AlgorithmIdentification:
 
 def _measurements(structure: GradedStructure) -> list[sr.Measurement]:
     """Confidence and probabilities, in percent."""
-    shares = [(code.CONFIDENCE, structure.confidence)]
+    shares = [(code.CERTAINTY_OF_FEATURE, structure.confidence)]
     if structure.seven is not None:
         chosen = structure.seven.probabilities[structure.seven.class_index]
-        shares.append((code.PROBABILITY, chosen))
+        shares.append((code.CERTAINTY_OF_FINDING, chosen))
     if structure.binary is not None and structure.kind == "disc":
         shares.append((code.SCHMORL_PROBABILITY, structure.binary.probability))
     return [
@@ -172,7 +176,9 @@ def _qualities(
     """Schmorl's node or not, and what is in doubt."""
     found = []
     if structure.binary is not None and structure.kind == "disc":
-        found.append((code.SCHMORL, code.PRESENT if structure.binary.class_index else code.ABSENT))
+        found.append(
+            (code.SCHMORLS_NODE, code.PRESENT if structure.binary.class_index else code.ABSENT)
+        )
     if structure.confidence < doubtful:
         found.append((code.DETECTION, code.DOUBTFUL))
     if result.abstained:
@@ -180,7 +186,7 @@ def _qualities(
     return [sr.QualitativeEvaluation(name, value) for name, value in found]
 
 
-def _place(source: Source, name: Code, kind: str, graphic: FloatArray) -> sr.ContentItem:
+def _place(source: SourceInstance, name: Code, kind: str, graphic: FloatArray) -> sr.ContentItem:
     """A place on the source image: the outline that the template asks for, or the point."""
     item = sr.ScoordContentItem(
         name=name, graphic_type=kind, graphic_data=graphic, relationship_type="CONTAINS"

@@ -5,12 +5,10 @@ Studies are named as their folders are. Links lead to the files beside the page 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from spineline.datasets.common.files import write_text
@@ -26,21 +24,8 @@ from spineline.pipeline.outputs.grade_words import (
 )
 from spineline.pipeline.outputs.html.render import render
 from spineline.pipeline.outputs.html.study_page import REPORT_FILE
-from spineline.pipeline.outputs.settings import OutputSettings
 
-INDEX_FILE = "index.html"
-MANIFEST = "manifest.jsonl"
-
-_DONE = ("done", "skipped")
 _LINKS = {REPORT_FILE: "report", "overlay.png": "picture", "result.json": "JSON"}
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A study that could not be done."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,40 +61,17 @@ SIGNS = (
 
 
 def write_index_page(
-    out: Path, results: Iterable[tuple[str, StudyResult]], settings: OutputSettings
+    out: Path,
+    results: Iterable[tuple[str, StudyResult]],
+    failures: Sequence[tuple[str, str]],
 ) -> None:
     """Write the run's ``index.html``."""
-    del settings  # it shows what there is
-    page = cohort_html(results, read_failures(out / MANIFEST), folder=out)
-    write_text(out / INDEX_FILE, page, sync=False)
-
-
-def read_failures(manifest: Path) -> tuple[Failed, ...]:
-    """Studies that the manifest's last line on them calls anything but done; none without one."""
-    if not manifest.is_file():
-        return ()
-    last: dict[str, Failed | None] = {}
-    for line in manifest.read_text(encoding="utf-8", errors="replace").splitlines():
-        entry = _entry(line)
-        if entry is None:
-            continue
-        name, status = str(entry["study"]), str(entry.get("status", ""))
-        reason = str(entry.get("reason") or status or "no reason given")
-        last[name] = None if status in _DONE else Failed(name, reason)
-    return tuple(sorted((f for f in last.values() if f), key=lambda failed: failed.name))
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and "study" in value else None
+    write_text(out / "index.html", cohort_html(results, failures, folder=out), sync=False)
 
 
 def cohort_html(
     results: Iterable[tuple[str, StudyResult]],
-    failures: Sequence[Failed] = (),
+    failures: Sequence[tuple[str, str]] = (),
     *,
     folder: Path | None = None,
 ) -> str:
@@ -117,7 +79,7 @@ def cohort_html(
 
     Args:
         results: name and result of each study done; gone through once.
-        failures: studies that could not be done.
+        failures: name and reason of each study that could not be done.
         folder: where the files of studies are, to link to those that exist; None links all.
     """
     tally, last = _Tally(), None
@@ -135,7 +97,7 @@ def cohort_html(
     return render(
         "cohort.html",
         tiles=tiles,
-        failures=failures,
+        failures=sorted(failures),
         tally=tally,
         signs=SIGNS,
         used=used,

@@ -135,7 +135,7 @@ def test_the_same_bytes_from_stored_results(run: Path, tmp_path) -> None:
 
     stored = [(name, read_result(run / name / "result.json")) for name in "abcd"]
     (tmp_path / "again").mkdir()
-    write_coco_files(tmp_path / "again", stored, None)  # type: ignore[arg-type]
+    write_coco_files(tmp_path / "again", stored)
     for name in ("coco_images.json", "coco_predictions.json"):
         assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
 

@@ -148,7 +148,7 @@ def test_a_study_file_that_is_lost_or_broken_leaves_the_place_at_0(tmp_path, tex
     if text is not None:
         (tmp_path / "s").mkdir()
         (tmp_path / "s" / "tianchi.json").write_text(text)
-    write_submission(tmp_path, [("s", result_of((2, 0), (0, 0)))], None)  # type: ignore[arg-type]
+    write_submission(tmp_path, [("s", result_of((2, 0), (0, 0)))])
     (entry,) = json.loads((tmp_path / "tianchi.json").read_text())
     assert entry == tianchi_entry(result_of((2, 0), (0, 0)), 0)
 

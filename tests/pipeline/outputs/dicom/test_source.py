@@ -19,7 +19,7 @@ from spineline.pipeline.outputs.dicom.source import (
     moment_of,
     outline,
     plain_text,
-    read_source,
+    read_source_instance,
     to_graphic,
     uid_of,
 )
@@ -35,7 +35,7 @@ def write(writer_of):
 
 def source_of(tmp_path, make_slice, analyse, change=None):
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
-    return read_source(analyse(tmp_path / "s" / "one.dcm").frame.header)
+    return read_source_instance(analyse(tmp_path / "s" / "one.dcm").frame.header)
 
 
 def _spots() -> np.ndarray:
