@@ -120,14 +120,6 @@ def test_codes_as_tags_by_hand() -> None:
     assert entry["studyUid"] == "1.2"
 
 
-def test_doubt_is_written_beside(tmp_path, fake_models, make_study, run_cli) -> None:
-    make_study(tmp_path / "s")
-    words = (f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}", "min_naming_probability=1")
-    assert run_cli("pipeline", "predict", *words, "to=tianchi")[0] == 0
-    (entry,) = json.loads((tmp_path / "o" / "tianchi.json").read_text())
-    assert entry["warnings"][0].startswith("naming_abstained: ")
-
-
 def test_plain_images_cannot_be_submitted(
     tmp_path, fake_models, make_spots, run_cli, caplog
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -214,6 +215,22 @@ def test_an_error_of_the_library_says_no_value(
     plain = replace(analysis, frame=replace(analysis.frame, header=None))
     with pytest.raises(ValueError, match="needs a DICOM source"):
         write(plain)
+
+
+@pytest.mark.parametrize("word", ["sr", "pr", "sc"])
+def test_the_same_input_gives_the_same_bytes(
+    tmp_path, make_study, analyse, writer_of, word
+) -> None:
+    """From another folder too; another result is another object."""
+    write = writer_of(word)
+    make_study(tmp_path / "s")
+    shutil.copytree(tmp_path / "s", tmp_path / "elsewhere" / "s")
+    paths = [write(analyse(tmp_path / "s"), "1"), write(analyse(tmp_path / "elsewhere" / "s"), "2"),
+             write(analyse(tmp_path / "s", min_naming_probability=1.0), "3")]  # fmt: skip
+    one, same, other = (path.read_bytes() for path in paths)
+    assert one == same != other
+    uids = [pydicom.dcmread(path).SOPInstanceUID for path in paths]
+    assert uids[0] == uids[1] != uids[2]
 
 
 def test_text_that_no_file_could_hold() -> None:
