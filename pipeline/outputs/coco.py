@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spineline.datasets.boxes import clip_xyxy, xyxy_to_xywh
 from spineline.datasets.coco import CATEGORY_OFFSET, coco_from_records, coco_text, rows_text
@@ -23,19 +23,16 @@ from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.outputs.records import record_of_result
 
-if TYPE_CHECKING:
-    from spineline.pipeline.outputs.settings import OutputSettings
-
 IMAGES_FILE = "coco_images.json"
 PREDICTIONS_FILE = "coco_predictions.json"
 
 Named = Sequence[tuple[str, StudyResult]]
 
 
-def write_cohort(
+def write_coco_files(
     out: Path,
     results: Iterable[tuple[str, StudyResult]],
-    settings: OutputSettings,  # noqa: ARG001
+    failures: Sequence[tuple[str, str]] = (),  # noqa: ARG001
 ) -> None:
     """Write both files of a run."""
     named = [(name, result.as_stored()) for name, result in results]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError
-from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.study import SliceHeader, patient_to_pixel, pixel_to_patient
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
@@ -26,7 +25,6 @@ from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.inference.settings import GroundTruthSettings
 from spineline.pipeline.inference.sources import find_cases
 from spineline.pipeline.outputs.settings import OutputSettings
-from spineline.pipeline.outputs.study_files import overlay_png
 
 if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
@@ -99,13 +97,6 @@ def check_compare(settings: OutputSettings) -> None:
         LOG.warning("compare=%s: has no usable label of anything in source", settings.compare)
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
-    """Draw ``overlay.png`` with the labels beside what was found."""
-    comparison = comparison_of(analysis, settings)
-    picture = overlay_png(analysis, doubtful=settings.confidence, comparison=comparison)
-    write_bytes(folder / "overlay.png", picture, sync=False)
-
-
 def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | None:
     """The labels of a study beside its prediction; None without ``compare=``.
 
@@ -120,12 +111,12 @@ def comparison_of(analysis: Analysis, settings: OutputSettings) -> Comparison | 
         left_out = labels.left_out.get(analysis.frame.name)
         return Comparison({}, left_out or "no annotation of this study")
     try:
-        return compare(analysis, truth.record, labels.truths.headers)
+        return _comparison_with(analysis, truth.record, labels.truths.headers)
     except AnnotationError as error:
         return Comparison({}, f"the annotation cannot be compared: {error}")
 
 
-def compare(
+def _comparison_with(
     analysis: Analysis, record: ImageRecord, headers: Mapping[str, SliceHeader]
 ) -> Comparison:
     """The labels of one image beside a prediction.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from spineline.datasets.labels import KIND_OF_SEVEN, SEVEN_NAMES, Kind, encode_seven
 from spineline.pipeline.inference.results import GradedStructure
 
-SCHMORL = SEVEN_NAMES.index("disc-schmorl")
-NORMAL = (SEVEN_NAMES.index("vertebra-normal"), SEVEN_NAMES.index("disc-normal"))
+_SCHMORL = SEVEN_NAMES.index("disc-schmorl")
+_NORMAL = (SEVEN_NAMES.index("vertebra-normal"), SEVEN_NAMES.index("disc-normal"))
 
 WORST_FIRST: tuple[int, ...] = tuple(
     SEVEN_NAMES.index(name)
@@ -37,20 +37,20 @@ def code_name(code: int) -> str:
     >>> code_name(3), code_name(6)
     ('bulging', "Schmorl's node")
     """
-    return "Schmorl's node" if code == SCHMORL else SEVEN_NAMES[code].split("-")[1]
+    return "Schmorl's node" if code == _SCHMORL else SEVEN_NAMES[code].split("-")[1]
 
 
 def has_schmorl(structure: GradedStructure) -> bool:
     """Whether either grade says Schmorl's node."""
     by_binary = structure.binary is not None and structure.binary.class_index == 1
-    return by_binary or (structure.seven is not None and structure.seven.class_index == SCHMORL)
+    return by_binary or (structure.seven is not None and structure.seven.class_index == _SCHMORL)
 
 
 def is_normal(structure: GradedStructure) -> bool | None:
     """Whether the grade is normal; None where there is no grade of seven classes."""
     if structure.seven is None:
         return None
-    return structure.seven.class_index in NORMAL and not has_schmorl(structure)
+    return structure.seven.class_index in _NORMAL and not has_schmorl(structure)
 
 
 def grade_words(structure: GradedStructure) -> str:
@@ -60,7 +60,7 @@ def grade_words(structure: GradedStructure) -> str:
             return "not graded"
         return "Schmorl's node" if structure.binary.class_index else "no Schmorl's node"
     name = code_name(structure.seven.class_index)
-    extra = has_schmorl(structure) and structure.seven.class_index != SCHMORL
+    extra = has_schmorl(structure) and structure.seven.class_index != _SCHMORL
     return f"{name} + Schmorl's node" if extra else name
 
 
@@ -73,7 +73,7 @@ def tag_words(kind: Kind, pathology: tuple[str, ...]) -> str:
     code = encode_seven(kind, pathology)
     if code is None:
         return "not graded"
-    extra = kind == "disc" and "v5" in pathology and code != SCHMORL
+    extra = kind == "disc" and "v5" in pathology and code != _SCHMORL
     return f"{code_name(code)} + Schmorl's node" if extra else code_name(code)
 
 
@@ -83,7 +83,7 @@ def rank(structure: GradedStructure) -> int:
     if structure.seven is not None:
         places.append(WORST_FIRST.index(structure.seven.class_index))
     if has_schmorl(structure):
-        places.append(WORST_FIRST.index(SCHMORL))
+        places.append(WORST_FIRST.index(_SCHMORL))
     return min(places, default=len(WORST_FIRST))
 
 

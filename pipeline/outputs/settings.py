@@ -8,7 +8,7 @@ from pathlib import Path
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import key
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.outputs.writers import OF_COHORT, OF_STUDY, check_words
+from spineline.pipeline.outputs.registry import check_packages, list_outputs
 
 _COMPARE = "Tianchi or report JSON for the source: its labels beside what was found, in pictures"
 _TO = (
@@ -27,11 +27,7 @@ class OutputSettings(ModelSettings):
     source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
     overlay: bool = key("draw STUDY/overlay.png", default=True)
     compare: Path | None = key(_COMPARE, default=None)
-    to: tuple[str, ...] = key(
-        _TO,
-        default=(),
-        choices=(*OF_STUDY, *(w for w in OF_COHORT if w not in OF_STUDY)),
-    )
+    to: tuple[str, ...] = key(_TO, default=(), choices=tuple(list_outputs()))
     names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"))
     salt: str | None = key(SALT_HELP, default=None)
 
@@ -40,7 +36,7 @@ class OutputSettings(ModelSettings):
         check_salt(self.salt, self.names)
         if self.names == "hash" and self.compare is not None:
             raise ConfigError("compare=…: finds labels by the names and UIDs that names=hash hides")
-        check_words(self.to)
+        check_packages(self.to)
 
 
 def check_salt(salt: str | None, names: str) -> None:

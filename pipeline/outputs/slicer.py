@@ -23,13 +23,13 @@ from spineline.pipeline.outputs.study_files import doubt_words, label_of
 
 FILE_NAME = "points.mrk.json"
 
-SCHEMA = (
+_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/"
     "Schema/markups-schema-v1.0.3.json#"
 )
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_markups(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``points.mrk.json`` of a study; one without geometry is warned of and left out.
 
     Raises:
@@ -81,7 +81,7 @@ def markups_of(result: StudyResult, *, doubtful: float = 0.25) -> dict[str, Any]
         "namingAbstained": result.abstained,
         "warnings": list(result.warnings),
     }
-    return {"@schema": SCHEMA, "markups": [markup]}
+    return {"@schema": _SCHEMA, "markups": [markup]}
 
 
 def _control_point(

@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spineline.datasets.common.files import write_bytes, write_json, write_lines
 from spineline.datasets.drawing import COLOURS_RGB, CROSS_RGB, Colour, Mark, draw_overlay
@@ -15,15 +14,13 @@ from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.warnings import codes_of
+from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison
 from spineline.pipeline.outputs.grade_words import tag_words
 from spineline.pipeline.outputs.palette_png import overlay_palette_png
 
-if TYPE_CHECKING:
-    from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison
-
 LOG_NAME = "log.txt"
 
-COLUMNS = (
+RESULT_COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
     "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
     "seven_probability", "binary_class", "binary_probability", "naming_probability",
@@ -83,7 +80,18 @@ def overlay_png(
             words += f" [{_compared_words(label)}]"
         cross = None if label is None else label.point_xy
         marks.append(Mark(place.point_xy, place.box_xyxy, place.kind, words, cross_xy=cross))
-    marks += [_missed_mark(label) for label in labels.values()]
+    marks += [
+        Mark(
+            label.point_xy,
+            None,
+            label.kind,
+            f"{label.level} not found [{_compared_words(label)}]",
+            colour_rgb=CROSS_RGB,
+            cross_xy=label.point_xy,
+            has_point=False,
+        )
+        for label in labels.values()
+    ]
     title = title_of(analysis)
     legend: dict[str, Colour] = {str(kind): colour for kind, colour in COLOURS_RGB.items()}
     if comparison is not None:
@@ -91,20 +99,6 @@ def overlay_png(
         title += f"; {comparison.reason}" if comparison.reason else ""
     return overlay_palette_png(
         draw_overlay(analysis.frame.image, marks, title=title, legend=legend)
-    )
-
-
-def _missed_mark(label: ComparedLevel) -> Mark:
-    """A level of the annotation that was not found."""
-    words = f"{label.level} not found [{_compared_words(label)}]"
-    return Mark(
-        label.point_xy,
-        None,
-        label.kind,
-        words,
-        colour_rgb=CROSS_RGB,
-        cross_xy=label.point_xy,
-        has_point=False,
     )
 
 
@@ -160,7 +154,7 @@ def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
 
     A study without structures has one line, which names it and its warnings and no level.
     """
-    yield _csv_line(COLUMNS)
+    yield _csv_line(RESULT_COLUMNS)
     for name, result in results:
         for cells in [_cells(structure) for structure in result.structures] or [_NO_CELLS]:
             yield _csv_line(_row(name, result, cells))
@@ -209,7 +203,9 @@ def _row(name: str, result: StudyResult, cells: Sequence[object]) -> list[object
     ]
 
 
-_NO_CELLS: list[object] = [""] * (COLUMNS.index("naming_probability") - COLUMNS.index("level"))
+_NO_CELLS: list[object] = [""] * (
+    RESULT_COLUMNS.index("naming_probability") - RESULT_COLUMNS.index("level")
+)
 
 
 def _cells(structure: GradedStructure) -> list[object]:

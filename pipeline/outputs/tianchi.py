@@ -10,7 +10,7 @@ to submit it by and is left out with a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spineline.pipeline.inference.results import StudyResult
     from spineline.pipeline.outputs.settings import OutputSettings
 
-FILE = "tianchi.json"
+SUBMISSION_FILE = "tianchi.json"
 _SHOWN = 5
 
 
@@ -42,18 +42,18 @@ def tianchi_entry(result: StudyResult, z_index: int) -> dict[str, Any]:
     return {**entry, "warnings": list(result.warnings)} if result.warnings else entry
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:  # noqa: ARG001
+def write_study_submission(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:  # noqa: ARG001
     """Write ``tianchi.json`` of one study; none of a plain image."""
     if analysis.result.instance_uid is None:
         return
     entry = tianchi_entry(analysis.result, analysis.frame.slice_index)
-    write_text(folder / FILE, rows_text([entry]) + "\n", sync=False)
+    write_text(folder / SUBMISSION_FILE, rows_text([entry]) + "\n", sync=False)
 
 
-def write_cohort(
+def write_submission(
     out: Path,
     results: Iterable[tuple[str, StudyResult]],
-    settings: OutputSettings,  # noqa: ARG001
+    failures: Sequence[tuple[str, str]] = (),  # noqa: ARG001
 ) -> None:
     """Write ``tianchi.json`` of the run; slices' places come from the files of the studies."""
     entries, plain = [], []
@@ -61,13 +61,13 @@ def write_cohort(
         if result.instance_uid is None:
             plain.append(name)
         else:
-            entries.append(tianchi_entry(result, _z_index(out / name / FILE)))
-    write_text(out / FILE, rows_text(entries) + "\n", sync=False)
+            entries.append(tianchi_entry(result, _z_index(out / name / SUBMISSION_FILE)))
+    write_text(out / SUBMISSION_FILE, rows_text(entries) + "\n", sync=False)
     if plain:
         names = ", ".join(plain[:_SHOWN]) + (" …" if len(plain) > _SHOWN else "")
         LOG.warning(
             "%s: %d plain %s left out, a submission names studies by their DICOM UIDs: %s",
-            FILE,
+            SUBMISSION_FILE,
             len(plain),
             "image is" if len(plain) == 1 else "images are",
             names,

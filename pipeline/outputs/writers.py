@@ -1,66 +1,56 @@
-"""What ``pipeline predict`` can write besides result.json and overlay.png: the words of ``to=``.
-
-A writer is a module of this room, imported when it is asked for. One of a study has
-``write_study(folder, analysis, settings)``, one of the whole run ``write_cohort(out, results,
-settings)`` with ``results`` the name and result of each study done, in order of name.
-"""
+"""Writes what ``to=`` and ``compare=`` of ``pipeline predict`` ask for besides the results."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, cast
 
-from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
+from spineline.pipeline.outputs.comparison import check_compare
+from spineline.pipeline.outputs.registry import list_outputs
 
 if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
     from spineline.pipeline.inference.results import StudyResult
     from spineline.pipeline.outputs.settings import OutputSettings
 
-OF_STUDY: dict[str, str] = {
-    "sr": "dicom.structured_report",
-    "pr": "dicom.presentation_state",
-    "sc": "dicom.secondary_capture",
-    "slicer": "slicer",
-    "tianchi": "tianchi",
-    "report": "html.study_page",
-}
-"""Modules that write files of one study, by word."""
 
-OF_COHORT: dict[str, str] = {
-    "tianchi": "tianchi",
-    "coco": "coco",
-    "page": "html.cohort_page",
-}
-"""Modules that write files of the whole run, by word."""
+class StudyWriter(Protocol):
+    """Writes one file of a study into its folder."""
+
+    def __call__(self, folder: Path, analysis: Analysis, settings: OutputSettings) -> None: ...  # noqa: D102
 
 
-OF_DICOM = ("sr", "pr", "sc", "slicer")
-"""Words that need a DICOM source; a plain image is warned of, and its other results are written."""
+class CohortWriter(Protocol):
+    """Writes the files of a run into its folder.
 
-NEEDS: dict[str, tuple[str, str]] = dict.fromkeys(("sr", "pr", "sc"), ("highdicom", "dicom"))
-"""Package that a word needs, and the extra that brings it."""
-
-
-def check_words(words: Iterable[str]) -> None:
-    """Refuse words whose package is not installed, before any study is read.
-
-    Raises:
-        ConfigError: names the package and the extra.
+    ``results`` are the name and result of each study done, in order of name, ``failures`` the name
+    of each other study and why it could not be done.
     """
-    for word in words:
-        package, extra = NEEDS.get(word, ("", ""))
-        if package and importlib.util.find_spec(package) is None:
-            msg = (
-                f"to={word}: needs the package {package}, which is not installed; "
-                f"pip install 'spineline[{extra}]' brings it"
-            )
-            raise ConfigError(msg)
+
+    def __call__(  # noqa: D102
+        self,
+        out: Path,
+        results: Iterable[tuple[str, StudyResult]],
+        failures: Sequence[tuple[str, str]],
+    ) -> None: ...
+
+
+def study_writer(word: str) -> StudyWriter:
+    """What writes a study's file of a word of ``to=``, imported now."""
+    return cast(StudyWriter, _imported(list_outputs()[word].study_writer))
+
+
+def cohort_writer(word: str) -> CohortWriter:
+    """What writes a run's file of a word of ``to=``, imported now."""
+    return cast(CohortWriter, _imported(list_outputs()[word].cohort_writer))
+
+
+def _imported(function: str) -> object:
+    return pkgutil.resolve_name(f"spineline.pipeline.outputs.{function}")
 
 
 def words_of_run(out: Path) -> tuple[str, ...]:
@@ -70,7 +60,7 @@ def words_of_run(out: Path) -> tuple[str, ...]:
     """
     try:
         words = read_yaml(out / "run.yaml")["settings"]["to"]
-        return tuple(word for word in words if word in (*OF_STUDY, *OF_COHORT))
+        return tuple(word for word in words if word in list_outputs())
     except (OSError, YamlError, KeyError, TypeError):
         return ()
 
@@ -81,42 +71,39 @@ def check_extras(settings: OutputSettings) -> None:
     Raises:
         SpinelineError: the annotation of ``compare=`` cannot be read.
     """
-    kept = [word for word in settings.to if word in NEEDS]
+    kept = [word for word in settings.to if list_outputs()[word].package == "highdicom"]
     if settings.names == "hash" and kept:
         text = "to=%s: these files keep the patient's name and UIDs, as DICOM wants; names=hash "
         LOG.warning(text + "leaves them as they are: do not pass them on", ",".join(kept))
-    if settings.compare is not None:
-        _module("comparison").check_compare(settings)
+    check_compare(settings)
 
 
 def write_study_extras(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
-    """Write what ``to=`` and ``compare=`` ask for of one study."""
-    if settings.compare is not None and settings.overlay:
-        _module("comparison").write_study(folder, analysis, settings)
-    refused = OF_DICOM if analysis.frame.header is None else ()
-    left_out = [word for word in settings.to if word in refused]
+    """Write what ``to=`` asks for of one study; what needs a DICOM source is warned of without."""
+    outputs = [list_outputs()[word] for word in settings.to]
+    left_out = [o.word for o in outputs if o.needs_dicom and analysis.frame.header is None]
     if left_out:
         text = "%s: to=%s needs a DICOM source; not written for this image"
         LOG.warning(text, analysis.frame.name, ",".join(left_out))
-    for word in settings.to:
-        if word in OF_STUDY and word not in refused:
-            _module(OF_STUDY[word]).write_study(folder, analysis, settings)
+    for output in outputs:
+        if output.study_writer and output.word not in left_out:
+            study_writer(output.word)(folder, analysis, settings)
 
 
 def write_cohort_extras(
-    out: Path, results: Iterable[tuple[str, StudyResult]], settings: OutputSettings
+    out: Path,
+    results: Iterable[tuple[str, StudyResult]],
+    failures: Sequence[tuple[str, str]],
+    settings: OutputSettings,
 ) -> None:
     """Write what ``to=`` asks for of the run.
 
     Args:
         out: the run's folder.
-        results: can be gone through more than once.
+        results: name and result of each study done; can be gone through more than once.
+        failures: name and reason of each study that could not be done.
         settings: of the run.
     """
     for word in settings.to:
-        if word in OF_COHORT:
-            _module(OF_COHORT[word]).write_cohort(out, results, settings)
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"spineline.pipeline.outputs.{name}")
+        if list_outputs()[word].cohort_writer:
+            cohort_writer(word)(out, results, failures)

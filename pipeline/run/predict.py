@@ -34,6 +34,7 @@ from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.pipeline.inference.sources import Case, find_cases
+from spineline.pipeline.outputs.comparison import comparison_of
 from spineline.pipeline.outputs.study_files import (
     LOG_NAME,
     log_lines,
@@ -302,8 +303,13 @@ class _Run:
         settings = self._settings
         try:
             with staged_folder(self._out / name, overwrite=True, sync=True) as stage:
-                overlay = settings.overlay and settings.compare is None  # compare= draws its own
-                write_study(stage, analysis, overlay=overlay, doubtful=settings.confidence)
+                write_study(
+                    stage,
+                    analysis,
+                    overlay=settings.overlay,
+                    doubtful=settings.confidence,
+                    comparison=comparison_of(analysis, settings),
+                )
                 write_study_extras(stage, analysis, settings)
                 write_log(stage, log_lines(name, analysis))
         except Exception as error:
@@ -321,7 +327,8 @@ class _Run:
         failures = tuple(entry.failure for entry in entries if entry.failure is not None)
         results = StoredResults(self._out, done)
         write_results_csv(self._out / "results.csv", results)
-        write_cohort_extras(self._out, results, self._settings)
+        reasons = [(failure.name, failure.reason) for failure in failures]
+        write_cohort_extras(self._out, results, reasons, self._settings)
         write_log(self._out, self._log(done, failures))
         failed = [{"study": failure.name, "reason": failure.reason} for failure in failures]
         settings = recorded(replace(self._settings, overwrite=False, retry=False))

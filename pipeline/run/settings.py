@@ -11,8 +11,8 @@ from typing import Literal
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import key, settings_to_dict
 from spineline.pipeline.inference.settings import mixed_precision
+from spineline.pipeline.outputs.registry import list_outputs
 from spineline.pipeline.outputs.settings import OutputSettings
-from spineline.pipeline.outputs.writers import OF_STUDY
 from spineline.pipeline.run.engines import ENGINES, check_engine
 
 _ENGINE = "this machine, or a Ray cluster (spineline[ray])"
@@ -79,5 +79,5 @@ def results_hash(settings: PipelinePredict) -> str:
     kept["half"] = mixed_precision(settings)
     if settings.compare is not None and settings.compare.is_file():
         kept["compare"] = hashlib.sha256(settings.compare.read_bytes()).hexdigest()
-    kept["to"] = sorted({word for word in settings.to if word in OF_STUDY})
+    kept["to"] = sorted({word for word in settings.to if list_outputs()[word].study_writer})
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]

@@ -6,7 +6,6 @@ brightness of a crop. Both are deterministic and have the interfaces of the real
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from spineline.detect.results import Detections, no_detections
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
-from spineline.pipeline.outputs.writers import OF_STUDY
+from spineline.pipeline.outputs.writers import study_writer
 from spineline.pipeline.run.settings import PipelinePredict
 from spineline.weights import Bundle, WeightsFile
 
@@ -283,15 +282,20 @@ def analysis(tmp_path: Path, analyse: Callable[..., Analysis]) -> Analysis:
 
 @pytest.fixture
 def writer_of(tmp_path: Path) -> Callable[[str], Callable[..., Path]]:
-    """What writes an analysis as a word of ``to=`` says, into a folder, and gives the file."""
+    """Write the file of a word of ``to=`` for an analysis, and give its path."""
 
     def of(word: str) -> Callable[..., Path]:
-        module = importlib.import_module(f"spineline.pipeline.outputs.{OF_STUDY[word]}")
-        settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=(word,))
+        name = {
+            "sr": "report.sr.dcm",
+            "pr": "overlay.pr.dcm",
+            "sc": "overlay.sc.dcm",
+            "slicer": "points.mrk.json",
+        }[word]
 
-        def write(analysis: Analysis, folder: str = "o") -> Path:
-            module.write_study(tmp_path / folder, analysis, settings)
-            return Path(tmp_path / folder / module.FILE_NAME)
+        def write(analysis: Analysis, folder: str = "o", **keys: Any) -> Path:
+            settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=(word,), **keys)
+            study_writer(word)(tmp_path / folder, analysis, settings)
+            return tmp_path / folder / name
 
         return write
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +23,7 @@ from spineline.pipeline.inference.results import (
     StudyResult,
 )
 from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison
-from spineline.pipeline.outputs.html.cohort_page import Failed, cohort_html
+from spineline.pipeline.outputs.html.cohort_page import cohort_html
 from spineline.pipeline.outputs.html.study_page import report_html
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -55,6 +54,12 @@ class Browser:
 
     def run(self, code: str, *values: object) -> Any:
         return self.driver.execute_script(code, *values)
+
+    def wait_for(self, state: Callable[[], bool]) -> None:
+        """Wait for what the page does after the event that asked for it."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.driver, 60).until(lambda _: state())
 
     def complaints(self) -> list[str]:
         """Lines of the console, and requests for anything but the page itself."""
@@ -255,7 +260,7 @@ def cohort(count: int) -> list[tuple[str, StudyResult]]:
 @pytest.mark.parametrize("count", [1, 60])
 def test_a_cohort_at_any_width(browser: Browser, count: int) -> None:
     studies = [*cohort(count - 1), (LONG, cohort(1)[0][1])]
-    failures = [Failed(LONG, "PixelData cannot be decoded " * 9)] if count > 1 else []
+    failures = [(LONG, "PixelData cannot be decoded " * 9)] if count > 1 else []
     browser.open(cohort_html(studies, failures))
     for width in WIDTHS:
         browser.resize(width)
@@ -319,57 +324,29 @@ def test_filtering(browser: Browser) -> None:
     by_naming = sorted(studies, key=lambda study: study[1].naming.probability)
     assert browser.shown() == [name for name, r in by_naming if r.abstained]
     browser.driver.find_element("css selector", "#filters button").click()
-    time.sleep(0.2)
-    assert len(browser.shown()) == 40
+    browser.wait_for(lambda: len(browser.shown()) == 40)
     assert browser.complaints() == []
-
-
-def test_two_thousand_studies_stay_usable(browser: Browser) -> None:
-    """The limits are for a machine that is busy with much else; they catch what grows too fast."""
-    start = time.perf_counter()
-    page = cohort_html(cohort(2000))
-    made = time.perf_counter() - start
-    start = time.perf_counter()
-    browser.open(page)
-    opened = time.perf_counter() - start
-    took = browser.run(
-        """
-        const times = [];
-        const laid = () => document.body.getBoundingClientRect().height;
-        const run = (what) => { const t = performance.now(); what(); laid();
-                                times.push(performance.now() - t); };
-        for (const head of document.querySelectorAll("#studies thead button"))
-          run(() => head.click());
-        const field = document.getElementById("by-grade");
-        run(() => { field.value = "5"; field.dispatchEvent(new Event("input", {bubbles: true})); });
-        return times;
-        """
-    )
-    assert 0 < len(browser.shown()) < 2000
-    print(f"made {made:.2f} s, opened {opened:.2f} s, sorts and a filter {np.round(took)} ms")
-    assert made < 60
-    assert opened < 60
-    assert len(page.encode()) < 10_000_000
-    assert max(took) < 5_000
 
 
 def test_the_first_of_many_are_shown_and_all_on_request(browser: Browser) -> None:
     """Sorting and filtering go over all studies; what is shown are the first of the outcome."""
-    studies = cohort(600)
-    browser.open(cohort_html(studies))
+    studies = cohort(2000)
+    page = cohort_html(studies)
+    assert len(page.encode()) < 10_000_000
+    browser.open(page)
     names = [name for name, _ in studies]
     told = "return document.getElementById('shown').textContent"
     press = "document.getElementById('more').click()"
     hidden = "return document.getElementById('more').hidden"
     assert browser.shown() == names[:150]
-    assert browser.run(told) == "600 of 600 studies, the first 150 of them below"
+    assert browser.run(told) == "2000 of 2000 studies, the first 150 of them below"
     assert browser.sort_by("Naming") == "ascending"
     by_naming = sorted(studies, key=lambda study: study[1].naming.probability)
     assert browser.shown() == [name for name, _ in by_naming][:150]
-    assert browser.run("return document.getElementById('more').textContent") == "Show all 600"
+    assert browser.run("return document.getElementById('more').textContent") == "Show all 2000"
     browser.run(press)
     assert browser.shown() == [name for name, _ in by_naming]
-    assert browser.run(told) == "600 of 600 studies"
+    assert browser.run(told) == "2000 of 2000 studies"
     assert browser.run(hidden)
     browser.choose(warning="abstained")
     abstained = [name for name, r in by_naming if r.abstained]
@@ -380,7 +357,7 @@ def test_the_first_of_many_are_shown_and_all_on_request(browser: Browser) -> Non
     browser.choose(name="")
     assert len(browser.shown()) == 150
     browser.run("window.dispatchEvent(new Event('beforeprint'))")
-    assert len(browser.shown()) == 600
+    assert len(browser.shown()) == 2000
     browser.resize(380)
     assert browser.too_wide() == []
     assert browser.complaints() == []

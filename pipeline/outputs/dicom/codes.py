@@ -7,7 +7,7 @@ disease by cause and by side effects, and a code that nearly fits would say some
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydicom.sr.coding import Code
 
 from spineline.datasets.labels import KIND_OF_SEVEN, Kind
 
@@ -15,74 +15,66 @@ PRIVATE_SCHEME = "99SPINELINE"
 PRIVATE_SCHEME_NAME = "spineline codes"
 
 
-@dataclass(frozen=True, slots=True)
-class CodeOf:
-    """A coded concept: value (at most 16 characters), scheme, meaning (at most 64)."""
-
-    value: str
-    scheme: str
-    meaning: str
-
-
-SITES: dict[str, CodeOf] = {
-    "T12-L1": CodeOf("76206002", "SCT", "T12/L1 disc"),
-    "L1": CodeOf("66794005", "SCT", "L1 vertebra"),
-    "L1-L2": CodeOf("80064006", "SCT", "L1/L2 disc"),
-    "L2": CodeOf("14293000", "SCT", "L2 vertebra"),
-    "L2-L3": CodeOf("67459009", "SCT", "L2/L3 disc"),
-    "L3": CodeOf("36470004", "SCT", "L3 vertebra"),
-    "L3-L4": CodeOf("62551000", "SCT", "L3/L4 disc"),
-    "L4": CodeOf("11994002", "SCT", "L4 vertebra"),
-    "L4-L5": CodeOf("84020006", "SCT", "L4/L5 disc"),
-    "L5": CodeOf("49668003", "SCT", "L5 vertebra"),
-    "L5-S1": CodeOf("715056000", "SCT", "L5/S1 disc"),
+SITES: dict[str, Code] = {
+    "T12-L1": Code("76206002", "SCT", "T12/L1 disc"),
+    "L1": Code("66794005", "SCT", "L1 vertebra"),
+    "L1-L2": Code("80064006", "SCT", "L1/L2 disc"),
+    "L2": Code("14293000", "SCT", "L2 vertebra"),
+    "L2-L3": Code("67459009", "SCT", "L2/L3 disc"),
+    "L3": Code("36470004", "SCT", "L3 vertebra"),
+    "L3-L4": Code("62551000", "SCT", "L3/L4 disc"),
+    "L4": Code("11994002", "SCT", "L4 vertebra"),
+    "L4-L5": Code("84020006", "SCT", "L4/L5 disc"),
+    "L5": Code("49668003", "SCT", "L5 vertebra"),
+    "L5-S1": Code("715056000", "SCT", "L5/S1 disc"),
 }
 """Where a structure lies, by level."""
 
-KIND_CODES: dict[Kind, CodeOf] = {
-    "disc": CodeOf("360499006", "SCT", "Intervertebral disc"),
-    "vertebra": CodeOf("51282000", "SCT", "Vertebra"),
+KIND_CODES: dict[Kind, Code] = {
+    "disc": Code("360499006", "SCT", "Intervertebral disc"),
+    "vertebra": Code("51282000", "SCT", "Vertebra"),
 }
 """What a structure is."""
 
-LUMBAR_SPINE = CodeOf("122496007", "SCT", "Lumbar spine")
-NORMAL = CodeOf("17621005", "SCT", "Normal")
-PRESENT = CodeOf("52101004", "SCT", "Present")
-ABSENT = CodeOf("272519000", "SCT", "Absent")
+LUMBAR_SPINE = Code("122496007", "SCT", "Lumbar spine")
+_NORMAL = Code("17621005", "SCT", "Normal")
+PRESENT = Code("52101004", "SCT", "Present")
+ABSENT = Code("272519000", "SCT", "Absent")
 
-SCHMORL = CodeOf("disc-v5", PRIVATE_SCHEME, "Schmorl's node (v5)")
-FINDINGS: tuple[CodeOf, ...] = (
-    NORMAL,
-    CodeOf("vertebra-v2", PRIVATE_SCHEME, "Degenerative vertebra (v2)"),
-    NORMAL,
-    CodeOf("disc-v2", PRIVATE_SCHEME, "Disc bulging (v2)"),
-    CodeOf("disc-v3", PRIVATE_SCHEME, "Disc protrusion (v3)"),
-    CodeOf("disc-v4", PRIVATE_SCHEME, "Disc extrusion (v4)"),
-    SCHMORL,
+SCHMORLS_NODE = Code("disc-v5", PRIVATE_SCHEME, "Schmorl's node (v5)")
+FINDINGS: tuple[Code, ...] = (
+    _NORMAL,
+    Code("vertebra-v2", PRIVATE_SCHEME, "Degenerative vertebra (v2)"),
+    _NORMAL,
+    Code("disc-v2", PRIVATE_SCHEME, "Disc bulging (v2)"),
+    Code("disc-v3", PRIVATE_SCHEME, "Disc protrusion (v3)"),
+    Code("disc-v4", PRIVATE_SCHEME, "Disc extrusion (v4)"),
+    SCHMORLS_NODE,
 )
 """What is found, by the report's seven-class code."""
 
-NO_STRUCTURE = CodeOf("no-structure", PRIVATE_SCHEME, "No vertebra or disc was found")
-SCHMORL_PROBABILITY = CodeOf("v5-probability", PRIVATE_SCHEME, "Probability of Schmorl's node")
-CONFIDENCE = CodeOf("111011", "DCM", "Certainty of Feature")
-PROBABILITY = CodeOf("111012", "DCM", "Certainty of Finding")
-IMAGE_REGION = CodeOf("111030", "DCM", "Image Region")
-CENTER = CodeOf("111010", "DCM", "Center")
-COMMENT = CodeOf("121106", "DCM", "Comment")
-PERCENT = CodeOf("%", "UCUM", "Percent")
-EVALUATIONS = CodeOf("C0034375", "UMLS", "Qualitative Evaluations")
+NO_STRUCTURE = Code("no-structure", PRIVATE_SCHEME, "No vertebra or disc was found")
+SCHMORL_PROBABILITY = Code("v5-probability", PRIVATE_SCHEME, "Probability of Schmorl's node")
+CERTAINTY_OF_FEATURE = Code("111011", "DCM", "Certainty of Feature")
+CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")
+IMAGE_REGION = Code("111030", "DCM", "Image Region")
+CENTER = Code("111010", "DCM", "Center")
+DEVICE = Code("121007", "DCM", "Device")
+COMMENT = Code("121106", "DCM", "Comment")
+PERCENT = Code("%", "UCUM", "Percent")
+EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 
-NAMING = CodeOf("naming", PRIVATE_SCHEME, "Naming of levels")
-NAMED = CodeOf("naming-given", PRIVATE_SCHEME, "Levels are named")
-GUESSED = CodeOf("naming-guess", PRIVATE_SCHEME, "Levels are a guess")
-DETECTION = CodeOf("detection", PRIVATE_SCHEME, "Detection of the structure")
-DOUBTFUL = CodeOf("doubtful", PRIVATE_SCHEME, "Doubtful")
+NAMING = Code("naming", PRIVATE_SCHEME, "Naming of levels")
+NAMED = Code("naming-given", PRIVATE_SCHEME, "Levels are named")
+GUESSED = Code("naming-guess", PRIVATE_SCHEME, "Levels are a guess")
+DETECTION = Code("detection", PRIVATE_SCHEME, "Detection of the structure")
+DOUBTFUL = Code("doubtful", PRIVATE_SCHEME, "Doubtful")
 
-MRI = CodeOf("25056-3", "LN", "MRI unspecified body region")
-IMAGING = CodeOf("363679005", "SCT", "Imaging procedure")
+MRI = Code("25056-3", "LN", "MRI unspecified body region")
+IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 
-def finding_of(code: int, kind: Kind) -> CodeOf:
+def finding_of(code: int, kind: Kind) -> Code:
     """The finding behind a seven-class code.
 
     >>> finding_of(3, "disc").meaning, finding_of(0, "vertebra").meaning

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from highdicom import ModalityLUTTransformation, PresentationLUTTransformation, pr
+from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 
 from spineline.datasets.dicom.study import read_pixels
@@ -20,7 +22,7 @@ from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.outputs.dicom.source import (
     NotRepresentableError,
-    Source,
+    SourceInstance,
     body_part,
     identity,
     outline,
@@ -31,18 +33,13 @@ from spineline.pipeline.outputs.dicom.source import (
 from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import label_of, title_of
 
-if TYPE_CHECKING:
-    from highdicom import pr
-
-FILE_NAME = "overlay.pr.dcm"
-
 _LAYERS = {"disc": "DISCS", "vertebra": "VERTEBRAE"}
 _NOTES = "NOTES"
 _NOTE_BOX = (0.02, 0.94, 0.98, 0.99)  # left, top, right, bottom of the area shown
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_presentation_state(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``overlay.pr.dcm`` of a study with a DICOM source.
 
     A colour image has no greyscale presentation state: it is warned of and left out.
@@ -51,14 +48,16 @@ def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> N
         SpinelineError: the source cannot be read again, or the folder cannot be written to.
     """
     write_object(
-        folder / FILE_NAME,
+        folder / "overlay.pr.dcm",
         "pr",
         analysis,
-        lambda source: state_of(source, analysis, doubtful=settings.confidence),
+        lambda source: presentation_state_of(source, analysis, doubtful=settings.confidence),
     )
 
 
-def state_of(source: Source, analysis: Analysis, *, doubtful: float = 0.25) -> Dataset:
+def presentation_state_of(
+    source: SourceInstance, analysis: Analysis, *, doubtful: float = 0.25
+) -> Dataset:
     """A result as a Grayscale Softcopy Presentation State of its source instance.
 
     Args:
@@ -69,8 +68,6 @@ def state_of(source: Source, analysis: Analysis, *, doubtful: float = 0.25) -> D
     Raises:
         NotRepresentableError: a colour image, or one whose values go through a table.
     """
-    from highdicom import PresentationLUTTransformation, pr
-
     if source.header.samples != 1:
         raise NotRepresentableError("a greyscale presentation state cannot show a colour image")
     if "ModalityLUTSequence" in source.raw:
@@ -96,7 +93,7 @@ def state_of(source: Source, analysis: Analysis, *, doubtful: float = 0.25) -> D
     return state
 
 
-def _image(source: Source) -> Dataset:
+def _image(source: SourceInstance) -> Dataset:
     """The source as highdicom looks at it, without what it would read wrongly or not at all."""
     image = Dataset()
     image.update(source.dataset)
@@ -108,9 +105,6 @@ def _image(source: Source) -> Dataset:
 
 def _layers() -> dict[str, pr.GraphicLayer]:
     """Layers by name, the lowest first."""
-    from highdicom import pr
-    from highdicom.color import CIELabColor
-
     colours = {_LAYERS[kind]: COLOURS_RGB[kind] for kind in KINDS} | {_NOTES: (255, 255, 255)}
     return {
         name: pr.GraphicLayer(name, order, display_color=CIELabColor.from_rgb(*colour))
@@ -119,15 +113,13 @@ def _layers() -> dict[str, pr.GraphicLayer]:
 
 
 def _annotations(
-    source: Source,
+    source: SourceInstance,
     image: Dataset,
     analysis: Analysis,
     layers: dict[str, pr.GraphicLayer],
     doubtful: float,
 ) -> list[pr.GraphicAnnotation]:
     """One annotation per kind, and the note below."""
-    from highdicom import pr
-
     result = analysis.result
     limit = math.inf if result.abstained else doubtful
     beside = not analysis.frame.turn.transpose
@@ -135,7 +127,14 @@ def _annotations(
     for kind in KINDS:
         structures = [s for s in result.structures if s.kind == kind]
         if structures:
-            graphics = [g for s in structures for g in _graphics(source, s)]
+            graphics = [
+                pr.GraphicObject(shape, place, "PIXEL")
+                for s in structures
+                for shape, place in (
+                    ("POLYLINE", outline(s.box_xyxy, source)),
+                    ("POINT", to_graphic(s.point_xy, source)),
+                )
+            ]
             texts = [_text(source, s, label_of(s, limit), beside) for s in structures]
             found.append((_LAYERS[kind], graphics, texts))
     guess = "; levels are a guess" if result.abstained else ""
@@ -153,25 +152,18 @@ def _annotations(
     ]
 
 
-def _graphics(source: Source, structure: GradedStructure) -> list[pr.GraphicObject]:
-    from highdicom import pr
-
-    box, point = outline(structure.box_xyxy, source), to_graphic(structure.point_xy, source)
-    return [pr.GraphicObject("POLYLINE", box, "PIXEL"), pr.GraphicObject("POINT", point, "PIXEL")]
-
-
-def _text(source: Source, structure: GradedStructure, label: str, beside: bool) -> pr.TextObject:
+def _text(
+    source: SourceInstance, structure: GradedStructure, label: str, beside: bool
+) -> pr.TextObject:
     """The label right of the box, or left of it where there is more room; else at the point.
 
     A viewer that turns the image keeps the text upright, and boxes of text side by side would then
     lie over each other: ``beside`` is false for an image stored lying.
     """
-    from highdicom import pr
-
     x, y = (float(v) for v in to_graphic(structure.point_xy, source)[0])
     if not beside:
         return pr.TextObject(label, "PIXEL", anchor_point=(x, y), anchor_point_visible=False)
-    left, _, right, _ = (float(v) for v in _corners(source, structure))
+    left, right = (float(v) for v in outline(structure.box_xyxy, source)[:2, 0])
     columns, rows = float(source.header.columns), float(source.header.rows)
     half = max(rows / 60, 2.0)
     top, bottom = max(y - half, 0.0), min(y + half, rows)
@@ -189,15 +181,8 @@ def _text(source: Source, structure: GradedStructure, label: str, beside: bool) 
     )
 
 
-def _corners(source: Source, structure: GradedStructure) -> np.ndarray[Any, np.dtype[np.float64]]:
-    box = outline(structure.box_xyxy, source)
-    return np.concatenate([box[0], box[2]])
-
-
-def _modality_transformation(source: Source) -> Any:
+def _modality_transformation(source: SourceInstance) -> Any:
     """The source's rescaling, or None."""
-    from highdicom import ModalityLUTTransformation
-
     slope, intercept = source.numbers("RescaleSlope"), source.numbers("RescaleIntercept")
     if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
         return None
@@ -206,10 +191,8 @@ def _modality_transformation(source: Source) -> Any:
     return ModalityLUTTransformation(intercept[0], slope[0], unit)
 
 
-def _window(source: Source) -> list[pr.SoftcopyVOILUTTransformation] | None:
+def _window(source: SourceInstance) -> list[pr.SoftcopyVOILUTTransformation] | None:
     """The source's first window, or one by percentile; None where neither can be given."""
-    from highdicom import pr
-
     centers, widths = source.numbers("WindowCenter"), source.numbers("WindowWidth")
     if centers and widths and widths[0] >= 1:
         function = source.text("VOILUTFunction")
@@ -226,7 +209,7 @@ def _window(source: Source) -> list[pr.SoftcopyVOILUTTransformation] | None:
     return [pr.SoftcopyVOILUTTransformation(center, width, window_explanation="percentile window")]
 
 
-def _set_area(state: Dataset, source: Source) -> None:
+def _set_area(state: Dataset, source: SourceInstance) -> None:
     """Physical shape of the pixels, and the frame that is spoken of."""
     for area in state.DisplayedAreaSelectionSequence:
         if "PixelOriginInterpretation" in area:  # for tiled images alone

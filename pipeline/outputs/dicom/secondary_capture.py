@@ -7,22 +7,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.warnings import codes_of
-from spineline.pipeline.outputs.dicom.source import Source, body_part, identity, write_object
+from spineline.pipeline.outputs.dicom.source import (
+    SourceInstance,
+    body_part,
+    identity,
+    write_object,
+)
 from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import doubt_words, overlay_png
-
-FILE_NAME = "overlay.sc.dcm"
 
 _STRAIGHT = ("P", "F")
 _DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards more and less of x, y, z
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_secondary_capture(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``overlay.sc.dcm`` of a study with a DICOM source: ``overlay.png`` in DICOM.
 
     Raises:
@@ -32,14 +36,16 @@ def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> N
     png = drawn.read_bytes() if drawn.is_file() else None
     data = png or overlay_png(analysis, doubtful=settings.confidence)
     write_object(
-        folder / FILE_NAME,
+        folder / "overlay.sc.dcm",
         "sc",
         analysis,
-        lambda source: capture_of(source, analysis, _pixels(data)),
+        lambda source: secondary_capture_of(source, analysis, _pixels(data)),
     )
 
 
-def capture_of(source: Source, analysis: Analysis, picture: npt.NDArray[np.uint8]) -> Dataset:
+def secondary_capture_of(
+    source: SourceInstance, analysis: Analysis, picture: npt.NDArray[np.uint8]
+) -> Dataset:
     """A picture as a Secondary Capture Image of the source's study.
 
     Args:
@@ -47,8 +53,6 @@ def capture_of(source: Source, analysis: Analysis, picture: npt.NDArray[np.uint8
         analysis: what is drawn.
         picture: uint8 (h, w, 3) RGB.
     """
-    from highdicom.sc import SCImage
-
     result, directions = analysis.result, _directions(analysis)
     made = SCImage(
         picture,
@@ -64,15 +68,22 @@ def capture_of(source: Source, analysis: Analysis, picture: npt.NDArray[np.uint8
     made.BodyPartExamined = body_part(source)
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.ConversionType = "WSD"
-    made.DerivationDescription = _description(result)
+    guess = ["levels are a guess"] if result.abstained else []
+    said = f"Levels and grades by spineline {result.version or 'unknown'}, research use only"
+    made.DerivationDescription = "; ".join([said, *doubt_words(result), *guess])
     _say_burned_in(made, source, result)
-    made.SourceImageSequence = [_reference(source)]
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.header.sop_class_uid
+    reference.ReferencedSOPInstanceUID = source.header.instance_uid
+    if source.frame_number is not None:
+        reference.ReferencedFrameNumber = source.frame_number
+    made.SourceImageSequence = [reference]
     if source.text("LossyImageCompression") == "01":
         made.LossyImageCompression = "01"
     return made
 
 
-def _say_burned_in(made: Dataset, source: Source, result: StudyResult) -> None:
+def _say_burned_in(made: Dataset, source: SourceInstance, result: StudyResult) -> None:
     """Whether the picture tells who the patient is; nothing is said where that is but suspected."""
     if source.text("BurnedInAnnotation") == "YES":
         made.BurnedInAnnotation = "YES"
@@ -85,21 +96,6 @@ def _pixels(png: bytes) -> npt.NDArray[np.uint8]:
     if picture is None:
         raise ValueError("the overlay is no PNG")
     return np.ascontiguousarray(picture[:, :, ::-1], dtype=np.uint8)
-
-
-def _description(result: StudyResult) -> str:
-    guess = ["levels are a guess"] if result.abstained else []
-    made = f"Levels and grades by spineline {result.version or 'unknown'}, research use only"
-    return "; ".join([made, *doubt_words(result), *guess])
-
-
-def _reference(source: Source) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = source.header.sop_class_uid
-    item.ReferencedSOPInstanceUID = source.header.instance_uid
-    if source.frame_number is not None:
-        item.ReferencedFrameNumber = source.frame_number
-    return item
 
 
 def _directions(analysis: Analysis) -> tuple[str, str] | None:

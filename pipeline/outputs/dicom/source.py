@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,10 +46,6 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, quiet_pydicom
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
-from spineline.pipeline.outputs.dicom.codes import CodeOf
-
-if TYPE_CHECKING:
-    from highdicom.sr import CodedConcept
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -78,7 +74,7 @@ class NotRepresentableError(SpinelineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceInstance:
     """The instance that a result speaks of.
 
     Attributes:
@@ -122,7 +118,7 @@ class Source:
         yield self.raw
 
 
-def read_source(header: SliceHeader) -> Source:
+def read_source_instance(header: SliceHeader) -> SourceInstance:
     """Read the header of the instance that a slice comes from.
 
     Raises:
@@ -150,11 +146,11 @@ def read_source(header: SliceHeader) -> Source:
         dropped.append("PatientSex")
     number = None if header.frame is None else header.frame + 1
     left_empty = (word for word in dict.fromkeys(dropped) if word not in _KEPT_AS_THEY_ARE)
-    return Source(dataset, raw, header, number, tuple(left_empty))
+    return SourceInstance(dataset, raw, header, number, tuple(left_empty))
 
 
 def write_object(
-    path: Path, word: str, analysis: Analysis, make: Callable[[Source], Dataset]
+    path: Path, word: str, analysis: Analysis, make: Callable[[SourceInstance], Dataset]
 ) -> None:
     """Write the DICOM object of a study; one that cannot be made is warned of.
 
@@ -173,7 +169,7 @@ def write_object(
         raise ValueError("a DICOM object needs a DICOM source")
     with _quiet():
         try:
-            source = read_source(header)
+            source = read_source_instance(header)
             data = _bytes_of(make(source), source)
         except NotRepresentableError as reason:
             LOG.warning("%s: to=%s: not written: %s", name, word, reason)
@@ -193,15 +189,16 @@ def write_object(
     write_bytes(path, data, sync=False)
 
 
-def identity(word: str, source: Source, result: StudyResult) -> dict[str, Any]:
+def identity(word: str, source: SourceInstance, result: StudyResult) -> dict[str, Any]:
     """Series and instance of an object, and the equipment that made it, as highdicom takes them."""
+    guess = ", levels are a guess" if result.abstained else ""
     parts = (word, source.header.instance_uid, str(source.frame_number), fingerprint(result))
     return {
         "series_instance_uid": uid_of("series", *parts),
         "series_number": _SERIES_NUMBERS[word],
         "sop_instance_uid": uid_of("instance", *parts),
         "instance_number": 1,
-        "series_description": f"spineline: research use only{_doubt_of(result)}",
+        "series_description": f"spineline: research use only{guess}",
         "manufacturer": "spineline",
         "manufacturer_model_name": "spineline",
         "software_versions": result.version or "unknown",
@@ -209,7 +206,7 @@ def identity(word: str, source: Source, result: StudyResult) -> dict[str, Any]:
     }
 
 
-def body_part(source: Source) -> str:
+def body_part(source: SourceInstance) -> str:
     """The part of the body that the source names, else the lumbar spine."""
     return str(source.dataset.get("BodyPartExamined") or "LSPINE")
 
@@ -224,21 +221,14 @@ def uid_of(*parts: str) -> str:
     return str(generate_uid(entropy_srcs=["spineline", *parts]))
 
 
-def coded(code: CodeOf) -> CodedConcept:
-    """A code as highdicom takes it."""
-    from highdicom.sr import CodedConcept
-
-    return CodedConcept(code.value, code.scheme, code.meaning)
-
-
-def to_graphic(points_xy: npt.ArrayLike, source: Source) -> FloatArray:
+def to_graphic(points_xy: npt.ArrayLike, source: SourceInstance) -> FloatArray:
     """(N, 2) pixels as (N, 2) columns and rows of DICOM graphics, cut at the image's edges."""
     points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2) + 0.5
     limits = [float(source.header.columns), float(source.header.rows)]
     return np.clip(points, 0.0, limits)
 
 
-def outline(box_xyxy: npt.ArrayLike, source: Source) -> FloatArray:
+def outline(box_xyxy: npt.ArrayLike, source: SourceInstance) -> FloatArray:
     """(5, 2) closed outline of a box in DICOM graphics, cut at the image's edges."""
     left, top, right, bottom = np.asarray(box_xyxy, dtype=np.float64)
     corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
@@ -263,10 +253,6 @@ def plain_text(text: str) -> str:
     """Text on one line that every character set of Unicode can hold."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
     return " ".join("".join(c if c.isprintable() else " " for c in whole).split())
-
-
-def _doubt_of(result: StudyResult) -> str:
-    return ", levels are a guess" if result.abstained else ""
 
 
 def _check_class(header: SliceHeader) -> None:
@@ -324,7 +310,7 @@ def _finite(place: Dataset, keyword: str) -> tuple[float, ...]:
     return numbers if np.isfinite(numbers).all() else ()
 
 
-def _bytes_of(made: Dataset, source: Source) -> bytes:
+def _bytes_of(made: Dataset, source: SourceInstance) -> bytes:
     """The file of an object, its times replaced by the source's."""
     date, time = moment_of(source.dataset)
     for keyword in _TIMES_OF_TODAY:

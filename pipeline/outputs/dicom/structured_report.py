@@ -10,9 +10,11 @@ where levels are missing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from highdicom import sr
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.pipeline import Analysis
@@ -20,8 +22,7 @@ from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.outputs.dicom import codes as code
 from spineline.pipeline.outputs.dicom.source import (
     FloatArray,
-    Source,
-    coded,
+    SourceInstance,
     fingerprint,
     identity,
     outline,
@@ -32,29 +33,26 @@ from spineline.pipeline.outputs.dicom.source import (
 )
 from spineline.pipeline.outputs.settings import OutputSettings
 
-if TYPE_CHECKING:
-    from highdicom import sr
-
-FILE_NAME = "report.sr.dcm"
-
 RESEARCH_USE = "Research use only, not for diagnosis. Made by software, verified by no person."
 
 
-def write_study(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
+def write_structured_report(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``report.sr.dcm`` of a study with a DICOM source.
 
     Raises:
         SpinelineError: the source cannot be read again, or the folder cannot be written to.
     """
     write_object(
-        folder / FILE_NAME,
+        folder / "report.sr.dcm",
         "sr",
         analysis,
-        lambda source: report_of(source, analysis.result, doubtful=settings.confidence),
+        lambda source: structured_report_of(source, analysis.result, doubtful=settings.confidence),
     )
 
 
-def report_of(source: Source, result: StudyResult, *, doubtful: float = 0.25) -> Dataset:
+def structured_report_of(
+    source: SourceInstance, result: StudyResult, *, doubtful: float = 0.25
+) -> Dataset:
     """A result as a Comprehensive SR document.
 
     Args:
@@ -62,9 +60,6 @@ def report_of(source: Source, result: StudyResult, *, doubtful: float = 0.25) ->
         result: what to report.
         doubtful: structures below this confidence are marked as doubtful.
     """
-    from highdicom import sr
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
-
     report = sr.ComprehensiveSR(
         evidence=[source.dataset],
         content=_content(source, result, doubtful),
@@ -82,10 +77,8 @@ def report_of(source: Source, result: StudyResult, *, doubtful: float = 0.25) ->
     return report
 
 
-def _content(source: Source, result: StudyResult, doubtful: float) -> sr.MeasurementReport:
+def _content(source: SourceInstance, result: StudyResult, doubtful: float) -> sr.MeasurementReport:
     """The content tree."""
-    from highdicom import sr
-
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=uid_of("device", result.version, result.weights_sha256),
         name="spineline",
@@ -93,11 +86,11 @@ def _content(source: Source, result: StudyResult, doubtful: float) -> sr.Measure
         model_name=plain_text(result.weights_name) or "unknown",
         serial_number=result.weights_sha256 or "unknown",
     )
-    observer = sr.ObserverContext(_dcm("121007", "Device"), device)
+    observer = sr.ObserverContext(code.DEVICE, device)
     groups = [_group(source, result, structure, doubtful) for structure in result.structures]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
-        procedure_reported=coded(code.MRI if source.header.modality == "MR" else code.IMAGING),
+        procedure_reported=code.MRI if source.header.modality == "MR" else code.IMAGING,
         imaging_measurements=groups or [_empty_group(source, result)],
     )
     content[0].ContentSequence.append(_evaluations(result))
@@ -105,19 +98,22 @@ def _content(source: Source, result: StudyResult, doubtful: float) -> sr.Measure
 
 
 def _group(
-    source: Source, result: StudyResult, structure: GradedStructure, doubtful: float
+    source: SourceInstance, result: StudyResult, structure: GradedStructure, doubtful: float
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """All that is said of one structure."""
-    from highdicom import sr
-
-    seven = structure.seven
+    seven, box = structure.seven, outline(structure.box_xyxy, source)
     finding = None if seven is None else code.finding_of(seven.class_index, structure.kind)
+    # The constructor of ImageRegion looks through the tables of the standard for each region; what
+    # it would find does not depend on the region.
+    region = sr.ImageRegion.from_dataset(
+        _place(source, code.IMAGE_REGION, "POLYLINE", box), copy=False
+    )
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(source, result, structure.level),
-        referenced_region=_region(source, structure),
-        finding_category=coded(code.KIND_CODES[structure.kind]),
-        finding_type=None if finding is None else coded(finding),
-        finding_sites=[sr.FindingSite(coded(code.SITES[structure.level]))],
+        referenced_region=region,
+        finding_category=code.KIND_CODES[structure.kind],
+        finding_type=finding,
+        finding_sites=[sr.FindingSite(code.SITES[structure.level])],
         algorithm_id=_algorithm(result),
         measurements=_measurements(structure),
         qualitative_evaluations=_qualities(structure, result, doubtful) or None,
@@ -127,10 +123,10 @@ def _group(
     return group
 
 
-def _empty_group(source: Source, result: StudyResult) -> sr.MeasurementsAndQualitativeEvaluations:
+def _empty_group(
+    source: SourceInstance, result: StudyResult
+) -> sr.MeasurementsAndQualitativeEvaluations:
     """A group that says of the image that nothing was found in it."""
-    from highdicom import sr
-
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(source, result, "no structure"),
         source_images=[
@@ -138,22 +134,18 @@ def _empty_group(source: Source, result: StudyResult) -> sr.MeasurementsAndQuali
                 source.header.sop_class_uid, source.header.instance_uid, source.frame_numbers
             )
         ],
-        finding_type=coded(code.NO_STRUCTURE),
-        finding_sites=[sr.FindingSite(coded(code.LUMBAR_SPINE))],
+        finding_type=code.NO_STRUCTURE,
+        finding_sites=[sr.FindingSite(code.LUMBAR_SPINE)],
         algorithm_id=_algorithm(result),
     )
 
 
-def _tracking(source: Source, result: StudyResult, name: str) -> sr.TrackingIdentifier:
-    from highdicom import sr
-
+def _tracking(source: SourceInstance, result: StudyResult, name: str) -> sr.TrackingIdentifier:
     uid = uid_of("tracking", source.header.instance_uid, fingerprint(result), name)
     return sr.TrackingIdentifier(uid=uid, identifier=name)
 
 
 def _algorithm(result: StudyResult) -> sr.AlgorithmIdentification:
-    from highdicom import sr
-
     return sr.AlgorithmIdentification(
         name="spineline",
         version=result.version or "unknown",
@@ -166,57 +158,38 @@ def _algorithm(result: StudyResult) -> sr.AlgorithmIdentification:
 
 def _measurements(structure: GradedStructure) -> list[sr.Measurement]:
     """Confidence and probabilities, in percent."""
-    shares = [(code.CONFIDENCE, structure.confidence)]
+    shares = [(code.CERTAINTY_OF_FEATURE, structure.confidence)]
     if structure.seven is not None:
         chosen = structure.seven.probabilities[structure.seven.class_index]
-        shares.append((code.PROBABILITY, chosen))
+        shares.append((code.CERTAINTY_OF_FINDING, chosen))
     if structure.binary is not None and structure.kind == "disc":
         shares.append((code.SCHMORL_PROBABILITY, structure.binary.probability))
-    return [_percent(name, share) for name, share in shares]
-
-
-def _percent(name: code.CodeOf, share: float) -> sr.Measurement:
-    from highdicom import sr
-
-    return sr.Measurement(coded(name), value=round(100 * share, 4), unit=coded(code.PERCENT))
+    return [
+        sr.Measurement(name, value=round(100 * share, 4), unit=code.PERCENT)
+        for name, share in shares
+    ]
 
 
 def _qualities(
     structure: GradedStructure, result: StudyResult, doubtful: float
 ) -> list[sr.QualitativeEvaluation]:
     """Schmorl's node or not, and what is in doubt."""
-    from highdicom import sr
-
     found = []
     if structure.binary is not None and structure.kind == "disc":
-        found.append((code.SCHMORL, code.PRESENT if structure.binary.class_index else code.ABSENT))
+        found.append(
+            (code.SCHMORLS_NODE, code.PRESENT if structure.binary.class_index else code.ABSENT)
+        )
     if structure.confidence < doubtful:
         found.append((code.DETECTION, code.DOUBTFUL))
     if result.abstained:
         found.append((code.NAMING, code.GUESSED))
-    return [sr.QualitativeEvaluation(coded(name), coded(value)) for name, value in found]
+    return [sr.QualitativeEvaluation(name, value) for name, value in found]
 
 
-def _region(source: Source, structure: GradedStructure) -> sr.ImageRegion:
-    """The outline of a structure.
-
-    The constructor of `ImageRegion` looks through the tables of the standard for each region; what
-    it would find does not depend on the region.
-    """
-    from highdicom import sr
-
-    box = outline(structure.box_xyxy, source)
-    return sr.ImageRegion.from_dataset(
-        _place(source, code.IMAGE_REGION, "POLYLINE", box), copy=False
-    )
-
-
-def _place(source: Source, name: code.CodeOf, kind: str, graphic: FloatArray) -> sr.ContentItem:
+def _place(source: SourceInstance, name: Code, kind: str, graphic: FloatArray) -> sr.ContentItem:
     """A place on the source image: the outline that the template asks for, or the point."""
-    from highdicom import sr
-
     item = sr.ScoordContentItem(
-        name=coded(name), graphic_type=kind, graphic_data=graphic, relationship_type="CONTAINS"
+        name=name, graphic_type=kind, graphic_data=graphic, relationship_type="CONTAINS"
     )
     image = sr.SourceImageForRegion(
         source.header.sop_class_uid, source.header.instance_uid, source.frame_numbers
@@ -227,23 +200,17 @@ def _place(source: Source, name: code.CodeOf, kind: str, graphic: FloatArray) ->
 
 def _evaluations(result: StudyResult) -> sr.ContainerContentItem:
     """What holds of the study: whether the naming is a guess, warnings, what it is good for."""
-    from highdicom import sr
-
     container = sr.ContainerContentItem(
-        name=coded(code.EVALUATIONS), relationship_type="CONTAINS", is_content_continuous=False
+        name=code.EVALUATIONS, relationship_type="CONTAINS", is_content_continuous=False
     )
     items: list[sr.ContentItem] = []
     if result.naming is not None:
         value = code.GUESSED if result.abstained else code.NAMED
         items.append(
-            sr.CodeContentItem(
-                name=coded(code.NAMING), value=coded(value), relationship_type="CONTAINS"
-            )
+            sr.CodeContentItem(name=code.NAMING, value=value, relationship_type="CONTAINS")
         )
     items += [
-        sr.TextContentItem(
-            name=coded(code.COMMENT), value=plain_text(text), relationship_type="CONTAINS"
-        )
+        sr.TextContentItem(name=code.COMMENT, value=plain_text(text), relationship_type="CONTAINS")
         for text in _comments(result)
         if plain_text(text)
     ]
@@ -259,7 +226,3 @@ def _comments(result: StudyResult) -> list[str]:
     if result.missing_levels:
         comments.append(f"Missing levels: {', '.join(result.missing_levels)}")
     return comments + [f"Warning: {text}" for text in result.warnings]
-
-
-def _dcm(value: str, meaning: str) -> sr.CodedConcept:
-    return coded(code.CodeOf(value, "DCM", meaning))

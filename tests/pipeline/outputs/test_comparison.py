@@ -167,7 +167,10 @@ def test_files_of_a_compared_run(
     assert white[0] > white[1] + 11 * 10  # crosses
     page = html.document_fromstring((o / "one" / "report.html").read_text())
     rows = page.xpath("//table[contains(@class, 'levels')]/tbody/tr")
-    cells = {row.xpath("string(./th)"): row.xpath("string(./td[last()])") for row in rows}
+    cells = {
+        row.xpath("string(./th)"): row.xpath("string(./td[last()])").replace("\n", "")
+        for row in rows
+    }
     assert cells["L4-L5"] == "extrusion✗ differs5.0 px, 6.2 mm away"
     assert cells["L4"] == "normal✓ agrees5.0 px, 6.2 mm away"
     assert len(page.xpath("//a[contains(@class, 'mark')]/*[@class='truth']")) == 11

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from spineline.datasets.drawing import COLOURS_RGB, Mark, draw_overlay
-from spineline.pipeline.outputs.palette_png import _palette_index, overlay_palette_png
+from spineline.pipeline.outputs.palette_png import overlay_palette_png
 
 
 def read_back(data: bytes) -> np.ndarray:
@@ -56,8 +56,8 @@ def test_entries_of_the_palette_pixel_by_pixel() -> None:
     shares = rng.dirichlet((1, 1, 1), 4096)
     colours = [COLOURS_RGB["disc"], COLOURS_RGB["vertebra"], (90, 90, 90)]
     pixels = np.rint(shares @ np.array(colours)).astype(np.uint8)
-    found = _palette_index(pixels.reshape(64, 64, 3)).ravel()
-    for (red, green, blue), index in zip(pixels.tolist(), found.tolist(), strict=True):
+    found = np.asarray(Image.open(io.BytesIO(overlay_palette_png(pixels.reshape(64, 64, 3)))))
+    for (red, green, blue), index in zip(pixels.tolist(), found.ravel().tolist(), strict=True):
         full = 233 if blue > red else 255
         step = min((max(red, green, blue) * 63 + full // 2) // full, 63)
         wanted = green // 2 if red == blue else 128 + 64 * (blue > red) + step

@@ -11,18 +11,14 @@ import pytest
 
 from spineline.datasets.dicom.study import pixel_to_patient
 from spineline.datasets.labels import LEVELS
-from spineline.pipeline.outputs import slicer
-from spineline.pipeline.run.settings import PipelinePredict
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(writer_of):
     """Write the markups of an analysis and read them."""
 
     def run(analysis):
-        settings = PipelinePredict(source=tmp_path, out=tmp_path / "out", to=("slicer",))
-        slicer.write_study(tmp_path / "o", analysis, settings)
-        path = tmp_path / "o" / "points.mrk.json"
+        path = writer_of("slicer")(analysis)
         return json.loads(path.read_text()) if path.exists() else None
 
     return run

@@ -18,7 +18,7 @@ from spineline.pipeline.inference.results import (
     SevenGrade,
     StudyResult,
 )
-from spineline.pipeline.outputs.tianchi import tianchi_entry, write_cohort
+from spineline.pipeline.outputs.tianchi import tianchi_entry, write_submission
 
 
 @pytest.fixture
@@ -120,14 +120,6 @@ def test_codes_as_tags_by_hand() -> None:
     assert entry["studyUid"] == "1.2"
 
 
-def test_doubt_is_written_beside(tmp_path, fake_models, make_study, run_cli) -> None:
-    make_study(tmp_path / "s")
-    words = (f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}", "min_naming_probability=1")
-    assert run_cli("pipeline", "predict", *words, "to=tianchi")[0] == 0
-    (entry,) = json.loads((tmp_path / "o" / "tianchi.json").read_text())
-    assert entry["warnings"][0].startswith("naming_abstained: ")
-
-
 def test_plain_images_cannot_be_submitted(
     tmp_path, fake_models, make_spots, run_cli, caplog
 ) -> None:
@@ -148,7 +140,7 @@ def test_a_study_file_that_is_lost_or_broken_leaves_the_place_at_0(tmp_path, tex
     if text is not None:
         (tmp_path / "s").mkdir()
         (tmp_path / "s" / "tianchi.json").write_text(text)
-    write_cohort(tmp_path, [("s", result_of((2, 0), (0, 0)))], None)  # type: ignore[arg-type]
+    write_submission(tmp_path, [("s", result_of((2, 0), (0, 0)))])
     (entry,) = json.loads((tmp_path / "tianchi.json").read_text())
     assert entry == tianchi_entry(result_of((2, 0), (0, 0)), 0)
 

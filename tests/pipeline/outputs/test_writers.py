@@ -8,18 +8,18 @@ import cv2
 import pytest
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.pipeline.outputs import writers
+from spineline.pipeline.outputs.registry import list_outputs
+from spineline.pipeline.outputs.writers import cohort_writer, study_writer
 from spineline.pipeline.run.settings import PipelinePredict
 
 
-@pytest.mark.parametrize("word", writers.OF_STUDY)
-def test_a_word_of_a_study_has_its_module(word) -> None:
-    assert callable(writers._module(writers.OF_STUDY[word]).write_study)
-
-
-@pytest.mark.parametrize("word", writers.OF_COHORT)
-def test_a_word_of_the_run_has_its_module(word) -> None:
-    assert callable(writers._module(writers.OF_COHORT[word]).write_cohort)
+@pytest.mark.parametrize("word", list_outputs())
+def test_every_word_has_a_writer(word) -> None:
+    output = list_outputs()[word]
+    found = [study_writer(word)] if output.study_writer else []
+    found += [cohort_writer(word)] if output.cohort_writer else []
+    assert found
+    assert all(map(callable, found))
 
 
 @pytest.fixture

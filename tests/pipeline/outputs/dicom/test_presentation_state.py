@@ -53,25 +53,15 @@ def assert_shows(path: Path, analysis: Analysis) -> Dataset:
     return state
 
 
-def assert_valid(path: Path) -> None:
-    """No error of dciodvfy and of DCMTK's checker, where they are installed."""
-    if shutil.which("dciodvfy"):
-        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
-        lines = (done.stdout + done.stderr).splitlines()
-        assert not [line for line in lines if "Error" in line]
-        assert not [line for line in lines if "Warning" in line and "DICOMDIR" not in line]
-    if shutil.which("dcmpschk"):
-        done = subprocess.run(["dcmpschk", path], capture_output=True, text=True, check=False)
-        assert "Test passed" in done.stdout + done.stderr
-
-
 def windowed(ds: Dataset) -> None:
     ds.WindowCenter, ds.WindowWidth = [1200, 900], [2400, 800]
     ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = "2", "-10", "US"
     ds.StudyDate, ds.StudyTime = "20190101", "101010"
 
 
-def test_a_state_shows_what_the_result_says(tmp_path, make_study, analyse, write) -> None:
+def test_a_state_shows_what_the_result_says(
+    tmp_path, make_study, analyse, write, assert_valid
+) -> None:
     make_study(tmp_path / "s", change=windowed)
     analysis = analyse(tmp_path / "s")
     path = write(analysis)
@@ -120,7 +110,7 @@ def test_without_a_window_one_is_taken_from_the_pixels(
     ids=["half a window", "no width", "odd function", "no spacing", "slope 0", "half a rescale"],
 )
 def test_headers_that_break_the_rules(
-    tmp_path, make_slice, make_spots, analyse, write, change
+    tmp_path, make_slice, make_spots, analyse, write, assert_valid, change
 ) -> None:
     make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
     analysis = analyse(tmp_path / "s.dcm")
@@ -135,7 +125,7 @@ def test_headers_that_break_the_rules(
 
 
 def test_monochrome1_is_shown_inverted(
-    tmp_path, make_slice, make_spots, monochrome1, analyse, write
+    tmp_path, make_slice, make_spots, monochrome1, analyse, write, assert_valid
 ) -> None:
     make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=monochrome1)
     path = write(analyse(tmp_path / "s.dcm"))
@@ -146,7 +136,9 @@ def test_monochrome1_is_shown_inverted(
 
 
 @pytest.mark.parametrize("window", [True, False], ids=["window", "no window"])
-def test_one_frame_of_many(tmp_path, make_multi_frame, analyse, write, window) -> None:
+def test_one_frame_of_many(
+    tmp_path, make_multi_frame, analyse, write, assert_valid, window
+) -> None:
     make_multi_frame(tmp_path / "e" / "enhanced.dcm", window=window)
     analysis = analyse(tmp_path / "e")
     path = write(analysis)
@@ -205,7 +197,7 @@ def test_doubt_is_in_the_note_and_the_labels(tmp_path, make_study, analyse, writ
     assert all(text.endswith("?") for text in texts)
 
 
-def test_an_image_with_nothing_in_it(tmp_path, make_study, analyse, write) -> None:
+def test_an_image_with_nothing_in_it(tmp_path, make_study, analyse, write, assert_valid) -> None:
     make_study(tmp_path / "s")
     analysis = analyse(tmp_path / "s")
     path = write(replace(analysis, result=replace(analysis.result, structures=())))
@@ -232,12 +224,6 @@ def test_what_a_greyscale_state_cannot_show(
     assert not write(analyse(tmp_path / "s.dcm")).exists()
     assert "s: to=pr: not written: " in caplog.text
     assert what in caplog.text
-
-
-def test_the_same_input_gives_the_same_bytes(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    one = write(analyse(tmp_path / "s"), "1").read_bytes()
-    assert write(analyse(tmp_path / "s"), "2").read_bytes() == one
 
 
 @pytest.mark.skipif(shutil.which("dcmp2pgm") is None, reason="DCMTK is not installed")

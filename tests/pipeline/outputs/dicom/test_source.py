@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.pipeline.outputs.dicom import codes as dicom_codes
-from spineline.pipeline.outputs.dicom import presentation_state as dicom_state
+from spineline.pipeline.outputs.dicom import presentation_state
 from spineline.pipeline.outputs.dicom.source import (
     NO_DATE,
     moment_of,
     outline,
     plain_text,
-    read_source,
+    read_source_instance,
     to_graphic,
     uid_of,
 )
-from spineline.pipeline.run.settings import PipelinePredict
 
 pytest.importorskip("highdicom")
 
 
+@pytest.fixture
+def write(writer_of):
+    """Write the presentation state of an analysis."""
+    return writer_of("pr")
+
+
 def source_of(tmp_path, make_slice, analyse, change=None):
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
-    return read_source(analyse(tmp_path / "s" / "one.dcm").frame.header)
+    return read_source_instance(analyse(tmp_path / "s" / "one.dcm").frame.header)
 
 
 def _spots() -> np.ndarray:
@@ -93,7 +100,7 @@ def test_the_moment_is_the_sources(tags, moment) -> None:
     ids=["utf-8", "gb18030", "cyrillic", "latin", "japanese", "korean"],
 )
 def test_names_of_any_character_set_become_unicode(
-    tmp_path, make_slice, analyse, charset, name
+    tmp_path, make_slice, analyse, write, charset, name
 ) -> None:
     def change(ds: Dataset) -> None:
         ds.SpecificCharacterSet = charset
@@ -102,12 +109,11 @@ def test_names_of_any_character_set_become_unicode(
     source = source_of(tmp_path, make_slice, analyse, change)
     assert source.dataset.SpecificCharacterSet == "ISO_IR 192"
     assert str(source.dataset.PatientName) == name
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path, analyse(tmp_path / "s" / "one.dcm"), settings)
-    written = pydicom.dcmread(tmp_path / "overlay.pr.dcm")
+    path = write(analyse(tmp_path / "s" / "one.dcm"))
+    written = pydicom.dcmread(path)
     assert written.SpecificCharacterSet == "ISO_IR 192"
     assert str(written.PatientName) == name
-    assert name.encode() in (tmp_path / "overlay.pr.dcm").read_bytes()
+    assert name.encode() in path.read_bytes()
 
 
 def broken(ds: Dataset) -> None:
@@ -126,13 +132,12 @@ def broken(ds: Dataset) -> None:
 
 
 def test_values_that_break_the_rules_are_left_empty_and_told(
-    tmp_path, make_slice, analyse, caplog
+    tmp_path, make_slice, analyse, write, caplog
 ) -> None:
     caplog.set_level(logging.INFO, "spineline")
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=broken)
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path, analyse(tmp_path / "s" / "one.dcm"), settings)
-    written = pydicom.dcmread(tmp_path / "overlay.pr.dcm")
+    path = write(analyse(tmp_path / "s" / "one.dcm"))
+    written = pydicom.dcmread(path)
     assert (written.PatientSex, written.PatientBirthDate, written.StudyDate) == ("", "", "")
     assert "PatientAge" not in written
     assert "StudyDescription" not in written
@@ -161,7 +166,7 @@ def test_uids_that_break_the_rules_are_kept_and_not_said_to_be_empty(
 
 @pytest.mark.parametrize("uid", ["", "1.2.3.4.5"], ids=["absent", "unknown"])
 def test_a_class_that_nothing_can_point_at_is_warned_of(
-    tmp_path, make_slice, analyse, caplog, uid
+    tmp_path, make_slice, analyse, write, caplog, uid
 ) -> None:
     caplog.set_level(logging.WARNING, "spineline")
 
@@ -169,49 +174,63 @@ def test_a_class_that_nothing_can_point_at_is_warned_of(
         ds.SOPClassUID = uid
 
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "s" / "one.dcm"), settings)
-    assert not (tmp_path / "o").exists()
+    assert not write(analyse(tmp_path / "s" / "one.dcm")).parent.exists()
     assert "one: to=pr: not written: its SOP class is" in caplog.text
 
 
-def test_frames_in_a_class_of_single_images(tmp_path, make_multi_frame, analyse, caplog) -> None:
+def test_frames_in_a_class_of_single_images(
+    tmp_path, make_multi_frame, analyse, write, caplog
+) -> None:
     caplog.set_level(logging.WARNING, "spineline")
     path = tmp_path / "e" / "enhanced.dcm"
     make_multi_frame(path)
     dataset = pydicom.dcmread(path)
     dataset.SOPClassUID = pydicom.uid.MRImageStorage
     dataset.save_as(path)
-    settings = PipelinePredict(source=tmp_path / "e", out=tmp_path / "o", to=("pr",))
-    dicom_state.write_study(tmp_path / "o", analyse(tmp_path / "e"), settings)
-    assert not (tmp_path / "o").exists()
+    assert not write(analyse(tmp_path / "e")).parent.exists()
     assert "to=pr: not written: it holds several frames" in caplog.text
 
 
-def test_a_source_that_went_away(tmp_path, make_slice, analyse) -> None:
+def test_a_source_that_went_away(tmp_path, make_slice, analyse, write) -> None:
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
     analysis = analyse(tmp_path / "s" / "one.dcm")
     (tmp_path / "s" / "one.dcm").unlink()
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
     with pytest.raises(SpinelineError, match=r"one\.dcm: cannot be read again"):
-        dicom_state.write_study(tmp_path, analysis, settings)
+        write(analysis)
 
 
-def test_an_error_of_the_library_says_no_value(tmp_path, make_slice, analyse, monkeypatch) -> None:
+def test_an_error_of_the_library_says_no_value(
+    tmp_path, make_slice, analyse, write, monkeypatch
+) -> None:
     make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
     analysis = analyse(tmp_path / "s" / "one.dcm")
 
     def fail(*args: object, **keys: object) -> None:
         raise KeyError("SECRET^NAME")
 
-    monkeypatch.setattr(dicom_state, "state_of", fail)
-    settings = PipelinePredict(source=tmp_path / "s", out=tmp_path / "o", to=("pr",))
+    monkeypatch.setattr(presentation_state, "presentation_state_of", fail)
     with pytest.raises(SpinelineError, match=r"one: to=pr: cannot be made .*KeyError") as caught:
-        dicom_state.write_study(tmp_path, analysis, settings)
+        write(analysis)
     assert "SECRET" not in str(caught.value)
     plain = replace(analysis, frame=replace(analysis.frame, header=None))
     with pytest.raises(ValueError, match="needs a DICOM source"):
-        dicom_state.write_study(tmp_path, plain, settings)
+        write(plain)
+
+
+@pytest.mark.parametrize("word", ["sr", "pr", "sc"])
+def test_the_same_input_gives_the_same_bytes(
+    tmp_path, make_study, analyse, writer_of, word
+) -> None:
+    """From another folder too; another result is another object."""
+    write = writer_of(word)
+    make_study(tmp_path / "s")
+    shutil.copytree(tmp_path / "s", tmp_path / "elsewhere" / "s")
+    paths = [write(analyse(tmp_path / "s"), "1"), write(analyse(tmp_path / "elsewhere" / "s"), "2"),
+             write(analyse(tmp_path / "s", min_naming_probability=1.0), "3")]  # fmt: skip
+    one, same, other = (path.read_bytes() for path in paths)
+    assert one == same != other
+    uids = [pydicom.dcmread(path).SOPInstanceUID for path in paths]
+    assert uids[0] == uids[1] != uids[2]
 
 
 def test_text_that_no_file_could_hold() -> None:
@@ -221,8 +240,8 @@ def test_text_that_no_file_could_hold() -> None:
 # Codes
 
 
-def all_codes() -> list[dicom_codes.CodeOf]:
-    found = [v for v in vars(dicom_codes).values() if isinstance(v, dicom_codes.CodeOf)]
+def all_codes() -> list[Code]:
+    found = [v for v in vars(dicom_codes).values() if isinstance(v, Code)]
     tables = (dicom_codes.SITES, dicom_codes.KIND_CODES)
     return [*found, *dicom_codes.FINDINGS, *(c for table in tables for c in table.values())]
 
@@ -236,7 +255,7 @@ def test_sites_are_those_of_the_standards_context_groups() -> None:
         group = groups["disc" if "-" in level else "vertebra"]
         name = f"{level.replace('-', '')}{'Disc' if '-' in level else 'Vertebra'}"
         wanted = getattr(group, name)
-        assert (site.value, site.scheme, site.meaning) == tuple(wanted[:3])
+        assert (site.value, site.scheme_designator, site.meaning) == tuple(wanted[:3])
 
 
 def test_standard_codes_are_known_and_private_ones_said_to_be() -> None:
@@ -251,12 +270,12 @@ def test_standard_codes_are_known_and_private_ones_said_to_be() -> None:
     # Not in DICOM's own groups: the body structure 360499006, and the container of TID 1500.
     known |= {("SCT", "360499006"), ("UMLS", "C0034375"), ("LN", "25056-3")}
     for code in all_codes():
-        if code.scheme != dicom_codes.PRIVATE_SCHEME:
-            assert (code.scheme, code.value) in known, code
+        if code.scheme_designator != dicom_codes.PRIVATE_SCHEME:
+            assert (code.scheme_designator, code.value) in known, code
         assert 0 < len(code.value) <= 16
         assert 0 < len(code.meaning) <= 64
-    meanings = {(code.scheme, code.value): code.meaning for code in all_codes()}
-    assert all(meanings[code.scheme, code.value] == code.meaning for code in all_codes())
+    meanings = {(code.scheme_designator, code.value): code.meaning for code in all_codes()}
+    assert all(meanings[code.scheme_designator, code.value] == code.meaning for code in all_codes())
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from lxml import html
 
@@ -16,7 +13,7 @@ from spineline.pipeline.inference.results import (
     SevenGrade,
     StudyResult,
 )
-from spineline.pipeline.outputs.html.cohort_page import Failed, cohort_html, read_failures
+from spineline.pipeline.outputs.html.cohort_page import cohort_html
 
 
 def result(
@@ -89,7 +86,7 @@ def test_a_row_for_each_study() -> None:
 
 
 def test_counts() -> None:
-    tree = html.document_fromstring(cohort_html(studies(), [Failed("x", "broken")]))
+    tree = html.document_fromstring(cohort_html(studies(), [("x", "broken")]))
     tiles = {tile.xpath("string(./dt)"): tile.xpath("string(./dd)") for tile in
              tree.xpath("//dl/div")}  # fmt: skip
     assert tiles == {
@@ -132,20 +129,6 @@ def test_each_look_of_the_chart_has_a_pattern_of_its_own() -> None:
     assert len(paths) == len(set(paths))
 
 
-def test_the_manifests_last_word_on_a_study_counts(tmp_path: Path) -> None:
-    lines = [
-        {"study": "b", "status": "failed", "reason": "no T2"},
-        {"study": "a", "status": "failed", "reason": "first"},
-        {"study": "a", "status": "failed", "reason": "broken file"},
-        {"study": "c", "status": "failed", "reason": "once"},
-        {"study": "c", "status": "done", "reason": ""},
-    ]
-    path = tmp_path / "manifest.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "[1]\n{cut off")
-    assert read_failures(path) == (Failed("a", "broken file"), Failed("b", "no T2"))
-    assert read_failures(tmp_path / "none") == ()
-
-
 def test_the_command_writes_it_with_links_to_what_is_there(
     tmp_path, fake_models, make_study, run_cli
 ) -> None:
@@ -159,6 +142,9 @@ def test_the_command_writes_it_with_links_to_what_is_there(
     tree = html.document_fromstring(page)
     assert rows_of(page)[0][:3] == ["one", "11 of 11", "T12-L1 bulging"]
     links = tree.xpath("//table[@id='studies']//a/@href")
+    (failure,) = tree.xpath("//table[@id='failures']/tbody/tr")
+    assert failure[0].text_content() == "bad"
+    assert failure[1].text_content()
     assert links == [f"{name}/{file}" for name in ("one", "two") for file in
                      ("report.html", "overlay.png", "result.json")]  # fmt: skip
     assert all((out / link).is_file() for link in links)
@@ -174,7 +160,7 @@ def test_the_command_writes_it_with_links_to_what_is_there(
 
 def test_a_hostile_name_is_text_and_no_address() -> None:
     name = 'javascript:alert(1)"><script>\u202e'
-    tree = html.document_fromstring(cohort_html([(name, result())], [Failed(name, name)]))
+    tree = html.document_fromstring(cohort_html([(name, result())], [(name, name)]))
     assert len(tree.xpath("//script")) == 1
     assert tree.xpath("string(//table[@id='studies']/tbody/tr/th)") == name.replace(
         "\u202e", "\\u202e"

@@ -1,4 +1,4 @@
-"""Pages as text: what is given is escaped, what is loaded is nothing."""
+"""Pages from templates: what is given is escaped, what is loaded is nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from lxml import html
 
-from spineline.pipeline.outputs.html.markup import Markup, document, element, joined, number, text
+import spineline.pipeline
+from spineline.pipeline.outputs.html.cohort_page import cohort_html
+from spineline.pipeline.outputs.html.render import environment, units
+from spineline.pipeline.outputs.html.study_page import report_html
 
 
 @pytest.mark.parametrize(
@@ -33,7 +37,8 @@ from spineline.pipeline.outputs.html.markup import Markup, document, element, jo
 )  # fmt: skip
 def test_what_is_given_reads_as_it_was_given(given: object, shown: str) -> None:
     """lxml reads back as text and as attribute what was meant, and no element more."""
-    page = element("p", given, title=given)
+    template = environment().from_string('<p title="{{ given }}">{{ given }}</p>')
+    page = template.render(given=given)
     page.encode("utf-8")
     (read,) = html.fragments_fromstring(page)
     assert read.text == shown
@@ -41,24 +46,11 @@ def test_what_is_given_reads_as_it_was_given(given: object, shown: str) -> None:
     assert len(read) == 0
 
 
-def test_markup_is_not_escaped_twice() -> None:
-    inner = element("b", "<")
-    assert element("p", inner, "<") == "<p><b>&lt;</b>&lt;</p>"
-    assert joined(inner, None, "&") == "<b>&lt;</b>&amp;"
-    assert text(inner) is inner
-
-
-def test_attributes() -> None:
-    made = element("td", data_name="a", class_="b", hidden=True, id=None, disabled=False)
-    assert made == '<td data-name="a" class="b" hidden></td>'
-    assert element("input", type="search") == '<input type="search">'
-
-
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.0, "0"), (-0.04, "0"), (12.0, "12"), (3.26, "3.3"), (-7.5, "-7.5")]
 )
-def test_number(value: float, shown: str) -> None:
-    assert number(value) == shown
+def test_units(value: float, shown: str) -> None:
+    assert units(value) == shown
 
 
 class Strict(HTMLParser):
@@ -80,23 +72,29 @@ class Strict(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_page_allows_its_own_style_and_script_alone() -> None:
+@pytest.mark.parametrize("tags", [("style", "script"), ("style",)], ids=["run", "study"])
+def test_a_page_allows_its_own_style_and_script_alone(analysis, tags) -> None:
     """The hashes in the policy are those of what a browser finds between the tags."""
-    page = document("t", Markup("<main>x</main>"), styles=("base.css",), script="cohort.js")
+    page = cohort_html([]) if "script" in tags else report_html(analysis)
     parser = Strict()
     parser.feed(page)
     assert parser.open == []
-    assert parser.addresses == ["data:,"]
+    assert all(address.startswith(("data:", "#")) for address in parser.addresses)
     tree = html.document_fromstring(page)
     (policy,) = tree.xpath("//meta[@http-equiv='Content-Security-Policy']/@content")
     assert policy.startswith("default-src 'none'; img-src data:; ")
-    for tag in ("style", "script"):
+    assert ("script" in policy) == ("<script" in page) == ("script" in tags)
+    for tag in tags:
         (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
-        assert "http:" not in content
-        assert "https:" not in content
-        assert "url(" not in content
-        assert "@import" not in content
+        assert not re.search(r"https?:|url\(|@import", content)
     assert "unsafe" not in policy
-    assert "script" not in document("t", Markup(""), styles=())
+
+
+def test_templates_and_assets_are_in_the_package() -> None:
+    folder = Path(spineline.pipeline.__file__).parent / "outputs" / "html"
+    assert sorted(path.name for path in folder.glob("*/*")) == [
+        "base.css", "cohort.css", "cohort.html", "cohort.js", "figure.svg", "page.html",
+        "report.css", "study.html",
+    ]  # fmt: skip
