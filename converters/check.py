@@ -19,6 +19,7 @@ from spineline.converters.sources.cervical import Rules, read_cervical
 from spineline.converters.sources.prepared import FOLDER as PREPARED_FOLDER
 from spineline.converters.sources.prepared import read_prepared
 from spineline.converters.sources.report import read_report
+from spineline.converters.sources.result.files import is_result_source
 from spineline.converters.sources.source import (
     EmptyTag,
     Pixels,
@@ -159,7 +160,7 @@ def read_source(settings: DataCheck) -> Source:
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
     if kind == "result":
-        from spineline.converters.sources.result import ResultRules, read_results
+        from spineline.converters.sources.result.read import ResultRules, read_results
 
         return read_results(annotations, images, ResultRules(empty_tag=empty_tag))
     if kind == "report":
@@ -177,8 +178,6 @@ def source_kind(annotations: Path) -> SourceKind:
     Raises:
         AnnotationError: of no known kind, or not readable.
     """
-    from spineline.converters.sources.result import is_result_source
-
     if annotations.suffix.lower() == ".csv":
         return "cervical"
     if annotations.is_dir():

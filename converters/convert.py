@@ -147,7 +147,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
-    from spineline.converters.sources.result import ResultRules, read_results
+    from spineline.converters.sources.result.read import ResultRules, read_results
 
     _check_output(settings)
     rules = ResultRules(
