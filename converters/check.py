@@ -14,7 +14,6 @@ import numpy as np
 
 from spineline.converters.contradicted_labels import Contradiction, contradictions, write_pictures
 from spineline.converters.formats.voc import read_voc
-from spineline.converters.formats.yolo import read_yolo
 from spineline.converters.sources.cervical import Rules, read_cervical
 from spineline.converters.sources.prepared import FOLDER as PREPARED_FOLDER
 from spineline.converters.sources.prepared import read_prepared
@@ -55,6 +54,7 @@ from spineline.datasets.quality_control import (
 )
 from spineline.datasets.splits import PARTS
 from spineline.datasets.types import ImageRecord, Structure
+from spineline.datasets.yolo_labels import read_yolo_labels
 
 _COLUMNS = ("image_id", "study", "level", "finding", "severity", "detail", "action")
 _SHOWN = 200
@@ -313,7 +313,7 @@ def _label_findings(dataset: Dataset, record: ImageRecord) -> list[Finding]:
 
 
 def _yolo_boxes(path: Path, record: ImageRecord, dataset: Dataset) -> tuple[list[int], FloatArray]:
-    boxes = read_yolo(path, classes=len(dataset.names))
+    boxes = read_yolo_labels(path, classes=len(dataset.names))
     xyxy = cxcywhn_to_xyxy(boxes.boxes_cxcywhn, record.width, record.height)
     return boxes.class_index.tolist(), xyxy
 

@@ -452,14 +452,15 @@ def _spoil_labels(folder: Path, rng: Rng) -> None:
 
 def _run_labels(folder: Path, out: Path) -> Warnings:
     from spineline.converters.formats.voc import read_voc
-    from spineline.converters.formats.yolo import read_data_yaml, read_yolo
     from spineline.datasets.common.errors import SpinelineError
+    from spineline.datasets.yolo_labels import read_yolo_labels
+    from spineline.detect.engine.dataset import read_data
 
     said: list[str] = []
-    readers: list[tuple[Any, Path]] = [(read_data_yaml, folder / "data.yaml")]
+    readers: list[tuple[Any, Path]] = [(read_data, folder / "data.yaml")]
     readers += [(read_voc, path) for path in sorted((folder / "voc" / "Annotations").glob("*.xml"))]
     readers += [
-        (lambda p: read_yolo(p, classes=11), path)
+        (lambda p: read_yolo_labels(p, classes=11), path)
         for path in sorted((folder / "labels").rglob("*.txt"))
     ]
     for read, path in readers:
