@@ -14,21 +14,23 @@ import numpy as np
 
 from spineline.converters.contradicted_labels import Contradiction, contradictions, write_pictures
 from spineline.converters.formats.voc import read_voc
-from spineline.converters.sources.cervical import Rules, read_cervical
-from spineline.converters.sources.prepared import FOLDER as PREPARED_FOLDER
-from spineline.converters.sources.prepared import read_prepared
+from spineline.converters.settings import DataCheck
+from spineline.converters.sources.cervical.filters import CervicalRules
+from spineline.converters.sources.cervical.read import read_cervical
+from spineline.converters.sources.prepared import is_prepared_folder, read_prepared
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.result.files import is_result_source
+from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import (
+    AnnotationSource,
     EmptyTag,
     Pixels,
-    Source,
     SourceKind,
     detect_kind,
     load_json,
 )
+from spineline.converters.sources.tianchi import read_tianchi
 from spineline.datasets.boxes import FloatArray, cxcywhn_to_xyxy
-from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.coco import BoxedStructures, boxed_structures
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.common.files import (
@@ -40,7 +42,6 @@ from spineline.datasets.common.files import (
 )
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.run_record import write_run_record
-from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import IMAGE_SUFFIXES, read_image
@@ -60,39 +61,6 @@ _COLUMNS = ("image_id", "study", "level", "finding", "severity", "detail", "acti
 _SHOWN = 200
 _TOLERANCE_PX = 0.01
 _AGAIN = "none: convert the source again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataCheck(Settings):
-    """Keys of ``spineline data check``."""
-
-    out: Path = key("folder to write check.json and check.csv to")
-    annotations: Path | None = key(
-        "a source's annotation file, or folder of CSV files or results (its kind is recognised)",
-        default=None,
-    )
-    images: Path | None = key(
-        "the source's images folder; a cervical or prepared source can do without", default=None
-    )
-    data: Path | None = key("a converted dataset, its folder or data.yaml", default=None)
-    empty_tag: str | None = key(
-        "what conversion takes a missing or empty tag as; none leaves it unlabelled",
-        default=None,
-        choices=("v1",),
-    )
-    predictions: tuple[Path, ...] | None = key(
-        "of data=: predictions.csv on studies that the networks did not see, or folders with one, "
-        "of kfold classify OUT/VARIANT or classify val; labels that they contradict are found, "
-        "with pictures",
-        default=None,
-    )
-    limit: int = key("contradicted labels to list at most, the surest first", default=50, minimum=1)
-    overwrite: bool = key("replace out if it exists", default=False)
-    usable_value: str = key(
-        "of a cervical source: what says that a slice is usable", default=USABLE_VALUE
-    )
-    columns: CervicalColumns = key("names of its columns", default=CervicalColumns())
-    classes: CervicalClasses = key("meanings of its classes", default=CervicalClasses())
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +112,7 @@ def check(settings: DataCheck) -> CheckResult:
     return CheckResult(settings.out, tuple(findings), studies)
 
 
-def read_source(settings: DataCheck) -> Source:
+def read_source(settings: DataCheck) -> AnnotationSource:
     """Read the source that the settings name, whichever kind it is.
 
     Raises:
@@ -154,19 +122,15 @@ def read_source(settings: DataCheck) -> Source:
     empty_tag = cast("EmptyTag | None", settings.empty_tag)
     kind = source_kind(annotations)
     if kind == "cervical":
-        rules = Rules(settings.columns, settings.classes, settings.usable_value)
+        rules = CervicalRules(settings.columns, settings.classes, settings.usable_value)
         return read_cervical(annotations, settings.images, rules)
     if kind == "prepared":
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
     if kind == "result":
-        from spineline.converters.sources.result.read import ResultRules, read_results
-
         return read_results(annotations, images, ResultRules(empty_tag=empty_tag))
     if kind == "report":
         return read_report(annotations, images, empty_tag=empty_tag)
-    from spineline.converters.sources.tianchi import read_tianchi
-
     return read_tianchi(annotations, images, empty_tag=empty_tag)
 
 
@@ -181,11 +145,9 @@ def source_kind(annotations: Path) -> SourceKind:
     if annotations.suffix.lower() == ".csv":
         return "cervical"
     if annotations.is_dir():
-        names = ("markup.json", *(f"{part}.json" for part in PARTS))
-        folders = (annotations, annotations / PREPARED_FOLDER)
-        prepared = any((folder / name).is_file() for folder in folders for name in names)
-        other: SourceKind = "result" if is_result_source(annotations) else "cervical"
-        return "prepared" if prepared else other
+        if is_prepared_folder(annotations):
+            return "prepared"
+        return "result" if is_result_source(annotations) else "cervical"
     if is_result_source(annotations):
         return "result"
     return detect_kind(annotations, load_json(annotations))
@@ -212,7 +174,7 @@ def _check_keys(settings: DataCheck) -> None:
     raise ConfigError("wanted either annotations=… and images=… (a source), or data=… (a dataset)")
 
 
-def _check_source(source: Source) -> tuple[int, list[Finding]]:
+def _check_source(source: AnnotationSource) -> tuple[int, list[Finding]]:
     findings = list(source.findings)
     there = [record for record in source.records if not source.is_missing(record)]
     findings += _image_findings(there, source.pixels, "record left out")

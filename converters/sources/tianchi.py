@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from spineline.converters.sources.source import (
+    AnnotationSource,
     EmptyTag,
     EntryError,
     Pixels,
-    Reading,
-    Source,
+    SourceBuilder,
     point_list,
     point_xy,
     source_entries,
@@ -37,7 +37,7 @@ def read_tianchi(
     *,
     empty_tag: EmptyTag | None = None,
     studies: Sequence[Study] | None = None,
-) -> Source:
+) -> AnnotationSource:
     """Read the Tianchi JSON and judge it against the studies' headers; no pixel is decoded.
 
     An image's id is the name of its study (the study's folder), with ``-2``, ``-3`` … for further
@@ -58,19 +58,19 @@ def read_tianchi(
     found = scan(images) if studies is None else tuple(studies)
     index = _Index.of(found, images)
     rules = Rules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
-    reading = Reading()
+    builder = SourceBuilder()
     for number, entry in enumerate(entries):
-        for item in _items(number, entry, reading):
-            _read_item(item, index, rules, reading)
-    _note_studies(found, index, reading)
+        for item in _items(number, entry, builder):
+            _read_item(item, index, rules, builder)
+    _note_studies(found, index, builder)
 
     def pixels(record: ImageRecord) -> Pixels:
         return read_pixels(index.headers[str(record.instance_uid)])
 
-    return reading.source("tianchi", pixels)
+    return builder.source("tianchi", pixels)
 
 
-def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
+def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> Mark:
     """One point of the Tianchi JSON.
 
     Raises:
@@ -173,19 +173,19 @@ class _Index:
         return image_id
 
 
-def _items(number: int, entry: Any, reading: Reading) -> Iterator[_Item]:
+def _items(number: int, entry: Any, builder: SourceBuilder) -> Iterator[_Item]:
     where = f"entry {number}"
     if not isinstance(entry, dict) or not isinstance(entry.get("data"), list):
         detail = f"{where}: wanted an object with studyUid and a list data"
-        reading.leave_out(where, where, EntryError("bad_entry", detail))
+        builder.leave_out(where, where, EntryError("bad_entry", detail))
         return
     if not entry["data"]:
-        reading.leave_out(where, where, EntryError("no_point", f"{where}: its data is empty"))
+        builder.leave_out(where, where, EntryError("no_point", f"{where}: its data is empty"))
     for n, content in enumerate(entry["data"]):
         yield _Item(f"{where} data {n}", entry.get("studyUid"), content)
 
 
-def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> None:
+def _read_item(item: _Item, index: _Index, rules: Rules, builder: SourceBuilder) -> None:
     image_id = item.where
     study = index.names.get(str(item.study_uid).strip(), item.where)
     try:
@@ -194,19 +194,19 @@ def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> No
         study = index.names[header.study_uid]
         if header.instance_uid in index.instances:
             detail = f"{item.where}: the slice was annotated before; the first entry counts"
-            reading.repeat(study, study, detail)
+            builder.leave_out(study, study, EntryError("duplicate_id", detail, failed=False))
             return
         index.instances.add(header.instance_uid)
         image_id = index.image_id(header)
         frame = Frame(image_id, study, header.columns, header.rows)
         points, annotators = _points(item.content.get("annotation"), image_id)
-        marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
-        structures = reading.judge(marks, frame, rules)
+        marks = [parse_tianchi_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
+        structures = builder.judge(marks, frame, rules)
         if structures:
-            reading.records.append(_record(frame, structures, header))
-            _note_item(item, header, frame, annotators, reading)
+            builder.records.append(_record(frame, structures, header))
+            _note_item(item, header, frame, annotators, builder)
     except AnnotationError as error:
-        reading.leave_out(image_id, study, error)
+        builder.leave_out(image_id, study, error)
 
 
 def _header(item: _Item, index: _Index) -> SliceHeader:
@@ -249,7 +249,7 @@ def _record(frame: Frame, structures: tuple[Any, ...], header: SliceHeader) -> I
 
 
 def _note_item(
-    item: _Item, header: SliceHeader, frame: Frame, annotators: int, reading: Reading
+    item: _Item, header: SliceHeader, frame: Frame, annotators: int, builder: SourceBuilder
 ) -> None:
     stated = {"study": item.study_uid, "series": item.content.get("seriesUid")}
     wrong = [
@@ -259,20 +259,20 @@ def _note_item(
     ]
     if wrong:
         detail = f"the file of the instance belongs to another {' and '.join(wrong)}"
-        reading.note(frame.image_id, frame.study_id, "uid_mismatch", detail, "the file counts")
+        builder.note(frame.image_id, frame.study_id, "uid_mismatch", detail, "the file counts")
     if annotators > 1:
         detail = f"{annotators} annotators marked the slice"
         action = "the first one counts"
-        reading.note(frame.image_id, frame.study_id, "several_annotations", detail, action)
+        builder.note(frame.image_id, frame.study_id, "several_annotations", detail, action)
 
 
-def _note_studies(studies: Sequence[Study], index: _Index, reading: Reading) -> None:
+def _note_studies(studies: Sequence[Study], index: _Index, builder: SourceBuilder) -> None:
     """Note the studies that no entry marks, and those without a readable image."""
     for study in studies:
         if not study.series:
             detail = f"none of its {len(study.rejections)} files is a readable DICOM image"
-            reading.note(study.name, study.name, "unreadable_image", detail, "not converted")
+            builder.note(study.name, study.name, "unreadable_image", detail, "not converted")
         elif study.study_uid not in index.marked:
             name = index.names[study.study_uid]
             detail = "no entry marks a slice of this study"
-            reading.note(name, name, "frame_without_label", detail, "not converted")
+            builder.note(name, name, "frame_without_label", detail, "not converted")

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.converters.check import DataCheck, check
+from spineline.converters.check import check
+from spineline.converters.settings import DataCheck
 from spineline.datasets.common.errors import ConfigError
 
 

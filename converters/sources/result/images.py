@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spineline.converters.sources.frames import find_frames, frame_size
+from spineline.converters.sources.frames import find_frames, size_of_frame
 from spineline.converters.sources.report import study_of
 from spineline.converters.sources.result.content import ResultContent
 from spineline.converters.sources.result.files import ResultFile
-from spineline.converters.sources.source import EntryError, Reading
+from spineline.converters.sources.source import EntryError, SourceBuilder
 from spineline.datasets.dicom.study import (
     SliceHeader,
     Study,
@@ -21,7 +21,7 @@ from spineline.datasets.dicom.study import (
     patient_to_pixel,
     scan,
 )
-from spineline.datasets.images import IMAGE_SUFFIXES, ImageReadError, image_names
+from spineline.datasets.images import IMAGE_SUFFIXES, image_names
 
 _IN_PLANE_MM = 0.25  # numbers in results are rounded to micrometres; frames lie a millimetre apart
 _HASHED_NAME = re.compile(r"study-([0-9a-f]{16})")
@@ -84,14 +84,10 @@ class ImagesOfResults:
             width, height = header.columns, header.rows
         else:
             path = self.frames.get(entry.image_name)
-            if path is None:
-                detail = f"{entry.where}: no image named {entry.image_name} in the images folder"
-                raise EntryError("label_without_frame", detail)
-            file = path.name
-            try:
-                width, height = frame_size(path)
-            except ImageReadError as error:
-                raise EntryError("unreadable_image", f"{entry.where}: {error}") from error
+            file = None if path is None else path.name
+            detail = f"{entry.where}: no image named {entry.image_name} in the images folder"
+            missing = EntryError("label_without_frame", detail)
+            width, height = size_of_frame(self.root, file, entry.where, missing)
         if (width, height) != (content.width, content.height):
             detail = f"{entry.where}: image is {content.width}x{content.height}, the file has "
             raise EntryError("other_image", f"{detail}{width}x{height} pixels: not the same image")
@@ -122,13 +118,13 @@ class ImagesOfResults:
         self.headers[uid] = frame  # its pixels count from now on
         return frame
 
-    def note_others(self, reading: Reading) -> None:
+    def note_others(self, builder: SourceBuilder) -> None:
         """Note the studies and frames that have no result."""
         others = [s.name for s in self.studies if not {s.study_uid, s.name} & self.seen]
         others += [name for name in self.frames if name not in self.seen]
         for name in others:
             detail = "there is no result of it"
-            reading.note(name, name, "frame_without_label", detail, "not converted")
+            builder.note(name, name, "frame_without_label", detail, "not converted")
 
 
 def _plain_images(images: Path) -> list[Path]:

@@ -9,11 +9,11 @@ from spineline.converters.sources.result.content import ResultContent, parse_res
 from spineline.converters.sources.result.files import ResultFile, listed_results
 from spineline.converters.sources.result.images import ImagesOfResults
 from spineline.converters.sources.source import (
+    AnnotationSource,
     EmptyTag,
     EntryError,
     Pixels,
-    Reading,
-    Source,
+    SourceBuilder,
     load_json,
 )
 from spineline.datasets.common.errors import AnnotationError
@@ -43,7 +43,9 @@ class ResultRules:
     empty_tag: EmptyTag | None = None
 
 
-def read_results(annotations: Path, images: Path, rules: ResultRules | None = None) -> Source:
+def read_results(
+    annotations: Path, images: Path, rules: ResultRules | None = None
+) -> AnnotationSource:
     """Read results and judge them against the images' headers; no pixel is decoded.
 
     An image's id is the name of its result's folder (where several have it in common, of the
@@ -59,7 +61,7 @@ def read_results(annotations: Path, images: Path, rules: ResultRules | None = No
         DicomReadError: results of DICOM studies, and no DICOM image in ``images``.
     """
     rules = rules or ResultRules()
-    reading = Reading()
+    builder = SourceBuilder()
     found: list[tuple[ResultFile, ResultContent]] = []
     for entry in listed_results(annotations):
         try:
@@ -69,23 +71,23 @@ def read_results(annotations: Path, images: Path, rules: ResultRules | None = No
             text = str(error).replace(f"annotations={entry.path}", entry.where)
             text = text.replace(str(entry.path), entry.where)
             known = error if isinstance(error, EntryError) else EntryError("bad_entry", text)
-            reading.leave_out(entry.image_id, entry.image_id, known)
+            builder.leave_out(entry.image_id, entry.image_id, known)
     index = ImagesOfResults.of(images, [content for _, content in found])
-    index.seen.update(entry.image_id for entry in reading.left_out)
+    index.seen.update(entry.image_id for entry in builder.left_out)
     for entry, content in found:
         study = index.study_of(entry, content)
         try:
-            _read(entry, study, content, index, rules, reading)
+            _read(entry, study, content, index, rules, builder)
         except AnnotationError as error:
-            reading.leave_out(entry.image_id, study, error)
-    index.note_others(reading)
+            builder.leave_out(entry.image_id, study, error)
+    index.note_others(builder)
 
     def pixels(record: ImageRecord) -> Pixels:
         if record.instance_uid is not None:
             return read_pixels(index.headers[record.instance_uid])
         return read_image(index.root / str(record.file))
 
-    return reading.source("result", pixels)
+    return builder.source("result", pixels)
 
 
 def _read(
@@ -94,30 +96,32 @@ def _read(
     content: ResultContent,
     images: ImagesOfResults,
     rules: ResultRules,
-    reading: Reading,
+    builder: SourceBuilder,
 ) -> None:
     """One result to a record, or to a reason why there is none."""
     header, file = images.image_of(entry, content)
     if header is not None and content.study_uid != header.study_uid:
         detail = "the file of the instance belongs to another study"
-        reading.note(entry.image_id, study, "uid_mismatch", detail, "the file counts")
+        builder.note(entry.image_id, study, "uid_mismatch", detail, "the file counts")
     images.seen.add(header.study_uid if header else entry.image_name)
     if (header.instance_uid if header else file) in images.done:
         detail = f"{entry.where}: an earlier result is of the same image; the first one counts"
-        reading.set_aside(entry.image_id, study, "duplicate_id", detail)
-        return
+        raise EntryError("duplicate_id", detail, failed=False)
     frame = Frame(entry.image_id, study, content.width, content.height)
-    if not _usable(entry, content, frame, rules, reading):
-        return
-    marks = _marks(content, frame, rules, reading)
+    if content.abstained:
+        if not rules.keep_abstained:
+            detail = "its levels are a guess (naming.abstained), and abstained=leave_out"
+            raise EntryError("naming_abstained", f"{entry.where}: {detail}", failed=False)
+        detail, action = "its levels are a guess (naming.abstained)", "kept: abstained=keep"
+        builder.note(entry.image_id, study, "naming_abstained", detail, action)
+    marks = _marks(content, frame, rules, builder)
     if not rules.keep_incomplete and sum(m.rank is not None for m in marks) < len(LEVELS):
         named = {m.rank for m in marks}
         missing = ", ".join(level for n, level in enumerate(LEVELS) if n not in named)
         detail = f"{entry.where}: without {missing}, and missing=leave_out"
-        reading.set_aside(entry.image_id, study, "point_count", detail)
-        return
+        raise EntryError("point_count", detail, failed=False)
     empty_tag = () if rules.empty_tag is None else (rules.empty_tag,)
-    structures = reading.judge(marks, frame, Rules(keep_fewer=True, empty_tag=empty_tag))
+    structures = builder.judge(marks, frame, Rules(keep_fewer=True, empty_tag=empty_tag))
     if structures:
         record = ImageRecord(
             image_id=entry.image_id,
@@ -131,29 +135,12 @@ def _read(
             series_uid=header.series_uid if header else None,
             instance_uid=header.instance_uid if header else None,
         )
-        reading.records.append(record)
+        builder.records.append(record)
         images.done.add(str(record.instance_uid or record.file))
 
 
-def _usable(
-    entry: ResultFile, content: ResultContent, frame: Frame, rules: ResultRules, reading: Reading
-) -> bool:
-    """Whether a result's names may be taken."""
-    if not content.abstained:
-        return True
-    if not rules.keep_abstained:
-        detail = (
-            f"{entry.where}: its levels are a guess (naming.abstained), and abstained=leave_out"
-        )
-        reading.set_aside(frame.image_id, frame.study_id, "naming_abstained", detail)
-        return False
-    detail, action = "its levels are a guess (naming.abstained)", "kept: abstained=keep"
-    reading.note(frame.image_id, frame.study_id, "naming_abstained", detail, action)
-    return True
-
-
 def _marks(
-    content: ResultContent, frame: Frame, rules: ResultRules, reading: Reading
+    content: ResultContent, frame: Frame, rules: ResultRules, builder: SourceBuilder
 ) -> list[Mark]:
     """The structures that are sure enough, as marks."""
     marks = []
@@ -161,14 +148,14 @@ def _marks(
         level = found.level
         if found.confidence is not None and found.confidence < rules.min_confidence:
             detail = f"its confidence is {found.confidence:g}, below {rules.min_confidence:g}"
-            reading.findings.append(
+            builder.findings.append(
                 frame.finding("low_confidence", detail, "structure left out", level)
             )
             continue
         box = None if rules.rule_boxes else found.box_xyxy
         if box is not None and not found.box_holds_point:
             detail, action = "the point lies outside box_xyxy", "box made by the rule"
-            reading.findings.append(frame.finding("box_differs", detail, action, level))
+            builder.findings.append(frame.finding("box_differs", detail, action, level))
             box = None
         marks.append(
             Mark(

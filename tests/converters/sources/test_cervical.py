@@ -16,16 +16,14 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose
 
-from spineline.converters.sources.cervical import (
-    Rules,
+from spineline.converters.sources.cervical.csv_rows import csv_files, parse_csv
+from spineline.converters.sources.cervical.filters import CervicalRules, kept_boxes
+from spineline.converters.sources.cervical.labelme_xml import (
     clean_file_name,
-    csv_files,
-    kept_boxes,
-    parse_csv,
     parse_labelme,
-    read_cervical,
     rectangle,
 )
+from spineline.converters.sources.cervical.read import read_cervical
 from spineline.datasets.boxes import iou_inclusive
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.common.errors import AnnotationError
@@ -174,7 +172,7 @@ def test_the_prepared_files_hold_the_published_boxes(
 
 
 def test_defaults_are_those_of_the_publication(shared_cervical: Path) -> None:
-    assert len(read_cervical(shared_cervical, None, Rules()).records) == 328
+    assert len(read_cervical(shared_cervical, None, CervicalRules()).records) == 328
 
 
 def test_the_same_source_gives_the_same_bytes(source: FilesOfCervical, run_cli) -> None:
@@ -324,16 +322,16 @@ def test_filters_on_the_number_of_discs(source: FilesOfCervical, run_cli) -> Non
 def test_a_small_source_is_not_emptied_by_the_default(source: FilesOfCervical) -> None:
     source.csv(table(row("a.png"), row("b.png", annotation(discs(4)))))
     folder = source.root / "descr"
-    assert len(read_cervical(folder, None, Rules()).records) == 2
-    assert len(read_cervical(folder, None, Rules(min_bin_size=2)).records) == 0
+    assert len(read_cervical(folder, None, CervicalRules()).records) == 2
+    assert len(read_cervical(folder, None, CervicalRules(min_bin_size=2)).records) == 0
     many = [row(f"m{n}.png") for n in range(100)] + [row("b.png", annotation(discs(4)))]
     source.csv(table(*many))
-    assert len(read_cervical(folder, None, Rules()).records) == 100
+    assert len(read_cervical(folder, None, CervicalRules()).records) == 100
 
 
 def test_the_first_row_of_an_image_counts(source: FilesOfCervical) -> None:
     source.csv(table(row("a.png"), row("a.png/n", annotation(discs(4)))))
-    found = read_cervical(source.root / "descr", None, Rules())
+    found = read_cervical(source.root / "descr", None, CervicalRules())
     assert [len(record.structures) for record in found.records] == [5]
     assert [(e.reason, e.failed) for e in found.left_out] == [("duplicate_id", False)]
 
@@ -366,7 +364,7 @@ def test_images_of_a_patient_stay_together_whatever_their_folder(source: FilesOf
     (source.root / "images" / "two").mkdir()
     source.image("a.png", "two/a.png")
     source.csv(table(row("a.png", patient="P"), row("two/a.png", patient="P")))
-    rules = Rules(columns=CervicalColumns(patient="Пациент"))
+    rules = CervicalRules(columns=CervicalColumns(patient="Пациент"))
     records = read_cervical(source.root / "descr", source.root / "images", rules).records
     assert [(r.image_id, r.study_id) for r in records] == [
         ("a", "patient-001"), ("two-a", "patient-001")
@@ -375,7 +373,7 @@ def test_images_of_a_patient_stay_together_whatever_their_folder(source: FilesOf
 
 def test_without_images_a_name_is_one_image(source: FilesOfCervical) -> None:
     source.csv(table(row("one/a.png"), row("two/a.png")))
-    found = read_cervical(source.root / "descr", None, Rules())
+    found = read_cervical(source.root / "descr", None, CervicalRules())
     assert [record.image_id for record in found.records] == ["a"]
 
 
@@ -397,7 +395,7 @@ def test_other_separators_are_named(
 
 def test_discs_are_sorted_from_the_top(source: FilesOfCervical) -> None:
     source.csv(table(row("a.png", annotation(discs()[::-1]))))
-    (record,) = read_cervical(source.root / "descr", None, Rules()).records
+    (record,) = read_cervical(source.root / "descr", None, CervicalRules()).records
     assert [s.point_xy[1] for s in record.structures] == [16, 40, 64, 88, 112]
     assert record.structures[0].box_xyxy == (30, 10, 60, 22)
     assert (record.width, record.height) == SIZE
@@ -574,7 +572,7 @@ def test_names_do_not_lead_out_of_the_images_folder(source: FilesOfCervical) -> 
     source.image("a.png")
     (source.root / "images/a.png").rename(source.root / "secret.png")
     source.csv(table(row("../secret.png"), row(str(source.root / "secret.png"))))
-    found = read_cervical(source.root / "descr", source.root / "images", Rules())
+    found = read_cervical(source.root / "descr", source.root / "images", CervicalRules())
     assert [record.file for record in found.records] == [None]
 
 
@@ -585,7 +583,7 @@ def test_a_folder_that_cannot_be_there_is_a_missing_one(
     source.csv(table(row(f"{folder}/a.png"), row(f"{folder}/b.png"))).image("a.png")
     code, _, errors = run_cli("convert", "cervical", *source.words(split="train"))
     assert (code, "1 images are missing" in errors) == (0, True)
-    found = read_cervical(source.root / "descr", source.root / "images", Rules())
+    found = read_cervical(source.root / "descr", source.root / "images", CervicalRules())
     assert [record.file for record in found.records] == ["a.png", None]
 
 
