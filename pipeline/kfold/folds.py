@@ -16,12 +16,13 @@ from spineline.converters.write import write_dataset
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import read_json, staged_folder, write_json
 from spineline.datasets.common.log import LOG
+from spineline.datasets.crops.crops import is_crops_folder
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.folds import FOLDS_FILE, fold_folders, fold_strata, folds_content
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import PARTS, Part, fold_studies
 from spineline.datasets.types import ImageRecord
-from spineline.pipeline.kfold.variants import FOLDS_FOLDER, KfoldSettings
+from spineline.pipeline.kfold.settings import FOLDS_FOLDER, KfoldSettings
 
 DEFAULT_K = 3
 
@@ -70,7 +71,7 @@ def make_folds(settings: KfoldSettings) -> Folds:
     else:
         folders = _laid_out(settings, manifest)
     folds = _read(folders)
-    if manifest.is_file() and _studies_of(read_manifest(manifest)) != _studies_in(folds):
+    if manifest.is_file() and _sorted_folds(manifest) != _studies_in(folds):
         msg = f"data={settings.data}: its folds are not those of {manifest}; give the same data"
         raise ConfigError(msg)
     if not manifest.is_file():
@@ -121,7 +122,9 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
     dataset = _loaded(settings.data)
     records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
     test = _present(dataset, dataset.records["test"])
-    _check_test(settings, records, test)
+    if both := {record.study_id for record in records} & {record.study_id for record in test}:
+        msg = f"data={settings.data}: study {min(both)} is in test and in another part; split anew"
+        raise AnnotationError(msg)
     source = manifest if manifest.is_file() else settings.folds
     fold_of = _drawn(settings, records) if source is None else _given(settings, source, records)
     with staged_folder(root, overwrite=False) as stage:
@@ -143,10 +146,10 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
 
 def _check_drawn(settings: KfoldSettings, manifest: Path) -> None:
     """Refuse a number or a file of folds that are not those drawn before."""
-    drawn = read_manifest(manifest)
+    drawn = _sorted_folds(manifest)
     if settings.k not in (None, len(drawn)):
         raise ConfigError(f"k={settings.k}: {manifest} holds {len(drawn)} folds; leave k= away")
-    if settings.folds is not None and _studies_of(read_manifest(settings.folds)) != drawn:
+    if settings.folds is not None and _sorted_folds(settings.folds) != drawn:
         msg = f"folds={settings.folds}: is not what {manifest} holds; leave it away"
         raise ConfigError(f"{msg}, or give another out=")
 
@@ -165,8 +168,6 @@ def _check_same_data(settings: KfoldSettings, manifest: Path) -> None:
 
 
 def _loaded(data: Path) -> Dataset:
-    from spineline.datasets.crops.crops import is_crops_folder
-
     if data.is_dir() and is_crops_folder(data):
         msg = f"data={data}: a folder of crops is split already; give the converted dataset"
         raise ConfigError(msg)
@@ -178,15 +179,6 @@ def _present(dataset: Dataset, records: Sequence[ImageRecord]) -> list[ImageReco
     if len(found) < len(records):
         LOG.warning("%d images are missing, and left out", len(records) - len(found))
     return found
-
-
-def _check_test(
-    settings: KfoldSettings, records: Sequence[ImageRecord], test: Sequence[ImageRecord]
-) -> None:
-    both = {record.study_id for record in records} & {record.study_id for record in test}
-    if both:
-        msg = f"data={settings.data}: study {min(both)} is in test and in another part; split anew"
-        raise AnnotationError(msg)
 
 
 def _drawn(settings: KfoldSettings, records: Sequence[ImageRecord]) -> dict[str, int]:
@@ -280,5 +272,5 @@ def _studies_in(folds: Folds) -> list[list[str]]:
     return [list(folds.studies(n)) for n in range(len(folds.folders))]
 
 
-def _studies_of(folds: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [sorted(fold) for fold in folds]
+def _sorted_folds(manifest: Path) -> list[list[str]]:
+    return [sorted(fold) for fold in read_manifest(manifest)]

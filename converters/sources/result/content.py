@@ -35,8 +35,6 @@ _STRUCTURE_KEYS = (
     "level", "kind", "point_xy", "point_mm", "box_xyxy", "confidence", "seven", "binary",
 )  # fmt: skip
 
-BoxXyxy = tuple[float, float, float, float]
-
 
 @dataclass(frozen=True, slots=True)
 class ResultStructure:
