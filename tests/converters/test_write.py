@@ -3,10 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spineline.converters.conversion import finding_counts
 from spineline.converters.write import to_8_bit
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.quality_control import Finding
 
 
 def test_deep_pixels_are_windowed_and_never_cut_to_8_bits():
@@ -14,13 +12,6 @@ def test_deep_pixels_are_windowed_and_never_cut_to_8_bits():
     assert np.unique(to_8_bit(deep, "percentile")).size > 200
     with pytest.raises(SpinelineError, match="window=percentile"):
         to_8_bit(deep, "none")
-
-
-def test_findings_are_counted_in_a_fixed_order():
-    names = ["box_outside", "empty_tag", "box_outside", "order_kind"]
-    found = [Finding("a", "a", None, name, "", "") for name in names]
-    counts = finding_counts(found)
-    assert list(counts.items()) == [("order_kind", 1), ("empty_tag", 1), ("box_outside", 2)]
 
 
 def test_folds_share_their_images_on_disk(report_source, run_cli):
