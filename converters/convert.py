@@ -29,12 +29,14 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
-from spineline.datasets.folds import FOLDS_FILE, fold_strata, folds_content
 from spineline.datasets.labels import KINDS, LabelSet
 from spineline.datasets.splits import (
+    FOLDS_FILE,
     PARTS,
     Part,
+    fold_strata,
     fold_studies,
+    folds_content,
     split_by_train_ratio,
     split_studies,
 )

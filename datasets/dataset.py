@@ -11,9 +11,8 @@ from typing import Any
 from spineline.datasets.coco import labels_of_coco, records_from_coco
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
-from spineline.datasets.folds import fold_folders
 from spineline.datasets.labels import LABEL_SETS, LabelSet
-from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.splits import PARTS, Part, fold_folders
 from spineline.datasets.types import ImageRecord
 
 

@@ -18,9 +18,16 @@ from spineline.datasets.common.files import read_json, staged_folder, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.crops.crops import is_crops_folder
 from spineline.datasets.dataset import Dataset, load_dataset
-from spineline.datasets.folds import FOLDS_FILE, fold_folders, fold_strata, folds_content
 from spineline.datasets.labels import LabelSet
-from spineline.datasets.splits import PARTS, Part, fold_studies
+from spineline.datasets.splits import (
+    FOLDS_FILE,
+    PARTS,
+    Part,
+    fold_folders,
+    fold_strata,
+    fold_studies,
+    folds_content,
+)
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.kfold.settings import FOLDS_FOLDER, KfoldSettings
 
