@@ -21,7 +21,6 @@ from spineline.converters.sources.result.files import is_result_source
 from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import (
     AnnotationSource,
-    EmptyTag,
     SourceKind,
     detect_kind,
     load_json,
@@ -94,7 +93,6 @@ def check(settings: DataCheck) -> CheckResult:
 def _read_source(settings: DataCheck) -> AnnotationSource:
     """Read the source that the settings name, whichever kind it is."""
     annotations = cast(Path, settings.annotations)
-    empty_tag = cast("EmptyTag | None", settings.empty_tag)
     kind = source_kind(annotations)
     if kind == "cervical":
         rules = CervicalRules(settings.columns, settings.classes, settings.usable_value)
@@ -103,10 +101,10 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
     if kind == "result":
-        return read_results(annotations, images, ResultRules(empty_tag=empty_tag))
+        return read_results(annotations, images, ResultRules(empty_tag=settings.empty_tag))
     if kind == "report":
-        return read_report(annotations, images, empty_tag=empty_tag)
-    return read_tianchi(annotations, images, empty_tag=empty_tag)
+        return read_report(annotations, images, empty_tag=settings.empty_tag)
+    return read_tianchi(annotations, images, empty_tag=settings.empty_tag)
 
 
 def source_kind(annotations: Path) -> SourceKind:

@@ -21,7 +21,7 @@ from spineline.converters.sources.cervical.read import read_cervical
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.result.read import ResultRules, read_results
-from spineline.converters.sources.source import AnnotationSource, EmptyTag, LeftOut
+from spineline.converters.sources.source import AnnotationSource, LeftOut
 from spineline.converters.sources.tianchi import read_tianchi
 from spineline.converters.write import write_dataset, write_images
 from spineline.datasets.common.errors import ConfigError
@@ -68,8 +68,7 @@ def convert_report(settings: ConvertReport) -> ConvertResult:
         OutputExistsError: the output exists already.
     """
     _check_output(settings)
-    empty_tag = cast("EmptyTag | None", settings.empty_tag)
-    source = read_report(settings.annotations, settings.images, empty_tag=empty_tag)
+    source = read_report(settings.annotations, settings.images, empty_tag=settings.empty_tag)
     return _convert(of_kinds(source, settings.kinds), settings, "convert report")
 
 
@@ -83,8 +82,7 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
         OutputExistsError: the output exists already.
     """
     _check_output(settings)
-    empty_tag = cast("EmptyTag | None", settings.empty_tag)
-    source = read_tianchi(settings.annotations, settings.images, empty_tag=empty_tag)
+    source = read_tianchi(settings.annotations, settings.images, empty_tag=settings.empty_tag)
     return _convert(of_kinds(source, settings.kinds), settings, "convert tianchi")
 
 
@@ -153,7 +151,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         keep_abstained=settings.abstained == "keep",
         keep_incomplete=settings.missing == "keep",
         rule_boxes=settings.boxes == "rule",
-        empty_tag=cast("EmptyTag | None", settings.empty_tag),
+        empty_tag=settings.empty_tag,
     )
     source = read_results(settings.annotations, settings.images, rules)
     return _convert(of_kinds(source, settings.kinds), settings, "convert result")

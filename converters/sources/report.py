@@ -18,7 +18,6 @@ import numpy as np
 from spineline.converters.sources.frames import find_frames, frame_size
 from spineline.converters.sources.source import (
     AnnotationSource,
-    EmptyTag,
     EntryError,
     Pixels,
     SourceBuilder,
@@ -38,7 +37,7 @@ _BOX_TOLERANCE = 1e-6
 
 
 def read_report(
-    annotations: Path, images: Path, *, empty_tag: EmptyTag | None = None
+    annotations: Path, images: Path, *, empty_tag: str | None = None
 ) -> AnnotationSource:
     """Read the report's JSON and judge it; frames are looked up, not decoded.
 
@@ -131,7 +130,11 @@ def _read_entry(
         detail = f"{image_id}: no frame {image_id}.jpg, .png or .npy in the images folder"
         raise EntryError("label_without_frame", detail)
     path = frames[image_id][0]
-    frame = Frame(image_id, study_of(image_id), *_size(path))
+    try:
+        width, height = frame_size(path)
+    except ImageReadError as error:
+        raise EntryError("unreadable_image", str(error)) from error
+    frame = Frame(image_id, study_of(image_id), width, height)
     structures = builder.judge(marks, frame, rules)
     if structures:
         record = ImageRecord(
@@ -160,13 +163,6 @@ def _id_of(number: int, entry: Any) -> str:
     if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]:
         return str(entry["id"])
     return f"entry {number}"
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        return frame_size(path)
-    except ImageReadError as error:
-        raise EntryError("unreadable_image", str(error)) from error
 
 
 def _box_findings(record: ImageRecord, points: list[dict[str, Any]]) -> list[Finding]:

@@ -27,7 +27,6 @@ from spineline.datasets.quality_control import (
 from spineline.datasets.types import ImageRecord, Structure
 
 SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"]
-EmptyTag = Literal["v1"]
 
 PixelBox = tuple[float, float, float, float]
 """Absolute ``xyxy`` in native pixels."""

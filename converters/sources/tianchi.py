@@ -16,7 +16,6 @@ from typing import Any
 
 from spineline.converters.sources.source import (
     AnnotationSource,
-    EmptyTag,
     EntryError,
     Pixels,
     SourceBuilder,
@@ -35,7 +34,7 @@ def read_tianchi(
     annotations: Path,
     images: Path,
     *,
-    empty_tag: EmptyTag | None = None,
+    empty_tag: str | None = None,
     studies: Sequence[Study] | None = None,
 ) -> AnnotationSource:
     """Read the Tianchi JSON and judge it against the studies' headers; no pixel is decoded.

@@ -10,7 +10,6 @@ from spineline.converters.sources.result.files import ResultFile, listed_results
 from spineline.converters.sources.result.images import ImagesOfResults
 from spineline.converters.sources.source import (
     AnnotationSource,
-    EmptyTag,
     EntryError,
     Pixels,
     SourceBuilder,
@@ -40,7 +39,7 @@ class ResultRules:
     keep_abstained: bool = False
     keep_incomplete: bool = True
     rule_boxes: bool = True
-    empty_tag: EmptyTag | None = None
+    empty_tag: str | None = None
 
 
 def read_results(
