@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from spineline.converters.sources.source import EntryError, pixel_numbers, short
+from spineline.converters.sources.source import EntryError, PixelBox, pixel_numbers, short
 from spineline.datasets.labels import (
     EXTRA_LEVELS,
     KIND_OF_SEVEN,
@@ -44,7 +44,7 @@ class ResultStructure:
     point_xy: tuple[float, float]
     tags: tuple[str, ...]
     confidence: float | None
-    box_xyxy: tuple[float, float, float, float] | None
+    box_xyxy: PixelBox | None
     point_mm: tuple[float, float, float] | None = None
 
     @property
@@ -78,11 +78,10 @@ def parse_result(content: Any, where: str) -> ResultContent:
         given = content.get("schema") if isinstance(content, dict) else content
         detail = f"{where}: schema is {short(given)}, wanted {RESULT_SCHEMA!r}"
         raise EntryError("other_schema", f"{detail}; run this version's pipeline predict again")
-    image = _object(content, "image", where)
-    width, height = (_size(image, name, f"{where}: image.{name}") for name in ("width", "height"))
-    listed = content.get("structures")
-    if not isinstance(listed, list):
-        raise EntryError("bad_entry", f"{where}: structures is {short(listed)}, wanted a list")
+    image, listed = content.get("image"), content.get("structures")
+    _check(isinstance(image, dict), f"{where}: image", image, "an object")
+    width, height = (_size(image, name, where) for name in ("width", "height"))
+    _check(isinstance(listed, list), f"{where}: structures", listed, "a list")
     structures = tuple(
         _structure(item, f"{where}: structures[{n}]") for n, item in enumerate(listed)
     )
@@ -119,8 +118,7 @@ def _check_levels(structures: Sequence[ResultStructure], where: str) -> None:
 
 
 def _structure(item: Any, where: str) -> ResultStructure:
-    if not isinstance(item, dict):
-        raise EntryError("bad_entry", f"{where} is {short(item)}, wanted an object")
+    _check(isinstance(item, dict), where, item, "an object")
     _check_spelling(item, where)
     level = item.get("level")
     if level not in (*LEVELS, *EXTRA_LEVELS):
@@ -190,16 +188,20 @@ def _code(item: Mapping[str, Any], name: str, count: int, where: str) -> int:
     return code
 
 
+def _check(fits: bool, what: str, value: object, wanted: str, reason: str = "bad_entry") -> None:
+    if not fits:
+        raise EntryError(reason, f"{what} is {short(value)}, wanted {wanted}")
+
+
 def _confidence(value: Any, what: str) -> float | None:
     if value is None:
         return None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1:
-        raise EntryError("not_a_number", f"{what} is {short(value)}, wanted 0 … 1 or null")
+    _check(number and 0 <= value <= 1, what, value, "0 … 1 or null", "not_a_number")
     return float(value)
 
 
-def _box(value: Any, what: str) -> tuple[float, float, float, float] | None:
+def _box(value: Any, what: str) -> PixelBox | None:
     if value is None:
         return None
     left, top, right, bottom = pixel_numbers(value, what, "[left, top, right, bottom]")
@@ -209,33 +211,26 @@ def _box(value: Any, what: str) -> tuple[float, float, float, float] | None:
     return left, top, right, bottom
 
 
-def _object(content: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    value = content.get(name)
-    if not isinstance(value, dict):
-        raise EntryError("bad_entry", f"{where}: {name} is {short(value)}, wanted an object")
-    return value
-
-
-def _size(image: Mapping[str, Any], name: str, what: str) -> int:
+def _size(image: Mapping[str, Any], name: str, where: str) -> int:
     value = image.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise EntryError("bad_entry", f"{what} is {short(value)}, wanted a number of pixels")
-    return value
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    _check(fits, f"{where}: image.{name}", value, "a number of pixels")
+    return int(value)
 
 
 def _uid(content: Mapping[str, Any], name: str, where: str) -> str | None:
     value = content.get(name)
-    if value is None or (isinstance(value, str) and value.strip()):
-        return value
-    raise EntryError("bad_entry", f"{where}: {name} is {short(value)}, wanted a UID or null")
+    fits = value is None or (isinstance(value, str) and bool(value.strip()))
+    _check(fits, f"{where}: {name}", value, "a UID or null")
+    return value
 
 
 def _spacing(value: Any, what: str) -> tuple[float, float] | None:
     if value is None:
         return None
     between_rows, between_columns = pixel_numbers(value, what, "[rows, columns]")
-    if not (between_rows > 0 and between_columns > 0):
-        raise EntryError("not_a_number", f"{what} is {short(value)}, wanted mm above 0 or null")
+    fits = between_rows > 0 and between_columns > 0
+    _check(fits, what, value, "mm above 0 or null", "not_a_number")
     return between_rows, between_columns
 
 
@@ -243,6 +238,5 @@ def _abstained(naming: Any, what: str) -> bool:
     if naming is None:  # unknown, as in results of early versions
         return False
     value = naming.get("abstained") if isinstance(naming, dict) else None
-    if not isinstance(value, bool):
-        raise EntryError("bad_entry", f"{what}.abstained is {short(value)}, wanted true or false")
-    return value
+    _check(isinstance(value, bool), f"{what}.abstained", value, "true or false")
+    return bool(value)
