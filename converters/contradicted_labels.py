@@ -22,26 +22,28 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.boxes import FloatArray
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
 from spineline.datasets.crops.crops import CropSpec, extract_crops
 from spineline.datasets.dataset import Dataset
+from spineline.datasets.drawing import (
+    Mark,
+    contact_sheet,
+    draw_overlay,
+    png_bytes,
+    side_by_side,
+)
 from spineline.datasets.grades_csv import read_grades
 from spineline.datasets.images import read_uint8_image
-from spineline.datasets.labels import BINARY_NAMES, LABEL_SETS, SEVEN_NAMES, LabelSet
+from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, LabelSet
 from spineline.datasets.quality_control import Finding
 from spineline.datasets.types import ImageRecord, Structure
 
-FINDING = "label_contradicted"
-FOLDER = "contradicted"
-SHEET = "contradicted.png"
-
+_FOLDER = "contradicted"
 _PICTURE = CropSpec(size=320, margin=3.0)  # enough around a structure to see its neighbours
 _SHEET_COLUMNS, _SHEET_CELL = 3, 300
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,9 @@ class Contradiction:
             f"{rank} of {total}: labelled {self.given} ({self.p_given:.2f}), out-of-fold models "
             f"say {self.said} ({self.p_said:.2f})"
         )
-        action = f"none: look at {FOLDER}/{self.file(rank)}"
+        action = f"none: look at {_FOLDER}/{self.file(rank)}"
         names = (self.record.image_id, self.record.study_id, self.structure.level)
-        return Finding(*names, FINDING, detail, action)
+        return Finding(*names, "label_contradicted", detail, action)
 
     def file(self, rank: int) -> str:
         """Name of its picture."""
@@ -95,14 +97,15 @@ def contradictions(dataset: Dataset, places: Sequence[Path]) -> list[Contradicti
     probabilities = _probabilities(places)
     found: list[Contradiction] = []
     graded: set[tuple[str, str]] = set()
-    for head, names in (("seven", SEVEN_NAMES), ("binary", BINARY_NAMES)):
+    heads: dict[LabelSet, tuple[str, ...]] = {"seven": SEVEN_NAMES, "binary": BINARY_NAMES}
+    for head, names in heads.items():
         known = probabilities[head]
         rows = [
             (record, structure, code, known[record.image_id, structure.level])
             for record in dataset.all_records()
             for structure in record.structures
             if (record.image_id, structure.level) in known
-            and (code := structure.class_in(_label_set(head))) is not None
+            and (code := structure.class_in(head)) is not None
             and (head == "seven" or structure.kind == "disc")
         ]
         graded |= {(record.image_id, structure.level) for record, structure, _, _ in rows}
@@ -119,16 +122,12 @@ def contradictions(dataset: Dataset, places: Sequence[Path]) -> list[Contradicti
             )
             for n, said, margin in confidently_other(p, given)
         ]
-    _tell_coverage(dataset, graded, places)
+    _check_coverage(dataset, graded, places)
     order = [(c.margin, c.record.image_id, c.structure.level) for c in found]
     return [found[n] for n in sorted(range(len(found)), key=order.__getitem__)]
 
 
-def _label_set(head: str) -> LabelSet:
-    return next(name for name in LABEL_SETS if name == head)
-
-
-def confidently_other(p: FloatArray, given: IntArray) -> list[tuple[int, int, float]]:
+def confidently_other(p: FloatArray, given: npt.NDArray[np.int64]) -> list[tuple[int, int, float]]:
     """Rows whose label is contradicted, the class that is said instead, and the margin between.
 
     Args:
@@ -174,7 +173,7 @@ def _probabilities(places: Sequence[Path]) -> dict[str, dict[tuple[str, str], Fl
     }
 
 
-def _tell_coverage(dataset: Dataset, graded: set[tuple[str, str]], places: Sequence[Path]) -> None:
+def _check_coverage(dataset: Dataset, graded: set[tuple[str, str]], places: Sequence[Path]) -> None:
     labelled = {
         (record.image_id, structure.level)
         for record in dataset.all_records()
@@ -194,8 +193,6 @@ def write_pictures(folder: Path, dataset: Dataset, found: Sequence[Contradiction
 
     Where an image cannot be read its pictures are left out; ``data check`` reports that by itself.
     """
-    from spineline.datasets.drawing import contact_sheet, png_bytes
-
     pictures = []
     for rank, one in enumerate(found, 1):
         try:
@@ -204,16 +201,14 @@ def write_pictures(folder: Path, dataset: Dataset, found: Sequence[Contradiction
             LOG.warning("no picture of %s %s: %s", one.record.image_id, one.structure.level, error)
             continue
         pictures.append(picture)
-        write_bytes(folder / FOLDER / one.file(rank), png_bytes(picture), sync=False)
+        write_bytes(folder / _FOLDER / one.file(rank), png_bytes(picture), sync=False)
     if pictures:
         sheet = contact_sheet(pictures, columns=_SHEET_COLUMNS, cell=_SHEET_CELL)
-        write_bytes(folder / SHEET, png_bytes(sheet), sync=False)
+        write_bytes(folder / f"{_FOLDER}.png", png_bytes(sheet), sync=False)
 
 
 def _picture(dataset: Dataset, one: Contradiction, rank: int) -> npt.NDArray[np.uint8]:
     """The structure with its surroundings; beside it the same with its box, label and answer."""
-    from spineline.datasets.drawing import Mark, draw_overlay, side_by_side
-
     image = read_uint8_image(dataset.image_path(one.record))
     left, top, right, bottom = one.structure.box_xyxy
     centre_x, centre_y, half = (left + right) / 2, (top + bottom) / 2, (right - left) / 2

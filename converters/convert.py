@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from spineline.converters.conversion import conversion_content, log_conversion
 from spineline.converters.settings import (
     ConvertCervical,
     ConvertPredicted,
@@ -16,29 +16,31 @@ from spineline.converters.settings import (
     ConvertSettings,
     ConvertTianchi,
 )
-from spineline.converters.sources.cervical import Rules, published_table, read_cervical
+from spineline.converters.sources.cervical.filters import CervicalRules
+from spineline.converters.sources.cervical.read import read_cervical
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
-from spineline.converters.sources.source import EmptyTag, LeftOut, Source
-from spineline.converters.write import Plan, conversion, finding_counts, write_datasets
+from spineline.converters.sources.result.read import ResultRules, read_results
+from spineline.converters.sources.source import AnnotationSource, LeftOut
+from spineline.converters.sources.tianchi import read_tianchi
+from spineline.converters.write import write_dataset, write_images
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
-from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.labels import KINDS, LabelSet
-from spineline.datasets.quality_control import has_errors
 from spineline.datasets.splits import (
+    FOLDS_FILE,
+    PARTS,
     Part,
+    fold_strata,
     fold_studies,
-    records_by_part,
+    folds_content,
     split_by_train_ratio,
     split_studies,
 )
 from spineline.datasets.types import ImageRecord
-
-_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class ConvertResult:
     """
 
     out: Path
-    source: Source
+    source: AnnotationSource
     failures: tuple[str, ...]
 
 
@@ -66,8 +68,7 @@ def convert_report(settings: ConvertReport) -> ConvertResult:
         OutputExistsError: the output exists already.
     """
     _check_output(settings)
-    empty_tag = cast("EmptyTag | None", settings.empty_tag)
-    source = read_report(settings.annotations, settings.images, empty_tag=empty_tag)
+    source = read_report(settings.annotations, settings.images, empty_tag=settings.empty_tag)
     return _convert(of_kinds(source, settings.kinds), settings, "convert report")
 
 
@@ -80,11 +81,8 @@ def convert_tianchi(settings: ConvertTianchi) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
-    from spineline.converters.sources.tianchi import read_tianchi
-
     _check_output(settings)
-    empty_tag = cast("EmptyTag | None", settings.empty_tag)
-    source = read_tianchi(settings.annotations, settings.images, empty_tag=empty_tag)
+    source = read_tianchi(settings.annotations, settings.images, empty_tag=settings.empty_tag)
     return _convert(of_kinds(source, settings.kinds), settings, "convert tianchi")
 
 
@@ -99,7 +97,7 @@ def convert_cervical(settings: ConvertCervical) -> ConvertResult:
     _check_health(settings.labels, "cervical")
     _check_ratio(settings)
     _check_output(settings)
-    rules = Rules(
+    rules = CervicalRules(
         columns=settings.columns,
         classes=settings.classes,
         usable_value=settings.usable_value,
@@ -147,21 +145,19 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
-    from spineline.converters.sources.result import ResultRules, read_results
-
     _check_output(settings)
     rules = ResultRules(
         min_confidence=settings.min_confidence,
         keep_abstained=settings.abstained == "keep",
         keep_incomplete=settings.missing == "keep",
         rule_boxes=settings.boxes == "rule",
-        empty_tag=cast("EmptyTag | None", settings.empty_tag),
+        empty_tag=settings.empty_tag,
     )
     source = read_results(settings.annotations, settings.images, rules)
     return _convert(of_kinds(source, settings.kinds), settings, "convert result")
 
 
-def of_kinds(source: Source, kinds: Sequence[str]) -> Source:
+def of_kinds(source: AnnotationSource, kinds: Sequence[str]) -> AnnotationSource:
     """A source with the structures of these kinds alone; an image that has none is left out."""
     if not set(KINDS) - set(kinds):
         return source
@@ -209,135 +205,55 @@ def _check_output(settings: ConvertSettings) -> None:
 
 
 def _convert(
-    source: Source,
+    source: AnnotationSource,
     settings: ConvertSettings,
     command: str,
     parts: Mapping[str, Part] | None = None,
 ) -> ConvertResult:
     """Write a source; ``parts`` by study, where given, stand in for ``settings.split``."""
-    folds: dict[str, int] = {}
+    folds: list[list[str]] = []
     layouts = {"": dict(parts or {})}
     if not parts:
-        folds, layouts = _layouts(source.records, settings)
-    plan = Plan(cast(LabelSet, settings.labels), settings.to, settings.window, layouts)
+        parts, folds, layouts = _layouts(source.records, settings)
+    labels = cast(LabelSet, settings.labels)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        source = write_datasets(stage, source, plan)
+        source = write_images(stage, source, layouts, window=settings.window)
+        for name, layout in layouts.items():
+            root = stage / name
+            write_dataset(root, source.records, layout, labels=labels, formats=settings.to)
+            content = conversion_content(source, layout, settings)
+            write_json(root / "conversion.json", content, sync=False)
         if folds:
-            _write_folds(stage, source, plan, folds, settings)
+            write_json(stage / FOLDS_FILE, folds_content(folds, settings.seed), sync=False)
+            content = conversion_content(source, parts, settings)
+            write_json(stage / "conversion.json", content, sync=False)
         # The record lies in the output folder, so it need not name it: same input, same bytes.
         write_run_record(stage, command, replace(settings, out=Path()))
-    _report(source, settings)
-    failures = [str(entry) for entry in source.failures]
-    if not source.records:
-        reasons = Counter(entry.reason for entry in source.left_out)
-        shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        found = f"left out: {shown}" if shown else "it holds none"
-        failures.append(f"{settings.annotations}: no image of it could be converted ({found})")
-        LOG.error("error: %s", failures[-1])
-    return ConvertResult(settings.out, source, tuple(failures))
+    return ConvertResult(settings.out, source, tuple(log_conversion(source, settings)))
 
 
 def _layouts(
     records: Sequence[ImageRecord], settings: ConvertSettings
-) -> tuple[dict[str, int], dict[str, dict[str, Part]]]:
-    """Fold by study (empty without folds), and part by study for each dataset to write."""
+) -> tuple[dict[str, Part], list[list[str]], dict[str, dict[str, Part]]]:
+    """Part by study, the studies of each fold (none without folds), and the parts by dataset."""
     studies = [record.study_id for record in records]
     k = settings.kfold
     if k is None:
-        return {}, {"": split_studies(studies, settings.split, seed=settings.seed)}
-    split = settings.split if _has_test(settings.split) else "train"
-    parts = split_studies(studies, split, seed=settings.seed)
-    folded = [study for study in studies if parts[study] != "test"]
-    folds = fold_studies(folded, k, seed=settings.seed, strata=fold_strata(records))
+        parts = split_studies(studies, settings.split, seed=settings.seed)
+        return parts, [], {"": parts}
+    # With folds, a plain ratio or a single part means nothing; what names a test part does.
+    one_ratio = settings.split.replace(".", "", 1).isdigit()
+    split = "train" if one_ratio or settings.split in PARTS else settings.split
+    tested = {
+        study
+        for study, part in split_studies(studies, split, seed=settings.seed).items()
+        if part == "test"
+    }
+    folded = [study for study in studies if study not in tested]
+    fold_of = fold_studies(folded, k, seed=settings.seed, strata=fold_strata(records))
+    folds = [[study for study, fold in fold_of.items() if fold == n] for n in range(k)]
+    whole: dict[str, Part] = {s: "test" if s in tested else "train" for s in sorted(set(studies))}
     layouts: dict[str, dict[str, Part]] = {
-        f"fold{n}": {study: _fold_part(folds.get(study), n) for study in parts} for n in range(k)
+        f"fold{n}": {**whole, **dict.fromkeys(fold, "val")} for n, fold in enumerate(folds)
     }
-    return folds, layouts
-
-
-def fold_strata(records: Sequence[ImageRecord]) -> dict[str, str]:
-    """The stratum of each study: how many of its discs carry v5, or are sick (none, one, more).
-
-    The two official halves of the lumbar set were marked with v5 by different habits, so a fold
-    without them would tell nothing about v5. Discs without level know healthy and sick alone.
-    """
-    marked: dict[str, int] = {}
-    for record in records:
-        discs = [s for s in record.structures if s.kind == "disc"]
-        found = sum("v5" in s.pathology or "sick" in s.pathology for s in discs)
-        marked[record.study_id] = marked.get(record.study_id, 0) + found
-    return {study: str(min(count, 2)) for study, count in marked.items()}
-
-
-def table_text(source: Source) -> str:
-    """The counts of a cervical source, from its rows to the discs in use, as plain text."""
-    table = published_table(source)
-    reasons = Counter(entry.reason for entry in source.left_out)
-    rows: list[tuple[str, object]] = [
-        (name.replace("_", " "), value)
-        for name, value in table.items()
-        if not isinstance(value, Mapping)
-    ]
-    rows += [(f"left out, {name.replace('_', ' ')}", n) for name, n in sorted(reasons.items())]
-    rows += [
-        (f"object, {name.replace('_', ' ')}", count) for name, count in table["objects"].items()
-    ]
-    rows += [(f"images of {discs} discs", n) for discs, n in table["discs_per_image"].items()]
-    return aligned_text([("what", "count"), *rows], right={1})
-
-
-def _has_test(split: str) -> bool:
-    """With folds, a plain ratio or a single part means nothing; what names a test part does."""
-    one_ratio = split.replace(".", "", 1).isdigit()
-    return not one_ratio and split not in ("train", "val", "test")
-
-
-def _fold_part(fold: int | None, n: int) -> Part:
-    if fold is None:
-        return "test"
-    return "val" if fold == n else "train"
-
-
-def _write_folds(
-    stage: Path, source: Source, plan: Plan, folds: dict[str, int], settings: ConvertSettings
-) -> None:
-    """What holds for all folds together: which study is in which, and the counts of the whole."""
-    write_json(stage / "folds.json", _folds_manifest(folds, settings), sync=False)
-    parts: dict[str, Part] = {
-        study: "train" if study in folds else "test" for study in plan.layouts["fold0"]
-    }
-    whole = conversion(source, records_by_part(source.records, parts), plan)
-    write_json(stage / "conversion.json", whole, sync=False)
-
-
-def _folds_manifest(folds: dict[str, int], settings: ConvertSettings) -> dict[str, object]:
-    k = settings.kfold or 0
-    return {
-        "schema": "spineline-folds/1",
-        "k": k,
-        "seed": settings.seed,
-        "folds": [[study for study, fold in folds.items() if fold == n] for n in range(k)],
-    }
-
-
-def _report(source: Source, settings: ConvertSettings) -> None:
-    total = len(source.records) + len(source.left_out)
-    # Most rows of a cervical source are left out by its rules: the table counts those.
-    shown = source.failures if source.table else source.left_out
-    for left_out in shown[:_SHOWN]:
-        LOG.warning("%s", left_out)
-    if len(shown) > _SHOWN:
-        LOG.warning("… and %d more left out, see conversion.json", len(shown) - _SHOWN)
-    if source.table:
-        LOG.info("%s", table_text(source))
-    if missing := sum(source.is_missing(record) for record in source.records):
-        LOG.warning("%d images are missing: their labels are written without them", missing)
-    LOG.info("%d of %d annotated images converted to %s", len(source.records), total, settings.out)
-    counts = finding_counts(source.findings)
-    if counts:
-        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        LOG.info("findings: %s", listed)
-    studies = has_errors(source.findings)
-    if studies:
-        names = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
-        LOG.info("studies with errors: %s (details: conversion.json or data check)", names)
+    return whole, folds, layouts

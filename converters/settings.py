@@ -1,4 +1,4 @@
-"""Settings of the conversion commands."""
+"""Settings of ``spineline convert`` and ``spineline data check``."""
 
 from __future__ import annotations
 
@@ -155,3 +155,36 @@ class ConvertPredicted(ConvertLumbar):
         default="rule",
         choices=("rule", "result"),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataCheck(Settings):
+    """Keys of ``spineline data check``."""
+
+    out: Path = key("folder to write check.json and check.csv to")
+    annotations: Path | None = key(
+        "a source's annotation file, or folder of CSV files or results (its kind is recognised)",
+        default=None,
+    )
+    images: Path | None = key(
+        "the source's images folder; a cervical or prepared source can do without", default=None
+    )
+    data: Path | None = key("a converted dataset, its folder or data.yaml", default=None)
+    empty_tag: str | None = key(
+        "what conversion takes a missing or empty tag as; none leaves it unlabelled",
+        default=None,
+        choices=("v1",),
+    )
+    predictions: tuple[Path, ...] | None = key(
+        "of data=: predictions.csv on studies that the networks did not see, or folders with one, "
+        "of kfold classify OUT/VARIANT or classify val; labels that they contradict are found, "
+        "with pictures",
+        default=None,
+    )
+    limit: int = key("contradicted labels to list at most, the surest first", default=50, minimum=1)
+    overwrite: bool = key("replace out if it exists", default=False)
+    usable_value: str = key(
+        "of a cervical source: what says that a slice is usable", default=USABLE_VALUE
+    )
+    columns: CervicalColumns = key("names of its columns", default=CervicalColumns())
+    classes: CervicalClasses = key("meanings of its classes", default=CervicalClasses())

@@ -12,7 +12,7 @@ from spineline.datasets.coco import labels_of_coco, records_from_coco
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
 from spineline.datasets.labels import LABEL_SETS, LabelSet
-from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.splits import PARTS, Part, fold_folders
 from spineline.datasets.types import ImageRecord
 
 
@@ -55,7 +55,7 @@ def load_dataset(data: Path) -> Dataset:
     files = {part: root / "annotations" / f"{part}.json" for part in PARTS}
     present = {part: path for part, path in files.items() if path.is_file()}
     if not present:
-        raise AnnotationError(_not_a_dataset(data, root))
+        raise AnnotationError(_not_a_dataset(data))
     loaded = {part: _load_part(path, part) for part, path in present.items()}
     label_sets = sorted({labels for labels, _ in loaded.values()})
     if len(label_sets) > 1:
@@ -114,10 +114,10 @@ def _check_unique(data: Path, records: Mapping[Part, tuple[ImageRecord, ...]]) -
             seen[record.image_id] = part
 
 
-def _not_a_dataset(data: Path, root: Path) -> str:
-    folds = sorted(p.name for p in root.glob("fold*") if p.is_dir())
+def _not_a_dataset(data: Path) -> str:
+    folds = fold_folders(data)
     if folds:
-        return f"data={data}: holds folds; name one of them, such as data={root / folds[0]}"
+        return f"data={data}: holds folds; name one of them, such as data={folds[0]}"
     return (
         f"data={data}: no converted dataset (annotations/train.json, val.json or test.json "
         "wanted); make one with spineline convert … to=yolo,voc,coco"

@@ -1,6 +1,6 @@
 """COCO on disk: ``annotations/PART.json``, the canonical form of a converted dataset.
 
-The encoding itself is in [spineline.datasets.coco][].
+The encoding itself is in [spineline.datasets.coco][]; [spineline.datasets.dataset][] reads it.
 """
 
 from __future__ import annotations
@@ -8,25 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spineline.datasets.coco import coco_from_records, coco_text, records_from_coco
-from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.dataset import read_coco_file
+from spineline.datasets.coco import coco_from_records, coco_text
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import PARTS, Part
 from spineline.datasets.types import ImageRecord
-
-
-def read_coco(path: Path) -> tuple[ImageRecord, ...]:
-    """The records of one COCO file; ``file`` is the image's name as the file gives it.
-
-    Raises:
-        AnnotationError: missing, not JSON, or not COCO.
-    """
-    try:
-        return records_from_coco(read_coco_file(path))
-    except AnnotationError as error:
-        text = str(error)
-        raise AnnotationError(text if str(path) in text else f"{path}: {text}") from error
 
 
 def write_coco(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:

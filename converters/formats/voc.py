@@ -22,7 +22,7 @@ from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.quality_control import SEVERITY
 from spineline.datasets.splits import PARTS, Part
-from spineline.datasets.types import ImageRecord, Structure
+from spineline.datasets.types import ImageRecord
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _OFFSET = (1.0, 1.0, 0.0, 0.0)
@@ -65,7 +65,7 @@ def voc_from_record(record: ImageRecord, labels: LabelSet) -> VocAnnotation:
             name=names[index],
             box_xyxy=(box[0], box[1], box[2], box[3]),
             truncated=tuple(box) != structure.box_xyxy,
-            difficult=_is_difficult(structure),
+            difficult=any(SEVERITY.get(name) == "error" for name in structure.findings),
         )
         for structure, index, box in zip(
             boxed.structures, boxed.class_index.tolist(), boxed.boxes_xyxy.tolist(), strict=True
@@ -166,10 +166,6 @@ def write_voc(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels:
             (annotations / f"{record.image_id}.xml").write_bytes(xml)
         ids = "".join(f"{record.image_id}\n" for record in records[part])
         (sets / f"{part}.txt").write_text(ids, encoding="utf-8", newline="\n")
-
-
-def _is_difficult(structure: Structure) -> bool:
-    return any(SEVERITY.get(name) == "error" for name in structure.findings)
 
 
 def _parse_object(node: Any, where: str) -> VocObject:

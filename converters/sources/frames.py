@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from spineline.converters.sources.source import EntryError, Pixels
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     ImageReadError,
     mapped_array,
+    read_image,
 )
-from spineline.datasets.types import is_image_id
+from spineline.datasets.types import ImageRecord, is_image_id
 
 
 def find_frames(images: Path) -> dict[str, list[Path]]:
@@ -119,6 +121,39 @@ def frame_size(path: Path) -> tuple[int, int]:
         msg = f"{path.name}: {width}x{height} pixels, allowed 1 … {MAX_PIXELS}"
         raise ImageReadError(msg)
     return width, height
+
+
+def size_of_frame(
+    images: Path | None, file: str | None, where: str, missing: EntryError
+) -> tuple[int, int]:
+    """(width, height) of a frame of a source.
+
+    Args:
+        images: the folder of frames.
+        file: the frame in it, of [named_frame][]; None where it is missing.
+        where: the entry, named in messages.
+        missing: raised where the frame is missing.
+
+    Raises:
+        EntryError: the frame is missing, or cannot be read as an image.
+    """
+    if images is None or file is None:
+        raise missing
+    try:
+        return frame_size(images / file)
+    except ImageReadError as error:
+        raise EntryError("unreadable_image", f"{where}: {error}") from error
+
+
+def images_reader(images: Path | None) -> Callable[[ImageRecord], Pixels]:
+    """Decodes the image of a record from a folder."""
+
+    def pixels(record: ImageRecord) -> Pixels:
+        if images is None or record.file is None:
+            raise ImageReadError(f"{record.image_id}: the image is missing")
+        return read_image(images / record.file)
+
+    return pixels
 
 
 def _npy_size(path: Path) -> tuple[int, int]:

@@ -17,11 +17,10 @@ import numpy as np
 
 from spineline.converters.sources.frames import find_frames, frame_size
 from spineline.converters.sources.source import (
-    EmptyTag,
+    AnnotationSource,
     EntryError,
     Pixels,
-    Reading,
-    Source,
+    SourceBuilder,
     point_list,
     point_xy,
     source_entries,
@@ -37,7 +36,9 @@ _STUDY_OF_ID = re.compile(r"(.*\d.*)-\d+")
 _BOX_TOLERANCE = 1e-6
 
 
-def read_report(annotations: Path, images: Path, *, empty_tag: EmptyTag | None = None) -> Source:
+def read_report(
+    annotations: Path, images: Path, *, empty_tag: str | None = None
+) -> AnnotationSource:
     """Read the report's JSON and judge it; frames are looked up, not decoded.
 
     Args:
@@ -51,25 +52,25 @@ def read_report(annotations: Path, images: Path, *, empty_tag: EmptyTag | None =
     entries = source_entries(annotations, "report", "frames (id and point)")
     frames = find_frames(images)
     rules = Rules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
-    reading, seen = Reading(), set[str]()
+    builder, seen = SourceBuilder(), set[str]()
     for number, entry in enumerate(entries):
         image_id = _id_of(number, entry)
         study = study_of(image_id)
         if image_id in seen:
             detail = "the id occurs more than once in the annotations; the first entry counts"
-            reading.repeat(image_id, study, detail)
+            builder.leave_out(image_id, study, EntryError("duplicate_id", detail, failed=False))
             continue
         seen.add(image_id)
         try:
-            _read_entry(image_id, entry, frames, rules, reading)
+            _read_entry(image_id, entry, frames, rules, builder)
         except AnnotationError as error:
-            reading.leave_out(image_id, study, error)
-    _note_frames(frames, seen, reading)
+            builder.leave_out(image_id, study, error)
+    _note_frames(frames, seen, builder)
 
     def pixels(record: ImageRecord) -> Pixels:
         return read_image(images / str(record.file))
 
-    return reading.source("report", pixels)
+    return builder.source("report", pixels)
 
 
 def study_of(image_id: str) -> str:
@@ -82,7 +83,7 @@ def study_of(image_id: str) -> str:
     return match.group(1) if match else image_id
 
 
-def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
+def parse_report_mark(point: Mapping[str, Any], where: str) -> Mark:
     """One point of the report's JSON.
 
     Raises:
@@ -114,51 +115,54 @@ def _parse_codes(codes: Any) -> dict[str, Any]:
 
 
 def _read_entry(
-    image_id: str, entry: Any, frames: Mapping[str, list[Path]], rules: Rules, reading: Reading
+    image_id: str,
+    entry: Any,
+    frames: Mapping[str, list[Path]],
+    rules: Rules,
+    builder: SourceBuilder,
 ) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         raise EntryError("bad_entry", f"{image_id}: wanted an object with id and point")
     check_image_id(image_id)
     points = point_list(entry.get("point"), image_id)
-    marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
+    marks = [parse_report_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
     if image_id not in frames:
         detail = f"{image_id}: no frame {image_id}.jpg, .png or .npy in the images folder"
         raise EntryError("label_without_frame", detail)
     path = frames[image_id][0]
-    frame = Frame(image_id, study_of(image_id), *_size(path))
-    structures = reading.judge(marks, frame, rules)
+    try:
+        width, height = frame_size(path)
+    except ImageReadError as error:
+        raise EntryError("unreadable_image", str(error)) from error
+    frame = Frame(image_id, study_of(image_id), width, height)
+    structures = builder.judge(marks, frame, rules)
     if structures:
         record = ImageRecord(
             image_id, frame.study_id, frame.width, frame.height, structures, file=path.name
         )
-        reading.records.append(record)
-        reading.findings.extend(_box_findings(record, points))
+        builder.records.append(record)
+        builder.findings.extend(_box_findings(record, points))
 
 
-def _note_frames(frames: Mapping[str, list[Path]], labelled: set[str], reading: Reading) -> None:
+def _note_frames(
+    frames: Mapping[str, list[Path]], labelled: set[str], builder: SourceBuilder
+) -> None:
     """Note the frames that no entry names, and those with several files."""
     for image_id, paths in frames.items():
         study = study_of(image_id)
         if image_id not in labelled:
             detail = f"no entry names the frame {paths[0].name}"
-            reading.note(image_id, study, "frame_without_label", detail, "not converted")
+            builder.note(image_id, study, "frame_without_label", detail, "not converted")
         elif len(paths) > 1:
             names = ", ".join(path.name for path in paths)
             detail = f"frame files {names}"
-            reading.note(image_id, study, "duplicate_id", detail, f"{paths[0].name} taken")
+            builder.note(image_id, study, "duplicate_id", detail, f"{paths[0].name} taken")
 
 
 def _id_of(number: int, entry: Any) -> str:
     if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]:
         return str(entry["id"])
     return f"entry {number}"
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        return frame_size(path)
-    except ImageReadError as error:
-        raise EntryError("unreadable_image", str(error)) from error
 
 
 def _box_findings(record: ImageRecord, points: list[dict[str, Any]]) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,22 @@ import numpy.typing as npt
 
 from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.files import read_json
-from spineline.datasets.quality_control import SEVERITY, Finding, Frame, Mark, Rules, resolve
+from spineline.datasets.labels import NO_LEVEL
+from spineline.datasets.quality_control import (
+    SEVERITY,
+    Finding,
+    Frame,
+    Mark,
+    Rules,
+    geometry_findings,
+    resolve,
+)
 from spineline.datasets.types import ImageRecord, Structure
 
 SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"]
-EmptyTag = Literal["v1"]
+
+PixelBox = tuple[float, float, float, float]
+"""Absolute ``xyxy`` in native pixels."""
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
@@ -50,7 +61,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AnnotationSource:
     """An annotation source, read and judged; no pixel has been decoded yet.
 
     Attributes:
@@ -79,7 +90,8 @@ class Source:
         return tuple(entry for entry in self.left_out if entry.failed)
 
 
-_LARGEST_COORDINATE = 1e9
+LARGEST_COORDINATE = 1e9
+"""Pixels; a larger number in a source is a mistake."""
 
 _FINDING_OF_REASON = {
     "no_point": "point_count",
@@ -89,7 +101,7 @@ _FINDING_OF_REASON = {
 
 
 @dataclass(slots=True)
-class Reading:
+class SourceBuilder:
     """What one pass over a source's entries has gathered so far."""
 
     records: list[ImageRecord] = field(default_factory=list)
@@ -97,20 +109,15 @@ class Reading:
     findings: list[Finding] = field(default_factory=list)
 
     def leave_out(self, image_id: str, study: str, error: AnnotationError) -> None:
-        """Note an entry that is broken."""
-        reason = error.reason if isinstance(error, EntryError) else "bad_entry"
-        self.left_out.append(LeftOut(image_id, study, reason, str(error), failed=True))
-        name = _FINDING_OF_REASON.get(reason, reason)
-        self._left_out_finding(image_id, study, name if name in SEVERITY else "bad_entry")
-
-    def repeat(self, image_id: str, study: str, detail: str) -> None:
-        """Note an entry that repeats an earlier one, which counts."""
-        self.set_aside(image_id, study, "duplicate_id", detail)
-
-    def set_aside(self, image_id: str, study: str, name: str, detail: str) -> None:
-        """Note an entry that is not broken and yet left out; ``name`` is reason and finding."""
-        self.left_out.append(LeftOut(image_id, study, name, detail, failed=False))
-        self._left_out_finding(image_id, study, name)
+        """Note an entry that became no record: it is broken, or left out on purpose."""
+        known = error if isinstance(error, EntryError) else EntryError("bad_entry", str(error))
+        detail = str(error)
+        self.left_out.append(LeftOut(image_id, study, known.reason, detail, failed=known.failed))
+        name = _FINDING_OF_REASON.get(known.reason, known.reason)
+        if known.failed and name not in SEVERITY:
+            name = "bad_entry"
+        if name in SEVERITY:
+            self.note(image_id, study, name, detail, "record left out")
 
     def judge(self, marks: Sequence[Mark], frame: Frame, rules: Rules) -> tuple[Structure, ...]:
         """The structures of one image; empty where quality control leaves it out."""
@@ -128,24 +135,25 @@ class Reading:
         """Note a finding about an image as a whole."""
         self.findings.append(Finding(image_id, study, None, name, detail, action))
 
-    def source(self, kind: SourceKind, pixels: Callable[[ImageRecord], Pixels]) -> Source:
+    def source(self, kind: SourceKind, pixels: Callable[[ImageRecord], Pixels]) -> AnnotationSource:
         """What was gathered, as a source."""
-        return Source(kind, tuple(self.records), tuple(self.left_out), tuple(self.findings), pixels)
-
-    def _left_out_finding(self, image_id: str, study: str, name: str) -> None:
-        self.note(image_id, study, name, self.left_out[-1].detail, "record left out")
+        return AnnotationSource(
+            kind, tuple(self.records), tuple(self.left_out), tuple(self.findings), pixels
+        )
 
 
 class EntryError(AnnotationError):
-    """One entry of a source is broken; the others can still be read.
+    """One entry of a source becomes no record; the others can still be read.
 
     Attributes:
         reason: one word for tables.
+        failed: the entry is broken, so the run exits 1; otherwise it is left out on purpose.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, *, failed: bool = True) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.failed = failed
 
 
 def load_json(path: Path) -> Any:
@@ -258,7 +266,7 @@ def pixel_numbers(value: Any, what: str, wanted: str) -> tuple[float, ...]:
         raise EntryError("not_a_number", f"{what} is absurdly large") from error
     if not all(math.isfinite(number) for number in numbers):
         raise EntryError("not_a_number", f"{what} is {short(value)}, wanted finite numbers")
-    if max(abs(number) for number in numbers) > _LARGEST_COORDINATE:
+    if max(abs(number) for number in numbers) > LARGEST_COORDINATE:
         raise EntryError("not_a_number", f"{what} is absurdly large, wanted pixels")
     return numbers
 
@@ -280,5 +288,35 @@ def point_list(value: Any, where: str) -> list[dict[str, Any]]:
 
 def short(value: Any) -> str:
     """A value in a message: its representation, at most 60 characters."""
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text in a message: at most 60 characters."""
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def numbers_text(values: Sequence[float]) -> str:
+    """Numbers in a message.
+
+    >>> numbers_text((1.0, 2.5))
+    '(1, 2.5)'
+    """
+    return f"({', '.join(f'{value:g}' for value in values)})"
+
+
+def disc_structures(
+    boxes_xyxy: Sequence[PixelBox], tags: Sequence[str], frame: Frame
+) -> tuple[tuple[Structure, ...], tuple[Finding, ...]]:
+    """Discs without level from their boxes, top to bottom, and what is wrong with their places."""
+    structures, findings = [], []
+    for box, tag in zip(boxes_xyxy, tags, strict=True):
+        point = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        found = [
+            replace(f, detail=f"disc {numbers_text(box)}: {f.detail}")
+            for f in geometry_findings(point, box, frame, None)
+        ]
+        findings += found
+        names = tuple(f.finding for f in found)
+        structures.append(Structure(NO_LEVEL, "disc", point, box, (tag,), names))
+    return tuple(sorted(structures, key=lambda s: s.place)), tuple(findings)

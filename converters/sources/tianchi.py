@@ -9,17 +9,16 @@ whatever its file is called. Coordinates as in [spineline.datasets.types][].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spineline.converters.sources.source import (
-    EmptyTag,
+    AnnotationSource,
     EntryError,
     Pixels,
-    Reading,
-    Source,
+    SourceBuilder,
     point_list,
     point_xy,
     source_entries,
@@ -35,9 +34,9 @@ def read_tianchi(
     annotations: Path,
     images: Path,
     *,
-    empty_tag: EmptyTag | None = None,
+    empty_tag: str | None = None,
     studies: Sequence[Study] | None = None,
-) -> Source:
+) -> AnnotationSource:
     """Read the Tianchi JSON and judge it against the studies' headers; no pixel is decoded.
 
     An image's id is the name of its study (the study's folder), with ``-2``, ``-3`` … for further
@@ -58,19 +57,18 @@ def read_tianchi(
     found = scan(images) if studies is None else tuple(studies)
     index = _Index.of(found, images)
     rules = Rules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
-    reading = Reading()
+    builder = SourceBuilder()
     for number, entry in enumerate(entries):
-        for item in _items(number, entry, reading):
-            _read_item(item, index, rules, reading)
-    _note_studies(found, index, reading)
+        _read_entry(f"entry {number}", entry, index, rules, builder)
+    _note_studies(found, index, builder)
 
     def pixels(record: ImageRecord) -> Pixels:
         return read_pixels(index.headers[str(record.instance_uid)])
 
-    return reading.source("tianchi", pixels)
+    return builder.source("tianchi", pixels)
 
 
-def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
+def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> Mark:
     """One point of the Tianchi JSON.
 
     Raises:
@@ -132,15 +130,6 @@ def _parse_tag(
     return kind, tags, problem
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One annotated slice as the JSON has it, before any of it is checked."""
-
-    where: str
-    study_uid: Any
-    content: Any
-
-
 @dataclass(slots=True)
 class _Index:
     """The scanned studies by UID, and the ids given out so far."""
@@ -173,50 +162,80 @@ class _Index:
         return image_id
 
 
-def _items(number: int, entry: Any, reading: Reading) -> Iterator[_Item]:
-    where = f"entry {number}"
+def _read_entry(
+    where: str, entry: Any, index: _Index, rules: Rules, builder: SourceBuilder
+) -> None:
+    """The annotated slices of one study of the JSON."""
     if not isinstance(entry, dict) or not isinstance(entry.get("data"), list):
         detail = f"{where}: wanted an object with studyUid and a list data"
-        reading.leave_out(where, where, EntryError("bad_entry", detail))
+        builder.leave_out(where, where, EntryError("bad_entry", detail))
         return
     if not entry["data"]:
-        reading.leave_out(where, where, EntryError("no_point", f"{where}: its data is empty"))
+        builder.leave_out(where, where, EntryError("no_point", f"{where}: its data is empty"))
     for n, content in enumerate(entry["data"]):
-        yield _Item(f"{where} data {n}", entry.get("studyUid"), content)
+        _read_slice(f"{where} data {n}", entry.get("studyUid"), content, index, rules, builder)
 
 
-def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> None:
-    image_id = item.where
-    study = index.names.get(str(item.study_uid).strip(), item.where)
+def _read_slice(
+    where: str, study_uid: Any, content: Any, index: _Index, rules: Rules, builder: SourceBuilder
+) -> None:
+    image_id = where
+    study = index.names.get(str(study_uid).strip(), where)
     try:
-        header = _header(item, index)
+        header = _header(content, where, index)
         index.marked.add(header.study_uid)
         study = index.names[header.study_uid]
         if header.instance_uid in index.instances:
-            detail = f"{item.where}: the slice was annotated before; the first entry counts"
-            reading.repeat(study, study, detail)
-            return
+            image_id = study
+            detail = f"{where}: the slice was annotated before; the first entry counts"
+            raise EntryError("duplicate_id", detail, failed=False)
         index.instances.add(header.instance_uid)
         image_id = index.image_id(header)
         frame = Frame(image_id, study, header.columns, header.rows)
-        points, annotators = _points(item.content.get("annotation"), image_id)
-        marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
-        structures = reading.judge(marks, frame, rules)
-        if structures:
-            reading.records.append(_record(frame, structures, header))
-            _note_item(item, header, frame, annotators, reading)
+        points, annotators = _points(content.get("annotation"), image_id)
+        marks = [parse_tianchi_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
+        structures = builder.judge(marks, frame, rules)
     except AnnotationError as error:
-        reading.leave_out(image_id, study, error)
+        builder.leave_out(image_id, study, error)
+        return
+    if not structures:
+        return
+    builder.records.append(
+        ImageRecord(
+            image_id=image_id,
+            study_id=study,
+            width=header.columns,
+            height=header.rows,
+            structures=structures,
+            spacing_rc_mm=header.spacing_rc_mm,
+            study_uid=header.study_uid,
+            series_uid=header.series_uid,
+            instance_uid=header.instance_uid,
+        )
+    )
+    stated = {"study": study_uid, "series": content.get("seriesUid")}
+    wrong = [
+        name
+        for name, uid in stated.items()
+        if isinstance(uid, str) and uid.strip() != getattr(header, f"{name}_uid")
+    ]
+    if wrong:
+        detail = f"the file of the instance belongs to another {' and '.join(wrong)}"
+        builder.note(image_id, study, "uid_mismatch", detail, "the file counts")
+    if annotators > 1:
+        detail = f"{annotators} annotators marked the slice"
+        builder.note(image_id, study, "several_annotations", detail, "the first one counts")
 
 
-def _header(item: _Item, index: _Index) -> SliceHeader:
-    if not isinstance(item.content, dict):
-        raise EntryError("bad_entry", f"{item.where}: wanted an object with instanceUid")
-    uid = item.content.get("instanceUid")
+def _header(content: Any, where: str, index: _Index) -> SliceHeader:
+    """The slice that is marked."""
+    if not isinstance(content, dict):
+        raise EntryError("bad_entry", f"{where}: wanted an object with instanceUid")
+    uid = content.get("instanceUid")
     if not isinstance(uid, str) or not uid.strip():
-        raise EntryError("bad_entry", f"{item.where}: has no instanceUid")
+        raise EntryError("bad_entry", f"{where}: has no instanceUid")
     if uid.strip() not in index.headers:
-        detail = f"{item.where}: unknown UID, no DICOM instance {uid.strip()} in the images folder"
+        detail = f"{where}: unknown UID, no DICOM instance {uid.strip()} in the images folder"
         raise EntryError("unknown_uid", detail)
     return index.headers[uid.strip()]
 
@@ -234,45 +253,13 @@ def _points(annotation: Any, where: str) -> tuple[list[dict[str, Any]], int]:
     return point_list(given[0] if given else None, where), len(given)
 
 
-def _record(frame: Frame, structures: tuple[Any, ...], header: SliceHeader) -> ImageRecord:
-    return ImageRecord(
-        image_id=frame.image_id,
-        study_id=frame.study_id,
-        width=frame.width,
-        height=frame.height,
-        structures=structures,
-        spacing_rc_mm=header.spacing_rc_mm,
-        study_uid=header.study_uid,
-        series_uid=header.series_uid,
-        instance_uid=header.instance_uid,
-    )
-
-
-def _note_item(
-    item: _Item, header: SliceHeader, frame: Frame, annotators: int, reading: Reading
-) -> None:
-    stated = {"study": item.study_uid, "series": item.content.get("seriesUid")}
-    wrong = [
-        name
-        for name, uid in stated.items()
-        if isinstance(uid, str) and uid.strip() != getattr(header, f"{name}_uid")
-    ]
-    if wrong:
-        detail = f"the file of the instance belongs to another {' and '.join(wrong)}"
-        reading.note(frame.image_id, frame.study_id, "uid_mismatch", detail, "the file counts")
-    if annotators > 1:
-        detail = f"{annotators} annotators marked the slice"
-        action = "the first one counts"
-        reading.note(frame.image_id, frame.study_id, "several_annotations", detail, action)
-
-
-def _note_studies(studies: Sequence[Study], index: _Index, reading: Reading) -> None:
+def _note_studies(studies: Sequence[Study], index: _Index, builder: SourceBuilder) -> None:
     """Note the studies that no entry marks, and those without a readable image."""
     for study in studies:
         if not study.series:
             detail = f"none of its {len(study.rejections)} files is a readable DICOM image"
-            reading.note(study.name, study.name, "unreadable_image", detail, "not converted")
+            builder.note(study.name, study.name, "unreadable_image", detail, "not converted")
         elif study.study_uid not in index.marked:
             name = index.names[study.study_uid]
             detail = "no entry marks a slice of this study"
-            reading.note(name, name, "frame_without_label", detail, "not converted")
+            builder.note(name, name, "frame_without_label", detail, "not converted")

@@ -8,7 +8,6 @@ written, no image is altered.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from PIL import Image
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
+from spineline.datasets.yolo_labels import parse_yolo_labels, read_yolo_labels
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _SHOWN = 5
 
 
@@ -90,7 +90,7 @@ def read_data(data: Path) -> YoloData:
 
 
 def _names(value: object, file: Path) -> tuple[str, ...]:
-    if isinstance(value, dict) and sorted(value) == list(range(len(value))) and value:
+    if isinstance(value, dict) and value and set(value) == set(range(len(value))):
         return tuple(str(value[i]) for i in range(len(value)))
     if isinstance(value, list) and value:
         return tuple(str(name) for name in value)
@@ -114,7 +114,7 @@ def _part_files(content: dict[str, Any], part: str, file: Path) -> tuple[Path, .
 
 def _images_below(folder: Path) -> list[Path]:
     return sorted(
-        f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()
+        f for f in folder.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()
     )
 
 
@@ -149,11 +149,15 @@ def read_images(
     """
     images: list[YoloImage] = []
     problems: list[str] = []
+    repeated = 0
     for file in files:
         try:
-            images.append(_read_image(file, len(names)))
+            image, repeats = _read_image(file, len(names))
         except AnnotationError as error:
             problems.append(str(error))
+            continue
+        images.append(image)
+        repeated += repeats
     if problems:
         more = f" … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         msg = (
@@ -170,6 +174,8 @@ def read_images(
         LOG.info(
             "%s: %d of %d images have no label and count as background", part, empty, len(images)
         )
+    if repeated:
+        LOG.warning("%s: %d label lines repeat another and count once", part, repeated)
     _warn_of_labels_alone(files, part)
     return tuple(images)
 
@@ -181,7 +187,7 @@ def _warn_of_labels_alone(files: tuple[Path, ...], part: str) -> None:
         labels = label_file(images / "any").parent
         if labels == images or not labels.is_dir():
             continue
-        stems = {f.stem for f in images.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES}
+        stems = {f.stem for f in images.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES}
         alone += [f for f in sorted(labels.glob("*.txt")) if f.stem not in stems]
     if alone:
         shown = ", ".join(str(file) for file in alone[:_SHOWN])
@@ -189,9 +195,16 @@ def _warn_of_labels_alone(files: tuple[Path, ...], part: str) -> None:
         LOG.warning("%s: %d label files have no image: %s%s", part, len(alone), shown, more)
 
 
-def _read_image(file: Path, classes: int) -> YoloImage:
-    rows = _read_labels(label_file(file), classes)
-    return YoloImage(file, _decoded_size(file), rows[:, 0], rows[:, 1:])
+def _read_image(file: Path, classes: int) -> tuple[YoloImage, int]:
+    """An image with its labels, each once, and how many lines repeat another."""
+    labels = parse_yolo_labels("", classes=classes)
+    if label_file(file).exists():
+        labels = read_yolo_labels(label_file(file), classes=classes)
+    once = labels.without_repeats()
+    class_index = once.class_index.astype(np.float32)
+    boxes = once.boxes_cxcywhn.astype(np.float32)
+    image = YoloImage(file, _decoded_size(file), class_index, boxes)
+    return image, len(labels.class_index) - len(class_index)
 
 
 def _decoded_size(file: Path) -> tuple[int, int]:
@@ -207,32 +220,3 @@ def _decoded_size(file: Path) -> tuple[int, int]:
     if width < 10 or height < 10:
         raise AnnotationError(f"{file}: {width}x{height} pixels; wanted at least 10x10")
     return height, width
-
-
-def _read_labels(file: Path, classes: int) -> npt.NDArray[np.float32]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return np.zeros((0, 5), dtype=np.float32)
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{file}: cannot be read ({error})") from error
-    rows = [
-        _parse_row(line, classes, f"{file}:{number}")
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip()
-    ]
-    return np.array(rows, dtype=np.float32).reshape(-1, 5)
-
-
-def _parse_row(line: str, classes: int, where: str) -> list[float]:
-    try:
-        row = [float(word) for word in line.split()]
-    except ValueError as error:
-        raise AnnotationError(f"{where}: {line.strip()!r} is not five numbers") from error
-    if len(row) != 5 or not all(math.isfinite(n) for n in row):
-        raise AnnotationError(f"{where}: {line.strip()!r} is not five numbers (class cx cy w h)")
-    if not row[0].is_integer() or not 0 <= row[0] < classes:
-        raise AnnotationError(f"{where}: class {row[0]:g} is none of 0 … {classes - 1}")
-    if not all(0 <= n <= 1.0001 for n in row[1:]) or min(row[3:]) <= 0:
-        raise AnnotationError(f"{where}: box {row[1:]} is not normalised, or has no size")
-    return row

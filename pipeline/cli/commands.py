@@ -49,7 +49,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "data": {
         "check": Command(
             "find what is wrong with a source or a converted dataset",
-            "spineline.converters.check:DataCheck",
+            f"{_CONVERT}:DataCheck",
             "spineline.converters.check:check",
         ),
         "stats": Command(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.converters.sources.report import read_report
-from spineline.converters.sources.source import LeftOut, Source, detect_kind, load_json
+from spineline.converters.sources.source import AnnotationSource, LeftOut, detect_kind, load_json
 from spineline.converters.sources.tianchi import read_tianchi
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.dataset import load_dataset
@@ -178,7 +178,7 @@ def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path
 
 
 def _from_report(settings: GroundTruthSettings, annotations: Path, images: Path) -> TruthSet:
-    source: Source = read_report(annotations, images)
+    source: AnnotationSource = read_report(annotations, images)
     truths = [
         Truth(
             record,

@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from spineline.converters.convert import fold_strata
-from spineline.converters.formats.coco import write_coco
-from spineline.converters.formats.yolo import write_yolo
-from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
-from spineline.datasets.common.files import (
-    link_or_copy,
-    read_json,
-    staged_folder,
-    write_json,
-    write_text,
-)
+from spineline.converters.write import write_dataset
+from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.files import read_json, staged_folder, write_json
 from spineline.datasets.common.log import LOG
+from spineline.datasets.crops.crops import is_crops_folder
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.labels import LabelSet
-from spineline.datasets.splits import PARTS, Part, fold_studies, records_by_part, write_manifest
+from spineline.datasets.splits import (
+    FOLDS_FILE,
+    PARTS,
+    Part,
+    fold_folders,
+    fold_strata,
+    fold_studies,
+    folds_content,
+)
 from spineline.datasets.types import ImageRecord
-from spineline.pipeline.kfold.variants import FOLDS_FOLDER, KfoldSettings
+from spineline.pipeline.kfold.settings import FOLDS_FOLDER, KfoldSettings
 
-SCHEMA = "spineline-folds/1"
-MANIFEST = "folds.json"
 DEFAULT_K = 3
 
 
@@ -73,36 +71,19 @@ def make_folds(settings: KfoldSettings) -> Folds:
         AnnotationError: the data cannot be read, or its folds share a study.
         ConfigError: number or manifest of folds do not fit the data.
     """
-    manifest = settings.out / MANIFEST
+    manifest = settings.out / FOLDS_FILE
     folders = fold_folders(settings.data)
     if folders:
         _check_given(settings, len(folders))
     else:
         folders = _laid_out(settings, manifest)
     folds = _read(folders)
-    if manifest.is_file() and _studies_of(read_manifest(manifest)) != _studies_in(folds):
+    if manifest.is_file() and _sorted_folds(manifest) != _studies_in(folds):
         msg = f"data={settings.data}: its folds are not those of {manifest}; give the same data"
         raise ConfigError(msg)
     if not manifest.is_file():
-        write_json(manifest, _manifest(settings.seed, _studies_in(folds)))
+        write_json(manifest, folds_content(_studies_in(folds), settings.seed))
     return folds
-
-
-def fold_folders(data: Path) -> tuple[Path, ...]:
-    """``fold0``, ``fold1``, … of a folder of folds; empty where it is a dataset itself.
-
-    Raises:
-        AnnotationError: one is missing between.
-    """
-    root = data if data.is_dir() else data.parent
-    if (root / "annotations").is_dir() or not (root / "fold0").is_dir():
-        return ()
-    count = len([p for p in root.glob("fold*") if p.name[4:].isdigit() and p.is_dir()])
-    folders = tuple(root / f"fold{n}" for n in range(count))
-    missing = [folder.name for folder in folders if not folder.is_dir()]
-    if missing:
-        raise AnnotationError(f"data={data}: {missing[0]} is missing among its {count} folds")
-    return folders
 
 
 def read_manifest(path: Path) -> list[list[str]]:
@@ -148,7 +129,9 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
     dataset = _loaded(settings.data)
     records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
     test = _present(dataset, dataset.records["test"])
-    _check_test(settings, records, test)
+    if both := {record.study_id for record in records} & {record.study_id for record in test}:
+        msg = f"data={settings.data}: study {min(both)} is in test and in another part; split anew"
+        raise AnnotationError(msg)
     source = manifest if manifest.is_file() else settings.folds
     fold_of = _drawn(settings, records) if source is None else _given(settings, source, records)
     with staged_folder(root, overwrite=False) as stage:
@@ -157,16 +140,23 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
                 study: "val" if fold == n else "train" for study, fold in fold_of.items()
             }
             parts.update({record.study_id: "test" for record in test})
-            _write_fold(stage / f"fold{n}", dataset, [*records, *test], parts)
+            write_dataset(
+                stage / f"fold{n}",
+                [*records, *test],
+                parts,
+                labels=dataset.labels,
+                formats=("yolo", "coco"),
+                images=dataset.image_path,
+            )
     return fold_folders(root)
 
 
 def _check_drawn(settings: KfoldSettings, manifest: Path) -> None:
     """Refuse a number or a file of folds that are not those drawn before."""
-    drawn = read_manifest(manifest)
+    drawn = _sorted_folds(manifest)
     if settings.k not in (None, len(drawn)):
         raise ConfigError(f"k={settings.k}: {manifest} holds {len(drawn)} folds; leave k= away")
-    if settings.folds is not None and _studies_of(read_manifest(settings.folds)) != drawn:
+    if settings.folds is not None and _sorted_folds(settings.folds) != drawn:
         msg = f"folds={settings.folds}: is not what {manifest} holds; leave it away"
         raise ConfigError(f"{msg}, or give another out=")
 
@@ -185,8 +175,6 @@ def _check_same_data(settings: KfoldSettings, manifest: Path) -> None:
 
 
 def _loaded(data: Path) -> Dataset:
-    from spineline.datasets.crops.crops import is_crops_folder
-
     if data.is_dir() and is_crops_folder(data):
         msg = f"data={data}: a folder of crops is split already; give the converted dataset"
         raise ConfigError(msg)
@@ -198,15 +186,6 @@ def _present(dataset: Dataset, records: Sequence[ImageRecord]) -> list[ImageReco
     if len(found) < len(records):
         LOG.warning("%d images are missing, and left out", len(records) - len(found))
     return found
-
-
-def _check_test(
-    settings: KfoldSettings, records: Sequence[ImageRecord], test: Sequence[ImageRecord]
-) -> None:
-    both = {record.study_id for record in records} & {record.study_id for record in test}
-    if both:
-        msg = f"data={settings.data}: study {min(both)} is in test and in another part; split anew"
-        raise AnnotationError(msg)
 
 
 def _drawn(settings: KfoldSettings, records: Sequence[ImageRecord]) -> dict[str, int]:
@@ -245,24 +224,6 @@ def _check_held(
     if others:
         msg = "folds=%s: %d of its studies are not in data=%s, such as %s"
         LOG.warning(msg, path, len(others), data, others[0])
-
-
-def _write_fold(
-    root: Path, dataset: Dataset, records: Sequence[ImageRecord], parts: Mapping[str, Part]
-) -> None:
-    by_part = records_by_part(records, parts)
-    for part in PARTS:
-        folder = root / "images" / part
-        folder.mkdir(parents=True)
-        for record in by_part[part]:
-            target = folder / f"{record.image_id}.png"
-            try:
-                link_or_copy(dataset.image_path(record), target)
-            except OSError as error:
-                raise SpinelineError(f"{target}: cannot be written ({error})") from error
-    write_yolo(root, by_part, dataset.labels)
-    write_coco(root, by_part, dataset.labels)
-    write_text(root / "split.json", write_manifest(parts), sync=False)
 
 
 def _read(folders: Sequence[Path]) -> Folds:
@@ -318,9 +279,5 @@ def _studies_in(folds: Folds) -> list[list[str]]:
     return [list(folds.studies(n)) for n in range(len(folds.folders))]
 
 
-def _studies_of(folds: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [sorted(fold) for fold in folds]
-
-
-def _manifest(seed: int, folds: Sequence[Sequence[str]]) -> dict[str, Any]:
-    return {"schema": SCHEMA, "k": len(folds), "seed": seed, "folds": [list(f) for f in folds]}
+def _sorted_folds(manifest: Path) -> list[list[str]]:
+    return [sorted(fold) for fold in read_manifest(manifest)]

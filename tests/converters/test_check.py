@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.converters.check import DataCheck, check
+from spineline.converters.check import check
+from spineline.converters.settings import DataCheck
 from spineline.datasets.common.errors import ConfigError
 
 
@@ -248,16 +249,26 @@ def test_real_errors_are_found_by_themselves(shared_lumbar, tmp_path, run_cli):
     assert ("143-000", "L5", "order_kind") in rows(tmp_path / "check")
 
 
-def test_boxes_that_share_a_side_are_told_apart(report_source, run_cli):
-    """Rounding in the label file must not change which box is compared with which."""
-    from spineline.converters.check import _difference
-    from spineline.datasets.coco import boxed_structures
-    from spineline.datasets.types import ImageRecord, Structure
-
-    boxes = [(174.0, 10.0, 200.0, 20.0), (174.0, 30.0, 190.0, 40.0)]
-    discs = tuple(Structure("", "disc", (b[0], b[1]), b, ("sick",)) for b in boxes)
-    boxed = boxed_structures(ImageRecord("a", "a", 384, 384, discs), "health")
-    rounded = np.array(boxes) + np.array([[1e-7, 0, 0, 0], [-1e-7, 0, 0, 0]])
-    assert _difference([1, 1], rounded, boxed) == ""
-    assert _difference([1, 1], rounded[::-1] + 0.5, boxed) == "a box is 0.50 px off the COCO file"
-    assert "classes" in _difference([0, 1], rounded, boxed)
+def test_boxes_that_share_a_side_are_told_apart(run_cli, tmp_path):
+    """Neither order nor rounding in the label file changes which box is compared with which."""
+    boxes = [[174, 10, 200, 20], [174, 30, 190, 40]]
+    entry = {"img_path": "a.png", "annotation": [{"label": 2, "bbox": box} for box in boxes]}
+    (tmp_path / "a.json").write_text(json.dumps([entry]))
+    words = (
+        f"annotations={tmp_path / 'a.json'}",
+        "image_size=384,384",
+        "split=train",
+        "to=yolo,coco",
+    )
+    assert run_cli("convert", "prepared", *words, f"out={tmp_path / 'set'}")[0] == 0
+    path = tmp_path / "set/labels/train/a.txt"
+    for off, found in ((0, set()), (0.5, {"format_mismatch"})):
+        lines = []
+        for left, top, right, bottom in reversed(boxes):
+            values = (left + right, top + bottom, 2 * (right - left), 2 * (bottom - top))
+            x, y, w, h = (value / 2 / 384 for value in values)
+            lines.append(f"1 {x + (off + 1e-7) / 384:.9f} {y:.9f} {w:.9f} {h:.9f}\n")
+        path.write_text("".join(lines))
+        names = {name for _, _, name in check_dataset(run_cli, tmp_path / "set")}
+        assert names - {"missing_image", "unreadable_image"} == found
+    assert "a box is 0.50 px off" in (tmp_path / "check/check.csv").read_text()

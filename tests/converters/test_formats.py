@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from spineline.converters.formats.voc import read_voc
-from spineline.converters.formats.yolo import read_data_yaml, read_yolo
 from spineline.datasets.boxes import cxcywhn_to_xyxy
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.dataset import Dataset, load_dataset
+from spineline.datasets.yolo_labels import read_yolo_labels
+from spineline.detect.engine.dataset import read_data
 
 
 @pytest.fixture
@@ -37,11 +38,12 @@ def test_the_frames_do_cut_boxes(dataset):
 
 
 def test_own_readers_agree(dataset):
-    names = read_data_yaml(dataset.root / "data.yaml").names
+    names = read_data(dataset.root).names
     assert names == dataset.names
     for record in dataset.records["train"]:
         classes, boxes = wanted(dataset)[record.image_id]
-        yolo = read_yolo(dataset.root / f"labels/train/{record.image_id}.txt", classes=11)
+        path = dataset.root / f"labels/train/{record.image_id}.txt"
+        yolo = read_yolo_labels(path, classes=11)
         yolo_xyxy = cxcywhn_to_xyxy(yolo.boxes_cxcywhn, record.width, record.height)
         voc = read_voc(dataset.root / f"voc/Annotations/{record.image_id}.xml")
         assert yolo.class_index.tolist() == classes.tolist()

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineline.converters.formats.yolo import parse_data_yaml
 from spineline.converters.sources.report import read_report
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.common.settings import read_settings_file
 from spineline.datasets.types import Structure
+from spineline.detect.engine.dataset import read_data
 from spineline.pipeline.inference.results import SCHEMA, StudyResult, read_result
 from spineline.weights import load_registry
 
@@ -87,8 +87,9 @@ def test_json_too_deep_is_no_result(tmp_path: Path) -> None:
 
 
 def test_names_of_a_data_yaml_numbered_in_numbers_and_words(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match="names are not numbered"):
-        parse_data_yaml({"names": {0: "a", "x": "b"}}, tmp_path)
+    (tmp_path / "data.yaml").write_text("names: {0: a, x: b}")
+    with pytest.raises(AnnotationError, match="numbered from 0"):
+        read_data(tmp_path)
 
 
 def test_a_box_of_an_absurd_number_differs(tmp_path: Path) -> None:

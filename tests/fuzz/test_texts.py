@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from spineline.converters import convert
 from spineline.converters import settings as keys
 from spineline.converters.formats.voc import read_voc
-from spineline.converters.formats.yolo import read_data_yaml, read_yolo
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.settings import parse_settings, read_settings_file
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.yolo_labels import read_yolo_labels
+from spineline.detect.engine.dataset import read_data
 from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.pipeline.run.settings import PipelinePredict
 from spineline.weights import load_registry
@@ -166,11 +167,11 @@ def voc(base: Path, file: Path, out: Path) -> None:
 
 
 def yolo(base: Path, file: Path, out: Path) -> None:
-    assert np.isfinite(read_yolo(file, classes=11).boxes_cxcywhn).all()
+    assert np.isfinite(read_yolo_labels(file, classes=11).boxes_cxcywhn).all()
 
 
 def data_yaml(base: Path, file: Path, out: Path) -> None:
-    read_data_yaml(file)
+    read_data(file)
 
 
 def result(base: Path, file: Path, out: Path) -> None:

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.converters.sources.prepared import parse_prepared, prepared_entry, read_prepared
+from spineline.converters.formats.prepared import parse_prepared, prepared_entry
+from spineline.converters.sources.prepared import read_prepared
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.types import ImageRecord, Structure

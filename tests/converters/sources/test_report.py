@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spineline.converters.sources.report import parse_mark, read_report, study_of
+from spineline.converters.sources.report import parse_report_mark, read_report, study_of
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LEVELS
 
@@ -213,8 +213,13 @@ def test_study_of_an_id(image_id, study):
 
 
 def test_identification_must_be_a_whole_number():
-    assert parse_mark({"coord": [1, 2], "identification": True, "class": "(0,0)"}, "x").rank is None
-    assert parse_mark({"coord": [1, 2], "identification": 3, "class": "(0,0)"}, "x").rank == 3
+    assert (
+        parse_report_mark({"coord": [1, 2], "identification": True, "class": "(0,0)"}, "x").rank
+        is None
+    )
+    assert (
+        parse_report_mark({"coord": [1, 2], "identification": 3, "class": "(0,0)"}, "x").rank == 3
+    )
 
 
 def test_real_boxes_are_reproduced_and_real_errors_found(shared_lumbar: Path):

@@ -6,7 +6,7 @@ import pytest
 
 from spineline.converters.sources.source import (
     EntryError,
-    Reading,
+    SourceBuilder,
     detect_kind,
     json_list,
     load_json,
@@ -61,12 +61,12 @@ def test_point_lists(value, reason):
     assert caught.value.reason == reason
 
 
-def test_reading_turns_errors_into_failures_with_a_finding():
-    reading = Reading()
-    reading.leave_out("a", "s", EntryError("one_point", "one point only"))
-    reading.leave_out("b", "s", AnnotationError("something else"))
-    reading.repeat("c", "s", "again")
-    found = [(f.image_id, f.finding) for f in reading.findings]
+def test_the_builder_turns_errors_into_failures_with_a_finding():
+    builder = SourceBuilder()
+    builder.leave_out("a", "s", EntryError("one_point", "one point only"))
+    builder.leave_out("b", "s", AnnotationError("something else"))
+    builder.leave_out("c", "s", EntryError("duplicate_id", "again", failed=False))
+    found = [(f.image_id, f.finding) for f in builder.findings]
     assert found == [("a", "point_count"), ("b", "bad_entry"), ("c", "duplicate_id")]
-    assert [entry.failed for entry in reading.left_out] == [True, True, False]
-    assert str(reading.left_out[0]) == "a: left out (one_point): one point only"
+    assert [entry.failed for entry in builder.left_out] == [True, True, False]
+    assert str(builder.left_out[0]) == "a: left out (one_point): one point only"

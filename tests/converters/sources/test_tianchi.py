@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from spineline.converters.sources.tianchi import parse_mark, parse_tag_text, read_tianchi
+from spineline.converters.sources.tianchi import parse_tag_text, parse_tianchi_mark, read_tianchi
 from spineline.datasets.common.errors import AnnotationError, DicomReadError
 from spineline.datasets.labels import LEVELS
 
@@ -239,10 +239,10 @@ def test_tag_texts(text, tags, problem):
 
 
 def test_kind_of_the_tag_is_told_apart_from_the_name():
-    mark = parse_mark({"coord": [1, 2], "tag": {"identification": "L4", "disc": "v1"}}, "x")
+    mark = parse_tianchi_mark({"coord": [1, 2], "tag": {"identification": "L4", "disc": "v1"}}, "x")
     assert (mark.rank, mark.kind) == (7, "disc")
     assert (
-        parse_mark({"coord": [1, 2], "tag": {"identification": "L4"}}, "x").tag_problem[0]
+        parse_tianchi_mark({"coord": [1, 2], "tag": {"identification": "L4"}}, "x").tag_problem[0]
         == "missing_tag"
     )
 

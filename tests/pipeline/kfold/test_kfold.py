@@ -204,6 +204,13 @@ def test_folders_that_are_no_folds(tmp_path: Path, layout: dict[str, str], messa
         make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
 
 
+def test_a_missing_fold_is_named(tmp_path: Path) -> None:
+    for name in ("fold0", "fold2"):
+        (tmp_path / "f" / name).mkdir(parents=True)
+    with pytest.raises(AnnotationError, match="fold1 is missing among its 2 folds"):
+        make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
+
+
 def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
     """Two images of one patient, the second moved from train to val by hand."""
     records = [make_record("000", "000-000", 0), make_record("001", "001-000", 1)]

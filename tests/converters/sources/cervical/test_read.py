@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections import Counter
@@ -14,21 +13,10 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from numpy.testing import assert_allclose
 
-from spineline.converters.sources.cervical import (
-    Rules,
-    clean_file_name,
-    csv_files,
-    kept_boxes,
-    parse_csv,
-    parse_labelme,
-    read_cervical,
-    rectangle,
-)
-from spineline.datasets.boxes import iou_inclusive
-from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
-from spineline.datasets.common.errors import AnnotationError
+from spineline.converters.sources.cervical.filters import CervicalRules
+from spineline.converters.sources.cervical.read import read_cervical
+from spineline.datasets.cervical import USABLE_VALUE, CervicalColumns
 from spineline.datasets.dataset import load_dataset
 
 COLUMNS = CervicalColumns()
@@ -174,108 +162,10 @@ def test_the_prepared_files_hold_the_published_boxes(
 
 
 def test_defaults_are_those_of_the_publication(shared_cervical: Path) -> None:
-    assert len(read_cervical(shared_cervical, None, Rules()).records) == 328
-
-
-def test_the_same_source_gives_the_same_bytes(source: FilesOfCervical, run_cli) -> None:
-    source.csv(table(row("a.png"), row("b.png"))).image("a.png", "b.png")
-    folders = []
-    for name in ("one", "two"):
-        assert run_cli("convert", "cervical", *source.words(out=source.root / name))[0] == 0
-        folders.append(
-            {
-                str(p.relative_to(source.root / name)): hashlib.sha256(p.read_bytes()).hexdigest()
-                for p in sorted((source.root / name).rglob("*"))
-                if p.is_file()
-            }
-        )
-    assert folders[0] == folders[1]
+    assert len(read_cervical(shared_cervical, None, CervicalRules()).records) == 328
 
 
 # Rules
-
-
-def test_overlap_counts_the_last_pixels() -> None:
-    """Boxes with their last pixels are torchvision's continuous boxes, one wider and higher."""
-    torch = pytest.importorskip("torch")
-    from torchvision.ops import box_iou
-
-    rng = np.random.default_rng(0)
-    low = rng.integers(0, 40, (30, 2))
-    boxes = np.concatenate([low, low + rng.integers(0, 30, (30, 2))], axis=1)
-    wider = torch.tensor(boxes + np.array([0, 0, 1, 1]), dtype=torch.float64)
-    assert_allclose(iou_inclusive(boxes), box_iou(wider, wider).numpy(), atol=1e-12)
-
-
-def test_overlap_by_hand() -> None:
-    # 10 x 10 and 10 x 13 pixels share 10 x 10: 100 / 130. Continuous sides would give 81 / 108.
-    overlap = iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 12)])
-    assert overlap[0, 1] == pytest.approx(100 / 130)
-    assert iou_inclusive([(0, 0, 9, 9), (10, 0, 19, 9)])[0, 1] == 0
-    assert iou_inclusive([(0, 0, 9, 9), (9, 0, 18, 9)])[0, 1] == pytest.approx(10 / 190)
-
-
-A, B, FAR = (0, 0, 20, 20), (1, 0, 21, 20), (0, 50, 20, 70)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "sick", "kept"),
-    [
-        pytest.param([A, B], "sh", [0], id="the sick one stays, first"),
-        pytest.param([A, B], "hs", [1], id="the sick one stays, last"),
-        pytest.param([A, B], "ss", [0], id="of two sick the earlier"),
-        pytest.param([A, B], "hh", [1], id="of two healthy the later"),
-        pytest.param([A, FAR], "hh", [0, 1], id="apart"),
-        pytest.param([A, FAR, B], "hsh", [1, 2], id="not neighbours in the list"),
-        pytest.param([A, A, A], "hhh", [2], id="three alike"),
-        pytest.param([(0, 0, 20, 20), (4, 0, 24, 20), (8, 0, 28, 20)], "sss", [0],
-                     id="a dropped sick box drops its partner"),
-        pytest.param([], "", [], id="none"),
-    ],
-)  # fmt: skip
-def test_boxes_marked_twice(boxes: list[Any], sick: str, kept: list[int]) -> None:
-    assert kept_boxes(boxes, [letter == "s" for letter in sick], 0.65) == kept
-
-
-def test_the_threshold_itself_is_no_overlap_above_it() -> None:
-    boxes = [(0, 0, 9, 9), (0, 0, 9, 4)]  # 50 of 100 pixels
-    assert kept_boxes(boxes, [True, False], 0.5) == [0, 1]
-    assert kept_boxes(boxes, [True, False], 0.49) == [0]
-
-
-@pytest.mark.parametrize(
-    ("points", "box"),
-    [
-        pytest.param([(1, 2), (5, 2), (5, 4), (1, 4)], (1, 2, 5, 4), id="clockwise"),
-        pytest.param([(5, 4), (5, 2), (1, 2), (1, 4)], (1, 2, 5, 4), id="the other way"),
-        pytest.param([(1, 2), (5, 2), (5, 4), (1, 5)], None, id="slanting"),
-        pytest.param([(1, 2), (5, 4), (5, 2), (1, 4)], None, id="crossed"),
-        pytest.param([(1, 2), (5, 2), (5, 4)], None, id="triangle"),
-        pytest.param([(1, 2), (5, 2), (5, 4), (1, 4), (1, 3)], None, id="five points"),
-        pytest.param([(3, 1), (5, 3), (3, 5), (1, 3)], None, id="on its corner"),
-        pytest.param([(1, 2), (5, 2), (5, 2), (1, 2)], (1, 2, 5, 2), id="flat"),
-        pytest.param([(1, 2)] * 4, (1, 2, 1, 2), id="a point"),
-        pytest.param([], None, id="none"),
-    ],
-)
-def test_rectangles(points: list[Any], box: Any) -> None:
-    assert rectangle(points) == box
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("img_1.jpg", "img_1.jpg"),
-        ("img_1.jpg/n", "img_1.jpg"),
-        ("img_1.jpg\\n", "img_1.jpg"),
-        ("img_1.jpg\n", "img_1.jpg"),
-        (" img_1.jpg/n\r\n ", "img_1.jpg"),
-        ("sub/name.png", "sub/name.png"),
-        ("/n", ""),
-    ],
-)
-def test_stray_ends_of_names(text: str, name: str) -> None:
-    assert clean_file_name(text) == name
 
 
 def test_what_is_left_out_of_an_image_is_counted(source: FilesOfCervical, run_cli) -> None:
@@ -324,16 +214,16 @@ def test_filters_on_the_number_of_discs(source: FilesOfCervical, run_cli) -> Non
 def test_a_small_source_is_not_emptied_by_the_default(source: FilesOfCervical) -> None:
     source.csv(table(row("a.png"), row("b.png", annotation(discs(4)))))
     folder = source.root / "descr"
-    assert len(read_cervical(folder, None, Rules()).records) == 2
-    assert len(read_cervical(folder, None, Rules(min_bin_size=2)).records) == 0
+    assert len(read_cervical(folder, None, CervicalRules()).records) == 2
+    assert len(read_cervical(folder, None, CervicalRules(min_bin_size=2)).records) == 0
     many = [row(f"m{n}.png") for n in range(100)] + [row("b.png", annotation(discs(4)))]
     source.csv(table(*many))
-    assert len(read_cervical(folder, None, Rules()).records) == 100
+    assert len(read_cervical(folder, None, CervicalRules()).records) == 100
 
 
 def test_the_first_row_of_an_image_counts(source: FilesOfCervical) -> None:
     source.csv(table(row("a.png"), row("a.png/n", annotation(discs(4)))))
-    found = read_cervical(source.root / "descr", None, Rules())
+    found = read_cervical(source.root / "descr", None, CervicalRules())
     assert [len(record.structures) for record in found.records] == [5]
     assert [(e.reason, e.failed) for e in found.left_out] == [("duplicate_id", False)]
 
@@ -366,7 +256,7 @@ def test_images_of_a_patient_stay_together_whatever_their_folder(source: FilesOf
     (source.root / "images" / "two").mkdir()
     source.image("a.png", "two/a.png")
     source.csv(table(row("a.png", patient="P"), row("two/a.png", patient="P")))
-    rules = Rules(columns=CervicalColumns(patient="Пациент"))
+    rules = CervicalRules(columns=CervicalColumns(patient="Пациент"))
     records = read_cervical(source.root / "descr", source.root / "images", rules).records
     assert [(r.image_id, r.study_id) for r in records] == [
         ("a", "patient-001"), ("two-a", "patient-001")
@@ -375,7 +265,7 @@ def test_images_of_a_patient_stay_together_whatever_their_folder(source: FilesOf
 
 def test_without_images_a_name_is_one_image(source: FilesOfCervical) -> None:
     source.csv(table(row("one/a.png"), row("two/a.png")))
-    found = read_cervical(source.root / "descr", None, Rules())
+    found = read_cervical(source.root / "descr", None, CervicalRules())
     assert [record.image_id for record in found.records] == ["a"]
 
 
@@ -397,7 +287,7 @@ def test_other_separators_are_named(
 
 def test_discs_are_sorted_from_the_top(source: FilesOfCervical) -> None:
     source.csv(table(row("a.png", annotation(discs()[::-1]))))
-    (record,) = read_cervical(source.root / "descr", None, Rules()).records
+    (record,) = read_cervical(source.root / "descr", None, CervicalRules()).records
     assert [s.point_xy[1] for s in record.structures] == [16, 40, 64, 88, 112]
     assert record.structures[0].box_xyxy == (30, 10, 60, 22)
     assert (record.width, record.height) == SIZE
@@ -574,7 +464,7 @@ def test_names_do_not_lead_out_of_the_images_folder(source: FilesOfCervical) -> 
     source.image("a.png")
     (source.root / "images/a.png").rename(source.root / "secret.png")
     source.csv(table(row("../secret.png"), row(str(source.root / "secret.png"))))
-    found = read_cervical(source.root / "descr", source.root / "images", Rules())
+    found = read_cervical(source.root / "descr", source.root / "images", CervicalRules())
     assert [record.file for record in found.records] == [None]
 
 
@@ -585,7 +475,7 @@ def test_a_folder_that_cannot_be_there_is_a_missing_one(
     source.csv(table(row(f"{folder}/a.png"), row(f"{folder}/b.png"))).image("a.png")
     code, _, errors = run_cli("convert", "cervical", *source.words(split="train"))
     assert (code, "1 images are missing" in errors) == (0, True)
-    found = read_cervical(source.root / "descr", source.root / "images", Rules())
+    found = read_cervical(source.root / "descr", source.root / "images", CervicalRules())
     assert [record.file for record in found.records] == ["a.png", None]
 
 
@@ -649,11 +539,6 @@ def test_a_bad_row_is_named_and_the_others_are_read(
     assert (entry["reason"], entry["failed"]) == (reason, True)
     assert "/etc" not in errors
     assert "root:" not in errors
-
-
-def test_an_xml_declaration_does_not_matter() -> None:
-    xml = '<?xml version="1.0" encoding="windows-1251"?>\n' + annotation(discs(), name="Ж.png")
-    assert parse_labelme(xml, "here").filename == "Ж.png"
 
 
 @pytest.mark.parametrize(
@@ -781,53 +666,7 @@ def test_a_source_of_which_nothing_is_left_fails(source: FilesOfCervical, run_cl
     assert "no image of it could be converted" in errors
 
 
-def test_where_csv_files_are_looked_for(source: FilesOfCervical, tmp_path: Path) -> None:
-    source.csv(table(row("a.png")), "b.CSV").csv(table(row("a.png")), "a.csv")
-    names = ["a.csv", "b.CSV"]
-    assert [path.name for path in csv_files(tmp_path)] == names
-    assert [path.name for path in csv_files(tmp_path / "descr")] == names
-    assert csv_files(tmp_path / "descr/a.csv") == [tmp_path / "descr/a.csv"]
-    with pytest.raises(AnnotationError, match="holds no CSV file"):
-        csv_files(tmp_path / "images")
-
-
-def test_a_byte_order_mark_and_blank_lines_are_no_rows() -> None:
-    data = b"\xef\xbb\xbf" + table(row("a.png"), row("b.png")).replace(b"\r\n", b"\r\n\r\n")
-    rows = parse_csv(data, "x.csv", COLUMNS)
-    assert [r.where for r in rows] == ["x.csv, row 2", "x.csv, row 3"]
-    assert [r.cells[COLUMNS.file] for r in rows] == ["a.png", "b.png"]
-
-
-def test_classes() -> None:
-    classes = CervicalClasses()
-    assert [classes.region(name) for name in (HEALTHY, SICK, THORACIC, "x")] == [
-        "cervical", "cervical", "thoracic", None,
-    ]  # fmt: skip
-    assert [classes.health(name) for name in (HEALTHY, SICK)] == ["healthy", "sick"]
-
-
 # Other commands on it
-
-
-def test_supervision_opens_the_outputs(source: FilesOfCervical, run_cli) -> None:
-    sv = pytest.importorskip("supervision")
-    source.csv(table(row("a.png"), row("b.png"))).image("a.png", "b.png")
-    assert run_cli("convert", "cervical", *source.words(split="train"))[0] == 0
-    out = source.root / "out"
-    wanted = sorted(
-        (*s.box_xyxy, s.class_in("health"))
-        for s in load_dataset(out).records["train"][0].structures
-    )
-    images = str(out / "images/train")
-    for dataset in (
-        sv.DetectionDataset.from_yolo(images, str(out / "labels/train"), str(out / "data.yaml")),
-        sv.DetectionDataset.from_coco(images, str(out / "annotations/train.json")),
-        sv.DetectionDataset.from_pascal_voc(images, str(out / "voc/Annotations")),
-    ):
-        found = next(d for path, d in dataset.annotations.items() if path.endswith("a.png"))
-        rows = sorted((*box, int(c)) for box, c in zip(found.xyxy, found.class_id, strict=True))
-        assert_allclose(rows, wanted, atol=1e-3)
-        assert dataset.classes == ["healthy", "sick"]
 
 
 @pytest.mark.parametrize("images", [True, False])

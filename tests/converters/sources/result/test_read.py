@@ -14,13 +14,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from spineline.converters.sources.result import (
-    ResultRules,
-    is_result_source,
-    parse_result,
-    read_results,
-    result_files,
-)
+from spineline.converters.sources.result.content import parse_result
+from spineline.converters.sources.result.files import is_result_source, result_files
+from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import EntryError
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.errors import AnnotationError, DicomReadError

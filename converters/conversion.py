@@ -1,0 +1,150 @@
+"""What a conversion did: the content of ``conversion.json``, and the same in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from spineline.converters.settings import ConvertSettings
+from spineline.converters.sources.source import AnnotationSource
+from spineline.datasets.coco import boxed_structures
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.tables import aligned_text
+from spineline.datasets.labels import (
+    EXTRA_LEVELS,
+    HEALTH_TAGS,
+    KINDS,
+    LABEL_SETS,
+    LEVELS,
+    LabelSet,
+)
+from spineline.datasets.quality_control import SEVERITY, Finding, has_errors
+from spineline.datasets.splits import PARTS, Part, records_by_part
+from spineline.datasets.types import ImageRecord, tags_of
+
+_SHOWN = 20
+
+
+def conversion_content(
+    source: AnnotationSource, parts: Mapping[str, Part], settings: ConvertSettings
+) -> dict[str, Any]:
+    """The content of ``conversion.json``.
+
+    Args:
+        source: as it was written.
+        parts: part by study.
+        settings: of the conversion.
+    """
+    labels = cast(LabelSet, settings.labels)
+    table = {"table": published_table(source)} if source.table else {}
+    return {
+        "schema": "spineline-conversion/1",
+        "source": source.kind,
+        "labels": labels,
+        "formats": list(settings.to),
+        "window": settings.window,
+        **table,
+        "counts": _counts(source, records_by_part(source.records, parts), labels),
+        "left_out": [entry.to_dict() for entry in source.left_out],
+        "findings": [finding.to_dict() for finding in source.findings],
+    }
+
+
+def published_table(source: AnnotationSource) -> dict[str, Any]:
+    """What became of the rows of a cervical source, down to the discs of the images in use."""
+    per_image = Counter(len(record.structures) for record in source.records)
+    tags = [tag for record in source.records for s in record.structures for tag in s.pathology]
+    return {
+        **source.table,
+        "used": len(source.records),
+        "discs": len(tags),
+        **{tag: tags.count(tag) for tag in HEALTH_TAGS},
+        "discs_per_image": {str(count): per_image[count] for count in sorted(per_image)},
+        "missing_images": sum(record.file is None for record in source.records),
+        "left_out": _reasons(source),
+    }
+
+
+def finding_counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """How often each finding occurs, in the order of ``SEVERITY``, those that do."""
+    counts = Counter(finding.finding for finding in findings)
+    return {name: counts[name] for name in SEVERITY if name in counts}
+
+
+def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[str]:
+    """Say what was converted, left out and found; returns what failed, a line each."""
+    # Most rows of a cervical source are left out by its rules: the table counts those.
+    shown = source.failures if source.table else source.left_out
+    for left_out in shown[:_SHOWN]:
+        LOG.warning("%s", left_out)
+    if len(shown) > _SHOWN:
+        LOG.warning("… and %d more left out, see conversion.json", len(shown) - _SHOWN)
+    if source.table:
+        LOG.info("%s", _table_text(source))
+    if missing := sum(source.is_missing(record) for record in source.records):
+        LOG.warning("%d images are missing: their labels are written without them", missing)
+    total = len(source.records) + len(source.left_out)
+    LOG.info("%d of %d annotated images converted to %s", len(source.records), total, settings.out)
+    if counts := finding_counts(source.findings):
+        LOG.info("findings: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if studies := has_errors(source.findings):
+        names = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
+        LOG.info("studies with errors: %s (details: conversion.json or data check)", names)
+    failures = [str(entry) for entry in source.failures]
+    if not source.records:
+        reasons = ", ".join(f"{name} {count}" for name, count in _reasons(source).items())
+        found = f"left out: {reasons}" if reasons else "it holds none"
+        failures.append(f"{settings.annotations}: no image of it could be converted ({found})")
+        LOG.error("error: %s", failures[-1])
+    return failures
+
+
+def _reasons(source: AnnotationSource) -> dict[str, int]:
+    return dict(sorted(Counter(entry.reason for entry in source.left_out).items()))
+
+
+def _table_text(source: AnnotationSource) -> str:
+    """The counts of a cervical source, from its rows to the discs in use, as plain text."""
+    table = published_table(source)
+    rows: list[tuple[str, object]] = [
+        (name.replace("_", " "), value)
+        for name, value in table.items()
+        if not isinstance(value, Mapping)
+    ]
+    rows += [(f"left out, {name.replace('_', ' ')}", n) for name, n in table["left_out"].items()]
+    rows += [
+        (f"object, {name.replace('_', ' ')}", count) for name, count in table["objects"].items()
+    ]
+    rows += [(f"images of {discs} discs", n) for discs, n in table["discs_per_image"].items()]
+    return aligned_text([("what", "count"), *rows], right={1})
+
+
+def _counts(
+    source: AnnotationSource, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet
+) -> dict[str, Any]:
+    everything = [record for part in PARTS for record in records[part]]
+    structures = [s for record in everything for s in record.structures]
+    boxed = [boxed_structures(record, labels) for record in everything]
+    classes = Counter(int(index) for b in boxed for index in b.class_index)
+    levels = Counter(s.level for s in structures)
+    graded = Counter((s.kind, tag) for s in structures for tag in s.pathology or ("unlabelled",))
+    return {
+        "entries": len(source.records) + len(source.left_out),
+        "records": len(everything),
+        "left_out": len(source.left_out),
+        "failed": len(source.failures),
+        "images": {part: len(records[part]) for part in PARTS},
+        "studies": {part: len({r.study_id for r in records[part]}) for part in PARTS},
+        "structures": len(structures),
+        "boxes": classes.total(),
+        "without_box": sum(len(b.without_box) for b in boxed),
+        "class": {name: classes[n] for n, name in enumerate(LABEL_SETS[labels])},
+        "level": {level: levels[level] for level in (*EXTRA_LEVELS, *LEVELS)},
+        "kind": {kind: sum(s.kind == kind for s in structures) for kind in KINDS},
+        "pathology": {
+            kind: {tag: graded[kind, tag] for tag in (*tags, "unlabelled")}
+            for kind, tags in tags_of(structures).items()
+        },
+        "findings": finding_counts(source.findings),
+    }

@@ -1,0 +1,1 @@
+"""A cervical source: CSV files whose rows are slices, with LabelMe XML in a column."""

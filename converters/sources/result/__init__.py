@@ -1,0 +1,1 @@
+"""Results of ``pipeline predict`` as an annotation source."""

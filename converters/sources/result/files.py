@@ -1,0 +1,87 @@
+"""The files of a source of results: a run's folder, one ``result.json``, or a folder of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.converters.sources.source import load_json
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.predictions import RESULT_SCHEMA
+
+NAME = "result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """One file: where it is, what it is called in messages, and what names its image."""
+
+    path: Path
+    where: str
+    image_id: str
+    image_name: str
+
+
+def result_files(annotations: Path) -> list[Path]:
+    """The result files of a source, sorted.
+
+    In a folder they are the files ``result.json`` at any depth, or where there is none the JSON
+    files in the folder itself.
+
+    Raises:
+        AnnotationError: no such file or folder, or no JSON in it.
+    """
+    if annotations.is_file():
+        return [annotations]
+    if not annotations.is_dir():
+        raise AnnotationError(f"annotations={annotations}: no such file or folder")
+    found = _named_results(annotations) or sorted(annotations.glob("*.json"))
+    if not found:
+        msg = f"annotations={annotations}: holds no {NAME}; wanted the out folder of spineline"
+        raise AnnotationError(f"{msg} pipeline predict, or a folder of such files")
+    return found
+
+
+def is_result_source(annotations: Path) -> bool:
+    """Whether a path holds results: a folder with a ``result.json`` below, or one such file."""
+    if annotations.is_dir():
+        return bool(_named_results(annotations))
+    if annotations.suffix.lower() != ".json":
+        return False
+    content = load_json(annotations)
+    if not isinstance(content, dict):
+        return False
+    return str(content.get("schema")).startswith(RESULT_SCHEMA.partition("/")[0] + "/")
+
+
+def listed_results(annotations: Path) -> list[ResultFile]:
+    """The result files of a source with the ids of their images, each id once.
+
+    Raises:
+        AnnotationError: see [result_files][].
+    """
+    entries: list[ResultFile] = []
+    used: set[str] = set()
+    for path in result_files(annotations):
+        parts = (
+            path.relative_to(annotations).parts
+            if annotations.is_dir()
+            else path.resolve().parts[-2:]
+        )
+        ways = parts[:-1] if path.name == NAME else (*parts[:-1], path.stem)
+        ways = ways or (path.resolve().parent.name,)
+        name = image_id = ways[-1]
+        if name in used:
+            image_id = "-".join(ways)
+        number = 1
+        while image_id in used:
+            number += 1
+            image_id = f"{name}-{number}"
+        used.add(image_id)
+        entries.append(ResultFile(path, "/".join(parts), image_id, name))
+    return entries
+
+
+def _named_results(folder: Path) -> list[Path]:
+    found = folder.rglob(NAME)
+    return sorted(p for p in found if not any(w[0] == "." for w in p.relative_to(folder).parts))

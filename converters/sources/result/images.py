@@ -1,0 +1,159 @@
+"""The images that results were made of: DICOM instances by UID, plain images by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from spineline.converters.sources.frames import find_frames, size_of_frame
+from spineline.converters.sources.report import study_of
+from spineline.converters.sources.result.content import ResultContent
+from spineline.converters.sources.result.files import ResultFile
+from spineline.converters.sources.source import EntryError, SourceBuilder
+from spineline.datasets.dicom.study import (
+    SliceHeader,
+    Study,
+    instances_by_uid,
+    patient_to_pixel,
+    scan,
+)
+from spineline.datasets.images import IMAGE_SUFFIXES, image_names
+
+_IN_PLANE_MM = 0.25  # numbers in results are rounded to micrometres; frames lie a millimetre apart
+_HASHED_NAME = re.compile(r"study-([0-9a-f]{16})")
+_HASHED_UID = re.compile(r"2\.25\.(0|[1-9][0-9]{0,38})")
+
+
+@dataclass(slots=True)
+class ImagesOfResults:
+    """The images that results may speak of, and what the results read so far spoke of.
+
+    Attributes:
+        root: the folder that plain images lie in.
+        headers: slices by instance UID.
+        studies: those that have an image.
+        frames: plain images by the names that ``pipeline predict`` gives them.
+        study_ids: by study UID.
+        seen: study UIDs and names of images that have a result, also one that cannot be read.
+        done: instance UIDs and files of plain images that have a record.
+    """
+
+    root: Path
+    headers: dict[str, SliceHeader] = field(default_factory=dict)
+    studies: tuple[Study, ...] = ()
+    frames: dict[str, Path] = field(default_factory=dict)
+    study_ids: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, images: Path, contents: Sequence[ResultContent]) -> ImagesOfResults:
+        """Look for the images that the results need: DICOM by header, plain images by name."""
+        found = cls(images if images.is_dir() else images.parent)
+        if any(content.instance_uid is not None for content in contents):
+            found.studies = tuple(study for study in scan(images) if study.series)
+            found.headers = instances_by_uid(found.studies)
+        if any(content.instance_uid is None for content in contents):
+            paths = _plain_images(images)
+            found.frames = dict(zip(image_names(paths), paths, strict=True))
+        return found
+
+    def study_of(self, entry: ResultFile, content: ResultContent) -> str:
+        """What splits keep together: the first result's id of a DICOM study, a frame's study."""
+        if content.instance_uid is None:
+            return study_of(entry.image_id)
+        header = self.headers.get(content.instance_uid)
+        uid = header.study_uid if header else content.study_uid or content.instance_uid
+        return self.study_ids.setdefault(uid, entry.image_id)
+
+    def image_of(
+        self, entry: ResultFile, content: ResultContent
+    ) -> tuple[SliceHeader | None, str | None]:
+        """The slice of a result, or its image file relative to the images folder.
+
+        Raises:
+            EntryError: it is not there, or of another size than the result says.
+        """
+        header, file = None, None
+        if content.instance_uid is not None:
+            header = self._slice_of(entry, content, content.instance_uid)
+            width, height = header.columns, header.rows
+        else:
+            path = self.frames.get(entry.image_name)
+            file = None if path is None else path.name
+            detail = f"{entry.where}: no image named {entry.image_name} in the images folder"
+            missing = EntryError("label_without_frame", detail)
+            width, height = size_of_frame(self.root, file, entry.where, missing)
+        if (width, height) != (content.width, content.height):
+            detail = f"{entry.where}: image is {content.width}x{content.height}, the file has "
+            raise EntryError("other_image", f"{detail}{width}x{height} pixels: not the same image")
+        return header, file
+
+    def _slice_of(self, entry: ResultFile, content: ResultContent, uid: str) -> SliceHeader:
+        """The slice with an instance UID; of a file of several frames the one that is meant."""
+        header = self.headers.get(uid)
+        if header is None:
+            detail = f"{entry.where}: instance_uid {uid[:70]} is not among the DICOM instances of "
+            detail += "the images folder"
+            if _is_hashed(entry, content):
+                detail += (
+                    "; UIDs hashed by names=hash cannot be matched with DICOM files: run pipeline "
+                    "predict with names=folder for results that are to be converted"
+                )
+            raise EntryError("unknown_uid", detail)
+        if header.frames == 1:
+            return header
+        slices = (h for study in self.studies for series in study.series for h in series.slices)
+        frame = _frame_of(content, [h for h in slices if h.instance_uid == uid])
+        if frame is None:
+            detail = (
+                f"{entry.where}: {header.path.name} holds several frames, and the result's "
+                "point_mm do not lie in one of them; export the frames singly"
+            )
+            raise EntryError("several_frames", detail)
+        self.headers[uid] = frame  # its pixels count from now on
+        return frame
+
+    def note_others(self, builder: SourceBuilder) -> None:
+        """Note the studies and frames that have no result."""
+        others = [s.name for s in self.studies if not {s.study_uid, s.name} & self.seen]
+        others += [name for name in self.frames if name not in self.seen]
+        for name in others:
+            detail = "there is no result of it"
+            builder.note(name, name, "frame_without_label", detail, "not converted")
+
+
+def _plain_images(images: Path) -> list[Path]:
+    if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
+        return [images]
+    return sorted(path for paths in find_frames(images).values() for path in paths)
+
+
+def _is_hashed(entry: ResultFile, content: ResultContent) -> bool:
+    """Whether the UIDs are those that ``names=hash`` writes.
+
+    It names a study by the first 16 of the 32 hexadecimal digits of which the number in the study's
+    UID consists; see [spineline.pipeline.run.pseudonyms][].
+    """
+    name = _HASHED_NAME.fullmatch(entry.image_name)
+    uid = _HASHED_UID.fullmatch(content.study_uid or "")
+    return name is not None and uid is not None and f"{int(uid[1]):032x}".startswith(name[1])
+
+
+def _frame_of(content: ResultContent, frames: Sequence[SliceHeader]) -> SliceHeader | None:
+    """The one frame whose plane the structures' ``point_mm`` lie in; None where none or several."""
+    places = [s.point_mm for s in content.structures if s.point_mm is not None]
+    if not places:
+        return None
+    points_mm = np.array(places)
+    within = [
+        header
+        for header in frames
+        if header.has_geometry
+        and np.median(np.abs(patient_to_pixel(header, points_mm)[:, 2])) < _IN_PLANE_MM
+    ]
+    return within[0] if len(within) == 1 else None

@@ -1,0 +1,170 @@
+"""Results as an annotation source: files and images brought together, structures judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.converters.sources.result.content import ResultContent, parse_result
+from spineline.converters.sources.result.files import ResultFile, listed_results
+from spineline.converters.sources.result.images import ImagesOfResults
+from spineline.converters.sources.source import (
+    AnnotationSource,
+    EntryError,
+    Pixels,
+    SourceBuilder,
+    load_json,
+)
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.dicom.study import read_pixels
+from spineline.datasets.images import read_image
+from spineline.datasets.labels import EXTRA_LEVELS, LEVELS, kind_of_level
+from spineline.datasets.quality_control import Frame, Mark, Rules
+from spineline.datasets.types import ImageRecord, check_image_id
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRules:
+    """What is taken of a result.
+
+    Attributes:
+        min_confidence: structures less sure are left out; those without a confidence stay.
+        keep_abstained: results whose naming was abstained are kept, with a finding.
+        keep_incomplete: results in which levels are missing are kept, with a finding.
+        rule_boxes: boxes are made from the points by the box rule; else the result's own count.
+        empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
+    """
+
+    min_confidence: float = 0.0
+    keep_abstained: bool = False
+    keep_incomplete: bool = True
+    rule_boxes: bool = True
+    empty_tag: str | None = None
+
+
+def read_results(
+    annotations: Path, images: Path, rules: ResultRules | None = None
+) -> AnnotationSource:
+    """Read results and judge them against the images' headers; no pixel is decoded.
+
+    An image's id is the name of its result's folder (where several have it in common, of the
+    folders above it too); the JSON's own name where it is not called ``result.json``.
+
+    Args:
+        annotations: see `result_files`.
+        images: the source that the run had looked at: DICOM studies, or a folder of plain images.
+        rules: what is taken.
+
+    Raises:
+        AnnotationError: there is no result, or no folder of images.
+        DicomReadError: results of DICOM studies, and no DICOM image in ``images``.
+    """
+    rules = rules or ResultRules()
+    builder = SourceBuilder()
+    found: list[tuple[ResultFile, ResultContent]] = []
+    for entry in listed_results(annotations):
+        try:
+            check_image_id(entry.image_id)
+            found.append((entry, parse_result(load_json(entry.path), entry.where)))
+        except AnnotationError as error:
+            text = str(error).replace(f"annotations={entry.path}", entry.where)
+            text = text.replace(str(entry.path), entry.where)
+            known = error if isinstance(error, EntryError) else EntryError("bad_entry", text)
+            builder.leave_out(entry.image_id, entry.image_id, known)
+    index = ImagesOfResults.of(images, [content for _, content in found])
+    index.seen.update(entry.image_id for entry in builder.left_out)
+    for entry, content in found:
+        study = index.study_of(entry, content)
+        try:
+            _read(entry, study, content, index, rules, builder)
+        except AnnotationError as error:
+            builder.leave_out(entry.image_id, study, error)
+    index.note_others(builder)
+
+    def pixels(record: ImageRecord) -> Pixels:
+        if record.instance_uid is not None:
+            return read_pixels(index.headers[record.instance_uid])
+        return read_image(index.root / str(record.file))
+
+    return builder.source("result", pixels)
+
+
+def _read(
+    entry: ResultFile,
+    study: str,
+    content: ResultContent,
+    images: ImagesOfResults,
+    rules: ResultRules,
+    builder: SourceBuilder,
+) -> None:
+    """One result to a record, or to a reason why there is none."""
+    header, file = images.image_of(entry, content)
+    if header is not None and content.study_uid != header.study_uid:
+        detail = "the file of the instance belongs to another study"
+        builder.note(entry.image_id, study, "uid_mismatch", detail, "the file counts")
+    images.seen.add(header.study_uid if header else entry.image_name)
+    if (header.instance_uid if header else file) in images.done:
+        detail = f"{entry.where}: an earlier result is of the same image; the first one counts"
+        raise EntryError("duplicate_id", detail, failed=False)
+    frame = Frame(entry.image_id, study, content.width, content.height)
+    if content.abstained:
+        if not rules.keep_abstained:
+            detail = "its levels are a guess (naming.abstained), and abstained=leave_out"
+            raise EntryError("naming_abstained", f"{entry.where}: {detail}", failed=False)
+        detail, action = "its levels are a guess (naming.abstained)", "kept: abstained=keep"
+        builder.note(entry.image_id, study, "naming_abstained", detail, action)
+    marks = _marks(content, frame, rules, builder)
+    if not rules.keep_incomplete and sum(m.rank is not None for m in marks) < len(LEVELS):
+        named = {m.rank for m in marks}
+        missing = ", ".join(level for n, level in enumerate(LEVELS) if n not in named)
+        detail = f"{entry.where}: without {missing}, and missing=leave_out"
+        raise EntryError("point_count", detail, failed=False)
+    empty_tag = () if rules.empty_tag is None else (rules.empty_tag,)
+    structures = builder.judge(marks, frame, Rules(keep_fewer=True, empty_tag=empty_tag))
+    if structures:
+        record = ImageRecord(
+            image_id=entry.image_id,
+            study_id=study,
+            width=content.width,
+            height=content.height,
+            structures=structures,
+            spacing_rc_mm=header.spacing_rc_mm if header else content.spacing_rc_mm,
+            file=file,
+            study_uid=header.study_uid if header else None,
+            series_uid=header.series_uid if header else None,
+            instance_uid=header.instance_uid if header else None,
+        )
+        builder.records.append(record)
+        images.done.add(str(record.instance_uid or record.file))
+
+
+def _marks(
+    content: ResultContent, frame: Frame, rules: ResultRules, builder: SourceBuilder
+) -> list[Mark]:
+    """The structures that are sure enough, as marks."""
+    marks = []
+    for found in content.structures:
+        level = found.level
+        if found.confidence is not None and found.confidence < rules.min_confidence:
+            detail = f"its confidence is {found.confidence:g}, below {rules.min_confidence:g}"
+            builder.findings.append(
+                frame.finding("low_confidence", detail, "structure left out", level)
+            )
+            continue
+        box = None if rules.rule_boxes else found.box_xyxy
+        if box is not None and not found.box_holds_point:
+            detail, action = "the point lies outside box_xyxy", "box made by the rule"
+            builder.findings.append(frame.finding("box_differs", detail, action, level))
+            box = None
+        marks.append(
+            Mark(
+                point_xy=found.point_xy,
+                rank=LEVELS.index(level) if level in LEVELS else None,
+                extra_level=level if level in EXTRA_LEVELS else None,
+                kind=kind_of_level(level),
+                tags=found.tags,
+                tag_problem=None if found.tags else ("empty_tag", "it has no grade"),
+                box_xyxy=box,
+            )
+        )
+    return marks
