@@ -7,8 +7,8 @@
 1. `convert report labels=health kinds=disc kfold=3`: v1 is healthy, any other tag sick;
 2. `detect train model=fasterrcnn hyp=cervical` and `model=yolov8n hyp=lumbar` on each fold, from
    scratch; the weights of the last epoch are taken, so that nothing is chosen on what is scored;
-3. `detect val` of each fold, and of all folds as one: every patient by the network that was
-   trained without that patient;
+3. `detect val` of each fold, and all of them pooled as `kfold detect` does: every patient by the
+   network that was trained without that patient;
 4. a section of the page.
 
 The sizes are small by default, for a CPU: some hours on two cores. `full=true` takes the recipes as
@@ -34,11 +34,13 @@ from spineline.datasets.common.pages import write_section
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
-from spineline.detect.evaluation.folds import fold_folders
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
 from spineline.pipeline.evaluation.tables import command_line, machine
+from spineline.pipeline.kfold.folds import Folds, make_folds
+from spineline.pipeline.kfold.out_of_fold import pool_detections
+from spineline.pipeline.kfold.settings import KfoldDetect
 
 MODELS = ("fasterrcnn", "yolo")
 TITLES = {"fasterrcnn": "Faster R-CNN", "yolo": "YOLOv8n"}
@@ -103,20 +105,22 @@ class Scored:
     Attributes:
         model: one of [MODELS][].
         runs: run folder of each fold.
-        metrics: content of ``metrics.json``: of all folds as one, and under ``folds`` of each.
-        command: that scored all folds as one.
+        folds: content of ``metrics.json`` of each fold.
+        pooled: ``{value, ci95, n}`` of all folds as one, by dotted key.
+        commands: that scored the folds.
     """
 
     model: str
     runs: tuple[Path, ...]
-    metrics: Mapping[str, Any]
-    command: str
+    folds: tuple[Mapping[str, Any], ...]
+    pooled: Mapping[str, Any]
+    commands: tuple[str, ...]
 
 
 # Making
 
 
-def make_folds(settings: HealthSettings) -> Path:
+def converted(settings: HealthSettings) -> Path:
     """The folder of the folds, converted where it is not there."""
     if settings.folds is not None:
         return settings.folds
@@ -203,21 +207,27 @@ def weights_of(run: Path) -> Path:
     return run / "weights" / "last.safetensors"
 
 
-def score(settings: HealthSettings, model: str, data: Path, runs: Sequence[Path]) -> Scored:
+def score(settings: HealthSettings, model: str, folds: Folds, runs: Sequence[Path]) -> Scored:
     """Each fold by the network that did not see it, and all of them as one."""
-    keys = DetectVal(
-        model=f"[{','.join(str(weights_of(run)) for run in runs)}]",
-        data=data,
-        out=settings.out / f"val-{model}",
-        device=settings.device,
-        draws=settings.draws,
-        seed=settings.seed,
-        overwrite=True,
-    )
-    names = ",".join(f"{run.name}/weights/last.safetensors" for run in runs)
-    rest = command_line("detect val", replace(keys, model=None))
-    command = rest.replace("spineline detect val", f"spineline detect val model=[{names}]")
-    return Scored(model, tuple(runs), val(keys).metrics, command)
+    out = settings.out / f"val-{model}"
+    found, commands = [], []
+    for folder, run in zip(folds.folders, runs, strict=True):
+        keys = DetectVal(
+            model=str(weights_of(run)),
+            data=folder,
+            out=out / folder.name,
+            device=settings.device,
+            draws=settings.draws,
+            seed=settings.seed,
+            overwrite=True,
+        )
+        found.append(val(keys).metrics)
+        rest = command_line("detect val", replace(keys, model=None))
+        model_word = f"model={run.name}/weights/{weights_of(run).name}"
+        commands.append(rest.replace("detect val", f"detect val {model_word}"))
+    scores = [out / folder.name for folder in folds.folders]
+    pooled = pool_detections(scores, folds, out, draws=settings.draws, seed=settings.seed)
+    return Scored(model, tuple(runs), tuple(found), pooled, tuple(commands))
 
 
 # Telling
@@ -228,22 +238,14 @@ def rows_of(scored: Scored) -> list[tuple[str, ...]]:
     title = TITLES[scored.model]
     rows: list[tuple[str, ...]] = []
     for rule, words in RULES.items():
-        for metrics in scored.metrics["folds"]:
-            if "." not in rule:  # the third rule is told of all folds as one alone
-                cells = [number_text(block(metrics, rule)[name]) for name in FIGURES]
-                rows.append((title, metrics["fold"], words, *cells))
-        pooled = block(scored.metrics, rule)
-        cells = [number_text(pooled[name], interval=True) for name in FIGURES]
+        if "." not in rule:  # the third rule is told of all folds as one alone
+            for n, metrics in enumerate(scored.folds):
+                cells = [number_text(metrics[rule][name]) for name in FIGURES]
+                rows.append((title, f"fold{n}", words, *cells))
+        pooled = [scored.pooled[f"{rule}.{name}"] for name in FIGURES]
+        cells = [number_text(metric, interval=True) for metric in pooled]
         rows.append((title, "all as one", words, *cells))
     return rows
-
-
-def block(metrics: Mapping[str, Any], rule: str) -> Mapping[str, Any]:
-    """The figures of a rule, whose name is a path through the metrics."""
-    found: Any = metrics
-    for part in rule.split("."):
-        found = found[part]
-    return found
 
 
 def number_text(figure: Mapping[str, Any], *, interval: bool = False) -> str:
@@ -287,10 +289,11 @@ at confidence 0.5; of any class: a disc counts as found whatever it is called.
 
 def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored]) -> str:
     """The section of the page."""
-    metrics = models[0].metrics
+    folds, pooled = models[0].folds, models[0].pooled
     rows = [PUBLISHED, *(row for scored in models for row in rows_of(scored))]
     sizes = "The recipes in full." if settings.full else small_note(data, models)
-    labels = metrics["one_to_one"]["recall"]["n"]
+    images, patients = (sum(metrics[word] for metrics in folds) for word in ("images", "studies"))
+    labels = pooled["one_to_one.recall"]["n"]
     lines = [
         "## Discs, healthy or sick",
         "",
@@ -299,8 +302,7 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         "",
         f"In brackets: 95 % interval, bootstrap over patients. {sizes}",
         "",
-        f"- Data: {metrics['images']} images of {metrics['studies']} patients, {labels} discs, "
-        f"{len(metrics['folds'])} folds",
+        f"- Data: {images} images of {patients} patients, {labels} discs, {len(folds)} folds",
         f"- Seed: {settings.seed} of folds and bootstrap; of a training {settings.seed} too, where "
         "its line does not say another",
         f"- Machine: {machine()}",
@@ -331,7 +333,8 @@ def commands_of(data: Path, models: Sequence[Scored]) -> list[str]:
     name = str(record["command"]).removeprefix("spineline ")
     commands = [f"`{command_line(name, replace(keys, out=data))}`"]
     for scored in models:
-        commands += [*training_commands(scored.runs), f"`{scored.command}`"]
+        commands += [*training_commands(scored.runs)]
+        commands += [f"`{command}`" for command in scored.commands]
     return commands
 
 
@@ -344,10 +347,10 @@ def main(words: list[str]) -> None:
     log = logging.getLogger("spineline")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
-    data = make_folds(settings)
-    folds = fold_folders(data)
+    data = converted(settings)
+    folds = make_folds(KfoldDetect(data=data, out=settings.out / "folds"))
     models = [
-        score(settings, model, data, trained_runs(settings, model, folds))
+        score(settings, model, folds, trained_runs(settings, model, folds.folders))
         for model in settings.models
     ]
     rows = [PUBLISHED, *(row for scored in models for row in rows_of(scored))]

@@ -38,7 +38,7 @@ from spineline.datasets.common.pages import check_name, read_sections, write_sec
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, close_match, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
-from spineline.pipeline.evaluation.metrics import flatten
+from spineline.datasets.metrics.tree import flatten
 from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.evaluation.val import val

@@ -15,6 +15,10 @@ import pytest
 import torch
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.pages import read_sections
+from spineline.datasets.common.run_record import write_run_record
+from spineline.pipeline.evaluation.settings import PipelineVal
+from spineline.pipeline.kfold.table import flat_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,6 +129,39 @@ def test_training_speed_runs_and_writes_its_section(speed, tmp_path: Path) -> No
     assert str(tmp_path) not in text
 
 
+# results_page
+
+
+def test_page_of_a_run(tmp_path: Path) -> None:
+    page, run = tmp_path / "results.md", tmp_path / "val"
+    run.mkdir()
+    none = {"value": None, "ci95": [None, None], "n": 0}
+    metrics = {
+        "studies": 3, "images": 3, "labels": 33, "failures": [], "left_out": [],
+        "weights": {"name": "w", "sha256": "0" * 64}, "bootstrap": {"draws": 20, "seed": 0},
+        "level_accuracy_8px": {"value": 1.0, "ci95": [1.0, 1.0], "n": 33}, "ccf": {"score": none},
+        "seven": {"confusion": {"value": [[0] * 7] * 7, "ci95": [0, 0], "n": 7, "missed": [1] * 7}},
+    }  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    settings = PipelineVal(data=tmp_path / "d", out=run, draws=20)
+    write_run_record(run, "pipeline val", settings)
+    words = [f"run={run}", f"page={page}", "note=Three drawn studies."]
+    script("results_page").main(words)
+    text = page.read_text()
+    assert text.startswith(
+        "# Results\n\n<!-- spineline:heldout -->\n\nThree drawn studies.\n\n"
+        "- Command: `spineline pipeline val data=d out=val draws=20`\n- Data: 3 studies"
+    )
+    assert "| `level_accuracy_8px` | 1.0000 | 1.000 – 1.000 | 33 | 0.878 |" in text
+    assert "| `ccf.score` | not defined |" in text
+    assert "| disc-bulging | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 1 |" in text
+    assert str(tmp_path) not in text
+    page.write_text(text + "By hand.\n")
+    script("results_page").main([*words[:2], "section=again"])
+    assert page.read_text().startswith(text + "By hand.\n")
+    assert list(read_sections(page)) == ["heldout", "again"]
+
+
 # health_folds
 
 
@@ -141,8 +178,7 @@ def figures(value: float | None) -> dict[str, object]:
 
 def test_rows_of_folds_and_of_all_as_one(health) -> None:
     both = {"seed": figures(0.5), "one_to_one": figures(0.25) | {"class_agnostic": figures(None)}}
-    metrics = both | {"folds": [{"fold": "fold0", **both}, {"fold": "fold1", **both}]}
-    rows = health.rows_of(health.Scored("yolo", (), metrics, ""))
+    rows = health.rows_of(health.Scored("yolo", (), (both, both), flat_metrics(both), ()))
     assert [row[1] for row in rows] == ["fold0", "fold1", "all as one"] * 2 + ["all as one"]
     assert rows[0] == ("YOLOv8n", "fold0", "older project's", *["0.500"] * 4)
     assert rows[5] == ("YOLOv8n", "all as one", "one-to-one", *["0.250 (0.150 – 0.350)"] * 4)

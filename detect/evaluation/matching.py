@@ -1,4 +1,4 @@
-"""One-to-one matching of detections to labels, and the figures that follow from it.
+"""One-to-one matching of detections to labels, and the metrics that follow from it.
 
 The rule is COCO's (Lin et al. 2014, ``COCOeval``): in each image and class, detections by falling
 confidence each take the label with the highest overlap among those that are still free, if that
@@ -20,12 +20,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.common.bootstrap import FloatArray, IntArray, divide, running_totals
-from spineline.detect.evaluation.metrics import iou_matrix
+from spineline.datasets.boxes import iou_matrix
+from spineline.datasets.metrics.bootstrap import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    divide,
+    running_totals,
+)
+from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.results import Detections
-
-Labels = Sequence[tuple[npt.NDArray[np.floating], IntArray]]
-"""Of each image: label boxes (N, 4) ``xyxy`` and their class indices (N,)."""
 
 _CELLS = 4_000_000
 """Cells of the largest table that average precision of many draws builds at once."""
@@ -46,7 +50,7 @@ class Matches:
     image: IntArray
     class_index: IntArray
     confidence: npt.NDArray[np.float32]
-    hit: npt.NDArray[np.bool_]
+    hit: BoolArray
     labels: IntArray
 
     def of_class(self, index: int) -> Matches:
@@ -60,7 +64,7 @@ class Matches:
             self.labels[:, [index]],
         )
 
-    def at_least(self, confidence: float) -> npt.NDArray[np.bool_]:
+    def at_least(self, confidence: float) -> BoolArray:
         """(N,) whether the detection has at least that confidence."""
         return self.confidence >= np.float32(confidence)
 
@@ -109,7 +113,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OneToOne:
-    """Figures of one-to-one matching, all classes counted together.
+    """Metrics of one-to-one matching, all classes counted together.
 
     Attributes:
         rates: precision, recall, F1 and counts at ``confidence``, and average precision.
@@ -119,7 +123,7 @@ class OneToOne:
             on the very data that it is scored on, so the F1 is no estimate for other data. None
             where no F1 is defined.
         iou, confidence, class_agnostic: as given.
-        matches: what the figures were counted from.
+        matches: what they were counted from.
     """
 
     rates: Rates
@@ -132,29 +136,9 @@ class OneToOne:
     class_agnostic: bool
     matches: Matches
 
-    @property
-    def precision(self) -> float | None:
-        """Hits of all detections of at least ``confidence``; None without any."""
-        return self.rates.precision
-
-    @property
-    def recall(self) -> float | None:
-        """Hits of all labels; None without any label."""
-        return self.rates.recall
-
-    @property
-    def f1(self) -> float | None:
-        """Harmonic mean of precision and recall; None without detections and labels."""
-        return self.rates.f1
-
-    @property
-    def average_precision(self) -> float | None:
-        """Area under the interpolated curve of all classes together; None without any label."""
-        return self.rates.average_precision
-
 
 def one_to_one(
-    labels: Labels,
+    labels: Sequence[BoxesOfImage],
     found: Sequence[Detections],
     *,
     iou: float = 0.5,
@@ -195,7 +179,7 @@ def one_to_one(
 
 
 def match(
-    labels: Labels,
+    labels: Sequence[BoxesOfImage],
     found: Sequence[Detections],
     *,
     iou: float = 0.5,
@@ -213,7 +197,7 @@ def match(
         wanted = np.zeros_like(label_class) if class_agnostic else label_class
         kinds = np.zeros_like(detections.class_index) if class_agnostic else detections.class_index
         counts[image] = np.bincount(wanted, minlength=classes)
-        hit = _hits(boxes.astype(np.float64), wanted, detections, kinds, iou)
+        hit = _hits(boxes, wanted, detections, kinds, iou)
         parts.append((np.full(len(hit), image), kinds, detections.confidence, hit))
     if not parts:
         nothing = np.zeros(0, np.int64)
@@ -239,12 +223,12 @@ def _names(found: Sequence[Detections]) -> tuple[str, ...]:
 
 
 def _hits(
-    boxes: FloatArray, wanted: IntArray, detections: Detections, kinds: IntArray, iou: float
-) -> npt.NDArray[np.bool_]:
-    overlap = iou_matrix(boxes, detections.boxes_xyxy.astype(np.float64))
+    boxes: npt.ArrayLike, wanted: IntArray, detections: Detections, kinds: IntArray, iou: float
+) -> BoolArray:
+    overlap = iou_matrix(boxes, detections.boxes_xyxy)
     overlap[wanted[:, None] != kinds[None, :]] = -1
     hit = np.zeros(len(detections), dtype=np.bool_)
-    if not len(boxes):
+    if not len(wanted):
         return hit
     for place in np.argsort(-detections.confidence, kind="stable").tolist():
         best = int(np.argmax(overlap[:, place]))
@@ -332,3 +316,43 @@ def _best(curve: Curve) -> tuple[float | None, float | None]:
         return None, None
     best = int(np.argmax(f1))
     return float(curve.confidence[best]), float(f1[best])
+
+
+def confusion(
+    labels: Sequence[BoxesOfImage],
+    found: Sequence[Detections],
+    classes: int,
+    *,
+    confidence: float = 0.25,
+    iou: float = 0.5,
+) -> IntArray:
+    """Confusion of classes at places that overlap.
+
+    Detections of at least ``confidence`` are matched to labels one to one by falling overlap,
+    whatever their class; what overlaps nothing by ``iou`` is background.
+
+    Args:
+        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        found: detections of each image.
+        classes: number of classes.
+        confidence: least confidence.
+        iou: least overlap.
+
+    Returns:
+        (classes + 1, classes + 1): row is the label, column the detection, the last is background.
+    """
+    table = np.zeros((classes + 1, classes + 1), dtype=np.int64)
+    for (boxes, label_class), detections in zip(labels, found, strict=True):
+        kept = detections.at_least(confidence)
+        overlap = iou_matrix(boxes, kept.boxes_xyxy)
+        taken = np.full(len(boxes), classes)  # class of the detection on each label
+        beside = kept.class_index.copy()  # class of each detection that takes no label, else -1
+        for place in np.argsort(-overlap, axis=None, kind="stable").tolist():
+            row, column = divmod(place, len(kept))
+            if overlap[row, column] < iou:
+                break
+            if taken[row] == classes and beside[column] >= 0:
+                taken[row], beside[column] = beside[column], -1
+        np.add.at(table, (label_class, taken), 1)
+        np.add.at(table[classes], beside[beside >= 0], 1)
+    return table

@@ -1,25 +1,19 @@
-"""Figures of ``detect val`` as PNG bytes; the same numbers give the same bytes."""
+"""Pictures of ``detect val`` as PNG bytes; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from spineline.datasets.common import plots as figures
 from spineline.datasets.common.plots import figure_png, new_figure
-from spineline.detect.evaluation.matching import OneToOne, Rates, precision_recall
-
-if TYPE_CHECKING:
-    from spineline.detect.evaluation.matching import Curve
+from spineline.detect.evaluation.matching import Curve, OneToOne, Rates, precision_recall
 
 
 def precision_recall_png(matched: OneToOne) -> bytes:
     """Precision by recall of one-to-one matching: a thin line per class, a thick one for all.
 
-    Dots mark the confidence that the figures were counted at, the ring that of the best F1. The
+    Dots mark the confidence that the metrics were counted at, the ring that of the best F1. The
     steps are the curve as measured, not interpolated; average precision is of the interpolated one.
     """
     from matplotlib import colormaps
@@ -70,9 +64,3 @@ def _ring(axes: Any, matched: OneToOne) -> None:
         linestyle="none",
         label=f"best F1 {matched.best_f1:.3f}, at {matched.best_confidence:.2f}",
     )
-
-
-def confusion_png(table: npt.NDArray[np.int64], names: Sequence[str], *, title: str = "") -> bytes:
-    """Confusion of classes: labels down, detections across, background last."""
-    words = [*names, "background"]
-    return figures.confusion_png(table, words, row="label", column="detected", title=title)

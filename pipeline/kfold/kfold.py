@@ -37,6 +37,7 @@ from spineline.pipeline.evaluation.fold_weights import (
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.kfold.folds import Folds, make_folds
 from spineline.pipeline.kfold.jobs import Job, run_jobs
+from spineline.pipeline.kfold.out_of_fold import pool_detections, pool_grades, read_scores
 from spineline.pipeline.kfold.recipes import (
     out_of_fold,
     recipe_settings,
@@ -47,7 +48,7 @@ from spineline.pipeline.kfold.settings import KfoldClassify, KfoldDetect, KfoldP
 from spineline.pipeline.kfold.table import (
     NOTE,
     Row,
-    flat_figures,
+    flat_metrics,
     overview_markdown,
     rows_csv,
     rows_png,
@@ -311,22 +312,19 @@ def _rows(
 
 
 def _metrics(job: Job) -> dict[str, float | None]:
-    from spineline.pipeline.kfold.out_of_fold import read_scores
-
-    return flat_figures(read_scores(job.scores / "metrics.json", dict))
+    metrics = flat_metrics(read_scores(job.scores / "metrics.json", dict))
+    return {name: metric["value"] for name, metric in metrics.items()}
 
 
 def _pooled(
     settings: KfoldSettings, folds: Folds, jobs: Sequence[Job], missed: list[Failure]
 ) -> dict[str, dict[str, Any]]:
     """The figures of all out-of-fold predictions; studies that failed are added to ``missed``."""
-    from spineline.pipeline.kfold.out_of_fold import figures_of, pool_detections, pool_grades
-
     if isinstance(settings, KfoldPipeline):
         name = jobs[0].variant
         scored = out_of_fold(settings, folds, settings.out / name)
         missed += (Failure(f"{name}, study {f.name}", f.reason) for f in scored.failures)
-        return figures_of(scored.metrics)
+        return flat_metrics(scored.metrics)
     pool = pool_detections if isinstance(settings, KfoldDetect) else pool_grades
     out = settings.out / jobs[0].variant
     scores = [job.scores for job in jobs]
@@ -372,7 +370,7 @@ def _write(
     out = settings.out
     trained: dict[str, Any] = {}
     for row in rows:
-        trained.setdefault(row.variant, {})[row.figure] = row.to_json()
+        trained.setdefault(row.variant, {})[row.metric] = row.to_json()
     content = {
         "schema": SCHEMA,
         "k": len(folds.folders),
@@ -389,12 +387,12 @@ def _write(
     write_bytes(out / "kfold.png", rows_png(rows, metric))
 
 
-def _of(rows: Sequence[Row], figure: str) -> list[Row]:
-    """The rows of one figure; a variant that has none is there too, empty."""
-    found = {row.variant: row for row in rows if row.figure == figure}
+def _of(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The rows of one metric; a variant that has none is there too, empty."""
+    found = {row.variant: row for row in rows if row.metric == metric}
     by_variant = {row.variant: row for row in rows}
     return [
-        found.get(name, Row(name, figure, (None,) * len(row.folds), None, row.failed))
+        found.get(name, Row(name, metric, (None,) * len(row.folds), None, row.failed))
         for name, row in by_variant.items()
     ]
 

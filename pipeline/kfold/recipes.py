@@ -21,7 +21,7 @@ from spineline.pipeline.training.settings import PipelineTrain
 from spineline.pipeline.training.train import RECIPES, check_recipe, load_recipe
 
 if TYPE_CHECKING:
-    from spineline.pipeline.evaluation.val import ValResult
+    from spineline.pipeline.evaluation.val import PipelineValResult
 
 RECIPE_FILE = "recipe.yaml"
 """In a variant's folder: all that its trainings are given."""
@@ -86,7 +86,7 @@ def scoring(settings: KfoldPipeline) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in ("spacing_mm", "fov_mm", "draws", "seed")}
 
 
-def out_of_fold(settings: KfoldPipeline, folds: Folds, variant: Path) -> ValResult:
+def out_of_fold(settings: KfoldPipeline, folds: Folds, variant: Path) -> PipelineValResult:
     """Every study by the pipeline of the fold that left it out; kept in the variant's folder.
 
     Returns:

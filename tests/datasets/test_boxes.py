@@ -7,6 +7,7 @@ from spineline.datasets.boxes import (
     boxes_from_points,
     clip_xyxy,
     cxcywhn_to_xyxy,
+    iou_matrix,
     xywh_to_xyxy,
     xyxy_to_cxcywhn,
     xyxy_to_xywh,
@@ -55,3 +56,18 @@ def test_encodings_agree_with_torchvision():
     assert xyxy_to_cxcywhn(boxes, 100, 200) == pytest.approx(scaled)
     clipped = ops.clip_boxes_to_image(tensor + 60, (80, 90)).numpy()
     assert clip_xyxy(boxes + 60, width=90, height=80) == pytest.approx(clipped)
+
+
+def test_overlap_is_that_of_torchvision() -> None:
+    import torch
+    from torchvision.ops import box_iou
+
+    rng = np.random.default_rng(0)
+    a, b = (np.sort(rng.uniform(0, 50, (6, 2, 2)), axis=1).reshape(6, 4) for _ in range(2))
+    wanted = box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    np.testing.assert_allclose(iou_matrix(a, b), wanted)
+
+
+def test_overlap_of_degenerate_boxes_is_nought() -> None:
+    line = np.array([[1.0, 1.0, 1.0, 5.0]])
+    assert iou_matrix(line, line).tolist() == [[0.0]]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
 
+from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.evaluation.matching import (
-    Labels,
     average_precision,
+    confusion,
     match,
     one_to_one,
     precision_recall,
@@ -33,7 +34,7 @@ def labelled(rows: Sequence[Sequence[float]]) -> tuple[Any, Any]:
     return table[:, :4], table[:, 4].astype(np.int64)
 
 
-def random_case(seed: int, images: int = 8) -> tuple[Labels, list[Detections]]:
+def random_case(seed: int, images: int = 8) -> tuple[Sequence[BoxesOfImage], list[Detections]]:
     """Crowded labels; boxes near them, of any class, and boxes elsewhere; no equal confidences."""
     rng = np.random.default_rng(seed)
     confidences = rng.permutation(np.linspace(0.01, 0.99, images * 24)).reshape(images, 24)
@@ -71,11 +72,11 @@ def test_worked_out_by_hand() -> None:
     ]
     result = one_to_one(labels, found)
     assert (result.rates.tp, result.rates.fp, result.rates.fn) == (2, 2, 1)
-    assert result.precision == pytest.approx(2 / 4)
-    assert result.recall == pytest.approx(2 / 3)
-    assert result.f1 == pytest.approx(4 / 7)
+    assert result.rates.precision == pytest.approx(2 / 4)
+    assert result.rates.recall == pytest.approx(2 / 3)
+    assert result.rates.f1 == pytest.approx(4 / 7)
     # Precision after each hit: 1, 1, 3/6, each gaining a third of recall.
-    assert result.average_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert result.rates.average_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert result.per_class["healthy"].precision == pytest.approx(1 / 2)
     assert result.per_class["sick"].recall == pytest.approx(1 / 2)
     # Sick alone: hits are the 1st and the 4th of four boxes.
@@ -106,7 +107,7 @@ def test_average_precision_is_that_of_pycocotools_at_many_recalls(
     result = one_to_one(labels, found, iou=iou, class_agnostic=class_agnostic)
     precision = coco_precision(labels, found, iou, class_agnostic)
     if class_agnostic:
-        assert result.average_precision == pytest.approx(precision[:, 0].mean(), abs=2e-4)
+        assert result.rates.average_precision == pytest.approx(precision[:, 0].mean(), abs=2e-4)
         return
     for index, name in enumerate(NAMES):
         expected = precision[:, index].mean()
@@ -114,7 +115,7 @@ def test_average_precision_is_that_of_pycocotools_at_many_recalls(
 
 
 def coco_precision(
-    labels: Labels, found: Sequence[Detections], iou: float, class_agnostic: bool
+    labels: Sequence[BoxesOfImage], found: Sequence[Detections], iou: float, class_agnostic: bool
 ) -> Any:
     """(10001, classes) of pycocotools, which reads the curve at so many recalls."""
     from pycocotools.coco import COCO
@@ -221,16 +222,16 @@ def test_weights_are_copies_of_images() -> None:
     copied = [each for each, n in zip(found, times, strict=True) for _ in range(n)]
     weights = np.array([[1.0] * 4, times])
     once, more = average_precision(match(labels, found), weights)
-    assert once == pytest.approx(one_to_one(labels, found).average_precision)
-    assert more == pytest.approx(one_to_one(copied_labels, copied).average_precision)
+    assert once == pytest.approx(one_to_one(labels, found).rates.average_precision)
+    assert more == pytest.approx(one_to_one(copied_labels, copied).rates.average_precision)
     assert once != more
 
 
 def test_equal_confidences_count_together_in_any_order() -> None:
     labels = [labelled([(0, 0, 10, 10, 0)])]
     rows = [(0, 0, 10, 10, 0.5, 0), (50, 50, 60, 60, 0.5, 0)]
-    areas = [one_to_one(labels, [detections(r)]).average_precision for r in (rows, rows[::-1])]
-    assert areas == [0.5, 0.5]
+    for order in (rows, rows[::-1]):
+        assert one_to_one(labels, [detections(order)]).rates.average_precision == 0.5
 
 
 NOTHING = labelled([])
@@ -250,9 +251,8 @@ ONE = labelled([(0, 0, 10, 10, 0)])
     ids=["nothing", "no-detection", "no-label", "no-image", "degenerate", "not-confident"],
 )
 def test_undefined(labels: Any, found: Any, expected: tuple[float | None, ...]) -> None:
-    result = one_to_one(labels, found)
-    figures = (result.precision, result.recall, result.f1, result.average_precision)
-    assert figures == expected
+    rates = one_to_one(labels, found).rates
+    assert (rates.precision, rates.recall, rates.f1, rates.average_precision) == expected
 
 
 def test_inputs_that_do_not_fit() -> None:
@@ -260,3 +260,24 @@ def test_inputs_that_do_not_fit() -> None:
         one_to_one([ONE, ONE], [no_detections(NAMES)])
     with pytest.raises(ValueError, match="detections of different classes"):
         one_to_one([ONE, ONE], [no_detections(NAMES), no_detections(("a",))])
+
+
+def test_confusion_worked_out_by_hand() -> None:
+    label = labelled([(0, 0, 10, 10, 0), (50, 50, 60, 60, 1), (80, 80, 90, 90, 0)])
+    found = detections(
+        [
+            (0, 0, 10, 10, 0.9, 0),  # healthy, right
+            (50, 50, 60, 60, 0.9, 0),  # sick, taken for healthy
+            (20, 20, 30, 30, 0.9, 1),  # nothing there
+            (80, 80, 90, 90, 0.2, 0),  # right, but not confident enough: the label is missed
+        ]
+    )
+    table = confusion([label], [found], 2)
+    assert table.tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 0]]
+
+
+def test_confusion_goes_by_falling_overlap() -> None:
+    """The box that lies on both labels is left to the one it covers; the other is missed."""
+    label = labelled([(0, 0, 10, 10, 0), (0, 3, 10, 13, 1)])
+    found = detections([(0, 0, 10, 10, 0.5, 1), (0, 1, 10, 11, 0.9, 0)])
+    assert confusion([label], [found], 2).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]

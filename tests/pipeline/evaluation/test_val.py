@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.common.pages import read_sections
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.study import scan
+from spineline.datasets.metrics.tree import flatten
 from spineline.datasets.splits import write_manifest
 from spineline.datasets.types import ImageRecord, Structure
-from spineline.pipeline.evaluation.metrics import flatten
-from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.inference.ground_truth import aligned
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 
@@ -316,47 +313,6 @@ def test_stored_predictions_of_frames_and_one_missing(
     assert metrics_of(tmp_path / "o")["level_accuracy_8px"]["value"] == 0.5
 
 
-def test_table(tmp_path, fake_models, cohort, run_cli) -> None:
-    page = tmp_path / "results.md"
-    run_cli(*val_words(*cohort, tmp_path / "o", f"table={page}", "note=Three drawn studies."))
-    text = page.read_text()
-    assert text.startswith(
-        "# Results\n\n<!-- spineline:heldout -->\n\nThree drawn studies.\n\n- Command: "
-    )
-    assert "| `level_accuracy_8px` | 1.0000 | 1.000 – 1.000 | 33 | 0.878 |" in text
-    assert "| `ccf.score` | not defined |" in text
-    assert (
-        "- Command: `spineline pipeline val source=studies annotations=labels.json out=o draws=20`"
-        in text
-    )
-    assert machine() in text
-    assert str(tmp_path) not in text
-    assert "| disc-bulging | 0 | 0 | 0 | 18 | 0 | 0 | 0 | 0 |" in text
-    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o2", f"table={page}"))
-    assert code == 1
-    assert "results.md: has a section 'heldout' already" in warned
-    assert not (tmp_path / "o2").exists()
-    page.write_text(text + "By hand.\n")
-    words = val_words(*cohort, tmp_path / "o2", f"table={page}", "section=again")
-    assert run_cli(*words)[0] == 0
-    both = page.read_text()
-    assert both.startswith(text + "By hand.\n\n<!-- spineline:again -->\n")
-    assert list(read_sections(page)) == ["heldout", "again"]
-
-
-def test_command_line_shows_what_differs_from_the_defaults() -> None:
-    settings = PipelineVal(
-        data=Path("/home/someone/d"),
-        out=Path("o"),
-        ids=("1", "2"),
-        weights="/x/a.pt,/y/b.pt",
-        overlay=True,
-    )
-    assert command_line("pipeline val", settings) == (
-        "spineline pipeline val weights=a.pt,b.pt data=d out=o ids=1,2 overlay=true"
-    )
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -372,7 +328,6 @@ def test_command_line_shows_what_differs_from_the_defaults() -> None:
             ["out=o", "data=d", "decode=argmax", "min_naming_probability=0.5"],
             "min_naming_probability=0.5: decode=argmax names each level by itself",
         ),
-        (["out=o", "data=d", "section=Big Words"], "section=Big Words: wanted lower-case"),
     ],
 )
 def test_keys_that_do_not_fit(run_cli, words: list[str], message: str) -> None:

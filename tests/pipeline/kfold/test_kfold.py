@@ -16,11 +16,9 @@ import scipy.stats
 from PIL import Image
 from safetensors.numpy import load_file
 
-from spineline.classify.metrics import score
 from spineline.converters.formats.coco import write_coco
 from spineline.converters.formats.yolo import write_yolo
 from spineline.datasets.boxes import boxes_from_points
-from spineline.datasets.common.bootstrap import draw_weights
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES, kind_of_level
@@ -28,21 +26,21 @@ from spineline.datasets.predictions import read_predictions
 from spineline.datasets.splits import records_by_part
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.detect.engine.dataset import read_data, read_images
-from spineline.detect.evaluation.evaluate import Rules, evaluate
+from spineline.detect.evaluation.evaluate import MatchingRules, evaluate_detections
 from spineline.detect.results import Detections
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
 from spineline.pipeline.kfold import jobs as kfold_jobs
 from spineline.pipeline.kfold.folds import make_folds
 from spineline.pipeline.kfold.jobs import Job, run_jobs
 from spineline.pipeline.kfold.kfold import kfold_classify
-from spineline.pipeline.kfold.out_of_fold import GradeTable, grade_figures, pool_detections
+from spineline.pipeline.kfold.out_of_fold import pool_detections
 from spineline.pipeline.kfold.settings import (
     CLASSIFY_VARIANTS,
     DETECT_VARIANTS,
     KfoldClassify,
     KfoldDetect,
 )
-from spineline.pipeline.kfold.table import Row, flat_figures, rows_csv, rows_png, table_text
+from spineline.pipeline.kfold.table import Row, flat_metrics, rows_csv, rows_png, table_text
 from spineline.pipeline.kfold.variants import check_trainings, chosen_variants, train_settings
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -545,18 +543,23 @@ def test_what_was_refused_is_not_remembered(
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
-    [("metrics.json", "garbage"), ("metrics.json", "[1]"), ("predictions.csv", "")],
+    ("name", "text", "message"),
+    [
+        ("metrics.json", "garbage", "cannot be read"),
+        ("metrics.json", "[1]", "cannot be read (holds list, wanted dict)"),
+        ("predictions.csv", "", "found no line"),
+    ],
 )
 def test_scores_that_cannot_be_read_say_what_to_do(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, name: str, text: str
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, name: str, text: str, message: str
 ) -> None:
     out = tmp_path / "o"
     run_cli(*words(dataset, out))
     (out / "original" / "fold1" / "val" / name).write_text(text)
     code, _, warned = run_cli(*words(dataset, out, "resume=true"))
     assert code == 1
-    assert f"{name}: cannot be read" in warned
+    assert f"fold1/val/{name}: " in warned
+    assert message in warned
     assert "run with resume=true" in warned
 
 
@@ -745,47 +748,6 @@ def test_a_detector_is_cross_validated(dataset: Path, tmp_path: Path, run_cli: C
 # Pooled figures
 
 
-def random_grades(seed: int) -> GradeTable:
-    rng = np.random.default_rng(seed)
-    kinds = tuple("disc" if n % 2 else "vertebra" for n in range(60))
-    seven = np.array([rng.integers(2, 7) if k == "disc" else rng.integers(0, 2) for k in kinds])
-    binary = ((seven == 6) | (rng.random(60) < 0.2)) & (np.array(kinds) == "disc")
-    probability = rng.random((60, 7)).astype(np.float32)
-    probability /= probability.sum(axis=1, keepdims=True)
-    v5 = np.round(rng.random(60), 1).astype(np.float32)
-    return GradeTable(np.repeat(np.arange(6), 10), kinds, seven, binary.astype(np.int64),
-                      probability, v5)  # type: ignore[arg-type]  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_pooled_grades_are_those_of_classify_val(seed: int) -> None:
-    """Row 0 is all studies; a draw of the first study alone is that study."""
-    table = random_grades(seed)
-    weights = np.ones((2, 6))
-    for row, chosen in ((weights, np.ones(60, bool)), (np.eye(6)[[0, 0]], table.study == 0)):
-        kinds = [kind for kind, own in zip(table.kinds, chosen, strict=True) if own]
-        assert table.p_seven is not None
-        assert table.p_v5 is not None
-        wanted = flat_figures(
-            score(table.seven[chosen], table.binary[chosen], kinds, table.p_seven[chosen],
-                  table.p_v5[chosen])  # type: ignore[arg-type]
-        )  # fmt: skip
-        found = {name: figure["value"] for name, figure in grade_figures(table, row).items()}
-        assert list(found) == list(wanted)
-        for name, value in wanted.items():
-            assert found[name] == (None if value is None else pytest.approx(value, abs=1e-6)), name
-
-
-def test_pooled_grades_have_a_bootstrap_over_studies() -> None:
-    table = random_grades(0)
-    figure = grade_figures(table, draw_weights(6, 500, seed=1))["seven.accuracy"]
-    assert table.p_seven is not None
-    hit = (table.p_seven.argmax(axis=1) == table.seven).reshape(6, 10).mean(axis=1)
-    rng = np.random.default_rng(1)
-    drawn = [hit[rng.integers(0, 6, 6)].mean() for _ in range(500)]
-    assert figure["ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-6)
-
-
 def test_pooled_detections_are_scored_as_one(dataset: Path, tmp_path: Path) -> None:
     """Every label is found, in fold 1 by boxes 9 px aside and in the wrong order of confidence."""
     folds = make_folds(detect_settings(dataset, tmp_path / "o", k=2))
@@ -813,9 +775,10 @@ def test_pooled_detections_are_scored_as_one(dataset: Path, tmp_path: Path) -> N
     assert figures["level_accuracy_8px"]["n"] == 110
     low, high = figures["level_accuracy_8px"]["ci95"]
     assert low < near < high
-    rules = Rules(draws=200, seed=0)
-    wanted = flat_figures(evaluate(records, detections, "level", rules).metrics)
-    assert {n: f["value"] for n, f in figures.items()} == pytest.approx(wanted, nan_ok=True)
+    rules = MatchingRules(draws=200, seed=0)
+    wanted = flat_metrics(evaluate_detections(records, detections, "level", rules).metrics)
+    for name, metric in wanted.items():
+        assert figures[name]["value"] == pytest.approx(metric["value"], abs=1e-6), name
     assert figures["coco.map50"]["ci95"][0] is not None
     stored = read_predictions(tmp_path / "predictions.json")
     assert sorted(stored) == sorted(f"{record.image_id}.png" for record in records)
@@ -857,13 +820,16 @@ def test_figures_are_told_from_counts_and_rules() -> None:
         "one_to_one": {"iou": 0.5, "precision": {"value": 0.25, "ci95": [0, 1], "n": 4}},
         "seven": {"confusion": {"value": [[1]], "n": 1}},
     }  # fmt: skip
-    assert flat_figures(metrics) == {
-        "coco.map50": 0.5, "coco.per_class.L1.ap50": None, "one_to_one.precision": 0.25,
-    }  # fmt: skip
+    no_interval = {"ci95": [None, None], "n": None}
+    assert flat_metrics(metrics) == {
+        "coco.map50": {"value": 0.5, **no_interval},
+        "coco.per_class.L1.ap50": {"value": None, **no_interval},
+        "one_to_one.precision": {"value": 0.25, "ci95": [0, 1], "n": 4},
+    }
 
 
 def test_it_can_be_called_from_python(dataset: Path, tmp_path: Path, fake: Fake) -> None:
     result = kfold_classify(classify_settings(dataset, tmp_path / "o", k=2, draws=5))
     assert result.failures == ()
-    assert {row.figure for row in result.rows} == {"seven.accuracy"}
+    assert {row.metric for row in result.rows} == {"seven.accuracy"}
     assert result.rows[0].mean == pytest.approx(0.55)
