@@ -138,10 +138,13 @@ def _write(
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "predictions.json", evaluation.results)
     if settings.plots:
-        matched = evaluation.one_to_one
-        write_bytes(folder / "pr_curve.png", precision_recall_png(matched))
-        title = f"IoU ≥ {matched.iou:g}, confidence ≥ {matched.confidence:g}"
+        iou, confidence = settings.match_iou, settings.match_confidence
         names = metrics["confusion"]["names"]
+        picture = precision_recall_png(
+            evaluation.matches, names[:-1], iou=iou, confidence=confidence
+        )
+        write_bytes(folder / "pr_curve.png", picture)
+        title = f"IoU ≥ {iou:g}, confidence ≥ {confidence:g}"
         picture = confusion_png(
             evaluation.confusion, names, row="label", column="detected", title=title
         )

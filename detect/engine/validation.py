@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from spineline.datasets.images import read_uint8_image
 from spineline.datasets.metrics.coco import BoxesOfImage, coco_metrics, coco_rows, coco_truth
 from spineline.detect.backend import Detector
 from spineline.detect.engine.dataset import YoloImage
-from spineline.detect.evaluation.matching import one_to_one
+from spineline.detect.evaluation.matching import match, rates
 from spineline.detect.results import Detections
 
 COLUMNS = (
@@ -79,11 +80,15 @@ class Validation:
         boxes = [(each.boxes_xyxy, each.class_index) for each in found]
         results = coco_rows(boxes, [each.confidence for each in found])
         coco = coco_metrics(coco_truth(labels, self.names), results)
-        rates = one_to_one(labels, found).rates
-        precision = 0.0 if rates.precision is None and rates.labels else rates.precision
-        values = (precision, rates.recall, coco.map50, coco.map50_95, rates.f1)
+        one_to_one = rates(match(labels, found), confidence=0.5)
+        precision, recall, f1 = (
+            float(values[0]) for values in (one_to_one.precision, one_to_one.recall, one_to_one.f1)
+        )
+        if math.isnan(precision) and one_to_one.labels:
+            precision = 0.0
+        values = (precision, recall, coco.map50, coco.map50_95, f1)
         return {
-            name: float("nan") if value is None else value
+            name: math.nan if value is None else value
             for name, value in zip(COLUMNS, values, strict=True)
         }
 

@@ -29,7 +29,6 @@ from spineline.datasets.metrics.bootstrap import (
     BoolArray,
     FloatArray,
     IntArray,
-    divide,
     draw_weights,
     ratio,
     with_interval,
@@ -40,11 +39,11 @@ from spineline.datasets.types import ImageRecord
 from spineline.detect.evaluation import seed_metrics
 from spineline.detect.evaluation.matching import (
     Matches,
-    OneToOne,
-    Rates,
-    average_precision,
+    best_f1,
     confusion,
-    one_to_one,
+    match,
+    precision_recall,
+    rates,
 )
 from spineline.detect.results import Detections
 
@@ -91,7 +90,7 @@ class Evaluation:
 
     Attributes:
         metrics: plain values for ``metrics.json``.
-        one_to_one: with the precision-recall curve.
+        matches: one to one, class by class.
         confusion: (classes + 1, classes + 1) counts, row the label, the last is background.
         truth: the labels as a COCO dict.
         results: the detections as COCO's list of results.
@@ -101,7 +100,7 @@ class Evaluation:
     """
 
     metrics: dict[str, Any]
-    one_to_one: OneToOne
+    matches: Matches
     confusion: IntArray
     truth: dict[str, Any]
     results: list[dict[str, Any]]
@@ -149,8 +148,8 @@ def evaluate_detections(
     drawn = draw_weights(len(studies), rules.draws, seed=rules.seed)
     weights = drawn[:, [studies[record.study_id] for record in records]]
     iou, confidence = rules.match_iou, rules.match_confidence
-    matched = one_to_one(boxes, found, iou=iou, confidence=confidence)
-    localised = one_to_one(boxes, found, iou=iou, confidence=confidence, class_agnostic=True)
+    matched = match(boxes, found, iou=iou)
+    localised = match(boxes, found, iou=iou, class_agnostic=True)
     table = confusion(boxes, found, len(names), iou=iou, confidence=confidence)
     metrics = {
         "images": len(records),
@@ -162,7 +161,20 @@ def evaluate_detections(
                 name: {"ap50": ap50, "ap50_95": ap} for name, (ap50, ap) in coco.per_class.items()
             },
         },
-        "one_to_one": _one_to_one(matched, localised, weights),
+        "one_to_one": {
+            "iou": iou,
+            "confidence": confidence,
+            **_rates(matched, confidence, weights),
+            "best_f1": _best(matched),
+            "class_agnostic": {
+                **_rates(localised, confidence, weights),
+                "best_f1": _best(localised),
+            },
+            "per_class": {
+                name: _rates(matched.of_class(n), confidence, weights)
+                for n, name in enumerate(names)
+            },
+        },
         "seed": _seed(boxes, found, names, weights, rules),
         "confusion": {
             "iou": iou,
@@ -210,48 +222,21 @@ def _share(hit: BoolArray) -> dict[str, Any]:
     return {"value": float(hit.mean()) if len(hit) else None, "n": len(hit)}
 
 
-def _one_to_one(matched: OneToOne, localised: OneToOne, weights: FloatArray) -> dict[str, Any]:
-    per_class = {
-        name: _rates(matched.matches.of_class(index), rates, matched.confidence, weights)
-        for index, (name, rates) in enumerate(matched.per_class.items())
-    }
+def _best(matches: Matches) -> dict[str, Any]:
+    value, confidence = best_f1(precision_recall(matches))
+    return {"value": value, "confidence": confidence, "chosen_on_scored_data": True}
+
+
+def _rates(matches: Matches, confidence: float, weights: FloatArray) -> dict[str, Any]:
+    found = rates(matches, confidence, weights)
     return {
-        "iou": matched.iou,
-        "confidence": matched.confidence,
-        **_rates(matched.matches, matched.rates, matched.confidence, weights),
-        "best_f1": _best(matched),
-        "class_agnostic": {
-            **_rates(localised.matches, localised.rates, localised.confidence, weights),
-            "best_f1": _best(localised),
-        },
-        "per_class": per_class,
-    }
-
-
-def _best(matched: OneToOne) -> dict[str, Any]:
-    return {
-        "value": matched.best_f1,
-        "confidence": matched.best_confidence,
-        "chosen_on_scored_data": True,
-    }
-
-
-def _rates(
-    matches: Matches, rates: Rates, confidence: float, weights: FloatArray
-) -> dict[str, Any]:
-    kept = matches.at_least(confidence)
-    images = len(matches.labels)
-    tp = weights @ np.bincount(matches.image[kept & matches.hit], minlength=images)
-    found = weights @ np.bincount(matches.image[kept], minlength=images)
-    labels = weights @ matches.labels.sum(axis=1).astype(np.float64)
-    return {
-        "precision": with_interval(divide(tp, found), rates.tp + rates.fp),
-        "recall": with_interval(divide(tp, labels), rates.labels),
-        "f1": with_interval(divide(2 * tp, found + labels), rates.labels),
-        "average_precision": with_interval(average_precision(matches, weights), rates.labels),
-        "tp": rates.tp,
-        "fp": rates.fp,
-        "fn": rates.fn,
+        "precision": with_interval(found.precision, found.tp + found.fp),
+        "recall": with_interval(found.recall, found.labels),
+        "f1": with_interval(found.f1, found.labels),
+        "average_precision": with_interval(found.average_precision, found.labels),
+        "tp": found.tp,
+        "fp": found.fp,
+        "fn": found.fn,
     }
 
 
@@ -265,7 +250,7 @@ def _seed(
     seen = [seed_metrics.seed_boxes(detections) for detections in found]
     positive = names.index(SICK) if SICK in names else None
     counts = seed_metrics.seed_counts(boxes, seen, positive=positive)
-    rates = seed_metrics.seed_rates(counts, weights)
+    found_rates = seed_metrics.seed_rates(counts, weights)
     tp, fn, labels = (int(n.sum()) for n in (counts.tp, counts.wrong, counts.labels))
     return {
         "iou": seed_metrics.SEED_IOU,
@@ -274,10 +259,10 @@ def _seed(
         "max_detections": seed_metrics.SEED_MAX_DETECTIONS,
         "near_duplicate_iou": seed_metrics.SEED_NEAR_DUPLICATE_IOU,
         "positive": None if positive is None else SICK,
-        "precision": with_interval(rates.precision, labels),
-        "recall": with_interval(rates.recall, tp + fn),
-        "f1": with_interval(rates.f1, labels),
-        "average_precision": with_interval(rates.average_precision, len(counts.pair_image)),
+        "precision": with_interval(found_rates.precision, labels),
+        "recall": with_interval(found_rates.recall, tp + fn),
+        "f1": with_interval(found_rates.f1, labels),
+        "average_precision": with_interval(found_rates.average_precision, len(counts.pair_image)),
         "tp": tp,
         "fp": labels - tp,
         "fn": fn,

@@ -64,10 +64,6 @@ class Matches:
             self.labels[:, [index]],
         )
 
-    def at_least(self, confidence: float) -> BoolArray:
-        """(N,) whether the detection has at least that confidence."""
-        return self.confidence >= np.float32(confidence)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
@@ -84,23 +80,23 @@ class Curve:
     recall: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rates:
-    """Counts at one confidence and what follows from them.
+    """What follows from matches, one number for each row of weights, (B,).
 
     Attributes:
-        precision: hits of all detections; None without any detection.
-        recall: hits of all labels; None without any label.
-        f1: 2 TP / (2 TP + FP + FN); None without detections and labels.
-        average_precision: area under the interpolated curve over all confidences; None without any
+        precision: hits of all detections; NaN without any detection.
+        recall: hits of all labels; NaN without any label.
+        f1: 2 TP / (2 TP + FP + FN); NaN without detections and labels.
+        average_precision: area under the interpolated curve over all confidences; NaN without any
             label.
-        tp, fp, fn: hits, detections without label, labels without detection.
+        tp, fp, fn: hits, detections without label, labels without detection, each image once.
     """
 
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    average_precision: float | None
+    precision: FloatArray
+    recall: FloatArray
+    f1: FloatArray
+    average_precision: FloatArray
     tp: int
     fp: int
     fn: int
@@ -109,73 +105,6 @@ class Rates:
     def labels(self) -> int:
         """Number of labels."""
         return self.tp + self.fn
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OneToOne:
-    """Metrics of one-to-one matching, all classes counted together.
-
-    Attributes:
-        rates: precision, recall, F1 and counts at ``confidence``, and average precision.
-        per_class: the same by class name.
-        curve: precision and recall by confidence.
-        best_confidence, best_f1: the confidence at which F1 is highest, and that F1. It is chosen
-            on the very data that it is scored on, so the F1 is no estimate for other data. None
-            where no F1 is defined.
-        iou, confidence, class_agnostic: as given.
-        matches: what they were counted from.
-    """
-
-    rates: Rates
-    per_class: dict[str, Rates]
-    curve: Curve
-    best_confidence: float | None
-    best_f1: float | None
-    iou: float
-    confidence: float
-    class_agnostic: bool
-    matches: Matches
-
-
-def one_to_one(
-    labels: Sequence[BoxesOfImage],
-    found: Sequence[Detections],
-    *,
-    iou: float = 0.5,
-    confidence: float = 0.5,
-    class_agnostic: bool = False,
-) -> OneToOne:
-    """Precision, recall, F1 and average precision, each label hit once.
-
-    Args:
-        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
-        found: detections of each image, at all confidences that average precision is to see.
-        iou: least overlap of a hit.
-        confidence: least confidence for precision, recall and F1.
-        class_agnostic: take no account of classes: localisation alone. Two boxes of two classes at
-            one place are then one hit and one false positive.
-
-    Raises:
-        ValueError: not as many images in ``labels`` as in ``found``, or names that differ.
-    """
-    names = _names(found)
-    matches = match(labels, found, iou=iou, class_agnostic=class_agnostic)
-    curve = precision_recall(matches)
-    best_confidence, best_f1 = _best(curve)
-    classes = () if class_agnostic else names
-    return OneToOne(
-        rates=rates(matches, confidence),
-        per_class={
-            name: rates(matches.of_class(index), confidence) for index, name in enumerate(classes)
-        },
-        curve=curve,
-        best_confidence=best_confidence,
-        best_f1=best_f1,
-        iou=iou,
-        confidence=confidence,
-        class_agnostic=class_agnostic,
-        matches=matches,
-    )
 
 
 def match(
@@ -187,10 +116,20 @@ def match(
 ) -> Matches:
     """Match detections of all confidences to labels; see the module.
 
+    Args:
+        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        found: detections of each image, at all confidences that average precision is to see.
+        iou: least overlap of a hit.
+        class_agnostic: take no account of classes: localisation alone. Two boxes of two classes at
+            one place are then one hit and one false positive.
+
     Raises:
         ValueError: not as many images in ``labels`` as in ``found``, or names that differ.
     """
-    classes = 1 if class_agnostic else len(_names(found))
+    names = found[0].names if found else ()
+    if any(detections.names != names for detections in found):
+        raise ValueError("detections of different classes cannot be counted together")
+    classes = 1 if class_agnostic else len(names)
     counts = np.zeros((len(labels), classes), dtype=np.int64)
     parts = []
     for image, ((boxes, label_class), detections) in enumerate(zip(labels, found, strict=True)):
@@ -215,13 +154,6 @@ def match(
     )
 
 
-def _names(found: Sequence[Detections]) -> tuple[str, ...]:
-    names = found[0].names if found else ()
-    if any(detections.names != names for detections in found):
-        raise ValueError("detections of different classes cannot be counted together")
-    return names
-
-
 def _hits(
     boxes: npt.ArrayLike, wanted: IntArray, detections: Detections, kinds: IntArray, iou: float
 ) -> BoolArray:
@@ -238,25 +170,33 @@ def _hits(
     return hit
 
 
-def rates(matches: Matches, confidence: float) -> Rates:
-    """Counts at a confidence, what follows from them, and average precision."""
-    kept = matches.hit[matches.at_least(confidence)]
-    tp, labels = int(kept.sum()), int(matches.labels.sum())
-    fp, fn = len(kept) - tp, labels - tp
-    average = float(average_precision(matches)[0])
+def rates(matches: Matches, confidence: float, weights: FloatArray | None = None) -> Rates:
+    """Precision, recall, F1 and counts at a confidence, and average precision.
+
+    Args:
+        matches: of one class, or of all classes counted together.
+        confidence: least confidence for all but average precision.
+        weights: (B, images) how often each image counts; None: once each (B = 1).
+    """
+    images = len(matches.labels)
+    table = np.ones((1, images)) if weights is None else weights
+    kept = matches.confidence >= np.float32(confidence)
+    by_image = [
+        np.bincount(matches.image[kept & matches.hit], minlength=images),
+        np.bincount(matches.image[kept], minlength=images),
+        matches.labels.sum(axis=1),
+    ]
+    tp, found, labels = (table @ count.astype(np.float64) for count in by_image)
+    hits, detections, wanted = (int(count.sum()) for count in by_image)
     return Rates(
-        precision=_share(tp, tp + fp),
-        recall=_share(tp, tp + fn),
-        f1=_share(2 * tp, 2 * tp + fp + fn),
-        average_precision=None if np.isnan(average) else average,
-        tp=tp,
-        fp=fp,
-        fn=fn,
+        precision=divide(tp, found),
+        recall=divide(tp, labels),
+        f1=divide(2 * tp, found + labels),
+        average_precision=average_precision(matches, table),
+        tp=hits,
+        fp=detections - hits,
+        fn=wanted - hits,
     )
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def precision_recall(matches: Matches) -> Curve:
@@ -268,14 +208,13 @@ def precision_recall(matches: Matches) -> Curve:
     return Curve(matches.confidence[ends].astype(np.float64), tp / (ends + 1), recall)
 
 
-def average_precision(matches: Matches, weights: FloatArray | None = None) -> FloatArray:
+def average_precision(matches: Matches, table: FloatArray) -> FloatArray:
     """(B,) area under the interpolated precision-recall curve; NaN where a draw has no label.
 
     Args:
         matches: of one class, or of all classes counted together.
-        weights: (B, images) how often each image counts; None: once each (B = 1).
+        table: (B, images) how often each image counts.
     """
-    table = np.ones((1, len(matches.labels))) if weights is None else weights
     labels = table @ matches.labels.sum(axis=1).astype(np.float64)
     # Precision is highest where a hit has just been added, so it is wanted there alone.
     ends = _ends(matches.confidence)
@@ -307,7 +246,11 @@ def _ends(confidence: npt.NDArray[np.float32]) -> IntArray:
     return np.flatnonzero(np.r_[confidence[1:] != confidence[:-1], True])
 
 
-def _best(curve: Curve) -> tuple[float | None, float | None]:
+def best_f1(curve: Curve) -> tuple[float | None, float | None]:
+    """The highest F1 over all confidences, and the confidence; None where no F1 is defined.
+
+    It is chosen on the very data that it is scored on, so it is no estimate for other data.
+    """
     total = curve.precision + curve.recall
     f1 = np.divide(
         2 * curve.precision * curve.recall, total, out=np.zeros_like(total), where=total > 0
@@ -315,7 +258,7 @@ def _best(curve: Curve) -> tuple[float | None, float | None]:
     if not len(f1) or np.isnan(curve.recall).any():
         return None, None
     best = int(np.argmax(f1))
-    return float(curve.confidence[best]), float(f1[best])
+    return float(f1[best]), float(curve.confidence[best])
 
 
 def confusion(

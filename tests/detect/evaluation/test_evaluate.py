@@ -16,7 +16,7 @@ from spineline.detect.evaluation.evaluate import (
     evaluate_detections,
     level_hits,
 )
-from spineline.detect.evaluation.matching import one_to_one
+from spineline.detect.evaluation.matching import Matches, match, rates
 from spineline.detect.evaluation.plots import precision_recall_png
 from spineline.detect.evaluation.seed_metrics import seed_boxes, seed_counts, seed_rates
 from spineline.detect.results import Detections, no_detections
@@ -70,8 +70,8 @@ def test_intervals_are_those_of_studies_copied_draw_by_draw() -> None:
         ]
         boxed = [boxed_structures(record, "health") for record, _ in drawn]
         labels = [(b.boxes_xyxy, b.class_index) for b in boxed]
-        matched = one_to_one(labels, [each for _, each in drawn])
-        values["one_to_one"].append([getattr(matched.rates, name) for name in RATES])
+        matched = rates(match(labels, [each for _, each in drawn]), 0.5)
+        values["one_to_one"].append([float(getattr(matched, name)[0]) for name in RATES])
         seen = [seed_boxes(each) for _, each in drawn]
         seed = seed_rates(seed_counts(labels, seen, positive=1))
         values["seed"].append([float(getattr(seed, name)[0]) for name in RATES])
@@ -131,13 +131,18 @@ def test_nothing_found_and_nothing_labelled(draws: int) -> None:
     assert metrics["seed"]["precision"]["value"] == 0  # as the older evaluator has it
 
 
+def picture_of(matches: Matches, confidence: float = 0.5) -> bytes:
+    names = HEALTH_NAMES[: matches.labels.shape[1]]
+    return precision_recall_png(matches, names, iou=0.5, confidence=confidence)
+
+
 def test_pictures_repeat_to_the_byte_and_show_the_points() -> None:
     records, found = health_case(0)
     pictures = []
     for confidence in (0.5, 0.5, 0.8):
         rules = MatchingRules(draws=0, match_confidence=confidence)
         evaluation = evaluate_detections(records, found, "health", rules)
-        pictures.append(precision_recall_png(evaluation.one_to_one))
+        pictures.append(picture_of(evaluation.matches, confidence))
     assert pictures[0] == pictures[1] != pictures[2]
 
 
@@ -146,8 +151,8 @@ def test_a_curve_of_nothing_is_drawn(images: int) -> None:
     records, _ = health_case(2, images=2)
     labels: Any = [boxed_structures(record, "health") for record in records[:images]]
     nothing = [no_detections(HEALTH_NAMES)] * images
-    matched = one_to_one([(b.boxes_xyxy, b.class_index) for b in labels], nothing)
-    assert precision_recall_png(matched).startswith(b"\x89PNG")
+    matches = match([(b.boxes_xyxy, b.class_index) for b in labels], nothing)
+    assert picture_of(matches).startswith(b"\x89PNG")
 
 
 def spine(points: dict[str, tuple[float, float]]) -> ImageRecord:

@@ -9,7 +9,8 @@ import torch
 from sklearn.metrics import average_precision_score
 from torchvision.ops import batched_nms
 
-from spineline.detect.evaluation.matching import one_to_one
+from spineline.detect.evaluation.matching import match
+from spineline.detect.evaluation.matching import rates as rates_of
 from spineline.detect.evaluation.seed_metrics import seed_boxes, seed_counts, seed_rates
 from spineline.detect.results import Detections, no_detections
 
@@ -54,15 +55,18 @@ def test_the_example_of_the_page_where_both_rules_differ() -> None:
     assert (counts.labels - counts.tp).tolist() == [2]  # "false positives": two missed labels
     assert counts.wrong.tolist() == [1]
     assert rates(EXAMPLE, found) == pytest.approx((2 / 4, 2 / 3, 4 / 7, 1 / 2))
-    matched = one_to_one(EXAMPLE, found).rates
+    matched = rates_of(match(EXAMPLE, found), 0.5)
     assert (matched.tp, matched.fp, matched.fn) == (2, 3, 2)
-    assert (matched.precision, matched.recall, matched.f1) == pytest.approx((2 / 5, 2 / 4, 4 / 9))
+    values = (matched.precision[0], matched.recall[0], matched.f1[0])
+    assert values == pytest.approx((2 / 5, 2 / 4, 4 / 9))
 
 
 def test_boxes_on_nothing_are_counted_nowhere() -> None:
     many = [*FOUND, *((200 + 30 * n, 0, 220 + 30 * n, 10, 0.95, SICK) for n in range(50))]
     assert rates(EXAMPLE, [detections(many)]) == rates(EXAMPLE, [detections(FOUND)])
-    precision = [one_to_one(EXAMPLE, [detections(rows)]).rates.precision for rows in (FOUND, many)]
+    precision = [
+        rates_of(match(EXAMPLE, [detections(rows)]), 0.5).precision[0] for rows in (FOUND, many)
+    ]
     assert precision == pytest.approx([2 / 5, 2 / 55])
 
 
@@ -80,11 +84,11 @@ def test_pixels_count_inclusively() -> None:
     for top, hits in ((3, 1), (4, 0)):  # 7 of 13 pixels, and 6 of 14
         found = [detections([(0, top, 0, top + 9, 0.9, SICK)])]
         assert seed_counts(labels, found, positive=SICK).tp.tolist() == [hits]
-        assert one_to_one(labels, found).rates.tp == 0
+        assert not match(labels, found).hit.any()
     labels = [labelled([(0, 0, 10, 2, SICK)])]
     found = [detections([(0, 1, 10, 3, 0.9, SICK)])]  # 1 of 3 high, with the pixel 2 of 4
     assert seed_counts(labels, found, positive=SICK).tp.tolist() == [1]
-    assert one_to_one(labels, found).rates.tp == 0
+    assert not match(labels, found).hit.any()
 
 
 def naive(labels: Any, found: Any) -> tuple[float, ...]:
