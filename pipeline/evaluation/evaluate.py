@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -42,15 +42,13 @@ SCHEMA = "spineline-metrics/1"
 _NEED_GRADES = ("seven.", "binary.", "tianchi.macro_f1")
 """Metrics that are undefined where structures were found and no classifier ran."""
 
-Abstained = Literal["wrong", "leave_out"]
-
 
 def evaluate_images(
     images: Sequence[ScoredImage],
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    abstained: Abstained = "wrong",
+    leave_out_abstained: bool = False,
 ) -> dict[str, Any]:
     """Every metric of the design's section on numbers, as a tree of plain values.
 
@@ -58,8 +56,8 @@ def evaluate_images(
         images: labels with predictions; an image that the pipeline failed on has no predictions.
         draws: of the bootstrap over studies.
         seed: of the bootstrap.
-        abstained: images whose naming the pipeline abstained from count as images without
-            predictions (``wrong``), or in ``naming.*`` alone (``leave_out``).
+        leave_out_abstained: images whose naming the pipeline abstained from count in ``naming.*``
+            alone; else they count as images without predictions.
 
     Returns:
         ``{"report": {"recall": {value, ci95, n}, …}, "level_accuracy_8px": {value, ci95, n},
@@ -68,11 +66,11 @@ def evaluate_images(
     # The naming's probability is scored on every image, abstained or not.
     table, weights = naming_table(images), draw_weights(len(studies_of(images)), draws, seed=seed)
     names = {key: with_interval(*metric(table, weights)) for key, metric in NAMING_METRICS.items()}
-    if abstained == "wrong":
-        images = [replace(i, predictions=()) if i.abstained else i for i in images]
-    else:
+    if leave_out_abstained:
         images = [image for image in images if not image.abstained]
         weights = draw_weights(len(studies_of(images)), draws, seed=seed)
+    else:
+        images = [replace(i, predictions=()) if i.abstained else i for i in images]
     report, labels = report_table(images), label_table(images)
     flat = {key: with_interval(*metric(report, weights)) for key, metric in REPORT_METRICS.items()}
     flat |= {key: with_interval(*metric(labels, weights)) for key, metric in POINT_METRICS.items()}

@@ -108,7 +108,7 @@ def val(settings: PipelineVal) -> PipelineValResult:
                 images,
                 draws=settings.draws,
                 seed=settings.seed,
-                abstained="leave_out" if settings.abstained == "leave_out" else "wrong",
+                leave_out_abstained=settings.abstained == "leave_out",
             ),
         }
         write_json(stage / "metrics.json", metrics)

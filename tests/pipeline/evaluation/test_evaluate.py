@@ -262,7 +262,7 @@ def test_naming_by_hand() -> None:
     low, high = flat["offset_accuracy"]["ci95"]
     assert low < 0.4 < high
 
-    left = flatten(evaluate_images(images, draws=50, abstained="leave_out"))
+    left = flatten(evaluate_images(images, draws=50, leave_out_abstained=True))
     assert (left["offset_accuracy"]["value"], left["offset_accuracy"]["n"]) == (2 / 4, 4)
     assert left["level_accuracy_8px"]["n"] == 4 * 7
     assert flat["level_accuracy_8px"]["n"] == 5 * 7
