@@ -24,4 +24,5 @@ spineline weights strip weights="$out/classifier/weights/last.safetensors" out="
 held_out=$(python3 -c 'import json, sys
 print(",".join(f"study{int(name)}" for name in json.load(open(sys.argv[1]))["val"]))' "$out/data/split.json")
 spineline pipeline val ids="$held_out" source="$studies" annotations="$annotations" out="$out/val" \
-  weights="$out/yolov8n.safetensors,$out/gradients.safetensors,$out/namer.safetensors" table="$out/results.md"
+  weights="$out/yolov8n.safetensors,$out/gradients.safetensors,$out/namer.safetensors"
+python3 "$(dirname "$0")/heldout_table.py" val="$out/val" page="$out/results.md"

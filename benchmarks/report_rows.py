@@ -30,11 +30,14 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import check_name, read_sections, write_section
+
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.pages import check_name, read_sections, write_section
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, close_match, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table

@@ -241,14 +241,7 @@ class DetectorKeys(Settings):
 class DetectVal(DetectorKeys):
     """Keys of ``detect val``."""
 
-    model: str | None = key(
-        "weights of one detector: a .safetensors or .pt file, or a registry name; with data= a "
-        "folder of folds: one per fold, [a,b,c], each to score what it did not see",
-        default=None,
-    )
-    data: Path = key(
-        "converted dataset: its folder or data.yaml; or a folder of folds, as kfold= writes it"
-    )
+    data: Path = key("converted dataset: its folder or data.yaml")
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
     confidence: float = key(
         "least confidence for the COCO figures", default=0.001, minimum=0.0, maximum=1.0

@@ -30,7 +30,6 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null", "")
-_OUTPUTS = ("out", "table")
 _PATHS: tuple[Any, ...] = (Path, "Path", "Path | None")
 
 
@@ -182,7 +181,7 @@ def refuse_output_around(settings: Settings) -> None:
     if not getattr(settings, "overwrite", False) or not isinstance(out, Path) or not out.is_dir():
         return
     for spec in fields(settings):
-        for path in [] if spec.name in _OUTPUTS else _paths_in(getattr(settings, spec.name)):
+        for path in [] if spec.name == "out" else _paths_in(getattr(settings, spec.name)):
             if path.exists() and path.resolve().is_relative_to(out.resolve()):
                 msg = f"out={out}: holds {spec.name}={path}, which it would replace"
                 raise ConfigError(f"{msg}; choose another out=")

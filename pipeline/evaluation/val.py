@@ -10,7 +10,6 @@ from typing import Any
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.pages import check_section, write_section
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
@@ -18,7 +17,7 @@ from spineline.pipeline.evaluation.match import ScoredImage, studies_of
 from spineline.pipeline.evaluation.metrics import SCHEMA, evaluate
 from spineline.pipeline.evaluation.names import ValNames, val_names
 from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.evaluation.tables import figures_text, results_text
+from spineline.pipeline.evaluation.tables import figures_text
 from spineline.pipeline.inference.ground_truth import (
     Truth,
     TruthSet,
@@ -77,11 +76,12 @@ def val(settings: PipelineVal) -> ValResult:
     """Run the pipeline over annotated studies, or take stored predictions, and score them.
 
     Raises:
-        OutputExistsError: ``out`` or the table's section exists and ``overwrite`` is not set.
+        OutputExistsError: ``out`` exists and ``overwrite`` is not set.
         SpinelineError: annotations, source, weights or predictions cannot be read.
         ConfigError: studies are in no fold of ``folds``.
     """
-    _check_outputs(settings)
+    refuse_output_around(settings)
+    check_output(settings.out, overwrite=settings.overwrite)
     folds = read_fold_weights(settings.folds) if settings.folds else ()
     if settings.predictions is None:
         bundles = [bundle_of(each) for each in [f.applied(settings) for f in folds] or [settings]]
@@ -115,18 +115,8 @@ def val(settings: PipelineVal) -> ValResult:
         shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
         write_results_csv(stage / "results.csv", shown)
         write_run_record(stage, "pipeline val", recorded(settings))
-    if settings.table is not None:
-        text = results_text(metrics, recorded(settings), note=settings.note)
-        write_section(settings.table, settings.section, text, title="Results")
     _tell(settings, truth, metrics, failures, names)
     return ValResult(settings.out, metrics, tuple(failures))
-
-
-def _check_outputs(settings: PipelineVal) -> None:
-    refuse_output_around(settings)
-    check_output(settings.out, overwrite=settings.overwrite)
-    if settings.table is not None:
-        check_section(settings.table, settings.section, overwrite=settings.overwrite)
 
 
 def _groups(
