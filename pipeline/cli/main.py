@@ -6,6 +6,7 @@ Only settings classes are imported to parse and to help; the work's imports happ
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 import sys
@@ -156,12 +157,13 @@ def command_help(task: str, mode: str) -> str:
     name_width = max((len(k.name) for k in keys), default=0)
     type_width = min(max((len(k.type) for k in keys), default=0), 28)
     default_width = min(max((len(k.default) for k in keys), default=0), 24)
-    lines = [
-        f"  {k.name:<{name_width}}  {k.type:<{type_width}}  {k.default:<{default_width}}  {k.help}"
-        for k in keys
-    ]
-    title = f"spineline {task} {mode}".rstrip()
-    return f"{title}: {command.summary}\n\n" + "\n".join(lines)
+    lines = [f"spineline {task} {mode}".rstrip() + f": {command.summary}"]
+    for group, members in itertools.groupby(keys, key=lambda k: k.group):
+        lines += ["", f"{group}:"] if group else [""]
+        for k in members:
+            words = f"{k.name:<{name_width}}  {k.type:<{type_width}}  {k.default:<{default_width}}"
+            lines.append(f"  {words}  {k.help}")
+    return "\n".join(lines)
 
 
 def _load(place: str) -> Any:

@@ -67,8 +67,8 @@ from spineline.pipeline.training.train import check_labels, weights_in
 
 SCHEMA = "spineline-kfold/1"
 _MAY_CHANGE = (
-    "resume", "overwrite", "data", "out", "device", "workers", "cache", "plots", "verbose", "trust",
-    "variants", "recipe", "metric", "draws", "k", "folds",
+    "resume", "overwrite", "data", "out", "device", "workers", "threads", "cache", "plots",
+    "verbose", "trust", "variants", "recipe", "metric", "draws", "k", "folds",
 )  # fmt: skip
 """Keys that a resumed run may be given otherwise; k and folds must still be those there are."""
 

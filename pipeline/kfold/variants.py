@@ -74,7 +74,10 @@ def checked_keys(settings: _OneStage, variant: Variant, where: str) -> dict[str,
         if name in NOT_OF_A_VARIANT:
             raise ConfigError(f"{where}: {name} is the same for all variants; give it to kfold")
     parsed = parse_settings(cls, {"out": ".", **variant.keys}, where=where)
-    return {name: getattr(parsed, name) for name in variant.keys}
+    own = {name: getattr(parsed, name) for name in (key.partition(".")[0] for key in variant.keys)}
+    if isinstance(settings, KfoldDetect) and "yolo" in own:
+        own["yolo"] = {**(settings.yolo or {}), **own["yolo"]}
+    return own
 
 
 def train_settings(
