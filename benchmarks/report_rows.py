@@ -24,7 +24,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -426,11 +426,12 @@ def experiment_words(
 def command_text(command: str, words: Mapping[str, str]) -> str:
     """The command as it is typed; keys at their defaults are left out, but for the variants."""
     cls = RUN[command][0]
-    defaults = {spec.name: spec.default for spec in describe(cls)}
+    settings = parse_settings(cls, words, where=command)
+    defaults = {spec.name: spec.default for spec in fields(cls)}
     shown = [
         f"{name}={shlex.quote(value)}"
         for name, value in words.items()
-        if name == "variants" or defaults[name] != value
+        if name == "variants" or defaults[name] != getattr(settings, name)
     ]
     return " ".join(["spineline", command, *shown])
 

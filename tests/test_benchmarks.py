@@ -257,7 +257,7 @@ def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: 
     import shlex
 
     from spineline.pipeline.cli.main import settings_from_words
-    from spineline.pipeline.kfold.variants import check_trainings, chosen_variants
+    from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask
 
     settings = rows.RowsSettings(out=tmp_path / "my rows", size=size, device="0", seed=3)
     lines = rows.commands(settings, rows.chosen_variants(rows.ROWS), str(settings.out))
@@ -271,8 +271,9 @@ def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: 
         found = settings_from_words(cls, words)
         assert found.seed == 3
         if task == "kfold":
-            variants = chosen_variants(found)
-            check_trainings(found, variants)
+            kfold = (DetectTask if mode == "detect" else ClassifyTask)(found)
+            variants = kfold.variants()
+            kfold.check(variants)
             trained |= {(name, variant.name) for variant in variants}
             assert found.out == tmp_path / "my rows" / size / name
             assert found.data.parent == tmp_path / "my rows" / "data"

@@ -12,9 +12,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import package_version
 from spineline.datasets.common.settings import (
     Settings,
     close_match,
@@ -24,9 +27,6 @@ from spineline.datasets.common.settings import (
     refuse_output_around,
 )
 from spineline.pipeline.cli.commands import COMMANDS, Command
-
-LOG = logging.getLogger("spineline")
-
 
 _HELP = ("help", "--help", "-h")
 _USAGE = """\
@@ -79,8 +79,6 @@ def _dispatch(words: list[str]) -> int:
         print(overview())
         return 0
     if words[0] in ("version", "--version"):
-        from spineline.datasets.common.run_record import package_version
-
         print(package_version())
         return 0
     task, rest = words[0], words[1:]
@@ -128,8 +126,6 @@ def settings_from_words(settings_class: type[Settings], words: Sequence[str]) ->
     cfg = given.pop("cfg", None)
     if cfg is None:
         return parse_settings(settings_class, given, where="command line")
-    from pathlib import Path
-
     merged = {**read_settings_file(Path(str(cfg))), **given}
     return parse_settings(settings_class, merged, where=f"command line and cfg={cfg}")
 

@@ -30,6 +30,9 @@ PIPELINE_FIGURES = (
 NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device", "trust")
 """Keys of a training that no variant may change; whom to trust is not for a file to say."""
 
+FOLDS_FOLDER = "folds"
+"""Folder of the folds' datasets within the output; no variant may bear the name."""
+
 _DATA = "converted dataset, whose train and val parts are folded, or a folder of folds"
 _OUT = "folder to write: VARIANT/foldN, folds.json, kfold.md, kfold.csv, kfold.json, kfold.png"
 _RESUME = "go on with the cross-validation in out= where it stopped; variants may be added"
@@ -146,6 +149,8 @@ class KfoldPipeline(Settings):
         Settings.__post_init__(self)
         check_spacing(self.spacing_mm, self.fov_mm)
 
+
+KfoldSettings = KfoldDetect | KfoldClassify | KfoldPipeline
 
 _RESIZE: dict[str, object] = {
     "normalise": False, "jitter": False, "balance": "none", "rotation": 0, "translate": 0,

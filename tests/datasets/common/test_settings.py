@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.run_record import write_run_record
+from spineline.datasets.common.run_record import recorded_command, write_run_record
 from spineline.datasets.common.settings import (
     Settings,
     describe,
@@ -151,6 +151,22 @@ def test_names_that_are_no_text_are_escaped_in_a_run_record(tmp_path):
     path = write_run_record(tmp_path, "data example", Example(out=tmp_path), reason=reason)
     assert '"br\\uDCFF/x.dcm: damaged ü"' in path.read_text(encoding="utf-8")
     assert read_yaml(path)["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        (None, None),
+        ("", None),
+        ("- a", None),
+        ("\x00", None),
+        ("command: spineline x", "spineline x"),
+    ],
+)
+def test_what_wrote_a_folder(tmp_path, content, command):
+    if content is not None:
+        (tmp_path / "run.yaml").write_text(content)
+    assert recorded_command(tmp_path) == command
 
 
 def test_every_run_record_has_a_seed(tmp_path):
