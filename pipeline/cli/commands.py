@@ -151,7 +151,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.evaluation.val:val",
         ),
         "export": Command(
-            "the whole pipeline as one folder for ONNX Runtime, OpenVINO or TorchScript",
+            "the whole pipeline as one folder for ONNX Runtime or OpenVINO",
             "spineline.pipeline.export.settings:PipelineExport",
             "spineline.pipeline.export.export:export",
         ),
