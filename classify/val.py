@@ -7,10 +7,12 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spineline.classify.data import load_part
+from spineline.classify.grades import Grades
 from spineline.classify.metrics import score
+from spineline.classify.model import load_classifier
 from spineline.classify.plots import plot_confusion
 from spineline.classify.settings import ClassifyVal
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
@@ -20,9 +22,7 @@ from spineline.datasets.crops.crops import CropTable
 from spineline.datasets.grades_csv import COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.splits import PARTS
-
-if TYPE_CHECKING:
-    from spineline.classify.grades import Grades
+from spineline.weights import resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,6 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
-    from spineline.classify.model import load_classifier
-    from spineline.weights import resolve
-
     check_output(settings.out, overwrite=settings.overwrite)
     weights = resolve(settings.model, task="classify", trust=settings.trust)
     classifier = load_classifier(weights.path, device=settings.device, trust=settings.trust)

@@ -22,21 +22,25 @@ class PipelineVal(GroundTruthSettings):
         "weights by fold, each study run with those that did not see it: variant folders of kfold "
         "detect and kfold classify, or JSON files",
         default=(),
+        group="model",
     )
     fold_match: str = key(
         "how studies are found in folds: by study UID, else by name; or by the number in the name "
         "(study12 is 012)",
         default="auto",
         choices=("auto", "number"),
+        group="model",
     )
     predictions: Path | None = key(
-        "score the result.json files of this folder instead of running models", default=None
+        "score the result.json files of this folder instead of running models",
+        default=None,
+        group="data",
     )
     abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
-    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"))
-    salt: str | None = key(SALT_HELP, default=None)
-    overlay: bool = key("draw an overlay of each image", default=False)
+    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"), group="output")
+    salt: str | None = key(SALT_HELP, default=None, group="output")
+    overlay: bool = key("draw an overlay of each image", default=False, group="output")
     overwrite: bool = key("replace an earlier output", default=False)
     seed: int = key("of the bootstrap", default=0, minimum=0)
 

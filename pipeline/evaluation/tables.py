@@ -40,6 +40,9 @@ def command_line(command: str, settings: Settings) -> str:
         value = getattr(settings, spec.name)
         if value == spec.default or spec.name == "overwrite":
             continue
+        if isinstance(value, Mapping):
+            words += [f"{spec.name}.{name}={own}" for name, own in value.items()]
+            continue
         shown = value.name if isinstance(value, Path) else plain[spec.name]
         if isinstance(shown, bool):
             shown = str(shown).lower()

@@ -29,7 +29,7 @@ from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import PARTS, Part, fold_studies, records_by_part, write_manifest
 from spineline.datasets.types import ImageRecord
-from spineline.pipeline.kfold.variants import FOLDS_FOLDER, KfoldSettings
+from spineline.pipeline.kfold.settings import FOLDS_FOLDER, KfoldSettings
 
 SCHEMA = "spineline-folds/1"
 MANIFEST = "folds.json"

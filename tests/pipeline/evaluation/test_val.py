@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from spineline.datasets.dicom.study import scan
 from spineline.datasets.metrics.tree import flatten
 from spineline.datasets.splits import write_manifest
 from spineline.datasets.types import ImageRecord, Structure
+from spineline.pipeline.evaluation.tables import machine
 from spineline.pipeline.inference.ground_truth import aligned
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 
@@ -311,6 +314,29 @@ def test_stored_predictions_of_frames_and_one_missing(
     assert code == 1
     assert "error: 002-000: no result of it" in warned
     assert metrics_of(tmp_path / "o")["level_accuracy_8px"]["value"] == 0.5
+
+
+def test_table(tmp_path, fake_models, cohort, run_cli) -> None:
+    """A script writes the figures of a run's folder into a page, of which the rest stays."""
+    page, out = tmp_path / "results.md", tmp_path / "o"
+    page.write_text("By hand.\n")
+    run_cli(*val_words(*cohort, out))
+    script = Path(__file__).parents[3] / "benchmarks" / "heldout_table.py"
+    words = [f"val={out}", f"page={page}", "note=Three drawn studies."]
+    subprocess.run([sys.executable, str(script), *words], check=True)
+    text = page.read_text()
+    assert text.startswith(
+        "By hand.\n\n<!-- spineline:heldout -->\n\nThree drawn studies.\n\n- Command: "
+    )
+    assert "| `level_accuracy_8px` | 1.0000 | 1.000 – 1.000 | 33 | 0.878 |" in text
+    assert "| `ccf.score` | not defined |" in text
+    assert (
+        "- Command: `spineline pipeline val source=studies annotations=labels.json out=o draws=20`"
+        in text
+    )
+    assert machine() in text
+    assert str(tmp_path) not in text
+    assert "| disc-bulging | 0 | 0 | 0 | 18 | 0 | 0 | 0 | 0 |" in text
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from spineline.detect.results import Detections
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
 from spineline.pipeline.kfold import jobs as kfold_jobs
 from spineline.pipeline.kfold.folds import make_folds
-from spineline.pipeline.kfold.jobs import Job, run_jobs
+from spineline.pipeline.kfold.jobs import ClassifyJob, FoldJob, run_jobs
 from spineline.pipeline.kfold.kfold import kfold_classify
 from spineline.pipeline.kfold.out_of_fold import pool_detections
 from spineline.pipeline.kfold.settings import (
@@ -41,7 +41,8 @@ from spineline.pipeline.kfold.settings import (
     KfoldDetect,
 )
 from spineline.pipeline.kfold.table import Row, flat_metrics, rows_csv, rows_png, table_text
-from spineline.pipeline.kfold.variants import check_trainings, chosen_variants, train_settings
+from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, OneStageTask
+from spineline.pipeline.kfold.variants import Variant
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = "test_resnet"
@@ -93,6 +94,12 @@ def detect_settings(data: Path, out: Path, **keys: object) -> KfoldDetect:
 def classify_settings(data: Path, out: Path, **keys: object) -> KfoldClassify:
     return KfoldClassify(data=data, out=out, **({"model": TINY} | keys))  # type: ignore[arg-type]
 
+
+def task_of(settings: KfoldDetect | KfoldClassify) -> OneStageTask:
+    return (DetectTask if isinstance(settings, KfoldDetect) else ClassifyTask)(settings)
+
+
+ORIGINAL = Variant("original", {})
 
 # Folds
 
@@ -271,25 +278,25 @@ def test_the_variants_that_come_with_it() -> None:
     points = detect_settings(
         Path("d"), Path("o"), model="unet", hyp=None, epochs=1, variants=("onehot", "gaussian")
     )
-    check_trainings(points, chosen_variants(points))
+    task_of(points).check(task_of(points).variants())
     settings = classify_settings(Path("d"), Path("o"), variants=tuple(CLASSIFY_VARIANTS))
-    variants = chosen_variants(settings)
+    variants = task_of(settings).variants()
     assert [variant.name for variant in variants] == list(CLASSIFY_VARIANTS)
     whole = next(v for v in variants if v.name == "noise_normalise_rotation")
-    check_trainings(settings, [v for v in variants if v != whole])  # known to the trainer, all
+    task_of(settings).check([v for v in variants if v != whole])  # known to the trainer, all
     with pytest.raises(ConfigError, match="original,noise_normalise_rotation: train alike"):
-        check_trainings(settings, [variants[0], whole])  # the report's recipe is that row
-    check_trainings(replace(settings, hyp="lumbar"), [variants[0], whole])
+        task_of(settings).check([variants[0], whole])  # the report's recipe is that row
+    task_of(replace(settings, hyp="lumbar")).check([variants[0], whole])
 
 
 def test_own_variants_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("small: {imgsz: 320}\nwide: {imgsz: '640', mosaic: 0}\nplain:\n")
     settings = detect_settings(Path("d"), Path("o"), variants=("mixup", str(file)), lr0=0.02)
-    variants = chosen_variants(settings)
+    variants = task_of(settings).variants()
     assert [v.name for v in variants] == ["mixup", "small", "wide", "plain"]
-    wide = train_settings(settings, variants[2], data=Path("f"), out=Path("r"), device="cpu")
-    assert (wide.imgsz, wide.mosaic, wide.lr0, wide.model) == (640, 0, 0.02, "yolov8n")  # type: ignore[union-attr]
+    wide = task_of(settings).training(variants[2], data=Path("f"), out=Path("r"))
+    assert (wide.imgsz, wide.mosaic, wide.lr0, wide.model) == (640, 0, 0.02, "yolov8n")
     assert (wide.data, wide.out, wide.resume, wide.overwrite) == (
         Path("f"),
         Path("r"),
@@ -370,7 +377,7 @@ def test_variants_whose_key_has_no_effect_are_told(
     keys: dict[str, object], alike: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = detect_settings(Path("d"), Path("o"), **keys)
-    check_trainings(settings, chosen_variants(settings))
+    task_of(settings).check(task_of(settings).variants())
     told = "variants original and mixup: will train alike" in caplog.text
     assert told == alike
     assert "label_smoothing: will train alike" not in caplog.text
@@ -378,7 +385,7 @@ def test_variants_whose_key_has_no_effect_are_told(
 
 def test_mixup_differs_from_the_reports_recipe_without_it() -> None:
     settings = detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0)
-    check_trainings(settings, chosen_variants(settings))
+    task_of(settings).check(task_of(settings).variants())
 
 
 def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> None:
@@ -387,7 +394,7 @@ def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> N
         ("classify", ("hyp", "size", "balance", "variants", "metric")),
     ):
         _, said, _ = run_cli("kfold", task, "help")
-        listed = [line.split()[0] for line in said.splitlines()[2:]]
+        listed = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]
         assert set(words) <= set(listed)
 
 
@@ -402,7 +409,7 @@ class Fake:
         self.fail: set[tuple[str, int]] = set()
         self.stop: tuple[str, int] | None = None
 
-    def train(self, job: Job) -> None:
+    def train(self, job: FoldJob) -> None:
         self.trained.append((job.variant, job.fold, job.train.device))
         if (job.variant, job.fold) == self.stop:
             raise KeyboardInterrupt
@@ -411,7 +418,7 @@ class Fake:
         job.weights.parent.mkdir(parents=True, exist_ok=True)
         job.weights.touch()
 
-    def score(self, job: Job) -> None:
+    def score(self, job: FoldJob) -> None:
         assert job.train.data is not None
         job.scores.mkdir(parents=True)
         records = load_dataset(job.train.data).records["val"]
@@ -429,8 +436,8 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake()
-    monkeypatch.setattr(kfold_jobs, "_train", made.train)
-    monkeypatch.setattr(kfold_jobs, "_score", made.score)
+    monkeypatch.setattr(ClassifyJob, "fit", lambda job: made.train(job))  # noqa: PLW0108 (binds)
+    monkeypatch.setattr(ClassifyJob, "score", lambda job: made.score(job))  # noqa: PLW0108 (binds)
     return made
 
 
@@ -637,15 +644,13 @@ def test_two_devices_work_side_by_side(
     barrier = threading.Barrier(2, timeout=20)
     seen: list[str] = []
 
-    def work(job: Job, environment: dict[str, str], started: object) -> None:
+    def work(job: FoldJob, environment: dict[str, str], started: object) -> None:
         seen.append(job.train.device)
         barrier.wait()
 
     monkeypatch.setattr(kfold_jobs, "_in_process", work)
     settings = classify_settings(dataset, tmp_path)
-    variant = chosen_variants(settings)[0]
-    train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
-    jobs = [Job("original", n, train, "last") for n in range(4)]
+    jobs = [task_of(settings).job(ORIGINAL, n, dataset) for n in range(4)]
     assert run_jobs(jobs, ["cuda:0", "cuda:1"]) == ()
     assert sorted(seen) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
 
@@ -655,10 +660,8 @@ def test_a_job_comes_through_the_pipe_as_it_was(dataset: Path, tmp_path: Path) -
         detect_settings(dataset, tmp_path, imgsz=64, class_weights=(1.0, 2.0)),
         classify_settings(dataset, tmp_path, normalise=False),
     ):
-        variant = chosen_variants(settings)[0]
-        train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
-        job = Job("original", 1, train, "best")
-        assert Job.from_json(job.to_json()) == job
+        job = replace(task_of(settings).job(ORIGINAL, 1, dataset), checkpoint="best")
+        assert FoldJob.from_json(job.to_json()) == job
 
 
 # The command, with true trainings of a tiny network
@@ -707,7 +710,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
 def test_folds_on_two_workers_give_the_figures_of_one(
     dataset: Path, tmp_path: Path, run_cli: Cli
 ) -> None:
-    begin = ["kfold", "classify", f"data={dataset}", "k=2", *QUICK, "workers=1"]
+    begin = ["kfold", "classify", f"data={dataset}", "k=2", *QUICK, "threads=1"]
     assert run_cli(*begin, f"out={tmp_path / 'one'}")[0] == 0
     assert run_cli(*begin, f"out={tmp_path / 'two'}", "device=cpu,cpu")[0] == 0
     one, two = ((tmp_path / name / "kfold.json").read_bytes() for name in ("one", "two"))
@@ -719,9 +722,7 @@ def test_folds_on_two_workers_give_the_figures_of_one(
 @pytest.mark.slow
 def test_a_worker_that_fails_says_why(dataset: Path, tmp_path: Path) -> None:
     settings = classify_settings(dataset, tmp_path, weights="no-such-weights")
-    variant = chosen_variants(settings)[0]
-    train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
-    jobs = [Job("original", n, replace(train, out=tmp_path / f"fold{n}"), "last") for n in range(2)]
+    jobs = [task_of(settings).job(ORIGINAL, n, dataset) for n in range(2)]
     failures = run_jobs(jobs, ["cpu", "cpu"])
     assert [failure.name for failure in failures] == ["original, fold 1", "original, fold 2"]
     assert "no-such-weights" in failures[0].reason

@@ -1,14 +1,14 @@
-"""The metrics of a run of `pipeline val` as a section of a Markdown page.
+"""The figures of a folder of `pipeline val` as a section of a Markdown page.
 
-    python benchmarks/results_page.py run=OUT page=PAGE.md [section=heldout] [note="A sentence."]
+    python benchmarks/heldout_table.py val=OUT/val page=docs/results.md [section=heldout] [note=…]
 
-The section holds every metric beside what others published, and what is needed to make it again;
-the rest of the page stays.
+The rest of the page stays; figures that others published stand beside ours.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,14 @@ from typing import Any
 
 import yaml
 
-from spineline.datasets.common.pages import check_name, write_section
-from spineline.datasets.common.run_record import run_script, versions
-from spineline.datasets.common.settings import Settings, key, parse_settings
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import check_name, write_section
+
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import Settings, describe, key, parse_settings
+from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import command_line, machine, metric_rows
@@ -47,27 +52,24 @@ ABOUT_PUBLISHED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageSettings(Settings):
-    run: Path = key("folder that pipeline val wrote")
+class TableSettings(Settings):
+    val: Path = key("folder that pipeline val wrote")
     page: Path = key("Markdown page to write a section of")
     section: str = key("name of that section", default="heldout")
     note: str = key("a sentence on the data", default="")
 
-    def __post_init__(self) -> None:
-        check_name(self.section)
 
-
-def section_text(metrics: Mapping[str, Any], settings: PipelineVal, note: str = "") -> str:
-    """Every metric, and what is needed to make it again, as Markdown.
+def section_text(metrics: Mapping[str, Any], run: Mapping[str, Any], *, note: str = "") -> str:
+    """Every figure, and what is needed to make it again, as Markdown.
 
     Args:
         metrics: the content of ``metrics.json``.
-        settings: of the run; keys that differ from their defaults are shown, paths by their last
-            part alone.
+        run: the content of ``run.yaml`` beside it; of its paths the last part alone is shown.
         note: a sentence on the data.
     """
+    settings = parse_settings(PipelineVal, run["settings"], where="run.yaml")
     weights, bootstrap = metrics["weights"], metrics["bootstrap"]
-    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     lines = [note, ""] if note else []
     lines += [
         f"- Command: `{command_line('pipeline val', settings)}`",
@@ -76,42 +78,44 @@ def section_text(metrics: Mapping[str, Any], settings: PipelineVal, note: str = 
         f"{len(metrics['left_out'])} left out by quality control",
         f"- Weights: {weights['name'] or 'unknown'} (SHA-256 {weights['sha256'] or 'unknown'})",
         f"- Bootstrap: {bootstrap['draws']} draws, seed {bootstrap['seed']}",
-        f"- Versions: {packages}",
+        f"- Versions: {versions}",
         f"- Machine: {machine()}",
+        "",
+        "| figure | value | 95 % interval | n | published |",
+        "|---|--:|--:|--:|---|",
     ]
-    lines += ["", "| figure | value | 95 % interval | n | published |", "|---|--:|--:|--:|---|"]
-    lines += [
-        f"| `{name}` | {' | '.join(cells)} | {PUBLISHED.get(name, '')} |"
-        for name, *cells in metric_rows(metrics)
-    ]
-    lines += ["", ABOUT_PUBLISHED, "", *confusion_lines(metrics)]
-    return "\n".join(lines) + "\n"
+    for name, *cells in metric_rows(metrics):
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {PUBLISHED.get(name, '')} |")
+    return "\n".join([*lines, "", ABOUT_PUBLISHED, "", *confusion(metrics)]) + "\n"
 
 
-def confusion_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The seven-class confusion as a Markdown table."""
-    confusion = metrics.get("seven", {}).get("confusion")
-    if not confusion:
+def confusion(metrics: Mapping[str, Any]) -> list[str]:
+    """The seven-class confusion, where it was scored."""
+    found = metrics.get("seven", {}).get("confusion")
+    if not found:
         return []
     lines = [
         "## Seven-class confusion", "", "Rows: label; columns: answer.", "",
         "| | " + " | ".join(SEVEN_NAMES) + " | missed |", "|---|" + "--:|" * 8,
     ]  # fmt: skip
-    for name, counts, missed in zip(
-        SEVEN_NAMES, confusion["value"], confusion["missed"], strict=True
-    ):
+    for name, counts, missed in zip(SEVEN_NAMES, found["value"], found["missed"], strict=True):
         lines.append(f"| {name} | {' | '.join(map(str, counts))} | {missed} |")
     return lines
 
 
 def main(words: list[str]) -> None:
+    if words == ["help"]:
+        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(TableSettings)]))
+        return
     values = dict(word.partition("=")[::2] for word in words)
-    settings = parse_settings(PageSettings, values, where="command line")
-    metrics = json.loads((settings.run / "metrics.json").read_text(encoding="utf-8"))
-    record = settings.run / "run.yaml"
-    content = yaml.safe_load(record.read_text(encoding="utf-8"))["settings"]
-    run = parse_settings(PipelineVal, content, where=str(record))
-    text = section_text(metrics, run, settings.note)
+    settings = parse_settings(TableSettings, values, where="command line")
+    check_name(settings.section)
+    try:
+        metrics = json.loads((settings.val / "metrics.json").read_text(encoding="utf-8"))
+        run = yaml.safe_load((settings.val / "run.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"val={settings.val}: no folder of pipeline val ({error})") from error
+    text = section_text(metrics, run, note=settings.note)
     write_section(settings.page, settings.section, text, title="Results")
 
 
