@@ -58,7 +58,7 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
     used = {"name": weights.name, "sha256": weights.sha256}
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "metrics.json", {"split": part, **metrics})
-        write_text(stage / "predictions.csv", grades_csv(table, grades))
+        write_text(stage / "predictions.csv", grades_to_csv(table, grades))
         if "seven" in metrics:
             title = f"{part}, {len(table)} crops"
             confusion = metrics["seven"]["confusion"]
@@ -68,7 +68,7 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
     return ClassifyValResult(settings.out, metrics)
 
 
-def grades_csv(table: CropTable, grades: Grades) -> str:
+def grades_to_csv(table: CropTable, grades: Grades) -> str:
     """One line per crop: what it is labelled and what the network says, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

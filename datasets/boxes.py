@@ -129,7 +129,7 @@ def iou_inclusive(
 
     The older cervical project's overlap. Without others, of the boxes with one another.
 
-    >>> iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 4)])[0, 1]
+    >>> float(iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 4)])[0, 1])
     0.5
     """
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)

@@ -192,7 +192,7 @@ def rates(matches: Matches, confidence: float, weights: FloatArray | None = None
         precision=divide(tp, found),
         recall=divide(tp, labels),
         f1=divide(2 * tp, found + labels),
-        average_precision=average_precision(matches, table),
+        average_precision=_average_precision(matches, table),
         tp=hits,
         fp=detections - hits,
         fn=wanted - hits,
@@ -208,13 +208,8 @@ def precision_recall(matches: Matches) -> Curve:
     return Curve(matches.confidence[ends].astype(np.float64), tp / (ends + 1), recall)
 
 
-def average_precision(matches: Matches, table: FloatArray) -> FloatArray:
-    """(B,) area under the interpolated precision-recall curve; NaN where a draw has no label.
-
-    Args:
-        matches: of one class, or of all classes counted together.
-        table: (B, images) how often each image counts.
-    """
+def _average_precision(matches: Matches, table: FloatArray) -> FloatArray:
+    """(B,) area under the interpolated precision-recall curve; NaN where a draw has no label."""
     labels = table @ matches.labels.sum(axis=1).astype(np.float64)
     # Precision is highest where a hit has just been added, so it is wanted there alone.
     ends = _ends(matches.confidence)

@@ -12,7 +12,6 @@ from sklearn.metrics import precision_recall_curve
 from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.evaluation.matching import (
     Rates,
-    average_precision,
     best_f1,
     confusion,
     match,
@@ -218,18 +217,6 @@ def test_what_lies_below_the_confidence_changes_no_count() -> None:
         all_of_them = rates_of(labels, found, confidence=confidence)
         alone = rates_of(labels, kept, confidence=confidence)
         assert (all_of_them.tp, all_of_them.fp, all_of_them.fn) == (alone.tp, alone.fp, alone.fn)
-
-
-def test_weights_are_copies_of_images() -> None:
-    labels, found = random_case(2, images=4)
-    times = [2, 0, 3, 1]
-    copied_labels = [each for each, n in zip(labels, times, strict=True) for _ in range(n)]
-    copied = [each for each, n in zip(found, times, strict=True) for _ in range(n)]
-    weights = np.array([[1.0] * 4, times])
-    once, more = average_precision(match(labels, found), weights)
-    assert once == pytest.approx(rates_of(labels, found).average_precision)
-    assert more == pytest.approx(rates_of(copied_labels, copied).average_precision)
-    assert once != more
 
 
 def test_equal_confidences_count_together_in_any_order() -> None:

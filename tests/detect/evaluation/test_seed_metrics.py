@@ -144,20 +144,6 @@ def test_metrics_are_those_of_the_rule_done_box_by_box(seed: int) -> None:
     assert rates(labels, found) == pytest.approx(naive(labels, found))
 
 
-def test_weights_are_copies_of_images() -> None:
-    labels, found = random_case(5)
-    times = [0, 2, 1, 3, 0, 1, 1, 0, 2]
-    copied = [
-        [x for x, n in zip(each, times, strict=True) for _ in range(n)] for each in (labels, found)
-    ]
-    result = seed_rates(
-        seed_counts(labels, found, positive=SICK), np.array([[1.0] * 9, [float(n) for n in times]])
-    )
-    for row, expected in enumerate((rates(labels, found), rates(*copied))):
-        got = (result.precision, result.recall, result.f1, result.average_precision)
-        assert tuple(float(each[row]) for each in got) == pytest.approx(expected)
-
-
 def test_boxes_before_near_duplicates_go_are_those_of_torchvision() -> None:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 150, (400, 2))

@@ -20,7 +20,6 @@ from spineline.datasets.metrics.tree import flatten
 from spineline.datasets.types import Structure
 from spineline.pipeline.evaluation.evaluate import evaluate_images
 from spineline.pipeline.evaluation.match import ScoredImage, label_table, report_table
-from spineline.pipeline.evaluation.naming import brier, expected_calibration_error, naming_table
 from spineline.pipeline.inference.results import BinaryGrade, GradedStructure, SevenGrade
 
 
@@ -270,41 +269,6 @@ def test_naming_by_hand() -> None:
     assert left["level_accuracy_8px"]["value"] == pytest.approx(6 / 28, abs=1e-6)
     for key in ("naming.coverage", "naming.brier", "naming.ece"):
         assert left[key] == flat[key]
-
-
-def test_calibration_against_draws() -> None:
-    """A thousand images whose names are right as often as said: the error is that of chance."""
-    rng = np.random.default_rng(0)
-    stated = rng.uniform(0.5, 1, 1000)
-    rows = [RIGHT if rng.random() < p else LOWER for p in stated]
-    honest = [named(str(n), r, p) for n, (r, p) in enumerate(zip(rows, stated, strict=True))]
-    boast = [replace(image, naming_probability=0.99) for image in honest]
-    errors = []
-    for images in (honest, boast):
-        table = naming_table(images)
-        weights = draw_weights(len(images), 1)
-        errors.append(expected_calibration_error(table, weights)[0][0])
-        value = brier(table, weights)[0][0]
-        assert value == pytest.approx(brier_score_loss(table.right, table.probability))
-    assert errors[0] < 0.05
-    assert errors[1] == pytest.approx(0.99 - np.mean([r is RIGHT for r in rows]), abs=1e-9)
-
-
-def test_coco_by_hand() -> None:
-    """Two L1 labels; the surer box is off by half its height (IoU 1/3), the other exact.
-
-    At each IoU: predictions miss, hit: precision 0 then 1/2 at recall 1/2; 51 of 101 recall points
-    (0 … 0.5) get 1/2. No other level has labels.
-    """
-    exact = said("L1", 100, 50, 0.5)
-    images = [
-        ScoredImage("a", "a", 200, 200, (label("L1", 100, 50, "v1"),), (exact,)),
-        ScoredImage("b", "b", 200, 200, (label("L1", 100, 50, "v1"),), (said("L1", 100, 60, 0.9),)),
-    ]
-    flat = flatten(evaluate_images(images, draws=5))
-    for key in ("coco.map50", "coco.map50_95"):
-        assert flat[key]["value"] == pytest.approx(51 / 101 / 2, abs=1e-6)
-        assert flat[key]["n"] == 2
 
 
 def test_boxes_are_clipped_to_the_image_before_they_are_compared() -> None:
