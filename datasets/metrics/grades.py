@@ -92,7 +92,7 @@ def grade_table(
         seven_given=none if seven is None else seven.argmax(axis=1),
         binary_given=none if v5 is None else (v5 >= 0.5).astype(np.int64),
         seven_probability=unknown if seven is None else seven.max(axis=1),
-        v5_probability=unknown if v5 is None else v5,
+        v5_probability=unknown if v5 is None else np.asarray(v5, dtype=np.float64),
         abnormal_probability=abnormal,
     )
 

@@ -128,7 +128,7 @@ def label_table(images: Sequence[ScoredImage]) -> LabelTable:
                 "distance_mm": _distance_mm(label, prediction, image.spacing_rc_mm),
             }
             rows.append(row | _label_codes(label) | _codes_given(label.kind, prediction))
-    columns = {
+    columns: dict[str, Any] = {
         name: np.array([row[name] for row in rows], dtype=dtype).reshape(-1, *shape)
         for name, dtype, shape in _COLUMNS
     }

@@ -48,8 +48,8 @@ def pool_detections(
         seed: of the bootstrap.
     """
     found: list[Detections] = []
-    for folder, records in zip(scores, folds.records, strict=True):
-        of_image: list[list[Mapping[str, Any]]] = [[] for _ in records]
+    for folder, fold in zip(scores, folds.records, strict=True):
+        of_image: list[list[Mapping[str, Any]]] = [[] for _ in fold]
         for row in read_scores(folder / "predictions.json", list):
             of_image[int(row["image_id"]) - 1].append(row)
         found += [_detections(rows, folds.names) for rows in of_image]
