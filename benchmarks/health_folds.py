@@ -5,21 +5,22 @@
 `python benchmarks/health_folds.py help` lists the keys. What it does, each by its command:
 
 1. `convert report labels=health kinds=disc kfold=3`: v1 is healthy, any other tag sick;
-2. `detect train model=fasterrcnn hyp=cervical` and `model=yolov8n hyp=lumbar` on each fold, from
-   scratch; the weights of the last epoch are taken, so that nothing is chosen on what is scored;
-3. `detect val` of each fold, and of all folds as one: every patient by the network that was
-   trained without that patient;
-4. a section of the page.
+2. `kfold detect model=fasterrcnn hyp=cervical` and `model=yolov8n hyp=lumbar`: trained on each fold
+   from scratch; the weights of the last epoch are taken, so that nothing is chosen on what is
+   scored, and every patient is scored by the network that was trained without that patient;
+3. a section of the page.
 
 The sizes are small by default, for a CPU: some hours on two cores. `full=true` takes the recipes as
 they are (ResNet-50, three channels, 384 pixels, batch 8, 200 epochs; YOLOv8n for 100), which wants
-a GPU (`device=0`). A run that was stopped goes on when the same line is given again. Folds and runs
-that were made by hand are taken with `folds=FOLDER`, `fasterrcnn=RUN0,RUN1,RUN2` and `yolo=…`.
+a GPU (`device=0`). A run that was stopped goes on when the same line is given again. Folds that are
+converted already are taken with `folds=FOLDER`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,18 +28,19 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import write_section
+
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
-from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.pages import write_section
+from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
-from spineline.detect.evaluation.folds import fold_folders
-from spineline.detect.settings import DetectTrain, DetectVal
-from spineline.detect.train import train
-from spineline.detect.val import val
 from spineline.pipeline.evaluation.tables import command_line, machine
+from spineline.pipeline.kfold.kfold import kfold_detect
+from spineline.pipeline.kfold.settings import KfoldDetect
 
 MODELS = ("fasterrcnn", "yolo")
 TITLES = {"fasterrcnn": "Faster R-CNN", "yolo": "YOLOv8n"}
@@ -82,14 +84,12 @@ class HealthSettings(Settings):
     annotations: Path | None = key("the report's labels", default=None)
     images: Path | None = key("the report's frames", default=None)
     folds: Path | None = key("folds that are converted already", default=None)
-    fasterrcnn: tuple[Path, ...] = key("finished run folders, one per fold", default=())
-    yolo: tuple[Path, ...] = key("finished run folders, one per fold", default=())
     models: tuple[str, ...] = key("what to train and score", default=MODELS, choices=MODELS)
     full: bool = key("the recipes as they are, for a GPU", default=False)
     epochs: int | None = key("of every training, instead", default=None, minimum=1)
     imgsz: int | None = key("of every training, instead", default=None, minimum=32)
     k: int = key("folds", default=3, minimum=2)
-    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    device: str = key("cpu, cuda or a number; several run folds side by side", default="cpu")
     draws: int = key("bootstrap draws", default=1000, minimum=1)
     seed: int = key("of folds, trainings and bootstrap", default=0, minimum=0)
     page: Path | None = key("Markdown page to write a section of", default=None)
@@ -102,15 +102,19 @@ class Scored:
 
     Attributes:
         model: one of [MODELS][].
-        runs: run folder of each fold.
-        metrics: content of ``metrics.json``: of all folds as one, and under ``folds`` of each.
-        command: that scored all folds as one.
+        content: of its ``kfold.json``.
+        command: that it was made by.
     """
 
     model: str
-    runs: tuple[Path, ...]
-    metrics: Mapping[str, Any]
+    content: Mapping[str, Any]
     command: str
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """Each figure's folds and pooled value, by dotted key."""
+        figures: Mapping[str, Any] = self.content["variants"]["original"]
+        return figures
 
 
 # Making
@@ -138,86 +142,35 @@ def make_folds(settings: HealthSettings) -> Path:
     return data
 
 
-def train_keys(settings: HealthSettings, model: str, fold: Path, out: Path) -> DetectTrain:
-    """The keys of one training."""
+def kfold_keys(settings: HealthSettings, model: str, data: Path) -> KfoldDetect:
+    """The keys of one model's cross-validation."""
     sizes = FULL[model] if settings.full else SMALL[model]
     given = {"epochs": settings.epochs, "imgsz": settings.imgsz}
     if settings.imgsz is not None and model == "fasterrcnn":
         given["crop"] = max(settings.imgsz * 330 // 384, 32)
     own = BASE[model] | sizes | {k: v for k, v in given.items() if v is not None}
-    return DetectTrain(
+    return KfoldDetect(
         **own,
-        data=fold,
-        out=out,
+        data=data,
+        out=settings.out / model,
         device=settings.device,
         seed=settings.seed,
-        val=False,
+        draws=settings.draws,
+        variants=("original",),
         plots=False,
     )
 
 
-def trained_runs(settings: HealthSettings, model: str, folds: Sequence[Path]) -> tuple[Path, ...]:
-    """Finished runs of a model, trained or gone on with where they are not."""
-    given: tuple[Path, ...] = getattr(settings, model)
-    if given:
-        if len(given) != len(folds):
-            raise ConfigError(
-                f"{model}=: names {len(given)} runs, and there are {len(folds)} folds"
-            )
-        return given
-    runs = []
-    for number, fold in enumerate(folds):
-        keys = train_keys(settings, model, fold, settings.out / f"{model}-{number}")
-        if not keys.out.exists():
-            train(keys)
-        elif not is_finished(keys.out):
-            train(DetectTrain(out=keys.out, resume=True, device=settings.device))
-        runs.append(keys.out)
-    return tuple(runs)
-
-
-def is_finished(run: Path) -> bool:
-    """Whether a run folder has a line for every epoch, and weights."""
-    return trained_epochs(run) == wanted_epochs(run) and weights_of(run).is_file()
-
-
-def wanted_epochs(run: Path) -> int:
-    """How many epochs a run was to have."""
-    return int(read_run(run)["trained_with"]["epochs"])
-
-
-def trained_epochs(run: Path) -> int:
-    """How many epochs a run has, by the lines of its results."""
-    results = run / "results.csv"
-    lines = results.read_text(encoding="utf-8").splitlines() if results.is_file() else []
-    return max(len(lines) - 1, 0)
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-def weights_of(run: Path) -> Path:
-    """The weights of the last epoch."""
-    return run / "weights" / "last.safetensors"
-
-
-def score(settings: HealthSettings, model: str, data: Path, runs: Sequence[Path]) -> Scored:
-    """Each fold by the network that did not see it, and all of them as one."""
-    keys = DetectVal(
-        model=f"[{','.join(str(weights_of(run)) for run in runs)}]",
-        data=data,
-        out=settings.out / f"val-{model}",
-        device=settings.device,
-        draws=settings.draws,
-        seed=settings.seed,
-        overwrite=True,
-    )
-    names = ",".join(f"{run.name}/weights/last.safetensors" for run in runs)
-    rest = command_line("detect val", replace(keys, model=None))
-    command = rest.replace("spineline detect val", f"spineline detect val model=[{names}]")
-    return Scored(model, tuple(runs), val(keys).metrics, command)
+def score(settings: HealthSettings, model: str, data: Path) -> Scored:
+    """Train and score a model on every fold, where that is not done."""
+    keys = kfold_keys(settings, model, data)
+    table = keys.out / "kfold.json"
+    if not table.is_file() or json.loads(table.read_text(encoding="utf-8"))["failures"]:
+        result = kfold_detect(replace(keys, resume=(keys.out / "run.yaml").is_file()))
+        if result.failures:
+            raise SpinelineError("; ".join(str(failure) for failure in result.failures))
+    content = json.loads(table.read_text(encoding="utf-8"))
+    return Scored(model, content, command_line("kfold detect", keys))
 
 
 # Telling
@@ -228,47 +181,22 @@ def rows_of(scored: Scored) -> list[tuple[str, ...]]:
     title = TITLES[scored.model]
     rows: list[tuple[str, ...]] = []
     for rule, words in RULES.items():
-        for metrics in scored.metrics["folds"]:
-            if "." not in rule:  # the third rule is told of all folds as one alone
-                cells = [number_text(block(metrics, rule)[name]) for name in FIGURES]
-                rows.append((title, metrics["fold"], words, *cells))
-        pooled = block(scored.metrics, rule)
-        cells = [number_text(pooled[name], interval=True) for name in FIGURES]
+        found = [scored.figures[f"{rule}.{name}"] for name in FIGURES]
+        folds = () if "." in rule else range(len(scored.content["studies"]))
+        for n in folds:  # the third rule is told of all folds as one alone
+            cells = [number_text({"value": figure["folds"][n]}) for figure in found]
+            rows.append((title, f"fold{n}", words, *cells))
+        cells = [number_text(figure["pooled"]) for figure in found]
         rows.append((title, "all as one", words, *cells))
     return rows
 
 
-def block(metrics: Mapping[str, Any], rule: str) -> Mapping[str, Any]:
-    """The figures of a rule, whose name is a path through the metrics."""
-    found: Any = metrics
-    for part in rule.split("."):
-        found = found[part]
-    return found
-
-
-def number_text(figure: Mapping[str, Any], *, interval: bool = False) -> str:
+def number_text(figure: Mapping[str, Any]) -> str:
     """``0.812``, or ``0.812 (0.790 – 0.830)``; ``not defined`` where it is not."""
     if figure["value"] is None:
         return "not defined"
-    low, high = figure["ci95"]
-    value = f"{figure['value']:.3f}"
-    return f"{value} ({low:.3f} – {high:.3f})" if interval and low is not None else value
-
-
-def training_commands(runs: Sequence[Path]) -> list[str]:
-    """What each run folder says that it was trained by, and whether it was stopped before its end.
-
-    Keys at their defaults are left out.
-    """
-    commands = []
-    for run in runs:
-        record = read_run(run)
-        keys = parse_settings(DetectTrain, record["settings"], where=str(run / "run.yaml"))
-        command = command_line(str(record["command"]).removeprefix("spineline "), keys)
-        done, wanted = trained_epochs(run), wanted_epochs(run)
-        stopped = "" if done == wanted else f", stopped after {done} of {wanted} epochs"
-        commands.append(f"`{command}`{stopped}")
-    return commands
+    low, high = figure.get("ci95", (None, None))
+    return f"{figure['value']:.3f}" + ("" if low is None else f" ({low:.3f} – {high:.3f})")
 
 
 ABOUT = """\
@@ -287,10 +215,13 @@ at confidence 0.5; of any class: a disc counts as found whatever it is called.
 
 def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored]) -> str:
     """The section of the page."""
-    metrics = models[0].metrics
     rows = [PUBLISHED, *(row for scored in models for row in rows_of(scored))]
-    sizes = "The recipes in full." if settings.full else small_note(data, models)
-    labels = metrics["one_to_one"]["recall"]["n"]
+    studies = models[0].content["studies"]
+    record = yaml.safe_load((data / "run.yaml").read_text(encoding="utf-8"))
+    keys = parse_settings(ConvertReport, record["settings"], where=str(data / "run.yaml"))
+    name = str(record["command"]).removeprefix("spineline ")
+    commands = [command_line(name, replace(keys, out=data)), *(m.command for m in models)]
+    sizes = "The recipes in full." if settings.full else small_note(settings, data, keys, models)
     lines = [
         "## Discs, healthy or sick",
         "",
@@ -299,40 +230,31 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         "",
         f"In brackets: 95 % interval, bootstrap over patients. {sizes}",
         "",
-        f"- Data: {metrics['images']} images of {metrics['studies']} patients, {labels} discs, "
-        f"{len(metrics['folds'])} folds",
-        f"- Seed: {settings.seed} of folds and bootstrap; of a training {settings.seed} too, where "
-        "its line does not say another",
+        f"- Data: {sum(studies)} patients, {models[0].figures['one_to_one.recall']['pooled']['n']} "
+        f"discs, {len(studies)} folds",
+        f"- Seed: {settings.seed} of folds, trainings and bootstrap",
         f"- Machine: {machine()}",
         "",
         "Made by, in this order:",
         "",
-        *(f"- {command}" for command in commands_of(data, models)),
+        *(f"- `{command}`" for command in commands),
     ]
     return "\n".join(lines) + "\n"
 
 
-def small_note(data: Path, models: Sequence[Scored]) -> str:
-    source = read_run(data)["settings"]
-    names = " ".join(f"{name}={Path(source[name]).name}" for name in ("annotations", "images"))
+def small_note(
+    settings: HealthSettings, data: Path, source: ConvertReport, models: Sequence[Scored]
+) -> str:
+    """What the small sizes are, and how to run the full ones."""
     epochs = " and ".join(
-        f"{trained_epochs(scored.runs[0])} epochs of {TITLES[scored.model]}" for scored in models
+        f"{kfold_keys(settings, scored.model, data).epochs} epochs of {TITLES[scored.model]}"
+        for scored in models
     )
+    names = f"annotations={source.annotations.name} images={source.images.name}"
     return (
         f"Small runs for a CPU ({epochs}; a small backbone): not the best that either network can "
         f"do. In full: `python benchmarks/health_folds.py full=true device=0 {names} out=OUT`."
     )
-
-
-def commands_of(data: Path, models: Sequence[Scored]) -> list[str]:
-    """Conversion, trainings and scoring."""
-    record = read_run(data)
-    keys = parse_settings(ConvertReport, record["settings"], where=str(data / "run.yaml"))
-    name = str(record["command"]).removeprefix("spineline ")
-    commands = [f"`{command_line(name, replace(keys, out=data))}`"]
-    for scored in models:
-        commands += [*training_commands(scored.runs), f"`{scored.command}`"]
-    return commands
 
 
 def main(words: list[str]) -> None:
@@ -345,11 +267,7 @@ def main(words: list[str]) -> None:
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
     data = make_folds(settings)
-    folds = fold_folders(data)
-    models = [
-        score(settings, model, data, trained_runs(settings, model, folds))
-        for model in settings.models
-    ]
+    models = [score(settings, model, data) for model in settings.models]
     rows = [PUBLISHED, *(row for scored in models for row in rows_of(scored))]
     print(aligned_text([HEADS, *rows]))
     if settings.page is not None:

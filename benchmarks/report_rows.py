@@ -24,21 +24,24 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import check_name, read_sections, write_section
+
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.pages import check_name, read_sections, write_section
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, close_match, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
-from spineline.pipeline.evaluation.metrics import flatten
+from spineline.datasets.metrics.tree import flatten
 from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.evaluation.val import val
@@ -423,11 +426,12 @@ def experiment_words(
 def command_text(command: str, words: Mapping[str, str]) -> str:
     """The command as it is typed; keys at their defaults are left out, but for the variants."""
     cls = RUN[command][0]
-    defaults = {spec.name: spec.default for spec in describe(cls)}
+    settings = parse_settings(cls, words, where=command)
+    defaults = {spec.name: spec.default for spec in fields(cls)}
     shown = [
         f"{name}={shlex.quote(value)}"
         for name, value in words.items()
-        if name == "variants" or defaults[name] != value
+        if name == "variants" or defaults[name] != getattr(settings, name)
     ]
     return " ".join(["spineline", command, *shown])
 

@@ -30,8 +30,11 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import write_section
+
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-from spineline.datasets.common.pages import write_section
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.dicom.study import choose_slice, scan
 

@@ -1,6 +1,6 @@
-"""How fast each runtime is: torch, ONNX Runtime, OpenVINO and TorchScript, side by side in one run.
+"""How fast each runtime is: torch, ONNX Runtime and OpenVINO, side by side in one run.
 
-    python benchmarks/runtimes.py [n=20] [weights=default] [formats=onnx,openvino,torchscript] …
+    python benchmarks/runtimes.py [n=20] [weights=default] [formats=onnx,openvino] …
 
 `python benchmarks/runtimes.py help` lists the keys. The weights are exported to each format by
 `spineline pipeline export`, and phantom studies are read into memory. Then the runtimes take turns:
@@ -8,7 +8,7 @@
 - *models loaded*: `Pipeline.analyse` of every study, one after the other, in this process: both
   networks, the namer, suppression, decoding, crops and grades, without reading and writing;
 - *from a cold start*: `spineline pipeline predict` of one study, a process of its own from its
-  start to its end. Only torch and TorchScript import torch there.
+  start to its end. Only torch imports torch there.
 
 The figures of a section are ratios to torch; set OMP_NUM_THREADS for another number of threads.
 """
@@ -42,7 +42,7 @@ from turns import (
 )
 
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.runtimes import FORMS, threads
+from spineline.datasets.common.runtimes import FORMS, PACKAGES, threads
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
 from spineline.pipeline.export.export import Agreement, export
@@ -54,9 +54,7 @@ TITLES = {
     "torch": "torch",
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
-    "torchscript": "TorchScript",
 }
-PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
 HEADS = (
     "runtime",
     "models loaded, ms a study",

@@ -24,6 +24,7 @@ import logging
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,13 +39,16 @@ from torchvision import tv_tensors
 from torchvision.models import detection
 from torchvision.transforms import v2
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import write_section
+
 from spineline.converters.convert import convert_tianchi
 from spineline.converters.settings import ConvertTianchi
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.pages import write_section
 from spineline.datasets.common.run_record import run_script, versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table

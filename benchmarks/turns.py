@@ -22,10 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pages import write_section
+
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.pages import write_section
 from spineline.datasets.common.run_record import versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.classify.metrics import ece
 from spineline.classify.model import MIN_TEMPERATURE, read_weights, save_weights
 from spineline.classify.settings import ClassifyCalibrate
 from spineline.datasets.common.errors import AnnotationError, ConfigError
@@ -22,9 +21,9 @@ from spineline.datasets.common.files import check_output
 from spineline.datasets.common.log import LOG
 from spineline.datasets.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from spineline.datasets.metrics.bootstrap import FloatArray, IntArray
+from spineline.datasets.metrics.grades import calibration_error
+from spineline.weights import resolve
 
 _STEPS = 60  # halvings of the range of inverse temperatures
 
@@ -88,8 +87,6 @@ def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
-    from spineline.weights import resolve
-
     if settings.out.suffix != ".safetensors":
         raise ConfigError(f"out={settings.out}: wanted a file that ends in .safetensors")
     check_output(settings.out, overwrite=settings.overwrite)
@@ -161,9 +158,10 @@ def calibration(graded: Graded) -> Calibration:
 
 def _head_ece(p: FloatArray, true: IntArray) -> float:
     """ECE of the answer's probability, or with two classes of that of the second."""
+    stated, happened = p.max(axis=1), p.argmax(axis=1) == true
     if p.shape[1] == 2:
-        return float(ece(p[:, 1], true == 1) or 0.0)
-    return float(ece(p.max(axis=1), p.argmax(axis=1) == true) or 0.0)
+        stated, happened = p[:, 1], true == 1
+    return float(calibration_error(np.ones((1, 1)), np.zeros_like(true), stated, happened)[0])
 
 
 def tempered(log_p: FloatArray, temperature: npt.ArrayLike) -> FloatArray:

@@ -23,7 +23,8 @@ from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.common.tensors import METADATA_KEY, read_described
 from spineline.datasets.crops.crops import CropSpec
-from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
+from spineline.datasets.kind_masks import allowed_codes
+from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, Kind
 
 MIN_TEMPERATURE = 0.05
 """The least temperature of a head; the greatest is its inverse."""
@@ -509,9 +510,7 @@ def grades_of(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
 
 def allowed_classes(kinds: Sequence[Kind | None] | None, count: int) -> Tensor:
     """(count, 7) bool: the classes that each crop's kind allows; all where it is unknown."""
-    known: Sequence[Kind | None] = [None] * count if kinds is None else kinds
-    rows = [[kind is None or kind == other for other in KIND_OF_SEVEN] for kind in known]
-    return torch.tensor(rows, dtype=torch.bool).reshape(count, len(SEVEN_NAMES))
+    return torch.from_numpy(allowed_codes([None] * count if kinds is None else kinds))
 
 
 def seven_probabilities(logits: Tensor, allowed: Tensor) -> Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.ticker import MaxNLocator
-
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.plots import confusion_png, figure_png, new_figure
 
@@ -19,7 +17,9 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def plot_curves(history: Sequence[Mapping[str, float | int | None]], path: Path) -> None:
-    """Write the course of losses, figures and learning rate over the epochs."""
+    """Write the course of losses, metrics and learning rate over the epochs."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(10, 7)
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         for name in names:

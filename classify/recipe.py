@@ -114,20 +114,22 @@ class Recipe(Settings):
         return CropSpec(self.size, self.margin, "spine" if self.align == "spine" else "none")
 
 
-def recipe_key(name: str) -> Any:
+def recipe_key(name: str, group: str) -> Any:
     """A settings field that overrides the recipe's key of that name.
 
-    Choices default to ``recipe`` (``none`` may be one of them), everything else to none.
+    Choices default to ``recipe`` (``none`` may be one of them), everything else to none; help shows
+    the report's value.
     """
     metadata = next(spec.metadata for spec in fields(Recipe) if spec.name == name)
-    choices, value = metadata["choices"], _report_values()[name]
-    shown = str(value).lower() if isinstance(value, bool) else value
+    choices = metadata["choices"]
     return key(
-        f"{metadata['help']} (recipe; report {shown})",
+        metadata["help"],
         default="recipe" if choices else None,
         choices=("recipe", *choices) if choices else (),
         minimum=metadata["minimum"],
         maximum=metadata["maximum"],
+        group=group,
+        shown=_report_values()[name],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from spineline.classify.recipe import recipe_key
@@ -17,70 +17,81 @@ class ClassifyTrain(Settings):
     """Keys of ``classify train``; those of the recipe beat ``hyp``."""
 
     data: Path | None = key(
-        "converted dataset (folder or data.yaml), or a folder of data crops", default=None
+        "converted dataset (folder or data.yaml), or a folder of data crops",
+        default=None,
+        group="data",
+        shown=MISSING,
     )
     out: Path = key("run folder to write")
     hyp: str | None = key(
-        "recipe: report, lumbar, lumbar_cnn, or a YAML file (report)", default=None
+        "recipe: report, lumbar, lumbar_cnn, or a YAML file; its values stand in for the defaults "
+        "shown here, and a key given beats it",
+        default=None,
+        group="training",
+        shown="report",
     )
-    model: str | None = recipe_key("model")
-    head: str = recipe_key("head")
+    model: str | None = recipe_key("model", "model")
+    head: str = recipe_key("head", "model")
     weights: str | None = key(
-        "start from: a .safetensors file or a registry name; none = from scratch", default=None
+        "start from: a .safetensors file or a registry name; none = from scratch",
+        default=None,
+        group="model",
     )
     download: bool = key(
-        "start from timm's pretrained weights, fetched from the network", default=False
+        "start from timm's pretrained weights, fetched from the network",
+        default=False,
+        group="model",
     )
-    trust: bool = key(_TRUST, default=False)
+    trust: bool = key(_TRUST, default=False, group="model")
     resume: bool = key("continue the run in out from its last epoch", default=False)
     overwrite: bool = key("replace an earlier run in out", default=False)
     seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
-    workers: int = key("CPU threads to train with; 0 = torch's choice", default=0, minimum=0)
+    threads: int = key("CPU threads to train with; 0 = torch's choice", default=0, minimum=0)
     plots: bool = key("draw curves and confusion at the end", default=True)
     val_every: int = key("epochs from one validation to the next", default=1, minimum=1)
 
-    channels: int | None = recipe_key("channels")
-    hidden: int | None = recipe_key("hidden")
-    dropout: float | None = recipe_key("dropout")
-    components: int | None = recipe_key("components")
-    feature_dropout: float | None = recipe_key("feature_dropout")
-    members: int | None = recipe_key("members")
-    copies: int | None = recipe_key("copies")
-    freeze_trunk: bool | None = recipe_key("freeze_trunk")
-    size: int | None = recipe_key("size")
-    margin: float | None = recipe_key("margin")
-    align: str = recipe_key("align")
-    normalise: bool | None = recipe_key("normalise")
-    jitter: bool | None = recipe_key("jitter")
-    balance: str = recipe_key("balance")
-    sampler_power: float | None = recipe_key("sampler_power")
-    noise_std: float | None = recipe_key("noise_std")
-    rotation: float | None = recipe_key("rotation")
-    translate: float | None = recipe_key("translate")
-    scale: float | None = recipe_key("scale")
-    fliplr: float | None = recipe_key("fliplr")
-    color_jitter: float | None = recipe_key("color_jitter")
-    noise: float | None = recipe_key("noise")
-    mixup: float | None = recipe_key("mixup")
-    epochs: int | None = recipe_key("epochs")
-    batch: int | None = recipe_key("batch")
-    optimizer: str = recipe_key("optimizer")
-    lr: float | None = recipe_key("lr")
-    momentum: float | None = recipe_key("momentum")
-    weight_decay: float | None = recipe_key("weight_decay")
-    scheduler: str = recipe_key("scheduler")
-    step_size: int | None = recipe_key("step_size")
-    gamma: float | None = recipe_key("gamma")
-    warmup_epochs: float | None = recipe_key("warmup_epochs")
-    amp: bool | None = recipe_key("amp")
-    label_smoothing: float | None = recipe_key("label_smoothing")
-    class_weights: str = recipe_key("class_weights")
-    binary_on: str = recipe_key("binary_on")
-    binary_weight: float | None = recipe_key("binary_weight")
-    kind_loss: bool | None = recipe_key("kind_loss")
-    mask_kind: bool | None = recipe_key("mask_kind")
-    select_by: str = recipe_key("select_by")
+    channels: int | None = recipe_key("channels", "model")
+    hidden: int | None = recipe_key("hidden", "model")
+    dropout: float | None = recipe_key("dropout", "model")
+    components: int | None = recipe_key("components", "model")
+    feature_dropout: float | None = recipe_key("feature_dropout", "model")
+    members: int | None = recipe_key("members", "model")
+    copies: int | None = recipe_key("copies", "augmentation")
+    freeze_trunk: bool | None = recipe_key("freeze_trunk", "model")
+    size: int | None = recipe_key("size", "data")
+    margin: float | None = recipe_key("margin", "data")
+    align: str = recipe_key("align", "data")
+    normalise: bool | None = recipe_key("normalise", "data")
+    jitter: bool | None = recipe_key("jitter", "augmentation")
+    balance: str = recipe_key("balance", "augmentation")
+    sampler_power: float | None = recipe_key("sampler_power", "augmentation")
+    noise_std: float | None = recipe_key("noise_std", "augmentation")
+    rotation: float | None = recipe_key("rotation", "augmentation")
+    translate: float | None = recipe_key("translate", "augmentation")
+    scale: float | None = recipe_key("scale", "augmentation")
+    fliplr: float | None = recipe_key("fliplr", "augmentation")
+    color_jitter: float | None = recipe_key("color_jitter", "augmentation")
+    noise: float | None = recipe_key("noise", "augmentation")
+    mixup: float | None = recipe_key("mixup", "augmentation")
+    epochs: int | None = recipe_key("epochs", "training")
+    batch: int | None = recipe_key("batch", "training")
+    optimizer: str = recipe_key("optimizer", "training")
+    lr: float | None = recipe_key("lr", "training")
+    momentum: float | None = recipe_key("momentum", "training")
+    weight_decay: float | None = recipe_key("weight_decay", "training")
+    scheduler: str = recipe_key("scheduler", "training")
+    step_size: int | None = recipe_key("step_size", "training")
+    gamma: float | None = recipe_key("gamma", "training")
+    warmup_epochs: float | None = recipe_key("warmup_epochs", "training")
+    amp: bool | None = recipe_key("amp", "training")
+    label_smoothing: float | None = recipe_key("label_smoothing", "training")
+    class_weights: str = recipe_key("class_weights", "training")
+    binary_on: str = recipe_key("binary_on", "training")
+    binary_weight: float | None = recipe_key("binary_weight", "training")
+    kind_loss: bool | None = recipe_key("kind_loss", "training")
+    mask_kind: bool | None = recipe_key("mask_kind", "model")
+    select_by: str = recipe_key("select_by", "training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ from spineline.datasets.common.settings import parse_settings, settings_to_dict
 from spineline.datasets.crops.crops import CropTable
 from spineline.datasets.labels import KINDS, SEVEN_NAMES
 
-_MAY_CHANGE = ("resume", "data", "out", "device", "workers", "plots", "trust", "overwrite")
+_MAY_CHANGE = ("resume", "data", "out", "device", "threads", "plots", "trust", "overwrite")
 """Keys that a resumed run may be given otherwise than the run it continues."""
 
 
@@ -121,7 +121,7 @@ def train(settings: ClassifyTrain) -> TrainResult:
         fit_trunk(network, data.train)
     identity = {"recipe": settings_to_dict(job.recipe), "data": data.fingerprint()}
     run.path.mkdir(parents=True, exist_ok=True)
-    with _threads(settings.workers), held_folder(run.path):
+    with _threads(settings.threads), held_folder(run.path):
         if before is None:
             run.prepare(overwrite=settings.overwrite)
             _write_records(run, settings, job)

@@ -1,4 +1,4 @@
-"""``spineline classify val``: figures of a classifier on the labelled crops of one part."""
+"""``spineline classify val``: metrics of a classifier on the labelled crops of one part."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spineline.classify.data import load_part
+from spineline.classify.grades import Grades
 from spineline.classify.metrics import score
+from spineline.classify.model import load_classifier
+from spineline.classify.plots import plot_confusion
 from spineline.classify.settings import ClassifyVal
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.common.log import LOG
@@ -19,13 +22,11 @@ from spineline.datasets.crops.crops import CropTable
 from spineline.datasets.grades_csv import COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.splits import PARTS
-
-if TYPE_CHECKING:
-    from spineline.classify.grades import Grades
+from spineline.weights import resolve
 
 
 @dataclass(frozen=True, slots=True)
-class ValResult:
+class ClassifyValResult:
     """What ``classify val`` found.
 
     Attributes:
@@ -37,7 +38,7 @@ class ValResult:
     metrics: dict[str, Any]
 
 
-def val(settings: ClassifyVal) -> ValResult:
+def val(settings: ClassifyVal) -> ClassifyValResult:
     """Score a classifier on one part of a converted dataset or crops folder.
 
     Raises:
@@ -46,9 +47,6 @@ def val(settings: ClassifyVal) -> ValResult:
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
-    from spineline.classify.model import load_classifier
-    from spineline.weights import resolve
-
     check_output(settings.out, overwrite=settings.overwrite)
     weights = resolve(settings.model, task="classify", trust=settings.trust)
     classifier = load_classifier(weights.path, device=settings.device, trust=settings.trust)
@@ -60,19 +58,17 @@ def val(settings: ClassifyVal) -> ValResult:
     used = {"name": weights.name, "sha256": weights.sha256}
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "metrics.json", {"split": part, **metrics})
-        write_text(stage / "predictions.csv", predictions_csv(table, grades))
+        write_text(stage / "predictions.csv", grades_to_csv(table, grades))
         if "seven" in metrics:
-            from spineline.classify.plots import plot_confusion
-
             title = f"{part}, {len(table)} crops"
             confusion = metrics["seven"]["confusion"]
             plot_confusion(confusion, SEVEN_NAMES, title, stage / "confusion.png")
         write_run_record(stage, "classify val", settings, weights=used)
-    log_figures(metrics, f"{part}: {len(table)} crops")
-    return ValResult(settings.out, metrics)
+    log_metrics(metrics, f"{part}: {len(table)} crops")
+    return ClassifyValResult(settings.out, metrics)
 
 
-def predictions_csv(table: CropTable, grades: Grades) -> str:
+def grades_to_csv(table: CropTable, grades: Grades) -> str:
     """One line per crop: what it is labelled and what the network says, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -86,8 +82,8 @@ def predictions_csv(table: CropTable, grades: Grades) -> str:
     return text.getvalue()
 
 
-def log_figures(metrics: Mapping[str, Any], title: str) -> None:
-    """A table of the figures, without the confusion matrix; ``-`` where one is not defined."""
+def log_metrics(metrics: Mapping[str, Any], title: str) -> None:
+    """A table of the metrics, without the confusion matrix; ``-`` where one is not defined."""
     LOG.info("%s", title)
     for group in ("seven", "abnormal", "binary"):
         for name, value in metrics.get(group, {}).items():

@@ -83,6 +83,45 @@ def xywh_to_xyxy(boxes_xywh: npt.ArrayLike) -> FloatArray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
+def iou_matrix(boxes_xyxy: npt.ArrayLike, others_xyxy: npt.ArrayLike) -> FloatArray:
+    """(N, M) overlaps of boxes with others: intersection over union; 0 where both have no area.
+
+    >>> iou_matrix([(0, 0, 10, 10)], [(0, 0, 10, 5), (20, 0, 30, 10)]).tolist()
+    [[0.5, 0.0]]
+    """
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    others = np.asarray(others_xyxy, dtype=np.float64).reshape(-1, 4)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    common = np.prod(np.clip(high - low, 0, None), axis=2)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    other_areas = np.prod(others[:, 2:] - others[:, :2], axis=1)
+    union = areas[:, None] + other_areas[None, :] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def suppressed_boxes(
+    boxes_xyxy: npt.ArrayLike, iou: float, class_index: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.bool_]:
+    """(N,) whether a box overlaps a more confident one that stays by more than ``iou``.
+
+    Args:
+        boxes_xyxy: (N, 4) by falling confidence.
+        iou: greatest overlap of two boxes that both stay.
+        class_index: (N,) boxes of different classes leave each other alone; None: none do.
+    """
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    gone = np.zeros(len(boxes), dtype=np.bool_)
+    for place in range(len(boxes)):
+        if gone[place]:
+            continue
+        rival = iou_matrix(boxes[place], boxes[place + 1 :])[0] > iou
+        if class_index is not None:
+            rival &= class_index[place + 1 :] == class_index[place]
+        gone[place + 1 :] |= rival
+    return gone
+
+
 def iou_inclusive(
     boxes_xyxy: npt.ArrayLike, others_xyxy: npt.ArrayLike | None = None
 ) -> FloatArray:

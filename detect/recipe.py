@@ -7,7 +7,7 @@ value``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,52 +17,17 @@ import yaml
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.settings import close_match, parse_settings
+from spineline.datasets.common.settings import close_match, parse_settings, settings_to_dict
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.detect.architectures import FASTERRCNN, OWN_LOOP, UNET
+from spineline.detect.defaults import DEFAULTS, DEFAULTS_OF, model_defaults
 from spineline.detect.settings import DetectTrain
+from spineline.detect.yolo.hyperparameters import NO_EFFECT, PREFIX, check_hyperparameters
 
 BUNDLED: tuple[str, ...] = ("report", "lumbar", "cervical")
 _YOLO = "the YOLO networks"
 _MODELS_OF = {"report": _YOLO, "lumbar": _YOLO, "cervical": FASTERRCNN}
 
-DEFAULTS: dict[str, Any] = {
-    "epochs": 100, "imgsz": 640, "batch": 16, "patience": 100, "optimizer": "auto",
-    "cos_lr": False, "lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005,
-    "warmup_epochs": 3.0, "warmup_momentum": 0.8, "warmup_bias_lr": 0.1, "box": 7.5, "cls": 0.5,
-    "dfl": 1.5, "cls_pw": 0.0, "label_smoothing": 0.0, "nbs": 64, "hsv_h": 0.015, "hsv_s": 0.7,
-    "hsv_v": 0.4, "degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0,
-    "perspective": 0.0, "flipud": 0.0, "fliplr": 0.5, "mosaic": 1.0, "close_mosaic": 10,
-    "mixup": 0.0, "cutmix": 0.0, "multi_scale": 0.0, "rect": False, "freeze": None,
-}  # fmt: skip
-"""The keys a recipe can hold, with the defaults of ``ultralytics`` (a test compares them)."""
-
-FASTERRCNN_DEFAULTS: dict[str, Any] = {
-    "epochs": 100, "imgsz": 640, "batch": 8, "patience": 100, "optimizer": "SGD", "lr0": 0.005,
-    "lrf": 0.1, "momentum": 0.9, "weight_decay": 0.0001, "warmup_epochs": 1.0,
-    "backbone": "resnet50", "channels": 3, "mean": None, "std": None, "crop": 0,
-    "distortion_min": 0.0, "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 0.0,
-    "degrees_p": 1.0, "quarter_turns": False, "fliplr": 0.5, "flipud": 0.0, "brightness": 0.0,
-    "contrast": 0.0, "brightness_contrast_p": 0.0, "min_visibility": 0.0, "proposals": 2000,
-    "rois": 512, "cls_pw": 0.0, "focal_gamma": 0.0, "class_weights": (),
-}  # fmt: skip
-"""The same for ``model=fasterrcnn``; the learning rate, momentum and weight decay are those of the
-older cervical project."""
-
-UNET_DEFAULTS: dict[str, Any] = {
-    "epochs": 100, "imgsz": 256, "batch": 8, "patience": 100, "optimizer": "AdamW", "lr0": 0.001,
-    "lrf": 0.01, "momentum": 0.9, "weight_decay": 0.01, "warmup_epochs": 1.0,
-    "encoder": "resnet18", "channels": 1, "mean": None, "std": None, "heatmap": "gaussian",
-    "sigma": 3.0, "crop": 0,
-    "distortion_min": 0.0, "distortion_max": 0.0, "distortion_p": 0.0, "degrees": 10.0,
-    "degrees_p": 0.7, "quarter_turns": False, "translate": 0.05, "scale": 0.2, "fliplr": 0.0,
-    "flipud": 0.0, "brightness": 0.2, "contrast": 0.2, "brightness_contrast_p": 0.5,
-    "min_visibility": 0.75,
-}  # fmt: skip
-"""The same for ``model=unet``. A box that is cut off has its centre, the point, elsewhere: hence
-the high least visibility."""
-
-_DEFAULTS_OF = {FASTERRCNN: FASTERRCNN_DEFAULTS, UNET: UNET_DEFAULTS}
 _CLOSED_WITH_MOSAIC = ("mosaic", "mixup", "cutmix")
 """What ends in the last ``close_mosaic`` epochs."""
 
@@ -78,7 +43,6 @@ ANCHOR_ONLY: dict[str, str] = {
     "anchor_t": "ratio threshold of anchor matching; the head has no anchors",
     "fl_gamma": "the package's loss has no focal term",
     "anchors": "the head has no anchors",
-    "copy_paste": "pastes segments, and the labels are boxes",
 }
 """Keys of YOLOv5's hyp files without a counterpart, with the reason."""
 
@@ -144,11 +108,6 @@ class Resolved:
         }
 
 
-def model_defaults(model: str | None) -> dict[str, Any]:
-    """The keys that a recipe for a model can hold, with their defaults."""
-    return _DEFAULTS_OF.get(str(model), DEFAULTS)
-
-
 def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
     """A bundled recipe by name, or one from a YAML file.
 
@@ -188,16 +147,45 @@ def parse_recipe(
         found = type(content).__name__
         raise ConfigError(f"{where}: holds {found}, wanted keys and values such as 'lr0: 0.01'")
     if isinstance(content.get("values"), dict):
-        recipe = _parse_ours(content, where, name, model_defaults(model))
+        recipe = _parse_ours(content, where, name)
     else:
-        recipe = _parse_flat({str(k): v for k, v in content.items()}, name)
-    _check_values(recipe, where, model_defaults(model))
+        recipe = _parse_flat(_dotted(content), name)
+    mapped = [value.key for value in recipe.values if value.status == "mapped"]
+    _check_known(recipe.settings, f"{where}: settings", model, ())
+    _check_known(mapped, where, model, (*ANCHOR_ONLY, *NO_EFFECT))
+    _typed(_mapped(recipe), where)
     return recipe
 
 
-def _parse_ours(
-    content: dict[str, Any], where: str, name: str, defaults: Mapping[str, Any]
-) -> Recipe:
+def _dotted(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The keys as texts; those of ``yolo: {…}`` as ``yolo.KEY``."""
+    found: dict[str, Any] = {}
+    for word, value in content.items():
+        if f"{word}." == PREFIX and isinstance(value, Mapping):
+            found |= {f"{PREFIX}{name}": own for name, own in value.items()}
+        else:
+            found[str(word)] = value
+    return found
+
+
+def _check_known(
+    words: Iterable[str], where: str, model: str | None, not_applicable: tuple[str, ...]
+) -> None:
+    """Refuse keys that a recipe for the model cannot hold.
+
+    Raises:
+        ConfigError: names the closest key.
+    """
+    defaults = model_defaults(model)
+    for word in words:
+        if word.startswith(PREFIX) and model not in OWN_LOOP:
+            check_hyperparameters([word], where=where)
+        elif word not in defaults:
+            hint = close_match(word, (*defaults, *not_applicable))
+            raise ConfigError(f"{where}: unknown key {word!r}{hint}")
+
+
+def _parse_ours(content: dict[str, Any], where: str, name: str) -> Recipe:
     allowed = ("name", "source", "settings", "values")
     for word in content:
         if word not in allowed:
@@ -207,16 +195,12 @@ def _parse_ours(
         raise ConfigError(
             f"{where}: settings holds {type(settings).__name__}, wanted keys and values"
         )
-    for word in settings:
-        if word not in defaults:
-            hint = close_match(str(word), tuple(defaults))
-            raise ConfigError(f"{where}: settings: unknown key {word!r}{hint}")
     values = tuple(_value_of(str(k), entry, where) for k, entry in content["values"].items())
     return Recipe(
         name=str(content.get("name", name)),
         source=str(content.get("source", "")),
         values=values,
-        settings=dict(settings),
+        settings=_dotted(settings),
     )
 
 
@@ -236,21 +220,14 @@ def _parse_flat(content: dict[str, Any], name: str) -> Recipe:
     yolov5 = any(word in ANCHOR_ONLY for word in content)
     values = []
     for word, value in content.items():
-        if word in ANCHOR_ONLY:
-            values.append(RecipeValue(word, value, "not_applicable", ANCHOR_ONLY[word]))
+        reason = ANCHOR_ONLY.get(word) or NO_EFFECT.get(word)
+        if reason is not None:
+            values.append(RecipeValue(word, value, "not_applicable", reason))
         elif yolov5 and word in OTHER_MEANING:
             values.append(RecipeValue(word, value, "not_applicable", OTHER_MEANING[word]))
         else:
             values.append(RecipeValue(word, value, "mapped"))
     return Recipe(name=name, source="a flat recipe file", values=tuple(values), settings={})
-
-
-def _check_values(recipe: Recipe, where: str, defaults: Mapping[str, Any]) -> None:
-    known = (*defaults, *ANCHOR_ONLY)
-    for value in recipe.values:
-        if value.status == "mapped" and value.key not in defaults:
-            raise ConfigError(f"{where}: unknown key {value.key!r}{close_match(value.key, known)}")
-    _typed(_mapped(recipe), where)
 
 
 def _mapped(recipe: Recipe) -> dict[str, Any]:
@@ -261,7 +238,8 @@ def _mapped(recipe: Recipe) -> dict[str, Any]:
 def _typed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Values with the types and ranges of the settings class, the one source of both."""
     settings = parse_settings(DetectTrain, {"out": "run", **values}, where=where)
-    return {name: getattr(settings, name) for name in values}
+    found = {**settings_to_dict(settings), **_dotted({"yolo": settings.yolo or {}})}
+    return {name: found[name] for name in values}
 
 
 def resolve(settings: DetectTrain) -> Resolved:
@@ -300,10 +278,14 @@ def _given(settings: DetectTrain, defaults: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         ConfigError: one of them has no meaning for the model.
     """
-    every = {**DEFAULTS, **FASTERRCNN_DEFAULTS, **UNET_DEFAULTS}
+    every = (name for table in DEFAULTS_OF.values() for name in table)
     given = {k: getattr(settings, k) for k in every if getattr(settings, k) is not None}
+    own = _dotted({"yolo": settings.yolo or {}})
+    given |= own
+    if settings.model not in OWN_LOOP:
+        check_hyperparameters(own, where="command line")
     for word, value in given.items():
-        if word not in defaults:
+        if word not in defaults and (word not in own or settings.model in OWN_LOOP):
             msg = f"{word}={value}: model={settings.model} has no such key; it knows "
             raise ConfigError(msg + ", ".join(defaults))
     return given

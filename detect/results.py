@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.boxes import suppressed_boxes
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
@@ -68,15 +70,8 @@ class Detections:
 
     def without_near_duplicates(self, iou: float) -> Detections:
         """Those that overlap no more confident one, of any class, by more than ``iou``."""
-        from spineline.detect.evaluation.metrics import iou_matrix
-
-        order = np.argsort(-self.confidence, kind="stable")
-        boxes = self.boxes_xyxy[order].astype(np.float64)
-        left = np.ones(len(order), dtype=np.bool_)
-        for place in range(len(order)):
-            if left[place]:
-                left[place + 1 :] &= iou_matrix(boxes[[place]], boxes[place + 1 :])[0] <= iou
-        return self._take(order[left])
+        ordered = self.by_confidence()
+        return ordered.where(~suppressed_boxes(ordered.boxes_xyxy, iou))
 
     def _take(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Detections:
         return Detections(

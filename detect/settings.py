@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Any
 
 from spineline.datasets.common.settings import Settings, key
+from spineline.detect.defaults import DEFAULTS_OF
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD", "auto")
 FUSIONS = ("wbf", "nmw", "nms")
 
 
-def _fraction(help: str) -> float | None:
-    return key(help, default=None, minimum=0.0, maximum=1.0)
+def _recipe_key(name: str, help: str, group: str, **limits: Any) -> Any:
+    """A key that beats the recipe; help says which models have it, and their defaults."""
+    values = {model: table[name] for model, table in DEFAULTS_OF.items() if name in table}
+    first = next(iter(values.values()))
+    models = "" if len(values) == len(DEFAULTS_OF) else f"{', '.join(values)}: "
+    others = ", ".join(f"{model} {value}" for model, value in values.items() if value != first)
+    limits.setdefault("shown", first)
+    text = f"{models}{help}{f' ({others})' if others else ''}"
+    return key(text, default=None, group=group, **limits)
 
 
-def _gain(help: str) -> float | None:
-    return key(help, default=None, minimum=0.0)
+def _fraction(name: str, help: str, group: str = "augmentation", **limits: Any) -> Any:
+    return _recipe_key(name, help, group, minimum=0.0, maximum=1.0, **limits)
+
+
+def _gain(name: str, help: str, group: str = "training") -> Any:
+    return _recipe_key(name, help, group, minimum=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectTrain(Settings):
     """Keys of ``detect train``.
 
-    ``none``: from the recipe, else the model's default, as named: of the YOLO networks it is
-    ultralytics'. A key that the model has no use for is refused.
+    A key of a recipe is None where it is not given: its value is the recipe's, else the model's
+    default. A key that the model has no use for is refused.
     """
 
     model: str | None = key(
         "architecture: yolov5{n,s,m,l,x}u, yolov8{n,s,m,l,x}, yolov3{,-tiny,-spp}u, fasterrcnn or "
         "unet",
         default=None,
+        group="model",
+        shown=MISSING,
     )
-    data: Path | None = key("converted dataset: its folder or data.yaml", default=None)
+    data: Path | None = key(
+        "converted dataset: its folder or data.yaml", default=None, group="data", shown=MISSING
+    )
     out: Path = key("run folder to write")
     hyp: str | None = key(
-        "recipe: report, lumbar, cervical (fasterrcnn), or a YAML file; a key given beats it",
+        "recipe: report, lumbar, cervical (fasterrcnn), or a YAML file; its values stand in for "
+        "the defaults shown here, and a key given beats it",
         default=None,
+        group="training",
     )
     weights: str | None = key(
-        "start from: a .safetensors or .pt file, a registry name; none = from scratch", default=None
+        "start from: a .safetensors or .pt file, a registry name; none = from scratch",
+        default=None,
+        group="model",
     )
     download: bool = key(
         "YOLO: start from the official COCO weights of this model, fetched from the network",
         default=False,
+        group="model",
     )
-    trust: bool = key("allow weights= to be a .pt pickle (it can run code)", default=False)
+    trust: bool = key(
+        "allow weights= to be a .pt pickle (it can run code)", default=False, group="model"
+    )
     resume: bool = key(
         "continue the run in out= from its last checkpoint; fasterrcnn, unet: to the same numbers "
         "on the CPU; YOLO: random state starts afresh",
@@ -54,7 +79,11 @@ class DetectTrain(Settings):
     overwrite: bool = key("replace an earlier run in out=", default=False)
     seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    workers: int = key("loader processes (none on the CPU)", default=4, minimum=0)
+    workers: int = key(
+        "processes beside this one that load images (0: none); a training on the CPU has none",
+        default=4,
+        minimum=0,
+    )
     cache: str = key(
         "keep decoded images in memory (ram) or not (none)", default="ram", choices=("ram", "none")
     )
@@ -71,130 +100,150 @@ class DetectTrain(Settings):
     val_every: int = key("epochs from one validation to the next", default=1, minimum=1)
     plots: bool = key("draw curves, batches, PR and confusion, once, at the end", default=True)
     verbose: bool = key("pass on what ultralytics prints", default=False)
-    epochs: int | None = key("epochs to train (100)", default=None, minimum=1)
-    imgsz: int | None = key(
-        "longer side in training, pixels; YOLO: a multiple of 32 (640)", default=None, minimum=32
+    epochs: int | None = _recipe_key("epochs", "epochs to train", "training", minimum=1)
+    imgsz: int | None = _recipe_key(
+        "imgsz", "longer side in training, pixels; yolo: a multiple of 32", "training", minimum=32
     )
-    batch: int | None = key("images per step (16; fasterrcnn, unet 8)", default=None, minimum=1)
-    patience: int | None = key(
-        "stop after so many epochs without a better validation; 0 never (100)",
-        default=None,
+    batch: int | None = _recipe_key("batch", "images per step", "training", minimum=1)
+    patience: int | None = _recipe_key(
+        "patience",
+        "stop after so many epochs without a better validation; 0 never",
+        "training",
         minimum=0,
     )
-    optimizer: str | None = key(
-        "auto ignores lr0 and momentum (auto; fasterrcnn has SGD alone; unet SGD, Adam, AdamW)",
-        default=None,
+    optimizer: str | None = _recipe_key(
+        "optimizer",
+        "auto ignores lr0 and momentum; fasterrcnn has SGD alone, unet SGD, Adam and AdamW",
+        "training",
         choices=OPTIMIZERS,
     )
-    cos_lr: bool | None = key("cosine learning rate instead of linear (false)", default=None)
-    lr0: float | None = _fraction("first learning rate (0.01; fasterrcnn 0.005, unet 0.001)")
-    lrf: float | None = _fraction("last learning rate as a share of lr0 (0.01; fasterrcnn 0.1)")
-    momentum: float | None = _fraction("SGD momentum or Adam's beta1 (0.937; fasterrcnn, unet 0.9)")
-    weight_decay: float | None = _fraction("weight decay (0.0005; fasterrcnn 0.0001, unet 0.01)")
-    warmup_epochs: float | None = _gain("epochs of warm-up (3; fasterrcnn, unet 1)")
-    warmup_momentum: float | None = _fraction("momentum at the start of warm-up (0.8)")
+    cos_lr: bool | None = _recipe_key(
+        "cos_lr", "cosine learning rate instead of linear", "training"
+    )
+    lr0: float | None = _fraction("lr0", "first learning rate", "training")
+    lrf: float | None = _fraction("lrf", "last learning rate as a share of lr0", "training")
+    momentum: float | None = _fraction("momentum", "SGD momentum or Adam's beta1", "training")
+    weight_decay: float | None = _fraction("weight_decay", "weight decay", "training")
+    warmup_epochs: float | None = _gain("warmup_epochs", "epochs of warm-up")
+    warmup_momentum: float | None = _fraction(
+        "warmup_momentum", "momentum at the start of warm-up", "training"
+    )
     warmup_bias_lr: float | None = _fraction(
-        "learning rate of biases at the start of warm-up (0.1)"
+        "warmup_bias_lr", "learning rate of biases at the start of warm-up", "training"
     )
-    box: float | None = _gain("gain of the box loss (7.5)")
-    cls: float | None = _gain("gain of the class loss (0.5)")
-    dfl: float | None = _gain("gain of the distribution focal loss (1.5)")
-    cls_pw: float | None = _fraction("exponent of inverse class frequency; 0 = off (0)")
+    box: float | None = _gain("box", "gain of the box loss")
+    cls: float | None = _gain("cls", "gain of the class loss")
+    dfl: float | None = _gain("dfl", "gain of the distribution focal loss")
+    cls_pw: float | None = _fraction(
+        "cls_pw", "exponent of inverse class frequency; 0 = off", "training"
+    )
     label_smoothing: float | None = _fraction(
-        "smoothing of class targets at matched cells; YOLOv5's 0.1 (0)"
+        "label_smoothing", "smoothing of class targets at matched cells; YOLOv5's 0.1", "training"
     )
-    nbs: int | None = key(
-        "nominal batch that gradients accumulate to (64)", default=None, minimum=1
+    nbs: int | None = _recipe_key(
+        "nbs", "nominal batch that gradients accumulate to", "training", minimum=1
     )
-    hsv_h: float | None = _fraction("hue jitter; grey images have none (0.015)")
-    hsv_s: float | None = _fraction("saturation jitter; grey images have none (0.7)")
-    hsv_v: float | None = _fraction("brightness jitter (0.4)")
-    degrees: float | None = key("rotation, degrees (0)", default=None, minimum=0.0, maximum=180.0)
-    translate: float | None = _fraction("shift as a share of the size (0.1)")
-    scale: float | None = _gain("zoom as a share (0.5)")
-    shear: float | None = key("shear, degrees (0)", default=None, minimum=0.0, maximum=180.0)
-    perspective: float | None = key("perspective (0)", default=None, minimum=0.0, maximum=0.001)
-    flipud: float | None = _fraction("chance of an up-down flip; levels do not survive it (0)")
-    fliplr: float | None = _fraction("chance of a left-right flip (0.5)")
-    mosaic: float | None = _fraction("chance of a mosaic of four (1.0)")
-    close_mosaic: int | None = key("last epochs without mosaic (10)", default=None, minimum=0)
-    mixup: float | None = _fraction("chance of mixing two images (0)")
-    cutmix: float | None = _fraction("chance of pasting a part of another image (0)")
-    multi_scale: float | None = _fraction("jitter of imgsz as a share (0)")
-    rect: bool | None = key(
-        "rectangular batches; turns mosaic and shuffling off (false)", default=None
+    hsv_v: float | None = _fraction("hsv_v", "brightness jitter")
+    degrees: float | None = _recipe_key(
+        "degrees", "rotation, degrees", "augmentation", minimum=0.0, maximum=180.0
     )
-    freeze: int | None = key("freeze so many first layers (none)", default=None, minimum=0)
-    backbone: str | None = key(
-        "fasterrcnn: torchvision's resnet18 … resnet152, mobilenet_v3_large, resnext50_32x4d, … or "
-        "a feature extractor of timm, such as convnext_tiny or timm/resnet50 (resnet50)",
-        default=None,
+    translate: float | None = _fraction("translate", "shift as a share of the size")
+    scale: float | None = _gain("scale", "zoom as a share", "augmentation")
+    shear: float | None = _recipe_key(
+        "shear", "shear, degrees", "augmentation", minimum=0.0, maximum=180.0
     )
-    channels: int | None = key(
-        "fasterrcnn, unet: 1 = grey, 3 = grey three times (3; unet 1)",
-        default=None,
-        minimum=1,
-        maximum=3,
+    perspective: float | None = _recipe_key(
+        "perspective", "perspective", "augmentation", minimum=0.0, maximum=0.001
+    )
+    flipud: float | None = _fraction(
+        "flipud", "chance of an up-down flip; levels do not survive it"
+    )
+    fliplr: float | None = _fraction("fliplr", "chance of a left-right flip")
+    mosaic: float | None = _fraction("mosaic", "chance of a mosaic of four")
+    close_mosaic: int | None = _recipe_key(
+        "close_mosaic", "last epochs without mosaic", "augmentation", minimum=0
+    )
+    mixup: float | None = _fraction("mixup", "chance of mixing two images")
+    cutmix: float | None = _fraction("cutmix", "chance of pasting a part of another image")
+    multi_scale: float | None = _fraction("multi_scale", "jitter of imgsz as a share")
+    rect: bool | None = _recipe_key(
+        "rect", "rectangular batches; turns mosaic and shuffling off", "augmentation"
+    )
+    freeze: int | None = _recipe_key("freeze", "freeze so many first layers", "model", minimum=0)
+    backbone: str | None = _recipe_key(
+        "backbone",
+        "torchvision's resnet18 … resnet152, mobilenet_v3_large, resnext50_32x4d, … or a feature "
+        "extractor of timm, such as convnext_tiny or timm/resnet50",
+        "model",
+    )
+    channels: int | None = _recipe_key(
+        "channels", "1 = grey, 3 = grey three times", "model", minimum=1, maximum=3
     )
     mean: float | None = _fraction(
-        "fasterrcnn, unet: what is taken from the pixels, in 0 … 1 (the training images' mean)"
+        "mean", "what is taken from the pixels, in 0 … 1", "model", shown="the data's"
     )
-    std: float | None = key(
-        "fasterrcnn, unet: what they are then divided by (the training images' deviation)",
-        default=None,
+    std: float | None = _recipe_key(
+        "std",
+        "what the pixels are then divided by",
+        "model",
+        shown="the data's",
         minimum=0.001,
         maximum=1.0,
     )
-    crop: int | None = key(
-        "fasterrcnn, unet: centre crop in training, after turns and flips; pixels, 0 = whole (0)",
-        default=None,
+    crop: int | None = _recipe_key(
+        "crop",
+        "centre crop in training, after turns and flips; pixels, 0 = whole",
+        "augmentation",
         minimum=0,
     )
-    distortion_min: float | None = _fraction(
-        "fasterrcnn, unet: least strength of a perspective (0)"
+    distortion_min: float | None = _fraction("distortion_min", "least strength of a perspective")
+    distortion_max: float | None = _fraction("distortion_max", "greatest strength of a perspective")
+    distortion_p: float | None = _fraction("distortion_p", "chance of a perspective")
+    degrees_p: float | None = _fraction("degrees_p", "chance of a rotation by degrees=")
+    quarter_turns: bool | None = _recipe_key(
+        "quarter_turns",
+        "turn by 0, 90, 180 or 270 degrees; levels do not survive it",
+        "augmentation",
     )
-    distortion_max: float | None = _fraction(
-        "fasterrcnn, unet: greatest strength of a perspective (0)"
-    )
-    distortion_p: float | None = _fraction("fasterrcnn, unet: chance of a perspective (0)")
-    degrees_p: float | None = _fraction(
-        "fasterrcnn, unet: chance of a rotation by degrees= (1; unet 0.7)"
-    )
-    quarter_turns: bool | None = key(
-        "fasterrcnn, unet: turn by 0, 90, 180 or 270 degrees; levels do not survive it (false)",
-        default=None,
-    )
-    brightness: float | None = _fraction(
-        "fasterrcnn, unet: brightness jitter as a share (0; unet 0.2)"
-    )
-    contrast: float | None = _fraction("fasterrcnn, unet: contrast jitter as a share (0; unet 0.2)")
+    brightness: float | None = _fraction("brightness", "brightness jitter as a share")
+    contrast: float | None = _fraction("contrast", "contrast jitter as a share")
     brightness_contrast_p: float | None = _fraction(
-        "fasterrcnn, unet: chance of brightness and contrast jitter (0; unet 0.5)"
+        "brightness_contrast_p", "chance of brightness and contrast jitter"
     )
     min_visibility: float | None = _fraction(
-        "fasterrcnn, unet: drop a box of which augmentation leaves a smaller share visible "
-        "(0; unet 0.75)"
+        "min_visibility",
+        "drop a box of which augmentation leaves a smaller share visible",
     )
-    proposals: int | None = key(
-        "fasterrcnn: proposals kept per image in training (2000)", default=None, minimum=1
+    proposals: int | None = _recipe_key(
+        "proposals", "proposals kept per image in training", "training", minimum=1
     )
-    rois: int | None = key(
-        "fasterrcnn: regions per image that train the heads (512)", default=None, minimum=1
+    rois: int | None = _recipe_key(
+        "rois", "regions per image that train the heads", "training", minimum=1
     )
     focal_gamma: float | None = _gain(
-        "fasterrcnn: focusing of a focal class loss; 0 = cross-entropy (0)"
+        "focal_gamma", "focusing of a focal class loss; 0 = cross-entropy"
     )
-    encoder: str | None = key("unet: an encoder, by timm's name (resnet18)", default=None)
-    heatmap: str | None = key(
-        "unet: Gaussian bells by squared error, or one-hot discs by cross-entropy (gaussian)",
-        default=None,
+    encoder: str | None = _recipe_key("encoder", "an encoder, by timm's name", "model")
+    heatmap: str | None = _recipe_key(
+        "heatmap",
+        "Gaussian bells by squared error, or one-hot discs by cross-entropy",
+        "model",
         choices=("gaussian", "onehot"),
     )
-    sigma: float | None = _gain("unet: of the bells, or radius of the discs, pixels at imgsz (3)")
-    class_weights: tuple[float, ...] | None = key(
-        "fasterrcnn: weight of each class in the class loss, in the order of the classes (1 each)",
-        default=None,
+    sigma: float | None = _gain(
+        "sigma", "of the bells, or radius of the discs, pixels at imgsz", "model"
+    )
+    class_weights: tuple[float, ...] | None = _recipe_key(
+        "class_weights",
+        "weight of each class in the class loss, in the order of the classes",
+        "training",
+        shown="1 each",
         minimum=0.0,
+    )
+    yolo: Mapping[str, float] | None = key(
+        "yolo: another hyperparameter of ultralytics by its own name, such as yolo.bgr=0.1",
+        default=None,
+        group="training",
     )
 
 
@@ -221,7 +270,10 @@ class DetectorKeys(Settings):
         maximum=1.0,
     )
     model_weights: tuple[float, ...] | None = key(
-        "ensemble: weight of each detector, in their order (1 each)", default=None, minimum=0.0
+        "ensemble: weight of each detector, in their order",
+        default=None,
+        minimum=0.0,
+        shown="1 each",
     )
     out: Path = key("folder to write")
     across_classes_iou: float | None = key(
@@ -241,14 +293,7 @@ class DetectorKeys(Settings):
 class DetectVal(DetectorKeys):
     """Keys of ``detect val``."""
 
-    model: str | None = key(
-        "weights of one detector: a .safetensors or .pt file, or a registry name; with data= a "
-        "folder of folds: one per fold, [a,b,c], each to score what it did not see",
-        default=None,
-    )
-    data: Path = key(
-        "converted dataset: its folder or data.yaml; or a folder of folds, as kfold= writes it"
-    )
+    data: Path = key("converted dataset: its folder or data.yaml")
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
     confidence: float = key(
         "least confidence for the COCO figures", default=0.001, minimum=0.0, maximum=1.0
@@ -298,9 +343,7 @@ class DetectExport(Settings):
     model: str = key("weights: a .safetensors or .pt file, or a registry name")
     out: Path = key("file to write, such as detector.onnx")
     format: str = key("what to write", default="onnx", choices=("onnx", "torchscript"))
-    imgsz: int | None = key(
-        "input size; none: the size it was trained at", default=None, minimum=32
-    )
+    imgsz: int | None = key("input size", default=None, minimum=32, shown="as trained")
     dynamic: bool = key("onnx of a YOLO network: free batch, height and width", default=True)
     opset: int = key("onnx: operator set", default=17, minimum=12)
     trust: bool = key("allow a .pt pickle (it can run code)", default=False)

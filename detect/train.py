@@ -33,6 +33,7 @@ from spineline.detect.engine.dataset import (
 from spineline.detect.engine.distributed import Group, first_speaks, group_of_environment
 from spineline.detect.recipe import Resolved, log_outcomes, resolve
 from spineline.detect.settings import DetectTrain
+from spineline.detect.yolo.hyperparameters import PREFIX
 
 if TYPE_CHECKING:
     from torch import nn
@@ -358,9 +359,9 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
     from spineline.detect.yolo.trainer import SpineDetectionTrainer, kept_generators
 
     with kept_generators():
-        trainer = SpineDetectionTrainer(parts, trainer_arguments(settings, values))
         _let_it_talk(settings)
         try:
+            trainer = SpineDetectionTrainer(parts, trainer_arguments(settings, values))
             trainer.train()
         except ValueError as error:
             raise ConfigError(f"ultralytics refuses these settings: {error}") from error
@@ -385,7 +386,11 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
         settings: the command's keys.
         values: what the run trains with, by [spineline.detect.recipe.resolve][].
     """
-    taken = {name: value for name, value in values.items() if name != "label_smoothing"}
+    taken = {
+        name.removeprefix(PREFIX): value
+        for name, value in values.items()
+        if name != "label_smoothing"
+    }
     return {
         **taken,
         "model": package_yaml(str(settings.model)),

@@ -1,4 +1,4 @@
-"""``spineline detect val``: the figures of a detector on a converted dataset, or on its folds."""
+"""``spineline detect val``: the metrics of a detector on a converted dataset."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
 from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.plots import confusion_png
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.dataset import Dataset, load_dataset
-from spineline.datasets.images import read_uint8_image
-from spineline.datasets.labels import LabelSet
+from spineline.datasets.images import ImageReadError, read_uint8_image
+from spineline.datasets.metrics.levels import NEAR_PX
 from spineline.datasets.splits import Part
 from spineline.datasets.types import ImageRecord
-from spineline.detect.evaluation.evaluate import Evaluation, Rules, evaluate
-from spineline.detect.evaluation.metrics import NEAR_PX
+from spineline.detect.ensemble import check_choice, load_chosen
+from spineline.detect.evaluation.evaluate import Evaluation, MatchingRules, evaluate_detections
+from spineline.detect.evaluation.plots import precision_recall_png
+from spineline.detect.results import Detections, no_detections
 from spineline.detect.settings import DetectVal
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
-    from spineline.detect.results import Detections
 
 
 @dataclass(frozen=True, slots=True)
-class ValResult:
+class DetectValResult:
     """What ``detect val`` found.
 
     Attributes:
@@ -41,82 +43,19 @@ class ValResult:
     failures: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """One part of a dataset with what a detector found on it.
-
-    Attributes:
-        name: of the fold; empty without folds.
-        labels: the dataset's label set.
-        records: labels of each image.
-        found: detections of each image.
-        weights: name and hash of the detector's file, or a list of them.
-        failures: images that could not be read, with the reason.
-    """
-
-    name: str
-    labels: LabelSet
-    records: tuple[ImageRecord, ...]
-    found: tuple[Detections, ...]
-    weights: Any
-    failures: tuple[str, ...]
-
-
-def val(settings: DetectVal) -> ValResult:
-    """Score a detector on one part of a converted dataset, or several on the folds of one.
+def val(settings: DetectVal) -> DetectValResult:
+    """Score a detector on one part of a converted dataset.
 
     Raises:
         AnnotationError: the dataset cannot be read, or the part is empty.
-        ConfigError: keys that do not go together; see `spineline.detect.evaluation.folds`.
+        ConfigError: keys that do not go together.
         WeightsError: the weights cannot be used, or their classes are not the dataset's.
         OutputExistsError: ``out`` exists.
     """
-    from spineline.detect.ensemble import check_choice
-    from spineline.detect.evaluation.folds import fold_settings
-
     check_choice(settings)
     _check_confidence(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     device_name(settings.device)
-    folds = fold_settings(settings)
-    if folds:
-        _check_weights([fold for _, fold in folds])
-    parts = [_score(fold, name) for name, fold in folds] or [_score(settings)]
-    evaluation = _evaluate(settings, parts)
-    metrics = {"split": settings.split, **evaluation.metrics}
-    if folds:
-        metrics["folds"] = [_fold(settings, part) for part in parts]
-    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        _write(stage, settings, metrics, evaluation)
-        if folds:
-            write_json(stage / "annotations.json", evaluation.truth)
-        weights = [part.weights for part in parts] if folds else parts[0].weights
-        write_run_record(stage, "detect val", settings, weights=weights)
-    _report(metrics)
-    failures = tuple(failure for part in parts for failure in part.failures)
-    return ValResult(settings.out, metrics, failures)
-
-
-def _check_confidence(settings: DetectVal) -> None:
-    if settings.match_confidence < settings.confidence:
-        msg = (
-            f"match_confidence={settings.match_confidence}: less than "
-            f"confidence={settings.confidence}, below which nothing is detected; lower that"
-        )
-        raise ConfigError(msg)
-
-
-def _check_weights(folds: Sequence[DetectVal]) -> None:
-    """Missing weights of the last fold are told before the first is scored."""
-    from spineline.weights import resolve
-
-    for fold in folds:
-        resolve(str(fold.model), task="detect", trust=fold.trust)
-
-
-def _score(settings: DetectVal, name: str = "") -> Scored:
-    from spineline.detect.ensemble import load_chosen
-
     dataset = load_dataset(settings.data)
     records = dataset.records[cast("Part", settings.split)]
     if not records:
@@ -126,37 +65,29 @@ def _score(settings: DetectVal, name: str = "") -> Scored:
     chosen = load_chosen(settings)
     _check_classes(settings, chosen.detector, dataset)
     found, failures = _detect(settings, chosen.detector, dataset, records)
-    return Scored(name, dataset.labels, records, tuple(found), chosen.record, tuple(failures))
-
-
-def _evaluate(settings: DetectVal, parts: Sequence[Scored]) -> Evaluation:
-    """Figures over the images of all parts.
-
-    Raises:
-        AnnotationError: parts that share an image, or have different label sets.
-    """
-    from spineline.detect.evaluation.folds import check_apart
-
-    records = [record for part in parts for record in part.records]
-    check_apart(settings.data, records)
-    label_sets = sorted({part.labels for part in parts})
-    if len(label_sets) > 1:
-        msg = f"data={settings.data}: its folds have different label sets, {', '.join(label_sets)}"
-        raise AnnotationError(msg)
-    found = [detections for part in parts for detections in part.found]
-    rules = Rules(
+    rules = MatchingRules(
         match_iou=settings.match_iou,
         match_confidence=settings.match_confidence,
         least_confidence=settings.confidence,
         draws=settings.draws,
         seed=settings.seed,
     )
-    return evaluate(records, found, parts[0].labels, rules)
+    evaluation = evaluate_detections(records, found, dataset.labels, rules)
+    metrics = {"split": settings.split, **evaluation.metrics}
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        _write(stage, settings, metrics, evaluation)
+        write_run_record(stage, "detect val", settings, weights=chosen.record)
+    _report(metrics)
+    return DetectValResult(settings.out, metrics, tuple(failures))
 
 
-def _fold(settings: DetectVal, part: Scored) -> dict[str, Any]:
-    """A fold's own figures."""
-    return {"fold": part.name, "weights": part.weights, **_evaluate(settings, [part]).metrics}
+def _check_confidence(settings: DetectVal) -> None:
+    if settings.match_confidence < settings.confidence:
+        msg = (
+            f"match_confidence={settings.match_confidence}: less than "
+            f"confidence={settings.confidence}, below which nothing is detected; lower that"
+        )
+        raise ConfigError(msg)
 
 
 def _check_classes(settings: DetectVal, detector: Detector, dataset: Dataset) -> None:
@@ -173,9 +104,6 @@ def _check_classes(settings: DetectVal, detector: Detector, dataset: Dataset) ->
 def _detect(
     settings: DetectVal, detector: Detector, dataset: Dataset, records: tuple[ImageRecord, ...]
 ) -> tuple[list[Detections], list[str]]:
-    from spineline.datasets.images import ImageReadError
-    from spineline.detect.results import no_detections
-
     found: list[Detections] = []
     failures: list[str] = []
     chunks = [
@@ -210,13 +138,16 @@ def _write(
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "predictions.json", evaluation.results)
     if settings.plots:
-        from spineline.detect.evaluation.plots import confusion_png, precision_recall_png
-
-        matched = evaluation.one_to_one
-        write_bytes(folder / "pr_curve.png", precision_recall_png(matched))
-        title = f"IoU ≥ {matched.iou:g}, confidence ≥ {matched.confidence:g}"
-        names = metrics["confusion"]["names"][:-1]
-        picture = confusion_png(evaluation.confusion, names, title=title)
+        iou, confidence = settings.match_iou, settings.match_confidence
+        names = metrics["confusion"]["names"]
+        picture = precision_recall_png(
+            evaluation.matches, names[:-1], iou=iou, confidence=confidence
+        )
+        write_bytes(folder / "pr_curve.png", picture)
+        title = f"IoU ≥ {iou:g}, confidence ≥ {confidence:g}"
+        picture = confusion_png(
+            evaluation.confusion, names, row="label", column="detected", title=title
+        )
         write_bytes(folder / "confusion_matrix.png", picture)
 
 
@@ -234,25 +165,15 @@ def _report(metrics: dict[str, Any]) -> None:
         text = _text(accuracy["value"])
         LOG.info("level accuracy (< %g px): %s of %d labels", NEAR_PX, text, accuracy["n"])
     _report_rules(metrics["one_to_one"], metrics["seed"])
-    for fold in metrics.get("folds", ()):
-        matched = fold["one_to_one"]
-        LOG.info(
-            "%s: %d images; mAP50 %s; one to one: precision %s, recall %s",
-            fold["fold"],
-            fold["images"],
-            _text(fold["coco"]["map50"]),
-            _text(matched["precision"]["value"]),
-            _text(matched["recall"]["value"]),
-        )
 
 
 def _report_classes(metrics: dict[str, Any]) -> None:
     by_level = metrics.get("level_accuracy_8px_by_level", {})
     near = ("< 8 px",) if by_level else ()
     rows = [("class", "AP50", "AP50-95", "precision", "recall", "F1", *near)]
-    for name, figures in metrics["coco"]["per_class"].items():
+    for name, precision in metrics["coco"]["per_class"].items():
         matched = metrics["one_to_one"]["per_class"][name]
-        cells = [figures["ap50"], figures["ap50_95"]]
+        cells = [precision["ap50"], precision["ap50_95"]]
         cells += [matched[key]["value"] for key in ("precision", "recall", "f1")]
         cells += [by_level.get(name, {}).get("value")] if by_level else []
         rows.append((name, *map(_text, cells)))

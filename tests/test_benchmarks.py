@@ -133,50 +133,39 @@ def health() -> ModuleType:
     return script("health_folds")
 
 
-def figures(value: float | None) -> dict[str, object]:
-    bounds = [None, None] if value is None else [value - 0.1, value + 0.1]
-    one = {"value": value, "ci95": bounds, "n": 7}
-    return {"precision": one, "recall": one, "f1": one, "average_precision": one}
-
-
 def test_rows_of_folds_and_of_all_as_one(health) -> None:
-    both = {"seed": figures(0.5), "one_to_one": figures(0.25) | {"class_agnostic": figures(None)}}
-    metrics = both | {"folds": [{"fold": "fold0", **both}, {"fold": "fold1", **both}]}
-    rows = health.rows_of(health.Scored("yolo", (), metrics, ""))
+    values = {"seed": 0.5, "one_to_one": 0.25, "one_to_one.class_agnostic": None}
+    figures = {
+        f"{rule}.{name}": kfold_figure(value, value, value)
+        for rule, value in values.items()
+        for name in health.FIGURES
+    }
+    content = {"studies": [3, 4], "variants": {"original": figures}}
+    rows = health.rows_of(health.Scored("yolo", content, ""))
     assert [row[1] for row in rows] == ["fold0", "fold1", "all as one"] * 2 + ["all as one"]
     assert rows[0] == ("YOLOv8n", "fold0", "older project's", *["0.500"] * 4)
-    assert rows[5] == ("YOLOv8n", "all as one", "one-to-one", *["0.250 (0.150 – 0.350)"] * 4)
+    assert rows[5] == ("YOLOv8n", "all as one", "one-to-one", *["0.250 (0.230 – 0.280)"] * 4)
     assert rows[6][3:] == ("not defined",) * 4
     assert all(len(row) == len(health.HEADS) == len(health.PUBLISHED) for row in rows)
 
 
-def test_small_and_full_sizes(health, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("full", "model", "wanted"),
+    [
+        (False, "fasterrcnn", {"backbone": "mobilenet_v3_large", "channels": 1, "crop": 330,
+                               "imgsz": 384, "batch": 4, "epochs": 24}),
+        (True, "fasterrcnn", {"backbone": "resnet50", "channels": 3, "crop": 330, "imgsz": 384,
+                              "batch": 8, "epochs": 200}),
+        (False, "yolo", {"imgsz": 320, "epochs": 60, "close_mosaic": 24}),
+    ],
+    ids=["small-fasterrcnn", "full-fasterrcnn", "small-yolo"],
+)  # fmt: skip
+def test_small_and_full_sizes(health, tmp_path: Path, full, model, wanted) -> None:
     from spineline.detect.recipe import resolve
 
-    small, full = (health.HealthSettings(out=tmp_path, full=word) for word in (False, True))
-    values = resolve(health.train_keys(small, "fasterrcnn", tmp_path, tmp_path)).values
-    names = ("backbone", "channels", "imgsz", "crop", "batch", "epochs")
-    assert [values[n] for n in names] == ["mobilenet_v3_large", 1, 384, 330, 4, 24]
-    values = resolve(health.train_keys(full, "fasterrcnn", tmp_path, tmp_path)).values
-    assert [values[n] for n in names] == ["resnet50", 3, 384, 330, 8, 200]
-    values = resolve(health.train_keys(small, "yolo", tmp_path, tmp_path)).values
-    assert [values[n] for n in ("imgsz", "epochs", "close_mosaic")] == [320, 60, 24]
-
-
-def test_a_run_that_was_stopped_says_so(health, tmp_path: Path) -> None:
-    from spineline.datasets.common.run_record import write_run_record
-
-    keys = health.train_keys(health.HealthSettings(out=tmp_path), "yolo", tmp_path, tmp_path / "r")
-    write_run_record(keys.out, "detect train", keys, trained_with={"epochs": 60})
-    results = keys.out / "results.csv"
-    results.write_text("epoch\n" + "".join(f"{n}\n" for n in range(1, 25)))
-    (told,) = health.training_commands([keys.out])
-    assert told.startswith("`spineline detect train model=yolov8n data=")
-    assert told.endswith("`, stopped after 24 of 60 epochs")
-    results.write_text("epoch\n" + "".join(f"{n}\n" for n in range(1, 61)))
-    (told,) = health.training_commands([keys.out])
-    assert told.endswith("close_mosaic=24`")
-    assert not health.is_finished(keys.out)  # no weights
+    settings = health.HealthSettings(out=tmp_path, full=full)
+    values = resolve(health.kfold_keys(settings, model, tmp_path)).values
+    assert {name: values[name] for name in wanted} == wanted
 
 
 @pytest.mark.parametrize(
@@ -207,12 +196,9 @@ def test_health_folds_from_the_source_to_the_page(health, tmp_path: Path) -> Non
     assert text.startswith("# Results\n\n<!-- spineline:health-discs -->\n\n## Discs, healthy or")
     assert text.count("| Faster R-CNN ") == text.count("| YOLOv8n ") == 7
     assert "`spineline convert report annotations=" in text
-    assert (
-        "spineline detect train model=fasterrcnn data=fold1 out=fasterrcnn-1 hyp=cervical" in text
-    )
-    assert "model=[yolo-0/weights/last.safetensors,yolo-1/weights/last.safetensors]" in text
+    assert "`spineline kfold detect model=fasterrcnn data=data out=fasterrcnn hyp=cervi" in text
     assert str(tmp_path) not in text
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/weights/last.safetensors")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*/weights/last.safetensors")}
     health.main(words)  # what is finished is not trained again
     assert page.read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -253,9 +239,8 @@ def write_kfold(
 
 
 def kfold_figure(pooled: float | None, *folds: float | None) -> dict[str, object]:
-    if pooled is None:
-        return {"folds": folds, "pooled": None}
-    whole = {"value": pooled, "ci95": [pooled - 0.02, pooled + 0.03], "n": 1639}
+    bounds = [None, None] if pooled is None else [pooled - 0.02, pooled + 0.03]
+    whole = {"value": pooled, "ci95": bounds, "n": 1639}
     return {"folds": folds, "pooled": whole}
 
 
@@ -272,7 +257,7 @@ def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: 
     import shlex
 
     from spineline.pipeline.cli.main import settings_from_words
-    from spineline.pipeline.kfold.variants import check_trainings, chosen_variants
+    from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask
 
     settings = rows.RowsSettings(out=tmp_path / "my rows", size=size, device="0", seed=3)
     lines = rows.commands(settings, rows.chosen_variants(rows.ROWS), str(settings.out))
@@ -286,8 +271,9 @@ def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: 
         found = settings_from_words(cls, words)
         assert found.seed == 3
         if task == "kfold":
-            variants = chosen_variants(found)
-            check_trainings(found, variants)
+            kfold = (DetectTask if mode == "detect" else ClassifyTask)(found)
+            variants = kfold.variants()
+            kfold.check(variants)
             trained |= {(name, variant.name) for variant in variants}
             assert found.out == tmp_path / "my rows" / size / name
             assert found.data.parent == tmp_path / "my rows" / "data"

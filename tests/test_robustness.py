@@ -10,7 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from spineline.datasets.common.pages import read_sections
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from pages import read_sections
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "robustness.md"

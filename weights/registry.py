@@ -101,6 +101,15 @@ class WeightsFile:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenWeights:
+    """A weights file that was written, with its SHA-256 and size in bytes."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A detector and a classifier that belong together.
 

@@ -21,7 +21,7 @@ from spineline.datasets.common.settings import (
     parse_settings,
     settings_to_dict,
 )
-from spineline.datasets.common.yaml_files import read_yaml
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
 
 _PACKAGES = (
     "spineline", "torch", "torchvision", "ultralytics", "timm", "numpy", "opencv-python", "pydicom",
@@ -73,6 +73,15 @@ def write_run_record(folder: Path, command: str, settings: Settings, **extra: An
         text = yaml.dump(record, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True)
     write_text(path, text, sync=False)
     return path
+
+
+def recorded_command(folder: Path) -> str | None:
+    """The command that wrote a run folder, such as ``spineline demo``; None where none did."""
+    try:
+        content = read_yaml(folder / "run.yaml")
+    except (OSError, YamlError):
+        return None
+    return str(content.get("command")) if isinstance(content, dict) else None
 
 
 def resumed_settings(

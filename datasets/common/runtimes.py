@@ -1,7 +1,6 @@
-"""Exported networks behind one small interface: by ONNX Runtime, OpenVINO or TorchScript.
+"""Exported networks behind one small interface, without torch: by ONNX Runtime or OpenVINO.
 
-The first two need no torch. ONNX and OpenVINO files are graphs of known operations. A TorchScript
-file is a program, which is why a bundle of those asks for trust.
+Both kinds of files are graphs of known operations, and no programs.
 
 Networks run on the CPU, in 32 bits, with as many threads as ``OMP_NUM_THREADS`` says, else as the
 runtime likes.
@@ -10,10 +9,8 @@ runtime likes.
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -22,15 +19,17 @@ import numpy.typing as npt
 
 from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
 
-Form = Literal["onnx", "openvino", "torchscript"]
+Form = Literal["onnx", "openvino"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 SUFFIXES: dict[Form, tuple[str, ...]] = {
     "onnx": (".onnx",),
     "openvino": (".xml", ".bin"),
-    "torchscript": (".torchscript",),
 }
 """The files of one network; OpenVINO has its graph and its weights apart."""
+
+PACKAGES: dict[Form, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""What runs each."""
 
 FloatArray = npt.NDArray[np.float32]
 Session = Callable[[FloatArray], list[FloatArray]]
@@ -39,7 +38,6 @@ Session = Callable[[FloatArray], list[FloatArray]]
 _INSTALL = {
     "onnxruntime": "pip install 'spineline[onnx]', or pip install onnxruntime",
     "openvino": "pip install 'spineline[openvino]', or pip install openvino",
-    "torch": "pip install spineline with all it depends on",
 }
 
 
@@ -55,8 +53,8 @@ def open_session(contents: Sequence[bytes], form: Form, where: str) -> Session:
         ConfigError: the runtime is not installed.
         WeightsError: the runtime does not take the files.
     """
-    opening = {"onnx": _onnx, "openvino": _openvino, "torchscript": _torchscript}[form]
-    package = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}[form]
+    opening = {"onnx": _onnx, "openvino": _openvino}[form]
+    package = PACKAGES[form]
     runtime = import_runtime(package)
     try:
         run = opening(runtime, contents)
@@ -67,7 +65,7 @@ def open_session(contents: Sequence[bytes], form: Form, where: str) -> Session:
 
 
 def import_runtime(package: str) -> Any:
-    """``onnxruntime``, ``openvino`` or ``torch``, with reports to their makers switched off.
+    """``onnxruntime`` or ``openvino``, with reports to their makers switched off.
 
     Raises:
         ConfigError: it is not installed.
@@ -129,21 +127,6 @@ def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
     def run(array: FloatArray) -> list[FloatArray]:
         found = request.infer([array])
         return [np.array(found[output], dtype=np.float32) for output in outputs]
-
-    return run
-
-
-def _torchscript(torch: Any, contents: Sequence[bytes]) -> Session:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of formats that will be replaced one day
-        network = torch.jit.load(io.BytesIO(contents[0]), map_location="cpu").eval()
-
-    def run(array: FloatArray) -> list[FloatArray]:
-        # Its optimiser would begin anew with every size of image.
-        with torch.inference_mode(), torch.jit.optimized_execution(False):
-            found = network(torch.from_numpy(array))
-        found = found if isinstance(found, (tuple, list)) else (found,)
-        return [np.asarray(output.numpy(), dtype=np.float32) for output in found]
 
     return run
 

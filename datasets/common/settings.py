@@ -7,8 +7,9 @@ A command's settings derive from [Settings][] and describe each field with [key]
         out: Path = key("folder to write to")
         limit: int = key("how many images", default=16, minimum=1)
 
-A field whose type is a settings class itself is a group of keys, written ``columns.file=…``; in a
-YAML file also as a mapping.
+A field whose type is a settings class itself holds further keys, written ``columns.file=…``; in a
+YAML file also as a mapping. So does a field of type ``Mapping[str, float]``, whose keys are checked
+by who reads them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ SettingsType = TypeVar("SettingsType", bound="Settings")
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null", "")
-_OUTPUTS = ("out", "table")
+
+GROUPS = ("data", "model", "training", "augmentation", "output", "run")
+"""Headings of a command's help, in their order; a key that names none is in the last."""
+
 _PATHS: tuple[Any, ...] = (Path, "Path", "Path | None")
 
 
@@ -41,16 +45,27 @@ def key(
     choices: Sequence[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
+    group: str = "",
+    shown: object = None,
 ) -> Any:
     """A field of a settings class: its meaning, default and allowed values.
 
-    ``choices`` applies to each item of a tuple field.
+    Args:
+        help: the meaning.
+        default: the value where the key is not given; without one it is required.
+        choices: allowed values; of a tuple field, of each item.
+        minimum: least number allowed.
+        maximum: greatest number allowed.
+        group: one of [GROUPS][], under which help lists the key.
+        shown: what help shows as the default, where ``default`` only stands for it.
     """
     metadata = {
         "help": help,
         "choices": tuple(choices),
         "minimum": minimum,
         "maximum": maximum,
+        "group": group,
+        "shown": shown,
     }
     return field(default=default, metadata=metadata)
 
@@ -82,6 +97,7 @@ class KeyDescription:
     type: str
     default: str
     help: str
+    group: str
 
 
 def parse_settings(
@@ -151,23 +167,29 @@ def settings_to_dict(settings: Settings) -> dict[str, Any]:
 
 
 def describe(cls: type[Settings]) -> list[KeyDescription]:
-    """The keys of a settings class with type, default and meaning, for help pages."""
+    """The keys of a settings class with type, default and meaning, for help pages.
+
+    They are in the order of their groups, where the class has groups.
+    """
     hints = get_type_hints(cls)
+    grouped = any(spec.metadata["group"] for spec in fields(cls))
     keys: list[KeyDescription] = []
     for spec in fields(cls):
         if _is_group(hints[spec.name]):
             group = describe(hints[spec.name])
             keys += [dataclasses.replace(k, name=f"{spec.name}.{k.name}") for k in group]
             continue
+        shown = spec.default if spec.metadata["shown"] is None else spec.metadata["shown"]
         keys.append(
             KeyDescription(
-                name=spec.name,
+                name=f"{spec.name}.KEY" if _is_open(hints[spec.name]) else spec.name,
                 type="|".join(spec.metadata["choices"]) or _type_name(hints[spec.name]),
-                default="required" if spec.default is MISSING else _default_text(spec.default),
+                default="required" if shown is MISSING else _default_text(shown),
                 help=spec.metadata["help"],
+                group=(spec.metadata["group"] or GROUPS[-1]) if grouped else "",
             )
         )
-    return keys
+    return sorted(keys, key=lambda k: GROUPS.index(k.group)) if grouped else keys
 
 
 def refuse_output_around(settings: Settings) -> None:
@@ -182,7 +204,7 @@ def refuse_output_around(settings: Settings) -> None:
     if not getattr(settings, "overwrite", False) or not isinstance(out, Path) or not out.is_dir():
         return
     for spec in fields(settings):
-        for path in [] if spec.name in _OUTPUTS else _paths_in(getattr(settings, spec.name)):
+        for path in [] if spec.name == "out" else _paths_in(getattr(settings, spec.name)):
             if path.exists() and path.resolve().is_relative_to(out.resolve()):
                 msg = f"out={out}: holds {spec.name}={path}, which it would replace"
                 raise ConfigError(f"{msg}; choose another out=")
@@ -200,18 +222,23 @@ def _is_group(hint: object) -> bool:
     return isinstance(hint, type) and issubclass(hint, Settings)
 
 
+def _is_open(hint: object) -> bool:
+    """Whether the keys below a key are not known here: a mapping, or none."""
+    return Mapping in [get_origin(option) for option in (hint, *get_args(hint))]
+
+
 def _grouped(values: Mapping[str, object], hints: Mapping[str, Any]) -> dict[str, object]:
     """The values with dotted keys gathered in their groups; they win over a group's mapping."""
     given: dict[str, object] = {}
     dotted: dict[str, dict[str, object]] = {}
     for name, raw in values.items():
         head, dot, rest = name.partition(".")
-        if dot and _is_group(hints.get(head)):
+        if dot and (_is_group(hints.get(head)) or _is_open(hints.get(head))):
             dotted.setdefault(head, {})[rest] = raw
         else:
             given[name] = raw
     for head, group in dotted.items():
-        whole = given.get(head, {})
+        whole = given.get(head) or {}
         given[head] = {**whole, **group} if isinstance(whole, Mapping) else whole
     return given
 
@@ -288,6 +315,10 @@ def _convert(name: str, raw: object, hint: Any, where: str) -> Any:
 def _convert_one(raw: object, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         return _convert_tuple(raw, get_args(hint)[0])
+    if get_origin(hint) is Mapping:
+        if not isinstance(raw, Mapping):
+            raise ValueError("no mapping")
+        return {str(name): _convert_one(value, get_args(hint)[1]) for name, value in raw.items()}
     if get_origin(hint) is not None:  # Literal: choices check the value
         return str(raw)
     if hint is bool:
@@ -341,6 +372,8 @@ def _type_name(hint: Any) -> str:
         return "|".join([*names, "none"] if type(None) in get_args(hint) else names)
     if get_origin(hint) is tuple:
         return f"{_type_name(get_args(hint)[0])},…"
+    if get_origin(hint) is Mapping:
+        return _type_name(get_args(hint)[1])
     if get_origin(hint) is not None:
         return "|".join(str(a) for a in get_args(hint))
     return {Path: "path", bool: "true|false", str: "text"}.get(hint, hint.__name__)
@@ -364,4 +397,6 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
     return value

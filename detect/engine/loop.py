@@ -575,7 +575,7 @@ def _validate(job: Job, state: State) -> tuple[dict[str, float] | None, Detectio
     last = state.done == job.values["epochs"]
     if last or (job.settings.val and state.done % job.settings.val_every == 0):
         found = validation.detect(detector, range(len(job.val)))
-        return validation.figures(found), found[pictured(job.val)]
+        return validation.metrics(found), found[pictured(job.val)]
     if state.board is None:
         return None, None
     return None, validation.detect(detector, [pictured(job.val)])[0]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.boxes import cxcywhn_to_xyxy, xyxy_to_xywh
+from spineline.datasets.boxes import cxcywhn_to_xyxy
 from spineline.datasets.images import read_uint8_image
+from spineline.datasets.metrics.coco import BoxesOfImage, coco_metrics, coco_rows, coco_truth
 from spineline.detect.backend import Detector
 from spineline.detect.engine.dataset import YoloImage
-from spineline.detect.evaluation.matching import one_to_one
-from spineline.detect.evaluation.metrics import coco_figures, coco_results
+from spineline.detect.evaluation.matching import match, rates
 from spineline.detect.results import Detections
 
 COLUMNS = (
@@ -71,28 +71,29 @@ class Validation:
             found += detector.detect(images, confidence=0.001, iou=0.7, max_detections=300)
         return found
 
-    def figures(self, found: Sequence[Detections]) -> dict[str, float]:
-        """The figures of what was found in all images, by column.
+    def metrics(self, found: Sequence[Detections]) -> dict[str, float]:
+        """The metrics of what was found in all images, by column.
 
         Precision without any detection is 0, as in Ultralytics' results; NaN is without any label.
         """
-        truth = coco_truth(self.images, self.names)
-        results = coco_results(
-            [image["id"] for image in truth["images"]],
-            found,
-            [category["id"] for category in truth["categories"]],
+        labels = [labels_of(image) for image in self.images]
+        boxes = [(each.boxes_xyxy, each.class_index) for each in found]
+        results = coco_rows(boxes, [each.confidence for each in found])
+        coco = coco_metrics(coco_truth(labels, self.names), results)
+        one_to_one = rates(match(labels, found), confidence=0.5)
+        precision, recall, f1 = (
+            float(values[0]) for values in (one_to_one.precision, one_to_one.recall, one_to_one.f1)
         )
-        coco = coco_figures(truth, results)
-        rates = one_to_one([labels_of(image) for image in self.images], found)
-        precision = 0.0 if rates.precision is None and rates.rates.labels else rates.precision
-        values = (precision, rates.recall, coco.map50, coco.map50_95, rates.f1)
+        if math.isnan(precision) and one_to_one.labels:
+            precision = 0.0
+        values = (precision, recall, coco.map50, coco.map50_95, f1)
         return {
-            name: float("nan") if value is None else value
+            name: math.nan if value is None else value
             for name, value in zip(COLUMNS, values, strict=True)
         }
 
 
-def labels_of(image: YoloImage) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def labels_of(image: YoloImage) -> BoxesOfImage:
     """An image's label boxes (N, 4) ``xyxy`` in native pixels, and their class indices (N,)."""
     height, width = image.size_hw
     boxes = cxcywhn_to_xyxy(image.box_cxcywhn.astype(np.float64), width, height)
@@ -102,29 +103,3 @@ def labels_of(image: YoloImage) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
 def pictured(images: Sequence[YoloImage]) -> int:
     """The index of the image that pictures show: the first that has a label."""
     return next((i for i, image in enumerate(images) if len(image.class_index)), 0)
-
-
-def coco_truth(images: Sequence[YoloImage], names: tuple[str, ...]) -> dict[str, Any]:
-    """The labels of images as a COCO dict; ids count from 1."""
-    annotations: list[dict[str, Any]] = []
-    for number, image in enumerate(images, 1):
-        boxes, classes = labels_of(image)
-        for box, index in zip(xyxy_to_xywh(boxes).tolist(), classes.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": index + 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    return {
-        "images": [
-            {"id": n, "file_name": i.file.name, "height": i.size_hw[0], "width": i.size_hw[1]}
-            for n, i in enumerate(images, 1)
-        ],
-        "annotations": annotations,
-        "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
-    }

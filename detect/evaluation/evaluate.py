@@ -1,43 +1,50 @@
 """One evaluator of detections: the same boxes scored by every rule in use.
 
-`evaluate` gives what ``spineline detect val`` writes as ``metrics.json``:
+`evaluate_detections` gives what ``spineline detect val`` writes as ``metrics.json``:
 
     coco: pycocotools' mean average precision
     one_to_one: precision, recall, F1 and average precision, each label hit once
         (spineline.detect.evaluation.matching); class_agnostic: the same without regard to classes
-    seed: the older cervical project's figures (spineline.detect.evaluation.seed_metrics)
+    seed: the older cervical project's metrics (spineline.detect.evaluation.seed_metrics)
     level_accuracy_8px: of datasets whose classes are the levels
 
-A figure of ``one_to_one`` and ``seed`` is ``{value, ci95: [low, high], n}``: the value, the 2.5 %
+A metric of ``one_to_one`` and ``seed`` is ``{value, ci95: [low, high], n}``: the value, the 2.5 %
 and 97.5 % points of a bootstrap over studies, and the number of labels, detections or pairs that
 the value is a share of. What is undefined is null.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from spineline.datasets.coco import boxed_structures, coco_from_records
-from spineline.datasets.common.bootstrap import DRAWS, FloatArray, divide, draw_weights, interval
-from spineline.datasets.labels import HEALTH_NAMES, LABEL_SETS, LabelSet
+from spineline.datasets.labels import HEALTH_NAMES, LABEL_SETS, LEVELS, LabelSet
+from spineline.datasets.metrics.bootstrap import (
+    DRAWS,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    draw_weights,
+    ratio,
+    with_interval,
+)
+from spineline.datasets.metrics.coco import BoxesOfImage, CocoMetrics, coco_metrics, coco_rows
+from spineline.datasets.metrics.levels import NEAR_PX, level_distances, level_labels
 from spineline.datasets.types import ImageRecord
 from spineline.detect.evaluation import seed_metrics
 from spineline.detect.evaluation.matching import (
-    Labels,
     Matches,
-    OneToOne,
-    Rates,
-    average_precision,
-    one_to_one,
+    best_f1,
+    confusion,
+    match,
+    precision_recall,
+    rates,
 )
-from spineline.detect.evaluation.metrics import coco_figures, coco_results, confusion, level_hits
 from spineline.detect.results import Detections
 
 SICK = HEALTH_NAMES[1]
@@ -45,7 +52,7 @@ SICK = HEALTH_NAMES[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class MatchingRules:
     """How detections are scored.
 
     Attributes:
@@ -63,26 +70,63 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LevelHits:
+    """Labels of the eleven levels, and whether they are found (L rows).
+
+    Attributes:
+        image: (L,) index of the image.
+        level: (L,) index into the levels.
+        hit: (L,) whether the level's most confident box has its centre less than 8 px away.
+    """
+
+    image: IntArray
+    level: IntArray
+    hit: BoolArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Figures, and what pictures and files are made of.
+    """Metrics, and what pictures and files are made of.
 
     Attributes:
         metrics: plain values for ``metrics.json``.
-        one_to_one: with the precision-recall curve.
+        matches: one to one, class by class.
         confusion: (classes + 1, classes + 1) counts, row the label, the last is background.
         truth: the labels as a COCO dict.
         results: the detections as COCO's list of results.
+        coco: what pycocotools says.
+        levels: of datasets whose classes are the levels, else None.
+        weights: (draws + 1, images) how often each image counts.
     """
 
     metrics: dict[str, Any]
-    one_to_one: OneToOne
-    confusion: npt.NDArray[np.int64]
+    matches: Matches
+    confusion: IntArray
     truth: dict[str, Any]
     results: list[dict[str, Any]]
+    coco: CocoMetrics
+    levels: LevelHits | None
+    weights: FloatArray
+
+    def more_intervals(self) -> dict[str, dict[str, Any]]:
+        """``{value, ci95, n}`` by dotted key of what stands in ``metrics`` without an interval."""
+        map50, map50_95 = self.coco.drawn(self.weights)
+        found = {
+            "coco.map50": with_interval(map50, self.coco.labels),
+            "coco.map50_95": with_interval(map50_95, self.coco.labels),
+        }
+        if self.levels is not None:
+            hit = self.levels.hit
+            values = ratio(self.weights, self.levels.image, hit, np.ones(len(hit)))
+            found["level_accuracy_8px"] = with_interval(values, len(hit))
+        return found
 
 
-def evaluate(
-    records: Sequence[ImageRecord], found: Sequence[Detections], labels: LabelSet, rules: Rules
+def evaluate_detections(
+    records: Sequence[ImageRecord],
+    found: Sequence[Detections],
+    labels: LabelSet,
+    rules: MatchingRules,
 ) -> Evaluation:
     """Score detections by every rule.
 
@@ -93,23 +137,44 @@ def evaluate(
         rules: thresholds and the bootstrap.
     """
     names = LABEL_SETS[labels]
-    files = [Path(str(record.file)).name for record in records]
-    truth = coco_from_records(records, labels, files)
-    ids = [int(image["id"]) for image in truth["images"]]
-    categories = sorted(int(c["id"]) for c in truth["categories"])
-    results = coco_results(ids, found, categories)
+    truth = coco_from_records(records, labels, [Path(str(record.file)).name for record in records])
+    results = coco_rows(
+        [(each.boxes_xyxy, each.class_index) for each in found], [f.confidence for f in found]
+    )
+    coco = coco_metrics(truth, results)
     boxed = [boxed_structures(record, labels) for record in records]
     boxes = [(b.boxes_xyxy, b.class_index) for b in boxed]
-    weights = _image_weights(records, rules)
+    studies = {study: n for n, study in enumerate(sorted({r.study_id for r in records}))}
+    drawn = draw_weights(len(studies), rules.draws, seed=rules.seed)
+    weights = drawn[:, [studies[record.study_id] for record in records]]
     iou, confidence = rules.match_iou, rules.match_confidence
-    matched = one_to_one(boxes, found, iou=iou, confidence=confidence)
-    localised = one_to_one(boxes, found, iou=iou, confidence=confidence, class_agnostic=True)
+    matched = match(boxes, found, iou=iou)
+    localised = match(boxes, found, iou=iou, class_agnostic=True)
     table = confusion(boxes, found, len(names), iou=iou, confidence=confidence)
     metrics = {
         "images": len(records),
-        "studies": len({record.study_id for record in records}),
-        "coco": _coco(coco_figures(truth, results)),
-        "one_to_one": _one_to_one(matched, localised, weights),
+        "studies": len(studies),
+        "coco": {
+            "map50": coco.map50,
+            "map50_95": coco.map50_95,
+            "per_class": {
+                name: {"ap50": ap50, "ap50_95": ap} for name, (ap50, ap) in coco.per_class.items()
+            },
+        },
+        "one_to_one": {
+            "iou": iou,
+            "confidence": confidence,
+            **_rates(matched, confidence, weights),
+            "best_f1": _best(matched),
+            "class_agnostic": {
+                **_rates(localised, confidence, weights),
+                "best_f1": _best(localised),
+            },
+            "per_class": {
+                name: _rates(matched.of_class(n), confidence, weights)
+                for n, name in enumerate(names)
+            },
+        },
         "seed": _seed(boxes, found, names, weights, rules),
         "confusion": {
             "iou": iou,
@@ -119,98 +184,73 @@ def evaluate(
         },
         "bootstrap": {"unit": "study", "draws": rules.draws, "seed": rules.seed},
     }
-    if labels == "level":
-        metrics |= _level_accuracy(records, found)
-    return Evaluation(metrics, matched, table, truth, results)
+    levels = level_hits(records, found) if labels == "level" else None
+    if levels is not None:
+        by_level = {level: levels.hit[levels.level == n] for n, level in enumerate(LEVELS)}
+        metrics["level_accuracy_8px"] = _share(levels.hit)
+        metrics["level_accuracy_8px_by_level"] = {k: _share(hit) for k, hit in by_level.items()}
+    return Evaluation(metrics, matched, table, truth, results, coco, levels, weights)
 
 
-def _image_weights(records: Sequence[ImageRecord], rules: Rules) -> FloatArray:
-    """(draws + 1, images) how often each image counts: as often as its study is drawn."""
-    studies = sorted({record.study_id for record in records})
-    place = {study: n for n, study in enumerate(studies)}
-    drawn = draw_weights(len(studies), rules.draws, seed=rules.seed)
-    return drawn[:, [place[record.study_id] for record in records]]
+def level_hits(records: Sequence[ImageRecord], found: Sequence[Detections]) -> LevelHits:
+    """Which labels are found: ``level_accuracy_8px`` is their share.
+
+    Args:
+        records: labels; structures outside the eleven levels do not count.
+        found: detections of each image, of a detector whose classes are the levels.
+    """
+    image, level, hit = [], [], []
+    for number, (record, detections) in enumerate(zip(records, found, strict=True)):
+        labels = level_labels(record.structures)
+        best = detections.best_of_each_class()
+        points = dict(
+            zip(
+                (best.names[index] for index in best.class_index.tolist()),
+                best.centres_xy.tolist(),
+                strict=True,
+            )
+        )
+        image += [number] * len(labels)
+        level += [LEVELS.index(label.level) for label in labels]
+        hit += (level_distances(labels, points) < NEAR_PX).tolist()
+    return LevelHits(
+        np.array(image, dtype=np.int64), np.array(level, dtype=np.int64), np.array(hit, dtype=bool)
+    )
 
 
-def _figure(values: FloatArray, n: int) -> dict[str, Any]:
-    bounds = interval(values)
-    value = _plain(values[0])
-    if bounds is None or value is None:
-        return {"value": value, "ci95": [None, None], "n": n}
-    return {"value": value, "ci95": [_plain(bounds[0]), _plain(bounds[1])], "n": n}
+def _share(hit: BoolArray) -> dict[str, Any]:
+    return {"value": float(hit.mean()) if len(hit) else None, "n": len(hit)}
 
 
-def _plain(value: Any) -> float | None:
-    number = float(value)
-    return round(number, 6) if math.isfinite(number) else None
+def _best(matches: Matches) -> dict[str, Any]:
+    value, confidence = best_f1(precision_recall(matches))
+    return {"value": value, "confidence": confidence, "chosen_on_scored_data": True}
 
 
-def _coco(figures: Any) -> dict[str, Any]:
+def _rates(matches: Matches, confidence: float, weights: FloatArray) -> dict[str, Any]:
+    found = rates(matches, confidence, weights)
     return {
-        "map50": figures.map50,
-        "map50_95": figures.map50_95,
-        "per_class": {
-            name: {"ap50": ap50, "ap50_95": ap} for name, (ap50, ap) in figures.per_class.items()
-        },
-    }
-
-
-def _one_to_one(matched: OneToOne, localised: OneToOne, weights: FloatArray) -> dict[str, Any]:
-    per_class = {
-        name: _rates(matched.matches.of_class(index), rates, matched.confidence, weights)
-        for index, (name, rates) in enumerate(matched.per_class.items())
-    }
-    return {
-        "iou": matched.iou,
-        "confidence": matched.confidence,
-        **_rates(matched.matches, matched.rates, matched.confidence, weights),
-        "best_f1": _best(matched),
-        "class_agnostic": {
-            **_rates(localised.matches, localised.rates, localised.confidence, weights),
-            "best_f1": _best(localised),
-        },
-        "per_class": per_class,
-    }
-
-
-def _best(matched: OneToOne) -> dict[str, Any]:
-    return {
-        "value": matched.best_f1,
-        "confidence": matched.best_confidence,
-        "chosen_on_scored_data": True,
-    }
-
-
-def _rates(
-    matches: Matches, rates: Rates, confidence: float, weights: FloatArray
-) -> dict[str, Any]:
-    kept = matches.at_least(confidence)
-    images = len(matches.labels)
-    tp = weights @ np.bincount(matches.image[kept & matches.hit], minlength=images)
-    found = weights @ np.bincount(matches.image[kept], minlength=images)
-    labels = weights @ matches.labels.sum(axis=1).astype(np.float64)
-    return {
-        "precision": _figure(divide(tp, found), rates.tp + rates.fp),
-        "recall": _figure(divide(tp, labels), rates.labels),
-        "f1": _figure(divide(2 * tp, found + labels), rates.labels),
-        "average_precision": _figure(average_precision(matches, weights), rates.labels),
-        "tp": rates.tp,
-        "fp": rates.fp,
-        "fn": rates.fn,
+        "precision": with_interval(found.precision, found.tp + found.fp),
+        "recall": with_interval(found.recall, found.labels),
+        "f1": with_interval(found.f1, found.labels),
+        "average_precision": with_interval(found.average_precision, found.labels),
+        "tp": found.tp,
+        "fp": found.fp,
+        "fn": found.fn,
     }
 
 
 def _seed(
-    boxes: Labels,
+    boxes: Sequence[BoxesOfImage],
     found: Sequence[Detections],
     names: Sequence[str],
     weights: FloatArray,
-    rules: Rules,
+    rules: MatchingRules,
 ) -> dict[str, Any]:
     seen = [seed_metrics.seed_boxes(detections) for detections in found]
     positive = names.index(SICK) if SICK in names else None
     counts = seed_metrics.seed_counts(boxes, seen, positive=positive)
-    figures = seed_metrics.seed_figures(counts, weights)
+    found_rates = seed_metrics.seed_rates(counts, weights)
     tp, fn, labels = (int(n.sum()) for n in (counts.tp, counts.wrong, counts.labels))
     return {
         "iou": seed_metrics.SEED_IOU,
@@ -219,26 +259,11 @@ def _seed(
         "max_detections": seed_metrics.SEED_MAX_DETECTIONS,
         "near_duplicate_iou": seed_metrics.SEED_NEAR_DUPLICATE_IOU,
         "positive": None if positive is None else SICK,
-        "precision": _figure(figures.precision, labels),
-        "recall": _figure(figures.recall, tp + fn),
-        "f1": _figure(figures.f1, labels),
-        "average_precision": _figure(figures.average_precision, len(counts.pair_image)),
+        "precision": with_interval(found_rates.precision, labels),
+        "recall": with_interval(found_rates.recall, tp + fn),
+        "f1": with_interval(found_rates.f1, labels),
+        "average_precision": with_interval(found_rates.average_precision, len(counts.pair_image)),
         "tp": tp,
         "fp": labels - tp,
         "fn": fn,
     }
-
-
-def _level_accuracy(records: Sequence[ImageRecord], found: Sequence[Detections]) -> dict[str, Any]:
-    levels = level_hits(records, found)
-    hits, labels = sum(h for h, _ in levels.values()), sum(n for _, n in levels.values())
-    return {
-        "level_accuracy_8px": {"value": _share(hits, labels), "n": labels},
-        "level_accuracy_8px_by_level": {
-            level: {"value": _share(h, n), "n": n} for level, (h, n) in levels.items()
-        },
-    }
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

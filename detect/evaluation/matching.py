@@ -1,4 +1,4 @@
-"""One-to-one matching of detections to labels, and the figures that follow from it.
+"""One-to-one matching of detections to labels, and the metrics that follow from it.
 
 The rule is COCO's (Lin et al. 2014, ``COCOeval``): in each image and class, detections by falling
 confidence each take the label with the highest overlap among those that are still free, if that
@@ -20,12 +20,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.common.bootstrap import FloatArray, IntArray, divide, running_totals
-from spineline.detect.evaluation.metrics import iou_matrix
+from spineline.datasets.boxes import iou_matrix
+from spineline.datasets.metrics.bootstrap import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    divide,
+    running_totals,
+)
+from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.results import Detections
-
-Labels = Sequence[tuple[npt.NDArray[np.floating], IntArray]]
-"""Of each image: label boxes (N, 4) ``xyxy`` and their class indices (N,)."""
 
 _CELLS = 4_000_000
 """Cells of the largest table that average precision of many draws builds at once."""
@@ -46,7 +50,7 @@ class Matches:
     image: IntArray
     class_index: IntArray
     confidence: npt.NDArray[np.float32]
-    hit: npt.NDArray[np.bool_]
+    hit: BoolArray
     labels: IntArray
 
     def of_class(self, index: int) -> Matches:
@@ -59,10 +63,6 @@ class Matches:
             self.hit[which],
             self.labels[:, [index]],
         )
-
-    def at_least(self, confidence: float) -> npt.NDArray[np.bool_]:
-        """(N,) whether the detection has at least that confidence."""
-        return self.confidence >= np.float32(confidence)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,23 +80,23 @@ class Curve:
     recall: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rates:
-    """Counts at one confidence and what follows from them.
+    """What follows from matches, one number for each row of weights, (B,).
 
     Attributes:
-        precision: hits of all detections; None without any detection.
-        recall: hits of all labels; None without any label.
-        f1: 2 TP / (2 TP + FP + FN); None without detections and labels.
-        average_precision: area under the interpolated curve over all confidences; None without any
+        precision: hits of all detections; NaN without any detection.
+        recall: hits of all labels; NaN without any label.
+        f1: 2 TP / (2 TP + FP + FN); NaN without detections and labels.
+        average_precision: area under the interpolated curve over all confidences; NaN without any
             label.
-        tp, fp, fn: hits, detections without label, labels without detection.
+        tp, fp, fn: hits, detections without label, labels without detection, each image once.
     """
 
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    average_precision: float | None
+    precision: FloatArray
+    recall: FloatArray
+    f1: FloatArray
+    average_precision: FloatArray
     tp: int
     fp: int
     fn: int
@@ -107,95 +107,8 @@ class Rates:
         return self.tp + self.fn
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OneToOne:
-    """Figures of one-to-one matching, all classes counted together.
-
-    Attributes:
-        rates: precision, recall, F1 and counts at ``confidence``, and average precision.
-        per_class: the same by class name.
-        curve: precision and recall by confidence.
-        best_confidence, best_f1: the confidence at which F1 is highest, and that F1. It is chosen
-            on the very data that it is scored on, so the F1 is no estimate for other data. None
-            where no F1 is defined.
-        iou, confidence, class_agnostic: as given.
-        matches: what the figures were counted from.
-    """
-
-    rates: Rates
-    per_class: dict[str, Rates]
-    curve: Curve
-    best_confidence: float | None
-    best_f1: float | None
-    iou: float
-    confidence: float
-    class_agnostic: bool
-    matches: Matches
-
-    @property
-    def precision(self) -> float | None:
-        """Hits of all detections of at least ``confidence``; None without any."""
-        return self.rates.precision
-
-    @property
-    def recall(self) -> float | None:
-        """Hits of all labels; None without any label."""
-        return self.rates.recall
-
-    @property
-    def f1(self) -> float | None:
-        """Harmonic mean of precision and recall; None without detections and labels."""
-        return self.rates.f1
-
-    @property
-    def average_precision(self) -> float | None:
-        """Area under the interpolated curve of all classes together; None without any label."""
-        return self.rates.average_precision
-
-
-def one_to_one(
-    labels: Labels,
-    found: Sequence[Detections],
-    *,
-    iou: float = 0.5,
-    confidence: float = 0.5,
-    class_agnostic: bool = False,
-) -> OneToOne:
-    """Precision, recall, F1 and average precision, each label hit once.
-
-    Args:
-        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
-        found: detections of each image, at all confidences that average precision is to see.
-        iou: least overlap of a hit.
-        confidence: least confidence for precision, recall and F1.
-        class_agnostic: take no account of classes: localisation alone. Two boxes of two classes at
-            one place are then one hit and one false positive.
-
-    Raises:
-        ValueError: not as many images in ``labels`` as in ``found``, or names that differ.
-    """
-    names = _names(found)
-    matches = match(labels, found, iou=iou, class_agnostic=class_agnostic)
-    curve = precision_recall(matches)
-    best_confidence, best_f1 = _best(curve)
-    classes = () if class_agnostic else names
-    return OneToOne(
-        rates=rates(matches, confidence),
-        per_class={
-            name: rates(matches.of_class(index), confidence) for index, name in enumerate(classes)
-        },
-        curve=curve,
-        best_confidence=best_confidence,
-        best_f1=best_f1,
-        iou=iou,
-        confidence=confidence,
-        class_agnostic=class_agnostic,
-        matches=matches,
-    )
-
-
 def match(
-    labels: Labels,
+    labels: Sequence[BoxesOfImage],
     found: Sequence[Detections],
     *,
     iou: float = 0.5,
@@ -203,17 +116,27 @@ def match(
 ) -> Matches:
     """Match detections of all confidences to labels; see the module.
 
+    Args:
+        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        found: detections of each image, at all confidences that average precision is to see.
+        iou: least overlap of a hit.
+        class_agnostic: take no account of classes: localisation alone. Two boxes of two classes at
+            one place are then one hit and one false positive.
+
     Raises:
         ValueError: not as many images in ``labels`` as in ``found``, or names that differ.
     """
-    classes = 1 if class_agnostic else len(_names(found))
+    names = found[0].names if found else ()
+    if any(detections.names != names for detections in found):
+        raise ValueError("detections of different classes cannot be counted together")
+    classes = 1 if class_agnostic else len(names)
     counts = np.zeros((len(labels), classes), dtype=np.int64)
     parts = []
     for image, ((boxes, label_class), detections) in enumerate(zip(labels, found, strict=True)):
         wanted = np.zeros_like(label_class) if class_agnostic else label_class
         kinds = np.zeros_like(detections.class_index) if class_agnostic else detections.class_index
         counts[image] = np.bincount(wanted, minlength=classes)
-        hit = _hits(boxes.astype(np.float64), wanted, detections, kinds, iou)
+        hit = _hits(boxes, wanted, detections, kinds, iou)
         parts.append((np.full(len(hit), image), kinds, detections.confidence, hit))
     if not parts:
         nothing = np.zeros(0, np.int64)
@@ -231,20 +154,13 @@ def match(
     )
 
 
-def _names(found: Sequence[Detections]) -> tuple[str, ...]:
-    names = found[0].names if found else ()
-    if any(detections.names != names for detections in found):
-        raise ValueError("detections of different classes cannot be counted together")
-    return names
-
-
 def _hits(
-    boxes: FloatArray, wanted: IntArray, detections: Detections, kinds: IntArray, iou: float
-) -> npt.NDArray[np.bool_]:
-    overlap = iou_matrix(boxes, detections.boxes_xyxy.astype(np.float64))
+    boxes: npt.ArrayLike, wanted: IntArray, detections: Detections, kinds: IntArray, iou: float
+) -> BoolArray:
+    overlap = iou_matrix(boxes, detections.boxes_xyxy)
     overlap[wanted[:, None] != kinds[None, :]] = -1
     hit = np.zeros(len(detections), dtype=np.bool_)
-    if not len(boxes):
+    if not len(wanted):
         return hit
     for place in np.argsort(-detections.confidence, kind="stable").tolist():
         best = int(np.argmax(overlap[:, place]))
@@ -254,25 +170,33 @@ def _hits(
     return hit
 
 
-def rates(matches: Matches, confidence: float) -> Rates:
-    """Counts at a confidence, what follows from them, and average precision."""
-    kept = matches.hit[matches.at_least(confidence)]
-    tp, labels = int(kept.sum()), int(matches.labels.sum())
-    fp, fn = len(kept) - tp, labels - tp
-    average = float(average_precision(matches)[0])
+def rates(matches: Matches, confidence: float, weights: FloatArray | None = None) -> Rates:
+    """Precision, recall, F1 and counts at a confidence, and average precision.
+
+    Args:
+        matches: of one class, or of all classes counted together.
+        confidence: least confidence for all but average precision.
+        weights: (B, images) how often each image counts; None: once each (B = 1).
+    """
+    images = len(matches.labels)
+    table = np.ones((1, images)) if weights is None else weights
+    kept = matches.confidence >= np.float32(confidence)
+    by_image = [
+        np.bincount(matches.image[kept & matches.hit], minlength=images),
+        np.bincount(matches.image[kept], minlength=images),
+        matches.labels.sum(axis=1),
+    ]
+    tp, found, labels = (table @ count.astype(np.float64) for count in by_image)
+    hits, detections, wanted = (int(count.sum()) for count in by_image)
     return Rates(
-        precision=_share(tp, tp + fp),
-        recall=_share(tp, tp + fn),
-        f1=_share(2 * tp, 2 * tp + fp + fn),
-        average_precision=None if np.isnan(average) else average,
-        tp=tp,
-        fp=fp,
-        fn=fn,
+        precision=divide(tp, found),
+        recall=divide(tp, labels),
+        f1=divide(2 * tp, found + labels),
+        average_precision=_average_precision(matches, table),
+        tp=hits,
+        fp=detections - hits,
+        fn=wanted - hits,
     )
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def precision_recall(matches: Matches) -> Curve:
@@ -284,14 +208,8 @@ def precision_recall(matches: Matches) -> Curve:
     return Curve(matches.confidence[ends].astype(np.float64), tp / (ends + 1), recall)
 
 
-def average_precision(matches: Matches, weights: FloatArray | None = None) -> FloatArray:
-    """(B,) area under the interpolated precision-recall curve; NaN where a draw has no label.
-
-    Args:
-        matches: of one class, or of all classes counted together.
-        weights: (B, images) how often each image counts; None: once each (B = 1).
-    """
-    table = np.ones((1, len(matches.labels))) if weights is None else weights
+def _average_precision(matches: Matches, table: FloatArray) -> FloatArray:
+    """(B,) area under the interpolated precision-recall curve; NaN where a draw has no label."""
     labels = table @ matches.labels.sum(axis=1).astype(np.float64)
     # Precision is highest where a hit has just been added, so it is wanted there alone.
     ends = _ends(matches.confidence)
@@ -323,7 +241,11 @@ def _ends(confidence: npt.NDArray[np.float32]) -> IntArray:
     return np.flatnonzero(np.r_[confidence[1:] != confidence[:-1], True])
 
 
-def _best(curve: Curve) -> tuple[float | None, float | None]:
+def best_f1(curve: Curve) -> tuple[float | None, float | None]:
+    """The highest F1 over all confidences, and the confidence; None where no F1 is defined.
+
+    It is chosen on the very data that it is scored on, so it is no estimate for other data.
+    """
     total = curve.precision + curve.recall
     f1 = np.divide(
         2 * curve.precision * curve.recall, total, out=np.zeros_like(total), where=total > 0
@@ -331,4 +253,44 @@ def _best(curve: Curve) -> tuple[float | None, float | None]:
     if not len(f1) or np.isnan(curve.recall).any():
         return None, None
     best = int(np.argmax(f1))
-    return float(curve.confidence[best]), float(f1[best])
+    return float(f1[best]), float(curve.confidence[best])
+
+
+def confusion(
+    labels: Sequence[BoxesOfImage],
+    found: Sequence[Detections],
+    classes: int,
+    *,
+    confidence: float = 0.25,
+    iou: float = 0.5,
+) -> IntArray:
+    """Confusion of classes at places that overlap.
+
+    Detections of at least ``confidence`` are matched to labels one to one by falling overlap,
+    whatever their class; what overlaps nothing by ``iou`` is background.
+
+    Args:
+        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        found: detections of each image.
+        classes: number of classes.
+        confidence: least confidence.
+        iou: least overlap.
+
+    Returns:
+        (classes + 1, classes + 1): row is the label, column the detection, the last is background.
+    """
+    table = np.zeros((classes + 1, classes + 1), dtype=np.int64)
+    for (boxes, label_class), detections in zip(labels, found, strict=True):
+        kept = detections.at_least(confidence)
+        overlap = iou_matrix(boxes, kept.boxes_xyxy)
+        taken = np.full(len(boxes), classes)  # class of the detection on each label
+        beside = kept.class_index.copy()  # class of each detection that takes no label, else -1
+        for place in np.argsort(-overlap, axis=None, kind="stable").tolist():
+            row, column = divmod(place, len(kept))
+            if overlap[row, column] < iou:
+                break
+            if taken[row] == classes and beside[column] >= 0:
+                taken[row], beside[column] = beside[column], -1
+        np.add.at(table, (label_class, taken), 1)
+        np.add.at(table[classes], beside[beside >= 0], 1)
+    return table

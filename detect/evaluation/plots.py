@@ -1,26 +1,29 @@
-"""Figures of ``detect val`` as PNG bytes; the same numbers give the same bytes."""
+"""Pictures of ``detect val`` as PNG bytes; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from spineline.datasets.common import plots as figures
 from spineline.datasets.common.plots import figure_png, new_figure
-from spineline.detect.evaluation.matching import OneToOne, Rates, precision_recall
-
-if TYPE_CHECKING:
-    from spineline.detect.evaluation.matching import Curve
+from spineline.detect.evaluation.matching import Curve, Matches, best_f1, precision_recall, rates
 
 
-def precision_recall_png(matched: OneToOne) -> bytes:
+def precision_recall_png(
+    matches: Matches, names: Sequence[str], *, iou: float, confidence: float
+) -> bytes:
     """Precision by recall of one-to-one matching: a thin line per class, a thick one for all.
 
-    Dots mark the confidence that the figures were counted at, the ring that of the best F1. The
+    Dots mark the confidence that the metrics were counted at, the ring that of the best F1. The
     steps are the curve as measured, not interpolated; average precision is of the interpolated one.
+
+    Args:
+        matches: of all classes.
+        names: of the classes.
+        iou: least overlap of a hit.
+        confidence: of the dots.
     """
     from matplotlib import colormaps
 
@@ -30,49 +33,44 @@ def precision_recall_png(matched: OneToOne) -> bytes:
     )
     axes.grid(visible=True, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-    classes = list(matched.per_class.items())
-    colours = colormaps["tab10" if len(classes) <= 10 else "tab20"]
-    for index, (name, rates) in enumerate(classes):
-        if rates.labels:
-            curve = precision_recall(matched.matches.of_class(index))
-            _line(axes, curve, rates, name, color=colours(index), linewidth=1.1)
-    if matched.rates.labels:
-        _line(axes, matched.curve, matched.rates, "all", color="black", linewidth=2.2)
-        _ring(axes, matched)
+    colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    for index, name in enumerate(names):
+        of_class = matches.of_class(index)
+        if of_class.labels.any():
+            _line(axes, of_class, confidence, name, color=colours(index), linewidth=1.1)
+    if matches.labels.any():
+        _line(axes, matches, confidence, "all", color="black", linewidth=2.2)
+        _ring(axes, precision_recall(matches))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="average precision")
-    axes.set_title(f"one to one, IoU ≥ {matched.iou:g}; dots: confidence ≥ {matched.confidence:g}")
+    axes.set_title(f"one to one, IoU ≥ {iou:g}; dots: confidence ≥ {confidence:g}")
     return figure_png(figure)
 
 
-def _line(axes: Any, curve: Curve, rates: Rates, name: str, **style: Any) -> None:
+def _line(axes: Any, matches: Matches, confidence: float, name: str, **style: Any) -> None:
+    found, curve = rates(matches, confidence), precision_recall(matches)
     recall, precision = np.r_[0.0, curve.recall], np.r_[curve.precision[:1], curve.precision]
-    label = f"{name} {rates.average_precision:.3f}"
+    label = f"{name} {found.average_precision[0]:.3f}"
     if len(recall) == 1:  # no detection: nothing but its name
         axes.plot([], [], label=label, **style)
         return
     axes.plot(recall, precision, label=label, **style)
-    if rates.precision is not None:
-        axes.plot(rates.recall, rates.precision, "o", markersize=6, color=style["color"])
+    if np.isfinite(found.precision[0]):
+        axes.plot(found.recall, found.precision, "o", markersize=6, color=style["color"])
 
 
-def _ring(axes: Any, matched: OneToOne) -> None:
+def _ring(axes: Any, curve: Curve) -> None:
     """The point of the best F1, if there is one."""
-    if matched.best_confidence is None:
+    value, confidence = best_f1(curve)
+    if confidence is None:
         return
-    place = int(np.flatnonzero(matched.curve.confidence == matched.best_confidence)[0])
+    place = int(np.flatnonzero(curve.confidence == confidence)[0])
     axes.plot(
-        matched.curve.recall[place],
-        matched.curve.precision[place],
+        curve.recall[place],
+        curve.precision[place],
         "o",
         markersize=11,
         markerfacecolor="none",
         markeredgecolor="black",
         linestyle="none",
-        label=f"best F1 {matched.best_f1:.3f}, at {matched.best_confidence:.2f}",
+        label=f"best F1 {value:.3f}, at {confidence:.2f}",
     )
-
-
-def confusion_png(table: npt.NDArray[np.int64], names: Sequence[str], *, title: str = "") -> bytes:
-    """Confusion of classes: labels down, detections across, background last."""
-    words = [*names, "background"]
-    return figures.confusion_png(table, words, row="label", column="detected", title=title)

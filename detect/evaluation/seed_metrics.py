@@ -1,4 +1,4 @@
-"""The older cervical project's figures, ``seed.*``, by its own rule, odd as it is.
+"""The older cervical project's metrics, ``seed.*``, by its own rule, odd as it is.
 
 The project found healthy and sick cervical discs with torchvision's Faster R-CNN and published
 precision 0.773, recall 0.817, F1 0.795 and average precision 0.42 on 109 test images, matched at
@@ -26,7 +26,7 @@ detections: each label with each box that overlaps it makes a pair; the pairs ar
 box's confidence, whatever its class, and scored by whether the *label* is sick (scikit-learn's
 ``average_precision_score``, not interpolated). It falls towards the share of sick labels and below
 it where healthy discs are the surer ones: the project has 0.316 on its training images, at a
-precision and recall of 0.998. Do not compare any of the four with a figure of the same name; the
+precision and recall of 0.998. Do not compare any of the four with a metric of the same name; the
 one-to-one rule stands beside them for that.
 
 Overlap counts pixels inclusively here: one is added to each side, of the shared part too.
@@ -46,8 +46,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.boxes import iou_inclusive
-from spineline.datasets.common.bootstrap import (
+from spineline.datasets.boxes import iou_inclusive, suppressed_boxes
+from spineline.datasets.metrics.bootstrap import (
     BoolArray,
     FloatArray,
     IntArray,
@@ -55,8 +55,7 @@ from spineline.datasets.common.bootstrap import (
     per_study,
     running_totals,
 )
-from spineline.detect.evaluation.matching import Labels
-from spineline.detect.evaluation.metrics import iou_matrix
+from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.results import Detections
 
 SEED_IOU = 0.5
@@ -98,8 +97,8 @@ class SeedCounts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SeedFigures:
-    """The older figures, one number for each row of weights, (B,).
+class SeedRates:
+    """The older metrics, one number for each row of weights, (B,).
 
     Attributes:
         precision, recall, f1: 0 where a divisor is 0, as the older evaluator has it.
@@ -118,7 +117,8 @@ def seed_boxes(
 ) -> Detections:
     """The boxes that the older project's evaluator would have seen, by falling confidence."""
     kept = detections.where(detections.confidence > np.float32(SEED_CONFIDENCE)).by_confidence()
-    kept = kept.where(_suppressed_per_class(kept)).first(SEED_MAX_DETECTIONS)
+    gone = suppressed_boxes(kept.boxes_xyxy, SEED_NMS_IOU, kept.class_index)
+    kept = kept.where(~gone).first(SEED_MAX_DETECTIONS)
     overlap = iou_inclusive(kept.boxes_xyxy)
     gone = np.zeros(len(kept), dtype=np.bool_)
     for place in range(len(kept)):
@@ -129,20 +129,8 @@ def seed_boxes(
     return kept.where(~gone)
 
 
-def _suppressed_per_class(detections: Detections) -> BoolArray:
-    """(N,) whether no more confident box of the class overlaps it by more; sorted already."""
-    boxes = detections.boxes_xyxy.astype(np.float64)
-    rivals = iou_matrix(boxes, boxes) > SEED_NMS_IOU
-    rivals &= detections.class_index[:, None] == detections.class_index[None, :]
-    left = np.ones(len(boxes), dtype=np.bool_)
-    for place in range(len(boxes)):
-        if left[place]:
-            left[place + 1 :] &= ~rivals[place, place + 1 :]
-    return left
-
-
 def seed_counts(
-    labels: Labels,
+    labels: Sequence[BoxesOfImage],
     found: Sequence[Detections],
     *,
     positive: int | None,
@@ -183,8 +171,8 @@ def seed_counts(
     )
 
 
-def seed_figures(counts: SeedCounts, weights: FloatArray | None = None) -> SeedFigures:
-    """The four figures.
+def seed_rates(counts: SeedCounts, weights: FloatArray | None = None) -> SeedRates:
+    """The four metrics.
 
     Args:
         counts: of all images.
@@ -199,7 +187,7 @@ def seed_figures(counts: SeedCounts, weights: FloatArray | None = None) -> SeedF
     average = _average_precision(counts, table)
     if counts.has_positive:
         average = np.where(pairs > 0, average, 0.0)
-    return SeedFigures(
+    return SeedRates(
         precision, recall, _or_zero(2 * precision * recall, precision + recall), average
     )
 

@@ -1,4 +1,4 @@
-"""A namer as ONNX or TorchScript: strips (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
+"""A namer as ONNX: strips (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
 
 from __future__ import annotations
 
@@ -30,16 +30,6 @@ def onnx_bytes(namer: Namer) -> bytes:
             output_names=["logits"],
             dynamic_axes={"strips": {2: "rows"}, "logits": {2: "ranks"}},
         )
-    return buffer.getvalue()
-
-
-def torchscript_bytes(namer: Namer) -> bytes:
-    """The network as TorchScript, for any number of ranks."""
-    network, example = deepcopy(namer.network).cpu().eval(), _example(namer)
-    buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
-        torch.jit.save(torch.jit.trace(network, (example,)), buffer)
     return buffer.getvalue()
 
 

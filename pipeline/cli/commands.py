@@ -151,7 +151,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.evaluation.val:val",
         ),
         "export": Command(
-            "the whole pipeline as one folder for ONNX Runtime, OpenVINO or TorchScript",
+            "the whole pipeline as one folder for ONNX Runtime or OpenVINO",
             "spineline.pipeline.export.settings:PipelineExport",
             "spineline.pipeline.export.export:export",
         ),
@@ -159,29 +159,29 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "weights": {
         "list": Command(
             "bundled and local weights",
-            "spineline.pipeline.cli.weights:WeightsList",
+            "spineline.pipeline.cli.settings:WeightsList",
             "spineline.pipeline.cli.weights:list_weights",
         ),
         "verify": Command(
             "compare weights with their SHA-256",
-            "spineline.pipeline.cli.weights:WeightsVerify",
+            "spineline.pipeline.cli.settings:WeightsVerify",
             "spineline.pipeline.cli.weights:verify_weights",
         ),
         "strip": Command(
             "a checkpoint to safetensors without optimizer state and paths",
-            "spineline.pipeline.cli.weights:WeightsStrip",
-            "spineline.pipeline.cli.weights:strip_weights",
+            "spineline.pipeline.training.settings:WeightsStrip",
+            "spineline.pipeline.training.strip:strip_weights",
         ),
         "add": Command(
             "put stripped weights into a registry",
-            "spineline.pipeline.cli.weights:WeightsAdd",
+            "spineline.pipeline.cli.settings:WeightsAdd",
             "spineline.pipeline.cli.weights:add_weights",
         ),
     },
     "demo": {
         "": Command(
             "draw a phantom study and run the pipeline on it with the bundled weights",
-            "spineline.pipeline.cli.demo:Demo",
+            "spineline.pipeline.cli.settings:Demo",
             "spineline.pipeline.cli.demo:demo",
         ),
     },

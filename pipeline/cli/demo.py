@@ -6,32 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import yaml
+import numpy as np
 
+from spineline.datasets.common.files import check_output, staged_folder, write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.settings import Settings, key
+from spineline.datasets.common.run_record import recorded_command, write_run_record
 from spineline.datasets.labels import encode_seven
-
-if TYPE_CHECKING:
-    from spineline.datasets.types import ImageRecord, Structure
-    from spineline.pipeline.inference.results import GradedStructure
+from spineline.datasets.phantoms.phantom import draw_phantom, record_of
+from spineline.datasets.phantoms.study import write_phantom_study
+from spineline.datasets.tianchi import annotation_entry
+from spineline.datasets.types import ImageRecord, Structure
+from spineline.pipeline.cli.settings import Demo
+from spineline.pipeline.inference.pipeline import Pipeline
+from spineline.pipeline.inference.results import GradedStructure
+from spineline.pipeline.inference.settings import ModelSettings
+from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.outputs.study_files import write_study
 
 _CLOSE_PX = 8.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demo(Settings):
-    """Keys of ``demo``."""
-
-    out: Path = key(
-        "folder to write; an earlier demo in it is replaced", default=Path("spineline-demo")
-    )
-    weights: str = key("bundle name, or DETECTOR,CLASSIFIER", default="default")
-    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    overwrite: bool = key("replace the folder even if it is no demo", default=False)
-    seed: int = key("decides the spine that is drawn", default=2, minimum=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +54,7 @@ def demo(settings: Demo) -> DemoResult:
         OutputExistsError: ``out`` holds something that is no earlier demo.
         SpinelineError: it cannot be written, or the weights cannot be loaded.
     """
-    from spineline.datasets.common.files import check_output, staged_folder
-    from spineline.datasets.common.run_record import write_run_record
-    from spineline.pipeline.inference.pipeline import Pipeline
-    from spineline.pipeline.inference.settings import ModelSettings
-    from spineline.pipeline.inference.sources import find_cases, load_frame
-    from spineline.pipeline.outputs.study_files import write_study
-
-    overwrite = settings.overwrite or is_demo(settings.out)
+    overwrite = settings.overwrite or recorded_command(settings.out) == "spineline demo"
     check_output(settings.out, overwrite=overwrite)
     LOG.info("loading the models and drawing a phantom study (seed %d)", settings.seed)
     pipeline = Pipeline.from_settings(
@@ -90,13 +76,6 @@ def demo(settings: Demo) -> DemoResult:
 
 def draw_study(folder: Path, seed: int) -> ImageRecord:
     """Write a phantom's DICOM study and its annotation; the annotation as a record."""
-    import numpy as np
-
-    from spineline.datasets.common.files import write_json
-    from spineline.datasets.phantoms.phantom import draw_phantom, record_of
-    from spineline.datasets.phantoms.study import write_phantom_study
-    from spineline.datasets.tianchi import annotation_entry
-
     phantom = draw_phantom(np.random.default_rng([seed, 0]))
     record = record_of(phantom, "000-000")
     placed = write_phantom_study(folder / "study", phantom, record, identity=f"{seed}.0")
@@ -133,12 +112,3 @@ def _tell(result: DemoResult) -> None:
     )
     LOG.info("look at %s", result.out / "overlay.png")
     LOG.info("the rest is in %s: result.json, the DICOM study, its annotation", result.out)
-
-
-def is_demo(folder: Path) -> bool:
-    """Whether a folder holds an earlier demo, by its ``run.yaml``."""
-    try:
-        record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(record, dict) and record.get("command") == "spineline demo"

@@ -6,14 +6,18 @@ Only settings classes are imported to parse and to help; the work's imports happ
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import package_version
 from spineline.datasets.common.settings import (
     Settings,
     close_match,
@@ -23,9 +27,6 @@ from spineline.datasets.common.settings import (
     refuse_output_around,
 )
 from spineline.pipeline.cli.commands import COMMANDS, Command
-
-LOG = logging.getLogger("spineline")
-
 
 _HELP = ("help", "--help", "-h")
 _USAGE = """\
@@ -78,8 +79,6 @@ def _dispatch(words: list[str]) -> int:
         print(overview())
         return 0
     if words[0] in ("version", "--version"):
-        from spineline.datasets.common.run_record import package_version
-
         print(package_version())
         return 0
     task, rest = words[0], words[1:]
@@ -127,8 +126,6 @@ def settings_from_words(settings_class: type[Settings], words: Sequence[str]) ->
     cfg = given.pop("cfg", None)
     if cfg is None:
         return parse_settings(settings_class, given, where="command line")
-    from pathlib import Path
-
     merged = {**read_settings_file(Path(str(cfg))), **given}
     return parse_settings(settings_class, merged, where=f"command line and cfg={cfg}")
 
@@ -156,12 +153,13 @@ def command_help(task: str, mode: str) -> str:
     name_width = max((len(k.name) for k in keys), default=0)
     type_width = min(max((len(k.type) for k in keys), default=0), 28)
     default_width = min(max((len(k.default) for k in keys), default=0), 24)
-    lines = [
-        f"  {k.name:<{name_width}}  {k.type:<{type_width}}  {k.default:<{default_width}}  {k.help}"
-        for k in keys
-    ]
-    title = f"spineline {task} {mode}".rstrip()
-    return f"{title}: {command.summary}\n\n" + "\n".join(lines)
+    lines = [f"spineline {task} {mode}".rstrip() + f": {command.summary}"]
+    for group, members in itertools.groupby(keys, key=lambda k: k.group):
+        lines += ["", f"{group}:"] if group else [""]
+        for k in members:
+            words = f"{k.name:<{name_width}}  {k.type:<{type_width}}  {k.default:<{default_width}}"
+            lines.append(f"  {words}  {k.help}")
+    return "\n".join(lines)
 
 
 def _load(place: str) -> Any:

@@ -1,81 +1,32 @@
-"""``spineline weights list | verify | strip | add``: the registry at the command line."""
+"""``spineline weights list | verify | add``: the registry at the command line."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
-from spineline.datasets.common.files import check_output, write_bytes, write_text
+from spineline.datasets.common.files import write_bytes, write_text
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.settings import Settings, close_match, key
+from spineline.datasets.common.settings import close_match
 from spineline.datasets.common.tables import aligned_text
-from spineline.datasets.common.tensors import read_described
+from spineline.pipeline.cli.settings import WeightsAdd, WeightsList, WeightsVerify
 from spineline.weights.registry import (
     BUNDLED,
     REGISTRY_FILE,
     SCHEMA,
     Entry,
     Registry,
-    is_pickle,
+    WrittenWeights,
     load_registry,
     read_metadata,
     sha256_of,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_FP16_MAX = 65504.0
-_PRIVATE = re.compile(r"^(/|~|[A-Za-z]:\\|\\\\)|://|git@")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsList(Settings):
-    """Keys of ``weights list``."""
-
-    folder: Path | None = key("folder of weights to list beside the bundled ones", default=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsVerify(Settings):
-    """Keys of ``weights verify``."""
-
-    weights: str = key("name of the weights to verify, or all", default="all")
-    folder: Path | None = key("folder of weights to verify beside the bundled ones", default=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsStrip(Settings):
-    """Keys of ``weights strip``."""
-
-    weights: Path = key("checkpoint: .safetensors, or .pt; a YOLO network's .pt with trust=true")
-    out: Path = key("file to write, .safetensors")
-    half: bool = key("store fp16 (the network still computes in fp32)", default=True)
-    trust: bool = key("load a pickle, which runs the code in it", default=False)
-    overwrite: bool = key("replace out if it exists", default=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsAdd(Settings):
-    """Keys of ``weights add``."""
-
-    weights: Path = key("stripped .safetensors file to add")
-    name: str = key("its name in the registry")
-    trained_on: str = key("the data it was trained on, in words")
-    input: str = key("what the network sees, in words")
-    licence: str = key("SPDX licence", default="AGPL-3.0-or-later")
-    figures: tuple[str, ...] = key("figures on held-out data, NAME:VALUE,…", default=())
-    card: Path | None = key("model card, a Markdown file", default=None)
-    folder: Path | None = key("folder of the registry; none is the bundled one", default=None)
-    overwrite: bool = key("replace the entry of that name", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +40,6 @@ class WeightsTable:
 
     rows: tuple[dict[str, Any], ...]
     failures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenWeights:
-    """A weights file that was written, with its SHA-256 and size in bytes."""
-
-    path: Path
-    sha256: str
-    size: int
 
 
 def list_weights(settings: WeightsList) -> WeightsTable:
@@ -130,35 +72,6 @@ def verify_weights(settings: WeightsVerify) -> WeightsTable:
     for failure in failures:
         LOG.error("error: %s; restore it, or install spineline anew", failure)
     return WeightsTable(tuple(rows), tuple(failures))
-
-
-def strip_weights(settings: WeightsStrip) -> WrittenWeights:
-    """Turn a checkpoint into safetensors that hold the network and nothing else.
-
-    Optimizer state, absolute paths and addresses are left out; ``half`` stores floating point
-    tensors as fp16.
-
-    Raises:
-        WeightsError: the checkpoint cannot be read, is a pickle without ``trust``, or holds numbers
-            that fp16 cannot.
-        ConfigError: ``out`` is not a ``.safetensors`` file.
-    """
-    if settings.out.suffix != ".safetensors":
-        raise ConfigError(f"out={settings.out}: wanted a file that ends in .safetensors")
-    check_output(settings.out, overwrite=settings.overwrite)
-    if not settings.weights.is_file():
-        raise WeightsError(f"{settings.weights}: no such weights file")
-    if is_pickle(settings.weights):
-        tensors, metadata = _read_pickle(settings.weights, trust=settings.trust)
-    else:
-        metadata = read_metadata(settings.weights)
-        _, tensors = read_described(settings.weights)
-    kept = _without_private(metadata)
-    stored = {name: _stored(name, tensor, half=settings.half) for name, tensor in tensors.items()}
-    _write_safetensors(settings.out, stored, kept)
-    size = settings.out.stat().st_size
-    LOG.info("%s: %d tensors, %.1f MB", settings.out, len(stored), size / 1e6)
-    return WrittenWeights(settings.out, sha256_of(settings.out), size)
 
 
 def add_weights(settings: WeightsAdd) -> WrittenWeights:
@@ -275,54 +188,6 @@ def _broken_bundles(folder: Path | None) -> list[str]:
         for member in (*pair, *filter(None, [registry.namers.get(name)]))
         if registry.find(member) is None
     ]
-
-
-def _read_pickle(path: Path, *, trust: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a run's checkpoint.
-
-    That of a Faster R-CNN or a U-Net is read as tensors and numbers alone, which runs no code; any
-    other is an ultralytics pickle.
-    """
-    from spineline.detect.checkpoints import network_from_pickle
-    from spineline.detect.engine.networks import checkpoint_weights
-
-    found = checkpoint_weights(path)
-    if found is not None:
-        return found[0], json.loads(found[1].to_json())
-
-    network, meta = network_from_pickle(path, trust=trust)
-    return dict(network.state_dict()), json.loads(meta.to_json())
-
-
-def _stored(name: str, tensor: Tensor, *, half: bool) -> Tensor:
-    import torch
-
-    tensor = tensor.detach().cpu().contiguous()
-    if not tensor.is_floating_point():
-        return tensor
-    if half and tensor.numel() and float(tensor.abs().max()) > _FP16_MAX:
-        raise WeightsError(f"{name}: holds numbers beyond fp16's {_FP16_MAX:.0f}; add half=false")
-    return tensor.to(torch.float16 if half else torch.float32)
-
-
-def _write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    from safetensors.torch import save
-
-    ordered = {name: tensors[name] for name in sorted(tensors)}
-    write_bytes(path, save(ordered, {"spineline": json.dumps(metadata, ensure_ascii=False)}))
-
-
-def _without_private(value: Any) -> Any:
-    """A copy of JSON values without the texts that name a place: absolute paths and addresses."""
-    if isinstance(value, dict):
-        return {k: _without_private(v) for k, v in value.items() if not _is_private(v)}
-    if isinstance(value, list):
-        return [_without_private(v) for v in value if not _is_private(v)]
-    return value
-
-
-def _is_private(value: object) -> bool:
-    return isinstance(value, str) and _PRIVATE.search(value) is not None
 
 
 def _figure(text: str) -> tuple[str, float]:

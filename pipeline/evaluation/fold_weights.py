@@ -15,7 +15,7 @@ looked for beside the JSON first. ``spineline kfold`` writes one such file for e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,19 +116,21 @@ def fold_by_study(
     if missing:
         raise ConfigError(_missing_message(list(missing), found, folds, match))
     if match == "number":
-        _refuse_shared(found)
+        owner: dict[str, str] = {}
+        for study, (_, name) in found.items():
+            if owner.setdefault(name, study) != study:
+                both = f"{owner[name]!r} and {study!r}"
+                raise ConfigError(f"fold_match=number: {both} are both {name!r} of the folds")
     return found
 
 
 def _by_name(folds: Sequence[FoldWeights]) -> dict[str, tuple[int, str]]:
-    named = {study: (n, study) for n, fold in enumerate(folds) for study in fold.studies}
-    by_uid = {
-        uid: (n, study)
-        for n, fold in enumerate(folds)
-        for study, uid in zip(fold.studies, fold.study_uids, strict=True)
-        if uid is not None
-    }
-    return {**named, **by_uid}
+    found = {study: (n, study) for n, fold in enumerate(folds) for study in fold.studies}
+    for n, fold in enumerate(folds):
+        for study, uid in zip(fold.studies, fold.study_uids, strict=True):
+            if uid is not None:
+                found[uid] = (n, study)
+    return found
 
 
 def _by_number(folds: Sequence[FoldWeights]) -> dict[str, tuple[int, str]]:
@@ -153,15 +155,6 @@ def _number(name: str) -> str | None:
     """The number in a name without its leading zeros; None where there is none, or several."""
     numbers = re.findall(r"\d+", name)
     return str(int(numbers[0])) if len(numbers) == 1 else None
-
-
-def _refuse_shared(found: Mapping[str, tuple[int, str]]) -> None:
-    taken: dict[str, str] = {}
-    for study, (_, name) in found.items():
-        if name in taken:
-            msg = f"fold_match=number: {taken[name]!r} and {study!r} are both {name!r} of the folds"
-            raise ConfigError(msg)
-        taken[name] = study
 
 
 def _missing_message(
@@ -230,22 +223,14 @@ def _placed(names: str, folder: Path) -> str:
 
 
 def _refuse_repeats(folds: Sequence[FoldWeights], where: str) -> None:
-    for of_fold in (_studies_of, _uids_of):
+    for what in ("studies", "study_uids"):
         seen: dict[str, int] = {}
         for n, fold in enumerate(folds):
-            for name in of_fold(fold):
+            for name in (name for name in getattr(fold, what) if name is not None):
                 if name in seen:
                     places = f"fold {seen[name]} and fold {n}"
                     raise ConfigError(f"{where}: study {name!r} is in {places}; each is in one")
                 seen[name] = n
-
-
-def _studies_of(fold: FoldWeights) -> Iterable[str]:
-    return fold.studies
-
-
-def _uids_of(fold: FoldWeights) -> Iterable[str]:
-    return (uid for uid in fold.study_uids if uid is not None)
 
 
 def _joined(
@@ -266,14 +251,9 @@ def _joined(
         twice = sorted(set(fold.models) & set(other.models))
         if twice:
             raise ConfigError(f"folds={where}: both give {twice[0]}, fold {n}; leave one away")
-        models = {**fold.models, **other.models}
-        uids = fold.study_uids if any(fold.study_uids) else _in_order(other, fold.studies)
-        joined.append(FoldWeights(fold.studies, uids, models))
+        uids = fold.study_uids
+        if not any(uids):
+            uid_of = dict(zip(other.studies, other.study_uids, strict=True))
+            uids = tuple(uid_of[study] for study in fold.studies)
+        joined.append(FoldWeights(fold.studies, uids, {**fold.models, **other.models}))
     return tuple(joined)
-
-
-def _in_order(fold: FoldWeights, studies: Sequence[str]) -> tuple[str | None, ...]:
-    uid_of: Callable[[str], str | None] = dict(
-        zip(fold.studies, fold.study_uids, strict=True)
-    ).__getitem__
-    return tuple(map(uid_of, studies))

@@ -1,4 +1,4 @@
-"""Predictions set beside labels: the tables from which every figure is counted.
+"""Predictions set beside labels: the tables from which every metric is counted.
 
 One row per label and one per prediction, each with the index of its study, because the bootstrap
 draws studies. Distances compare the label of a level with the most confident prediction *of the
@@ -13,27 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from spineline.datasets.labels import (
-    LEVELS,
     PATHOLOGY,
     SEVEN_NAMES,
     Kind,
     encode_binary,
-    encode_health,
     encode_seven,
     tags_of_codes,
 )
+from spineline.datasets.metrics.bootstrap import BoolArray, FloatArray, IntArray
+from spineline.datasets.metrics.grades import GradeTable, abnormal_probability
+from spineline.datasets.metrics.levels import NEAR_PX, level_distances, level_labels
 from spineline.datasets.types import Structure
 from spineline.pipeline.inference.results import GradedStructure
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
 REPORT_CONFIDENCE = 0.25
-REPORT_DISTANCE_PX = 8.0
 DISTANCE_MM = 6.0
 
 TIANCHI_CLASSES: tuple[tuple[Kind, str], ...] = tuple(
@@ -53,7 +48,7 @@ class ScoredImage:
         labels: its structures; those that are none of the eleven levels are set aside.
         predictions: points and boxes in pixels of the label's image; any number per level; empty
             where the pipeline failed.
-        spacing_rc_mm: pixel spacing of the label's image, or None: then no figure in mm counts it.
+        spacing_rc_mm: pixel spacing of the label's image, or None: then no metric in mm counts it.
         naming_probability: of the levels as a whole; NaN where the pipeline did not say.
         abstained: whether the pipeline gave the levels as a guess alone.
     """
@@ -69,39 +64,29 @@ class ScoredImage:
     abstained: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LabelTable:
-    """One row per label of the eleven levels (L rows).
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelTable(GradeTable):
+    """One row per label of the eleven levels (L rows), with its level's most confident prediction.
 
     Attributes:
-        study: (L,) index of the study.
-        disc: (L,) whether it is a disc.
         found: (L,) whether the level has a prediction.
-        distance_px, distance_mm: (L,) to the level's most confident prediction; inf where there is
-            none; ``distance_mm`` is NaN where the image has no spacing.
-        seven, binary, sick: (L,) the label's codes, -1 where unlabelled.
+        distance_px, distance_mm: (L,) to the prediction; inf where there is none; ``distance_mm``
+            is NaN where the image has no spacing.
         tags: (L, 7) the label's pathology tags, by `TIANCHI_CLASSES`.
-        seven_given, binary_given: (L,) the prediction's codes, -1 where there is none.
         tags_given: (L, 7) the tags that the prediction's codes stand for.
-        v5_probability, sick_probability: (L,) NaN where there is none.
-        seven_probability: (L,) of the code given; NaN where there is none.
     """
 
-    study: IntArray
-    disc: BoolArray
     found: BoolArray
     distance_px: FloatArray
     distance_mm: FloatArray
-    seven: IntArray
-    binary: IntArray
-    sick: IntArray
     tags: BoolArray
-    seven_given: IntArray
-    binary_given: IntArray
     tags_given: BoolArray
-    v5_probability: FloatArray
-    sick_probability: FloatArray
-    seven_probability: FloatArray
+
+    @property
+    def ungraded(self) -> bool:
+        """Whether structures were found and no classifier ran: there is no grade to score."""
+        graded = (self.seven_given >= 0) | (self.binary_given >= 0)
+        return bool(self.found.any() and not graded.any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +114,25 @@ def studies_of(images: Sequence[ScoredImage]) -> tuple[str, ...]:
 def label_table(images: Sequence[ScoredImage]) -> LabelTable:
     """One row per label, with the most confident prediction of its level."""
     index = {study: n for n, study in enumerate(studies_of(images))}
-    rows = [
-        _label_row(index[image.study_id], label, _best_of(image, label.level), image.spacing_rc_mm)
-        for image in images
-        for label in image.labels
-        if label.level in LEVELS
-    ]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 15
-    kinds = (
-        int, bool, bool, float, float, int, int, int, bool, int, int, bool, float, float, float
-    )  # fmt: skip
-    wide = (8, 11)
-    arrays: list[npt.NDArray[Any]] = [
-        np.array(column, dtype=kind).reshape((-1, 7) if n in wide else (-1,))
-        for n, (column, kind) in enumerate(zip(columns, kinds, strict=True))
-    ]
-    return LabelTable(*arrays)
+    rows: list[dict[str, Any]] = []
+    for image in images:
+        labels, best = level_labels(image.labels), _best_by_level(image.predictions)
+        px = level_distances(labels, {level: p.point_xy for level, p in best.items()})
+        for label, distance_px in zip(labels, px, strict=True):
+            prediction = best.get(label.level)
+            row = {
+                "study": index[image.study_id],
+                "disc": label.kind == "disc",
+                "found": prediction is not None,
+                "distance_px": distance_px,
+                "distance_mm": _distance_mm(label, prediction, image.spacing_rc_mm),
+            }
+            rows.append(row | _label_codes(label) | _codes_given(label.kind, prediction))
+    columns: dict[str, Any] = {
+        name: np.array([row[name] for row in rows], dtype=dtype).reshape(-1, *shape)
+        for name, dtype, shape in _COLUMNS
+    }
+    return LabelTable(**columns)
 
 
 def report_table(images: Sequence[ScoredImage]) -> ReportTable:
@@ -158,13 +146,18 @@ def report_table(images: Sequence[ScoredImage]) -> ReportTable:
     rows: list[tuple[float, int, bool, float]] = []
     label_study: list[int] = []
     for image in images:
-        labels = {label.level: label for label in image.labels if label.level in LEVELS}
-        study = index[image.study_id]
+        labels = {label.level: label for label in level_labels(image.labels)}
+        best, study = _best_by_level(image.predictions), index[image.study_id]
         label_study += [study for label in labels.values() if label.pathology]
         for prediction in image.predictions:
             if prediction.confidence < REPORT_CONFIDENCE:
                 continue
-            label = _label_under(image, labels.get(prediction.level), prediction)
+            label = labels.get(prediction.level)
+            if label is not None and (
+                prediction is not best[prediction.level]
+                or math.dist(label.point_xy, prediction.point_xy) >= NEAR_PX
+            ):
+                label = None
             if label is not None and not label.pathology:
                 continue
             hit = label is not None and _codes_right(label, prediction)
@@ -192,42 +185,22 @@ def joint_confidence(structure: GradedStructure) -> float:
     return joint
 
 
-def sick_probability(structure: GradedStructure) -> float:
-    """Probability of anything but v1 alone: 1 - P(normal grade) * P(no Schmorl's node).
-
-    The seven-class code of ``v1,v5`` is that of v1, so the second factor is what tells such a disc
-    from a normal one. NaN without a seven-class grade.
-    """
-    if structure.seven is None:
-        return math.nan
-    normal = structure.seven.probabilities[SEVEN_NAMES.index(f"{structure.kind}-normal")]
-    v5 = structure.binary.probability if structure.binary and structure.kind == "disc" else 0.0
-    return 1 - normal * (1 - v5)
-
-
-def _best_of(image: ScoredImage, level: str) -> GradedStructure | None:
-    """The most confident prediction of a level; the first of equals."""
-    of_level = [p for p in image.predictions if p.level == level]
-    return max(of_level, key=lambda p: p.confidence, default=None)
-
-
-def _label_under(
-    image: ScoredImage, label: Structure | None, prediction: GradedStructure
-) -> Structure | None:
-    """The label of a prediction's level, if that is the level's best and lies on the label."""
-    if label is None or prediction is not _best_of(image, prediction.level):
-        return None
-    return label if _distance_px(label, prediction) < REPORT_DISTANCE_PX else None
-
-
-def _distance_px(label: Structure, prediction: GradedStructure) -> float:
-    return math.dist(label.point_xy, prediction.point_xy)
+def _best_by_level(predictions: Sequence[GradedStructure]) -> dict[str, GradedStructure]:
+    """The most confident prediction of each level; the first of equals."""
+    falling = sorted(predictions, key=lambda p: -p.confidence)
+    return {p.level: p for p in reversed(falling)}
 
 
 def _distance_mm(
-    label: Structure, prediction: GradedStructure, spacing_rc_mm: tuple[float, float]
+    label: Structure,
+    prediction: GradedStructure | None,
+    spacing_rc_mm: tuple[float, float] | None,
 ) -> float:
     """In-plane distance; spacing is (between rows: y, between columns: x)."""
+    if spacing_rc_mm is None:
+        return math.nan
+    if prediction is None:
+        return math.inf
     dx = (label.point_xy[0] - prediction.point_xy[0]) * spacing_rc_mm[1]
     dy = (label.point_xy[1] - prediction.point_xy[1]) * spacing_rc_mm[0]
     return math.hypot(dx, dy)
@@ -242,41 +215,40 @@ def _codes_right(label: Structure, prediction: GradedStructure) -> bool:
     )
 
 
-def _label_row(
-    study: int,
-    label: Structure,
-    prediction: GradedStructure | None,
-    spacing_rc_mm: tuple[float, float] | None,
-) -> tuple[object, ...]:
-    """Values in the order of `LabelTable`'s fields."""
-    seven, binary = (
-        -1 if code is None else code
-        for code in (
-            encode_seven(label.kind, label.pathology),
-            encode_binary(label.kind, label.pathology),
-        )
-    )
-    sick = encode_health(label.pathology)
-    distance_mm = math.inf if spacing_rc_mm else math.nan
-    truth = (study, label.kind == "disc", prediction is not None)
-    codes = (seven, binary, -1 if sick is None else sick, _multi_hot(label.kind, label.pathology))
-    if prediction is None:
-        nothing = (-1, -1, (False,) * 7, math.nan, math.nan, math.nan)
-        return (*truth, math.inf, distance_mm, *codes, *nothing)
-    if spacing_rc_mm:
-        distance_mm = _distance_mm(label, prediction, spacing_rc_mm)
-    seven_given = prediction.seven.class_index if prediction.seven else -1
-    binary_given = prediction.binary.class_index if prediction.binary else -1
-    tags_given = tags_of_codes(label.kind, seven_given, binary_given)
-    given = (
-        seven_given,
-        binary_given,
-        _multi_hot(label.kind, tags_given),
-        prediction.binary.probability if prediction.binary else math.nan,
-        sick_probability(prediction),
-        max(prediction.seven.probabilities) if prediction.seven else math.nan,
-    )
-    return (*truth, _distance_px(label, prediction), distance_mm, *codes, *given)
+_COLUMNS: tuple[tuple[str, type, tuple[int, ...]], ...] = (
+    *((name, int, ()) for name in ("study", "seven", "binary", "seven_given", "binary_given")),
+    *((name, bool, ()) for name in ("disc", "found")),
+    *((name, float, ()) for name in ("distance_px", "distance_mm", "seven_probability")),
+    *((name, float, ()) for name in ("v5_probability", "abnormal_probability")),
+    *((name, bool, (7,)) for name in ("tags", "tags_given")),
+)
+"""Name, type and shape of a row's cell, of each column of [LabelTable][]."""
+
+
+def _label_codes(label: Structure) -> dict[str, Any]:
+    seven = encode_seven(label.kind, label.pathology)
+    binary = encode_binary(label.kind, label.pathology)
+    return {
+        "seven": -1 if seven is None else seven,
+        "binary": -1 if binary is None else binary,
+        "tags": _multi_hot(label.kind, label.pathology),
+    }
+
+
+def _codes_given(kind: Kind, prediction: GradedStructure | None) -> dict[str, Any]:
+    seven = prediction.seven if prediction is not None else None
+    binary = prediction.binary if prediction is not None else None
+    codes = (seven.class_index if seven else -1, binary.class_index if binary else -1)
+    normal = seven.probabilities[SEVEN_NAMES.index(f"{kind}-normal")] if seven else math.nan
+    v5 = binary.probability if binary and kind == "disc" else 0.0
+    return {
+        "seven_given": codes[0],
+        "binary_given": codes[1],
+        "tags_given": _multi_hot(kind, tags_of_codes(kind, *codes)),
+        "seven_probability": max(seven.probabilities) if seven else math.nan,
+        "v5_probability": binary.probability if binary else math.nan,
+        "abnormal_probability": float(abnormal_probability(normal, v5)),
+    }
 
 
 def _multi_hot(kind: Kind, tags: Sequence[str]) -> tuple[bool, ...]:

@@ -1,163 +1,183 @@
-"""One evaluator: the same predictions scored by every rule in use.
+"""The metrics of ``pipeline val``, one function each, beside those that grades have everywhere.
 
-`evaluate` gives the tree of figures that ``spineline pipeline val`` writes as ``metrics.json``;
-each figure is ``{value, ci95: [low, high], n}``: the value, the 2.5 % and 97.5 % points of a
-bootstrap over studies, and the number of labels or predictions it counts. What is undefined
-(no positives, no pixel spacing) is null.
+Every function takes a table of [spineline.pipeline.evaluation.match][] and bootstrap weights
+(B, S), row 0 being the data as they are, and returns the metric for each row, (B,), NaN where it is
+undefined, with the number of things it counts. "Design" below is the project's table of
+definitions, section 9.
+
+Whatever the pipeline did not find, or failed on, counts against it in every metric: a label without
+a prediction is a wrong answer in accuracies, a miss of its class in F1 scores, and ranks on the
+wrong side of every other label in the area of v5.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
 
 import numpy as np
 
-from spineline.pipeline.evaluation import figures, naming
-from spineline.pipeline.evaluation.bootstrap import DRAWS, FloatArray, draw_weights, interval
-from spineline.pipeline.evaluation.coco import coco_figures
-from spineline.pipeline.evaluation.match import (
-    LabelTable,
-    ReportTable,
-    ScoredImage,
-    label_table,
-    report_table,
-    studies_of,
+from spineline.datasets.metrics.bootstrap import (
+    BoolArray,
+    Counted,
+    FloatArray,
+    IntArray,
+    divide,
+    per_study,
+    ratio,
+    share,
 )
-
-SCHEMA = "spineline-metrics/1"
-
-_REPORT: dict[str, Callable[[ReportTable, FloatArray], figures.Counted]] = {
-    "report.recall": figures.report_recall,
-    "report.precision": figures.report_precision,
-    "report.ap": figures.report_ap,
-    "report.ap_joint": figures.report_ap_joint,
-}
-_POINT: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
-    "level_accuracy_8px": figures.level_accuracy_8px,
-    "level_accuracy_6mm": figures.level_accuracy_6mm,
-    "level_accuracy_6mm.disc": partial(figures.level_accuracy_6mm, disc=True),
-    "level_accuracy_6mm.vertebra": partial(figures.level_accuracy_6mm, disc=False),
-}
-_NAMING: dict[str, Callable[[naming.NamingTable, FloatArray], figures.Counted]] = {
-    "naming.coverage": naming.coverage,
-    "naming.probability": naming.mean_probability,
-    "naming.brier": naming.brier,
-    "naming.ece": naming.expected_calibration_error,
-}
-_GRADE: dict[str, Callable[[LabelTable, FloatArray], figures.Counted]] = {
-    "seven.accuracy": figures.seven_accuracy,
-    "seven.macro_f1": figures.seven_macro_f1,
-    "seven.ece": figures.seven_ece,
-    "binary.accuracy": figures.binary_accuracy,
-    "binary.sensitivity": figures.binary_sensitivity,
-    "binary.specificity": figures.binary_specificity,
-    "binary.auc": figures.binary_auc,
-    "binary.auc_disc": partial(figures.binary_auc, discs_only=True),
-    "binary.ece": figures.binary_ece,
-    "ccf.l_disc": partial(figures.ccf_l, disc=True),
-    "ccf.l_vertebra": partial(figures.ccf_l, disc=False),
-    "ccf.c_disc": partial(figures.ccf_c, disc=True),
-    "ccf.c_vertebra": partial(figures.ccf_c, disc=False),
-    "ccf.score": figures.ccf_score,
-    "tianchi.macro_f1": figures.tianchi_macro_f1,
-    "tianchi.keypoint_recall": figures.tianchi_keypoint_recall,
-}
+from spineline.datasets.metrics.grades import (
+    abnormal_auc,
+    binary_accuracy,
+    binary_auc,
+    binary_ece,
+    binary_sensitivity,
+    binary_specificity,
+    macro_f1,
+    seven_accuracy,
+    seven_ece,
+    seven_macro_f1,
+)
+from spineline.datasets.metrics.levels import NEAR_PX
+from spineline.pipeline.evaluation.match import DISTANCE_MM, LabelTable, ReportTable
 
 
-Abstained = Literal["wrong", "leave_out"]
+def report_recall(table: ReportTable, weights: FloatArray) -> Counted:
+    """True positives over labels that carry codes.
+
+    Design: ``report.recall``, "TP / labels. A prediction is a TP if it is the most confident one of
+    its level in that image, lies < 8 px (Euclidean, native pixels) from the label of the same
+    level, and both codes (seven and binary) are right. Each label is hit once. Confidence >= 0.25".
+    """
+    studies = weights.shape[1]
+    hits = weights @ per_study(table.study, table.hit, studies)
+    labels = weights @ per_study(table.label_study, np.ones(len(table.label_study)), studies)
+    return divide(hits, labels), len(table.label_study)
 
 
-def evaluate(
-    images: Sequence[ScoredImage],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    abstained: Abstained = "wrong",
-) -> dict[str, Any]:
-    """Every figure of the design's section on numbers, as a tree of plain values.
+def report_precision(table: ReportTable, weights: FloatArray) -> Counted:
+    """True positives over predictions of at least 0.25 confidence.
+
+    Design: ``report.precision``, "TP / predictions"; a TP as for `report_recall`. Predictions on a
+    label without codes can be neither right nor wrong and are not counted.
+    """
+    return ratio(weights, table.study, table.hit, np.ones(len(table.study))), len(table.study)
+
+
+def report_ap(table: ReportTable, weights: FloatArray, *, joint: bool = False) -> Counted:
+    """The report's average precision.
+
+    Design: ``report.ap``, "predictions by falling confidence, ``tp`` the list of 0/1; mean over
+    i = 1 … N-1 of mean(tp[:i])". Undefined below two predictions. In a bootstrap draw a prediction
+    stands in the list as often as its study was drawn.
 
     Args:
-        images: labels with predictions; an image that the pipeline failed on has no predictions.
-        draws: of the bootstrap over studies.
-        seed: of the bootstrap.
-        abstained: images whose naming the pipeline abstained from count as images without
-            predictions (``wrong``), or in ``naming.*`` alone (``leave_out``).
-
-    Returns:
-        ``{"report": {"recall": {value, ci95, n}, …}, "level_accuracy_8px": {value, ci95, n},
-        "level_accuracy_6mm": {value, ci95, n, "disc": {…}, "vertebra": {…}}, …}``.
+        table: of predictions.
+        weights: (B, S).
+        joint: predictions by falling joint confidence. The detector's confidence says nothing of
+            the codes, which a hit must have right too; times their probabilities it does.
     """
-    doubt = _naming_figures(images, draws, seed)
-    if abstained == "wrong":
-        images = [replace(i, predictions=()) if i.abstained else i for i in images]
-    else:
-        images = [image for image in images if not image.abstained]
-    weights = draw_weights(len(studies_of(images)), draws, seed=seed)
-    report, labels = report_table(images), label_table(images)
-    flat: dict[str, Any] = {key: _figure(f(report, weights)) for key, f in _REPORT.items()}
-    flat |= {key: _figure(f(labels, weights)) for key, f in _POINT.items()}
-    flat["offset_accuracy"] = _figure(naming.offset_accuracy(naming.naming_table(images), weights))
-    flat |= doubt
-    flat |= {key: _figure(f(labels, weights)) for key, f in _GRADE.items()}
-    flat["seven.confusion"] = _confusion(labels, weights)
-    coco = coco_figures(images, weights)
-    flat["coco.map50"] = _figure((coco.map50, coco.labels))
-    flat["coco.map50_95"] = _figure((coco.map50_95, coco.labels))
-    return _nested(flat)
+    order: IntArray = table.joint if joint else np.arange(len(table.study))
+    values = np.full(len(weights), np.nan)
+    hit, study = table.hit[order], table.study[order]
+    for row, times in enumerate(weights[:, study].astype(np.int64)):
+        hits = np.repeat(hit, times)
+        if len(hits) > 1:
+            values[row] = np.mean(np.cumsum(hits)[:-1] / np.arange(1, len(hits)))
+    return values, len(table.study)
 
 
-def _naming_figures(images: Sequence[ScoredImage], draws: int, seed: int) -> dict[str, Any]:
-    """Figures on the naming's probability, of every image, abstained or not."""
-    weights = draw_weights(len(studies_of(images)), draws, seed=seed)
-    table = naming.naming_table(images)
-    return {key: _figure(f(table, weights)) for key, f in _NAMING.items()}
+def level_accuracy_8px(table: LabelTable, weights: FloatArray) -> Counted:
+    """Share of labels found at less than 8 px.
+
+    Design: ``level_accuracy_8px``, "share of labels whose level's most confident point lies < 8 px
+    away".
+    """
+    every = np.ones(len(table.study), dtype=np.bool_)
+    return share(weights, table.study, table.distance_px < NEAR_PX, every)
 
 
-def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Figures by dotted key, in order: the way back from the tree."""
-    flat: dict[str, dict[str, Any]] = {}
-    for name, value in metrics.items():
-        if not isinstance(value, dict):
-            continue
-        if "value" in value:
-            flat[prefix + name] = {k: value[k] for k in value if not isinstance(value[k], dict)}
-        flat |= flatten(value, f"{prefix}{name}.")
-    return flat
+def level_accuracy_6mm(
+    table: LabelTable, weights: FloatArray, *, disc: bool | None = None
+) -> Counted:
+    """Share of labels found within 6 mm; of discs or vertebrae alone where ``disc`` is given.
+
+    Design: ``level_accuracy_6mm``, "the same with <= 6 mm, by pixel spacing; also split disc /
+    vertebra"; ``ccf.l_disc``, ``ccf.l_vertebra``, "L: share within 6 mm";
+    ``tianchi.keypoint_recall``. Labels of images without spacing are not counted.
+    """
+    counted = _measured(table) if disc is None else _measured(table) & (table.disc == disc)
+    return share(weights, table.study, _within(table), counted)
 
 
-def _figure(counted: figures.Counted) -> dict[str, Any]:
-    values, n = counted
-    bounds = interval(values)
-    value = _plain(values[0])
-    if bounds is None or value is None:
-        return {"value": value, "ci95": [None, None], "n": n}
-    return {"value": value, "ci95": [_plain(bounds[0]), _plain(bounds[1])], "n": n}
+def ccf_c(table: LabelTable, weights: FloatArray, *, disc: bool) -> Counted:
+    """Classification of one kind on the points that were located.
+
+    Design: ``ccf.c_disc``, ``ccf.c_vertebra``, "C: AUC of normal (v1) against abnormal on the
+    points so located", that is labelled ones within 6 mm; abnormal is anything but v1 alone.
+    """
+    return abnormal_auc(table, weights, disc=disc, among=_within(table) & _measured(table))
 
 
-def _confusion(labels: LabelTable, weights: FloatArray) -> dict[str, Any]:
-    """7 × 7 counts (row: label, column: answer), and the labels of each row without an answer."""
-    counts, n = figures.seven_confusion(labels, weights)
-    low, high = interval(counts) or (counts[0], counts[0])
-    tables = [np.rint(t).astype(int) for t in (counts[0], low, high)]
-    value, below, above = (t[:, :7].tolist() for t in tables)
-    return {"value": value, "ci95": [below, above], "n": n, "missed": tables[0][:, 7].tolist()}
+def ccf_score(table: LabelTable, weights: FloatArray) -> Counted:
+    """Design: ``ccf.score``, "mean(L) x mean(C)", means of disc and vertebra."""
+    localised = [level_accuracy_6mm(table, weights, disc=disc)[0] for disc in (True, False)]
+    classified = [ccf_c(table, weights, disc=disc)[0] for disc in (True, False)]
+    values = (localised[0] + localised[1]) / 2 * ((classified[0] + classified[1]) / 2)
+    return values, int(_measured(table).sum())
 
 
-def _plain(value: Any) -> float | None:
-    number = float(value)
-    return round(number, 6) if math.isfinite(number) else None
+def tianchi_macro_f1(table: LabelTable, weights: FloatArray) -> Counted:
+    """Mean F1 over vertebra v1, v2 and disc v1 … v5.
+
+    Design: ``tianchi.macro_f1``, "macro F1 over disc v1–v5 and vertebra v1–v2; a point further than
+    6 mm or missing is a miss of its class". A disc with v5 beside its grade counts in both classes,
+    for label and prediction alike; a point further than 6 mm claims nothing, right or wrong.
+    Counted are labelled structures of images with spacing.
+    """
+    counted = _measured(table) & (table.seven >= 0)
+    given = table.tags_given & (_within(table) & counted)[:, None]
+    values = macro_f1(weights, table.study, table.tags & counted[:, None], given)
+    return values, int(counted.sum())
 
 
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, figure in flat.items():
-        *groups, name = key.split(".")
-        branch = tree
-        for group in groups:
-            branch = branch.setdefault(group, {})
-        branch[name] = figure
-    return tree
+REPORT_METRICS: dict[str, Callable[[ReportTable, FloatArray], Counted]] = {
+    "report.recall": report_recall,
+    "report.precision": report_precision,
+    "report.ap": report_ap,
+    "report.ap_joint": partial(report_ap, joint=True),
+}
+POINT_METRICS: dict[str, Callable[[LabelTable, FloatArray], Counted]] = {
+    "level_accuracy_8px": level_accuracy_8px,
+    "level_accuracy_6mm": level_accuracy_6mm,
+    "level_accuracy_6mm.disc": partial(level_accuracy_6mm, disc=True),
+    "level_accuracy_6mm.vertebra": partial(level_accuracy_6mm, disc=False),
+}
+GRADE_METRICS: dict[str, Callable[[LabelTable, FloatArray], Counted]] = {
+    "seven.accuracy": seven_accuracy,
+    "seven.macro_f1": seven_macro_f1,
+    "seven.ece": seven_ece,
+    "binary.accuracy": binary_accuracy,
+    "binary.sensitivity": binary_sensitivity,
+    "binary.specificity": binary_specificity,
+    "binary.auc": binary_auc,
+    "binary.auc_disc": partial(binary_auc, discs_only=True),
+    "binary.ece": binary_ece,
+    "ccf.l_disc": partial(level_accuracy_6mm, disc=True),
+    "ccf.l_vertebra": partial(level_accuracy_6mm, disc=False),
+    "ccf.c_disc": partial(ccf_c, disc=True),
+    "ccf.c_vertebra": partial(ccf_c, disc=False),
+    "ccf.score": ccf_score,
+    "tianchi.macro_f1": tianchi_macro_f1,
+    "tianchi.keypoint_recall": level_accuracy_6mm,
+}
+
+
+def _within(table: LabelTable) -> BoolArray:
+    return table.distance_mm <= DISTANCE_MM + 1e-9
+
+
+def _measured(table: LabelTable) -> BoolArray:
+    """Labels of images with spacing."""
+    return ~np.isnan(table.distance_mm)

@@ -1,6 +1,6 @@
 """Naming scored by image: whether the names are right as a whole, and whether its doubt is honest.
 
-A spine whose structures are all found but named one rung too high scores 0 in every figure by
+A spine whose structures are all found but named one rung too high scores 0 in every metric by
 level; here it is one wrong answer of one image.
 """
 
@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spineline.datasets.labels import LEVELS
-from spineline.pipeline.evaluation.bootstrap import (
+from spineline.datasets.metrics.bootstrap import (
     BoolArray,
+    Counted,
     FloatArray,
     IntArray,
-    calibration_error,
     ratio,
+    share,
 )
-from spineline.pipeline.evaluation.match import REPORT_DISTANCE_PX, ScoredImage, studies_of
-
-Counted = tuple[FloatArray, int]
+from spineline.datasets.metrics.grades import calibration_error
+from spineline.datasets.metrics.levels import NEAR_PX, level_labels
+from spineline.pipeline.evaluation.match import ScoredImage, studies_of
 
 BINS = 10
 """Bins of equal width of the expected calibration error."""
@@ -64,10 +65,10 @@ def names_right(image: ScoredImage) -> bool:
     An image in which none does has no right names.
     """
     shifts: Counter[int] = Counter()
-    labels = [label for label in image.labels if label.level in LEVELS]
+    labels = level_labels(image.labels)
     for found in image.predictions:
         distances = [math.dist(found.point_xy, label.point_xy) for label in labels]
-        if distances and min(distances) < REPORT_DISTANCE_PX:
+        if distances and min(distances) < NEAR_PX:
             nearest = labels[distances.index(min(distances))]
             shifts[LEVELS.index(found.level) - LEVELS.index(nearest.level)] += 1
     return shifts[0] * 2 > shifts.total()
@@ -75,14 +76,13 @@ def names_right(image: ScoredImage) -> bool:
 
 def offset_accuracy(table: NamingTable, weights: FloatArray) -> Counted:
     """Share of images that are named, and rightly so."""
-    every = np.ones(len(table.study), dtype=bool)
-    return ratio(weights, table.study, table.right & table.given, every), len(every)
+    every = np.ones(len(table.study), dtype=np.bool_)
+    return share(weights, table.study, table.right & table.given, every)
 
 
 def coverage(table: NamingTable, weights: FloatArray) -> Counted:
     """Share of images that are named: something was found, and the naming not abstained."""
-    every = np.ones(len(table.study), dtype=bool)
-    return ratio(weights, table.study, table.given, every), len(every)
+    return share(weights, table.study, table.given, np.ones(len(table.study), dtype=np.bool_))
 
 
 def mean_probability(table: NamingTable, weights: FloatArray) -> Counted:
@@ -103,3 +103,12 @@ def expected_calibration_error(table: NamingTable, weights: FloatArray) -> Count
     """Mean over images of how far their bin's mean probability is from its share of right names."""
     values = calibration_error(weights, table.study, table.probability, table.right, bins=BINS)
     return values, int(np.isfinite(table.probability).sum())
+
+
+NAMING_METRICS: dict[str, Callable[[NamingTable, FloatArray], Counted]] = {
+    "naming.coverage": coverage,
+    "naming.probability": mean_probability,
+    "naming.brier": brier,
+    "naming.ece": expected_calibration_error,
+}
+"""Metrics of the naming's probability, by dotted key."""

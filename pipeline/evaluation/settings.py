@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.pages import check_name
 from spineline.datasets.common.settings import key
 from spineline.pipeline.inference.settings import GroundTruthSettings, check_spacing
 from spineline.pipeline.outputs.settings import NAMES_HELP, SALT_HELP, check_salt
@@ -23,26 +22,25 @@ class PipelineVal(GroundTruthSettings):
         "weights by fold, each study run with those that did not see it: variant folders of kfold "
         "detect and kfold classify, or JSON files",
         default=(),
+        group="model",
     )
     fold_match: str = key(
         "how studies are found in folds: by study UID, else by name; or by the number in the name "
         "(study12 is 012)",
         default="auto",
         choices=("auto", "number"),
+        group="model",
     )
     predictions: Path | None = key(
-        "score the result.json files of this folder instead of running models", default=None
+        "score the result.json files of this folder instead of running models",
+        default=None,
+        group="data",
     )
     abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
-    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"))
-    salt: str | None = key(SALT_HELP, default=None)
-    table: Path | None = key(
-        "also write the figures into this Markdown page, of which the rest stays", default=None
-    )
-    section: str = key("name of the table's section of that page", default="heldout")
-    note: str = key("a sentence on the data, for the table", default="")
-    overlay: bool = key("draw an overlay of each image", default=False)
+    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"), group="output")
+    salt: str | None = key(SALT_HELP, default=None, group="output")
+    overlay: bool = key("draw an overlay of each image", default=False, group="output")
     overwrite: bool = key("replace an earlier output", default=False)
     seed: int = key("of the bootstrap", default=0, minimum=0)
 
@@ -53,7 +51,6 @@ class PipelineVal(GroundTruthSettings):
 
 def _check_val(settings: PipelineVal) -> None:
     check_salt(settings.salt, settings.names)
-    check_name(settings.section)
     if settings.data is None and (settings.source is None or settings.annotations is None):
         raise ConfigError("wanted source=… and annotations=…, or data=…")
     if settings.data is not None and (settings.source or settings.annotations):

@@ -10,15 +10,14 @@ from typing import Any
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.pages import check_section, write_section
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
+from spineline.pipeline.evaluation.evaluate import SCHEMA, evaluate_images
 from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.evaluation.match import ScoredImage, studies_of
-from spineline.pipeline.evaluation.metrics import SCHEMA, evaluate
 from spineline.pipeline.evaluation.names import ValNames, val_names
 from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.evaluation.tables import figures_text, results_text
+from spineline.pipeline.evaluation.tables import metrics_text
 from spineline.pipeline.inference.ground_truth import (
     Truth,
     TruthSet,
@@ -44,7 +43,7 @@ Results = dict[str, StudyResult]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FoldCases:
     """Cases that are run with the same networks.
 
     Attributes:
@@ -59,7 +58,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class ValResult:
+class PipelineValResult:
     """What a run made.
 
     Attributes:
@@ -73,15 +72,16 @@ class ValResult:
     failures: tuple[Failure, ...]
 
 
-def val(settings: PipelineVal) -> ValResult:
+def val(settings: PipelineVal) -> PipelineValResult:
     """Run the pipeline over annotated studies, or take stored predictions, and score them.
 
     Raises:
-        OutputExistsError: ``out`` or the table's section exists and ``overwrite`` is not set.
+        OutputExistsError: ``out`` exists and ``overwrite`` is not set.
         SpinelineError: annotations, source, weights or predictions cannot be read.
         ConfigError: studies are in no fold of ``folds``.
     """
-    _check_outputs(settings)
+    refuse_output_around(settings)
+    check_output(settings.out, overwrite=settings.overwrite)
     folds = read_fold_weights(settings.folds) if settings.folds else ()
     if settings.predictions is None:
         bundles = [bundle_of(each) for each in [f.applied(settings) for f in folds] or [settings]]
@@ -104,42 +104,32 @@ def val(settings: PipelineVal) -> ValResult:
         ]
         metrics = {
             **_summary(settings, truth, images, results, failures, names),
-            **evaluate(
+            **evaluate_images(
                 images,
                 draws=settings.draws,
                 seed=settings.seed,
-                abstained="leave_out" if settings.abstained == "leave_out" else "wrong",
+                leave_out_abstained=settings.abstained == "leave_out",
             ),
         }
         write_json(stage / "metrics.json", metrics)
         shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
         write_results_csv(stage / "results.csv", shown)
         write_run_record(stage, "pipeline val", recorded(settings))
-    if settings.table is not None:
-        text = results_text(metrics, recorded(settings), note=settings.note)
-        write_section(settings.table, settings.section, text, title="Results")
     _tell(settings, truth, metrics, failures, names)
-    return ValResult(settings.out, metrics, tuple(failures))
-
-
-def _check_outputs(settings: PipelineVal) -> None:
-    refuse_output_around(settings)
-    check_output(settings.out, overwrite=settings.overwrite)
-    if settings.table is not None:
-        check_section(settings.table, settings.section, overwrite=settings.overwrite)
+    return PipelineValResult(settings.out, metrics, tuple(failures))
 
 
 def _groups(
     settings: PipelineVal, truth: TruthSet, folds: Sequence[FoldWeights]
-) -> tuple[Group, ...]:
+) -> tuple[FoldCases, ...]:
     """The cases of each fold, by what its networks did not see; without folds, all of them."""
     if not folds:
-        return (Group(settings, truth.cases()),)
+        return (FoldCases(settings, truth.cases()),)
     place = fold_by_study([item.record for item in truth.truths], folds, match=settings.fold_match)
     fold_of = {item.case.name: place[item.record.study_id][0] for item in truth.truths}
     _tell_folds(folds, place, hidden=settings.names == "hash")
     return tuple(
-        Group(
+        FoldCases(
             fold.applied(settings),
             tuple(case for case in truth.cases() if fold_of[case.name] == n),
             n,
@@ -173,7 +163,7 @@ def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
 
 
 def _run(
-    groups: Sequence[Group],
+    groups: Sequence[FoldCases],
     truth: TruthSet,
     stage: Path,
     failures: list[Failure],
@@ -271,7 +261,7 @@ def _summary(
     failures: list[Failure],
     names: ValNames,
 ) -> dict[str, Any]:
-    """What was scored, ahead of the figures."""
+    """What was scored, ahead of the metrics."""
     elsewhere = sum(
         item.case.name in results
         and not on_labelled_image(results[item.case.name], item.record, truth.headers)
@@ -312,7 +302,7 @@ def _tell(
     failures: list[Failure],
     names: ValNames,
 ) -> None:
-    LOG.info("%s", figures_text(metrics))
+    LOG.info("%s", metrics_text(metrics))
     for entry in truth.left_out:
         if not entry.failed:
             LOG.info("not scored: %s", names.left_out(entry))

@@ -7,21 +7,27 @@ phantoms of several sizes, and on images with nothing on them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from spineline.classify.export import write_onnx
+from spineline.classify.model import Classifier
 from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
 from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
-from spineline.datasets.common.runtimes import Form, import_runtime
+from spineline.datasets.common.runtimes import PACKAGES, Form, import_runtime
 from spineline.datasets.dicom.study import Reorientation
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.phantoms.phantom import draw_spine
+from spineline.detect.export import onnx_bytes as detector_onnx_bytes
+from spineline.detect.level_reader.export import onnx_bytes as namer_onnx_bytes
+from spineline.detect.yolo.backend import UltralyticsDetector
 from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.bundles import (
     BUNDLE_FILE,
@@ -40,17 +46,11 @@ from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Frame
 from spineline.weights import Bundle, Task, WeightsFile, load_registry
 
-if TYPE_CHECKING:
-    from spineline.classify.model import Classifier
-    from spineline.detect.level_reader.model import Namer
-    from spineline.detect.yolo.backend import UltralyticsDetector
-
 POINT_TOLERANCE_PX = 0.5
 PROBABILITY_TOLERANCE = 1e-3
 """How far an exported pipeline may be off the original, in native pixels and in probability."""
 
 _MAX_DETECTIONS = 300
-_NEEDED = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def export(settings: PipelineExport) -> ExportResult:
     if is_exported(settings.weights):
         raise ConfigError(f"weights={settings.weights}: is exported already; name what it is of")
     bundle = bundle_of(settings.models())
-    import_runtime(_NEEDED[form])
+    import_runtime(PACKAGES[form])
     original = Pipeline.from_settings(settings.models())
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_networks(original, form, stage)
@@ -100,7 +100,7 @@ def export(settings: PipelineExport) -> ExportResult:
         write_run_record(stage, "pipeline export", settings)
         agreement = compare(
             original,
-            Pipeline.from_settings(ModelSettings(weights=str(stage), trust=True)),
+            Pipeline.from_settings(ModelSettings(weights=str(stage))),
             check_frames(),
         )
     LOG.info("%s: %s as %s", settings.out, bundle.name, form)
@@ -109,8 +109,7 @@ def export(settings: PipelineExport) -> ExportResult:
         "probability %.2g",
         *(agreement.images, agreement.structures, agreement.points_px, agreement.probability),
     )
-    trust = " trust=true" if form == "torchscript" else ""
-    LOG.info("run it: spineline pipeline predict weights=%s%s source=… out=…", settings.out, trust)
+    LOG.info("run it: spineline pipeline predict weights=%s source=… out=…", settings.out)
     return ExportResult(settings.out, agreement)
 
 
@@ -121,24 +120,21 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
         ConfigError: a detector that is no YOLO network, or a package is missing.
         SpinelineError: a network that the format cannot hold.
     """
-    from spineline.detect.yolo.backend import UltralyticsDetector
-
     if not isinstance(pipeline.detector, UltralyticsDetector):
         msg = (
             f"{pipeline.weights_name}: its detector is no YOLO network, and only those can be "
             "exported with the pipeline; detect export takes a Faster R-CNN alone"
         )
         raise ConfigError(msg)
-    making: dict[Role, Callable[[Form, Path], None]] = {
-        "detector": lambda kind, path: _write_detector(pipeline.detector, kind, path),
-        "classifier": lambda kind, path: _write_classifier(pipeline.classifier, kind, path),
-        "namer": lambda kind, path: _write_namer(pipeline.namer, kind, path),
-    }
     for role in ROLES:
-        if role == "namer" and pipeline.namer is None:
+        network = getattr(pipeline, role)
+        if network is None:
             continue
+        path = folder / f"{role}.onnx"
         try:
-            _write_as(making[role], form, folder, role)
+            write_network(role, network, path)
+            if form == "openvino":
+                _to_openvino(path, folder / file_names(role, form)[0])
         except SpinelineError:
             raise
         except Exception as error:  # the exporters raise errors of many kinds
@@ -147,46 +143,27 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
             raise SpinelineError(msg) from error
 
 
-def _write_as(make: Callable[[Form, Path], None], form: Form, folder: Path, role: Role) -> None:
-    path = folder / file_names(role, form)[0]
-    if form != "openvino":
-        make(form, path)
-        return
-    openvino, between = import_runtime("openvino"), folder / f"{role}.onnx"
-    make("onnx", between)
-    model = openvino.Core().read_model(between.read_bytes())
-    openvino.save_model(model, str(path), compress_to_fp16=False)
-    between.unlink()
-
-
-def _write_detector(detector: Any, form: Form, path: Path) -> None:
-    from spineline.detect.export import onnx_bytes, torchscript_bytes
-
-    network = cast("UltralyticsDetector", detector)
-    if form == "onnx":
-        write_bytes(path, onnx_bytes(network, network.imgsz))
+def write_network(role: Role, network: Any, path: Path) -> None:
+    """Write one of a pipeline's networks as ONNX."""
+    if role == "classifier":
+        write_onnx(network.network.requires_grad_(False), path)
+    elif role == "namer":
+        write_bytes(path, namer_onnx_bytes(network))
     else:
-        write_bytes(path, torchscript_bytes(network, network.imgsz, dynamic=True))
+        write_bytes(path, detector_onnx_bytes(network, network.imgsz))
 
 
-def _write_classifier(classifier: Any, form: Form, path: Path) -> None:
-    from spineline.classify.export import write_onnx, write_torchscript
-
-    network = cast("Classifier", classifier).network.requires_grad_(False)
-    (write_onnx if form == "onnx" else write_torchscript)(network, path)
-
-
-def _write_namer(namer: Any, form: Form, path: Path) -> None:
-    from spineline.detect.level_reader.export import onnx_bytes, torchscript_bytes
-
-    network = cast("Namer", namer)
-    write_bytes(path, (onnx_bytes if form == "onnx" else torchscript_bytes)(network))
+def _to_openvino(onnx: Path, path: Path) -> None:
+    openvino = import_runtime("openvino")
+    model = openvino.Core().read_model(onnx.read_bytes())
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    onnx.unlink()
 
 
 def describe(pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path) -> dict[str, Any]:
     """The content of ``bundle.json`` for the files in a folder."""
-    detector = cast("UltralyticsDetector", pipeline.detector)
-    classifier = cast("Classifier", pipeline.classifier)
+    detector = cast(UltralyticsDetector, pipeline.detector)
+    classifier = cast(Classifier, pipeline.classifier)
     names = [file.name for file in (bundle.detector, bundle.classifier, bundle.namer) if file]
     return {
         "kind": KIND,
@@ -269,8 +246,6 @@ def _member_values(
 
 def check_frames() -> list[Frame]:
     """What is compared: phantoms of several sizes, two of one size, noise, and nearly nothing."""
-    from spineline.datasets.phantoms.phantom import draw_spine
-
     sizes = {"square": (384, 384), "same": (384, 384), "tall": (448, 260), "small": (150, 120)}
     images = {
         name: draw_spine(seed, size).pixels for seed, (name, size) in enumerate(sizes.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from spineline.datasets.common.runtimes import FORMS
 from spineline.datasets.common.settings import Settings, key
 from spineline.pipeline.inference.settings import ModelSettings
 
@@ -15,9 +16,9 @@ class PipelineExport(Settings):
 
     out: Path = key("folder to write: bundle.json and the networks' files")
     format: str = key(
-        "what runs it: ONNX Runtime or OpenVINO, both without torch, or torch alone",
+        "what runs it, without torch: ONNX Runtime or OpenVINO",
         default="onnx",
-        choices=("onnx", "openvino", "torchscript"),
+        choices=FORMS,
     )
     weights: str = key(
         "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files",

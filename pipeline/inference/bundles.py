@@ -184,7 +184,7 @@ def read_exported(settings: ModelSettings) -> Exported:
     """
     path = Path(settings.weights).expanduser()
     exported = read_bundle(path.parent if path.name == BUNDLE_FILE else path)
-    _check_keys(settings, exported)
+    _check_keys(settings)
     return replace(exported, strip=None) if settings.namer == "none" else exported
 
 
@@ -203,6 +203,9 @@ def read_bundle(folder: Path) -> Exported:
             f"{SCHEMA}: export it again with this version, or use the one that wrote it"
         )
         raise WeightsError(msg)
+    if content.get("format") == "torchscript":
+        msg = f"{path}: bundles of TorchScript files, which are programs, are not run any more"
+        raise WeightsError(f"{msg}; export it again with format=onnx or format=openvino")
     try:
         return _parsed(folder, content, sha256)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as error:
@@ -226,7 +229,7 @@ def decoding_values(decoding: DecodeSettings) -> dict[str, float]:
     return {name: v for name, v in asdict(decoding).items() if name not in _OF_SETTINGS}
 
 
-def _check_keys(settings: ModelSettings, exported: Exported) -> None:
+def _check_keys(settings: ModelSettings) -> None:
     for name in ("detector", "classifier"):
         if getattr(settings, name) is not None:
             msg = f"{name}=…: an exported bundle is run as it is; export one with this {name}"
@@ -237,12 +240,6 @@ def _check_keys(settings: ModelSettings, exported: Exported) -> None:
     if settings.device.strip().lower() != "cpu":
         msg = f"device={settings.device}: exported bundles run on the CPU; use device=cpu"
         raise ConfigError(f"{msg}, or weights that are no export")
-    if exported.form == "torchscript" and not settings.trust:
-        msg = (
-            f"{exported.folder}: TorchScript files are programs, which can write and read files; "
-            "if you know where they come from, add trust=true"
-        )
-        raise WeightsError(msg)
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str]:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.boxes import boxes_from_points
-from spineline.datasets.labels import KIND_OF_SEVEN, LEVELS, SEVEN_NAMES, Kind
+from spineline.datasets.kind_masks import masked_seven
+from spineline.datasets.labels import LEVELS, SEVEN_NAMES, Kind
 from spineline.pipeline.inference.decode import DecodedStructure
 from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
 
@@ -49,7 +50,7 @@ def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:
     return boxes_from_points(points, [LEVELS.index(s.level) for s in structures])
 
 
-def grades_of(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
+def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
     """Grades of N structures.
 
     Seven-class probabilities of the other kind are set to 0 and the rest scaled to add up to 1.
@@ -74,20 +75,6 @@ def grades_of(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
         )
         for n, kind in enumerate(kinds)
     ]
-
-
-def masked_seven(kinds: Sequence[Kind], probabilities: npt.ArrayLike) -> FloatArray:
-    """(N, 7) probabilities with those of the other kind at 0 and the rest scaled to sum 1.
-
-    Where nothing is left, the answers of the kind are equally likely.
-    """
-    table = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(SEVEN_NAMES))
-    possible = np.array([[of == kind for of in KIND_OF_SEVEN] for kind in kinds], dtype=bool)
-    possible = possible.reshape(-1, len(SEVEN_NAMES))
-    table = np.where(possible, table, 0.0)
-    total = table.sum(axis=1, keepdims=True)
-    even = possible / np.maximum(possible.sum(axis=1, keepdims=True), 1)
-    return np.where(total > 0, table / np.where(total > 0, total, 1), even)
 
 
 def _seven_grade(probabilities: FloatArray) -> SevenGrade:

@@ -37,7 +37,7 @@ from spineline.pipeline.inference.decode import (
     decode_chain,
     decode_spine,
 )
-from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, grades_of
+from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
 from spineline.pipeline.inference.level_context import LevelReader, read_context
 from spineline.pipeline.inference.naming import abstain, abstention_warnings
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
@@ -214,7 +214,7 @@ class Pipeline:
             ]
         )
         kinds = [s.kind for spine in spines for s in spine.structures]
-        grades = iter(grades_of(kinds, self.classifier.grade(crops)))
+        grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
         return [[next(grades) for _ in range(count)] for count in counts]
 
     def _result(self, frame: Frame, spine: DecodedSpine, grades: Sequence[Grade]) -> StudyResult:

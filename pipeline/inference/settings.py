@@ -29,27 +29,36 @@ _CROPS = "crops for grading: by the box rule from the points, or the detector's 
 class ModelSettings(Settings):
     """The keys that decide what the pipeline makes of an image."""
 
-    weights: str = key(_WEIGHTS, default="default")
-    detector: str | None = key(_DETECTOR, default=None)
-    classifier: str | None = key(_CLASSIFIER, default=None)
-    namer: str = key(_NAMER, default="bundle")
+    weights: str = key(_WEIGHTS, default="default", group="model")
+    detector: str | None = key(_DETECTOR, default=None, group="model")
+    classifier: str | None = key(_CLASSIFIER, default=None, group="model")
+    namer: str = key(_NAMER, default="bundle", group="model")
     decode: str = key(
         "ordered spine, or the surest box of each level",
         default="spine",
         choices=("spine", "argmax"),
+        group="model",
     )
-    confidence: float = key(_CONFIDENCE, default=0.25, minimum=0, maximum=1)
-    candidate_confidence: float = key(_CANDIDATES, default=0.01, minimum=0, maximum=1)
-    min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1)
+    confidence: float = key(_CONFIDENCE, default=0.25, minimum=0, maximum=1, group="model")
+    candidate_confidence: float = key(
+        _CANDIDATES, default=0.01, minimum=0, maximum=1, group="model"
+    )
+    min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1, group="model")
     iou: float = key(
-        "boxes of one level that overlap more are one box", default=0.8, minimum=0, maximum=1
+        "boxes of one level that overlap more are one box",
+        default=0.8,
+        minimum=0,
+        maximum=1,
+        group="model",
     )
-    crop_boxes: str = key(_CROPS, default="rule", choices=("rule", "detector"))
-    window: str = key(_WINDOW, default="percentile", choices=("percentile", "none"))
+    crop_boxes: str = key(_CROPS, default="rule", choices=("rule", "detector"), group="model")
+    window: str = key(_WINDOW, default="percentile", choices=("percentile", "none"), group="data")
     batch: int | Literal["auto"] = key(_BATCH, default="auto", minimum=1)
     device: str = key("cpu, cuda, mps, or the number of one CUDA device", default="cpu")
     half: bool | Literal["auto"] = key(_HALF, default="auto")
-    trust: bool = key("load weights that are pickles, which run the code in them", default=False)
+    trust: bool = key(
+        "load weights that are pickles, which run the code in them", default=False, group="model"
+    )
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -82,13 +91,14 @@ def mixed_precision(settings: ModelSettings) -> bool:
 
 def spacing_key() -> Any:
     """The key ``spacing_mm``."""
-    return key("pixel spacing of images that carry none", default=None, minimum=1e-3, maximum=100)
+    text = "pixel spacing of images that carry none"
+    return key(text, default=None, minimum=1e-3, maximum=100, group="data")
 
 
 def fov_key() -> Any:
     """The key ``fov_mm``."""
     text = "field of view along the longer side of images that carry no spacing"
-    return key(text, default=None, minimum=1, maximum=10000)
+    return key(text, default=None, minimum=1, maximum=10000, group="data")
 
 
 def check_spacing(spacing_mm: float | None, fov_mm: float | None) -> None:
@@ -105,20 +115,28 @@ def check_spacing(spacing_mm: float | None, fov_mm: float | None) -> None:
 class GroundTruthSettings(ModelSettings):
     """The keys that say which labels the pipeline is compared with."""
 
-    source: Path | None = key("folder of DICOM studies, or of frames", default=None)
-    annotations: Path | None = key("Tianchi or report JSON for the source", default=None)
-    data: Path | None = key("converted dataset, instead of source and annotations", default=None)
+    source: Path | None = key("folder of DICOM studies, or of frames", default=None, group="data")
+    annotations: Path | None = key(
+        "Tianchi or report JSON for the source", default=None, group="data"
+    )
+    data: Path | None = key(
+        "converted dataset, instead of source and annotations", default=None, group="data"
+    )
     part: str | None = key(
-        "part of data, or of split, to score (default: val of data, all of a source)",
+        "part of data, or of split, to score (none: val of data, all of a source)",
         default=None,
         choices=("train", "val", "test"),
+        group="data",
     )
-    split: Path | None = key("split manifest that says which studies part is", default=None)
-    ids: tuple[str, ...] = key("score these studies alone", default=())
+    split: Path | None = key(
+        "split manifest that says which studies part is", default=None, group="data"
+    )
+    ids: tuple[str, ...] = key("score these studies alone", default=(), group="data")
     slice: str = key(
         "the pipeline's own choice of slice, or the annotated one",
         default="auto",
         choices=("auto", "annotated"),
+        group="data",
     )
     spacing_mm: float | None = spacing_key()
     fov_mm: float | None = fov_key()

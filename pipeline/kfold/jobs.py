@@ -7,9 +7,11 @@ so that folds on several devices run in processes of their own.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -18,30 +20,29 @@ from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
+from spineline.classify import train as classify_train
+from spineline.classify import val as classify_val
 from spineline.classify.settings import ClassifyTrain, ClassifyVal
 from spineline.datasets.common.errors import RunFinishedError, SpinelineError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
+from spineline.detect import train as detect_train
+from spineline.detect import val as detect_val
 from spineline.detect.settings import DetectTrain, DetectVal
+from spineline.pipeline.evaluation import val as pipeline_val
 from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.kfold.variants import TrainSettings, masks_kind
 from spineline.pipeline.run.predict import Failure
+from spineline.pipeline.training import train as training
 from spineline.pipeline.training.settings import PipelineTrain
-from spineline.pipeline.training.train import can_go_on, weights_in
 
 SCORES = "val"
 """Folder within a run folder that holds what the fold's val part gives."""
 
 _LOG_FILE = "log.txt"
-_KINDS: dict[str, type[TrainSettings | PipelineTrain]] = {
-    "detect": DetectTrain,
-    "classify": ClassifyTrain,
-    "pipeline": PipelineTrain,
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FoldJob(ABC):
     """A training with its scoring.
 
     Attributes:
@@ -54,7 +55,7 @@ class Job:
 
     variant: str
     fold: int
-    train: TrainSettings | PipelineTrain
+    train: Any
     checkpoint: str
     scoring: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,154 +67,178 @@ class Job:
     @property
     def weights(self) -> Path:
         """The weights that are scored; of a whole pipeline there are several."""
-        return self.train.out / "weights" / f"{self.checkpoint}.safetensors"
+        path: Path = self.train.out / "weights" / f"{self.checkpoint}.safetensors"
+        return path
 
     @property
     def scores(self) -> Path:
         """What the fold's val part gives; it appears whole, when the job is done."""
-        return self.train.out / SCORES
+        path: Path = self.train.out / SCORES
+        return path
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
         return (self.scores / "metrics.json").is_file()
 
+    @abstractmethod
+    def fit(self) -> None:
+        """Train, or go on with the training.
+
+        Raises:
+            SpinelineError: it failed.
+        """
+
+    @abstractmethod
+    def score(self) -> None:
+        """Score the fold's val part with what was trained.
+
+        Raises:
+            SpinelineError: it failed.
+        """
+
+    def begun(self, *, resume: bool) -> Any:
+        """The settings of the training: to go on with it, or to begin anew."""
+        return replace(self.train, resume=resume, overwrite=not resume and self.train.out.exists())
+
     def to_json(self) -> str:
         """The job as text for another process."""
-        task = next(word for word, kind in _KINDS.items() if isinstance(self.train, kind))
-        values = {"task": task, "variant": self.variant, "fold": self.fold}
+        values = {"job": type(self).__name__, "variant": self.variant, "fold": self.fold}
         values |= {"checkpoint": self.checkpoint, "train": settings_to_dict(self.train)}
         return json.dumps({**values, "scoring": dict(self.scoring)})
 
-    @classmethod
-    def from_json(cls, text: str) -> Job:
+    @staticmethod
+    def from_json(text: str) -> FoldJob:
         """The job behind `to_json`."""
         values = json.loads(text)
-        train: Any = parse_settings(_KINDS[values["task"]], values["train"], where="job")
-        names = ("variant", "fold", "checkpoint", "scoring")
-        return cls(train=train, **{name: values[name] for name in names})
+        job, settings = _JOBS[values.pop("job")]
+        train = parse_settings(settings, values.pop("train"), where="job")
+        return job(train=train, **values)
 
 
-def do_job(job: Job) -> None:
-    """Train, or go on with the training, and score the fold's val part.
+class DetectJob(FoldJob):
+    """A detector on one fold."""
 
-    Raises:
-        SpinelineError: one of them failed.
-    """
-    _train(job)
-    _score(job)
+    __slots__ = ()
+
+    def fit(self) -> None:
+        """See [FoldJob][]."""
+        # What was killed before its first epoch ended has nothing to go on with.
+        try:
+            detect_train.train(self.begun(resume=training.can_go_on(self.train.out)))
+        except RunFinishedError:
+            LOG.info("%s: trained already", self.name)
+
+    def score(self) -> None:
+        """See [FoldJob][]."""
+        settings = DetectVal(
+            model=str(self.weights),
+            data=self.train.data,
+            out=self.scores,
+            device=self.train.device,
+            plots=self.train.plots,
+            overwrite=True,
+        )
+        detect_val.val(settings)
 
 
-def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> tuple[Failure, ...]:
+class ClassifyJob(FoldJob):
+    """A classifier on one fold."""
+
+    __slots__ = ()
+
+    def fit(self) -> None:
+        """See [FoldJob][]."""
+        try:
+            classify_train.train(self.begun(resume=training.can_go_on(self.train.out)))
+        except RunFinishedError:
+            LOG.info("%s: trained already", self.name)
+
+    def score(self) -> None:
+        """See [FoldJob][]."""
+        settings = ClassifyVal(
+            model=str(self.weights),
+            data=self.train.data,
+            out=self.scores,
+            mask_kind=training.classify_recipe(self.train).mask_kind,
+            device=self.train.device,
+            overwrite=True,
+        )
+        classify_val.val(settings)
+
+
+class PipelineJob(FoldJob):
+    """Detector, classifier and namer on one fold, scored as one pipeline."""
+
+    __slots__ = ()
+
+    def fit(self) -> None:
+        """See [FoldJob][]."""
+        training.train(self.begun(resume=(self.train.out / "run.yaml").is_file()))
+
+    def score(self) -> None:
+        """See [FoldJob][]."""
+        made = training.weights_in(self.train.out)
+        settings = PipelineVal(
+            detector=str(made.detector),  # not weights=, which a comma in a path would split
+            classifier=str(made.classifier),
+            namer=str(made.namer),
+            data=self.train.data,
+            out=self.scores,
+            device=self.train.device,
+            overwrite=True,
+            **self.scoring,
+        )
+        pipeline_val.val(settings)
+
+
+_JOBS: dict[str, tuple[type[FoldJob], type[Any]]] = {
+    "DetectJob": (DetectJob, DetectTrain),
+    "ClassifyJob": (ClassifyJob, ClassifyTrain),
+    "PipelineJob": (PipelineJob, PipelineTrain),
+}
+
+
+def run_jobs(jobs: Sequence[FoldJob], devices: Sequence[str]) -> tuple[Failure, ...]:
     """Do all jobs: one by one on one device, side by side on several.
 
     Returns:
         The jobs that failed, with the reason; the others are done.
     """
     if len(devices) == 1:
-        results = [_alone(replace(job, train=_on(job, devices[0]))) for job in jobs]
+        results = [_alone(_on(job, devices[0])) for job in jobs]
     else:
         results = _side_by_side(jobs, devices)
     return tuple(failure for failure in results if failure is not None)
 
 
-def _train(job: Job) -> None:
-    train, out = job.train, job.train.out
-    if isinstance(train, PipelineTrain):
-        from spineline.pipeline.training.train import train as train_pipeline
-
-        begun = (out / "run.yaml").is_file()
-        train_pipeline(replace(train, resume=begun, overwrite=not begun and out.exists()))
-        return
-    begun = can_go_on(out)
-    # What was killed before its first epoch ended has nothing to go on with.
-    settings = replace(train, resume=begun, overwrite=not begun and out.exists())
-    try:
-        if isinstance(settings, DetectTrain):
-            from spineline.detect.train import train as train_detector
-
-            train_detector(settings)
-        else:
-            from spineline.classify.train import train as train_classifier
-
-            train_classifier(settings)
-    except RunFinishedError:
-        LOG.info("%s: trained already", job.name)
-
-
-def _score(job: Job) -> None:
-    train, data = job.train, job.train.data
-    if data is None:
-        raise ValueError("a job names its data")
-    if isinstance(train, PipelineTrain):
-        _score_pipeline(job, train)
-        return
-    if isinstance(train, DetectTrain):
-        from spineline.detect.val import val as score_detector
-
-        score_detector(
-            DetectVal(
-                model=str(job.weights),
-                data=data,
-                out=job.scores,
-                device=train.device,
-                plots=train.plots,
-                overwrite=True,
-            )
-        )
-        return
-    from spineline.classify.val import val as score_classifier
-
-    score_classifier(
-        ClassifyVal(
-            model=str(job.weights),
-            data=data,
-            out=job.scores,
-            mask_kind=masks_kind(train),
-            device=train.device,
-            overwrite=True,
-        )
-    )
-
-
-def _score_pipeline(job: Job, train: PipelineTrain) -> None:
-    from spineline.pipeline.evaluation.val import val
-
-    made = weights_in(train.out)
-    val(
-        PipelineVal(
-            detector=str(made.detector),  # not weights=, which a comma in a path would split
-            classifier=str(made.classifier),
-            namer=str(made.namer),
-            data=train.data,
-            out=job.scores,
-            device=train.device,
-            overwrite=True,
-            **job.scoring,
-        )
-    )
-
-
-def _alone(job: Job) -> Failure | None:
+def _alone(job: FoldJob) -> Failure | None:
     LOG.info("== %s", job.name)
+    reason = _reason(job)
+    return None if reason is None else _failed(job, reason)
+
+
+def _reason(job: FoldJob) -> str | None:
+    """Do a job; why it failed, if it did."""
     try:
-        do_job(job)
+        job.fit()
+        job.score()
     except (SpinelineError, RuntimeError, OSError, ValueError, MemoryError) as error:
-        return _failed(job, " ".join(str(error).split()) or type(error).__name__)
+        return " ".join(str(error).split()) or type(error).__name__
     return None
 
 
-def _failed(job: Job, reason: str) -> Failure:
+def _failed(job: FoldJob, reason: str) -> Failure:
     failure = Failure(job.name, reason)
     LOG.error("error: %s", failure)
     return failure
 
 
-def _on(job: Job, device: str) -> Any:
-    return replace(job.train, device=device)
+def _on(job: FoldJob, device: str) -> FoldJob:
+    return replace(job, train=replace(job.train, device=device))
 
 
-def _side_by_side(jobs: Sequence[Job], devices: Sequence[str]) -> list[Failure | None]:
+def _side_by_side(jobs: Sequence[FoldJob], devices: Sequence[str]) -> list[Failure | None]:
     """As many processes as devices; each takes the next job when it is free."""
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
@@ -222,12 +247,12 @@ def _side_by_side(jobs: Sequence[Job], devices: Sequence[str]) -> list[Failure |
     running: list[subprocess.Popen[str]] = []
     stopped = Event()
 
-    def work(job: Job) -> Failure | None:
+    def work(job: FoldJob) -> Failure | None:
         device = free.get()
         try:
             if stopped.is_set():
                 return None
-            return _in_process(replace(job, train=_on(job, device)), environment, running.append)
+            return _in_process(_on(job, device), environment, running.append)
         finally:
             free.put(device)
 
@@ -243,7 +268,7 @@ def _side_by_side(jobs: Sequence[Job], devices: Sequence[str]) -> list[Failure |
 
 
 def _in_process(
-    job: Job, environment: dict[str, str], started: Callable[[subprocess.Popen[str]], object]
+    job: FoldJob, environment: dict[str, str], started: Callable[[subprocess.Popen[str]], object]
 ) -> Failure | None:
     """Do a job in a process of its own; what it says goes into a file beside the run folder."""
     log = job.train.out.with_name(f"{job.train.out.name}-{_LOG_FILE}")
@@ -288,16 +313,11 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
 
 def main() -> int:
     """Do the job that standard input holds; 0 when it is done."""
-    import logging
-
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
-    job = Job.from_json(sys.stdin.read())
-    try:
-        do_job(job)
-    except (SpinelineError, RuntimeError, OSError, ValueError, MemoryError) as error:
-        LOG.error("error: %s", " ".join(str(error).split()) or type(error).__name__)
-        return 1
-    return 0
+    reason = _reason(FoldJob.from_json(sys.stdin.read()))
+    if reason is not None:
+        LOG.error("error: %s", reason)
+    return 0 if reason is None else 1
 
 
 if __name__ == "__main__":

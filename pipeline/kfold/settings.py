@@ -30,17 +30,24 @@ PIPELINE_FIGURES = (
 NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device", "trust")
 """Keys of a training that no variant may change; whom to trust is not for a file to say."""
 
+FOLDS_FOLDER = "folds"
+"""Folder of the folds' datasets within the output; no variant may bear the name."""
+
 _DATA = "converted dataset, whose train and val parts are folded, or a folder of folds"
 _OUT = "folder to write: VARIANT/foldN, folds.json, kfold.md, kfold.csv, kfold.json, kfold.png"
 _RESUME = "go on with the cross-validation in out= where it stopped; variants may be added"
 _DEVICE = "cpu, cuda or a number; several, such as 0,1, run folds side by side"
-_K = "number of folds (3, or as many as data= holds)"
+_K = "number of folds"
 _FOLDS = "folds.json to use: of another cross-validation, or of convert … kfold="
 _CHECKPOINT = "weights that are scored; best is chosen on the very fold that scores it"
 
 
 def _k() -> Any:
-    return key(_K, default=None, minimum=2, maximum=100)
+    return key(_K, default=None, minimum=2, maximum=100, group="data", shown="3, or the data's")
+
+
+def _metric(choices: tuple[str, ...], chosen: str) -> Any:
+    return key(f"figures of the table ({chosen})", default=None, choices=choices, shown="chosen")
 
 
 def _checkpoint() -> Any:
@@ -51,7 +58,7 @@ def _checkpoint() -> Any:
 class KfoldDetect(DetectTrain):
     """Keys of ``kfold detect``: those of ``detect train`` hold for every variant."""
 
-    data: Path = key(_DATA)
+    data: Path = key(_DATA, group="data")
     out: Path = key(_OUT)
     resume: bool = key(_RESUME, default=False)
     overwrite: bool = key("replace an earlier cross-validation in out=", default=False)
@@ -65,13 +72,12 @@ class KfoldDetect(DetectTrain):
     variants: tuple[str, ...] = key(
         "names of variants (original, label_smoothing, mixup), and YAML files of own ones",
         default=("original", "label_smoothing", "mixup"),
+        group="training",
     )
-    folds: Path | None = key(_FOLDS, default=None)
+    folds: Path | None = key(_FOLDS, default=None, group="data")
     checkpoint: str = _checkpoint()
-    metric: tuple[str, ...] | None = key(
-        "figures of the table (level_accuracy_8px where the classes are levels, else coco.map50)",
-        default=None,
-        choices=DETECT_FIGURES,
+    metric: tuple[str, ...] | None = _metric(
+        DETECT_FIGURES, "level_accuracy_8px where the classes are levels, else coco.map50"
     )
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
 
@@ -85,7 +91,7 @@ class KfoldDetect(DetectTrain):
 class KfoldClassify(ClassifyTrain):
     """Keys of ``kfold classify``: those of ``classify train`` hold for every variant."""
 
-    data: Path = key(_DATA)
+    data: Path = key(_DATA, group="data")
     out: Path = key(_OUT)
     resume: bool = key(_RESUME, default=False)
     overwrite: bool = key("replace an earlier cross-validation in out=", default=False)
@@ -97,13 +103,12 @@ class KfoldClassify(ClassifyTrain):
         "batch_1024, normalise, rotation, colour_jitter, noise, noise_normalise_rotation; "
         "resnet18, resnet34, resnet101, vgg16), and YAML files of own ones",
         default=("original", "label_smoothing", "mixup"),
+        group="training",
     )
-    folds: Path | None = key(_FOLDS, default=None)
+    folds: Path | None = key(_FOLDS, default=None, group="data")
     checkpoint: str = _checkpoint()
-    metric: tuple[str, ...] | None = key(
-        "figures of the table (seven.accuracy, or binary.accuracy of a binary head)",
-        default=None,
-        choices=CLASSIFY_FIGURES,
+    metric: tuple[str, ...] | None = _metric(
+        CLASSIFY_FIGURES, "seven.accuracy, or binary.accuracy of a binary head"
     )
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
 
@@ -112,21 +117,18 @@ class KfoldClassify(ClassifyTrain):
 class KfoldPipeline(Settings):
     """Keys of ``kfold pipeline``: detector, classifier and namer of every fold."""
 
-    data: Path = key(f"{_DATA}; labels=level")
+    data: Path = key(f"{_DATA}; labels=level", group="data")
     out: Path = key("folder to write: RECIPE/foldN, folds.json, kfold.md, .csv, .json, .png")
     recipe: tuple[str, ...] | None = key(
-        "best (what the default bundle is made by, and what none stands for), and YAML files with "
-        "keys of the trainings: detector: {…}, classifier: {…}, namer: {…}; each is "
-        "cross-validated",
+        "best (what the default bundle is made by), and YAML files with keys of the trainings: "
+        "detector: {…}, classifier: {…}, namer: {…}; each is cross-validated",
         default=None,  # and not best, which a resumed run could not be given then
+        group="training",
+        shown="best",
     )
     k: int | None = _k()
-    folds: Path | None = key(_FOLDS, default=None)
-    metric: tuple[str, ...] | None = key(
-        "figures of the table (level_accuracy_8px, seven.accuracy)",
-        default=None,
-        choices=PIPELINE_FIGURES,
-    )
+    folds: Path | None = key(_FOLDS, default=None, group="data")
+    metric: tuple[str, ...] | None = _metric(PIPELINE_FIGURES, "level_accuracy_8px, seven.accuracy")
     spacing_mm: float | None = spacing_key()
     fov_mm: float | None = fov_key()
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
@@ -147,6 +149,8 @@ class KfoldPipeline(Settings):
         Settings.__post_init__(self)
         check_spacing(self.spacing_mm, self.fov_mm)
 
+
+KfoldSettings = KfoldDetect | KfoldClassify | KfoldPipeline
 
 _RESIZE: dict[str, object] = {
     "normalise": False, "jitter": False, "balance": "none", "rotation": 0, "translate": 0,

@@ -29,25 +29,25 @@ NOTE = (
 
 
 _CHOICES_OF_RULES = ("iou", "confidence", "nms_iou", "near_duplicate_iou", "positive")
-"""Entries of a ``metrics.json`` that say how figures are counted."""
+"""Entries of a ``metrics.json`` that say how metrics are counted."""
 
 _DETAILS = (".per_class.", "_by_level.")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of one variant.
+    """One metric of one variant.
 
     Attributes:
         variant: its name.
-        figure: dotted key.
+        metric: dotted key.
         folds: value of each fold; None where it is not defined or the fold failed.
         pooled: ``{value, ci95, n}`` over all studies, or None.
         failed: for each fold whether it has failed.
     """
 
     variant: str
-    figure: str
+    metric: str
     folds: tuple[float | None, ...]
     pooled: Mapping[str, Any] | None
     failed: tuple[bool, ...]
@@ -85,47 +85,50 @@ class Row:
         }
 
 
-def flat_figures(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
-    """The figures of a ``metrics.json`` by dotted key, in order; counts and tables are left out."""
-    flat: dict[str, float | None] = {}
+def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """``{value, ci95, n}`` of each metric of a ``metrics.json`` by dotted key, in order.
+
+    Counts and tables are left out, and what stands below a metric. Where there is no interval its
+    ends and ``n`` are None.
+    """
+    flat: dict[str, dict[str, Any]] = {}
     for name, value in metrics.items():
         key = f"{prefix}{name}"
         if name in _CHOICES_OF_RULES:
             continue
-        if isinstance(value, Mapping) and "value" in value:
-            if not isinstance(value["value"], list):
-                flat[key] = value["value"]
-        elif isinstance(value, Mapping):
-            flat |= flat_figures(value, f"{key}.")
-        elif value is None or isinstance(value, float):
-            flat[key] = value
+        found = value if isinstance(value, Mapping) else {"value": value}
+        if "value" not in found:
+            flat |= flat_metrics(found, f"{key}.")
+        elif found["value"] is None or isinstance(found["value"], float):
+            flat[key] = {"value": None, "ci95": [None, None], "n": None}
+            flat[key] |= {part: found[part] for part in flat[key] if part in found}
     return flat
 
 
 def table_text(rows: Sequence[Row]) -> str:
-    """Rows of one figure as aligned lines."""
+    """Rows of one metric as aligned lines."""
     heads = _heads(len(rows[0].folds))
     return aligned_text([heads, *map(_cells, rows)], right=range(1, len(heads)))
 
 
 def table_markdown(rows: Sequence[Row]) -> str:
-    """Rows of one figure as a Markdown table."""
+    """Rows of one metric as a Markdown table."""
     return markdown_table(_heads(len(rows[0].folds)), [_cells(row) for row in rows])
 
 
 def overview_markdown(rows: Sequence[Row]) -> str:
-    """Figures over all classes: mean ± standard deviation of each variant, and the pooled one."""
+    """Metrics over all classes: mean ± standard deviation of each variant, and the pooled one."""
     variants = list(dict.fromkeys(row.variant for row in rows))
-    figures = [
+    metrics = [
         name
-        for name in dict.fromkeys(row.figure for row in rows)
+        for name in dict.fromkeys(row.metric for row in rows)
         if not any(detail in name for detail in _DETAILS)
     ]
-    at = {(row.figure, row.variant): row for row in rows}
+    at = {(row.metric, row.variant): row for row in rows}
     heads = ["figure", *(text for name in variants for text in (name, "pooled"))]
     lines = [
-        [f"`{figure}`", *(cell for name in variants for cell in _summary(at.get((figure, name))))]
-        for figure in figures
+        [f"`{metric}`", *(cell for name in variants for cell in _summary(at.get((metric, name))))]
+        for metric in metrics
     ]
     return markdown_table(heads, lines)
 
@@ -143,21 +146,21 @@ def rows_csv(rows: Sequence[Row]) -> str:
         pooled = row.pooled or {"value": None, "ci95": [None, None], "n": None}
         values = [*row.folds, row.mean, row.std, *row.ci95, pooled["value"], *pooled["ci95"]]
         n = "" if pooled["n"] is None else pooled["n"]
-        writer.writerow([row.variant, row.figure, *map(_csv_cell, values), n])
+        writer.writerow([row.variant, row.metric, *map(_csv_cell, values), n])
     return text.getvalue()
 
 
-def rows_png(rows: Sequence[Row], figures: Sequence[str]) -> bytes:
-    """A picture of each figure and variant: folds as dots, mean and pooled with their intervals."""
+def rows_png(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
+    """A picture of each metric and variant: folds as dots, mean and pooled with their intervals."""
     variants = list(dict.fromkeys(row.variant for row in rows))
-    picture = new_figure(4.0 + 0.9 * len(variants) * len(figures), 4.2)
-    for place, name in enumerate(figures, 1):
-        axes = picture.add_subplot(1, len(figures), place)
+    picture = new_figure(4.0 + 0.9 * len(variants) * len(metrics), 4.2)
+    for place, name in enumerate(metrics, 1):
+        axes = picture.add_subplot(1, len(metrics), place)
         axes.set_title(name)
         axes.set_xticks(range(len(variants)), variants, rotation=20, ha="right")
         axes.set_xlim(-0.6, len(variants) - 0.4)
         axes.grid(axis="y", alpha=0.3)
-        for row in (row for row in rows if row.figure == name):
+        for row in (row for row in rows if row.metric == name):
             _draw(axes, variants.index(row.variant), row)
         if place == 1 and axes.get_legend_handles_labels()[0]:
             handles, labels = axes.get_legend_handles_labels()

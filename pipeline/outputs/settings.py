@@ -24,12 +24,14 @@ SALT_HELP = "of names=hash; none: made at random and kept in OUT/salt.txt, for y
 class OutputSettings(ModelSettings):
     """The keys that decide what is written of a study."""
 
-    source: Path = key("study, folder of studies, DICOM file, image, or folder of images")
-    overlay: bool = key("draw STUDY/overlay.png", default=True)
-    compare: Path | None = key(_COMPARE, default=None)
-    to: tuple[str, ...] = key(_TO, default=(), choices=tuple(list_outputs()))
-    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"))
-    salt: str | None = key(SALT_HELP, default=None)
+    source: Path = key(
+        "study, folder of studies, DICOM file, image, or folder of images", group="data"
+    )
+    overlay: bool = key("draw STUDY/overlay.png", default=True, group="output")
+    compare: Path | None = key(_COMPARE, default=None, group="output")
+    to: tuple[str, ...] = key(_TO, default=(), choices=tuple(list_outputs()), group="output")
+    names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"), group="output")
+    salt: str | None = key(SALT_HELP, default=None, group="output")
 
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)

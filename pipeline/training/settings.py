@@ -1,4 +1,4 @@
-"""Settings of ``spineline pipeline train``."""
+"""Settings of ``spineline pipeline train`` and ``spineline weights strip``."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ class PipelineTrain(Settings):
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     resume: bool = key("go on with the trainings in out= where they stopped", default=False)
     overwrite: bool = key("replace earlier trainings in out=", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsStrip(Settings):
+    """Keys of ``weights strip``."""
+
+    weights: Path = key("checkpoint: .safetensors, or .pt; a YOLO network's .pt with trust=true")
+    out: Path = key("file to write, .safetensors")
+    half: bool = key("store fp16 (the network still computes in fp32)", default=True)
+    trust: bool = key("load a pickle, which runs the code in it", default=False)
+    overwrite: bool = key("replace out if it exists", default=False)

@@ -12,9 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from spineline.classify import train as classify_train
+from spineline.classify.model import check_model_name
+from spineline.classify.recipe import Recipe, overrides_of
+from spineline.classify.recipe import load_recipe as load_classify_recipe
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.devices import device_name
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, RunFinishedError
 from spineline.datasets.common.files import check_output, link_or_copy
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
@@ -28,9 +32,14 @@ from spineline.datasets.common.settings import (
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.splits import PARTS
+from spineline.detect import train as detect_train
+from spineline.detect.architectures import canonical_name
+from spineline.detect.level_reader import train as namer_train
 from spineline.detect.level_reader.settings import NamingTrain
+from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain
-from spineline.pipeline.training.settings import PipelineTrain
+from spineline.pipeline.training.settings import PipelineTrain, WeightsStrip
+from spineline.pipeline.training.strip import strip_weights
 
 RECIPES = ("best",)
 STAGES: dict[str, type[DetectTrain | ClassifyTrain | NamingTrain]] = {
@@ -220,12 +229,32 @@ def check_data(settings: PipelineTrain) -> str:
 def _resolved(training: DetectTrain | ClassifyTrain | NamingTrain, where: str) -> dict[str, Any]:
     if isinstance(training, NamingTrain):
         return settings_to_dict(training)
-    from spineline.pipeline.kfold.variants import resolved_training
-
     try:
         return resolved_training(training)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def resolved_training(training: DetectTrain | ClassifyTrain) -> dict[str, Any]:
+    """What decides a training: its recipe with all keys resolved, and the keys beside it.
+
+    Raises:
+        ConfigError: a recipe, an architecture or a combination that cannot work.
+    """
+    plain = {**settings_to_dict(training), "hyp": None}
+    if isinstance(training, ClassifyTrain):
+        recipe = classify_recipe(training)
+        check_model_name(recipe.model)
+        return {**plain, **settings_to_dict(recipe)}
+    if training.model is None:
+        raise ConfigError("missing model=… (architecture such as yolov8n or fasterrcnn)")
+    training = replace(training, model=canonical_name(training.model))
+    return {**plain, "model": training.model, **resolve(training).values}
+
+
+def classify_recipe(training: ClassifyTrain) -> Recipe:
+    """The recipe of a classifier's training, with the keys that beat it."""
+    return load_classify_recipe(training.hyp or "report", overrides_of(training))
 
 
 def _as_begun(settings: PipelineTrain, recipe: Keys, data: str) -> PipelineTrain:
@@ -274,24 +303,15 @@ def _run_stage(
         final.unlink(missing_ok=True)
         link_or_copy(weights, final)
         return
-    from spineline.pipeline.cli.weights import WeightsStrip, strip_weights
-
     strip_weights(WeightsStrip(weights=weights, out=final, overwrite=True))
 
 
 def _train(training: DetectTrain | ClassifyTrain | NamingTrain) -> Path:
     """Train, and give the weights of the last epoch."""
     if isinstance(training, NamingTrain):
-        from spineline.detect.level_reader import train as namer_train
-
         return namer_train.train(training).weights
     if isinstance(training, ClassifyTrain):
-        from spineline.classify import train as classify_train
-
         return classify_train.train(training).last
-    from spineline.datasets.common.errors import RunFinishedError
-    from spineline.detect import train as detect_train
-
     try:
         detect_train.train(training)
     except RunFinishedError:

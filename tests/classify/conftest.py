@@ -107,7 +107,7 @@ def trained(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
     out = tmp_path_factory.mktemp("run") / "run"
     values: dict[str, object] = {**TINY_VALUES, "epochs": 6, "rotation": 0.0}
-    train(ClassifyTrain(data=dataset_folder, out=out, workers=1, **values))  # type: ignore[arg-type]
+    train(ClassifyTrain(data=dataset_folder, out=out, threads=1, **values))  # type: ignore[arg-type]
     return out
 
 
@@ -119,5 +119,5 @@ def plain_weights(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
     out = tmp_path_factory.mktemp("plain") / "run"
     values: dict[str, object] = {**TINY_VALUES, "epochs": 1}
-    settings = ClassifyTrain(data=dataset_folder, out=out, workers=1, plots=False, **values)  # type: ignore[arg-type]
+    settings = ClassifyTrain(data=dataset_folder, out=out, threads=1, plots=False, **values)  # type: ignore[arg-type]
     return train(settings).last

@@ -19,7 +19,7 @@ from spineline.classify.calibrate import Graded, calibration, fit_temperature, t
 from spineline.classify.export import ExportNetwork
 from spineline.classify.model import MIN_TEMPERATURE
 from spineline.datasets.grades_csv import COLUMNS
-from spineline.datasets.labels import LEVELS, SEVEN_NAMES, kind_of_level
+from spineline.datasets.labels import LEVELS, kind_of_level
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -198,7 +198,3 @@ def test_a_damaged_temperature_is_refused(weights: Path, value: object) -> None:
 
     with pytest.raises(WeightsError, match="its description is damaged"):
         config_from_metadata({**metadata_of(weights), "temperature": value}, "w")
-
-
-def test_names_of_columns() -> None:
-    assert all(f"p_{name}" in COLUMNS for name in SEVEN_NAMES)

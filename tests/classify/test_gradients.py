@@ -275,7 +275,7 @@ def test_the_other_kinds_logits_learn_nothing(
 @pytest.fixture(scope="module")
 def run(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gradients") / "run"
-    train(ClassifyTrain(data=dataset_folder, out=out, workers=1, epochs=12, **VALUES))  # type: ignore[arg-type]
+    train(ClassifyTrain(data=dataset_folder, out=out, threads=1, epochs=12, **VALUES))  # type: ignore[arg-type]
     return out
 
 
@@ -318,7 +318,7 @@ def replace_studies(dataset_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_same_seed_gives_the_same_bytes(dataset_folder: Path, tmp_path: Path) -> None:
-    values: dict[str, object] = {**VALUES, "epochs": 1, "plots": False, "workers": 1}
+    values: dict[str, object] = {**VALUES, "epochs": 1, "plots": False, "threads": 1}
     files = [
         train(ClassifyTrain(data=dataset_folder, out=tmp_path / name, **values)).last.read_bytes()  # type: ignore[arg-type]
         for name in ("a", "b")
@@ -399,7 +399,7 @@ def test_a_resumed_run_with_copies_gives_the_numbers_of_an_unbroken_one(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixup: float
 ) -> None:
     values: dict[str, object] = {**VALUES, "copies": 2, "epochs": 3, "mixup": mixup}
-    values |= {"plots": False, "workers": 1, "rotation": 10.0}
+    values |= {"plots": False, "threads": 1, "rotation": 10.0}
     whole = train(ClassifyTrain(data=dataset_folder, out=tmp_path / "whole", **values))  # type: ignore[arg-type]
     save = RunFolder.save
 
@@ -412,7 +412,7 @@ def test_a_resumed_run_with_copies_gives_the_numbers_of_an_unbroken_one(
         patch.setattr(RunFolder, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             train(ClassifyTrain(data=dataset_folder, out=tmp_path / "half", **values))  # type: ignore[arg-type]
-    resumed = train(ClassifyTrain(out=tmp_path / "half", resume=True, workers=1))
+    resumed = train(ClassifyTrain(out=tmp_path / "half", resume=True, threads=1))
     assert resumed.last.read_bytes() == whole.last.read_bytes()
 
 

@@ -66,7 +66,7 @@ def run(dataset_folder: Path, tmp_path: Path, tiny_words: list[str]) -> Run:
         merged = {
             **words,
             "data": dataset_folder,
-            "workers": 1,
+            "threads": 1,
             "plots": False,
             **values,
             "out": tmp_path / out,
@@ -348,7 +348,7 @@ def test_a_killed_process_leaves_a_whole_state(
     out = tmp_path / "killed"
     words = [w for w in tiny_words if not w.startswith("epochs=")]
     command = [sys.executable, "-P", "-m", "spineline.pipeline.cli.main", "classify", "train"]
-    command += [f"data={dataset_folder}", f"out={out}", "epochs=12", "workers=1", *words]
+    command += [f"data={dataset_folder}", f"out={out}", "epochs=12", "threads=1", *words]
     for number in range(3):
         more = ["resume=true"] if number else []
         process = subprocess.Popen(

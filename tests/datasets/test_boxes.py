@@ -9,6 +9,7 @@ from spineline.datasets.boxes import (
     clip_xyxy,
     cxcywhn_to_xyxy,
     iou_inclusive,
+    iou_matrix,
     xywh_to_xyxy,
     xyxy_to_cxcywhn,
     xyxy_to_xywh,
@@ -77,3 +78,18 @@ def test_overlap_by_hand() -> None:
     assert overlap[0, 1] == pytest.approx(100 / 130)
     assert iou_inclusive([(0, 0, 9, 9), (10, 0, 19, 9)])[0, 1] == 0
     assert iou_inclusive([(0, 0, 9, 9), (9, 0, 18, 9)])[0, 1] == pytest.approx(10 / 190)
+
+
+def test_overlap_is_that_of_torchvision() -> None:
+    import torch
+    from torchvision.ops import box_iou
+
+    rng = np.random.default_rng(0)
+    a, b = (np.sort(rng.uniform(0, 50, (6, 2, 2)), axis=1).reshape(6, 4) for _ in range(2))
+    wanted = box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    np.testing.assert_allclose(iou_matrix(a, b), wanted)
+
+
+def test_overlap_of_degenerate_boxes_is_nought() -> None:
+    line = np.array([[1.0, 1.0, 1.0, 5.0]])
+    assert iou_matrix(line, line).tolist() == [[0.0]]

@@ -163,7 +163,7 @@ def test_figures_of_training_are_those_of_the_best_weights(trained: Any, dataset
         detector = load_detector(trained.out / "weights" / f"best_{metric}.safetensors")
         found = validation.detect(detector, range(len(images)))
         best = max(float(row[column]) for row in rows_of(trained.out))
-        assert validation.figures(found)[column] == pytest.approx(best, abs=0.02)
+        assert validation.metrics(found)[column] == pytest.approx(best, abs=0.02)
 
 
 def test_val_runs_and_agrees_with_the_validation_of_training(

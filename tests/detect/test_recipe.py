@@ -8,10 +8,9 @@ import pytest
 import yaml
 
 from spineline.datasets.common.errors import ConfigError
+from spineline.detect.defaults import DEFAULTS, FASTERRCNN_DEFAULTS
 from spineline.detect.recipe import (
     ANCHOR_ONLY,
-    DEFAULTS,
-    FASTERRCNN_DEFAULTS,
     load_recipe,
     log_outcomes,
     parse_recipe,
@@ -25,7 +24,7 @@ REPORT = {
     "weight_decay": (0.0005, True), "warmup_epochs": (3.0, True), "warmup_momentum": (0.8, True),
     "warmup_bias_lr": (0.1, True), "box": (0.05, False), "cls": (0.5, True), "cls_pw": (1.0, False),
     "obj": (1.0, False), "obj_pw": (1.0, False), "iou_t": (0.20, False), "anchor_t": (4.0, False),
-    "fl_gamma": (0.0, False), "hsv_h": (0.015, True), "hsv_s": (0.7, True), "hsv_v": (0.4, True),
+    "fl_gamma": (0.0, False), "hsv_h": (0.015, False), "hsv_s": (0.7, False), "hsv_v": (0.4, True),
     "degrees": (0.0, True), "translate": (0.1, True), "scale": (0.5, True), "shear": (0.0, True),
     "perspective": (0.0, True), "flipud": (0.0, True), "fliplr": (0.5, True), "mosaic": (1.0, True),
     "mixup": (0.2, True),
@@ -70,7 +69,7 @@ def test_log_names_every_value(said: pytest.LogCaptureFixture) -> None:
     log_outcomes(resolve(settings(hyp="report", lr0=0.02)))
     for name in REPORT:
         assert f"{name}=" in said.text
-    assert "recipe report: 19 of its 27 values applied: lrf=0.2 " in said.text
+    assert "recipe report: 17 of its 27 values applied: lrf=0.2 " in said.text
     assert "recipe report: set beside them: optimizer=SGD close_mosaic=0 cos_lr=True" in said.text
     assert "lr0=0.01 overridden: lr0=0.02 was given" in said.text
     assert "obj=1.0 not applied: the anchor-free head has no objectness" in said.text
@@ -157,6 +156,7 @@ def test_flat_file_of_the_package_means_its_box(tmp_path: Path) -> None:
         ({"lr0": float("nan")}, "lr0=nan: out of range"),
         ({"fliplr": 1.5}, "fliplr=1.5: out of range"),
         ({"seed": 1}, "unknown key 'seed'"),
+        ({"values": {}, "settings": {"lr": 0.1}}, "settings: unknown key 'lr'"),
         ([1, 2], "holds list"),
         ({}, "holds dict"),
         ({"values": {"lr0": 1}}, "lr0: wanted value, status"),

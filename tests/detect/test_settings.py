@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.settings import parse_settings
-from spineline.detect.recipe import DEFAULTS
+from spineline.datasets.common.settings import describe, parse_settings
+from spineline.detect.defaults import DEFAULTS, DEFAULTS_OF
 from spineline.detect.settings import DetectTrain, DetectVal
 
 BOUNDED = [
@@ -23,6 +23,16 @@ BOUNDED = [
 def test_keys_of_recipes_are_unset_by_default() -> None:
     settings = DetectTrain(out=Path("out"))
     assert all(getattr(settings, name) is None for name in DEFAULTS)
+
+
+def test_help_shows_the_defaults_of_the_models() -> None:
+    shown = {key.name: key for key in describe(DetectTrain)}
+    for model, table in DEFAULTS_OF.items():
+        for name, value in table.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            line = shown[name]
+            stated = name in ("freeze", "mean", "std", "class_weights")
+            assert stated or line.default == text or f"{model} {text}" in line.help, (model, name)
 
 
 @pytest.mark.parametrize(("name", "bound"), BOUNDED)

@@ -175,11 +175,7 @@ def test_other_classes(
             2,
             "match_confidence=0.5: less than confidence=0.6",
         ),
-        (
-            ["model=[{weights},{weights}]", "data={data}", "out={out}"],
-            2,
-            "names 2 detectors, which score one fold each",
-        ),
+        (["model=[{weights},{weights}]", "data={data}", "out={out}"], 1, "no such weights file"),
         (["model={pickle}", "data={data}", "out={out}"], 1, "trust=true"),
     ],
     ids=[
@@ -189,7 +185,7 @@ def test_other_classes(
         "output",
         "split",
         "confidence",
-        "no-folds",
+        "list",
         "pickle",
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.run_record import write_run_record
+from spineline.datasets.common.run_record import recorded_command, write_run_record
 from spineline.datasets.common.settings import (
     Settings,
     describe,
@@ -152,6 +153,22 @@ def test_names_that_are_no_text_are_escaped_in_a_run_record(tmp_path):
     assert read_yaml(path)["reason"] == reason
 
 
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        (None, None),
+        ("", None),
+        ("- a", None),
+        ("\x00", None),
+        ("command: spineline x", "spineline x"),
+    ],
+)
+def test_what_wrote_a_folder(tmp_path, content, command):
+    if content is not None:
+        (tmp_path / "run.yaml").write_text(content)
+    assert recorded_command(tmp_path) == command
+
+
 def test_every_run_record_has_a_seed(tmp_path):
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Drawing(Settings):
@@ -217,6 +234,36 @@ def test_groups_of_keys(given, wanted):
 def test_groups_that_do_not_fit(given, message):
     with pytest.raises(ConfigError, match=message):
         parse_settings(Table, {"out": "o", **given})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open(Settings):
+    out: Path = key("where to")
+    lib: Mapping[str, float] | None = key("keys of a library", default=None, group="training")
+    size: int | None = key("how large", default=None, group="data", shown=64)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param({"lib.a": "2", "lib.b": 1}, {"a": 2.0, "b": 1.0}, id="dotted"),
+        pytest.param({"lib": {"a": 1}, "lib.b": 2}, {"a": 1.0, "b": 2.0}, id="mapping"),
+    ],
+)
+def test_keys_below_a_key_that_are_not_known_here(given, wanted):
+    settings = parse_settings(Open, {"out": "o", **given})
+    assert settings.lib == wanted
+    assert parse_settings(Open, settings_to_dict(settings)) == settings
+
+
+def test_help_goes_by_groups_and_shows_what_is_used():
+    keys = [(k.name, k.type, k.default, k.group) for k in describe(Open)]
+    assert keys == [
+        ("size", "int|none", "64", "data"),
+        ("lib.KEY", "float|none", "none", "training"),
+        ("out", "path", "required", "run"),
+    ]
 
 
 def test_help_lists_the_keys_of_a_group():

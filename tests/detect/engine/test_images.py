@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from spineline.detect.defaults import FASTERRCNN_DEFAULTS
 from spineline.detect.engine.dataset import YoloImage
 from spineline.detect.engine.images import (
     RandomQuarterTurn,
@@ -18,7 +19,7 @@ from spineline.detect.engine.images import (
     read_sample,
     transformed,
 )
-from spineline.detect.recipe import FASTERRCNN_DEFAULTS, load_recipe
+from spineline.detect.recipe import load_recipe
 
 BOX = (10, 20, 30, 28)
 

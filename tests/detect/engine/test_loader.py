@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from spineline.detect.defaults import FASTERRCNN_DEFAULTS
 from spineline.detect.engine.dataset import read_data, read_images
 from spineline.detect.engine.distributed import ALONE, Group
 from spineline.detect.engine.loader import EpochBatches, TrainingImages, make_loader
-from spineline.detect.recipe import FASTERRCNN_DEFAULTS
 
 VALUES = {**FASTERRCNN_DEFAULTS, "imgsz": 64, "degrees": 20.0, "distortion_p": 0.5,
           "distortion_max": 0.3, "brightness": 0.3, "brightness_contrast_p": 0.5}  # fmt: skip

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from spineline.datasets.coco import boxed_structures
-from spineline.datasets.common.bootstrap import draw_weights, interval, running_totals
-from spineline.datasets.labels import HEALTH_NAMES
+from spineline.datasets.labels import HEALTH_NAMES, LEVELS, kind_of_level
+from spineline.datasets.metrics.bootstrap import draw_weights, interval
 from spineline.datasets.types import ImageRecord, Structure
-from spineline.detect.evaluation.evaluate import Rules, evaluate
-from spineline.detect.evaluation.matching import one_to_one
-from spineline.detect.evaluation.plots import confusion_png, precision_recall_png
-from spineline.detect.evaluation.seed_metrics import seed_boxes, seed_counts, seed_figures
+from spineline.detect.evaluation.evaluate import (
+    MatchingRules,
+    evaluate_detections,
+    level_hits,
+)
+from spineline.detect.evaluation.matching import Matches, match, rates
+from spineline.detect.evaluation.plots import precision_recall_png
+from spineline.detect.evaluation.seed_metrics import seed_boxes, seed_counts, seed_rates
 from spineline.detect.results import Detections, no_detections
 
 SIZE = 100
-FIGURES = ("precision", "recall", "f1", "average_precision")
+RATES = ("precision", "recall", "f1", "average_precision")
 
 
 def disc(top: float, tag: str) -> Structure:
@@ -54,7 +59,7 @@ def health_case(seed: int, images: int = 12) -> tuple[list[ImageRecord], list[De
 
 def test_intervals_are_those_of_studies_copied_draw_by_draw() -> None:
     records, found = health_case(0)
-    metrics = evaluate(records, found, "health", Rules(draws=40, seed=3)).metrics
+    metrics = evaluate_detections(records, found, "health", MatchingRules(draws=40, seed=3)).metrics
     studies = sorted({record.study_id for record in records})
     values: dict[str, list[list[float]]] = {"one_to_one": [], "seed": []}
     for row in draw_weights(len(studies), 40, seed=3):
@@ -65,26 +70,26 @@ def test_intervals_are_those_of_studies_copied_draw_by_draw() -> None:
         ]
         boxed = [boxed_structures(record, "health") for record, _ in drawn]
         labels = [(b.boxes_xyxy, b.class_index) for b in boxed]
-        matched = one_to_one(labels, [each for _, each in drawn])
-        values["one_to_one"].append([getattr(matched, name) for name in FIGURES])
+        matched = rates(match(labels, [each for _, each in drawn]), 0.5)
+        values["one_to_one"].append([float(getattr(matched, name)[0]) for name in RATES])
         seen = [seed_boxes(each) for _, each in drawn]
-        seed = seed_figures(seed_counts(labels, seen, positive=1))
-        values["seed"].append([float(getattr(seed, name)[0]) for name in FIGURES])
+        seed = seed_rates(seed_counts(labels, seen, positive=1))
+        values["seed"].append([float(getattr(seed, name)[0]) for name in RATES])
     for rule, rows in values.items():
         bounds = interval(np.array(rows))
         assert bounds is not None
-        for place, name in enumerate(FIGURES):
-            figure = metrics[rule][name]
-            assert figure["value"] == pytest.approx(rows[0][place], abs=1e-6)
+        for place, name in enumerate(RATES):
+            metric = metrics[rule][name]
+            assert metric["value"] == pytest.approx(rows[0][place], abs=1e-6)
             expected = [float(bound[place]) for bound in bounds]
-            assert figure["ci95"] == pytest.approx(expected, abs=1e-6)
-            assert figure["ci95"][0] < figure["value"] < figure["ci95"][1]
+            assert metric["ci95"] == pytest.approx(expected, abs=1e-6)
+            assert metric["ci95"][0] < metric["value"] < metric["ci95"][1]
 
 
 def test_counts_and_settings_stand_beside_the_figures() -> None:
     records, found = health_case(1)
-    rules = Rules(match_iou=0.6, match_confidence=0.4, least_confidence=0.1, draws=5)
-    metrics = evaluate(records, found, "health", rules).metrics
+    rules = MatchingRules(match_iou=0.6, match_confidence=0.4, least_confidence=0.1, draws=5)
+    metrics = evaluate_detections(records, found, "health", rules).metrics
     labels = sum(len(record.structures) for record in records)
     matched, seed = metrics["one_to_one"], metrics["seed"]
     assert (matched["iou"], matched["confidence"]) == (0.6, 0.4)
@@ -111,27 +116,33 @@ def test_counts_and_settings_stand_beside_the_figures() -> None:
 def test_nothing_found_and_nothing_labelled(draws: int) -> None:
     records, _ = health_case(2, images=2)
     nothing = [no_detections(HEALTH_NAMES)] * 2
-    matched = evaluate(records, nothing, "health", Rules(draws=draws)).metrics["one_to_one"]
+    matched = evaluate_detections(records, nothing, "health", MatchingRules(draws=draws)).metrics[
+        "one_to_one"
+    ]
     assert matched["precision"] == {"value": None, "ci95": [None, None], "n": 0}
     assert matched["recall"]["value"] == 0
     assert matched["best_f1"]["value"] is None
     bare = [
         ImageRecord(image_id="a", study_id="a", width=SIZE, height=SIZE, structures=()),
     ]
-    metrics = evaluate(bare, nothing[:1], "health", Rules(draws=draws)).metrics
+    metrics = evaluate_detections(bare, nothing[:1], "health", MatchingRules(draws=draws)).metrics
     assert metrics["coco"]["map50"] is None
     assert metrics["one_to_one"]["average_precision"]["value"] is None
     assert metrics["seed"]["precision"]["value"] == 0  # as the older evaluator has it
+
+
+def picture_of(matches: Matches, confidence: float = 0.5) -> bytes:
+    names = HEALTH_NAMES[: matches.labels.shape[1]]
+    return precision_recall_png(matches, names, iou=0.5, confidence=confidence)
 
 
 def test_pictures_repeat_to_the_byte_and_show_the_points() -> None:
     records, found = health_case(0)
     pictures = []
     for confidence in (0.5, 0.5, 0.8):
-        rules = Rules(draws=0, match_confidence=confidence)
-        evaluation = evaluate(records, found, "health", rules)
-        pictures.append(precision_recall_png(evaluation.one_to_one))
-        assert confusion_png(evaluation.confusion, HEALTH_NAMES, title="t").startswith(b"\x89PNG")
+        rules = MatchingRules(draws=0, match_confidence=confidence)
+        evaluation = evaluate_detections(records, found, "health", rules)
+        pictures.append(picture_of(evaluation.matches, confidence))
     assert pictures[0] == pictures[1] != pictures[2]
 
 
@@ -140,12 +151,54 @@ def test_a_curve_of_nothing_is_drawn(images: int) -> None:
     records, _ = health_case(2, images=2)
     labels: Any = [boxed_structures(record, "health") for record in records[:images]]
     nothing = [no_detections(HEALTH_NAMES)] * images
-    matched = one_to_one([(b.boxes_xyxy, b.class_index) for b in labels], nothing)
-    assert precision_recall_png(matched).startswith(b"\x89PNG")
+    matches = match([(b.boxes_xyxy, b.class_index) for b in labels], nothing)
+    assert picture_of(matches).startswith(b"\x89PNG")
 
 
-def test_running_totals_by_hand() -> None:
-    weights = np.array([[1.0, 1.0], [2.0, 0.0]])
-    study, place = np.array([0, 1, 0, 1]), np.array([0, 0, 2, 3])
-    totals = running_totals(weights, study, place, 3, [1, 10, 100, 1000])
-    assert totals.tolist() == [[11, 11, 111], [2, 2, 202]]
+def spine(points: dict[str, tuple[float, float]]) -> ImageRecord:
+    structures = tuple(
+        Structure(level, kind_of_level(level), (x, y), (x - 5, y - 5, x + 5, y + 5))
+        for level, (x, y) in points.items()
+    )
+    return ImageRecord("1", "1", 100, 100, structures, file="1.png")
+
+
+def boxes_at(rows: list[tuple[float, float, float, str]]) -> Detections:
+    """Boxes from rows of centre x, centre y, confidence, level."""
+    boxes = [[x - 5, y - 5, x + 5, y + 5] for x, y, _, _ in rows]
+    return Detections(
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        np.array([row[2] for row in rows], dtype=np.float32),
+        np.array([LEVELS.index(row[3]) for row in rows], dtype=np.int64),
+        LEVELS,
+    )
+
+
+def test_level_accuracy_worked_out_by_hand() -> None:
+    points = {"L1": (50, 20), "L2": (50, 40), "L3": (50, 60), "L4": (50, 80), "T11-T12": (50, 5)}
+    found = boxes_at(
+        [
+            (50, 20, 0.9, "L1"),  # on the point: found
+            (58, 40, 0.9, "L2"),  # exactly 8 px to the right: not found
+            (50, 60, 0.3, "L3"),  # on the point, but a more confident one ...
+            (50, 20, 0.8, "L3"),  # ... lies elsewhere: not found
+        ]
+    )
+    records = [spine(points), replace(spine({"L1": (50, 20)}), image_id="2", study_id="2")]
+    rules = MatchingRules(draws=50)
+    evaluation = evaluate_detections(records, [found, boxes_at([])], "level", rules)
+    assert evaluation.metrics["level_accuracy_8px"] == {"value": 1 / 5, "n": 5}
+    by_level = evaluation.metrics["level_accuracy_8px_by_level"]
+    assert list(by_level) == list(LEVELS)
+    assert by_level["L1"] == {"value": 1 / 2, "n": 2}
+    assert by_level["L3"] == {"value": 0.0, "n": 1}
+    assert by_level["L5"] == {"value": None, "n": 0}
+    pooled = evaluation.more_intervals()
+    assert pooled["level_accuracy_8px"] == {"value": 0.2, "ci95": [0.0, 0.25], "n": 5}
+    assert pooled["coco.map50"]["value"] == pytest.approx(evaluation.coco.map50, abs=1e-6)
+
+
+@pytest.mark.parametrize(("offset", "near"), [((7.99, 0), 1), ((5.6, 5.6), 1), ((5.7, 5.7), 0)])
+def test_the_distance_is_euclidean(offset: tuple[float, float], near: int) -> None:
+    found = boxes_at([(50 + offset[0], 50 + offset[1], 0.9, "L1")])
+    assert level_hits([spine({"L1": (50, 50)})], [found]).hit.tolist() == [near]

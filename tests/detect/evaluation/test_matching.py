@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
 
+from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.evaluation.matching import (
-    Labels,
-    average_precision,
+    Rates,
+    best_f1,
+    confusion,
     match,
-    one_to_one,
     precision_recall,
+    rates,
 )
 from spineline.detect.results import Detections, no_detections
 
@@ -33,7 +35,11 @@ def labelled(rows: Sequence[Sequence[float]]) -> tuple[Any, Any]:
     return table[:, :4], table[:, 4].astype(np.int64)
 
 
-def random_case(seed: int, images: int = 8) -> tuple[Labels, list[Detections]]:
+def rates_of(labels: Any, found: Any, *, confidence: float = 0.5, **how: Any) -> Rates:
+    return rates(match(labels, found, **how), confidence)
+
+
+def random_case(seed: int, images: int = 8) -> tuple[Sequence[BoxesOfImage], list[Detections]]:
     """Crowded labels; boxes near them, of any class, and boxes elsewhere; no equal confidences."""
     rng = np.random.default_rng(seed)
     confidences = rng.permutation(np.linspace(0.01, 0.99, images * 24)).reshape(images, 24)
@@ -69,23 +75,25 @@ def test_worked_out_by_hand() -> None:
             ]
         )
     ]
-    result = one_to_one(labels, found)
-    assert (result.rates.tp, result.rates.fp, result.rates.fn) == (2, 2, 1)
-    assert result.precision == pytest.approx(2 / 4)
-    assert result.recall == pytest.approx(2 / 3)
-    assert result.f1 == pytest.approx(4 / 7)
+    matches = match(labels, found)
+    both, healthy, sick = (
+        rates(each, 0.5) for each in (matches, matches.of_class(0), matches.of_class(1))
+    )
+    assert (both.tp, both.fp, both.fn) == (2, 2, 1)
+    assert both.precision == pytest.approx(2 / 4)
+    assert both.recall == pytest.approx(2 / 3)
+    assert both.f1 == pytest.approx(4 / 7)
     # Precision after each hit: 1, 1, 3/6, each gaining a third of recall.
-    assert result.average_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
-    assert result.per_class["healthy"].precision == pytest.approx(1 / 2)
-    assert result.per_class["sick"].recall == pytest.approx(1 / 2)
+    assert both.average_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert healthy.precision == pytest.approx(1 / 2)
+    assert sick.recall == pytest.approx(1 / 2)
     # Sick alone: hits are the 1st and the 4th of four boxes.
-    assert result.per_class["sick"].average_precision == pytest.approx((1 + 1 / 2) / 2)
+    assert sick.average_precision == pytest.approx((1 + 1 / 2) / 2)
     # F1 after each box: 1/2, 4/5, 2/3, 4/7, 1/2, 2/3.
-    assert (result.best_confidence, result.best_f1) == pytest.approx((0.8, 4 / 5))
+    assert best_f1(precision_recall(matches)) == pytest.approx((4 / 5, 0.8))
     # Without classes the box of the wrong class is a hit, and the last one comes too late.
-    anywhere = one_to_one(labels, found, class_agnostic=True)
-    assert (anywhere.rates.tp, anywhere.rates.fp, anywhere.rates.fn) == (3, 1, 0)
-    assert anywhere.per_class == {}
+    anywhere = rates_of(labels, found, class_agnostic=True)
+    assert (anywhere.tp, anywhere.fp, anywhere.fn) == (3, 1, 0)
 
 
 def test_the_highest_free_overlap_is_taken_by_falling_confidence() -> None:
@@ -93,7 +101,7 @@ def test_the_highest_free_overlap_is_taken_by_falling_confidence() -> None:
     # other one the label that is left, though it lies nearer to the first.
     labels = [labelled([(0, 0, 10, 10, 0), (0, 2, 10, 12, 0)])]
     found = [detections([(0, 0, 10, 11, 0.8, 0), (0, 0, 10, 10, 0.9, 0)])]
-    assert one_to_one(labels, found).rates.tp == 2
+    assert rates_of(labels, found).tp == 2
     assert match(labels, found).confidence.tolist() == pytest.approx([0.9, 0.8])
 
 
@@ -103,18 +111,16 @@ def test_average_precision_is_that_of_pycocotools_at_many_recalls(
     iou: float, class_agnostic: bool
 ) -> None:
     labels, found = random_case(3)
-    result = one_to_one(labels, found, iou=iou, class_agnostic=class_agnostic)
+    matches = match(labels, found, iou=iou, class_agnostic=class_agnostic)
     precision = coco_precision(labels, found, iou, class_agnostic)
-    if class_agnostic:
-        assert result.average_precision == pytest.approx(precision[:, 0].mean(), abs=2e-4)
-        return
-    for index, name in enumerate(NAMES):
+    for index in range(matches.labels.shape[1]):
         expected = precision[:, index].mean()
-        assert result.per_class[name].average_precision == pytest.approx(expected, abs=2e-4)
+        found_here = rates(matches.of_class(index), 0.5).average_precision
+        assert found_here == pytest.approx(expected, abs=2e-4)
 
 
 def coco_precision(
-    labels: Labels, found: Sequence[Detections], iou: float, class_agnostic: bool
+    labels: Sequence[BoxesOfImage], found: Sequence[Detections], iou: float, class_agnostic: bool
 ) -> Any:
     """(10001, classes) of pycocotools, which reads the curve at so many recalls."""
     from pycocotools.coco import COCO
@@ -193,44 +199,31 @@ def test_rates_are_those_of_supervision_where_boxes_lie_apart() -> None:
                 confidence=sure.confidence,
             )
         )
-    rates = one_to_one(labels, found, confidence=0.3).rates
-    for metric, name, mine in (
-        (Precision, "precision_at_50", rates.precision),
-        (Recall, "recall_at_50", rates.recall),
-        (F1Score, "f1_50", rates.f1),
+    mine = rates_of(labels, found, confidence=0.3)
+    for metric, name, value in (
+        (Precision, "precision_at_50", mine.precision[0]),
+        (Recall, "recall_at_50", mine.recall[0]),
+        (F1Score, "f1_50", mine.f1[0]),
     ):
         oracle = metric(averaging_method=AveragingMethod.MICRO)
-        assert mine == pytest.approx(getattr(oracle.update(predictions, targets).compute(), name))
-        assert mine is not None
-        assert 0 < mine < 1
+        assert value == pytest.approx(getattr(oracle.update(predictions, targets).compute(), name))
+        assert 0 < value < 1
 
 
 def test_what_lies_below_the_confidence_changes_no_count() -> None:
     labels, found = random_case(1)
     for confidence in (0.2, 0.5, 0.8):
         kept = [each.at_least(confidence) for each in found]
-        all_of_them = one_to_one(labels, found, confidence=confidence).rates
-        alone = one_to_one(labels, kept, confidence=confidence).rates
+        all_of_them = rates_of(labels, found, confidence=confidence)
+        alone = rates_of(labels, kept, confidence=confidence)
         assert (all_of_them.tp, all_of_them.fp, all_of_them.fn) == (alone.tp, alone.fp, alone.fn)
-
-
-def test_weights_are_copies_of_images() -> None:
-    labels, found = random_case(2, images=4)
-    times = [2, 0, 3, 1]
-    copied_labels = [each for each, n in zip(labels, times, strict=True) for _ in range(n)]
-    copied = [each for each, n in zip(found, times, strict=True) for _ in range(n)]
-    weights = np.array([[1.0] * 4, times])
-    once, more = average_precision(match(labels, found), weights)
-    assert once == pytest.approx(one_to_one(labels, found).average_precision)
-    assert more == pytest.approx(one_to_one(copied_labels, copied).average_precision)
-    assert once != more
 
 
 def test_equal_confidences_count_together_in_any_order() -> None:
     labels = [labelled([(0, 0, 10, 10, 0)])]
     rows = [(0, 0, 10, 10, 0.5, 0), (50, 50, 60, 60, 0.5, 0)]
-    areas = [one_to_one(labels, [detections(r)]).average_precision for r in (rows, rows[::-1])]
-    assert areas == [0.5, 0.5]
+    for order in (rows, rows[::-1]):
+        assert rates_of(labels, [detections(order)]).average_precision == 0.5
 
 
 NOTHING = labelled([])
@@ -240,23 +233,44 @@ ONE = labelled([(0, 0, 10, 10, 0)])
 @pytest.mark.parametrize(
     ("labels", "found", "expected"),
     [
-        ([NOTHING], [no_detections(NAMES)], (None, None, None, None)),
-        ([ONE], [no_detections(NAMES)], (None, 0.0, 0.0, 0.0)),
-        ([NOTHING], [detections([(0, 0, 9, 9, 0.9, 0)])], (0.0, None, 0.0, None)),
-        ([], [], (None, None, None, None)),
+        ([NOTHING], [no_detections(NAMES)], (np.nan, np.nan, np.nan, np.nan)),
+        ([ONE], [no_detections(NAMES)], (np.nan, 0.0, 0.0, 0.0)),
+        ([NOTHING], [detections([(0, 0, 9, 9, 0.9, 0)])], (0.0, np.nan, 0.0, np.nan)),
+        ([], [], (np.nan, np.nan, np.nan, np.nan)),
         ([ONE], [detections([(0, 0, 0, 0, 0.9, 0)])], (0.0, 0.0, 0.0, 0.0)),
-        ([ONE], [detections([(0, 0, 10, 10, 0.4, 0)])], (None, 0.0, 0.0, 1.0)),
+        ([ONE], [detections([(0, 0, 10, 10, 0.4, 0)])], (np.nan, 0.0, 0.0, 1.0)),
     ],
     ids=["nothing", "no-detection", "no-label", "no-image", "degenerate", "not-confident"],
 )
-def test_undefined(labels: Any, found: Any, expected: tuple[float | None, ...]) -> None:
-    result = one_to_one(labels, found)
-    figures = (result.precision, result.recall, result.f1, result.average_precision)
-    assert figures == expected
+def test_undefined(labels: Any, found: Any, expected: tuple[float, ...]) -> None:
+    mine = rates_of(labels, found)
+    values = (mine.precision, mine.recall, mine.f1, mine.average_precision)
+    np.testing.assert_equal([value[0] for value in values], expected)
 
 
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="zip"):
-        one_to_one([ONE, ONE], [no_detections(NAMES)])
+        rates_of([ONE, ONE], [no_detections(NAMES)])
     with pytest.raises(ValueError, match="detections of different classes"):
-        one_to_one([ONE, ONE], [no_detections(NAMES), no_detections(("a",))])
+        rates_of([ONE, ONE], [no_detections(NAMES), no_detections(("a",))])
+
+
+def test_confusion_worked_out_by_hand() -> None:
+    label = labelled([(0, 0, 10, 10, 0), (50, 50, 60, 60, 1), (80, 80, 90, 90, 0)])
+    found = detections(
+        [
+            (0, 0, 10, 10, 0.9, 0),  # healthy, right
+            (50, 50, 60, 60, 0.9, 0),  # sick, taken for healthy
+            (20, 20, 30, 30, 0.9, 1),  # nothing there
+            (80, 80, 90, 90, 0.2, 0),  # right, but not confident enough: the label is missed
+        ]
+    )
+    table = confusion([label], [found], 2)
+    assert table.tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 0]]
+
+
+def test_confusion_goes_by_falling_overlap() -> None:
+    """The box that lies on both labels is left to the one it covers; the other is missed."""
+    label = labelled([(0, 0, 10, 10, 0), (0, 3, 10, 13, 1)])
+    found = detections([(0, 0, 10, 10, 0.5, 1), (0, 1, 10, 11, 0.9, 0)])
+    assert confusion([label], [found], 2).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]

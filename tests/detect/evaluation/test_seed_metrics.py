@@ -9,8 +9,9 @@ import torch
 from sklearn.metrics import average_precision_score
 from torchvision.ops import batched_nms
 
-from spineline.detect.evaluation.matching import one_to_one
-from spineline.detect.evaluation.seed_metrics import seed_boxes, seed_counts, seed_figures
+from spineline.detect.evaluation.matching import match
+from spineline.detect.evaluation.matching import rates as rates_of
+from spineline.detect.evaluation.seed_metrics import seed_boxes, seed_counts, seed_rates
 from spineline.detect.results import Detections, no_detections
 
 NAMES = ("healthy", "sick")
@@ -29,8 +30,8 @@ def labelled(rows: Sequence[Sequence[float]]) -> tuple[Any, Any]:
     return table[:, :4], table[:, 4].astype(np.int64)
 
 
-def figures(labels: Any, found: Any) -> tuple[float, ...]:
-    result = seed_figures(seed_counts(labels, found, positive=SICK))
+def rates(labels: Any, found: Any) -> tuple[float, ...]:
+    result = seed_rates(seed_counts(labels, found, positive=SICK))
     names = ("precision", "recall", "f1", "average_precision")
     return tuple(float(getattr(result, name)[0]) for name in names)
 
@@ -53,16 +54,19 @@ def test_the_example_of_the_page_where_both_rules_differ() -> None:
     assert counts.tp.tolist() == [2]
     assert (counts.labels - counts.tp).tolist() == [2]  # "false positives": two missed labels
     assert counts.wrong.tolist() == [1]
-    assert figures(EXAMPLE, found) == pytest.approx((2 / 4, 2 / 3, 4 / 7, 1 / 2))
-    matched = one_to_one(EXAMPLE, found)
-    assert (matched.rates.tp, matched.rates.fp, matched.rates.fn) == (2, 3, 2)
-    assert (matched.precision, matched.recall, matched.f1) == pytest.approx((2 / 5, 2 / 4, 4 / 9))
+    assert rates(EXAMPLE, found) == pytest.approx((2 / 4, 2 / 3, 4 / 7, 1 / 2))
+    matched = rates_of(match(EXAMPLE, found), 0.5)
+    assert (matched.tp, matched.fp, matched.fn) == (2, 3, 2)
+    values = (matched.precision[0], matched.recall[0], matched.f1[0])
+    assert values == pytest.approx((2 / 5, 2 / 4, 4 / 9))
 
 
 def test_boxes_on_nothing_are_counted_nowhere() -> None:
     many = [*FOUND, *((200 + 30 * n, 0, 220 + 30 * n, 10, 0.95, SICK) for n in range(50))]
-    assert figures(EXAMPLE, [detections(many)]) == figures(EXAMPLE, [detections(FOUND)])
-    precision = [one_to_one(EXAMPLE, [detections(rows)]).precision for rows in (FOUND, many)]
+    assert rates(EXAMPLE, [detections(many)]) == rates(EXAMPLE, [detections(FOUND)])
+    precision = [
+        rates_of(match(EXAMPLE, [detections(rows)]), 0.5).precision[0] for rows in (FOUND, many)
+    ]
     assert precision == pytest.approx([2 / 5, 2 / 55])
 
 
@@ -80,11 +84,11 @@ def test_pixels_count_inclusively() -> None:
     for top, hits in ((3, 1), (4, 0)):  # 7 of 13 pixels, and 6 of 14
         found = [detections([(0, top, 0, top + 9, 0.9, SICK)])]
         assert seed_counts(labels, found, positive=SICK).tp.tolist() == [hits]
-        assert one_to_one(labels, found).rates.tp == 0
+        assert not match(labels, found).hit.any()
     labels = [labelled([(0, 0, 10, 2, SICK)])]
     found = [detections([(0, 1, 10, 3, 0.9, SICK)])]  # 1 of 3 high, with the pixel 2 of 4
     assert seed_counts(labels, found, positive=SICK).tp.tolist() == [1]
-    assert one_to_one(labels, found).rates.tp == 0
+    assert not match(labels, found).hit.any()
 
 
 def naive(labels: Any, found: Any) -> tuple[float, ...]:
@@ -135,23 +139,9 @@ def random_case(seed: int) -> tuple[list[Any], list[Detections]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_figures_are_those_of_the_rule_done_box_by_box(seed: int) -> None:
+def test_metrics_are_those_of_the_rule_done_box_by_box(seed: int) -> None:
     labels, found = random_case(seed)
-    assert figures(labels, found) == pytest.approx(naive(labels, found))
-
-
-def test_weights_are_copies_of_images() -> None:
-    labels, found = random_case(5)
-    times = [0, 2, 1, 3, 0, 1, 1, 0, 2]
-    copied = [
-        [x for x, n in zip(each, times, strict=True) for _ in range(n)] for each in (labels, found)
-    ]
-    result = seed_figures(
-        seed_counts(labels, found, positive=SICK), np.array([[1.0] * 9, [float(n) for n in times]])
-    )
-    for row, expected in enumerate((figures(labels, found), figures(*copied))):
-        got = (result.precision, result.recall, result.f1, result.average_precision)
-        assert tuple(float(each[row]) for each in got) == pytest.approx(expected)
+    assert rates(labels, found) == pytest.approx(naive(labels, found))
 
 
 def test_boxes_before_near_duplicates_go_are_those_of_torchvision() -> None:
@@ -210,10 +200,10 @@ def test_near_duplicates_go_by_the_running_sum(
     ids=["no-image", "no-label", "no-box", "wrong-class", "no-sick", "right"],
 )
 def test_divisors_of_zero(labels: Any, found: Any, expected: tuple[float, ...]) -> None:
-    np.testing.assert_equal(figures(labels, found), tuple(map(float, expected)))
+    np.testing.assert_equal(rates(labels, found), tuple(map(float, expected)))
 
 
 def test_classes_without_sick_have_no_average_precision() -> None:
-    result = seed_figures(seed_counts(EXAMPLE, [detections(FOUND)], positive=None))
+    result = seed_rates(seed_counts(EXAMPLE, [detections(FOUND)], positive=None))
     assert np.isnan(result.average_precision).all()
     assert result.precision.tolist() == [0.5]

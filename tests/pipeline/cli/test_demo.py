@@ -6,11 +6,9 @@ import json
 import math
 from pathlib import Path
 
-import pytest
-
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.types import Structure
-from spineline.pipeline.cli.demo import compare, draw_study, is_demo
+from spineline.pipeline.cli.demo import compare, draw_study
 from spineline.pipeline.inference.results import GradedStructure, SevenGrade
 
 
@@ -54,15 +52,6 @@ def test_writes_study_result_and_picture_and_says_where(
     assert code == 1
     assert "exists already" in warned
     assert run_cli("demo", "overwrite=true")[0] == 0
-
-
-@pytest.mark.parametrize(
-    "content", [None, "", "- a", "command: spineline pipeline predict", "\x00"]
-)
-def test_what_is_no_demo(tmp_path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "run.yaml").write_text(content)
-    assert not is_demo(tmp_path)
 
 
 def test_seed_decides_the_spine(tmp_path) -> None:

@@ -57,15 +57,49 @@ def test_overview_names_every_command(words: tuple[str, ...], run_cli: RunCli) -
 def test_help_lists_every_key(task: str, mode: str, command: Command, run_cli: RunCli) -> None:
     code, output, errors = run_cli(*f"{task} {mode}".split(), "help")
     assert (code, errors) == (0, "")
-    lines = {line.split()[0]: line for line in output.splitlines()[2:] if line}
+    lines = {line.split()[0]: line for line in output.splitlines() if line.startswith("  ")}
     keys = describe(settings_class(command))
     assert list(lines) == [key.name for key in keys]
+    headings = [line.removesuffix(":") for line in output.splitlines()[1:] if line.endswith(":")]
+    assert headings == list(dict.fromkeys(key.group for key in keys if key.group))
     for key in keys:
         line = lines[key.name]
         assert key.help
         assert key.type in line
         assert key.default in line
         assert line.endswith(key.help)
+
+
+@pytest.mark.parametrize(
+    ("words", "headings"),
+    [
+        ("detect train", ["data", "model", "training", "augmentation", "run"]),
+        ("classify train", ["data", "model", "training", "augmentation", "run"]),
+        ("kfold detect", ["data", "model", "training", "augmentation", "run"]),
+        ("kfold classify", ["data", "model", "training", "augmentation", "run"]),
+        ("kfold pipeline", ["data", "training", "run"]),
+        ("pipeline predict", ["data", "model", "output", "run"]),
+        ("pipeline val", ["data", "model", "output", "run"]),
+        ("detect val", []),
+    ],
+)
+def test_help_is_in_groups(words: str, headings: list[str], run_cli: RunCli) -> None:
+    output = run_cli(*words.split(), "help")[1]
+    assert [line[:-1] for line in output.splitlines()[1:] if line.endswith(":")] == headings
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        ("detect train", {"weights", "hyp", "freeze", "yolo.KEY"}),
+        ("classify train", {"weights", "align", "class_weights"}),
+    ],
+)
+def test_help_shows_what_will_be_used(words: str, left: set[str], run_cli: RunCli) -> None:
+    """``none`` stands where nothing is used, and nowhere for a recipe's value."""
+    task, mode = words.split()
+    keys = describe(settings_class(COMMANDS[task][mode]))
+    assert {key.name for key in keys if key.default in ("none", "recipe")} == left
 
 
 @pytest.mark.parametrize("task", [task for task, modes in COMMANDS.items() if "" not in modes])

@@ -204,9 +204,7 @@ def test_each_study_is_run_with_its_folds_weights_and_scored_with_the_others(
         {"studies": ["888"], "detector": "d2", "classifier": "c2"},
     )
     out = tmp_path / "o"
-    code, said, warned = run_cli(
-        *val_words(cohort, out, f"folds={folds}", "fold_match=number", f"table={tmp_path / 't.md'}")
-    )
+    code, said, warned = run_cli(*val_words(cohort, out, f"folds={folds}", "fold_match=number"))
     assert (code, warned) == (0, "")
     loaded = [(p.settings.detector, p.settings.classifier) for p in fake_models]
     assert loaded == [("d0", "c0"), ("d1", "c1")]  # nothing of the fold without studies

@@ -18,20 +18,17 @@ import numpy as np
 import pytest
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.runtimes import PACKAGES
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.export import export as exporting
 from spineline.pipeline.export.export import compare, export, frame_of, write_networks
 from spineline.pipeline.export.settings import PipelineExport
+from spineline.pipeline.inference.bundles import Role
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.sources import Frame
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
-FORMS = [
-    "onnx",
-    pytest.param("openvino", marks=pytest.mark.slow),
-    pytest.param("torchscript", marks=pytest.mark.slow),
-]
+FORMS = ["onnx", pytest.param("openvino", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +54,7 @@ def bundle(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(bundle: Path) -> Pipeline:
-    return Pipeline.load(str(bundle), trust=True)
+    return Pipeline.load(str(bundle))
 
 
 def phantom(seed: int, size_hw: tuple[int, int]) -> Frame:
@@ -169,11 +166,7 @@ def test_the_command_runs_without_torch(
     bundle: Path, form: str, study: Path, tmp_path: Path, original: Pipeline
 ) -> None:
     words = ("pipeline", "predict", f"weights={bundle}", f"source={study}", f"out={tmp_path / 'o'}")
-    done = run(sys.executable, "-c", BLOCK, *words, "trust=true")
-    if form == "torchscript":
-        assert done.returncode == 2
-        assert "torch is not installed, and this format needs it" in done.stderr
-        return
+    done = run(sys.executable, "-c", BLOCK, *words)
     assert done.returncode == 0, done.stderr
     found, wanted = result_of(tmp_path / "o"), original.predict(study).to_json()
     assert found["weights"]["name"] == f"default-{form}"
@@ -246,14 +239,15 @@ def test_what_disagrees_is_not_left(
     """A classifier that is not the original's: its grades differ, and nothing is written."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from spineline.classify.export import write_onnx
+    write = exporting.write_network
 
-    def other(classifier: Any, _form: str, path: Path) -> None:
-        network = deepcopy(classifier.network).requires_grad_(False)
-        network.heads["seven"].bias[::2] += 0.2
-        write_onnx(network, path)
+    def other(role: Role, network: Any, path: Path) -> None:
+        if role == "classifier":
+            network = deepcopy(network)
+            network.network.requires_grad_(False).heads["seven"].bias[::2] += 0.2
+        write(role, network, path)
 
-    monkeypatch.setattr(exporting, "_write_classifier", other)
+    monkeypatch.setattr(exporting, "write_network", other)
     monkeypatch.setattr(exporting, "check_frames", lambda: [phantom(1, (320, 320))])
     with pytest.raises(SpinelineError, match=r"are off by .* in probability; nothing was written"):
         export(PipelineExport(out=tmp_path / "bundle"))
@@ -285,7 +279,7 @@ def test_a_network_that_the_format_cannot_hold(
     def fail(*_: object) -> None:
         raise RuntimeError("Unsupported operator\nmore")
 
-    monkeypatch.setattr(exporting, "_write_detector", fail)
+    monkeypatch.setattr(exporting, "write_network", fail)
     message = r"detector: cannot be written as onnx \(Unsupported operator\); choose another"
     with pytest.raises(SpinelineError, match=message):
         write_networks(original, "onnx", tmp_path)
@@ -333,4 +327,4 @@ def test_a_member_of_another_bundle_is_refused(bundle: Path, form: str, tmp_path
     (second, *_) = sorted((tmp_path / "mixed").glob("classifier.*"))
     shutil.copyfile(second, first)
     with pytest.raises(WeightsError, match="has been altered"):
-        Pipeline.load(str(tmp_path / "mixed"), trust=True)
+        Pipeline.load(str(tmp_path / "mixed"))

@@ -9,20 +9,9 @@ import pytest
 
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.decode import DecodedStructure
-from spineline.pipeline.inference.grading import crop_boxes, grades_of, masked_seven
+from spineline.pipeline.inference.grading import crop_boxes, structure_grades
 
 ROW = [0.1, 0.3, 0.2, 0.2, 0.1, 0.05, 0.05]
-
-
-def test_the_other_kind_is_impossible() -> None:
-    table = masked_seven(["vertebra", "disc"], [ROW, ROW])
-    np.testing.assert_allclose(table[0], [0.25, 0.75, 0, 0, 0, 0, 0])
-    np.testing.assert_allclose(table[1], np.array([0, 0, 20, 20, 10, 5, 5]) / 60)
-
-
-def test_where_nothing_is_left_answers_are_even() -> None:
-    table = masked_seven(["disc"], [[0.5, 0.5, 0, 0, 0, 0, 0]])
-    np.testing.assert_allclose(table[0], [0, 0, 0.2, 0.2, 0.2, 0.2, 0.2])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +28,7 @@ def test_heads(seven, binary, v5) -> None:
         seven=None if seven is None else np.array(seven, np.float32),
         binary=None if binary is None else np.array(binary, np.float32),
     )
-    grades = grades_of(["vertebra", "disc"], given)
+    grades = structure_grades(["vertebra", "disc"], given)
     assert [g[0] is None for g in grades] == [seven is None] * 2
     if v5 is None:
         assert [g[1] for g in grades] == [None, None]

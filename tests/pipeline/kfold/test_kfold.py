@@ -16,11 +16,9 @@ import scipy.stats
 from PIL import Image
 from safetensors.numpy import load_file
 
-from spineline.classify.metrics import score
 from spineline.converters.formats.coco import write_coco
 from spineline.converters.formats.yolo import write_yolo
 from spineline.datasets.boxes import boxes_from_points
-from spineline.datasets.common.bootstrap import draw_weights
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES, kind_of_level
@@ -28,22 +26,23 @@ from spineline.datasets.predictions import read_predictions
 from spineline.datasets.splits import records_by_part
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.detect.engine.dataset import read_data, read_images
-from spineline.detect.evaluation.evaluate import Rules, evaluate
+from spineline.detect.evaluation.evaluate import MatchingRules, evaluate_detections
 from spineline.detect.results import Detections
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
 from spineline.pipeline.kfold import jobs as kfold_jobs
 from spineline.pipeline.kfold.folds import make_folds
-from spineline.pipeline.kfold.jobs import Job, run_jobs
+from spineline.pipeline.kfold.jobs import ClassifyJob, FoldJob, run_jobs
 from spineline.pipeline.kfold.kfold import kfold_classify
-from spineline.pipeline.kfold.out_of_fold import GradeTable, grade_figures, pool_detections
+from spineline.pipeline.kfold.out_of_fold import pool_detections
 from spineline.pipeline.kfold.settings import (
     CLASSIFY_VARIANTS,
     DETECT_VARIANTS,
     KfoldClassify,
     KfoldDetect,
 )
-from spineline.pipeline.kfold.table import Row, flat_figures, rows_csv, rows_png, table_text
-from spineline.pipeline.kfold.variants import check_trainings, chosen_variants, train_settings
+from spineline.pipeline.kfold.table import Row, flat_metrics, rows_csv, rows_png, table_text
+from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, OneStageTask
+from spineline.pipeline.kfold.variants import Variant
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = "test_resnet"
@@ -95,6 +94,12 @@ def detect_settings(data: Path, out: Path, **keys: object) -> KfoldDetect:
 def classify_settings(data: Path, out: Path, **keys: object) -> KfoldClassify:
     return KfoldClassify(data=data, out=out, **({"model": TINY} | keys))  # type: ignore[arg-type]
 
+
+def task_of(settings: KfoldDetect | KfoldClassify) -> OneStageTask:
+    return (DetectTask if isinstance(settings, KfoldDetect) else ClassifyTask)(settings)
+
+
+ORIGINAL = Variant("original", {})
 
 # Folds
 
@@ -280,25 +285,25 @@ def test_the_variants_that_come_with_it() -> None:
     points = detect_settings(
         Path("d"), Path("o"), model="unet", hyp=None, epochs=1, variants=("onehot", "gaussian")
     )
-    check_trainings(points, chosen_variants(points))
+    task_of(points).check(task_of(points).variants())
     settings = classify_settings(Path("d"), Path("o"), variants=tuple(CLASSIFY_VARIANTS))
-    variants = chosen_variants(settings)
+    variants = task_of(settings).variants()
     assert [variant.name for variant in variants] == list(CLASSIFY_VARIANTS)
     whole = next(v for v in variants if v.name == "noise_normalise_rotation")
-    check_trainings(settings, [v for v in variants if v != whole])  # known to the trainer, all
+    task_of(settings).check([v for v in variants if v != whole])  # known to the trainer, all
     with pytest.raises(ConfigError, match="original,noise_normalise_rotation: train alike"):
-        check_trainings(settings, [variants[0], whole])  # the report's recipe is that row
-    check_trainings(replace(settings, hyp="lumbar"), [variants[0], whole])
+        task_of(settings).check([variants[0], whole])  # the report's recipe is that row
+    task_of(replace(settings, hyp="lumbar")).check([variants[0], whole])
 
 
 def test_own_variants_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("small: {imgsz: 320}\nwide: {imgsz: '640', mosaic: 0}\nplain:\n")
     settings = detect_settings(Path("d"), Path("o"), variants=("mixup", str(file)), lr0=0.02)
-    variants = chosen_variants(settings)
+    variants = task_of(settings).variants()
     assert [v.name for v in variants] == ["mixup", "small", "wide", "plain"]
-    wide = train_settings(settings, variants[2], data=Path("f"), out=Path("r"), device="cpu")
-    assert (wide.imgsz, wide.mosaic, wide.lr0, wide.model) == (640, 0, 0.02, "yolov8n")  # type: ignore[union-attr]
+    wide = task_of(settings).training(variants[2], data=Path("f"), out=Path("r"))
+    assert (wide.imgsz, wide.mosaic, wide.lr0, wide.model) == (640, 0, 0.02, "yolov8n")
     assert (wide.data, wide.out, wide.resume, wide.overwrite) == (
         Path("f"),
         Path("r"),
@@ -379,7 +384,7 @@ def test_variants_whose_key_has_no_effect_are_told(
     keys: dict[str, object], alike: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = detect_settings(Path("d"), Path("o"), **keys)
-    check_trainings(settings, chosen_variants(settings))
+    task_of(settings).check(task_of(settings).variants())
     told = "variants original and mixup: will train alike" in caplog.text
     assert told == alike
     assert "label_smoothing: will train alike" not in caplog.text
@@ -387,7 +392,7 @@ def test_variants_whose_key_has_no_effect_are_told(
 
 def test_mixup_differs_from_the_reports_recipe_without_it() -> None:
     settings = detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0)
-    check_trainings(settings, chosen_variants(settings))
+    task_of(settings).check(task_of(settings).variants())
 
 
 def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> None:
@@ -396,7 +401,7 @@ def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> N
         ("classify", ("hyp", "size", "balance", "variants", "metric")),
     ):
         _, said, _ = run_cli("kfold", task, "help")
-        listed = [line.split()[0] for line in said.splitlines()[2:]]
+        listed = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]
         assert set(words) <= set(listed)
 
 
@@ -411,7 +416,7 @@ class Fake:
         self.fail: set[tuple[str, int]] = set()
         self.stop: tuple[str, int] | None = None
 
-    def train(self, job: Job) -> None:
+    def train(self, job: FoldJob) -> None:
         self.trained.append((job.variant, job.fold, job.train.device))
         if (job.variant, job.fold) == self.stop:
             raise KeyboardInterrupt
@@ -420,7 +425,7 @@ class Fake:
         job.weights.parent.mkdir(parents=True, exist_ok=True)
         job.weights.touch()
 
-    def score(self, job: Job) -> None:
+    def score(self, job: FoldJob) -> None:
         assert job.train.data is not None
         job.scores.mkdir(parents=True)
         records = load_dataset(job.train.data).records["val"]
@@ -438,8 +443,8 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake()
-    monkeypatch.setattr(kfold_jobs, "_train", made.train)
-    monkeypatch.setattr(kfold_jobs, "_score", made.score)
+    monkeypatch.setattr(ClassifyJob, "fit", lambda job: made.train(job))  # noqa: PLW0108 (binds)
+    monkeypatch.setattr(ClassifyJob, "score", lambda job: made.score(job))  # noqa: PLW0108 (binds)
     return made
 
 
@@ -552,18 +557,23 @@ def test_what_was_refused_is_not_remembered(
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
-    [("metrics.json", "garbage"), ("metrics.json", "[1]"), ("predictions.csv", "")],
+    ("name", "text", "message"),
+    [
+        ("metrics.json", "garbage", "cannot be read"),
+        ("metrics.json", "[1]", "cannot be read (holds list, wanted dict)"),
+        ("predictions.csv", "", "found no line"),
+    ],
 )
 def test_scores_that_cannot_be_read_say_what_to_do(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, name: str, text: str
+    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, name: str, text: str, message: str
 ) -> None:
     out = tmp_path / "o"
     run_cli(*words(dataset, out))
     (out / "original" / "fold1" / "val" / name).write_text(text)
     code, _, warned = run_cli(*words(dataset, out, "resume=true"))
     assert code == 1
-    assert f"{name}: cannot be read" in warned
+    assert f"fold1/val/{name}: " in warned
+    assert message in warned
     assert "run with resume=true" in warned
 
 
@@ -641,15 +651,13 @@ def test_two_devices_work_side_by_side(
     barrier = threading.Barrier(2, timeout=20)
     seen: list[str] = []
 
-    def work(job: Job, environment: dict[str, str], started: object) -> None:
+    def work(job: FoldJob, environment: dict[str, str], started: object) -> None:
         seen.append(job.train.device)
         barrier.wait()
 
     monkeypatch.setattr(kfold_jobs, "_in_process", work)
     settings = classify_settings(dataset, tmp_path)
-    variant = chosen_variants(settings)[0]
-    train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
-    jobs = [Job("original", n, train, "last") for n in range(4)]
+    jobs = [task_of(settings).job(ORIGINAL, n, dataset) for n in range(4)]
     assert run_jobs(jobs, ["cuda:0", "cuda:1"]) == ()
     assert sorted(seen) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
 
@@ -659,10 +667,8 @@ def test_a_job_comes_through_the_pipe_as_it_was(dataset: Path, tmp_path: Path) -
         detect_settings(dataset, tmp_path, imgsz=64, class_weights=(1.0, 2.0)),
         classify_settings(dataset, tmp_path, normalise=False),
     ):
-        variant = chosen_variants(settings)[0]
-        train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
-        job = Job("original", 1, train, "best")
-        assert Job.from_json(job.to_json()) == job
+        job = replace(task_of(settings).job(ORIGINAL, 1, dataset), checkpoint="best")
+        assert FoldJob.from_json(job.to_json()) == job
 
 
 # The command, with true trainings of a tiny network
@@ -711,7 +717,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
 def test_folds_on_two_workers_give_the_figures_of_one(
     dataset: Path, tmp_path: Path, run_cli: Cli
 ) -> None:
-    begin = ["kfold", "classify", f"data={dataset}", "k=2", *QUICK, "workers=1"]
+    begin = ["kfold", "classify", f"data={dataset}", "k=2", *QUICK, "threads=1"]
     assert run_cli(*begin, f"out={tmp_path / 'one'}")[0] == 0
     assert run_cli(*begin, f"out={tmp_path / 'two'}", "device=cpu,cpu")[0] == 0
     one, two = ((tmp_path / name / "kfold.json").read_bytes() for name in ("one", "two"))
@@ -723,9 +729,7 @@ def test_folds_on_two_workers_give_the_figures_of_one(
 @pytest.mark.slow
 def test_a_worker_that_fails_says_why(dataset: Path, tmp_path: Path) -> None:
     settings = classify_settings(dataset, tmp_path, weights="no-such-weights")
-    variant = chosen_variants(settings)[0]
-    train = train_settings(settings, variant, data=dataset, out=tmp_path / "r", device="cpu")
-    jobs = [Job("original", n, replace(train, out=tmp_path / f"fold{n}"), "last") for n in range(2)]
+    jobs = [task_of(settings).job(ORIGINAL, n, dataset) for n in range(2)]
     failures = run_jobs(jobs, ["cpu", "cpu"])
     assert [failure.name for failure in failures] == ["original, fold 1", "original, fold 2"]
     assert "no-such-weights" in failures[0].reason
@@ -750,47 +754,6 @@ def test_a_detector_is_cross_validated(dataset: Path, tmp_path: Path, run_cli: C
 
 
 # Pooled figures
-
-
-def random_grades(seed: int) -> GradeTable:
-    rng = np.random.default_rng(seed)
-    kinds = tuple("disc" if n % 2 else "vertebra" for n in range(60))
-    seven = np.array([rng.integers(2, 7) if k == "disc" else rng.integers(0, 2) for k in kinds])
-    binary = ((seven == 6) | (rng.random(60) < 0.2)) & (np.array(kinds) == "disc")
-    probability = rng.random((60, 7)).astype(np.float32)
-    probability /= probability.sum(axis=1, keepdims=True)
-    v5 = np.round(rng.random(60), 1).astype(np.float32)
-    return GradeTable(np.repeat(np.arange(6), 10), kinds, seven, binary.astype(np.int64),
-                      probability, v5)  # type: ignore[arg-type]  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_pooled_grades_are_those_of_classify_val(seed: int) -> None:
-    """Row 0 is all studies; a draw of the first study alone is that study."""
-    table = random_grades(seed)
-    weights = np.ones((2, 6))
-    for row, chosen in ((weights, np.ones(60, bool)), (np.eye(6)[[0, 0]], table.study == 0)):
-        kinds = [kind for kind, own in zip(table.kinds, chosen, strict=True) if own]
-        assert table.p_seven is not None
-        assert table.p_v5 is not None
-        wanted = flat_figures(
-            score(table.seven[chosen], table.binary[chosen], kinds, table.p_seven[chosen],
-                  table.p_v5[chosen])  # type: ignore[arg-type]
-        )  # fmt: skip
-        found = {name: figure["value"] for name, figure in grade_figures(table, row).items()}
-        assert list(found) == list(wanted)
-        for name, value in wanted.items():
-            assert found[name] == (None if value is None else pytest.approx(value, abs=1e-6)), name
-
-
-def test_pooled_grades_have_a_bootstrap_over_studies() -> None:
-    table = random_grades(0)
-    figure = grade_figures(table, draw_weights(6, 500, seed=1))["seven.accuracy"]
-    assert table.p_seven is not None
-    hit = (table.p_seven.argmax(axis=1) == table.seven).reshape(6, 10).mean(axis=1)
-    rng = np.random.default_rng(1)
-    drawn = [hit[rng.integers(0, 6, 6)].mean() for _ in range(500)]
-    assert figure["ci95"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-6)
 
 
 def test_pooled_detections_are_scored_as_one(dataset: Path, tmp_path: Path) -> None:
@@ -820,9 +783,10 @@ def test_pooled_detections_are_scored_as_one(dataset: Path, tmp_path: Path) -> N
     assert figures["level_accuracy_8px"]["n"] == 110
     low, high = figures["level_accuracy_8px"]["ci95"]
     assert low < near < high
-    rules = Rules(draws=200, seed=0)
-    wanted = flat_figures(evaluate(records, detections, "level", rules).metrics)
-    assert {n: f["value"] for n, f in figures.items()} == pytest.approx(wanted, nan_ok=True)
+    rules = MatchingRules(draws=200, seed=0)
+    wanted = flat_metrics(evaluate_detections(records, detections, "level", rules).metrics)
+    for name, metric in wanted.items():
+        assert figures[name]["value"] == pytest.approx(metric["value"], abs=1e-6), name
     assert figures["coco.map50"]["ci95"][0] is not None
     stored = read_predictions(tmp_path / "predictions.json")
     assert sorted(stored) == sorted(f"{record.image_id}.png" for record in records)
@@ -864,13 +828,16 @@ def test_figures_are_told_from_counts_and_rules() -> None:
         "one_to_one": {"iou": 0.5, "precision": {"value": 0.25, "ci95": [0, 1], "n": 4}},
         "seven": {"confusion": {"value": [[1]], "n": 1}},
     }  # fmt: skip
-    assert flat_figures(metrics) == {
-        "coco.map50": 0.5, "coco.per_class.L1.ap50": None, "one_to_one.precision": 0.25,
-    }  # fmt: skip
+    no_interval = {"ci95": [None, None], "n": None}
+    assert flat_metrics(metrics) == {
+        "coco.map50": {"value": 0.5, **no_interval},
+        "coco.per_class.L1.ap50": {"value": None, **no_interval},
+        "one_to_one.precision": {"value": 0.25, "ci95": [0, 1], "n": 4},
+    }
 
 
 def test_it_can_be_called_from_python(dataset: Path, tmp_path: Path, fake: Fake) -> None:
     result = kfold_classify(classify_settings(dataset, tmp_path / "o", k=2, draws=5))
     assert result.failures == ()
-    assert {row.figure for row in result.rows} == {"seven.accuracy"}
+    assert {row.metric for row in result.rows} == {"seven.accuracy"}
     assert result.rows[0].mean == pytest.approx(0.55)

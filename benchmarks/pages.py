@@ -1,10 +1,10 @@
-"""Pages of which commands write sections: Markdown between a pair of comments, the rest by hand.
+"""Pages of which scripts write sections: Markdown between a pair of comments, the rest by hand.
 
 A section named ``heldout`` stands between two lines of its own:
 
     <!-- spineline:heldout -->
 
-    … what the command wrote …
+    … what the script wrote …
 
     <!-- /spineline:heldout -->
 """
@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
-from spineline.datasets.common.files import check_output, write_bytes
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.files import write_bytes
 
 _MARKER = re.compile(rb"^<!-- (/?)spineline:([^ \r\n]*) -->[ \t]*(?=\r?$)", re.MULTILINE)
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -75,21 +75,6 @@ def read_sections(file: Path) -> dict[str, str]:
         SpinelineError: the page's comments are no pairs, or it cannot be read.
     """
     return {name: found.text for name, found in _sections(_read(file), str(file)).items()}
-
-
-def check_section(file: Path, name: str, *, overwrite: bool) -> None:
-    """Refuse a section that cannot be written, before any work is done.
-
-    Raises:
-        ConfigError: a name that is none.
-        OutputExistsError: the page has it already, and ``overwrite`` is not set.
-        SpinelineError: the page's comments are no pairs, or it cannot be read or written.
-    """
-    check_name(name)
-    check_output(file, overwrite=True)
-    if file.exists() and name in read_sections(file) and not overwrite:
-        msg = f"{file}: has a section {name!r} already; choose another section= or add "
-        raise OutputExistsError(msg + "overwrite=true")
 
 
 def check_name(name: str) -> None:

@@ -14,14 +14,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.pipeline.cli.weights import (
-    WeightsAdd,
-    WeightsStrip,
-    WeightsVerify,
-    add_weights,
-    strip_weights,
-    verify_weights,
-)
+from spineline.pipeline.cli.settings import WeightsAdd, WeightsVerify
+from spineline.pipeline.cli.weights import add_weights, verify_weights
+from spineline.pipeline.training.settings import WeightsStrip
+from spineline.pipeline.training.strip import strip_weights
 from spineline.weights import load_registry, resolve
 
 RunCli = Callable[..., tuple[int, str, str]]

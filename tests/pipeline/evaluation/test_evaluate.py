@@ -10,24 +10,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, roc_auc_score
 
-from spineline.datasets.labels import LEVELS, kind_of_level, pathology_from_codes
+from spineline.datasets.labels import (
+    LEVELS,
+    kind_of_level,
+    pathology_from_codes,
+)
+from spineline.datasets.metrics.bootstrap import draw_weights
+from spineline.datasets.metrics.tree import flatten
 from spineline.datasets.types import Structure
-from spineline.pipeline.evaluation.bootstrap import draw_weights, interval, macro_f1, weighted_auc
-from spineline.pipeline.evaluation.coco import (
-    _coco_of,
-    _evaluate,
-    _matches,
-    average_precision,
-    coco_figures,
-)
-from spineline.pipeline.evaluation.match import (
-    ScoredImage,
-    label_table,
-    report_table,
-    tags_of_codes,
-)
-from spineline.pipeline.evaluation.metrics import evaluate, flatten
-from spineline.pipeline.evaluation.naming import brier, expected_calibration_error, naming_table
+from spineline.pipeline.evaluation.evaluate import evaluate_images
+from spineline.pipeline.evaluation.match import ScoredImage, label_table, report_table
 from spineline.pipeline.inference.results import BinaryGrade, GradedStructure, SevenGrade
 
 
@@ -106,14 +98,14 @@ def test_the_joint_order_of_the_reports_average_precision() -> None:
         said("L3", 50, 130, 0.5, seven=0, sure=0.9, v5=0.0),  # .5 * .9 * 1 = .45
     )
     image = ScoredImage("a", "a-0", 200, 200, labels, found, None)
-    figures = flatten(evaluate([image], draws=10))
+    figures = flatten(evaluate_images([image], draws=10))
     assert figures["report.ap"]["value"] == pytest.approx((0 + 1 / 2) / 2)
     assert figures["report.ap_joint"]["value"] == pytest.approx((1 + 1 / 2) / 2)
 
 
 @pytest.fixture(scope="module")
 def flat() -> dict[str, dict]:
-    return flatten(evaluate([A, B], draws=50))
+    return flatten(evaluate_images([A, B], draws=50))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +196,7 @@ def test_ccf_by_hand() -> None:
         ),
         (1.0, 1.0),
     )
-    flat = flatten(evaluate([image], draws=5))
+    flat = flatten(evaluate_images([image], draws=5))
     assert flat["ccf.c_disc"]["value"] == pytest.approx(0.5)
     assert flat["ccf.c_vertebra"]["value"] == pytest.approx(1.0)
     assert flat["ccf.l_disc"]["value"] == pytest.approx(1.0)
@@ -245,7 +237,7 @@ LOWER = [("L2", 50), ("L2-L3", 70), ("L3", 90)]
     ],
 )
 def test_whether_names_are_right(rows, right: bool) -> None:
-    flat = flatten(evaluate([named("a", rows)], draws=5))
+    flat = flatten(evaluate_images([named("a", rows)], draws=5))
     assert flat["offset_accuracy"] == {"value": float(right), "ci95": [float(right)] * 2, "n": 1}
 
 
@@ -257,7 +249,7 @@ def test_naming_by_hand() -> None:
         named("d", RIGHT, 0.4, abstained=True),
         named("e", []),  # failed: nothing said
     ]
-    flat = flatten(evaluate(images, draws=50))
+    flat = flatten(evaluate_images(images, draws=50))
     assert (flat["offset_accuracy"]["value"], flat["offset_accuracy"]["n"]) == (2 / 5, 5)
     assert (flat["naming.coverage"]["value"], flat["naming.coverage"]["n"]) == (3 / 5, 5)
     assert flat["naming.probability"]["value"] == pytest.approx((0.95 + 0.85 + 0.81 + 0.4) / 4)
@@ -269,7 +261,7 @@ def test_naming_by_hand() -> None:
     low, high = flat["offset_accuracy"]["ci95"]
     assert low < 0.4 < high
 
-    left = flatten(evaluate(images, draws=50, abstained="leave_out"))
+    left = flatten(evaluate_images(images, draws=50, leave_out_abstained=True))
     assert (left["offset_accuracy"]["value"], left["offset_accuracy"]["n"]) == (2 / 4, 4)
     assert left["level_accuracy_8px"]["n"] == 4 * 7
     assert flat["level_accuracy_8px"]["n"] == 5 * 7
@@ -279,47 +271,12 @@ def test_naming_by_hand() -> None:
         assert left[key] == flat[key]
 
 
-def test_calibration_against_draws() -> None:
-    """A thousand images whose names are right as often as said: the error is that of chance."""
-    rng = np.random.default_rng(0)
-    stated = rng.uniform(0.5, 1, 1000)
-    rows = [RIGHT if rng.random() < p else LOWER for p in stated]
-    honest = [named(str(n), r, p) for n, (r, p) in enumerate(zip(rows, stated, strict=True))]
-    boast = [replace(image, naming_probability=0.99) for image in honest]
-    errors = []
-    for images in (honest, boast):
-        table = naming_table(images)
-        weights = draw_weights(len(images), 1)
-        errors.append(expected_calibration_error(table, weights)[0][0])
-        value = brier(table, weights)[0][0]
-        assert value == pytest.approx(brier_score_loss(table.right, table.probability))
-    assert errors[0] < 0.05
-    assert errors[1] == pytest.approx(0.99 - np.mean([r is RIGHT for r in rows]), abs=1e-9)
-
-
-def test_coco_by_hand() -> None:
-    """Two L1 labels; the surer box is off by half its height (IoU 1/3), the other exact.
-
-    At each IoU: predictions miss, hit: precision 0 then 1/2 at recall 1/2; 51 of 101 recall points
-    (0 … 0.5) get 1/2. No other level has labels.
-    """
-    exact = said("L1", 100, 50, 0.5)
-    images = [
-        ScoredImage("a", "a", 200, 200, (label("L1", 100, 50, "v1"),), (exact,)),
-        ScoredImage("b", "b", 200, 200, (label("L1", 100, 50, "v1"),), (said("L1", 100, 60, 0.9),)),
-    ]
-    flat = flatten(evaluate(images, draws=5))
-    for key in ("coco.map50", "coco.map50_95"):
-        assert flat[key]["value"] == pytest.approx(51 / 101 / 2, abs=1e-6)
-        assert flat[key]["n"] == 2
-
-
 def test_boxes_are_clipped_to_the_image_before_they_are_compared() -> None:
     """Both boxes reach over the edge by different amounts; inside they are the same."""
     at_edge = replace(label("L1", 100, 5, "v1"), box_xyxy=(86.0, -5.0, 114.0, 15.0))
     given = replace(said("L1", 100, 5, 0.9), box_xyxy=(86.0, -25.0, 114.0, 15.0))
     image = ScoredImage("a", "a", 200, 200, (at_edge,), (given,))
-    assert evaluate([image], draws=2)["coco"]["map50_95"]["value"] == pytest.approx(1.0)
+    assert evaluate_images([image], draws=2)["coco"]["map50_95"]["value"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -328,14 +285,16 @@ def test_boxes_are_clipped_to_the_image_before_they_are_compared() -> None:
 )
 def test_a_failed_study_counts_as_missed(key: str) -> None:
     images = random_images()
-    whole = flatten(evaluate(images, draws=2))[key]
-    failed = flatten(evaluate([replace(images[0], predictions=()), *images[1:]], draws=2))[key]
+    whole = flatten(evaluate_images(images, draws=2))[key]
+    failed = flatten(evaluate_images([replace(images[0], predictions=()), *images[1:]], draws=2))[
+        key
+    ]
     assert failed["n"] == whole["n"]
     assert failed["value"] < whole["value"]
 
 
 def test_nothing_found_at_all() -> None:
-    tree = evaluate([replace(A, predictions=())], draws=10)
+    tree = evaluate_images([replace(A, predictions=())], draws=10)
     text = json.dumps(tree, allow_nan=False)
     flat = flatten(tree)
     assert flat["report.recall"]["value"] == 0
@@ -349,7 +308,7 @@ def test_nothing_found_at_all() -> None:
 
 def test_without_a_classifier_grades_are_null_and_points_are_scored() -> None:
     bare = tuple(replace(p, seven=None, binary=None) for p in A.predictions)
-    flat = flatten(evaluate([replace(A, predictions=bare)], draws=5))
+    flat = flatten(evaluate_images([replace(A, predictions=bare)], draws=5))
     assert flat["level_accuracy_8px"]["value"] == pytest.approx(5 / 6, abs=1e-6)
     for key in (
         "seven.accuracy",
@@ -364,7 +323,7 @@ def test_without_a_classifier_grades_are_null_and_points_are_scored() -> None:
 
 
 def test_without_spacing_figures_in_mm_are_null() -> None:
-    flat = flatten(evaluate([B], draws=5))
+    flat = flatten(evaluate_images([B], draws=5))
     for key in ("level_accuracy_6mm", "ccf.l_disc", "ccf.score", "tianchi.macro_f1"):
         assert flat[key] == {"value": None, "ci95": [None, None], "n": 0}
 
@@ -406,7 +365,7 @@ def random_images(studies: int = 12, seed: int = 1) -> list[ScoredImage]:
 
 def test_grades_agree_with_scikit_learn() -> None:
     images = random_images()
-    table, flat = label_table(images), flatten(evaluate(images, draws=3))
+    table, flat = label_table(images), flatten(evaluate_images(images, draws=3))
     given = np.where(table.seven_given < 0, 7, table.seven_given)
     occurring = sorted({*table.seven, *given} - {7})
     f1 = f1_score(table.seven, given, labels=occurring, average="macro", zero_division=0)
@@ -424,24 +383,6 @@ def test_grades_agree_with_scikit_learn() -> None:
     assert flat["tianchi.macro_f1"]["value"] == pytest.approx(f1, abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_weighted_auc_agrees_with_scikit_learn(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    study = rng.integers(0, 9, 60)
-    score, positive = np.round(rng.normal(0, 1, 60), 1), rng.random(60) < 0.4
-    weights = draw_weights(9, 20, seed=seed)
-    areas = weighted_auc(weights, study, score, positive)
-    for row, area in zip(weights, areas, strict=True):
-        expected = roc_auc_score(positive, score, sample_weight=row[study])
-        assert area == pytest.approx(expected, abs=1e-9)
-
-
-def test_macro_f1_leaves_out_classes_that_do_not_occur() -> None:
-    counts = [np.array([[3.0, 0, 0]]), np.array([[1.0, 0, 0]]), np.array([[0.0, 0, 2]])]
-    assert macro_f1(*counts) == pytest.approx((6 / 7 + 0) / 2)
-    assert math.isnan(macro_f1(*(np.zeros((1, 3)) for _ in range(3)))[0])
-
-
 def copied(images: list[ScoredImage], row: np.ndarray) -> list[ScoredImage]:
     """The images as often as their study is drawn, each copy a study of its own."""
     return [
@@ -457,75 +398,27 @@ def test_drawing_by_weight_is_drawing_copies(seed: int) -> None:
     images = sorted(random_images(8, seed), key=lambda image: image.study_id)
     weights = draw_weights(8, 1, seed=seed)
     drawn = copied(images, weights[1])
-    by_copies = flatten(evaluate(drawn, draws=1))
-    by_weight = flatten(evaluate(images, draws=1, seed=seed))
+    by_copies = flatten(evaluate_images(drawn, draws=1))
+    by_weight = flatten(evaluate_images(images, draws=1, seed=seed))
     for key, figure in by_weight.items():
         assert figure["ci95"][0] == by_copies[key]["value"], key
-
-
-def test_own_accumulation_gives_pycocotools_numbers() -> None:
-    images = random_images(10, 5)
-    evaluation = _evaluate(*_coco_of(images))
-    matches = _matches(evaluation, range(10), studies=10, categories=11)
-    ours = np.array([average_precision(m, np.ones((1, 10)))[0] for m in matches])
-    theirs = evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=1).T
-    np.testing.assert_allclose(ours, theirs, atol=1e-12)
-    figures = coco_figures(images, np.ones((2, 10)))
-    assert figures.map50_95[1] == pytest.approx(figures.map50_95[0], abs=1e-12)
-    assert figures.map50[1] == pytest.approx(figures.map50[0], abs=1e-12)
 
 
 # Bootstrap
 
 
-def test_interval_of_an_accuracy_is_about_the_binomial_one() -> None:
-    """100 studies of one label, 70 found: standard error sqrt(.7 * .3 / 100) = 0.0458."""
-    images = [
-        ScoredImage(
-            f"s{n:03}", f"i{n}", 200, 200, (label("L1", 100, 50, "v1"),),
-            (said("L1", 100, 50 if n < 70 else 90, 0.9),),
-        )
-        for n in range(100)
-    ]  # fmt: skip
-    figure = evaluate(images)["level_accuracy_8px"]
-    assert figure["value"] == pytest.approx(0.7)
-    assert figure["ci95"] == pytest.approx([0.7 - 1.96 * 0.0458, 0.7 + 1.96 * 0.0458], abs=0.02)
-
-
 def test_same_seed_same_figures_other_seed_other_intervals() -> None:
     images = random_images()
-    assert evaluate(images, draws=50) == evaluate(images, draws=50)
-    assert evaluate(images, draws=50) != evaluate(images, draws=50, seed=1)
+    assert evaluate_images(images, draws=50) == evaluate_images(images, draws=50)
+    assert evaluate_images(images, draws=50) != evaluate_images(images, draws=50, seed=1)
 
 
 def test_order_of_the_images_does_not_matter() -> None:
     images = random_images()
-    assert evaluate(images, draws=20) == evaluate(images[::-1], draws=20)
-
-
-def test_undefined_draws_are_set_aside() -> None:
-    assert interval(np.array([1.0, np.nan, np.nan])) is None
-    low, high = interval(np.array([1.0, 2.0, np.nan, 2.0]))
-    assert (low, high) == (2.0, 2.0)
+    assert evaluate_images(images, draws=20) == evaluate_images(images[::-1], draws=20)
 
 
 def test_report_table_is_sorted_by_confidence() -> None:
     table = report_table([A, B])
     assert table.hit.tolist() == [False, True, True, False, False, False, False]
     assert table.study.tolist() == [1, 0, 0, 0, 0, 0, 1]
-
-
-@pytest.mark.parametrize(
-    ("kind", "seven", "binary", "tags"),
-    [
-        ("disc", 2, 0, ("v1",)),
-        ("disc", 5, 1, ("v4", "v5")),
-        ("disc", 6, 0, ("v5",)),
-        ("disc", -1, 1, ("v5",)),
-        ("disc", -1, -1, ()),
-        ("vertebra", 1, 0, ("v2",)),
-        ("vertebra", -1, -1, ()),
-    ],
-)
-def test_tags_of_codes(kind: str, seven: int, binary: int, tags: tuple[str, ...]) -> None:
-    assert tags_of_codes(kind, seven, binary) == tags

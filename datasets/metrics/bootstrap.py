@@ -6,6 +6,9 @@ Row 0 is all ones, the data as they are, so one formula gives the value and its 
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,9 +16,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+Counted = tuple[FloatArray, int]
+"""A metric for each row of weights, (B,), NaN where undefined; and how many things it counts."""
+
 DRAWS = 1000
-CALIBRATION_BINS = 15
-"""Bins of the expected calibration error of grades, as many as Guo et al. 2017 use."""
 
 
 def draw_weights(studies: int, draws: int = DRAWS, *, seed: int = 0) -> FloatArray:
@@ -40,6 +44,23 @@ def interval(values: FloatArray) -> tuple[FloatArray, FloatArray] | None:
         return None
     low, high = np.percentile(draws[defined], [2.5, 97.5], axis=0)
     return low, high
+
+
+def with_interval(values: FloatArray, n: int) -> dict[str, Any]:
+    """A metric as ``metrics.json`` holds it, rounded to six digits; None where it is undefined.
+
+    >>> with_interval(np.array([0.5, 0.25, 0.75]), 8)
+    {'value': 0.5, 'ci95': [0.2625, 0.7375], 'n': 8}
+
+    Args:
+        values: (B,) the metric for each row of weights.
+        n: number of labels or predictions that it counts.
+    """
+    value, bounds = float(values[0]), interval(values)
+    if not math.isfinite(value):
+        return {"value": None, "ci95": [None, None], "n": n}
+    ends = [None, None] if bounds is None else [round(float(end), 6) for end in bounds]
+    return {"value": round(value, 6), "ci95": ends, "n": n}
 
 
 def per_study(study: IntArray, amount: npt.ArrayLike, studies: int) -> FloatArray:
@@ -78,36 +99,9 @@ def ratio(
     return divide(above, below)
 
 
-def calibration_error(
-    weights: FloatArray,
-    study: IntArray,
-    stated: npt.ArrayLike,
-    happened: npt.ArrayLike,
-    *,
-    bins: int = CALIBRATION_BINS,
-) -> FloatArray:
-    """(B,) expected calibration error: how far stated probabilities are from what happened.
-
-    Over bins of equal width, each with its upper end, the mean by count of the distance between the
-    mean stated probability and the share that happened (Guo et al., "On calibration of modern
-    neural networks", ICML 2017). NaN where nothing is counted.
-
-    Args:
-        weights: (B, S) times each study counts.
-        study: (N,) index of the study.
-        stated: (N,) probabilities in 0 … 1; NaN where none was stated, which is not counted.
-        happened: (N,) 0 or 1.
-        bins: of equal width, over 0 … 1.
-    """
-    probability = np.asarray(stated, dtype=np.float64)
-    known = np.isfinite(probability)
-    number = np.where(known, probability, 0.0)
-    place = np.clip(np.ceil(number * bins).astype(np.int64) - 1, 0, bins - 1)
-    in_bin = (place[:, None] == np.arange(bins)) & known[:, None]
-    excess = in_bin * (number - np.asarray(happened, dtype=np.float64))[:, None]
-    studies = weights.shape[1]
-    apart = np.abs(weights @ per_study(study, excess, studies)).sum(axis=1)
-    return divide(apart, weights @ per_study(study, known, studies))
+def share(weights: FloatArray, study: IntArray, right: BoolArray, counted: BoolArray) -> Counted:
+    """(B,) share of the rows that are right among those that are counted, (N,) each."""
+    return ratio(weights, study, right & counted, counted), int(counted.sum())
 
 
 def divide(above: FloatArray, below: FloatArray) -> FloatArray:

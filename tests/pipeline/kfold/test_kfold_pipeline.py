@@ -21,7 +21,7 @@ from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.splits import records_by_part
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
-from spineline.pipeline.kfold.jobs import Job
+from spineline.pipeline.kfold.jobs import FoldJob, PipelineJob
 from spineline.pipeline.training.settings import PipelineTrain
 from spineline.pipeline.training.train import TrainResult, load_recipe
 
@@ -335,8 +335,8 @@ def test_keys_that_cannot_be(data, trained, run_cli, tmp_path, more, message: st
 def test_a_job_is_told_to_another_process(tmp_path: Path) -> None:
     train = PipelineTrain(data=tmp_path, out=tmp_path / "o", recipe="best", seed=4, device="1")
     scoring: dict[str, Any] = {"spacing_mm": None, "fov_mm": 320.0, "draws": 9, "seed": 4}
-    job = Job("best", 2, train, "last", scoring)
-    assert Job.from_json(job.to_json()) == job
+    job = PipelineJob("best", 2, train, "last", scoring)
+    assert FoldJob.from_json(job.to_json()) == job
 
 
 @pytest.mark.slow

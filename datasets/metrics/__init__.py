@@ -1,0 +1,1 @@
+"""Metrics that detection, classification and the whole pipeline share."""

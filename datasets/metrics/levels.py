@@ -1,0 +1,42 @@
+"""Points of levels: how far the most confident one lies from the label of its level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.metrics.bootstrap import FloatArray
+from spineline.datasets.types import Structure
+
+NEAR_PX = 8.0
+"""A point closer than this to its label, in native pixels, is found: the report's criterion."""
+
+
+def level_labels(structures: Sequence[Structure]) -> tuple[Structure, ...]:
+    """The structures of the eleven levels; others are set aside."""
+    return tuple(structure for structure in structures if structure.level in LEVELS)
+
+
+def level_distances(
+    labels: Sequence[Structure], points_xy: Mapping[str, Sequence[float]]
+) -> FloatArray:
+    """(L,) Euclidean distance of each label to the point of its level, native pixels.
+
+    Infinite where the level has no point.
+
+    Args:
+        labels: structures of one image.
+        points_xy: the most confident point of each level that was found.
+    """
+    return np.array(
+        [
+            math.dist(label.point_xy, points_xy[label.level])
+            if label.level in points_xy
+            else math.inf
+            for label in labels
+        ],
+        dtype=np.float64,
+    )

@@ -1,0 +1,51 @@
+"""Settings of ``spineline weights list | verify | add`` and of ``spineline demo``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.common.settings import Settings, key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsList(Settings):
+    """Keys of ``weights list``."""
+
+    folder: Path | None = key("folder of weights to list beside the bundled ones", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsVerify(Settings):
+    """Keys of ``weights verify``."""
+
+    weights: str = key("name of the weights to verify, or all", default="all")
+    folder: Path | None = key("folder of weights to verify beside the bundled ones", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsAdd(Settings):
+    """Keys of ``weights add``."""
+
+    weights: Path = key("stripped .safetensors file to add")
+    name: str = key("its name in the registry")
+    trained_on: str = key("the data it was trained on, in words")
+    input: str = key("what the network sees, in words")
+    licence: str = key("SPDX licence", default="AGPL-3.0-or-later")
+    figures: tuple[str, ...] = key("figures on held-out data, NAME:VALUE,…", default=())
+    card: Path | None = key("model card, a Markdown file", default=None)
+    folder: Path | None = key("folder of the registry; none is the bundled one", default=None)
+    overwrite: bool = key("replace the entry of that name", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo(Settings):
+    """Keys of ``demo``."""
+
+    out: Path = key(
+        "folder to write; an earlier demo in it is replaced", default=Path("spineline-demo")
+    )
+    weights: str = key("bundle name, or DETECTOR,CLASSIFIER", default="default")
+    device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    overwrite: bool = key("replace the folder even if it is no demo", default=False)
+    seed: int = key("decides the spine that is drawn", default=2, minimum=0)

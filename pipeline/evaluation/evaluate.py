@@ -1,0 +1,114 @@
+"""One evaluator: the same predictions scored by every rule in use.
+
+`evaluate_images` gives the tree of metrics that ``spineline pipeline val`` writes as
+``metrics.json``; each is ``{value, ci95: [low, high], n}``: the value, the 2.5 % and 97.5 % points
+of a bootstrap over studies, and the number of labels or predictions it counts. What is undefined
+(no positives, no pixel spacing) is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spineline.datasets.boxes import clip_xyxy
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.metrics.bootstrap import (
+    DRAWS,
+    FloatArray,
+    draw_weights,
+    interval,
+    with_interval,
+)
+from spineline.datasets.metrics.coco import BoxesOfImage, coco_metrics, coco_rows, coco_truth
+from spineline.datasets.metrics.grades import seven_confusion
+from spineline.datasets.metrics.levels import level_labels
+from spineline.datasets.metrics.tree import nested
+from spineline.pipeline.evaluation.match import (
+    LabelTable,
+    ScoredImage,
+    label_table,
+    report_table,
+    studies_of,
+)
+from spineline.pipeline.evaluation.metrics import GRADE_METRICS, POINT_METRICS, REPORT_METRICS
+from spineline.pipeline.evaluation.naming import NAMING_METRICS, naming_table, offset_accuracy
+
+SCHEMA = "spineline-metrics/1"
+
+_NEED_GRADES = ("seven.", "binary.", "tianchi.macro_f1")
+"""Metrics that are undefined where structures were found and no classifier ran."""
+
+
+def evaluate_images(
+    images: Sequence[ScoredImage],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    leave_out_abstained: bool = False,
+) -> dict[str, Any]:
+    """Every metric of the design's section on numbers, as a tree of plain values.
+
+    Args:
+        images: labels with predictions; an image that the pipeline failed on has no predictions.
+        draws: of the bootstrap over studies.
+        seed: of the bootstrap.
+        leave_out_abstained: images whose naming the pipeline abstained from count in ``naming.*``
+            alone; else they count as images without predictions.
+
+    Returns:
+        ``{"report": {"recall": {value, ci95, n}, …}, "level_accuracy_8px": {value, ci95, n},
+        "level_accuracy_6mm": {value, ci95, n, "disc": {…}, "vertebra": {…}}, …}``.
+    """
+    # The naming's probability is scored on every image, abstained or not.
+    table, weights = naming_table(images), draw_weights(len(studies_of(images)), draws, seed=seed)
+    names = {key: with_interval(*metric(table, weights)) for key, metric in NAMING_METRICS.items()}
+    if leave_out_abstained:
+        images = [image for image in images if not image.abstained]
+        weights = draw_weights(len(studies_of(images)), draws, seed=seed)
+    else:
+        images = [replace(i, predictions=()) if i.abstained else i for i in images]
+    report, labels = report_table(images), label_table(images)
+    flat = {key: with_interval(*metric(report, weights)) for key, metric in REPORT_METRICS.items()}
+    flat |= {key: with_interval(*metric(labels, weights)) for key, metric in POINT_METRICS.items()}
+    flat["offset_accuracy"] = with_interval(*offset_accuracy(naming_table(images), weights))
+    flat |= names
+    for key, metric in GRADE_METRICS.items():
+        values, n = metric(labels, weights)
+        undefined = labels.ungraded and key.startswith(_NEED_GRADES)
+        flat[key] = with_interval(np.full_like(values, np.nan) if undefined else values, n)
+    flat["seven.confusion"] = _confusion(labels, weights)
+    return nested(flat | _coco(images, weights))
+
+
+def _confusion(labels: LabelTable, weights: FloatArray) -> dict[str, Any]:
+    """7 × 7 counts (row: label, column: answer), and the labels of each row without an answer."""
+    counts, n = seven_confusion(labels, weights)
+    low, high = interval(counts) or (counts[0], counts[0])
+    tables = [np.rint(t).astype(int) for t in (counts[0], low, high)]
+    value, below, above = (t[:, :7].tolist() for t in tables)
+    return {"value": value, "ci95": [below, above], "n": n, "missed": tables[0][:, 7].tolist()}
+
+
+def _coco(images: Sequence[ScoredImage], weights: FloatArray) -> dict[str, Any]:
+    """Mean average precision over the levels, of boxes clipped to the image as in COCO files."""
+    labels = [_boxes(image, level_labels(image.labels)) for image in images]
+    found = [_boxes(image, image.predictions) for image in images]
+    confidence = [np.array([p.confidence for p in i.predictions]) for i in images]
+    coco = coco_metrics(coco_truth(labels, LEVELS), coco_rows(found, confidence))
+    studies = studies_of(images)
+    map50, map50_95 = coco.drawn(weights, [studies.index(image.study_id) for image in images])
+    return {
+        "coco.map50": with_interval(map50, coco.labels),
+        "coco.map50_95": with_interval(map50_95, coco.labels),
+    }
+
+
+def _boxes(image: ScoredImage, structures: Sequence[Any]) -> BoxesOfImage:
+    return (
+        clip_xyxy([s.box_xyxy for s in structures], image.width, image.height),
+        np.array([LEVELS.index(s.level) for s in structures], dtype=np.int64),
+    )
