@@ -57,7 +57,7 @@ from spineline.pipeline.kfold.table import (
     table_markdown,
     table_text,
 )
-from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, PipelineTask, Task
+from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, KfoldTask, PipelineTask
 from spineline.pipeline.kfold.variants import Variant, keys_text
 from spineline.pipeline.run.predict import Failure
 
@@ -105,7 +105,7 @@ def kfold_pipeline(settings: KfoldPipeline) -> KfoldResult:
     return _kfold(settings, PipelineTask, "kfold pipeline")
 
 
-def _kfold(settings: KfoldSettings, task_class: type[Task], command: str) -> KfoldResult:
+def _kfold(settings: KfoldSettings, task_class: type[KfoldTask], command: str) -> KfoldResult:
     earlier: dict[str, Any] = {}
     if settings.resume:
         settings, trained = resumed_settings(
@@ -187,7 +187,7 @@ def _check_variants(
 
 
 def _write_record(
-    task: Task, command: str, variants: Sequence[Variant], earlier: dict[str, Any]
+    task: KfoldTask, command: str, variants: Sequence[Variant], earlier: dict[str, Any]
 ) -> None:
     trained = {**earlier, **{variant.name: dict(variant.keys) for variant in variants}}
     record = replace(task.settings, resume=False, overwrite=False)
@@ -196,7 +196,7 @@ def _write_record(
 
 
 def _folds_and_metric(
-    task: Task, variants: Sequence[Variant], replaced: Path | None
+    task: KfoldTask, variants: Sequence[Variant], replaced: Path | None
 ) -> tuple[Folds, tuple[str, ...]]:
     """What the data decides; where it cannot be used, ``out`` is as it was before.
 
@@ -229,7 +229,7 @@ def _tell_plan(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant
     LOG.info("scored with the weights of the %s epoch", settings.checkpoint)
 
 
-def _jobs(task: Task, folds: Folds, variants: Sequence[Variant]) -> dict[str, list[FoldJob]]:
+def _jobs(task: KfoldTask, folds: Folds, variants: Sequence[Variant]) -> dict[str, list[FoldJob]]:
     """The jobs of each variant, one for each fold."""
     return {
         variant.name: [task.job(variant, n, folder) for n, folder in enumerate(folds.folders)]
@@ -238,7 +238,7 @@ def _jobs(task: Task, folds: Folds, variants: Sequence[Variant]) -> dict[str, li
 
 
 def _rows(
-    task: Task, folds: Folds, jobs: Sequence[Sequence[FoldJob]]
+    task: KfoldTask, folds: Folds, jobs: Sequence[Sequence[FoldJob]]
 ) -> tuple[tuple[Row, ...], tuple[Failure, ...]]:
     """Every figure of every variant; out-of-fold predictions and weights are written on the way.
 
@@ -271,7 +271,7 @@ def _rows(
     return tuple(rows), missed
 
 
-def _write_weights(task: Task, folds: Folds, jobs: Sequence[FoldJob]) -> None:
+def _write_weights(task: KfoldTask, folds: Folds, jobs: Sequence[FoldJob]) -> None:
     """The weights of the folds that are done, for ``pipeline val folds=``."""
     uid_of = folds.uid_of()
     found = [
