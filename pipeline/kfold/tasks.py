@@ -167,8 +167,8 @@ class OneStageTask(KfoldTask):
     ) -> Any:
         """The settings of one training, on the CPU, by default of all the data."""
         common = {spec.name: getattr(self.settings, spec.name) for spec in fields(self.train_class)}
-        here = {"data": data, "out": out} if data and out else {}
-        here |= {"device": "cpu", "resume": False, "overwrite": False}
+        here: dict[str, Any] = {"device": "cpu", "resume": False, "overwrite": False}
+        here |= {"data": data, "out": out} if data and out else {}
         own = self._keys(variant, f"variant {variant.name}")
         return self.train_class(**{**common, **own, **here})
 
