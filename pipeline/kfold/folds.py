@@ -29,7 +29,7 @@ from spineline.datasets.splits import (
     folds_content,
 )
 from spineline.datasets.types import ImageRecord
-from spineline.pipeline.kfold.settings import FOLDS_FOLDER, KfoldSettings
+from spineline.pipeline.kfold.variants import FOLDS_FOLDER, KfoldSettings
 
 DEFAULT_K = 3
 

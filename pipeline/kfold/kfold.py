@@ -43,12 +43,7 @@ from spineline.pipeline.kfold.recipes import (
     scoring,
     write_recipes,
 )
-from spineline.pipeline.kfold.settings import (
-    KfoldClassify,
-    KfoldDetect,
-    KfoldPipeline,
-    KfoldSettings,
-)
+from spineline.pipeline.kfold.settings import KfoldClassify, KfoldDetect, KfoldPipeline
 from spineline.pipeline.kfold.table import (
     NOTE,
     Row,
@@ -60,6 +55,7 @@ from spineline.pipeline.kfold.table import (
     table_text,
 )
 from spineline.pipeline.kfold.variants import (
+    KfoldSettings,
     Variant,
     check_trainings,
     chosen_variants,

@@ -17,17 +17,17 @@ from spineline.detect.settings import DetectTrain
 from spineline.pipeline.kfold.settings import (
     CLASSIFY_VARIANTS,
     DETECT_VARIANTS,
-    FOLDS_FOLDER,
     NOT_OF_A_VARIANT,
     KfoldClassify,
     KfoldDetect,
     KfoldPipeline,
-    KfoldSettings,
 )
 
+KfoldSettings = KfoldDetect | KfoldClassify | KfoldPipeline
 _OneStage = KfoldDetect | KfoldClassify
 TrainSettings = DetectTrain | ClassifyTrain
 
+FOLDS_FOLDER = "folds"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
