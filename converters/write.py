@@ -64,7 +64,9 @@ def write_dataset(
     for part in PARTS:
         folder = root / "images" / part
         folder.mkdir(parents=True, exist_ok=True)
-        for record in by_part[part] if images is not None else ():
+        if images is None:
+            continue
+        for record in by_part[part]:
             target = folder / f"{record.image_id}.png"
             try:
                 link_or_copy(images(record), target)

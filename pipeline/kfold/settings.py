@@ -185,8 +185,3 @@ CLASSIFY_VARIANTS: dict[str, dict[str, object]] = {
     "resnet101": {"model": "resnet101"},
     "vgg16": {"model": "vgg16"},
 }
-
-
-KfoldSettings = KfoldDetect | KfoldClassify | KfoldPipeline
-FOLDS_FOLDER = "folds"
-"""Folder of the folds' datasets, below ``out``."""

@@ -14,10 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spineline.converters.sources.source import load_json
 from spineline.datasets.coco import rows_text
-from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.common.files import write_text
+from spineline.datasets.common.files import read_json, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.tianchi import annotation_entry
 from spineline.pipeline.outputs.records import record_of_result
@@ -77,7 +75,7 @@ def write_submission(
 def _z_index(path: Path) -> int:
     """The slice's place as a study's file says it; 0 where it says nothing."""
     try:
-        point = load_json(path)[0]["data"][0]["annotation"][0]["data"]["point"][0]
+        point = read_json(path)[0]["data"][0]["annotation"][0]["data"]["point"][0]
         return int(point["zIndex"])
-    except (AnnotationError, KeyError, IndexError, TypeError, ValueError, OverflowError):
+    except (OSError, KeyError, IndexError, TypeError, ValueError, OverflowError):
         return 0

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 from spineline.datasets.boxes import (
     boxes_from_points,
     clip_xyxy,
     cxcywhn_to_xyxy,
-    iou_inclusive,
     iou_matrix,
     xywh_to_xyxy,
     xyxy_to_cxcywhn,
@@ -58,26 +56,6 @@ def test_encodings_agree_with_torchvision():
     assert xyxy_to_cxcywhn(boxes, 100, 200) == pytest.approx(scaled)
     clipped = ops.clip_boxes_to_image(tensor + 60, (80, 90)).numpy()
     assert clip_xyxy(boxes + 60, width=90, height=80) == pytest.approx(clipped)
-
-
-def test_overlap_counts_the_last_pixels() -> None:
-    """Boxes with their last pixels are torchvision's continuous boxes, one wider and higher."""
-    torch = pytest.importorskip("torch")
-    from torchvision.ops import box_iou
-
-    rng = np.random.default_rng(0)
-    low = rng.integers(0, 40, (30, 2))
-    boxes = np.concatenate([low, low + rng.integers(0, 30, (30, 2))], axis=1)
-    wider = torch.tensor(boxes + np.array([0, 0, 1, 1]), dtype=torch.float64)
-    assert_allclose(iou_inclusive(boxes), box_iou(wider, wider).numpy(), atol=1e-12)
-
-
-def test_overlap_by_hand() -> None:
-    # 10 x 10 and 10 x 13 pixels share 10 x 10: 100 / 130. Continuous sides would give 81 / 108.
-    overlap = iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 12)])
-    assert overlap[0, 1] == pytest.approx(100 / 130)
-    assert iou_inclusive([(0, 0, 9, 9), (10, 0, 19, 9)])[0, 1] == 0
-    assert iou_inclusive([(0, 0, 9, 9), (9, 0, 18, 9)])[0, 1] == pytest.approx(10 / 190)
 
 
 def test_overlap_is_that_of_torchvision() -> None:

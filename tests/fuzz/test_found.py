@@ -13,7 +13,6 @@ from spineline.converters.sources.report import read_report
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.common.settings import read_settings_file
 from spineline.datasets.types import Structure
-from spineline.detect.engine.dataset import read_data
 from spineline.pipeline.inference.results import SCHEMA, StudyResult, read_result
 from spineline.weights import load_registry
 
@@ -84,12 +83,6 @@ def test_json_too_deep_is_no_result(tmp_path: Path) -> None:
     path.write_text("[" * 100_000)
     with pytest.raises(AnnotationError, match=r"result\.json: cannot be read as JSON"):
         read_result(path)
-
-
-def test_names_of_a_data_yaml_numbered_in_numbers_and_words(tmp_path: Path) -> None:
-    (tmp_path / "data.yaml").write_text("names: {0: a, x: b}")
-    with pytest.raises(AnnotationError, match="numbered from 0"):
-        read_data(tmp_path)
 
 
 def test_a_box_of_an_absurd_number_differs(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def parse_result(content: Any, where: str) -> ResultContent:
         given = content.get("schema") if isinstance(content, dict) else content
         detail = f"{where}: schema is {short(given)}, wanted {RESULT_SCHEMA!r}"
         raise EntryError("other_schema", f"{detail}; run this version's pipeline predict again")
-    image, listed = content.get("image"), content.get("structures")
+    image: Any = content.get("image")
+    listed: Any = content.get("structures")
     _check(isinstance(image, dict), f"{where}: image", image, "an object")
     width, height = (_size(image, name, where) for name in ("width", "height"))
     _check(isinstance(listed, list), f"{where}: structures", listed, "a list")
@@ -212,7 +213,7 @@ def _box(value: Any, what: str) -> PixelBox | None:
 
 
 def _size(image: Mapping[str, Any], name: str, where: str) -> int:
-    value = image.get(name)
+    value: Any = image.get(name)
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     _check(fits, f"{where}: image.{name}", value, "a number of pixels")
     return int(value)

@@ -52,6 +52,7 @@ def test_list_of_files_and_numbered_names(own_dataset: Callable[..., Path]) -> N
         ("names: [a]\n", "the train part has no image"),
         ("train: images/train\n", "names: wanted the class names"),
         ("train: images/train\nnames: {1: a, 2: b}\n", "numbered from 0"),
+        ("train: images/train\nnames: {0: a, x: b}\n", "numbered from 0"),
         ("[1, 2]", "holds no keys"),
         ("a: [", "cannot be read as YAML"),
     ],

@@ -2,9 +2,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from spineline.converters.sources.cervical.filters import kept_boxes
+from spineline.datasets.boxes import iou_inclusive
+
+
+def test_overlap_counts_the_last_pixels() -> None:
+    """Boxes with their last pixels are torchvision's continuous boxes, one wider and higher."""
+    torch = pytest.importorskip("torch")
+    from torchvision.ops import box_iou
+
+    rng = np.random.default_rng(0)
+    low = rng.integers(0, 40, (30, 2))
+    boxes = np.concatenate([low, low + rng.integers(0, 30, (30, 2))], axis=1)
+    wider = torch.tensor(boxes + np.array([0, 0, 1, 1]), dtype=torch.float64)
+    assert_allclose(iou_inclusive(boxes), box_iou(wider, wider).numpy(), atol=1e-12)
+
+
+def test_overlap_by_hand() -> None:
+    # 10 x 10 and 10 x 13 pixels share 10 x 10: 100 / 130. Continuous sides would give 81 / 108.
+    overlap = iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 12)])
+    assert overlap[0, 1] == pytest.approx(100 / 130)
+    assert iou_inclusive([(0, 0, 9, 9), (10, 0, 19, 9)])[0, 1] == 0
+    assert iou_inclusive([(0, 0, 9, 9), (9, 0, 18, 9)])[0, 1] == pytest.approx(10 / 190)
+
 
 A, B, FAR = (0, 0, 20, 20), (1, 0, 21, 20), (0, 50, 20, 70)
 
