@@ -52,7 +52,13 @@ from spineline.pipeline.run.engines import Engine, Failure, Outcome, load_engine
 from spineline.pipeline.run.manifest import NAME as MANIFEST
 from spineline.pipeline.run.manifest import Entry, Manifest, Stamp, is_manifest, open_manifest
 from spineline.pipeline.run.progress import RunTeller
-from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, quiet_names, recorded
+from spineline.pipeline.run.pseudonyms import (
+    Pseudonyms,
+    hidden_in_log,
+    pseudonyms_of,
+    quiet_names,
+    recorded,
+)
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 __all__ = ["Failure", "PredictResult", "StoredResults", "analyse_cases", "predict"]
@@ -134,8 +140,9 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
             hidden = pseudonyms_of(settings, cases, manifest.entries)
             cases = cases if hidden is None else hidden.cases()
             run = _Run(settings, manifest, stamp, cases, hidden)
-            run.go(engine)
-            return run.finish()
+            with hidden_in_log(settings, hidden):
+                run.go(engine)
+                return run.finish()
 
 
 def _cases(settings: PipelinePredict) -> Sequence[Case]:

@@ -51,7 +51,7 @@ class RunTeller:
         if self._bar is not None:
             self._bar.close()
 
-    def done(self, name: str, line: str, warnings: Sequence[str]) -> None:
+    def done(self, name: str, line: str, warnings: Sequence[object]) -> None:
         """One study is done; ``line`` says what was found."""
         if self._bar is None or self._total <= _FEW:
             self._say(lambda: LOG.info("%s", line))

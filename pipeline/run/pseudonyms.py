@@ -3,7 +3,8 @@
 A study is called ``study-`` and 16 hexadecimal digits: the first 64 bits of HMAC-SHA-256, keyed by
 the salt, of its StudyInstanceUID (of a plain image, of the file's name). UIDs become UIDs under
 2.25 made from 128 bits of the same hash. Who has the salt and the UIDs can link both; who has the
-outputs alone cannot. Names of files and folders are taken out of every text.
+outputs alone cannot. What a remark speaks of is hidden by what it is: a file, a series, a UID. Of
+free text, such as an error's, the names and paths of the case at hand are taken out.
 
 DICOM outputs keep UIDs and the patient's module: the standard asks for it, and a report that is in
 no study is of no use.
@@ -17,22 +18,27 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
 from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
-from spineline.datasets.dicom.privacy import without_descriptions
-from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.inference.pipeline import Analysis
+from spineline.datasets.common.remarks import (
+    UNNAMED,
+    Marked,
+    NameText,
+    PathText,
+    SeriesText,
+    UidText,
+)
+from spineline.datasets.common.settings import Settings
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.sources import Case
-from spineline.pipeline.inference.warnings import codes_of
 from spineline.pipeline.run.engines import Outcome
 from spineline.pipeline.run.settings import PipelinePredict
 
@@ -47,11 +53,12 @@ _HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
 _CHECK_DIGITS = 4
 _HIDDEN = Path("hidden-by-names-hash")
 _MOST_LISTED = 100_000
-_TELLS_OF_FILES = "dicom_index"
-"""The module that logs names of files and folders while a source is looked through."""
 _KEYS_OF_DATA = ("source", "compare", "annotations", "data", "split", "predictions")
+_LEAST_LOGGED = 4
+"""Letters of a name that is looked for in every line of the log; shorter ones are in any text."""
+_AFTER_A_PATH = (": ", "; ", ", ", ")", "'", '"', "\n")
 
-SettingsT = TypeVar("SettingsT", PipelinePredict, PipelineVal)
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 class Pseudonyms:
@@ -79,7 +86,7 @@ class Pseudonyms:
         """The cases under their new names, sorted by them."""
         found = []
         for name in sorted(self._original):
-            case = replace(self._original[name], name=name)
+            case = replace(self._original[name], name=name, is_pseudonymous=True)
             if case.files is not None:
                 case = replace(case, files=replace(case.files, name=name))
             if case.study is not None:
@@ -91,13 +98,19 @@ class Pseudonyms:
         """An outcome whose texts and UIDs tell nothing; the header stays for DICOM outputs."""
         if self._check is not None and not self._check.exists():
             write_text(self._check, check_of(self._key) + "\n")
-        clean = self._cleaner(outcome.name)
-        failure, analysis = outcome.failure, outcome.analysis
-        return replace(
-            outcome,
-            failure=failure and replace(failure, reason=clean(failure.reason)),
-            analysis=analysis and self._analysis(outcome.name, analysis, clean),
-        )
+        name, failure, analysis = outcome.name, outcome.failure, outcome.analysis
+        if failure is not None:
+            failure = replace(failure, reason=_Hider(self, name)(failure.reason))
+        if analysis is not None:
+            hide, frame = _Hider(self, name), analysis.frame
+            frame = replace(
+                frame,
+                name=name,
+                warnings=tuple(each.hidden(hide) for each in frame.warnings),
+                notes=tuple(each.hidden(hide) for each in frame.notes),
+            )
+            analysis = replace(analysis, frame=frame, result=self.result(name, analysis.result))
+        return replace(outcome, failure=failure, analysis=analysis)
 
     def name(self, name: str) -> str | None:
         """The new name of a case by its own; None where there is no such case."""
@@ -107,16 +120,20 @@ class Pseudonyms:
         """A name for something that is no case, such as ``image-0123456789abcdef``."""
         return f"{word}-{self._hash(text)[:NAME_DIGITS]}"
 
+    def file(self, name: str) -> str:
+        """The new name of a file."""
+        return f"file-{self._hash(name)[:_FILE_DIGITS]}"
+
     def result(self, name: str, result: StudyResult) -> StudyResult:
         """A result of the case of a new name, whose texts and UIDs tell nothing."""
-        clean = self._cleaner(name)
-        kept = [text for text in result.warnings if codes_of([text]) != ("identity_in_name",)]
+        hide = _Hider(self, name)
+        kept = [each for each in result.warnings if each.code != "identity_in_name"]
         return replace(
             result,
             study_uid=self.uid(result.study_uid),
             series_uid=self.uid(result.series_uid),
             instance_uid=self.uid(result.instance_uid),
-            warnings=tuple(map(clean, kept)),
+            warnings=tuple(each.hidden(hide) for each in kept),
         )
 
     def uid(self, uid: str | None) -> str | None:
@@ -128,40 +145,32 @@ class Pseudonyms:
             return None
         return f"2.25.{int(self._hash(uid)[:32], 16)}"
 
-    def _analysis(self, name: str, analysis: Analysis, clean: _Cleaner) -> Analysis:
-        frame = analysis.frame
-        return replace(
-            analysis,
-            frame=replace(
-                frame,
-                name=name,
-                warnings=tuple(map(clean, frame.warnings)),
-                notes=tuple(map(clean, frame.notes)),
-            ),
-            result=self.result(name, analysis.result),
-        )
-
-    def _cleaner(self, name: str) -> _Cleaner:
-        case = self._original[name]
-        paths = [case.path] if case.path is not None else []
-        folders = [] if case.path is not None else [case.name]
-        if case.files is not None:
-            paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]
-        if case.study is not None:
-            paths += [header.path for s in case.study.series for header in s.slices]
-            paths += [rejection.path for rejection in case.study.rejections]
+    def known_names(self, new: str) -> tuple[dict[str, str], set[Path]]:
+        """What stands for names of the case of a new name, and the paths that it has."""
+        case = self._original[new]
+        paths = _paths_of(case)
         base = self._source if self._source.is_dir() else self._source.parent
+        folders = [] if case.path is not None else [case.name]
         for path in paths:
             inside = path.parent.relative_to(base) if path.is_relative_to(base) else path.parent
             folders += inside.parts
-        new = {folder: name for folder in folders if folder not in ("/", "", ".")}
-        new |= {path.name: f"file-{self._hash(path.name)[:_FILE_DIGITS]}" for path in paths}
-        return _Cleaner(new, (*paths, self._source, base))
+        names = {folder: new for folder in folders if folder not in ("/", "", ".")}
+        names |= {path.name: self.file(path.name) for path in paths}
+        study = case.files or case.study
+        if study is not None and study.study_uid:
+            names[study.study_uid] = str(self.uid(study.study_uid))
+        return names, {*paths, self._source, base}
+
+    def all_known_names(self) -> dict[str, str]:
+        """What stands for names of all cases."""
+        names: dict[str, str] = {}
+        for new in self._original:
+            names |= self.known_names(new)[0]
+        return names
 
     def _name(self, case: Case) -> str:
-        uid = case.files.study_uid if case.files is not None else ""
-        if case.study is not None:
-            uid = case.study.study_uid
+        study = case.study or case.files
+        uid = "" if study is None else study.study_uid
         if case.header is not None:  # the case is this image, of which a study may have several
             uid = case.header.instance_uid
         known = uid or (case.name if case.path is None else case.path.name)
@@ -172,28 +181,88 @@ class Pseudonyms:
         return hmac.new(self._key, data, hashlib.sha256).hexdigest()
 
 
-class _Cleaner:
-    """Takes paths and names out of a text."""
+def _paths_of(case: Case) -> list[Path]:
+    """All files of a case."""
+    paths = [case.path] if case.path is not None else []
+    if case.files is not None:
+        paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]
+    if case.study is not None:
+        paths += [header.path for s in case.study.series for header in s.slices]
+        paths += [rejection.path for rejection in case.study.rejections]
+    return paths
 
-    def __init__(self, names: dict[str, str], paths: Iterable[Path]) -> None:
+
+class _Hider:
+    """Gives what stands in the place of a value that speaks of one case, or of free text on it.
+
+    Args:
+        pseudonyms: of the run.
+        name: new name of the case.
+    """
+
+    def __init__(self, pseudonyms: Pseudonyms, name: str) -> None:
+        self._pseudonyms = pseudonyms
+        self._name = name
+        self._free_text: _FreeText | None = None
+
+    def __call__(self, value: str) -> str:
+        if isinstance(value, Marked):
+            return _hidden_mark(value, self._pseudonyms, self._name)
+        if self._free_text is None:
+            self._free_text = _FreeText(*self._pseudonyms.known_names(self._name))
+        return self._free_text(value).lstrip(": ")
+
+
+def _hidden_mark(value: Marked, pseudonyms: Pseudonyms, name: str) -> str:
+    """What stands in the place of a marked value, by what it is."""
+    if isinstance(value, SeriesText):
+        return value.left_out()
+    if isinstance(value, UidText):
+        return str(pseudonyms.uid(value))
+    if isinstance(value, NameText):
+        return name
+    return value if value == UNNAMED else PathText(pseudonyms.file(PurePath(value).name))
+
+
+class _FreeText:
+    """Takes known paths and names out of free text, such as an error's.
+
+    Args:
+        names: what stands for each name, where that is a word of its own.
+        paths: which are left out, and all folders above them.
+    """
+
+    def __init__(self, names: Mapping[str, str], paths: Iterable[Path]) -> None:
         self._names = names
+        self._lengths = sorted({len(name) for name in names}, reverse=True)
         folders = {str(parent) for path in paths for parent in (path, *path.parents)}
         folders |= {str(Path(folder).absolute()) for folder in folders}
-        longest_first = sorted(folders - {"/", "."}, key=len, reverse=True)
+        longest_first = sorted((f for f in folders if len(f) > 3), key=len, reverse=True)
         self._folders = [folder + os.sep for folder in longest_first] + longest_first
-        words = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-        self._words = re.compile(rf"(?<![\w.-])(?:{words})(?![\w-])") if names else None
 
     def __call__(self, text: str) -> str:
-        code = "".join(f"{word}: " for word in codes_of([text]))
-        text = text[len(code) :]
         for folder in self._folders:
-            if len(folder) > 3:
-                text = text.replace(folder, "")
-        if self._words is not None:
-            text = self._words.sub(lambda match: self._names[match[0]], text)
-        text = without_descriptions(text.partition("; identity_in_name: ")[0])
-        return code + text.lstrip(": ")
+            text = text.replace(folder, "")
+        parts, place = [], 0
+        while place < len(text):
+            name = self._name_at(text, place)
+            parts.append(text[place] if name is None else self._names[name])
+            place += 1 if name is None else len(name)
+        return "".join(parts)
+
+    def _name_at(self, text: str, start: int) -> str | None:
+        """The longest known name that begins at a place of the text, as a word of its own."""
+        if start and _is_of_a_word(text[start - 1], "_.-"):
+            return None
+        for length in self._lengths:
+            name, after = text[start : start + length], text[start + length : start + length + 1]
+            if name in self._names and not _is_of_a_word(after, "_-"):
+                return name
+        return None
+
+
+def _is_of_a_word(character: str, marks: str) -> bool:
+    return character.isalnum() or (character != "" and character in marks)
 
 
 def pseudonyms_of(
@@ -267,37 +336,131 @@ def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
     return salt
 
 
+def hides_names(settings: Settings) -> bool:
+    """Whether ``names=hash`` is asked for."""
+    return getattr(settings, "names", "folder") == "hash"
+
+
 def recorded(settings: SettingsT) -> SettingsT:
     """The settings as ``run.yaml`` may show them: without the salt, nor paths and names of data."""
-    if settings.names != "hash":
+    if not hides_names(settings):
         return settings
-    hidden: dict[str, object] = {"salt": None}
-    for key in _KEYS_OF_DATA:
-        if getattr(settings, key, None) is not None:
-            hidden[key] = _HIDDEN
+    hidden: dict[str, object] = {"salt": None, **dict.fromkeys(_data_of(settings), _HIDDEN)}
     if getattr(settings, "ids", ()):
         hidden["ids"] = (str(_HIDDEN),)
-    return replace(settings, **hidden)  # type: ignore[arg-type]
+    return replace(settings, **hidden)
+
+
+def _data_of(settings: Settings) -> dict[str, Path]:
+    """The files and folders of data that settings name, by key."""
+    found = {key: getattr(settings, key, None) for key in _KEYS_OF_DATA}
+    return {key: Path(path) for key, path in found.items() if path is not None}
+
+
+class _LogFilter:
+    """Keeps paths and names off the log, whichever module logs them.
+
+    A value in a record is hidden by what it is: a path outside of ``out=``, or [Marked][]. Of free
+    text, paths of the data are taken out, and names of studies and files where they are known.
+
+    Args:
+        settings: of the run.
+        pseudonyms: names to give instead; None holds records back that tell of files.
+
+    Attributes:
+        held: how many records were held back.
+    """
+
+    def __init__(self, settings: Settings, pseudonyms: Pseudonyms | None = None) -> None:
+        self.held = 0
+        self._pseudonyms = pseudonyms
+        self._out = Path(getattr(settings, "out", _HIDDEN))
+        data = {path for root in _data_of(settings).values() for path in (root, root.absolute())}
+        roots = {str(path) for path in data} | {str(path.resolve()) for path in data}
+        self._data = sorted((root for root in roots if len(root) > 1), key=len, reverse=True)
+        self._free_text: _FreeText | None = None
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        if self._pseudonyms is None:
+            text = record.getMessage()
+            tells = any(map(self._tells, _arguments(record))) or self._without_paths(text) != text
+            self.held += tells
+            return not tells
+        hide = self._hidden
+        if isinstance(record.args, Mapping):
+            record.args = {name: hide(value) for name, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(hide, record.args))
+        record.msg = self._without_data(record.getMessage())
+        record.args = record.exc_info = record.exc_text = None
+        return True
+
+    def _tells(self, value: object) -> bool:
+        """Whether a value of a record is one to hide."""
+        if isinstance(value, PurePath):
+            return value != self._out and self._out not in value.parents
+        return isinstance(value, Marked)
+
+    def _hidden(self, value: object) -> object:
+        if self._pseudonyms is None or not self._tells(value):
+            return value
+        marked = value if isinstance(value, Marked) else PathText(value)
+        name = self._pseudonyms.name(str(value)) or self._pseudonyms.other("study", str(value))
+        return str(_hidden_mark(marked, self._pseudonyms, name))
+
+    def _without_data(self, text: str) -> str:
+        if self._free_text is None:
+            names = {} if self._pseudonyms is None else self._pseudonyms.all_known_names()
+            self._free_text = _FreeText(
+                {name: new for name, new in names.items() if len(name) >= _LEAST_LOGGED}, ()
+            )
+        return self._free_text(self._without_paths(text))
+
+    def _without_paths(self, text: str) -> str:
+        """The text with other words for each path of the data, up to where it may end at most."""
+        pieces = _split_at(text, str(self._out))
+        return str(self._out).join(map(self._piece_without_paths, pieces))
+
+    def _piece_without_paths(self, text: str) -> str:
+        for root in self._data:
+            text, *others = _split_at(text, root)
+            for other in others:
+                ends = [place for mark in _AFTER_A_PATH if (place := other.find(mark)) >= 0]
+                text += UNNAMED + other[min(ends, default=len(other)) :]
+        return text
+
+
+def _split_at(text: str, path: str) -> list[str]:
+    """The pieces of a text around a path, which one of a single name is only with a slash after."""
+    first, *others = text.split(path)
+    pieces, is_name = [first], os.sep not in path
+    for other in others:
+        ends = other.startswith(os.sep) or not (is_name or _is_of_a_word(other[:1], "_.-"))
+        if ends:
+            pieces.append(other)
+        else:
+            pieces[-1] += path + other
+    return pieces
+
+
+def _arguments(record: logging.LogRecord) -> Sequence[object]:
+    """The values in a record."""
+    if isinstance(record.args, Mapping):
+        return tuple(record.args.values())
+    return record.args or ()
 
 
 @contextmanager
-def quiet_names(settings: PipelinePredict | PipelineVal) -> Iterator[None]:
+def quiet_names(settings: Settings) -> Iterator[None]:
     """Keep what is said of single files off the log while the source is looked through.
 
     Raises:
         SpinelineError: raised inside, under numbers in place of names of files and folders.
     """
-    if settings.names != "hash":
+    if not hides_names(settings):
         yield
         return
-    held: list[logging.LogRecord] = []
-
-    def hold(record: logging.LogRecord) -> bool:
-        if record.module == _TELLS_OF_FILES:
-            held.append(record)
-            return False
-        return True
-
+    hold = _LogFilter(settings)
     LOG.addFilter(hold)
     try:
         yield
@@ -305,23 +468,41 @@ def quiet_names(settings: PipelinePredict | PipelineVal) -> Iterator[None]:
         raise type(error)(_nameless(str(error), settings)) from None
     finally:
         LOG.removeFilter(hold)
-    if held:
-        LOG.info("%d files or folders not used; names=hash does not name them", len(held))
+    if hold.held:
+        LOG.info("%d files or folders not used; names=hash does not name them", hold.held)
 
 
-def _nameless(text: str, settings: PipelinePredict | PipelineVal) -> str:
+@contextmanager
+def hidden_in_log(settings: Settings, pseudonyms: Pseudonyms | None) -> Iterator[None]:
+    """Keep paths and names of the data off the log while studies are gone over.
+
+    Args:
+        settings: of the run.
+        pseudonyms: of the run; None, where studies keep their names, hides nothing.
+    """
+    if pseudonyms is None:
+        yield
+        return
+    hide = _LogFilter(settings, pseudonyms)
+    LOG.addFilter(hide)
+    try:
+        yield
+    finally:
+        LOG.removeFilter(hide)
+
+
+def _nameless(text: str, settings: Settings) -> str:
     """A text on data with a number for each file and folder: its place in the sorted listing."""
-    keys = [key for key in _KEYS_OF_DATA if getattr(settings, key, None) is not None]
-    roots = [Path(getattr(settings, key)) for key in keys]
+    data = _data_of(settings)
     names: dict[str, str] = {}
-    for root in roots:
+    for root in data.values():
         for number, path in enumerate(_listed(root), 1):
             if path.name in text:
                 names.setdefault(path.name, f"file-{number}")
-    for root, key in zip(roots, keys, strict=True):
+    for key, root in data.items():
         for name in (str(root), str(root.absolute())):
             text = text.replace(name + os.sep, "").replace(name, key)
-    return _Cleaner(names, roots)(text)
+    return _FreeText(names, data.values())(text).lstrip(": ")
 
 
 def _listed(root: Path) -> list[Path]:

@@ -259,7 +259,7 @@ def _run_dicom(folder: Path, out: Path) -> Warnings:
     warnings: list[str] = []
     for analysis in _pipeline().analyse(_frames(folder)):
         _check_analysis(analysis)
-        warnings += analysis.result.warnings
+        warnings += map(str, analysis.result.warnings)
     return warnings
 
 
@@ -298,7 +298,7 @@ def _run_bundled(folder: Path, out: Path) -> Warnings:
         for s in analysis.result.structures:
             inside = 0 <= s.point_xy[0] < analysis.frame.width
             sane(inside and 0 <= s.point_xy[1] < analysis.frame.height, "a point outside the image")
-        warnings += analysis.result.warnings
+        warnings += map(str, analysis.result.warnings)
     return warnings
 
 
@@ -324,7 +324,7 @@ def _run_predict(folder: Path, out: Path) -> Warnings:
         sane(study.width > 0, "an empty image")
     sane((out / "o" / "results.csv").is_file(), "no results.csv")
     return [str(failure) for failure in result.failures] + [
-        warning for _, study in result.results for warning in study.warnings
+        str(warning) for _, study in result.results for warning in study.warnings
     ]
 
 
@@ -493,12 +493,12 @@ def _run_result(folder: Path, out: Path) -> Warnings:
             sane(all(0 <= p <= 1 for p in s.seven.probabilities), "no probability")
         if s.binary is not None:
             sane(s.binary.class_index in (0, 1) and 0 <= s.binary.probability <= 1, "no binary")
-    for text in (*result.missing_levels, *result.warnings, result.weights_name, result.version):
+    for text in (*result.missing_levels, result.weights_name, result.version):
         sane(isinstance(text, str), "a text that is none")
     sane(all(level in LEVELS for level in result.missing_levels), "an unknown level is missing")
     again = json.loads(json.dumps(result.to_json(), allow_nan=False))
     sane(StudyResult.from_json(again).to_json() == again, "another result when written")
-    return result.warnings
+    return [str(warning) for warning in result.warnings]
 
 
 def _spoil_images(folder: Path, rng: Rng) -> None:

@@ -193,7 +193,7 @@ def _row(name: str, result: StudyResult, links: Markup) -> Markup:
         probability += " abstained"
     place = len(WORST_FIRST) if structure is None else rank(structure)
     schmorl = {s.level for s in result.structures if has_schmorl(s)}
-    others = len(result.warnings) - sum(w.partition(":")[0] in CODES for w in result.warnings)
+    others = len(result.warnings) - sum(w.code in CODES for w in result.warnings)
     warnings = [*codes, *([f"{others} more"] if others and codes else [])]
     shown = ", ".join(warnings) or (str(others) if others else "–")
     return element(

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spineline.datasets.common.files import write_text
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
-from spineline.pipeline.inference.warnings import CODES
 from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison, comparison_of
 from spineline.pipeline.outputs.grade_words import (
     CODES_OF,
@@ -102,10 +102,11 @@ def _notices(result: StudyResult) -> Markup | None:
     return element("section", *parts, class_="notices", aria_label="warnings", role="note")
 
 
-def _warning(text: str) -> Sequence[object]:
+def _warning(warning: Remark) -> Sequence[object]:
     """A warning, its code word set off."""
-    code, _, rest = text.partition(": ")
-    return (element("code", code), f": {rest}") if code in CODES else (text,)
+    if not warning.code:
+        return (warning.text,)
+    return element("code", warning.code), f": {warning.text}"
 
 
 def _tiles(result: StudyResult, comparison: Comparison | None) -> Markup:
