@@ -12,6 +12,7 @@ no study is of no use.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import logging
@@ -240,21 +241,22 @@ class _FreeText:
         longest_first = sorted((f for f in folders if len(f) > 3), key=len, reverse=True)
         self._folders = [folder + os.sep for folder in longest_first] + longest_first
 
-    def __call__(self, text: str) -> str:
+    def __call__(self, text: str, *, least: int = 1) -> str:
+        """The text without the paths, and with other words for names of so many letters or more."""
         for folder in self._folders:
             text = text.replace(folder, "")
         parts, place = [], 0
         while place < len(text):
-            name = self._name_at(text, place)
+            name = self.name_at(text, place, least)
             parts.append(text[place] if name is None else self._names[name])
             place += 1 if name is None else len(name)
         return "".join(parts)
 
-    def _name_at(self, text: str, start: int) -> str | None:
+    def name_at(self, text: str, start: int, least: int = 1) -> str | None:
         """The longest known name that begins at a place of the text, as a word of its own."""
         if start and _is_of_a_word(text[start - 1], "_.-"):
             return None
-        for length in self._lengths:
+        for length in (length for length in self._lengths if length >= least):
             name, after = text[start : start + length], text[start + length : start + length + 1]
             if name in self._names and not _is_of_a_word(after, "_-"):
                 return name
@@ -378,7 +380,11 @@ class _LogFilter:
         data = {path for root in _data_of(settings).values() for path in (root, root.absolute())}
         roots = {str(path) for path in data} | {str(path.resolve()) for path in data}
         self._data = sorted((root for root in roots if len(root) > 1), key=len, reverse=True)
-        self._free_text: _FreeText | None = None
+
+    @functools.cached_property
+    def _known(self) -> _FreeText:
+        """Takes the names of all cases out of a text."""
+        return _FreeText(self._pseudonyms.all_known_names() if self._pseudonyms else {}, ())
 
     def __call__(self, record: logging.LogRecord) -> bool:
         if self._pseudonyms is None:
@@ -391,7 +397,8 @@ class _LogFilter:
             record.args = {name: hide(value) for name, value in record.args.items()}
         elif record.args:
             record.args = tuple(map(hide, record.args))
-        record.msg = self._without_data(record.getMessage())
+        text = self._without_paths(record.getMessage())
+        record.msg = self._known(text, least=_LEAST_LOGGED)
         record.args = record.exc_info = record.exc_text = None
         return True
 
@@ -408,14 +415,6 @@ class _LogFilter:
         name = self._pseudonyms.name(str(value)) or self._pseudonyms.other("study", str(value))
         return str(_hidden_mark(marked, self._pseudonyms, name))
 
-    def _without_data(self, text: str) -> str:
-        if self._free_text is None:
-            names = {} if self._pseudonyms is None else self._pseudonyms.all_known_names()
-            self._free_text = _FreeText(
-                {name: new for name, new in names.items() if len(name) >= _LEAST_LOGGED}, ()
-            )
-        return self._free_text(self._without_paths(text))
-
     def _without_paths(self, text: str) -> str:
         """The text with other words for each path of the data, up to where it may end at most."""
         pieces = _split_at(text, str(self._out))
@@ -425,6 +424,8 @@ class _LogFilter:
         for root in self._data:
             text, *others = _split_at(text, root)
             for other in others:
+                while (name := self._known.name_at(other, 1)) and other.startswith(os.sep):
+                    other = other[1 + len(name) :]
                 ends = [place for mark in _AFTER_A_PATH if (place := other.find(mark)) >= 0]
                 text += UNNAMED + other[min(ends, default=len(other)) :]
         return text
