@@ -7,7 +7,7 @@ searched for what it may give away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -28,6 +28,12 @@ class UidText(Marked):
 
 class NameText(Marked):
     """The name of a study, or of its folder."""
+
+    __slots__ = ()
+
+
+class FreeText(Marked):
+    """Words that others made, such as an error's: they may hold any of the others."""
 
     __slots__ = ()
 
@@ -78,7 +84,8 @@ class SeriesText(Marked):
         return SeriesText("", self.number, is_left_out=True)
 
 
-Parameter: TypeAlias = "str | int | float | tuple[str | int | float | Remark, ...]"
+Part: TypeAlias = "str | float | Remark"
+Parameter: TypeAlias = "Part | tuple[Part, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +112,12 @@ class Remark:
         """The remark with other values in the places of its own.
 
         Args:
-            hide: gives the value in place of a [Marked][] one, or of one in free words.
+            hide: gives the value in place of a [Marked][] one, or of a text of unknown wording.
         """
         parameters = {name: _hidden(value, hide) for name, value in self.parameters}
         if self.wording is None:
-            return Remark(self.code, hide(self.text), tuple(parameters.items()))
+            text = FreeText(self.text)
+            return Remark(self.code, str(hide(text)), tuple(parameters.items()))
         return remark(self.code, self.wording, **parameters)
 
 
@@ -133,18 +141,15 @@ def remark(code: str, wording: str, **parameters: Parameter) -> Remark:
 
 
 def _hidden(value: Parameter, hide: Callable[[str], str]) -> Parameter:
-    if isinstance(value, str):
-        return hide(value)
     if isinstance(value, tuple):
-        return tuple(_hidden_items(value, hide))
-    return value
+        return tuple(_hidden_part(part, hide) for part in value)
+    return _hidden_part(value, hide)
 
 
-def _hidden_items(
-    values: tuple[str | int | float | Remark, ...], hide: Callable[[str], str]
-) -> Iterator[str | int | float | Remark]:
-    for value in values:
-        if isinstance(value, Remark):
-            yield value.hidden(hide)
-        else:
-            yield hide(value) if isinstance(value, str) else value
+def _hidden_part(value: Part, hide: Callable[[str], str]) -> Part:
+    if isinstance(value, Remark):
+        return value.hidden(hide)
+    if not isinstance(value, Marked):
+        return value
+    instead = hide(value)
+    return PathText(instead) if isinstance(value, PathText) else instead

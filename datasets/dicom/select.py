@@ -16,6 +16,7 @@ import numpy as np
 
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.common.remarks import (
+    FreeText,
     NameText,
     Parameter,
     PathText,
@@ -411,7 +412,7 @@ def _positions(
 
 def _of_file(rejection: Rejection) -> dict[str, Parameter]:
     """The parameters of a remark on a file."""
-    return {"file": PathText(rejection.path.name), "reason": rejection.reason}
+    return {"file": PathText(rejection.path.name), "reason": FreeText(rejection.reason)}
 
 
 def _nothing_found(study: Study, refused: Sequence[tuple[_Stack, str]]) -> Remark:

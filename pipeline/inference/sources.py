@@ -19,7 +19,7 @@ from spineline.datasets.common.errors import DicomReadError, SpinelineError, fir
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import (
     UNNAMED,
-    Marked,
+    FreeText,
     PathText,
     Remark,
     SeriesText,
@@ -304,14 +304,17 @@ def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool,
         return value.left_out() if pseudonymous or tells_of(value, identity) else value
     if not tells_of(value, identity):
         return value
-    if isinstance(value, Marked):
-        return PathText(UNNAMED) if isinstance(value, PathText) else value
+    if isinstance(value, PathText):
+        return PathText(UNNAMED)
+    if not isinstance(value, FreeText):
+        return value
     paths = [header.path for series in study.series for header in series.slices]
     paths += [rejection.path for rejection in study.rejections]
+    text = str(value)
     for name in sorted({path.name for path in paths}, key=len, reverse=True):
         if tells_of(name, identity):
-            value = value.replace(f"file {name}", UNNAMED).replace(name, UNNAMED)
-    return value
+            text = text.replace(f"file {name}", UNNAMED).replace(name, UNNAMED)
+    return text
 
 
 def _load_slice(case: Case, study: Study) -> Frame:

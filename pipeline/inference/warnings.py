@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spineline.datasets.common.remarks import Parameter, PathText, Remark, SeriesText, remark
+from spineline.datasets.common.remarks import (
+    FreeText,
+    Parameter,
+    PathText,
+    Remark,
+    SeriesText,
+    remark,
+)
 
 CODES: dict[str, str] = {
     "missing_levels": "levels without a structure, and why",
@@ -31,7 +38,11 @@ CODES: dict[str, str] = {
 }
 """The code words and what each says."""
 
-_MARKS: dict[str, type[str]] = {"file": PathText, "series": SeriesText}
+_MARKS: dict[str, type[str]] = {
+    "file": PathText,
+    "series": SeriesText,
+    "reason": FreeText,
+}
 """What parameters of these names are, also where a warning is read from a file."""
 
 
@@ -72,14 +83,14 @@ def warning_from_json(value: Mapping[str, Any] | str) -> Remark:
     if isinstance(value, str):
         code, _, text = value.partition(": ")
         return Remark(code, text) if code in CODES else Remark("", value)
-    parameters = {name: part for name, part in value.items() if name not in ("code", "text")}
-    if not all(isinstance(value[name], str) for name in ("code", "text")):
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a warning is {value!r:.60}, wanted an object")
+    parts = dict(value)
+    code, text = parts.pop("code"), parts.pop("text")
+    if not isinstance(code, str) or not isinstance(text, str):
         raise TypeError("a warning's code or text is no text")
-    return Remark(
-        value["code"],
-        value["text"],
-        tuple((name, _parameter(name, part)) for name, part in parameters.items()),
-    )
+    parameters = ((name, _parameter(name, part)) for name, part in parts.items())
+    return Remark(code, text, tuple(parameters))
 
 
 def _plain(value: Parameter) -> Any:

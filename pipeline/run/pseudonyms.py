@@ -31,6 +31,7 @@ from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import (
     UNNAMED,
+    FreeText,
     Marked,
     NameText,
     PathText,
@@ -204,14 +205,14 @@ class _Hider:
     def __init__(self, pseudonyms: Pseudonyms, name: str) -> None:
         self._pseudonyms = pseudonyms
         self._name = name
-        self._free_text: _FreeText | None = None
+        self._known: _KnownNames | None = None
 
     def __call__(self, value: str) -> str:
-        if isinstance(value, Marked):
+        if isinstance(value, Marked) and not isinstance(value, FreeText):
             return _hidden_mark(value, self._pseudonyms, self._name)
-        if self._free_text is None:
-            self._free_text = _FreeText(*self._pseudonyms.known_names(self._name))
-        return self._free_text(value).lstrip(": ")
+        if self._known is None:
+            self._known = _KnownNames(*self._pseudonyms.known_names(self._name))
+        return self._known(value).lstrip(": ")
 
 
 def _hidden_mark(value: Marked, pseudonyms: Pseudonyms, name: str) -> str:
@@ -225,7 +226,7 @@ def _hidden_mark(value: Marked, pseudonyms: Pseudonyms, name: str) -> str:
     return value if value == UNNAMED else PathText(pseudonyms.file(PurePath(value).name))
 
 
-class _FreeText:
+class _KnownNames:
     """Takes known paths and names out of free text, such as an error's.
 
     Args:
@@ -256,9 +257,9 @@ class _FreeText:
         """The longest known name that begins at a place of the text, as a word of its own."""
         if start and _is_of_a_word(text[start - 1], "_.-"):
             return None
-        for length in (length for length in self._lengths if length >= least):
+        for length in self._lengths:
             name, after = text[start : start + length], text[start + length : start + length + 1]
-            if name in self._names and not _is_of_a_word(after, "_-"):
+            if name in self._names and len(name) >= least and not _is_of_a_word(after, "_-"):
                 return name
         return None
 
@@ -382,9 +383,9 @@ class _LogFilter:
         self._data = sorted((root for root in roots if len(root) > 1), key=len, reverse=True)
 
     @functools.cached_property
-    def _known(self) -> _FreeText:
+    def _known(self) -> _KnownNames:
         """Takes the names of all cases out of a text."""
-        return _FreeText(self._pseudonyms.all_known_names() if self._pseudonyms else {}, ())
+        return _KnownNames(self._pseudonyms.all_known_names() if self._pseudonyms else {}, ())
 
     def __call__(self, record: logging.LogRecord) -> bool:
         if self._pseudonyms is None:
@@ -406,7 +407,7 @@ class _LogFilter:
         """Whether a value of a record is one to hide."""
         if isinstance(value, PurePath):
             return value != self._out and self._out not in value.parents
-        return isinstance(value, Marked)
+        return isinstance(value, Marked) and not isinstance(value, FreeText)
 
     def _hidden(self, value: object) -> object:
         if self._pseudonyms is None or not self._tells(value):
@@ -503,7 +504,7 @@ def _nameless(text: str, settings: Settings) -> str:
     for key, root in data.items():
         for name in (str(root), str(root.absolute())):
             text = text.replace(name + os.sep, "").replace(name, key)
-    return _FreeText(names, data.values())(text).lstrip(": ")
+    return _KnownNames(names, data.values())(text).lstrip(": ")
 
 
 def _listed(root: Path) -> list[Path]:

@@ -350,10 +350,15 @@ def test_an_abstained_naming(plain, run_cli) -> None:
     assert run_cli(*run.words(split="train", abstained="keep", overwrite="true"))[0] == 0
 
 
-def test_results_of_earlier_versions_without_a_naming(plain) -> None:
+def test_results_of_earlier_versions(plain) -> None:
+    """The first layout: warnings are lines of text, and at first there was no naming."""
     run = plain("one")
     del run.results["one"]["naming"]
-    run.results["one"]["version"] = "0.0.9"
+    run.results["one"] |= {
+        "version": "0.0.9",
+        "schema": "spineline-result/1",
+        "warnings": ["slice_choice: series 'T2': only 1 slice(s)"],
+    }
     assert len(run.save().read().records) == 1
 
 
