@@ -37,8 +37,9 @@ from spineline.pipeline.outputs.study_files import (
     write_results_csv,
     write_study,
 )
+from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
 from spineline.pipeline.run.predict import Failure, analyse_cases
-from spineline.pipeline.run.pseudonyms import hidden_in_log, quiet_names, recorded
+from spineline.pipeline.run.pseudonyms import recorded
 from spineline.weights import Bundle
 
 Results = dict[str, StudyResult]

@@ -49,16 +49,11 @@ from spineline.pipeline.outputs.writers import (
 )
 from spineline.pipeline.run import engine_local
 from spineline.pipeline.run.engines import Engine, Failure, Outcome, load_engine, reason_of
+from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
 from spineline.pipeline.run.manifest import NAME as MANIFEST
 from spineline.pipeline.run.manifest import Entry, Manifest, Stamp, is_manifest, open_manifest
 from spineline.pipeline.run.progress import RunTeller
-from spineline.pipeline.run.pseudonyms import (
-    Pseudonyms,
-    hidden_in_log,
-    pseudonyms_of,
-    quiet_names,
-    recorded,
-)
+from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, recorded
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 __all__ = ["Failure", "PredictResult", "StoredResults", "analyse_cases", "predict"]

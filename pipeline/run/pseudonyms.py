@@ -12,36 +12,25 @@ no study is of no use.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TypeVar
 
 from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
 from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.remarks import (
-    UNNAMED,
-    FreeText,
-    Marked,
-    NameText,
-    PathText,
-    SeriesText,
-    UidText,
-)
+from spineline.datasets.common.remarks import UNNAMED, NameText, PathText, SeriesText, UidText
 from spineline.datasets.common.settings import Settings
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.sources import Case
 from spineline.pipeline.run.engines import Outcome
+from spineline.pipeline.run.known_names import KnownNames, data_of, hides_names
 from spineline.pipeline.run.settings import PipelinePredict
 
 SALT_NAME = "salt.txt"
@@ -54,11 +43,6 @@ _FILE_DIGITS = 8
 _HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
 _CHECK_DIGITS = 4
 _HIDDEN = Path("hidden-by-names-hash")
-_MOST_LISTED = 100_000
-_KEYS_OF_DATA = ("source", "compare", "annotations", "data", "split", "predictions")
-_LEAST_LOGGED = 4
-"""Letters of a name that is looked for in every line of the log; shorter ones are in any text."""
-_AFTER_A_PATH = (": ", "; ", ", ", ")", "'", '"', "\n")
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -102,9 +86,9 @@ class Pseudonyms:
             write_text(self._check, check_of(self._key) + "\n")
         name, failure, analysis = outcome.name, outcome.failure, outcome.analysis
         if failure is not None:
-            failure = replace(failure, reason=_Hider(self, name)(failure.reason))
+            failure = replace(failure, reason=HideValues(self, name)(failure.reason))
         if analysis is not None:
-            hide, frame = _Hider(self, name), analysis.frame
+            hide, frame = HideValues(self, name), analysis.frame
             frame = replace(
                 frame,
                 name=name,
@@ -128,7 +112,7 @@ class Pseudonyms:
 
     def result(self, name: str, result: StudyResult) -> StudyResult:
         """A result of the case of a new name, whose texts and UIDs tell nothing."""
-        hide = _Hider(self, name)
+        hide = HideValues(self, name)
         kept = [each for each in result.warnings if each.code != "identity_in_name"]
         return replace(
             result,
@@ -158,9 +142,7 @@ class Pseudonyms:
             folders += inside.parts
         names = {folder: new for folder in folders if folder not in ("/", "", ".")}
         names |= {path.name: self.file(path.name) for path in paths}
-        study = case.files or case.study
-        if study is not None and study.study_uid:
-            names[study.study_uid] = str(self.uid(study.study_uid))
+        names |= {uid: str(self.uid(uid)) for uid in _uids_of(case) if uid}
         return names, {*paths, self._source, base}
 
     def all_known_names(self) -> dict[str, str]:
@@ -194,7 +176,16 @@ def _paths_of(case: Case) -> list[Path]:
     return paths
 
 
-class _Hider:
+def _uids_of(case: Case) -> list[str]:
+    """The UIDs of a case, as far as they are known before its headers are read."""
+    if case.study is None:
+        return [] if case.files is None else [case.files.study_uid]
+    series = case.study.series
+    slices = [header.instance_uid for each in series for header in each.slices]
+    return [case.study.study_uid, *(each.series_uid for each in series), *slices]
+
+
+class HideValues:
     """Gives what stands in the place of a value that speaks of one case, or of free text on it.
 
     Args:
@@ -205,67 +196,21 @@ class _Hider:
     def __init__(self, pseudonyms: Pseudonyms, name: str) -> None:
         self._pseudonyms = pseudonyms
         self._name = name
-        self._known: _KnownNames | None = None
+        self._known: KnownNames | None = None
 
     def __call__(self, value: str) -> str:
-        if isinstance(value, Marked) and not isinstance(value, FreeText):
-            return _hidden_mark(value, self._pseudonyms, self._name)
+        """What stands in the place of a marked value, or the text without names of the case."""
+        if isinstance(value, SeriesText):
+            return value.left_out()
+        if isinstance(value, UidText):
+            return str(self._pseudonyms.uid(value))
+        if isinstance(value, NameText):
+            return self._name
+        if isinstance(value, PathText):
+            return value if value == UNNAMED else self._pseudonyms.file(Path(value).name)
         if self._known is None:
-            self._known = _KnownNames(*self._pseudonyms.known_names(self._name))
+            self._known = KnownNames(*self._pseudonyms.known_names(self._name))
         return self._known(value).lstrip(": ")
-
-
-def _hidden_mark(value: Marked, pseudonyms: Pseudonyms, name: str) -> str:
-    """What stands in the place of a marked value, by what it is."""
-    if isinstance(value, SeriesText):
-        return value.left_out()
-    if isinstance(value, UidText):
-        return str(pseudonyms.uid(value))
-    if isinstance(value, NameText):
-        return name
-    return value if value == UNNAMED else PathText(pseudonyms.file(PurePath(value).name))
-
-
-class _KnownNames:
-    """Takes known paths and names out of free text, such as an error's.
-
-    Args:
-        names: what stands for each name, where that is a word of its own.
-        paths: which are left out, and all folders above them.
-    """
-
-    def __init__(self, names: Mapping[str, str], paths: Iterable[Path]) -> None:
-        self._names = names
-        self._lengths = sorted({len(name) for name in names}, reverse=True)
-        folders = {str(parent) for path in paths for parent in (path, *path.parents)}
-        folders |= {str(Path(folder).absolute()) for folder in folders}
-        longest_first = sorted((f for f in folders if len(f) > 3), key=len, reverse=True)
-        self._folders = [folder + os.sep for folder in longest_first] + longest_first
-
-    def __call__(self, text: str, *, least: int = 1) -> str:
-        """The text without the paths, and with other words for names of so many letters or more."""
-        for folder in self._folders:
-            text = text.replace(folder, "")
-        parts, place = [], 0
-        while place < len(text):
-            name = self.name_at(text, place, least)
-            parts.append(text[place] if name is None else self._names[name])
-            place += 1 if name is None else len(name)
-        return "".join(parts)
-
-    def name_at(self, text: str, start: int, least: int = 1) -> str | None:
-        """The longest known name that begins at a place of the text, as a word of its own."""
-        if start and _is_of_a_word(text[start - 1], "_.-"):
-            return None
-        for length in self._lengths:
-            name, after = text[start : start + length], text[start + length : start + length + 1]
-            if name in self._names and len(name) >= least and not _is_of_a_word(after, "_-"):
-                return name
-        return None
-
-
-def _is_of_a_word(character: str, marks: str) -> bool:
-    return character.isalnum() or (character != "" and character in marks)
 
 
 def pseudonyms_of(
@@ -339,180 +284,14 @@ def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
     return salt
 
 
-def hides_names(settings: Settings) -> bool:
-    """Whether ``names=hash`` is asked for."""
-    return getattr(settings, "names", "folder") == "hash"
-
-
 def recorded(settings: SettingsT) -> SettingsT:
     """The settings as ``run.yaml`` may show them: without the salt, nor paths and names of data."""
     if not hides_names(settings):
         return settings
-    hidden: dict[str, object] = {"salt": None, **dict.fromkeys(_data_of(settings), _HIDDEN)}
+    hidden: dict[str, object] = {"salt": None, **dict.fromkeys(data_of(settings), _HIDDEN)}
     if getattr(settings, "ids", ()):
         hidden["ids"] = (str(_HIDDEN),)
     return replace(settings, **hidden)
-
-
-def _data_of(settings: Settings) -> dict[str, Path]:
-    """The files and folders of data that settings name, by key."""
-    found = {key: getattr(settings, key, None) for key in _KEYS_OF_DATA}
-    return {key: Path(path) for key, path in found.items() if path is not None}
-
-
-class _LogFilter:
-    """Keeps paths and names off the log, whichever module logs them.
-
-    A value in a record is hidden by what it is: a path outside of ``out=``, or [Marked][]. Of free
-    text, paths of the data are taken out, and names of studies and files where they are known.
-
-    Args:
-        settings: of the run.
-        pseudonyms: names to give instead; None holds records back that tell of files.
-
-    Attributes:
-        held: how many records were held back.
-    """
-
-    def __init__(self, settings: Settings, pseudonyms: Pseudonyms | None = None) -> None:
-        self.held = 0
-        self._pseudonyms = pseudonyms
-        self._out = Path(getattr(settings, "out", _HIDDEN))
-        data = {path for root in _data_of(settings).values() for path in (root, root.absolute())}
-        roots = {str(path) for path in data} | {str(path.resolve()) for path in data}
-        self._data = sorted((root for root in roots if len(root) > 1), key=len, reverse=True)
-
-    @functools.cached_property
-    def _known(self) -> _KnownNames:
-        """Takes the names of all cases out of a text."""
-        return _KnownNames(self._pseudonyms.all_known_names() if self._pseudonyms else {}, ())
-
-    def __call__(self, record: logging.LogRecord) -> bool:
-        if self._pseudonyms is None:
-            text = record.getMessage()
-            tells = any(map(self._tells, _arguments(record))) or self._without_paths(text) != text
-            self.held += tells
-            return not tells
-        hide = self._hidden
-        if isinstance(record.args, Mapping):
-            record.args = {name: hide(value) for name, value in record.args.items()}
-        elif record.args:
-            record.args = tuple(map(hide, record.args))
-        text = self._without_paths(record.getMessage())
-        record.msg = self._known(text, least=_LEAST_LOGGED)
-        record.args = record.exc_info = record.exc_text = None
-        return True
-
-    def _tells(self, value: object) -> bool:
-        """Whether a value of a record is one to hide."""
-        if isinstance(value, PurePath):
-            return value != self._out and self._out not in value.parents
-        return isinstance(value, Marked) and not isinstance(value, FreeText)
-
-    def _hidden(self, value: object) -> object:
-        if self._pseudonyms is None or not self._tells(value):
-            return value
-        marked = value if isinstance(value, Marked) else PathText(value)
-        name = self._pseudonyms.name(str(value)) or self._pseudonyms.other("study", str(value))
-        return str(_hidden_mark(marked, self._pseudonyms, name))
-
-    def _without_paths(self, text: str) -> str:
-        """The text with other words for each path of the data, up to where it may end at most."""
-        pieces = _split_at(text, str(self._out))
-        return str(self._out).join(map(self._piece_without_paths, pieces))
-
-    def _piece_without_paths(self, text: str) -> str:
-        for root in self._data:
-            text, *others = _split_at(text, root)
-            for other in others:
-                while (name := self._known.name_at(other, 1)) and other.startswith(os.sep):
-                    other = other[1 + len(name) :]
-                ends = [place for mark in _AFTER_A_PATH if (place := other.find(mark)) >= 0]
-                text += UNNAMED + other[min(ends, default=len(other)) :]
-        return text
-
-
-def _split_at(text: str, path: str) -> list[str]:
-    """The pieces of a text around a path, which one of a single name is only with a slash after."""
-    first, *others = text.split(path)
-    pieces, is_name = [first], os.sep not in path
-    for other in others:
-        ends = other.startswith(os.sep) or not (is_name or _is_of_a_word(other[:1], "_.-"))
-        if ends:
-            pieces.append(other)
-        else:
-            pieces[-1] += path + other
-    return pieces
-
-
-def _arguments(record: logging.LogRecord) -> Sequence[object]:
-    """The values in a record."""
-    if isinstance(record.args, Mapping):
-        return tuple(record.args.values())
-    return record.args or ()
-
-
-@contextmanager
-def quiet_names(settings: Settings) -> Iterator[None]:
-    """Keep what is said of single files off the log while the source is looked through.
-
-    Raises:
-        SpinelineError: raised inside, under numbers in place of names of files and folders.
-    """
-    if not hides_names(settings):
-        yield
-        return
-    hold = _LogFilter(settings)
-    LOG.addFilter(hold)
-    try:
-        yield
-    except SpinelineError as error:
-        raise type(error)(_nameless(str(error), settings)) from None
-    finally:
-        LOG.removeFilter(hold)
-    if hold.held:
-        LOG.info("%d files or folders not used; names=hash does not name them", hold.held)
-
-
-@contextmanager
-def hidden_in_log(settings: Settings, pseudonyms: Pseudonyms | None) -> Iterator[None]:
-    """Keep paths and names of the data off the log while studies are gone over.
-
-    Args:
-        settings: of the run.
-        pseudonyms: of the run; None, where studies keep their names, hides nothing.
-    """
-    if pseudonyms is None:
-        yield
-        return
-    hide = _LogFilter(settings, pseudonyms)
-    LOG.addFilter(hide)
-    try:
-        yield
-    finally:
-        LOG.removeFilter(hide)
-
-
-def _nameless(text: str, settings: Settings) -> str:
-    """A text on data with a number for each file and folder: its place in the sorted listing."""
-    data = _data_of(settings)
-    names: dict[str, str] = {}
-    for root in data.values():
-        for number, path in enumerate(_listed(root), 1):
-            if path.name in text:
-                names.setdefault(path.name, f"file-{number}")
-    for key, root in data.items():
-        for name in (str(root), str(root.absolute())):
-            text = text.replace(name + os.sep, "").replace(name, key)
-    return _KnownNames(names, data.values())(text).lstrip(": ")
-
-
-def _listed(root: Path) -> list[Path]:
-    """What is below a folder, sorted; as much as can be listed."""
-    try:
-        return sorted(islice(root.rglob("*"), _MOST_LISTED)) if root.is_dir() else [root]
-    except OSError:
-        return []
 
 
 def kept_salt(path: Path) -> str:
