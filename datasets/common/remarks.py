@@ -152,4 +152,4 @@ def _hidden_part(value: Part, hide: Callable[[str], str]) -> Part:
     if not isinstance(value, Marked):
         return value
     instead = hide(value)
-    return PathText(instead) if isinstance(value, PathText) else instead
+    return instead if isinstance(instead, Marked) else type(value)(instead)

@@ -22,6 +22,7 @@ SEGMENT_RANKS = 2
 """Ranks from one vertebra, or disc, to the next."""
 
 TINY = 1e-9
+"""Keeps divisors from 0, and steps downwards from none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,12 @@ def test_a_file_without_a_name() -> None:
     assert str(made.hidden(lambda _: PathText(UNNAMED))) == "a file was left out"
 
 
+def test_what_is_hidden_once_can_be_hidden_again() -> None:
+    made = remark("", "{file}: {why}", file=PathText("im0"), why=FreeText("of im0 and im1"))
+    once = made.hidden(lambda value: value.replace("im0", "a"))
+    assert str(once.hidden(lambda value: value.replace("im1", "b"))) == "a: of a and b"
+
+
 def test_equal_remarks_are_one() -> None:
     read = Remark("x", "1", (("n", 1),))
     assert len({remark("x", "{n}", n=1), remark("x", "{n}", n=1), read}) == 1
