@@ -137,15 +137,8 @@ def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:
         f"levels may be off by {off}: every name {names} fits nearly as well "
         f"(probability {probabilities}, {naming.probability:.2f} as named)"
     )
-    return [
-        warning(
-            "naming_in_doubt",
-            text,
-            probability=round(naming.probability, 6),
-            shifts=tuple(rival.shift for rival in near),
-            probabilities=tuple(round(rival.probability, 6) for rival in near),
-        )
-    ]
+    probability, shifts = round(naming.probability, 6), tuple(rival.shift for rival in near)
+    return [warning("naming_in_doubt", text, probability=probability, shifts=shifts)]
 
 
 def _way_words(rivals: Sequence[Rival]) -> str:
