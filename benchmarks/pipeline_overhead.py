@@ -48,7 +48,8 @@ from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.crops.crops import extract_crops
 from spineline.datasets.dicom.study import choose_slice, read_pixels, scan
 from spineline.datasets.images import window_to_uint8
-from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
+from spineline.pipeline.inference.candidates import candidates_of
+from spineline.pipeline.inference.decode import decode_spine
 from spineline.pipeline.inference.grading import crop_boxes
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size
 from spineline.pipeline.inference.settings import ModelSettings
@@ -133,7 +134,7 @@ def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> 
         "choose the slice": lambda: choose_slice(scanned),
         "read its pixels": lambda: read_pixels(frame.header),
         "window": lambda: window_to_uint8(pixels),
-        "decode the spine": lambda: decode_spine(detections, DecodeSettings()),
+        "decode the spine": lambda: decode_spine(candidates_of(detections, 15)),
         "cut crops": lambda: extract_crops(
             frame.image, points, boxes, pipeline.classifier.crop
         ),

@@ -14,8 +14,11 @@ from typing import Any
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
 
-RESULT_SCHEMA = "spineline-result/1"
+RESULT_SCHEMA = "spineline-result/2"
 """What ``result.json`` of ``pipeline predict`` calls its layout."""
+
+RESULT_SCHEMAS = (RESULT_SCHEMA, "spineline-result/1")
+"""Layouts that are read; in the first one warnings were lines of text."""
 
 
 @dataclass(frozen=True, slots=True)

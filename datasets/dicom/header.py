@@ -64,7 +64,7 @@ class SliceHeader:
         image_type: such as ``("ORIGINAL", "PRIMARY", "M")``.
         words: upper-case text that tells the kind of scan (description, protocol, sequence).
         scan_options: upper-case DICOM scan options.
-        problems: what was wrong with the header, in plain words.
+        problems: what is wrong with its geometry (spacing, orientation, position), in plain words.
     """
 
     path: Path

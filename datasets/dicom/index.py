@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.common.files import plain_name
 from spineline.datasets.common.log import LOG
+from spineline.datasets.common.remarks import PathText
 from spineline.datasets.dicom.header import (
     HeaderRejected,
     SliceHeader,
@@ -443,7 +444,8 @@ def _failed_studies(
 
 def _tell_left_out(rejection: Rejection, source: Path) -> None:
     level = logging.INFO if rejection.kind in _HARMLESS else logging.WARNING
-    LOG.log(level, "%s: left out, %s", _relative(rejection.path, source), rejection.reason)
+    path = PathText(_relative(rejection.path, source))
+    LOG.log(level, "%s: left out, %s", path, rejection.reason)
 
 
 def _relative(path: Path, source: Path) -> str:

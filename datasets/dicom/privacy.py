@@ -28,7 +28,6 @@ _DATES = ("PatientBirthDate",)
 _READ = (*_NAMES, *_NUMBERS, *_DATES, "BurnedInAnnotation")
 _TAGS = [tag_for_keyword(word) for word in _READ] + _OVERLAYS
 _WORD = re.compile(r"[^\W_]+")
-_TITLE = re.compile(r"series '([^']*)'(?: \(number (-?\d+)\))?")
 _LEAST_LETTERS = 3  # shorter names and numbers are in too many words by chance
 _LEAST_IDEOGRAPHS = 2  # of names in ideographs or Hangul, which are short and mean much
 _LEAST_RUN_TOGETHER = 8  # letters of several words that are looked for inside others
@@ -141,26 +140,6 @@ def _is_telling(text: str) -> bool:
     wanted = "".join(_words(text))
     least = _LEAST_IDEOGRAPHS if _is_dense(wanted) else _LEAST_LETTERS
     return len(wanted) >= least and wanted not in _PARTICLES
-
-
-def without_descriptions(text: str, identity: Iterable[str] | None = None) -> str:
-    """A text on the choice of a series, with the series' number in place of its description.
-
-    Args:
-        text: of [choose_slice][spineline.datasets.dicom.select.choose_slice].
-        identity: only descriptions that hold one of these are left out; None leaves out all.
-
-    >>> without_descriptions("slice 4 of 7 of series 'T2 DOE' (number 3)", ["doe"])
-    'slice 4 of 7 of series 3'
-    """
-    wanted = None if identity is None else list(identity)
-
-    def titled(match: re.Match[str]) -> str:
-        if wanted is not None and not tells_of(match[1], wanted):
-            return match[0]
-        return "a series" if match[2] is None else f"series {match[2]}"
-
-    return _TITLE.sub(titled, text)
 
 
 def tells_of(text: str, identity: Iterable[str]) -> bool:

@@ -15,7 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from spineline.datasets.common.errors import DicomReadError
-from spineline.datasets.common.log import LOG
+from spineline.datasets.common.remarks import (
+    FreeText,
+    NameText,
+    Parameter,
+    PathText,
+    Remark,
+    SeriesText,
+    remark,
+)
 from spineline.datasets.dicom.header import RejectionKind, SliceHeader
 
 # A word ends where letters end: digits and marks may stand right beside it, as in `t2_tse_sag_384`.
@@ -102,14 +110,15 @@ class Choice:
     Attributes:
         series: the series it belongs to.
         slice: the slice.
-        warnings: what the user should know of the choice, in plain words, without identifiers.
+        warnings: what the user should know of the choice; their codes are ``slice_choice``,
+            ``no_geometry`` and ``files_left_out``.
         notes: the choice itself, and each series and file left out with its reason.
     """
 
     series: Series
     slice: SliceHeader
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    warnings: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +132,11 @@ class _Stack:
     def first(self) -> SliceHeader:
         return self.slices[0]
 
-    @property
-    def title(self) -> str:
-        number = self.first.series_number
-        description = self.series.description.replace("'", "")  # so that it can be found again
-        named = f"'{description}'" if description else "without description"
-        return f"series {named}" + ("" if number is None else f" (number {number})")
+    def remark(self, code: str, wording: str, reason: str = "", **counts: int) -> Remark:
+        """A remark on the series, which ``{series.shown}`` stands for in the wording."""
+        series = SeriesText(self.series.description.replace("'", ""), self.first.series_number)
+        reasons = {"reason": reason} if reason else {}
+        return remark(code, wording, series=series, **reasons, **counts)
 
 
 def choose_slice(study: Study) -> Choice:
@@ -144,29 +152,36 @@ def choose_slice(study: Study) -> Choice:
         DicomReadError: the study has no sagittal T2 series; names what was found instead.
     """
     stacks = [stack for series in study.series for stack in _stacks(series)]
-    refused = {n: reason for n, stack in enumerate(stacks) if (reason := _refusal(stack))}
-    usable = [stack for n, stack in enumerate(stacks) if n not in refused]
-    left_out = [f"{stacks[n].title}: {reason}" for n, reason in refused.items()]
-    warnings: list[str] = []
+    refused = [(stack, reason) for stack in stacks if (reason := _refusal(stack))]
+    usable = [stack for stack in stacks if not any(stack is other for other, _ in refused)]
+    warnings: list[Remark] = []
     if not usable and study.single_file and stacks:
         usable = [stacks[0]]
-        warnings.append(f"the file was taken as asked, although it is: {refused[0]}")
+        wording = "the file was taken as asked, although it is: {reason}"
+        warnings.append(remark("slice_choice", wording, reason=refused[0][1]))
     if not usable:
-        raise DicomReadError(_nothing_found(study, left_out))
+        raise DicomReadError(_nothing_found(study, refused))
     usable.sort(key=_rank)
     best = usable[0]
-    warnings += [f"{best.title}: {text}" for _, text in _demerits(best)]
+    warnings += [
+        best.remark("slice_choice", "{series.shown}: {reason}", text) for _, text in _demerits(best)
+    ]
     warnings += _rivals(best, usable[1:])
-    left_out += [f"{stack.title}: {_why_not(stack, best)}" for stack in usable[1:]]
+    left_out = [*refused, *((stack, _why_not(stack, best)) for stack in usable[1:])]
     chosen, place, slice_warnings = _middle(best)
-    warnings += slice_warnings + list(chosen.problems)
-    warnings += _file_warnings(study.rejections)
+    warnings += slice_warnings
+    warnings += [remark("no_geometry", "{reason}", reason=problem) for problem in chosen.problems]
+    warnings += [
+        remark("files_left_out", "{file.shown} was left out: {reason}", **_of_file(rejection))
+        for rejection in study.rejections
+        if rejection.kind == "damaged"
+    ]
+    wording = "slice {place} of {count} of {series.shown}"
     notes = (
-        f"slice {place + 1} of {len(best.slices)} of {best.title}",
-        *(f"left out, {text}" for text in left_out),
-        *(f"left out, file {r.path.name}: {r.reason}" for r in study.rejections),
+        best.remark("", wording, place=place + 1, count=len(best.slices)),
+        *(stack.remark("", "left out, {series.shown}: {reason}", why) for stack, why in left_out),
+        *(remark("", "left out, {file.shown}: {reason}", **_of_file(r)) for r in study.rejections),
     )
-    LOG.debug("%s: %s", study.name, "; ".join(notes))
     return Choice(best.series, chosen, tuple(dict.fromkeys(warnings)), notes)
 
 
@@ -329,13 +344,14 @@ def _rank(stack: _Stack) -> tuple[int, int, int, float, str]:
     return penalty, -len(stack.slices), -size, spacing, stack.series.series_uid
 
 
-def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[str]:
+def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[Remark]:
     """A warning where another stack is as good, so that the choice is one of detail."""
     equal = [other for other in others if _rank(other)[0] == _rank(best)[0]]
     if not equal:
         return []
+    wording = "{series.shown} was taken out of {count} equally suited series: {reason} decided"
     why = _why_not(equal[0], best)
-    return [f"{best.title} was taken out of {len(equal) + 1} equally suited series: {why} decided"]
+    return [best.remark("slice_choice", wording, why, count=len(equal) + 1)]
 
 
 def _why_not(stack: _Stack, best: _Stack) -> str:
@@ -347,7 +363,7 @@ def _why_not(stack: _Stack, best: _Stack) -> str:
     return next((name for name, mine, its in pairs if mine != its), "the order of slices")
 
 
-def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[str]]:
+def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     """The middle slice, its index in the stack, and warnings."""
     slices = stack.slices
     along = _positions(slices)
@@ -356,8 +372,9 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[str]]:
         chosen = ordered[len(ordered) // 2]
         if len(slices) == 1:
             return chosen, 0, []
-        text = f"{stack.title}: slices have no distinct positions; the middle is by instance number"
-        return chosen, ordered.index(chosen), [text]
+        text = "slices have no distinct positions; the middle is by instance number"
+        warning = stack.remark("slice_choice", "{series.shown}: {reason}", text)
+        return chosen, ordered.index(chosen), [warning]
     distance = np.abs(along - (along.min() + along.max()) / 2)
     nearest = along[distance <= distance.min() + 1e-3].max()
     places = [n for n in range(len(slices)) if abs(along[n] - nearest) <= 1e-3]
@@ -365,7 +382,7 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[str]]:
     warnings = []
     if len(places) > 1:
         text = "of several images in the middle the one with fat and the longest echo was taken"
-        warnings.append(f"{stack.title}: {text}")
+        warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", text))
     return slices[place], place, warnings
 
 
@@ -393,20 +410,22 @@ def _positions(
     return along
 
 
-def _file_warnings(rejections: Sequence[Rejection]) -> list[str]:
-    return [
-        f"file {r.path.name} was left out: {r.reason}" for r in rejections if r.kind == "damaged"
-    ]
+def _of_file(rejection: Rejection) -> dict[str, Parameter]:
+    """The parameters of a remark on a file."""
+    return {"file": PathText(rejection.path.name), "reason": FreeText(rejection.reason)}
 
 
-def _nothing_found(study: Study, left_out: Sequence[str]) -> str:
-    if left_out:
-        found = "; ".join(left_out)
+def _nothing_found(study: Study, refused: Sequence[tuple[_Stack, str]]) -> Remark:
+    if refused:
+        wording = "{found}"
+        found = tuple(stack.remark("", "{series.shown}: {reason}", why) for stack, why in refused)
     else:
-        files = [f"{r.path.name}: {r.reason}" for r in study.rejections]
-        found = "no usable DICOM image (" + "; ".join(files[:3]) + "…)" * (len(files) > 3)
-        found += ")" * (len(files) <= 3)
-    return (
-        f"study {study.name}: no sagittal T2 series; found {found}. "
-        "Export the T2 sagittal series, or name one DICOM file as source"
+        wording = "no usable DICOM image ({found}" + "…" * (len(study.rejections) > 3) + ")"
+        found = tuple(remark("", "{file}: {reason}", **_of_file(r)) for r in study.rejections[:3])
+    return remark(
+        "",
+        f"study {{study}}: no sagittal T2 series; found {wording}. "
+        "Export the T2 sagittal series, or name one DICOM file as source",
+        study=NameText(study.name),
+        found=found,
     )

@@ -5,6 +5,7 @@ Scoring brings labels and predictions together by names and UIDs; only what is w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.inference.ground_truth import TruthSet
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
+from spineline.pipeline.inference.sources import Case
 from spineline.pipeline.run.engines import Failure, Outcome
 from spineline.pipeline.run.pseudonyms import SALT_NAME, Pseudonyms, kept_salt
 
@@ -28,9 +30,13 @@ class ValNames:
         self._hidden = hidden
 
     @property
-    def are_hashed(self) -> bool:
-        """Whether ``names=hash`` is asked for."""
-        return self._hidden is not None
+    def pseudonyms(self) -> Pseudonyms | None:
+        """The hashed names; None where everything stays as it is."""
+        return self._hidden
+
+    def cases(self, cases: Sequence[Case]) -> tuple[Case, ...]:
+        """The cases as they are to be read."""
+        return tuple(replace(case, is_pseudonymous=self._hidden is not None) for case in cases)
 
     def study(self, name: str) -> str:
         """The name that a case is written under, or an image that is no case."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ from spineline.pipeline.outputs.study_files import (
     write_results_csv,
     write_study,
 )
+from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
 from spineline.pipeline.run.predict import Failure, analyse_cases
-from spineline.pipeline.run.pseudonyms import quiet_names, recorded
+from spineline.pipeline.run.pseudonyms import recorded
 from spineline.weights import Bundle
 
 Results = dict[str, StudyResult]
@@ -89,8 +91,9 @@ def val(settings: PipelineVal) -> PipelineValResult:
     with quiet_names(settings):
         truth = load_truth(settings)
         groups = _groups(settings, truth, folds)
-    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage, ExitStack() as stack:
         names = val_names(settings, truth, stage)
+        stack.enter_context(hidden_in_log(settings, names.pseudonyms))
         failures: list[Failure] = []
         results = (
             _run(groups, truth, stage, failures, names)
@@ -182,7 +185,7 @@ def _run(
         pipeline = Pipeline.from_settings(settings)
         if group.fold is not None:
             pipeline = replace(pipeline, weights_name=f"fold {group.fold}: {pipeline.weights_name}")
-        for name, analysis in analyse_cases(pipeline, group.cases, failures.append):
+        for name, analysis in analyse_cases(pipeline, names.cases(group.cases), failures.append):
             shown = names.analysis(name, analysis)
             folder = stage / "predictions" / names.study(name)
             write_study(folder, shown, overlay=settings.overlay, doubtful=settings.confidence)

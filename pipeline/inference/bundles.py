@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.common.runtimes import FORMS, SUFFIXES, Form, open_session
 from spineline.datasets.crops.crops import CropSpec
@@ -115,8 +115,7 @@ def exported_bundle(settings: ModelSettings) -> Bundle:
     exported = read_exported(settings)
     files: dict[Role, WeightsFile] = {}
     for role, members in exported.members.items():
-        for member in members:
-            _check_member(exported.folder / member.file, member)
+        _contents(exported, role)
         first = members[0]
         files[role] = WeightsFile(first.file, exported.folder / first.file, first.sha256)
     sha256, namer = exported.sha256, files.get("namer")
@@ -255,7 +254,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str]:
             data = file.read(_LARGEST + 1)
         content = json.loads(data) if len(data) <= _LARGEST else None
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise WeightsError(f"{path}: cannot be read ({first_line(error)})") from error
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is not JSON ({error!s:.200}); {_AGAIN}") from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
@@ -367,39 +366,23 @@ def _are_names(names: Any) -> bool:
     return texts and 0 < len(names) == len(set(names)) <= 1000
 
 
-def _contents(exported: Exported, role: Role) -> Sequence[bytes]:
-    """The bytes of a network's files, which are those that were checked."""
-    found = []
-    for member in exported.members[role]:
-        path = exported.folder / member.file
-        _check_size(path, member)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-        _check_digest(path, member, hashlib.sha256(data).hexdigest())
-        found.append(data)
-    return found
+def _contents(exported: Exported, role: Role) -> list[bytes]:
+    """The bytes of a network's files, which are those that ``bundle.json`` speaks of."""
+    return [_content(exported.folder / member.file, member) for member in exported.members[role]]
 
 
-def _check_member(path: Path, member: Member) -> None:
-    _check_size(path, member)
-    _check_digest(path, member, sha256_of(path))
-
-
-def _check_size(path: Path, member: Member) -> None:
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if size is None:
+def _content(path: Path, member: Member) -> bytes:
+    if not path.is_file():
         raise WeightsError(f"{path}: this file of the bundle is missing; {_AGAIN}")
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size == member.size else b""
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({first_line(error)})") from error
     if size != member.size:
-        msg = f"{path}: has been altered: {size} bytes, {BUNDLE_FILE} says {member.size}; {_AGAIN}"
-        raise WeightsError(msg)
-
-
-def _check_digest(path: Path, member: Member, found: str) -> None:
-    if found != member.sha256:
-        msg = f"{path}: has been altered: SHA-256 {found}, {BUNDLE_FILE} says {member.sha256}"
-        raise WeightsError(f"{msg}; {_AGAIN}")
+        said = f"{size} bytes, {BUNDLE_FILE} says {member.size}"
+    elif (digest := hashlib.sha256(data).hexdigest()) != member.sha256:
+        said = f"SHA-256 {digest}, {BUNDLE_FILE} says {member.sha256}"
+    else:
+        return data
+    raise WeightsError(f"{path}: has been altered: {said}; {_AGAIN}")

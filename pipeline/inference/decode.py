@@ -15,10 +15,11 @@ The score of a chain, in natural-log units, is
   each level left out between the two;
 - ``-end_cost`` for each level left out above the first and below the last.
 
-Where a namer has read the straightened spine (`spineline.pipeline.inference.level_context`), each
-candidate may also bear the name one rung higher or lower, at ``rename_cost`` less log-odds, and a
-structure is worth ``context_weight * max(-context_most, log p - log p_best)`` more: its level's
-probability at its place against that of the likeliest level there.
+Where a level reader has read the straightened spine
+(`spineline.pipeline.inference.level_context`), each candidate may also bear the name one rung
+higher or lower, at ``rename_cost`` less log-odds, and a structure is worth
+``context_weight * max(-context_most, log p - log p_best)`` more: its level's probability at its
+place against that of the likeliest level there.
 
 How sure the names of the chain are is the matter of `spineline.pipeline.inference.naming`.
 
@@ -31,38 +32,31 @@ Coordinates are native pixels, x right, y down, origin at the centre of the top 
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.pipeline.inference.candidates import (
+    TINY,
+    BoolArray,
+    Candidates,
+    DecodedStructure,
+    FloatArray,
+    IntArray,
+    with_other_names,
+)
 from spineline.pipeline.inference.level_context import Context, worth
 from spineline.pipeline.inference.naming import (
-    RUNG,
     SURE,
     TEMPERATURE,
     TEMPERATURE_IN_CONTEXT,
-    BoolArray,
     Naming,
     name_chain,
-    naming_warnings,
 )
-from spineline.pipeline.inference.warnings import few_levels, further_places, warning
 
-if TYPE_CHECKING:
-    from spineline.detect.results import Detections
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Reason = Literal["no_candidate", "low_confidence", "spacing_implausible", "out_of_order"]
-
-_TINY = 1e-9
-_ODD_GAP = (
-    1.8  # the widest of 1,000 labelled gaps is 1.74 times, the narrowest 0.57 times the rule's
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +73,8 @@ class DecodeSettings:
         skip_cost: price of a level left out between two others.
         end_cost: price of a level left out at either end.
         temperature: of the naming's softmax; see `spineline.pipeline.inference.naming`.
-        temperature_in_context: the same where a namer has read the spine.
-        context_weight: of what the namer read.
+        temperature_in_context: the same where a level reader has read the spine.
+        context_weight: of what the level reader read.
         context_most: the most that it takes off a structure.
         rename_cost: log-odds less for a name one rung higher or lower than the detector's.
         sure_naming: warn of a naming whose probability is below it.
@@ -103,73 +97,39 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedStructure:
-    """One level found: its point (the centre of its box), box and the detector's confidence."""
-
-    level: str
-    kind: Kind
-    point_xy: tuple[float, float]
-    box_xyxy: tuple[float, float, float, float]
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
 class DecodedSpine:
     """At most one structure per level, top to bottom, and what is missing and why.
 
     Attributes:
         structures: in the order of `LEVELS`.
         missing: (level, reason) of each level without a structure, in the order of `LEVELS`.
-        warnings: texts for the user.
         score: of the chain, natural-log units; 0 for ``argmax``.
         naming: how sure the names are; None for ``argmax`` and where nothing was found.
     """
 
     structures: tuple[DecodedStructure, ...]
     missing: tuple[tuple[str, Reason], ...]
-    warnings: tuple[str, ...] = ()
     score: float = 0.0
     naming: Naming | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """Candidates sorted by rank (index in `LEVELS`), then falling confidence; N rows each."""
-
-    rank: IntArray
-    box_xyxy: FloatArray
-    confidence: FloatArray
-
-    @property
-    def point_xy(self) -> FloatArray:
-        """(N, 2) centres of the boxes."""
-        return (self.box_xyxy[:, :2] + self.box_xyxy[:, 2:]) / 2
-
-    @property
-    def height(self) -> FloatArray:
-        """(N,) heights of the boxes in pixels."""
-        return self.box_xyxy[:, 3] - self.box_xyxy[:, 1]
-
-
 def decode_spine(
-    detections: Detections,
+    candidates: Candidates,
     settings: DecodeSettings | None = None,
     context: Context | None = None,
 ) -> DecodedSpine:
     """At most one structure per level, levels top to bottom, spacing plausible.
 
     Args:
-        detections: of one image, all candidates at low confidence; classes that are none of the
-            eleven levels, boxes without area and numbers that are not finite are left out.
+        candidates: of one image.
         settings: default: ordered spine with the module's defaults.
-        context: what a namer read along the chain that was decoded without it.
+        context: what a level reader read along the chain that was decoded without it.
     """
     settings = settings or DecodeSettings()
-    candidates = candidates_of(detections, settings.candidates_per_level)
+    offered = frozenset(candidates.rank.tolist())
     if settings.method == "argmax":
-        return _decode_argmax(candidates, settings)
-    temperature, offered = settings.temperature, candidates
-    named = frozenset(candidates.rank.tolist())
+        return _decode_argmax(candidates, offered, settings.confidence)
+    temperature = settings.temperature
     if context is not None:
         candidates = with_other_names(candidates, settings.rename_cost)
         temperature = settings.temperature_in_context
@@ -178,70 +138,21 @@ def decode_spine(
         unary += settings.context_weight * worth(context, candidates, most=settings.context_most)
     pairwise = pairwise_scores(candidates, settings)
     chain, score = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
-    missing = _missing(candidates, chain, unary, pairwise, settings, named)
+    missing = _missing(candidates, chain, unary, pairwise, settings, offered)
 
     def best_score(allowed: BoolArray) -> float:
         worth = np.where(allowed, unary, -np.inf)
         return best_chain(candidates.rank, worth, pairwise, settings.end_cost)[1]
 
     naming = name_chain(candidates, chain, score, best_score, temperature=temperature)
-    warnings = (
-        *few_levels(len(chain)),
-        *further_places(
-            offered,
-            candidates.point_xy[chain],
-            candidates.height[chain],
-            confidence=settings.confidence,
-        ),
-        *_gap_warnings(candidates, chain),
-        *naming_warnings(naming, settings.sure_naming),
-    )
-    return DecodedSpine(_structures(candidates, chain), missing, warnings, score, naming)
+    return DecodedSpine(_structures(candidates, chain), missing, score, naming)
 
 
-def decode_chain(detections: Detections, settings: DecodeSettings) -> tuple[DecodedStructure, ...]:
+def decode_chain(candidates: Candidates, settings: DecodeSettings) -> tuple[DecodedStructure, ...]:
     """The structures alone of [decode_spine][] without a context, which a context is read along."""
-    candidates = candidates_of(detections, settings.candidates_per_level)
     unary, pairwise = unary_scores(candidates, settings), pairwise_scores(candidates, settings)
     chain, _ = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
     return _structures(candidates, chain)
-
-
-def candidates_of(detections: Detections, per_level: int) -> Candidates:
-    """The usable candidates: the most confident ``per_level`` of each level, in order of rank."""
-    rank_of = np.array(
-        [LEVELS.index(name) if name in LEVELS else -1 for name in detections.names], dtype=np.int64
-    )
-    box = np.asarray(detections.boxes_xyxy, dtype=np.float64).reshape(-1, 4)
-    confidence = np.asarray(detections.confidence, dtype=np.float64)
-    rank = rank_of[np.asarray(detections.class_index, dtype=np.int64)]
-    usable = np.isfinite(box).all(axis=1) & np.isfinite(confidence) & (rank >= 0)
-    usable &= (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
-    order = np.flatnonzero(usable)
-    order = order[np.lexsort((-confidence[order], rank[order]))]
-    first = np.searchsorted(rank[order], rank[order])  # position of the first of the same level
-    order = order[np.arange(len(order)) - first < per_level]
-    return Candidates(rank[order], box[order], confidence[order])
-
-
-def with_other_names(candidates: Candidates, cost: float) -> Candidates:
-    """Candidates, and each again with the names one rung higher and lower, at ``cost`` less odds.
-
-    Args:
-        candidates: N of them.
-        cost: natural log of how many times smaller the odds are.
-    """
-    odds = candidates.confidence / np.maximum(1 - candidates.confidence, _TINY) * math.exp(-cost)
-    ranks, boxes, sure = [candidates.rank], [candidates.box_xyxy], [candidates.confidence]
-    for shift in (-RUNG, RUNG):
-        rank = candidates.rank + shift
-        kept = (rank >= 0) & (rank < len(LEVELS))
-        ranks.append(rank[kept])
-        boxes.append(candidates.box_xyxy[kept])
-        sure.append((odds / (1 + odds))[kept])
-    rank, confidence = np.concatenate(ranks), np.concatenate(sure)
-    order = np.lexsort((-confidence, rank))
-    return Candidates(rank[order], np.concatenate(boxes)[order], confidence[order])
 
 
 def unary_scores(candidates: Candidates, settings: DecodeSettings) -> FloatArray:
@@ -258,7 +169,7 @@ def pairwise_scores(candidates: Candidates, settings: DecodeSettings) -> FloatAr
     Allowed are only pairs in which j is of a lower level and lies lower in the image.
     """
     (x, y), height, rank = candidates.point_xy.T, candidates.height, candidates.rank
-    i, j = np.nonzero((rank[None, :] > rank[:, None]) & (y[None, :] - y[:, None] > _TINY))
+    i, j = np.nonzero((rank[None, :] > rank[:, None]) & (y[None, :] - y[:, None] > TINY))
     steps, dx, dy = rank[j] - rank[i], x[j] - x[i], y[j] - y[i]
     rung = (height[i] + height[j]) / 4
     spacing = np.log(np.sqrt(dx * dx + dy * dy) / (steps * rung)) / settings.spacing_sigma
@@ -319,19 +230,17 @@ def _structures(candidates: Candidates, chain: list[int]) -> tuple[DecodedStruct
     )
 
 
-def _decode_argmax(candidates: Candidates, settings: DecodeSettings) -> DecodedSpine:
+def _decode_argmax(
+    candidates: Candidates, offered: frozenset[int], confidence: float
+) -> DecodedSpine:
     first = np.flatnonzero(np.diff(candidates.rank, prepend=-1))
-    chain = [int(i) for i in first if candidates.confidence[i] >= settings.confidence]
+    chain = [int(i) for i in first if candidates.confidence[i] >= confidence]
     found = {int(candidates.rank[i]) for i in chain}
-    offered = {int(rank) for rank in candidates.rank}
+    reasons: dict[bool, Reason] = {True: "low_confidence", False: "no_candidate"}
     missing = tuple(
-        (level, _weak(rank in offered)) for rank, level in enumerate(LEVELS) if rank not in found
+        (level, reasons[rank in offered]) for rank, level in enumerate(LEVELS) if rank not in found
     )
-    return DecodedSpine(_structures(candidates, chain), missing, few_levels(len(chain)))
-
-
-def _weak(offered: bool) -> Reason:
-    return "low_confidence" if offered else "no_candidate"
+    return DecodedSpine(_structures(candidates, chain), missing)
 
 
 def _missing(
@@ -340,50 +249,32 @@ def _missing(
     unary: FloatArray,
     pairwise: FloatArray,
     settings: DecodeSettings,
-    named: frozenset[int],
+    offered: frozenset[int],
 ) -> tuple[tuple[str, Reason], ...]:
-    """Why the chain leaves levels out; ``named`` are the ranks that the detector offered."""
+    """Why the chain leaves levels out; ``offered`` are the ranks that the detector offered."""
     chosen = {int(candidates.rank[i]): i for i in chain}
     missing: list[tuple[str, Reason]] = []
     for rank, level in enumerate(LEVELS):
         if rank in chosen:
             continue
-        if rank not in named:
+        if rank not in offered:
             missing.append((level, "no_candidate"))
             continue
-        offered = np.flatnonzero(candidates.rank == rank)
+        own = np.flatnonzero(candidates.rank == rank)
         above = [i for i in chain if candidates.rank[i] < rank]
         below = [i for i in chain if candidates.rank[i] > rank]
-        fit = np.zeros(len(offered))
+        fit = np.zeros(len(own))
         if above:
-            fit = fit + pairwise[above[-1], offered]
+            fit = fit + pairwise[above[-1], own]
         if below:
-            fit = fit + pairwise[offered, below[0]]
-        missing.append((level, _reason(unary[offered], fit, settings.skip_cost)))
+            fit = fit + pairwise[own, below[0]]
+        missing.append((level, _reason(unary[own], fit, settings.skip_cost)))
     return tuple(missing)
 
 
 def _reason(unary: FloatArray, fit: FloatArray, skip_cost: float) -> Reason:
     """The reason for one level: ``unary`` and ``fit`` between its neighbours of its candidates."""
-    if not len(unary):
-        return "no_candidate"
     in_order = np.isfinite(fit)
     if not in_order.any():
         return "out_of_order"
     return "spacing_implausible" if unary[in_order].max() + skip_cost > 0 else "low_confidence"
-
-
-def _gap_warnings(candidates: Candidates, chain: list[int]) -> tuple[str, ...]:
-    """A warning for each gap that is odd for the levels at its ends (`_ODD_GAP`)."""
-    warnings = []
-    for i, j in itertools.pairwise(chain):
-        rungs = (candidates.rank[j] - candidates.rank[i]) * candidates.height[[i, j]].sum() / 4
-        ratio = math.dist(candidates.point_xy[i], candidates.point_xy[j]) / rungs
-        if not 1 / _ODD_GAP < ratio < _ODD_GAP:
-            upper, lower = LEVELS[candidates.rank[i]], LEVELS[candidates.rank[j]]
-            text = (
-                f"{upper} and {lower} are {ratio:.1f} times as far apart as their boxes lead to "
-                f"expect: a level may be {'left out' if ratio > 1 else 'counted twice'} there"
-            )
-            warnings.append(warning("spacing_implausible", text))
-    return tuple(warnings)

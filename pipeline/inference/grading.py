@@ -10,15 +10,13 @@ import numpy.typing as npt
 
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.kind_masks import masked_seven
-from spineline.datasets.labels import LEVELS, SEVEN_NAMES, Kind
-from spineline.pipeline.inference.decode import DecodedStructure
+from spineline.datasets.labels import SEVEN_NAMES, Kind
+from spineline.pipeline.inference.candidates import DecodedStructure, FloatArray
 from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
 
 if TYPE_CHECKING:
     from spineline.classify.grades import Grades
     from spineline.datasets.crops.crops import CropSpec
-
-FloatArray = npt.NDArray[np.float64]
 
 _SCHMORL = SEVEN_NAMES.index("disc-schmorl")
 Grade = tuple[SevenGrade | None, BinaryGrade | None]
@@ -47,7 +45,7 @@ def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:
     in_order = len(points) >= 2 and bool((np.diff(points[:, 1]) > 0).all())
     if rule == "detector" or not in_order:
         return boxes
-    return boxes_from_points(points, [LEVELS.index(s.level) for s in structures])
+    return boxes_from_points(points, [s.rank for s in structures])
 
 
 def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.source import AnnotationSource, LeftOut, detect_kind, load_json
@@ -146,18 +145,13 @@ def aligned(result: StudyResult, record: ImageRecord, headers: Headers) -> Study
 def _moved(structure: GradedStructure, seen: SliceHeader, labelled: SliceHeader) -> GradedStructure:
     left, top, right, bottom = structure.box_xyxy
     points = np.array([structure.point_xy, (left, top), (right, bottom)], dtype=np.float64)
-    x, y = patient_to_pixel(labelled, pixel_to_patient(seen, points))[:, :2].T
+    moved = patient_to_pixel(labelled, pixel_to_patient(seen, points))[:, :2]
+    low, high = moved[1:].min(axis=0).tolist(), moved[1:].max(axis=0).tolist()
     return replace(
         structure,
-        point_xy=(float(x[0]), float(y[0])),
-        box_xyxy=_box(x[1:], y[1:]),
+        point_xy=(float(moved[0, 0]), float(moved[0, 1])),
+        box_xyxy=(low[0], low[1], high[0], high[1]),
     )
-
-
-def _box(
-    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
-) -> tuple[float, float, float, float]:
-    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path) -> TruthSet:
@@ -179,14 +173,11 @@ def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path
 
 def _from_report(settings: GroundTruthSettings, annotations: Path, images: Path) -> TruthSet:
     source: AnnotationSource = read_report(annotations, images)
-    truths = [
-        Truth(
-            record,
-            Case(record.image_id, path=images / str(record.file), window=settings.window),
-        )
+    truths = tuple(
+        Truth(record, Case(record.image_id, path=images / str(record.file), window=settings.window))
         for record in source.records
-    ]
-    return TruthSet(tuple(truths), source.left_out, {})
+    )
+    return TruthSet(truths, source.left_out, {})
 
 
 def _from_dataset(settings: GroundTruthSettings, data: Path) -> TruthSet:
@@ -199,14 +190,11 @@ def _from_dataset(settings: GroundTruthSettings, data: Path) -> TruthSet:
         if not records:
             held = ", ".join(f"{p} {len(dataset.records[p])}" for p in PARTS)
             raise ConfigError(f"part={part}: data={data} has no image there; it has {held}")
-    truths = [
-        Truth(
-            record,
-            Case(record.image_id, path=dataset.image_path(record), window="none"),
-        )
+    truths = tuple(
+        Truth(record, Case(record.image_id, path=dataset.image_path(record), window="none"))
         for record in records
-    ]
-    return TruthSet(tuple(truths), (), {})
+    )
+    return TruthSet(truths, (), {})
 
 
 def _wanted(truths: Sequence[Truth], settings: GroundTruthSettings) -> list[Truth]:

@@ -16,11 +16,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.labels import LEVELS, Kind
+from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec, prolonged
-from spineline.pipeline.inference.naming import RUNG, Places
-
-FloatArray = npt.NDArray[np.float64]
+from spineline.pipeline.inference.candidates import (
+    SEGMENT_RANKS,
+    Candidates,
+    DecodedStructure,
+    FloatArray,
+)
 
 _LEAST = 3  # structures of which a curve is made
 _NEAR = 0.4  # of a box's height: how far from the curve's point its centre may lie
@@ -37,22 +40,6 @@ class LevelReader(Protocol):
     ) -> FloatArray: ...
 
 
-class Found(Protocol):
-    """What is asked of a structure."""
-
-    @property
-    def level(self) -> str: ...  # noqa: D102
-
-    @property
-    def kind(self) -> Kind: ...  # noqa: D102
-
-    @property
-    def point_xy(self) -> tuple[float, float]: ...  # noqa: D102
-
-    @property
-    def box_xyxy(self) -> tuple[float, float, float, float]: ...  # noqa: D102
-
-
 @dataclass(frozen=True, slots=True)
 class Context:
     """Levels as the namer reads them along a curve.
@@ -67,7 +54,7 @@ class Context:
 
 
 def read_context(
-    namer: LevelReader, image: npt.NDArray[np.uint8], structures: Sequence[Found]
+    namer: LevelReader, image: npt.NDArray[np.uint8], structures: Sequence[DecodedStructure]
 ) -> Context | None:
     """Read the levels along structures, top to bottom.
 
@@ -88,25 +75,29 @@ def read_context(
     return Context(curve, namer.read(image, curve))
 
 
-def ranks_by_distance(structures: Sequence[Found]) -> list[int]:
+def ranks_by_distance(structures: Sequence[DecodedStructure]) -> list[int]:
     """Ranks by where structures lie, counted in half heights of their boxes, not by their names.
 
     A chain whose names skip a level, or count one twice, is straightened as evenly as any other.
     The first keeps its name's rank; where the last would run out of the strip below, whole rungs
     are taken off all.
     """
-    ranks = [LEVELS.index(structures[0].level)]
+    ranks = [structures[0].rank]
     for upper, lower in itertools.pairwise(structures):
-        rung = sum(s.box_xyxy[3] - s.box_xyxy[1] for s in (upper, lower)) / 4
+        rung = (upper.height + lower.height) / 4
         odd = int(upper.kind != lower.kind)
-        steps = RUNG * round((math.dist(upper.point_xy, lower.point_xy) / rung - odd) / RUNG) + odd
-        ranks.append(ranks[-1] + max(steps, odd or RUNG))
-    over = max(0, ranks[-1] - (len(LEVELS) - 1 + RUNG))
-    taken = RUNG * math.ceil(over / RUNG)
+        steps = (
+            SEGMENT_RANKS
+            * round((math.dist(upper.point_xy, lower.point_xy) / rung - odd) / SEGMENT_RANKS)
+            + odd
+        )
+        ranks.append(ranks[-1] + max(steps, odd or SEGMENT_RANKS))
+    over = max(0, ranks[-1] - (len(LEVELS) - 1 + SEGMENT_RANKS))
+    taken = SEGMENT_RANKS * math.ceil(over / SEGMENT_RANKS)
     return [rank - taken for rank in ranks]
 
 
-def worth(context: Context, candidates: Places, *, most: float) -> FloatArray:
+def worth(context: Context, candidates: Candidates, *, most: float) -> FloatArray:
     """(N,) how much the context speaks against each candidate's level, from -``most`` to 0.
 
     It is the log probability of its level at its place less that of the likeliest one; -``most``

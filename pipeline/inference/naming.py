@@ -20,19 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from spineline.pipeline.inference.warnings import warning
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
-RUNG = 2
-"""Ranks from one vertebra, or disc, to the next."""
+from spineline.pipeline.inference.candidates import SEGMENT_RANKS, BoolArray, Candidates
 
 SHIFTS = (-2, -1, 1, 2)
 """The rivals, in rungs: 1 is every name one rung lower, so that what is called L3 is L4."""
@@ -49,8 +40,6 @@ wrong: 6.4 with the weakest of them (29 of 33 right), 9.4 without it.
 
 SURE = 0.9
 """A naming less probable than this is warned of: a rival scores within about 20 of it."""
-
-_TOLD = 0.05  # rivals less probable than this are not told in a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +65,8 @@ class Naming:
     abstained: bool = False
 
 
-class Places(Protocol):
-    """What is asked of candidates: rank (N,), centres (N, 2) and heights (N,) in pixels."""
-
-    @property
-    def rank(self) -> IntArray: ...  # noqa: D102
-
-    @property
-    def point_xy(self) -> FloatArray: ...  # noqa: D102
-
-    @property
-    def height(self) -> FloatArray: ...  # noqa: D102
-
-
 def name_chain(
-    candidates: Places,
+    candidates: Candidates,
     chain: Sequence[int],
     score: float,
     best_score: Callable[[BoolArray], float],
@@ -116,7 +92,7 @@ def name_chain(
     return Naming(given, tuple(map(Rival, SHIFTS, others)))
 
 
-def allowed_when_shifted(candidates: Places, chain: Sequence[int], shift: int) -> BoolArray:
+def allowed_when_shifted(candidates: Candidates, chain: Sequence[int], shift: int) -> BoolArray:
     """(N,) candidates that fit the chain's places when every name is ``shift`` rungs lower.
 
     The place of a structure is within a quarter of its box's height of its centre. There, only the
@@ -125,7 +101,7 @@ def allowed_when_shifted(candidates: Places, chain: Sequence[int], shift: int) -
     points, heights = candidates.point_xy, candidates.height
     allowed = np.ones(len(points), dtype=bool)
     for i in chain:
-        named = candidates.rank == candidates.rank[i] + RUNG * shift
+        named = candidates.rank == candidates.rank[i] + SEGMENT_RANKS * shift
         there = np.hypot(*(points - points[i]).T) <= heights[i] / 4
         allowed &= named == there  # both: the shifted name at its place; neither: elsewhere
     return allowed
@@ -142,46 +118,8 @@ def softmax(scores: Sequence[float], temperature: float) -> list[float]:
     return [float(p) for p in weights / weights.sum()]
 
 
-def naming_warnings(naming: Naming | None, sure: float = SURE) -> tuple[str, ...]:
-    """A warning where the probability is below ``sure``, with the rivals and theirs."""
-    if naming is None or naming.probability >= sure:
-        return ()
-    near = [rival for rival in naming.rivals if rival.probability >= _TOLD]
-    near = near or [max(naming.rivals, key=lambda rival: rival.probability)]
-    near.sort(key=lambda rival: (abs(rival.shift), rival.shift))
-    ways = {
-        steps: [rival.shift for rival in near if abs(rival.shift) == steps]
-        for steps in sorted({abs(rival.shift) for rival in near})
-    }
-    off = " or ".join(("one", "two")[steps - 1] for steps in ways)
-    names = ", or ".join(_words(steps, shifts) for steps, shifts in ways.items())
-    probabilities = " or ".join(f"{rival.probability:.2f}" for rival in near)
-    text = (
-        f"levels may be off by {off}: every name {names} fits nearly as well "
-        f"(probability {probabilities}, {naming.probability:.2f} as named)"
-    )
-    return (warning("naming_in_doubt", text),)
-
-
-def _words(steps: int, shifts: Sequence[int]) -> str:
-    """Such as ``one rung higher or lower``."""
-    ways = " or ".join("higher" if shift < 0 else "lower" for shift in shifts)
-    return f"{'one rung' if steps == 1 else 'two rungs'} {ways}"
-
-
 def abstain(naming: Naming | None, minimum: float) -> Naming | None:
     """The naming, marked as abstained where its probability is below the minimum."""
     if naming is None:
         return None
     return replace(naming, abstained=naming.probability < minimum)
-
-
-def abstention_warnings(naming: Naming | None, minimum: float) -> tuple[str, ...]:
-    """What is to say where the naming is abstained."""
-    if naming is None or not naming.abstained:
-        return ()
-    text = (
-        f"the naming's probability is {naming.probability:.3g}, and "
-        f"min_naming_probability={minimum:g}; take the levels as a guess"
-    )
-    return (warning("naming_abstained", text),)

@@ -29,21 +29,24 @@ from spineline.pipeline.inference.bundles import (
     load_exported,
     networks_needed,
 )
+from spineline.pipeline.inference.candidates import (
+    Candidates,
+    DecodedStructure,
+    candidates_of,
+)
 from spineline.pipeline.inference.decode import (
     DecodedSpine,
-    DecodedStructure,
     DecodeSettings,
-    Reason,
     decode_chain,
     decode_spine,
 )
 from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
 from spineline.pipeline.inference.level_context import LevelReader, read_context
-from spineline.pipeline.inference.naming import abstain, abstention_warnings
+from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
-from spineline.pipeline.inference.warnings import doubts, warning
+from spineline.pipeline.inference.spine_warnings import spine_warnings
 from spineline.weights import (
     Bundle,
     Task,
@@ -57,14 +60,6 @@ from spineline.weights import (
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
-    from spineline.detect.results import Detections
-
-_REASONS: dict[Reason, str] = {
-    "no_candidate": "no box of this level",
-    "low_confidence": "its boxes are too doubtful",
-    "spacing_implausible": "its boxes lie where the spacing of the spine does not allow them",
-    "out_of_order": "its boxes lie above or below where the order of levels allows them",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,8 @@ class Pipeline:
         classifier: see ``spineline.classify``; None leaves structures ungraded.
         weights_name, weights_sha256: what the models are, for the results.
         settings: thresholds and choices; its weights are those that were loaded.
-        namer: see ``spineline.detect.level_reader.model``; None leaves the naming to the detector.
+        namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
+            the detector.
         decoding: how candidates are weighed, but for what settings decide.
     """
 
@@ -162,39 +158,39 @@ class Pipeline:
 
     def analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
         """Find and grade the structures of frames, in their order."""
-        with precision(self.settings):
-            return self._analyse(frames)
-
-    def _analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
         settings = self.settings
-        images = [frame.image for frame in frames]
-        found = self.detector.detect(
-            images,
-            confidence=settings.candidate_confidence,
-            iou=settings.iou,
-            batch=batch_size(settings),
-        )
         how = replace(
             self.decoding,
             method="argmax" if settings.decode == "argmax" else "spine",
             confidence=settings.confidence,
         )
-        spines = [
-            self._decoded(frame, detections, how)
-            for frame, detections in zip(frames, found, strict=True)
-        ]
-        grades = self._grade(frames, spines)
+        with precision(settings):
+            detections = self.detector.detect(
+                [frame.image for frame in frames],
+                confidence=settings.candidate_confidence,
+                iou=settings.iou,
+                batch=batch_size(settings),
+            )
+            candidates = [candidates_of(each, how.candidates_per_level) for each in detections]
+            spines = [
+                self._decoded(frame, offered, how)
+                for frame, offered in zip(frames, candidates, strict=True)
+            ]
+            grades = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, spine, grade))
-            for frame, spine, grade in zip(frames, spines, grades, strict=True)
+            Analysis(frame, spine, self._result(frame, offered, spine, how, graded))
+            for frame, offered, spine, graded in zip(
+                frames, candidates, spines, grades, strict=True
+            )
         ]
 
-    def _decoded(self, frame: Frame, detections: Detections, how: DecodeSettings) -> DecodedSpine:
-        """The spine of one frame, named from its context too where there is a namer."""
-        if self.namer is None or how.method == "argmax":
-            return decode_spine(detections, how)
-        context = read_context(self.namer, frame.image, decode_chain(detections, how))
-        return decode_spine(detections, how, context)
+    def _decoded(self, frame: Frame, candidates: Candidates, how: DecodeSettings) -> DecodedSpine:
+        """The spine of one frame, named from its context too where there is a level reader."""
+        context = None
+        if self.namer is not None and how.method == "spine":
+            context = read_context(self.namer, frame.image, decode_chain(candidates, how))
+        spine = decode_spine(candidates, how, context)
+        return replace(spine, naming=abstain(spine.naming, self.settings.min_naming_probability))
 
     def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
         """Grades of the structures of each frame; all crops go through the classifier together."""
@@ -217,10 +213,15 @@ class Pipeline:
         grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
         return [[next(grades) for _ in range(count)] for count in counts]
 
-    def _result(self, frame: Frame, spine: DecodedSpine, grades: Sequence[Grade]) -> StudyResult:
+    def _result(
+        self,
+        frame: Frame,
+        candidates: Candidates,
+        spine: DecodedSpine,
+        how: DecodeSettings,
+        grades: Sequence[Grade],
+    ) -> StudyResult:
         header = frame.header
-        least = self.settings.min_naming_probability
-        naming = abstain(spine.naming, least)
         return StudyResult(
             study_uid=header.study_uid if header else None,
             series_uid=header.series_uid if header else None,
@@ -232,27 +233,19 @@ class Pipeline:
             missing_levels=tuple(level for level, _ in spine.missing),
             warnings=(
                 *frame.warnings,
-                *spine.warnings,
-                *abstention_warnings(naming, least),
-                *_missing(spine),
-                *doubts(frame, spine, confidence=self.settings.confidence),
+                *spine_warnings(
+                    frame,
+                    candidates,
+                    spine,
+                    settings=how,
+                    min_naming_probability=self.settings.min_naming_probability,
+                ),
             ),
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),
-            naming=naming,
+            naming=spine.naming,
         )
-
-
-def _missing(spine: DecodedSpine) -> list[str]:
-    """A warning for each reason why levels are missing."""
-    levels_of: dict[Reason, list[str]] = {}
-    for level, reason in spine.missing:
-        levels_of.setdefault(reason, []).append(level)
-    return [
-        warning("missing_levels", f"{', '.join(levels)} ({reason}: {_REASONS[reason]})")
-        for reason, levels in levels_of.items()
-    ]
 
 
 def batch_size(settings: ModelSettings) -> int:

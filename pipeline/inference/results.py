@@ -16,10 +16,11 @@ from typing import Any
 
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
-from spineline.datasets.predictions import RESULT_SCHEMA as SCHEMA
-from spineline.datasets.predictions import ResultImage
+from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, ResultImage
 from spineline.pipeline.inference.naming import Naming, Rival
+from spineline.pipeline.inference.warnings import warning_from_json, warning_to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class StudyResult(ResultImage):
 
     Attributes, beside those of the image:
         structures: top to bottom, at most one per level.
-        missing_levels: levels without a structure, top to bottom; ``warnings`` tells why.
+        missing_levels: levels without a structure, top to bottom; ``warnings`` says why.
         warnings: everything the user should know about how the answer came about.
         weights_name, weights_sha256: what the models were.
         version: of spineline.
@@ -73,7 +74,7 @@ class StudyResult(ResultImage):
 
     structures: tuple[GradedStructure, ...]
     missing_levels: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Remark, ...] = ()
     weights_name: str = ""
     weights_sha256: str = ""
     version: str = ""
@@ -87,7 +88,7 @@ class StudyResult(ResultImage):
     def to_json(self) -> dict[str, Any]:
         """Plain values in the layout of ``result.json``; numbers rounded to what they can mean."""
         return {
-            "schema": SCHEMA,
+            "schema": RESULT_SCHEMA,
             "study_uid": self.study_uid,
             "series_uid": self.series_uid,
             "instance_uid": self.instance_uid,
@@ -99,7 +100,7 @@ class StudyResult(ResultImage):
             "structures": [_structure_to_json(s) for s in self.structures],
             "missing_levels": list(self.missing_levels),
             "naming": _naming_to_json(self.naming),
-            "warnings": list(self.warnings),
+            "warnings": [warning_to_json(warning) for warning in self.warnings],
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
         }
@@ -110,14 +111,14 @@ class StudyResult(ResultImage):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StudyResult:
-        """The result behind the values of ``result.json``.
+        """The result behind the values of ``result.json``, of this version's layout or an earlier.
 
         Raises:
             AnnotationError: another schema, or something missing or malformed.
         """
-        if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
+        if not isinstance(value, Mapping) or value.get("schema") not in RESULT_SCHEMAS:
             found = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
-            raise AnnotationError(f"schema is {found!r:.60}, wanted {SCHEMA!r}")
+            raise AnnotationError(f"schema is {found!r:.60}, wanted {RESULT_SCHEMA!r}")
         try:
             return _checked(_result_from_json(value))
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
@@ -129,7 +130,7 @@ def result_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of ``result.json``, with units and frames of coordinates.
 
     >>> result_schema()["properties"]["schema"]["const"]
-    'spineline-result/1'
+    'spineline-result/2'
     """
     place = resources.files("spineline.pipeline.inference") / "schemas" / "result.schema.json"
     content: dict[str, Any] = json.loads(place.read_text("utf-8"))
@@ -168,7 +169,7 @@ def _checked(result: StudyResult) -> StudyResult:
     if unknown:
         raise ValueError(f"missing level {unknown[0]!r:.60} is none")
     uids = [result.study_uid, result.series_uid, result.instance_uid]
-    named = (result.weights_name, result.weights_sha256, result.version, *result.warnings)
+    named = (result.weights_name, result.weights_sha256, result.version)
     if not all(isinstance(text, str) for text in (*named, *(u for u in uids if u is not None))):
         raise TypeError("a text is none")
     for structure in result.structures:
@@ -253,7 +254,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         spacing_rc_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         structures=tuple(_structure_from_json(s) for s in value["structures"]),
         missing_levels=tuple(value["missing_levels"]),
-        warnings=tuple(value["warnings"]),
+        warnings=tuple(map(warning_from_json, value["warnings"])),
         weights_name=weights["name"],
         weights_sha256=weights["sha256"],
         version=value["version"],

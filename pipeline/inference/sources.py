@@ -15,15 +15,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.common.errors import DicomReadError, SpinelineError
+from spineline.datasets.common.errors import DicomReadError, SpinelineError, first_line
 from spineline.datasets.common.log import LOG
+from spineline.datasets.common.remarks import (
+    UNNAMED,
+    FreeText,
+    PathText,
+    Remark,
+    SeriesText,
+)
 from spineline.datasets.dicom.index import IndexEntry, index_files, plain_entry
 from spineline.datasets.dicom.privacy import (
     holds_identity,
     identity_parts,
     privacy_remarks,
     tells_of,
-    without_descriptions,
 )
 from spineline.datasets.dicom.select import Rejection
 from spineline.datasets.dicom.study import (
@@ -45,10 +51,9 @@ from spineline.datasets.images import (
     read_image,
     window_to_uint8,
 )
+from spineline.pipeline.inference.candidates import FloatArray
 from spineline.pipeline.inference.readers import DEFAULT_LIMITS, Limits, ReaderPool
-from spineline.pipeline.inference.warnings import choice_warning, warning
-
-FloatArray = npt.NDArray[np.float64]
+from spineline.pipeline.inference.warnings import warning
 
 _CHUNK = 128
 """Files whose headers one process reads at a time."""
@@ -78,6 +83,7 @@ class Case:
     path: Path | None = None
     window: str = "percentile"
     files: StudyFiles | None = None
+    is_pseudonymous: bool = False
 
     @property
     def identity(self) -> str:
@@ -114,8 +120,8 @@ class Frame:
     width: int
     height: int
     header: SliceHeader | None = None
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    warnings: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
     slice_index: int = 0
 
     def points_mm(self, points_xy: FloatArray) -> FloatArray | None:
@@ -271,17 +277,19 @@ def load_frame(case: Case) -> Frame:
         frame = _load_slice(case, study)
     except SpinelineError as error:
         identity = _identity_of(study)
+        reason = error.args[0] if isinstance(error.args[0], Remark) else Remark("", str(error))
+        reason = reason.hidden(partial(_without_identity, study, identity, case.is_pseudonymous))
         names = (case.name, study.folder.name)
         named = any(holds_identity(name, identity) for name in names)
-        told = f"; {warning('identity_in_name', _NAMED)}" if named else ""
-        reason = _without_identity(str(error), study, identity)
-        raise type(error)(f"{reason}{told}") from error
+        text = f"; {warning('identity_in_name', _NAMED)}" if named else ""
+        raise type(error)(f"{reason}{'' if case.is_pseudonymous else text}") from error
     identity = _identity_of(study) if frame.header is None else identity_parts(frame.header.path)
-    notes, warnings = (
-        tuple(_without_identity(text, study, identity) for text in texts)
-        for texts in (frame.notes, frame.warnings)
+    hide = partial(_without_identity, study, identity, case.is_pseudonymous)
+    return replace(
+        frame,
+        notes=tuple(note.hidden(hide) for note in frame.notes),
+        warnings=tuple(each.hidden(hide) for each in frame.warnings),
     )
-    return replace(frame, notes=notes, warnings=warnings)
 
 
 def _identity_of(study: Study) -> list[str]:
@@ -290,24 +298,30 @@ def _identity_of(study: Study) -> list[str]:
     return identity_parts(paths[0]) if paths else []
 
 
-def _without_identity(text: str, study: Study, identity: Sequence[str]) -> str:
-    """A text without the descriptions of series and names of files that tell of the patient."""
-    if not tells_of(text, identity):
-        return text
+def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool, value: str) -> str:
+    """A value, or what stands in its place where it tells of the patient."""
+    if isinstance(value, SeriesText):
+        return value.left_out() if pseudonymous or tells_of(value, identity) else value
+    if not tells_of(value, identity):
+        return value
+    if isinstance(value, PathText):
+        return PathText(UNNAMED)
+    if not isinstance(value, FreeText):
+        return value
     paths = [header.path for series in study.series for header in series.slices]
     paths += [rejection.path for rejection in study.rejections]
+    text = str(value)
     for name in sorted({path.name for path in paths}, key=len, reverse=True):
         if tells_of(name, identity):
-            text = text.replace(f"file {name}", "a file").replace(name, "a file")
-    return without_descriptions(text, identity)
+            text = text.replace(f"file {name}", UNNAMED).replace(name, UNNAMED)
+    return text
 
 
 def _load_slice(case: Case, study: Study) -> Frame:
-    header, warnings, notes = case.header, tuple[str, ...](), tuple[str, ...]()
+    header, warnings, notes = case.header, tuple[Remark, ...](), tuple[Remark, ...]()
     if header is None:
         choice = choose_slice(study)
-        header, notes = choice.slice, choice.notes
-        warnings = tuple(map(choice_warning, choice.warnings))
+        header, notes, warnings = choice.slice, choice.notes, choice.warnings
     pixels = read_pixels(header)
     shown, turn = to_standard_orientation(pixels, header)
     if not turn.is_identity:
@@ -320,15 +334,16 @@ def _load_slice(case: Case, study: Study) -> Frame:
     height, width = pixels.shape
     image = window_to_uint8(shown)
     place = _slice_index(study, header)
-    return Frame(case.name, image, turn, width, height, header, tuple(warnings), notes, place)
+    return Frame(case.name, image, turn, width, height, header, warnings, notes, place)
 
 
-def _privacy(header: SliceHeader, names: Sequence[str]) -> list[str]:
+def _privacy(header: SliceHeader, names: Sequence[str]) -> list[Remark]:
     """Warnings where outputs may tell who the patient is, without telling it here."""
     remarks, found = privacy_remarks(header, names), []
     if remarks.burned_in:
-        text = f"the image may show the patient's name or number: {remarks.burned_in}"
-        found.append(warning("burned_in_text", f"{text}; look before you pass pictures on"))
+        wording = "the image may show the patient's name or number: {reason}"
+        wording += "; look before you pass pictures on"
+        found.append(warning("burned_in_text", wording, reason=remarks.burned_in))
     if remarks.named:
         found.append(warning("identity_in_name", f"{_NAMED}; names=hash keeps it out of outputs"))
     return found
@@ -361,7 +376,7 @@ def _images_in(folder: Path) -> list[Path]:
     try:
         names = sorted(folder.iterdir())
     except OSError as error:
-        msg = f"{folder}: cannot be listed ({error.strerror}); change its permissions"
+        msg = f"{folder}: cannot be listed ({first_line(error)}); change its permissions"
         raise SpinelineError(msg) from error
     return [
         path

@@ -1,29 +1,24 @@
-"""Doubts, each with a name: what a reader should know before an answer is believed.
+"""Warnings: what a reader should know before an answer is believed.
 
-A warning is a line of text that begins with a code word, such as ``view_cuts_spine: …``. The words
-are stable and stand in `CODES`; programs look for them with `codes_of`, people read on. The same
-warnings are in ``result.json``, ``log.txt`` and on the terminal, their codes in ``results.csv`` and
-in the title of the overlay.
-
-Places are pixels of the frame as the models saw it: upright, x right, y down.
+A warning is a [Remark][spineline.datasets.common.remarks.Remark] with one of the code words of
+`CODES`. The words are stable: programs look for them, people read on. The same warnings are in
+``result.json``, ``log.txt`` and on the terminal, their codes in ``results.csv`` and in the title of
+the overlay.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from spineline.datasets.labels import LEVELS
-
-if TYPE_CHECKING:
-    from spineline.pipeline.inference.decode import DecodedSpine
-    from spineline.pipeline.inference.sources import Frame
-
-FloatArray = npt.NDArray[np.float64]
+from spineline.datasets.common.remarks import (
+    FreeText,
+    Parameter,
+    PathText,
+    Remark,
+    SeriesText,
+    remark,
+)
 
 CODES: dict[str, str] = {
     "missing_levels": "levels without a structure, and why",
@@ -43,217 +38,72 @@ CODES: dict[str, str] = {
 }
 """The code words and what each says."""
 
-_RUNG_MM = (10.0, 30.0)  # vertebra to disc; a lumbar segment of an adult is 33 to 44 mm high
-_LEAST_RUNGS = 4  # fewer say little about a spacing
-_MOST_TILT = 25.0  # degrees; the spines of 150 labelled frames lean 4 on average and 15 at most
-_MOST_OBLIQUE = 25.0  # degrees between the slice's normal and the patient's x axis
-_MOST_ASPECT = 1.5  # pixels this much higher than wide, or wider than high, are hardly true
+_MARKS: dict[str, type[str]] = {
+    "file": PathText,
+    "series": SeriesText,
+    "reason": FreeText,
+}
+"""What parameters of these names are, also where a warning is read from a file."""
 
 
-class Places(Protocol):
-    """What is asked of candidates: centres (N, 2), heights (N,) in pixels and confidence (N,)."""
-
-    @property
-    def point_xy(self) -> FloatArray: ...  # noqa: D102
-
-    @property
-    def height(self) -> FloatArray: ...  # noqa: D102
-
-    @property
-    def confidence(self) -> FloatArray: ...  # noqa: D102
-
-
-def warning(code: str, text: str) -> str:
-    """A line that begins with a code word of `CODES`.
+def warning(code: str, wording: str, **parameters: Parameter) -> Remark:
+    """A warning; see `remark` for the wording.
 
     Raises:
         KeyError: no such code word.
     """
     CODES[code]
-    return f"{code}: {text}"
+    return remark(code, wording, **parameters)
 
 
-def codes_of(warnings: Iterable[str]) -> tuple[str, ...]:
-    """The code words of warnings, each once, in their order; other lines have none.
+def codes_of(warnings: Iterable[Remark]) -> tuple[str, ...]:
+    """The code words of warnings, each once, in their order; of early versions some have none.
 
-    >>> codes_of(["view_cuts_spine: T12-L1", "by an earlier version", "view_cuts_spine: L5-S1"])
+    >>> codes_of([warning("view_cuts_spine", "T12-L1"), warning_from_json("by an early version")])
     ('view_cuts_spine',)
     """
-    words = (line.partition(":")[0] for line in warnings)
-    return tuple(dict.fromkeys(word for word in words if word in CODES))
+    return tuple(dict.fromkeys(each.code for each in warnings if each.code in CODES))
 
 
-def choice_warning(text: str) -> str:
-    """A remark on the choice of the slice, with its code word."""
-    if text.startswith("file ") and "left out" in text:
-        return warning("files_left_out", text)
-    if text.startswith(("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")):
-        return warning("no_geometry", text)
-    return warning("slice_choice", text)
+def warning_to_json(made: Remark) -> dict[str, Any]:
+    """A warning as ``result.json`` has it: code, text, and the parameters by their names."""
+    parameters = {name: _plain(value) for name, value in made.parameters}
+    return {"code": made.code, "text": made.text, **parameters}
 
 
-def few_levels(count: int) -> tuple[str, ...]:
-    """A warning where less than half of the levels were found."""
-    if count * 2 >= len(LEVELS):
-        return ()
-    text = (
-        f"only {count} of {len(LEVELS)} levels found: is this a sagittal T2 image of a lumbar "
-        "spine, head up, face to the left, fluid bright?"
-    )
-    return (warning("few_levels", text),)
+def warning_from_json(value: Mapping[str, Any] | str) -> Remark:
+    """The warning behind a value of ``result.json``; early versions have a line of text.
 
+    >>> warning_from_json("view_cuts_spine: T12-L1").code
+    'view_cuts_spine'
 
-def further_places(
-    candidates: Places, points_xy: FloatArray, heights: FloatArray, *, confidence: float
-) -> tuple[str, ...]:
-    """A warning where the detector is sure of places that the named levels leave over.
-
-    A spine of eleven levels leaves none: with the bundled detector 0 of 150 labelled frames had
-    such a place, with one trained on two thirds of them 2.
-
-    Args:
-        candidates: the detector's, of one image.
-        points_xy: (M, 2) of the structures chosen, top to bottom.
-        heights: (M,) of their boxes; a rung is half of it.
-        confidence: of a box that counts as sure.
+    Raises:
+        KeyError, TypeError: it is no warning.
     """
-    if not len(points_xy):
-        return ()
-    rung = float(np.median(heights)) / 2
-    places: list[FloatArray] = []
-    order = np.argsort(-candidates.confidence, kind="stable")
-    for point in candidates.point_xy[order][candidates.confidence[order] >= confidence]:
-        known = np.concatenate([points_xy, np.array(places).reshape(-1, 2)])
-        if np.hypot(*(known - point).T).min() > rung / 2 and _in_line(point, points_xy, rung):
-            places.append(point)
-    if not places:
-        return ()
-    y = np.array([place[1] for place in places])
-    above, below = int((y < points_xy[0, 1]).sum()), int((y > points_xy[-1, 1]).sum())
-    parts = (("above", above), ("between", len(places) - above - below), ("below", below))
-    where = ", ".join(f"{count} {word}" for word, count in parts if count)
-    text = (
-        f"{len(places)} more places look like a vertebra or disc than the levels named ({where} "
-        "them): a transitional vertebra, a sixth lumbar one, or a wrong name; count by hand"
-    )
-    return (warning("transitional_anatomy", text),)
+    if isinstance(value, str):
+        code, _, text = value.partition(": ")
+        return Remark(code, text) if code in CODES else Remark("", value)
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a warning is {value!r:.60}, wanted an object")
+    parts = dict(value)
+    code, text = parts.pop("code"), parts.pop("text")
+    if not isinstance(code, str) or not isinstance(text, str):
+        raise TypeError("a warning's code or text is no text")
+    parameters = ((name, _parameter(name, part)) for name, part in parts.items())
+    return Remark(code, text, tuple(parameters))
 
 
-def _in_line(point: FloatArray, points_xy: FloatArray, rung: float) -> bool:
-    """Whether a place lies in the spine or within two rungs and a half of one of its ends."""
-    nearest = points_xy[np.abs(points_xy[:, 1] - point[1]).argmin()]
-    return bool(np.hypot(*(nearest - point)) <= 2.5 * rung)
+def _plain(value: Parameter) -> Any:
+    """A parameter as JSON has it."""
+    if isinstance(value, tuple):
+        return [str(part) if isinstance(part, Remark) else part for part in value]
+    return str(value) if isinstance(value, str) else value
 
 
-def doubts(frame: Frame, spine: DecodedSpine, *, confidence: float) -> tuple[str, ...]:
-    """What the places found say against the view, the spacing and the orientation; text in view.
-
-    Args:
-        frame: as the models saw it.
-        spine: in the coordinates of the frame.
-        confidence: boxes less sure are told.
-    """
-    points = np.array([s.point_xy for s in spine.structures], dtype=np.float64).reshape(-1, 2)
-    ranks = [LEVELS.index(s.level) for s in spine.structures]
-    heights = np.array([s.box_xyxy[3] - s.box_xyxy[1] for s in spine.structures])
-    return (
-        *_unusual_slice(frame),
-        *_leaning(points),
-        *_cut(frame, points, ranks, heights),
-        *_odd_spacing(frame, points, ranks),
-        *_weak(spine, confidence),
-        *_text_in(frame),
-    )
-
-
-def _text_in(frame: Frame) -> list[str]:
-    """Letters in the pixels, where nothing else has told of them."""
-    from spineline.datasets.dicom.burned_text import looks_like_text  # OpenCV is slow to import
-
-    if "burned_in_text" in codes_of(frame.warnings):
-        return []
-    turn, stored = frame.turn, frame.image
-    stored = stored[::-1] if turn.flip_y else stored
-    stored = stored[:, ::-1] if turn.flip_x else stored
-    if not looks_like_text(stored.T if turn.transpose else stored):
-        return []
-    text = "the image may show the patient's name or number: something in it stands in a row as "
-    text += "letters do; look before you pass pictures on"
-    return [warning("burned_in_text", text)]
-
-
-def _unusual_slice(frame: Frame) -> list[str]:
-    """Oblique slices, and pixels far from square, by the header."""
-    header, found = frame.header, []
-    normal = None if header is None else header.normal
-    if header is not None and normal is not None and header.is_sagittal:
-        angle = math.degrees(math.acos(min(abs(float(normal[0])), 1.0)))
-        if angle > _MOST_OBLIQUE:
-            text = f"the slice lies {angle:.0f} degrees off the sagittal plane"
-            found.append(warning("orientation_unusual", text))
-    if header is not None and header.spacing_rc_mm is not None:
-        between_rows, between_columns = header.spacing_rc_mm
-        if not 1 / _MOST_ASPECT <= between_rows / between_columns <= _MOST_ASPECT:
-            text = (
-                f"pixels are {between_rows:g} mm high and {between_columns:g} mm wide by the "
-                "header; the image is looked at as stored, and millimetres may be wrong"
-            )
-            found.append(warning("spacing_implausible", text))
-    return found
-
-
-def _leaning(points: FloatArray) -> list[str]:
-    if len(points) < _LEAST_RUNGS:
-        return []
-    dx, dy = points[-1] - points[0]
-    angle = math.degrees(math.atan2(abs(dx), dy))
-    if angle <= _MOST_TILT:
-        return []
-    text = f"the spine leans {angle:.0f} degrees: is the image upright? Levels are less sure on it"
-    return [warning("orientation_unusual", text)]
-
-
-def _cut(frame: Frame, points: FloatArray, ranks: Sequence[int], heights: FloatArray) -> list[str]:
-    """Levels at an end that the frame leaves no room for, and an end's structure at its edge."""
-    if len(points) < 2:
-        return []
-    height = frame.image.shape[0]
-    last = len(LEVELS) - 1
-    found = []
-    for end, inner, outermost, step in ((0, 1, 0, -1), (-1, -2, last, 1)):
-        rung = (points[end] - points[inner]) / abs(ranks[end] - ranks[inner])
-        y = float(points[end, 1])
-        names = LEVELS[: ranks[end]] if step < 0 else LEVELS[ranks[end] + 1 :]
-        if ranks[end] != outermost and not 0 <= y + float(rung[1]) <= height - 1:
-            edge = "above" if step < 0 else "below"
-            text = f"the image ends {edge} {LEVELS[ranks[end]]}, where {', '.join(names)} would lie"
-            found.append(warning("view_cuts_spine", f"{text}; take levels with care"))
-        elif min(y, height - 1 - y) < heights[end] / 8:  # a rung is half a box, its half a quarter
-            text = f"{LEVELS[ranks[end]]} lies at the very edge of the image, which may cut it"
-            found.append(warning("view_cuts_spine", text))
-    return found
-
-
-def _odd_spacing(frame: Frame, points: FloatArray, ranks: Sequence[int]) -> list[str]:
-    """A distance from level to level, in the header's millimetres, that no spine has."""
-    spacing = None if frame.header is None else frame.header.spacing_rc_mm
-    if spacing is None or len(points) < _LEAST_RUNGS:
-        return []
-    per_y, per_x = spacing[::-1] if frame.turn.transpose else spacing
-    steps = np.hypot(np.diff(points[:, 0]) * per_x, np.diff(points[:, 1]) * per_y) / np.diff(ranks)
-    typical = float(np.median(steps))
-    if _RUNG_MM[0] <= typical <= _RUNG_MM[1]:
-        return []
-    text = (
-        f"vertebra and disc lie {typical:.1f} mm apart by the header's PixelSpacing, wanted "
-        f"{_RUNG_MM[0]:g} to {_RUNG_MM[1]:g}: the spacing is wrong, or this is no grown spine"
-    )
-    return [warning("spacing_implausible", text)]
-
-
-def _weak(spine: DecodedSpine, limit: float) -> list[str]:
-    weak = [f"{s.level} {s.confidence:.2f}" for s in spine.structures if s.confidence < limit]
-    if not weak:
-        return []
-    text = f"the detector's confidence is below {limit:g}: {', '.join(weak)}"
-    return [warning("low_confidence", text)]
+def _parameter(name: str, value: Any) -> Parameter:
+    if isinstance(value, list):
+        value = tuple(value)
+    parts = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(part, (str, int, float)) for part in parts):
+        raise TypeError(f"a warning's {name} is neither a text nor a number, nor a list of these")
+    return _MARKS[name](value) if name in _MARKS else value

@@ -48,7 +48,7 @@ def coco_images(named: Named) -> dict[str, Any]:
     for image, (_, result) in zip(coco["images"], named, strict=True):
         image["missing_levels"] = list(result.missing_levels)
         image["naming_abstained"] = result.abstained
-        image["warnings"] = list(result.warnings)
+        image["warnings"] = [str(warning) for warning in result.warnings]
     return coco
 
 

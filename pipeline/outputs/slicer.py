@@ -79,7 +79,7 @@ def markups_of(result: StudyResult, *, doubtful: float = 0.25) -> dict[str, Any]
         },
         "missingLevels": list(result.missing_levels),
         "namingAbstained": result.abstained,
-        "warnings": list(result.warnings),
+        "warnings": [str(warning) for warning in result.warnings],
     }
     return {"@schema": _SCHEMA, "markups": [markup]}
 

@@ -170,7 +170,7 @@ def study_line(name: str, analysis: Analysis) -> str:
     """One study in one short line: levels found and the slice they were found on."""
     found = f"{name}: {len(analysis.result.structures)} of {len(LEVELS)} levels"
     abstained = ["naming abstained"] if analysis.result.abstained else []
-    return ", ".join([found, *abstained, *analysis.frame.notes[:1]])
+    return ", ".join([found, *abstained, *map(str, analysis.frame.notes[:1])])
 
 
 def log_lines(name: str, analysis: Analysis) -> list[str]:

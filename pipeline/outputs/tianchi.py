@@ -37,7 +37,8 @@ def tianchi_entry(result: StudyResult, z_index: int) -> dict[str, Any]:
         z_index: the slice's place in its series, from 0.
     """
     entry = annotation_entry(record_of_result("study", result.as_stored()), z_index)
-    return {**entry, "warnings": list(result.warnings)} if result.warnings else entry
+    warnings = [str(warning) for warning in result.warnings]
+    return {**entry, "warnings": warnings} if warnings else entry
 
 
 def write_study_submission(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:  # noqa: ARG001

@@ -50,10 +50,11 @@ from spineline.pipeline.outputs.writers import (
 )
 from spineline.pipeline.run import engine_local
 from spineline.pipeline.run.engines import Engine, Failure, Outcome, load_engine, reason_of
+from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
 from spineline.pipeline.run.manifest import NAME as MANIFEST
 from spineline.pipeline.run.manifest import Entry, Manifest, Stamp, is_manifest, open_manifest
-from spineline.pipeline.run.progress import RunTeller
-from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, quiet_names, recorded
+from spineline.pipeline.run.progress import RunProgress
+from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, recorded
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 __all__ = ["Failure", "PredictResult", "StoredResults", "analyse_cases", "predict"]
@@ -135,8 +136,9 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
             hidden = pseudonyms_of(settings, cases, manifest.entries)
             cases = cases if hidden is None else hidden.cases()
             run = _Run(settings, manifest, stamp, cases, hidden)
-            run.go(engine)
-            return run.finish()
+            with hidden_in_log(settings, hidden):
+                run.go(engine)
+                return run.finish()
 
 
 def _cases(settings: PipelinePredict) -> Sequence[Case]:
@@ -254,7 +256,7 @@ class _Run:
                 len(self._todo),
             )
         left = self._names_todo()
-        with RunTeller(len(self._todo)) as teller:
+        with RunProgress(len(self._todo)) as teller:
             try:
                 with (
                     closing(Background(ahead=_AHEAD)) as writer,
@@ -270,7 +272,7 @@ class _Run:
                 failure = Failure(name, "the engine ended without an outcome of it", "crash")
                 self._keep(Outcome(name, failure=failure), teller)
 
-    def _keep(self, outcome: Outcome, teller: RunTeller) -> None:
+    def _keep(self, outcome: Outcome, teller: RunProgress) -> None:
         """Write the study's folder, then its line."""
         if self._hidden is not None:
             outcome = self._hidden.outcome(outcome)
@@ -354,7 +356,7 @@ class _Run:
                 self._out,
                 recorded(self._settings).source,
             )
-        RunTeller.summary(done - self._skipped, self._skipped, failures)
+        RunProgress.summary(done - self._skipped, self._skipped, failures)
         studies = "study" if done == 1 else "studies"
         LOG.info("%d %s done, %d failed; results in %s", done, studies, len(failures), self._out)
         log = self._out / LOG_NAME

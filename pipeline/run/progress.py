@@ -1,10 +1,11 @@
-"""How a run over many studies talks: a bar on a terminal, else plain lines; a table at the end."""
+"""Progress of a run over many studies: a bar on a terminal, else lines; a table at the end."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _MEANING = {
 }
 
 
-class RunTeller:
+class RunProgress:
     """Says how far a run is: a line for each study, failures at once, now and then the rate.
 
     Args:
@@ -40,7 +41,7 @@ class RunTeller:
         self._failed = 0
         self._bar: Any = None
 
-    def __enter__(self) -> RunTeller:
+    def __enter__(self) -> RunProgress:
         if self._total > 1 and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -51,32 +52,33 @@ class RunTeller:
         if self._bar is not None:
             self._bar.close()
 
-    def done(self, name: str, line: str, warnings: Sequence[str]) -> None:
+    def done(self, name: str, line: str, warnings: Sequence[object]) -> None:
         """One study is done; ``line`` says what was found."""
         if self._bar is None or self._total <= _FEW:
-            self._say(lambda: LOG.info("%s", line))
-            for warning in warnings:
-                self._say(lambda text=warning: LOG.warning("%s: %s", name, text))  # type: ignore[misc]
+            with self._beside_the_bar():
+                LOG.info("%s", line)
+                for warning in warnings:
+                    LOG.warning("%s: %s", name, warning)
         self._advance()
 
     def failed(self, failure: Failure) -> None:
         """One study could not be done."""
         self._failed += 1
-        self._say(lambda: LOG.error("error: %s", failure))
+        with self._beside_the_bar():
+            LOG.error("error: %s", failure)
         self._advance()
 
     def interrupted(self, out: Path) -> None:
         """The run is ended by the user."""
         done = self._count - self._failed
-        self._say(
-            lambda: LOG.warning(
+        with self._beside_the_bar():
+            LOG.warning(
                 "interrupted: %d of %d studies were done in this run and are kept in %s; run the "
                 "same command again to go on",
                 done,
                 self._total,
                 out,
             )
-        )
 
     def _advance(self) -> None:
         self._count += 1
@@ -97,11 +99,12 @@ class RunTeller:
             f"{rate:.2g} studies/s, about {_duration(left)} left"
         )
 
-    def _say(self, say: Callable[[], object]) -> None:
-        """Log beside the bar, not into it."""
+    @contextmanager
+    def _beside_the_bar(self) -> Iterator[None]:
+        """What is logged inside does not go into the bar."""
         if self._bar is not None:
             self._bar.clear()
-        say()
+        yield
         if self._bar is not None:
             self._bar.refresh()
 

@@ -3,7 +3,8 @@
 A study is called ``study-`` and 16 hexadecimal digits: the first 64 bits of HMAC-SHA-256, keyed by
 the salt, of its StudyInstanceUID (of a plain image, of the file's name). UIDs become UIDs under
 2.25 made from 128 bits of the same hash. Who has the salt and the UIDs can link both; who has the
-outputs alone cannot. Names of files and folders are taken out of every text.
+outputs alone cannot. What a remark speaks of is hidden by what it is: a file, a series, a UID. Of
+free text, such as an error's, the names and paths of the case at hand are taken out.
 
 DICOM outputs keep UIDs and the patient's module: the standard asks for it, and a report that is in
 no study is of no use.
@@ -13,27 +14,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from spineline.datasets.common.errors import ConfigError, OutputExistsError, SpinelineError
 from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
-from spineline.datasets.dicom.privacy import without_descriptions
-from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.inference.pipeline import Analysis
+from spineline.datasets.common.remarks import UNNAMED, NameText, PathText, SeriesText, UidText
+from spineline.datasets.common.settings import Settings
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.sources import Case
-from spineline.pipeline.inference.warnings import codes_of
 from spineline.pipeline.run.engines import Outcome
+from spineline.pipeline.run.known_names import KnownNames, data_of, hides_names
 from spineline.pipeline.run.settings import PipelinePredict
 
 SALT_NAME = "salt.txt"
@@ -46,12 +43,8 @@ _FILE_DIGITS = 8
 _HASHED = re.compile(rf"study-[0-9a-f]{{{NAME_DIGITS}}}")
 _CHECK_DIGITS = 4
 _HIDDEN = Path("hidden-by-names-hash")
-_MOST_LISTED = 100_000
-_TELLS_OF_FILES = "index"
-"""The module that logs names of files and folders while a source is looked through."""
-_KEYS_OF_DATA = ("source", "compare", "annotations", "data", "split", "predictions")
 
-SettingsT = TypeVar("SettingsT", PipelinePredict, PipelineVal)
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 class Pseudonyms:
@@ -79,7 +72,7 @@ class Pseudonyms:
         """The cases under their new names, sorted by them."""
         found = []
         for name in sorted(self._original):
-            case = replace(self._original[name], name=name)
+            case = replace(self._original[name], name=name, is_pseudonymous=True)
             if case.files is not None:
                 case = replace(case, files=replace(case.files, name=name))
             if case.study is not None:
@@ -91,13 +84,19 @@ class Pseudonyms:
         """An outcome whose texts and UIDs tell nothing; the header stays for DICOM outputs."""
         if self._check is not None and not self._check.exists():
             write_text(self._check, check_of(self._key) + "\n")
-        clean = self._cleaner(outcome.name)
-        failure, analysis = outcome.failure, outcome.analysis
-        return replace(
-            outcome,
-            failure=failure and replace(failure, reason=clean(failure.reason)),
-            analysis=analysis and self._analysis(outcome.name, analysis, clean),
-        )
+        name, failure, analysis = outcome.name, outcome.failure, outcome.analysis
+        if failure is not None:
+            failure = replace(failure, reason=HideValues(self, name)(failure.reason))
+        if analysis is not None:
+            hide, frame = HideValues(self, name), analysis.frame
+            frame = replace(
+                frame,
+                name=name,
+                warnings=tuple(each.hidden(hide) for each in frame.warnings),
+                notes=tuple(each.hidden(hide) for each in frame.notes),
+            )
+            analysis = replace(analysis, frame=frame, result=self.result(name, analysis.result))
+        return replace(outcome, failure=failure, analysis=analysis)
 
     def name(self, name: str) -> str | None:
         """The new name of a case by its own; None where there is no such case."""
@@ -107,16 +106,20 @@ class Pseudonyms:
         """A name for something that is no case, such as ``image-0123456789abcdef``."""
         return f"{word}-{self._hash(text)[:NAME_DIGITS]}"
 
+    def file(self, name: str) -> str:
+        """The new name of a file."""
+        return f"file-{self._hash(name)[:_FILE_DIGITS]}"
+
     def result(self, name: str, result: StudyResult) -> StudyResult:
         """A result of the case of a new name, whose texts and UIDs tell nothing."""
-        clean = self._cleaner(name)
-        kept = [text for text in result.warnings if codes_of([text]) != ("identity_in_name",)]
+        hide = HideValues(self, name)
+        kept = [each for each in result.warnings if each.code != "identity_in_name"]
         return replace(
             result,
             study_uid=self.uid(result.study_uid),
             series_uid=self.uid(result.series_uid),
             instance_uid=self.uid(result.instance_uid),
-            warnings=tuple(map(clean, kept)),
+            warnings=tuple(each.hidden(hide) for each in kept),
         )
 
     def uid(self, uid: str | None) -> str | None:
@@ -128,40 +131,30 @@ class Pseudonyms:
             return None
         return f"2.25.{int(self._hash(uid)[:32], 16)}"
 
-    def _analysis(self, name: str, analysis: Analysis, clean: _Cleaner) -> Analysis:
-        frame = analysis.frame
-        return replace(
-            analysis,
-            frame=replace(
-                frame,
-                name=name,
-                warnings=tuple(map(clean, frame.warnings)),
-                notes=tuple(map(clean, frame.notes)),
-            ),
-            result=self.result(name, analysis.result),
-        )
-
-    def _cleaner(self, name: str) -> _Cleaner:
-        case = self._original[name]
-        paths = [case.path] if case.path is not None else []
-        folders = [] if case.path is not None else [case.name]
-        if case.files is not None:
-            paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]
-        if case.study is not None:
-            paths += [header.path for s in case.study.series for header in s.slices]
-            paths += [rejection.path for rejection in case.study.rejections]
+    def known_names(self, new: str) -> tuple[dict[str, str], set[Path]]:
+        """What stands for names of the case of a new name, and the paths that it has."""
+        case = self._original[new]
+        paths = _paths_of(case)
         base = self._source if self._source.is_dir() else self._source.parent
+        folders = [] if case.path is not None else [case.name]
         for path in paths:
             inside = path.parent.relative_to(base) if path.is_relative_to(base) else path.parent
             folders += inside.parts
-        new = {folder: name for folder in folders if folder not in ("/", "", ".")}
-        new |= {path.name: f"file-{self._hash(path.name)[:_FILE_DIGITS]}" for path in paths}
-        return _Cleaner(new, (*paths, self._source, base))
+        names = {folder: new for folder in folders if folder not in ("/", "", ".")}
+        names |= {path.name: self.file(path.name) for path in paths}
+        names |= {uid: str(self.uid(uid)) for uid in _uids_of(case) if uid}
+        return names, {*paths, self._source, base}
+
+    def all_known_names(self) -> dict[str, str]:
+        """What stands for names of all cases."""
+        names: dict[str, str] = {}
+        for new in self._original:
+            names |= self.known_names(new)[0]
+        return names
 
     def _name(self, case: Case) -> str:
-        uid = case.files.study_uid if case.files is not None else ""
-        if case.study is not None:
-            uid = case.study.study_uid
+        study = case.study or case.files
+        uid = "" if study is None else study.study_uid
         if case.header is not None:  # the case is this image, of which a study may have several
             uid = case.header.instance_uid
         known = uid or (case.name if case.path is None else case.path.name)
@@ -172,28 +165,52 @@ class Pseudonyms:
         return hmac.new(self._key, data, hashlib.sha256).hexdigest()
 
 
-class _Cleaner:
-    """Takes paths and names out of a text."""
+def _paths_of(case: Case) -> list[Path]:
+    """All files of a case."""
+    paths = [case.path] if case.path is not None else []
+    if case.files is not None:
+        paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]
+    if case.study is not None:
+        paths += [header.path for s in case.study.series for header in s.slices]
+        paths += [rejection.path for rejection in case.study.rejections]
+    return paths
 
-    def __init__(self, names: dict[str, str], paths: Iterable[Path]) -> None:
-        self._names = names
-        folders = {str(parent) for path in paths for parent in (path, *path.parents)}
-        folders |= {str(Path(folder).absolute()) for folder in folders}
-        longest_first = sorted(folders - {"/", "."}, key=len, reverse=True)
-        self._folders = [folder + os.sep for folder in longest_first] + longest_first
-        words = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-        self._words = re.compile(rf"(?<![\w.-])(?:{words})(?![\w-])") if names else None
 
-    def __call__(self, text: str) -> str:
-        code = "".join(f"{word}: " for word in codes_of([text]))
-        text = text[len(code) :]
-        for folder in self._folders:
-            if len(folder) > 3:
-                text = text.replace(folder, "")
-        if self._words is not None:
-            text = self._words.sub(lambda match: self._names[match[0]], text)
-        text = without_descriptions(text.partition("; identity_in_name: ")[0])
-        return code + text.lstrip(": ")
+def _uids_of(case: Case) -> list[str]:
+    """The UIDs of a case, as far as they are known before its headers are read."""
+    if case.study is None:
+        return [] if case.files is None else [case.files.study_uid]
+    series = case.study.series
+    slices = [header.instance_uid for each in series for header in each.slices]
+    return [case.study.study_uid, *(each.series_uid for each in series), *slices]
+
+
+class HideValues:
+    """Gives what stands in the place of a value that speaks of one case, or of free text on it.
+
+    Args:
+        pseudonyms: of the run.
+        name: new name of the case.
+    """
+
+    def __init__(self, pseudonyms: Pseudonyms, name: str) -> None:
+        self._pseudonyms = pseudonyms
+        self._name = name
+        self._known: KnownNames | None = None
+
+    def __call__(self, value: str) -> str:
+        """What stands in the place of a marked value, or the text without names of the case."""
+        if isinstance(value, SeriesText):
+            return value.left_out()
+        if isinstance(value, UidText):
+            return str(self._pseudonyms.uid(value))
+        if isinstance(value, NameText):
+            return self._name
+        if isinstance(value, PathText):
+            return value if value == UNNAMED else self._pseudonyms.file(Path(value).name)
+        if self._known is None:
+            self._known = KnownNames(*self._pseudonyms.known_names(self._name))
+        return self._known(value).lstrip(": ")
 
 
 def pseudonyms_of(
@@ -269,67 +286,12 @@ def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
 
 def recorded(settings: SettingsT) -> SettingsT:
     """The settings as ``run.yaml`` may show them: without the salt, nor paths and names of data."""
-    if settings.names != "hash":
+    if not hides_names(settings):
         return settings
-    hidden: dict[str, object] = {"salt": None}
-    for key in _KEYS_OF_DATA:
-        if getattr(settings, key, None) is not None:
-            hidden[key] = _HIDDEN
+    hidden: dict[str, object] = {"salt": None, **dict.fromkeys(data_of(settings), _HIDDEN)}
     if getattr(settings, "ids", ()):
         hidden["ids"] = (str(_HIDDEN),)
-    return replace(settings, **hidden)  # type: ignore[arg-type]
-
-
-@contextmanager
-def quiet_names(settings: PipelinePredict | PipelineVal) -> Iterator[None]:
-    """Keep what is said of single files off the log while the source is looked through.
-
-    Raises:
-        SpinelineError: raised inside, under numbers in place of names of files and folders.
-    """
-    if settings.names != "hash":
-        yield
-        return
-    held: list[logging.LogRecord] = []
-
-    def hold(record: logging.LogRecord) -> bool:
-        if record.module == _TELLS_OF_FILES:
-            held.append(record)
-            return False
-        return True
-
-    LOG.addFilter(hold)
-    try:
-        yield
-    except SpinelineError as error:
-        raise type(error)(_nameless(str(error), settings)) from None
-    finally:
-        LOG.removeFilter(hold)
-    if held:
-        LOG.info("%d files or folders not used; names=hash does not name them", len(held))
-
-
-def _nameless(text: str, settings: PipelinePredict | PipelineVal) -> str:
-    """A text on data with a number for each file and folder: its place in the sorted listing."""
-    keys = [key for key in _KEYS_OF_DATA if getattr(settings, key, None) is not None]
-    roots = [Path(getattr(settings, key)) for key in keys]
-    names: dict[str, str] = {}
-    for root in roots:
-        for number, path in enumerate(_listed(root), 1):
-            if path.name in text:
-                names.setdefault(path.name, f"file-{number}")
-    for root, key in zip(roots, keys, strict=True):
-        for name in (str(root), str(root.absolute())):
-            text = text.replace(name + os.sep, "").replace(name, key)
-    return _Cleaner(names, roots)(text)
-
-
-def _listed(root: Path) -> list[Path]:
-    """What is below a folder, sorted; as much as can be listed."""
-    try:
-        return sorted(islice(root.rglob("*"), _MOST_LISTED)) if root.is_dir() else [root]
-    except OSError:
-        return []
+    return replace(settings, **hidden)
 
 
 def kept_salt(path: Path) -> str:

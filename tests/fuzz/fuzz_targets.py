@@ -257,7 +257,7 @@ def _run_dicom(folder: Path, out: Path) -> Warnings:
     warnings: list[str] = []
     for analysis in _pipeline().analyse(_frames(folder)):
         _check_analysis(analysis)
-        warnings += analysis.result.warnings
+        warnings += map(str, analysis.result.warnings)
     return warnings
 
 
@@ -296,7 +296,7 @@ def _run_bundled(folder: Path, out: Path) -> Warnings:
         for s in analysis.result.structures:
             inside = 0 <= s.point_xy[0] < analysis.frame.width
             sane(inside and 0 <= s.point_xy[1] < analysis.frame.height, "a point outside the image")
-        warnings += analysis.result.warnings
+        warnings += map(str, analysis.result.warnings)
     return warnings
 
 
@@ -322,7 +322,7 @@ def _run_predict(folder: Path, out: Path) -> Warnings:
         sane(study.width > 0, "an empty image")
     sane((out / "o" / "results.csv").is_file(), "no results.csv")
     return [str(failure) for failure in result.failures] + [
-        warning for _, study in result.results for warning in study.warnings
+        str(warning) for _, study in result.results for warning in study.warnings
     ]
 
 

@@ -12,14 +12,15 @@ import pytest
 from spineline.converters.sources.report import read_report
 from spineline.datasets.common.errors import AnnotationError, ConfigError, WeightsError
 from spineline.datasets.common.settings import read_settings_file
+from spineline.datasets.predictions import RESULT_SCHEMA
 from spineline.datasets.types import Structure
-from spineline.pipeline.inference.results import SCHEMA, StudyResult, read_result
+from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.weights import load_registry
 
 
 def plain_result() -> dict[str, Any]:
     return {
-        "schema": SCHEMA, "study_uid": None, "series_uid": None, "instance_uid": None,
+        "schema": RESULT_SCHEMA, "study_uid": None, "series_uid": None, "instance_uid": None,
         "image": {"width": 9, "height": 9, "spacing_rc_mm": [1.0, 1.0]},
         "structures": [{
             "level": "L1", "kind": "vertebra", "point_xy": [1, 2], "point_mm": None,

@@ -22,6 +22,7 @@ from spineline.pipeline.inference.results import (
     SevenGrade,
     StudyResult,
 )
+from spineline.pipeline.inference.warnings import warning
 from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison
 from spineline.pipeline.outputs.html.cohort_page import cohort_html
 from spineline.pipeline.outputs.html.study_page import report_html
@@ -165,7 +166,10 @@ def in_trouble(analysis: Analysis) -> tuple[Analysis, Comparison]:
         structures=structures,
         missing_levels=("L2", "L5-S1"),
         naming=Naming(0.5, (Rival(-2, 0.0), Rival(-1, 0.4), Rival(1, 0.1), Rival(2, 0.0)), True),
-        warnings=("missing_levels: L2, L5-S1 (no_candidate: no box)", f"slice_choice: {LONG}"),
+        warnings=(
+            warning("missing_levels", "L2, L5-S1 (no_candidate: no box)"),
+            warning("slice_choice", LONG),
+        ),
     )
     spine = replace(analysis.spine, structures=tuple(analysis.spine.structures[n] for n in kept))
     labels = {
@@ -243,7 +247,7 @@ def cohort(count: int) -> list[tuple[str, StudyResult]]:
                 )
             )  # fmt: skip
         missing = tuple(level for level in LEVELS if level not in {s.level for s in structures})
-        warnings = ("missing_levels: some",) if missing else ()
+        warnings = (warning("missing_levels", "some"),) if missing else ()
         probability = round(float(rng.random()), 3)
         studies.append(
             (

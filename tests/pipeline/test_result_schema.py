@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from spineline.datasets.labels import KIND_OF_SEVEN, KINDS, LEVELS, kind_of_level
-from spineline.pipeline.inference.results import SCHEMA, StudyResult, result_schema
+from spineline.datasets.predictions import RESULT_SCHEMA
+from spineline.pipeline.inference.results import StudyResult, result_schema
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 
@@ -37,7 +38,7 @@ def test_the_schema_is_one_and_says_what_everything_is() -> None:
     schema = result_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert schema["properties"]["schema"]["const"] == SCHEMA
+    assert schema["properties"]["schema"]["const"] == RESULT_SCHEMA
     assert schema["$defs"]["level"]["enum"] == list(LEVELS)
 
     def bare(value: Any, way: str) -> Iterator[str]:
@@ -142,7 +143,7 @@ def test_every_mutant_of_a_type_or_a_key_is_refused(real: dict[str, Any]) -> Non
     check, tried = validator(), 0
     real["structures"] = real["structures"][:2]  # what is tried on these two is tried on all
     real["missing_levels"] = list(LEVELS[2:])
-    real["warnings"] = ["view_cuts_spine: in words"]
+    real["warnings"] = [{"code": "view_cuts_spine", "text": "in words", "levels": ["L5"], "n": 1}]
     assert problems(real) == []
     for way, value in list(nodes(real)):
         mutants = [] if not way else [(way, wrong) for wrong in (["x"], {"x": 1}, True, "", -1e9)]
@@ -160,13 +161,16 @@ def test_every_mutant_of_a_type_or_a_key_is_refused(real: dict[str, Any]) -> Non
             for key in value:
                 less = copy.deepcopy(real)
                 del at(less, way)[key]
-                assert check.is_valid(less) == ((*way, key) == ("naming",)), (way, key)
+                may_lack = (*way, key) == ("naming",) or key in ("levels", "n")
+                assert check.is_valid(less) == may_lack, (way, key)
         tried += len(mutants)
     assert tried > 300
 
 
 def _may_be(way: tuple[Any, ...], value: Any, other: Any) -> bool:
     """Whether the mutant is as good as what it replaces."""
+    if way[:1] == ("warnings",) and len(way) > 2 and way[2] not in ("code", "text"):
+        return other in ("", -1e9) or (other == ["x"] and len(way) == 3)
     if other is True:
         return isinstance(value, bool)
     if other == "":
@@ -175,8 +179,6 @@ def _may_be(way: tuple[Any, ...], value: Any, other: Any) -> bool:
         return way[-1] == "shift" or (
             len(way) > 1 and way[-2] in ("point_xy", "point_mm", "box_xyxy")
         )
-    if other == ["x"]:
-        return way == ("warnings",)
     return False
 
 
@@ -200,7 +202,7 @@ def repeat_a_level(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(put("schema", "spineline-result/2"), id="another version"),
+        pytest.param(put("schema", "spineline-result/1"), id="another version"),
         pytest.param(put("study_uid", None), id="one UID missing"),
         pytest.param(put("image.width", 0), id="no width"),
         pytest.param(put("image.width", 12.5), id="half a pixel"),
@@ -220,8 +222,12 @@ def repeat_a_level(content: dict[str, Any]) -> None:
         pytest.param(put("structures.1.binary.class", 1), id="a vertebra with v5"),
         pytest.param(put("structures.0.binary.class", 2), id="binary of three"),
         pytest.param(put("weights.sha256", "abc"), id="no SHA-256"),
-        pytest.param(put("warnings", [1]), id="a warning that is no text"),
-        pytest.param(put("warnings", ["in words"]), id="a warning without a code word"),
+        pytest.param(
+            put("warnings", ["view_cuts_spine: in words"]), id="a warning of the first layout"
+        ),
+        pytest.param(
+            put("warnings", [{"code": "in words", "text": "x"}]), id="a warning without a code word"
+        ),
         pytest.param(put("naming.offset_probability", -0.1), id="less than nothing"),
         pytest.param(put("naming.alternatives.0.shift", 0.5), id="half a rung"),
         pytest.param(put("missing_levels", ["L3"]), id="found and missing"),

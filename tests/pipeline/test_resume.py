@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.predictions import RESULT_SCHEMAS
 from spineline.pipeline.run import predict as command
 from spineline.pipeline.run.predict import StoredResults, predict
 from spineline.pipeline.run.settings import PipelinePredict
@@ -98,6 +99,21 @@ def test_what_is_done_is_not_done_again(go, fake_models) -> None:
     assert "3 studies done, 0 failed" in again.said
     assert bytes_of(Path("o")) == before
     assert len(lines_of(Path("o"))) == 3
+
+
+def test_results_of_the_first_layout_are_gone_on_with(go, fake_models) -> None:
+    """There, warnings were lines of text."""
+    words = ("min_naming_probability=1",)
+    go(*words)
+    table, paths = Path("o/results.csv").read_bytes(), sorted(Path("o").glob("*/result.json"))
+    for path in paths:
+        content = json.loads(path.read_text())
+        lines = [f"{each['code']}: {each['text']}" for each in content["warnings"]]
+        assert lines
+        path.write_text(json.dumps({**content, "schema": RESULT_SCHEMAS[1], "warnings": lines}))
+    assert go(*words).done == []
+    assert fake_models == []
+    assert Path("o/results.csv").read_bytes() == table
 
 
 def test_one_study_is_told_in_the_singular(go, make_study) -> None:

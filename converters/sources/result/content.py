@@ -27,7 +27,7 @@ from spineline.datasets.labels import (
     kind_of_level,
     tags_of_codes,
 )
-from spineline.datasets.predictions import RESULT_SCHEMA, ResultImage
+from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, ResultImage
 
 _FAR_MM = 1e6
 
@@ -74,7 +74,7 @@ def parse_result(content: Any, where: str) -> ResultContent:
     Raises:
         EntryError: of another version, or a field is missing or malformed; names the field.
     """
-    if not isinstance(content, dict) or content.get("schema") != RESULT_SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") not in RESULT_SCHEMAS:
         given = content.get("schema") if isinstance(content, dict) else content
         detail = f"{where}: schema is {short(given)}, wanted {RESULT_SCHEMA!r}"
         raise EntryError("other_schema", f"{detail}; run this version's pipeline predict again")

@@ -44,6 +44,7 @@ from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, quiet_pydicom
+from spineline.datasets.predictions import RESULT_SCHEMAS
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 
@@ -212,8 +213,13 @@ def body_part(source: SourceInstance) -> str:
 
 
 def fingerprint(result: StudyResult) -> str:
-    """A hash of all that a result says."""
-    return hashlib.sha256(json.dumps(result.to_json(), sort_keys=True).encode()).hexdigest()
+    """A hash of all that a result says, in the words of the first layout of ``result.json``.
+
+    UIDs follow from it, which stay what they are when the layout changes.
+    """
+    said = result.to_json()
+    said |= {"schema": RESULT_SCHEMAS[-1], "warnings": [str(each) for each in result.warnings]}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def uid_of(*parts: str) -> str:

@@ -155,7 +155,7 @@ def _cells(result: StudyResult) -> dict[str, tuple[str, float]]:
     found, furthest, naming = len(result.structures), worst(result.structures), result.naming
     probability = "–" if naming is None else f"{naming.probability:.2f}"
     codes = codes_of(result.warnings)
-    others = sum(warning.partition(":")[0] not in CODES for warning in result.warnings)
+    others = sum(warning.code not in CODES for warning in result.warnings)
     warned = [*codes, *([f"{others} more" if codes else str(others)] if others else [])]
     return {
         "Levels found": (f"{found} of {len(LEVELS)}", found),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from spineline.datasets.drawing import spread
 from spineline.datasets.labels import KINDS, Kind
-from spineline.pipeline.inference.decode import DecodedStructure
+from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.outputs.comparison import ComparedLevel, Comparison

@@ -14,7 +14,6 @@ from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure
-from spineline.pipeline.inference.warnings import CODES
 from spineline.pipeline.outputs.comparison import Comparison, comparison_of
 from spineline.pipeline.outputs.grade_words import (
     CODES_OF,
@@ -59,7 +58,7 @@ def report_html(
         "study.html",
         name=analysis.frame.name,
         result=result,
-        warnings=[_code_and_text(warning) for warning in result.warnings],
+        warnings=[(warning.code, warning.text) for warning in result.warnings],
         tiles=tiles,
         structures={structure.level: structure for structure in result.structures},
         grades={structure.level: _grades(structure) for structure in result.structures},
@@ -94,9 +93,3 @@ def _namings(naming: Naming | None) -> list[tuple[str, float, bool]]:
         where = "higher" if rival.shift < 0 else "lower"
         ways.append((f"every name {steps} {where}", rival.probability, False))
     return ways
-
-
-def _code_and_text(warning: str) -> tuple[str, str]:
-    """A warning's code word, empty where it has none, and the rest of it."""
-    code, _, text = warning.partition(": ")
-    return (code, text) if code in CODES else ("", warning)

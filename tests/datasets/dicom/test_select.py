@@ -86,11 +86,11 @@ def test_fat_suppression_is_avoided_then_used_with_a_warning(description: str, f
     choice = choose(*both)
     assert choice.series is plain
     assert choice.warnings == ()
-    assert any(description in note and "fat-suppressed" in note for note in choice.notes)
+    assert any(description in note.text and "fat-suppressed" in note.text for note in choice.notes)
     alone = choose(suppressed)
     assert alone.series is suppressed
     assert len(alone.warnings) == 1
-    assert "fat-suppressed" in alone.warnings[0]
+    assert "fat-suppressed" in str(alone.warnings[0])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_fat_suppression_is_avoided_then_used_with_a_warning(description: str, f
 def test_fat_suppression_is_seen_in_the_tags(fields: dict[str, object], why: str) -> None:
     choice = choose(make_series("T2 SAG A", **fields), make_series("T2 SAG B", count=3))
     assert choice.series.description == "T2 SAG B"
-    assert any(why in note for note in choice.notes)
+    assert any(why in note.text for note in choice.notes)
 
 
 def test_the_in_phase_image_of_a_dixon_scan_has_its_fat() -> None:
@@ -144,7 +144,7 @@ def test_a_study_without_sagittal_t2_says_what_was_found(series: Series, reason:
     assert "name one DICOM file as source" in str(caught.value)
     choice = choose(series, make_series("T2 sagittal good", count=3))
     assert choice.series.description == "T2 sagittal good"
-    assert any(reason in note for note in choice.notes)
+    assert any(reason in note.text for note in choice.notes)
 
 
 def test_an_empty_study_names_its_files() -> None:
@@ -185,7 +185,7 @@ def test_second_best_is_used_last_and_with_a_warning(worse: Series, warning: str
     assert choose(worse, good).series is good
     alone = choose(worse)
     assert alone.series is worse
-    assert any(re.search(warning, text) for text in alone.warnings)
+    assert any(re.search(warning, each.text) for each in alone.warnings)
 
 
 def test_ties_are_decided_by_slices_then_size_then_uid_and_reported() -> None:
@@ -195,11 +195,11 @@ def test_ties_are_decided_by_slices_then_size_then_uid_and_reported() -> None:
     for order in ((few, many), (many, few)):
         choice = choose(*order)
         assert choice.series is many
-        assert "the number of slices decided" in choice.warnings[0]
+        assert "the number of slices decided" in str(choice.warnings[0])
     assert choose(many, fine).series is fine
     choice = choose(fine, twin)
     assert choice.series is twin
-    assert "the series UID decided" in choice.warnings[0]
+    assert "the series UID decided" in str(choice.warnings[0])
 
 
 @pytest.mark.parametrize(("count", "middle"), [(1, 0), (2, 1), (5, 2), (6, 3), (7, 3), (15, 7)])
@@ -234,7 +234,7 @@ def test_without_positions_the_instance_number_decides(position: object) -> None
     shuffled = Series("1", "T2", tuple(series.slices[n] for n in (3, 0, 4, 2, 1)))
     choice = choose(shuffled)
     assert choice.slice.instance_number == 3
-    assert "the middle is by instance number" in choice.warnings[0]
+    assert "the middle is by instance number" in str(choice.warnings[0])
 
 
 def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
@@ -246,7 +246,7 @@ def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
     ]  # fmt: skip
     choice = choose(Series("1", "T2 SAG", tuple(slices)))
     assert choice.slice.instance_uid == "0.0/110.0"
-    assert "the longest echo was taken" in choice.warnings[0]
+    assert "the longest echo was taken" in str(choice.warnings[0])
 
 
 def test_planes_within_one_series_are_kept_apart() -> None:
@@ -268,7 +268,7 @@ def test_a_slightly_oblique_stack_is_sagittal() -> None:
 def test_a_single_file_is_taken_as_asked() -> None:
     choice = choose(make_series("T1_TSE_SAG", count=1), single_file=True)
     assert choice.slice.series_description == "T1_TSE_SAG"
-    assert "taken as asked, although it is: T1-weighted" in choice.warnings[0]
+    assert "taken as asked, although it is: T1-weighted" in str(choice.warnings[0])
 
 
 def test_damaged_files_are_warned_of_and_foreign_ones_noted() -> None:
@@ -277,5 +277,8 @@ def test_damaged_files_are_warned_of_and_foreign_ones_noted() -> None:
         Rejection(Path("x/.DS_Store"), "not DICOM", "foreign"),
     )
     choice = choose(make_series(), rejections=rejections)
-    assert choice.warnings == ("file cut.dcm was left out: header cut short",)
-    assert any(".DS_Store: not DICOM" in note for note in choice.notes)
+    assert [str(each) for each in choice.warnings] == [
+        "files_left_out: file cut.dcm was left out: header cut short"
+    ]
+    assert dict(choice.warnings[0].parameters) == {"file": "cut.dcm", "reason": "header cut short"}
+    assert any(".DS_Store: not DICOM" in note.text for note in choice.notes)

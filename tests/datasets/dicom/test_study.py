@@ -152,7 +152,7 @@ def test_one_file_is_a_study(tmp_path: Path, write_dicom: WriteDicom) -> None:
     write_dicom("s/other", index=1)
     (study,) = scan(path)
     assert (study.name, len(study.series[0].slices), study.single_file) == ("IM_7", 1, True)
-    assert "taken as asked" in choose_slice(study).warnings[0]
+    assert "taken as asked" in choose_slice(study).warnings[0].text
 
 
 def test_a_folder_of_damaged_files_is_a_study_that_fails(
@@ -275,7 +275,7 @@ def test_bad_pixel_spacing_is_none_with_a_warning(
     choice = choose_slice(study)
     assert choice.slice.spacing_rc_mm is None
     assert not choice.slice.has_geometry
-    assert any("no millimetres can be given" in text for text in choice.warnings)
+    assert any("no millimetres can be given" in each.text for each in choice.warnings)
     with pytest.raises(DicomReadError, match="cannot be placed in the patient: PixelSpacing is"):
         pixel_to_patient(choice.slice, [[0, 0]])
     assert read_pixels(choice.slice).shape == (80, 96)
@@ -290,7 +290,7 @@ def test_bad_orientation_is_none_with_a_warning(
     (study,) = scan(write_dicom("s/a", ImageOrientationPatient=orientation))
     choice = choose_slice(study)
     assert choice.slice.orientation is None
-    assert any("taken as sagittal by its description" in text for text in choice.warnings)
+    assert any("taken as sagittal by its description" in each.text for each in choice.warnings)
 
 
 def test_no_identifier_of_a_patient_is_told(

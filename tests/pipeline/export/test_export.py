@@ -82,7 +82,7 @@ def test_it_says_what_the_original_says(original: Pipeline, exported: Pipeline, 
         wanted, found = mine.result, other.result
         assert [s.level for s in found.structures] == [s.level for s in wanted.structures]
         assert found.missing_levels == wanted.missing_levels
-        assert found.warnings == wanted.warnings
+        assert list(map(str, found.warnings)) == list(map(str, wanted.warnings))
         for a, b in zip(wanted.structures, found.structures, strict=True):
             assert np.abs(np.subtract(a.point_xy, b.point_xy)).max() < 0.5
             assert a.seven is not None

@@ -4,45 +4,37 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from spineline.datasets.labels import LEVELS
+from spineline.detect.results import Detections
+from spineline.pipeline.inference.candidates import Candidates, candidates_of
 from spineline.pipeline.inference.decode import (
     DecodeSettings,
     best_chain,
-    candidates_of,
     decode_chain,
     decode_spine,
     pairwise_scores,
     unary_scores,
 )
-from spineline.pipeline.inference.warnings import codes_of
 
 SETTINGS = DecodeSettings()
 
 
-@dataclass
-class Boxes:
-    """Stands for Detections: the decoder only reads these four."""
-
-    boxes_xyxy: np.ndarray
-    confidence: np.ndarray
-    class_index: np.ndarray
-    names: tuple[str, ...] = LEVELS
-
-
-def boxes(rows: list[tuple[int, float, float, float, float]], names=LEVELS) -> Boxes:
-    """Rows of rank, x, y, height, confidence."""
+def boxes(
+    rows: list[tuple[int, float, float, float, float]], names=LEVELS, per_level: int = 15
+) -> Candidates:
+    """Candidates of rank, x, y, height, confidence."""
     table = np.array(rows, dtype=np.float64).reshape(-1, 5)
     rank, x, y, height, confidence = table.T
     width = 1.4 * height
     xyxy = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
-    return Boxes(
+    found = Detections(
         xyxy.astype(np.float32), confidence.astype(np.float32), rank.astype(np.int64), names
     )
+    return candidates_of(found, per_level)
 
 
 def spine(
@@ -122,9 +114,10 @@ def test_the_chain_alone_is_that_of_the_whole_decoding(seed: int) -> None:
         (int(rank), 100 + rng.normal(0, 5), 30 + 12 * rank + rng.normal(0, 9), 24.0, rng.uniform())
         for rank in rng.integers(0, 11, size=seed * 3)
     ]
-    settings = DecodeSettings(skip_cost=rng.uniform(0, 3), candidates_per_level=2)
-    found = decode_chain(boxes(rows), settings)
-    assert found == decode_spine(boxes(rows), settings).structures
+    settings = DecodeSettings(skip_cost=rng.uniform(0, 3))
+    candidates = boxes(rows, per_level=2)
+    found = decode_chain(candidates, settings)
+    assert found == decode_spine(candidates, settings).structures
     assert bool(found) == bool(seed)
 
 
@@ -152,7 +145,6 @@ def test_a_clean_spine_is_returned_whole() -> None:
     decoded = decode_spine(boxes(spine()))
     assert levels_at(decoded) == {level: 30.0 + 12 * rank for rank, level in enumerate(LEVELS)}
     assert decoded.missing == ()
-    assert decoded.warnings == ()
     assert [s.kind for s in decoded.structures[:2]] == ["disc", "vertebra"]
     assert decoded.structures[0].box_xyxy == pytest.approx((83.2, 18.0, 116.8, 42.0), abs=1e-4)
     assert decoded.structures[0].confidence == pytest.approx(0.9)
@@ -201,8 +193,6 @@ def test_nothing_at_all() -> None:
     decoded = decode_spine(boxes([]))
     assert decoded.structures == ()
     assert reasons(decoded) == dict.fromkeys(LEVELS, "no_candidate")
-    assert len(decoded.warnings) == 1
-    assert decoded.warnings[0].startswith("few_levels: only 0 of 11 levels found: is this a")
 
 
 def test_noise_at_low_confidence_is_not_a_spine() -> None:
@@ -221,42 +211,6 @@ def test_a_spine_slipped_by_a_rung_is_put_right_by_the_rest() -> None:
         rows.append((rank + 2, x, y, height, 0.8))
     decoded = decode_spine(boxes(rows))
     assert levels_at(decoded) == {level: 30.0 + 12 * rank for rank, level in enumerate(LEVELS)}
-
-
-@pytest.mark.parametrize(("shift", "word"), [(2, "lower"), (-2, "higher")])
-def test_a_close_second_naming_is_told(shift: int, word: str) -> None:
-    rows = spine(0.5)
-    rows += [(r + shift, x, y, h, 0.49) for r, x, y, h, _ in spine() if 0 <= r + shift < 11]
-    missing_end = 30.0 + 12 * 11 if shift < 0 else 30.0 - 12
-    rows += [
-        (rank, 100.0, missing_end + 12 * step * (-1 if shift > 0 else 1), 24.0, 0.45)
-        for step, rank in enumerate((1, 0) if shift > 0 else (9, 10))
-    ]
-    warnings = decode_spine(boxes(rows)).warnings
-    assert codes_of(warnings) == ("transitional_anatomy", "naming_in_doubt")
-    assert f"one rung {word}" in warnings[1]
-
-
-def test_both_close_namings_are_told_in_one_warning() -> None:
-    """Five boxes that bear their own name, the one above and the one below alike."""
-    rows = [
-        (rank + shift, 100.0, 30.0 + 12 * rank, 24.0, 0.5 - abs(shift) / 100)
-        for rank in range(3, 8)
-        for shift in (-2, 0, 2)
-    ]
-    slipped = [w for w in decode_spine(boxes(rows)).warnings if "off by one" in w]
-    assert len(slipped) == 1
-    assert "one rung higher or lower fits nearly as well" in slipped[0]
-
-
-def test_a_gap_too_wide_for_its_levels_is_told() -> None:
-    """From L3 downwards everything lies one whole rung (two ranks) lower."""
-    rows = [(r, x, y + 24 * (r >= 5), h, c) for r, x, y, h, c in spine()]
-    warnings = decode_spine(boxes(rows)).warnings
-    assert warnings == (
-        "spacing_implausible: L2-L3 and L3 are 3.0 times as far apart as their boxes lead to "
-        "expect: a level may be left out there",
-    )
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 7.0])
@@ -282,22 +236,20 @@ def test_size_of_the_image_does_not_matter(scale: float) -> None:
 def test_unusable_boxes_are_left_out() -> None:
     rows = [(0, 100.0, 30.0, 24.0, 0.9), (1, 100.0, 42.0, 0.0, 0.9), (2, np.nan, 50.0, 24.0, 0.9)]
     rows.append((11, 100.0, 54.0, 24.0, 0.9))
-    candidates = candidates_of(boxes(rows, (*LEVELS, "T11-T12")), 15)
+    candidates = boxes(rows, (*LEVELS, "T11-T12"))
     assert list(candidates.rank) == [0]
 
 
 def test_only_the_most_confident_of_a_level_are_considered() -> None:
     rows = [(4, 100.0, 10.0 * k, 24.0, 0.01 * (k + 1)) for k in range(20)]
-    candidates = candidates_of(boxes([*rows, (2, 100.0, 5.0, 24.0, 0.5)]), 15)
+    candidates = boxes([*rows, (2, 100.0, 5.0, 24.0, 0.5)])
     assert list(candidates.rank) == [2] + [4] * 15
     assert candidates.confidence[1] == pytest.approx(0.2)
     assert candidates.confidence[-1] == pytest.approx(0.06)
 
 
 def test_pairs_out_of_order_are_barred() -> None:
-    candidates = candidates_of(
-        boxes([(2, 100.0, 50.0, 24.0, 0.5), (3, 100.0, 50.0, 24.0, 0.5)]), 15
-    )
+    candidates = boxes([(2, 100.0, 50.0, 24.0, 0.5), (3, 100.0, 50.0, 24.0, 0.5)])
     worth = pairwise_scores(candidates, SETTINGS)
     assert np.isneginf(worth).all()
     chain, _ = best_chain(candidates.rank, unary_scores(candidates, SETTINGS), worth, 0.5)

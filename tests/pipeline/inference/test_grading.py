@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spineline.datasets.labels import LEVELS, kind_of_level
-from spineline.pipeline.inference.decode import DecodedStructure
+from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.grading import crop_boxes, structure_grades
 
 ROW = [0.1, 0.3, 0.2, 0.2, 0.1, 0.05, 0.05]

@@ -12,13 +12,14 @@ import pytest
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.straighten import StripSpec
-from spineline.pipeline.inference.decode import (
+from spineline.detect.results import Detections
+from spineline.pipeline.inference.candidates import (
     Candidates,
     DecodedStructure,
-    DecodeSettings,
-    decode_spine,
+    candidates_of,
     with_other_names,
 )
+from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.level_context import (
     Context,
     ranks_by_distance,
@@ -29,21 +30,12 @@ from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
 from spineline.pipeline.inference.settings import ModelSettings
 
 
-@dataclass
-class Boxes:
-    """Stands for Detections."""
-
-    boxes_xyxy: np.ndarray
-    confidence: np.ndarray
-    class_index: np.ndarray
-    names: tuple[str, ...] = LEVELS
-
-
-def boxes(rows: list[tuple[int, float, float]]) -> Boxes:
-    """Rows of rank, y, confidence; rungs of 12 px, boxes twice as high."""
+def boxes(rows: list[tuple[int, float, float]]) -> Candidates:
+    """Candidates of rank, y, confidence; rungs of 12 px, boxes twice as high."""
     rank, y, confidence = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-    xyxy = np.stack([83.2 + 0 * y, y - 12, 116.8 + 0 * y, y + 12], axis=1)
-    return Boxes(xyxy.astype(np.float32), confidence.astype(np.float32), rank.astype(np.int64))
+    xyxy = np.stack([83.2 + 0 * y, y - 12, 116.8 + 0 * y, y + 12], axis=1).astype(np.float32)
+    found = Detections(xyxy, confidence.astype(np.float32), rank.astype(np.int64), LEVELS)
+    return candidates_of(found, 15)
 
 
 def found(rank: int, y: float, height: float = 24.0) -> DecodedStructure:

@@ -3,54 +3,42 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from spineline.datasets.labels import LEVELS
+from spineline.detect.results import Detections
+from spineline.pipeline.inference.candidates import Candidates, candidates_of
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.naming import (
     SHIFTS,
     Naming,
-    Rival,
     abstain,
-    abstention_warnings,
     allowed_when_shifted,
     name_chain,
-    naming_warnings,
     softmax,
 )
 
 
-@dataclass
-class Boxes:
-    """Stands for Detections."""
-
-    boxes_xyxy: np.ndarray
-    confidence: np.ndarray
-    class_index: np.ndarray
-    names: tuple[str, ...] = LEVELS
-
-
-@dataclass
-class Spots:
-    """Candidates by hand."""
-
-    rank: np.ndarray
-    point_xy: np.ndarray
-    height: np.ndarray
-
-
-def boxes(rows: list[tuple[int, float, float]], gap: float = 12.0) -> Boxes:
-    """Rows of rank, place (rungs from the top), confidence; boxes as the box rule makes them."""
+def boxes(rows: list[tuple[int, float, float]], gap: float = 12.0) -> Candidates:
+    """Candidates of rank, place (rungs from the top), confidence; boxes as the box rule's."""
     rank, place, confidence = np.array(rows, dtype=np.float64).T
     x, y = np.full(len(rank), 100.0), 30 + gap * place
     half_w, half_h = 1.4 * gap, gap
     xyxy = np.stack([x - half_w, y - half_h, x + half_w, y + half_h], axis=1)
-    return Boxes(
+    found = Detections(
         xyxy.astype(np.float32), confidence.astype(np.float32), rank.astype(np.int64), LEVELS
     )
+    return candidates_of(found, 15)
+
+
+def spots(rank: list[int], point_xy: list[tuple[float, float]], height: float) -> Candidates:
+    """Candidates of ranks at places."""
+    points = np.array(point_xy, dtype=np.float64).reshape(-1, 2)
+    half = np.array([height, height]) / 2
+    box = np.concatenate([points - half, points + half], axis=1)
+    return Candidates(np.array(rank, dtype=np.int64), box, np.ones(len(rank)))
 
 
 def odds(confidence: float) -> float:
@@ -104,7 +92,7 @@ def test_probabilities_add_up_and_follow_the_evidence() -> None:
 
 def test_nothing_found_has_no_naming() -> None:
     assert decode_spine(boxes([(0, 0, 0.0001)])).naming is None
-    assert name_chain(Spots(np.zeros(0), np.zeros((0, 2)), np.zeros(0)), [], -5.5, len) is None
+    assert name_chain(spots([], [], 24.0), [], -5.5, len) is None
 
 
 def test_argmax_has_no_naming() -> None:
@@ -129,12 +117,8 @@ def test_a_shifted_name_is_allowed_at_its_place_alone() -> None:
         (4, 140, True),  # another name elsewhere
         (8, 103, False),  # a third name there
     ]
-    spots = Spots(
-        np.array([row[0] for row in rows]),
-        np.array([(50.0, row[1]) for row in rows]),
-        np.full(len(rows), 24.0),
-    )
-    assert allowed_when_shifted(spots, [0], 1).tolist() == [row[2] for row in rows]
+    candidates = spots([row[0] for row in rows], [(50.0, row[1]) for row in rows], 24.0)
+    assert allowed_when_shifted(candidates, [0], 1).tolist() == [row[2] for row in rows]
 
 
 def test_ends_are_lost_and_gained() -> None:
@@ -151,51 +135,7 @@ def test_ends_are_lost_and_gained() -> None:
     )
 
 
-# ---- what is said
-
-
-@pytest.mark.parametrize(
-    ("shares", "said"),
-    [
-        pytest.param((0, 0.3, 0, 0), "off by one: every name one rung higher fits", id="higher"),
-        pytest.param((0, 0, 0.3, 0), "off by one: every name one rung lower fits", id="lower"),
-        pytest.param(
-            (0, 0.2, 0.1, 0), "off by one: every name one rung higher or lower fits", id="both"
-        ),
-        pytest.param((0, 0, 0, 0.3), "off by two: every name two rungs lower fits", id="two"),
-        pytest.param(
-            (0.1, 0.2, 0, 0),
-            "off by one or two: every name one rung higher, or two rungs higher fits",
-            id="one and two",
-        ),
-        pytest.param(
-            (0.03, 0.04, 0.02, 0.03),
-            "every name one rung higher fits",
-            id="none much, the likeliest",
-        ),
-    ],
-)
-def test_rivals_are_told(shares, said: str) -> None:
-    naming = Naming(1 - sum(shares), tuple(map(Rival, SHIFTS, shares)))
-    (text,) = naming_warnings(naming)
-    assert text.startswith("naming_in_doubt: levels may be off by ")
-    assert said in text
-    assert f"{naming.probability:.2f} as named" in text
-
-
-def test_a_sure_naming_says_nothing() -> None:
-    rivals = tuple(map(Rival, SHIFTS, (0.0, 0.05, 0.05, 0.0)))
-    assert naming_warnings(Naming(0.9, rivals)) == ()
-    assert naming_warnings(Naming(0.9, rivals), sure=0.95) != ()
-    assert naming_warnings(None) == ()
-
-
 def test_abstention_is_below_the_minimum() -> None:
     assert not abstain(Naming(0.8), 0.8).abstained
     assert abstain(Naming(0.79), 0.8).abstained
     assert abstain(None, 0.8) is None
-    assert abstention_warnings(abstain(Naming(0.79), 0.8), 0.8) == (
-        "naming_abstained: the naming's probability is 0.79, and min_naming_probability=0.8; take "
-        "the levels as a guess",
-    )
-    assert abstention_warnings(Naming(0.79), 0.0) == ()

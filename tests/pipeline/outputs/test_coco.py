@@ -13,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.outputs.coco import coco_images, coco_predictions
@@ -64,7 +65,7 @@ def test_they_stand_alone(run: Path) -> None:
         result = json.loads((run / image["record_id"] / "result.json").read_text())
         assert image["instance_uid"] == result["instance_uid"]
         assert image["missing_levels"] == result["missing_levels"]
-        assert image["warnings"] == result["warnings"]
+        assert image["warnings"] == [f"{w['code']}: {w['text']}" for w in result["warnings"]]
         assert image["naming_abstained"] is False
         rows = found.loadAnns(found.getAnnIds(imgIds=[image["id"]]))
         for row, structure in zip(rows, result["structures"], strict=True):
@@ -111,7 +112,9 @@ def test_by_hand() -> None:
     structure = GradedStructure(
         "L1", "vertebra", (10.0, 20.0), (-5.0, 12.5, 25.12345, 27.5), 0.75, None, None, None
     )
-    result = StudyResult(None, None, None, 40, 50, None, (structure,), warnings=("a word",))
+    result = StudyResult(
+        None, None, None, 40, 50, None, (structure,), warnings=(Remark("", "a word"),)
+    )
     named = [("x", result.as_stored())]
     assert coco_predictions(named) == [
         {

@@ -350,8 +350,8 @@ def test_what_the_models_raise_costs_its_study_alone(cohort, forking, notes, dee
 def test_an_answer_that_cannot_be_sent_costs_its_study_alone(cohort, forking, monkeypatch) -> None:
     result_of = Pipeline._result
 
-    def odd(self, frame, spine, grades):
-        result = result_of(self, frame, spine, grades)
+    def odd(self, frame, *values):
+        result = result_of(self, frame, *values)
         return replace(result, version=lambda: "") if frame.name == "c" else result
 
     monkeypatch.setattr(Pipeline, "_result", odd)

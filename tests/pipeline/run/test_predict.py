@@ -14,9 +14,10 @@ import yaml
 
 from spineline.datasets.common.errors import SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.predictions import RESULT_SCHEMA
 from spineline.pipeline import Pipeline
 from spineline.pipeline.inference.pipeline import bundle_of
-from spineline.pipeline.inference.results import SCHEMA, StudyResult, read_result
+from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.outputs.study_files import title_of
@@ -41,7 +42,7 @@ def test_a_study(tmp_path, fake_models, make_study, make_points, run_cli) -> Non
         "schema", "study_uid", "series_uid", "instance_uid", "image", "structures",
         "missing_levels", "naming", "warnings", "weights", "version",
     ]  # fmt: skip
-    assert found["schema"] == SCHEMA
+    assert found["schema"] == RESULT_SCHEMA
     assert list(found["naming"]) == ["offset_probability", "alternatives", "abstained"]
     assert [rival["shift"] for rival in found["naming"]["alternatives"]] == [-2, -1, 1, 2]
     assert found["naming"]["abstained"] is False
@@ -112,8 +113,13 @@ def test_a_naming_that_is_not_sure_enough_is_marked(
     assert found["naming"]["abstained"] is True
     assert [s["level"] for s in found["structures"]] == list(LEVELS)
     (warning,) = found["warnings"]
-    assert warning.startswith("naming_abstained: the naming's probability is 0.9")
-    assert warning.endswith("min_naming_probability=1; take the levels as a guess")
+    assert warning["code"] == "naming_abstained"
+    assert warning["text"].startswith("the naming's probability is 0.9")
+    assert warning["text"].endswith("min_naming_probability=1; take the levels as a guess")
+    assert (warning["probability"], warning["minimum"]) == (
+        found["naming"]["offset_probability"],
+        1,
+    )
     assert "naming_abstained: " in warned
     assert read_result(tmp_path / "o" / "s" / "result.json").abstained
     (row, *_) = csv.DictReader((tmp_path / "o" / "results.csv").open())
@@ -253,7 +259,7 @@ def test_a_slice_stored_upside_down_gives_points_of_the_stored_pixels(
     found = result_of(tmp_path / "o", "s")
     points = np.array([s["point_xy"] for s in found["structures"]])
     np.testing.assert_allclose(points, np.array([119, 149]) - make_points(), atol=1e-3)
-    assert "turned or mirrored" in found["warnings"][0]
+    assert "turned or mirrored" in found["warnings"][0]["text"]
     boxes = np.array([s["box_xyxy"] for s in found["structures"]])
     np.testing.assert_allclose((boxes[:, :2] + boxes[:, 2:]) / 2, points, atol=1e-3)
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -266,7 +272,12 @@ def test_missing_levels_have_their_reason(
     run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
     found = result_of(tmp_path / "o", "s")
     assert found["missing_levels"] == ["L5", "L5-S1"]
-    assert found["warnings"] == ["missing_levels: L5, L5-S1 (no_candidate: no box of this level)"]
+    assert found["warnings"] == [
+        {
+            "code": "missing_levels", "text": "L5, L5-S1 (no_candidate: no box of this level)",
+            "levels": ["L5", "L5-S1"], "reason": "no_candidate",
+        }
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -301,7 +312,12 @@ def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run
     found = result_of(tmp_path / "o", "s")
     assert len(found["structures"]) == 11
     assert found["warnings"] == [
-        "low_confidence: the detector's confidence is below 0.52: L5-S1 0.50"
+        {
+            "code": "low_confidence",
+            "text": "the detector's confidence is below 0.52: L5-S1 0.50",
+            "levels": ["L5-S1"],
+            "limit": 0.52,
+        }
     ]
     run_cli(
         "pipeline",
@@ -441,7 +457,7 @@ def test_existing_output_is_refused_before_anything_is_loaded(
     assert fake_models == []
     assert (tmp_path / "o" / "s" / "result.json").read_text() == "old"
     assert run_cli(*words, "overwrite=true")[0] == 0
-    assert result_of(tmp_path / "o", "s")["schema"] == SCHEMA
+    assert result_of(tmp_path / "o", "s")["schema"] == RESULT_SCHEMA
 
 
 def test_output_that_cannot_be_made(tmp_path, fake_models, make_study, run_cli) -> None:

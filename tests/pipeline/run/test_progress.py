@@ -6,13 +6,13 @@ import logging
 
 import pytest
 
-from spineline.pipeline.run import progress as telling
+from spineline.pipeline.run import progress
 from spineline.pipeline.run.engines import FAILURE_KINDS, Failure, Outcome, load_engine
-from spineline.pipeline.run.progress import RunTeller, summary_lines
+from spineline.pipeline.run.progress import RunProgress, summary_lines
 
 
 def test_every_kind_of_failure_is_explained() -> None:
-    assert set(telling._MEANING) == set(FAILURE_KINDS)
+    assert set(progress._MEANING) == set(FAILURE_KINDS)
 
 
 def test_the_table() -> None:
@@ -30,7 +30,7 @@ def test_the_table() -> None:
 def test_lines_and_the_rate(caplog) -> None:
     caplog.set_level(logging.INFO, "spineline")
     now = iter(range(0, 1000, 2))
-    with RunTeller(30, clock=lambda: float(next(now))) as teller:
+    with RunProgress(30, clock=lambda: float(next(now))) as teller:
         for n in range(30):
             if n == 4:
                 teller.failed(Failure("s4", "no T2"))
@@ -47,7 +47,7 @@ def test_lines_and_the_rate(caplog) -> None:
 def test_a_bar_on_a_terminal(caplog, monkeypatch, capsys) -> None:
     caplog.set_level(logging.INFO, "spineline")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with RunTeller(100) as teller:
+    with RunProgress(100) as teller:
         for n in range(100):
             teller.done(f"s{n}", f"s{n}: found", ["odd"])
         teller.failed(Failure("s4", "no T2"))
@@ -61,7 +61,7 @@ def test_a_bar_on_a_terminal(caplog, monkeypatch, capsys) -> None:
     ("seconds", "text"), [(3.2, "3 s"), (600, "10 min"), (90 * 60, "1.5 h")], ids=str
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert telling._duration(seconds) == text
+    assert progress._duration(seconds) == text
 
 
 def test_an_outcome_is_one_of_both() -> None:

@@ -52,7 +52,7 @@ def structure(rank: int) -> dict[str, Any]:
 
 def result(uids: tuple[str | None, str | None, str | None] = (None, None, None)) -> dict[str, Any]:
     return {
-        "schema": "spineline-result/1",
+        "schema": "spineline-result/2",
         "study_uid": uids[0],
         "series_uid": uids[1],
         "instance_uid": uids[2],
@@ -346,10 +346,15 @@ def test_an_abstained_naming(plain, run_cli) -> None:
     assert run_cli(*run.words(split="train", abstained="keep", overwrite="true"))[0] == 0
 
 
-def test_results_of_earlier_versions_without_a_naming(plain) -> None:
+def test_results_of_earlier_versions(plain) -> None:
+    """The first layout: warnings are lines of text, and at first there was no naming."""
     run = plain("one")
     del run.results["one"]["naming"]
-    run.results["one"]["version"] = "0.0.9"
+    run.results["one"] |= {
+        "version": "0.0.9",
+        "schema": "spineline-result/1",
+        "warnings": ["slice_choice: series 'T2': only 1 slice(s)"],
+    }
     assert len(run.save().read().records) == 1
 
 
@@ -379,7 +384,7 @@ NAN = float("nan")
 AT = "structures[2]"
 SPOILT = [
     ("version", spoil("schema", to="spineline-result/9"), "other_schema",
-     "schema is 'spineline-result/9', wanted 'spineline-result/1'"),
+     "schema is 'spineline-result/9', wanted 'spineline-result/2'"),
     ("no image", spoil("image", to=None), "bad_entry", "image is None, wanted an object"),
     ("width", spoil("image", "width", to="96"), "bad_entry", "image.width is '96', wanted a"),
     ("size", spoil("image", "width", to=97), "other_image", "image is 97x160, the file has 96x160"),

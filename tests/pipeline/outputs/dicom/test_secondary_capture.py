@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from spineline.pipeline.inference.warnings import warning
 from spineline.pipeline.outputs.study_files import overlay_png
 from spineline.pipeline.outputs.study_files import write_study as write_results
 
@@ -52,7 +53,7 @@ def test_text_that_may_be_in_the_source_leaves_the_question_open(
 ) -> None:
     make_study(tmp_path / "s")
     analysis = analyse(tmp_path / "s")
-    warned = replace(analysis.result, warnings=("burned_in_text: the image may show text",))
+    warned = replace(analysis.result, warnings=(warning("burned_in_text", "it may show text"),))
     made = pydicom.dcmread(write(replace(analysis, result=warned)))
     assert "BurnedInAnnotation" not in made
     assert "also: burned_in_text" in made.DerivationDescription

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from lxml import html
 
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.results import (
@@ -13,6 +14,7 @@ from spineline.pipeline.inference.results import (
     SevenGrade,
     StudyResult,
 )
+from spineline.pipeline.inference.warnings import warning
 from spineline.pipeline.outputs.html.cohort_page import cohort_html
 
 
@@ -22,7 +24,7 @@ def result(
     nodes: tuple[str, ...] = (),
     probability: float | None = 0.95,
     abstained: bool = False,
-    warnings: tuple[str, ...] = (),
+    warnings: tuple[Remark, ...] = (),
 ) -> StudyResult:
     """A result with a code for each level, ``-`` where it is missing, ``u`` where not graded."""
     structures = tuple(
@@ -60,9 +62,9 @@ def result(
 def studies() -> list[tuple[str, StudyResult]]:
     return [
         ("a", result()),
-        ("b", result("30203020405", warnings=("view_cuts_spine: below",))),
+        ("b", result("30203020405", warnings=(warning("view_cuts_spine", "below"),))),
         ("c", result("-0202020202", abstained=True, probability=0.4,
-                     warnings=("missing_levels: T12-L1", "odd"))),
+                     warnings=(warning("missing_levels", "T12-L1"), Remark("", "odd")))),
         ("d", result("uuuuuuuuuuu", nodes=("L1-L2",), probability=None)),
     ]  # fmt: skip
 

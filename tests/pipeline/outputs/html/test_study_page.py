@@ -12,11 +12,13 @@ import pytest
 from lxml import html
 from PIL import Image
 
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
 from spineline.pipeline.inference.sources import find_cases, load_frame
+from spineline.pipeline.inference.warnings import warning
 from spineline.pipeline.outputs.html.study_page import report_html
 
 
@@ -99,7 +101,7 @@ def test_what_is_wrong_stands_first(analysis) -> None:
         result=replace(
             doubtful.result,
             naming=naming,
-            warnings=("view_cuts_spine: <b>below</b>", "by hand"),
+            warnings=(warning("view_cuts_spine", "<b>below</b>"), Remark("", "by hand")),
         ),
     )
     page = report_html(doubtful)
