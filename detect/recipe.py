@@ -24,7 +24,7 @@ from spineline.detect.defaults import DEFAULTS, DEFAULTS_OF, model_defaults
 from spineline.detect.settings import DetectTrain
 from spineline.detect.yolo.hyperparameters import NO_EFFECT, PREFIX, check_hyperparameters
 
-BUNDLED: tuple[str, ...] = ("report", "lumbar", "cervical")
+DETECT_RECIPES: tuple[str, ...] = ("report", "lumbar", "cervical")
 _YOLO = "the YOLO networks"
 _MODELS_OF = {"report": _YOLO, "lumbar": _YOLO, "cervical": FASTERRCNN}
 
@@ -55,7 +55,7 @@ OTHER_MEANING: dict[str, str] = {
 BESIDE = "needed beside the values above"
 """Why a setting of a recipe is among the outcomes of its values."""
 
-Status = Literal["mapped", "not_applicable"]
+ValueStatus = Literal["mapped", "not_applicable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class RecipeValue:
 
     key: str
     value: Any
-    status: Status
+    status: ValueStatus
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class DetectRecipe:
     """A recipe: its values in the file's order, and the settings that it needs beside them."""
 
     name: str
@@ -108,7 +108,7 @@ class Resolved:
         }
 
 
-def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
+def load_detect_recipe(hyp: str, *, model: str | None = None) -> DetectRecipe:
     """A bundled recipe by name, or one from a YAML file.
 
     Args:
@@ -118,15 +118,15 @@ def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
     Raises:
         ConfigError: no such recipe, another model's, not YAML, or a key that is none.
     """
-    if hyp in BUNDLED:
+    if hyp in DETECT_RECIPES:
         if _MODELS_OF[hyp] != (model if model in OWN_LOOP else _YOLO):
             raise ConfigError(f"hyp={hyp}: is a recipe for {_MODELS_OF[hyp]}, not model={model}")
         text = (resources.files("spineline.detect") / "recipes" / f"{hyp}.yaml").read_text("utf-8")
         return parse_recipe(yaml.safe_load(text), where=f"hyp={hyp}", model=model)
     path = Path(hyp).expanduser()
     if not path.is_file():
-        hint = close_match(hyp, BUNDLED)
-        msg = f"hyp={hyp}: neither a bundled recipe ({', '.join(BUNDLED)}) nor a file{hint}"
+        hint = close_match(hyp, DETECT_RECIPES)
+        msg = f"hyp={hyp}: neither a bundled recipe ({', '.join(DETECT_RECIPES)}) nor a file{hint}"
         raise ConfigError(msg)
     try:
         content = read_yaml(path)
@@ -137,7 +137,7 @@ def load_recipe(hyp: str, *, model: str | None = None) -> Recipe:
 
 def parse_recipe(
     content: object, *, where: str, name: str = "recipe", model: str | None = None
-) -> Recipe:
+) -> DetectRecipe:
     """A recipe from the content of its YAML file, of either form.
 
     Raises:
@@ -185,7 +185,7 @@ def _check_known(
             raise ConfigError(f"{where}: unknown key {word!r}{hint}")
 
 
-def _parse_ours(content: dict[str, Any], where: str, name: str) -> Recipe:
+def _parse_ours(content: dict[str, Any], where: str, name: str) -> DetectRecipe:
     allowed = ("name", "source", "settings", "values")
     for word in content:
         if word not in allowed:
@@ -196,7 +196,7 @@ def _parse_ours(content: dict[str, Any], where: str, name: str) -> Recipe:
             f"{where}: settings holds {type(settings).__name__}, wanted keys and values"
         )
     values = tuple(_value_of(str(k), entry, where) for k, entry in content["values"].items())
-    return Recipe(
+    return DetectRecipe(
         name=str(content.get("name", name)),
         source=str(content.get("source", "")),
         values=values,
@@ -216,7 +216,7 @@ def _value_of(word: str, entry: object, where: str) -> RecipeValue:
     return RecipeValue(word, entry["value"], status, str(entry.get("reason", "")))
 
 
-def _parse_flat(content: dict[str, Any], name: str) -> Recipe:
+def _parse_flat(content: dict[str, Any], name: str) -> DetectRecipe:
     yolov5 = any(word in ANCHOR_ONLY for word in content)
     values = []
     for word, value in content.items():
@@ -227,10 +227,10 @@ def _parse_flat(content: dict[str, Any], name: str) -> Recipe:
             values.append(RecipeValue(word, value, "not_applicable", OTHER_MEANING[word]))
         else:
             values.append(RecipeValue(word, value, "mapped"))
-    return Recipe(name=name, source="a flat recipe file", values=tuple(values), settings={})
+    return DetectRecipe(name=name, source="a flat recipe file", values=tuple(values), settings={})
 
 
-def _mapped(recipe: Recipe) -> dict[str, Any]:
+def _mapped(recipe: DetectRecipe) -> dict[str, Any]:
     values = {v.key: v.value for v in recipe.values if v.status == "mapped"}
     return {**recipe.settings, **values}
 
@@ -259,7 +259,7 @@ def resolve(settings: DetectTrain) -> Resolved:
         values = {**defaults, **given}
         check(values)
         return Resolved(None, "", values, ())
-    recipe = load_recipe(settings.hyp, model=settings.model)
+    recipe = load_detect_recipe(settings.hyp, model=settings.model)
     mapped = _typed(_mapped(recipe), f"hyp={settings.hyp}")
     values = {**defaults, **mapped, **given}
     check(values)

@@ -9,7 +9,6 @@ refused unless the caller says ``trust=True``.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -20,6 +19,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from spineline.datasets.common.errors import UnknownWeightsError, WeightsError
+from spineline.datasets.common.settings import close_match
 
 Task = Literal["detect", "classify", "name"]
 State = Literal["ok", "missing", "altered"]
@@ -197,7 +197,7 @@ def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -
     registry = load_registry() if registry is None else registry
     if name not in registry.bundles:
         raise UnknownWeightsError(
-            f"weights={name}: no such bundle{_close_match(name, list(registry.bundles))}"
+            f"weights={name}: no such bundle{close_match(name, list(registry.bundles))}"
         )
     detector, classifier = registry.bundles[name]
     return make_bundle(
@@ -363,7 +363,7 @@ def _not_found(name: str, path: Path, registry: Registry) -> WeightsError:
         return WeightsError(f"{path}: no such weights file")
     names = [entry.name for entry in registry.entries]
     return UnknownWeightsError(
-        f"weights {name!r}: neither a name of the registry nor a file{_close_match(name, names)}"
+        f"weights {name!r}: neither a name of the registry nor a file{close_match(name, names)}"
     )
 
 
@@ -371,13 +371,6 @@ def _wrong_task(name: str, found: str, wanted: Task, registry: Registry) -> Weig
     suited = [entry.name for entry in registry.entries if entry.task == wanted]
     choose = f"; weights to {wanted}: {', '.join(suited)}" if suited else ""
     return WeightsError(f"{name}: these weights are to {found}, wanted weights to {wanted}{choose}")
-
-
-def _close_match(word: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if match:
-        return f"; did you mean {match[0]!r}?"
-    return f"; known: {', '.join(known) or 'none'}"
 
 
 def _entry(raw: object, where: str) -> Entry:
@@ -392,7 +385,7 @@ def _entry(raw: object, where: str) -> Entry:
             f"{where}: "
             + "; ".join(
                 [f"{name} is missing" for name in missing]
-                + [f"unknown field {name!r}{_close_match(name, known)}" for name in unknown]
+                + [f"unknown field {name!r}{close_match(name, known)}" for name in unknown]
             )
         )
     _check_fields(raw, where)

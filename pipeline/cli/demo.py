@@ -65,7 +65,7 @@ def demo(settings: Demo) -> DemoResult:
         analysis = pipeline.analyse([load_frame(find_cases(stage / "study")[0])])[0]
         write_study(stage, analysis, overlay=True, doubtful=pipeline.settings.confidence)
         write_run_record(stage, "demo", settings)
-    result = compare(settings.out, drawn.structures, analysis.result.structures)
+    result = compare_with_drawn(settings.out, drawn.structures, analysis.result.structures)
     for note in analysis.frame.notes:
         LOG.info("  %s", note)
     for warning in analysis.result.warnings:
@@ -83,7 +83,9 @@ def draw_study(folder: Path, seed: int) -> ImageRecord:
     return placed
 
 
-def compare(out: Path, drawn: Sequence[Structure], found: Sequence[GradedStructure]) -> DemoResult:
+def compare_with_drawn(
+    out: Path, drawn: Sequence[Structure], found: Sequence[GradedStructure]
+) -> DemoResult:
     """How far each drawn level was found from its place, and how many grades are right."""
     by_level = {structure.level: structure for structure in found}
     distance_px = dict.fromkeys((label.level for label in drawn), math.inf)

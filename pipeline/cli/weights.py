@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from spineline.weights.registry import (
     sha256_of,
 )
 
+_HEADS = ("name", "task", "file", "size", "classes", "licence", "state")
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsTable:
@@ -45,7 +46,8 @@ class WeightsTable:
 def list_weights(settings: WeightsList) -> WeightsTable:
     """Print the bundled weights, and those of a folder: with a registry, or loose safetensors."""
     rows = tuple(_rows(settings.folder))
-    LOG.info("%s", _format_rows(rows))
+    cells = [[f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()] for row in rows]
+    LOG.info("%s", aligned_text([_HEADS, *cells]) if rows else "no weights")
     return WeightsTable(rows)
 
 
@@ -84,8 +86,14 @@ def add_weights(settings: WeightsAdd) -> WrittenWeights:
         ConfigError: a figure is not ``NAME:VALUE``.
     """
     figures = dict(_figure(text) for text in settings.figures)
+    try:
+        card = b"" if settings.card is None else settings.card.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"card={settings.card}: cannot be read ({error.strerror})") from error
     metadata = read_metadata(settings.weights)
-    registry = _registry_to_write(settings.folder)
+    folder = BUNDLED if settings.folder is None else settings.folder
+    exists = (folder / REGISTRY_FILE).is_file()
+    registry = load_registry(folder) if exists else Registry(folder, (), {})
     if registry.find(settings.name) is not None and not settings.overwrite:
         raise WeightsError(
             f"{settings.name}: is in {registry.folder / REGISTRY_FILE} already; choose another "
@@ -107,7 +115,7 @@ def add_weights(settings: WeightsAdd) -> WrittenWeights:
     target = registry.path_of(entry)
     write_bytes(target, settings.weights.read_bytes())
     if settings.card is not None:
-        write_bytes(registry.folder / f"{entry.name}.md", _read_card(settings.card))
+        write_bytes(registry.folder / f"{entry.name}.md", card)
     _write_registry(registry, entry)
     LOG.info("%s: %s, %d bytes, SHA-256 %s", entry.name, target, entry.size, entry.sha256)
     return WrittenWeights(target, entry.sha256, entry.size)
@@ -123,61 +131,28 @@ def _registries(folder: Path | None) -> list[Registry]:
 def _rows(folder: Path | None) -> Iterable[dict[str, Any]]:
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"folder={folder}: no such folder")
-    registries = _registries(folder)
-    for registry in registries:
-        for entry in registry.entries:
-            yield _row(
-                entry.name,
-                entry.task,
-                entry.file if registry.folder == BUNDLED else str(registry.path_of(entry)),
-                entry.size,
-                len(entry.classes),
-                entry.licence,
-                registry.state_of(entry),
-            )
-    registered = {
-        registry.path_of(e).resolve() for registry in registries for e in registry.entries
-    }
+    registered = set()
+    for registry in _registries(folder):
+        for e in registry.entries:
+            path = registry.path_of(e)
+            registered.add(path.resolve())
+            file, state = e.file if registry.folder == BUNDLED else path, registry.state_of(e)
+            yield _row(e.name, e.task, file, e.size, len(e.classes), e.licence, state)
     for path in [] if folder is None else sorted(folder.glob("*.safetensors")):
         if path.resolve() not in registered:
-            yield _loose_row(path)
+            metadata: dict[str, Any] = {"task": "?"}
+            try:
+                metadata = read_metadata(path)
+            except WeightsError as error:
+                LOG.warning("warning: %s", error)
+            classes = len(metadata.get("names", ()))
+            size = path.stat().st_size
+            yield _row(path.stem, metadata["task"], path, size, classes, "?", "unregistered")
 
 
-def _loose_row(path: Path) -> dict[str, Any]:
-    try:
-        metadata = read_metadata(path)
-    except WeightsError as error:
-        LOG.warning("warning: %s", error)
-        return _row(path.stem, "?", str(path), path.stat().st_size, 0, "?", "unregistered")
-    classes = len(metadata.get("names", ()))
-    return _row(
-        path.stem, metadata["task"], str(path), path.stat().st_size, classes, "?", "unregistered"
-    )
-
-
-def _row(
-    name: str, task: str, file: str, size: int, classes: int, licence: str, state: str
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "task": task,
-        "file": file,
-        "size": size,
-        "classes": classes,
-        "licence": licence,
-        "state": state,
-    }
-
-
-def _format_rows(rows: Sequence[dict[str, Any]]) -> str:
-    heads = ("name", "task", "file", "size", "classes", "licence", "state")
-    if not rows:
-        return "no weights"
-    return aligned_text([heads, *(tuple(_cell(row[head]) for head in heads) for row in rows)])
-
-
-def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _row(*values: object) -> dict[str, Any]:
+    cells = (str(value) if isinstance(value, Path) else value for value in values)
+    return dict(zip(_HEADS, cells, strict=True))
 
 
 def _broken_bundles(folder: Path | None) -> list[str]:
@@ -200,45 +175,19 @@ def _figure(text: str) -> tuple[str, float]:
         raise ConfigError(f"figures={text}: wanted NAME:VALUE, such as map50:0.95") from error
 
 
-def _read_card(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"card={path}: cannot be read ({error.strerror})") from error
-
-
-def _registry_to_write(folder: Path | None) -> Registry:
-    folder = BUNDLED if folder is None else folder
-    if (folder / REGISTRY_FILE).is_file():
-        return load_registry(folder)
-    return Registry(folder, (), {})
-
-
 def _write_registry(registry: Registry, entry: Entry) -> None:
-    path = registry.folder / REGISTRY_FILE
-    names = [known.name for known in registry.entries]
-    if entry.name in names:
-        entries = [entry if known.name == entry.name else known for known in registry.entries]
-    else:
-        entries = [*registry.entries, entry]
-    content = {
-        "schema": SCHEMA,
-        "bundles": {
-            name: {
-                "detector": detector,
-                "classifier": classifier,
-                **({"namer": registry.namers[name]} if name in registry.namers else {}),
-            }
-            for name, (detector, classifier) in registry.bundles.items()
-        },
-        "weights": [_entry_values(known) for known in entries],
+    """Write the registry with an entry, in the place of the one of its name or at the end."""
+    entries = {known.name: known for known in registry.entries} | {entry.name: entry}
+    bundles = {
+        name: {"detector": detector, "classifier": classifier}
+        | ({"namer": registry.namers[name]} if name in registry.namers else {})
+        for name, (detector, classifier) in registry.bundles.items()
     }
+    weights = [{**asdict(known), "classes": list(known.classes)} for known in entries.values()]
+    content = {"schema": SCHEMA, "bundles": bundles, "weights": weights}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    path = registry.folder / REGISTRY_FILE
     write_text(path, _leading_comment(BUNDLED / REGISTRY_FILE) + text)
-
-
-def _entry_values(entry: Entry) -> dict[str, Any]:
-    return {**dataclasses.asdict(entry), "classes": list(entry.classes)}
 
 
 def _leading_comment(path: Path) -> str:

@@ -71,14 +71,14 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportResult:
+class ExportedBundle:
     """What ``pipeline export`` made: the folder, and how well it agrees with the original."""
 
     out: Path
     agreement: Agreement
 
 
-def export(settings: PipelineExport) -> ExportResult:
+def export(settings: PipelineExport) -> ExportedBundle:
     """Write a bundle that runs without the networks' own packages, and compare it.
 
     Raises:
@@ -96,9 +96,9 @@ def export(settings: PipelineExport) -> ExportResult:
     original = Pipeline.from_settings(settings.models())
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_networks(original, form, stage)
-        write_json(stage / BUNDLE_FILE, describe(original, bundle, form, stage))
+        write_json(stage / BUNDLE_FILE, bundle_description(original, bundle, form, stage))
         write_run_record(stage, "pipeline export", settings)
-        agreement = compare(
+        agreement = check_agreement(
             original,
             Pipeline.from_settings(ModelSettings(weights=str(stage))),
             check_frames(),
@@ -110,7 +110,7 @@ def export(settings: PipelineExport) -> ExportResult:
         *(agreement.images, agreement.structures, agreement.points_px, agreement.probability),
     )
     LOG.info("run it: spineline pipeline predict weights=%s source=… out=…", settings.out)
-    return ExportResult(settings.out, agreement)
+    return ExportedBundle(settings.out, agreement)
 
 
 def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
@@ -160,7 +160,9 @@ def _to_openvino(onnx: Path, path: Path) -> None:
     onnx.unlink()
 
 
-def describe(pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path) -> dict[str, Any]:
+def bundle_description(
+    pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path
+) -> dict[str, Any]:
     """The content of ``bundle.json`` for the files in a folder."""
     detector = cast(UltralyticsDetector, pipeline.detector)
     classifier = cast(Classifier, pipeline.classifier)
@@ -262,7 +264,7 @@ def frame_of(name: str, image: npt.NDArray[np.uint8]) -> Frame:
     return Frame(name, image, Reorientation(False, False, False, (height, width)), width, height)
 
 
-def compare(original: Pipeline, exported: Pipeline, frames: Sequence[Frame]) -> Agreement:
+def check_agreement(original: Pipeline, exported: Pipeline, frames: Sequence[Frame]) -> Agreement:
     """Run both on the same frames: the exported one in batches, and one by one.
 
     Raises:

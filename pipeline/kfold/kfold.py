@@ -22,13 +22,12 @@ from typing import Any
 
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, OutputExistsError
-from spineline.datasets.common.files import check_output, write_bytes, write_json, write_text
+from spineline.datasets.common.files import check_output
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import (
     recorded_command,
     resumed_settings,
-    versions,
     write_run_record,
 )
 from spineline.datasets.common.settings import refuse_output_around
@@ -37,31 +36,21 @@ from spineline.pipeline.evaluation.fold_weights import (
     FoldWeights,
     write_fold_weights,
 )
-from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.kfold.folds import Folds, make_folds
 from spineline.pipeline.kfold.jobs import FoldJob, run_jobs
 from spineline.pipeline.kfold.out_of_fold import Metrics, read_scores
+from spineline.pipeline.kfold.report import KfoldReport
 from spineline.pipeline.kfold.settings import (
     KfoldClassify,
     KfoldDetect,
     KfoldPipeline,
     KfoldSettings,
 )
-from spineline.pipeline.kfold.table import (
-    NOTE,
-    Row,
-    flat_metrics,
-    overview_markdown,
-    rows_csv,
-    rows_png,
-    table_markdown,
-    table_text,
-)
-from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, PipelineTask, Task
+from spineline.pipeline.kfold.table import Row, flat_metrics
+from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, KfoldTask, PipelineTask
 from spineline.pipeline.kfold.variants import Variant, keys_text
 from spineline.pipeline.run.predict import Failure
 
-SCHEMA = "spineline-kfold/1"
 _MAY_CHANGE = (
     "resume", "overwrite", "data", "out", "device", "workers", "threads", "cache", "plots",
     "verbose", "trust", "variants", "recipe", "metric", "draws", "k", "folds",
@@ -105,7 +94,7 @@ def kfold_pipeline(settings: KfoldPipeline) -> KfoldResult:
     return _kfold(settings, PipelineTask, "kfold pipeline")
 
 
-def _kfold(settings: KfoldSettings, task_class: type[Task], command: str) -> KfoldResult:
+def _kfold(settings: KfoldSettings, task_class: type[KfoldTask], command: str) -> KfoldResult:
     earlier: dict[str, Any] = {}
     if settings.resume:
         settings, trained = resumed_settings(
@@ -140,8 +129,9 @@ def _kfold(settings: KfoldSettings, task_class: type[Task], command: str) -> Kfo
         rows, missed = _rows(task, folds, [*before.values(), *jobs.values()])
         failures = (*failures, *missed)
         shown = [*(variant for variant in others if variant.name in before), *variants]
-        _write(settings, command, folds, metric, shown, rows, failures)
-    _tell(settings, metric, rows, failures)
+        report = KfoldReport(settings, command, folds, metric, shown, rows, failures)
+        report.write()
+    report.log()
     return KfoldResult(settings.out, rows, failures)
 
 
@@ -187,7 +177,7 @@ def _check_variants(
 
 
 def _write_record(
-    task: Task, command: str, variants: Sequence[Variant], earlier: dict[str, Any]
+    task: KfoldTask, command: str, variants: Sequence[Variant], earlier: dict[str, Any]
 ) -> None:
     trained = {**earlier, **{variant.name: dict(variant.keys) for variant in variants}}
     record = replace(task.settings, resume=False, overwrite=False)
@@ -196,7 +186,7 @@ def _write_record(
 
 
 def _folds_and_metric(
-    task: Task, variants: Sequence[Variant], replaced: Path | None
+    task: KfoldTask, variants: Sequence[Variant], replaced: Path | None
 ) -> tuple[Folds, tuple[str, ...]]:
     """What the data decides; where it cannot be used, ``out`` is as it was before.
 
@@ -229,7 +219,7 @@ def _tell_plan(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant
     LOG.info("scored with the weights of the %s epoch", settings.checkpoint)
 
 
-def _jobs(task: Task, folds: Folds, variants: Sequence[Variant]) -> dict[str, list[FoldJob]]:
+def _jobs(task: KfoldTask, folds: Folds, variants: Sequence[Variant]) -> dict[str, list[FoldJob]]:
     """The jobs of each variant, one for each fold."""
     return {
         variant.name: [task.job(variant, n, folder) for n, folder in enumerate(folds.folders)]
@@ -238,7 +228,7 @@ def _jobs(task: Task, folds: Folds, variants: Sequence[Variant]) -> dict[str, li
 
 
 def _rows(
-    task: Task, folds: Folds, jobs: Sequence[Sequence[FoldJob]]
+    task: KfoldTask, folds: Folds, jobs: Sequence[Sequence[FoldJob]]
 ) -> tuple[tuple[Row, ...], tuple[Failure, ...]]:
     """Every figure of every variant; out-of-fold predictions and weights are written on the way.
 
@@ -271,7 +261,7 @@ def _rows(
     return tuple(rows), missed
 
 
-def _write_weights(task: Task, folds: Folds, jobs: Sequence[FoldJob]) -> None:
+def _write_weights(task: KfoldTask, folds: Folds, jobs: Sequence[FoldJob]) -> None:
     """The weights of the folds that are done, for ``pipeline val folds=``."""
     uid_of = folds.uid_of()
     found = [
@@ -285,90 +275,3 @@ def _write_weights(task: Task, folds: Folds, jobs: Sequence[FoldJob]) -> None:
     ]
     if found:
         write_fold_weights(task.settings.out / jobs[0].variant / FOLD_WEIGHTS_FILE, found)
-
-
-def _write(
-    settings: KfoldSettings,
-    command: str,
-    folds: Folds,
-    metric: Sequence[str],
-    variants: Sequence[Variant],
-    rows: Sequence[Row],
-    failures: Sequence[Failure],
-) -> None:
-    out = settings.out
-    trained: dict[str, Any] = {}
-    for row in rows:
-        trained.setdefault(row.variant, {})[row.metric] = row.to_json()
-    content = {
-        "schema": SCHEMA,
-        "k": len(folds.folders),
-        "seed": settings.seed,
-        "checkpoint": settings.checkpoint,
-        "metric": list(metric),
-        "studies": [len(folds.studies(n)) for n in range(len(folds.folders))],
-        "variants": trained,
-        "failures": [{"training": f.name, "reason": f.reason} for f in failures],
-    }
-    write_json(out / "kfold.json", content)
-    write_text(out / "kfold.csv", rows_csv(rows))
-    write_text(out / "kfold.md", _page(settings, command, folds, metric, variants, rows, failures))
-    write_bytes(out / "kfold.png", rows_png(rows, metric))
-
-
-def _of(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The rows of one metric; a variant that has none is there too, empty."""
-    found = {row.variant: row for row in rows if row.metric == metric}
-    by_variant = {row.variant: row for row in rows}
-    return [
-        found.get(name, Row(name, metric, (None,) * len(row.folds), None, row.failed))
-        for name, row in by_variant.items()
-    ]
-
-
-def _page(
-    settings: KfoldSettings,
-    command: str,
-    folds: Folds,
-    metric: Sequence[str],
-    variants: Sequence[Variant],
-    rows: Sequence[Row],
-    failures: Sequence[Failure],
-) -> str:
-    sizes = ", ".join(str(len(folds.studies(n))) for n in range(len(folds.folders)))
-    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
-    lines = ["# Cross-validation", ""]
-    lines += [
-        f"- Command: `{command_line(command, replace(settings, resume=False))}`",
-        f"- Variants: {'; '.join(map(str, variants))}",
-        f"- Data: {settings.data.name}, {len(folds.folders)} folds of {sizes} studies (fold 1 is "
-        f"`fold0`), seed {settings.seed}",
-        f"- Scored: the weights of the {settings.checkpoint} epoch"
-        + (", so that no fold chooses what it scores" if settings.checkpoint == "last" else ""),
-        f"- Bootstrap: {settings.draws} draws, seed {settings.seed}",
-        f"- Versions: {packages}",
-        f"- Machine: {machine()}",
-    ]
-    for name in metric:
-        lines += ["", f"## {name}", "", table_markdown(_of(rows, name))]
-    lines += ["", NOTE, "", "![folds, means and intervals](kfold.png)", ""]
-    about = "Mean ± standard deviation of the folds, and the pooled figure; classes: kfold.csv."
-    lines += ["## All figures", "", about]
-    lines += ["", overview_markdown(rows)]
-    if failures:
-        lines += ["", "## Failed", "", *(f"- {failure}" for failure in failures)]
-    return "\n".join(lines) + "\n"
-
-
-def _tell(
-    settings: KfoldSettings,
-    metric: Sequence[str],
-    rows: Sequence[Row],
-    failures: Sequence[Failure],
-) -> None:
-    for name in metric:
-        LOG.info("\n%s\n%s", name, table_text(_of(rows, name)))
-    LOG.info("\n%s", NOTE)
-    for failure in failures:
-        LOG.error("error: %s", failure)
-    LOG.info("%d failed; tables in %s", len(failures), settings.out / "kfold.md")

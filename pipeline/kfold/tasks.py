@@ -42,11 +42,11 @@ from spineline.pipeline.kfold.variants import Variant, check_name, keys_text, na
 from spineline.pipeline.run.predict import Failure
 from spineline.pipeline.training.settings import PipelineTrain
 from spineline.pipeline.training.train import (
-    RECIPES,
+    BUNDLE_RECIPES,
     check_labels,
     check_recipe,
     classify_recipe,
-    load_recipe,
+    load_bundle_recipe,
     resolved_training,
     weights_in,
 )
@@ -55,7 +55,7 @@ RECIPE_FILE = "recipe.yaml"
 """In a recipe's folder: all that its trainings are given."""
 
 
-class Task(ABC):
+class KfoldTask(ABC):
     """A command of ``spineline kfold`` with the settings that it was given."""
 
     def __init__(self, settings: Any) -> None:
@@ -111,7 +111,7 @@ class Task(ABC):
         return path
 
 
-class OneStageTask(Task):
+class OneStageTask(KfoldTask):
     """Variants of one network's training, by keys that differ."""
 
     train_class: ClassVar[type[DetectTrain | ClassifyTrain]]
@@ -121,7 +121,7 @@ class OneStageTask(Task):
     pool_scores: ClassVar[Callable[..., Metrics]]
 
     def variants(self) -> tuple[Variant, ...]:
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         found: dict[str, Variant] = {}
         for word in self.settings.variants:
             for variant in named_variants(word, self.built_in):
@@ -135,7 +135,7 @@ class OneStageTask(Task):
         return tuple(found.values())
 
     def check(self, variants: Sequence[Variant]) -> None:
-        """See [Task][]; variants that differ in nothing that has an effect are told."""
+        """See [KfoldTask][]; variants that differ in nothing that has an effect are told."""
         seen: dict[str, str] = {}
         works: dict[str, str] = {}
         for variant in variants:
@@ -190,16 +190,16 @@ class OneStageTask(Task):
         return own
 
     def job(self, variant: Variant, fold: int, data: Path) -> FoldJob:
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         training = self.training(variant, data=data, out=self.folder(variant, fold))
         return self.job_class(variant.name, fold, training, self.settings.checkpoint)
 
     def models(self, job: FoldJob) -> dict[str, str]:
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         return {self.network: f"{job.train.out.name}/weights/{job.weights.name}"}
 
     def pool(self, folds: Folds, jobs: Sequence[FoldJob]) -> tuple[Metrics, tuple[Failure, ...]]:
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         out, settings = self.settings.out / jobs[0].variant, self.settings
         scores = [job.scores for job in jobs]
         pool_scores = type(self).pool_scores
@@ -214,7 +214,7 @@ class DetectTask(OneStageTask):
     pool_scores = staticmethod(pool_detections)
 
     def metric(self, folds: Folds, variants: Sequence[Variant]) -> tuple[str, ...]:  # noqa: ARG002
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         given: tuple[str, ...] = self.settings.metric or ()
         if folds.labels != "level" and "level_accuracy_8px" in given:
             msg = f"metric=level_accuracy_8px: the classes of data={self.settings.data} are no"
@@ -234,37 +234,37 @@ class ClassifyTask(OneStageTask):
     pool_scores = staticmethod(pool_grades)
 
     def metric(self, folds: Folds, variants: Sequence[Variant]) -> tuple[str, ...]:  # noqa: ARG002
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         heads = {classify_recipe(self.training(variant)).head for variant in variants}
         usual = "binary.accuracy" if heads == {"binary"} else "seven.accuracy"
         return self.settings.metric or (usual,)
 
 
-class PipelineTask(Task):
+class PipelineTask(KfoldTask):
     """``spineline kfold pipeline``: the variants are recipes of all three trainings."""
 
     @property
     def words(self) -> tuple[str, ...]:
         """The recipes as they were named."""
-        return RECIPES if self.settings.recipe is None else self.settings.recipe
+        return BUNDLE_RECIPES if self.settings.recipe is None else self.settings.recipe
 
     def variants(self) -> tuple[Variant, ...]:
-        """See [Task][]; each recipe bears the name of its file."""
+        """See [KfoldTask][]; each recipe bears the name of its file."""
         found: dict[str, Variant] = {}
         for word in self.words:
-            name = word if word in RECIPES else Path(word).stem
-            keys = load_recipe(word)
+            name = word if word in BUNDLE_RECIPES else Path(word).stem
+            keys = load_bundle_recipe(word)
             check_name(name, f"recipe={word}")
             if name in found:
                 raise ConfigError(f"recipe={word}: {name} is named twice; rename one of the files")
             found[name] = Variant(name, keys)
         if not found:
-            allowed = ", ".join(RECIPES)
+            allowed = ", ".join(BUNDLE_RECIPES)
             raise ConfigError(f"recipe=: names nothing; allowed: {allowed}, or YAML files")
         return tuple(found.values())
 
     def check(self, variants: Sequence[Variant]) -> None:
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         seen: dict[str, str] = {}
         for word, variant in zip(self.words, variants, strict=True):
             train = PipelineTrain(data=self.settings.data, out=self.settings.out, recipe=word)
@@ -274,7 +274,7 @@ class PipelineTask(Task):
             seen[same] = variant.name
 
     def metric(self, folds: Folds, variants: Sequence[Variant]) -> tuple[str, ...]:  # noqa: ARG002
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         check_labels(self.settings.data, folds.labels)
         return self.settings.metric or ("level_accuracy_8px", "seven.accuracy")
 
@@ -285,7 +285,7 @@ class PipelineTask(Task):
             write_text(self.settings.out / variant.name / RECIPE_FILE, text)
 
     def job(self, variant: Variant, fold: int, data: Path) -> FoldJob:
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         train = PipelineTrain(
             data=data,
             out=self.folder(variant, fold),
@@ -295,7 +295,7 @@ class PipelineTask(Task):
         return PipelineJob(variant.name, fold, train, "last", self._scoring())
 
     def models(self, job: FoldJob) -> dict[str, str]:
-        """See [Task][]."""
+        """See [KfoldTask][]."""
         made = weights_in(Path(job.train.out.name))
         files = {"detector": made.detector, "classifier": made.classifier, "namer": made.namer}
         return {task: file.as_posix() for task, file in files.items()}

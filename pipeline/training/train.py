@@ -14,8 +14,7 @@ from typing import Any
 
 from spineline.classify import train as classify_train
 from spineline.classify.model import check_model_name
-from spineline.classify.recipe import Recipe, overrides_of
-from spineline.classify.recipe import load_recipe as load_classify_recipe
+from spineline.classify.recipe import Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import AnnotationError, ConfigError, RunFinishedError
@@ -41,7 +40,7 @@ from spineline.detect.settings import DetectTrain
 from spineline.pipeline.training.settings import PipelineTrain, WeightsStrip
 from spineline.pipeline.training.strip import strip_weights
 
-RECIPES = ("best",)
+BUNDLE_RECIPES = ("best",)
 STAGES: dict[str, type[DetectTrain | ClassifyTrain | NamingTrain]] = {
     "namer": NamingTrain,
     "classifier": ClassifyTrain,
@@ -60,7 +59,7 @@ Keys = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainResult:
+class TrainedPipeline:
     """What was made.
 
     Attributes:
@@ -84,7 +83,7 @@ class TrainResult:
         return f"detector={self.detector} classifier={self.classifier} namer={self.namer}"
 
 
-def train(settings: PipelineTrain) -> TrainResult:
+def train(settings: PipelineTrain) -> TrainedPipeline:
     """Train the three networks of a bundle.
 
     Raises:
@@ -92,7 +91,7 @@ def train(settings: PipelineTrain) -> TrainResult:
         AnnotationError: the data cannot be read, or has nothing to train on.
         OutputExistsError: ``out`` exists, and neither ``resume`` nor ``overwrite`` is set.
     """
-    recipe = load_recipe(settings.recipe)
+    recipe = load_bundle_recipe(settings.recipe)
     check_recipe(settings, recipe)
     device_name(settings.device)
     data = check_data(settings)
@@ -117,23 +116,23 @@ def train(settings: PipelineTrain) -> TrainResult:
     return result
 
 
-def weights_in(out: Path) -> TrainResult:
+def weights_in(out: Path) -> TrainedPipeline:
     """What a run that ended well left in its folder."""
-    return TrainResult(out, *(_final(out, s) for s in ("detector", "classifier", "namer")))
+    return TrainedPipeline(out, *(_final(out, s) for s in ("detector", "classifier", "namer")))
 
 
-def load_recipe(name: str) -> Keys:
+def load_bundle_recipe(name: str) -> Keys:
     """The keys of each training.
 
     Raises:
         ConfigError: no such recipe, not a recipe's YAML, or a key that the command gives.
     """
     best = _read_recipe(Path(__file__).parent / "recipes" / "best.yaml")
-    if name in RECIPES:
+    if name in BUNDLE_RECIPES:
         return best
     path = Path(name).expanduser()
     if not path.is_file():
-        hint = close_match(name, RECIPES)
+        hint = close_match(name, BUNDLE_RECIPES)
         raise ConfigError(f"recipe={name}: no such recipe or file{hint}; or a YAML file")
     own = _read_recipe(path)
     return {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
@@ -254,7 +253,7 @@ def resolved_training(training: DetectTrain | ClassifyTrain) -> dict[str, Any]:
 
 def classify_recipe(training: ClassifyTrain) -> Recipe:
     """The recipe of a classifier's training, with the keys that beat it."""
-    return load_classify_recipe(training.hyp or "report", overrides_of(training))
+    return load_recipe(training.hyp or "report", overrides_of(training))
 
 
 def _as_begun(settings: PipelineTrain, recipe: Keys, data: str) -> PipelineTrain:

@@ -11,7 +11,7 @@ from spineline.datasets.common.errors import ConfigError
 from spineline.detect.defaults import DEFAULTS, FASTERRCNN_DEFAULTS
 from spineline.detect.recipe import (
     ANCHOR_ONLY,
-    load_recipe,
+    load_detect_recipe,
     log_outcomes,
     parse_recipe,
     resolve,
@@ -36,7 +36,7 @@ def settings(**given: Any) -> DetectTrain:
 
 
 def test_report_holds_its_27_values_as_given() -> None:
-    recipe = load_recipe("report")
+    recipe = load_detect_recipe("report")
     assert len(recipe.values) == 27
     found = {v.key: (v.value, v.status == "mapped") for v in recipe.values}
     assert found == REPORT
@@ -177,7 +177,7 @@ def test_bad_recipe(content: object, message: str) -> None:
 )
 def test_unknown_recipe(hyp: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_recipe(hyp)
+        load_detect_recipe(hyp)
 
 
 def test_image_size_must_fit_the_stride() -> None:

@@ -126,7 +126,7 @@ def test_a_path_is_named_without_its_folders(
     ("name", "message"),
     [
         pytest.param("eyse", "did you mean 'eyes'", id="close-match"),
-        pytest.param("qqqq", "known: eyes, judge", id="nothing-close"),
+        pytest.param("qqqq", "allowed: eyes, judge", id="nothing-close"),
         pytest.param("gone.safetensors", "no such weights file", id="missing-file"),
         pytest.param("some/where", "no such weights file", id="missing-path"),
         pytest.param("judge", "are to classify, wanted weights to detect; .*: eyes", id="task"),

@@ -19,7 +19,7 @@ from spineline.detect.engine.images import (
     read_sample,
     transformed,
 )
-from spineline.detect.recipe import load_recipe
+from spineline.detect.recipe import load_detect_recipe
 
 BOX = (10, 20, 30, 28)
 
@@ -60,7 +60,7 @@ def test_quarter_turns_come_in_four() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_boxes_enclose_the_pixels_after_the_whole_recipe(seed: int) -> None:
-    recipe = {v.key: v.value for v in load_recipe("cervical", model="fasterrcnn").values}
+    recipe = {v.key: v.value for v in load_detect_recipe("cervical", model="fasterrcnn").values}
     values = {**FASTERRCNN_DEFAULTS, **recipe, "crop": 90}
     whole = sample(((40, 40, 60, 48),), 96, 96)
     with torch.random.fork_rng():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.types import Structure
-from spineline.pipeline.cli.demo import compare, draw_study
+from spineline.pipeline.cli.demo import compare_with_drawn, draw_study
 from spineline.pipeline.inference.results import GradedStructure, SevenGrade
 
 
@@ -25,7 +25,9 @@ def test_comparison_by_hand() -> None:
         Structure("L1-L2", "disc", (10, 30), (0, 20, 20, 40), ("v2",)),
         Structure("L2", "vertebra", (10, 50), (0, 40, 20, 60), ("v1",)),
     ]
-    result = compare(Path("o"), drawn, [found("L1", 13, 14, 0), found("L1-L2", 10, 39, 2)])
+    result = compare_with_drawn(
+        Path("o"), drawn, [found("L1", 13, 14, 0), found("L1-L2", 10, 39, 2)]
+    )
     assert result.distance_px == {"L1": 5.0, "L1-L2": 9.0, "L2": math.inf}
     assert (result.close, result.seven_right) == (1, 1)
 

@@ -21,7 +21,7 @@ from spineline.datasets.common.errors import ConfigError, SpinelineError, Weight
 from spineline.datasets.common.runtimes import PACKAGES
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.export import export as exporting
-from spineline.pipeline.export.export import compare, export, frame_of, write_networks
+from spineline.pipeline.export.export import check_agreement, export, frame_of, write_networks
 from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.bundles import Role
 from spineline.pipeline.inference.pipeline import Pipeline
@@ -262,10 +262,10 @@ def test_other_levels_are_no_agreement(fake_pipeline: Pipeline, make_spots: Any)
             return [d.first(7) for d in fake_pipeline.detector.detect(images, **keys)]
 
     frames = [frame_of("spots", make_spots())]
-    assert compare(fake_pipeline, fake_pipeline, frames).structures == 11
+    assert check_agreement(fake_pipeline, fake_pipeline, frames).structures == 11
     other = replace(fake_pipeline, detector=Fewer())  # type: ignore[arg-type]
     with pytest.raises(SpinelineError, match="on the image 'spots' the exported networks find"):
-        compare(fake_pipeline, other, frames)
+        check_agreement(fake_pipeline, other, frames)
 
 
 def test_only_yolo_networks_can_be_exported(fake_pipeline: Pipeline, tmp_path: Path) -> None:

@@ -305,6 +305,19 @@ def test_own_variants_come_from_a_file(tmp_path: Path) -> None:
     )
 
 
+def test_hyperparameters_of_ultralytics_in_a_variant(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("few: {yolo.bgr: 0.25}\nmore: {yolo: {bgr: 0.5, dis: 3}}\n")
+    settings = detect_settings(Path("d"), Path("o"), variants=(str(file),), yolo={"dis": 5.0})
+    kfold = task_of(settings)
+    kfold.check(kfold.variants())
+    trained = [kfold.training(variant).yolo for variant in kfold.variants()]
+    assert trained == [{"dis": 5.0, "bgr": 0.25}, {"dis": 3.0, "bgr": 0.5}]
+    file.write_text("wrong: {yolo.bgrr: 0.25}\n")
+    with pytest.raises(ConfigError, match=r"variant wrong: .*yolo\.bgrr: .* did you mean 'bgr'"):
+        kfold.check(kfold.variants())
+
+
 @pytest.mark.parametrize(
     ("word", "content", "message"),
     [

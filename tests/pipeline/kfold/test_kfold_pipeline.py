@@ -23,7 +23,7 @@ from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
 from spineline.pipeline.kfold.jobs import FoldJob, PipelineJob
 from spineline.pipeline.training.settings import PipelineTrain
-from spineline.pipeline.training.train import TrainResult, load_recipe
+from spineline.pipeline.training.train import TrainedPipeline, load_bundle_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
 BLIND = ("001", "004", "005")
@@ -72,7 +72,7 @@ def trained(monkeypatch, fake_models) -> list[PipelineTrain]:
     """Trainings that are noted and leave empty weights; the fakes are what is scored."""
     seen: list[PipelineTrain] = []
 
-    def train(settings: PipelineTrain) -> TrainResult:
+    def train(settings: PipelineTrain) -> TrainedPipeline:
         seen.append(settings)
         settings.out.mkdir(parents=True, exist_ok=True)
         (settings.out / "run.yaml").write_text("command: x\n")
@@ -80,7 +80,7 @@ def trained(monkeypatch, fake_models) -> list[PipelineTrain]:
         files = [settings.out / f"{task}.safetensors" for task in tasks]
         for file in files:
             file.write_bytes(str(settings.out).encode())
-        return TrainResult(settings.out, *files)
+        return TrainedPipeline(settings.out, *files)
 
     monkeypatch.setattr("spineline.pipeline.training.train.train", train)
     return seen
@@ -163,8 +163,8 @@ def test_recipes_side_by_side(data, trained, run_cli, tmp_path) -> None:
     assert len(trained) == 6
     for name, detector in (("best", {}), ("longer", {"epochs": 7})):
         kept = yaml.safe_load((out / name / "recipe.yaml").read_text())
-        assert kept == load_recipe("best") | {
-            "detector": load_recipe("best")["detector"] | detector
+        assert kept == load_bundle_recipe("best") | {
+            "detector": load_bundle_recipe("best")["detector"] | detector
         }
         assert {s.recipe for s in trained if s.out.parent.name == name} == {
             str(out / name / "recipe.yaml")
@@ -178,7 +178,7 @@ def test_a_fold_that_fails_is_told_and_done_alone_later(
 
     whole, out = module.train, tmp_path / "o"
 
-    def broken(settings: PipelineTrain) -> TrainResult:
+    def broken(settings: PipelineTrain) -> TrainedPipeline:
         made = whole(settings)
         if settings.out.name == "fold1":
             raise SpinelineError("the disk is full")

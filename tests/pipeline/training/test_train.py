@@ -17,13 +17,13 @@ from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.errors import ConfigError, RunFinishedError
 from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.settings import DetectTrain
-from spineline.pipeline.training.train import STAGES, load_recipe
+from spineline.pipeline.training.train import STAGES, load_bundle_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
 
 
 def test_best_is_the_recipe_of_the_bundle() -> None:
-    assert load_recipe("best") == {
+    assert load_bundle_recipe("best") == {
         "detector": {"model": "yolov8n", "hyp": "lumbar", "val": False},
         "classifier": {"hyp": "lumbar"},
         "namer": {},
@@ -33,7 +33,7 @@ def test_best_is_the_recipe_of_the_bundle() -> None:
 def test_a_file_of_ones_own_replaces_keys(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("detector: {epochs: 3, model: yolov8s}\nnamer:\n")
-    assert load_recipe(str(file)) == {
+    assert load_bundle_recipe(str(file)) == {
         "detector": {"model": "yolov8s", "hyp": "lumbar", "val": False, "epochs": 3},
         "classifier": {"hyp": "lumbar"},
         "namer": {},
@@ -55,7 +55,7 @@ def test_bad_recipes(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        load_recipe(str(file))
+        load_bundle_recipe(str(file))
 
 
 def test_an_unknown_recipe_or_key_trains_nothing(tmp_path: Path, run_cli: Cli) -> None:
@@ -118,7 +118,7 @@ def test_the_three_are_trained_and_named(tmp_path: Path, trained: list[Any], run
     files = [out / f"{name}.safetensors" for name in ("detector", "classifier", "namer")]
     assert all(file.is_file() for file in files)
     assert f"weights={files[0]},{files[1]},{files[2]}" in said
-    assert yaml.safe_load((out / "run.yaml").read_text())["trainings"] == load_recipe("best")
+    assert yaml.safe_load((out / "run.yaml").read_text())["trainings"] == load_bundle_recipe("best")
     code, _, errors = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}")
     assert code == 1
     assert "overwrite=true" in errors
