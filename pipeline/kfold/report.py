@@ -14,12 +14,12 @@ from spineline.pipeline.kfold.folds import Folds
 from spineline.pipeline.kfold.settings import KfoldSettings
 from spineline.pipeline.kfold.table import (
     NOTE,
-    Row,
+    TableRow,
+    aligned_rows,
     overview_markdown,
     rows_csv,
     rows_png,
     table_markdown,
-    table_text,
 )
 from spineline.pipeline.kfold.variants import Variant
 from spineline.pipeline.run.predict import Failure
@@ -46,7 +46,7 @@ class KfoldReport:
     folds: Folds
     metric: Sequence[str]
     variants: Sequence[Variant]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     failures: tuple[Failure, ...]
 
     def write(self) -> None:
@@ -60,18 +60,18 @@ class KfoldReport:
     def log(self) -> None:
         """Say the tables and what failed."""
         for name in self.metric:
-            LOG.info("\n%s\n%s", name, table_text(self.of(name)))
+            LOG.info("\n%s\n%s", name, aligned_rows(self.of(name)))
         LOG.info("\n%s", NOTE)
         for failure in self.failures:
             LOG.error("error: %s", failure)
         LOG.info("%d failed; tables in %s", len(self.failures), self.settings.out / "kfold.md")
 
-    def of(self, metric: str) -> list[Row]:
+    def of(self, metric: str) -> list[TableRow]:
         """The rows of one metric; a variant that has none is there too, empty."""
         found = {row.variant: row for row in self.rows if row.metric == metric}
         by_variant = {row.variant: row for row in self.rows}
         return [
-            found.get(name, Row(name, metric, (None,) * len(row.folds), None, row.failed))
+            found.get(name, TableRow(name, metric, (None,) * len(row.folds), None, row.failed))
             for name, row in by_variant.items()
         ]
 
