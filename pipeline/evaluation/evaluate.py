@@ -37,7 +37,7 @@ from spineline.pipeline.evaluation.match import (
 from spineline.pipeline.evaluation.metrics import GRADE_METRICS, POINT_METRICS, REPORT_METRICS
 from spineline.pipeline.evaluation.naming import NAMING_METRICS, naming_table, offset_accuracy
 
-SCHEMA = "spineline-metrics/1"
+METRICS_SCHEMA = "spineline-metrics/1"
 
 _NEED_GRADES = ("seven.", "binary.", "tianchi.macro_f1")
 """Metrics that are undefined where structures were found and no classifier ran."""

@@ -26,7 +26,7 @@ from spineline.datasets.common.settings import close_match, parse_settings
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.inference.settings import ModelSettings
 
-SCHEMA = "spineline-fold-weights/1"
+FOLD_WEIGHTS_SCHEMA = "spineline-fold-weights/1"
 FOLD_WEIGHTS_FILE = "fold_weights.json"
 
 ModelSettingsType = TypeVar("ModelSettingsType", bound=ModelSettings)
@@ -76,7 +76,7 @@ def write_fold_weights(path: Path, folds: Iterable[FoldWeights]) -> None:
         {"studies": list(fold.studies), "study_uids": list(fold.study_uids), **fold.models}
         for fold in folds
     ]
-    write_json(path, {"schema": SCHEMA, "folds": content})
+    write_json(path, {"schema": FOLD_WEIGHTS_SCHEMA, "folds": content})
 
 
 def fold_by_study(

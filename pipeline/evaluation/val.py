@@ -13,7 +13,7 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
-from spineline.pipeline.evaluation.evaluate import SCHEMA, evaluate_images
+from spineline.pipeline.evaluation.evaluate import METRICS_SCHEMA, evaluate_images
 from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.evaluation.match import ScoredImage, studies_of
 from spineline.pipeline.evaluation.names import ValNames, val_names
@@ -271,7 +271,7 @@ def _summary(
         for item in truth.truths
     )
     return {
-        "schema": SCHEMA,
+        "schema": METRICS_SCHEMA,
         "studies": len(studies_of(images)),
         "images": len(images),
         "labels": labels_in(truth.truths),

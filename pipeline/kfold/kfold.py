@@ -46,7 +46,7 @@ from spineline.pipeline.kfold.settings import (
     KfoldPipeline,
     KfoldSettings,
 )
-from spineline.pipeline.kfold.table import Row, flat_metrics
+from spineline.pipeline.kfold.table import TableRow, flat_metrics
 from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, KfoldTask, PipelineTask
 from spineline.pipeline.kfold.variants import Variant, keys_text
 from spineline.pipeline.run.predict import Failure
@@ -69,7 +69,7 @@ class KfoldResult:
     """
 
     out: Path
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     failures: tuple[Failure, ...]
 
 
@@ -229,7 +229,7 @@ def _jobs(task: KfoldTask, folds: Folds, variants: Sequence[Variant]) -> dict[st
 
 def _rows(
     task: KfoldTask, folds: Folds, jobs: Sequence[Sequence[FoldJob]]
-) -> tuple[tuple[Row, ...], tuple[Failure, ...]]:
+) -> tuple[tuple[TableRow, ...], tuple[Failure, ...]]:
     """Every figure of every variant; out-of-fold predictions and weights are written on the way.
 
     Args:
@@ -240,7 +240,7 @@ def _rows(
     Returns:
         the rows, and the studies that failed out of fold.
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     missed: tuple[Failure, ...] = ()
     for own in jobs:
         found = {
@@ -257,7 +257,7 @@ def _rows(
         undone = tuple(not job.done for job in own)
         for name in names or ["-"]:
             values = tuple(found.get(job.fold, {}).get(name, {}).get("value") for job in own)
-            rows.append(Row(own[0].variant, name, values, pooled.get(name), undone))
+            rows.append(TableRow(own[0].variant, name, values, pooled.get(name), undone))
     return tuple(rows), missed
 
 

@@ -14,12 +14,12 @@ from spineline.pipeline.kfold.folds import Folds
 from spineline.pipeline.kfold.settings import KfoldSettings
 from spineline.pipeline.kfold.table import (
     NOTE,
-    Row,
+    TableRow,
+    aligned_rows,
     overview_markdown,
     rows_csv,
     rows_png,
     table_markdown,
-    table_text,
 )
 from spineline.pipeline.kfold.variants import Variant
 from spineline.pipeline.run.predict import Failure
@@ -35,9 +35,9 @@ class KfoldReport:
         settings: of the command.
         command: its name.
         folds: the studies of each.
-        metric: figures of the table.
+        metric: metrics of the table.
         variants: that are shown.
-        rows: each figure of each variant.
+        rows: each metric of each variant.
         failures: what failed, with the reason.
     """
 
@@ -46,7 +46,7 @@ class KfoldReport:
     folds: Folds
     metric: Sequence[str]
     variants: Sequence[Variant]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     failures: tuple[Failure, ...]
 
     def write(self) -> None:
@@ -60,18 +60,18 @@ class KfoldReport:
     def log(self) -> None:
         """Say the tables and what failed."""
         for name in self.metric:
-            LOG.info("\n%s\n%s", name, table_text(self.of(name)))
+            LOG.info("\n%s\n%s", name, aligned_rows(self.of(name)))
         LOG.info("\n%s", NOTE)
         for failure in self.failures:
             LOG.error("error: %s", failure)
         LOG.info("%d failed; tables in %s", len(self.failures), self.settings.out / "kfold.md")
 
-    def of(self, figure: str) -> list[Row]:
-        """The rows of one figure; a variant that has none is there too, empty."""
-        found = {row.variant: row for row in self.rows if row.figure == figure}
+    def of(self, metric: str) -> list[TableRow]:
+        """The rows of one metric; a variant that has none is there too, empty."""
+        found = {row.variant: row for row in self.rows if row.metric == metric}
         by_variant = {row.variant: row for row in self.rows}
         return [
-            found.get(name, Row(name, figure, (None,) * len(row.folds), None, row.failed))
+            found.get(name, TableRow(name, metric, (None,) * len(row.folds), None, row.failed))
             for name, row in by_variant.items()
         ]
 
@@ -79,7 +79,7 @@ class KfoldReport:
         """Plain values, for ``kfold.json``."""
         variants: dict[str, Any] = {}
         for row in self.rows:
-            variants.setdefault(row.variant, {})[row.figure] = row.to_json()
+            variants.setdefault(row.variant, {})[row.metric] = row.to_json()
         return {
             "schema": SCHEMA,
             "k": len(self.folds.folders),

@@ -35,7 +35,7 @@ _DETAILS = (".per_class.", "_by_level.")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One metric of one variant.
 
     Attributes:
@@ -105,18 +105,18 @@ def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, dict
     return flat
 
 
-def table_text(rows: Sequence[Row]) -> str:
+def aligned_rows(rows: Sequence[TableRow]) -> str:
     """Rows of one metric as aligned lines."""
     heads = _heads(len(rows[0].folds))
     return aligned_text([heads, *map(_cells, rows)], right=range(1, len(heads)))
 
 
-def table_markdown(rows: Sequence[Row]) -> str:
+def table_markdown(rows: Sequence[TableRow]) -> str:
     """Rows of one metric as a Markdown table."""
     return markdown_table(_heads(len(rows[0].folds)), [_cells(row) for row in rows])
 
 
-def overview_markdown(rows: Sequence[Row]) -> str:
+def overview_markdown(rows: Sequence[TableRow]) -> str:
     """Metrics over all classes: mean ± standard deviation of each variant, and the pooled one."""
     variants = list(dict.fromkeys(row.variant for row in rows))
     metrics = [
@@ -133,7 +133,7 @@ def overview_markdown(rows: Sequence[Row]) -> str:
     return markdown_table(heads, lines)
 
 
-def rows_csv(rows: Sequence[Row]) -> str:
+def rows_csv(rows: Sequence[TableRow]) -> str:
     """Every row, as CSV; empty where there is no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -150,7 +150,7 @@ def rows_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def rows_png(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
+def rows_png(rows: Sequence[TableRow], metrics: Sequence[str]) -> bytes:
     """A picture of each metric and variant: folds as dots, mean and pooled with their intervals."""
     variants = list(dict.fromkeys(row.variant for row in rows))
     picture = new_figure(4.0 + 0.9 * len(variants) * len(metrics), 4.2)
@@ -171,7 +171,7 @@ def rows_png(rows: Sequence[Row], metrics: Sequence[str]) -> bytes:
     return figure_png(picture)
 
 
-def _draw(axes: Any, x: int, row: Row) -> None:
+def _draw(axes: Any, x: int, row: TableRow) -> None:
     known = [(n, value) for n, value in enumerate(row.folds) if value is not None]
     step = 0.2 / len(row.folds)  # side by side, so that equal folds are seen
     places = [x - 0.3 + step * n for n, _ in known]
@@ -196,7 +196,7 @@ def _heads(k: int) -> list[str]:
     return ["variant", *folds, "mean", "std", "95 % (t over folds)", "pooled", "95 % (studies)"]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: TableRow) -> list[str]:
     folds = [
         "failed" if failed else _text(value)
         for value, failed in zip(row.folds, row.failed, strict=True)
@@ -208,7 +208,7 @@ def _cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def _summary(row: Row | None) -> tuple[str, str]:
+def _summary(row: TableRow | None) -> tuple[str, str]:
     if row is None:
         return "-", "-"
     mean = "-" if row.mean is None else f"{row.mean:.3f} ± {row.std:.3f}"

@@ -101,7 +101,7 @@ class Scripted:
     def __init__(self, patch: pytest.MonkeyPatch, done: int = 0) -> None:
         self.lines = list(self.LINES[done:])
         patch.setattr(Validation, "detect", lambda _, __, indices: [None for _ in indices])
-        patch.setattr(Validation, "figures", lambda *_: self.next())
+        patch.setattr(Validation, "metrics", lambda *_: self.next())
 
     def next(self) -> dict[str, float]:
         values = dict(zip(METRICS, self.lines.pop(0), strict=True))
@@ -257,7 +257,7 @@ def test_a_slow_disk_holds_no_epoch_up(
     monkeypatch.setattr(loop, "_close_epoch", look)
     given = {**TINY, "backbone": "mobilenet_v3_small", "rois": 16, "epochs": 3, "val": False}
     settings = DetectTrain(out=tmp_path / "run", data=dataset, val_every=9, **given)
-    monkeypatch.setattr(Validation, "figures", lambda *_: dict.fromkeys(COLUMNS, 0.5))
+    monkeypatch.setattr(Validation, "metrics", lambda *_: dict.fromkeys(COLUMNS, 0.5))
     monkeypatch.setattr(Validation, "detect", lambda _, __, indices: [None for _ in indices])
     train(settings)
     assert written == [1, 3, 3]
@@ -276,7 +276,7 @@ def test_checkpoints_keep_their_distance(
     monkeypatch.setattr(loop, "write_checkpoint", noted)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 600.0)
     given = {**TINY, "backbone": "mobilenet_v3_small", "rois": 16, "epochs": 4, "val_every": 9}
-    monkeypatch.setattr(Validation, "figures", lambda *_: dict.fromkeys(COLUMNS, 0.5))
+    monkeypatch.setattr(Validation, "metrics", lambda *_: dict.fromkeys(COLUMNS, 0.5))
     monkeypatch.setattr(Validation, "detect", lambda _, __, indices: [None for _ in indices])
     train(DetectTrain(out=tmp_path / "run", data=dataset, **given))
     assert written == [1, 4, 4]  # the last once more, without what only a resumed run needs

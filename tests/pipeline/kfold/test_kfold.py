@@ -40,7 +40,7 @@ from spineline.pipeline.kfold.settings import (
     KfoldClassify,
     KfoldDetect,
 )
-from spineline.pipeline.kfold.table import Row, flat_metrics, rows_csv, rows_png, table_text
+from spineline.pipeline.kfold.table import TableRow, aligned_rows, flat_metrics, rows_csv, rows_png
 from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, OneStageTask
 from spineline.pipeline.kfold.variants import Variant
 
@@ -815,10 +815,11 @@ def test_pooled_detections_are_scored_as_one(dataset: Path, tmp_path: Path) -> N
 
 def test_the_reports_rows_by_hand() -> None:
     """Folds 0.8, 0.9, 1.0: mean 0.9, deviation 0.1; t(2) = 4.3027, so ± 0.2484."""
-    row = Row("a", "x", (0.8, 0.9, 1.0), {"value": 0.9, "ci95": [0.85, 0.94], "n": 7}, (False,) * 3)
+    pooled = {"value": 0.9, "ci95": [0.85, 0.94], "n": 7}
+    row = TableRow("a", "x", (0.8, 0.9, 1.0), pooled, (False,) * 3)
     assert (row.mean, row.std) == (pytest.approx(0.9), pytest.approx(0.1))
     assert row.ci95 == (pytest.approx(0.6516, abs=1e-4), pytest.approx(1.1484, abs=1e-4))
-    assert table_text([row]).splitlines()[1].split() == [
+    assert aligned_rows([row]).splitlines()[1].split() == [
         "a", "0.800", "0.900", "1.000", "0.900", "0.100", "0.652", "–", "1.148", "0.900", "0.850",
         "–", "0.940",
     ]  # fmt: skip
@@ -828,9 +829,9 @@ def test_the_reports_rows_by_hand() -> None:
 
 
 def test_a_fold_without_a_value_leaves_the_mean_open() -> None:
-    row = Row("a", "x", (0.8, None), None, (False, True))
+    row = TableRow("a", "x", (0.8, None), None, (False, True))
     assert (row.mean, row.std, row.ci95) == (None, None, (None, None))
-    assert table_text([row]).splitlines()[1].split() == ["a", "0.800", "failed", *"-----"]
+    assert aligned_rows([row]).splitlines()[1].split() == ["a", "0.800", "failed", *"-----"]
     assert rows_csv([row]).splitlines()[1] == "a,x,0.8,,,,,,,,,"
     assert rows_png([row], ["x"]) == rows_png([row], ["x"])
 
