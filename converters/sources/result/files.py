@@ -9,7 +9,7 @@ from spineline.converters.sources.source import load_json
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.predictions import RESULT_SCHEMA
 
-NAME = "result.json"
+RESULT_NAME = "result.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ def result_files(annotations: Path) -> list[Path]:
         raise AnnotationError(f"annotations={annotations}: no such file or folder")
     found = _named_results(annotations) or sorted(annotations.glob("*.json"))
     if not found:
-        msg = f"annotations={annotations}: holds no {NAME}; wanted the out folder of spineline"
+        msg = (
+            f"annotations={annotations}: holds no {RESULT_NAME}; wanted the out folder of spineline"
+        )
         raise AnnotationError(f"{msg} pipeline predict, or a folder of such files")
     return found
 
@@ -68,7 +70,7 @@ def listed_results(annotations: Path) -> list[ResultFile]:
             if annotations.is_dir()
             else path.resolve().parts[-2:]
         )
-        ways = parts[:-1] if path.name == NAME else (*parts[:-1], path.stem)
+        ways = parts[:-1] if path.name == RESULT_NAME else (*parts[:-1], path.stem)
         ways = ways or (path.resolve().parent.name,)
         name = image_id = ways[-1]
         if name in used:
@@ -83,5 +85,5 @@ def listed_results(annotations: Path) -> list[ResultFile]:
 
 
 def _named_results(folder: Path) -> list[Path]:
-    found = folder.rglob(NAME)
+    found = folder.rglob(RESULT_NAME)
     return sorted(p for p in found if not any(w[0] == "." for w in p.relative_to(folder).parts))
