@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.arrays import IntArray
 from spineline.datasets.common.bootstrap import calibration_error
-from spineline.datasets.crops.crops import CodeArray
 from spineline.datasets.labels import KIND_OF_SEVEN, KINDS, SEVEN_NAMES, Kind
 
 ScoreArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
@@ -22,8 +22,8 @@ NORMAL: dict[Kind, int] = {"disc": 2, "vertebra": 0}
 
 
 def score(
-    seven_true: CodeArray,
-    binary_true: CodeArray,
+    seven_true: IntArray,
+    binary_true: IntArray,
     kinds: Sequence[Kind],
     seven: ScoreArray | None,
     binary: ScoreArray | None,
@@ -54,7 +54,7 @@ def score(
     return figures
 
 
-def seven_figures(true: CodeArray, probabilities: ScoreArray) -> dict[str, Any]:
+def seven_figures(true: IntArray, probabilities: ScoreArray) -> dict[str, Any]:
     """Accuracy, macro F1 over the classes that occur in truth or prediction, ECE, confusion."""
     from sklearn.metrics import confusion_matrix, f1_score
 
@@ -70,7 +70,7 @@ def seven_figures(true: CodeArray, probabilities: ScoreArray) -> dict[str, Any]:
     }
 
 
-def binary_figures(true: CodeArray, probability: ScoreArray) -> dict[str, float | None]:
+def binary_figures(true: IntArray, probability: ScoreArray) -> dict[str, float | None]:
     """V5 against not V5: accuracy, sensitivity and specificity at one half, AUC and ECE."""
     predicted = probability >= 0.5
     positive = true == 1
@@ -94,8 +94,8 @@ def abnormal_probability(seven: ScoreArray, kinds: Sequence[Kind]) -> npt.NDArra
 
 
 def abnormal_auc(
-    seven_true: CodeArray,
-    binary_true: CodeArray,
+    seven_true: IntArray,
+    binary_true: IntArray,
     kinds: Sequence[Kind],
     seven: ScoreArray,
     kind: Kind,

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
-from spineline.datasets.crops.crops import CropSpec, extract_crops
+from spineline.datasets.crops.extract import extract_crops
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.dataset import Dataset
 from spineline.datasets.grades_csv import read_grades
 from spineline.datasets.images import read_uint8_image

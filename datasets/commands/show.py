@@ -15,54 +15,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from spineline.datasets.commands.settings import DataShow
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import staged_folder, write_bytes
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.run_record import write_run_record
-from spineline.datasets.common.settings import Settings, close_match, key
+from spineline.datasets.common.settings import close_match
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LABEL_SETS, LabelSet, kind_of_class
 from spineline.datasets.predictions import PredictedBox, read_predictions
-from spineline.datasets.splits import PARTS
 from spineline.datasets.types import ImageRecord
 
 if TYPE_CHECKING:
     from spineline.datasets.drawing import Colour, Mark
 
 SHEET = "contact_sheet.png"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataShow(Settings):
-    """Keys of ``data show``."""
-
-    data: Path = key("converted dataset: its folder or data.yaml")
-    out: Path = key("folder to write one PNG per image and a contact sheet to")
-    part: str = key("which part to draw", default="all", choices=("all", *PARTS))
-    ids: tuple[str, ...] = key(
-        "image ids to draw; none picks evenly, among those with predictions if some are given",
-        default=(),
-    )
-    limit: int = key("how many images to draw when ids names none", default=16, minimum=1)
-    labels: str = key(
-        "what is written beside each structure",
-        default="pathology",
-        choices=("none", "level", "pathology"),
-    )
-    boxes: bool = key("draw the boxes", default=True)
-    scale: int | None = key(
-        "how often images are enlarged; none fits the image", default=None, minimum=1, maximum=8
-    )
-    predictions: Path | None = key(
-        "predictions.json of detect predict on this dataset: labels left, predictions right",
-        default=None,
-    )
-    confidence: float = key(
-        "predictions below it are not drawn", default=0.25, minimum=0, maximum=1
-    )
-    columns: int = key("columns of the contact sheet", default=4, minimum=1, maximum=16)
-    overwrite: bool = key("replace out if it exists", default=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spineline.datasets.commands.settings import DataStats
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import staged_folder, write_bytes, write_json, write_text
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.plots import figure_png, new_figure
 from spineline.datasets.common.run_record import write_run_record
-from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_colours, read_uint8_image
@@ -49,15 +49,6 @@ Counts = Mapping[str, NDArray[np.int64]]
 """(4, 256) pixels of each value by part: grey, red, green, blue."""
 
 Table = Sequence[Sequence[object]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataStats(Settings):
-    """Keys of ``data stats``."""
-
-    data: Path = key("converted dataset: its folder or data.yaml")
-    out: Path = key("folder to write stats.json, stats.md and histograms to")
-    overwrite: bool = key("replace out if it exists", default=False)
 
 
 @dataclass(frozen=True, slots=True)

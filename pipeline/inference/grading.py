@@ -15,7 +15,7 @@ from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
 
 if TYPE_CHECKING:
     from spineline.classify.grades import Grades
-    from spineline.datasets.crops.crops import CropSpec
+    from spineline.datasets.crops.spec import CropSpec
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -185,7 +185,7 @@ def _check_same_data(settings: KfoldSettings, manifest: Path) -> None:
 
 
 def _loaded(data: Path) -> Dataset:
-    from spineline.datasets.crops.crops import is_crops_folder
+    from spineline.datasets.crops.files import is_crops_folder
 
     if data.is_dir() and is_crops_folder(data):
         msg = f"data={data}: a folder of crops is split already; give the converted dataset"

@@ -73,8 +73,9 @@ def make_base(folder: Path) -> None:
 
     from spineline.converters.convert import convert_prepared, convert_report
     from spineline.converters.settings import ConvertPrepared, ConvertReport
+    from spineline.datasets.commands.phantom import phantom
+    from spineline.datasets.commands.settings import DataPhantom
     from spineline.datasets.common.files import write_json
-    from spineline.datasets.phantoms.phantom import DataPhantom, phantom
     from spineline.weights.registry import BUNDLED
 
     lumbar, neck = folder / "drawn", folder / "neck"
@@ -167,7 +168,7 @@ class ToyClassifier:
     head = "both"
 
     def __init__(self) -> None:
-        from spineline.datasets.crops.crops import CropSpec
+        from spineline.datasets.crops.spec import CropSpec
 
         self.crop = CropSpec(size=16)
 

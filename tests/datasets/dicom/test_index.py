@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.study import index, index_files, read_study, scan
-from spineline.datasets.phantoms.phantom import DataPhantom, phantom
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,11 @@ import pytest
 from PIL import Image
 
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses
-from spineline.datasets.phantoms.cervical import (
-    draw_neck,
-    draw_neck_phantom,
-    marked_objects,
-    neck_record,
-    source_csv,
-)
-from spineline.datasets.phantoms.phantom import DataPhantom, phantom, sagittal_values
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
+from spineline.datasets.phantoms.cervical_source import marked_objects, neck_record, source_csv
+from spineline.datasets.phantoms.neck import draw_neck
+from spineline.datasets.phantoms.phantom import draw_neck_phantom, sagittal_values
 
 RunCli = Callable[..., tuple[int, str, str]]
 
