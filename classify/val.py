@@ -16,7 +16,7 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.crops.table import CropTable
-from spineline.datasets.grades_csv import COLUMNS
+from spineline.datasets.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.splits import PARTS
 
@@ -76,7 +76,7 @@ def predictions_csv(table: CropTable, grades: Grades) -> str:
     """One line per crop: what it is labelled and what the network says, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(GRADE_COLUMNS)
     for n, row in enumerate(table.rows):
         seven = [""] * len(SEVEN_NAMES)
         if grades.seven is not None:

@@ -48,7 +48,7 @@ from spineline.datasets.labels import LEVELS, NO_LEVEL
 from spineline.datasets.quality_control import (
     SEVERITY,
     Finding,
-    Frame,
+    MarkedImage,
     geometry_findings,
     has_errors,
 )
@@ -253,7 +253,7 @@ def _conversion_findings(root: Path) -> list[Finding]:
 
 
 def _record_findings(record: ImageRecord) -> list[Finding]:
-    frame = Frame(record.image_id, record.study_id, record.width, record.height)
+    frame = MarkedImage(record.image_id, record.study_id, record.width, record.height)
     spine = [s for s in record.structures if s.level in LEVELS]
     found: list[Finding] = []
     named = not any(s.level == NO_LEVEL for s in record.structures)  # or from a cervical source
@@ -271,7 +271,7 @@ def _record_findings(record: ImageRecord) -> list[Finding]:
     return found
 
 
-def _structure_findings(structure: Structure, frame: Frame) -> list[Finding]:
+def _structure_findings(structure: Structure, frame: MarkedImage) -> list[Finding]:
     level = structure.level or None
     found = geometry_findings(structure.point_xy, structure.box_xyxy, frame, level)
     geometry = ("box_outside", "outside_frame")
@@ -289,7 +289,7 @@ def _structure_findings(structure: Structure, frame: Frame) -> list[Finding]:
 
 def _label_findings(dataset: Dataset, record: ImageRecord) -> list[Finding]:
     """Compare the record's YOLO and VOC files, where there are any, with its COCO boxes."""
-    frame = Frame(record.image_id, record.study_id, record.width, record.height)
+    frame = MarkedImage(record.image_id, record.study_id, record.width, record.height)
     part = str(record.file).split("/")[1]
     boxed = boxed_structures(record, dataset.labels)
     readers: list[tuple[Path, Callable[[Path], tuple[list[int], FloatArray]]]] = []
@@ -382,7 +382,7 @@ def _image_findings(
     found: list[Finding] = []
     first: dict[bytes, str] = {}
     for record in progress(list(records), description="images"):
-        frame = Frame(record.image_id, record.study_id, record.width, record.height)
+        frame = MarkedImage(record.image_id, record.study_id, record.width, record.height)
         try:
             image = pixels(record)
         except SpinelineError as error:

@@ -39,7 +39,7 @@ from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalC
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import ImageReadError, read_image
 from spineline.datasets.labels import HEALTH_TAGS, NO_LEVEL
-from spineline.datasets.quality_control import SEVERITY, Finding, Frame, geometry_findings
+from spineline.datasets.quality_control import SEVERITY, Finding, MarkedImage, geometry_findings
 from spineline.datasets.types import ImageRecord, Structure, check_image_id, is_image_id
 
 MAX_FILE_BYTES = 256 << 20
@@ -137,7 +137,7 @@ class _Row:
     reason: str = ""
     detail: str = ""
     error: AnnotationError | None = None
-    frame: Frame | None = None
+    frame: MarkedImage | None = None
     file: str | None = None
     discs: list[_Disc] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -371,7 +371,7 @@ class _Reader:
         found.image_id, found.file = image_id, file
         found.study = self._study(row, image_id)
         size_wh = label.size_wh or self._size_of_file(found.file, where)
-        found.frame = Frame(found.image_id, found.study, *size_wh)
+        found.frame = MarkedImage(found.image_id, found.study, *size_wh)
         self._judge(label, found, name)
         if not found.discs:
             found.reason, found.detail = "no_cervical_disc", f"{where}: no cervical disc is marked"
@@ -522,7 +522,7 @@ class _Reader:
 
 
 def disc_structures(
-    boxes_xyxy: Sequence[BoxXyxy], tags: Sequence[str], frame: Frame
+    boxes_xyxy: Sequence[BoxXyxy], tags: Sequence[str], frame: MarkedImage
 ) -> tuple[tuple[Structure, ...], tuple[Finding, ...]]:
     """Discs without level from their boxes, top to bottom, and what is wrong with their places."""
     structures, findings = [], []

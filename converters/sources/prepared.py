@@ -23,7 +23,7 @@ from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.images import ImageReadError
 from spineline.datasets.labels import HEALTH_TAGS, LabelSet
-from spineline.datasets.quality_control import Frame
+from spineline.datasets.quality_control import MarkedImage
 from spineline.datasets.splits import PARTS, Part
 from spineline.datasets.types import ImageRecord, check_image_id, is_image_id
 
@@ -204,7 +204,7 @@ def _record(
     except AnnotationError as error:
         raise EntryError("bad_entry", f"{where}: {error}") from error
     file = images.find(found.img_path, _path_of(entry).stem)
-    frame = Frame(image_id, image_id, *images.size_wh(file, where))
+    frame = MarkedImage(image_id, image_id, *images.size_wh(file, where))
     solid = [box[0] < box[2] and box[1] < box[3] for box in found.boxes_xyxy]
     findings = [
         frame.finding("degenerate_box", f"box {box} is without width or height", "box left out")

@@ -29,7 +29,7 @@ from spineline.converters.sources.source import (
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import ImageReadError, read_image
 from spineline.datasets.labels import KIND_OF_SEVEN, pathology_from_codes
-from spineline.datasets.quality_control import Finding, Frame, Mark, Rules
+from spineline.datasets.quality_control import Finding, MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord, check_image_id
 
 _CODES = re.compile(r"\(\s*(\d)\s*,\s*(\d)\s*\)")
@@ -50,7 +50,7 @@ def read_report(annotations: Path, images: Path, *, empty_tag: EmptyTag | None =
     """
     entries = source_entries(annotations, "report", "frames (id and point)")
     frames = find_frames(images)
-    rules = Rules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
+    rules = PointRules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
     reading, seen = Reading(), set[str]()
     for number, entry in enumerate(entries):
         image_id = _id_of(number, entry)
@@ -82,7 +82,7 @@ def study_of(image_id: str) -> str:
     return match.group(1) if match else image_id
 
 
-def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
+def parse_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
     """One point of the report's JSON.
 
     Raises:
@@ -90,7 +90,7 @@ def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
     """
     codes = point.get("class")
     rank = point.get("identification")
-    return Mark(
+    return MarkedPoint(
         point_xy=point_xy(point.get("coord"), where),
         rank=rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
         **_parse_codes(codes),
@@ -114,7 +114,7 @@ def _parse_codes(codes: Any) -> dict[str, Any]:
 
 
 def _read_entry(
-    image_id: str, entry: Any, frames: Mapping[str, list[Path]], rules: Rules, reading: Reading
+    image_id: str, entry: Any, frames: Mapping[str, list[Path]], rules: PointRules, reading: Reading
 ) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         raise EntryError("bad_entry", f"{image_id}: wanted an object with id and point")
@@ -125,7 +125,7 @@ def _read_entry(
         detail = f"{image_id}: no frame {image_id}.jpg, .png or .npy in the images folder"
         raise EntryError("label_without_frame", detail)
     path = frames[image_id][0]
-    frame = Frame(image_id, study_of(image_id), *_size(path))
+    frame = MarkedImage(image_id, study_of(image_id), *_size(path))
     structures = reading.judge(marks, frame, rules)
     if structures:
         record = ImageRecord(

@@ -36,14 +36,11 @@ from spineline.converters.sources.source import (
     short,
 )
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.dicom.study import (
-    SliceHeader,
-    Study,
-    instances_by_uid,
-    patient_to_pixel,
-    read_pixels,
-    scan,
-)
+from spineline.datasets.dicom.geometry import patient_to_pixel
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import Study
+from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     ImageReadError,
@@ -59,7 +56,7 @@ from spineline.datasets.labels import (
     tags_of_codes,
 )
 from spineline.datasets.predictions import RESULT_SCHEMA, ResultImage
-from spineline.datasets.quality_control import Frame, Mark, Rules
+from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord, check_image_id
 
 NAME = "result.json"
@@ -366,7 +363,7 @@ def _read(
         detail = f"{entry.where}: an earlier result is of the same image; the first one counts"
         reading.set_aside(entry.image_id, study, "duplicate_id", detail)
         return
-    frame = Frame(entry.image_id, study, content.width, content.height)
+    frame = MarkedImage(entry.image_id, study, content.width, content.height)
     if not _usable(entry, content, frame, rules, reading):
         return
     marks = _marks(content, frame, rules, reading)
@@ -377,7 +374,7 @@ def _read(
         reading.set_aside(entry.image_id, study, "point_count", detail)
         return
     empty_tag = () if rules.empty_tag is None else (rules.empty_tag,)
-    structures = reading.judge(marks, frame, Rules(keep_fewer=True, empty_tag=empty_tag))
+    structures = reading.judge(marks, frame, PointRules(keep_fewer=True, empty_tag=empty_tag))
     if structures:
         record = ImageRecord(
             image_id=entry.image_id,
@@ -466,7 +463,7 @@ def _place(value: Any) -> tuple[float, float, float] | None:
 
 
 def _usable(
-    entry: _Entry, content: ResultContent, frame: Frame, rules: ResultRules, reading: Reading
+    entry: _Entry, content: ResultContent, frame: MarkedImage, rules: ResultRules, reading: Reading
 ) -> bool:
     """Whether a result's names may be taken."""
     if not content.abstained:
@@ -483,8 +480,8 @@ def _usable(
 
 
 def _marks(
-    content: ResultContent, frame: Frame, rules: ResultRules, reading: Reading
-) -> list[Mark]:
+    content: ResultContent, frame: MarkedImage, rules: ResultRules, reading: Reading
+) -> list[MarkedPoint]:
     """The structures that are sure enough, as marks."""
     marks = []
     for found in content.structures:
@@ -501,7 +498,7 @@ def _marks(
             reading.findings.append(frame.finding("box_differs", detail, action, level))
             box = None
         marks.append(
-            Mark(
+            MarkedPoint(
                 point_xy=found.point_xy,
                 rank=LEVELS.index(level) if level in LEVELS else None,
                 extra_level=level if level in EXTRA_LEVELS else None,

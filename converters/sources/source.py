@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.files import read_json
-from spineline.datasets.quality_control import SEVERITY, Finding, Frame, Mark, Rules, resolve
+from spineline.datasets.quality_control import (
+    SEVERITY,
+    Finding,
+    MarkedImage,
+    MarkedPoint,
+    PointRules,
+    resolve_levels,
+)
 from spineline.datasets.types import ImageRecord, Structure
 
 SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"]
@@ -112,9 +119,11 @@ class Reading:
         self.left_out.append(LeftOut(image_id, study, name, detail, failed=False))
         self._left_out_finding(image_id, study, name)
 
-    def judge(self, marks: Sequence[Mark], frame: Frame, rules: Rules) -> tuple[Structure, ...]:
+    def judge(
+        self, marks: Sequence[MarkedPoint], frame: MarkedImage, rules: PointRules
+    ) -> tuple[Structure, ...]:
         """The structures of one image; empty where quality control leaves it out."""
-        resolution = resolve(marks, frame, rules)
+        resolution = resolve_levels(marks, frame, rules)
         self.findings.extend(resolution.findings)
         if resolution.structures is None:
             reason = resolution.reason or "bad_entry"

@@ -25,9 +25,12 @@ from spineline.converters.sources.source import (
     source_entries,
 )
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.dicom.study import SliceHeader, Study, instances_by_uid, read_pixels, scan
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import Study
+from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind, kind_of_level
-from spineline.datasets.quality_control import Frame, Mark, Rules
+from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord
 
 
@@ -57,7 +60,7 @@ def read_tianchi(
     entries = source_entries(annotations, "tianchi", "studies (studyUid and data)")
     found = scan(images) if studies is None else tuple(studies)
     index = _Index.of(found, images)
-    rules = Rules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
+    rules = PointRules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
     reading = Reading()
     for number, entry in enumerate(entries):
         for item in _items(number, entry, reading):
@@ -70,7 +73,7 @@ def read_tianchi(
     return reading.source("tianchi", pixels)
 
 
-def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
+def parse_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
     """One point of the Tianchi JSON.
 
     Raises:
@@ -85,7 +88,7 @@ def parse_mark(point: Mapping[str, Any], where: str) -> Mark:
         found = "its tag names no level" if name is None else f"unknown level {str(name)[:40]!r}"
         raise EntryError("unknown_level", f"{where}: {found}, allowed: {allowed}")
     kind, tags, problem = _parse_tag(tag or {}, kind_of_level(level))
-    return Mark(
+    return MarkedPoint(
         point_xy=xy,
         rank=LEVELS.index(level) if level in LEVELS else None,
         extra_level=level if level in EXTRA_LEVELS else None,
@@ -185,7 +188,7 @@ def _items(number: int, entry: Any, reading: Reading) -> Iterator[_Item]:
         yield _Item(f"{where} data {n}", entry.get("studyUid"), content)
 
 
-def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> None:
+def _read_item(item: _Item, index: _Index, rules: PointRules, reading: Reading) -> None:
     image_id = item.where
     study = index.names.get(str(item.study_uid).strip(), item.where)
     try:
@@ -198,7 +201,7 @@ def _read_item(item: _Item, index: _Index, rules: Rules, reading: Reading) -> No
             return
         index.instances.add(header.instance_uid)
         image_id = index.image_id(header)
-        frame = Frame(image_id, study, header.columns, header.rows)
+        frame = MarkedImage(image_id, study, header.columns, header.rows)
         points, annotators = _points(item.content.get("annotation"), image_id)
         marks = [parse_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
         structures = reading.judge(marks, frame, rules)
@@ -234,7 +237,7 @@ def _points(annotation: Any, where: str) -> tuple[list[dict[str, Any]], int]:
     return point_list(given[0] if given else None, where), len(given)
 
 
-def _record(frame: Frame, structures: tuple[Any, ...], header: SliceHeader) -> ImageRecord:
+def _record(frame: MarkedImage, structures: tuple[Any, ...], header: SliceHeader) -> ImageRecord:
     return ImageRecord(
         image_id=frame.image_id,
         study_id=frame.study_id,
@@ -249,7 +252,7 @@ def _record(frame: Frame, structures: tuple[Any, ...], header: SliceHeader) -> I
 
 
 def _note_item(
-    item: _Item, header: SliceHeader, frame: Frame, annotators: int, reading: Reading
+    item: _Item, header: SliceHeader, frame: MarkedImage, annotators: int, reading: Reading
 ) -> None:
     stated = {"study": item.study_uid, "series": item.content.get("seriesUid")}
     wrong = [

@@ -52,9 +52,9 @@ def test_figures_are_those_of_the_grades(
     assert f"{metrics['seven']['macro_f1']:.4f}" in stdout
     assert (out / "confusion.png").is_file()
     rows = list(csv.DictReader((out / "predictions.csv").open()))
-    assert [(r["image"], r["study"], r["level"]) for r in rows] == list(
-        ((row.image_id, row.study_id, row.level) for row in table.rows)
-    )
+    assert [(r["image"], r["study"], r["level"]) for r in rows] == [
+        (row.image_id, row.study_id, row.level) for row in table.rows
+    ]
     assert [(int(r["seven"]), int(r["binary"])) for r in rows] == [
         (r.seven, r.binary) for r in table.rows
     ]

@@ -211,7 +211,8 @@ def _spoil_slices(folder: Path, rng: Rng) -> None:
 
 def _spoil_one_slice(folder: Path, rng: Rng) -> None:
     """One slice alone, so that nothing better can be chosen."""
-    from spineline.datasets.dicom.study import choose_slice, scan
+    from spineline.datasets.dicom.select import choose_slice
+    from spineline.datasets.dicom.study import scan
 
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     kept = choose_slice(scan(folder)[0]).slice.path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from spineline.datasets.dicom.study import read_pixels
+from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.drawing import COLOURS_RGB
 from spineline.datasets.labels import KINDS
 from spineline.pipeline.inference.pipeline import Analysis

@@ -22,13 +22,10 @@ from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom import header as dicom_header
 from spineline.datasets.dicom import pixels as dicom_pixels
 from spineline.datasets.dicom import study as dicom
-from spineline.datasets.dicom.study import (
-    choose_slice,
-    instances_by_uid,
-    pixel_to_patient,
-    read_pixels,
-    scan,
-)
+from spineline.datasets.dicom.geometry import pixel_to_patient
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import choose_slice
+from spineline.datasets.dicom.study import instances_by_uid, scan
 
 WriteDicom = Callable[..., Path]
 

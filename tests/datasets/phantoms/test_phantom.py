@@ -20,7 +20,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.commands.phantom import phantom
 from spineline.datasets.commands.settings import DataPhantom
-from spineline.datasets.dicom.study import choose_slice, pixel_to_patient, read_pixels, scan
+from spineline.datasets.dicom.geometry import pixel_to_patient
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import choose_slice
+from spineline.datasets.dicom.study import scan
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import LEVELS, encode_binary, encode_seven
 from spineline.datasets.phantoms.anatomy import draw_anatomy
