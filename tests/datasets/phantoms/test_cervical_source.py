@@ -144,6 +144,18 @@ def test_cord_fluid_and_air_look_as_in_t2() -> None:
     assert values[:, 5].mean() < 0.1 * front
 
 
+def test_sick_discs_are_darker_than_healthy_ones() -> None:
+    signals: dict[str, list[float]] = {"healthy": [], "sick": []}
+    for seed in range(12):
+        drawn = draw_neck_phantom(np.random.default_rng(seed), (384, 384))
+        values = sagittal_values(drawn)
+        for structure in neck_record(drawn, "0-0").structures:
+            x, y = (round(v) for v in structure.point_xy)
+            signal = float(np.median(values[y - 1 : y + 2, x - 2 : x + 3])) / drawn.csf_value
+            signals[structure.pathology[0]].append(signal)
+    assert np.mean(signals["sick"]) < 0.8 * np.mean(signals["healthy"])
+
+
 def test_the_slice_beside_the_midline_shows_no_cord() -> None:
     drawn = draw_neck_phantom(np.random.default_rng(1), (256, 256))
     middle, beside = sagittal_values(drawn), sagittal_values(drawn, lateral_mm=15.0)
