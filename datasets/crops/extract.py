@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -121,6 +120,8 @@ def _cut_one(
     image: PixelArray, box: FloatArray, direction: FloatArray, spec: CropSpec
 ) -> PixelArray:
     """One crop: a warp on a grid a whole number of times finer, then the mean of each cell."""
+    import cv2  # slow to import, and settings of commands reach this module
+
     centre = (box[:2] + box[2:]) / 2
     width, height = np.maximum(box[2:] - box[:2], 1e-3) * spec.margin
     across = np.array([direction[1], -direction[0]])
