@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pydicom
 
-from spineline.datasets.phantoms.phantom import DataPhantom, phantom
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
 
 DRAWN = 8
 

@@ -39,11 +39,12 @@ from turns import (
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.files import write_json
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
-from spineline.datasets.phantoms.phantom import DataPhantom, phantom
 
 DRAWN = 20
 OURS = "convert report"

@@ -55,7 +55,7 @@ from spineline.classify.model import Classifier
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
-from spineline.datasets.crops.crops import extract_crops
+from spineline.datasets.crops.extract import extract_crops
 from spineline.detect.checkpoints import network_from_safetensors
 from spineline.detect.yolo.environment import import_ultralytics
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of

@@ -45,8 +45,10 @@ from turns import (
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
-from spineline.datasets.crops.crops import extract_crops
-from spineline.datasets.dicom.study import choose_slice, read_pixels, scan
+from spineline.datasets.crops.extract import extract_crops
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import choose_slice
+from spineline.datasets.dicom.study import scan
 from spineline.datasets.images import window_to_uint8
 from spineline.pipeline.inference.candidates import candidates_of
 from spineline.pipeline.inference.decode import decode_spine

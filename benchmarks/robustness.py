@@ -36,7 +36,8 @@ from pages import write_section
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.dicom.study import choose_slice, scan
+from spineline.datasets.dicom.select import choose_slice
+from spineline.datasets.dicom.study import scan
 
 FUZZ = Path(__file__).resolve().parents[1] / "tests" / "fuzz"
 TIME_LIMIT_S = 60

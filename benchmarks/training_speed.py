@@ -45,6 +45,8 @@ from pages import write_section
 
 from spineline.converters.convert import convert_tianchi
 from spineline.converters.settings import ConvertTianchi
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_json
@@ -52,7 +54,6 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import run_script, versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
-from spineline.datasets.phantoms.phantom import DataPhantom, phantom
 from spineline.detect.engine.images import make_transform
 from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain

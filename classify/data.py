@@ -12,13 +12,12 @@ import numpy as np
 from spineline.classify.recipe import Recipe
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.crops.crops import (
+from spineline.datasets.crops.files import is_crops_folder, load_crops
+from spineline.datasets.crops.spec import CropSpec
+from spineline.datasets.crops.table import (
     BalanceBy,
-    CropSpec,
     CropTable,
     balance_with_noise,
-    is_crops_folder,
-    load_crops,
     make_crops,
     why_no_crop,
 )

@@ -11,7 +11,7 @@ from spineline.classify.grades import Grades
 from spineline.classify.recipe import Head
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.common.runtimes import Session
-from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES
 
 FloatArray = npt.NDArray[np.float32]

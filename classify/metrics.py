@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.crops.crops import CodeArray
+from spineline.datasets.common.arrays import IntArray
 from spineline.datasets.labels import SEVEN_NAMES, Kind
 from spineline.datasets.metrics.grades import (
     BINARY_METRICS,
@@ -22,8 +22,8 @@ ScoreArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 def score(
-    seven_true: CodeArray,
-    binary_true: CodeArray,
+    seven_true: IntArray,
+    binary_true: IntArray,
     kinds: Sequence[Kind],
     seven: ScoreArray | None,
     binary: ScoreArray | None,

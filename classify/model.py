@@ -22,7 +22,7 @@ from spineline.datasets.common.errors import ConfigError, SpinelineError, Weight
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.common.tensors import METADATA_KEY, read_described
-from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.kind_masks import allowed_codes
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, Kind
 

@@ -15,11 +15,11 @@ import numpy as np
 from spineline.classify.grades import Grades
 from spineline.classify.model import Classifier
 from spineline.classify.settings import ClassifyPredict
+from spineline.datasets.common.arrays import PixelArray
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
-from spineline.datasets.crops.crops import PixelArray
 from spineline.datasets.images import IMAGE_SUFFIXES, read_uint8_image
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, kind_of_level
 

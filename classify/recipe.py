@@ -20,7 +20,7 @@ from spineline.datasets.common.settings import (
     parse_settings,
     read_settings_file,
 )
-from spineline.datasets.crops.crops import ALIGNS, CropSpec
+from spineline.datasets.crops.spec import ALIGNS, CropSpec
 
 Head = Literal["seven", "binary", "both"]
 HEADS: tuple[Head, ...] = ("seven", "binary", "both")

@@ -46,7 +46,7 @@ from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
-from spineline.datasets.crops.crops import CropTable
+from spineline.datasets.crops.table import CropTable
 from spineline.datasets.labels import KINDS, SEVEN_NAMES
 
 _MAY_CHANGE = ("resume", "data", "out", "device", "threads", "plots", "trust", "overwrite")

@@ -18,8 +18,8 @@ from spineline.classify.settings import ClassifyVal
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
-from spineline.datasets.crops.crops import CropTable
-from spineline.datasets.grades_csv import COLUMNS
+from spineline.datasets.crops.table import CropTable
+from spineline.datasets.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.splits import PARTS
 from spineline.weights import resolve
@@ -72,7 +72,7 @@ def grades_to_csv(table: CropTable, grades: Grades) -> str:
     """One line per crop: what it is labelled and what the network says, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(GRADE_COLUMNS)
     for n, row in enumerate(table.rows):
         seven = [""] * len(SEVEN_NAMES)
         if grades.seven is not None:

@@ -26,7 +26,8 @@ from spineline.datasets.boxes import FloatArray
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
-from spineline.datasets.crops.crops import CropSpec, extract_crops
+from spineline.datasets.crops.extract import extract_crops
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.dataset import Dataset
 from spineline.datasets.drawing import (
     Mark,

@@ -18,7 +18,7 @@ from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.dataset import Dataset
 from spineline.datasets.images import IMAGE_SUFFIXES, read_image
 from spineline.datasets.labels import LEVELS, NO_LEVEL
-from spineline.datasets.quality_control import SEVERITY, Finding, Frame, geometry_findings
+from spineline.datasets.quality_control import SEVERITY, Finding, MarkedImage, geometry_findings
 from spineline.datasets.splits import PARTS
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.datasets.yolo_labels import read_yolo_labels
@@ -109,7 +109,7 @@ def _record_findings(record: ImageRecord) -> list[Finding]:
     return found
 
 
-def _structure_findings(structure: Structure, frame: Frame) -> list[Finding]:
+def _structure_findings(structure: Structure, frame: MarkedImage) -> list[Finding]:
     level = structure.level or None
     found = geometry_findings(structure.point_xy, structure.box_xyxy, frame, level)
     geometry = ("box_outside", "outside_frame")
@@ -210,5 +210,5 @@ def _studies_in_two_parts(dataset: Dataset) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _frame(record: ImageRecord) -> Frame:
-    return Frame(record.image_id, record.study_id, record.width, record.height)
+def _frame(record: ImageRecord) -> MarkedImage:
+    return MarkedImage(record.image_id, record.study_id, record.width, record.height)

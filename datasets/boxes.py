@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from spineline.datasets.common.arrays import FloatArray
 
 WIDTH_TO_HEIGHT = 1.4
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from spineline.datasets.boxes import FloatArray, clip_xyxy, xyxy_to_xywh
+from spineline.datasets.boxes import clip_xyxy, xyxy_to_xywh
+from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import (
     HEALTH_NAMES,
@@ -33,7 +33,7 @@ from spineline.datasets.labels import (
 from spineline.datasets.quality_control import MIN_BOX_SIDE
 from spineline.datasets.types import ImageRecord, Structure
 
-SCHEMA = "spineline-coco/1"
+COCO_SCHEMA = "spineline-coco/1"
 CATEGORY_OFFSET = 1
 """COCO category id = class index + 1."""
 
@@ -55,7 +55,7 @@ class BoxedStructures:
     """
 
     structures: tuple[Structure, ...]
-    class_index: npt.NDArray[np.int64]
+    class_index: IntArray
     boxes_xyxy: FloatArray
     without_box: tuple[Structure, ...]
 
@@ -111,7 +111,7 @@ def coco_from_records(
             for s in boxed.without_box
         )
     return {
-        "info": {"description": "spineline dataset", "schema": SCHEMA, "labels": labels},
+        "info": {"description": "spineline dataset", "schema": COCO_SCHEMA, "labels": labels},
         "licenses": [],
         "images": images,
         "categories": _categories(labels),

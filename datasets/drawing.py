@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from spineline.datasets.common.arrays import PixelArray
 from spineline.datasets.labels import KINDS, Kind
 
 Colour = tuple[int, int, int]
@@ -45,8 +45,6 @@ _TITLE_HEIGHT = 28
 _GAP = 14
 _CROSS = 8  # half the size of a cross
 _PLATE = 0.35  # what is left of the frame's brightness behind a label
-
-Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +94,13 @@ def default_scale(height: int, width: int) -> int:
 
 
 def draw_overlay(
-    image: Image,
+    image: PixelArray,
     marks: Sequence[Mark],
     *,
     title: str = "",
     scale: int | None = None,
     legend: Mapping[str, Colour] | None = None,
-) -> Image:
+) -> PixelArray:
     """Draw marks on a frame: thin boxes, points, and labels in two columns beside the spine.
 
     Labels of vertebrae stand to the left of all boxes and labels of discs to the right, each joined
@@ -146,7 +144,7 @@ def draw_overlay(
     return _with_title(canvas, title, legend or COLOURS_RGB) if title else canvas
 
 
-def side_by_side(left: Image, right: Image) -> Image:
+def side_by_side(left: PixelArray, right: PixelArray) -> PixelArray:
     """Two pictures beside each other, tops level; uint8 (h, w, 3) RGB each."""
     height = max(left.shape[0], right.shape[0])
     gap = np.full((height, _GAP, 3), _BACKGROUND_RGB, dtype=np.uint8)
@@ -158,7 +156,9 @@ def side_by_side(left: Image, right: Image) -> Image:
     return np.concatenate([columns[0], gap, columns[1]], axis=1)
 
 
-def contact_sheet(pictures: Sequence[Image], *, columns: int = 4, cell: int = 480) -> Image:
+def contact_sheet(
+    pictures: Sequence[PixelArray], *, columns: int = 4, cell: int = 480
+) -> PixelArray:
     """Pictures side by side, each shrunk to fit a cell, row by row.
 
     Cells are square; twice as wide where every picture is about that wide: labels beside
@@ -187,7 +187,7 @@ def contact_sheet(pictures: Sequence[Image], *, columns: int = 4, cell: int = 48
     return sheet
 
 
-def png_bytes(picture: Image) -> bytes:
+def png_bytes(picture: PixelArray) -> bytes:
     """A picture as PNG: uint8 (h, w, 3) RGB or (h, w) grey."""
     pixels = picture if picture.ndim == 2 else np.ascontiguousarray(picture[:, :, ::-1])
     done, encoded = cv2.imencode(".png", pixels)
@@ -223,7 +223,7 @@ def spread(wanted: Sequence[float], *, apart: float, low: float, high: float) ->
     ]
 
 
-def _enlarge(image: Image, scale: int) -> Image:
+def _enlarge(image: PixelArray, scale: int) -> PixelArray:
     height, width = image.shape
     interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_NEAREST
     size_wh = width * scale, height * scale
@@ -258,7 +258,9 @@ def _text_width(text: str) -> int:
     return int(cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)[0][0])
 
 
-def _make_room(grey: Image, marks: Sequence[Mark]) -> tuple[Image, list[Mark], dict[Kind, int]]:
+def _make_room(
+    grey: PixelArray, marks: Sequence[Mark]
+) -> tuple[PixelArray, list[Mark], dict[Kind, int]]:
     """Add margins where a column of labels does not fit; the columns' x (right end, left end)."""
     if not marks:
         return grey, [], {"disc": 0, "vertebra": 0}
@@ -298,7 +300,7 @@ def _placed_labels(marks: Sequence[Mark], kind: Kind, height: int) -> list[_Labe
     ]
 
 
-def _draw_labels(canvas: Image, labels: Sequence[_Label], column_x: int) -> None:
+def _draw_labels(canvas: PixelArray, labels: Sequence[_Label], column_x: int) -> None:
     for label in labels:
         to_right = label.mark.kind == "disc"
         text_x = column_x if to_right else column_x - label.width
@@ -308,20 +310,20 @@ def _draw_labels(canvas: Image, labels: Sequence[_Label], column_x: int) -> None
         _write(canvas, label.mark.label, (text_x, label.centre_y + 5), colour)
 
 
-def _draw_box(canvas: Image, mark: Mark) -> None:
+def _draw_box(canvas: PixelArray, mark: Mark) -> None:
     if mark.box_xyxy is None:
         return
     top_left, bottom_right = _pixel(mark.box_xyxy[:2]), _pixel(mark.box_xyxy[2:])
     cv2.rectangle(canvas, top_left, bottom_right, mark.colour, 1, cv2.LINE_8)
 
 
-def _draw_point(canvas: Image, mark: Mark) -> None:
+def _draw_point(canvas: PixelArray, mark: Mark) -> None:
     centre = _pixel(mark.point_xy)
     cv2.circle(canvas, centre, 5, (0, 0, 0), -1, cv2.LINE_AA)
     cv2.circle(canvas, centre, 4, mark.colour, -1, cv2.LINE_AA)
 
 
-def _draw_cross(canvas: Image, mark: Mark) -> None:
+def _draw_cross(canvas: PixelArray, mark: Mark) -> None:
     if mark.cross_xy is None:
         return
     centre, x, y = _pixel(mark.point_xy), *_pixel(mark.cross_xy)
@@ -333,8 +335,8 @@ def _draw_cross(canvas: Image, mark: Mark) -> None:
 
 
 def _with_title(
-    canvas: Image, title: str, legend: Mapping[str, Colour] | Mapping[Kind, Colour]
-) -> Image:
+    canvas: PixelArray, title: str, legend: Mapping[str, Colour] | Mapping[Kind, Colour]
+) -> PixelArray:
     bar = np.full((_TITLE_HEIGHT, canvas.shape[1], 3), _BACKGROUND_RGB, dtype=np.uint8)
     x = canvas.shape[1]
     for name, colour in legend.items():
@@ -367,7 +369,7 @@ def _lines(title: str, first_width: int, width: int) -> list[str]:
     return lines
 
 
-def _write(canvas: Image, text: str, origin_xy: tuple[int, int], colour: Colour) -> None:
+def _write(canvas: PixelArray, text: str, origin_xy: tuple[int, int], colour: Colour) -> None:
     """Text on a darkened plate, so that it reads on bright tissue too; changes ``canvas``."""
     x, y = origin_xy
     plate = canvas[

@@ -9,9 +9,9 @@ from pathlib import Path
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 
-FILE = "predictions.csv"
+GRADES_FILE = "predictions.csv"
 
-COLUMNS: tuple[str, ...] = (
+GRADE_COLUMNS: tuple[str, ...] = (
     "image", "study", "level", "seven", "binary",
     *(f"p_{name}" for name in SEVEN_NAMES), "p_v5",
 )  # fmt: skip
@@ -29,7 +29,7 @@ def read_grades(places: Sequence[Path]) -> list[dict[str, str]]:
     """
     rows: list[dict[str, str]] = []
     for number, place in enumerate(places):
-        file = place / FILE if place.is_dir() else place
+        file = place / GRADES_FILE if place.is_dir() else place
         rows += [{"fold": str(number), **row} for row in _read_file(file)]
     return rows
 
@@ -40,11 +40,11 @@ def _read_file(file: Path) -> list[dict[str, str]]:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnnotationError(f"{file}: cannot be read ({error})") from error
-    wanted = f"{file}: wanted the {FILE} of kfold classify or classify val"
+    wanted = f"{file}: wanted the {GRADES_FILE} of kfold classify or classify val"
     if not rows:
         raise AnnotationError(f"{wanted}, found no line")
     for line, row in enumerate(rows, 2):
-        missing = next((name for name in COLUMNS if row.get(name) is None), None)
+        missing = next((name for name in GRADE_COLUMNS if row.get(name) is None), None)
         if missing is not None:
             raise AnnotationError(f"{wanted}, found no column {missing} in line {line}")
         if row["level"] not in LEVELS:

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.arrays import Float32Array, IntArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.files import plain_name
 
-GreyImage = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+GreyImage = PixelArray | Float32Array
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".npy")
 """The kinds of image file that [read_image][] reads, lower case."""
 
 MAX_PIXELS = 64_000_000
-"""Images of more pixels are refused before they are decoded."""
+"""Images of more pixels, those of all frames of a DICOM file counted, are refused undecoded."""
 
 _GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV use
 _SMALL = (np.uint8, np.int8, np.uint16, np.int16, np.float16)  # all exact as float32
@@ -56,9 +57,7 @@ def image_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def window_to_uint8(
-    pixels: npt.ArrayLike, low: float = 0.5, high: float = 99.5
-) -> npt.NDArray[np.uint8]:
+def window_to_uint8(pixels: npt.ArrayLike, low: float = 0.5, high: float = 99.5) -> PixelArray:
     """Grey values between two percentiles spread linearly over 0 … 255.
 
     Every image that a model sees goes through here, so that training and prediction agree.
@@ -98,7 +97,7 @@ def window_to_uint8(
     return _stretched(values, bottom, top)
 
 
-def _stretched(values: npt.NDArray[Any], bottom: float, top: float) -> npt.NDArray[np.uint8]:
+def _stretched(values: npt.NDArray[Any], bottom: float, top: float) -> PixelArray:
     if not top > bottom:
         return np.zeros(values.shape, np.uint8)
     # In float64 the difference of two float64 extremes can overflow; halving first cannot.
@@ -126,9 +125,7 @@ def _counted(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int] | None:
     return whole, int(least)
 
 
-def _window_counted(
-    steps: npt.NDArray[Any], least: int, low: float, high: float
-) -> npt.NDArray[np.uint8]:
+def _window_counted(steps: npt.NDArray[Any], least: int, low: float, high: float) -> PixelArray:
     """The window of whole numbers; to the bit what sorting gives."""
     counts = np.bincount(steps.ravel())
     up_to = counts.cumsum()
@@ -140,7 +137,7 @@ def _window_counted(
     return np.take(table, steps)
 
 
-def _percentile(up_to: npt.NDArray[np.int64], least: int, percent: float) -> float:
+def _percentile(up_to: IntArray, least: int, percent: float) -> float:
     """The percentile of whole numbers, as NumPy interpolates it.
 
     Args:
@@ -195,7 +192,7 @@ def read_image(path: Path) -> GreyImage:
     return _as_grey(pixels, path)
 
 
-def read_uint8_image(path: Path) -> npt.NDArray[np.uint8]:
+def read_uint8_image(path: Path) -> PixelArray:
     """Read a grey image as models see it: 8 bits as they are, deeper values windowed to 8 bits.
 
     Args:
@@ -213,7 +210,7 @@ def read_uint8_image(path: Path) -> npt.NDArray[np.uint8]:
     )
 
 
-def read_colours(path: Path) -> npt.NDArray[np.uint8] | None:
+def read_colours(path: Path) -> PixelArray | None:
     """The colours of an image file, or None where it is grey.
 
     Args:

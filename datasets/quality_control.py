@@ -101,7 +101,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class MarkedPoint:
     """One annotated point as its source states it, before its level is decided.
 
     Attributes:
@@ -124,7 +124,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class MarkedImage:
     """The image that marks lie in: ids and size in pixels."""
 
     image_id: str
@@ -143,7 +143,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class PointRules:
     """How a source's marks are judged.
 
     Attributes:
@@ -170,7 +170,9 @@ class Resolution:
 _LEFT_OUT = "record left out"
 
 
-def resolve(marks: Sequence[Mark], frame: Frame, rules: Rules) -> Resolution:
+def resolve_levels(
+    marks: Sequence[MarkedPoint], frame: MarkedImage, rules: PointRules
+) -> Resolution:
     """Decide levels, make boxes and collect findings for one frame.
 
     Args:
@@ -207,7 +209,7 @@ def resolve(marks: Sequence[Mark], frame: Frame, rules: Rules) -> Resolution:
     return _build(spine, ranks, extras, frame, rules, findings)
 
 
-def _outside_of_left_out(marks: Sequence[Mark], frame: Frame) -> list[Finding]:
+def _outside_of_left_out(marks: Sequence[MarkedPoint], frame: MarkedImage) -> list[Finding]:
     """Points outside the frame, which may be why the order of the others makes no sense."""
     return [
         frame.finding("outside_frame", _outside_detail(mark.point_xy, frame), _LEFT_OUT)
@@ -216,7 +218,7 @@ def _outside_of_left_out(marks: Sequence[Mark], frame: Frame) -> list[Finding]:
     ]
 
 
-def _outside_detail(point_xy: tuple[float, float], frame: Frame) -> str:
+def _outside_detail(point_xy: tuple[float, float], frame: MarkedImage) -> str:
     x, y = point_xy
     return f"point ({x:g}, {y:g}) lies outside the frame of {frame.width}x{frame.height}"
 
@@ -229,7 +231,7 @@ def has_errors(findings: Iterable[Finding]) -> list[str]:
 def geometry_findings(
     point_xy: tuple[float, float],
     box_xyxy: tuple[float, float, float, float],
-    frame: Frame,
+    frame: MarkedImage,
     level: str | None,
 ) -> list[Finding]:
     """A point outside the frame, or else a box that reaches over it."""
@@ -246,7 +248,7 @@ def geometry_findings(
     return [frame.finding("box_outside", detail, action, level)]
 
 
-def _direction_corrected(spine: Sequence[Mark]) -> list[Mark]:
+def _direction_corrected(spine: Sequence[MarkedPoint]) -> list[MarkedPoint]:
     """Marks sorted by y whose ranks run top to bottom in most pairs."""
     ranks = [m.rank for m in spine if m.rank is not None]
     ordered = sum(
@@ -260,7 +262,9 @@ def _direction_corrected(spine: Sequence[Mark]) -> list[Mark]:
     return [m if m.rank is None else replace(m, rank=last - m.rank) for m in spine]
 
 
-def _duplicate_levels(spine: list[Mark], extras: list[Mark], frame: Frame) -> list[Finding]:
+def _duplicate_levels(
+    spine: list[MarkedPoint], extras: list[MarkedPoint], frame: MarkedImage
+) -> list[Finding]:
     names = [LEVELS[m.rank] for m in spine if m.rank is not None and 0 <= m.rank < len(LEVELS)]
     names += [m.extra_level for m in extras if m.extra_level is not None]
     return [
@@ -277,13 +281,13 @@ def _duplicate_levels(spine: list[Mark], extras: list[Mark], frame: Frame) -> li
     ]
 
 
-def _missing_levels(spine: Sequence[Mark]) -> list[str]:
+def _missing_levels(spine: Sequence[MarkedPoint]) -> list[str]:
     """The levels that no mark is named after."""
     named = [m.rank for m in spine]
     return [level for n, level in enumerate(LEVELS) if n not in named]
 
 
-def _ranks(spine: Sequence[Mark], rules: Rules) -> tuple[list[int] | None, str]:
+def _ranks(spine: Sequence[MarkedPoint], rules: PointRules) -> tuple[list[int] | None, str]:
     """Rank of each mark from the top, or None; and what is wrong with their number."""
     count, wanted = len(spine), len(LEVELS)
     if count == wanted:
@@ -307,11 +311,11 @@ def _kind(rank: int) -> Kind:
 
 
 def _build(
-    spine: Sequence[Mark],
+    spine: Sequence[MarkedPoint],
     ranks: Sequence[int],
-    extras: Sequence[Mark],
-    frame: Frame,
-    rules: Rules,
+    extras: Sequence[MarkedPoint],
+    frame: MarkedImage,
+    rules: PointRules,
     findings: list[Finding],
 ) -> Resolution:
     points = [m.point_xy for m in spine]
@@ -340,7 +344,7 @@ def _build(
 
 
 def _extra_box(
-    mark: Mark, first_xy: tuple[float, float], first_rank: int
+    mark: MarkedPoint, first_xy: tuple[float, float], first_rank: int
 ) -> tuple[float, float, float, float]:
     """The box of T11-T12, two steps above T12-L1; the eleven's boxes do not know of it."""
     if mark.point_xy[1] >= first_xy[1]:
@@ -356,11 +360,11 @@ def _as_box(values: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def _structure(
-    mark: Mark,
+    mark: MarkedPoint,
     level: str,
     box_xyxy: tuple[float, float, float, float],
-    frame: Frame,
-    rules: Rules,
+    frame: MarkedImage,
+    rules: PointRules,
     findings: list[Finding],
 ) -> Structure:
     kind = kind_of_level(level)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from spineline.datasets.common.arrays import Float32Array, FloatArray, PixelArray
 
 STRIP_BOUNDS = {"rank_px": (8, 64), "half_width": (1, 16), "above": (0, 32), "below": (0, 32)}
 """Least and greatest value of each number of a strip that a file may ask for."""
@@ -83,11 +82,11 @@ def prolonged(points_xy: npt.ArrayLike, ranks: npt.ArrayLike, first: int, last: 
 
 
 def straighten(
-    image: npt.NDArray[np.uint8],
+    image: PixelArray,
     curve_xy: FloatArray,
     spec: StripSpec,
     distortion: Distortion | None = None,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """The strip along a curve.
 
     Rows ``rank_px * k … rank_px * (k + 1) - 1`` are centred on the curve's point k. What lies

@@ -184,7 +184,8 @@ def test_health_keys_that_do_not_fit(health, tmp_path, monkeypatch, words, messa
 
 @pytest.mark.slow
 def test_health_folds_from_the_source_to_the_page(health, tmp_path: Path) -> None:
-    from spineline.datasets.phantoms.phantom import DataPhantom, phantom
+    from spineline.datasets.commands.phantom import phantom
+    from spineline.datasets.commands.settings import DataPhantom
 
     phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
     source = [f"annotations={next((tmp_path / 'drawn').glob('*.json'))}"]
@@ -512,7 +513,8 @@ def test_a_row_that_fails_does_not_stop_the_others(rows, tmp_path: Path, called,
 @pytest.mark.slow
 def test_report_rows_from_the_source_to_the_page(rows, tmp_path: Path) -> None:
     """The chain, and so its detector, its classifier and the pipeline over the folds' networks."""
-    from spineline.datasets.phantoms.phantom import DataPhantom, phantom
+    from spineline.datasets.commands.phantom import phantom
+    from spineline.datasets.commands.settings import DataPhantom
 
     phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
     source = [f"annotations={next((tmp_path / 'drawn').glob('*.json'))}"]

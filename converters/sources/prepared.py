@@ -25,7 +25,7 @@ from spineline.converters.sources.source import (
     source_entries,
 )
 from spineline.datasets.common.errors import AnnotationError, ConfigError
-from spineline.datasets.quality_control import Frame
+from spineline.datasets.quality_control import MarkedImage
 from spineline.datasets.splits import PARTS, Part
 from spineline.datasets.types import ImageRecord, check_image_id, is_image_id
 
@@ -140,7 +140,7 @@ def _read_entry(
         detail = f"{where}: the image is missing, so its size is unknown; image_size=… gives one"
         no_size = EntryError("label_without_frame", detail)
         size_wh = size_of_frame(images, file, where, no_size)
-    frame = Frame(image_id, image_id, *size_wh)
+    frame = MarkedImage(image_id, image_id, *size_wh)
     boxes, tags = [], []
     for box, tag in zip(found.boxes_xyxy, found.tags, strict=True):
         if box[0] < box[2] and box[1] < box[3]:

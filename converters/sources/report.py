@@ -28,7 +28,7 @@ from spineline.converters.sources.source import (
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import ImageReadError, read_image
 from spineline.datasets.labels import KIND_OF_SEVEN, pathology_from_codes
-from spineline.datasets.quality_control import Finding, Frame, Mark, Rules
+from spineline.datasets.quality_control import Finding, MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord, check_image_id
 
 _CODES = re.compile(r"\(\s*(\d)\s*,\s*(\d)\s*\)")
@@ -51,7 +51,7 @@ def read_report(
     """
     entries = source_entries(annotations, "report", "frames (id and point)")
     frames = find_frames(images)
-    rules = Rules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
+    rules = PointRules(correct_direction=True, empty_tag=() if empty_tag is None else (empty_tag,))
     builder, seen = SourceBuilder(), set[str]()
     for number, entry in enumerate(entries):
         image_id = _id_of(number, entry)
@@ -83,7 +83,7 @@ def study_of(image_id: str) -> str:
     return match.group(1) if match else image_id
 
 
-def parse_report_mark(point: Mapping[str, Any], where: str) -> Mark:
+def parse_report_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
     """One point of the report's JSON.
 
     Raises:
@@ -91,7 +91,7 @@ def parse_report_mark(point: Mapping[str, Any], where: str) -> Mark:
     """
     codes = point.get("class")
     rank = point.get("identification")
-    return Mark(
+    return MarkedPoint(
         point_xy=point_xy(point.get("coord"), where),
         rank=rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
         **_parse_codes(codes),
@@ -118,7 +118,7 @@ def _read_entry(
     image_id: str,
     entry: Any,
     frames: Mapping[str, list[Path]],
-    rules: Rules,
+    rules: PointRules,
     builder: SourceBuilder,
 ) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
@@ -134,7 +134,7 @@ def _read_entry(
         width, height = frame_size(path)
     except ImageReadError as error:
         raise EntryError("unreadable_image", str(error)) from error
-    frame = Frame(image_id, study_of(image_id), width, height)
+    frame = MarkedImage(image_id, study_of(image_id), width, height)
     structures = builder.judge(marks, frame, rules)
     if structures:
         record = ImageRecord(

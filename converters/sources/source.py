@@ -18,11 +18,11 @@ from spineline.datasets.labels import NO_LEVEL
 from spineline.datasets.quality_control import (
     SEVERITY,
     Finding,
-    Frame,
-    Mark,
-    Rules,
+    MarkedImage,
+    MarkedPoint,
+    PointRules,
     geometry_findings,
-    resolve,
+    resolve_levels,
 )
 from spineline.datasets.types import ImageRecord, Structure
 
@@ -119,9 +119,11 @@ class SourceBuilder:
         if name in SEVERITY:
             self.note(image_id, study, name, detail, "record left out")
 
-    def judge(self, marks: Sequence[Mark], frame: Frame, rules: Rules) -> tuple[Structure, ...]:
+    def judge(
+        self, marks: Sequence[MarkedPoint], frame: MarkedImage, rules: PointRules
+    ) -> tuple[Structure, ...]:
         """The structures of one image; empty where quality control leaves it out."""
-        resolution = resolve(marks, frame, rules)
+        resolution = resolve_levels(marks, frame, rules)
         self.findings.extend(resolution.findings)
         if resolution.structures is None:
             reason = resolution.reason or "bad_entry"
@@ -306,7 +308,7 @@ def numbers_text(values: Sequence[float]) -> str:
 
 
 def disc_structures(
-    boxes_xyxy: Sequence[PixelBox], tags: Sequence[str], frame: Frame
+    boxes_xyxy: Sequence[PixelBox], tags: Sequence[str], frame: MarkedImage
 ) -> tuple[tuple[Structure, ...], tuple[Finding, ...]]:
     """Discs without level from their boxes, top to bottom, and what is wrong with their places."""
     structures, findings = [], []

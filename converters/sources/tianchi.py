@@ -24,9 +24,12 @@ from spineline.converters.sources.source import (
     source_entries,
 )
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.dicom.study import SliceHeader, Study, instances_by_uid, read_pixels, scan
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import Study
+from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, PATHOLOGY, Kind, kind_of_level
-from spineline.datasets.quality_control import Frame, Mark, Rules
+from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord
 
 
@@ -56,7 +59,7 @@ def read_tianchi(
     entries = source_entries(annotations, "tianchi", "studies (studyUid and data)")
     found = scan(images) if studies is None else tuple(studies)
     index = _Index.of(found, images)
-    rules = Rules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
+    rules = PointRules(keep_fewer=True, empty_tag=() if empty_tag is None else (empty_tag,))
     builder = SourceBuilder()
     for number, entry in enumerate(entries):
         _read_entry(f"entry {number}", entry, index, rules, builder)
@@ -68,7 +71,7 @@ def read_tianchi(
     return builder.source("tianchi", pixels)
 
 
-def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> Mark:
+def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
     """One point of the Tianchi JSON.
 
     Raises:
@@ -83,7 +86,7 @@ def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> Mark:
         found = "its tag names no level" if name is None else f"unknown level {str(name)[:40]!r}"
         raise EntryError("unknown_level", f"{where}: {found}, allowed: {allowed}")
     kind, tags, problem = _parse_tag(tag or {}, kind_of_level(level))
-    return Mark(
+    return MarkedPoint(
         point_xy=xy,
         rank=LEVELS.index(level) if level in LEVELS else None,
         extra_level=level if level in EXTRA_LEVELS else None,
@@ -163,7 +166,7 @@ class _Index:
 
 
 def _read_entry(
-    where: str, entry: Any, index: _Index, rules: Rules, builder: SourceBuilder
+    where: str, entry: Any, index: _Index, rules: PointRules, builder: SourceBuilder
 ) -> None:
     """The annotated slices of one study of the JSON."""
     if not isinstance(entry, dict) or not isinstance(entry.get("data"), list):
@@ -177,7 +180,12 @@ def _read_entry(
 
 
 def _read_slice(
-    where: str, study_uid: Any, content: Any, index: _Index, rules: Rules, builder: SourceBuilder
+    where: str,
+    study_uid: Any,
+    content: Any,
+    index: _Index,
+    rules: PointRules,
+    builder: SourceBuilder,
 ) -> None:
     image_id = where
     study = index.names.get(str(study_uid).strip(), where)
@@ -191,7 +199,7 @@ def _read_slice(
             raise EntryError("duplicate_id", detail, failed=False)
         index.instances.add(header.instance_uid)
         image_id = index.image_id(header)
-        frame = Frame(image_id, study, header.columns, header.rows)
+        frame = MarkedImage(image_id, study, header.columns, header.rows)
         points, annotators = _points(content.get("annotation"), image_id)
         marks = [parse_tianchi_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
         structures = builder.judge(marks, frame, rules)

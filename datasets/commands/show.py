@@ -10,59 +10,32 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spineline.datasets.commands.settings import DataShow
+from spineline.datasets.common.arrays import PixelArray
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import staged_folder, write_bytes
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.run_record import write_run_record
-from spineline.datasets.common.settings import Settings, close_match, key
+from spineline.datasets.common.settings import close_match
 from spineline.datasets.dataset import Dataset, load_dataset
+from spineline.datasets.drawing import (
+    HEALTH_COLOURS_RGB,
+    Colour,
+    Mark,
+    contact_sheet,
+    draw_overlay,
+    png_bytes,
+    side_by_side,
+)
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LABEL_SETS, LabelSet, kind_of_class
 from spineline.datasets.predictions import PredictedBox, read_predictions
-from spineline.datasets.splits import PARTS
 from spineline.datasets.types import ImageRecord
 
-if TYPE_CHECKING:
-    from spineline.datasets.drawing import Colour, Mark
-
-SHEET = "contact_sheet.png"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataShow(Settings):
-    """Keys of ``data show``."""
-
-    data: Path = key("converted dataset: its folder or data.yaml")
-    out: Path = key("folder to write one PNG per image and a contact sheet to")
-    part: str = key("which part to draw", default="all", choices=("all", *PARTS))
-    ids: tuple[str, ...] = key(
-        "image ids to draw; none picks evenly, among those with predictions if some are given",
-        default=(),
-    )
-    limit: int = key("how many images to draw when ids names none", default=16, minimum=1)
-    labels: str = key(
-        "what is written beside each structure",
-        default="pathology",
-        choices=("none", "level", "pathology"),
-    )
-    boxes: bool = key("draw the boxes", default=True)
-    scale: int | None = key(
-        "how often images are enlarged; none fits the image", default=None, minimum=1, maximum=8
-    )
-    predictions: Path | None = key(
-        "predictions.json of detect predict on this dataset: labels left, predictions right",
-        default=None,
-    )
-    confidence: float = key(
-        "predictions below it are not drawn", default=0.25, minimum=0, maximum=1
-    )
-    columns: int = key("columns of the contact sheet", default=4, minimum=1, maximum=16)
-    overwrite: bool = key("replace out if it exists", default=False)
+CONTACT_SHEET = "contact_sheet.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +61,10 @@ def show(settings: DataShow) -> ShowResult:
         SpinelineError: the dataset cannot be loaded or has no image there, or ``out`` exists or
             cannot be written.
     """
-    from spineline.datasets.drawing import contact_sheet, png_bytes
-
     dataset = load_dataset(settings.data)
     predictions = None if settings.predictions is None else read_predictions(settings.predictions)
     records = select_records(dataset, settings, predicted=predictions or ())
-    pictures: dict[str, NDArray[np.uint8]] = {}
+    pictures: dict[str, PixelArray] = {}
     failures = []
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         for part, record in progress(records, description="drawing"):
@@ -109,9 +80,9 @@ def show(settings: DataShow) -> ShowResult:
             write_bytes(stage / f"{record.image_id}.png", png_bytes(picture))
         if pictures:
             sheet = contact_sheet(list(pictures.values()), columns=settings.columns)
-            write_bytes(stage / SHEET, png_bytes(sheet))
+            write_bytes(stage / CONTACT_SHEET, png_bytes(sheet))
         write_run_record(stage, "data show", settings)
-    LOG.info("%d images drawn: %s", len(pictures), settings.out / SHEET)
+    LOG.info("%d images drawn: %s", len(pictures), settings.out / CONTACT_SHEET)
     for failure in failures:
         LOG.error("error: %s", failure)
     return ShowResult(settings.out, tuple(pictures), tuple(failures))
@@ -159,15 +130,13 @@ def draw_record(
     *,
     title: str = "",
     predictions: Mapping[str, Sequence[PredictedBox]] | None = None,
-) -> NDArray[np.uint8]:
+) -> PixelArray:
     """One image with its structures, uint8 (h, w, 3) RGB; beside it the predictions, if any.
 
     Raises:
         ImageReadError: the image file cannot be read.
         SpinelineError: the predictions are not of this image.
     """
-    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, draw_overlay, side_by_side
-
     path = dataset.image_path(record)
     image = read_uint8_image(path)
     legend = HEALTH_COLOURS_RGB if dataset.labels == "health" else None
@@ -189,8 +158,6 @@ def prediction_marks(
     found: Sequence[PredictedBox], *, labels: str = "pathology", boxes: bool = True
 ) -> Sequence[Mark]:
     """The marks of predicted boxes: class and confidence; what is no level is drawn as a disc."""
-    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark
-
     marks = []
     for item in found:
         left, top, right, bottom = item.box_xyxy
@@ -210,8 +177,6 @@ def record_marks(
     label_set: LabelSet = "level",
 ) -> Sequence[Mark]:
     """The marks of a record's structures; one with findings carries an exclamation mark."""
-    from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark
-
     marks = []
     for structure in record.structures:
         words = [] if labels == "none" or not structure.level else [structure.level]

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spineline.datasets.commands.settings import DataStats
+from spineline.datasets.common.arrays import IntArray
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import staged_folder, write_bytes, write_json, write_text
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.plots import figure_png, new_figure
 from spineline.datasets.common.run_record import write_run_record
-from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.tables import markdown_table
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_colours, read_uint8_image
@@ -39,25 +39,16 @@ from spineline.datasets.types import ImageRecord, Structure, tags_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA = 1
+STATS_SCHEMA = 1
 ALL = "all"
 """The name of the block over all parts."""
 
 CHANNELS: tuple[str, ...] = ("red", "green", "blue")
 
-Counts = Mapping[str, NDArray[np.int64]]
+Counts = Mapping[str, IntArray]
 """(4, 256) pixels of each value by part: grey, red, green, blue."""
 
 Table = Sequence[Sequence[object]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataStats(Settings):
-    """Keys of ``data stats``."""
-
-    data: Path = key("converted dataset: its folder or data.yaml")
-    out: Path = key("folder to write stats.json, stats.md and histograms to")
-    overwrite: bool = key("replace out if it exists", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +105,7 @@ def dataset_stats(dataset: Dataset, counts: Counts | None = None) -> dict[str, A
         for part, records in dataset.records.items()
     }
     blocks[ALL] = _block(everything, dataset.labels, sum(counts.values(), nothing), tags)
-    return {"schema": SCHEMA, "labels": dataset.labels, "parts": blocks}
+    return {"schema": STATS_SCHEMA, "labels": dataset.labels, "parts": blocks}
 
 
 def summary(values: Iterable[float]) -> dict[str, float | int | None]:
@@ -138,7 +129,7 @@ def summary(values: Iterable[float]) -> dict[str, float | int | None]:
     }
 
 
-def grey_summary(counts: NDArray[np.int64]) -> dict[str, float | int | None]:
+def grey_summary(counts: IntArray) -> dict[str, float | int | None]:
     """Mean and standard deviation of grey values from how often each occurs.
 
     Exact, and no more than 256 numbers are kept however many images there are. ``mean_01`` and
@@ -177,7 +168,7 @@ def stats_markdown(result: Mapping[str, Any]) -> str:
 def _block(
     records: Sequence[ImageRecord],
     labels: LabelSet,
-    counts: NDArray[np.int64],
+    counts: IntArray,
     tags: Mapping[Kind, Sequence[str]],
 ) -> dict[str, Any]:
     grey, *channels = counts
@@ -259,7 +250,7 @@ def _sorted_counts(words: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(words).items()))
 
 
-def pixel_counts(dataset: Dataset) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+def pixel_counts(dataset: Dataset) -> tuple[dict[str, IntArray], list[str]]:
     """Read every image: how often each value occurs by part, and what could not be read.
 
     A dataset that was converted without images has none to read, which is no failure.
@@ -267,7 +258,7 @@ def pixel_counts(dataset: Dataset) -> tuple[dict[str, NDArray[np.int64]], list[s
     Returns:
         (4, 256) pixels of each value (grey, red, green, blue) by part, and one message per image.
     """
-    counts: dict[str, NDArray[np.int64]] = {
+    counts: dict[str, IntArray] = {
         part: np.zeros((1 + len(CHANNELS), 256), np.int64) for part in dataset.records
     }
     failures: list[str] = []
@@ -284,7 +275,7 @@ def pixel_counts(dataset: Dataset) -> tuple[dict[str, NDArray[np.int64]], list[s
     return counts, failures
 
 
-def _image_counts(path: Path) -> NDArray[np.int64]:
+def _image_counts(path: Path) -> IntArray:
     """(4, 256) pixels of each value: grey, then red, green and blue, which are alike in grey."""
     grey, colours = read_uint8_image(path), read_colours(path)
     planes = [grey] * 3 if colours is None else list(np.moveaxis(colours, 2, 0))
@@ -426,7 +417,7 @@ def _range_of(values: Sequence[float]) -> tuple[float, float]:
     return low - 0.5, high + 0.5
 
 
-def _grey_figure(counts: Mapping[str, NDArray[np.int64]]) -> Figure:
+def _grey_figure(counts: Mapping[str, IntArray]) -> Figure:
     figure = new_figure(9, 4)
     axes = figure.subplots()
     for part, pixels in counts.items():

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 LOG = logging.getLogger("spineline")
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 def progress(
-    items: Iterable[Item], *, description: str, total: int | None = None
-) -> Iterator[Item]:
+    items: Iterable[_Item], *, description: str, total: int | None = None
+) -> Iterator[_Item]:
     """Iterate with a progress bar on a terminal and about ten plain lines elsewhere."""
     if total is None and isinstance(items, Sized):
         total = len(items)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
 
 Form = Literal["onnx", "openvino"]
@@ -31,8 +31,7 @@ SUFFIXES: dict[Form, tuple[str, ...]] = {
 PACKAGES: dict[Form, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 """What runs each."""
 
-FloatArray = npt.NDArray[np.float32]
-Session = Callable[[FloatArray], list[FloatArray]]
+Session = Callable[[Float32Array], list[Float32Array]]
 """A network: one float32 array in, its outputs, float32, in their order."""
 
 _INSTALL = {
@@ -124,7 +123,7 @@ def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
     compiled = core.compile_model(model, "CPU", keys)
     request, outputs = compiled.create_infer_request(), compiled.outputs
 
-    def run(array: FloatArray) -> list[FloatArray]:
+    def run(array: Float32Array) -> list[Float32Array]:
         found = request.infer([array])
         return [np.array(found[output], dtype=np.float32) for output in outputs]
 
@@ -134,7 +133,7 @@ def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
 def _guarded(run: Session, where: str) -> Session:
     """The same, with every error a RuntimeError of one line, as torch's networks raise."""
 
-    def guarded(array: FloatArray) -> list[FloatArray]:
+    def guarded(array: Float32Array) -> list[Float32Array]:
         try:
             return run(np.ascontiguousarray(array))
         except Exception as error:  # the runtimes have errors of many kinds

@@ -26,7 +26,7 @@ from spineline.datasets.images import GreyImage
 LEAST_LETTERS = 6
 """Letters in a row that are taken for text."""
 
-MAX_PIXELS = 4_000_000
+MAX_SEARCHED_PIXELS = 4_000_000
 """Larger images are not searched; no slice of an MR study is."""
 
 _SHARES = (0.5, 0.8)  # of the image's range; the lower finds fine letters, the upper those on fat
@@ -53,7 +53,7 @@ def letters_in_a_row(pixels: GreyImage) -> int:
         pixels: (rows, columns), bright being bright, the way round in which they are stored, since
             text is level there.
     """
-    if pixels.size == 0 or pixels.size > MAX_PIXELS:
+    if pixels.size == 0 or pixels.size > MAX_SEARCHED_PIXELS:
         return 0
     image = np.ascontiguousarray(pixels)
     least, most = cv2.minMaxLoc(image)[:2]

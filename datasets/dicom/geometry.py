@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import SliceHeader
 
-FloatArray = npt.NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 

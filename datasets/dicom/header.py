@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.dicom.quick import read_quick
 
-FloatArray = npt.NDArray[np.float64]
 RejectionKind = Literal["foreign", "damaged", "no-image", "duplicate"]
 
 _KEYWORDS = (

@@ -212,7 +212,7 @@ def _identified(study: StudyFiles, tokens: Mapping[Path, bytes]) -> StudyFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class StudyGroup:
     """The files of one study, by name."""
 
     uid: str
@@ -317,7 +317,9 @@ def refuse_no_image(
     raise DicomReadError(f"{source}: no DICOM image: {looked}")
 
 
-def group(found: Iterable[LocatedT], rejections: Sequence[Rejection], source: Path) -> list[Group]:
+def group(
+    found: Iterable[LocatedT], rejections: Sequence[Rejection], source: Path
+) -> list[StudyGroup]:
     """Slices and rejections by study, sorted by name.
 
     A folder that holds damaged DICOM files and no usable image, beside the studies, becomes a study
@@ -332,7 +334,7 @@ def group(found: Iterable[LocatedT], rejections: Sequence[Rejection], source: Pa
     by_study, loose = _rejections_by_study(rejections, folders, names)
     failed = _failed_studies(_beside(loose, folders, by_study, source, base), names, source, base)
     studies = [
-        Group(uid, names[uid], folders[uid], tuple(of_study), tuple(by_study[uid]))
+        StudyGroup(uid, names[uid], folders[uid], tuple(of_study), tuple(by_study[uid]))
         for uid, of_study in paths.items()
     ]
     return sorted([*studies, *failed], key=lambda study: (study.name, study.uid))
@@ -424,10 +426,10 @@ def _beside(
 
 def _failed_studies(
     beside: Mapping[Path, Sequence[Rejection]], names: Mapping[str, str], source: Path, base: Path
-) -> list[Group]:
+) -> list[StudyGroup]:
     """Folders of DICOM files of which none is usable, as studies; other files are told of."""
     used = {name.lower() for name in names.values()}
-    failed: list[Group] = []
+    failed: list[StudyGroup] = []
     for folder, rejections in beside.items():
         if all(r.kind in _HARMLESS for r in rejections):
             for rejection in rejections:
@@ -438,7 +440,7 @@ def _failed_studies(
         if name.lower() in used:
             name += f"-{_digest(str(way)).hex()[:8]}"
         used.add(name.lower())
-        failed.append(Group("", name, folder, (), tuple(rejections)))
+        failed.append(StudyGroup("", name, folder, (), tuple(rejections)))
     return failed
 
 

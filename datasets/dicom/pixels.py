@@ -13,6 +13,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID
 
+from spineline.datasets.common.arrays import Float32Array, FloatArray
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import (
     HeaderRejected,
@@ -21,14 +22,9 @@ from spineline.datasets.dicom.header import (
     integer_of,
     quiet_pydicom,
 )
-from spineline.datasets.images import is_constant
+from spineline.datasets.images import MAX_PIXELS, is_constant
 
-FloatImage = npt.NDArray[np.float32]
-
-MAX_PIXELS = 64_000_000
-"""Rows x Columns x Frames above this are refused before anything is decoded."""
-
-MAX_FILE_BYTES = 1 << 30
+MAX_DICOM_BYTES = 1 << 30
 """Files above this are refused before they are read."""
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -50,7 +46,7 @@ _DECODERS = {
 }
 
 
-def read_pixels(header: SliceHeader) -> FloatImage:
+def read_pixels(header: SliceHeader) -> Float32Array:
     """The pixels of one slice, bright being bright.
 
     Rescale slope and intercept are applied, MONOCHROME1 is inverted within its stored range,
@@ -85,8 +81,8 @@ def _error(header: SliceHeader, found: str, advice: str) -> DicomReadError:
 def _read(header: SliceHeader) -> Dataset:
     try:
         size = header.path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            found = f"{size >> 20} MiB are more than the {MAX_FILE_BYTES >> 20} MiB allowed"
+        if size > MAX_DICOM_BYTES:
+            found = f"{size >> 20} MiB are more than the {MAX_DICOM_BYTES >> 20} MiB allowed"
             raise _error(header, found, "export single-frame files")
         check_inflated_size(header.path)
         return pydicom.dcmread(header.path)
@@ -206,7 +202,7 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) -> FloatImage:
+def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) -> Float32Array:
     photometric = str(dataset.get("PhotometricInterpretation", "")).upper()
     if photometric == "PALETTE COLOR":
         raise _error(header, "is stored with a colour palette", "export grey images")
@@ -227,7 +223,7 @@ def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) ->
     return values.astype(np.float32)
 
 
-def _inverted(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
+def _inverted(values: FloatArray, dataset: Dataset) -> FloatArray:
     """MONOCHROME1 mirrored within its stored range: lowest and highest storable value swap."""
     if "PixelData" not in dataset:
         return -values

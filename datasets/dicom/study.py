@@ -3,10 +3,6 @@
 A source is a study's folder, a cohort (folders of studies at any depth) or one file. Files are
 known by their contents, never by their names; what is no usable image becomes a [Rejection][] with
 its reason.
-
-The parts live in modules of their own and are all offered here: headers (`dicom_header`), pixels
-(`dicom_pixels`), geometry (`dicom_geometry`), the search for studies (`dicom_index`), and the
-choice of series and slice (`dicom_select`).
 """
 
 from __future__ import annotations
@@ -16,40 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.common.log import progress
-from spineline.datasets.dicom.geometry import (
-    Reorientation,
-    patient_to_pixel,
-    pixel_to_patient,
-    standard_orientation,
-    to_standard_orientation,
-)
 from spineline.datasets.dicom.header import (
     HeaderRejected,
-    RejectionKind,
     SliceHeader,
     quiet_pydicom,
     read_headers,
 )
-from spineline.datasets.dicom.index import (
-    StudyFiles,
-    duplicate,
-    files_below,
-    group,
-    index,
-    index_files,
-    read_study,
-    refuse_no_image,
-    series_of,
-)
-from spineline.datasets.dicom.pixels import MAX_PIXELS, read_pixels
-from spineline.datasets.dicom.select import Choice, Rejection, Series, Study, choose_slice
-
-__all__ = [
-    "MAX_PIXELS", "Choice", "Rejection", "RejectionKind", "Reorientation", "Series", "SliceHeader",
-    "Study", "StudyFiles", "choose_slice", "index", "index_files", "instances_by_uid",
-    "patient_to_pixel", "pixel_to_patient", "read_pixels", "read_study", "scan",
-    "standard_orientation", "to_standard_orientation",
-]  # fmt: skip
+from spineline.datasets.dicom.index import duplicate, files_below, group, refuse_no_image, series_of
+from spineline.datasets.dicom.select import Rejection, Study
 
 
 @dataclass(frozen=True, slots=True)

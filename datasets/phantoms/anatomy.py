@@ -7,18 +7,19 @@ body centres, and distance from that line towards the back.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.labels import LEVELS
-
-FloatArray = npt.NDArray[np.float64]
 
 _VERTEBRAE = ("T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
 _SACRUM = ("S1", "S2", "S3", "S4", "S5")
+_DISCS = tuple(f"{a}-{b}" for a, b in itertools.pairwise((*_VERTEBRAE, "S1")))
 # Typical adult sizes in mm, top to bottom; heights along the spine, depths from front to back.
 _HEIGHTS = (20.5, 21.5, 22.5, 23.5, 24.5, 25.5, 26.5, 27.0, 27.0, 27.0)
 _DEPTHS = (26.5, 28.0, 29.5, 30.5, 32.0, 33.5, 35.0, 36.0, 36.5, 36.5)
@@ -90,11 +91,11 @@ class Disc:
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """A whole spine.
+    """A whole spine, lumbar (T8 to S5) or cervical (C2 to T4).
 
     Attributes:
-        bodies: top to bottom, T8 … S5.
-        discs: top to bottom, T8-T9 … L5-S1.
+        bodies: top to bottom.
+        discs: top to bottom.
         line: (N, 3) dense samples of the line of centres: s, x, y.
         scale: body size, 1 for a middling adult.
         conus_s: arc length at which the cord ends.
@@ -113,6 +114,10 @@ class Anatomy:
         arc = np.asarray(s, dtype=np.float64)
         points = np.stack([np.interp(arc, self.line[:, 0], self.line[:, k]) for k in (1, 2)], -1)
         return points + np.asarray(u, dtype=np.float64)[..., None] * self._back(arc)
+
+    def strip(self, s: FloatArray, near: npt.ArrayLike, far: npt.ArrayLike) -> FloatArray:
+        """(2 N, 2) outline mm of the strip along the spine between two distances u."""
+        return np.concatenate([self.place(s, near), self.place(s, far)[::-1]])
 
     def depth_at(self, s: float | FloatArray) -> FloatArray:
         """Depth of the bodies at arc lengths, mm."""
@@ -163,26 +168,33 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     """A random spine: size, lordosis, sacral slope, and disease that grows towards L5-S1."""
     scale = float(rng.uniform(0.88, 1.06))
     age = float(rng.beta(1.6, 1.6))
-    discs = [_disease(rng, name, age) for name in _disc_names()]
+    discs = [_disease(rng, name, age) for name in _DISCS]
     bodies = [_body_disease(rng, age) for _ in _VERTEBRAE]
     heights, depths, angles = _sizes(rng, scale, [disc.loss for disc in discs])
-    line, middles = _integrate(heights, angles)
+    line, middles = line_of_centres(
+        heights, angles, origin=2 * _VERTEBRAE.index("L3"), above=60.0, below=40.0
+    )
     notches = _notches(rng, discs)
     names = (*_VERTEBRAE, *_SACRUM)
     made_bodies = []
     for n, name in enumerate(names):
-        _, x, y = middles[2 * n]
-        body = Body(name, (x, y), angles[2 * n], heights[2 * n], depths[n])
-        body = replace(body, notches=notches[n]) if n < len(notches) else body
-        made_bodies.append(_with_disease(body, bodies[n]) if n < len(bodies) else body)
+        traits = bodies[n] if n < len(bodies) else _BodyTraits()
+        nodes = notches[n] if n < len(notches) else ()
+        made_bodies.append(
+            Body(
+                name, middles[2 * n][1:], angles[2 * n], heights[2 * n], depths[n], traits.wedge,
+                traits.lips, traits.modic, nodes, traits.degenerative,
+            )
+        )  # fmt: skip
     made_discs = []
-    for n, (name, disc) in enumerate(zip(_disc_names(), discs, strict=True)):
-        s, x, y = middles[2 * n + 1]
+    for n, (name, disc) in enumerate(zip(_DISCS, discs, strict=True)):
+        s, *centre = middles[2 * n + 1]
         depth = (depths[n] + depths[n + 1]) / 2
         made_discs.append(
             Disc(
-                name, (x, y), angles[2 * n + 1], heights[2 * n + 1], depth, s, disc.tags,
-                disc.nucleus, disc.bulge * scale, disc.bulge_front * scale, disc.migration * scale,
+                name, (centre[0], centre[1]), angles[2 * n + 1], heights[2 * n + 1], depth, s,
+                disc.tags, disc.nucleus, disc.bulge * scale, disc.bulge_front * scale,
+                disc.migration * scale,
             )
         )  # fmt: skip
     at = dict(zip(names, (middles[2 * n][0] for n in range(len(names))), strict=True))
@@ -191,19 +203,35 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     return Anatomy(tuple(made_bodies), tuple(made_discs), line, scale, conus, sac_end)
 
 
-def _with_disease(body: Body, traits: _BodyTraits) -> Body:
-    return replace(
-        body,
-        lips=traits.lips,
-        modic=traits.modic,
-        wedge=traits.wedge,
-        degenerative=traits.degenerative,
-    )
+def line_of_centres(
+    heights: Sequence[float],
+    angles: Sequence[float],
+    *,
+    origin: int,
+    above: float,
+    below: float,
+) -> tuple[FloatArray, list[tuple[float, float, float]]]:
+    """The curve through the centres of bodies and discs.
 
+    Args:
+        heights: mm, of bodies and discs in turn, top to bottom.
+        angles: radians, of their axes.
+        origin: index of the element at whose middle s, x and y are 0.
+        above: mm that the line goes on above the topmost element.
+        below: mm that it goes on below the lowest.
 
-def _disc_names() -> list[str]:
-    below = (*_VERTEBRAE[1:], "S1")
-    return [f"{upper}-{lower}" for upper, lower in zip(_VERTEBRAE, below, strict=True)]
+    Returns:
+        (N, 3) dense samples of s, x, y in mm, and (s, x, y) of each element's middle.
+    """
+    ends = np.concatenate([[0.0], np.cumsum(heights)])
+    middles = (ends[:-1] + ends[1:]) / 2
+    s = np.arange(-above, ends[-1] + below, 0.5)
+    turn = np.interp(s, middles, angles)
+    xy = np.cumsum(np.stack([np.sin(turn), np.cos(turn)], axis=1) * 0.5, axis=0)
+    xy -= [np.interp(middles[origin], s, xy[:, k]) for k in (0, 1)]
+    x, y = (np.interp(middles, s, xy[:, k]) for k in (0, 1))
+    places = zip((middles - middles[origin]).tolist(), x.tolist(), y.tolist(), strict=True)
+    return np.column_stack([s - middles[origin], xy]), list(places)
 
 
 def _sizes(
@@ -225,25 +253,6 @@ def _sizes(
     heights = [value for pair in zip(bodies, [*gaps, 0.0], strict=True) for value in pair][:-1]
     turns = [value for pair in zip(at_bodies, [*at_gaps, 0.0], strict=True) for value in pair][:-1]
     return heights, depths, [float(np.radians(turn)) for turn in turns]
-
-
-def _integrate(
-    heights: Sequence[float], angles: Sequence[float]
-) -> tuple[FloatArray, list[tuple[float, float, float]]]:
-    """The line of centres as dense (s, x, y) samples, and (s, x, y) of each element's middle."""
-    ends = np.concatenate([[0.0], np.cumsum(heights)])
-    middles = (ends[:-1] + ends[1:]) / 2
-    s = np.arange(-60.0, ends[-1] + 40.0, 0.5)
-    turn = np.interp(s, middles, angles)
-    step = np.stack([np.sin(turn), np.cos(turn)], axis=1) * 0.5
-    xy = np.cumsum(step, axis=0)
-    origin = middles[2 * _VERTEBRAE.index("L3")]
-    xy -= [np.interp(origin, s, xy[:, k]) for k in (0, 1)]
-    line = np.column_stack([s - origin, xy])
-    places = [
-        (float(m - origin), *(float(np.interp(m, s, xy[:, k])) for k in (0, 1))) for m in middles
-    ]
-    return line, [(p[0], p[1], p[2]) for p in places]
 
 
 def _disease(rng: np.random.Generator, name: str, age: float) -> _DiscTraits:

@@ -1,4 +1,4 @@
-"""A phantom as a DICOM study, and its annotation in the official and in the report's shape.
+"""A phantom as a DICOM study.
 
 The study holds a T2 sagittal series with the annotated slice in its middle, and beside it what
 makes choosing real work: a T1 sagittal and a T2 transverse series. Patient coordinates: the centre
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.labels import encode_binary, encode_seven
-from spineline.datasets.phantoms.phantom import STORED_MAX, Phantom, sagittal_values
-from spineline.datasets.phantoms.render import View, render_transverse
-from spineline.datasets.types import ImageRecord, Structure
+from spineline.datasets.phantoms.canvas import View
+from spineline.datasets.phantoms.lumbar import render_transverse
+from spineline.datasets.phantoms.phantom import Phantom, sagittal_values, stored_values
+from spineline.datasets.types import ImageRecord
 
 _SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 _TRANSVERSE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -52,7 +52,7 @@ _TRA = _Series("tra", "T2_TSE_TRA", 3, 104.0, 4100.0)
 class _Slice:
     series: _Series
     index: int
-    stored: npt.NDArray[np.float32]
+    stored: Float32Array
     orientation: tuple[float, ...]
     position: tuple[float, float, float]
     spacing_mm: float
@@ -93,28 +93,6 @@ def write_phantom_study(
     )
 
 
-def report_entry(record: ImageRecord) -> dict[str, Any]:
-    """One frame of a label file in the report's shape; identification runs bottom to top there."""
-    last = len(record.structures) - 1
-    points = [
-        {
-            "identification": last - rank,
-            "class": _report_class(structure),
-            "coord": [round(v) for v in structure.point_xy],
-            "bbox": [round(v, 4) for v in structure.box_xyxy],
-        }
-        for rank, structure in enumerate(record.structures)
-    ]
-    return {"id": record.image_id, "point": points}
-
-
-def _report_class(structure: Structure) -> str:
-    seven = encode_seven(structure.kind, structure.pathology)
-    if seven is None:
-        return "null"
-    return f"({seven},{encode_binary(structure.kind, structure.pathology)})"
-
-
 def _slices(phantom: Phantom, count: int) -> Iterator[_Slice]:
     """All slices of the study, series by series in order of their numbers."""
     side_view = _shrunk(phantom.view)
@@ -131,7 +109,7 @@ def _slices(phantom: Phantom, count: int) -> Iterator[_Slice]:
     for index in range(count):
         height = (count // 2 - index) * 12.0
         signal = render_transverse(phantom.anatomy, phantom.look, _SIDE_SIZE, spacing, -height)
-        values = np.clip(np.rint(signal * phantom.csf_value), 0, STORED_MAX).astype(np.float32)
+        values = stored_values(phantom, signal)
         yield _Slice(_TRA, index, values, _TRANSVERSE, (-100.0, -110.0, height), spacing)
 
 

@@ -54,23 +54,23 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
         "stats": Command(
             "counts, sizes, spacing, mean and std, histograms",
-            "spineline.datasets.commands.stats:DataStats",
+            "spineline.datasets.commands.settings:DataStats",
             "spineline.datasets.commands.stats:stats",
         ),
         "show": Command(
             "overlays of boxes, points and levels",
-            "spineline.datasets.commands.show:DataShow",
+            "spineline.datasets.commands.settings:DataShow",
             "spineline.datasets.commands.show:show",
         ),
         "crops": Command(
             "crops for the classifier, jittered and balanced on request",
-            "spineline.datasets.crops.crops:DataCrops",
-            "spineline.datasets.crops.crops:crops",
+            "spineline.datasets.commands.settings:DataCrops",
+            "spineline.datasets.commands.crops:crops",
         ),
         "phantom": Command(
             "draw synthetic studies with their annotation",
-            "spineline.datasets.phantoms.phantom:DataPhantom",
-            "spineline.datasets.phantoms.phantom:phantom",
+            "spineline.datasets.commands.settings:DataPhantom",
+            "spineline.datasets.commands.phantom:phantom",
         ),
     },
     "detect": {

@@ -22,7 +22,7 @@ from spineline.datasets.common.files import check_output, staged_folder, write_b
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.runtimes import PACKAGES, Form, import_runtime
-from spineline.datasets.dicom.study import Reorientation
+from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.detect.export import onnx_bytes as detector_onnx_bytes

@@ -16,7 +16,7 @@ from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
 
 if TYPE_CHECKING:
     from spineline.classify.grades import Grades
-    from spineline.datasets.crops.crops import CropSpec
+    from spineline.datasets.crops.spec import CropSpec
 
 _SCHMORL = SEVEN_NAMES.index("disc-schmorl")
 Grade = tuple[SevenGrade | None, BinaryGrade | None]

@@ -18,13 +18,9 @@ from spineline.converters.sources.source import AnnotationSource, LeftOut, detec
 from spineline.converters.sources.tianchi import read_tianchi
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.dicom.study import (
-    SliceHeader,
-    instances_by_uid,
-    patient_to_pixel,
-    pixel_to_patient,
-    scan,
-)
+from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.splits import PARTS, split_studies
 from spineline.datasets.types import ImageRecord

@@ -21,7 +21,7 @@ import numpy as np
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.run_record import package_version
-from spineline.datasets.crops.crops import extract_crops
+from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.bundles import (
     exported_bundle,

@@ -24,26 +24,28 @@ from spineline.datasets.common.remarks import (
     Remark,
     SeriesText,
 )
-from spineline.datasets.dicom.index import IndexEntry, index_files, plain_entry
+from spineline.datasets.dicom.geometry import (
+    Reorientation,
+    pixel_to_patient,
+    to_standard_orientation,
+)
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.index import (
+    IndexEntry,
+    StudyFiles,
+    index,
+    index_files,
+    plain_entry,
+    read_study,
+)
+from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.privacy import (
     holds_identity,
     identity_parts,
     privacy_remarks,
     tells_of,
 )
-from spineline.datasets.dicom.select import Rejection
-from spineline.datasets.dicom.study import (
-    Reorientation,
-    SliceHeader,
-    Study,
-    StudyFiles,
-    choose_slice,
-    index,
-    pixel_to_patient,
-    read_pixels,
-    read_study,
-    to_standard_orientation,
-)
+from spineline.datasets.dicom.select import Rejection, Study, choose_slice
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     image_names,

@@ -16,7 +16,7 @@ from spineline.converters.write import write_dataset
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import read_json, staged_folder, write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.crops.crops import is_crops_folder
+from spineline.datasets.crops.files import is_crops_folder
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import (

@@ -17,7 +17,8 @@ import numpy as np
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.dicom.study import SliceHeader, patient_to_pixel, pixel_to_patient
+from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
+from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.pipeline.inference.ground_truth import Truth, TruthSet, aligned, read_truth

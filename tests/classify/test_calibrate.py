@@ -18,7 +18,7 @@ from spineline.classify import load_classifier
 from spineline.classify.calibrate import Graded, calibration, fit_temperature, tempered
 from spineline.classify.export import ExportNetwork
 from spineline.classify.model import MIN_TEMPERATURE
-from spineline.datasets.grades_csv import COLUMNS
+from spineline.datasets.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import LEVELS, kind_of_level
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -80,7 +80,7 @@ def write_predictions(path: Path, temperature: float, *, fold: bool = True, seed
     rng = np.random.default_rng(seed)
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*(["fold"] if fold else []), *COLUMNS])
+        writer.writerow([*(["fold"] if fold else []), *GRADE_COLUMNS])
         for study in range(40):
             for level in LEVELS:
                 own = range(2, 7) if kind_of_level(level) == "disc" else range(2)
@@ -169,7 +169,7 @@ def test_bad_predictions(
     }
     file = tmp_path / "p.csv"
     if content in rows:
-        content = ",".join(COLUMNS) + "\n" + ",".join(rows[content]) + "\n"
+        content = ",".join(GRADE_COLUMNS) + "\n" + ",".join(rows[content]) + "\n"
     if content is not None:
         file.write_text(content)
     out = tmp_path / "o.safetensors"

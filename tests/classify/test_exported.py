@@ -15,7 +15,7 @@ from spineline.classify.exported import ExportedClassifier
 from spineline.classify.model import Classifier, NetworkConfig, build_network
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.common.runtimes import open_session
-from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.crops.spec import CropSpec
 
 CROP = CropSpec(size=32)
 

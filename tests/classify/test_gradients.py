@@ -42,7 +42,8 @@ from spineline.classify.train import (
     train,
 )
 from spineline.datasets.common.errors import ConfigError, WeightsError
-from spineline.datasets.crops.crops import CropSpec, make_crops
+from spineline.datasets.crops.spec import CropSpec
+from spineline.datasets.crops.table import make_crops
 from spineline.datasets.dataset import load_dataset
 
 Cli = Callable[..., tuple[int, str, str]]

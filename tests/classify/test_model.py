@@ -24,7 +24,7 @@ from spineline.classify.model import (
     save_weights,
 )
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
-from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES
 
 CONFIG = NetworkConfig(

@@ -11,7 +11,7 @@ from spineline.classify.recipe import RECIPES, Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import parse_settings, read_settings_file
-from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.crops.spec import CropSpec
 
 REPORT = {
     "model": "resnet50", "size": 64, "batch": 512, "optimizer": "adam", "lr": 1e-3,

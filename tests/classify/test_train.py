@@ -48,7 +48,8 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.locks import held_folder
-from spineline.datasets.crops.crops import CropSpec, make_crops
+from spineline.datasets.crops.spec import CropSpec
+from spineline.datasets.crops.table import make_crops
 from spineline.datasets.dataset import load_dataset
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -12,7 +12,8 @@ import pytest
 from sklearn import metrics as oracle
 
 from spineline.classify import load_classifier
-from spineline.datasets.crops.crops import CropSpec, make_crops
+from spineline.datasets.crops.spec import CropSpec
+from spineline.datasets.crops.table import make_crops
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import SEVEN_NAMES
 
@@ -51,9 +52,9 @@ def test_figures_are_those_of_the_grades(
     assert f"{metrics['seven']['macro_f1']:.4f}" in stdout
     assert (out / "confusion.png").is_file()
     rows = list(csv.DictReader((out / "predictions.csv").open()))
-    assert [(r["image"], r["study"], r["level"]) for r in rows] == list(
-        zip(table.image_id, table.study_id, table.level, strict=True)
-    )
+    assert [(r["image"], r["study"], r["level"]) for r in rows] == [
+        (row.image_id, row.study_id, row.level) for row in table.rows
+    ]
     assert [(int(r["seven"]), int(r["binary"])) for r in rows] == [
         (r.seven, r.binary) for r in table.rows
     ]

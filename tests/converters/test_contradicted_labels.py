@@ -12,7 +12,7 @@ import pytest
 
 from spineline.converters.contradicted_labels import confidently_other, contradictions
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.grades_csv import COLUMNS
+from spineline.datasets.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 
 IDS = ("001-000", "002-000", "003-000")
@@ -65,7 +65,7 @@ def write_predictions(path: Path, dataset: Path, said: dict[tuple[str, str], tup
     """Each label with probability 0.6, but those in ``said``: class and its probability."""
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["fold", *COLUMNS])
+        writer.writerow(["fold", *GRADE_COLUMNS])
         for record in load_dataset(dataset).all_records():
             for s in record.structures:
                 code, binary = s.class_in("seven"), s.class_in("binary")

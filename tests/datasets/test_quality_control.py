@@ -7,20 +7,20 @@ from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.quality_control import (
     SEVERITY,
     Finding,
-    Frame,
-    Mark,
-    Rules,
+    MarkedImage,
+    MarkedPoint,
+    PointRules,
     has_errors,
-    resolve,
+    resolve_levels,
 )
 
-FRAME = Frame("a", "s", 100, 200)
+FRAME = MarkedImage("a", "s", 100, 200)
 
 
-def marks(**changes: Mark) -> list[Mark]:
+def marks(**changes: MarkedPoint) -> list[MarkedPoint]:
     """Eleven marks top to bottom, 15 px apart; ``m3=…`` replaces the one of rank 3."""
     spine = [
-        Mark((50.0, 20.0 + 15 * n), n, kind=kind_of_level(level), tags=("v1",))
+        MarkedPoint((50.0, 20.0 + 15 * n), n, kind=kind_of_level(level), tags=("v1",))
         for n, level in enumerate(LEVELS)
     ]
     for name, mark in changes.items():
@@ -33,42 +33,44 @@ def names(resolution) -> list[tuple[str | None, str]]:
 
 
 def test_clean_spine_has_no_findings_in_any_order():
-    resolution = resolve(marks()[::-1], FRAME, Rules())
+    resolution = resolve_levels(marks()[::-1], FRAME, PointRules())
     assert [s.level for s in resolution.structures] == list(LEVELS)
     assert resolution.findings == ()
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["top to bottom", "bottom to top"])
 def test_direction_is_corrected_before_comparing(reverse):
-    spine = [Mark(m.point_xy, 10 - m.rank if reverse else m.rank, kind=m.kind) for m in marks()]
+    spine = [
+        MarkedPoint(m.point_xy, 10 - m.rank if reverse else m.rank, kind=m.kind) for m in marks()
+    ]
     spine[3], spine[5] = (
-        Mark(spine[3].point_xy, spine[5].rank, kind="vertebra"),
-        Mark(spine[5].point_xy, spine[3].rank, kind="vertebra"),
+        MarkedPoint(spine[3].point_xy, spine[5].rank, kind="vertebra"),
+        MarkedPoint(spine[5].point_xy, spine[3].rank, kind="vertebra"),
     )
-    found = names(resolve(spine, FRAME, Rules(correct_direction=True)))
+    found = names(resolve_levels(spine, FRAME, PointRules(correct_direction=True)))
     assert found == [("L2", "order_identification"), ("L3", "order_identification")]
 
 
 def test_kind_against_order_empties_the_pathology():
-    wrong = Mark((50.0, 65.0), 3, kind="disc", tags=("v4",))
-    resolution = resolve(marks(m3=wrong), FRAME, Rules(empty_tag=("v1",)))
+    wrong = MarkedPoint((50.0, 65.0), 3, kind="disc", tags=("v4",))
+    resolution = resolve_levels(marks(m3=wrong), FRAME, PointRules(empty_tag=("v1",)))
     assert names(resolution) == [("L2", "order_kind")]
     assert resolution.structures[3].pathology == ()
     assert resolution.structures[3].findings == ("order_kind",)
 
 
 def test_more_than_two_swapped_pairs_put_the_ranks_in_doubt():
-    spine = [Mark(m.point_xy, m.rank, kind="disc") for m in marks()]
-    resolution = resolve(spine, FRAME, Rules())
+    spine = [MarkedPoint(m.point_xy, m.rank, kind="disc") for m in marks()]
+    resolution = resolve_levels(spine, FRAME, PointRules())
     assert resolution.structures is None
     assert resolution.reason == "order_kind"
     assert "5 of 11 tags" in resolution.detail
 
 
 def test_a_left_out_record_names_its_points_outside_the_frame():
-    spine = [Mark(m.point_xy, m.rank, kind="disc") for m in marks()]
-    spine[0] = Mark((9999.0, 3000.0), 0, kind="disc")
-    resolution = resolve(spine, FRAME, Rules())
+    spine = [MarkedPoint(m.point_xy, m.rank, kind="disc") for m in marks()]
+    spine[0] = MarkedPoint((9999.0, 3000.0), 0, kind="disc")
+    resolution = resolve_levels(spine, FRAME, PointRules())
     assert resolution.structures is None
     assert [f.finding for f in resolution.findings] == ["order_kind", "outside_frame"]
     assert resolution.findings[1].detail.startswith("point (9999, 3000) lies outside the frame")
@@ -78,7 +80,7 @@ def test_a_left_out_record_names_its_points_outside_the_frame():
 def test_fewer_points(keep_fewer):
     spine = marks()
     del spine[10]
-    resolution = resolve(spine, FRAME, Rules(keep_fewer=keep_fewer))
+    resolution = resolve_levels(spine, FRAME, PointRules(keep_fewer=keep_fewer))
     assert names(resolution) == [("L5-S1", "point_count")]
     assert (resolution.structures is not None) == keep_fewer
 
@@ -86,29 +88,32 @@ def test_fewer_points(keep_fewer):
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param(lambda s: s.append(Mark((50.0, 190.0), 10)), id="twelve"),
+        pytest.param(lambda s: s.append(MarkedPoint((50.0, 190.0), 10)), id="twelve"),
         pytest.param(lambda s: s.__delitem__(slice(1, None)), id="one"),
         pytest.param(lambda s: s.__delitem__(slice(None)), id="none"),
         pytest.param(
-            lambda s: (s.pop(), s.__setitem__(3, Mark((50.0, 65.0), 4))), id="named twice"
+            lambda s: (s.pop(), s.__setitem__(3, MarkedPoint((50.0, 65.0), 4))), id="named twice"
         ),
-        pytest.param(lambda s: (s.pop(), s.__setitem__(3, Mark((50.0, 65.0), None))), id="unnamed"),
         pytest.param(
-            lambda s: (s.pop(), s.__setitem__(3, Mark((50.0, 65.0), 3, kind="disc"))), id="kind"
+            lambda s: (s.pop(), s.__setitem__(3, MarkedPoint((50.0, 65.0), None))), id="unnamed"
+        ),
+        pytest.param(
+            lambda s: (s.pop(), s.__setitem__(3, MarkedPoint((50.0, 65.0), 3, kind="disc"))),
+            id="kind",
         ),
     ],
 )
 def test_counts_that_cannot_be_kept(spoil):
     spine = marks()
     spoil(spine)
-    resolution = resolve(spine, FRAME, Rules(keep_fewer=True))
+    resolution = resolve_levels(spine, FRAME, PointRules(keep_fewer=True))
     assert resolution.structures is None
     assert resolution.reason == "point_count"
 
 
 def test_points_at_one_height_would_have_an_empty_box():
-    spine = [Mark((50.0, 20.0), 0), Mark((60.0, 20.0), 1)]
-    resolution = resolve(spine, FRAME, Rules(keep_fewer=True))
+    spine = [MarkedPoint((50.0, 20.0), 0), MarkedPoint((60.0, 20.0), 1)]
+    resolution = resolve_levels(spine, FRAME, PointRules(keep_fewer=True))
     assert resolution.reason == "degenerate_box"
     assert "T12-L1, L1" in resolution.detail
 
@@ -125,20 +130,22 @@ def test_points_at_one_height_would_have_an_empty_box():
     ],
 )
 def test_the_frame_ends_half_a_pixel_around_its_centres(point, finding):
-    resolution = resolve(marks(m0=Mark(point, 0, kind="disc", tags=("v1",))), FRAME, Rules())
+    resolution = resolve_levels(
+        marks(m0=MarkedPoint(point, 0, kind="disc", tags=("v1",))), FRAME, PointRules()
+    )
     assert ("T12-L1", finding) in names(resolution)
     assert finding in resolution.structures[0].findings
 
 
 def test_extra_level_below_the_first_is_a_contradiction():
-    extra = Mark((50.0, 60.0), None, extra_level="T11-T12")
+    extra = MarkedPoint((50.0, 60.0), None, extra_level="T11-T12")
     with pytest.raises(AnnotationError, match="lies below that of T12-L1"):
-        resolve([*marks(), extra], FRAME, Rules())
+        resolve_levels([*marks(), extra], FRAME, PointRules())
 
 
 def test_second_extra_level_is_a_duplicate():
-    extra = Mark((50.0, 2.0), None, extra_level="T11-T12")
-    resolution = resolve([*marks(), extra, extra], FRAME, Rules())
+    extra = MarkedPoint((50.0, 2.0), None, extra_level="T11-T12")
+    resolution = resolve_levels([*marks(), extra, extra], FRAME, PointRules())
     assert ("T11-T12", "duplicate_level") in names(resolution)
     assert [s.level for s in resolution.structures].count("T11-T12") == 1
 

@@ -71,8 +71,9 @@ def make_base(folder: Path) -> None:
 
     from spineline.converters.convert import convert_prepared, convert_report
     from spineline.converters.settings import ConvertPrepared, ConvertReport
+    from spineline.datasets.commands.phantom import phantom
+    from spineline.datasets.commands.settings import DataPhantom
     from spineline.datasets.common.files import write_json
-    from spineline.datasets.phantoms.phantom import DataPhantom, phantom
     from spineline.weights.registry import BUNDLED
 
     lumbar, neck = folder / "drawn", folder / "neck"
@@ -123,7 +124,8 @@ def _prepared(report: Path, folder: Path) -> Path:
 
 
 def _some_result(picture: np.ndarray) -> Any:
-    from spineline.pipeline.inference.sources import Frame, Reorientation
+    from spineline.datasets.dicom.geometry import Reorientation
+    from spineline.pipeline.inference.sources import Frame
 
     turn = Reorientation(False, False, False, picture.shape[:2])
     frame = Frame("a", picture, turn, picture.shape[1], picture.shape[0])
@@ -165,7 +167,7 @@ class ToyClassifier:
     head = "both"
 
     def __init__(self) -> None:
-        from spineline.datasets.crops.crops import CropSpec
+        from spineline.datasets.crops.spec import CropSpec
 
         self.crop = CropSpec(size=16)
 
@@ -208,7 +210,8 @@ def _spoil_slices(folder: Path, rng: Rng) -> None:
 
 def _spoil_one_slice(folder: Path, rng: Rng) -> None:
     """One slice alone, so that nothing better can be chosen."""
-    from spineline.datasets.dicom.study import choose_slice, scan
+    from spineline.datasets.dicom.select import choose_slice
+    from spineline.datasets.dicom.study import scan
 
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     kept = choose_slice(scan(folder)[0]).slice.path

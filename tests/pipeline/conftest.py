@@ -23,7 +23,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import LEVELS
 from spineline.detect.results import Detections, no_detections
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline

@@ -40,7 +40,7 @@ from spineline.converters.sources.source import (
     numbers_text,
 )
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.quality_control import Finding, Frame
+from spineline.datasets.quality_control import Finding, MarkedImage
 from spineline.datasets.types import ImageRecord, check_image_id, is_image_id
 
 
@@ -57,7 +57,7 @@ class _Row:
     image_id: str
     study: str
     error: AnnotationError | None = None
-    frame: Frame | None = None
+    frame: MarkedImage | None = None
     file: str | None = None
     discs: list[_Disc] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -153,7 +153,7 @@ class _Reader:
             "no_size", f"{where}: the XML gives no imagesize, and the image is missing"
         )
         size_wh = label.size_wh or size_of_frame(self.images, file, where, no_size)
-        found.frame = Frame(image_id, found.study, *size_wh)
+        found.frame = MarkedImage(image_id, found.study, *size_wh)
         self._sort_objects(label, found, found.frame, name)
         if not found.discs:
             detail = f"{where}: no cervical disc is marked"
@@ -168,7 +168,7 @@ class _Reader:
             return image_id
         return self.patients.setdefault(patient, f"patient-{len(self.patients) + 1:03d}")
 
-    def _sort_objects(self, label: LabelMe, found: _Row, frame: Frame, name: str) -> None:
+    def _sort_objects(self, label: LabelMe, found: _Row, frame: MarkedImage, name: str) -> None:
         """Sort the objects of an annotation into discs and what is left out."""
         self.objects["marked"] += len(label.objects)
         if label.filename and PurePosixPath(label.filename).stem != PurePosixPath(name).stem:
@@ -253,7 +253,7 @@ class _Reader:
             builder.leave_out(row.image_id, row.study, row.error)
             self.objects["in_images_left_out"] += len(row.discs)
             return
-        frame = cast(Frame, row.frame)
+        frame = cast(MarkedImage, row.frame)
         boxes, tags = [disc.box_xyxy for disc in row.discs], [disc.tag for disc in row.discs]
         structures, found = disc_structures(boxes, tags, frame)
         builder.findings.extend(found)

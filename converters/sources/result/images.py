@@ -14,13 +14,10 @@ from spineline.converters.sources.report import study_of
 from spineline.converters.sources.result.content import ResultContent
 from spineline.converters.sources.result.files import ResultFile
 from spineline.converters.sources.source import EntryError, SourceBuilder
-from spineline.datasets.dicom.study import (
-    SliceHeader,
-    Study,
-    instances_by_uid,
-    patient_to_pixel,
-    scan,
-)
+from spineline.datasets.dicom.geometry import patient_to_pixel
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.select import Study
+from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.images import IMAGE_SUFFIXES, image_names
 
 _IN_PLANE_MM = 0.25  # numbers in results are rounded to micrometres; frames lie a millimetre apart

@@ -16,10 +16,10 @@ from spineline.converters.sources.source import (
     load_json,
 )
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.dicom.study import read_pixels
+from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.images import read_image
 from spineline.datasets.labels import EXTRA_LEVELS, LEVELS, kind_of_level
-from spineline.datasets.quality_control import Frame, Mark, Rules
+from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord, check_image_id
 
 
@@ -106,7 +106,7 @@ def _read(
     if (header.instance_uid if header else file) in images.done:
         detail = f"{entry.where}: an earlier result is of the same image; the first one counts"
         raise EntryError("duplicate_id", detail, failed=False)
-    frame = Frame(entry.image_id, study, content.width, content.height)
+    frame = MarkedImage(entry.image_id, study, content.width, content.height)
     if content.abstained:
         if not rules.keep_abstained:
             detail = "its levels are a guess (naming.abstained), and abstained=leave_out"
@@ -120,7 +120,7 @@ def _read(
         detail = f"{entry.where}: without {missing}, and missing=leave_out"
         raise EntryError("point_count", detail, failed=False)
     empty_tag = () if rules.empty_tag is None else (rules.empty_tag,)
-    structures = builder.judge(marks, frame, Rules(keep_fewer=True, empty_tag=empty_tag))
+    structures = builder.judge(marks, frame, PointRules(keep_fewer=True, empty_tag=empty_tag))
     if structures:
         record = ImageRecord(
             image_id=entry.image_id,
@@ -139,8 +139,8 @@ def _read(
 
 
 def _marks(
-    content: ResultContent, frame: Frame, rules: ResultRules, builder: SourceBuilder
-) -> list[Mark]:
+    content: ResultContent, frame: MarkedImage, rules: ResultRules, builder: SourceBuilder
+) -> list[MarkedPoint]:
     """The structures that are sure enough, as marks."""
     marks = []
     for found in content.structures:
@@ -157,7 +157,7 @@ def _marks(
             builder.findings.append(frame.finding("box_differs", detail, action, level))
             box = None
         marks.append(
-            Mark(
+            MarkedPoint(
                 point_xy=found.point_xy,
                 rank=LEVELS.index(level) if level in LEVELS else None,
                 extra_level=level if level in EXTRA_LEVELS else None,

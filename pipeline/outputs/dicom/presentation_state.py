@@ -15,7 +15,7 @@ from highdicom import ModalityLUTTransformation, PresentationLUTTransformation, 
 from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 
-from spineline.datasets.dicom.study import read_pixels
+from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.drawing import COLOURS_RGB
 from spineline.datasets.labels import KINDS
 from spineline.pipeline.inference.pipeline import Analysis

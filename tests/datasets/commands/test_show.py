@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spineline.datasets.commands.show import DataShow, record_marks, select_records
+from spineline.datasets.commands.settings import DataShow
+from spineline.datasets.commands.show import record_marks, select_records
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.drawing import COLOURS_RGB, HEALTH_COLOURS_RGB
 from spineline.datasets.types import ImageRecord, Structure

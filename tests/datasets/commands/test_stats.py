@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.preprocessing import StandardScaler
 
+from spineline.datasets.commands.settings import DataStats
 from spineline.datasets.commands.stats import (
-    DataStats,
     dataset_stats,
     grey_summary,
     pixel_counts,

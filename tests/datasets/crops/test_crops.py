@@ -14,18 +14,10 @@ import yaml
 from numpy.typing import NDArray
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError
-from spineline.datasets.crops.crops import (
-    CropRow,
-    CropSpec,
-    CropTable,
-    balance_with_noise,
-    extract_crops,
-    jittered_box,
-    load_crops,
-    make_crops,
-    spine_directions,
-    write_crops,
-)
+from spineline.datasets.crops.extract import extract_crops, jittered_box, spine_directions
+from spineline.datasets.crops.files import load_crops, write_crops
+from spineline.datasets.crops.spec import CropSpec
+from spineline.datasets.crops.table import CropRow, CropTable, balance_with_noise, make_crops
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.types import ImageRecord, Structure
@@ -196,7 +188,7 @@ def test_bad_specs_are_refused(values: dict[str, object], message: str) -> None:
 
 def test_unlabelled_structures_stay_out(dataset_folder: Path) -> None:
     table = make_crops(load_dataset(dataset_folder), "val", CropSpec(16))
-    assert table.level == tuple(level for level in LEVELS if level != "L3")
+    assert [row.level for row in table.rows] == [level for level in LEVELS if level != "L3"]
     assert tuple(table.seven) == SEVEN
     assert tuple(table.binary) == BINARY
     assert set(table.study_id) == {"003"}
@@ -243,7 +235,9 @@ def test_jitter_gives_five_crops_per_point(dataset_folder: Path) -> None:
     dataset = load_dataset(dataset_folder)
     table = make_crops(dataset, "train", CropSpec(14), jitter=True)
     assert len(table) == 5 * 20
-    assert Counter(table.variant) == dict.fromkeys(("", "up", "down", "left", "right"), 20)
+    assert Counter(row.variant for row in table.rows) == dict.fromkeys(
+        ("", "up", "down", "left", "right"), 20
+    )
     record = dataset.records["train"][0]
     image = cv2.imread(str(dataset.image_path(record)), cv2.IMREAD_GRAYSCALE)
     for n, (dx, dy) in enumerate([(0, 0), (0, -1.4), (0, 1.4), (-1.4, 0), (1.4, 0)]):

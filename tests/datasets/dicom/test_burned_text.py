@@ -140,5 +140,5 @@ def test_none_is_seen_in_noise(seed: int, smooth: int) -> None:
 
 def test_huge_images_are_not_searched(monkeypatch) -> None:
     image = burn(np.zeros((80, 200), np.uint8), "HNKEFH", high=14)
-    monkeypatch.setattr(burned_text, "MAX_PIXELS", image.size - 1)
+    monkeypatch.setattr(burned_text, "MAX_SEARCHED_PIXELS", image.size - 1)
     assert letters_in_a_row(image) == 0

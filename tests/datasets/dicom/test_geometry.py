@@ -10,13 +10,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from spineline.datasets.common.errors import DicomReadError
-from spineline.datasets.dicom.study import (
-    SliceHeader,
+from spineline.datasets.dicom.geometry import (
     patient_to_pixel,
     pixel_to_patient,
     standard_orientation,
     to_standard_orientation,
 )
+from spineline.datasets.dicom.header import SliceHeader
 
 HEADER = SliceHeader(
     path=Path("a.dcm"),

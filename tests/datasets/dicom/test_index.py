@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.errors import DicomReadError
-from spineline.datasets.dicom.study import index, index_files, read_study, scan
-from spineline.datasets.phantoms.phantom import DataPhantom, phantom
+from spineline.datasets.dicom.index import index, index_files, read_study
+from spineline.datasets.dicom.study import scan
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELo
 
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom import pixels as dicom_pixels
-from spineline.datasets.dicom.pixels import codestream_size
-from spineline.datasets.dicom.study import SliceHeader, read_pixels, scan
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.pixels import codestream_size, read_pixels
+from spineline.datasets.dicom.study import scan
 
 WriteDicom = Callable[..., Path]
 RNG = np.random.default_rng(0)
@@ -221,7 +222,7 @@ def test_a_constant_image_is_refused(write_dicom: WriteDicom, value: int) -> Non
 
 def test_a_huge_file_is_not_read(write_dicom: WriteDicom, monkeypatch: pytest.MonkeyPatch) -> None:
     header = header_of(write_dicom("a", NOISE))
-    monkeypatch.setattr(dicom_pixels, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(dicom_pixels, "MAX_DICOM_BYTES", 1000)
     with pytest.raises(DicomReadError, match="MiB allowed"):
         read_pixels(header)
 

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from spineline.datasets.common.errors import DicomReadError
-from spineline.datasets.dicom.study import (
-    Choice,
-    Rejection,
-    Series,
-    SliceHeader,
-    Study,
-    choose_slice,
-)
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.select import Choice, Rejection, Series, Study, choose_slice
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 TRANSVERSE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

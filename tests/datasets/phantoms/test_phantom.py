@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +17,20 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from spineline.datasets.boxes import boxes_from_points
-from spineline.datasets.dicom.study import choose_slice, pixel_to_patient, read_pixels, scan
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
+from spineline.datasets.dicom.geometry import pixel_to_patient
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import choose_slice
+from spineline.datasets.dicom.study import scan
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import LEVELS, encode_binary, encode_seven
 from spineline.datasets.phantoms.anatomy import draw_anatomy
 from spineline.datasets.phantoms.phantom import (
-    FRAME_SIZES_HW,
-    DataPhantom,
+    LUMBAR_SIZES_HW,
     PhantomImage,
     draw_phantom,
     draw_spine,
-    phantom,
     record_of,
     sagittal_values,
 )
@@ -99,7 +101,7 @@ def test_every_size_that_is_drawn_shows_all_levels() -> None:
         assert (points.min(axis=0) > 0.05 * height).all()
         assert points[:, 1].max() < 0.95 * height
         assert points[:, 0].max() < 0.95 * width
-    assert set(sizes) == set(FRAME_SIZES_HW)
+    assert set(sizes) == set(LUMBAR_SIZES_HW)
 
 
 def test_sizes_are_those_of_people() -> None:
@@ -171,19 +173,9 @@ def test_brightness_varies_by_a_factor() -> None:
     assert max(tops) <= 4095
 
 
-def test_drawing_is_quick() -> None:
-    draw_spine(0)
-    times = []
-    for seed in range(5):
-        started = time.perf_counter()
-        draw_spine(seed, (384, 384))
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.3
-
-
 def test_asking_for_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; import spineline.datasets.phantoms.phantom; "
+        "import sys; import spineline.datasets.commands.settings; "
         "print([m for m in ('cv2', 'pydicom', 'torch', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run(

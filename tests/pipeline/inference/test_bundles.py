@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
-from spineline.datasets.crops.crops import CropSpec
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
 from spineline.datasets.straighten import StripSpec
 from spineline.pipeline.inference.bundles import (

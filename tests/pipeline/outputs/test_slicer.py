@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spineline.datasets.dicom.study import pixel_to_patient
+from spineline.datasets.dicom.geometry import pixel_to_patient
 from spineline.datasets.labels import LEVELS
 
 

@@ -11,7 +11,7 @@ import pytest
 from spineline import classify, converters, datasets, detect, pipeline, weights
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import NameText, PathText, SeriesText, UidText
-from spineline.datasets.dicom.study import StudyFiles
+from spineline.datasets.dicom.index import StudyFiles
 from spineline.pipeline.inference.sources import Case
 from spineline.pipeline.run.hidden_log import hidden_in_log
 from spineline.pipeline.run.pseudonyms import Pseudonyms

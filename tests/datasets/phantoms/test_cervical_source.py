@@ -15,14 +15,11 @@ import pytest
 from PIL import Image
 
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses
-from spineline.datasets.phantoms.cervical import (
-    draw_neck,
-    draw_neck_phantom,
-    marked_objects,
-    neck_record,
-    source_csv,
-)
-from spineline.datasets.phantoms.phantom import DataPhantom, phantom, sagittal_values
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
+from spineline.datasets.phantoms.cervical_source import marked_objects, neck_record, source_csv
+from spineline.datasets.phantoms.neck import draw_neck
+from spineline.datasets.phantoms.phantom import draw_neck_phantom, sagittal_values
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -145,6 +142,18 @@ def test_cord_fluid_and_air_look_as_in_t2() -> None:
     cord, front = at(wall + 6.5 * scale), at(wall + 1.5 * scale)
     assert front > 1.4 * cord > 1.4 * at(0.0) * 0.8
     assert values[:, 5].mean() < 0.1 * front
+
+
+def test_sick_discs_are_darker_than_healthy_ones() -> None:
+    signals: dict[str, list[float]] = {"healthy": [], "sick": []}
+    for seed in range(12):
+        drawn = draw_neck_phantom(np.random.default_rng(seed), (384, 384))
+        values = sagittal_values(drawn)
+        for structure in neck_record(drawn, "0-0").structures:
+            x, y = (round(v) for v in structure.point_xy)
+            signal = float(np.median(values[y - 1 : y + 2, x - 2 : x + 3])) / drawn.csf_value
+            signals[structure.pathology[0]].append(signal)
+    assert np.mean(signals["sick"]) < 0.8 * np.mean(signals["healthy"])
 
 
 def test_the_slice_beside_the_midline_shows_no_cord() -> None:

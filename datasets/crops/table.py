@@ -1,0 +1,280 @@
+"""Crops of one part of a dataset with their labels, in memory; more crops for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from spineline.datasets.common.arrays import FloatArray, IntArray, PixelArray
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.log import progress
+from spineline.datasets.crops.extract import (
+    JITTER_XY,
+    cut_windows,
+    jittered_box,
+    window_directions,
+)
+from spineline.datasets.crops.spec import CropSpec
+from spineline.datasets.dataset import Dataset
+from spineline.datasets.images import read_uint8_image
+from spineline.datasets.labels import (
+    BINARY_NAMES,
+    NO_LEVEL,
+    SEVEN_NAMES,
+    Kind,
+    encode_binary,
+    encode_seven,
+    kind_of_level,
+)
+from spineline.datasets.splits import Part
+from spineline.datasets.types import ImageRecord
+
+Balance = Literal["none", "noise"]
+BalanceBy = Literal["seven", "binary"]
+
+
+@dataclass(frozen=True, slots=True)
+class CropRow:
+    """What is known of one crop.
+
+    ``variant`` is empty for the crop itself, and names the jitter and noise of an augmented copy.
+    """
+
+    part: Part
+    image_id: str
+    study_id: str
+    level: str
+    pathology: tuple[str, ...]
+    variant: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """``disc`` or ``vertebra``, from the level."""
+        return kind_of_level(self.level)
+
+    @property
+    def seven(self) -> int:
+        """The seven-class code."""
+        code = encode_seven(self.kind, self.pathology)
+        if code is None:
+            raise ValueError(f"{self.image_id} {self.level}: unlabelled structures have no crop")
+        return code
+
+    @property
+    def binary(self) -> int:
+        """The binary code: 1 where a disc carries v5."""
+        return encode_binary(self.kind, self.pathology) or 0
+
+    @property
+    def file(self) -> str:
+        """Path below a crops folder."""
+        variant = f"_{self.variant}" if self.variant else ""
+        return f"{self.part}/{self.image_id}_{self.level}{variant}.png"
+
+
+@dataclass(frozen=True, slots=True)
+class CropTable:
+    """Crops of one part of a dataset with their labels, in memory.
+
+    Attributes:
+        spec: how they were cut.
+        pixels: (N, S, S) uint8 with S = ``spec.size`` + 2 ``pad``.
+        rows: what is known of each.
+        pad: pixels of surroundings on each side, at the same scale; augmentation turns and shifts
+            the window within them.
+        failures: images that could not be read, with the reason.
+    """
+
+    spec: CropSpec
+    pixels: PixelArray
+    rows: tuple[CropRow, ...]
+    pad: int = 0
+    failures: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def seven(self) -> IntArray:
+        """(N,) int64 seven-class codes."""
+        return np.array([row.seven for row in self.rows], dtype=np.int64)
+
+    @property
+    def binary(self) -> IntArray:
+        """(N,) int64 binary codes."""
+        return np.array([row.binary for row in self.rows], dtype=np.int64)
+
+    @property
+    def study_id(self) -> tuple[str, ...]:
+        """Study of each crop."""
+        return tuple(row.study_id for row in self.rows)
+
+    @property
+    def kind(self) -> tuple[Kind, ...]:
+        """Kind of each crop."""
+        return tuple(row.kind for row in self.rows)
+
+    def windows(self) -> PixelArray:
+        """(N, size, size) uint8: the crops without their surroundings."""
+        return self.pixels[
+            :, self.pad : self.pad + self.spec.size, self.pad : self.pad + self.spec.size
+        ]
+
+    def counts(self, by: BalanceBy = "seven") -> dict[str, int]:
+        """Crops per class, every class named."""
+        return count_classes(self.rows, by)
+
+
+def count_classes(rows: Sequence[CropRow], by: BalanceBy = "seven") -> dict[str, int]:
+    """Crops per class of the seven or the binary encoding, every class named, in their order."""
+    names = SEVEN_NAMES if by == "seven" else BINARY_NAMES
+    found = Counter(row.seven if by == "seven" else row.binary for row in rows)
+    return {name: found[code] for code, name in enumerate(names)}
+
+
+def make_crops(
+    dataset: Dataset,
+    part: Part,
+    spec: CropSpec,
+    *,
+    pad: int = 0,
+    jitter: bool = False,
+    balance: Balance = "none",
+    balance_by: BalanceBy = "seven",
+    noise_std: float = 10.0,
+    seed: int = 0,
+) -> CropTable:
+    """The crops of one part of a converted dataset, labelled structures only.
+
+    Args:
+        dataset: from ``load_dataset``.
+        part: ``train``, ``val`` or ``test``.
+        spec: how to cut.
+        pad: pixels of surroundings to keep on each side.
+        jitter: add four crops per structure, moved up, down, left and right by a tenth of the
+            larger side of its box (the report's offline augmentation).
+        balance: ``noise`` adds Gaussian-noise copies until every class that occurs is as frequent
+            as the largest (the report's).
+        balance_by: whose classes to balance.
+        noise_std: of the copies' noise, in grey levels.
+        seed: decides which crops are copied, and the noise.
+
+    Raises:
+        ValueError: jitter or balancing of another part than ``train``.
+    """
+    if part != "train" and (jitter or balance != "none"):
+        raise ValueError(f"part {part}: jitter and balancing are for training crops alone")
+    table = _cut_records(dataset, part, spec, pad, tuple(JITTER_XY) if jitter else ("",))
+    if balance == "noise":
+        table = balance_with_noise(table, by=balance_by, noise_std=noise_std, seed=seed)
+    return table
+
+
+def balance_with_noise(
+    table: CropTable, *, by: BalanceBy = "seven", noise_std: float = 10.0, seed: int = 0
+) -> CropTable:
+    """Add Gaussian-noise copies until every class that occurs is as frequent as the largest.
+
+    The crops of a class are copied in a seeded order, each as often as any other, give or take one.
+    Copies follow the originals, class by class.
+    """
+    if not len(table):
+        return table
+    codes = table.seven if by == "seven" else table.binary
+    most = int(np.bincount(codes).max())
+    rng = np.random.default_rng(seed)
+    sources: list[int] = []
+    rows: list[CropRow] = []
+    for code in np.unique(codes):
+        members = rng.permutation(np.flatnonzero(codes == code))
+        for number in range(most - len(members)):
+            source = int(members[number % len(members)])
+            row = table.rows[source]
+            name = f"{row.variant}-noise" if row.variant else "noise"
+            sources.append(source)
+            rows.append(replace(row, variant=f"{name}{number // len(members) + 1}"))
+    copies = _add_noise(table.pixels[sources], noise_std, rng)
+    pixels = np.concatenate([table.pixels, copies])
+    return replace(table, pixels=pixels, rows=(*table.rows, *rows))
+
+
+def why_no_crop(dataset: Dataset, failures: Sequence[str]) -> str:
+    """Why nothing could be cut from a dataset, and what to do about it.
+
+    Args:
+        dataset: of which no part gave a crop.
+        failures: its images that could not be read.
+    """
+    if failures:
+        return f"no crop can be made: {failures[0]}"
+    structures = [s for record in dataset.all_records() for s in record.structures]
+    if not structures:
+        return "no crop can be made, it holds no structure; convert a source that does"
+    if all(s.level == NO_LEVEL for s in structures):
+        return (
+            "no crop can be made, its discs have no level and are graded healthy or sick alone "
+            "(a cervical or prepared source), while crops are of named levels graded v1 to v5; "
+            "use detect train and detect val on it, or crops of a lumbar dataset (convert report, "
+            "convert tianchi)"
+        )
+    return (
+        "no crop can be made, all structures are unlabelled; give them tags, or convert the "
+        "source again with empty_tag=v1 if none means normal"
+    )
+
+
+def _cut_records(
+    dataset: Dataset, part: Part, spec: CropSpec, pad: int, variants: Sequence[str]
+) -> CropTable:
+    side = spec.size + 2 * pad
+    padded = CropSpec(size=side, margin=spec.margin * side / spec.size, align=spec.align)
+    pixels: list[PixelArray] = []
+    rows: list[CropRow] = []
+    failures: list[str] = []
+    records = dataset.records.get(part, ())
+    shown = progress(records, description=f"crops of {part}") if len(records) > 500 else records
+    for record in shown:
+        if not any(s.class_in("seven") is not None for s in record.structures):
+            continue
+        try:
+            image = read_uint8_image(dataset.image_path(record))
+        except SpinelineError as error:
+            failures.append(f"{record.image_id}: {error}")
+            continue
+        crops, found = _cut_record(image, record, part, padded, variants)
+        pixels.append(crops)
+        rows.extend(found)
+    stacked = np.concatenate(pixels) if pixels else np.empty((0, side, side), dtype=np.uint8)
+    return CropTable(spec, stacked, tuple(rows), pad, tuple(failures))
+
+
+def _cut_record(
+    image: PixelArray, record: ImageRecord, part: Part, spec: CropSpec, variants: Sequence[str]
+) -> tuple[PixelArray, list[CropRow]]:
+    """All structures give the spine's direction; the labelled ones are cut."""
+    structures = sorted(record.structures, key=lambda s: s.point_xy[1])
+    points = np.array([s.point_xy for s in structures], dtype=np.float64)
+    boxes: list[FloatArray] = []
+    directions: list[FloatArray] = []
+    rows: list[CropRow] = []
+    for structure, direction in zip(structures, window_directions(points, spec), strict=True):
+        if structure.class_in("seven") is None:
+            continue
+        identity = part, record.image_id, record.study_id, structure.level, structure.pathology
+        for variant in variants:
+            boxes.append(jittered_box(structure.box_xyxy, variant))
+            directions.append(direction)
+            rows.append(CropRow(*identity, variant))
+    return cut_windows(image, np.array(boxes), np.array(directions), spec), rows
+
+
+def _add_noise(pixels: PixelArray, noise_std: float, rng: np.random.Generator) -> PixelArray:
+    noisy = np.empty_like(pixels)
+    for n, crop in enumerate(pixels):  # one by one: the whole in float would be large
+        noise = rng.standard_normal(crop.shape, dtype=np.float32) * noise_std
+        noisy[n] = np.clip(np.rint(crop + noise), 0, 255).astype(np.uint8)
+    return noisy
