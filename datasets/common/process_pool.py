@@ -171,6 +171,7 @@ class _Worker(Generic[Item, Value]):
     def __init__(self, function: Callable[[Item], Value], limits: Limits) -> None:
         self._function = function
         self._limits = limits
+        self._process: Any = None
         self._start()
 
     @property
@@ -220,6 +221,7 @@ class _Worker(Generic[Item, Value]):
         return status
 
     def _start(self) -> None:
+        theirs: Connection
         self.connection: Connection
         self.connection, theirs = _CONTEXT.Pipe()
         words = (theirs, self._function, self._limits, os.getpid())

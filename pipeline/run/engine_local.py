@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from spineline.datasets.common import runtimes
 from spineline.datasets.common.errors import SpinelineError
@@ -153,7 +154,7 @@ def outcome_of(result: TaskResult[Case, Analysis | Failure]) -> Outcome:
     return not_read(result)
 
 
-def not_read(result: TaskResult[Case, object]) -> Outcome:
+def not_read(result: TaskResult[Case, Any]) -> Outcome:
     """The outcome of a case of which a worker made nothing."""
     name, failure = result.item.name, result.failure
     if failure is None:
