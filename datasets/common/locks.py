@@ -10,25 +10,26 @@ from filelock import FileLock, Timeout
 
 from spineline.datasets.common.errors import SpinelineError
 
-LOCK_NAME = ".lock"
-"""The file in a folder that is held; a process that was killed leaves it, and nobody holds it."""
-
 
 @contextmanager
-def held_folder(folder: Path, doing: str = "training") -> Iterator[None]:
+def held_folder(folder: Path, doing: str = "training", *, inside: bool = False) -> Iterator[None]:
     """Keep a second process from writing into the same folder.
 
-    The lock goes with the process, however it ends. Where the system or the disk knows no such
-    locks, nothing is held.
+    The lock is a hidden file, and goes with the process, however it ends; the file of one that was
+    killed stays, and holds nothing. Where the system or the disk knows no such locks, or the file
+    cannot be written, nothing is held.
 
     Args:
         folder: is there already.
         doing: what another process would be at, for the message.
+        inside: the file is in the folder, which may lie among data that is read; else beside it,
+            so that a new folder is an empty one.
 
     Raises:
         SpinelineError: another process holds the folder.
     """
-    path = folder / LOCK_NAME
+    whole = folder.resolve()
+    path = whole / ".lock" if inside else whole.with_name(f".{whole.name}.lock")
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

@@ -140,7 +140,7 @@ def open_manifest(path: Path) -> Iterator[Manifest]:
         msg = f"{path}: cannot be written ({error.strerror or error}); choose another out="
         raise SpinelineError(msg) from error
     try:
-        with held_folder(path.parent, "running"):
+        with held_folder(path.parent, "running", inside=True):
             if not is_manifest(path):
                 msg = f"{path}: is no manifest of a run; choose another out= or add overwrite=true"
                 raise OutputExistsError(msg)
