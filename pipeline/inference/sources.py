@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from spineline.datasets.common.errors import DicomReadError, SpinelineError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
 from spineline.datasets.dicom.index import IndexEntry, index_files, plain_entry
 from spineline.datasets.dicom.privacy import (
     holds_identity,
@@ -46,6 +45,7 @@ from spineline.datasets.images import (
     read_image,
     window_to_uint8,
 )
+from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
 from spineline.pipeline.inference.warnings import choice_warning, warning
 
 FloatArray = npt.NDArray[np.float64]

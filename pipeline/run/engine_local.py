@@ -20,7 +20,9 @@ from typing import Any
 from spineline.datasets.common import runtimes
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.log import LOG, progress
-from spineline.datasets.common.process_pool import (
+from spineline.pipeline.inference.bundles import is_exported
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size, on_cpu
+from spineline.pipeline.inference.process_pool import (
     FORKS,
     Limits,
     ProcessPool,
@@ -28,8 +30,6 @@ from spineline.datasets.common.process_pool import (
     cores_here,
     is_out_of_memory,
 )
-from spineline.pipeline.inference.bundles import is_exported
-from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size, on_cpu
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Case, Frame, load_frame
 from spineline.pipeline.run.engines import Failure, Outcome, reason_of

@@ -10,8 +10,8 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from spineline.datasets.common.process_pool import FORKS, Limits
 from spineline.pipeline.inference import sources
+from spineline.pipeline.inference.process_pool import FORKS, Limits
 from spineline.pipeline.inference.sources import find_cases
 
 

@@ -20,9 +20,9 @@ import pytest
 
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-from spineline.datasets.common.process_pool import FORKS
 from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.inference.pipeline import Pipeline, batch_size
+from spineline.pipeline.inference.process_pool import FORKS
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.run import engine_local

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from spineline.datasets.common import process_pool
 from spineline.datasets.common.errors import DicomReadError, SpinelineError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.process_pool import (
+from spineline.pipeline.inference import process_pool
+from spineline.pipeline.inference.process_pool import (
     FORKS,
     Limits,
     ProcessPool,
@@ -224,7 +224,7 @@ def test_a_worker_that_cannot_start_is_told_of(monkeypatch) -> None:
 
 SCRIPT = """
 import os, sys, time
-from spineline.datasets.common.process_pool import ProcessPool
+from spineline.pipeline.inference.process_pool import ProcessPool
 
 def act(word):
     print("lost", flush=True)
