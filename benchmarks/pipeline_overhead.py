@@ -8,7 +8,7 @@
 - bare: every forward pass that the pipeline makes over that cohort, of the same networks on the
   same tensors, kept beforehand; and pydicom reading the pixels of each chosen file;
 - whole: `pipeline predict` with models loaded, from the cohort's folder to its files on disk, as
-  it comes, without the processes that read ahead (`workers=0`), and without overlays.
+  it comes, without worker processes (`workers=0`), and without overlays.
 
 Beside these, each step is timed by itself, in milliseconds per study.
 """

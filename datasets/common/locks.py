@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from spineline.datasets.common.errors import SpinelineError
 
 
 @contextmanager
-def held_folder(folder: Path) -> Iterator[None]:
-    """Keep a second process from training into the same run folder.
+def held_folder(folder: Path, doing: str = "training", *, inside: bool = False) -> Iterator[None]:
+    """Keep a second process from writing into the same folder.
 
-    The lock goes with the process, however it ends, and leaves no file. Where the system or the
-    disk knows no such locks, nothing is held.
+    The lock is a hidden file, and goes with the process, however it ends; the file of one that was
+    killed stays, and holds nothing. Where the system or the disk knows no such locks, or the file
+    cannot be written, nothing is held.
+
+    Args:
+        folder: is there already.
+        doing: what another process would be at, for the message.
+        inside: the file is in the folder, which may lie among data that is read; else beside it,
+            so that a new folder is an empty one.
 
     Raises:
         SpinelineError: another process holds the folder.
     """
+    whole = folder.resolve()
+    path = whole / ".lock" if inside else whole.with_name(f".{whole.name}.lock")
+    lock = FileLock(path)
     try:
-        import fcntl
-    except ImportError:  # Windows
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        msg = f"{folder}: another process is {doing} into it; wait, or choose another out="
+        raise SpinelineError(msg) from error
+    except (OSError, NotImplementedError):  # such as a network disk without locks
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            msg = f"{folder}: another process is training into it; wait, or choose another out="
-            raise SpinelineError(msg) from error
-        except OSError:  # such as a network disk without locks
-            pass
         yield
     finally:
-        os.close(handle)
+        path.unlink(missing_ok=True)  # while it is held, so that no other process's goes
+        lock.release()

@@ -36,8 +36,9 @@ from spineline.pipeline.outputs.study_files import (
     write_results_csv,
     write_study,
 )
+from spineline.pipeline.run.engine_local import analyse_cases
+from spineline.pipeline.run.engines import Failure
 from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
-from spineline.pipeline.run.predict import Failure, analyse_cases
 from spineline.pipeline.run.pseudonyms import recorded
 from spineline.weights import Bundle
 

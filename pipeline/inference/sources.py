@@ -54,7 +54,7 @@ from spineline.datasets.images import (
     window_to_uint8,
 )
 from spineline.pipeline.inference.candidates import FloatArray
-from spineline.pipeline.inference.readers import DEFAULT_LIMITS, Limits, ReaderPool
+from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
 from spineline.pipeline.inference.warnings import warning
 
 _CHUNK = 128
@@ -208,14 +208,12 @@ def _read_there(paths: Sequence[Path], workers: int, limits: Limits) -> Iterator
     """The entries of files in their order, read by processes."""
     chunks, shown = _chunks(paths), _shown_index(len(paths))
     workers = min(workers, len(chunks))
-    with ReaderPool(_numbered_entries, workers=workers, limits=limits, preload=__name__) as pool:
+    with ProcessPool(_numbered_entries, workers=workers, limits=limits) as pool:
         ready: dict[int, list[IndexEntry]] = {}
         coming = 0
-        for reading in pool.map(enumerate(chunks), ahead=4 * workers):
-            number, chunk = reading.item
-            ready[number] = (
-                reading.value if reading.value is not None else _one_by_one(chunk, limits)
-            )
+        for result in pool.map(enumerate(chunks)):
+            number, chunk = result.item
+            ready[number] = result.value or _one_by_one(chunk, limits)
             while coming in ready:
                 yield from shown(ready.pop(coming))
                 coming += 1
@@ -247,14 +245,14 @@ def _numbered_entries(chunk: tuple[int, Sequence[Path]]) -> list[IndexEntry]:
 def _one_by_one(paths: Sequence[Path], limits: Limits) -> list[IndexEntry]:
     """Entries of files of which one crashes, hangs or floods whoever reads its header."""
     entries = []
-    with ReaderPool(_numbered_entries, workers=1, limits=limits, preload=__name__) as pool:
-        for reading in pool.map(((0, [path]) for path in paths), ahead=1):
-            path = reading.item[1][0]
-            if reading.value is not None:
-                entries += reading.value
-            else:
-                reason = reading.failure.reason if reading.failure else "not read"
-                entries.append(IndexEntry(path, "", "", b"", Rejection(path, reason)))
+    with ProcessPool(index_files, workers=1, limits=limits) as pool:
+        for result in pool.map([path] for path in paths):
+            if result.value is not None:
+                entries += result.value
+            elif result.failure is not None:
+                path = result.item[0]
+                rejection = Rejection(path, result.failure.reason)
+                entries.append(IndexEntry(path, "", "", b"", rejection))
     return entries
 
 

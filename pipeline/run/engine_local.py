@@ -1,41 +1,42 @@
-"""``engine=local``: processes read ahead on this machine while its models go through batches.
+"""``engine=local``: worker processes on this machine, each at one study at a time.
 
-On the CPU several studies are at it at a time, see [spineline.pipeline.run.lanes][].
+On the CPU a worker does the whole study, from its files to its analysis, by one thread. Networks as
+small as these gain little from threads of their own, which wait for each other at every layer, and
+a network's last digits depend on how many threads compute it: here that is always one.
+
+On a GPU, with exported networks, and where images go through the models in batches, workers read
+and this process holds the models. So it is for a single study: its file is read while they load.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
+from spineline.datasets.common import runtimes
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.log import LOG
-from spineline.pipeline.inference.pipeline import Pipeline, batch_size
-from spineline.pipeline.inference.readers import (
+from spineline.datasets.common.log import LOG, progress
+from spineline.pipeline.inference.bundles import is_exported
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size, on_cpu
+from spineline.pipeline.inference.process_pool import (
+    FORKS,
     Limits,
-    ReaderPool,
-    Reading,
-    auto_workers,
-    started_ahead,
+    ProcessPool,
+    TaskResult,
+    cores_here,
+    is_out_of_memory,
 )
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Case, Frame, load_frame
 from spineline.pipeline.run.engines import Failure, Outcome, reason_of
-from spineline.pipeline.run.lane_processes import LaneProcess, worth_processes
-from spineline.pipeline.run.lanes import (
-    Lanes,
-    can_share,
-    lanes_wanted,
-    one_thread_each,
-    short_turns,
-    torch_threads,
-    twins,
-)
 from spineline.pipeline.run.settings import PipelinePredict
 
-_PATIENCE_SECONDS = 0.5
-"""How long a batch that is not full waits for another frame."""
+_MOST_WORKERS = 8
+"""By default: one process alone writes what they find."""
 
 Read = tuple[Frame, float]
 """A frame, and the seconds that its reading took."""
@@ -45,147 +46,136 @@ def run(
     cases: Sequence[Case], settings: PipelinePredict, *, pipeline: Pipeline | None = None
 ) -> Iterator[Outcome]:
     """See [spineline.pipeline.run.engines.Engine][]; ``pipeline`` is one with models loaded."""
-    lanes, size = lanes_wanted(len(cases), settings), batch_size(settings)
-    with reader_pool(len(cases), settings) as pool:
-        ahead = (1 + lanes) * size + workers_of(len(cases), settings)
-        feed = Feed(pool, cases, ahead=ahead)
-        if pipeline is None:  # frames are read meanwhile
+    workers, limits = workers_of(len(cases), settings), limits_of(settings)
+    models = settings if pipeline is None else pipeline.settings
+    can_share = FORKS or pipeline is None
+    if workers and len(cases) > 1 and can_share and does_whole_studies(models, settings):
+        if pipeline is None and FORKS:
             pipeline = Pipeline.from_settings(settings)
-        if not one_thread_each(pipeline.settings):
-            yield from in_turn(feed, Analyser(pipeline, size))
-            return
-        with torch_threads(1):
-            if lanes == 1 or not can_share(pipeline):
-                yield from in_turn(feed, Analyser(pipeline, size))
-            elif worth_processes(len(cases), lanes):
-                yield from in_processes(feed, pipeline, size, lanes)
-            else:
-                yield from in_threads(feed, pipeline, size, lanes)
+        with ProcessPool(WholeStudy(models, pipeline), workers=workers, limits=limits) as studies:
+            yield from map(outcome_of, studies.map(cases))
+        return
+    with ProcessPool(load_frame, workers=workers, limits=limits) as frames:
+        results = frames.map(cases)  # they are read while the models load
+        if pipeline is None:
+            pipeline = Pipeline.from_settings(settings)
+        with torch_threads(1) if computes_by_one_thread(models) else nullcontext():
+            yield from in_batches(results, Analyser(pipeline, batch_size(settings)))
 
 
-def in_threads(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[Outcome]:
-    """Outcomes of a feed, of several studies at a time, each in a thread of this process."""
-    analysers = (Analyser(one, size) for one in twins(pipeline, lanes))
-    with short_turns(), Lanes(feed, analysers, room=lanes) as at_work:
-        yield from at_work
+def computes_by_one_thread(models: ModelSettings) -> bool:
+    """Whether one thread computes a study: by torch's networks on the CPU."""
+    return on_cpu(models) and not is_exported(models.weights)
 
 
-def in_processes(feed: Feed, pipeline: Pipeline, size: int, lanes: int) -> Iterator[Outcome]:
-    """Outcomes of a feed, of several studies at a time, each in a process of its own."""
-    with ExitStack() as stack:
-        analysers: list[LaneProcess] = []
-        try:
-            for _ in range(lanes):
-                process = LaneProcess(Analyser(pipeline, size))
-                analysers.append(stack.enter_context(closing(process)))
-        except SpinelineError as error:
-            LOG.warning("%s; going on with %s", error, _so_many(len(analysers)))
-        if analysers:
-            yield from stack.enter_context(Lanes(feed, analysers, room=lanes))
-            return
-    yield from in_threads(feed, pipeline, size, lanes)
+def does_whole_studies(models: ModelSettings, settings: ModelSettings) -> bool:
+    """Whether a worker does a study from its files to its analysis.
+
+    Args:
+        models: what the models were loaded by.
+        settings: of the run.
+    """
+    return computes_by_one_thread(models) and batch_size(settings) == 1
 
 
-def _so_many(processes: int) -> str:
-    if not processes:
-        return "threads instead"
-    return "one process" if processes == 1 else f"{processes} processes"
+def workers_of(cases: int | None, settings: PipelinePredict) -> int:
+    """How many worker processes there are, at most one for each case."""
+    workers = auto_workers() if isinstance(settings.workers, str) else settings.workers
+    return workers if cases is None else min(workers, max(cases, 1))
 
 
-def in_turn(feed: Feed, analyser: Analyser) -> Iterator[Outcome]:
-    """Outcomes of a feed, one batch after the other."""
-    while feed:
-        frames, failures = feed.take(analyser.size)
-        yield from failures
-        yield from analyser(frames)
-
-
-def workers_of(cases: int, settings: PipelinePredict) -> int:
-    """How many processes read so many cases."""
-    if isinstance(settings.workers, str):
-        return auto_workers(cases)
-    return min(settings.workers, max(cases, 1))
+def auto_workers() -> int:
+    """As many as torch would use threads, which is asked only where it is imported already."""
+    torch = sys.modules.get("torch")
+    here = cores_here() if torch is None else int(torch.get_num_threads())
+    return min(runtimes.threads() or here, _MOST_WORKERS)
 
 
 def limits_of(settings: PipelinePredict) -> Limits:
-    """What reading one study may take."""
+    """What one study may take."""
     return Limits(settings.timeout, settings.max_memory)
 
 
-def reader_pool(cases: int, settings: PipelinePredict) -> ReaderPool[Case, Frame]:
-    """Processes that read frames: one, and more where the models wait for it."""
-    return ReaderPool(
-        load_frame,
-        workers=workers_of(cases, settings),
-        limits=limits_of(settings),
-        preload=load_frame.__module__,
-        at_once=1,
-    )
-
-
 @contextmanager
-def reader_ahead(settings: PipelinePredict) -> Iterator[None]:
-    """Have the first of the processes that read frames start before the cases are known."""
-    if settings.workers == 0 or settings.engine != "local":
+def torch_threads(count: int) -> Iterator[None]:
+    """Have torch compute in so many threads, and afterwards in as many as before.
+
+    Nothing happens where it is not imported. Threads that are there already keep their number.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
         yield
         return
-    with started_ahead(limits_of(settings), load_frame.__module__):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
         yield
+    finally:
+        torch.set_num_threads(before)
 
 
-class Feed:
-    """Frames of cases, read ahead; true as long as there are more.
+@dataclass(slots=True)
+class WholeStudy:
+    """Takes a case from its files to its analysis, in a worker process.
 
-    Args:
-        pool: reads.
-        cases: what is read, one after the other.
-        ahead: how many are under way or ready at a time.
+    Attributes:
+        settings: load the models where there are none.
+        pipeline: with models loaded, or None.
     """
 
-    def __init__(self, pool: ReaderPool[Case, Frame], cases: Sequence[Case], *, ahead: int) -> None:
-        self._pool = pool
-        self._coming = iter(cases)
-        self._ahead = ahead
-        self._submit()
+    settings: ModelSettings
+    pipeline: Pipeline | None = None
 
-    def __bool__(self) -> bool:
-        return self._pool.pending > 0
+    def __call__(self, case: Case) -> Analysis | Failure:
+        """The analysis, or why the models failed.
 
-    def take(self, most: int) -> tuple[list[Read], list[Outcome]]:
-        """Frames that are ready, and failures to read; waits for the first, hardly for others."""
-        frames: list[Read] = []
-        failures: list[Outcome] = []
-        while self and len(frames) < most:
-            reading = self._pool.take(_PATIENCE_SECONDS if frames or failures else None)
-            if reading is None:
-                break
-            self._submit()
-            if reading.value is not None:
-                frames.append((reading.value, reading.seconds))
-            else:
-                failures.append(not_read(reading))
-        return frames, failures
-
-    def close(self) -> None:
-        """Read no more; whoever waits for a frame is woken by an error."""
-        self._pool.close()
-
-    def _submit(self) -> None:
-        while self._pool.pending < self._ahead:
-            case = next(self._coming, None)
-            if case is None:
-                return
-            self._pool.submit(case)
+        Raises:
+            SpinelineError: the case cannot be read.
+            MemoryError: memory ran out, also as an error of another class.
+        """
+        if self.pipeline is None:
+            self.pipeline = Pipeline.from_settings(self.settings)
+        frame = load_frame(case)
+        try:
+            with torch_threads(1):
+                return self.pipeline.analyse([frame])[0]
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return _models_failed(case.name, error)
 
 
-def not_read(reading: Reading[Case, Frame]) -> Outcome:
-    """The outcome of a case that could not be read."""
-    name, failure = reading.item.name, reading.failure
+def outcome_of(result: TaskResult[Case, Analysis | Failure]) -> Outcome:
+    """The outcome of a case that a worker was given."""
+    if isinstance(result.value, Analysis):
+        return Outcome(result.item.name, result.value, seconds=result.seconds)
+    if result.value is not None:
+        return Outcome(result.item.name, failure=result.value, seconds=result.seconds)
+    return not_read(result)
+
+
+def not_read(result: TaskResult[Case, Any]) -> Outcome:
+    """The outcome of a case of which a worker made nothing."""
+    name, failure = result.item.name, result.failure
     if failure is None:
         raise ValueError(f"{name}: was read")
     return Outcome(
-        name, failure=Failure(name, failure.reason, failure.kind), seconds=reading.seconds
+        name, failure=Failure(name, failure.reason, failure.kind), seconds=result.seconds
     )
+
+
+def in_batches(results: Iterable[TaskResult[Case, Frame]], analyser: Analyser) -> Iterator[Outcome]:
+    """The outcomes of cases whose frames were read, or were not."""
+    frames: list[Read] = []
+    for result in results:
+        if result.value is None:
+            yield not_read(result)
+            continue
+        frames.append((result.value, result.seconds))
+        if len(frames) >= analyser.size:
+            yield from analyser(frames)
+            frames = []
+    yield from analyser(frames)
 
 
 class Analyser:
@@ -208,10 +198,10 @@ class Analyser:
             try:
                 analyses = self.pipeline.analyse([frame for frame, _ in batch])
             except Exception as error:
-                if len(batch) > 1 and out_of_memory(error):
+                if len(batch) > 1 and is_out_of_memory(error):
                     self._halve(len(batch))
                     continue
-                yield from [self._alone(read) for read in batch]
+                yield from map(self._alone, batch)
             else:
                 share = (time.perf_counter() - began) / len(batch)
                 for analysis, (frame, seconds) in zip(analyses, batch, strict=True):
@@ -221,7 +211,7 @@ class Analyser:
     def _halve(self, size: int) -> None:
         self.size = size // 2
         LOG.warning("memory ran out on a batch of %d images: going on with %d", size, self.size)
-        free_memory()
+        _free_memory()
 
     def _alone(self, read: Read) -> Outcome:
         """One frame of a batch on which the models failed."""
@@ -231,42 +221,46 @@ class Analyser:
         try:
             (analysis,) = self.pipeline.analyse([frame])
         except Exception as error:
-            if out_of_memory(error):
-                free_memory()
-            failure = Failure(frame.name, f"the models failed: {_told(error)}", "models")
+            if is_out_of_memory(error):
+                _free_memory()
+            failure = _models_failed(frame.name, error)
         return Outcome(frame.name, analysis, failure, seconds + time.perf_counter() - began)
 
 
-def analyse_here(
+def analyse_cases(
     pipeline: Pipeline, cases: Sequence[Case], failed: Callable[[Failure], object]
-) -> Iterator[Outcome]:
-    """Read and analyse cases in this process, in order; failures are reported, not yielded."""
+) -> Iterator[tuple[str, Analysis]]:
+    """Run the pipeline over cases in this process; one that fails is reported, the others go on.
+
+    Args:
+        pipeline: with models loaded.
+        cases: in any order.
+        failed: called with each failure.
+
+    Yields:
+        Name and analysis of each case done, in order.
+    """
     analyser = Analyser(pipeline, batch_size(pipeline.settings))
-    with ReaderPool(load_frame, workers=0, limits=Limits()) as pool:
-        for outcome in in_turn(Feed(pool, cases, ahead=analyser.size), analyser):
-            if outcome.failure is None:
-                yield outcome
-            else:
+    with ProcessPool(load_frame, workers=0) as frames:
+        outcomes: Iterable[Outcome] = in_batches(frames.map(cases), analyser)
+        if len(cases) > 1:
+            outcomes = progress(outcomes, description="studies", total=len(cases))
+        for outcome in outcomes:
+            if outcome.analysis is not None:
+                yield outcome.name, outcome.analysis
+            elif outcome.failure is not None:
                 failed(outcome.failure)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of this machine or of its GPU."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    said = ("out of memory", "can't allocate memory", "not enough memory", "insufficient memory")
-    return isinstance(error, RuntimeError) and any(words in text for words in said)
-
-
-def free_memory() -> None:
+def _free_memory() -> None:
     """Give back what the GPU's allocator keeps for later."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
-def _told(error: BaseException) -> str:
-    """The error in words, with its class where it is none that models are known to raise."""
+def _models_failed(name: str, error: BaseException) -> Failure:
+    """The failure in words, with the error's class where it is none that models are known for."""
     known = isinstance(error, (RuntimeError, ValueError, MemoryError, SpinelineError))
-    return reason_of(error) if known else f"{type(error).__name__}: {reason_of(error)}"
+    reason = reason_of(error) if known else f"{type(error).__name__}: {reason_of(error)}"
+    return Failure(name, f"the models failed: {reason}", "models")

@@ -1,14 +1,11 @@
-"""``engine=ray``: the steps of the local engine as tasks and actors of Ray Data, on any cluster.
+"""``engine=ray``: actors on any cluster, each of which does what the local engine does.
 
-Cases go to tasks that read frames, each through a guarded process as on one machine, and frames to
-actors that hold the models. Outcomes come back one by one while the cluster works.
+An actor loads the models once and takes one study, or one batch, after the other; on the CPU a
+worker process of its own does the study, within its limits. Outcomes come back as they are ready.
 
-A worker that is killed has its studies done again by another, `_RETRIES` times. Studies that are
-lost even so are sent once more, each by itself, so that none suffers for another; one that ends its
-worker again is a failure of kind ``crash``.
-
-A network's last digits depend on how many threads compute it: actors use as many as the local
-engine would, see [spineline.pipeline.run.lanes][].
+An actor that ends starts again and has its studies done again, `_RETRIES` times. Of a batch that is
+lost even so, each study is sent by itself, so that none suffers for another; one that ends its
+actor again is a failure of kind ``crash``.
 """
 
 from __future__ import annotations
@@ -16,35 +13,42 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import pickle
 import platform
 import shutil
 import sys
 import tempfile
-import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from spineline.datasets.common import runtimes
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version
-from spineline.pipeline.inference.pipeline import Pipeline, batch_size, bundle_of
-from spineline.pipeline.inference.readers import Limits, ReaderPool, cores_here
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size, bundle_of
+from spineline.pipeline.inference.process_pool import ProcessPool, cores_here
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Case, Frame, load_frame
-from spineline.pipeline.run.engine_local import Analyser, limits_of, not_read
+from spineline.pipeline.run.engine_local import (
+    Analyser,
+    WholeStudy,
+    computes_by_one_thread,
+    does_whole_studies,
+    in_batches,
+    limits_of,
+    outcome_of,
+)
 from spineline.pipeline.run.engines import Failure, Outcome, reason_of
-from spineline.pipeline.run.lanes import one_thread_each, threads_given
 from spineline.pipeline.run.settings import PipelinePredict
 
 _RETRIES = 2
-"""How often Ray does the work of a worker again that ended."""
+"""How often Ray does the work of an actor again that ended."""
 
 _STORE_BYTES = 256 << 20
-"""Shared memory of a local cluster; frames and results on their way take a few MB."""
+"""Shared memory of a local cluster; results on their way take a few MB."""
 
 _PROBE_SECONDS = 300.0
 _LONGEST_FOLDER = 36
@@ -62,20 +66,8 @@ Load = Callable[[ModelSettings], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """What keeps a worker from doing any study: the run ends."""
-
-    where: str
-    reason: str
-
-
-Message = Outcome | Trouble | tuple[Frame, float]
-"""What goes from task to actor, and from actor to this process; a frame with seconds of reading."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What every worker is told.
+class RayJob:
+    """What every actor is told.
 
     Attributes:
         settings: of the run.
@@ -107,18 +99,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What tasks and actors take of a cluster.
+    """What actors take of a cluster.
 
     Attributes:
-        workers: how many actors.
-        worker_cpus, worker_gpus: of each.
-        reader_cpus: of each task that reads.
+        actors: how many.
+        cpus, gpus: of each.
     """
 
-    workers: int
-    worker_cpus: float
-    worker_gpus: int
-    reader_cpus: float
+    actors: int
+    cpus: float
+    gpus: int
 
 
 def run(
@@ -127,143 +117,105 @@ def run(
     """See `spineline.pipeline.run.engines.Engine`; ``load`` loads other models than settings."""
     if load is None:
         load = functools.partial(load_same, sha256=bundle_of(settings).sha256)
-    threads = 1 if one_thread_each(settings) else threads_here()
-    job = Job(_of_worker(settings), package_version(), os.getcwd(), threads, load)  # noqa: PTH109
-    with cluster(settings, job.threads) as ray:
+    threads = 1 if computes_by_one_thread(settings) else threads_here()
+    job = RayJob(_of_actor(settings), package_version(), os.getcwd(), threads, load)  # noqa: PTH109
+    with cluster(settings, threads) as ray:
         check_nodes(ray, job)
-        shares = shares_of(ray.nodes(), settings, job.threads)
+        shares = shares_of(ray.nodes(), settings, threads)
         nodes = len(_alive(ray.nodes()))
-        LOG.info("Ray: %s on %s", _counted(shares.workers, "actor"), _counted(nodes, "node"))
-        yield from twice(cases, functools.partial(stream, job=job, shares=shares))
+        LOG.info("Ray: %s on %s", _counted(shares.actors, "actor"), _counted(nodes, "node"))
+        size = batch_size(settings)
+        batches = [cases[start : start + size] for start in range(0, len(cases), size)]
+        actor_class = ray.remote(StudyActor).options(
+            num_cpus=shares.cpus,
+            num_gpus=shares.gpus,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+        )
+        actors = [actor_class.remote(job) for _ in batches[: shares.actors]]
+        try:
+            yield from shared_out(ray, actors, batches)
+        except ray.exceptions.RayError as error:
+            msg = (
+                f"Ray: the cluster failed ({reason_of(error)}); run the same command again to go on"
+            )
+            raise SpinelineError(msg) from error
+        finally:
+            for actor in actors:
+                ray.kill(actor)
 
 
-def twice(
-    cases: Sequence[Case], send: Callable[[Sequence[Case], bool], Iterator[Outcome | Trouble]]
+def shared_out(
+    ray: Any, actors: Sequence[Any], batches: Sequence[Sequence[Case]]
 ) -> Iterator[Outcome]:
-    """One outcome of each case: those that are lost at first are sent again, each by itself.
-
-    Args:
-        cases: with names that are unique.
-        send: takes cases, and whether each goes by itself; gives what comes back.
+    """The outcomes of batches of cases, each done by the next actor that has nothing to do.
 
     Raises:
-        SpinelineError: a worker cannot do any study.
+        SpinelineError: an actor cannot do any study.
     """
-    left = {case.name: case for case in cases}
-    for alone in (False, True):
-        if alone and left:
-            text = "Ray: workers ended on %d studies, which are tried again one by one"
-            LOG.warning(text, len(left))
-        if left:
-            with closing(send(list(left.values()), alone)) as messages:  # type: ignore[type-var]
-                for message in messages:
-                    if isinstance(message, Trouble):
-                        raise SpinelineError(f"Ray: {message.where}: {message.reason}")
-                    if left.pop(message.name, None) is not None:  # a retry may give it twice
-                        yield message
-    for name in left:
-        reason = "the process that worked on it ended, whenever it was tried"
-        yield Outcome(name, failure=Failure(name, reason, "crash"))
-
-
-def stream(
-    cases: Sequence[Case], alone: bool, *, job: Job, shares: Shares
-) -> Iterator[Outcome | Trouble]:
-    """What comes back of cases from the cluster; of some nothing, where workers end."""
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    size = 1 if alone else batch_size(job.settings)
-    workers = min(shares.workers, -(-len(cases) // size))
-    rows = [{"data": pickle.dumps(case)} for case in cases]
-    reading = _concurrency(job.settings)
-    try:
-        with warnings.catch_warnings():  # of newer ways to say the same, which older Ray lacks
-            warnings.simplefilter("ignore")
-            data = (
-                ray.data.from_items(rows, override_num_blocks=len(rows))
-                .map_batches(
-                    read_rows,
-                    fn_args=(job,),
-                    batch_size=1,
-                    batch_format="pyarrow",
-                    num_cpus=shares.reader_cpus,
-                    ray_remote_args_fn=_reader_words,
-                    **reading,
-                )
-                .map_batches(
-                    Analyse,
-                    fn_constructor_args=(job,),
-                    batch_size=size,
-                    batch_format="pyarrow",
-                    num_cpus=shares.worker_cpus,
-                    num_gpus=shares.worker_gpus,
-                    compute=ActorPoolStrategy(
-                        size=workers, max_tasks_in_flight_per_actor=1 if alone else 2
-                    ),
-                    ray_remote_args_fn=_worker_words,
-                )
-            )
-        batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-        with closing(iter(batches)) as tables:
-            for table in tables:
-                yield from _messages(table)
-    except ray.exceptions.RayError as error:
-        msg = f"Ray: the cluster failed ({reason_of(error)}); run the same command again to go on"
-        raise SpinelineError(msg) from error
-
-
-def _reader_words() -> dict[str, int]:
-    return {"max_retries": _RETRIES}
-
-
-def _worker_words() -> dict[str, int]:
-    """Actors start again as often as it takes, but none does the same work for ever."""
-    return {"max_restarts": -1, "max_task_retries": _RETRIES}
-
-
-def _concurrency(settings: PipelinePredict) -> dict[str, int]:
-    """At most ``workers=`` tasks read at a time; by default as many as Ray finds good."""
-    workers = settings.workers
-    return {} if isinstance(workers, str) or workers == 0 else {"concurrency": workers}
+    waiting, idle = deque(batches), list(actors)
+    at_work: dict[Any, tuple[Any, Sequence[Case]]] = {}
+    while waiting or at_work:
+        while waiting and idle:
+            actor, batch = idle.pop(), waiting.popleft()
+            at_work[actor.outcomes.remote(batch)] = actor, batch
+        (answer,), _ = ray.wait(list(at_work), num_returns=1)
+        actor, batch = at_work.pop(answer)
+        idle.append(actor)
+        try:
+            outcomes = ray.get(answer)
+        except ray.exceptions.RayActorError:
+            if len(batch) > 1:
+                text = "Ray: an actor ended on %d studies, which are tried again one by one"
+                LOG.warning(text, len(batch))
+                waiting.extend([case] for case in batch)
+                continue
+            reason = "the process that worked on it ended, whenever it was tried"
+            outcomes = [Outcome(c.name, failure=Failure(c.name, reason, "crash")) for c in batch]
+        if isinstance(outcomes, str):
+            raise SpinelineError(f"Ray: {outcomes}")
+        yield from outcomes
 
 
 # What runs on the cluster
 
 
-def read_rows(table: Any, job: Job) -> Any:
-    """Frames of cases, or outcomes of those that cannot be read; both as rows of pickles."""
-    cases = _messages(table)
-    try:
-        job.enter()
-        return _table([_read(case, job.settings) for case in cases])
-    except Exception as error:
-        _readers.cache_clear()
-        return _table([Trouble(_here(), reason_of(error)) for _ in cases])
+class StudyActor:
+    """Loads the models once, then takes cases to outcomes."""
 
-
-class Analyse:
-    """An actor: it loads the models once, then takes frames to outcomes."""
-
-    def __init__(self, job: Job) -> None:
-        self._trouble: Trouble | None = None
+    def __init__(self, job: RayJob) -> None:
+        self._trouble = ""
         try:
             job.enter()
-            _set_threads(job.threads)
-            pipeline = job.load(job.settings)
-            _set_threads(job.threads)  # of torch, which is imported by now
-            self._analyser = Analyser(pipeline, batch_size(job.settings))
+            self._begin(job)
         except Exception as error:
-            self._trouble = Trouble(_here(), reason_of(error))
+            self._trouble = f"node {platform.node()}: {reason_of(error)}"
 
-    def __call__(self, table: Any) -> Any:
-        """Rows of outcomes for rows of what [read_rows][] gave."""
-        messages = _messages(table)
-        if self._trouble is not None:
-            return _table([self._trouble])
-        ready = [message for message in messages if isinstance(message, (Outcome, Trouble))]
-        reads = [message for message in messages if isinstance(message, tuple)]
-        return _table([*ready, *self._analyser(reads)])
+    def outcomes(self, cases: Sequence[Case]) -> list[Outcome] | str:
+        """The outcome of each case; in place of all, what keeps this actor from doing any."""
+        if self._trouble:
+            return self._trouble
+        if self._analyser is None:
+            return list(map(outcome_of, self._studies.map(cases)))
+        return list(in_batches(self._frames.map(cases), self._analyser))
+
+    def _begin(self, job: RayJob) -> None:
+        settings = job.settings
+        workers, limits = 0 if settings.workers == 0 else 1, limits_of(settings)
+        _set_threads(job.threads)
+        pipeline = job.load(settings)
+        _set_threads(job.threads)  # of torch, which is imported by now
+        self._analyser: Analyser | None = None
+        if workers and does_whole_studies(settings, settings):
+            whole = WholeStudy(settings, pipeline)
+            self._studies: ProcessPool[Case, Analysis | Failure] = ProcessPool(
+                whole, workers=workers, limits=limits
+            )
+        else:
+            self._frames: ProcessPool[Case, Frame] = ProcessPool(
+                load_frame, workers=workers, limits=limits
+            )
+            self._analyser = Analyser(pipeline, batch_size(settings))
 
 
 def load_same(settings: ModelSettings, *, sha256: str) -> Pipeline:
@@ -282,21 +234,6 @@ def load_same(settings: ModelSettings, *, sha256: str) -> Pipeline:
     return pipeline
 
 
-def _read(case: Case, settings: PipelinePredict) -> Outcome | tuple[Frame, float]:
-    """One frame, read by a process of this worker's own that is limited in time and memory."""
-    pool = _readers(limits_of(settings), 0 if settings.workers == 0 else 1)
-    pool.submit(case)
-    while (reading := pool.take()) is None:
-        continue
-    return not_read(reading) if reading.value is None else (reading.value, reading.seconds)
-
-
-@functools.cache
-def _readers(limits: Limits, workers: int) -> ReaderPool[Case, Frame]:
-    """The reading process of this worker; it ends when the worker does."""
-    return ReaderPool(load_frame, workers=workers, limits=limits, preload=load_frame.__module__)
-
-
 def _set_threads(count: int) -> None:
     """Have networks compute in so many threads; Ray gives workers as many as they have CPUs."""
     os.environ.pop("OMP_NUM_THREADS", None)
@@ -307,27 +244,12 @@ def _set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def _table(messages: Sequence[Message]) -> Any:
-    import pyarrow as pa
-
-    rows = [pickle.dumps(message, pickle.HIGHEST_PROTOCOL) for message in messages]
-    return pa.table({"data": pa.array(rows, pa.large_binary())})
-
-
-def _messages(table: Any) -> list[Any]:
-    return [pickle.loads(row) for row in table.column("data").to_pylist()]
-
-
-def _here() -> str:
-    return f"node {platform.node()}"
-
-
 # The cluster
 
 
 def threads_here() -> int:
     """How many threads a network would have in this process; 0 where that cannot be told."""
-    if given := threads_given():
+    if given := runtimes.threads():
         return given
     try:
         import torch
@@ -365,14 +287,12 @@ def cluster(settings: PipelinePredict, threads: int) -> Iterator[Any]:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import ray
-    import ray.data
 
     with ExitStack() as stack:
         if not ray.is_initialized():
             words = _local_words(settings, threads, stack) if address == "local" else {}
             stack.callback(ray.shutdown)
             _connect(ray, address, words)
-        stack.enter_context(_quiet_data(ray.data))
         yield ray
 
 
@@ -396,7 +316,7 @@ def _local_words(settings: PipelinePredict, threads: int, stack: ExitStack) -> d
     cores, wanted = cores_here(), settings.ray_workers
     workers = max(1, cores // max(threads, 1)) if isinstance(wanted, str) else wanted
     words: dict[str, Any] = {
-        "num_cpus": workers * max(threads, 1) + max(1, cores // 4),
+        "num_cpus": workers * max(threads, 1),
         "object_store_memory": _STORE_BYTES,
         "include_dashboard": False,
     }
@@ -407,29 +327,7 @@ def _local_words(settings: PipelinePredict, threads: int, stack: ExitStack) -> d
     return words
 
 
-@contextmanager
-def _quiet_data(data: Any) -> Iterator[None]:
-    """Ray Data without bars and reports; it goes on where a worker has ended for good."""
-    context, logger = data.DataContext.get_current(), logging.getLogger("ray.data")
-    wanted = {
-        "enable_progress_bars": False,
-        "print_on_execution_start": False,
-        "max_errored_blocks": -1,
-    }
-    before = {name: getattr(context, name) for name in wanted}
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        for name, value in wanted.items():
-            setattr(context, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-        logger.setLevel(level)
-
-
-def check_nodes(ray: Any, job: Job) -> None:
+def check_nodes(ray: Any, job: RayJob) -> None:
     """Ask each machine whether it can take part, before any study is sent.
 
     Raises:
@@ -475,7 +373,7 @@ def _probe() -> Callable[[str], tuple[str, bool]]:
 def shares_of(
     nodes: Sequence[Mapping[str, Any]], settings: PipelinePredict, threads: int
 ) -> Shares:
-    """How a cluster is shared among actors and the tasks that read for them.
+    """How a cluster is shared among actors.
 
     Args:
         nodes: as ``ray.nodes()`` tells them.
@@ -487,23 +385,19 @@ def shares_of(
     """
     cpus = [float(node["Resources"].get("CPU", 0)) for node in _alive(nodes)]
     gpus = int(sum(node["Resources"].get("GPU", 0) for node in _alive(nodes)))
-    total, on_gpu = sum(cpus), _on_cuda(settings)
-    if total <= 0:
+    on_gpu = _on_cuda(settings)
+    if sum(cpus) <= 0:
         raise ConfigError("engine=ray: the cluster has no CPUs; start nodes with ray start")
     if on_gpu and not gpus:
         msg = f"device={settings.device}: the Ray cluster has no GPU; use device=cpu"
         raise ConfigError(msg)
-    if total < 2:
-        return Shares(1, total / 2, int(on_gpu), total / 2)
-    each = 1.0 if on_gpu else min(float(max(threads, 1)), max(cpus), total - 1)
+    each = min(1.0 if on_gpu else float(max(threads, 1)), max(cpus))
     most = sum(int(count // each) for count in cpus)
-    if most * each > total - 1:  # one is for reading
-        most = max(1, most - 1)
     most = min(most, gpus) if on_gpu else most
     wanted = most if isinstance(settings.ray_workers, str) else settings.ray_workers
     if wanted > most:
         LOG.warning("ray_workers=%d: the cluster has room for %d now", wanted, most)
-    return Shares(min(wanted, most), each, int(on_gpu), 1.0)
+    return Shares(min(wanted, most), each, int(on_gpu))
 
 
 def _counted(count: int, word: str) -> str:
@@ -518,7 +412,7 @@ def _on_cuda(settings: ModelSettings) -> bool:
     return check_device(settings.device) not in ("cpu", "mps")
 
 
-def _of_worker(settings: PipelinePredict) -> PipelinePredict:
+def _of_actor(settings: PipelinePredict) -> PipelinePredict:
     """Settings as an actor has them: it sees one GPU, its own."""
     return replace(settings, device="0") if _on_cuda(settings) else settings
 

@@ -5,14 +5,14 @@ order, as soon as each is there. It reads (`load_frame`) and analyses (`Pipeline
 writes nothing. What happens to an outcome (the study's folder, the manifest, the log) is
 [spineline.pipeline.run.predict][]'s, the same for every engine.
 
-To add one: a module of this room with such a function ``run``, and its name in [ENGINES][].
+To add one: a module of this folder with such a function ``run``, and a line in [ENGINES][].
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -20,12 +20,10 @@ from spineline.datasets.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
-    from spineline.pipeline.inference.sources import Case
-    from spineline.pipeline.run.settings import PipelinePredict
 
 FailureKind = Literal["reading", "timeout", "crash", "memory", "models", "writing"]
-"""Why a study could not be done: it could not be read, its reader took too long, ended, or needed
-too much memory; the models failed on it; or its files could not be written."""
+"""Why a study could not be done: it could not be read; the process that did it took too long, ended
+or needed too much memory; the models failed on it; or its files could not be written."""
 
 FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
@@ -56,7 +54,7 @@ class Outcome:
         name: of the case.
         analysis: what was found, or None.
         failure: why nothing was, or None.
-        seconds: spent on it: its reading, and its share of the batch it was analysed in.
+        seconds: spent on it, or on its reading and its share of the batch it was analysed in.
     """
 
     name: str
@@ -69,34 +67,43 @@ class Outcome:
             raise ValueError(f"{self.name}: an outcome is an analysis or a failure")
 
 
-Engine = Callable[["Sequence[Case]", "PipelinePredict"], Iterator[Outcome]]
-"""Runs cases; closing the iterator ends the work and everything that was started for it."""
+Engine = Callable[..., Iterator[Outcome]]
+"""Takes cases and settings; closing the iterator ends the work and what was started for it."""
 
-ENGINES: dict[str, str] = {
-    "local": "spineline.pipeline.run.engine_local",
-    "ray": "spineline.pipeline.run.engine_ray",
+
+@dataclass(frozen=True, slots=True)
+class EngineEntry:
+    """Where an engine is.
+
+    Attributes:
+        module: in this folder.
+        package: what it needs, or empty; the extra that brings it has the same name.
+    """
+
+    module: str
+    package: str = ""
+
+
+ENGINES = {
+    "local": EngineEntry("engine_local"),
+    "ray": EngineEntry("engine_ray", package="ray"),
 }
-"""Module of each engine, by the word of ``engine=``."""
-
-
-NEEDS: dict[str, tuple[tuple[str, ...], str]] = {"ray": (("ray", "pyarrow"), "ray")}
-"""Packages that an engine needs, and the extra that brings them."""
+"""The engines, by the word of ``engine=``."""
 
 
 def check_engine(name: str) -> None:
-    """Refuse an engine whose packages are not installed, before anything is read.
+    """Refuse an engine whose package is not installed, before anything is read.
 
     Raises:
         ConfigError: names the package and the extra.
     """
-    packages, extra = NEEDS.get(name, ((), ""))
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            msg = (
-                f"engine={name}: needs the package {package}, which is not installed; "
-                f"pip install 'spineline[{extra}]' brings it"
-            )
-            raise ConfigError(msg)
+    package = ENGINES[name].package
+    if package and importlib.util.find_spec(package) is None:
+        msg = (
+            f"engine={name}: needs the package {package}, which is not installed; "
+            f"pip install 'spineline[{package}]' brings it"
+        )
+        raise ConfigError(msg)
 
 
 def load_engine(name: str) -> Engine:
@@ -105,7 +112,7 @@ def load_engine(name: str) -> Engine:
     Raises:
         KeyError: no such engine.
     """
-    engine: Engine = importlib.import_module(ENGINES[name]).run
+    engine: Engine = importlib.import_module(f"{__package__}.{ENGINES[name].module}").run
     return engine
 
 

@@ -2,8 +2,6 @@
 
 A line is added, and on the disk, before anything else is begun: a run that was killed goes on after
 the last line. The last line of a study counts. A last line that was cut short is taken off.
-
-The file is also the run's lock: who writes to it holds it, until the process ends however it may.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError
+from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
 from spineline.datasets.dicom.index import RESULTS_BEGIN, RESULTS_NAME
 from spineline.pipeline.run.engines import FAILURE_KINDS, Failure, FailureKind
@@ -127,7 +126,9 @@ def is_manifest(path: Path) -> bool:
 
 @contextmanager
 def open_manifest(path: Path) -> Iterator[Manifest]:
-    """Hold a manifest, made where there is none; one without a line is removed in the end.
+    """Hold a manifest's folder, and make the file where there is none.
+
+    One without a line is removed in the end.
 
     Raises:
         OutputExistsError: the file is no manifest.
@@ -139,34 +140,17 @@ def open_manifest(path: Path) -> Iterator[Manifest]:
         msg = f"{path}: cannot be written ({error.strerror or error}); choose another out="
         raise SpinelineError(msg) from error
     try:
-        _lock(handle, path)
-        if not is_manifest(path):
-            msg = f"{path}: is no manifest of a run; choose another out= or add overwrite=true"
-            raise OutputExistsError(msg)
-        try:
-            yield Manifest(handle, _repaired(handle, path))
-        finally:
-            if os.fstat(handle).st_size == 0:
-                path.unlink(missing_ok=True)
+        with held_folder(path.parent, "running", inside=True):
+            if not is_manifest(path):
+                msg = f"{path}: is no manifest of a run; choose another out= or add overwrite=true"
+                raise OutputExistsError(msg)
+            try:
+                yield Manifest(handle, _repaired(handle, path))
+            finally:
+                if os.fstat(handle).st_size == 0:
+                    path.unlink(missing_ok=True)
     finally:
         os.close(handle)
-
-
-def _lock(handle: int, path: Path) -> None:
-    """Keep other processes off; where the system or the disk knows no locks, nothing is held."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    msg = f"{path.parent}: another process is running into it; wait, or choose another out="
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise SpinelineError(msg) from error
-    except OSError:  # such as a network disk without locks
-        return
-    if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
-        raise SpinelineError(msg)  # another began anew meanwhile
 
 
 def _repaired(handle: int, path: Path) -> dict[str, Entry]:

@@ -8,7 +8,7 @@ any moment and goes on when the command is run again.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,7 @@ from spineline.datasets.common.files import (
     discard_folder,
     staged_folder,
 )
-from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
@@ -57,7 +57,7 @@ from spineline.pipeline.run.progress import RunProgress
 from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, recorded
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
-__all__ = ["Failure", "PredictResult", "StoredResults", "analyse_cases", "predict"]
+__all__ = ["Failure", "PredictResult", "StoredResults", "predict"]
 
 _NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of writing one study that the next one would meet too."""
@@ -130,26 +130,21 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
     engine = _engine(settings, pipeline)
     weights = bundle_of(settings).sha256 if pipeline is None else pipeline.weights_sha256
     stamp = Stamp(weights, results_hash(settings), package_version())
-    with engine_local.reader_ahead(settings):
-        cases = _cases(settings)
-        with _run_folder(settings) as manifest:
-            hidden = pseudonyms_of(settings, cases, manifest.entries)
-            cases = cases if hidden is None else hidden.cases()
-            run = _Run(settings, manifest, stamp, cases, hidden)
-            with hidden_in_log(settings, hidden):
-                run.go(engine)
-                return run.finish()
-
-
-def _cases(settings: PipelinePredict) -> Sequence[Case]:
     with quiet_names(settings):
-        return find_cases(
+        cases: Sequence[Case] = find_cases(
             settings.source,
             window=settings.window,
             leave_out=settings.out,
-            workers=engine_local.workers_of(8, settings),
+            workers=engine_local.workers_of(None, settings),
             limits=engine_local.limits_of(settings),
         )
+    with _run_folder(settings) as manifest:
+        hidden = pseudonyms_of(settings, cases, manifest.entries)
+        cases = cases if hidden is None else hidden.cases()
+        run = _Run(settings, manifest, stamp, cases, hidden)
+        with hidden_in_log(settings, hidden):
+            run.go(engine)
+            return run.finish()
 
 
 def _with_earlier_words(settings: PipelinePredict) -> PipelinePredict:
@@ -217,31 +212,28 @@ class _Run:
         manifest: Manifest,
         stamp: Stamp,
         cases: Sequence[Case],
-        hidden: Pseudonyms | None = None,
+        hidden: Pseudonyms | None,
     ) -> None:
         self._hidden = hidden
         self._settings = settings
         self._manifest = manifest
         self._stamp = stamp
-        self._cases = cases
         self._out = settings.out
         self._identity = {case.name: case.identity for case in cases}
-        self._todo = [case for case in cases if not self._settled(case)]
-        skipped = [self._manifest.entries[n] for n in self._identity if n not in self._names_todo()]
-        self._earlier = tuple(entry.failure for entry in skipped if entry.failure is not None)
+        self._todo = [case for case in cases if not self._is_settled(case.name)]
+        skipped = self._identity.keys() - {case.name for case in self._todo}
+        failures = (manifest.entries[name].failure for name in sorted(skipped))
+        self._earlier = [failure for failure in failures if failure is not None]
         self._skipped = len(skipped) - len(self._earlier)
 
-    def _names_todo(self) -> set[str]:
-        return {case.name for case in self._todo}
-
-    def _settled(self, case: Case) -> bool:
+    def _is_settled(self, name: str) -> bool:
         """Whether an earlier run's word on a case still holds."""
-        entry = self._manifest.entries.get(case.name)
-        if entry is None or entry.stamp != self._stamp or entry.input != self._identity[case.name]:
+        entry = self._manifest.entries.get(name)
+        if entry is None or entry.stamp != self._stamp or entry.input != self._identity[name]:
             return False
         if entry.status == "failed":
             return not self._settings.retry
-        return _is_whole(self._out / case.name)
+        return _is_whole(self._out / name)
 
     def go(self, engine: Engine) -> None:
         """Run what is left to do, and write each study when it is done."""
@@ -255,8 +247,8 @@ class _Run:
                 "study" if self._skipped == 1 else "studies",
                 len(self._todo),
             )
-        left = self._names_todo()
-        with RunProgress(len(self._todo)) as teller:
+        left = {case.name for case in self._todo}
+        with RunProgress(len(self._todo)) as progress:
             try:
                 with (
                     closing(Background(ahead=_AHEAD)) as writer,
@@ -264,15 +256,15 @@ class _Run:
                 ):
                     for outcome in outcomes:
                         left.discard(outcome.name)
-                        writer.submit(partial(self._keep, outcome, teller))
+                        writer.submit(partial(self._keep, outcome, progress))
             except KeyboardInterrupt:
-                teller.interrupted(self._out)
+                progress.interrupted(self._out)
                 raise
             for name in sorted(left):
                 failure = Failure(name, "the engine ended without an outcome of it", "crash")
-                self._keep(Outcome(name, failure=failure), teller)
+                self._keep(Outcome(name, failure=failure), progress)
 
-    def _keep(self, outcome: Outcome, teller: RunProgress) -> None:
+    def _keep(self, outcome: Outcome, progress: RunProgress) -> None:
         """Write the study's folder, then its line."""
         if self._hidden is not None:
             outcome = self._hidden.outcome(outcome)
@@ -295,10 +287,10 @@ class _Run:
             )
         )
         if failure is not None:
-            teller.failed(failure)
+            progress.failed(failure)
         elif outcome.analysis is not None:
             lines = log_lines(outcome.name, outcome.analysis)
-            teller.done(outcome.name, lines[0], outcome.analysis.result.warnings)
+            progress.done(outcome.name, lines[0], outcome.analysis.result.warnings)
 
     def _written(self, name: str, analysis: Analysis) -> Failure | None:
         """Write a study's folder whole; a failure where this study alone cannot be written."""
@@ -324,7 +316,7 @@ class _Run:
 
     def finish(self) -> PredictResult:
         """Write the files of the cohort from what is stored, and tell how the run went."""
-        entries = [self._manifest.entries[case.name] for case in self._cases]
+        entries = [self._manifest.entries[name] for name in self._identity]
         done = [entry.study for entry in entries if entry.status == "done"]
         failures = tuple(entry.failure for entry in entries if entry.failure is not None)
         results = StoredResults(self._out, done)
@@ -379,23 +371,3 @@ def _meets_all(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def analyse_cases(
-    pipeline: Pipeline, cases: Sequence[Case], failed: Callable[[Failure], object]
-) -> Iterator[tuple[str, Analysis]]:
-    """Run the pipeline over cases in this process; one that fails is reported, the others go on.
-
-    Args:
-        pipeline: with models loaded.
-        cases: in any order.
-        failed: called with each failure.
-
-    Yields:
-        Name and analysis of each case done, in order.
-    """
-    outcomes = engine_local.analyse_here(pipeline, cases, failed)
-    shown = progress(outcomes, description="studies", total=len(cases))
-    for outcome in shown if len(cases) > 1 else outcomes:
-        if outcome.analysis is not None:
-            yield outcome.name, outcome.analysis

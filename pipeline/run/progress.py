@@ -17,9 +17,9 @@ _FEW = 20
 
 _MEANING = {
     "reading": "could not be read",
-    "timeout": "took too long to read",
+    "timeout": "took too long",
     "crash": "ended the process that was at them",
-    "memory": "needed too much memory to read",
+    "memory": "needed too much memory",
     "models": "the models failed on them",
     "writing": "could not be written",
 }

@@ -18,13 +18,12 @@ from spineline.pipeline.run.engines import ENGINES, check_engine
 _ENGINE = "this machine, or a Ray cluster (spineline[ray])"
 _RAY_ADDRESS = "cluster of engine=ray: auto or HOST:PORT; else RAY_ADDRESS, or a local one"
 _RAY_WORKERS = "actors of engine=ray that hold models; auto: as many as its CPUs or GPUs allow"
-_WORKERS = "processes that read ahead of the models (0: none, no limits of time and memory)"
-_THREADS = (
-    "studies that go through the models at a time on the CPU, by one thread each; auto: as many as "
-    "torch would use threads, 8 at most"
+_WORKERS = (
+    "worker processes, each at one study (on a GPU and for exported networks they read alone); 0: "
+    "none beside this process, and no limits; auto: as many as torch would use threads, 8 at most"
 )
-_TIMEOUT = "seconds that reading one study may take; then it fails, and the others go on"
-_MEMORY = "MB that reading one study may take; then it fails, and the others go on"
+_TIMEOUT = "seconds that one study may take; then it fails, and the others go on"
+_MEMORY = "MB that one study may take; then it fails, and the others go on"
 _OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
 
 
@@ -39,7 +38,6 @@ class PipelinePredict(OutputSettings):
     ray_address: str | None = key(_RAY_ADDRESS, default=None)
     ray_workers: int | Literal["auto"] = key(_RAY_WORKERS, default="auto", minimum=1, maximum=10000)
     workers: int | Literal["auto"] = key(_WORKERS, default="auto", minimum=0, maximum=256)
-    threads: int | Literal["auto"] = key(_THREADS, default="auto", minimum=1, maximum=256)
     timeout: float = key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
     max_memory: int = key(_MEMORY, default=2048, minimum=64, maximum=1 << 20)
     seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
@@ -49,23 +47,17 @@ class PipelinePredict(OutputSettings):
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
-        if isinstance(self.threads, str) and self.threads != "auto":
-            raise ConfigError(f"threads={self.threads}: wanted auto, or a number, 1 or more")
-        _check_ray(self)
-
-
-def _check_ray(settings: PipelinePredict) -> None:
-    workers, address = settings.ray_workers, settings.ray_address
-    if isinstance(workers, str) and workers != "auto":
-        msg = f"ray_workers={workers}: wanted auto, or a number of actors, 1 or more"
-        raise ConfigError(msg)
-    if settings.engine != "ray" and (workers != "auto" or address is not None):
-        raise ConfigError("ray_workers=… and ray_address=…: are of engine=ray alone")
-    check_engine(settings.engine)
+        actors = self.ray_workers
+        if isinstance(actors, str) and actors != "auto":
+            msg = f"ray_workers={actors}: wanted auto, or a number of actors, 1 or more"
+            raise ConfigError(msg)
+        if self.engine != "ray" and (actors != "auto" or self.ray_address is not None):
+            raise ConfigError("ray_workers=… and ray_address=…: are of engine=ray alone")
+        check_engine(self.engine)
 
 
 _NOT_OF_RESULTS = (
-    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "threads", "timeout",
+    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "timeout",
     "max_memory", "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer",
     "to", "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip

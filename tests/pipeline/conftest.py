@@ -132,7 +132,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
 
     for module in ("run.predict", "evaluation.val"):
         monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", bundle)
-    monkeypatch.setattr("spineline.pipeline.run.engine_local.auto_workers", lambda items: 0)
+    monkeypatch.setattr("spineline.pipeline.run.engine_local.auto_workers", lambda: 0)
     return loaded
 
 

@@ -440,7 +440,10 @@ def test_a_user_who_ends_the_run(go, monkeypatch) -> None:
     assert go().done == ["b", "c"]
 
 
-def test_memory_stays_flat(tmp_path, cohort, fake_pipeline, make_study, monkeypatch) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_stays_flat(
+    tmp_path, cohort, fake_pipeline, make_study, monkeypatch, workers: int
+) -> None:
     """No analysis is kept: of many, those at work and waiting to be written are alive."""
     for n in range(47):
         make_study(cohort / f"d{n}", slices=1)
@@ -455,7 +458,7 @@ def test_memory_stays_flat(tmp_path, cohort, fake_pipeline, make_study, monkeypa
             del outcome
 
     monkeypatch.setattr(command.engine_local, "run", watched)
-    settings = PipelinePredict(source=cohort, out=tmp_path / "o", workers=0)
+    settings = PipelinePredict(source=cohort, out=tmp_path / "o", workers=workers)
     found = predict(settings, pipeline=fake_pipeline)
     assert len(found.results) == len(alive) == 50
     assert most <= 24

@@ -9,6 +9,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,33 +22,31 @@ from spineline.pipeline.inference.sources import Case, find_cases
 from spineline.pipeline.run import engine_ray
 from spineline.pipeline.run import predict as command
 from spineline.pipeline.run.engine_ray import (
-    Analyse,
-    Job,
+    RayJob,
     Shares,
-    Trouble,
+    StudyActor,
     address_of,
     check_nodes,
     load_same,
-    read_rows,
+    shared_out,
     shares_of,
     threads_here,
-    twice,
 )
 from spineline.pipeline.run.engines import Failure, Outcome, load_engine
 from spineline.pipeline.run.predict import predict
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
-HAS_RAY = all(map(importlib.util.find_spec, ("ray", "pyarrow")))
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray[data] is not installed")
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed")
 
 
 def settings_of(source: Path, **keys) -> PipelinePredict:
     return PipelinePredict(**{"source": source, "out": source.parent / "o"} | keys)
 
 
-def job_of(settings: PipelinePredict, load=None, **keys) -> Job:
+def job_of(settings: PipelinePredict, load=None, **keys) -> RayJob:
     values = {"version": package_version(), "folder": str(Path.cwd()), "threads": 1} | keys
-    return Job(settings=settings, load=load, **values)
+    return RayJob(settings=settings, load=load, **values)
 
 
 @pytest.fixture
@@ -60,19 +59,17 @@ def cohort(tmp_path, make_study) -> Path:
 # Keys
 
 
-@pytest.mark.parametrize("package", ["ray", "pyarrow"])
-def test_a_package_that_is_missing(tmp_path, run_cli, monkeypatch, package: str) -> None:
+def test_a_package_that_is_missing(tmp_path, run_cli, monkeypatch) -> None:
     real = importlib.util.find_spec
-    there = {"ray", "pyarrow"} - {package}
-
-    def find(name: str, *rest):
-        return object() if name in there else None if name == package else real(name, *rest)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find)
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "ray" else real(name, *rest),
+    )
     words = (f"source={tmp_path / 'none'}", f"out={tmp_path / 'o'}", "engine=ray")
     code, _, warned = run_cli("pipeline", "predict", *words)
     assert code == 2
-    wanted = f"engine=ray: needs the package {package}, which is not installed; pip install "
+    wanted = "engine=ray: needs the package ray, which is not installed; pip install "
     assert wanted + "'spineline[ray]' brings it" in warned
     assert not (tmp_path / "o").exists()
 
@@ -142,22 +139,23 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict:
 @pytest.mark.parametrize(
     ("nodes", "keys", "threads", "shares"),
     [
-        pytest.param([node(1)], {}, 4, Shares(1, 0.5, 0, 0.5), id="one core"),
-        pytest.param([node(2)], {}, 2, Shares(1, 1, 0, 1), id="more threads than there are"),
-        pytest.param([node(3)], {}, 1, Shares(2, 1, 0, 1), id="one core is for reading"),
-        pytest.param([node(8), node(8)], {}, 4, Shares(3, 4, 0, 1), id="two machines"),
-        pytest.param([node(5), node(5)], {}, 4, Shares(2, 4, 0, 1), id="cores that are left"),
-        pytest.param([node(8), node(8, alive=False)], {}, 1, Shares(7, 1, 0, 1), id="gone"),
-        pytest.param([node(8)], {"ray_workers": 2}, 1, Shares(2, 1, 0, 1), id="fewer"),
-        pytest.param([node(4)], {"ray_workers": 9}, 0, Shares(3, 1, 0, 1), id="too many"),
-        pytest.param([node(16, 2)], {"device": "0"}, 16, Shares(2, 1, 1, 1), id="GPUs"),
-        pytest.param([node(2, 4)], {"device": "cuda"}, 1, Shares(1, 1, 1, 1), id="few cores"),
+        pytest.param([node(1)], {}, 4, Shares(1, 1, 0), id="one core"),
+        pytest.param([node(0.5)], {}, 1, Shares(1, 0.5, 0), id="half a core"),
+        pytest.param([node(2)], {}, 4, Shares(1, 2, 0), id="more threads than there are"),
+        pytest.param([node(3)], {}, 1, Shares(3, 1, 0), id="each core"),
+        pytest.param([node(8), node(8)], {}, 4, Shares(4, 4, 0), id="two machines"),
+        pytest.param([node(5), node(5)], {}, 4, Shares(2, 4, 0), id="cores that are left"),
+        pytest.param([node(8), node(8, alive=False)], {}, 1, Shares(8, 1, 0), id="gone"),
+        pytest.param([node(8)], {"ray_workers": 2}, 1, Shares(2, 1, 0), id="fewer"),
+        pytest.param([node(4)], {"ray_workers": 9}, 0, Shares(4, 1, 0), id="too many"),
+        pytest.param([node(16, 2)], {"device": "0"}, 16, Shares(2, 1, 1), id="GPUs"),
+        pytest.param([node(2, 4)], {"device": "cuda"}, 1, Shares(2, 1, 1), id="few cores"),
     ],
 )
 def test_how_a_cluster_is_shared(tmp_path, nodes, keys, threads: int, shares: Shares) -> None:
     settings = SimpleNamespace(**{"device": "cpu", "ray_workers": "auto"} | keys)
     assert shares_of(nodes, settings, threads) == shares  # type: ignore[arg-type]
-    taken = shares.workers * shares.worker_cpus + shares.reader_cpus
+    taken = shares.actors * shares.cpus
     assert taken <= sum(n["Resources"]["CPU"] for n in nodes if n["Alive"])
 
 
@@ -174,44 +172,58 @@ def test_clusters_that_cannot_serve(nodes, device: str, message: str) -> None:
         shares_of(nodes, settings, 1)  # type: ignore[arg-type]
 
 
-# Twice
+# Who does what
+
+
+class ActorDiedError(Exception):
+    """As ray's own."""
+
+
+class OneByOne:
+    """As much of ray as gives actors work: an answer is there as soon as it is asked for."""
+
+    exceptions = SimpleNamespace(RayActorError=ActorDiedError)
+
+    def __init__(self, answers: dict[str, list[object]]) -> None:
+        self.answers, self.given = answers, list[str]()
+        self.outcomes = SimpleNamespace(remote=self._remote)
+
+    def _remote(self, batch) -> str:
+        self.given.append("".join(case.name for case in batch))
+        return self.given[-1]
+
+    def wait(self, at_work, num_returns):
+        return at_work[:1], at_work[1:]
+
+    def get(self, names: str) -> object:
+        answer = self.answers.get(names, [done(name) for name in names])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def done(name: str) -> Outcome:
     return Outcome(name, failure=Failure(name, "is a test"))
 
 
-def sender(*rounds):
-    """Gives what each round is to give; keeps what it was sent."""
-    sent: list[tuple[str, bool]] = []
-
-    def send(cases, alone):
-        sent.append(("".join(case.name for case in cases), alone))
-        yield from rounds[len(sent) - 1]
-
-    return send, sent
+def shared(ray: OneByOne, *batches: str) -> Iterator[Outcome]:
+    """What two actors, which are the same one here, make of batches of studies."""
+    return shared_out(ray, [ray, ray], [[Case(name) for name in batch] for batch in batches])
 
 
 def test_what_is_lost_is_sent_once_more_by_itself(caplog) -> None:
     caplog.set_level(logging.WARNING, "spineline")
-    send, sent = sender([done("a"), done("a"), done("d")], [done("a"), done("c")])
-    found = list(twice([Case(name) for name in "abcd"], send))
-    assert sent == [("abcd", False), ("bc", True)]
-    assert [o.name for o in found] == ["a", "d", "c", "b"]
-    assert [o.failure.kind for o in found] == ["reading", "reading", "reading", "crash"]
+    ray = OneByOne({"cd": ActorDiedError(), "d": ActorDiedError()})
+    found = list(shared(ray, "ab", "cd", "e"))
+    assert ray.given == ["ab", "cd", "e", "c", "d"]
+    assert [o.name for o in found] == ["a", "b", "e", "c", "d"]
+    assert [o.failure.kind for o in found] == [*["reading"] * 4, "crash"]
     assert found[-1].failure.reason == "the process that worked on it ended, whenever it was tried"
-    assert "workers ended on 2 studies, which are tried again one by one" in caplog.text
+    assert "an actor ended on 2 studies, which are tried again one by one" in caplog.text
 
 
-def test_nothing_is_sent_again_where_all_came_back() -> None:
-    send, sent = sender([done("a")])
-    assert [o.name for o in twice([Case("a")], send)] == ["a"]
-    assert sent == [("a", False)]
-
-
-def test_a_worker_that_can_do_nothing_ends_the_run() -> None:
-    send, _ = sender([done("a"), Trouble("node n", "no weights"), done("b")])
-    found = twice([Case("a"), Case("b")], send)
+def test_an_actor_that_can_do_nothing_ends_the_run() -> None:
+    found = shared(OneByOne({"b": "node n: no weights"}), "a", "b")
     assert next(found).name == "a"
     with pytest.raises(SpinelineError, match="Ray: node n: no weights"):
         next(found)
@@ -220,27 +232,20 @@ def test_a_worker_that_can_do_nothing_ends_the_run() -> None:
 # What runs on the cluster, here
 
 
-def table_of(*messages):
-    return engine_ray._table(messages)
-
-
 @pytest.fixture
 def here(monkeypatch):
-    """Workers' changes of this process are undone."""
-    pytest.importorskip("pyarrow")
+    """Actors' changes of this process are undone."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(Path.cwd())
-    yield
-    engine_ray._readers.cache_clear()
 
 
-def test_rows_go_from_cases_to_outcomes(cohort, here, make_study, fake_pipeline) -> None:
+@pytest.mark.parametrize("keys", [{}, {"workers": 0}, {"batch": 4}], ids=str)
+def test_an_actor_takes_cases_to_outcomes(cohort, here, make_study, fake_pipeline, keys) -> None:
     make_study(cohort / "even", np.full((150, 120), 7, np.uint8))
     cases = find_cases(cohort)
-    job = job_of(settings_of(cohort, workers=0), load=lambda settings: fake_pipeline)
-    actor = Analyse(job)
-    rows = read_rows(table_of(*cases), job)
-    outcomes = {o.name: o for o in engine_ray._messages(actor(rows))}
+    job = job_of(settings_of(cohort, **keys), load=lambda settings: fake_pipeline)
+    actor = StudyActor(job)
+    outcomes = {o.name: o for o in [*actor.outcomes(cases[:5]), *actor.outcomes(cases[5:])]}
     assert sorted(outcomes) == sorted(case.name for case in cases)
     assert "constant image" in outcomes["even"].failure.reason
     assert len(outcomes["a"].analysis.result.structures) == 11
@@ -257,18 +262,16 @@ def test_rows_go_from_cases_to_outcomes(cohort, here, make_study, fake_pipeline)
 )
 def test_a_worker_that_does_not_fit(cohort, here, keys, changed, message: str) -> None:
     job = job_of(settings_of(**{"source": cohort, "workers": 0} | changed), **keys)
-    (trouble,) = engine_ray._messages(read_rows(table_of(Case("a")), job))
-    assert message in trouble.reason
-    assert trouble.where.startswith("node ")
-    (again,) = engine_ray._messages(Analyse(job)(table_of(trouble)))
-    assert message in again.reason
+    trouble = StudyActor(job).outcomes([Case("a")])
+    assert message in trouble
+    assert trouble.startswith("node ")
 
 
 def test_other_weights_on_a_worker(cohort, here, fake_models) -> None:
     settings = settings_of(cohort, workers=0)
     load = functools.partial(load_same, sha256="1" * 64)
-    (trouble,) = engine_ray._messages(Analyse(job_of(settings, load))(table_of()))
-    assert "other weights here than where the run was started" in trouble.reason
+    trouble = StudyActor(job_of(settings, load)).outcomes([])
+    assert "other weights here than where the run was started" in trouble
     assert load_same(settings, sha256="0" * 64) is fake_models[-1]
 
 
@@ -309,9 +312,9 @@ def test_nodes_that_do_not_fit(cohort, monkeypatch, answer, message: str) -> Non
 
 @pytest.fixture(scope="module")
 def ray_here():
-    """A cluster of three CPUs, for two actors and what reads for them."""
+    """A cluster of two CPUs, for two actors."""
     if not HAS_RAY:
-        pytest.skip("ray[data] is not installed")
+        pytest.skip("ray is not installed")
     settings = SimpleNamespace(ray_address="local", ray_workers=2)
     with engine_ray.cluster(settings, 1) as ray:  # type: ignore[arg-type]
         yield ray
@@ -337,7 +340,7 @@ def fakes(ray_here, fake_models, fake_pipeline, tmp_path, monkeypatch):
 def _loader(pids: Path, pipeline):
     """Loads models, tells its process, takes its time, and is killed by images of 149 rows.
 
-    Images of 151 rows kill the first process that sees one, and no other.
+    Images of 151 rows kill the first actor that sees one, and no other.
     """
 
     def load(settings):
@@ -384,31 +387,35 @@ def bytes_of(out: Path) -> dict[str, bytes]:
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_worker_is_killed_and_nothing_is_lost(cohort, fakes, make_study) -> None:
+def test_an_actor_is_killed_and_nothing_is_lost(cohort, fakes, make_study) -> None:
     make_study(cohort / "even", np.full((150, 120), 7, np.uint8))
     make_study(cohort / "last", np.arange(151 * 120, dtype=np.uint8).reshape(151, 120))
-    settings = settings_of(cohort, engine="ray", ray_workers=2)
+    settings = settings_of(cohort, engine="ray", ray_workers=2, workers=0)
     names = []
     for outcome in fakes.run(find_cases(cohort), settings):
         names.append(outcome.name)
         assert (outcome.failure is not None) is (outcome.name == "even")
     assert sorted(names) == [*"abcde", "even", *"fghijkl", "last"]
     killed = (fakes.pids.parent / "killed").read_text()
-    assert (fakes.pids / killed).exists()  # a worker, while it had a study
+    assert (fakes.pids / killed).exists()  # an actor, while it had a study
     assert len(list(fakes.pids.iterdir())) > 1  # another did that study
 
 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_study_that_kills_every_worker_fails_alone(cohort, fakes, make_study) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_study_that_kills_whoever_does_it_fails_alone(
+    cohort, fakes, make_study, workers: int
+) -> None:
     make_study(cohort / "killer", np.arange(149 * 120, dtype=np.uint8).reshape(149, 120))
-    settings = settings_of(cohort, engine="ray", ray_workers=2)
+    settings = settings_of(cohort, engine="ray", ray_workers=2, workers=workers)
     outcomes = {o.name: o for o in fakes.run(find_cases(cohort), settings)}
     assert sorted(outcomes) == [*"abcdefghijk", "killer", "l"]
     failed = {name: o.failure.kind for name, o in outcomes.items() if o.failure is not None}
     assert failed == {"killer": "crash"}
-    assert len(list(fakes.pids.iterdir())) < 20  # no retrying for ever
+    actors = len(list(fakes.pids.iterdir()))
+    assert actors == 2 if workers else 2 < actors < 20  # no retrying for ever
 
 
 @needs_ray
