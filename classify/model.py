@@ -21,7 +21,7 @@ from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
-from spineline.datasets.common.tensors import METADATA_KEY, read_described
+from spineline.datasets.common.tensors import pack_described, read_described
 from spineline.datasets.crops.crops import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, KIND_OF_SEVEN, SEVEN_NAMES, Kind
 
@@ -340,7 +340,7 @@ def network_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def save_weights(
-    path: Path, state: dict[str, Tensor], config: NetworkConfig, *, half: bool = False
+    path: Path, state: Mapping[str, Tensor], config: NetworkConfig, *, half: bool = False
 ) -> None:
     """Write a weights file, whole or not at all.
 
@@ -353,15 +353,17 @@ def save_weights(
     Raises:
         WeightsError: a number is too large for 16 bits.
     """
-    from safetensors.torch import save
+    for name, tensor in state.items():
+        if half and tensor.is_floating_point() and not torch.isfinite(tensor.half()).all():
+            raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
+    write_bytes(path, weights_bytes(state, config, half=half))
 
-    if half:
-        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
-    text = json.dumps(network_metadata(config))
-    write_bytes(path, save(state, metadata={METADATA_KEY: text}))
+
+def weights_bytes(
+    state: Mapping[str, Tensor], config: NetworkConfig, *, half: bool = False
+) -> bytes:
+    """The content of a weights file; see [save_weights][]."""
+    return pack_described(state, json.dumps(network_metadata(config)), half=half)
 
 
 def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor], NetworkConfig]:

@@ -19,8 +19,8 @@ from spineline.detect.results import Detections
 
 BACKENDS: dict[str, str] = {
     "ultralytics": "spineline.detect.yolo.backend",
-    "fasterrcnn": "spineline.detect.fasterrcnn.model",
-    "unet": "spineline.detect.unet.model",
+    "fasterrcnn": "spineline.detect.engine.networks",
+    "unet": "spineline.detect.engine.networks",
 }
 """Module of each backend, by the name that weights files carry."""
 

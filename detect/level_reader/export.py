@@ -1,4 +1,4 @@
-"""A namer as ONNX or TorchScript: strips (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
+"""A level reader as ONNX or TorchScript: (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from copy import deepcopy
 import torch
 
 from spineline.datasets.labels import LEVELS
-from spineline.detect.level_reader.model import Namer
+from spineline.detect.level_reader.model import TorchLevelReader
 
 OPSET = 17
 
 
-def onnx_bytes(namer: Namer) -> bytes:
+def onnx_bytes(reader: TorchLevelReader) -> bytes:
     """The network as ONNX, for any number of ranks."""
-    network, example = deepcopy(namer.network).cpu().eval(), _example(namer)
+    network, example = deepcopy(reader.network).cpu().eval(), _example(reader)
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
@@ -33,9 +33,9 @@ def onnx_bytes(namer: Namer) -> bytes:
     return buffer.getvalue()
 
 
-def torchscript_bytes(namer: Namer) -> bytes:
+def torchscript_bytes(reader: TorchLevelReader) -> bytes:
     """The network as TorchScript, for any number of ranks."""
-    network, example = deepcopy(namer.network).cpu().eval(), _example(namer)
+    network, example = deepcopy(reader.network).cpu().eval(), _example(reader)
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, but what runs without Python
@@ -43,7 +43,7 @@ def torchscript_bytes(namer: Namer) -> bytes:
     return buffer.getvalue()
 
 
-def _example(namer: Namer) -> torch.Tensor:
-    strip = namer.strip
+def _example(reader: TorchLevelReader) -> torch.Tensor:
+    strip = reader.strip
     ranks = strip.above + len(LEVELS) + strip.below
     return torch.zeros(1, 1, ranks * strip.rank_px, 2 * strip.half_width * strip.rank_px)

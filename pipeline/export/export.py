@@ -42,7 +42,7 @@ from spineline.weights import Bundle, Task, WeightsFile, load_registry
 
 if TYPE_CHECKING:
     from spineline.classify.model import Classifier
-    from spineline.detect.level_reader.model import Namer
+    from spineline.detect.level_reader.model import TorchLevelReader
     from spineline.detect.yolo.backend import UltralyticsDetector
 
 POINT_TOLERANCE_PX = 0.5
@@ -179,7 +179,7 @@ def _write_classifier(classifier: Any, form: Form, path: Path) -> None:
 def _write_namer(namer: Any, form: Form, path: Path) -> None:
     from spineline.detect.level_reader.export import onnx_bytes, torchscript_bytes
 
-    network = cast("Namer", namer)
+    network = cast("TorchLevelReader", namer)
     write_bytes(path, (onnx_bytes if form == "onnx" else torchscript_bytes)(network))
 
 

@@ -29,11 +29,10 @@ from spineline.classify.augment import Mix
 from spineline.classify.data import load_training_data
 from spineline.classify.model import read_weights
 from spineline.classify.recipe import Recipe
-from spineline.classify.runfolder import COLUMNS, RunFolder
 from spineline.classify.settings import ClassifyTrain
 from spineline.classify.train import (
+    ClassifierTrainer,
     CropLoss,
-    TrainResult,
     batches,
     class_weights,
     epoch_order,
@@ -48,6 +47,7 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.training import TrainResult, read_checkpoint
 from spineline.datasets.crops.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
 
@@ -88,7 +88,11 @@ def same(one: Path, other: Path) -> bool:
 def test_a_tiny_network_learns(trained: Path) -> None:
     rows = list(csv.DictReader((trained / "results.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
-    assert tuple(rows[0]) == COLUMNS
+    assert list(rows[0]) == [
+        "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "seven_accuracy", "macro_f1",
+        "auc_disc", "auc_vertebra", "binary_accuracy", "binary_sensitivity", "binary_specificity",
+        "binary_auc", "score",
+    ]  # fmt: skip
     assert float(rows[-1]["train_loss"]) < 0.7 * float(rows[0]["train_loss"])
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["abnormal"]["auc_disc"] > 0.75
@@ -197,7 +201,7 @@ def test_one_head_alone(run: Run, head: str) -> None:
     row = result.history[-1]
     assert (row["macro_f1"] is None) == (head == "binary")
     assert (row["binary_auc"] is None) == (head == "seven")
-    assert load_classifier(result.best).head == head
+    assert load_classifier(result.weights).head == head
 
 
 def test_without_a_seven_class_head_there_is_no_confusion(run: Run) -> None:
@@ -217,7 +221,7 @@ def test_without_val_the_last_epoch_is_kept(
     folder = make_dataset(tmp_path / "data", train=range(3), test=range(3, 5))
     result = run(data=folder)
     assert result.best_epoch == 0
-    assert result.best == result.last
+    assert result.weights == result.last
     assert not (result.out / "weights" / "best.safetensors").exists()
     assert not (result.out / "metrics.json").exists()
 
@@ -236,19 +240,18 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
 ) -> None:
     values = {"epochs": 4, "noise": 3.0, "scheduler": "cosine", "optimizer": "adamw"}
     whole = run("whole", **values)
-    original, saved = RunFolder.write_derived, []
+    original = ClassifierTrainer.save_checkpoint
 
-    def stop(self: RunFolder, *arguments: Any) -> None:
-        saved.append(arguments)
-        if len(saved) == 2:  # between the checkpoint and what follows from it
+    def stop(self: ClassifierTrainer, *arguments: Any) -> None:
+        if self.done == 2:  # between the results and the checkpoint
             raise KeyboardInterrupt
         original(self, *arguments)
 
-    monkeypatch.setattr(RunFolder, "write_derived", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped", **values)
-    monkeypatch.undo()
-    assert len((tmp_path / "stopped" / "results.csv").read_text().splitlines()) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierTrainer, "save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped", **values)
+    assert len((tmp_path / "stopped" / "results.csv").read_text().splitlines()) == 3
     half = tmp_path / "stopped" / "weights" / ".last.safetensors.abc.partial"
     half.write_text("left by a kill")
     went_on = run("stopped", resume=True, **values)
@@ -260,7 +263,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
 
 def test_resuming_within_an_epoch_repeats_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run("whole", epochs=3)
-    original, steps = training._train_step, []
+    original, steps = training.mixed_loss, []
 
     def stop(*arguments: Any) -> Any:
         steps.append(1)
@@ -268,10 +271,10 @@ def test_resuming_within_an_epoch_repeats_it(run: Run, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(training, "_train_step", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped", epochs=3)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "mixed_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped", epochs=3)
     assert same(run("stopped", epochs=3, resume=True).last, whole.last)
 
 
@@ -312,7 +315,7 @@ def test_resuming_with_other_data_is_refused(
 
 
 def test_resuming_nothing_is_refused(run: Run) -> None:
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt is not there"):
+    with pytest.raises(WeightsError, match=r"nothing to resume, no run\.yaml there"):
         run(resume=True)
 
 
@@ -335,9 +338,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_epoch(
     with pytest.raises(SpinelineError, match=r"epoch 2.*Try a smaller lr="):
         run("bad", epochs=3)
     monkeypatch.undo()
-    kept = RunFolder(tmp_path / "bad").load()
-    assert kept.epoch == 1
-    assert all(torch.isfinite(t).all() for t in kept.network.values() if t.is_floating_point())
+    kept = read_checkpoint(tmp_path / "bad" / "checkpoint.pt")
+    assert kept["done"] == 1
+    assert all(torch.isfinite(t).all() for t in kept["network"].values() if t.is_floating_point())
     assert good.best_epoch == 1
 
 
@@ -362,7 +365,7 @@ def test_a_killed_process_leaves_a_whole_state(
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert RunFolder(out).load().epoch >= 1
+        assert read_checkpoint(out / "checkpoint.pt")["done"] >= 1
     assert not list(out.glob("**/*.safetensors.partial.safetensors"))
     finished = run("killed", epochs=12, resume=True)
     whole = run("whole", epochs=12)

@@ -108,12 +108,12 @@ def test_a_faster_rcnn_agrees_with_the_original(
 ) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")
-    from spineline.detect.engine.scaling import save_network
+    from spineline.detect.engine.scaling import make_meta, save_network
     from spineline.detect.fasterrcnn.export import run_exported
-    from spineline.detect.fasterrcnn.model import Description, build_network, make_meta
+    from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 
-    description = Description(backbone, 1, 0.25, 0.5)
-    network: Any = build_network(description, 2, 64)
+    description = FasterRCNNDescription(backbone, 1, 0.25, 0.5)
+    network: Any = build_fasterrcnn(description, 2, 64)
     network.roi_heads.box_predictor.cls_score.bias.data[0] = 1000.0 if nothing else 0.0
     path, out = tmp_path / "w.safetensors", tmp_path / "exported"
     save_network(network, make_meta(description, ("a", "b"), 64), path)

@@ -26,10 +26,12 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.tensors import write_checkpoint
 from spineline.detect import load_detector
-from spineline.detect.checkpoints import load_pickle, read_safetensors, write_checkpoint
+from spineline.detect.checkpoints import load_pickle, read_safetensors
 from spineline.detect.settings import DetectTrain
-from spineline.detect.train import train, trainer_arguments
+from spineline.detect.train import train
+from spineline.detect.yolo.train import trainer_arguments
 
 TINY: dict[str, Any] = {"model": "yolov8n", "imgsz": 64, "epochs": 1, "batch": 3, "plots": False}
 
@@ -95,7 +97,7 @@ def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
     def save(self: Any) -> bool:
         save_model(self)
         network = trainer_module._stripped(self.ema.ema)
-        meta = trainer_module.make_meta(network, "yolov8n", 64)
+        meta = trainer_module.yolo_meta(network, "yolov8n", 64)
         kept.append(trainer_module.packed_safetensors(network.state_dict(), meta))
         if self.epoch == 1:
             raise KeyboardInterrupt

@@ -22,8 +22,9 @@ from spineline.detect.yolo import trainer as trainer_module
 MODELS: dict[str, dict[str, Any]] = {
     "fasterrcnn": {
         "model": "fasterrcnn",
-        "backbone": "mobilenet_v3_small",
+        "backbone": "test_resnet",
         "rois": 16,
+        "proposals": 40,
         "channels": 1,
     },
     "yolo": {"model": "yolov8n"},
@@ -80,11 +81,11 @@ def test_events_are_those_of_results_csv_also_when_a_run_is_resumed(
                 lambda self: die() if self.epoch == 2 else original(self),
             )
         else:
-            original = loop._save
+            original = loop.DetectorTrainer.save_checkpoint
             patch.setattr(
-                loop,
-                "_save",
-                lambda job, state, *rest: die() if state.done == 3 else original(job, state, *rest),
+                loop.DetectorTrainer,
+                "save_checkpoint",
+                lambda self, *rest: die() if self.done == 3 else original(self, *rest),
             )
         with pytest.raises(KeyboardInterrupt):
             train(DetectTrain(data=dataset, out=out, tensorboard=True, **TINY, **MODELS[model]))
