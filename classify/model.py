@@ -87,7 +87,7 @@ def _heads(config: NetworkConfig, features: int) -> nn.ModuleDict:
     )
 
 
-class Member(nn.Module):
+class ClassifierMember(nn.Module):
     """A hidden layer and heads beside the network's own."""
 
     def __init__(self, config: NetworkConfig, features: int) -> None:
@@ -121,7 +121,9 @@ class Network(nn.Module):
         self.thin = nn.Dropout(config.feature_dropout)
         self.hidden = _hidden(config, features)
         self.heads = _heads(config, features)
-        self.others = nn.ModuleList(Member(config, features) for _ in range(config.members - 1))
+        self.others = nn.ModuleList(
+            ClassifierMember(config, features) for _ in range(config.members - 1)
+        )
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
 

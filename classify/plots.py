@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
@@ -18,7 +19,7 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def plot_curves(history: Sequence[Mapping[str, float | int | None]], path: Path) -> None:
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the course of losses, figures and learning rate over the epochs."""
     figure = new_figure(10, 7)
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):

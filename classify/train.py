@@ -48,9 +48,9 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
 from spineline.datasets.common.training import (
-    Row,
+    ResultRow,
     Trainer,
-    TrainResult,
+    TrainingResult,
     check_new_run,
     check_there_is_a_checkpoint,
     clear_half_written,
@@ -89,7 +89,7 @@ class ClassifierPlan:
         return self.data.recipe
 
 
-def train(settings: ClassifyTrain) -> TrainResult:
+def train(settings: ClassifyTrain) -> TrainingResult:
     """Train a classifier.
 
     Raises:
@@ -406,7 +406,7 @@ class ClassifierTrainer(Trainer):
         self.network: Network = network
         self.plan = plan
         self.plots = plots
-        self.history: list[Row] = []
+        self.history: list[ResultRow] = []
         self.metrics: dict[str, Any] = {}
         self.loss = CropLoss(plan.recipe, plan.data.train).to(plan.device)
         self.tensors = Batches.of(plan.data.train)
@@ -463,22 +463,22 @@ class ClassifierTrainer(Trainer):
         """Loss and metrics on val."""
         if self.plan.data.val is None:
             return None
-        return evaluate(self.plan, self.network, self.loss)
+        return evaluate_on_val(self.plan, self.network, self.loss)
 
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float | None]:
         """The score that the recipe selects the best epoch by."""
-        return {"score": selection_score(metrics, self.plan.recipe.select_by)}
+        return {"score": selection_score(dict(metrics), self.plan.recipe.select_by)}
 
-    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> Row:
+    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:
         """The columns of ``results.csv``; None where there is no value."""
         rate, found = float(self.optimizer.param_groups[0]["lr"]), metrics or {}
         return result_row(rate, trained, found, self.scores(found)["score"])
 
-    def on_epoch_end(self, row: Row) -> None:
+    def on_epoch_end(self, row: ResultRow) -> None:
         """Take note of the row, for the curves."""
         self.history.append(row)
 
-    def summary(self, row: Row) -> str:
+    def summary(self, row: ResultRow) -> str:
         """Losses and metrics."""
         names = ("train_loss", "val_loss", "seven_accuracy", "macro_f1", "auc_disc",
                  "auc_vertebra", "binary_auc")  # fmt: skip
@@ -517,7 +517,7 @@ class ClassifierTrainer(Trainer):
             best = self.weights_file("best")
             network = load_network(*read_weights(best), where=str(best)).to(self.plan.device)
             chosen = {"epoch": self.best_epoch, "selected_by": self.plan.recipe.select_by}
-            self.metrics = {**chosen, **evaluate(self.plan, network, self.loss)}
+            self.metrics = {**chosen, **evaluate_on_val(self.plan, network, self.loss)}
             write_json(self.out / "metrics.json", self.metrics)
         if self.plots:
             self._plot()
@@ -530,7 +530,7 @@ class ClassifierTrainer(Trainer):
             confusion, title = self.metrics["seven"]["confusion"], f"val, epoch {self.best_epoch}"
             plot_confusion(confusion, SEVEN_NAMES, title, self.out / "confusion.png")
 
-    def result(self) -> TrainResult:
+    def result(self) -> TrainingResult:
         """What the run has left so far, with its rows and metrics."""
         return replace(super().result(), history=tuple(self.history), metrics=self.metrics)
 
@@ -615,7 +615,7 @@ def mixed_loss(
     return mix.share * value + (1 - mix.share) * other
 
 
-def evaluate(plan: ClassifierPlan, network: Network, loss: CropLoss) -> dict[str, Any]:
+def evaluate_on_val(plan: ClassifierPlan, network: Network, loss: CropLoss) -> dict[str, Any]:
     """Figures on val, with its loss; the network is left in evaluation mode."""
     table = plan.data.val
     if table is None:
@@ -635,7 +635,7 @@ def evaluate(plan: ClassifierPlan, network: Network, loss: CropLoss) -> dict[str
 
 def result_row(
     rate: float, trained: Mapping[str, float], val: Mapping[str, Any], score: float | None
-) -> Row:
+) -> ResultRow:
     """The columns of ``results.csv`` from the metrics of an epoch; None where there is none."""
     seven, binary = val.get("seven", {}), val.get("binary", {})
     abnormal = val.get("abnormal", {})

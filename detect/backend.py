@@ -84,7 +84,7 @@ def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) ->
     """
     backend = "ultralytics"
     if weights.suffix.lower() not in PICKLE_SUFFIXES:
-        from spineline.detect.checkpoints import read_meta
+        from spineline.detect.checkpoints import read_meta  # torch
 
         backend = read_meta(weights).backend
     if backend not in BACKENDS:

@@ -15,7 +15,7 @@ from spineline.datasets.common.errors import ConfigError, OutputExistsError, Wei
 from spineline.datasets.common.files import write_json
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
-from spineline.datasets.common.training import TrainResult, check_new_run, clear_half_written
+from spineline.datasets.common.training import TrainingResult, check_new_run, clear_half_written
 from spineline.detect.architectures import OWN_LOOP, canonical_name
 from spineline.detect.engine.compiling import check_compile
 from spineline.detect.engine.dataset import YoloData, read_data
@@ -42,7 +42,7 @@ _MAY_CHANGE = (
 """Keys that a resumed run may be given otherwise than the run it continues."""
 
 
-def train(settings: DetectTrain) -> TrainResult:
+def train(settings: DetectTrain) -> TrainingResult:
     """Train a detector, or continue a run that was killed.
 
     Under ``torchrun`` every process calls this with the same settings; the first one writes.
@@ -64,7 +64,7 @@ def train(settings: DetectTrain) -> TrainResult:
         return _resume(settings, group) if settings.resume else _start(settings, group)
 
 
-def _start(settings: DetectTrain, group: ProcessGroup) -> TrainResult:
+def _start(settings: DetectTrain, group: ProcessGroup) -> TrainingResult:
     if settings.model is None:
         raise ConfigError("missing model=… (architecture such as yolov8n, fasterrcnn or unet)")
     if settings.data is None:
@@ -119,19 +119,19 @@ def _check_packages(settings: DetectTrain) -> None:
 
 def _prepared(
     settings: DetectTrain, resolved: Resolved, data: YoloData, group: ProcessGroup
-) -> Callable[[], TrainResult]:
+) -> Callable[[], TrainingResult]:
     """Everything read and checked before anything is written; the call that trains."""
     if settings.model in OWN_LOOP:
         from spineline.detect.engine import loop  # torch
 
         plan = loop.make_plan(settings, resolved.values, data, group)
-        return lambda: loop.run(plan)
-    from spineline.detect.yolo.train import prepare  # ultralytics
+        return lambda: loop.run_training(plan)
+    from spineline.detect.yolo.train import prepare_yolo  # ultralytics
 
-    return prepare(settings, resolved.values, data)
+    return prepare_yolo(settings, resolved.values, data)
 
 
-def _resume(given: DetectTrain, group: ProcessGroup) -> TrainResult:
+def _resume(given: DetectTrain, group: ProcessGroup) -> TrainingResult:
     if given.model is not None:
         given = replace(given, model=canonical_name(given.model))
     settings, values = resumed_settings(
@@ -148,14 +148,14 @@ def _resume(given: DetectTrain, group: ProcessGroup) -> TrainResult:
 
         with held_folder(settings.out):
             clear_half_written(settings.out)
-            return yolo_train.resume(settings, values)
+            return yolo_train.resume_yolo(settings, values)
     from spineline.detect.engine import loop  # torch
 
     if not group.first:
-        return loop.resume(settings, values, group)
+        return loop.resume_training(settings, values, group)
     with held_folder(settings.out):
         clear_half_written(settings.out)
-        return loop.resume(settings, values, group)
+        return loop.resume_training(settings, values, group)
 
 
 def _check_run_folder(settings: DetectTrain) -> None:

@@ -40,14 +40,14 @@ CHECKPOINT_SECONDS = 10.0
 """Least time from one checkpoint to the next: what a killed run may have to train again."""
 
 Cell = float | int | str | None
-Row = dict[str, Cell]
+ResultRow = dict[str, Cell]
 """A line of ``results.csv`` by column."""
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
-class TrainResult:
+class TrainingResult:
     """What a training left behind.
 
     Attributes:
@@ -66,7 +66,7 @@ class TrainResult:
     last: Path
     epochs: int
     best_epoch: int = 0
-    history: tuple[Row, ...] = ()
+    history: tuple[ResultRow, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,11 +148,11 @@ class Trainer(ABC):
         return {}
 
     @abstractmethod
-    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> Row:
+    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:
         """The columns of ``results.csv`` for what `train_epoch` and `validate` gave."""
 
     @abstractmethod
-    def summary(self, row: Row) -> str:
+    def summary(self, row: ResultRow) -> str:
         """What the log says of an epoch."""
 
     def pack_weights(self, weights: Any) -> bytes:
@@ -174,7 +174,7 @@ class Trainer(ABC):
     def on_train_start(self) -> None:  # noqa: B027
         """Called before the first epoch, with the generators that the epochs draw from."""
 
-    def on_epoch_end(self, row: Row) -> None:  # noqa: B027
+    def on_epoch_end(self, row: ResultRow) -> None:  # noqa: B027
         """Called when an epoch is in ``results.csv`` and not yet in a checkpoint."""
 
     def on_train_end(self) -> None:  # noqa: B027
@@ -182,7 +182,7 @@ class Trainer(ABC):
 
     # The loop
 
-    def run(self) -> TrainResult:
+    def run(self) -> TrainingResult:
         """Train up to the last epoch; the caller's random generators are left as they were.
 
         Raises:
@@ -214,23 +214,23 @@ class Trainer(ABC):
             LOG.info("done: %d epochs; weights: %s", self.done, self.result().weights)
         return self.result()
 
-    def result(self) -> TrainResult:
+    def result(self) -> TrainingResult:
         """What the run has left so far."""
         best, last = self.weights_file("best"), self.weights_file("last")
         chosen = best if best.exists() else last
-        return TrainResult(self.out, chosen, last, self.done, self.best_epoch)
+        return TrainingResult(self.out, chosen, last, self.done, self.best_epoch)
 
     def weights_file(self, name: str) -> Path:
         """The weights file of a name, such as ``last``."""
         return self.out / "weights" / f"{name}.safetensors"
 
-    def shown(self, steps: Sequence[Item] | Iterable[Item], total: int) -> Iterable[Item]:
+    def shown(self, steps: Sequence[_Item] | Iterable[_Item], total: int) -> Iterable[_Item]:
         """The steps of an epoch, with a bar on a terminal."""
         if not self.writes or not sys.stderr.isatty():
             return steps
         from tqdm import tqdm
 
-        bar: Iterable[Item] = tqdm(steps, total=total, desc=f"epoch {self.done + 1}", leave=False)
+        bar: Iterable[_Item] = tqdm(steps, total=total, desc=f"epoch {self.done + 1}", leave=False)
         return bar
 
     def kept(self) -> str:
@@ -298,7 +298,7 @@ class Trainer(ABC):
             write_bytes(first, self.pack_weights(weights))
             for other in others:
                 link_file(first, other)
-            write_checkpoint(on_cpu(copied), self.out / self.checkpoint_name)
+            write_checkpoint(moved_to_cpu(copied), self.out / self.checkpoint_name)
             self.saved = copied["done"]
 
         self._writer.submit(write)
@@ -351,7 +351,7 @@ def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
     return change(value) if hasattr(value, "data_ptr") else value
 
 
-def on_cpu(value: Any) -> Any:
+def moved_to_cpu(value: Any) -> Any:
     """Nested dicts and lists with every tensor on the CPU."""
     return each_tensor(value, lambda tensor: tensor.cpu())
 

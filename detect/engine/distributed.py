@@ -132,7 +132,7 @@ def group_of_environment(environment: Mapping[str, str] | None = None) -> Proces
 
 
 @contextmanager
-def joined(group: ProcessGroup, device: str) -> Iterator[None]:
+def joined_processes(group: ProcessGroup, device: str) -> Iterator[None]:
     """The processes wait for each other, then work together, then part.
 
     Args:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,10 +26,10 @@ from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.tensors import write_checkpoint
 from spineline.datasets.common.training import (
-    Row,
+    ResultRow,
     Trainer,
-    TrainResult,
-    on_cpu,
+    TrainingResult,
+    moved_to_cpu,
     read_checkpoint,
     run_finished,
 )
@@ -44,7 +44,7 @@ from spineline.detect.engine.dataset import (
     read_images,
     warn_of_absent_classes,
 )
-from spineline.detect.engine.distributed import ALONE, ProcessGroup, joined
+from spineline.detect.engine.distributed import ALONE, ProcessGroup, joined_processes
 from spineline.detect.engine.images import Sample, measure, read_sample
 from spineline.detect.engine.loader import (
     EpochBatches,
@@ -54,8 +54,9 @@ from spineline.detect.engine.loader import (
     seed_generators,
     seed_of,
 )
-from spineline.detect.engine.networks import Architecture, architecture_of, make_optimizer
-from spineline.detect.engine.scaling import ScaledDetector, as_input, as_stored
+from spineline.detect.engine.networks import Architecture, architecture_of, make_detector_optimizer
+from spineline.detect.engine.scaling import ScaledDetector, as_input, as_stored, make_meta
+from spineline.detect.engine.tensorboard import Board, comparison
 from spineline.detect.engine.validation import (
     COLUMNS,
     METRICS,
@@ -66,9 +67,6 @@ from spineline.detect.engine.validation import (
 from spineline.detect.results import Detections
 from spineline.detect.settings import DetectTrain
 from spineline.weights import resolve as resolve_weights
-
-if TYPE_CHECKING:
-    from spineline.detect.engine.tensorboard import Board
 
 WARMUP_START = 1e-3
 """First learning rate of the warm-up, as a share of ``lr0``."""
@@ -110,7 +108,7 @@ class TrainingPlan:
     @property
     def meta(self) -> DetectorMeta:
         """What a weights file says of the network."""
-        return self.architecture.meta(self.description, self.names, self.values["imgsz"])
+        return make_meta(self.description, self.names, self.values["imgsz"])
 
     @property
     def device(self) -> str:
@@ -197,7 +195,7 @@ def _start(
     return dict(network.state_dict())
 
 
-def run(plan: TrainingPlan) -> TrainResult:
+def run_training(plan: TrainingPlan) -> TrainingResult:
     """Train from the start.
 
     Raises:
@@ -213,16 +211,22 @@ def run(plan: TrainingPlan) -> TrainResult:
 
 
 def _network(plan: TrainingPlan, *, seed: int = 0) -> nn.Module:
-    counts = class_counts(plan.train, len(plan.names)).tolist()
-    network = plan.architecture.build(plan.description, plan.values, plan.names, counts, seed)
+    network = plan.architecture.build(
+        plan.description,
+        plan.names,
+        plan.values["imgsz"],
+        seed=seed,
+        values=plan.values,
+        counts=class_counts(plan.train, len(plan.names)).tolist(),
+    )
     if plan.settings.compile:
         compile_backbone(network)
     return network
 
 
-def resume(
+def resume_training(
     settings: DetectTrain, values: Mapping[str, Any], group: ProcessGroup = ALONE
-) -> TrainResult:
+) -> TrainingResult:
     """Go on with a run that was stopped, to the numbers of an unbroken one (on the CPU).
 
     Raises:
@@ -268,7 +272,7 @@ class DetectorTrainer(Trainer):
         super().__init__(
             plan.settings.out,
             network,
-            make_optimizer(network, plan.values),
+            make_detector_optimizer(network, plan.values),
             epochs=plan.values["epochs"],
             val_every=plan.settings.val_every if plan.settings.val else 0,
         )
@@ -288,9 +292,9 @@ class DetectorTrainer(Trainer):
         """Whether this is the first process."""
         return self.plan.group.first
 
-    def run(self) -> TrainResult:
+    def run_training(self) -> TrainingResult:
         """See [Trainer][spineline.datasets.common.training]; together with the other processes."""
-        with joined(self.plan.group, self.plan.device):
+        with joined_processes(self.plan.group, self.plan.device):
             return super().run()
 
     def on_train_start(self) -> None:
@@ -308,8 +312,6 @@ class DetectorTrainer(Trainer):
         if self.writes and plan.val:
             self._validation = Validation(plan.val, plan.names, keep=cached)
         if self.writes and plan.settings.tensorboard:
-            from spineline.detect.engine.tensorboard import Board  # needs the package tensorboard
-
             self._board = Board(self.out, self.done)
 
     def should_stop(self) -> bool:
@@ -331,7 +333,7 @@ class DetectorTrainer(Trainer):
         place = (group.rank,) if group.rank else ()
         sums = dict.fromkeys(plan.architecture.losses, 0.0)
         for step, examples in enumerate(self.shown(self._loader, steps)):
-            rate = learning_rate(plan.values, self.done + step / steps)
+            rate = detector_learning_rate(plan.values, self.done + step / steps)
             for param_group in self.optimizer.param_groups:
                 param_group["lr"] = rate
             batch = _on_device(plan, examples)
@@ -395,21 +397,19 @@ class DetectorTrainer(Trainer):
         """The metrics whose best weights are kept."""
         return {name: metrics[column] for name, column in METRICS.items()}
 
-    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> Row:
+    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:
         """Losses, metrics and the learning rate; ``nan`` where nothing was validated."""
-        row: Row = {f"train/{name}": value for name, value in trained.items()}
+        row: ResultRow = {f"train/{name}": value for name, value in trained.items()}
         if self.plan.val:
             row |= dict.fromkeys(COLUMNS, math.nan) if metrics is None else metrics
         row["lr/pg0"] = self.optimizer.param_groups[0]["lr"]
         return row
 
-    def on_epoch_end(self, row: Row) -> None:
+    def on_epoch_end(self, row: ResultRow) -> None:
         """The same numbers go to TensorBoard, with a picture, where that is asked for."""
         found, self._found = self._found, None
         if self._board is None:
             return
-        from spineline.detect.engine.tensorboard import comparison  # needs tensorboard
-
         self._board.scalars(self.done, {k: float(v or 0) for k, v in row.items() if k != "epoch"})
         if self._validation is None:
             return
@@ -419,7 +419,7 @@ class DetectorTrainer(Trainer):
         picture = comparison(pixels, labels_of(image), found, title=image.file.stem)
         self._board.picture(self.done, picture)
 
-    def summary(self, row: Row) -> str:
+    def summary(self, row: ResultRow) -> str:
         """Losses and, where they are, metrics."""
         losses = self.plan.architecture.losses
         words = " ".join(f"{n.removeprefix('loss_')} {row[f'train/{n}']:.3f}" for n in losses)
@@ -450,7 +450,7 @@ class DetectorTrainer(Trainer):
         """Draw the curves and leave a checkpoint without what only a resumed run needs."""
         if self.plan.settings.plots:
             write_bytes(self.out / "results.png", _curves_png(self.out / "results.csv"))
-        content = {**on_cpu(self.checkpoint()), "optimizer": None}
+        content = {**moved_to_cpu(self.checkpoint()), "optimizer": None}
         write_checkpoint(content, self.out / self.checkpoint_name)
 
     def _detector(self) -> ScaledDetector:
@@ -473,7 +473,7 @@ def _joined_network(plan: TrainingPlan, network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network, device_ids=[device], output_device=device)
 
 
-def learning_rate(values: Mapping[str, Any], epochs: float) -> float:
+def detector_learning_rate(values: Mapping[str, Any], epochs: float) -> float:
     """The learning rate after so many epochs: linear warm-up, then linear to ``lr0 * lrf``."""
     warmup = values["warmup_epochs"]
     share = 1.0 - epochs / values["epochs"] * (1.0 - values["lrf"])

@@ -19,7 +19,7 @@ from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.common.log import LOG
 from spineline.detect.architectures import FASTERRCNN, UNET
 from spineline.detect.checkpoints import DetectorMeta, parse_meta, read_safetensors
-from spineline.detect.engine.scaling import ScaledDetector, make_meta, network_with
+from spineline.detect.engine.scaling import ScaledDetector, network_with
 from spineline.detect.fasterrcnn import model as fasterrcnn
 from spineline.detect.fasterrcnn.backbones import check_network, timm_name
 from spineline.detect.fasterrcnn.losses import training_weights
@@ -79,24 +79,27 @@ class Architecture(ABC):
     def build(
         self,
         description: Any,
-        values: Values,
         names: Sequence[str],
-        counts: Sequence[int],
-        seed: int,
+        imgsz: int,
+        *,
+        seed: int = 0,
+        values: Values | None = None,
+        counts: Sequence[int] = (),
     ) -> nn.Module:
-        """A network with fresh weights, to train it."""
+        """A network with fresh weights.
 
-    @abstractmethod
-    def rebuild(self, description: Any, classes: int, imgsz: int) -> nn.Module:
-        """A network that is to be given the weights of a file."""
+        Args:
+            description: what to build.
+            names: class names.
+            imgsz: longer side of its images, in pixels.
+            seed: of the weights.
+            values: what it is trained with; None for one that is not.
+            counts: training labels of each class.
+        """
 
     def holds_weights_alone(self, description: Any) -> bool:  # noqa: ARG002
         """Whether all tensors of such a network are in its files; timm's may hold others."""
         return False
-
-    def meta(self, description: Any, names: tuple[str, ...], imgsz: int) -> DetectorMeta:
-        """What a weights file says of a network."""
-        return make_meta(description, names, imgsz)
 
     def network_of(
         self, meta: DetectorMeta, tensors: Mapping[str, torch.Tensor], where: str
@@ -116,7 +119,7 @@ class Architecture(ABC):
             raise WeightsError(msg)
         description = self.check_description(meta, where)
         network = network_with(
-            lambda: self.rebuild(description, len(meta.names), meta.imgsz),
+            lambda: self.build(description, meta.names, meta.imgsz),
             tensors,
             where,
             complete=self.holds_weights_alone(description),
@@ -149,12 +152,16 @@ class FasterRCNNArchitecture(Architecture):
     def build(
         self,
         description: Any,
-        values: Values,
         names: Sequence[str],
-        counts: Sequence[int],
-        seed: int,
+        imgsz: int,
+        *,
+        seed: int = 0,
+        values: Values | None = None,
+        counts: Sequence[int] = (),
     ) -> nn.Module:
         """A network with fresh weights and the loss that the values ask for."""
+        if values is None:
+            return fasterrcnn.build_fasterrcnn(description, len(names), imgsz, seed=seed)
         weights = training_weights(values, names, counts)
         if weights:
             words = ", ".join(f"{n} {w:.3g}" for n, w in zip(names, weights, strict=True))
@@ -162,17 +169,13 @@ class FasterRCNNArchitecture(Architecture):
         return fasterrcnn.build_fasterrcnn(
             description,
             len(names),
-            values["imgsz"],
+            imgsz,
             seed=seed,
             proposals=values["proposals"],
             rois=values["rois"],
             class_weights=weights,
             focal_gamma=values["focal_gamma"],
         )
-
-    def rebuild(self, description: Any, classes: int, imgsz: int) -> nn.Module:
-        """A network that is to be given the weights of a file."""
-        return fasterrcnn.build_fasterrcnn(description, classes, imgsz)
 
     def holds_weights_alone(self, description: Any) -> bool:
         """So with torchvision's backbones."""
@@ -210,17 +213,15 @@ class UNetArchitecture(Architecture):
     def build(
         self,
         description: Any,
-        values: Values,
         names: Sequence[str],
-        counts: Sequence[int],  # noqa: ARG002
-        seed: int,
+        imgsz: int,
+        *,
+        seed: int = 0,
+        values: Values | None = None,  # noqa: ARG002
+        counts: Sequence[int] = (),  # noqa: ARG002
     ) -> nn.Module:
         """A network with fresh weights."""
-        return unet.build_unet(description, len(names), values["imgsz"], seed=seed)
-
-    def rebuild(self, description: Any, classes: int, imgsz: int) -> nn.Module:
-        """A network that is to be given the weights of a file."""
-        return unet.build_unet(description, classes, imgsz)
+        return unet.build_unet(description, len(names), imgsz, seed=seed)
 
 
 _ARCHITECTURES: dict[str, Architecture] = {
@@ -246,7 +247,7 @@ def load(
     return architecture.detector(network, meta, device=device)
 
 
-def make_optimizer(network: nn.Module, values: Values) -> torch.optim.Optimizer:
+def make_detector_optimizer(network: nn.Module, values: Values) -> torch.optim.Optimizer:
     """SGD, Adam or AdamW over all weights, as a run's values say.
 
     Each in its fused form, which goes once over the weights where the others go several times.

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from copy import deepcopy
 
 import torch
 
+from spineline.datasets.common.exporting import to_onnx, to_torchscript
 from spineline.datasets.labels import LEVELS
 from spineline.detect.level_reader.model import TorchLevelReader
 
-OPSET = 17
+
+def level_reader_to_onnx(reader: TorchLevelReader) -> bytes:
+    """The network as ONNX, for any number of ranks.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+    """
+    return to_onnx(
+        deepcopy(reader.network).cpu().eval(),
+        _example(reader),
+        inputs=["strips"],
+        outputs=["logits"],
+        axes={"strips": {2: "rows"}, "logits": {2: "ranks"}},
+        description=None,
+    )
 
 
-def onnx_bytes(reader: TorchLevelReader) -> bytes:
-    """The network as ONNX, for any number of ranks."""
-    network, example = deepcopy(reader.network).cpu().eval(), _example(reader)
-    buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
-        torch.onnx.export(
-            network,
-            (example,),
-            buffer,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["strips"],
-            output_names=["logits"],
-            dynamic_axes={"strips": {2: "rows"}, "logits": {2: "ranks"}},
-        )
-    return buffer.getvalue()
-
-
-def torchscript_bytes(reader: TorchLevelReader) -> bytes:
+def level_reader_to_torchscript(reader: TorchLevelReader) -> bytes:
     """The network as TorchScript, for any number of ranks."""
-    network, example = deepcopy(reader.network).cpu().eval(), _example(reader)
-    buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
-        torch.jit.save(torch.jit.trace(network, (example,)), buffer)
-    return buffer.getvalue()
+    network = deepcopy(reader.network).cpu().eval()
+    return to_torchscript(network, _example(reader), description=None)
 
 
 def _example(reader: TorchLevelReader) -> torch.Tensor:

@@ -26,7 +26,7 @@ from spineline.datasets.common.files import staged_folder, write_bytes, write_js
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
-from spineline.datasets.common.training import Row, Trainer, TrainResult
+from spineline.datasets.common.training import ResultRow, Trainer, TrainingResult
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
@@ -58,7 +58,7 @@ class Spine:
     ranks: npt.NDArray[np.int64]
 
 
-def train(settings: NamingTrain) -> TrainResult:
+def train(settings: NamingTrain) -> TrainingResult:
     """Train a level reader; the weights of the last epoch are the result.
 
     Raises:
@@ -91,7 +91,7 @@ def train(settings: NamingTrain) -> TrainResult:
         LOG.info("val %s: %.4g", name, value)
     file = settings.out / WEIGHTS_FILE
     LOG.info("done: %d epochs; weights: %s", settings.epochs, file)
-    return TrainResult(settings.out, file, file, settings.epochs, metrics=metrics)
+    return TrainingResult(settings.out, file, file, settings.epochs, metrics=metrics)
 
 
 def load_spines(dataset: Dataset, part: Part) -> list[Spine]:
@@ -273,11 +273,11 @@ class LevelReaderTrainer(Trainer):
             raise SpinelineError(f"the loss of epoch {self.done + 1} is {mean}; try a smaller lr=")
         return {"loss": mean}
 
-    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> Row:  # noqa: ARG002
+    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:  # noqa: ARG002
         """The loss."""
         return {"loss": f"{trained['loss']:.6f}"}
 
-    def summary(self, row: Row) -> str:
+    def summary(self, row: ResultRow) -> str:
         """The loss."""
         return f"loss {row['loss']}"
 

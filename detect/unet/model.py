@@ -33,7 +33,7 @@ from spineline.detect.unet.heatmaps import GAUSSIAN, HEATMAPS, draw_heat, find_p
 LOSSES = ("loss_heat", "loss_size")
 """Losses of the network; their sum is trained on."""
 
-STRIDE = 32
+_STRIDE = 32
 _RARE = -4.6
 """First bias of one-hot heat: a probability of 0.01, as most pixels hold no point."""
 
@@ -115,7 +115,7 @@ class UNet(nn.Module):
     def _batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Images side by side, normalised, then padded: what is padded is the mean."""
         height, width = (
-            math.ceil(max(image.shape[axis] for image in images) / STRIDE) * STRIDE
+            math.ceil(max(image.shape[axis] for image in images) / _STRIDE) * _STRIDE
             for axis in (-2, -1)
         )
         padded = []

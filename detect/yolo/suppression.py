@@ -1,6 +1,6 @@
 """Suppression of a YOLO network's raw output in numpy: per class, several classes at one place.
 
-It gives what [spineline.detect.yolo.backend.suppress][] gives with torchvision, for
+It gives what [spineline.detect.yolo.backend.suppress_by_torch][] gives with torchvision, for
 networks that run without torch.
 """
 

@@ -15,7 +15,7 @@ from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.training import (
-    TrainResult,
+    TrainingResult,
     check_there_is_a_checkpoint,
     run_finished,
     trim_results,
@@ -46,9 +46,9 @@ from spineline.detect.yolo.trainer import (
 from spineline.weights import resolve as resolve_weights
 
 
-def prepare(
+def prepare_yolo(
     settings: DetectTrain, values: dict[str, Any], data: YoloData
-) -> Callable[[], TrainResult]:
+) -> Callable[[], TrainingResult]:
     """Read and check everything, before anything is written; the call that trains.
 
     Raises:
@@ -59,7 +59,7 @@ def prepare(
     return lambda: _run(settings, values, parts)
 
 
-def resume(settings: DetectTrain, values: dict[str, Any]) -> TrainResult:
+def resume_yolo(settings: DetectTrain, values: dict[str, Any]) -> TrainingResult:
     """Go on with a run that was stopped, or close one that was killed after its last epoch.
 
     Raises:
@@ -86,7 +86,7 @@ def resume(settings: DetectTrain, values: dict[str, Any]) -> TrainResult:
 
 def _close(
     settings: DetectTrain, values: dict[str, Any], checkpoint: dict[str, Any]
-) -> TrainResult:
+) -> TrainingResult:
     """Write the weights of a run that was killed after its last epoch."""
     folder = settings.out / "weights"
     wanted = [f"{n}.safetensors" for n in ("last", "best") if (folder / f"{n}.pt").exists()]
@@ -151,7 +151,7 @@ def _download(architecture: str) -> Path:
     return file
 
 
-def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) -> TrainResult:
+def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) -> TrainingResult:
     with kept_generators():
         trainer = SpineDetectionTrainer(parts, trainer_arguments(settings, values))
         if settings.verbose:
@@ -201,7 +201,7 @@ def _precision(settings: DetectTrain) -> str | bool:
     return "bf16" if torch.cuda.is_bf16_supported() else False
 
 
-def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainResult:
+def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainingResult:
     """The finished checkpoints of a run as safetensors."""
     folder = settings.out / "weights"
     for name in ("last", "best"):
@@ -216,4 +216,4 @@ def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainResul
         raise SpinelineError(f"{folder}: no weights were written")
     chosen = best if best.exists() else last
     LOG.info("done: %d epochs; weights: %s", epochs, chosen)
-    return TrainResult(settings.out, chosen, last, epochs)
+    return TrainingResult(settings.out, chosen, last, epochs)

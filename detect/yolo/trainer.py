@@ -35,7 +35,9 @@ from spineline.detect.checkpoints import (
     plain_description,
 )
 from spineline.detect.engine.dataset import YoloImage
+from spineline.detect.engine.tensorboard import Board, comparison
 from spineline.detect.engine.validation import labels_of, pictured
+from spineline.detect.yolo.backend import UltralyticsDetector
 from spineline.detect.yolo.environment import import_ultralytics
 
 import_ultralytics()
@@ -46,7 +48,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.loss import v8DetectionLoss  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
-METRICS = {"map50": "metrics/mAP50(B)", "map50_95": "metrics/mAP50-95(B)"}
+YOLO_METRICS = {"map50": "metrics/mAP50(B)", "map50_95": "metrics/mAP50-95(B)"}
 """Metrics whose best weights are kept, and their columns in ``results.csv``."""
 
 PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrained", "cfg")
@@ -321,7 +323,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         if self.validated_epoch != self.epoch:
             return
         content = b""
-        for metric, column in METRICS.items():
+        for metric, column in YOLO_METRICS.items():
             value = float(self.metrics[column])
             if not value > self.bests.get(metric, -1.0):
                 continue
@@ -362,9 +364,6 @@ class SpineDetectionTrainer(DetectionTrainer):
 
     def _picture(self) -> npt.NDArray[np.uint8]:
         """Labels and predictions of one image of the val part."""
-        from spineline.detect.engine.tensorboard import comparison
-        from spineline.detect.yolo.backend import UltralyticsDetector
-
         image = self.parts.val[pictured(self.parts.val)]
         pixels = read_uint8_image(image.file)
         network = deepcopy(self.ema.ema)
@@ -428,8 +427,6 @@ def kept_generators() -> Iterator[None]:
 
 def _open_board(trainer: SpineDetectionTrainer) -> None:
     if trainer.parts.tensorboard:
-        from spineline.detect.engine.tensorboard import Board
-
         trainer.board = Board(trainer.save_dir, trainer.start_epoch)
 
 

@@ -160,13 +160,13 @@ def _write_as(make: Callable[[Form, Path], None], form: Form, folder: Path, role
 
 
 def _write_detector(detector: Any, form: Form, path: Path) -> None:
-    from spineline.detect.export import onnx_bytes, torchscript_bytes
+    from spineline.detect.yolo.export import yolo_to_onnx, yolo_to_torchscript
 
     network = cast("UltralyticsDetector", detector)
     if form == "onnx":
-        write_bytes(path, onnx_bytes(network, network.imgsz))
+        write_bytes(path, yolo_to_onnx(network, network.imgsz))
     else:
-        write_bytes(path, torchscript_bytes(network, network.imgsz, dynamic=True))
+        write_bytes(path, yolo_to_torchscript(network, network.imgsz, dynamic=True))
 
 
 def _write_classifier(classifier: Any, form: Form, path: Path) -> None:
@@ -177,10 +177,14 @@ def _write_classifier(classifier: Any, form: Form, path: Path) -> None:
 
 
 def _write_namer(namer: Any, form: Form, path: Path) -> None:
-    from spineline.detect.level_reader.export import onnx_bytes, torchscript_bytes
+    from spineline.detect.level_reader.export import (
+        level_reader_to_onnx,
+        level_reader_to_torchscript,
+    )
 
     network = cast("TorchLevelReader", namer)
-    write_bytes(path, (onnx_bytes if form == "onnx" else torchscript_bytes)(network))
+    to_form = level_reader_to_onnx if form == "onnx" else level_reader_to_torchscript
+    write_bytes(path, to_form(network))
 
 
 def describe(pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path) -> dict[str, Any]:

@@ -47,13 +47,13 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.locks import held_folder
-from spineline.datasets.common.training import TrainResult, read_checkpoint
+from spineline.datasets.common.training import TrainingResult, read_checkpoint
 from spineline.datasets.crops.crops import CropSpec, make_crops
 from spineline.datasets.dataset import load_dataset
 
 Cli = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Recipe]
-Run = Callable[..., TrainResult]
+Run = Callable[..., TrainingResult]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def run(dataset_folder: Path, tmp_path: Path, tiny_words: list[str]) -> Run:
     """Train a tiny network: ``run(out="name", key=value, …)``."""
     from spineline.datasets.common.settings import parse_settings
 
-    def start(out: str = "run", **values: object) -> TrainResult:
+    def start(out: str | Path = "run", **values: object) -> TrainingResult:
         words: dict[str, object] = dict(word.split("=") for word in tiny_words)
         merged = {
             **words,
@@ -135,7 +135,7 @@ def test_the_checkpoint_is_weights_for_those_who_trust_it(trained: Path) -> None
 
 def test_the_same_seed_gives_the_same_weights(run: Run) -> None:
     values = {"noise": 3.0, "color_jitter": 0.2, "translate": 0.05, "balance": "sampler",
-              "plots": True}  # fmt: skip
+              "plots": True, "epochs": 1}  # fmt: skip
     state = torch.get_rng_state()
     one, two, three = run("one", **values), run("two", **values), run("three", seed=1, **values)
     assert torch.equal(torch.get_rng_state(), state)
@@ -238,7 +238,7 @@ def test_the_test_part_is_not_looked_at(
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    values = {"epochs": 4, "noise": 3.0, "scheduler": "cosine", "optimizer": "adamw"}
+    values = {"epochs": 3, "noise": 3.0, "scheduler": "cosine", "optimizer": "adamw"}
     whole = run("whole", **values)
     original = ClassifierTrainer.save_checkpoint
 
@@ -262,7 +262,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
 
 
 def test_resuming_within_an_epoch_repeats_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run("whole", epochs=3)
+    whole = run("whole")
     original, steps = training.mixed_loss, []
 
     def stop(*arguments: Any) -> Any:
@@ -274,8 +274,8 @@ def test_resuming_within_an_epoch_repeats_it(run: Run, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(training, "mixed_loss", stop)
         with pytest.raises(KeyboardInterrupt):
-            run("stopped", epochs=3)
-    assert same(run("stopped", epochs=3, resume=True).last, whole.last)
+            run("stopped")
+    assert same(run("stopped", resume=True).last, whole.last)
 
 
 def test_a_resumed_run_needs_not_repeat_its_keys(
@@ -298,20 +298,18 @@ def test_a_resumed_run_needs_not_repeat_its_keys(
     ],
 )
 def test_resuming_with_other_keys_is_refused(
-    run: Run, values: dict[str, object], message: str
+    run: Run, plain_weights: Path, values: dict[str, object], message: str
 ) -> None:
-    run(epochs=1)
     with pytest.raises(ConfigError, match=message):
-        run(resume=True, **{"epochs": 1, **values})
+        run(plain_weights.parents[1], resume=True, **{"epochs": 1, **values})
 
 
 def test_resuming_with_other_data_is_refused(
-    run: Run, make_dataset: Callable[..., Path], tmp_path: Path
+    run: Run, plain_weights: Path, make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run(epochs=1)
     other = make_dataset(tmp_path / "other", train=range(4), val=range(6, 9))
     with pytest.raises(ConfigError, match="other crops"):
-        run(epochs=1, resume=True, data=other)
+        run(plain_weights.parents[1], epochs=1, resume=True, data=other)
 
 
 def test_resuming_nothing_is_refused(run: Run) -> None:
@@ -319,9 +317,8 @@ def test_resuming_nothing_is_refused(run: Run) -> None:
         run(resume=True)
 
 
-def test_a_damaged_checkpoint_is_refused(run: Run) -> None:
-    result = run(epochs=1)
-    path = result.out / "checkpoint.pt"
+def test_a_damaged_checkpoint_is_refused(run: Run, plain_weights: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(plain_weights.parents[1], tmp_path / "run") / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="damaged"):
         run(resume=True, epochs=1)

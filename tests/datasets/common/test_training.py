@@ -14,7 +14,7 @@ from spineline.datasets.common import training
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError, WeightsError
 from spineline.datasets.common.tensors import pack_described, write_checkpoint
 from spineline.datasets.common.training import (
-    Row,
+    ResultRow,
     Trainer,
     append_row,
     check_new_run,
@@ -54,10 +54,10 @@ class Line(Trainer):
     def scores(self, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
         return metrics
 
-    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> Row:
+    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:
         return {**trained, "a": None if metrics is None else metrics["a"]}
 
-    def summary(self, row: Row) -> str:
+    def summary(self, row: ResultRow) -> str:
         return f"loss {row['loss']:.3f}"
 
     def stored_weights(self) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ class Line(Trainer):
     def pack_weights(self, weights: dict[str, torch.Tensor]) -> bytes:
         return pack_described(weights, "{}", half=False)
 
-    def on_epoch_end(self, row: Row) -> None:
+    def on_epoch_end(self, row: ResultRow) -> None:
         self.weights.append(self.pack_weights(self.stored_weights()))
 
     def on_train_end(self) -> None:
@@ -76,7 +76,7 @@ class Line(Trainer):
 class Killed(Line):
     """Is killed after its third epoch is in ``results.csv`` and before its checkpoint."""
 
-    def on_epoch_end(self, row: Row) -> None:
+    def on_epoch_end(self, row: ResultRow) -> None:
         if self.done == 3:
             raise KeyboardInterrupt
 
@@ -157,7 +157,7 @@ def test_a_slow_disk_holds_no_epoch_up(tmp_path: Path, monkeypatch: pytest.Monke
     written = noted(monkeypatch, release)
 
     class Quick(Line):
-        def on_epoch_end(self, row: Row) -> None:
+        def on_epoch_end(self, row: ResultRow) -> None:
             if self.done == 4:
                 release.set()
 

@@ -25,7 +25,7 @@ from spineline.detect import load_detector
 from spineline.detect.checkpoints import read_safetensors
 from spineline.detect.engine import loop
 from spineline.detect.engine.dataset import read_data, read_images
-from spineline.detect.engine.loop import learning_rate, seed_of
+from spineline.detect.engine.loop import detector_learning_rate, seed_of
 from spineline.detect.engine.validation import METRICS, Validation
 from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
@@ -36,6 +36,7 @@ TINY: dict[str, Any] = {
     "channels": 1, "plots": False, "rois": 16, "proposals": 40,
 }  # fmt: skip
 
+CERVICAL: dict[str, Any] = {**TINY, "plots": True, "hyp": "cervical", "crop": 60}
 YOLO = {"model": "yolov8n"} | dict.fromkeys(("channels", "backbone", "rois", "proposals"))
 
 
@@ -43,9 +44,7 @@ YOLO = {"model": "yolov8n"} | dict.fromkeys(("channels", "backbone", "rois", "pr
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two epochs with the cervical recipe; not to be changed."""
     out = tmp_path_factory.mktemp("fasterrcnn") / "run"
-    return train(
-        DetectTrain(data=dataset, out=out, **{**TINY, "plots": True}, hyp="cervical", crop=60)
-    )
+    return train(DetectTrain(data=dataset, out=out, **CERVICAL))
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -103,7 +102,8 @@ def test_figures_of_training_are_those_of_the_best_weights(trained: Any, dataset
     data = read_data(dataset)
     images = read_images(data.val, data.names, part="val")
     validation = Validation(images, data.names, keep=False)
-    for metric, column in METRICS.items():
+    for metric in ("map50", "recall"):
+        column = METRICS[metric]
         detector = load_detector(trained.out / "weights" / f"best_{metric}.safetensors")
         found = validation.detect(detector, range(len(images)))
         best = max(float(row[column]) for row in rows_of(trained.out))
@@ -130,25 +130,20 @@ def test_predict_takes_the_weights(
 
 
 def test_a_resumed_run_gives_the_numbers_of_an_unbroken_one(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {**TINY, "data": dataset, "flipud": 0.5, "degrees": 10.0, "val": False}
-    before = torch.get_rng_state()
-    whole = train(DetectTrain(out=tmp_path / "whole", **given))
-    assert torch.equal(before, torch.get_rng_state())
-
+    out, before = tmp_path / "broken", torch.get_rng_state()
     with monkeypatch.context() as patch:
         kill_after(patch, 1)
         with pytest.raises(KeyboardInterrupt):
-            train(DetectTrain(out=tmp_path / "broken", **given))
-    with (tmp_path / "broken" / "results.csv").open("a") as file:
-        file.write("2,0.5")  # a half-written line
-    resumed = train(DetectTrain(out=tmp_path / "broken", resume=True))
+            train(DetectTrain(out=out, data=dataset, **CERVICAL))
+    resumed = train(DetectTrain(out=out, resume=True))
+    assert torch.equal(before, torch.get_rng_state())
     assert resumed.epochs == 2
-    assert resumed.last.read_bytes() == whole.last.read_bytes()
-    assert rows_of(whole.out) == rows_of(resumed.out)
+    assert resumed.last.read_bytes() == trained.last.read_bytes()
+    assert rows_of(trained.out) == rows_of(out)
     with pytest.raises(WeightsError, match="the run is finished"):
-        train(DetectTrain(out=tmp_path / "broken", resume=True))
+        train(DetectTrain(out=out, resume=True))
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
@@ -239,10 +234,10 @@ def test_an_image_that_cannot_be_read_is_named_before_training(
 
 def test_learning_rate_warms_up_then_falls() -> None:
     values = {"lr0": 0.1, "lrf": 0.5, "warmup_epochs": 1.0, "epochs": 10}
-    rates = [learning_rate(values, epochs) for epochs in (0, 0.5, 1, 5, 10)]
+    rates = [detector_learning_rate(values, epochs) for epochs in (0, 0.5, 1, 5, 10)]
     expected = [0.0001, 0.1 * 0.975 * 0.5005, 0.095, 0.075, 0.05]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
-    assert learning_rate({**values, "warmup_epochs": 0.0}, 0) == 0.1
+    assert detector_learning_rate({**values, "warmup_epochs": 0.0}, 0) == 0.1
 
 
 def test_seeds_differ_by_every_number() -> None:
@@ -285,6 +280,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
 def test_what_is_written_beside_training_takes_one_thread(dataset: Path, tmp_path: Path) -> None:
     """OpenMP threads of the writer's own would slow every later step down, as measured."""

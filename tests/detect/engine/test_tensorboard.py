@@ -98,10 +98,6 @@ def test_events_are_those_of_results_csv_also_when_a_run_is_resumed(
     assert str(tmp_path).encode() not in content
 
 
-def test_without_the_key_there_is_no_such_folder(finished: Any) -> None:
-    assert not (finished.out / "tensorboard").exists()
-
-
 def test_same_numbers_same_bytes_and_a_resumption_forgets_what_is_trained_again(
     tmp_path: Path,
 ) -> None:

@@ -62,7 +62,7 @@ def test_pooled_figures_are_those_of_all_images_together(
 ) -> None:  # fmt: skip
     shifts = {models[0]: 0.0, models[1]: 60.0}
     monkeypatch.setattr(
-        "spineline.detect.load_detector",
+        "spineline.detect.ensemble.load_detector",
         lambda path, **_: Shifted(folds / f"fold{models.index(path)}", shifts[path]),
     )
     out = tmp_path / "out"
