@@ -63,11 +63,11 @@ from spineline.weights import resolve
 _MAY_CHANGE = ("resume", "data", "out", "device", "workers", "plots", "trust", "overwrite")
 """Keys that a resumed run may be given otherwise than the run it continues."""
 
-CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT = "checkpoint.pt"
 """The checkpoint in a run folder."""
 
-FILES = (
-    CHECKPOINT, "weights/last.safetensors", "weights/best.safetensors", "results.csv",
+_FILES = (
+    _CHECKPOINT, "weights/last.safetensors", "weights/best.safetensors", "results.csv",
     "curves.png", "confusion.png", "metrics.json", "recipe.json", "run.yaml",
 )  # fmt: skip
 """What a run leaves in its folder."""
@@ -104,7 +104,7 @@ def train(settings: ClassifyTrain) -> TrainingResult:
         settings, begun = resumed_settings(settings, out, resolved="recipe", may_change=_MAY_CHANGE)
         settings = replace(settings, out=out, resume=True)
         recipe = parse_settings(Recipe, begun, where=str(out / "run.yaml"))
-        check_there_is_a_checkpoint(out / CHECKPOINT)
+        check_there_is_a_checkpoint(out / _CHECKPOINT)
     else:
         check_new_run(out, overwrite=settings.overwrite)
         recipe = load_recipe(settings.hyp or "report", overrides_of(settings))
@@ -123,10 +123,10 @@ def train(settings: ClassifyTrain) -> TrainingResult:
         clear_half_written(out)
         trainer = ClassifierTrainer(plan, network, out, plots=settings.plots)
         if resuming:
-            trainer.restore(read_checkpoint(out / CHECKPOINT, ("history", "identity")))
+            trainer.restore(read_checkpoint(out / _CHECKPOINT, ("history", "identity")))
         else:
             check_new_run(out, overwrite=settings.overwrite)
-            for name in FILES:  # of an earlier run; other files stay
+            for name in _FILES:  # of an earlier run; other files stay
                 (out / name).unlink(missing_ok=True)
             _write_records(out, settings, plan)
         _announce(plan)
@@ -394,7 +394,7 @@ class ClassifierTrainer(Trainer):
     """
 
     best_files: ClassVar = {"score": ("best",)}
-    checkpoint_name = CHECKPOINT
+    checkpoint_name = _CHECKPOINT
 
     def __init__(self, plan: ClassifierPlan, network: Network, out: Path, *, plots: bool) -> None:
         network.to(plan.device, memory_format=torch.channels_last)

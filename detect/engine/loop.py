@@ -292,7 +292,7 @@ class DetectorTrainer(Trainer):
         """Whether this is the first process."""
         return self.plan.group.first
 
-    def run_training(self) -> TrainingResult:
+    def run(self) -> TrainingResult:
         """See [Trainer][spineline.datasets.common.training]; together with the other processes."""
         with joined_processes(self.plan.group, self.plan.device):
             return super().run()
