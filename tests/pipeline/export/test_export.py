@@ -20,12 +20,12 @@ import pytest
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.export.export import compare, export, frame_of, write_networks
-from spineline.pipeline.export.export import export as exporting
+from spineline.pipeline.export import export as exporting
 from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.sources import Frame
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
 FORMS = [
     "onnx",
