@@ -57,8 +57,9 @@ from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.detect.engine.images import make_transform
 from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain
-from spineline.detect.train import train, trainer_arguments
+from spineline.detect.train import train
 from spineline.detect.yolo.environment import import_ultralytics
+from spineline.detect.yolo.train import trainer_arguments
 from spineline.pipeline.evaluation.tables import command_line, machine
 
 BACKENDS = ("fasterrcnn", "yolo")

@@ -21,6 +21,7 @@ from spineline.datasets.crops.table import (
     make_crops,
     why_no_crop,
 )
+from spineline.datasets.dataset import load_dataset
 from spineline.datasets.splits import Part
 
 _FOLDER_KEYS = ("size", "margin", "align")
@@ -105,8 +106,6 @@ def load_part(data: Path, part: Part, spec: CropSpec) -> CropTable:
             msg = f"{data}: its crops are {table.spec}, the network wants {spec}; cut them again"
             raise ConfigError(msg)
     else:
-        from spineline.datasets.dataset import load_dataset
-
         table = make_crops(load_dataset(data), part, spec)
         _refuse_failures(data, table)
     if table is None or not len(table):
@@ -117,8 +116,6 @@ def load_part(data: Path, part: Part, spec: CropSpec) -> CropTable:
 
 def _with_reason(message: str, data: Path) -> str:
     """The message, or why no part of a converted dataset can give a crop, where that is so."""
-    from spineline.datasets.dataset import load_dataset
-
     if is_crops_folder(data):
         return message
     dataset = load_dataset(data)
@@ -129,8 +126,6 @@ def _with_reason(message: str, data: Path) -> str:
 
 
 def _tables_of_dataset(data: Path, recipe: Recipe) -> dict[Part, CropTable]:
-    from spineline.datasets.dataset import load_dataset
-
     dataset = load_dataset(data)
     pad = recipe.size // _PAD_DIVISOR
     train = make_crops(dataset, "train", recipe.crop(), pad=pad, jitter=recipe.jitter)

@@ -7,10 +7,9 @@ itself, and gives the probabilities ``seven`` (N, 7) and ``binary`` (N,), withou
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +26,18 @@ from spineline.classify.model import (
 )
 from spineline.classify.settings import ClassifyExport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-from spineline.datasets.common.files import check_output, write_json
+from spineline.datasets.common.exporting import to_onnx, to_torchscript
+from spineline.datasets.common.files import check_output, write_bytes, write_json
 from spineline.datasets.common.log import LOG
+from spineline.datasets.common.runtimes import Form, Session, open_session
+from spineline.weights import resolve
 
 TOLERANCE = 1e-4
 _SUFFIX = {"onnx": ".onnx", "torchscript": ".torchscript", "safetensors": ".safetensors"}
 
 
 @dataclass(frozen=True, slots=True)
-class ExportResult:
+class ClassifyExportResult:
     """What ``classify export`` made.
 
     Attributes:
@@ -65,7 +67,7 @@ class ExportNetwork(nn.Module):
         return tuple(found)
 
 
-def export(settings: ClassifyExport) -> ExportResult:
+def export(settings: ClassifyExport) -> ClassifyExportResult:
     """Write a network in another format and compare what it says on random crops.
 
     Raises:
@@ -74,8 +76,6 @@ def export(settings: ClassifyExport) -> ExportResult:
         OutputExistsError: ``out`` exists.
         SpinelineError: the exported network says something else than the original.
     """
-    from spineline.weights import resolve
-
     suffix = _SUFFIX[settings.format]
     if settings.out.suffix != suffix:
         raise ConfigError(f"out={settings.out}: format={settings.format} wants a {suffix} file")
@@ -106,14 +106,10 @@ def export(settings: ClassifyExport) -> ExportResult:
     }
     write_json(settings.out.with_suffix(".json"), description)
     LOG.info("%s written; differs from %s by %.1e", settings.out, weights.name, difference)
-    return ExportResult(settings.out, difference)
+    return ClassifyExportResult(settings.out, difference)
 
 
-FloatArray = npt.NDArray[np.float32]
-Run = Callable[[FloatArray], list[FloatArray]]
-
-
-def largest_difference(network: Network, run: Run) -> float:
+def largest_difference(network: Network, run: Session) -> float:
     """The largest difference of probabilities between a network and its exported form.
 
     Batches of 1 and 5 random crops, so that a batch size frozen by tracing shows.
@@ -133,28 +129,16 @@ def largest_difference(network: Network, run: Run) -> float:
     return worst
 
 
-def _write(settings: ClassifyExport, network: Network, path: Path) -> Run:
-    if settings.format == "onnx":
-        return _write_onnx(network, path)
-    if settings.format == "torchscript":
-        write_torchscript(network, path)
-        loaded = torch.jit.load(str(path))
-        return lambda crops: _run_torch(loaded, crops)
-    save_weights(path, network_state(network), network.config, half=settings.half)
-    state, config = read_weights(path)
-    copy = ExportNetwork(load_network(state, config, str(path)).eval())
-    return lambda crops: _run_torch(copy, crops)
-
-
-def _write_onnx(network: Network, path: Path) -> Run:
-    write_onnx(network, path)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise _not_installed(error) from error
-    names = list(network.config.outputs())
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda crops: list(session.run(names, {"crops": crops}))
+def _write(settings: ClassifyExport, network: Network, path: Path) -> Session:
+    """Write the file; what runs it."""
+    if settings.format == "safetensors":
+        save_weights(path, network_state(network), network.config, half=settings.half)
+        state, config = read_weights(path)
+        copy = ExportNetwork(load_network(state, config, str(path)).eval())
+        return lambda crops: _run_torch(copy, crops)
+    (write_onnx if settings.format == "onnx" else write_torchscript)(network, path)
+    form = cast("Form", settings.format)
+    return open_session([path.read_bytes()], form, str(settings.out))
 
 
 def write_onnx(network: Network, path: Path) -> None:
@@ -163,46 +147,29 @@ def write_onnx(network: Network, path: Path) -> None:
     Raises:
         ConfigError: the onnx package is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise _not_installed(error) from error
     names = list(network.config.outputs())
-    crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
-        torch.onnx.export(
-            ExportNetwork(network).eval(),  # else the exporter leaves all of it in training mode
-            (crops,),
-            str(path),
-            input_names=["crops"],
-            output_names=names,
-            dynamic_axes={name: {0: "count"} for name in ("crops", *names)},
-            opset_version=17,
-            dynamo=False,
-        )
-    model = onnx.load(str(path))
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "spineline", json.dumps(network_metadata(network.config))
-    onnx.save(model, str(path))
-
-
-def _not_installed(error: ImportError) -> ConfigError:
-    return ConfigError(
-        f"format=onnx: {error.name} is not installed; pip install 'spineline[export]'"
+    content = to_onnx(
+        ExportNetwork(network).eval(),  # else the exporter leaves all of it in training mode
+        _example(network),
+        inputs=["crops"],
+        outputs=names,
+        axes={name: {0: "count"} for name in ("crops", *names)},
+        description=json.dumps(network_metadata(network.config)),
     )
+    write_bytes(path, content)
 
 
 def write_torchscript(network: Network, path: Path) -> None:
     """Write a network as TorchScript, for any number of crops; nothing is compared."""
-    crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
-        traced = torch.jit.trace(ExportNetwork(network).eval(), (crops,))
-        text = json.dumps(network_metadata(network.config))
-        torch.jit.save(traced, str(path), _extra_files={"spineline": text})
+    description = json.dumps(network_metadata(network.config))
+    traced = ExportNetwork(network).eval()
+    write_bytes(path, to_torchscript(traced, _example(network), description=description))
 
 
-def _run_torch(module: nn.Module, crops: FloatArray) -> list[FloatArray]:
+def _example(network: Network) -> Tensor:
+    return torch.zeros((2, network.config.crop.size, network.config.crop.size))
+
+
+def _run_torch(module: nn.Module, crops: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
     with torch.inference_mode():
         return [tensor.numpy() for tensor in module(torch.from_numpy(crops))]

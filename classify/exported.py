@@ -14,8 +14,6 @@ from spineline.datasets.common.runtimes import Session
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES
 
-FloatArray = npt.NDArray[np.float32]
-
 BATCH = 256
 """Crops per forward pass."""
 

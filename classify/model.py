@@ -21,7 +21,7 @@ from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
-from spineline.datasets.common.tensors import METADATA_KEY, read_described
+from spineline.datasets.common.tensors import pack_described, read_described
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.kind_masks import allowed_codes
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, Kind
@@ -88,7 +88,7 @@ def _heads(config: NetworkConfig, features: int) -> nn.ModuleDict:
     )
 
 
-class Member(nn.Module):
+class ClassifierMember(nn.Module):
     """A hidden layer and heads beside the network's own."""
 
     def __init__(self, config: NetworkConfig, features: int) -> None:
@@ -122,7 +122,9 @@ class Network(nn.Module):
         self.thin = nn.Dropout(config.feature_dropout)
         self.hidden = _hidden(config, features)
         self.heads = _heads(config, features)
-        self.others = nn.ModuleList(Member(config, features) for _ in range(config.members - 1))
+        self.others = nn.ModuleList(
+            ClassifierMember(config, features) for _ in range(config.members - 1)
+        )
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
 
@@ -341,7 +343,7 @@ def network_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def save_weights(
-    path: Path, state: dict[str, Tensor], config: NetworkConfig, *, half: bool = False
+    path: Path, state: Mapping[str, Tensor], config: NetworkConfig, *, half: bool = False
 ) -> None:
     """Write a weights file, whole or not at all.
 
@@ -354,15 +356,17 @@ def save_weights(
     Raises:
         WeightsError: a number is too large for 16 bits.
     """
-    from safetensors.torch import save
+    for name, tensor in state.items():
+        if half and tensor.is_floating_point() and not torch.isfinite(tensor.half()).all():
+            raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
+    write_bytes(path, weights_bytes(state, config, half=half))
 
-    if half:
-        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
-    text = json.dumps(network_metadata(config))
-    write_bytes(path, save(state, metadata={METADATA_KEY: text}))
+
+def weights_bytes(
+    state: Mapping[str, Tensor], config: NetworkConfig, *, half: bool = False
+) -> bytes:
+    """The content of a weights file; see [save_weights][]."""
+    return pack_described(state, json.dumps(network_metadata(config)), half=half)
 
 
 def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor], NetworkConfig]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.plots import confusion_png, figure_png, new_figure
@@ -16,7 +17,7 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def plot_curves(history: Sequence[Mapping[str, float | int | None]], path: Path) -> None:
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the course of losses, metrics and learning rate over the epochs."""
     from matplotlib.ticker import MaxNLocator
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spineline.classify.grades import Grades
-from spineline.classify.model import Classifier
+from spineline.classify.model import Classifier, load_classifier
 from spineline.classify.settings import ClassifyPredict
 from spineline.datasets.common.arrays import PixelArray
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
@@ -22,6 +22,7 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.images import IMAGE_SUFFIXES, read_uint8_image
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, kind_of_level
+from spineline.weights import resolve
 
 _LEVEL_AT_END = re.compile(
     rf"_({'|'.join(sorted(LEVELS, key=len, reverse=True))})(_[A-Za-z0-9-]+)?$"
@@ -29,7 +30,7 @@ _LEVEL_AT_END = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class PredictResult:
+class ClassifyPredictResult:
     """What ``classify predict`` made.
 
     Attributes:
@@ -43,7 +44,7 @@ class PredictResult:
     failures: tuple[str, ...]
 
 
-def predict(settings: ClassifyPredict) -> PredictResult:
+def predict(settings: ClassifyPredict) -> ClassifyPredictResult:
     """Grade crops; files of another size than the network's are resized.
 
     Raises:
@@ -51,9 +52,6 @@ def predict(settings: ClassifyPredict) -> PredictResult:
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
-    from spineline.classify.model import load_classifier
-    from spineline.weights import resolve
-
     check_output(settings.out, overwrite=settings.overwrite)
     files = find_crops(settings.source)
     weights = resolve(settings.model, task="classify", trust=settings.trust)
@@ -67,10 +65,10 @@ def predict(settings: ClassifyPredict) -> PredictResult:
     used = {"name": weights.name, "sha256": weights.sha256}
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "predictions.json", {"predictions": entries, "failures": failures})
-        write_text(stage / "predictions.csv", predictions_csv(entries))
+        write_text(stage / "predictions.csv", graded_crops_csv(entries))
         write_run_record(stage, "classify predict", settings, weights=used)
     LOG.info("%d crops graded, written to %s", len(entries), settings.out)
-    return PredictResult(settings.out, tuple(entries), tuple(failures))
+    return ClassifyPredictResult(settings.out, tuple(entries), tuple(failures))
 
 
 def find_crops(source: Path) -> list[Path]:
@@ -157,7 +155,7 @@ def _entry(grades: Grades, n: int) -> dict[str, Any]:
     return entry
 
 
-def predictions_csv(entries: Sequence[dict[str, Any]]) -> str:
+def graded_crops_csv(entries: Sequence[dict[str, Any]]) -> str:
     """The text of ``predictions.csv``; empty where there is no such head or level."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -6,13 +6,13 @@ its last whole epoch gives the numbers of an unbroken one (on the CPU, with as m
 
 from __future__ import annotations
 
+import json
 import math
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,49 +33,48 @@ from spineline.classify.model import (
     check_model_name,
     grades_of,
     load_network,
+    network_metadata,
     network_state,
     read_weights,
+    weights_bytes,
 )
 from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
-from spineline.classify.runfolder import Checkpoint, Row, RunFolder, result_row
 from spineline.classify.settings import ClassifyTrain
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_json
 from spineline.datasets.common.locks import held_folder
-from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
+from spineline.datasets.common.training import (
+    ResultRow,
+    Trainer,
+    TrainingResult,
+    check_new_run,
+    check_there_is_a_checkpoint,
+    clear_half_written,
+    read_checkpoint,
+)
 from spineline.datasets.crops.table import CropTable
 from spineline.datasets.labels import KINDS, SEVEN_NAMES
+from spineline.weights import resolve
 
 _MAY_CHANGE = ("resume", "data", "out", "device", "threads", "plots", "trust", "overwrite")
 """Keys that a resumed run may be given otherwise than the run it continues."""
 
+_CHECKPOINT = "checkpoint.pt"
+"""The checkpoint in a run folder."""
 
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a training left behind.
-
-    Attributes:
-        out: run folder.
-        last: weights of the last epoch.
-        best: weights of the best epoch on val; the same as ``last`` without a val part.
-        best_epoch: 0 without a val part.
-        history: a row per epoch, as in ``results.csv``.
-        metrics: figures of ``best`` on val; empty without one.
-    """
-
-    out: Path
-    last: Path
-    best: Path
-    best_epoch: int
-    history: tuple[Row, ...]
-    metrics: dict[str, Any]
+_FILES = (
+    _CHECKPOINT, "weights/last.safetensors", "weights/best.safetensors", "results.csv",
+    "curves.png", "confusion.png", "metrics.json", "recipe.json", "run.yaml",
+)  # fmt: skip
+"""What a run leaves in its folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ClassifierPlan:
     """A training that is ready to begin."""
 
     data: TrainingData
@@ -90,7 +89,7 @@ class Job:
         return self.data.recipe
 
 
-def train(settings: ClassifyTrain) -> TrainResult:
+def train(settings: ClassifyTrain) -> TrainingResult:
     """Train a classifier.
 
     Raises:
@@ -100,44 +99,38 @@ def train(settings: ClassifyTrain) -> TrainResult:
         OutputExistsError: ``out`` holds something, and neither ``overwrite`` nor ``resume`` is set.
         SpinelineError: the loss is not a number any more.
     """
-    run = RunFolder(settings.out)
-    before = run.load() if settings.resume else None
-    if before is None:
-        run.check_new(overwrite=settings.overwrite)
-        recipe = load_recipe(settings.hyp or "report", overrides_of(settings))
+    out, resuming = settings.out, settings.resume
+    if resuming:
+        settings, begun = resumed_settings(settings, out, resolved="recipe", may_change=_MAY_CHANGE)
+        settings = replace(settings, out=out, resume=True)
+        recipe = parse_settings(Recipe, begun, where=str(out / "run.yaml"))
+        check_there_is_a_checkpoint(out / _CHECKPOINT)
     else:
-        settings = _as_begun(settings)
-        recipe = parse_settings(Recipe, before.identity["recipe"], where=str(run.checkpoint))
+        check_new_run(out, overwrite=settings.overwrite)
+        recipe = load_recipe(settings.hyp or "report", overrides_of(settings))
     if settings.data is None:
         raise ConfigError("missing data=… (a converted dataset, or a folder of data crops)")
     device = torch.device(device_name(settings.device))
     check_model_name(recipe.model)
     given = overrides_of(settings)
     data = load_training_data(settings.data, recipe, given=given, seed=settings.seed)
-    config = _network_config(data)
-    job = Job(data, config, settings.seed, device, settings.val_every)
-    network = _start_network(config, settings)
-    if settings.weights is None and not settings.resume:
+    plan = ClassifierPlan(data, _network_config(data), settings.seed, device, settings.val_every)
+    network = _start_network(plan.config, settings)
+    if settings.weights is None and not resuming:
         fit_trunk(network, data.train)
-    identity = {"recipe": settings_to_dict(job.recipe), "data": data.fingerprint()}
-    run.path.mkdir(parents=True, exist_ok=True)
-    with _threads(settings.threads), held_folder(run.path):
-        if before is None:
-            run.prepare(overwrite=settings.overwrite)
-            _write_records(run, settings, job)
+    out.mkdir(parents=True, exist_ok=True)
+    with _threads(settings.threads), held_folder(out):
+        clear_half_written(out)
+        trainer = ClassifierTrainer(plan, network, out, plots=settings.plots)
+        if resuming:
+            trainer.restore(read_checkpoint(out / _CHECKPOINT, ("history", "identity")))
         else:
-            if before.identity["data"] != identity["data"]:
-                raise ConfigError("resume=true: data= holds other crops than the run began with")
-            run.clear_partial()
-        _announce(job)
-        end = _fit(job, network, run, before, identity)
-        return _finish(run, job, end, plots=settings.plots)
-
-
-def _as_begun(given: ClassifyTrain) -> ClassifyTrain:
-    """The settings of the run that is resumed, with what may change taken from ``given``."""
-    settings, _ = resumed_settings(given, given.out, resolved="recipe", may_change=_MAY_CHANGE)
-    return replace(settings, out=given.out, resume=True)
+            check_new_run(out, overwrite=settings.overwrite)
+            for name in _FILES:  # of an earlier run; other files stay
+                (out / name).unlink(missing_ok=True)
+            _write_records(out, settings, plan)
+        _announce(plan)
+        return trainer.run()
 
 
 def _network_config(data: TrainingData) -> NetworkConfig:
@@ -176,8 +169,6 @@ def _start_network(config: NetworkConfig, settings: ClassifyTrain) -> Network:
     pretrained = settings.download and not settings.resume
     network = build_network(config, seed=settings.seed, pretrained=pretrained)
     if settings.weights is not None and not settings.resume:
-        from spineline.weights import resolve
-
         file = resolve(settings.weights, task="classify", trust=settings.trust)
         start_from(network, *read_weights(file.path, trust=settings.trust), where=settings.weights)
     return network
@@ -227,16 +218,16 @@ def start_from(
         LOG.info("weights=%s: %s start afresh", where, ", ".join(missing))
 
 
-def _write_records(run: RunFolder, settings: ClassifyTrain, job: Job) -> None:
-    by = balanced_encoding(job.recipe)
-    counts = {"before": job.data.counts_before, "after": job.data.train.counts(by)}
-    resolved = settings_to_dict(job.recipe)
-    write_json(run.path / "recipe.json", resolved)
-    write_run_record(run.path, "classify train", settings, recipe=resolved, counts=counts)
+def _write_records(out: Path, settings: ClassifyTrain, plan: ClassifierPlan) -> None:
+    by = balanced_encoding(plan.recipe)
+    counts = {"before": plan.data.counts_before, "after": plan.data.train.counts(by)}
+    resolved = settings_to_dict(plan.recipe)
+    write_json(out / "recipe.json", resolved)
+    write_run_record(out, "classify train", settings, recipe=resolved, counts=counts)
 
 
-def _announce(job: Job) -> None:
-    data = job.data
+def _announce(plan: ClassifierPlan) -> None:
+    data = plan.data
     val = f"{len(data.val)} to validate on" if data.val is not None else "no val part"
     LOG.info("%d crops to train on, %s", len(data.train), val)
     if data.val is None:
@@ -392,72 +383,156 @@ class Batches:
         )
 
 
-@dataclass(slots=True)
-class _Progress:
-    """What changes from epoch to epoch."""
+class ClassifierTrainer(Trainer):
+    """Trains a classifier on crops in memory.
 
-    network: Network
-    optimizer: torch.optim.Optimizer
-    history: list[Row]
-    best_epoch: int = 0
-    best_score: float | None = None
+    Args:
+        plan: what it trains on.
+        network: with the weights to start from.
+        out: the run folder.
+        plots: draw curves and the confusion table at the end.
+    """
 
+    best_files: ClassVar = {"score": ("best",)}
+    checkpoint_name = _CHECKPOINT
 
-def _fit(
-    job: Job, network: Network, run: RunFolder, before: Checkpoint | None, identity: dict[str, Any]
-) -> Checkpoint:
-    """Train to the last epoch; a checkpoint after each."""
-    network.to(job.device, memory_format=torch.channels_last)
-    if job.recipe.freeze_trunk:
-        network.trunk.requires_grad_(requires_grad=False)
-    state = _Progress(network, make_optimizer(network, job.recipe), [])
-    loss = CropLoss(job.recipe, job.data.train).to(job.device)
-    tensors = Batches.of(job.data.train)
-    end = before
-    if before is not None:
-        _restore(state, before)
-        run.write_derived(before, job.config)
-        LOG.info("resumed after epoch %d of %d", before.epoch, job.recipe.epochs)
-    tensors = replace(tensors, features=kept_features(job, network, tensors.pixels))
-    for epoch in _epochs(len(state.history), job.recipe.epochs):
-        trained = _train_epoch(job, state, loss, tensors, epoch)
-        end = _close_epoch(job, state, loss, epoch, trained, identity)
-        run.save(end, job.config)
-    if end is None:
-        raise SpinelineError("nothing was trained: epochs must be at least 1")
-    return end
+    def __init__(self, plan: ClassifierPlan, network: Network, out: Path, *, plots: bool) -> None:
+        network.to(plan.device, memory_format=torch.channels_last)
+        if plan.recipe.freeze_trunk:
+            network.trunk.requires_grad_(requires_grad=False)
+        optimizer = make_optimizer(network, plan.recipe)
+        epochs = plan.recipe.epochs
+        super().__init__(out, network, optimizer, epochs=epochs, val_every=plan.val_every)
+        self.network: Network = network
+        self.plan = plan
+        self.plots = plots
+        self.history: list[ResultRow] = []
+        self.metrics: dict[str, Any] = {}
+        self.loss = CropLoss(plan.recipe, plan.data.train).to(plan.device)
+        self.tensors = Batches.of(plan.data.train)
 
+    def on_train_start(self) -> None:
+        """Compute the features that are kept of augmented copies, where the recipe has some."""
+        features = kept_features(self.plan, self.network, self.tensors.pixels)
+        self.tensors = replace(self.tensors, features=features)
 
-def _epochs(start: int, stop: int) -> Iterable[int]:
-    epochs = range(start, stop)
-    return progress(epochs, description="epochs") if sys.stderr.isatty() else epochs
-
-
-def _restore(state: _Progress, before: Checkpoint) -> None:
-    state.network.load_state_dict(before.network)
-    state.optimizer.load_state_dict(before.optimizer)
-    state.history = list(before.history)
-    state.best_epoch, state.best_score = before.best_epoch, before.best_score
-
-
-def _train_epoch(
-    job: Job, state: _Progress, loss: CropLoss, tensors: Batches, epoch: int
-) -> dict[str, float]:
-    """One pass; global generators (dropout) are forked and seeded by seed and epoch."""
-    generator = torch.Generator().manual_seed(_epoch_seed(job.seed, epoch))
-    with torch.random.fork_rng():
-        torch.manual_seed(_epoch_seed(job.seed, epoch) + 1)
-        state.network.train()
-        if job.recipe.freeze_trunk:
-            state.network.trunk.eval()
-        parts = batches(epoch_order(job.data.train, job.recipe, generator), job.recipe.batch)
+    def train_epoch(self) -> dict[str, float]:
+        """One pass; the global generators (dropout) are seeded by seed and epoch."""
+        plan, epoch = self.plan, self.done
+        generator = torch.Generator().manual_seed(_epoch_seed(plan.seed, epoch))
+        torch.manual_seed(_epoch_seed(plan.seed, epoch) + 1)
+        self.network.train()
+        if plan.recipe.freeze_trunk:
+            self.network.trunk.eval()
+        parts = batches(epoch_order(plan.data.train, plan.recipe, generator), plan.recipe.batch)
         total, hits, seen = 0.0, 0, 0
-        for step, chosen in enumerate(parts):
-            rate = learning_rate(job.recipe, _moment(job.recipe, epoch, step, len(parts)))
-            value, right = _train_step(job, state, loss, tensors, chosen, rate, generator)
-            _check_loss(value, epoch, step, rate)
+        for step, chosen in enumerate(self.shown(parts, len(parts))):
+            moment = _moment(plan.recipe, epoch, step, len(parts))
+            rate = learning_rate(plan.recipe, moment)
+            value, right = self._step(chosen, rate, generator)
+            if not math.isfinite(value):
+                msg = (
+                    f"epoch {epoch + 1}, step {step + 1}: the loss is {value} at a learning rate "
+                    f"of {rate:.3g}; {self.kept()}. Try a smaller lr="
+                )
+                raise SpinelineError(msg)
             total, hits, seen = total + value * len(chosen), hits + right, seen + len(chosen)
-    return {"loss": total / seen, "accuracy": hits / seen}
+        return {"loss": total / seen, "accuracy": hits / seen}
+
+    def _step(self, chosen: Tensor, rate: float, generator: torch.Generator) -> tuple[float, int]:
+        """One step; returns the loss and how many crops were right."""
+        plan, tensors = self.plan, self.tensors
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        seven = tensors.seven[chosen].to(plan.device)
+        binary = tensors.binary[chosen].to(plan.device)
+        with torch.autocast(plan.device.type, dtype=torch.bfloat16, enabled=plan.recipe.amp):
+            members, mix = _member_logits(plan, self.network, tensors, chosen, generator)
+            targets = (seven, binary, tensors.disc[chosen].to(plan.device))
+            value = torch.stack(
+                [mixed_loss(self.loss, each, targets, mix) for each in members]
+            ).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        number = float(value.detach())
+        if math.isfinite(number):
+            self.optimizer.step()
+        return number, _right(members[0], seven, binary)
+
+    def validate(self) -> dict[str, Any] | None:
+        """Loss and metrics on val."""
+        if self.plan.data.val is None:
+            return None
+        return evaluate_on_val(self.plan, self.network, self.loss)
+
+    def scores(self, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+        """The score that the recipe selects the best epoch by."""
+        return {"score": selection_score(dict(metrics), self.plan.recipe.select_by)}
+
+    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:
+        """The columns of ``results.csv``; None where there is no value."""
+        rate, found = float(self.optimizer.param_groups[0]["lr"]), metrics or {}
+        return result_row(rate, trained, found, self.scores(found)["score"])
+
+    def on_epoch_end(self, row: ResultRow) -> None:
+        """Take note of the row, for the curves."""
+        self.history.append(row)
+
+    def summary(self, row: ResultRow) -> str:
+        """Losses and metrics."""
+        names = ("train_loss", "val_loss", "seven_accuracy", "macro_f1", "auc_disc",
+                 "auc_vertebra", "binary_auc")  # fmt: skip
+        return "  ".join(f"{name} {row[name]:.4f}" for name in names if row[name] is not None)
+
+    def description(self) -> dict[str, Any]:
+        """The network's metadata, the rows so far, and what a resumed run must agree with."""
+        return {
+            "metadata": json.dumps(network_metadata(self.plan.config)),
+            "history": list(self.history),
+            "identity": json.dumps({"data": self.plan.data.fingerprint()}),
+        }
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """See [Trainer][spineline.datasets.common.training].
+
+        Raises:
+            ConfigError: the data are not those that the run began with.
+        """
+        if json.loads(content["identity"])["data"] != self.plan.data.fingerprint():
+            raise ConfigError("resume=true: data= holds other crops than the run began with")
+        super().restore(content)
+        self.history = list(content["history"])
+
+    def stored_weights(self) -> dict[str, Tensor]:
+        """A copy of the weights on the CPU."""
+        return network_state(self.network)
+
+    def pack_weights(self, weights: dict[str, Tensor]) -> bytes:
+        """The content of a weights file."""
+        return weights_bytes(weights, self.plan.config)
+
+    def on_train_end(self) -> None:
+        """Metrics of the best epoch, and pictures."""
+        if self.plan.data.val is not None:
+            best = self.weights_file("best")
+            network = load_network(*read_weights(best), where=str(best)).to(self.plan.device)
+            chosen = {"epoch": self.best_epoch, "selected_by": self.plan.recipe.select_by}
+            self.metrics = {**chosen, **evaluate_on_val(self.plan, network, self.loss)}
+            write_json(self.out / "metrics.json", self.metrics)
+        if self.plots:
+            self._plot()
+
+    def _plot(self) -> None:
+        from spineline.classify.plots import plot_confusion, plot_curves  # matplotlib
+
+        plot_curves(self.history, self.out / "curves.png")
+        if "seven" in self.metrics:
+            confusion, title = self.metrics["seven"]["confusion"], f"val, epoch {self.best_epoch}"
+            plot_confusion(confusion, SEVEN_NAMES, title, self.out / "confusion.png")
+
+    def result(self) -> TrainingResult:
+        """What the run has left so far, with its rows and metrics."""
+        return replace(super().result(), history=tuple(self.history), metrics=self.metrics)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
@@ -471,53 +546,31 @@ def _moment(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
     return epoch + (step + 0.5) / steps if smooth else float(epoch)
 
 
-def _train_step(
-    job: Job,
-    state: _Progress,
-    loss: CropLoss,
+def _member_logits(
+    plan: ClassifierPlan,
+    network: Network,
     tensors: Batches,
     chosen: Tensor,
-    rate: float,
     generator: torch.Generator,
-) -> tuple[float, int]:
-    """One step; returns the loss and how many crops were right."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    seven = tensors.seven[chosen].to(job.device)
-    binary = tensors.binary[chosen].to(job.device)
-    with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=job.recipe.amp):
-        members, mix = _member_logits(job, state.network, tensors, chosen, generator)
-        targets = (seven, binary, tensors.disc[chosen].to(job.device))
-        value = torch.stack([mixed_loss(loss, each, targets, mix) for each in members]).mean()
-    state.optimizer.zero_grad(set_to_none=True)
-    value.backward()
-    number = float(value.detach())
-    if math.isfinite(number):
-        state.optimizer.step()
-    return number, _right(members[0], seven, binary)
-
-
-def _member_logits(
-    job: Job, network: Network, tensors: Batches, chosen: Tensor, generator: torch.Generator
 ) -> tuple[list[Outputs], Mix | None]:
     """Logits of chosen crops, augmented and mixed: pixels, or the features kept of them."""
     if tensors.features is None:
-        images = augment(tensors.pixels[chosen], job.recipe, generator, job.device)
-        mix = draw_mix(job.recipe.mixup, len(chosen), generator)
+        images = augment(tensors.pixels[chosen], plan.recipe, generator, plan.device)
+        mix = draw_mix(plan.recipe.mixup, len(chosen), generator)
         images = images if mix is None else mix.images(images)
         return network.member_logits(images.contiguous(memory_format=torch.channels_last)), mix
     copy = torch.randint(len(tensors.features), (len(chosen),), generator=generator)
-    features = tensors.features[copy, chosen].to(job.device)
-    mix = draw_mix(job.recipe.mixup, len(chosen), generator)
+    features = tensors.features[copy, chosen].to(plan.device)
+    mix = draw_mix(plan.recipe.mixup, len(chosen), generator)
     return network.logits_of_features(features if mix is None else mix.images(features)), mix
 
 
-def kept_features(job: Job, network: Network, pixels: Tensor) -> Tensor | None:
+def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Tensor | None:
     """Features of ``copies`` augmented copies of the training crops, (copies, N, F) on the CPU.
 
     None where the recipe wants fresh copies, or where the trunk learns; the seed decides them.
     """
-    recipe = job.recipe
+    recipe = plan.recipe
     if not recipe.copies:
         return None
     if recipe.model != GRADIENTS and not recipe.freeze_trunk:
@@ -527,9 +580,9 @@ def kept_features(job: Job, network: Network, pixels: Tensor) -> Tensor | None:
     found: list[Tensor] = []
     with torch.no_grad():
         for copy in range(recipe.copies):
-            generator = torch.Generator().manual_seed(_copy_seed(job.seed, copy))
+            generator = torch.Generator().manual_seed(_copy_seed(plan.seed, copy))
             parts = [
-                network.features(augment(part, recipe, generator, job.device)).float().cpu()
+                network.features(augment(part, recipe, generator, plan.device)).float().cpu()
                 for part in pixels.split(256)
             ]
             found.append(torch.cat(parts))
@@ -562,104 +615,39 @@ def mixed_loss(
     return mix.share * value + (1 - mix.share) * other
 
 
-def _check_loss(value: float, epoch: int, step: int, rate: float) -> None:
-    if not math.isfinite(value):
-        msg = (
-            f"epoch {epoch + 1}, step {step + 1}: the loss is {value} at a learning rate of "
-            f"{rate:.3g}; the checkpoint of the last whole epoch is kept. Try a smaller lr="
-        )
-        raise SpinelineError(msg)
-
-
-def _check_network(network: Network, epoch: int) -> None:
-    for name, parameter in network.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            msg = (
-                f"epoch {epoch}: {name} is not finite any more; the checkpoint of the epoch before "
-                "is kept. Try a smaller lr="
-            )
-            raise SpinelineError(msg)
-
-
-def _close_epoch(
-    job: Job,
-    state: _Progress,
-    loss: CropLoss,
-    epoch: int,
-    trained: dict[str, float],
-    identity: dict[str, Any],
-) -> Checkpoint:
-    """Validate where it is time to, note the figures, and take the checkpoint."""
-    number = epoch + 1
-    _check_network(state.network, number)
-    due = number % job.val_every == 0 or number == job.recipe.epochs
-    figures = evaluate(job, state.network, loss) if due and job.data.val is not None else {}
-    reached = selection_score(figures, job.recipe.select_by)
-    rate = float(state.optimizer.param_groups[0]["lr"])
-    row = result_row(number, rate, trained, figures, reached)
-    state.history.append(row)
-    if reached is not None and (state.best_score is None or reached > state.best_score):
-        state.best_epoch, state.best_score = number, reached
-    _log_epoch(row, job.recipe.epochs)
-    return Checkpoint(
-        epoch=number,
-        network=network_state(state.network),
-        optimizer=state.optimizer.state_dict(),
-        history=state.history,
-        best_epoch=state.best_epoch,
-        best_score=state.best_score,
-        identity=identity,
-    )
-
-
-def evaluate(job: Job, network: Network, loss: CropLoss) -> dict[str, Any]:
+def evaluate_on_val(plan: ClassifierPlan, network: Network, loss: CropLoss) -> dict[str, Any]:
     """Figures on val, with its loss; the network is left in evaluation mode."""
-    table = job.data.val
+    table = plan.data.val
     if table is None:
         return {}
     network.eval()
-    classifier = Classifier(network, job.device)
-    kinds = table.kind if job.recipe.mask_kind else None
+    classifier = Classifier(network, plan.device)
+    kinds = table.kind if plan.recipe.mask_kind else None
     outputs = classifier.logits(table.windows(), batch=256)
     grades = grades_of(outputs, kinds)
     tensors = Batches.of(table)
     on_cpu = loss.to("cpu")
     value = float(on_cpu(outputs, tensors.seven, tensors.binary, tensors.disc))
-    loss.to(job.device)
+    loss.to(plan.device)
     figures = score(table.seven, table.binary, table.kind, grades.seven, grades.binary)
     return {"loss": value, **figures}
 
 
-def _log_epoch(row: Row, epochs: int) -> None:
-    names = ("train_loss", "val_loss", "seven_accuracy", "macro_f1", "auc_disc", "auc_vertebra",
-             "binary_auc")  # fmt: skip
-    figures = "  ".join(f"{name} {row[name]:.4f}" for name in names if row[name] is not None)
-    LOG.info("epoch %s/%d  %s", row["epoch"], epochs, figures)
-
-
-def _finish(run: RunFolder, job: Job, end: Checkpoint, *, plots: bool) -> TrainResult:
-    """Figures of the best epoch, and pictures."""
-    metrics: dict[str, Any] = {}
-    if job.data.val is not None:
-        metrics = _final_metrics(run, job)
-        metrics = {"epoch": end.best_epoch, "selected_by": job.recipe.select_by, **metrics}
-        write_json(run.path / "metrics.json", metrics)
-    if plots:
-        _plot(run, end, metrics)
-    best = run.best if end.best_epoch else run.last
-    LOG.info("best epoch %s; weights in %s", end.best_epoch or "none", best)
-    return TrainResult(run.path, run.last, best, end.best_epoch, tuple(end.history), metrics)
-
-
-def _plot(run: RunFolder, end: Checkpoint, metrics: dict[str, Any]) -> None:
-    from spineline.classify.plots import plot_confusion, plot_curves
-
-    plot_curves(end.history, run.path / "curves.png")
-    if "seven" in metrics:
-        confusion, title = metrics["seven"]["confusion"], f"val, epoch {end.best_epoch}"
-        plot_confusion(confusion, SEVEN_NAMES, title, run.path / "confusion.png")
-
-
-def _final_metrics(run: RunFolder, job: Job) -> dict[str, Any]:
-    network = load_network(*read_weights(run.best), where=str(run.best)).to(job.device)
-    return evaluate(job, network, CropLoss(job.recipe, job.data.train).to(job.device))
+def result_row(
+    rate: float, trained: Mapping[str, float], val: Mapping[str, Any], score: float | None
+) -> ResultRow:
+    """The columns of ``results.csv`` from the metrics of an epoch; None where there is none."""
+    seven, binary = val.get("seven", {}), val.get("binary", {})
+    abnormal = val.get("abnormal", {})
+    return {
+        "lr": rate,
+        "train_loss": trained["loss"],
+        "train_accuracy": trained["accuracy"],
+        "val_loss": val.get("loss"),
+        "seven_accuracy": seven.get("accuracy"),
+        "macro_f1": seven.get("macro_f1"),
+        "auc_disc": abnormal.get("auc_disc"),
+        "auc_vertebra": abnormal.get("auc_vertebra"),
+        **{f"binary_{n}": binary.get(n) for n in ("accuracy", "sensitivity", "specificity", "auc")},
+        "score": score,
+    }

@@ -19,8 +19,8 @@ from spineline.detect.results import Detections
 
 BACKENDS: dict[str, str] = {
     "ultralytics": "spineline.detect.yolo.backend",
-    "fasterrcnn": "spineline.detect.fasterrcnn.model",
-    "unet": "spineline.detect.unet.model",
+    "fasterrcnn": "spineline.detect.engine.networks",
+    "unet": "spineline.detect.engine.networks",
 }
 """Module of each backend, by the name that weights files carry."""
 
@@ -84,7 +84,7 @@ def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) ->
     """
     backend = "ultralytics"
     if weights.suffix.lower() not in PICKLE_SUFFIXES:
-        from spineline.detect.checkpoints import read_meta
+        from spineline.detect.checkpoints import read_meta  # torch
 
         backend = read_meta(weights).backend
     if backend not in BACKENDS:

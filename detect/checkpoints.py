@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from spineline.datasets.common.errors import WeightsError, first_line
-from spineline.datasets.common.files import write_bytes, write_through
+from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.tensors import (
-    METADATA_KEY,
+    pack_described,
     parse_description,
     read_described,
     read_description,
@@ -67,9 +67,7 @@ class DetectorMeta:
         )
 
 
-def build_network(
-    description: str | dict[str, Any], *, classes: int, channels: int = 3
-) -> nn.Module:
+def build_yolo(description: str | dict[str, Any], *, classes: int, channels: int = 3) -> nn.Module:
     """An Ultralytics detection network with fresh weights.
 
     Args:
@@ -159,13 +157,7 @@ def packed_safetensors(
     tensors: Mapping[str, torch.Tensor], meta: DetectorMeta, *, half: bool = True
 ) -> bytes:
     """The content of a safetensors file; see [save_safetensors][]."""
-    from safetensors.torch import save
-
-    stored = {
-        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
-        for name, t in tensors.items()
-    }
-    return save(stored, metadata={METADATA_KEY: meta.to_json()})
+    return pack_described(tensors, meta.to_json(), half=half)
 
 
 def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]:
@@ -231,7 +223,7 @@ def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
         raise WeightsError(f"{path}: weights for backend {meta.backend!r}, wanted 'ultralytics'")
     description = check_description(meta.yaml, str(path))
     try:
-        network = build_network(description, classes=len(meta.names), channels=meta.channels)
+        network = build_yolo(description, classes=len(meta.names), channels=meta.channels)
         network.load_state_dict({k: _float(v) for k, v in tensors.items()})
     except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
         msg = f"{path}: its weights do not fit its description ({error!s:.1000})"
@@ -321,14 +313,6 @@ def plain_description(description: dict[str, Any]) -> dict[str, Any]:
         kept["yaml_file"] = Path(str(kept["yaml_file"])).name
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
-
-
-def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint pickle; the file appears whole.
-
-    A file written by its path, and not through a buffer, lets other threads work meanwhile.
-    """
-    write_through(path, lambda partial: torch.save(content, str(partial)))
 
 
 def _network_in(checkpoint: dict[str, Any]) -> Any:

@@ -20,17 +20,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.detect.backend import Detector, load_detector
 from spineline.detect.results import Detections, no_detections
 from spineline.detect.settings import FUSIONS, DetectPredict, DetectVal
-
-if TYPE_CHECKING:
-    from spineline.detect.backend import Detector
+from spineline.weights import resolve
 
 _MEMBER_CONFIDENCE = 0.1
 """wbf asks each detector for boxes down to this share of the confidence wanted of the mean."""
@@ -203,8 +202,6 @@ def load_ensemble(
             which is not installed.
         WeightsError: a file cannot be used, or the classes of two files differ.
     """
-    from spineline.detect import load_detector
-
     _check_fusion(fusion, fusion_iou)
     _checked_weights(model_weights, len(weights))
     detectors = [load_detector(path, device=device, trust=trust) for path in weights]
@@ -234,9 +231,6 @@ def load_chosen(settings: DetectVal | DetectPredict) -> Chosen:
         ConfigError: not exactly one of the two, or keys of an ensemble that do not fit.
         WeightsError: weights that cannot be used, or that differ in their classes.
     """
-    from spineline.detect import load_detector
-    from spineline.weights import resolve
-
     check_choice(settings)
     names = [settings.model] if settings.model is not None else settings.weights or ()
     files = [resolve(name, task="detect", trust=settings.trust) for name in names]

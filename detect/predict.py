@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from spineline.datasets.common.files import (
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.drawing import draw_overlay, png_bytes
+from spineline.datasets.drawing import Mark, draw_overlay, png_bytes
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     ImageReadError,
@@ -34,16 +34,14 @@ from spineline.datasets.images import (
     window_to_uint8,
 )
 from spineline.datasets.predictions import PredictedBox
+from spineline.detect.backend import Detector
+from spineline.detect.ensemble import check_choice, load_chosen
+from spineline.detect.results import Detections
 from spineline.detect.settings import DetectPredict
-
-if TYPE_CHECKING:
-    from spineline.datasets.drawing import Mark
-    from spineline.detect.backend import Detector
-    from spineline.detect.results import Detections
 
 
 @dataclass(frozen=True, slots=True)
-class PredictResult:
+class DetectPredictResult:
     """What ``detect predict`` did.
 
     Attributes:
@@ -64,14 +62,12 @@ class _Source:
     windowed: bool
 
 
-def predict(settings: DetectPredict) -> PredictResult:
+def predict(settings: DetectPredict) -> DetectPredictResult:
     """Detect on an image, a folder of images, or all images of a converted dataset.
 
     Raises:
         SpinelineError: nothing to look at, weights that cannot be used, or ``out`` exists.
     """
-    from spineline.detect.ensemble import check_choice, load_chosen
-
     check_choice(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     device_name(settings.device)
@@ -94,7 +90,7 @@ def predict(settings: DetectPredict) -> PredictResult:
         len(failures),
         settings.out,
     )
-    return PredictResult(settings.out, len(content["images"]), tuple(failures))
+    return DetectPredictResult(settings.out, len(content["images"]), tuple(failures))
 
 
 def find_sources(source: Path) -> tuple[_Source, ...]:
@@ -167,28 +163,18 @@ def _one_batch(
     for (source, image), found in zip(batch, results, strict=True):
         if settings.across_classes_iou is not None:
             found = found.without_near_duplicates(settings.across_classes_iou)
-        _one_image(folder, settings, source, image, found, content)
-
-
-def _one_image(
-    folder: Path,
-    settings: DetectPredict,
-    source: _Source,
-    image: npt.NDArray[np.uint8],
-    found: Detections,
-    content: dict[str, list[dict[str, Any]]],
-) -> None:
-    height, width = image.shape
-    number = len(content["images"]) + 1
-    content["images"].append(
-        {"id": number, "file_name": source.path.name, "width": width, "height": height}
-    )
-    content["predictions"] += _rows(number, source.path.name, found)
-    if settings.overlays:
-        overlay = draw_overlay(image, marks_of(found))
-        write_bytes(folder / "overlays" / f"{source.name}.png", png_bytes(overlay))
-    if settings.txt:
-        write_text(folder / "labels" / f"{source.name}.txt", _yolo_text(found, width, height))
+        height, width = image.shape
+        number, name = len(content["images"]) + 1, source.path.name
+        content["images"].append(
+            {"id": number, "file_name": name, "width": width, "height": height}
+        )
+        content["predictions"] += _rows(number, name, found)
+        if settings.overlays:
+            overlay = draw_overlay(image, marks_of(found))
+            write_bytes(folder / "overlays" / f"{source.name}.png", png_bytes(overlay))
+        if settings.txt:
+            text = _yolo_text(found, width, height)
+            write_text(folder / "labels" / f"{source.name}.txt", text)
 
 
 def _rows(number: int, file_name: str, found: Detections) -> list[dict[str, Any]]:

@@ -64,11 +64,13 @@ def drawn(speed, tmp_path_factory) -> Path:
 
 def test_the_bare_network_is_ours(speed) -> None:
     """The same tensors by name and shape; normalisation is no part of them."""
-    from spineline.detect.fasterrcnn.model import Description, build_network
+    from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 
     values = {"backbone": "mobilenet_v3_large", "imgsz": 96, "rois": 64, "proposals": 300}
     bare = speed.plain_network(values, 11).state_dict()
-    ours = build_network(Description("mobilenet_v3_large", 3, 0.5, 0.2), 11, 96).state_dict()
+    ours = build_fasterrcnn(
+        FasterRCNNDescription("mobilenet_v3_large", 3, 0.5, 0.2), 11, 96
+    ).state_dict()
     assert {k: v.shape for k, v in bare.items()} == {k: v.shape for k, v in ours.items()}
 
 

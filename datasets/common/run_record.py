@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -125,14 +125,6 @@ def resumed_settings(
             raise ConfigError(msg)
         changed[spec.name] = value
     return replace(earlier, **changed), values
-
-
-def clear_partial(folder: Path, names: Iterable[str]) -> None:
-    """Remove the half-written files that a killed run left beside the files of these names."""
-    for name in names:
-        path = folder / name
-        for partial in sorted(path.parent.glob(f".{path.name}.*.partial")):
-            partial.unlink(missing_ok=True)
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:

@@ -141,3 +141,21 @@ def _guarded(run: Session, where: str) -> Session:
             raise RuntimeError(msg) from error
 
     return guarded
+
+
+def check_output_shape(found: Float32Array, shape: tuple[int | None, ...], where: str) -> None:
+    """Refuse an output of another shape than a bundle says, None standing for any length.
+
+    Raises:
+        WeightsError: another shape, or numbers that are not finite.
+    """
+    fits = len(found.shape) == len(shape) and all(
+        wanted is None or length == wanted
+        for length, wanted in zip(found.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        msg = f"{where}: gives an output of shape {found.shape}, wanted {wanted}; export it again"
+        raise WeightsError(msg)
+    if not np.isfinite(found).all():
+        raise WeightsError(f"{where}: gives numbers that are not finite; export it again")

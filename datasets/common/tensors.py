@@ -1,24 +1,61 @@
-"""Safetensors files: a network's weights, and in their metadata what they are, as JSON.
+"""Tensors on disk: safetensors files, whose metadata says as JSON what they are, and checkpoints.
 
-Nothing in such a file can run, but it may be damaged and say anything: whatever is wrong with it
-becomes a [spineline.datasets.common.errors.WeightsError][] of one short line.
+Nothing in a safetensors file can run, but it may be damaged and say anything: whatever is wrong
+with it becomes a [spineline.datasets.common.errors.WeightsError][] of one short line.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spineline.datasets.common.errors import WeightsError, first_line
+from spineline.datasets.common.files import write_through
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "spineline"
 """Entry of the metadata that holds the description."""
+
+
+def pack_described(tensors: Mapping[str, Tensor], text: str, *, half: bool) -> bytes:
+    """The content of a safetensors file.
+
+    Args:
+        tensors: by name.
+        text: the description, JSON.
+        half: store floating-point numbers in 16 bits.
+    """
+    from safetensors.torch import save
+
+    stored = {
+        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in tensors.items()
+    }
+    return save(stored, metadata={METADATA_KEY: text})
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint pickle; the file appears whole.
+
+    A file written by its path, and not through a buffer, lets other threads work meanwhile.
+    """
+    import torch
+
+    write_through(path, lambda partial: torch.save(content, str(partial)))
+
+
+def largest_magnitude(tensors: Mapping[str, Tensor]) -> float:
+    """The greatest absolute number in these; NaN where there is one."""
+    from torch.nn.utils import get_total_norm
+
+    numbers = [t for t in tensors.values() if t.is_floating_point() and t.numel()]
+    return float(get_total_norm(numbers, math.inf))
 
 
 def read_described(path: Path) -> tuple[Any, dict[str, Tensor]]:

@@ -28,7 +28,7 @@ _PATIENCE = timedelta(hours=4)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ProcessGroup:
     """The place of this process among those that train together.
 
     Attributes:
@@ -109,11 +109,11 @@ class Group:
         return values[0]
 
 
-ALONE = Group()
+ALONE = ProcessGroup()
 """One process."""
 
 
-def group_of_environment(environment: Mapping[str, str] | None = None) -> Group:
+def group_of_environment(environment: Mapping[str, str] | None = None) -> ProcessGroup:
     """This process's place, from the variables that ``torchrun`` sets; without them it is alone.
 
     Raises:
@@ -128,11 +128,11 @@ def group_of_environment(environment: Mapping[str, str] | None = None) -> Group:
         raise ConfigError(f"RANK, LOCAL_RANK or WORLD_SIZE is no number ({error})") from error
     if not (0 <= rank < size and local >= 0):
         raise ConfigError(f"RANK={rank} LOCAL_RANK={local} WORLD_SIZE={size}: out of range")
-    return Group(rank, size, local)
+    return ProcessGroup(rank, size, local)
 
 
 @contextmanager
-def joined(group: Group, device: str) -> Iterator[None]:
+def joined_processes(group: ProcessGroup, device: str) -> Iterator[None]:
     """The processes wait for each other, then work together, then part.
 
     Args:
@@ -160,7 +160,7 @@ def joined(group: Group, device: str) -> Iterator[None]:
 
 
 @contextmanager
-def first_speaks(group: Group) -> Iterator[None]:
+def first_speaks(group: ProcessGroup) -> Iterator[None]:
     """Processes other than the first say nothing but errors."""
     level = LOG.level
     if not group.first:

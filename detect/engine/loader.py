@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from spineline.detect.engine.dataset import YoloImage
-from spineline.detect.engine.distributed import Group
+from spineline.detect.engine.distributed import ProcessGroup
 from spineline.detect.engine.images import Sample, make_transform, read_sample, transformed
 
 
@@ -103,7 +103,7 @@ class EpochBatches:
         group: the processes; a last batch that they cannot share is filled up from the first.
     """
 
-    def __init__(self, count: int, size: int, *, seed: int, group: Group) -> None:
+    def __init__(self, count: int, size: int, *, seed: int, group: ProcessGroup) -> None:
         self.count, self.size, self.seed, self.group = count, size, seed, group
         self.epoch = 0
 

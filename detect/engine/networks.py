@@ -1,16 +1,16 @@
-"""The kinds of network that our own loop trains, behind one description.
+"""The architectures that our own loop trains, and their optimizers.
 
-To add a kind: a module such as [spineline.detect.unet.model][], its entry here, its name in
+To add one: a module such as [spineline.detect.unet.model][], a class here, its name in
 [OWN_LOOP][spineline.detect.architectures] and, for its weights, in
 [BACKENDS][spineline.detect.backend].
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,10 +18,10 @@ from torch import nn
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.common.log import LOG
 from spineline.detect.architectures import FASTERRCNN, UNET
-from spineline.detect.checkpoints import DetectorMeta, parse_meta
-from spineline.detect.engine.scaling import ScaledDetector
+from spineline.detect.checkpoints import DetectorMeta, parse_meta, read_safetensors
+from spineline.detect.engine.scaling import ScaledDetector, network_with
 from spineline.detect.fasterrcnn import model as fasterrcnn
-from spineline.detect.fasterrcnn.backbones import check_network
+from spineline.detect.fasterrcnn.backbones import check_network, timm_name
 from spineline.detect.fasterrcnn.losses import training_weights
 from spineline.detect.unet import model as unet
 
@@ -29,9 +29,8 @@ Values = Mapping[str, Any]
 """What a run trains with, by key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """What the loop needs to know of a kind of network.
+class Architecture(ABC):
+    """A kind of network, as the loop, the weights files and the detectors need to know it.
 
     A network's description is a frozen dataclass of plain values, ``channels`` among them, that
     with the names of the classes and the size of the images is all that is needed to build it. The
@@ -42,120 +41,213 @@ class Family:
         losses: names of the network's losses; their sum is trained on.
         shaping: fields of the description that decide the shapes of the weights.
         description: its class.
-        check: refuses values that no network can be built or trained with (a ConfigError), given
-            them, the class names and the training labels of each class.
-        describe: the description, from values, and mean and deviation of the training images.
-        build: a network with fresh weights, given its description, values, class names, labels of
-            each class, and a seed.
-        make_meta: what a weights file says, given the description, class names and image size.
-        network_of: a network with a file's weights and its description, given what the file says,
-            the weights, and a name for messages.
         detector: its class behind the detectors' interface.
     """
 
-    name: str
-    losses: tuple[str, ...]
-    shaping: tuple[str, ...]
-    description: Callable[..., Any]
-    check: Callable[[Values, Sequence[str], Sequence[int]], None]
-    describe: Callable[[Values, float, float], Any]
-    build: Callable[[Any, Values, Sequence[str], Sequence[int], int], nn.Module]
-    make_meta: Callable[[Any, tuple[str, ...], int], DetectorMeta]
-    network_of: Callable[[DetectorMeta, Mapping[str, torch.Tensor], str], tuple[nn.Module, Any]]
-    detector: type[ScaledDetector]
+    name: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]]
+    shaping: ClassVar[tuple[str, ...]]
+    description: ClassVar[Callable[..., Any]]
+    detector: ClassVar[type[ScaledDetector]]
+
+    @abstractmethod
+    def check(self, values: Values, names: Sequence[str], counts: Sequence[int]) -> None:
+        """Refuse values that no network can be built or trained with.
+
+        Args:
+            values: what a run trains with.
+            names: class names.
+            counts: training labels of each class.
+
+        Raises:
+            ConfigError: so.
+        """
+
+    @abstractmethod
+    def describe(self, values: Values, mean: float, std: float) -> Any:
+        """The description, from values, and mean and deviation of the training images."""
+
+    @abstractmethod
+    def check_description(self, meta: DetectorMeta, where: str) -> Any:
+        """The description in a weights file.
+
+        Raises:
+            WeightsError: it is none.
+        """
+
+    @abstractmethod
+    def build(
+        self,
+        description: Any,
+        names: Sequence[str],
+        imgsz: int,
+        *,
+        seed: int = 0,
+        values: Values | None = None,
+        counts: Sequence[int] = (),
+    ) -> nn.Module:
+        """A network with fresh weights.
+
+        Args:
+            description: what to build.
+            names: class names.
+            imgsz: longer side of its images, in pixels.
+            seed: of the weights.
+            values: what it is trained with; None for one that is not.
+            counts: training labels of each class.
+        """
+
+    def holds_weights_alone(self, description: Any) -> bool:  # noqa: ARG002
+        """Whether all tensors of such a network are in its files; timm's may hold others."""
+        return False
+
+    def network_of(
+        self, meta: DetectorMeta, tensors: Mapping[str, torch.Tensor], where: str
+    ) -> tuple[nn.Module, Any]:
+        """A network with a file's weights, in float32, and its description.
+
+        Args:
+            meta: what the file says.
+            tensors: its weights.
+            where: named in messages.
+
+        Raises:
+            WeightsError: another architecture's, or weights that do not fit the description.
+        """
+        if meta.backend != self.name:
+            msg = f"{where}: weights for backend {meta.backend!r}, wanted {self.name!r}"
+            raise WeightsError(msg)
+        description = self.check_description(meta, where)
+        network = network_with(
+            lambda: self.build(description, meta.names, meta.imgsz),
+            tensors,
+            where,
+            complete=self.holds_weights_alone(description),
+        )
+        return network.eval(), description
 
 
-def _check_fasterrcnn(values: Values, names: Sequence[str], counts: Sequence[int]) -> None:
-    check_network(values["backbone"], values["channels"])
-    training_weights(values, names, counts)
+class FasterRCNNArchitecture(Architecture):
+    """torchvision's Faster R-CNN with a feature pyramid."""
+
+    name = FASTERRCNN
+    losses = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
+    shaping = ("backbone", "channels")
+    description = fasterrcnn.FasterRCNNDescription
+    detector = fasterrcnn.FasterRCNNDetector
+
+    def check(self, values: Values, names: Sequence[str], counts: Sequence[int]) -> None:
+        """Refuse a backbone or class weights that do not fit."""
+        check_network(values["backbone"], values["channels"])
+        training_weights(values, names, counts)
+
+    def describe(self, values: Values, mean: float, std: float) -> Any:
+        """The description."""
+        return self.description(values["backbone"], values["channels"], mean, std)
+
+    def check_description(self, meta: DetectorMeta, where: str) -> Any:
+        """The description in a weights file, held to known backbones and plain numbers."""
+        return fasterrcnn.read_fasterrcnn_description(meta, where)
+
+    def build(
+        self,
+        description: Any,
+        names: Sequence[str],
+        imgsz: int,
+        *,
+        seed: int = 0,
+        values: Values | None = None,
+        counts: Sequence[int] = (),
+    ) -> nn.Module:
+        """A network with fresh weights and the loss that the values ask for."""
+        if values is None:
+            return fasterrcnn.build_fasterrcnn(description, len(names), imgsz, seed=seed)
+        weights = training_weights(values, names, counts)
+        if weights:
+            words = ", ".join(f"{n} {w:.3g}" for n, w in zip(names, weights, strict=True))
+            LOG.info("class weights: %s", words)
+        return fasterrcnn.build_fasterrcnn(
+            description,
+            len(names),
+            imgsz,
+            seed=seed,
+            proposals=values["proposals"],
+            rois=values["rois"],
+            class_weights=weights,
+            focal_gamma=values["focal_gamma"],
+        )
+
+    def holds_weights_alone(self, description: Any) -> bool:
+        """So with torchvision's backbones."""
+        return timm_name(description.backbone) is None
 
 
-def _describe_fasterrcnn(values: Values, mean: float, std: float) -> fasterrcnn.Description:
-    return fasterrcnn.Description(values["backbone"], values["channels"], mean, std)
+class UNetArchitecture(Architecture):
+    """The U-Net of segmentation-models-pytorch, which draws a heat map of points per class."""
+
+    name = UNET
+    losses = unet.LOSSES
+    shaping = ("encoder", "channels")
+    description = unet.UNetDescription
+    detector = unet.UNetDetector
+
+    def check(self, values: Values, names: Sequence[str], counts: Sequence[int]) -> None:  # noqa: ARG002
+        """Refuse an encoder that does not fit."""
+        unet.check_encoder(values["encoder"], values["channels"])
+
+    def describe(self, values: Values, mean: float, std: float) -> Any:
+        """The description."""
+        return self.description(
+            values["encoder"],
+            values["channels"],
+            values["heatmap"],
+            float(values["sigma"]),
+            mean,
+            std,
+        )
+
+    def check_description(self, meta: DetectorMeta, where: str) -> Any:
+        """The description in a weights file, held to timm's encoders and plain numbers."""
+        return unet.read_unet_description(meta, where)
+
+    def build(
+        self,
+        description: Any,
+        names: Sequence[str],
+        imgsz: int,
+        *,
+        seed: int = 0,
+        values: Values | None = None,  # noqa: ARG002
+        counts: Sequence[int] = (),  # noqa: ARG002
+    ) -> nn.Module:
+        """A network with fresh weights."""
+        return unet.build_unet(description, len(names), imgsz, seed=seed)
 
 
-def _build_fasterrcnn(
-    description: fasterrcnn.Description,
-    values: Values,
-    names: Sequence[str],
-    counts: Sequence[int],
-    seed: int,
-) -> nn.Module:
-    weights = training_weights(values, names, counts)
-    if weights:
-        words = ", ".join(f"{n} {w:.3g}" for n, w in zip(names, weights, strict=True))
-        LOG.info("class weights: %s", words)
-    return fasterrcnn.build_network(
-        description,
-        len(names),
-        values["imgsz"],
-        seed=seed,
-        proposals=values["proposals"],
-        rois=values["rois"],
-        class_weights=weights,
-        focal_gamma=values["focal_gamma"],
-    )
-
-
-def _check_unet(values: Values, _names: Sequence[str], _counts: Sequence[int]) -> None:
-    unet.check_encoder(values["encoder"], values["channels"])
-
-
-def _describe_unet(values: Values, mean: float, std: float) -> unet.Description:
-    return unet.Description(
-        encoder=values["encoder"],
-        channels=values["channels"],
-        heatmap=values["heatmap"],
-        sigma=float(values["sigma"]),
-        mean=mean,
-        std=std,
-    )
-
-
-def _build_unet(
-    description: unet.Description,
-    values: Values,
-    names: Sequence[str],
-    _counts: Sequence[int],
-    seed: int,
-) -> nn.Module:
-    return unet.build_network(description, len(names), values["imgsz"], seed=seed)
-
-
-_FAMILIES = {
-    FASTERRCNN: Family(
-        name=FASTERRCNN,
-        losses=("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"),
-        shaping=("backbone", "channels"),
-        description=fasterrcnn.Description,
-        check=_check_fasterrcnn,
-        describe=_describe_fasterrcnn,
-        build=_build_fasterrcnn,
-        make_meta=fasterrcnn.make_meta,
-        network_of=fasterrcnn.network_of,
-        detector=fasterrcnn.FasterRCNNDetector,
-    ),
-    UNET: Family(
-        name=UNET,
-        losses=unet.LOSSES,
-        shaping=("encoder", "channels"),
-        description=unet.Description,
-        check=_check_unet,
-        describe=_describe_unet,
-        build=_build_unet,
-        make_meta=unet.make_meta,
-        network_of=unet.network_of,
-        detector=unet.UNetDetector,
-    ),
+_ARCHITECTURES: dict[str, Architecture] = {
+    each.name: each for each in (FasterRCNNArchitecture(), UNetArchitecture())
 }
 
 
-def family_of(model: str) -> Family:
-    """The family of an architecture's canonical name."""
-    return _FAMILIES[model]
+def architecture_of(model: str) -> Architecture:
+    """The architecture of a canonical name."""
+    return _ARCHITECTURES[model]
 
 
-def make_optimizer(network: nn.Module, values: Values) -> torch.optim.Optimizer:
+def load(
+    weights: Path,
+    *,
+    device: str = "cpu",
+    trust: bool = False,  # noqa: ARG001 (there are no pickles of these)
+) -> ScaledDetector:
+    """A detector from a weights file; see [spineline.detect.backend.load_detector][]."""
+    meta, tensors = read_safetensors(weights)
+    architecture = architecture_of(meta.backend)
+    network, _ = architecture.network_of(meta, tensors, str(weights))
+    return architecture.detector(network, meta, device=device)
+
+
+def make_detector_optimizer(network: nn.Module, values: Values) -> torch.optim.Optimizer:
     """SGD, Adam or AdamW over all weights, as a run's values say.
 
     Each in its fused form, which goes once over the weights where the others go several times.
@@ -196,7 +288,7 @@ def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMet
             yaml=content["description"],
         )
         meta = parse_meta(meta.to_json(), str(path))
-        network, _ = family_of(backend).network_of(meta, dict(content["network"]), str(path))
+        network, _ = architecture_of(backend).network_of(meta, dict(content["network"]), str(path))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         msg = f"{path}: no whole checkpoint ({error!r:.200}); give the last.safetensors beside it"
         raise WeightsError(msg) from error

@@ -8,12 +8,11 @@ network alone.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,27 +22,30 @@ from torch import nn
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.tensors import largest_magnitude
 from spineline.detect.batches import BatchedDetector, Limits, fit_longer_side
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
 from spineline.detect.results import Detections
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 LARGEST_HALF = 65504.0
 """The largest number that 16 bits hold."""
 
 
-def meta_of(
-    backend: str, description: DataclassInstance, channels: int, names: tuple[str, ...], imgsz: int
-) -> DetectorMeta:
-    """What a weights file says of a network whose backend has one model."""
+def make_meta(description: Any, names: tuple[str, ...], imgsz: int) -> DetectorMeta:
+    """What a weights file says of a network.
+
+    Args:
+        description: a dataclass with the fields that the network is built from, ``channels`` among
+            them, and the class attribute ``backend``.
+        names: class names.
+        imgsz: longer side of its images.
+    """
     return DetectorMeta(
-        backend=backend,
-        model=backend,
+        backend=description.backend,
+        model=description.backend,
         names=names,
         imgsz=imgsz,
-        channels=channels,
+        channels=description.channels,
         yaml=asdict(description),
     )
 
@@ -145,25 +147,12 @@ def network_with(
 
 def save_network(network: nn.Module, meta: DetectorMeta, path: Path) -> None:
     """Write weights, in 16 bits where they fit; the file appears whole."""
-    tensors = network.state_dict()
-    stored = as_stored(tensors, largest(tensors))
-    write_bytes(path, packed_safetensors(stored, meta, half=False))
+    write_bytes(path, packed_safetensors(as_stored(network.state_dict()), meta, half=False))
 
 
-def largest(tensors: Mapping[str, torch.Tensor]) -> float:
-    """The greatest absolute number in these; NaN where there is one."""
-    numbers = [t for t in tensors.values() if t.is_floating_point() and t.numel()]
-    return float(nn.utils.get_total_norm(numbers, math.inf))
-
-
-def as_stored(tensors: Mapping[str, torch.Tensor], limit: float) -> dict[str, torch.Tensor]:
-    """A copy of weights as their file has them: in 16 bits where the numbers fit.
-
-    Args:
-        tensors: weights by name.
-        limit: see [largest][].
-    """
-    half = limit < LARGEST_HALF
+def as_stored(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy of weights as their file has them: in 16 bits where the numbers fit."""
+    half = largest_magnitude(tensors) < LARGEST_HALF
     return {
         name: t.half() if half and t.is_floating_point() else t.detach().clone()
         for name, t in tensors.items()

@@ -21,13 +21,13 @@ from spineline.datasets.drawing import HEALTH_COLOURS_RGB, Mark, draw_overlay, s
 from spineline.datasets.labels import kind_of_class
 from spineline.detect.results import Detections
 
-FOLDER = "tensorboard"
+BOARD_FOLDER = "tensorboard"
 """Folder of the event files in a run folder."""
 
 PICTURE = "val/labels_and_predictions"
 """Tag of the pictures."""
 
-CONFIDENCE = 0.25
+DRAWN_CONFIDENCE = 0.25
 """Least confidence of what is drawn."""
 
 _PREFIX, _SUFFIX = "events.out.tfevents.", ".spineline"
@@ -62,7 +62,7 @@ class Board:
     def __init__(self, out: Path, done: int = 0) -> None:
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
-        folder = out / FOLDER
+        folder = out / BOARD_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")):
             if _start_of(file) >= done:
@@ -112,7 +112,7 @@ def comparison(
     Args:
         image: uint8 (H, W).
         labels: boxes (N, 4) ``xyxy`` in native pixels and class indices (N,).
-        found: what was detected; those of at least [CONFIDENCE][] are drawn.
+        found: what was detected; those of at least [DRAWN_CONFIDENCE][] are drawn.
         title: of the left picture.
 
     Returns:
@@ -121,7 +121,7 @@ def comparison(
     names = found.names
     legend = HEALTH_COLOURS_RGB if set(names) <= set(HEALTH_COLOURS_RGB) else None
     scale = max(1, min(4, _SIDE_PX // max(image.shape)))
-    kept = found.at_least(CONFIDENCE)
+    kept = found.at_least(DRAWN_CONFIDENCE)
     drawn = slice(0, _MOST_DRAWN)
     classes = [names[int(index)] for index in labels[1]]
     left = _marks(labels[0], classes, classes)

@@ -7,7 +7,7 @@ torchvision's settings (score over 0.05, overlap 0.5 within a class, 100 boxes a
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any, Tuple  # noqa: UP035 (TorchScript reads it)
 
@@ -16,7 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.exporting import to_onnx, to_torchscript
+from spineline.datasets.common.runtimes import Session
 from spineline.detect.engine.scaling import as_input
 from spineline.detect.fasterrcnn.backbones import TimmBody
 from spineline.detect.fasterrcnn.model import FasterRCNNDetector
@@ -57,7 +59,7 @@ def exported_copy(detector: FasterRCNNDetector, size: int) -> Any:
     return network
 
 
-def torchscript_bytes(network: Any, description: str, *, channels: int, size: int) -> bytes:
+def fasterrcnn_to_torchscript(network: Any, description: str, *, channels: int, size: int) -> bytes:
     """The network as TorchScript; a timm body is traced, for not every one can be scripted."""
     body = network.backbone.body
     if isinstance(body, TimmBody):
@@ -66,61 +68,33 @@ def torchscript_bytes(network: Any, description: str, *, channels: int, size: in
             network.backbone.body = torch.jit.trace(body, example, strict=False)
     scripted = torch.jit.script(_Scripted(torch.jit.script(network)).eval())
     network.backbone.body = body
-    buffer = io.BytesIO()
-    torch.jit.save(scripted, buffer, _extra_files={"spineline": description})
-    return buffer.getvalue()
+    return to_torchscript(scripted, None, description=description)
 
 
-def onnx_bytes(network: Any, description: str, *, channels: int, size: int, opset: int) -> bytes:
+def fasterrcnn_to_onnx(
+    network: Any, description: str, *, channels: int, size: int, opset: int
+) -> bytes:
     """The network as ONNX.
 
     Raises:
         ConfigError: the onnx package is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        msg = "format=onnx needs the onnx package: pip install 'spineline[export]'"
-        raise ConfigError(msg) from error
-    buffer = io.BytesIO()
     # Some structure, so that every branch of the network has something to trace.
     example = torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.onnx.export(
-            _Traced(network).eval(),
-            (example,),
-            buffer,
-            dynamo=False,
-            opset_version=opset,
-            input_names=["images"],
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: {0: "found"} for name in OUTPUTS},
-        )
-    model = onnx.load_from_string(buffer.getvalue())
-    onnx.checker.check_model(model)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "spineline", description
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return to_onnx(
+        _Traced(network).eval(),
+        example,
+        inputs=["images"],
+        outputs=OUTPUTS,
+        axes={name: {0: "found"} for name in OUTPUTS},
+        description=description,
+        opset=opset,
+    )
 
 
-def run_exported(content: bytes, form: str, images: torch.Tensor) -> list[npt.NDArray[Any]] | None:
-    """Boxes, classes and scores from an exported file; None where it cannot be run here."""
-    if form == "torchscript":
-        network = torch.jit.load(io.BytesIO(content)).eval()
-        with torch.no_grad():
-            return [np.asarray(output.numpy()) for output in network(images)]
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return [np.asarray(output) for output in session.run(None, {"images": images.numpy()})]
-
-
-def largest_differences(
-    network: Any, content: bytes, form: str, images: list[npt.NDArray[np.uint8]], channels: int
-) -> tuple[float, float] | None:
+def largest_fasterrcnn_errors(
+    network: Any, session: Session, images: Iterable[npt.NDArray[np.uint8]], channels: int
+) -> tuple[float, float]:
     """Largest differences of boxes (pixels) and scores to the original's.
 
     Raises:
@@ -131,9 +105,7 @@ def largest_differences(
         pixels = as_input(torch.from_numpy(image)[None], channels).contiguous()
         with torch.no_grad():
             wanted = [output.numpy() for output in _Traced(network)(pixels)]
-        found = run_exported(content, form, pixels)
-        if found is None:
-            return None
+        found = session(pixels.numpy())
         if found[1].tolist() != wanted[1].tolist():
             raise SpinelineError("export: the exported network finds other boxes; not written")
         box_error = max(box_error, float(np.abs(found[0] - wanted[0]).max(initial=0)))

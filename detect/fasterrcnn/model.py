@@ -9,27 +9,23 @@ the background; it exists inside the network alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.detect.architectures import FASTERRCNN
-from spineline.detect.checkpoints import DetectorMeta, read_safetensors
-from spineline.detect.engine.scaling import ScaledDetector, meta_of, network_with
-from spineline.detect.fasterrcnn.backbones import (
-    build_backbone,
-    check_backbone,
-    make_anchors,
-    timm_name,
-)
+from spineline.detect.checkpoints import DetectorMeta
+from spineline.detect.engine.scaling import ScaledDetector
+from spineline.detect.fasterrcnn.backbones import build_backbone, check_backbone, make_anchors
+from spineline.detect.fasterrcnn.losses import set_class_loss
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class FasterRCNNDescription:
     """What is needed to build a network, apart from its classes.
 
     Attributes:
@@ -39,14 +35,16 @@ class Description:
         std: their standard deviation.
     """
 
+    backend: ClassVar[str] = FASTERRCNN
+
     backbone: str
     channels: int
     mean: float
     std: float
 
 
-def build_network(
-    description: Description,
+def build_fasterrcnn(
+    description: FasterRCNNDescription,
     classes: int,
     imgsz: int,
     *,
@@ -74,8 +72,6 @@ def build_network(
         ConfigError: a timm backbone that cannot carry a pyramid.
     """
     from torchvision.models.detection import FasterRCNN
-
-    from spineline.detect.fasterrcnn.losses import set_class_loss
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -105,12 +101,7 @@ class FasterRCNNDetector(ScaledDetector):
         heads.detections_per_img = max_detections
 
 
-def make_meta(description: Description, names: tuple[str, ...], imgsz: int) -> DetectorMeta:
-    """What a weights file says of a network."""
-    return meta_of(FASTERRCNN, description, description.channels, names, imgsz)
-
-
-def check_description(meta: DetectorMeta, where: str) -> Description:
+def read_fasterrcnn_description(meta: DetectorMeta, where: str) -> FasterRCNNDescription:
     """The description in a weights file, held to known backbones and plain numbers.
 
     Raises:
@@ -130,47 +121,4 @@ def check_description(meta: DetectorMeta, where: str) -> Description:
     numbers = all(isinstance(n, float) and math.isfinite(n) for n in (mean, std))
     if found["channels"] != meta.channels or not numbers or std <= 0:
         raise WeightsError(f"{where}: its channels, mean or std are out of range")
-    return Description(backbone, meta.channels, mean, std)
-
-
-def network_of(
-    meta: DetectorMeta, tensors: Mapping[str, torch.Tensor], where: str
-) -> tuple[nn.Module, Description]:
-    """A Faster R-CNN with these weights, in float32.
-
-    Raises:
-        WeightsError: another backend's, or weights that do not fit the description.
-    """
-    if meta.backend != FASTERRCNN:
-        raise WeightsError(f"{where}: weights for backend {meta.backend!r}, wanted {FASTERRCNN!r}")
-    description = check_description(meta, where)
-    network = network_with(
-        lambda: build_network(description, len(meta.names), meta.imgsz),
-        tensors,
-        where,
-        complete=timm_name(description.backbone) is None,  # timm's may hold what is no weight
-    )
-    return network.eval(), description
-
-
-def network_from_file(path: Path) -> tuple[nn.Module, DetectorMeta, Description]:
-    """A Faster R-CNN with the weights of a safetensors file, in float32.
-
-    Raises:
-        WeightsError: missing, damaged, another backend's, or weights that do not fit the
-            description.
-    """
-    meta, tensors = read_safetensors(path)
-    network, description = network_of(meta, tensors, str(path))
-    return network, meta, description
-
-
-def load(
-    weights: Path,
-    *,
-    device: str = "cpu",
-    trust: bool = False,  # noqa: ARG001 (there are no pickles of this backend)
-) -> FasterRCNNDetector:
-    """A detector from a weights file; see [spineline.detect.backend.load_detector][]."""
-    network, meta, _ = network_from_file(weights)
-    return FasterRCNNDetector(network, meta, device=device)
+    return FasterRCNNDescription(backbone, meta.channels, mean, std)

@@ -1,39 +1,39 @@
-"""A namer as ONNX: strips (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
+"""A level reader as ONNX or TorchScript: (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
 
 from __future__ import annotations
 
-import io
-import warnings
 from copy import deepcopy
 
 import torch
 
+from spineline.datasets.common.exporting import to_onnx, to_torchscript
 from spineline.datasets.labels import LEVELS
-from spineline.detect.level_reader.model import Namer
-
-OPSET = 17
+from spineline.detect.level_reader.model import TorchLevelReader
 
 
-def onnx_bytes(namer: Namer) -> bytes:
-    """The network as ONNX, for any number of ranks."""
-    network, example = deepcopy(namer.network).cpu().eval(), _example(namer)
-    buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
-        torch.onnx.export(
-            network,
-            (example,),
-            buffer,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["strips"],
-            output_names=["logits"],
-            dynamic_axes={"strips": {2: "rows"}, "logits": {2: "ranks"}},
-        )
-    return buffer.getvalue()
+def level_reader_to_onnx(reader: TorchLevelReader) -> bytes:
+    """The network as ONNX, for any number of ranks.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+    """
+    return to_onnx(
+        deepcopy(reader.network).cpu().eval(),
+        _example(reader),
+        inputs=["strips"],
+        outputs=["logits"],
+        axes={"strips": {2: "rows"}, "logits": {2: "ranks"}},
+        description=None,
+    )
 
 
-def _example(namer: Namer) -> torch.Tensor:
-    strip = namer.strip
+def level_reader_to_torchscript(reader: TorchLevelReader) -> bytes:
+    """The network as TorchScript, for any number of ranks."""
+    network = deepcopy(reader.network).cpu().eval()
+    return to_torchscript(network, _example(reader), description=None)
+
+
+def _example(reader: TorchLevelReader) -> torch.Tensor:
+    strip = reader.strip
     ranks = strip.above + len(LEVELS) + strip.below
     return torch.zeros(1, 1, ranks * strip.rank_px, 2 * strip.half_width * strip.rank_px)

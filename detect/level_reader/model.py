@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.tensors import METADATA_KEY, read_described
+from spineline.datasets.common.tensors import pack_described, read_described
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec, straighten
 
@@ -33,7 +33,7 @@ _BOUNDS = {"width": (1, 256), "hidden": (1, 1024), **STRIP_BOUNDS}
 
 
 @dataclass(frozen=True, slots=True)
-class NamerConfig:
+class LevelReaderConfig:
     """What is needed to build the network and to feed it.
 
     Attributes:
@@ -54,10 +54,10 @@ class NamerConfig:
         return json.dumps(values)
 
 
-class RungNetwork(nn.Module):
+class LevelReaderNetwork(nn.Module):
     """Strip (N, 1, K * rank_px, W) in 0 … 1 → logits (N, 13, K) of `RANK_NAMES`."""
 
-    def __init__(self, config: NamerConfig) -> None:
+    def __init__(self, config: LevelReaderConfig) -> None:
         super().__init__()
         self.config = config
         width, hidden, dropout = config.width, config.hidden, config.dropout
@@ -94,11 +94,11 @@ class RungNetwork(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Namer:
-    """The network with its weights loaded."""
+class TorchLevelReader:
+    """The network with its weights loaded; the pipeline's level reader."""
 
-    network: RungNetwork
-    config: NamerConfig
+    network: LevelReaderNetwork
+    config: LevelReaderConfig
     device: str = "cpu"
 
     @property
@@ -122,26 +122,20 @@ class Namer:
         return np.asarray(shares.cpu().numpy(), dtype=np.float64)
 
 
-def build_namer(config: NamerConfig, *, seed: int = 0) -> RungNetwork:
+def build_level_reader(config: LevelReaderConfig, *, seed: int = 0) -> LevelReaderNetwork:
     """A network with fresh weights, drawn by the seed; global generators are left as they were."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return RungNetwork(config)
+        return LevelReaderNetwork(config)
 
 
-def namer_bytes(network: RungNetwork, config: NamerConfig) -> bytes:
+def level_reader_bytes(network: LevelReaderNetwork, config: LevelReaderConfig) -> bytes:
     """A weights file: safetensors, floating point stored as fp16."""
-    from safetensors.torch import save
-
-    tensors = {
-        name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
-        for name, t in sorted(network.state_dict().items())
-    }
-    return save(tensors, {METADATA_KEY: config.to_json()})
+    return pack_described(network.state_dict(), config.to_json(), half=True)
 
 
-def load_namer(weights: Path, *, device: str = "cpu") -> Namer:
-    """Load a namer from a weights file.
+def load_level_reader(weights: Path, *, device: str = "cpu") -> TorchLevelReader:
+    """Load a level reader from a weights file.
 
     Raises:
         WeightsError: missing, damaged, or not a namer's.
@@ -154,13 +148,13 @@ def load_namer(weights: Path, *, device: str = "cpu") -> Namer:
         raise WeightsError(f"{weights}: {broken[0]:.100} holds numbers that are not finite")
     try:
         with torch.device("meta"):  # a description may claim more memory than its file has weights
-            network = RungNetwork(config)
+            network = LevelReaderNetwork(config)
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         message = " ".join(str(error).split())[:1000]
         raise WeightsError(f"{weights}: weights do not fit the network ({message})") from error
     place = device_name(device)
-    return Namer(network.eval().to(place), config, place)
+    return TorchLevelReader(network.eval().to(place), config, place)
 
 
 def _block(inputs: int, outputs: int, *, stride: int) -> list[nn.Module]:
@@ -168,13 +162,13 @@ def _block(inputs: int, outputs: int, *, stride: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def _config(found: Any, weights: Path) -> NamerConfig:
+def _config(found: Any, weights: Path) -> LevelReaderConfig:
     """The network's description in a file, held to what can be built."""
     try:
         if (found["task"], found["model"], found["names"]) != ("name", _MODEL, list(RANK_NAMES)):
             raise ValueError("another task, model or classes")
         strip = StripSpec(**{spec.name: found["strip"][spec.name] for spec in fields(StripSpec)})
-        config = NamerConfig(found["width"], found["hidden"], float(found["dropout"]), strip)
+        config = LevelReaderConfig(found["width"], found["hidden"], float(found["dropout"]), strip)
         _check({**asdict(config), **asdict(strip)})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{weights}: is no namer's weights file ({type(error).__name__}: {error!s:.300})"

@@ -1,4 +1,4 @@
-"""``spineline naming train``: the network that reads levels off the straightened spine.
+"""``spineline naming train``: training of the level reader.
 
 It trains on labelled spines alone. A strip is laid along a part of the labelled points, moved a
 little, and prolonged at its ends in a straight line, as it is along a chain of detections. It
@@ -8,12 +8,11 @@ Ranks of the strip above T12-L1 and below L5-S1 carry the labels ``above`` and `
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,11 @@ from torch.nn import functional
 
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
-from spineline.datasets.common.files import staged_folder, write_bytes, write_json, write_text
-from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.common.files import staged_folder, write_bytes, write_json
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
+from spineline.datasets.common.training import ResultRow, Trainer, TrainingResult
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
@@ -34,11 +34,11 @@ from spineline.datasets.splits import Part
 from spineline.datasets.straighten import Distortion, StripSpec, prolonged, straighten
 from spineline.datasets.types import ImageRecord
 from spineline.detect.level_reader.model import (
-    Namer,
-    NamerConfig,
-    RungNetwork,
-    build_namer,
-    namer_bytes,
+    LevelReaderConfig,
+    LevelReaderNetwork,
+    TorchLevelReader,
+    build_level_reader,
+    level_reader_bytes,
 )
 from spineline.detect.level_reader.settings import NamingTrain
 
@@ -58,23 +58,8 @@ class Spine:
     ranks: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class NamingTrainResult:
-    """What a training left behind.
-
-    Attributes:
-        out: the folder.
-        weights: the weights file.
-        metrics: the content of ``metrics.json``; empty without a val part.
-    """
-
-    out: Path
-    weights: Path
-    metrics: dict[str, float | int]
-
-
-def train(settings: NamingTrain) -> NamingTrainResult:
-    """Train a namer; the weights of the last epoch are the result.
+def train(settings: NamingTrain) -> TrainingResult:
+    """Train a level reader; the weights of the last epoch are the result.
 
     Raises:
         AnnotationError: the dataset cannot be read, or has no labelled spine to train on.
@@ -91,19 +76,22 @@ def train(settings: NamingTrain) -> NamingTrainResult:
             "wanted a dataset converted with labels=level"
         )
         raise AnnotationError(msg)
-    config = NamerConfig(settings.width, settings.hidden, settings.dropout)
+    config = LevelReaderConfig(settings.width, settings.hidden, settings.dropout)
+    LOG.info("data: %d spines to train on", len(spines))
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        LOG.info("data: %d spines to train on", len(spines))
-        network, losses = _fit(spines, config, settings, device)
-        write_bytes(stage / WEIGHTS_FILE, namer_bytes(network, config))
-        write_text(stage / "results.csv", _results_csv(losses))
-        metrics = shares_right(Namer(network, config, str(device)), load_spines(dataset, "val"))
+        trainer = LevelReaderTrainer(spines, config, settings, stage, device)
+        trainer.run()
+        network = trainer.network.eval()
+        write_bytes(stage / WEIGHTS_FILE, level_reader_bytes(network, config))
+        reader = TorchLevelReader(network, config, str(device))
+        metrics = shares_right(reader, load_spines(dataset, "val"))
         write_json(stage / "metrics.json", metrics)
         write_run_record(stage, "naming train", settings)
     for name, value in metrics.items():
         LOG.info("val %s: %.4g", name, value)
-    LOG.info("done: %d epochs; weights: %s", settings.epochs, settings.out / WEIGHTS_FILE)
-    return NamingTrainResult(settings.out, settings.out / WEIGHTS_FILE, metrics)
+    file = settings.out / WEIGHTS_FILE
+    LOG.info("done: %d epochs; weights: %s", settings.epochs, file)
+    return TrainingResult(settings.out, file, file, settings.epochs, metrics=metrics)
 
 
 def load_spines(dataset: Dataset, part: Part) -> list[Spine]:
@@ -150,7 +138,7 @@ def classes_of(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.clip(ranks, -1, len(LEVELS)) + 1
 
 
-def shares_right(namer: Namer, spines: Sequence[Spine]) -> dict[str, float | int]:
+def shares_right(reader: TorchLevelReader, spines: Sequence[Spine]) -> dict[str, float | int]:
     """How well names are read off labelled spines.
 
     ``rank_accuracy``: share of labelled ranks whose likeliest class is right. ``offset_accuracy``:
@@ -159,11 +147,11 @@ def shares_right(namer: Namer, spines: Sequence[Spine]) -> dict[str, float | int
     """
     if not spines:
         return {}
-    namer.network.eval()
+    reader.network.eval()
     right = total = hits = 0
     for spine in spines:
         for shift in (-1, 0, 1):
-            shares, first = _read_shifted(namer, spine, shift)
+            shares, first = _read_shifted(reader, spine, shift)
             at = spine.ranks + _RUNG * shift - first
             right += int((shares[at].argmax(axis=1) == classes_of(spine.ranks)).sum())
             total += len(at)
@@ -189,12 +177,14 @@ def _spine(dataset: Dataset, record: ImageRecord) -> Spine | None:
     return Spine(image, points, np.array(ranks, dtype=np.int64))
 
 
-def _read_shifted(namer: Namer, spine: Spine, shift: int) -> tuple[npt.NDArray[np.float64], int]:
+def _read_shifted(
+    reader: TorchLevelReader, spine: Spine, shift: int
+) -> tuple[npt.NDArray[np.float64], int]:
     """Log probabilities (K, 13) of a spine whose names are ``shift`` rungs too low, first rank."""
     named = spine.ranks + _RUNG * shift
-    first = min(-namer.strip.above, int(named[0]))
-    last = max(len(LEVELS) - 1 + namer.strip.below, int(named[-1]))
-    return namer.read(spine.image, prolonged(spine.points_xy, named, first, last)), first
+    first = min(-reader.strip.above, int(named[0]))
+    last = max(len(LEVELS) - 1 + reader.strip.below, int(named[-1]))
+    return reader.read(spine.image, prolonged(spine.points_xy, named, first, last)), first
 
 
 def _gap(spine: Spine) -> float:
@@ -221,53 +211,75 @@ def _shaded(rng: np.random.Generator, strip: npt.NDArray[np.float32]) -> npt.NDA
     return strip
 
 
-def _fit(
-    spines: Sequence[Spine], config: NamerConfig, settings: NamingTrain, device: torch.device
-) -> tuple[RungNetwork, list[float]]:
-    """The trained network, in evaluation mode, and the mean loss of each epoch."""
-    network = build_namer(config, seed=settings.seed).to(device).train()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), settings.lr, weight_decay=settings.weight_decay
-    )
-    steps = settings.epochs * math.ceil(len(spines) / settings.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _one_cycle(step, steps))
-    rng = np.random.default_rng(settings.seed)
-    losses = []
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        for epoch in progress(range(1, settings.epochs + 1), description="epochs"):
-            loss = _epoch(spines, network, optimizer, schedule, settings, rng)
-            if not math.isfinite(loss):
-                raise SpinelineError(f"the loss of epoch {epoch} is {loss}; try a smaller lr=")
-            losses.append(loss)
-    return network.eval(), losses
+class LevelReaderTrainer(Trainer):
+    """Trains a level reader in one go of minutes; only the results are written.
 
+    Args:
+        spines: to train on.
+        config: of the network.
+        settings: the command's keys.
+        out: folder of ``results.csv``.
+        device: to train on.
+    """
 
-def _epoch(
-    spines: Sequence[Spine],
-    network: RungNetwork,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    settings: NamingTrain,
-    rng: np.random.Generator,
-) -> float:
-    """Train on each spine once; returns the mean loss."""
-    device, order = next(network.parameters()).device, rng.permutation(len(spines))
-    spec, losses = network.config.strip, []
-    for start in range(0, len(order), settings.batch):
-        drawn = [draw_strip(rng, spines[n], spec) for n in order[start : start + settings.batch]]
-        strips = torch.from_numpy(np.stack([strip for strip, _ in drawn]))[:, None].to(device)
-        classes = torch.from_numpy(np.stack([labels for _, labels in drawn])).to(device)
-        loss: Tensor = functional.cross_entropy(
-            network(strips), classes, label_smoothing=settings.label_smoothing
+    checkpoint_name = ""
+
+    def __init__(
+        self,
+        spines: Sequence[Spine],
+        config: LevelReaderConfig,
+        settings: NamingTrain,
+        out: Path,
+        device: torch.device,
+    ) -> None:
+        network = build_level_reader(config, seed=settings.seed).to(device).train()
+        optimizer = torch.optim.AdamW(
+            network.parameters(), settings.lr, weight_decay=settings.weight_decay
         )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    return float(np.mean(losses))
+        super().__init__(out, network, optimizer, epochs=settings.epochs)
+        self.network: LevelReaderNetwork = network
+        self.spines, self.settings, self.device = spines, settings, device
+        steps = settings.epochs * math.ceil(len(spines) / settings.batch)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _one_cycle(step, steps)
+        )
+        self._rng = np.random.default_rng(settings.seed)
+
+    def on_train_start(self) -> None:
+        """Seed torch's generators, which dropout draws from."""
+        torch.manual_seed(self.settings.seed)
+
+    def train_epoch(self) -> dict[str, float]:
+        """Train on each spine once; the mean loss."""
+        rng, size, spec = self._rng, self.settings.batch, self.network.config.strip
+        order, losses = rng.permutation(len(self.spines)), []
+        for start in range(0, len(order), size):
+            drawn = [draw_strip(rng, self.spines[n], spec) for n in order[start : start + size]]
+            strips = torch.from_numpy(np.stack([strip for strip, _ in drawn]))[:, None]
+            classes = torch.from_numpy(np.stack([labels for _, labels in drawn]))
+            loss: Tensor = functional.cross_entropy(
+                self.network(strips.to(self.device)),
+                classes.to(self.device),
+                label_smoothing=self.settings.label_smoothing,
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+            self.optimizer.step()
+            self._schedule.step()
+            losses.append(float(loss.detach()))
+        mean = float(np.mean(losses))
+        if not math.isfinite(mean):
+            raise SpinelineError(f"the loss of epoch {self.done + 1} is {mean}; try a smaller lr=")
+        return {"loss": mean}
+
+    def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:  # noqa: ARG002
+        """The loss."""
+        return {"loss": f"{trained['loss']:.6f}"}
+
+    def summary(self, row: ResultRow) -> str:
+        """The loss."""
+        return f"loss {row['loss']}"
 
 
 def _one_cycle(step: int, steps: int) -> float:
@@ -276,11 +288,3 @@ def _one_cycle(step: int, steps: int) -> float:
     if done < _WARM_UP:
         return 0.05 + 0.95 * done / _WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
-
-
-def _results_csv(losses: Sequence[float]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", "loss"])
-    writer.writerows([epoch, f"{loss:.6f}"] for epoch, loss in enumerate(losses, 1))
-    return text.getvalue()

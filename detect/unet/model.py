@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -27,14 +26,14 @@ from torch.nn import functional
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError, first_line
 from spineline.datasets.common.settings import close_match
 from spineline.detect.architectures import UNET
-from spineline.detect.checkpoints import DetectorMeta, read_safetensors
-from spineline.detect.engine.scaling import ScaledDetector, meta_of, network_with
+from spineline.detect.checkpoints import DetectorMeta
+from spineline.detect.engine.scaling import ScaledDetector
 from spineline.detect.unet.heatmaps import GAUSSIAN, HEATMAPS, draw_heat, find_peaks
 
 LOSSES = ("loss_heat", "loss_size")
 """Losses of the network; their sum is trained on."""
 
-STRIDE = 32
+_STRIDE = 32
 _RARE = -4.6
 """First bias of one-hot heat: a probability of 0.01, as most pixels hold no point."""
 
@@ -47,7 +46,7 @@ _BUILD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, KeyError, 
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class UNetDescription:
     """What is needed to build a network, apart from its classes.
 
     Attributes:
@@ -58,6 +57,8 @@ class Description:
         mean: of the grey images trained on, pixels in 0 … 1.
         std: their standard deviation.
     """
+
+    backend: ClassVar[str] = UNET
 
     encoder: str
     channels: int
@@ -75,7 +76,7 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, description: Description, classes: int, size: int
+        self, backbone: nn.Module, description: UNetDescription, classes: int, size: int
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -114,7 +115,7 @@ class UNet(nn.Module):
     def _batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Images side by side, normalised, then padded: what is padded is the mean."""
         height, width = (
-            math.ceil(max(image.shape[axis] for image in images) / STRIDE) * STRIDE
+            math.ceil(max(image.shape[axis] for image in images) / _STRIDE) * _STRIDE
             for axis in (-2, -1)
         )
         padded = []
@@ -246,7 +247,7 @@ def _body(library: Any, encoder: str, channels: int, maps: int) -> nn.Module:
     return body
 
 
-def build_network(description: Description, classes: int, imgsz: int, *, seed: int = 0) -> UNet:
+def build_unet(description: UNetDescription, classes: int, imgsz: int, *, seed: int = 0) -> UNet:
     """A network with fresh weights; nothing is downloaded.
 
     Args:
@@ -269,12 +270,7 @@ def build_network(description: Description, classes: int, imgsz: int, *, seed: i
     return UNet(body, description, classes, imgsz)
 
 
-def make_meta(description: Description, names: tuple[str, ...], imgsz: int) -> DetectorMeta:
-    """What a weights file says of a network."""
-    return meta_of(UNET, description, description.channels, names, imgsz)
-
-
-def check_description(meta: DetectorMeta, where: str) -> Description:
+def read_unet_description(meta: DetectorMeta, where: str) -> UNetDescription:
     """The description in a weights file, held to timm's encoders and plain numbers.
 
     Raises:
@@ -294,39 +290,7 @@ def check_description(meta: DetectorMeta, where: str) -> Description:
         check_encoder(str(found["encoder"]), meta.channels)
     except ConfigError as error:
         raise WeightsError(f"{where}: {error}") from error
-    return Description(**found)
-
-
-def network_of(
-    meta: DetectorMeta, tensors: Mapping[str, torch.Tensor], where: str
-) -> tuple[nn.Module, Description]:
-    """A U-Net with these weights, in float32.
-
-    Raises:
-        WeightsError: another backend's, or weights that do not fit the description.
-    """
-    if meta.backend != UNET:
-        raise WeightsError(f"{where}: weights for backend {meta.backend!r}, wanted {UNET!r}")
-    description = check_description(meta, where)
-    network = network_with(
-        lambda: build_network(description, len(meta.names), meta.imgsz),
-        tensors,
-        where,
-        complete=False,  # timm's encoders may hold what is no weight
-    )
-    return network.eval(), description
-
-
-def network_from_file(path: Path) -> tuple[nn.Module, DetectorMeta, Description]:
-    """A U-Net with the weights of a safetensors file, in float32.
-
-    Raises:
-        WeightsError: missing, damaged, another backend's, or weights that do not fit the
-            description.
-    """
-    meta, tensors = read_safetensors(path)
-    network, description = network_of(meta, tensors, str(path))
-    return network, meta, description
+    return UNetDescription(**found)
 
 
 class UNetDetector(ScaledDetector):
@@ -336,14 +300,3 @@ class UNetDetector(ScaledDetector):
         """Tell the network what to give."""
         self.network.confidence, self.network.iou = confidence, iou
         self.network.max_detections = max_detections
-
-
-def load(
-    weights: Path,
-    *,
-    device: str = "cpu",
-    trust: bool = False,  # noqa: ARG001 (there are no pickles of this backend)
-) -> UNetDetector:
-    """A detector from a weights file; see [spineline.detect.backend.load_detector][]."""
-    network, meta, _ = network_from_file(weights)
-    return UNetDetector(network, meta, device=device)

@@ -31,7 +31,7 @@ from spineline.detect.yolo.letterbox import detect_letterboxed
 from spineline.detect.yolo.suppression import MAX_CANDIDATES
 
 
-def suppress(
+def suppress_by_torch(
     raw: torch.Tensor, *, confidence: float, iou: float, max_detections: int
 ) -> torch.Tensor:
     """[spineline.detect.yolo.suppression.suppress][] with torchvision, on any device."""
@@ -101,7 +101,7 @@ def _suppressed(raw: torch.Tensor, limits: Limits) -> npt.NDArray[np.float32]:
     """On the CPU without torchvision, whose import takes longer than that of torch itself."""
     if raw.device.type == "cpu":
         return suppression.suppress(raw.numpy(), **asdict(limits))
-    return suppress(raw, **asdict(limits)).cpu().numpy()
+    return suppress_by_torch(raw, **asdict(limits)).cpu().numpy()
 
 
 def load(weights: Path, *, device: str = "cpu", trust: bool = False) -> UltralyticsDetector:

@@ -1,16 +1,14 @@
 """Suppression of a YOLO network's raw output in numpy: per class, several classes at one place.
 
-It gives what [spineline.detect.yolo.backend.suppress][] gives with torchvision, for
+It gives what [spineline.detect.yolo.backend.suppress_by_torch][] gives with torchvision, for
 networks that run without torch.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
+from spineline.datasets.common.arrays import BoolArray, Float32Array
 
 MAX_CANDIDATES = 30_000
 """Boxes of one image that enter suppression; the most confident ones, where there are more."""
@@ -18,7 +16,9 @@ MAX_CANDIDATES = 30_000
 _ROWS = 64  # boxes that are compared with all later ones at once: bounds the memory
 
 
-def suppress(raw: FloatArray, *, confidence: float, iou: float, max_detections: int) -> FloatArray:
+def suppress(
+    raw: Float32Array, *, confidence: float, iou: float, max_detections: int
+) -> Float32Array:
     """Per-class, multi-label suppression of one image's raw output.
 
     Args:
@@ -45,7 +45,7 @@ def suppress(raw: FloatArray, *, confidence: float, iou: float, max_detections: 
     return np.asarray(rows[kept][:max_detections], dtype=np.float32)
 
 
-def keep_sorted(boxes: FloatArray, iou: float) -> BoolArray:
+def keep_sorted(boxes: Float32Array, iou: float) -> BoolArray:
     """(N,) which boxes stay when each that stays removes the later ones it overlaps by more.
 
     >>> boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]], dtype=np.float32)

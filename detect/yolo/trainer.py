@@ -25,17 +25,19 @@ from torch import nn
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
+from spineline.datasets.common.tensors import write_checkpoint
+from spineline.datasets.common.training import append_row
 from spineline.datasets.images import read_uint8_image
 from spineline.detect.checkpoints import (
     DetectorMeta,
-    build_network,
+    build_yolo,
     packed_safetensors,
     plain_description,
-    write_checkpoint,
 )
 from spineline.detect.engine.dataset import YoloImage
-from spineline.detect.engine.results_csv import append_row
+from spineline.detect.engine.tensorboard import Board, comparison
 from spineline.detect.engine.validation import labels_of, pictured
+from spineline.detect.yolo.backend import UltralyticsDetector
 from spineline.detect.yolo.environment import import_ultralytics
 
 import_ultralytics()
@@ -46,7 +48,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.loss import v8DetectionLoss  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
-METRICS = {"map50": "metrics/mAP50(B)", "map50_95": "metrics/mAP50-95(B)"}
+YOLO_METRICS = {"map50": "metrics/mAP50(B)", "map50_95": "metrics/mAP50-95(B)"}
 """Metrics whose best weights are kept, and their columns in ``results.csv``."""
 
 PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrained", "cfg")
@@ -213,7 +215,7 @@ class SpineDetectionTrainer(DetectionTrainer):
     def setup_model(self) -> dict[str, Any] | None:
         """Build the network; take over weights, or those of the checkpoint that is resumed."""
         parts = self.parts
-        network: Any = build_network(parts.description, classes=len(parts.names))
+        network: Any = build_yolo(parts.description, classes=len(parts.names))
         network.names = dict(enumerate(parts.names))
         if parts.checkpoint is not None:
             network.load_state_dict(parts.checkpoint["ema"].float().state_dict())
@@ -321,12 +323,12 @@ class SpineDetectionTrainer(DetectionTrainer):
         if self.validated_epoch != self.epoch:
             return
         content = b""
-        for metric, column in METRICS.items():
+        for metric, column in YOLO_METRICS.items():
             value = float(self.metrics[column])
             if not value > self.bests.get(metric, -1.0):
                 continue
             self.bests[metric] = value
-            meta = make_meta(network, self.parts.architecture, int(self.args.imgsz))
+            meta = yolo_meta(network, self.parts.architecture, int(self.args.imgsz))
             content = content or packed_safetensors(network.state_dict(), meta)
             write_bytes(self.wdir / f"best_{metric}.safetensors", content)
 
@@ -362,14 +364,11 @@ class SpineDetectionTrainer(DetectionTrainer):
 
     def _picture(self) -> npt.NDArray[np.uint8]:
         """Labels and predictions of one image of the val part."""
-        from spineline.detect.engine.tensorboard import comparison
-        from spineline.detect.yolo.backend import UltralyticsDetector
-
         image = self.parts.val[pictured(self.parts.val)]
         pixels = read_uint8_image(image.file)
         network = deepcopy(self.ema.ema)
         network.criterion = None
-        meta = make_meta(network, self.parts.architecture, int(self.args.imgsz))
+        meta = yolo_meta(network, self.parts.architecture, int(self.args.imgsz))
         detector = UltralyticsDetector(network, meta, device=str(self.device))
         found = detector.detect([pixels], confidence=0.001, iou=0.7)[0]
         return comparison(pixels, labels_of(image), found, title=image.file.stem)
@@ -428,8 +427,6 @@ def kept_generators() -> Iterator[None]:
 
 def _open_board(trainer: SpineDetectionTrainer) -> None:
     if trainer.parts.tensorboard:
-        from spineline.detect.engine.tensorboard import Board
-
         trainer.board = Board(trainer.save_dir, trainer.start_epoch)
 
 
@@ -452,7 +449,7 @@ def _check_loss(trainer: SpineDetectionTrainer) -> None:
     raise SpinelineError(msg)
 
 
-def make_meta(network: Any, architecture: str, imgsz: int) -> DetectorMeta:
+def yolo_meta(network: Any, architecture: str, imgsz: int) -> DetectorMeta:
     """What the weights file of a network says of it."""
     return DetectorMeta(
         backend="ultralytics",

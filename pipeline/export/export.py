@@ -25,9 +25,9 @@ from spineline.datasets.common.runtimes import PACKAGES, Form, import_runtime
 from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.phantoms.phantom import draw_spine
-from spineline.detect.export import onnx_bytes as detector_onnx_bytes
-from spineline.detect.level_reader.export import onnx_bytes as namer_onnx_bytes
+from spineline.detect.level_reader.export import level_reader_to_onnx
 from spineline.detect.yolo.backend import UltralyticsDetector
+from spineline.detect.yolo.export import yolo_to_onnx
 from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.bundles import (
     BUNDLE_FILE,
@@ -148,9 +148,9 @@ def write_network(role: Role, network: Any, path: Path) -> None:
     if role == "classifier":
         write_onnx(network.network.requires_grad_(False), path)
     elif role == "namer":
-        write_bytes(path, namer_onnx_bytes(network))
+        write_bytes(path, level_reader_to_onnx(network))
     else:
-        write_bytes(path, detector_onnx_bytes(network, network.imgsz))
+        write_bytes(path, yolo_to_onnx(network, network.imgsz))
 
 
 def _to_openvino(onnx: Path, path: Path) -> None:

@@ -29,7 +29,8 @@ from spineline.weights import Bundle, WeightsFile, load_registry, sha256_of
 if TYPE_CHECKING:
     from spineline.classify.exported import ExportedClassifier
     from spineline.classify.recipe import Head
-    from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer
+    from spineline.detect.level_reader.exported import ExportedLevelReader
+    from spineline.detect.yolo.exported import ExportedDetector
     from spineline.pipeline.inference.settings import ModelSettings
 
 Role = Literal["detector", "classifier", "namer"]
@@ -92,7 +93,7 @@ class ExportedModels:
 
     detector: ExportedDetector
     classifier: ExportedClassifier
-    namer: ExportedNamer | None
+    namer: ExportedLevelReader | None
     decoding: DecodeSettings
 
 
@@ -132,7 +133,8 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
         WeightsError: damaged, altered, incomplete, of another version, or not trusted.
     """
     from spineline.classify.exported import ExportedClassifier
-    from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer
+    from spineline.detect.level_reader.exported import ExportedLevelReader
+    from spineline.detect.yolo.exported import ExportedDetector
 
     exported = read_exported(settings)
     where = {role: str(exported.folder / m[0].file) for role, m in exported.members.items()}
@@ -149,7 +151,7 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
     classifier.check(where["classifier"])
     namer = None
     if exported.strip is not None:
-        namer = ExportedNamer(sessions["namer"], exported.strip)
+        namer = ExportedLevelReader(sessions["namer"], exported.strip)
         namer.check(where["namer"])
     return ExportedModels(detector, classifier, namer, exported.decoding)
 

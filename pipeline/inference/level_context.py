@@ -30,7 +30,7 @@ _NEAR = 0.4  # of a box's height: how far from the curve's point its centre may 
 
 
 class LevelReader(Protocol):
-    """What is asked of a namer; see `spineline.detect.level_reader.model.Namer`."""
+    """What is asked of a namer; see `spineline.detect.level_reader.model.TorchLevelReader`."""
 
     @property
     def strip(self) -> StripSpec: ...  # noqa: D102

@@ -134,11 +134,11 @@ class Pipeline:
         with networks_needed(settings.weights):
             from spineline.classify import load_classifier
             from spineline.detect import load_detector
-            from spineline.detect.level_reader.model import load_namer
+            from spineline.detect.level_reader.model import load_level_reader
 
             detector = load_detector(bundle.detector.path, device=device, trust=trust)
             classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
-            namer = load_namer(bundle.namer.path, device=device) if bundle.namer else None
+            namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
         return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
 
     def predict(self, source: str | Path) -> StudyResult:

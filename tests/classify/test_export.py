@@ -75,10 +75,10 @@ def test_safetensors_load_again(weights: Path, tmp_path: Path, run_cli: Cli, hal
 def test_a_network_that_says_something_else_is_not_kept(
     weights: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(module: torch.nn.Module, crops: np.ndarray) -> list[np.ndarray]:
+    def wrong(crops: np.ndarray) -> list[np.ndarray]:
         return [np.full((len(crops), 7), 1 / 7, np.float32), np.full(len(crops), 0.5, np.float32)]
 
-    monkeypatch.setattr(exporting, "_run_torch", wrong)
+    monkeypatch.setattr(exporting, "open_session", lambda *_: wrong)
     out = tmp_path / "net.torchscript"
     words = (f"model={weights}", f"out={out}", "format=torchscript")
     code, _, stderr = run_cli("classify", "export", *words)

@@ -32,10 +32,10 @@ from spineline.classify.model import (
     read_weights,
     save_weights,
 )
-from spineline.classify.runfolder import RunFolder
 from spineline.classify.train import (
+    ClassifierPlan,
+    ClassifierTrainer,
     CropLoss,
-    Job,
     fit_trunk,
     kept_features,
     masked_cross_entropy,
@@ -366,10 +366,10 @@ def test_features_that_are_kept_are_those_of_augmented_crops(
         assert torch.equal(found, again)
 
 
-def job_of(data: Path, recipe: Any) -> Job:
+def job_of(data: Path, recipe: Any) -> ClassifierPlan:
     config = replace(CONFIG, hidden=recipe.hidden)
     crops = load_training_data(data, recipe, given={}, seed=0)
-    return Job(crops, config, 0, torch.device("cpu"), 1)
+    return ClassifierPlan(crops, config, 0, torch.device("cpu"), 1)
 
 
 def test_a_trunk_that_learns_keeps_no_features(
@@ -399,18 +399,18 @@ def test_a_frozen_trunk_keeps_features_and_stays_as_it_was(
 def test_a_resumed_run_with_copies_gives_the_numbers_of_an_unbroken_one(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixup: float
 ) -> None:
-    values: dict[str, object] = {**VALUES, "copies": 2, "epochs": 3, "mixup": mixup}
+    values: dict[str, object] = {**VALUES, "copies": 2, "epochs": 2, "mixup": mixup}
     values |= {"plots": False, "threads": 1, "rotation": 10.0}
     whole = train(ClassifyTrain(data=dataset_folder, out=tmp_path / "whole", **values))  # type: ignore[arg-type]
-    save = RunFolder.save
+    save = ClassifierTrainer.save_checkpoint
 
-    def stop(self: RunFolder, checkpoint: Any, config: Any) -> None:
-        save(self, checkpoint, config)
-        if checkpoint.epoch == 2:
+    def stop(self: ClassifierTrainer, *rest: Any) -> None:
+        save(self, *rest)
+        if self.done == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save", stop)
+        patch.setattr(ClassifierTrainer, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             train(ClassifyTrain(data=dataset_folder, out=tmp_path / "half", **values))  # type: ignore[arg-type]
     resumed = train(ClassifyTrain(out=tmp_path / "half", resume=True, threads=1))

@@ -96,7 +96,7 @@ def said(
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints of every epoch, however short: tests kill runs and look at what they left."""
-    monkeypatch.setattr("spineline.detect.engine.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("spineline.datasets.common.training.CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -122,11 +122,11 @@ def make_untrained(model: str = "yolov8n", seed: int = 0) -> Any:
     import torch
 
     from spineline.detect.architectures import package_yaml
-    from spineline.detect.checkpoints import build_network
+    from spineline.detect.checkpoints import build_yolo
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network: Any = build_network(package_yaml(model), classes=len(LEVELS))
+        network: Any = build_yolo(package_yaml(model), classes=len(LEVELS))
         for branch in network.model[-1].cv3:
             torch.nn.init.normal_(branch[-1].weight, std=0.5)
             torch.nn.init.normal_(branch[-1].bias, std=0.5)
@@ -182,11 +182,11 @@ def region_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from spineline.detect.checkpoints import save_safetensors
-    from spineline.detect.fasterrcnn.model import Description, build_network
-    from spineline.detect.fasterrcnn.model import make_meta as describe
+    from spineline.detect.engine.scaling import make_meta as describe
+    from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 
-    description = Description("resnet18", 1, 0.25, 0.5)
-    network: Any = build_network(description, len(LEVELS), 64, seed=1)
+    description = FasterRCNNDescription("resnet18", 1, 0.25, 0.5)
+    network: Any = build_fasterrcnn(description, len(LEVELS), 64, seed=1)
     with torch.random.fork_rng():
         torch.manual_seed(2)
         torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.02)
@@ -200,7 +200,7 @@ def pickle_weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The same network as an Ultralytics checkpoint."""
     from copy import deepcopy
 
-    from spineline.detect.checkpoints import write_checkpoint
+    from spineline.datasets.common.tensors import write_checkpoint
 
     path = tmp_path_factory.mktemp("pickle") / "detector.pt"
     content = {"model": deepcopy(network), "train_args": {"imgsz": SIZE, "task": "detect"}}

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.common.tensors import write_checkpoint
 from spineline.detect.architectures import ARCHITECTURES, package_yaml
 from spineline.detect.checkpoints import (
     check_description,
@@ -20,7 +21,6 @@ from spineline.detect.checkpoints import (
     plain_description,
     read_safetensors,
     save_safetensors,
-    write_checkpoint,
 )
 from spineline.detect.yolo.environment import import_ultralytics
 

@@ -147,7 +147,7 @@ def test_the_batch_does_not_matter(
             return [self.detector.detect([one], **more)[0] for one in given]
 
     counting = Counting()
-    monkeypatch.setattr("spineline.detect.load_detector", lambda *_, **__: counting)
+    monkeypatch.setattr("spineline.detect.ensemble.load_detector", lambda *_, **__: counting)
     found = []
     for batch in (1, 2, 16):
         out = tmp_path / str(batch)

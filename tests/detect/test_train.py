@@ -26,12 +26,20 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.tensors import write_checkpoint
 from spineline.detect import load_detector
-from spineline.detect.checkpoints import load_pickle, read_safetensors, write_checkpoint
+from spineline.detect.checkpoints import load_pickle, read_safetensors
 from spineline.detect.settings import DetectTrain
-from spineline.detect.train import train, trainer_arguments
+from spineline.detect.train import train
+from spineline.detect.yolo.train import trainer_arguments
 
 TINY: dict[str, Any] = {"model": "yolov8n", "imgsz": 64, "epochs": 1, "batch": 3, "plots": False}
+
+
+@pytest.fixture(scope="module")
+def plain(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The result of one epoch; not to be changed."""
+    return train(DetectTrain(data=dataset, out=tmp_path_factory.mktemp("plain") / "run", **TINY))
 
 
 def test_run_folder_holds_weights_curves_plots_and_settings(finished: Any) -> None:
@@ -43,6 +51,7 @@ def test_run_folder_holds_weights_curves_plots_and_settings(finished: Any) -> No
         "weights/best.safetensors", "weights/best_map50.safetensors",
         "weights/best_map50_95.safetensors",
     }  # fmt: skip
+    assert not any("tensorboard" in name for name in names)
     record = yaml.safe_load((finished.out / "run.yaml").read_text())
     assert record["command"] == "spineline detect train"
     assert record["settings"]["model"] == "yolov5nu"
@@ -77,40 +86,6 @@ def test_weights_are_those_of_the_checkpoint_and_load(finished: Any) -> None:
     assert all(torch.equal(tensors[name], t) for name, t in network.state_dict().items())
     detector = load_detector(finished.weights)
     assert len(detector.detect([np.zeros((64, 64), np.uint8)])) == 1
-
-
-def test_the_best_weights_of_each_metric_are_kept_also_when_a_run_is_resumed(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from spineline.detect.yolo import trainer as trainer_module
-
-    lines = [(0.1, 0.5), (0.4, 0.2), (0.3, 0.3)]
-    kept: list[bytes] = []
-
-    def script(self: Any) -> Any:
-        found, fitness = validate(self)
-        columns = trainer_module.METRICS.values()
-        return {**found, **dict(zip(columns, lines[self.epoch], strict=True))}, fitness
-
-    def save(self: Any) -> bool:
-        save_model(self)
-        network = trainer_module._stripped(self.ema.ema)
-        meta = trainer_module.make_meta(network, "yolov8n", 64)
-        kept.append(trainer_module.packed_safetensors(network.state_dict(), meta))
-        if self.epoch == 1:
-            raise KeyboardInterrupt
-        return True
-
-    validate = trainer_module.SpineDetectionTrainer.validate
-    save_model = trainer_module.SpineDetectionTrainer.save_model
-    monkeypatch.setattr(trainer_module.SpineDetectionTrainer, "validate", script)
-    monkeypatch.setattr(trainer_module.SpineDetectionTrainer, "save_model", save)
-    with pytest.raises(KeyboardInterrupt):
-        train(DetectTrain(data=dataset, out=tmp_path / "run", **{**TINY, "epochs": 3}))
-    train(DetectTrain(out=tmp_path / "run", resume=True))
-    folder = tmp_path / "run" / "weights"
-    assert (folder / "best_map50.safetensors").read_bytes() == kept[1]
-    assert (folder / "best_map50_95.safetensors").read_bytes() == kept[0]
 
 
 def test_the_dataset_is_left_as_it_was(finished: Any, dataset: Path) -> None:
@@ -149,17 +124,13 @@ def test_without_validation_part_the_last_weights_are_the_result(
     assert (out / "results.png").is_file()
 
 
-def test_same_seed_same_weights_and_given_weights_are_taken_over(
-    dataset: Path, finished: Any, tmp_path: Path
-) -> None:
-    given = {**TINY, "data": dataset, "val": False}
-    results = [
-        train(DetectTrain(out=tmp_path / name, seed=seed, **given))
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
-    first, again, other = (r.last.read_bytes() for r in results)
-    assert first == again
-    assert first != other
+def test_same_seed_same_weights(plain: Any, dataset: Path, tmp_path: Path) -> None:
+    again, other = (
+        train(DetectTrain(out=tmp_path / str(seed), data=dataset, seed=seed, **TINY)).last
+        for seed in (0, 1)
+    )
+    assert again.read_bytes() == plain.last.read_bytes()
+    assert other.read_bytes() != plain.last.read_bytes()
 
 
 def test_weights_to_start_from(dataset: Path, finished: Any, tmp_path: Path) -> None:
@@ -285,25 +256,36 @@ def test_a_truncated_checkpoint_is_said(finished: Any, tmp_path: Path) -> None:
         train(DetectTrain(out=out, resume=True))
 
 
-def test_an_interrupted_run_goes_on_to_its_planned_end(
+def test_an_interrupted_run_goes_on_to_its_planned_end_with_the_best_weights_of_each_metric(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from spineline.detect.yolo import trainer as trainer_module
 
-    original = trainer_module.SpineDetectionTrainer.save_model
+    trainer = trainer_module.SpineDetectionTrainer
+    validate, save_model = trainer.validate, trainer.save_model
+    lines = [(0.1, 0.5), (0.4, 0.2), (0.3, 0.3)]
+    kept: list[bytes] = []
+
+    def script(self: Any) -> Any:
+        found, fitness = validate(self)
+        columns = trainer_module.YOLO_METRICS.values()
+        return {**found, **dict(zip(columns, lines[self.epoch], strict=True))}, fitness
 
     def save_then_die(self: Any) -> bool:
-        original(self)
+        save_model(self)
+        network = trainer_module._stripped(self.ema.ema)
+        meta = trainer_module.yolo_meta(network, "yolov8n", 64)
+        kept.append(trainer_module.packed_safetensors(network.state_dict(), meta))
         if self.epoch == 1:
             raise KeyboardInterrupt
         return True
 
+    monkeypatch.setattr(trainer, "validate", script)
+    monkeypatch.setattr(trainer, "save_model", save_then_die)
     out = tmp_path / "run"
     given = {**TINY, "epochs": 3, "label_smoothing": 0.1, "hyp": "report"}
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.SpineDetectionTrainer, "save_model", save_then_die)
-        with pytest.raises(KeyboardInterrupt):
-            train(DetectTrain(data=dataset, out=out, **given))
+    with pytest.raises(KeyboardInterrupt):
+        train(DetectTrain(data=dataset, out=out, **given))
     checkpoint = load_pickle(out / "weights" / "last.pt", trust=True)
     assert int(checkpoint["epoch"]) == 1
     momenta = [entry["momentum_buffer"] for entry in checkpoint["optimizer"]["state"].values()]
@@ -314,17 +296,20 @@ def test_an_interrupted_run_goes_on_to_its_planned_end(
     assert not list(out.rglob(".*.partial"))
     with (out / "results.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    assert (out / "weights" / "best_map50.safetensors").read_bytes() == kept[1]
+    assert (out / "weights" / "best_map50_95.safetensors").read_bytes() == kept[0]
     with pytest.raises(WeightsError, match="is finished"):
         train(DetectTrain(out=out, resume=True))
 
 
-def test_a_run_killed_after_its_last_epoch_is_closed(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_killed_after_its_last_epoch_is_closed(
+    plain: Any, dataset: Path, tmp_path: Path
+) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
     from spineline.detect.yolo import trainer as trainer_module
 
-    whole = train(DetectTrain(data=dataset, out=tmp_path / "whole", **TINY))
     out = tmp_path / "killed"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module.SpineDetectionTrainer, "final_eval", die)
@@ -334,7 +319,7 @@ def test_a_run_killed_after_its_last_epoch_is_closed(dataset: Path, tmp_path: Pa
     closed = train(DetectTrain(out=out, resume=True))
     assert closed.epochs == 1
     for name in ("best", "last"):
-        wanted, found = (f / "weights" / f"{name}.safetensors" for f in (whole.out, out))
+        wanted, found = (f / "weights" / f"{name}.safetensors" for f in (plain.out, out))
         assert found.read_bytes() == wanted.read_bytes()
     (out / "weights" / "best.safetensors").unlink()  # killed a moment later
     assert train(DetectTrain(out=out, resume=True)).weights.is_file()
@@ -354,12 +339,11 @@ def test_a_folder_that_another_process_trains_into(
     assert (out / "weights" / "best.safetensors").is_file()
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, OSError])
 def test_a_training_that_breaks_off_says_so(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise kind("out of memory")
+        raise RuntimeError("out of memory")
 
     monkeypatch.setattr("spineline.detect.yolo.trainer.SpineDetectionTrainer.save_metrics", fail)
     settings = DetectTrain(data=dataset, out=tmp_path / "run", **TINY)
@@ -385,7 +369,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     original = SpineDetectionTrainer.preprocess_batch
     monkeypatch.setattr(SpineDetectionTrainer, "preprocess_batch", note)
     out = tmp_path / "run"
-    given = {**TINY, "epochs": 3, "val": False, "nbs": nbs}
+    given = {**TINY, "epochs": 2, "val": False, "nbs": nbs}
     with pytest.raises(SpinelineError, match="epoch 2: the loss is no finite number") as caught:
         train(DetectTrain(data=dataset, out=out, **given))
     assert len(names) == 3
@@ -397,7 +381,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     assert int(checkpoint["epoch"]) == 0
     weights = checkpoint["ema"].state_dict().values()
     assert all(bool(torch.isfinite(t).all()) for t in weights)
-    assert train(DetectTrain(out=out, resume=True)).epochs == 3
+    if nbs == 3:
+        assert train(DetectTrain(out=out, resume=True)).epochs == 2
 
 
 def test_weights_that_are_no_numbers_end_the_run(

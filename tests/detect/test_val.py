@@ -41,7 +41,7 @@ def scored(
     monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, weights: Path, shift: Any, **given: Any
 ) -> dict[str, Any]:
     oracle = Oracle(data, given.get("split", "val"), shift)
-    monkeypatch.setattr("spineline.detect.load_detector", lambda *_, **__: oracle)
+    monkeypatch.setattr("spineline.detect.ensemble.load_detector", lambda *_, **__: oracle)
     val(DetectVal(model=str(weights), data=data, out=out, **given))
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return metrics

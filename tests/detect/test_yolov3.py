@@ -25,12 +25,12 @@ from spineline.detect.checkpoints import (
 from spineline.detect.export import export
 from spineline.detect.predict import predict
 from spineline.detect.settings import DetectExport, DetectPredict, DetectTrain, DetectVal
-from spineline.detect.train import TrainResult, train
+from spineline.detect.train import TrainingResult, train
 from spineline.detect.val import val
 
 
 @pytest.fixture(scope="module")
-def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """One epoch of the small network, with the smoothing of our loss."""
     out = tmp_path_factory.mktemp("yolov3") / "run"
     return train(
@@ -41,7 +41,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainRes
     )  # fmt: skip
 
 
-def test_a_run_says_what_it_trained_and_its_weights_load(trained: TrainResult) -> None:
+def test_a_run_says_what_it_trained_and_its_weights_load(trained: TrainingResult) -> None:
     record = yaml.safe_load((trained.out / "run.yaml").read_text())
     assert record["settings"]["model"] == "yolov3-tinyu"
     meta, tensors = read_safetensors(trained.weights)
@@ -53,7 +53,7 @@ def test_a_run_says_what_it_trained_and_its_weights_load(trained: TrainResult) -
     assert float(row["train/cls_loss"]) > 0
 
 
-def test_it_is_scored_and_predicts(trained: TrainResult, dataset: Path, tmp_path: Path) -> None:
+def test_it_is_scored_and_predicts(trained: TrainingResult, dataset: Path, tmp_path: Path) -> None:
     weights = str(trained.weights)
     result = val(DetectVal(model=weights, data=dataset, out=tmp_path / "val", draws=0, plots=False))
     assert 0 <= result.metrics["coco"]["map50"] <= 1
@@ -92,7 +92,7 @@ def test_round_trip(
 
 
 @pytest.mark.parametrize("form", [pytest.param("torchscript", marks=pytest.mark.slow), "onnx"])
-def test_export_agrees(trained: TrainResult, tmp_path: Path, form: str) -> None:
+def test_export_agrees(trained: TrainingResult, tmp_path: Path, form: str) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")
     out = tmp_path / f"detector.{form}"
@@ -102,7 +102,7 @@ def test_export_agrees(trained: TrainResult, tmp_path: Path, form: str) -> None:
     assert result.score_error < 1e-4
 
 
-def test_only_its_own_layers_are_taken_besides(trained: TrainResult) -> None:
+def test_only_its_own_layers_are_taken_besides(trained: TrainingResult) -> None:
     meta, _ = read_safetensors(trained.weights)
     used = {layer[2] for layer in (*meta.yaml["backbone"], *meta.yaml["head"])}
     assert {"nn.MaxPool2d", "nn.ZeroPad2d"} <= used

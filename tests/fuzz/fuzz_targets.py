@@ -390,7 +390,7 @@ def _run_weights(task: str, trust: bool = False) -> Callable[[Path, Path], Warni
     def run(folder: Path, out: Path) -> Warnings:
         from spineline.classify import load_classifier
         from spineline.detect import load_detector
-        from spineline.detect.level_reader.model import load_namer
+        from spineline.detect.level_reader.model import load_level_reader
         from spineline.weights import resolve
 
         (path,) = folder.iterdir()
@@ -407,7 +407,7 @@ def _run_weights(task: str, trust: bool = False) -> Callable[[Path, Path], Warni
             for values in (grades.seven, grades.binary):
                 sane(values is None or np.isfinite(values).all(), "grades that are no numbers")
         else:
-            load_namer(file.path)
+            load_level_reader(file.path)
         return ()
 
     return run
@@ -423,7 +423,7 @@ TARGETS: tuple[Target, ...] = (
            "tianchi"),
     Target("images", "PNG, JPEG and NumPy files; read_image, frame_size", _spoil_images,
            _run_images, "image"),
-    Target("weights-namer", "safetensors of a namer; resolve, load_namer",
+    Target("weights-namer", "safetensors of a namer; resolve, load_level_reader",
            _spoil_weights("lumbar-namer"), _run_weights("name"), "weights", networks=True),
     Target("weights-classifier", "safetensors of a classifier; resolve, load_classifier",
            _spoil_weights("lumbar-gradients"), _run_weights("classify"), "weights", networks=True),

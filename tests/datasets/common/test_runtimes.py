@@ -14,6 +14,7 @@ from spineline.datasets.common.runtimes import (
     FORMS,
     PACKAGES,
     SUFFIXES,
+    check_output_shape,
     import_runtime,
     open_session,
     threads,
@@ -80,3 +81,8 @@ def test_openvino_is_imported_without_its_reports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_shapes_of_another_number_of_axes_are_refused() -> None:
+    with pytest.raises(WeightsError, match=r"wanted \(1, any\)"):
+        check_output_shape(np.zeros(3, np.float32), (1, None), "here")

@@ -12,7 +12,7 @@ import torch
 from spineline.datasets.common.errors import ConfigError
 from spineline.detect.engine import compiling
 from spineline.detect.engine.compiling import check_compile, compile_backbone
-from spineline.detect.fasterrcnn.model import Description, build_network
+from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 
@@ -34,8 +34,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_compiled_backbone_is_the_same_network(graphs: list[Any]) -> None:
-    description = Description("test_resnet", 1, 0.25, 0.5)
-    network: Any = build_network(description, 2, 64, seed=1).eval()
+    description = FasterRCNNDescription("test_resnet", 1, 0.25, 0.5)
+    network: Any = build_fasterrcnn(description, 2, 64, seed=1).eval()
     names = list(network.state_dict())
     image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_the_key_reaches_both_families(
     graphs: list[Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from spineline.detect.engine import loop
-    from spineline.detect.train import trainer_arguments
+    from spineline.detect.yolo.train import trainer_arguments
 
     def compiled(network: Any) -> None:
         assert network.roi_heads is not None

@@ -13,7 +13,7 @@ import torch
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.detect import load_detector
-from spineline.detect.engine.distributed import ALONE, Group, group_of_environment
+from spineline.detect.engine.distributed import ALONE, ProcessGroup, group_of_environment
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 
@@ -22,7 +22,7 @@ PLACE = {
     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
 }  # fmt: skip
 TINY = {
-    "model": "fasterrcnn", "backbone": "mobilenet_v3_small", "imgsz": 64, "channels": 1, "rois": 16,
+    "model": "fasterrcnn", "backbone": "test_resnet", "imgsz": 64, "channels": 1, "rois": 16,
     "plots": "false",
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ from spineline.pipeline.cli.main import main
 
 folder, poison = Path(sys.argv[1]), int(sys.argv[2])
 rank, seen = os.environ["RANK"], []
-losses, result = loop.network_losses, loop._result
+losses, result = loop.network_losses, loop.DetectorTrainer.result
 
 
 def noted_losses(network, batch):
@@ -48,13 +48,13 @@ def noted_losses(network, batch):
     return found
 
 
-def noted_result(job, state):
-    torch.save(state.network.state_dict(), folder / f"weights{rank}.pt")
-    return result(job, state)
+def noted_result(self):
+    torch.save(self.network.state_dict(), folder / f"weights{rank}.pt")
+    return result(self)
 
 
 loop.network_losses = noted_losses
-loop._result = noted_result
+loop.DetectorTrainer.result = noted_result
 code = main(sys.argv[3:])
 (folder / f"seen{rank}.json").write_text(json.dumps(seen))
 sys.exit(code)
@@ -139,13 +139,13 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all(dataset: Path, tmp_pa
     ("found", "group"),
     [
         ({}, ALONE),
-        (PLACE, Group(1, 2, 1)),
+        (PLACE, ProcessGroup(1, 2, 1)),
         ({**PLACE, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, ALONE),
         ({"RANK": "1", "WORLD_SIZE": "2"}, ALONE),
     ],
     ids=["none", "torchrun", "torchrun with one process", "another launcher"],
 )
-def test_a_place_in_the_environment(found: dict[str, str], group: Group) -> None:
+def test_a_place_in_the_environment(found: dict[str, str], group: ProcessGroup) -> None:
     assert group_of_environment(found) == group
 
 
@@ -157,13 +157,13 @@ def test_places_that_make_no_sense(changed: dict[str, str]) -> None:
 
 def test_each_process_has_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Group(1, 2, 1).device("cuda") == "cuda:1"
-    assert Group(1, 2, 1).device("cpu") == "cpu"
+    assert ProcessGroup(1, 2, 1).device("cuda") == "cuda:1"
+    assert ProcessGroup(1, 2, 1).device("cpu") == "cpu"
     assert ALONE.device("1") == "cuda:1"
     with pytest.raises(ConfigError, match="one device for 2 processes"):
-        Group(1, 2, 1).device("0")
+        ProcessGroup(1, 2, 1).device("0")
     with pytest.raises(ConfigError, match="no such CUDA device"):
-        Group(2, 3, 2).device("cuda")
+        ProcessGroup(2, 3, 2).device("cuda")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from spineline.detect.defaults import FASTERRCNN_DEFAULTS
 from spineline.detect.engine.dataset import read_data, read_images
-from spineline.detect.engine.distributed import ALONE, Group
+from spineline.detect.engine.distributed import ALONE, ProcessGroup
 from spineline.detect.engine.loader import EpochBatches, TrainingImages, make_loader
 
 VALUES = {**FASTERRCNN_DEFAULTS, "imgsz": 64, "degrees": 20.0, "distortion_p": 0.5,
@@ -36,7 +36,8 @@ def test_an_epoch_has_every_image_once_in_another_order() -> None:
 def test_processes_share_the_batches_of_one(count: int, size: int) -> None:
     whole = epoch_of(EpochBatches(count, 4, seed=3, group=ALONE), 5)
     parts = [
-        epoch_of(EpochBatches(count, 4, seed=3, group=Group(rank, size)), 5) for rank in range(size)
+        epoch_of(EpochBatches(count, 4, seed=3, group=ProcessGroup(rank, size)), 5)
+        for rank in range(size)
     ]
     for number, batch in enumerate(whole):
         shares = [part[number] for part in parts]

@@ -23,15 +23,14 @@ from spineline.detect.fasterrcnn.backbones import (
     ("name", "channels", "strides"),
     [
         ("test_resnet", 1, [4, 8, 16, 32, 64]),
-        ("test_resnet", 3, [4, 8, 16, 32, 64]),
-        ("test_convnext", 1, [4, 8, 16, 32, 64]),
-        ("mambaout_femto", 1, [4, 8, 16, 32, 64]),
-        ("timm/resnet18", 3, [4, 8, 16, 32, 64]),
+        ("test_convnext", 3, [4, 8, 16, 32, 64]),
+        pytest.param("mambaout_femto", 1, [4, 8, 16, 32, 64], marks=pytest.mark.slow),
+        pytest.param("timm/resnet18", 3, [4, 8, 16, 32, 64], marks=pytest.mark.slow),
         pytest.param("swin_tiny_patch4_window7_224", 1, [4, 8, 16, 32, 64], marks=pytest.mark.slow),
         pytest.param("hrnet_w18_small", 1, [4, 8, 16, 32, 64], marks=pytest.mark.slow),
         pytest.param("legacy_xception", 3, [4, 8, 16, 32, 64], marks=pytest.mark.slow),
         ("mobilenet_v3_small", 1, [32, 32, 64]),
-        ("mobilenet_v2", 3, [32, 32, 64]),
+        pytest.param("mobilenet_v2", 3, [32, 32, 64], marks=pytest.mark.slow),
     ],
 )
 def test_a_pyramid_of_each(

@@ -21,11 +21,11 @@ from spineline.detect.fasterrcnn.losses import (
     inverse_frequency,
     training_weights,
 )
-from spineline.detect.fasterrcnn.model import Description, build_network
+from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 
-SMALL = Description("mobilenet_v3_small", 1, 0.25, 0.5)
+SMALL = FasterRCNNDescription("mobilenet_v3_small", 1, 0.25, 0.5)
 NAMES = ("healthy", "sick", "other")
 
 
@@ -97,9 +97,9 @@ def losses_of(network: Any) -> dict[str, float]:
 
 def test_a_network_trains_on_the_loss_that_it_is_given() -> None:
     given = {"proposals": 40, "rois": 64}
-    plain: Any = build_network(SMALL, 3, 64, seed=1, **given)
-    focal: Any = build_network(SMALL, 3, 64, seed=1, **given, focal_gamma=2.0)
-    heavy: Any = build_network(SMALL, 3, 64, seed=1, **given, class_weights=(5.0, 1.0, 1.0))
+    plain: Any = build_fasterrcnn(SMALL, 3, 64, seed=1, **given)
+    focal: Any = build_fasterrcnn(SMALL, 3, 64, seed=1, **given, focal_gamma=2.0)
+    heavy: Any = build_fasterrcnn(SMALL, 3, 64, seed=1, **given, class_weights=(5.0, 1.0, 1.0))
     assert type(plain.roi_heads) is RoIHeads
     assert list(focal.state_dict()) == list(plain.state_dict()) == list(heavy.state_dict())
     wanted, found, weighted = losses_of(plain), losses_of(focal), losses_of(heavy)
@@ -110,7 +110,7 @@ def test_a_network_trains_on_the_loss_that_it_is_given() -> None:
 
 
 def test_heads_with_a_neutral_loss_are_torchvisions() -> None:
-    network: Any = build_network(SMALL, 3, 64, seed=1, proposals=40, rois=64)
+    network: Any = build_fasterrcnn(SMALL, 3, 64, seed=1, proposals=40, rois=64)
     wanted = losses_of(network)
     network.roi_heads = ClassWeightedHeads(network.roi_heads)
     assert losses_of(network) == wanted

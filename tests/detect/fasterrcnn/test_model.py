@@ -12,24 +12,24 @@ from spineline.datasets.labels import LEVELS
 from spineline.detect import load_detector
 from spineline.detect.architectures import FASTERRCNN_BACKBONES
 from spineline.detect.checkpoints import save_safetensors
-from spineline.detect.engine.scaling import save_network
+from spineline.detect.engine.scaling import make_meta, save_network
 from spineline.detect.fasterrcnn.model import (
-    Description,
+    FasterRCNNDescription,
     FasterRCNNDetector,
-    build_network,
-    make_meta,
+    build_fasterrcnn,
 )
 
 NAMES = LEVELS[:3]
 PROPOSALS = 60  # of torchvision's 1000, to be quick
-SMALL = Description("resnet18", 1, 0.25, 0.5)
+SMALL = FasterRCNNDescription("resnet18", 1, 0.25, 0.5)
+TINY = FasterRCNNDescription("test_resnet", 1, 0.25, 0.5)
 
 
 def make_network(
-    description: Description = SMALL, *, imgsz: int = 64, confident: bool = True
+    description: FasterRCNNDescription = SMALL, *, imgsz: int = 64, confident: bool = True
 ) -> Any:
     """A network with random weights; its classifier is spread so that scores differ."""
-    network: Any = build_network(description, len(NAMES), imgsz, seed=1)
+    network: Any = build_fasterrcnn(description, len(NAMES), imgsz, seed=1)
     network.rpn._post_nms_top_n["testing"] = PROPOSALS
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -59,7 +59,7 @@ def plain_torchvision(network: Any, size: int, **limits: Any) -> Any:
 
 
 def test_finds_what_torchvision_finds(images: list[np.ndarray]) -> None:
-    description = Description("resnet18", 3, 0.25, 0.5)
+    description = FasterRCNNDescription("resnet18", 3, 0.25, 0.5)
     network = make_network(description, imgsz=96)
     detector = FasterRCNNDetector(network, make_meta(description, NAMES, 96))
     limits = {"box_score_thresh": 0.2, "box_nms_thresh": 0.4, "box_detections_per_img": 40}
@@ -100,9 +100,9 @@ def test_an_image_without_detection() -> None:
 @pytest.mark.parametrize(
     ("backbone", "channels"),
     [
-        ("mobilenet_v3_large", 1),
-        ("mobilenet_v3_large", 3),
+        ("mobilenet_v3_small", 3),
         ("resnet18", 1),
+        pytest.param("mobilenet_v3_large", 1, marks=pytest.mark.slow),
         pytest.param("resnet34", 3, marks=pytest.mark.slow),
         pytest.param("resnet50", 1, marks=pytest.mark.slow),
         pytest.param("resnet101", 3, marks=pytest.mark.slow),
@@ -110,8 +110,8 @@ def test_an_image_without_detection() -> None:
 )
 def test_every_backbone_detects_with_grey_and_with_colour(backbone: str, channels: int) -> None:
     assert backbone in FASTERRCNN_BACKBONES
-    description = Description(backbone, channels, 0.25, 0.5)
-    network: Any = build_network(description, 2, 64)
+    description = FasterRCNNDescription(backbone, channels, 0.25, 0.5)
+    network: Any = build_fasterrcnn(description, 2, 64)
     network.rpn._post_nms_top_n["testing"] = PROPOSALS
     first = next(p for n, p in network.named_parameters() if n.startswith("backbone.body"))
     assert first.shape[1] == channels
@@ -123,7 +123,9 @@ def test_every_backbone_detects_with_grey_and_with_colour(backbone: str, channel
 
 def test_building_is_by_seed_and_leaves_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    one, same, other = (build_network(SMALL, 2, 64, seed=seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (
+        build_fasterrcnn(SMALL, 2, 64, seed=seed).state_dict() for seed in (1, 1, 2)
+    )
     assert torch.equal(before, torch.get_rng_state())
     name = "backbone.body.conv1.weight"
     assert torch.equal(one[name], same[name])
@@ -162,7 +164,7 @@ def test_numbers_too_large_for_16_bits_are_kept_in_32(tmp_path: Path) -> None:
         ({"backbone": "resnet18" * 100_000}, "unknown backbone 'resnet18"),
         ({"backbone": ["resnet18"]}, "its backbone is no name"),
         ({"backbone": "vit_tiny_patch16_224"}, "do not fit its description"),
-        ({"backbone": "convnextv2_huge"}, "do not fit its description"),
+        ({"backbone": "convnextv2_large"}, "do not fit its description"),
         ({"channels": -1}, "out of range"),
         ({"mean": 10**400}, "out of range"),
         ({"mean": float("nan")}, "out of range"),
@@ -220,12 +222,12 @@ def test_metadata_that_are_none(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "channels"),
-    [("test_resnet", 1), ("test_convnext", 3), ("timm/mobilenetv3_small_050", 1)],
+    [("test_resnet", 3), ("test_convnext", 1)],
 )
 def test_timm_backbones_load_as_they_were(
     tmp_path: Path, images: list[np.ndarray], backbone: str, channels: int
 ) -> None:
-    description = Description(backbone, channels, 0.25, 0.5)
+    description = FasterRCNNDescription(backbone, channels, 0.25, 0.5)
     network, meta = make_network(description), make_meta(description, NAMES, 64)
     save_safetensors(network, meta, tmp_path / "w.safetensors", half=False)
     loaded: Any = load_detector(tmp_path / "w.safetensors")
@@ -252,7 +254,7 @@ def test_weights_that_do_not_fit_take_no_memory(
 
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", create)
-    description = Description("convnext_large", 1, 0.25, 0.5)
+    description = FasterRCNNDescription("convnext_tiny", 1, 0.25, 0.5)
     meta = make_meta(description, NAMES, 64)
     save_safetensors(torch.nn.Linear(1, 1), meta, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="do not fit its description"):
@@ -269,6 +271,6 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_proposals_and_rois_of_training_reach_the_network():
-    network = build_network(SMALL, 2, 64, proposals=30, rois=16)
+    network = build_fasterrcnn(SMALL, 2, 64, proposals=30, rois=16)
     assert network.rpn._post_nms_top_n == {"training": 30, "testing": 1000}
     assert network.roi_heads.fg_bg_sampler.batch_size_per_image == 16

@@ -21,11 +21,11 @@ from spineline.datasets.straighten import StripSpec, prolonged
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.detect.level_reader.model import (
     RANK_NAMES,
-    Namer,
-    NamerConfig,
-    build_namer,
-    load_namer,
-    namer_bytes,
+    LevelReaderConfig,
+    TorchLevelReader,
+    build_level_reader,
+    level_reader_bytes,
+    load_level_reader,
 )
 from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.level_reader.train import (
@@ -36,7 +36,7 @@ from spineline.detect.level_reader.train import (
     train,
 )
 
-TINY = NamerConfig(width=2, hidden=8)
+TINY = LevelReaderConfig(width=2, hidden=8)
 GREYS = np.linspace(60, 250, 11)
 
 
@@ -85,7 +85,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "namer.safetensors"
-    path.write_bytes(namer_bytes(build_namer(TINY, seed=1), TINY))
+    path.write_bytes(level_reader_bytes(build_level_reader(TINY, seed=1), TINY))
     return path
 
 
@@ -98,37 +98,37 @@ def weights(tmp_path: Path) -> Path:
     ids=["default", "16 rows a rank", "small"],
 )
 def test_one_answer_for_each_rank(strip: StripSpec) -> None:
-    network = build_namer(NamerConfig(width=2, hidden=4, strip=strip)).eval()
+    network = build_level_reader(LevelReaderConfig(width=2, hidden=4, strip=strip)).eval()
     for ranks in (11, 12, 23):
         strips = torch.zeros(2, 1, ranks * strip.rank_px, 2 * strip.half_width * strip.rank_px)
         assert network(strips).shape == (2, 13, ranks)
 
 
 def test_the_default_is_small_enough_to_come_along() -> None:
-    config = NamerConfig()
-    assert len(namer_bytes(build_namer(config), config)) < 500_000
+    config = LevelReaderConfig()
+    assert len(level_reader_bytes(build_level_reader(config), config)) < 500_000
 
 
 def test_weights_come_back_as_they_were_stored(weights: Path) -> None:
-    namer = load_namer(weights)
+    namer = load_level_reader(weights)
     assert namer.config == TINY
     assert not namer.network.training
-    stored = build_namer(TINY, seed=1).state_dict()
+    stored = build_level_reader(TINY, seed=1).state_dict()
     for name, tensor in namer.network.state_dict().items():
         assert torch.equal(tensor.half(), stored[name].half()), name
-    assert namer_bytes(namer.network, namer.config) == weights.read_bytes()
+    assert level_reader_bytes(namer.network, namer.config) == weights.read_bytes()
 
 
 def test_probabilities_add_up(weights: Path) -> None:
     curve = prolonged([(50.0, 20.0), (50.0, 180.0)], [0, 10], -6, 16)
-    shares = load_namer(weights).read(drawn(0)[1], curve)
+    shares = load_level_reader(weights).read(drawn(0)[1], curve)
     assert shares.shape == (23, 13)
     np.testing.assert_allclose(np.exp(shares).sum(axis=1), 1, atol=1e-9)
 
 
 def test_building_draws_from_the_seed_alone() -> None:
     state = torch.random.get_rng_state()
-    first, again, other = (build_namer(TINY, seed=seed).state_dict() for seed in (3, 3, 4))
+    first, again, other = (build_level_reader(TINY, seed=seed).state_dict() for seed in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
@@ -166,15 +166,15 @@ def changed(path: Path, **changes: object) -> Path:
 )
 def test_a_file_that_is_no_namers(weights: Path, changes: dict, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        load_namer(changed(weights, **changes))
+        load_level_reader(changed(weights, **changes))
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
-        load_namer(tmp_path / "none.safetensors")
+        load_level_reader(tmp_path / "none.safetensors")
     weights.write_bytes(weights.read_bytes()[:-40])
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
-        load_namer(weights)
+        load_level_reader(weights)
 
 
 def test_numbers_that_are_none(weights: Path) -> None:
@@ -182,7 +182,7 @@ def test_numbers_that_are_none(weights: Path) -> None:
     tensors["head.bias"][3] = float("nan")
     save_file(tensors, weights, {"spineline": TINY.to_json()})
     with pytest.raises(WeightsError, match=r"head\.bias holds numbers that are not finite"):
-        load_namer(weights)
+        load_level_reader(weights)
 
 
 # ---- what it trains on
@@ -229,14 +229,14 @@ def test_a_spine_of_few_labels_is_read_by_their_ranks(tmp_path: Path) -> None:
 def test_shares_by_hand(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that goes by the place in the strip is right for spines that lie as labelled."""
     spines = load_spines(load_dataset(dataset), "val")
-    namer = Namer(build_namer(TINY), TINY)
+    namer = TorchLevelReader(build_level_reader(TINY), TINY)
 
     def by_place(self, image, curve):
         shares = np.full((len(curve), len(RANK_NAMES)), -9.0)
         shares[np.arange(len(curve)), classes_of(np.arange(len(curve)) - TINY.strip.above)] = -0.1
         return shares
 
-    monkeypatch.setattr(Namer, "read", by_place)
+    monkeypatch.setattr(TorchLevelReader, "read", by_place)
     found = shares_right(namer, spines)
     assert found == {"rank_accuracy": 1 / 3, "offset_accuracy": 1 / 3, "spines": 4}
     assert shares_right(namer, []) == {}
@@ -293,4 +293,4 @@ def test_keys_that_do_not_fit(tmp_path: Path, dataset: Path, run_cli, word: str)
 def test_a_small_file_that_claims_much_takes_no_memory(weights: Path) -> None:
     huge = changed(weights, width=256, hidden=1024, strip__rank_px=64, strip__half_width=16)
     with pytest.raises(WeightsError, match="weights do not fit the network"):
-        load_namer(huge)
+        load_level_reader(huge)

@@ -18,22 +18,21 @@ from spineline.detect import load_detector
 from spineline.detect.architectures import canonical_name
 from spineline.detect.checkpoints import save_safetensors
 from spineline.detect.engine import loop
-from spineline.detect.engine.scaling import save_network
+from spineline.detect.engine.scaling import make_meta, save_network
 from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.unet.heatmaps import draw_heat
 from spineline.detect.unet.model import (
     LOSSES,
-    Description,
+    UNetDescription,
     UNetDetector,
-    build_network,
+    build_unet,
     check_encoder,
-    make_meta,
 )
 
 NAMES = LEVELS[:3]
-SMALL = Description("test_resnet", 1, "gaussian", 2.0, 0.25, 0.5)
+SMALL = UNetDescription("test_resnet", 1, "gaussian", 2.0, 0.25, 0.5)
 
 
 class Drawn(torch.nn.Module):
@@ -52,10 +51,10 @@ class Drawn(torch.nn.Module):
 
 
 def told(
-    description: Description, boxes: list[list[float]], classes: list[int], height: float = 1.0
+    description: UNetDescription, boxes: list[list[float]], classes: list[int], height: float = 1.0
 ) -> Any:
     """A network of size 64 that draws these boxes perfectly, its bells ``height`` high."""
-    network: Any = build_network(description, len(NAMES), 64)
+    network: Any = build_unet(description, len(NAMES), 64)
     corners = torch.tensor(boxes).reshape(-1, 4)
     heat = draw_heat(
         (corners[:, :2] + corners[:, 2:]) / 2,
@@ -163,7 +162,7 @@ def test_cross_entropy_of_discs_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["gaussian", "onehot"])
 def test_images_without_a_label_have_losses_to_learn_from(kind: str) -> None:
-    network = build_network(replace(SMALL, heatmap=kind), len(NAMES), 64).train()
+    network = build_unet(replace(SMALL, heatmap=kind), len(NAMES), 64).train()
     losses = network([torch.rand(1, 64, 40), torch.rand(1, 50, 64)], targets([], []) * 2)
     sum(losses.values()).backward()
     assert float(losses["loss_size"].detach()) == 0
@@ -174,7 +173,7 @@ def test_images_without_a_label_have_losses_to_learn_from(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "onehot"])
 def test_it_learns_one_image_by_heart(kind: str) -> None:
     torch.manual_seed(0)
-    network = build_network(replace(SMALL, heatmap=kind), len(NAMES), 64, seed=3)
+    network = build_unet(replace(SMALL, heatmap=kind), len(NAMES), 64, seed=3)
     image = torch.zeros(64, 64)
     for n, (left, top, right, bottom) in enumerate(BOXES):
         image[int(top) : int(bottom), int(left) : int(right)] = 0.3 + 0.3 * n
@@ -194,21 +193,19 @@ def test_it_learns_one_image_by_heart(kind: str) -> None:
 
 
 def test_the_seed_decides_the_weights() -> None:
-    first, again, other = (
-        build_network(SMALL, 3, 64, seed=seed).state_dict() for seed in (1, 1, 2)
-    )
+    first, again, other = (build_unet(SMALL, 3, 64, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_weights_round_trip(tmp_path: Path) -> None:
-    network = build_network(SMALL, len(NAMES), 64, seed=1)
+    network = build_unet(SMALL, len(NAMES), 64, seed=1)
     save_network(network, make_meta(SMALL, NAMES, 64), tmp_path / "u.safetensors")
     loaded = load_detector(tmp_path / "u.safetensors")
     assert isinstance(loaded, UNetDetector)
     assert (loaded.names, loaded.imgsz) == (NAMES, 64)
     assert loaded.network.description == SMALL
-    halved = build_network(SMALL, len(NAMES), 64)
+    halved = build_unet(SMALL, len(NAMES), 64)
     halved.load_state_dict(
         {k: v.half().float() if v.is_floating_point() else v
          for k, v in network.state_dict().items()}
@@ -235,7 +232,7 @@ def test_weights_round_trip(tmp_path: Path) -> None:
     ],
 )
 def test_descriptions_that_are_none(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    network = build_network(SMALL, len(NAMES), 64)
+    network = build_unet(SMALL, len(NAMES), 64)
     meta = make_meta(SMALL, NAMES, 64)
     path = tmp_path / "u.safetensors"
     save_safetensors(network, replace(meta, yaml={**meta.yaml, **change}), path)
@@ -244,7 +241,7 @@ def test_descriptions_that_are_none(tmp_path: Path, change: dict[str, Any], mess
 
 
 def test_weights_that_do_not_fit_or_are_no_numbers(tmp_path: Path) -> None:
-    network = build_network(SMALL, len(NAMES), 64)
+    network = build_unet(SMALL, len(NAMES), 64)
     path = tmp_path / "u.safetensors"
     save_safetensors(network, make_meta(SMALL, LEVELS, 64), path)
     with pytest.raises(WeightsError, match="do not fit its description"):
@@ -271,7 +268,7 @@ def test_encoders_that_do_not_fit(encoder: str, message: str) -> None:
 def test_the_package_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(SpinelineError, match=r"pip install 'spineline\[unet\]'"):
-        build_network(SMALL, 3, 64)
+        build_unet(SMALL, 3, 64)
 
 
 @pytest.mark.parametrize(
@@ -333,15 +330,15 @@ def test_a_run_leaves_what_every_run_leaves(trained: Any) -> None:
 def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(
     trained: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = loop._close_epoch
+    save = loop.DetectorTrainer.save_checkpoint
 
-    def killed(job: Any, state: Any, *rest: Any) -> None:
-        close(job, state, *rest)
+    def killed(self: Any, *rest: Any) -> None:
+        save(self, *rest)
         raise KeyboardInterrupt
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_close_epoch", killed)
+        patch.setattr(loop.DetectorTrainer, "save_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
             train(DetectTrain(data=dataset, out=out, **TINY))
     resumed = train(DetectTrain(out=out, resume=True))

@@ -11,7 +11,7 @@ import torch
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import save_safetensors
-from spineline.detect.yolo.backend import suppress
+from spineline.detect.yolo.backend import suppress_by_torch
 from spineline.detect.yolo.letterbox import letterbox
 
 SIZES = [(96, 96), (120, 80), (50, 77), (97, 31), (300, 300), (1, 200), (64, 95)]
@@ -58,7 +58,7 @@ def test_suppression_is_that_of_the_package(confidence: float, iou: float) -> No
     (wanted,) = non_max_suppression(
         raw[None].clone(), confidence, iou, multi_label=True, max_det=300
     )
-    found = suppress(raw, confidence=confidence, iou=iou, max_detections=300)
+    found = suppress_by_torch(raw, confidence=confidence, iou=iou, max_detections=300)
     assert len(found) > 0
     torch.testing.assert_close(found, wanted)
 
@@ -76,11 +76,11 @@ def test_suppression_worked_out_by_hand() -> None:
             [0.0, 0.7, 0.2],
         ]
     )
-    found = suppress(raw, confidence=0.15, iou=0.5, max_detections=10)
+    found = suppress_by_torch(raw, confidence=0.15, iou=0.5, max_detections=10)
     wanted = [[8, 8, 12, 12, 0.9, 0], [8, 8, 12, 12, 0.7, 1], [46, 46, 54, 54, 0.2, 1]]
     torch.testing.assert_close(found, torch.tensor(wanted))
-    assert len(suppress(raw, confidence=0.15, iou=0.5, max_detections=1)) == 1
-    assert suppress(raw, confidence=0.95, iou=0.5, max_detections=9).shape == (0, 6)
+    assert len(suppress_by_torch(raw, confidence=0.15, iou=0.5, max_detections=1)) == 1
+    assert suppress_by_torch(raw, confidence=0.95, iou=0.5, max_detections=9).shape == (0, 6)
 
 
 def test_top_labels_are_those_of_the_packages_own_predict(

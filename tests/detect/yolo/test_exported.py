@@ -1,4 +1,4 @@
-"""Exported networks around a session: what they give is what the torch ones give."""
+"""An exported detector around a session: what it gives is what the torch one gives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.straighten import StripSpec
 from spineline.detect import load_detector
-from spineline.detect.level_reader.model import Namer, NamerConfig, build_namer
-from spineline.detect.yolo.exported import ExportedDetector, ExportedNamer, check_output
+from spineline.detect.yolo.exported import ExportedDetector
 
 
 def noise(*sizes_hw: tuple[int, int]) -> list[np.ndarray]:
@@ -68,23 +66,6 @@ def test_images_of_another_kind_are_refused(exported: ExportedDetector) -> None:
         exported.detect([np.zeros((8, 8), np.float32)])  # type: ignore[list-item]
 
 
-def test_a_namer_reads_what_the_original_reads() -> None:
-    config = NamerConfig(width=2, hidden=4)
-    network = build_namer(config, seed=3).eval()
-
-    def session(strips: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            return [network(torch.from_numpy(strips)).numpy()]
-
-    curve = np.stack([60 + np.sin(np.arange(25.0)), 5 + 7.0 * np.arange(25)], axis=1)
-    (image,) = noise((200, 120))
-    wanted = Namer(network, config).read(image, curve)
-    found = ExportedNamer(session, config.strip).read(image, curve)
-    assert found.shape == (25, 13)
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1)
-
-
 def broken(array: np.ndarray) -> list[np.ndarray]:
     raise RuntimeError("x: fails")
 
@@ -109,17 +90,3 @@ def test_a_detector_is_tried_before_it_is_used(session: Any, message: str | None
         return
     with pytest.raises(WeightsError, match=message):
         detector.check("here")
-
-
-def test_a_namer_is_tried_before_it_is_used() -> None:
-    namer = ExportedNamer(lambda a: [np.zeros((1, 13, a.shape[2] // 8), np.float32)], StripSpec())
-    namer.check("here")
-    with pytest.raises(WeightsError, match=r"here: gives an output of shape \(1, 12, 2\)"):
-        ExportedNamer(lambda a: [np.zeros((1, 12, 2), np.float32)], StripSpec()).check("here")
-    with pytest.raises(WeightsError, match="x: fails; export it again"):
-        ExportedNamer(broken, StripSpec()).check("here")
-
-
-def test_shapes_of_another_number_of_axes_are_refused() -> None:
-    with pytest.raises(WeightsError, match=r"wanted \(1, any\)"):
-        check_output(np.zeros(3, np.float32), (1, None), "here")

@@ -15,8 +15,8 @@ from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
 from spineline.detect.recipe import resolve
 from spineline.detect.settings import DetectTrain
-from spineline.detect.train import trainer_arguments
 from spineline.detect.yolo.hyperparameters import check_hyperparameters
+from spineline.detect.yolo.train import trainer_arguments
 
 
 def settings(**given: Any) -> DetectTrain:

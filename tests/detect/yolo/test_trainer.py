@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.detect.checkpoints import load_pickle, write_checkpoint
-from spineline.detect.engine.results_csv import trim_results
+from spineline.datasets.common.tensors import write_checkpoint
+from spineline.detect.checkpoints import load_pickle
 from spineline.detect.yolo.trainer import CheckedDataset, SmoothedBCE, kept_generators
 
 
@@ -125,14 +125,6 @@ def test_generators_are_as_before() -> None:
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
     assert after == (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002
-
-
-def test_results_of_a_killed_run_are_cut_to_whole_epochs(tmp_path: Path) -> None:
-    path = tmp_path / "results.csv"
-    path.write_text("epoch,a,b\n1,0.5,0.5\n2,0.4,0.4\n3,0.3,0.3\n4,0.2")
-    trim_results(path, 2)
-    assert path.read_text() == "epoch,a,b\n1,0.5,0.5\n2,0.4,0.4\n"
-    trim_results(tmp_path / "none.csv", 2)
 
 
 def test_checkpoints_hold_no_path_and_no_repository(finished: Any, dataset: Path) -> None:

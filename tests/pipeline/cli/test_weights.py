@@ -224,11 +224,11 @@ def write_run_checkpoint(folder: Path, **changes: object) -> Path:
     """``weights/last.pt`` of a Faster R-CNN's run, as training writes it."""
     import torch
 
-    from spineline.detect.engine.scaling import save_network
-    from spineline.detect.fasterrcnn.model import Description, build_network, make_meta
+    from spineline.detect.engine.scaling import make_meta, save_network
+    from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 
-    description = Description("mobilenet_v3_small", 1, 0.25, 0.5)
-    network = build_network(description, 2, 64, seed=1)
+    description = FasterRCNNDescription("mobilenet_v3_small", 1, 0.25, 0.5)
+    network = build_fasterrcnn(description, 2, 64, seed=1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)

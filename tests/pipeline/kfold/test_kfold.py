@@ -690,25 +690,26 @@ def test_a_job_comes_through_the_pipe_as_it_was(dataset: Path, tmp_path: Path) -
 def test_a_stopped_training_goes_on_to_the_same_weights(
     dataset: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spineline.classify.runfolder import RunFolder
+    from spineline.classify.train import ClassifierTrainer
 
     begin = ["kfold", "classify", f"data={dataset}", "k=2", *QUICK]
     assert run_cli(*begin, f"out={tmp_path / 'whole'}")[0] == 0
-    save, count = RunFolder.save, 0
+    save, count = ClassifierTrainer.save_checkpoint, 0
 
-    def stop_after_three(self: RunFolder, *arguments: object) -> None:
+    def stop_after_three(self: ClassifierTrainer, *arguments: object) -> None:
         nonlocal count
-        save(self, *arguments)  # type: ignore[arg-type]
+        save(self, *arguments)
         count += 1
         if count == 3:  # the first of two epochs of the second fold
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunFolder, "save", stop_after_three)
+    monkeypatch.setattr("spineline.datasets.common.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ClassifierTrainer, "save_checkpoint", stop_after_three)
     assert run_cli(*begin, f"out={tmp_path / 'o'}")[0] == 130
     monkeypatch.undo()
     code, said, _ = run_cli(*begin, f"out={tmp_path / 'o'}", "resume=true")
     assert code == 0
-    assert "resumed after epoch 1 of 2" in said
+    assert "resuming after epoch 1 of 2" in said
     for n in range(2):
         wanted, found = (
             load_file(tmp_path / run / "original" / f"fold{n}" / "weights" / "last.safetensors")

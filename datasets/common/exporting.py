@@ -1,0 +1,99 @@
+"""Networks as ONNX and TorchScript files; what runs such files is in `runtimes`."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.tensors import METADATA_KEY
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 17
+"""Operator set of ONNX files, where none is asked for."""
+
+
+def to_onnx(
+    network: torch.nn.Module,
+    example: torch.Tensor,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]] | None,
+    description: str | None,
+    opset: int = OPSET,
+) -> bytes:
+    """A network as ONNX.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        example: an input to trace it with.
+        inputs: names of its inputs.
+        outputs: names of its outputs.
+        axes: those whose length is free, by input or output, with a name each.
+        description: text in the file's metadata, or None for none.
+        opset: operator set.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+    """
+    import torch
+
+    try:
+        import onnx
+    except ImportError as error:
+        msg = "format=onnx needs the onnx package: pip install 'spineline[export]'"
+        raise ConfigError(msg) from error
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
+        torch.onnx.export(
+            network,
+            (example,),
+            buffer,
+            dynamo=False,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=None if axes is None else {name: dict(of) for name, of in axes.items()},
+        )
+    if description is None:
+        return buffer.getvalue()
+    model = onnx.load_from_string(buffer.getvalue())
+    onnx.checker.check_model(model)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, description
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def to_torchscript(
+    network: torch.nn.Module,
+    example: torch.Tensor | None,
+    *,
+    description: str | None,
+    strict: bool = True,
+) -> bytes:
+    """A network as TorchScript.
+
+    Args:
+        network: in evaluation mode, on the CPU; scripted already where there is no example.
+        example: an input to trace it with.
+        description: text beside the program, or None for none.
+        strict: of tracing; outputs of mutable containers want False.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    extra: Any = {} if description is None else {METADATA_KEY: description}
+    with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
+        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
+        program: Any = network
+        if example is not None:
+            program = torch.jit.trace(network, (example,), strict=strict)
+        torch.jit.save(program, buffer, _extra_files=extra)
+    return buffer.getvalue()

@@ -1,0 +1,94 @@
+"""A YOLO network as ONNX or TorchScript, and how far such a file is off the original.
+
+The exported network takes float32 (N, channels, h, w) in 0 … 1, letterboxed, and gives the raw
+output, float32 (N, 4 + classes, places): centre and size in pixels of the input, then a score per
+class. Suppression is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.exporting import OPSET, to_onnx, to_torchscript
+from spineline.datasets.common.runtimes import Session
+from spineline.detect.yolo.backend import UltralyticsDetector
+
+_AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch", 2: "places"}}
+
+
+def yolo_to_onnx(
+    detector: UltralyticsDetector, size: int, *, opset: int = OPSET, dynamic: bool = True
+) -> bytes:
+    """The network as ONNX, its input ``images`` and its output ``output``.
+
+    Args:
+        detector: with its network on the CPU.
+        size: of its images, which is the only one where it is not dynamic.
+        opset: operator set.
+        dynamic: free batch, height and width.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+    """
+    return to_onnx(
+        _raw_network(detector, "onnx", dynamic=dynamic),
+        _example(detector, size),
+        inputs=["images"],
+        outputs=["output"],
+        axes=_AXES if dynamic else None,
+        description=replace(detector.meta, imgsz=size).to_json(),
+        opset=opset,
+    )
+
+
+def yolo_to_torchscript(
+    detector: UltralyticsDetector, size: int, *, dynamic: bool = False
+) -> bytes:
+    """The network as TorchScript; arguments as of [yolo_to_onnx][]."""
+    network = _raw_network(detector, "torchscript", dynamic=dynamic)
+    example = _example(detector, size)
+    with torch.inference_mode(mode=False), torch.no_grad():
+        network(example)  # builds the anchors of this size
+    description = replace(detector.meta, imgsz=size).to_json()
+    return to_torchscript(network, example, description=description, strict=False)
+
+
+def largest_yolo_errors(
+    detector: UltralyticsDetector, session: Session, images: Iterable[npt.NDArray[np.uint8]]
+) -> tuple[float, float]:
+    """Largest differences of boxes (pixels) and scores to the original's.
+
+    Raises:
+        SpinelineError: an output of another shape.
+    """
+    box_error = score_error = 0.0
+    for image in images:
+        wanted = detector.forward(image[None]).numpy()
+        grey = image[None, None].astype(np.float32) / np.float32(255)
+        found = session(np.repeat(grey, detector.meta.channels, axis=1))[0]
+        if found.shape != wanted.shape:
+            raise SpinelineError(f"export: output of shape {found.shape}, wanted {wanted.shape}")
+        difference = np.abs(found - wanted)
+        box_error = max(box_error, float(difference[:, :4].max()))
+        score_error = max(score_error, float(difference[:, 4:].max()))
+    return box_error, score_error
+
+
+def _example(detector: UltralyticsDetector, size: int) -> torch.Tensor:
+    return torch.zeros(1, detector.meta.channels, size, size)
+
+
+def _raw_network(detector: UltralyticsDetector, form: str, *, dynamic: bool) -> Any:
+    """The network, giving its raw output alone, as the package prepares it for export."""
+    network: Any = deepcopy(detector.network)
+    head = network.model[-1]
+    head.export, head.format, head.dynamic = True, form, dynamic
+    return network
