@@ -293,6 +293,10 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
 class CropLoss(nn.Module):
     """The recipe's cross-entropy over one or both heads."""
 
+    allowed: Tensor
+    seven_weight: Tensor
+    binary_weight: Tensor
+
     def __init__(self, recipe: Recipe, train: CropTable) -> None:
         super().__init__()
         self.recipe = recipe
@@ -397,7 +401,7 @@ class ClassifierTrainer(Trainer):
     checkpoint_name = _CHECKPOINT
 
     def __init__(self, plan: ClassifierPlan, network: Network, out: Path, *, plots: bool) -> None:
-        network.to(plan.device, memory_format=torch.channels_last)
+        network.to(plan.device).to(memory_format=torch.channels_last)
         if plan.recipe.freeze_trunk:
             network.trunk.requires_grad_(requires_grad=False)
         optimizer = make_optimizer(network, plan.recipe)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.boxes import FloatArray
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG

@@ -10,8 +10,9 @@ import numpy as np
 
 from spineline.converters.formats.voc import read_voc
 from spineline.converters.sources.source import Pixels
-from spineline.datasets.boxes import FloatArray, cxcywhn_to_xyxy
+from spineline.datasets.boxes import cxcywhn_to_xyxy
 from spineline.datasets.coco import BoxedStructures, boxed_structures
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import read_json
 from spineline.datasets.common.log import LOG, progress

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.boxes import FloatArray
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import AnnotationError
 
 _BEYOND = 0.01

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +32,28 @@ MAY_IMPORT = {
     # `pipeline val` scores against an annotation source, which converters read.
     "pipeline": {"pipeline", "detect", "classify", "datasets", "weights", "converters"},
 }
+PARTS = (
+    ("cli",), ("kfold",), ("training", "export", "evaluation"), ("run",), ("outputs",),
+    ("inference",),
+)  # fmt: skip
+"""Parts of ``pipeline``: each imports only what stands to its right."""
+
+LATE = {
+    ("detect.backend", "detect.checkpoints"): "torch: a detector may be of another backend",
+    ("detect.engine.loop", "datasets.common.plots"): "matplotlib, drawn once a run",
+    ("detect.train", "detect.engine.loop"): "torch, once the keys are found right",
+    ("detect.train", "detect.yolo.train"): "torch and ultralytics, once the keys are found right",
+    ("classify.train", "classify.plots"): "matplotlib, drawn once a run",
+    ("pipeline.inference.bundles", "classify.exported"): "runs without torch or not at all",
+    ("pipeline.inference.bundles", "detect.level_reader.exported"): "the same",
+    ("pipeline.inference.bundles", "detect.yolo.exported"): "the same",
+    ("pipeline.inference.pipeline", "classify"): "torch, which exported bundles do without",
+    ("pipeline.inference.pipeline", "detect"): "the same",
+    ("pipeline.inference.pipeline", "detect.level_reader.model"): "the same",
+    ("pipeline.inference.spine_warnings", "datasets.dicom.burned_text"): "OpenCV, slow to import",
+}
+"""Late imports of our own modules, (who, whom), and the heavy library that is their reason."""
+
 NETWORKS = {"torch", "torchvision", "ultralytics", "timm"}
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/metrics.md")
 
@@ -81,10 +104,61 @@ def module_name(path: Path) -> str:
     return ".".join(("spineline", *(part for part in parts if part != "__init__")))
 
 
+def edges(path: Path) -> Iterator[tuple[str, str]]:
+    """What a module imports of ours, late or not, and for types: ("late" | "start", module)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    late = {id(inner) for function in functions for inner in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for name in imported(node):
+                while name and name not in OURS:
+                    name = name.rpartition(".")[0]
+                if name:
+                    yield "late" if id(node) in late else "start", name
+
+
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False
     )
+
+
+OURS = {module_name(path): path for room in ROOMS for path in modules(room)}
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Neither when they are loaded, nor later, nor for types alone, nor by way of others."""
+    graph = {name: {other for _, other in edges(path)} - {name} for name, path in OURS.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_parts_of_the_pipeline_import_to_the_right() -> None:
+    rank = {part: n for n, parts in enumerate(PARTS) for part in parts}
+    folders = {path.name for path in (ROOT / "pipeline").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == set(rank)
+    wrong = []
+    for name, path in OURS.items():
+        for _, other in edges(path):
+            here, there = (n.split(".")[2:] for n in (name, other))
+            if name.startswith("spineline.pipeline.") and other.startswith("spineline.pipeline."):
+                inside = here[0] == there[0]
+                if not inside and rank[there[0]] <= rank[here[0]]:
+                    wrong.append(f"{name} -> {other}")
+    assert not wrong
+
+
+def test_late_imports_of_ours_have_a_reason() -> None:
+    found = {
+        (name.removeprefix("spineline."), other.removeprefix("spineline."))
+        for name, path in OURS.items()
+        for when, other in edges(path)
+        if when == "late"
+    }
+    assert found == set(LATE)
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -54,7 +54,7 @@ def to_onnx(
         torch.onnx.export(
             network,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # its own text allows a file too
             dynamo=False,
             opset_version=opset,
             input_names=list(inputs),

@@ -76,10 +76,8 @@ def load_crops(folder: Path) -> dict[Part, CropTable]:
     for part, found in by_part.items():
         if not found:
             continue
-        crops = []
-        for name, _ in found:
-            crops.append(_read_crop(folder, name, spec))
-            spec = spec or CropSpec(size=len(crops[0]))
+        spec = spec or CropSpec(size=len(_read_crop(folder, found[0][0], None)))
+        crops = [_read_crop(folder, name, spec) for name, _ in found]
         tables[part] = CropTable(spec, np.stack(crops), tuple(row for _, row in found))
     return tables
 

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.phantoms.canvas import View
+from spineline.datasets.phantoms.canvas import Contrast, View
 from spineline.datasets.phantoms.lumbar import render_transverse
 from spineline.datasets.phantoms.phantom import Phantom, sagittal_values, stored_values
 from spineline.datasets.types import ImageRecord
@@ -96,7 +96,11 @@ def write_phantom_study(
 def _slices(phantom: Phantom, count: int) -> Iterator[_Slice]:
     """All slices of the study, series by series in order of their numbers."""
     side_view = _shrunk(phantom.view)
-    for series, view, contrast in ((_T1, side_view, "t1"), (_T2, phantom.view, "t2")):
+    sagittal: tuple[tuple[_Series, View, Contrast], ...] = (
+        (_T1, side_view, "t1"),
+        (_T2, phantom.view, "t2"),
+    )
+    for series, view, contrast in sagittal:
         for index in range(count):
             left = (index - count // 2) * _SLICE_STEP_MM  # patient's x, 0 in the annotated slice
             values = sagittal_values(phantom, contrast=contrast, lateral_mm=left, view=view)

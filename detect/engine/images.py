@@ -103,7 +103,7 @@ def make_transform(values: Mapping[str, Any]) -> v2.Transform:
     shift, zoom = values.get("translate", 0.0), values.get("scale", 0.0)
     if shift or zoom:
         scale = (1 - zoom, 1 + zoom)
-        steps.append(v2.RandomAffine(0, (shift, shift), scale, interpolation=_BILINEAR))
+        steps.append(v2.RandomAffine([0.0, 0.0], (shift, shift), scale, interpolation=_BILINEAR))
     if values["quarter_turns"]:
         steps.append(RandomQuarterTurn())
     if values["fliplr"]:

@@ -264,9 +264,9 @@ def _set_channels(body: nn.Module, channels: int) -> None:
     new = nn.Conv2d(
         channels,
         old.out_channels,
-        kernel_size=old.kernel_size,
-        stride=old.stride,
-        padding=old.padding,
+        kernel_size=old.kernel_size,  # type: ignore[arg-type]  # a pair, typed as any tuple
+        stride=old.stride,  # type: ignore[arg-type]
+        padding=old.padding,  # type: ignore[arg-type]
         bias=old.bias is not None,
     )
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
