@@ -42,9 +42,9 @@ from turns import (
 )
 
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.runtimes import FORMS, PACKAGES, threads
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
+from spineline.datasets.networks.runtimes import FORMS, PACKAGES, threads
 from spineline.pipeline.export.export import Agreement, export
 from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.pipeline import Pipeline

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +25,10 @@ from spineline.classify.model import (
 )
 from spineline.classify.settings import ClassifyExport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-from spineline.datasets.common.exporting import to_onnx, to_torchscript
 from spineline.datasets.common.files import check_output, write_bytes, write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.runtimes import Form, Session, open_session
+from spineline.datasets.networks.exporting import open_exported, to_onnx, to_torchscript
+from spineline.datasets.networks.runtimes import Session
 from spineline.weights import resolve
 
 TOLERANCE = 1e-4
@@ -137,8 +136,7 @@ def _write(settings: ClassifyExport, network: Network, path: Path) -> Session:
         copy = ExportNetwork(load_network(state, config, str(path)).eval())
         return lambda crops: _run_torch(copy, crops)
     (write_onnx if settings.format == "onnx" else write_torchscript)(network, path)
-    form = cast("Form", settings.format)
-    return open_session([path.read_bytes()], form, str(settings.out))
+    return open_exported(path.read_bytes(), settings.format, str(settings.out))
 
 
 def write_onnx(network: Network, path: Path) -> None:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from spineline.classify.grades import Grades
 from spineline.classify.recipe import Head
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.runtimes import Session
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES
+from spineline.datasets.networks.runtimes import Session
 
 BATCH = 256
 """Crops per forward pass."""

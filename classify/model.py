@@ -21,10 +21,10 @@ from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
-from spineline.datasets.common.tensors import pack_described, read_described
 from spineline.datasets.crops.spec import CropSpec
-from spineline.datasets.kind_masks import allowed_codes
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, Kind
+from spineline.datasets.metrics.kind_masks import allowed_codes
+from spineline.datasets.networks.tensors import pack_described, read_described
 
 MIN_TEMPERATURE = 0.05
 """The least temperature of a head; the greatest is its inverse."""

@@ -47,7 +47,9 @@ from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
-from spineline.datasets.common.training import (
+from spineline.datasets.crops.table import CropTable
+from spineline.datasets.labels import KINDS, SEVEN_NAMES
+from spineline.datasets.networks.training import (
     ResultRow,
     Trainer,
     TrainingResult,
@@ -56,8 +58,6 @@ from spineline.datasets.common.training import (
     clear_half_written,
     read_checkpoint,
 )
-from spineline.datasets.crops.table import CropTable
-from spineline.datasets.labels import KINDS, SEVEN_NAMES
 from spineline.weights import resolve
 
 _MAY_CHANGE = ("resume", "data", "out", "device", "threads", "plots", "trust", "overwrite")
@@ -497,7 +497,7 @@ class ClassifierTrainer(Trainer):
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """See [Trainer][spineline.datasets.common.training].
+        """See [Trainer][spineline.datasets.networks.training].
 
         Raises:
             ConfigError: the data are not those that the run began with.

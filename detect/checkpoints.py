@@ -18,7 +18,7 @@ from torch import nn
 
 from spineline.datasets.common.errors import WeightsError, first_line
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.common.tensors import (
+from spineline.datasets.networks.tensors import (
     pack_described,
     parse_description,
     read_described,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ import numpy.typing as npt
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import check_output, write_bytes
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.runtimes import Form, Session, open_session
+from spineline.datasets.networks.exporting import open_exported
+from spineline.datasets.networks.runtimes import Session
 from spineline.detect.backend import load_detector
 from spineline.detect.fasterrcnn.export import (
     exported_copy,
@@ -112,7 +112,7 @@ def _fasterrcnn(
 def _session(content: bytes, settings: DetectExport) -> Session | None:
     """The exported network; None where its runtime is not installed."""
     try:
-        return open_session([content], cast("Form", settings.format), str(settings.out))
+        return open_exported(content, settings.format, str(settings.out))
     except ConfigError:
         return None
 

@@ -15,7 +15,7 @@ from spineline.datasets.common.errors import ConfigError, OutputExistsError, Wei
 from spineline.datasets.common.files import write_json
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
-from spineline.datasets.common.training import TrainingResult, check_new_run, clear_half_written
+from spineline.datasets.networks.training import TrainingResult, check_new_run, clear_half_written
 from spineline.detect.architectures import OWN_LOOP, canonical_name
 from spineline.detect.engine.compiling import check_compile
 from spineline.detect.engine.dataset import YoloData, read_data

@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.kind_masks import masked_seven
 from spineline.datasets.labels import SEVEN_NAMES, Kind
 from spineline.datasets.metrics.bootstrap import (
     BoolArray,
@@ -26,6 +25,7 @@ from spineline.datasets.metrics.bootstrap import (
     per_study,
     share,
 )
+from spineline.datasets.metrics.kind_masks import masked_seven
 
 CALIBRATION_BINS = 15
 """Bins of the expected calibration error of grades, as many as Guo et al. 2017 use."""

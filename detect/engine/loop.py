@@ -24,8 +24,9 @@ from torch import nn
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.tensors import write_checkpoint
-from spineline.datasets.common.training import (
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.networks.tensors import write_checkpoint
+from spineline.datasets.networks.training import (
     ResultRow,
     Trainer,
     TrainingResult,
@@ -33,7 +34,6 @@ from spineline.datasets.common.training import (
     read_checkpoint,
     run_finished,
 )
-from spineline.datasets.labels import LEVELS
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors, read_safetensors
 from spineline.detect.engine.compiling import compile_backbone
 from spineline.detect.engine.dataset import (
@@ -293,7 +293,7 @@ class DetectorTrainer(Trainer):
         return self.plan.group.first
 
     def run(self) -> TrainingResult:
-        """See [Trainer][spineline.datasets.common.training]; together with the other processes."""
+        """See `spineline.datasets.networks.training`; together with the other processes."""
         with joined_processes(self.plan.group, self.plan.device):
             return super().run()
 

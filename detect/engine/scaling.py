@@ -22,7 +22,7 @@ from torch import nn
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.common.tensors import largest_magnitude
+from spineline.datasets.networks.tensors import largest_magnitude
 from spineline.detect.batches import BatchedDetector, Limits, fit_longer_side
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
 from spineline.detect.results import Detections

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.exporting import to_onnx, to_torchscript
-from spineline.datasets.common.runtimes import Session
+from spineline.datasets.networks.exporting import to_onnx, to_torchscript
+from spineline.datasets.networks.runtimes import Session
 from spineline.detect.engine.scaling import as_input
 from spineline.detect.fasterrcnn.backbones import TimmBody
 from spineline.detect.fasterrcnn.model import FasterRCNNDetector

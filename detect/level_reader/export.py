@@ -1,4 +1,4 @@
-"""A level reader as ONNX or TorchScript: (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
+"""A level reader as ONNX: (1, 1, rows, columns) in, logits (1, 13, ranks) out."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from copy import deepcopy
 
 import torch
 
-from spineline.datasets.common.exporting import to_onnx, to_torchscript
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.networks.exporting import to_onnx
 from spineline.detect.level_reader.model import TorchLevelReader
 
 
@@ -25,12 +25,6 @@ def level_reader_to_onnx(reader: TorchLevelReader) -> bytes:
         axes={"strips": {2: "rows"}, "logits": {2: "ranks"}},
         description=None,
     )
-
-
-def level_reader_to_torchscript(reader: TorchLevelReader) -> bytes:
-    """The network as TorchScript, for any number of ranks."""
-    network = deepcopy(reader.network).cpu().eval()
-    return to_torchscript(network, _example(reader), description=None)
 
 
 def _example(reader: TorchLevelReader) -> torch.Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.runtimes import Session, check_output_shape
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.networks.runtimes import Session, check_output_shape
 from spineline.datasets.straighten import StripSpec, straighten
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.tensors import pack_described, read_described
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.networks.tensors import pack_described, read_described
 from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec, straighten
 
 RANK_NAMES: tuple[str, ...] = ("above", *LEVELS, "below")

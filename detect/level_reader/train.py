@@ -26,10 +26,10 @@ from spineline.datasets.common.files import staged_folder, write_bytes, write_js
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
-from spineline.datasets.common.training import ResultRow, Trainer, TrainingResult
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.networks.training import ResultRow, Trainer, TrainingResult
 from spineline.datasets.splits import Part
 from spineline.datasets.straighten import Distortion, StripSpec, prolonged, straighten
 from spineline.datasets.types import ImageRecord

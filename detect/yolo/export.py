@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.exporting import OPSET, to_onnx, to_torchscript
-from spineline.datasets.common.runtimes import Session
+from spineline.datasets.networks.exporting import OPSET, to_onnx, to_torchscript
+from spineline.datasets.networks.runtimes import Session
 from spineline.detect.yolo.backend import UltralyticsDetector
 
 _AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch", 2: "places"}}

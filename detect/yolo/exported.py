@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.runtimes import Session, check_output_shape
+from spineline.datasets.networks.runtimes import Session, check_output_shape
 from spineline.detect.batches import BatchedDetector, Limits
 from spineline.detect.results import Detections
 from spineline.detect.yolo.letterbox import STRIDE, detect_letterboxed

@@ -14,7 +14,7 @@ from torch import nn
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.training import (
+from spineline.datasets.networks.training import (
     TrainingResult,
     check_there_is_a_checkpoint,
     run_finished,

@@ -25,9 +25,9 @@ from torch import nn
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.tensors import write_checkpoint
-from spineline.datasets.common.training import append_row
 from spineline.datasets.images import read_uint8_image
+from spineline.datasets.networks.tensors import write_checkpoint
+from spineline.datasets.networks.training import append_row
 from spineline.detect.checkpoints import (
     DetectorMeta,
     build_yolo,

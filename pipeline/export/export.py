@@ -21,9 +21,9 @@ from spineline.datasets.common.errors import ConfigError, SpinelineError, first_
 from spineline.datasets.common.files import check_output, staged_folder, write_bytes, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
-from spineline.datasets.common.runtimes import PACKAGES, Form, import_runtime
 from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.networks.runtimes import PACKAGES, Form, import_runtime
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.detect.level_reader.export import level_reader_to_onnx
 from spineline.detect.yolo.backend import UltralyticsDetector

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spineline.datasets.common.runtimes import FORMS
 from spineline.datasets.common.settings import Settings, key
+from spineline.datasets.networks.runtimes import FORMS
 from spineline.pipeline.inference.settings import ModelSettings
 
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
 from spineline.datasets.common.run_record import package_version
-from spineline.datasets.common.runtimes import FORMS, SUFFIXES, Form, open_session
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
+from spineline.datasets.networks.runtimes import FORMS, SUFFIXES, Form, open_session
 from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec
 from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.weights import Bundle, WeightsFile, load_registry, sha256_of

@@ -17,9 +17,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from spineline.datasets.common import runtimes
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.log import LOG, progress
+from spineline.datasets.networks import runtimes
 from spineline.pipeline.inference.bundles import is_exported
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size, on_cpu
 from spineline.pipeline.inference.process_pool import (

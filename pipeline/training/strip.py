@@ -14,7 +14,7 @@ from torch import Tensor
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.common.files import check_output, write_bytes
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.tensors import read_described
+from spineline.datasets.networks.tensors import read_described
 from spineline.detect.checkpoints import network_from_pickle
 from spineline.detect.engine.networks import checkpoint_weights
 from spineline.pipeline.training.settings import WeightsStrip

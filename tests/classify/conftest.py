@@ -58,7 +58,7 @@ def write_dataset(root: Path, **studies: range) -> Path:
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints of every epoch, however short: tests kill runs and look at what they left."""
-    monkeypatch.setattr("spineline.datasets.common.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("spineline.datasets.networks.training.CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def test_a_network_that_says_something_else_is_not_kept(
     def wrong(crops: np.ndarray) -> list[np.ndarray]:
         return [np.full((len(crops), 7), 1 / 7, np.float32), np.full(len(crops), 0.5, np.float32)]
 
-    monkeypatch.setattr(exporting, "open_session", lambda *_: wrong)
+    monkeypatch.setattr(exporting, "open_exported", lambda *_: wrong)
     out = tmp_path / "net.torchscript"
     words = (f"model={weights}", f"out={out}", "format=torchscript")
     code, _, stderr = run_cli("classify", "export", *words)

@@ -14,8 +14,8 @@ from spineline.classify.export import ExportNetwork, write_onnx
 from spineline.classify.exported import ExportedClassifier
 from spineline.classify.model import Classifier, NetworkConfig, build_network
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.runtimes import open_session
 from spineline.datasets.crops.spec import CropSpec
+from spineline.datasets.networks.runtimes import open_session
 
 CROP = CropSpec(size=32)
 

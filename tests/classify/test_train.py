@@ -47,10 +47,10 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.locks import held_folder
-from spineline.datasets.common.training import TrainingResult, read_checkpoint
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.crops.table import make_crops
 from spineline.datasets.dataset import load_dataset
+from spineline.datasets.networks.training import TrainingResult, read_checkpoint
 
 Cli = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Recipe]
@@ -497,7 +497,7 @@ def test_training_data_of_the_report(dataset_folder: Path, make_recipe: Make) ->
     counts = data.train.counts()
     assert set(counts.values()) == {5 * max(data.counts_before.values())}
     assert data.val is not None
-    assert set(data.val.variant) == {""}
+    assert {row.variant for row in data.val.rows} == {""}
     assert len(data.val) == 33
     assert not set(data.train.study_id) & set(data.val.study_id)
     assert data.train.pixels.shape[1:] == (48, 48)

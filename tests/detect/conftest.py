@@ -96,7 +96,7 @@ def said(
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints of every epoch, however short: tests kill runs and look at what they left."""
-    monkeypatch.setattr("spineline.datasets.common.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("spineline.datasets.networks.training.CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +200,7 @@ def pickle_weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The same network as an Ultralytics checkpoint."""
     from copy import deepcopy
 
-    from spineline.datasets.common.tensors import write_checkpoint
+    from spineline.datasets.networks.tensors import write_checkpoint
 
     path = tmp_path_factory.mktemp("pickle") / "detector.pt"
     content = {"model": deepcopy(network), "train_args": {"imgsz": SIZE, "task": "detect"}}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.tensors import write_checkpoint
+from spineline.datasets.networks.tensors import write_checkpoint
 from spineline.detect.architectures import ARCHITECTURES, package_yaml
 from spineline.detect.checkpoints import (
     check_description,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.runtimes import open_session
+from spineline.datasets.networks.exporting import open_exported
 from spineline.detect import load_detector
 from spineline.detect.export import export
 from spineline.detect.settings import DetectExport
@@ -53,7 +53,7 @@ def test_an_export_that_does_not_agree_is_not_written(
 ) -> None:
     monkeypatch.setattr("spineline.detect.export.yolo_to_torchscript", lambda *_: b"")
     monkeypatch.setattr(
-        "spineline.detect.export.open_session",
+        "spineline.detect.export.open_exported",
         lambda *_: lambda images: [np.zeros((1, 15, 84), np.float32)],
     )
     out = tmp_path / "detector.torchscript"
@@ -123,7 +123,7 @@ def test_a_faster_rcnn_agrees_with_the_original(
     assert result.box_error_px < 0.01
     image = np.random.default_rng(3).integers(0, 256, (64, 64), dtype=np.uint8)
     pixels = image[None, None].astype(np.float32) / np.float32(255)
-    found = open_session([out.read_bytes()], form, "exported")(pixels)
+    found = open_exported(out.read_bytes(), form, "exported")(pixels)
     (wanted,) = load_detector(path).detect([image], confidence=0.05, iou=0.5, max_detections=100)
     assert (len(wanted) == 0) is nothing
     np.testing.assert_allclose(found[0], wanted.boxes_xyxy, atol=1e-2)

@@ -26,7 +26,7 @@ from spineline.datasets.common.errors import (
     WeightsError,
 )
 from spineline.datasets.common.locks import held_folder
-from spineline.datasets.common.tensors import write_checkpoint
+from spineline.datasets.networks.tensors import write_checkpoint
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import load_pickle, read_safetensors
 from spineline.detect.settings import DetectTrain

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.tensors import write_checkpoint
+from spineline.datasets.networks.tensors import write_checkpoint
 from spineline.detect.checkpoints import load_pickle
 from spineline.detect.yolo.trainer import CheckedDataset, SmoothedBCE, kept_generators
 

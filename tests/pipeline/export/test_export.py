@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
-from spineline.datasets.common.runtimes import PACKAGES
+from spineline.datasets.networks.runtimes import PACKAGES
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.export import export as exporting
 from spineline.pipeline.export.export import check_agreement, export, frame_of, write_networks

@@ -703,7 +703,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
         if count == 3:  # the first of two epochs of the second fold
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("spineline.datasets.common.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("spineline.datasets.networks.training.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(ClassifierTrainer, "save_checkpoint", stop_after_three)
     assert run_cli(*begin, f"out={tmp_path / 'o'}")[0] == 130
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
-from spineline.datasets.common.runtimes import (
+from spineline.datasets.networks.runtimes import (
     FORMS,
     PACKAGES,
     SUFFIXES,
@@ -75,7 +75,7 @@ def test_openvino_is_imported_without_its_reports() -> None:
     pytest.importorskip("openvino")
     code = (
         "import sys\n"
-        "from spineline.datasets.common.runtimes import import_runtime\n"
+        "from spineline.datasets.networks.runtimes import import_runtime\n"
         "import_runtime('openvino').Core()\n"
         "sys.exit(any(name.startswith('openvino_telemetry') for name in sys.modules))\n"
     )

@@ -31,7 +31,7 @@ from spineline.datasets.common.files import (
     write_text,
 )
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.tensors import largest_magnitude, write_checkpoint
+from spineline.datasets.networks.tensors import largest_magnitude, write_checkpoint
 
 if TYPE_CHECKING:
     import torch

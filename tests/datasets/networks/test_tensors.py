@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.common.tensors import parse_description, read_described, read_description
+from spineline.datasets.networks.tensors import parse_description, read_described, read_description
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2, dtype=torch.int64)}
 

@@ -1,4 +1,4 @@
-"""Networks as ONNX and TorchScript files; what runs such files is in `runtimes`."""
+"""Networks as ONNX and TorchScript files: written, and run to compare them with the original."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.common.tensors import METADATA_KEY
+from spineline.datasets.networks.runtimes import Session, open_session
+from spineline.datasets.networks.tensors import METADATA_KEY
 
 if TYPE_CHECKING:
     import torch
@@ -97,3 +101,33 @@ def to_torchscript(
             program = torch.jit.trace(network, (example,), strict=strict)
         torch.jit.save(program, buffer, _extra_files=extra)
     return buffer.getvalue()
+
+
+def open_exported(content: bytes, form: str, where: str) -> Session:
+    """What runs one exported network on the CPU, to compare it with the original.
+
+    Args:
+        content: of the file.
+        form: ``onnx`` or ``torchscript``.
+        where: the file's name, for error messages.
+
+    Raises:
+        ConfigError: the runtime is not installed.
+        WeightsError: the runtime does not take the file.
+    """
+    if form == "onnx":
+        return open_session([content], "onnx", where)
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
+        program: Any = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+
+    def run(array: Float32Array) -> list[Float32Array]:
+        # Its optimiser would begin anew with every size of image.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            found = program(torch.from_numpy(array))
+        outputs = found if isinstance(found, tuple | list) else (found,)
+        return [np.asarray(output.numpy(), dtype=np.float32) for output in outputs]
+
+    return run

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from spineline.datasets.common import training
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError, WeightsError
-from spineline.datasets.common.tensors import pack_described, write_checkpoint
-from spineline.datasets.common.training import (
+from spineline.datasets.networks import training
+from spineline.datasets.networks.tensors import pack_described, write_checkpoint
+from spineline.datasets.networks.training import (
     ResultRow,
     Trainer,
     append_row,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spineline.datasets.kind_masks import allowed_codes, masked_seven
+from spineline.datasets.metrics.kind_masks import allowed_codes, masked_seven
 
 
 def test_the_other_kind_is_impossible() -> None:

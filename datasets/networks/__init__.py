@@ -1,0 +1,1 @@
+"""What all networks share, without importing one: weights files, training, exports, runtimes."""
