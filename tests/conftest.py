@@ -16,6 +16,7 @@ SHARED = Path(os.environ.get("SPINELINE_SHARED", ROOT.parent / "shared"))
 # (`datasets` is Hugging Face's to timm and ultralytics): only the installed `spineline.*` is meant.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 os.environ.setdefault("YOLO_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests themselves run side by side
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
