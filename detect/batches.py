@@ -13,7 +13,7 @@ from spineline.detect.results import Detections
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DetectionLimits:
     """Which boxes of an image are given; see [spineline.detect.backend.Detector.detect][]."""
 
     confidence: float
@@ -38,7 +38,7 @@ class BatchedDetector(ABC):
         """See [spineline.detect.backend.Detector.detect][]."""
         for image in images:
             check_image(image)
-        limits = Limits(confidence, iou, max_detections)
+        limits = DetectionLimits(confidence, iou, max_detections)
         found: dict[int, Detections] = {}
         for indices in batches_by_shape(images, batch):
             answers = self.detect_alike([images[index] for index in indices], limits)
@@ -47,7 +47,7 @@ class BatchedDetector(ABC):
 
     @abstractmethod
     def detect_alike(
-        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: DetectionLimits
     ) -> Iterable[Detections]:
         """One result per image, in order.
 

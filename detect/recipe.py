@@ -79,7 +79,7 @@ class DetectRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ValueOutcome:
     """What became of one value in a run."""
 
     key: str
@@ -96,7 +96,7 @@ class Resolved:
     recipe: str | None
     source: str
     values: dict[str, Any]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ValueOutcome, ...]
 
     def report(self) -> dict[str, Any]:
         """Plain values for ``recipe.json``."""
@@ -242,7 +242,7 @@ def _typed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {name: found[name] for name in values}
 
 
-def resolve(settings: DetectTrain) -> Resolved:
+def resolve_recipe(settings: DetectTrain) -> Resolved:
     """What a run trains with: a key given, else the recipe's, else the default.
 
     Args:
@@ -336,17 +336,19 @@ def _outcome(
     values: Mapping[str, Any],
     given: Mapping[str, Any],
     off: Mapping[str, str],
-) -> Outcome:
+) -> ValueOutcome:
     if value.status == "not_applicable":
-        return Outcome(
+        return ValueOutcome(
             value.key, value.value, "not_applicable", values.get(value.key), value.reason
         )
     if value.key in given and given[value.key] != value.value:
         reason = f"{value.key}={given[value.key]} was given"
-        return Outcome(value.key, value.value, "overridden", given[value.key], reason)
+        return ValueOutcome(value.key, value.value, "overridden", given[value.key], reason)
     if value.key in off:
-        return Outcome(value.key, value.value, "overridden", OFF.get(value.key), off[value.key])
-    return Outcome(value.key, value.value, "applied", values[value.key], value.reason)
+        return ValueOutcome(
+            value.key, value.value, "overridden", OFF.get(value.key), off[value.key]
+        )
+    return ValueOutcome(value.key, value.value, "applied", values[value.key], value.reason)
 
 
 def check_combination(values: Mapping[str, Any]) -> None:
@@ -377,7 +379,7 @@ def switched_off(values: Mapping[str, Any], *, model: str | None) -> dict[str, s
     """The keys that have no effect as others are given, with the reason; see `check_combination`.
 
     Args:
-        values: of a training, from [resolve][]; other keys may be among them.
+        values: of a training, from [resolve_recipe][]; other keys may be among them.
         model: canonical name of the architecture.
     """
     if model in OWN_LOOP:
@@ -398,7 +400,11 @@ def log_outcomes(resolved: Resolved) -> None:
     if resolved.recipe is None:
         LOG.info("recipe: none given, the model's defaults and the keys given")
         return
-    by_status: dict[str, list[Outcome]] = {"applied": [], "overridden": [], "not_applicable": []}
+    by_status: dict[str, list[ValueOutcome]] = {
+        "applied": [],
+        "overridden": [],
+        "not_applicable": [],
+    }
     for outcome in resolved.outcomes:
         by_status[outcome.status].append(outcome)
     own = [o for o in by_status["applied"] if o.reason != BESIDE]
@@ -414,5 +420,5 @@ def log_outcomes(resolved: Resolved) -> None:
             LOG.info("recipe %s: %s=%s %s: %s", resolved.recipe, o.key, o.value, word, o.reason)
 
 
-def _words(outcomes: list[Outcome]) -> str:
+def _words(outcomes: list[ValueOutcome]) -> str:
     return " ".join(f"{o.key}={o.trained_with}" for o in outcomes)

@@ -21,7 +21,7 @@ from spineline.detect.engine.compiling import check_compile
 from spineline.detect.engine.dataset import YoloData, read_data
 from spineline.detect.engine.distributed import ProcessGroup, first_speaks, group_of_environment
 from spineline.detect.engine.tensorboard import check_tensorboard
-from spineline.detect.recipe import Resolved, log_outcomes, resolve
+from spineline.detect.recipe import Resolved, log_outcomes, resolve_recipe
 from spineline.detect.settings import DetectTrain
 
 COMMAND = "spineline detect train"
@@ -71,7 +71,7 @@ def _start(settings: DetectTrain, group: ProcessGroup) -> TrainingResult:
         raise ConfigError("missing data=… (a dataset written by `spineline convert`)")
     dataset = settings.data
     settings = replace(settings, model=canonical_name(settings.model))
-    resolved = resolve(settings)
+    resolved = resolve_recipe(settings)
     device_name(settings.device)
     data = read_data(dataset)
     if group.first:

@@ -23,7 +23,7 @@ from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.networks.tensors import largest_magnitude
-from spineline.detect.batches import BatchedDetector, Limits, fit_longer_side
+from spineline.detect.batches import BatchedDetector, DetectionLimits, fit_longer_side
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
 from spineline.detect.results import Detections
 
@@ -79,7 +79,7 @@ class ScaledDetector(BatchedDetector):
         return self.meta.imgsz
 
     def detect_alike(
-        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: DetectionLimits
     ) -> Iterator[Detections]:
         """See [spineline.detect.batches.BatchedDetector.detect_alike][].
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from spineline.datasets.common.devices import device_name
-from spineline.detect.batches import BatchedDetector, Limits
+from spineline.detect.batches import BatchedDetector, DetectionLimits
 from spineline.detect.checkpoints import (
     DetectorMeta,
     network_from_pickle,
@@ -78,7 +78,7 @@ class UltralyticsDetector(BatchedDetector):
         return self.meta.imgsz
 
     def detect_alike(
-        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: DetectionLimits
     ) -> list[Detections]:
         """See [spineline.detect.batches.BatchedDetector.detect_alike][]."""
 
@@ -97,7 +97,7 @@ class UltralyticsDetector(BatchedDetector):
         return raw.float()
 
 
-def _suppressed(raw: torch.Tensor, limits: Limits) -> npt.NDArray[np.float32]:
+def _suppressed(raw: torch.Tensor, limits: DetectionLimits) -> npt.NDArray[np.float32]:
     """On the CPU without torchvision, whose import takes longer than that of torch itself."""
     if raw.device.type == "cpu":
         return suppression.suppress(raw.numpy(), **asdict(limits))

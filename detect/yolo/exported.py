@@ -11,7 +11,7 @@ import numpy.typing as npt
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.networks.runtimes import Session, check_output_shape
-from spineline.detect.batches import BatchedDetector, Limits
+from spineline.detect.batches import BatchedDetector, DetectionLimits
 from spineline.detect.results import Detections
 from spineline.detect.yolo.letterbox import STRIDE, detect_letterboxed
 from spineline.detect.yolo.suppression import suppress
@@ -34,7 +34,7 @@ class ExportedDetector(BatchedDetector):
     channels: int
 
     def detect_alike(
-        self, images: Sequence[npt.NDArray[np.uint8]], limits: Limits
+        self, images: Sequence[npt.NDArray[np.uint8]], limits: DetectionLimits
     ) -> list[Detections]:
         """See [spineline.detect.batches.BatchedDetector.detect_alike][]."""
 

@@ -173,7 +173,7 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
 
     Args:
         settings: the command's keys.
-        values: what the run trains with, by [spineline.detect.recipe.resolve][].
+        values: what the run trains with, by [spineline.detect.recipe.resolve_recipe][].
     """
     taken = {
         name.removeprefix(PREFIX): value

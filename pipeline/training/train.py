@@ -35,7 +35,7 @@ from spineline.detect import train as detect_train
 from spineline.detect.architectures import canonical_name
 from spineline.detect.level_reader import train as namer_train
 from spineline.detect.level_reader.settings import NamingTrain
-from spineline.detect.recipe import resolve
+from spineline.detect.recipe import resolve_recipe
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.training.settings import PipelineTrain, WeightsStrip
 from spineline.pipeline.training.strip import strip_weights
@@ -248,7 +248,7 @@ def resolved_training(training: DetectTrain | ClassifyTrain) -> dict[str, Any]:
     if training.model is None:
         raise ConfigError("missing model=… (architecture such as yolov8n or fasterrcnn)")
     training = replace(training, model=canonical_name(training.model))
-    return {**plain, "model": training.model, **resolve(training).values}
+    return {**plain, "model": training.model, **resolve_recipe(training).values}
 
 
 def classify_recipe(training: ClassifyTrain) -> Recipe:

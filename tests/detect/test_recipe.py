@@ -14,7 +14,7 @@ from spineline.detect.recipe import (
     load_detect_recipe,
     log_outcomes,
     parse_recipe,
-    resolve,
+    resolve_recipe,
 )
 from spineline.detect.settings import DetectTrain
 
@@ -44,7 +44,7 @@ def test_report_holds_its_27_values_as_given() -> None:
 
 
 def test_report_trains_with_what_maps_and_leaves_the_rest_at_the_package_default() -> None:
-    resolved = resolve(settings(hyp="report"))
+    resolved = resolve_recipe(settings(hyp="report"))
     mapped = {name: value for name, (value, applies) in REPORT.items() if applies}
     beside = {"optimizer": "SGD", "close_mosaic": 0, "cos_lr": True}
     assert resolved.values == {**DEFAULTS, **mapped, **beside}
@@ -53,7 +53,7 @@ def test_report_trains_with_what_maps_and_leaves_the_rest_at_the_package_default
 
 
 def test_report_outcomes_account_for_every_value() -> None:
-    report = resolve(settings(hyp="report", mixup=0.0)).report()
+    report = resolve_recipe(settings(hyp="report", mixup=0.0)).report()
     by_key = {entry["key"]: entry for entry in report["values"]}
     assert list(by_key)[:27] == list(REPORT)
     assert by_key["mixup"]["status"] == "overridden"
@@ -66,7 +66,7 @@ def test_report_outcomes_account_for_every_value() -> None:
 
 
 def test_log_names_every_value(said: pytest.LogCaptureFixture) -> None:
-    log_outcomes(resolve(settings(hyp="report", lr0=0.02)))
+    log_outcomes(resolve_recipe(settings(hyp="report", lr0=0.02)))
     for name in REPORT:
         assert f"{name}=" in said.text
     assert "recipe report: 17 of its 27 values applied: lrf=0.2 " in said.text
@@ -98,7 +98,7 @@ def test_cosine_is_the_one_that_yolov5_calls_onecycle() -> None:
 
 
 def test_every_bundled_recipe_resolves() -> None:
-    lumbar = resolve(settings(hyp="lumbar"))
+    lumbar = resolve_recipe(settings(hyp="lumbar"))
     assert lumbar.values["imgsz"] == 320
     assert all(outcome.status == "applied" for outcome in lumbar.outcomes)
 
@@ -118,13 +118,13 @@ CERVICAL = {
 
 
 def test_cervical_is_the_older_project_s_configuration() -> None:
-    found = resolve(DetectTrain(model="fasterrcnn", out=Path("out"), hyp="cervical"))
+    found = resolve_recipe(DetectTrain(model="fasterrcnn", out=Path("out"), hyp="cervical"))
     rest = {k: v for k, v in FASTERRCNN_DEFAULTS.items() if k not in CERVICAL}
     assert found.values == {**rest, **CERVICAL}
 
 
 def test_without_a_recipe_a_key_given_beats_the_default() -> None:
-    resolved = resolve(settings(lr0=0.5, optimizer="SGD"))
+    resolved = resolve_recipe(settings(lr0=0.5, optimizer="SGD"))
     assert resolved.values == {**DEFAULTS, "lr0": 0.5, "optimizer": "SGD"}
     assert resolved.recipe is None
 
@@ -132,7 +132,7 @@ def test_without_a_recipe_a_key_given_beats_the_default() -> None:
 def test_flat_yolov5_file(tmp_path: Path) -> None:
     path = tmp_path / "hyp.yaml"
     path.write_text(yaml.safe_dump({"lr0": 0.02, "box": 0.05, "cls_pw": 1.0, "obj": 1.0}))
-    resolved = resolve(settings(hyp=str(path), optimizer="SGD"))
+    resolved = resolve_recipe(settings(hyp=str(path), optimizer="SGD"))
     assert resolved.values["lr0"] == 0.02
     assert resolved.values["box"] == 7.5
     status = {o.key: o.status for o in resolved.outcomes}
@@ -143,7 +143,7 @@ def test_flat_yolov5_file(tmp_path: Path) -> None:
 def test_flat_file_of_the_package_means_its_box(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("box: 5.0\nlr0: 1e-3\n")  # YAML 1.1 reads 1e-3 as text
-    resolved = resolve(settings(hyp=str(path)))
+    resolved = resolve_recipe(settings(hyp=str(path)))
     assert (resolved.values["box"], resolved.values["lr0"]) == (5.0, 0.001)
 
 
@@ -184,7 +184,7 @@ def test_image_size_must_fit_the_stride() -> None:
     with pytest.raises(
         ConfigError, match=r"imgsz=330: wanted a multiple of 32, such as 320 or 352"
     ):
-        resolve(settings(imgsz=330))
+        resolve_recipe(settings(imgsz=330))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_image_size_must_fit_the_stride() -> None:
 def test_keys_that_switch_others_off_are_said(
     given: dict[str, Any], message: str, said: pytest.LogCaptureFixture
 ) -> None:
-    resolve(settings(**given))
+    resolve_recipe(settings(**given))
     assert message in said.text
 
 
@@ -220,7 +220,7 @@ def test_a_value_that_another_key_switches_off_is_not_said_to_be_applied(
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("{lr0: 0.02, mixup: 0.2, cutmix: 0, optimizer: SGD}")
-    outcomes = {o.key: o for o in resolve(settings(hyp=str(file), **given)).outcomes}
+    outcomes = {o.key: o for o in resolve_recipe(settings(hyp=str(file), **given)).outcomes}
     assert {k: (outcomes[k].status, outcomes[k].trained_with) for k in told} == told
     assert outcomes["cutmix"].status == "applied"  # it is off, as it says
 

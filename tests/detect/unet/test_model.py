@@ -19,7 +19,7 @@ from spineline.detect.architectures import canonical_name
 from spineline.detect.checkpoints import save_safetensors
 from spineline.detect.engine import loop
 from spineline.detect.engine.scaling import make_meta, save_network
-from spineline.detect.recipe import resolve
+from spineline.detect.recipe import resolve_recipe
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.unet.heatmaps import draw_heat
@@ -287,13 +287,13 @@ def test_the_package_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_keys_that_do_not_fit(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve(DetectTrain(model="unet", out=tmp_path, **keys))
+        resolve_recipe(DetectTrain(model="unet", out=tmp_path, **keys))
 
 
 @pytest.mark.parametrize("model", ["yolov8n", "fasterrcnn"])
 def test_its_keys_are_refused_for_others(tmp_path: Path, model: str) -> None:
     with pytest.raises(ConfigError, match=r"heatmap=onehot: model=.* has no such key"):
-        resolve(DetectTrain(model=model, out=tmp_path, heatmap="onehot"))
+        resolve_recipe(DetectTrain(model=model, out=tmp_path, heatmap="onehot"))
 
 
 def test_its_name() -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
-from spineline.detect.recipe import resolve
+from spineline.detect.recipe import resolve_recipe
 from spineline.detect.settings import DetectTrain
 from spineline.detect.yolo.hyperparameters import check_hyperparameters
 from spineline.detect.yolo.train import trainer_arguments
@@ -31,7 +31,7 @@ def test_a_hyperparameter_reaches_the_trainer() -> None:
     from ultralytics.cfg import get_cfg
 
     given = settings(**{"yolo.bgr": "0.25"})
-    values = resolve(given).values
+    values = resolve_recipe(given).values
     assert values["yolo.bgr"] == 0.25  # so run.yaml keeps it under trained_with
     arguments = trainer_arguments(given, values)
     assert arguments["bgr"] == 0.25
@@ -50,10 +50,10 @@ def test_a_hyperparameter_reaches_the_trainer() -> None:
 def test_a_recipe_may_hold_one_and_a_key_beats_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     hyp = str(tmp_path / "mine.yaml")
-    resolved = resolve(settings(hyp=hyp))
+    resolved = resolve_recipe(settings(hyp=hyp))
     assert (resolved.values["yolo.bgr"], resolved.values["lr0"]) == (0.5, 0.02)
     assert {o.key: o.status for o in resolved.outcomes}["yolo.bgr"] == "applied"
-    beaten = resolve(settings(hyp=hyp, **{"yolo.bgr": 0.1}))
+    beaten = resolve_recipe(settings(hyp=hyp, **{"yolo.bgr": 0.1}))
     assert beaten.values["yolo.bgr"] == 0.1
     assert {o.key: o.status for o in beaten.outcomes}["yolo.bgr"] == "overridden"
 
@@ -88,10 +88,10 @@ def test_what_cannot_be_given_exits_2_and_writes_nothing(
 
 def test_other_models_and_recipes_refuse_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"yolo\.bgr=0\.1: model=unet has no such key"):
-        resolve(settings(model="unet", **{"yolo.bgr": 0.1}))
+        resolve_recipe(settings(model="unet", **{"yolo.bgr": 0.1}))
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"yolo.bgrr": 0.1}))
     with pytest.raises(ConfigError, match=r"hyp=.*mine\.yaml: yolo\.bgrr: .* did you mean 'bgr'"):
-        resolve(settings(hyp=str(tmp_path / "mine.yaml")))
+        resolve_recipe(settings(hyp=str(tmp_path / "mine.yaml")))
 
 
 def test_they_are_looked_up_without_importing_the_package() -> None:
