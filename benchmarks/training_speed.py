@@ -55,7 +55,7 @@ from spineline.datasets.common.run_record import run_script, versions
 from spineline.datasets.common.settings import Settings, describe, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.detect.engine.images import make_transform
-from spineline.detect.recipe import resolve
+from spineline.detect.recipe import resolve_recipe as resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.yolo.environment import import_ultralytics

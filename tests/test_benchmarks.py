@@ -77,7 +77,7 @@ def test_the_bare_network_is_ours(speed) -> None:
 def test_the_bare_dataset_holds_what_ours_trains_on(speed, drawn: Path, tmp_path) -> None:
     from spineline.detect.engine.dataset import read_data, read_images
     from spineline.detect.engine.images import read_sample
-    from spineline.detect.recipe import resolve
+    from spineline.detect.recipe import resolve_recipe as resolve
 
     settings = speed.SpeedSettings(data=drawn, imgsz=160)
     keys = speed.settings_of(speed.ARMS[0], settings, drawn, tmp_path / "run")
@@ -163,7 +163,7 @@ def test_rows_of_folds_and_of_all_as_one(health) -> None:
     ids=["small-fasterrcnn", "full-fasterrcnn", "small-yolo"],
 )  # fmt: skip
 def test_small_and_full_sizes(health, tmp_path: Path, full, model, wanted) -> None:
-    from spineline.detect.recipe import resolve
+    from spineline.detect.recipe import resolve_recipe as resolve
 
     settings = health.HealthSettings(out=tmp_path, full=full)
     values = resolve(health.kfold_keys(settings, model, tmp_path)).values
