@@ -173,7 +173,7 @@ def without_form(path: Path) -> object:
         kept = ("study", "status", "reason", "kind", "input")
         return sorted(json.dumps({k: line.get(k) for k in kept}) for line in lines)
     if path.suffix == ".html":
-        return " ".join(html.fromstring(data).text_content().split())
+        return "".join(html.fromstring(data).text_content().split())
     if path.suffix in (".json", ".md"):
         return _VERSIONS.sub(rb"", data)
     return data
