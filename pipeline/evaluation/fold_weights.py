@@ -208,18 +208,14 @@ def _fold(entry: Mapping[str, Any], file: Path, where: str) -> FoldWeights:
     models = {name: getattr(checked, name) for name in given}
     for name in _PLACES:
         if models.get(name) is not None:
-            models[name] = _placed(models[name], file.parent)
+            parts = (part.strip() for part in models[name].split(","))
+            places = ((file.parent / part, part) for part in parts)
+            models[name] = ",".join(str(p) if p.is_file() else part for p, part in places)
     return FoldWeights(
         tuple(str(study) for study in studies),
         tuple(None if uid is None else str(uid) for uid in uids),
         models,
     )
-
-
-def _placed(names: str, folder: Path) -> str:
-    """Each of the names as a path, where such a file lies in the folder; else as it is."""
-    parts = [part.strip() for part in names.split(",")]
-    return ",".join(str(folder / part) if (folder / part).is_file() else part for part in parts)
 
 
 def _refuse_repeats(folds: Sequence[FoldWeights], where: str) -> None:

@@ -214,13 +214,6 @@ def _naming_to_json(naming: Naming | None) -> dict[str, Any] | None:
     }
 
 
-def _naming_from_json(value: Mapping[str, Any] | None) -> Naming | None:
-    if value is None:
-        return None
-    rivals = tuple(Rival(int(r["shift"]), float(r["probability"])) for r in value["alternatives"])
-    return Naming(float(value["offset_probability"]), rivals, bool(value["abstained"]))
-
-
 def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
     seven, binary, point_mm = structure.seven, structure.binary, structure.point_mm
     return {
@@ -244,7 +237,11 @@ def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
 
 def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
     image, weights = value["image"], value["weights"]
-    spacing = image["spacing_rc_mm"]
+    spacing, naming = image["spacing_rc_mm"], value.get("naming")  # earlier versions have no naming
+    if naming is not None:
+        rivals = (Rival(int(r["shift"]), float(r["probability"])) for r in naming["alternatives"])
+        probability, abstained = float(naming["offset_probability"]), bool(naming["abstained"])
+        naming = Naming(probability, tuple(rivals), abstained)
     return StudyResult(
         study_uid=value["study_uid"],
         series_uid=value["series_uid"],
@@ -258,7 +255,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         weights_name=weights["name"],
         weights_sha256=weights["sha256"],
         version=value["version"],
-        naming=_naming_from_json(value.get("naming")),  # results of earlier versions have none
+        naming=naming,
     )
 
 
@@ -269,14 +266,17 @@ def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
         raise AnnotationError(msg)
     x, y = (float(v) for v in value["point_xy"])
     left, top, right, bottom = (float(v) for v in value["box_xyxy"])
-    seven, binary, point_mm = value["seven"], value["binary"], value["point_mm"]
+    seven, binary, place_mm = value["seven"], value["binary"], value["point_mm"]
+    if place_mm is not None:
+        x_mm, y_mm, z_mm = (float(v) for v in place_mm)
+        place_mm = x_mm, y_mm, z_mm
     return GradedStructure(
         level=level,
         kind=kind_of_level(level),
         point_xy=(x, y),
         box_xyxy=(left, top, right, bottom),
         confidence=float(value["confidence"]),
-        point_mm=None if point_mm is None else _three(point_mm),
+        point_mm=place_mm,
         seven=None
         if seven is None
         else SevenGrade(int(seven["class"]), tuple(float(p) for p in seven["probabilities"])),
@@ -284,8 +284,3 @@ def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
         if binary is None
         else BinaryGrade(int(binary["class"]), float(binary["probability"])),
     )
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in values)
-    return x, y, z

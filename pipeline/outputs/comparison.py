@@ -21,7 +21,12 @@ from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
-from spineline.pipeline.inference.ground_truth import Truth, TruthSet, aligned, read_truth
+from spineline.pipeline.inference.ground_truth import (
+    GroundTruth,
+    GroundTruthSet,
+    aligned,
+    read_ground_truth,
+)
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.inference.settings import GroundTruthSettings
 from spineline.pipeline.inference.sources import find_cases
@@ -195,12 +200,12 @@ def _shown(
 class _Labels:
     """The annotation, and where to look a study up in it."""
 
-    truths: TruthSet
-    by_uid: Mapping[str, tuple[Truth, ...]]
-    by_name: Mapping[str, Truth]
+    truths: GroundTruthSet
+    by_uid: Mapping[str, tuple[GroundTruth, ...]]
+    by_name: Mapping[str, GroundTruth]
     left_out: Mapping[str, str]
 
-    def find(self, analysis: Analysis) -> Truth | None:
+    def find(self, analysis: Analysis) -> GroundTruth | None:
         """The labels of the very slice that was looked at, else the first of its study."""
         uid = analysis.result.study_uid
         if uid is None:
@@ -228,8 +233,8 @@ def _labels(annotations: Path, source: Path, window: str, state: tuple[int, int]
     del state  # a file that has changed is another one
     images = source.parent if source.is_file() else source
     settings = GroundTruthSettings(source=images, annotations=annotations, window=window)
-    truths = read_truth(settings)
-    by_uid: dict[str, tuple[Truth, ...]] = {}
+    truths = read_ground_truth(settings)
+    by_uid: dict[str, tuple[GroundTruth, ...]] = {}
     for truth in truths.truths:
         uid = truth.record.study_uid
         if uid is not None:
