@@ -199,7 +199,10 @@ class Analyser:
                 analyses = self.pipeline.analyse([frame for frame, _ in batch])
             except Exception as error:
                 if len(batch) > 1 and is_out_of_memory(error):
-                    self._halve(len(batch))
+                    self.size = size = len(batch) // 2
+                    text = "memory ran out on a batch of %d images: going on with %d"
+                    LOG.warning(text, len(batch), size)
+                    _free_memory()
                     continue
                 yield from map(self._alone, batch)
             else:
@@ -207,11 +210,6 @@ class Analyser:
                 for analysis, (frame, seconds) in zip(analyses, batch, strict=True):
                     yield Outcome(frame.name, analysis, seconds=seconds + share)
             start += len(batch)
-
-    def _halve(self, size: int) -> None:
-        self.size = size // 2
-        LOG.warning("memory ran out on a batch of %d images: going on with %d", size, self.size)
-        _free_memory()
 
     def _alone(self, read: Read) -> Outcome:
         """One frame of a batch on which the models failed."""
