@@ -167,7 +167,8 @@ class Pseudonyms:
 
 def _paths_and_uids_of(case: Case) -> tuple[list[Path], list[str]]:
     """All files of a case, and its UIDs as far as they are known before its headers are read."""
-    paths, uids = [case.path] if case.path is not None else [], []
+    paths = [case.path] if case.path is not None else []
+    uids: list[str] = []
     if case.files is not None:
         paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]
         uids = [case.files.study_uid]
