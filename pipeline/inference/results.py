@@ -120,10 +120,12 @@ class StudyResult(ResultImage):
             found = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
             raise AnnotationError(f"schema is {found!r:.60}, wanted {RESULT_SCHEMA!r}")
         try:
-            return _checked(_result_from_json(value))
+            result = _result_from_json(value)
+            _check(result)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             msg = f"not a result of spineline ({type(error).__name__}: {error!s:.300})"
             raise AnnotationError(msg) from error
+        return result
 
 
 def result_schema() -> dict[str, Any]:
@@ -151,8 +153,8 @@ def read_result(path: Path) -> StudyResult:
         raise AnnotationError(f"{path}: {error}") from error
 
 
-def _checked(result: StudyResult) -> StudyResult:
-    """The result, unless something in it cannot be.
+def _check(result: StudyResult) -> None:
+    """Refuse a result in which something cannot be.
 
     Raises:
         ValueError: says what.
@@ -174,11 +176,9 @@ def _checked(result: StudyResult) -> StudyResult:
         raise TypeError("a text is none")
     for structure in result.structures:
         _check_structure(structure)
-    naming = result.naming
-    if naming is not None:
+    if (naming := result.naming) is not None:
         rivals = (rival.probability for rival in naming.rivals)
         _check_shares(naming.probability, *rivals, what="naming")
-    return result
 
 
 def _check_structure(structure: GradedStructure) -> None:

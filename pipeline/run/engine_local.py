@@ -145,23 +145,14 @@ class WholeStudy:
             return _models_failed(case.name, error)
 
 
-def outcome_of(result: TaskResult[Case, Analysis | Failure]) -> Outcome:
-    """The outcome of a case that a worker was given."""
-    if isinstance(result.value, Analysis):
-        return Outcome(result.item.name, result.value, seconds=result.seconds)
-    if result.value is not None:
-        return Outcome(result.item.name, failure=result.value, seconds=result.seconds)
-    return not_read(result)
-
-
-def not_read(result: TaskResult[Case, Any]) -> Outcome:
-    """The outcome of a case of which a worker made nothing."""
-    name, failure = result.item.name, result.failure
-    if failure is None:
-        raise ValueError(f"{name}: was read")
-    return Outcome(
-        name, failure=Failure(name, failure.reason, failure.kind), seconds=result.seconds
-    )
+def outcome_of(result: TaskResult[Case, Any]) -> Outcome:
+    """The outcome of a case that a worker was given: its analysis, or why there is none."""
+    name, found = result.item.name, result.value
+    if isinstance(found, Analysis):
+        return Outcome(name, found, seconds=result.seconds)
+    if result.failure is not None:
+        found = Failure(name, result.failure.reason, result.failure.kind)
+    return Outcome(name, failure=found, seconds=result.seconds)
 
 
 def in_batches(results: Iterable[TaskResult[Case, Frame]], analyser: Analyser) -> Iterator[Outcome]:
@@ -169,7 +160,7 @@ def in_batches(results: Iterable[TaskResult[Case, Frame]], analyser: Analyser) -
     frames: list[Read] = []
     for result in results:
         if result.value is None:
-            yield not_read(result)
+            yield outcome_of(result)
             continue
         frames.append((result.value, result.seconds))
         if len(frames) >= analyser.size:

@@ -159,12 +159,18 @@ def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
     Raises:
         ConfigError: says the recipe and the stage.
     """
-    return {
-        stage: _resolved(
-            _training(settings, stage, recipe[stage]), f"recipe={settings.recipe}, {stage}"
-        )
-        for stage in STAGES
-    }
+    found = {}
+    for stage in STAGES:
+        training = _training(settings, stage, recipe[stage])
+        try:
+            found[stage] = (
+                settings_to_dict(training)
+                if isinstance(training, NamingTrain)
+                else resolved_training(training)
+            )
+        except ConfigError as error:
+            raise ConfigError(f"recipe={settings.recipe}, {stage}: {error}") from error
+    return found
 
 
 def can_go_on(run: Path) -> bool:
@@ -222,15 +228,6 @@ def check_data(settings: PipelineTrain) -> str:
         file = dataset.root / "annotations" / f"{part}.json"
         digest.update(file.read_bytes() if file.is_file() else b"")
     return digest.hexdigest()
-
-
-def _resolved(training: Training, where: str) -> dict[str, Any]:
-    if isinstance(training, NamingTrain):
-        return settings_to_dict(training)
-    try:
-        return resolved_training(training)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def resolved_training(training: DetectTrain | ClassifyTrain) -> dict[str, Any]:

@@ -204,25 +204,19 @@ def _evaluations(result: StudyResult) -> sr.ContainerContentItem:
         name=code.EVALUATIONS, relationship_type="CONTAINS", is_content_continuous=False
     )
     items: list[sr.ContentItem] = []
+    comments = [RESEARCH_USE]
     if result.naming is not None:
         value = code.GUESSED if result.abstained else code.NAMED
         items.append(
             sr.CodeContentItem(name=code.NAMING, value=value, relationship_type="CONTAINS")
         )
+        comments.append(f"Probability of the naming of levels: {result.naming.probability:.4f}")
+    if result.missing_levels:
+        comments.append(f"Missing levels: {', '.join(result.missing_levels)}")
+    comments += [f"Warning: {text}" for text in result.warnings]
     items += [
-        sr.TextContentItem(name=code.COMMENT, value=plain_text(text), relationship_type="CONTAINS")
-        for text in _comments(result)
-        if plain_text(text)
+        sr.TextContentItem(name=code.COMMENT, value=text, relationship_type="CONTAINS")
+        for text in map(plain_text, comments)
     ]
     container.ContentSequence = sr.ContentSequence(items)
     return container
-
-
-def _comments(result: StudyResult) -> list[str]:
-    comments = [RESEARCH_USE]
-    if result.naming is not None:
-        share = f"{result.naming.probability:.4f}"
-        comments.append(f"Probability of the naming of levels: {share}")
-    if result.missing_levels:
-        comments.append(f"Missing levels: {', '.join(result.missing_levels)}")
-    return comments + [f"Warning: {text}" for text in result.warnings]
