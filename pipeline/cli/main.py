@@ -26,7 +26,7 @@ from spineline.datasets.common.settings import (
     read_settings_file,
     refuse_output_around,
 )
-from spineline.pipeline.cli.commands import COMMANDS, Command
+from spineline.pipeline.cli.commands import COMMANDS
 
 _HELP = ("help", "--help", "-h")
 _USAGE = """\
@@ -97,16 +97,11 @@ def _dispatch(words: list[str]) -> int:
     if any(word in _HELP for word in rest):
         print(command_help(task, mode))
         return 0
-    return _run(modes[mode], rest)
-
-
-def _run(command: Command, words: list[str]) -> int:
-    settings_class = _load(command.settings)
-    settings = settings_from_words(settings_class, words)
+    command = modes[mode]
+    settings = settings_from_words(_load(command.settings), rest)
     refuse_output_around(settings)
     result = _load(command.run)(settings)
-    failures = getattr(result, "failures", ())
-    return 1 if failures else 0
+    return 1 if getattr(result, "failures", ()) else 0
 
 
 def settings_from_words(settings_class: type[Settings], words: Sequence[str]) -> Settings:

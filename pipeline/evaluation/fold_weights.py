@@ -114,7 +114,15 @@ def fold_by_study(
         else:
             missing[record.study_id] = None
     if missing:
-        raise ConfigError(_missing_message(list(missing), found, folds, match))
+        known = [study for fold in folds for study in fold.studies]
+        hint = ""
+        if match != "number" and not found:
+            hint = "; fold_match=number compares the numbers in the names (study12 is 012)"
+        raise ConfigError(
+            f"folds=…: {len(missing)} of {len(missing) + len(found)} studies are in no fold, such "
+            f"as {next(iter(missing))!r} (the folds hold {len(known)}, such as {known[0]!r}){hint}"
+            "; or name the studies to score with ids=…"
+        )
     if match == "number":
         owner: dict[str, str] = {}
         for study, (_, name) in found.items():
@@ -155,20 +163,6 @@ def _number(name: str) -> str | None:
     """The number in a name without its leading zeros; None where there is none, or several."""
     numbers = re.findall(r"\d+", name)
     return str(int(numbers[0])) if len(numbers) == 1 else None
-
-
-def _missing_message(
-    missing: list[str], found: Mapping[str, object], folds: Sequence[FoldWeights], match: str
-) -> str:
-    known = [study for fold in folds for study in fold.studies]
-    hint = ""
-    if match != "number" and not found:
-        hint = "; fold_match=number compares the numbers in the names (study12 is 012)"
-    return (
-        f"folds=…: {len(missing)} of {len(missing) + len(found)} studies are in no fold, such as "
-        f"{missing[0]!r} (the folds hold {len(known)}, such as {known[0]!r}){hint}; or name the "
-        "studies to score with ids=…"
-    )
 
 
 def _read(path: Path) -> tuple[FoldWeights, ...]:

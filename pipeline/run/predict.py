@@ -125,7 +125,11 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
     """
     refuse_output_around(settings)
     _check_out(settings)
-    settings = _with_earlier_words(settings)
+    earlier = () if settings.overwrite else words_of_run(settings.out)
+    kept = [word for word in earlier if word not in settings.to]
+    if kept:
+        LOG.info("to=%s: kept from the earlier run into %s", ",".join(kept), settings.out)
+    settings = replace(settings, to=(*settings.to, *kept))
     check_extras(settings)
     if pipeline is None:
         engine, weights = load_engine(settings.engine), bundle_of(settings).sha256
@@ -149,15 +153,6 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
         with hidden_in_log(settings, hidden):
             run.go(engine)
             return run.finish()
-
-
-def _with_earlier_words(settings: PipelinePredict) -> PipelinePredict:
-    """The settings with the words of ``to=`` of the run that is gone on with."""
-    earlier = () if settings.overwrite else words_of_run(settings.out)
-    kept = [word for word in earlier if word not in settings.to]
-    if kept:
-        LOG.info("to=%s: kept from the earlier run into %s", ",".join(kept), settings.out)
-    return replace(settings, to=(*settings.to, *kept))
 
 
 def _check_out(settings: PipelinePredict) -> None:
