@@ -88,7 +88,7 @@ def _dispatch(words: list[str]) -> int:
     if "" in modes:
         mode = ""
     elif not rest or rest[0] in _HELP:
-        print(task_help(task))
+        print("\n\n".join(command_help(task, mode) for mode in modes))  # each with its keys
         return 0
     else:
         mode, rest = rest[0], rest[1:]
@@ -133,12 +133,6 @@ def overview() -> str:
         for mode, command in modes.items()
     ]
     return _USAGE + "\n".join(lines) + _FOOTER
-
-
-def task_help(task: str) -> str:
-    """The page of ``spineline TASK help``: each mode with its keys."""
-    pages = [command_help(task, mode) for mode in COMMANDS[task]]
-    return "\n\n".join(pages)
 
 
 def command_help(task: str, mode: str) -> str:

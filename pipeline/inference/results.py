@@ -99,7 +99,16 @@ class StudyResult(ResultImage):
             },
             "structures": [_structure_to_json(s) for s in self.structures],
             "missing_levels": list(self.missing_levels),
-            "naming": _naming_to_json(self.naming),
+            "naming": None
+            if (naming := self.naming) is None
+            else {
+                "offset_probability": round(naming.probability, 6),
+                "alternatives": [
+                    {"shift": rival.shift, "probability": round(rival.probability, 6)}
+                    for rival in naming.rivals
+                ],
+                "abstained": naming.abstained,
+            },
             "warnings": [warning_to_json(warning) for warning in self.warnings],
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
@@ -199,19 +208,6 @@ def _check_structure(structure: GradedStructure) -> None:
 def _check_shares(*values: float, what: str) -> None:
     if not all(0 <= value <= 1 for value in values):
         raise ValueError(f"{what}: a probability outside 0 … 1")
-
-
-def _naming_to_json(naming: Naming | None) -> dict[str, Any] | None:
-    if naming is None:
-        return None
-    return {
-        "offset_probability": round(naming.probability, 6),
-        "alternatives": [
-            {"shift": rival.shift, "probability": round(rival.probability, 6)}
-            for rival in naming.rivals
-        ],
-        "abstained": naming.abstained,
-    }
 
 
 def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:

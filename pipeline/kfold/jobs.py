@@ -127,7 +127,7 @@ class DetectJob(FoldJob):
     """A detector on one fold."""
 
     __slots__ = ()
-    trainer = detect_train
+    trainer: ClassVar[Any] = detect_train
 
     def score(self) -> None:
         """See [FoldJob][]."""
@@ -146,7 +146,7 @@ class ClassifyJob(FoldJob):
     """A classifier on one fold."""
 
     __slots__ = ()
-    trainer = classify_train
+    trainer: ClassVar[Any] = classify_train
 
     def score(self) -> None:
         """See [FoldJob][]."""

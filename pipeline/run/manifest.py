@@ -177,8 +177,8 @@ def _entry_of(line: bytes) -> Entry | None:
     """The entry of a line, or None where it is none."""
     try:
         value: Any = json.loads(line)
-        known = {spec.name: value[spec.name] for spec in fields(Entry) if spec.name in value}
-        entry = Entry(**{**known, "seconds": float(value["seconds"])})
+        given = {spec.name: value[spec.name] for spec in fields(Entry) if spec.name in value}
+        entry = Entry(**{**given, "seconds": float(value["seconds"])})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     texts = (entry.study, entry.reason, entry.weights, entry.settings, entry.version, entry.input)

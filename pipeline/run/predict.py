@@ -53,7 +53,7 @@ from spineline.pipeline.run.engines import Engine, Failure, Outcome, load_engine
 from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
 from spineline.pipeline.run.manifest import NAME as MANIFEST
 from spineline.pipeline.run.manifest import Entry, Manifest, Stamp, is_manifest, open_manifest
-from spineline.pipeline.run.progress import RunProgress
+from spineline.pipeline.run.progress import RunProgress, summary_lines
 from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, recorded
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
@@ -334,7 +334,9 @@ class _Run:
             text = "%d studies of earlier runs into %s are not in source=%s: their folders stay, "
             text += "and results.csv leaves them out"
             LOG.warning(text, gone, self._out, recorded(self._settings).source)
-        RunProgress.summary(done - self._skipped, self._skipped, failures)
+        if done + len(failures) > 1:
+            lines = summary_lines(done - self._skipped, self._skipped, failures)
+            LOG.info("%s", "\n".join(lines))
         text = f"%d {_studies(done)} done, %d failed; results in %s"
         LOG.info(text, done, len(failures), self._out)
         LOG.info("what was looked at, what was left out and why: %s", self._out / LOG_NAME)

@@ -60,25 +60,6 @@ def structured_report_of(
         result: what to report.
         doubtful: structures below this confidence are marked as doubtful.
     """
-    report = sr.ComprehensiveSR(
-        evidence=[source.dataset],
-        content=_content(source, result, doubtful),
-        is_complete=not result.missing_levels and bool(result.structures),
-        is_final=False,
-        is_verified=False,
-        coding_schemes=[
-            CodingSchemeIdentificationItem(code.PRIVATE_SCHEME, name=code.PRIVATE_SCHEME_NAME)
-        ],
-        **identity("sr", source, result),
-    )
-    if result.missing_levels:
-        found = len(LEVELS) - len(result.missing_levels)
-        report.CompletionFlagDescription = f"{found} of {len(LEVELS)} levels found"
-    return report
-
-
-def _content(source: SourceInstance, result: StudyResult, doubtful: float) -> sr.MeasurementReport:
-    """The content tree."""
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=uid_of("device", result.version, result.weights_sha256),
         name="spineline",
@@ -94,7 +75,21 @@ def _content(source: SourceInstance, result: StudyResult, doubtful: float) -> sr
         imaging_measurements=groups or [_empty_group(source, result)],
     )
     content[0].ContentSequence.append(_evaluations(result))
-    return content
+    report = sr.ComprehensiveSR(
+        evidence=[source.dataset],
+        content=content,
+        is_complete=not result.missing_levels and bool(result.structures),
+        is_final=False,
+        is_verified=False,
+        coding_schemes=[
+            CodingSchemeIdentificationItem(code.PRIVATE_SCHEME, name=code.PRIVATE_SCHEME_NAME)
+        ],
+        **identity("sr", source, result),
+    )
+    if result.missing_levels:
+        found = len(LEVELS) - len(result.missing_levels)
+        report.CompletionFlagDescription = f"{found} of {len(LEVELS)} levels found"
+    return report
 
 
 def _group(

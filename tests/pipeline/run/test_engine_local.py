@@ -228,8 +228,8 @@ def test_an_answer_that_cannot_be_sent_costs_its_study_alone(
 ) -> None:
     result_of = Pipeline._result
 
-    def odd(self, frame, *found):
-        result = result_of(self, frame, *found)
+    def odd(self, frame, *rest):
+        result = result_of(self, frame, *rest)
         return replace(result, version=lambda: "") if frame.name == "c" else result
 
     monkeypatch.setattr(Pipeline, "_result", odd)
