@@ -150,16 +150,11 @@ def resolve(
     entry = registry.find(name)
     if entry is not None:
         return _resolve_entry(registry, entry, task)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise _not_found(name, path, registry)
-    if is_pickle(path):
-        if not trust:
-            raise _pickle_refused(path)
-        return WeightsFile(path.name, path, sha256_of(path))
-    found = read_metadata(path)["task"]
-    if found != task:
-        raise _wrong_task(str(path), found, task, registry)
+    path = _file_of(name, registry, trust=trust)
+    if not is_pickle(path):
+        found = read_metadata(path)["task"]
+        if found != task:
+            raise _wrong_task(str(path), found, task, registry)
     return WeightsFile(path.name, path, sha256_of(path))
 
 
@@ -174,12 +169,8 @@ def task_of(name: str, *, trust: bool = False, registry: Registry | None = None)
     entry = registry.find(name)
     if entry is not None:
         return entry.task
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise _not_found(name, path, registry)
+    path = _file_of(name, registry, trust=trust)
     if is_pickle(path):
-        if not trust:
-            raise _pickle_refused(path)
         raise WeightsError(
             f"{path}: a pickle does not say which network it is; "
             f"use detector={name} or classifier={name}"
@@ -347,22 +338,24 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
     return WeightsFile(entry.name, path, found)
 
 
-def _pickle_refused(path: Path) -> WeightsError:
-    return WeightsError(
-        f"{path}: is a pickle, and loading a pickle runs the code in it; if you know where "
-        "it comes from, add trust=true, or turn it into safetensors once: "
-        f"spineline weights strip weights={path} out={path.stem}.safetensors trust=true"
-    )
-
-
-def _not_found(name: str, path: Path, registry: Registry) -> WeightsError:
+def _file_of(name: str, registry: Registry, *, trust: bool) -> Path:
+    """The file of a path; there is one, and it is no pickle but with ``trust``."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        if trust or not is_pickle(path):
+            return path
+        raise WeightsError(
+            f"{path}: is a pickle, and loading a pickle runs the code in it; if you know where "
+            "it comes from, add trust=true, or turn it into safetensors once: "
+            f"spineline weights strip weights={path} out={path.stem}.safetensors trust=true"
+        )
     if path.is_dir():
-        return WeightsError(f"{path}: is a folder; name the weights file in it")
+        raise WeightsError(f"{path}: is a folder; name the weights file in it")
     suffixes = (".safetensors", *_PICKLE_SUFFIXES)
     if path.suffix.lower() in suffixes or len(path.parts) > 1:
-        return WeightsError(f"{path}: no such weights file")
+        raise WeightsError(f"{path}: no such weights file")
     names = [entry.name for entry in registry.entries]
-    return UnknownWeightsError(
+    raise UnknownWeightsError(
         f"weights {name!r}: neither a name of the registry nor a file{_close_match(name, names)}"
     )
 

@@ -26,7 +26,7 @@ from spineline.datasets.common.settings import (
     read_settings_file,
     refuse_output_around,
 )
-from spineline.pipeline.cli.commands import COMMANDS, Command
+from spineline.pipeline.cli.commands import COMMANDS
 
 _HELP = ("help", "--help", "-h")
 _USAGE = """\
@@ -88,7 +88,7 @@ def _dispatch(words: list[str]) -> int:
     if "" in modes:
         mode = ""
     elif not rest or rest[0] in _HELP:
-        print(task_help(task))
+        print("\n\n".join(command_help(task, mode) for mode in modes))  # each with its keys
         return 0
     else:
         mode, rest = rest[0], rest[1:]
@@ -97,16 +97,11 @@ def _dispatch(words: list[str]) -> int:
     if any(word in _HELP for word in rest):
         print(command_help(task, mode))
         return 0
-    return _run(modes[mode], rest)
-
-
-def _run(command: Command, words: list[str]) -> int:
-    settings_class = _load(command.settings)
-    settings = settings_from_words(settings_class, words)
+    command = modes[mode]
+    settings = settings_from_words(_load(command.settings), rest)
     refuse_output_around(settings)
     result = _load(command.run)(settings)
-    failures = getattr(result, "failures", ())
-    return 1 if failures else 0
+    return 1 if getattr(result, "failures", ()) else 0
 
 
 def settings_from_words(settings_class: type[Settings], words: Sequence[str]) -> Settings:
@@ -138,12 +133,6 @@ def overview() -> str:
         for mode, command in modes.items()
     ]
     return _USAGE + "\n".join(lines) + _FOOTER
-
-
-def task_help(task: str) -> str:
-    """The page of ``spineline TASK help``: each mode with its keys."""
-    pages = [command_help(task, mode) for mode in COMMANDS[task]]
-    return "\n\n".join(pages)
 
 
 def command_help(task: str, mode: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,7 +69,13 @@ def verify_weights(settings: WeightsVerify) -> WeightsTable:
         f"{row['name']}: {row['file']} is {row['state']}" for row in rows if row["state"] != "ok"
     ]
     if settings.weights == "all":
-        failures += _broken_bundles(settings.folder)
+        failures += [
+            f"bundle {name}: {member} is missing from {registry.folder / REGISTRY_FILE}"
+            for registry in _registries(settings.folder)
+            for name, pair in registry.bundles.items()
+            for member in (*pair, *filter(None, [registry.namers.get(name)]))
+            if registry.find(member) is None
+        ]
     for row in rows:
         LOG.info("%-8s %s", row["state"], row["name"])
     for failure in failures:
@@ -155,16 +162,6 @@ def _row(*values: object) -> dict[str, Any]:
     return dict(zip(_HEADS, cells, strict=True))
 
 
-def _broken_bundles(folder: Path | None) -> list[str]:
-    return [
-        f"bundle {name}: {member} is missing from {registry.folder / REGISTRY_FILE}"
-        for registry in _registries(folder)
-        for name, pair in registry.bundles.items()
-        for member in (*pair, *filter(None, [registry.namers.get(name)]))
-        if registry.find(member) is None
-    ]
-
-
 def _figure(text: str) -> tuple[str, float]:
     name, sign, value = text.partition(":")
     try:
@@ -186,12 +183,6 @@ def _write_registry(registry: Registry, entry: Entry) -> None:
     weights = [{**asdict(known), "classes": list(known.classes)} for known in entries.values()]
     content = {"schema": SCHEMA, "bundles": bundles, "weights": weights}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-    path = registry.folder / REGISTRY_FILE
-    write_text(path, _leading_comment(BUNDLED / REGISTRY_FILE) + text)
-
-
-def _leading_comment(path: Path) -> str:
-    """The comment lines at the top of a registry, which describe its fields."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    count = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return "".join(lines[:count])
+    lines = (BUNDLED / REGISTRY_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+    about = itertools.takewhile(lambda line: line.startswith("#"), lines)  # it describes the fields
+    write_text(registry.folder / REGISTRY_FILE, "".join(about) + text)

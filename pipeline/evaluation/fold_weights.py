@@ -114,7 +114,15 @@ def fold_by_study(
         else:
             missing[record.study_id] = None
     if missing:
-        raise ConfigError(_missing_message(list(missing), found, folds, match))
+        known = [study for fold in folds for study in fold.studies]
+        hint = ""
+        if match != "number" and not found:
+            hint = "; fold_match=number compares the numbers in the names (study12 is 012)"
+        raise ConfigError(
+            f"folds=…: {len(missing)} of {len(missing) + len(found)} studies are in no fold, such "
+            f"as {next(iter(missing))!r} (the folds hold {len(known)}, such as {known[0]!r}){hint}"
+            "; or name the studies to score with ids=…"
+        )
     if match == "number":
         owner: dict[str, str] = {}
         for study, (_, name) in found.items():
@@ -157,20 +165,6 @@ def _number(name: str) -> str | None:
     return str(int(numbers[0])) if len(numbers) == 1 else None
 
 
-def _missing_message(
-    missing: list[str], found: Mapping[str, object], folds: Sequence[FoldWeights], match: str
-) -> str:
-    known = [study for fold in folds for study in fold.studies]
-    hint = ""
-    if match != "number" and not found:
-        hint = "; fold_match=number compares the numbers in the names (study12 is 012)"
-    return (
-        f"folds=…: {len(missing)} of {len(missing) + len(found)} studies are in no fold, such as "
-        f"{missing[0]!r} (the folds hold {len(known)}, such as {known[0]!r}){hint}; or name the "
-        "studies to score with ids=…"
-    )
-
-
 def _read(path: Path) -> tuple[FoldWeights, ...]:
     file = path / FOLD_WEIGHTS_FILE if path.is_dir() else path
     where = f"folds={path}"
@@ -208,18 +202,14 @@ def _fold(entry: Mapping[str, Any], file: Path, where: str) -> FoldWeights:
     models = {name: getattr(checked, name) for name in given}
     for name in _PLACES:
         if models.get(name) is not None:
-            models[name] = _placed(models[name], file.parent)
+            parts = (part.strip() for part in models[name].split(","))
+            places = ((file.parent / part, part) for part in parts)
+            models[name] = ",".join(str(p) if p.is_file() else part for p, part in places)
     return FoldWeights(
         tuple(str(study) for study in studies),
         tuple(None if uid is None else str(uid) for uid in uids),
         models,
     )
-
-
-def _placed(names: str, folder: Path) -> str:
-    """Each of the names as a path, where such a file lies in the folder; else as it is."""
-    parts = [part.strip() for part in names.split(",")]
-    return ",".join(str(folder / part) if (folder / part).is_file() else part for part in parts)
 
 
 def _refuse_repeats(folds: Sequence[FoldWeights], where: str) -> None:

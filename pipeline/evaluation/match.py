@@ -120,14 +120,18 @@ def label_table(images: Sequence[ScoredImage]) -> LabelTable:
         px = level_distances(labels, {level: p.point_xy for level, p in best.items()})
         for label, distance_px in zip(labels, px, strict=True):
             prediction = best.get(label.level)
+            seven, binary = (e(label.kind, label.pathology) for e in (encode_seven, encode_binary))
             row = {
                 "study": index[image.study_id],
                 "disc": label.kind == "disc",
                 "found": prediction is not None,
                 "distance_px": distance_px,
                 "distance_mm": _distance_mm(label, prediction, image.spacing_rc_mm),
+                "seven": -1 if seven is None else seven,
+                "binary": -1 if binary is None else binary,
+                "tags": _multi_hot(label.kind, label.pathology),
             }
-            rows.append(row | _label_codes(label) | _codes_given(label.kind, prediction))
+            rows.append(row | _codes_given(label.kind, prediction))
     columns: dict[str, Any] = {
         name: np.array([row[name] for row in rows], dtype=dtype).reshape(-1, *shape)
         for name, dtype, shape in _COLUMNS
@@ -223,16 +227,6 @@ _COLUMNS: tuple[tuple[str, type, tuple[int, ...]], ...] = (
     *((name, bool, (7,)) for name in ("tags", "tags_given")),
 )
 """Name, type and shape of a row's cell, of each column of [LabelTable][]."""
-
-
-def _label_codes(label: Structure) -> dict[str, Any]:
-    seven = encode_seven(label.kind, label.pathology)
-    binary = encode_binary(label.kind, label.pathology)
-    return {
-        "seven": -1 if seven is None else seven,
-        "binary": -1 if binary is None else binary,
-        "tags": _multi_hot(label.kind, label.pathology),
-    }
 
 
 def _codes_given(kind: Kind, prediction: GradedStructure | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spineline.converters.sources.source import LeftOut
 from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.inference.ground_truth import TruthSet
+from spineline.pipeline.inference.ground_truth import GroundTruthSet
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.sources import Case
@@ -23,55 +23,52 @@ class ValNames:
     """What is written in place of names.
 
     Args:
-        hidden: hashed names; None leaves everything as it is.
+        pseudonyms: hashed names; None leaves everything as it is.
     """
 
-    def __init__(self, hidden: Pseudonyms | None = None) -> None:
-        self._hidden = hidden
-
-    @property
-    def pseudonyms(self) -> Pseudonyms | None:
-        """The hashed names; None where everything stays as it is."""
-        return self._hidden
+    def __init__(self, pseudonyms: Pseudonyms | None = None) -> None:
+        self.pseudonyms = pseudonyms
 
     def cases(self, cases: Sequence[Case]) -> tuple[Case, ...]:
         """The cases as they are to be read."""
-        return tuple(replace(case, is_pseudonymous=self._hidden is not None) for case in cases)
+        return tuple(replace(case, is_pseudonymous=self.pseudonyms is not None) for case in cases)
 
     def study(self, name: str) -> str:
         """The name that a case is written under, or an image that is no case."""
-        if self._hidden is None:
+        if self.pseudonyms is None:
             return name
-        return self._hidden.name(name) or self._hidden.other("image", name)
+        return self.pseudonyms.name(name) or self.pseudonyms.other("image", name)
 
     def analysis(self, name: str, analysis: Analysis) -> Analysis:
         """An analysis of a case as it may be written."""
-        if self._hidden is None:
+        if self.pseudonyms is None:
             return analysis
-        shown = self._hidden.outcome(Outcome(self.study(name), analysis)).analysis
+        shown = self.pseudonyms.outcome(Outcome(self.study(name), analysis)).analysis
         return analysis if shown is None else shown
 
     def result(self, name: str, result: StudyResult) -> StudyResult:
         """A result of a case as it may be written."""
-        return result if self._hidden is None else self._hidden.result(self.study(name), result)
+        return (
+            result if self.pseudonyms is None else self.pseudonyms.result(self.study(name), result)
+        )
 
     def failure(self, failure: Failure) -> Failure:
         """A failure as it may be written."""
-        if self._hidden is None:
+        if self.pseudonyms is None:
             return failure
         outcome = Outcome(self.study(failure.name), failure=failure)
-        if self._hidden.name(failure.name) is not None:
-            outcome = self._hidden.outcome(outcome)
+        if self.pseudonyms.name(failure.name) is not None:
+            outcome = self.pseudonyms.outcome(outcome)
         return replace(outcome.failure or failure, name=outcome.name)
 
     def left_out(self, entry: LeftOut) -> str:
         """A line on an entry of the annotation; without its details where names are hashed."""
-        if self._hidden is None:
+        if self.pseudonyms is None:
             return str(entry)
         return f"{self.study(entry.image_id)}: left out ({entry.reason})"
 
 
-def val_names(settings: PipelineVal, truth: TruthSet, stage: Path) -> ValNames:
+def val_names(settings: PipelineVal, truth: GroundTruthSet, stage: Path) -> ValNames:
     """The names of a run by its settings; a salt that is made at random is kept in its folder.
 
     Args:

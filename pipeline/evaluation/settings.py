@@ -46,19 +46,17 @@ class PipelineVal(GroundTruthSettings):
 
     def __post_init__(self) -> None:
         GroundTruthSettings.__post_init__(self)
-        _check_val(self)
-
-
-def _check_val(settings: PipelineVal) -> None:
-    check_salt(settings.salt, settings.names)
-    if settings.data is None and (settings.source is None or settings.annotations is None):
-        raise ConfigError("wanted source=… and annotations=…, or data=…")
-    if settings.data is not None and (settings.source or settings.annotations):
-        raise ConfigError("data=…: stands instead of source=… and annotations=…; give one of both")
-    if settings.split is not None and settings.part is None:
-        raise ConfigError("split=…: say which part to score, such as part=val")
-    if settings.split is None and settings.part is not None and settings.data is None:
-        raise ConfigError("part=…: needs split=MANIFEST, or data=… instead of a source")
-    if settings.folds and settings.predictions is not None:
-        raise ConfigError("folds=… and predictions=…: stored predictions run no weights")
-    check_spacing(settings.spacing_mm, settings.fov_mm)
+        check_salt(self.salt, self.names)
+        if self.data is None and (self.source is None or self.annotations is None):
+            raise ConfigError("wanted source=… and annotations=…, or data=…")
+        if self.data is not None and (self.source or self.annotations):
+            raise ConfigError(
+                "data=…: stands instead of source=… and annotations=…; give one of both"
+            )
+        if self.split is not None and self.part is None:
+            raise ConfigError("split=…: say which part to score, such as part=val")
+        if self.split is None and self.part is not None and self.data is None:
+            raise ConfigError("part=…: needs split=MANIFEST, or data=… instead of a source")
+        if self.folds and self.predictions is not None:
+            raise ConfigError("folds=… and predictions=…: stored predictions run no weights")
+        check_spacing(self.spacing_mm, self.fov_mm)

@@ -47,7 +47,8 @@ def command_line(command: str, settings: Settings) -> str:
         if isinstance(shown, bool):
             shown = str(shown).lower()
         text = ",".join(shown) if isinstance(shown, list) else str(shown)
-        words.append(f"{spec.name}={','.join(_last_part(part) for part in text.split(','))}")
+        parts = (part.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] for part in text.split(","))
+        words.append(f"{spec.name}={','.join(parts)}")
     return " ".join(words)
 
 
@@ -61,7 +62,3 @@ def machine() -> str:
                 model = line.partition(":")[2].strip()
                 break
     return f"{model}, {os.cpu_count()} cores"
-
-
-def _last_part(text: str) -> str:
-    return text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]

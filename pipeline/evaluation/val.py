@@ -20,11 +20,10 @@ from spineline.pipeline.evaluation.names import ValNames, val_names
 from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import metrics_text
 from spineline.pipeline.inference.ground_truth import (
-    Truth,
-    TruthSet,
+    GroundTruthSet,
     aligned,
     labels_in,
-    load_truth,
+    load_ground_truth,
     on_labelled_image,
 )
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
@@ -90,7 +89,7 @@ def val(settings: PipelineVal) -> PipelineValResult:
         bundles = [bundle_of(each) for each in [f.applied(settings) for f in folds] or [settings]]
         _warn_of_shared(bundles)
     with quiet_names(settings):
-        truth = load_truth(settings)
+        truth = load_ground_truth(settings)
         groups = _groups(settings, truth, folds)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage, ExitStack() as stack:
         names = val_names(settings, truth, stage)
@@ -124,14 +123,18 @@ def val(settings: PipelineVal) -> PipelineValResult:
 
 
 def _groups(
-    settings: PipelineVal, truth: TruthSet, folds: Sequence[FoldWeights]
+    settings: PipelineVal, truth: GroundTruthSet, folds: Sequence[FoldWeights]
 ) -> tuple[FoldCases, ...]:
     """The cases of each fold, by what its networks did not see; without folds, all of them."""
     if not folds:
         return (FoldCases(settings, truth.cases()),)
     place = fold_by_study([item.record for item in truth.truths], folds, match=settings.fold_match)
     fold_of = {item.case.name: place[item.record.study_id][0] for item in truth.truths}
-    _tell_folds(folds, place, hidden=settings.names == "hash")
+    for n in range(len(folds)):
+        names = [(study, name) for study, (fold, name) in place.items() if fold == n]
+        told = names and settings.names != "hash"
+        shown = f", such as {names[0][0]} (there {names[0][1]})" if told else ""
+        LOG.info("fold %d: scores %d studies%s", n, len(names), shown)
     return tuple(
         FoldCases(
             fold.applied(settings),
@@ -140,15 +143,6 @@ def _groups(
         )
         for n, fold in enumerate(folds)
     )
-
-
-def _tell_folds(
-    folds: Sequence[FoldWeights], place: Mapping[str, tuple[int, str]], *, hidden: bool
-) -> None:
-    for n in range(len(folds)):
-        names = [(study, name) for study, (fold, name) in place.items() if fold == n]
-        shown = f", such as {names[0][0]} (there {names[0][1]})" if names and not hidden else ""
-        LOG.info("fold %d: scores %d studies%s", n, len(names), shown)
 
 
 def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
@@ -168,7 +162,7 @@ def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
 
 def _run(
     groups: Sequence[FoldCases],
-    truth: TruthSet,
+    truth: GroundTruthSet,
     stage: Path,
     failures: list[Failure],
     names: ValNames,
@@ -198,7 +192,7 @@ def _run(
     return {name: results[name] for name in done}
 
 
-def _stored(folder: Path, truth: TruthSet, failures: list[Failure]) -> Results:
+def _stored(folder: Path, truth: GroundTruthSet, failures: list[Failure]) -> Results:
     """Stored results by case: the folder of the case's name, else that of the same study."""
     folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
     paths = sorted(folder.glob("*/result.json"))
@@ -219,7 +213,7 @@ def _stored(folder: Path, truth: TruthSet, failures: list[Failure]) -> Results:
 
 
 def _scored(
-    truth: TruthSet, results: Results, failures: list[Failure], least: float
+    truth: GroundTruthSet, results: Results, failures: list[Failure], least: float
 ) -> list[ScoredImage]:
     """Labels with the predictions brought into their image; none where the pipeline failed.
 
@@ -227,39 +221,32 @@ def _scored(
     """
     images = []
     for item in truth.truths:
-        image, result = _scored_image(item, results, truth, failures), results.get(item.case.name)
-        if result is not None and result.naming is not None and image.predictions:
-            naming = result.naming
-            doubtful = naming.abstained or naming.probability < least
-            image = replace(image, naming_probability=naming.probability, abstained=doubtful)
+        record, result = item.record, results.get(item.case.name)
+        image = ScoredImage(
+            study_id=record.study_id,
+            image_id=record.image_id,
+            width=record.width,
+            height=record.height,
+            labels=record.structures,
+            predictions=(),
+            spacing_rc_mm=record.spacing_rc_mm,
+        )
+        if result is not None:
+            try:
+                structures = aligned(result, record, truth.headers).structures
+                image = replace(image, predictions=structures)
+            except AnnotationError as error:
+                failures.append(Failure(record.image_id, str(error)))
+            if (naming := result.naming) is not None and image.predictions:
+                doubtful = naming.abstained or naming.probability < least
+                image = replace(image, naming_probability=naming.probability, abstained=doubtful)
         images.append(image)
     return images
 
 
-def _scored_image(
-    item: Truth, results: Results, truth: TruthSet, failures: list[Failure]
-) -> ScoredImage:
-    record, result = item.record, results.get(item.case.name)
-    structures: tuple[Any, ...] = ()
-    if result is not None:
-        try:
-            structures = aligned(result, record, truth.headers).structures
-        except AnnotationError as error:
-            failures.append(Failure(record.image_id, str(error)))
-    return ScoredImage(
-        study_id=record.study_id,
-        image_id=record.image_id,
-        width=record.width,
-        height=record.height,
-        labels=record.structures,
-        predictions=structures,
-        spacing_rc_mm=record.spacing_rc_mm,
-    )
-
-
 def _summary(
     settings: PipelineVal,
-    truth: TruthSet,
+    truth: GroundTruthSet,
     images: list[ScoredImage],
     results: Results,
     failures: list[Failure],
@@ -271,6 +258,7 @@ def _summary(
         and not on_labelled_image(results[item.case.name], item.record, truth.headers)
         for item in truth.truths
     )
+    used = sorted({(r.weights_name, r.weights_sha256) for r in results.values()})
     return {
         "schema": METRICS_SCHEMA,
         "studies": len(studies_of(images)),
@@ -279,7 +267,11 @@ def _summary(
         "abstained": [names.study(image.image_id) for image in images if image.abstained],
         "other_slice": elsewhere,
         "slice": settings.slice,
-        "weights": _weights_of(results),
+        # Of several, as folds have, all of them in order.
+        "weights": {
+            "name": "; ".join(name for name, _ in used),
+            "sha256": "; ".join(sha256 for _, sha256 in used),
+        },
         "version": package_version(),
         "bootstrap": {"unit": "study", "draws": settings.draws, "seed": settings.seed},
         "failures": [{"study": f.name, "reason": f.reason} for f in failures],
@@ -290,18 +282,9 @@ def _summary(
     }
 
 
-def _weights_of(results: Results) -> dict[str, str]:
-    """Name and SHA-256 of the weights; of several, as folds have, all of them in order."""
-    used = sorted({(r.weights_name, r.weights_sha256) for r in results.values()})
-    return {
-        "name": "; ".join(name for name, _ in used),
-        "sha256": "; ".join(sha256 for _, sha256 in used),
-    }
-
-
 def _tell(
     settings: PipelineVal,
-    truth: TruthSet,
+    truth: GroundTruthSet,
     metrics: Mapping[str, Any],
     failures: list[Failure],
     names: ValNames,

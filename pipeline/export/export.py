@@ -134,7 +134,11 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
         try:
             write_network(role, network, path)
             if form == "openvino":
-                _to_openvino(path, folder / file_names(role, form)[0])
+                openvino = import_runtime("openvino")
+                model = openvino.Core().read_model(path.read_bytes())
+                file = folder / file_names(role, form)[0]
+                openvino.save_model(model, str(file), compress_to_fp16=False)
+                path.unlink()
         except SpinelineError:
             raise
         except Exception as error:  # the exporters raise errors of many kinds
@@ -153,19 +157,22 @@ def write_network(role: Role, network: Any, path: Path) -> None:
         write_bytes(path, yolo_to_onnx(network, network.imgsz))
 
 
-def _to_openvino(onnx: Path, path: Path) -> None:
-    openvino = import_runtime("openvino")
-    model = openvino.Core().read_model(onnx.read_bytes())
-    openvino.save_model(model, str(path), compress_to_fp16=False)
-    onnx.unlink()
-
-
 def bundle_description(
     pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path
 ) -> dict[str, Any]:
     """The content of ``bundle.json`` for the files in a folder."""
     detector = cast(UltralyticsDetector, pipeline.detector)
-    classifier = cast(Classifier, pipeline.classifier)
+    classifier, settings = cast(Classifier, pipeline.classifier), pipeline.settings
+    namer: dict[str, Any] | None = None
+    if pipeline.namer is not None and bundle.namer is not None:
+        namer = {
+            **_member_values("name", bundle.namer, form, folder, "namer"),
+            "input": "float32 (1, 1, ranks * rank_px, 2 * half_width * rank_px) in 0 … 1: the "
+            "strip along the spine, rank_px rows for each vertebra and disc",
+            "output": "logits (1, 13, ranks) of names",
+            "strip": asdict(pipeline.namer.strip),
+            "names": ["above", *LEVELS, "below"],
+        }
     names = [file.name for file in (bundle.detector, bundle.classifier, bundle.namer) if file]
     return {
         "kind": KIND,
@@ -198,37 +205,17 @@ def bundle_description(
                 "crop": asdict(classifier.crop),
                 "outputs": {k: list(v) for k, v in classifier.network.config.outputs().items()},
             },
-            "namer": _namer_values(pipeline, bundle, form, folder),
+            "namer": namer,
         },
-        "decode": _decode_values(pipeline),
-    }
-
-
-def _namer_values(
-    pipeline: Pipeline, bundle: Bundle, form: Form, folder: Path
-) -> dict[str, Any] | None:
-    if pipeline.namer is None or bundle.namer is None:
-        return None
-    return {
-        **_member_values("name", bundle.namer, form, folder, "namer"),
-        "input": "float32 (1, 1, ranks * rank_px, 2 * half_width * rank_px) in 0 … 1: the strip "
-        "along the spine, rank_px rows for each vertebra and disc",
-        "output": "logits (1, 13, ranks) of names",
-        "strip": asdict(pipeline.namer.strip),
-        "names": ["above", *LEVELS, "below"],
-    }
-
-
-def _decode_values(pipeline: Pipeline) -> dict[str, Any]:
-    settings = pipeline.settings
-    return {
-        "suppression": "per class; a place may keep several classes",
-        "candidate_confidence": settings.candidate_confidence,
-        "iou": settings.iou,
-        "max_detections": _MAX_DETECTIONS,
-        "method": settings.decode,
-        "crop_boxes": settings.crop_boxes,
-        "spine": decoding_values(pipeline.decoding),
+        "decode": {
+            "suppression": "per class; a place may keep several classes",
+            "candidate_confidence": settings.candidate_confidence,
+            "iou": settings.iou,
+            "max_detections": _MAX_DETECTIONS,
+            "method": settings.decode,
+            "crop_boxes": settings.crop_boxes,
+            "spine": decoding_values(pipeline.decoding),
+        },
     }
 
 
@@ -276,7 +263,14 @@ def check_agreement(original: Pipeline, exported: Pipeline, frames: Sequence[Fra
     batched = replace(exported, settings=replace(exported.settings, batch=len(frames)))
     for found in (batched.analyse(frames), [exported.analyse([f])[0] for f in frames]):
         for mine, other in zip(wanted, found, strict=True):
-            _check_levels(mine, other)
+            levels, others = ([s.level for s in a.result.structures] for a in (mine, other))
+            if levels != others:
+                msg = (
+                    f"export: on the image {mine.frame.name!r} the exported networks find "
+                    f"{', '.join(others) or 'nothing'}, the original "
+                    f"{', '.join(levels) or 'nothing'}; nothing was written"
+                )
+                raise SpinelineError(msg)
             points = max(points, _largest(_points(mine), _points(other)))
             probability = max(probability, _largest(_probabilities(mine), _probabilities(other)))
     if not (points < POINT_TOLERANCE_PX and probability < PROBABILITY_TOLERANCE):
@@ -287,17 +281,6 @@ def check_agreement(original: Pipeline, exported: Pipeline, frames: Sequence[Fra
         raise SpinelineError(msg)
     structures = sum(len(analysis.result.structures) for analysis in wanted)
     return Agreement(len(frames), structures, points, probability)
-
-
-def _check_levels(wanted: Analysis, found: Analysis) -> None:
-    mine, other = ([s.level for s in a.result.structures] for a in (wanted, found))
-    if mine != other:
-        msg = (
-            f"export: on the image {wanted.frame.name!r} the exported networks find "
-            f"{', '.join(other) or 'nothing'}, the original {', '.join(mine) or 'nothing'}; "
-            "nothing was written"
-        )
-        raise SpinelineError(msg)
 
 
 def _points(analysis: Analysis) -> list[float]:

@@ -272,11 +272,16 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
     detector, classifier, namer = (networks[role] for role in ROLES)
     members = {r: _members(networks[r], r, form) for r in ROLES if networks[r] is not None}
     names = detector["names"]
-    if not _are_names(names) or not set(names) & set(LEVELS):
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not (texts and len(set(names)) == len(names) <= 1000 and set(names) & set(LEVELS)):
         raise ValueError(f"detector: names {names!r:.100}, wanted levels")
     if not isinstance(content["name"], str):
         raise ValueError("name is no text")
     head, crop = _classifier(classifier)
+    strip = None
+    if namer is not None:
+        bounds = STRIP_BOUNDS.items()
+        strip = StripSpec(**{n: _whole(namer["strip"][n], b, f"namer: {n}") for n, b in bounds})
     return Exported(
         folder=folder,
         form=form,
@@ -288,7 +293,7 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
         channels=_whole(detector["channels"], (1, 3), "detector: channels"),
         head=head,
         crop=crop,
-        strip=None if namer is None else _strip(namer),
+        strip=strip,
         decoding=_decoding(content["decode"]["spine"]),
     )
 
@@ -324,14 +329,6 @@ def _classifier(network: dict[str, Any]) -> tuple[Head, CropSpec]:
     return head, spec
 
 
-def _strip(network: dict[str, Any]) -> StripSpec:
-    values = {
-        name: _whole(network["strip"][name], bounds, f"namer: {name}")
-        for name, bounds in STRIP_BOUNDS.items()
-    }
-    return StripSpec(**values)
-
-
 def _decoding(values: dict[str, Any]) -> DecodeSettings:
     """Numbers above 0 all of them, but for the costs and weights, which may be 0."""
     usual = decoding_values(DecodeSettings())
@@ -361,11 +358,6 @@ def _number(value: Any, what: str) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{what} {value!r:.40}, wanted a number")
     return float(value)
-
-
-def _are_names(names: Any) -> bool:
-    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return texts and 0 < len(names) == len(set(names)) <= 1000
 
 
 def _contents(exported: Exported, role: Role) -> list[bytes]:

@@ -268,13 +268,10 @@ def _missing(
             fit = fit + pairwise[above[-1], own]
         if below:
             fit = fit + pairwise[own, below[0]]
-        missing.append((level, _reason(unary[own], fit, settings.skip_cost)))
+        worth = unary[own][np.isfinite(fit)]  # of those in order
+        reason: Reason = "out_of_order"
+        if len(worth):
+            likely = worth.max() + settings.skip_cost > 0
+            reason = "spacing_implausible" if likely else "low_confidence"
+        missing.append((level, reason))
     return tuple(missing)
-
-
-def _reason(unary: FloatArray, fit: FloatArray, skip_cost: float) -> Reason:
-    """The reason for one level: ``unary`` and ``fit`` between its neighbours of its candidates."""
-    in_order = np.isfinite(fit)
-    if not in_order.any():
-        return "out_of_order"
-    return "spacing_implausible" if unary[in_order].max() + skip_cost > 0 else "low_confidence"

@@ -66,18 +66,14 @@ def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
         v5 = seven[:, _SCHMORL]
     else:
         v5 = None
-    return [
-        (
-            None if seven is None else _seven_grade(seven[n]),
-            None if v5 is None else _binary_grade(float(v5[n]) if kind == "disc" else 0.0),
+    found: list[Grade] = []
+    for n, kind in enumerate(kinds):
+        row = None if seven is None else seven[n]
+        yes = None if v5 is None else float(v5[n]) if kind == "disc" else 0.0
+        found.append(
+            (
+                None if row is None else SevenGrade(int(row.argmax()), tuple(row.tolist())),
+                None if yes is None else BinaryGrade(int(yes >= 0.5), yes),
+            )
         )
-        for n, kind in enumerate(kinds)
-    ]
-
-
-def _seven_grade(probabilities: FloatArray) -> SevenGrade:
-    return SevenGrade(int(probabilities.argmax()), tuple(float(p) for p in probabilities))
-
-
-def _binary_grade(probability: float) -> BinaryGrade:
-    return BinaryGrade(int(probability >= 0.5), probability)
+    return found

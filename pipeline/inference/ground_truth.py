@@ -1,8 +1,9 @@
 """What the pipeline is scored against: labels of a source or of a converted dataset.
 
-Each `Truth` pairs one annotated image with the case that the pipeline looks at: with ``slice=auto``
-the whole study, of which the pipeline chooses its own slice; with ``slice=annotated`` the very
-slice that was labelled. `aligned` then brings points of another slice or series into the label's.
+Each `GroundTruth` pairs one annotated image with the case that the pipeline looks at: with
+``slice=auto`` the whole study, of which the pipeline chooses its own slice; with
+``slice=annotated`` the very slice that was labelled. `aligned` then brings points of another slice
+or series into the label's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spineline.converters.sources.report import read_report
-from spineline.converters.sources.source import AnnotationSource, LeftOut, detect_kind, load_json
+from spineline.converters.sources.source import LeftOut, detect_kind, load_json
 from spineline.converters.sources.tianchi import read_tianchi
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.dataset import load_dataset
@@ -32,7 +33,7 @@ Headers = Mapping[str, SliceHeader]
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class GroundTruth:
     """One annotated image and the case that holds it."""
 
     record: ImageRecord
@@ -40,7 +41,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class TruthSet:
+class GroundTruthSet:
     """Everything to score against.
 
     Attributes:
@@ -49,7 +50,7 @@ class TruthSet:
         headers: slices of the DICOM studies by instance UID; empty for plain images.
     """
 
-    truths: tuple[Truth, ...]
+    truths: tuple[GroundTruth, ...]
     left_out: tuple[LeftOut, ...]
     headers: Headers
 
@@ -58,7 +59,7 @@ class TruthSet:
         return tuple({truth.case.name: truth.case for truth in self.truths}.values())
 
 
-def load_truth(settings: GroundTruthSettings) -> TruthSet:
+def load_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
     """Read labels and say where their images are; no pixel is decoded.
 
     Raises:
@@ -66,15 +67,15 @@ def load_truth(settings: GroundTruthSettings) -> TruthSet:
         DicomReadError: the folder of studies is missing or holds no DICOM image.
         ConfigError: ``ids``, ``part`` or ``split`` do not fit.
     """
-    found = read_truth(settings)
+    found = read_ground_truth(settings)
     truths = tuple(_with_spacing(truth, settings) for truth in _wanted(found.truths, settings))
     if not truths:
         reasons = "; ".join(str(entry) for entry in found.left_out[:3])
         raise AnnotationError(f"no annotated image to score{': ' if reasons else ''}{reasons}")
-    return TruthSet(truths, found.left_out, found.headers)
+    return GroundTruthSet(truths, found.left_out, found.headers)
 
 
-def read_truth(settings: GroundTruthSettings) -> TruthSet:
+def read_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
     """Every annotated image that the settings name, wanted or not; it may be none.
 
     Raises:
@@ -86,12 +87,18 @@ def read_truth(settings: GroundTruthSettings) -> TruthSet:
         return _from_dataset(settings, settings.data)
     if settings.source is None or settings.annotations is None:
         raise ConfigError("wanted source=… and annotations=…, or data=…")
-    kind = detect_kind(settings.annotations, load_json(settings.annotations))
-    if kind not in ("tianchi", "report"):
-        msg = f"{settings.annotations}: a {kind} source names no levels to score"
-        raise AnnotationError(msg)
-    read = _from_tianchi if kind == "tianchi" else _from_report
-    return read(settings, settings.annotations, settings.source)
+    annotations, images = settings.annotations, settings.source
+    kind = detect_kind(annotations, load_json(annotations))
+    if kind == "tianchi":
+        return _from_tianchi(settings, annotations, images)
+    if kind != "report":
+        raise AnnotationError(f"{annotations}: a {kind} source names no levels to score")
+    source = read_report(annotations, images)
+    truths = (
+        GroundTruth(r, Case(r.image_id, path=images / str(r.file), window=settings.window))
+        for r in source.records
+    )
+    return GroundTruthSet(tuple(truths), source.left_out, {})
 
 
 def on_labelled_image(result: StudyResult, record: ImageRecord, headers: Headers) -> bool:
@@ -150,7 +157,7 @@ def _moved(structure: GradedStructure, seen: SliceHeader, labelled: SliceHeader)
     )
 
 
-def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path) -> TruthSet:
+def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path) -> GroundTruthSet:
     studies = scan(images)
     source = read_tianchi(annotations, images, studies=studies)
     by_uid = {study.study_uid: study for study in studies if study.series}
@@ -158,25 +165,14 @@ def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path
     truths = []
     for record in source.records:
         study = by_uid[str(record.study_uid)]
+        case = Case(study.name, study=study)
         if settings.slice == "annotated":
-            header = headers[str(record.instance_uid)]
-            case = Case(record.image_id, study=study, header=header)
-        else:
-            case = Case(study.name, study=study)
-        truths.append(Truth(record, case))
-    return TruthSet(tuple(truths), source.left_out, headers)
+            case = Case(record.image_id, study=study, header=headers[str(record.instance_uid)])
+        truths.append(GroundTruth(record, case))
+    return GroundTruthSet(tuple(truths), source.left_out, headers)
 
 
-def _from_report(settings: GroundTruthSettings, annotations: Path, images: Path) -> TruthSet:
-    source: AnnotationSource = read_report(annotations, images)
-    truths = tuple(
-        Truth(record, Case(record.image_id, path=images / str(record.file), window=settings.window))
-        for record in source.records
-    )
-    return TruthSet(truths, source.left_out, {})
-
-
-def _from_dataset(settings: GroundTruthSettings, data: Path) -> TruthSet:
+def _from_dataset(settings: GroundTruthSettings, data: Path) -> GroundTruthSet:
     dataset = load_dataset(data)
     if settings.split is not None:
         records: Sequence[ImageRecord] = dataset.all_records()
@@ -187,13 +183,13 @@ def _from_dataset(settings: GroundTruthSettings, data: Path) -> TruthSet:
             held = ", ".join(f"{p} {len(dataset.records[p])}" for p in PARTS)
             raise ConfigError(f"part={part}: data={data} has no image there; it has {held}")
     truths = tuple(
-        Truth(record, Case(record.image_id, path=dataset.image_path(record), window="none"))
+        GroundTruth(record, Case(record.image_id, path=dataset.image_path(record), window="none"))
         for record in records
     )
-    return TruthSet(truths, (), {})
+    return GroundTruthSet(truths, (), {})
 
 
-def _wanted(truths: Sequence[Truth], settings: GroundTruthSettings) -> list[Truth]:
+def _wanted(truths: Sequence[GroundTruth], settings: GroundTruthSettings) -> list[GroundTruth]:
     """Those of the part of the split, and of the ids, that the settings name."""
     kept = list(truths)
     if settings.split is not None:
@@ -212,7 +208,7 @@ def _names(record: ImageRecord) -> set[str]:
     return {record.image_id, record.study_id, record.study_uid or record.study_id}
 
 
-def _with_spacing(truth: Truth, settings: GroundTruthSettings) -> Truth:
+def _with_spacing(truth: GroundTruth, settings: GroundTruthSettings) -> GroundTruth:
     """The truth with the spacing that the user states for images that carry none."""
     record = truth.record
     spacing = settings.spacing_mm
@@ -223,6 +219,6 @@ def _with_spacing(truth: Truth, settings: GroundTruthSettings) -> Truth:
     return replace(truth, record=replace(record, spacing_rc_mm=(spacing, spacing)))
 
 
-def labels_in(truths: Sequence[Truth]) -> int:
+def labels_in(truths: Sequence[GroundTruth]) -> int:
     """Number of labels of the eleven levels."""
     return sum(s.level in LEVELS for truth in truths for s in truth.record.structures)

@@ -275,9 +275,7 @@ def precision(settings: ModelSettings) -> AbstractContextManager[object]:
     return torch.autocast(kind, dtype=torch.float16)
 
 
-@functools.cache
-def _version() -> str:
-    return package_version()
+_version = functools.cache(package_version)
 
 
 def bundle_of(settings: ModelSettings) -> Bundle:
@@ -309,11 +307,7 @@ def bundle_of(settings: ModelSettings) -> Bundle:
     detecting = given.get("detect", bundle.detector)
     same_detector = detecting.sha256 == bundle.detector.sha256
     of_bundle = bundle.namer if same_detector and namer != "none" else None
-    files = (
-        detecting,
-        given.get("classify", bundle.classifier),
-        given.get("name", of_bundle),
-    )
+    files = detecting, given.get("classify", bundle.classifier), given.get("name", of_bundle)
     same = files == (bundle.detector, bundle.classifier, bundle.namer)
     return bundle if same else _joined(*files)
 

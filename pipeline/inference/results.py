@@ -99,7 +99,16 @@ class StudyResult(ResultImage):
             },
             "structures": [_structure_to_json(s) for s in self.structures],
             "missing_levels": list(self.missing_levels),
-            "naming": _naming_to_json(self.naming),
+            "naming": None
+            if (naming := self.naming) is None
+            else {
+                "offset_probability": round(naming.probability, 6),
+                "alternatives": [
+                    {"shift": rival.shift, "probability": round(rival.probability, 6)}
+                    for rival in naming.rivals
+                ],
+                "abstained": naming.abstained,
+            },
             "warnings": [warning_to_json(warning) for warning in self.warnings],
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
@@ -120,10 +129,12 @@ class StudyResult(ResultImage):
             found = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
             raise AnnotationError(f"schema is {found!r:.60}, wanted {RESULT_SCHEMA!r}")
         try:
-            return _checked(_result_from_json(value))
+            result = _result_from_json(value)
+            _check(result)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             msg = f"not a result of spineline ({type(error).__name__}: {error!s:.300})"
             raise AnnotationError(msg) from error
+        return result
 
 
 def result_schema() -> dict[str, Any]:
@@ -151,8 +162,8 @@ def read_result(path: Path) -> StudyResult:
         raise AnnotationError(f"{path}: {error}") from error
 
 
-def _checked(result: StudyResult) -> StudyResult:
-    """The result, unless something in it cannot be.
+def _check(result: StudyResult) -> None:
+    """Refuse a result in which something cannot be.
 
     Raises:
         ValueError: says what.
@@ -174,11 +185,9 @@ def _checked(result: StudyResult) -> StudyResult:
         raise TypeError("a text is none")
     for structure in result.structures:
         _check_structure(structure)
-    naming = result.naming
-    if naming is not None:
+    if (naming := result.naming) is not None:
         rivals = (rival.probability for rival in naming.rivals)
         _check_shares(naming.probability, *rivals, what="naming")
-    return result
 
 
 def _check_structure(structure: GradedStructure) -> None:
@@ -199,26 +208,6 @@ def _check_structure(structure: GradedStructure) -> None:
 def _check_shares(*values: float, what: str) -> None:
     if not all(0 <= value <= 1 for value in values):
         raise ValueError(f"{what}: a probability outside 0 … 1")
-
-
-def _naming_to_json(naming: Naming | None) -> dict[str, Any] | None:
-    if naming is None:
-        return None
-    return {
-        "offset_probability": round(naming.probability, 6),
-        "alternatives": [
-            {"shift": rival.shift, "probability": round(rival.probability, 6)}
-            for rival in naming.rivals
-        ],
-        "abstained": naming.abstained,
-    }
-
-
-def _naming_from_json(value: Mapping[str, Any] | None) -> Naming | None:
-    if value is None:
-        return None
-    rivals = tuple(Rival(int(r["shift"]), float(r["probability"])) for r in value["alternatives"])
-    return Naming(float(value["offset_probability"]), rivals, bool(value["abstained"]))
 
 
 def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
@@ -244,7 +233,11 @@ def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
 
 def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
     image, weights = value["image"], value["weights"]
-    spacing = image["spacing_rc_mm"]
+    spacing, naming = image["spacing_rc_mm"], value.get("naming")  # earlier versions have no naming
+    if naming is not None:
+        rivals = (Rival(int(r["shift"]), float(r["probability"])) for r in naming["alternatives"])
+        probability, abstained = float(naming["offset_probability"]), bool(naming["abstained"])
+        naming = Naming(probability, tuple(rivals), abstained)
     return StudyResult(
         study_uid=value["study_uid"],
         series_uid=value["series_uid"],
@@ -258,7 +251,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         weights_name=weights["name"],
         weights_sha256=weights["sha256"],
         version=value["version"],
-        naming=_naming_from_json(value.get("naming")),  # results of earlier versions have none
+        naming=naming,
     )
 
 
@@ -269,14 +262,17 @@ def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
         raise AnnotationError(msg)
     x, y = (float(v) for v in value["point_xy"])
     left, top, right, bottom = (float(v) for v in value["box_xyxy"])
-    seven, binary, point_mm = value["seven"], value["binary"], value["point_mm"]
+    seven, binary, place_mm = value["seven"], value["binary"], value["point_mm"]
+    if place_mm is not None:
+        x_mm, y_mm, z_mm = (float(v) for v in place_mm)
+        place_mm = x_mm, y_mm, z_mm
     return GradedStructure(
         level=level,
         kind=kind_of_level(level),
         point_xy=(x, y),
         box_xyxy=(left, top, right, bottom),
         confidence=float(value["confidence"]),
-        point_mm=None if point_mm is None else _three(point_mm),
+        point_mm=place_mm,
         seven=None
         if seven is None
         else SevenGrade(int(seven["class"]), tuple(float(p) for p in seven["probabilities"])),
@@ -284,8 +280,3 @@ def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
         if binary is None
         else BinaryGrade(int(binary["class"]), float(binary["probability"])),
     )
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in values)
-    return x, y, z

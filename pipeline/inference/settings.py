@@ -62,24 +62,20 @@ class ModelSettings(Settings):
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
-        _check_machine(self)
+        if isinstance(self.batch, str) and self.batch != "auto":
+            raise ConfigError(f"batch={self.batch}: wanted auto, or a number of images, 1 or more")
+        if isinstance(self.half, str) and self.half != "auto":
+            raise ConfigError(f"half={self.half}: wanted auto, true or false")
+        check_device(self.device)
+        if self.half is True and self.device.strip().lower() == "cpu":
+            msg = "half=true: the CPU computes in full precision; use half=auto, or a GPU by "
+            raise ConfigError(msg + "device=0")
         if self.decode == "argmax" and self.min_naming_probability > 0:
             msg = (
                 f"min_naming_probability={self.min_naming_probability:g}: decode=argmax names each "
                 "level by itself and has no probability of the whole; use decode=spine"
             )
             raise ConfigError(msg)
-
-
-def _check_machine(settings: ModelSettings) -> None:
-    if isinstance(settings.batch, str) and settings.batch != "auto":
-        raise ConfigError(f"batch={settings.batch}: wanted auto, or a number of images, 1 or more")
-    if isinstance(settings.half, str) and settings.half != "auto":
-        raise ConfigError(f"half={settings.half}: wanted auto, true or false")
-    check_device(settings.device)
-    if settings.half is True and settings.device.strip().lower() == "cpu":
-        msg = "half=true: the CPU computes in full precision; use half=auto, or a GPU by device=0"
-        raise ConfigError(msg)
 
 
 def mixed_precision(settings: ModelSettings) -> bool:

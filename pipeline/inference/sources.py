@@ -333,7 +333,9 @@ def _load_slice(case: Case, study: Study) -> Frame:
     warnings = (*warnings, *_privacy(header, (case.name, study.folder.name, header.path.stem)))
     height, width = pixels.shape
     image = window_to_uint8(shown)
-    place = _slice_index(study, header)
+    of_series = (s.slices for s in study.series if s.series_uid == header.series_uid)
+    places = (n for slices in of_series for n, h in enumerate(slices) if h is header)
+    place = next(places, 0)
     return Frame(case.name, image, turn, width, height, header, warnings, notes, place)
 
 
@@ -347,13 +349,6 @@ def _privacy(header: SliceHeader, names: Sequence[str]) -> list[Remark]:
     if remarks.named:
         found.append(warning("identity_in_name", f"{_NAMED}; names=hash keeps it out of outputs"))
     return found
-
-
-def _slice_index(study: Study, header: SliceHeader) -> int:
-    """The place of a slice in its series, from 0."""
-    of_series = (series.slices for series in study.series if series.series_uid == header.series_uid)
-    places = (n for slices in of_series for n, h in enumerate(slices) if h is header)
-    return next(places, 0)
 
 
 def _load_image(case: Case) -> Frame:

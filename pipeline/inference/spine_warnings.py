@@ -15,7 +15,7 @@ from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure, FloatArray
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, Reason
-from spineline.pipeline.inference.naming import Naming, Rival
+from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.sources import Frame
 from spineline.pipeline.inference.warnings import codes_of, warning
 
@@ -131,7 +131,12 @@ def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:
         list(rivals) for _, rivals in itertools.groupby(near, key=lambda rival: abs(rival.shift))
     ]
     off = " or ".join(("one", "two")[abs(rivals[0].shift) - 1] for rivals in ways)
-    names = ", or ".join(map(_way_words, ways))
+    words = (
+        f"{('one rung', 'two rungs')[abs(rivals[0].shift) - 1]} "
+        + " or ".join("higher" if rival.shift < 0 else "lower" for rival in rivals)
+        for rivals in ways
+    )
+    names = ", or ".join(words)
     probabilities = " or ".join(f"{rival.probability:.2f}" for rival in near)
     text = (
         f"levels may be off by {off}: every name {names} fits nearly as well "
@@ -139,12 +144,6 @@ def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:
     )
     probability, shifts = round(naming.probability, 6), tuple(rival.shift for rival in near)
     return [warning("naming_in_doubt", text, probability=probability, shifts=shifts)]
-
-
-def _way_words(rivals: Sequence[Rival]) -> str:
-    """Such as ``one rung higher or lower``, of rivals that are as many segments off."""
-    ways = " or ".join("higher" if rival.shift < 0 else "lower" for rival in rivals)
-    return f"{'one rung' if abs(rivals[0].shift) == 1 else 'two rungs'} {ways}"
 
 
 def naming_abstained(naming: Naming | None, minimum: float) -> list[Remark]:

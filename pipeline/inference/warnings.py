@@ -67,8 +67,13 @@ def codes_of(warnings: Iterable[Remark]) -> tuple[str, ...]:
 
 def warning_to_json(made: Remark) -> dict[str, Any]:
     """A warning as ``result.json`` has it: code, text, and the parameters by their names."""
-    parameters = {name: _plain(value) for name, value in made.parameters}
-    return {"code": made.code, "text": made.text, **parameters}
+    plain: dict[str, Any] = {"code": made.code, "text": made.text}
+    for name, value in made.parameters:
+        if isinstance(value, tuple):
+            plain[name] = [str(part) if isinstance(part, Remark) else part for part in value]
+        else:
+            plain[name] = str(value) if isinstance(value, str) else value
+    return plain
 
 
 def warning_from_json(value: Mapping[str, Any] | str) -> Remark:
@@ -91,13 +96,6 @@ def warning_from_json(value: Mapping[str, Any] | str) -> Remark:
         raise TypeError("a warning's code or text is no text")
     parameters = ((name, _parameter(name, part)) for name, part in parts.items())
     return Remark(code, text, tuple(parameters))
-
-
-def _plain(value: Parameter) -> Any:
-    """A parameter as JSON has it."""
-    if isinstance(value, tuple):
-        return [str(part) if isinstance(part, Remark) else part for part in value]
-    return str(value) if isinstance(value, str) else value
 
 
 def _parameter(name: str, value: Any) -> Parameter:

@@ -124,7 +124,6 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
     if root.is_dir():  # it appears whole; a run killed just then has no manifest yet
         if manifest.is_file():
             _check_drawn(settings, manifest)
-            _check_same_data(settings, manifest)
         return fold_folders(root)
     dataset = _loaded(settings.data)
     records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
@@ -152,24 +151,22 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
 
 
 def _check_drawn(settings: KfoldSettings, manifest: Path) -> None:
-    """Refuse a number or a file of folds that are not those drawn before."""
+    """Refuse a number, a file of folds or data that are not those drawn before.
+
+    A dataset that is gone is not needed, its images are kept.
+    """
     drawn = _sorted_folds(manifest)
     if settings.k not in (None, len(drawn)):
         raise ConfigError(f"k={settings.k}: {manifest} holds {len(drawn)} folds; leave k= away")
     if settings.folds is not None and _sorted_folds(settings.folds) != drawn:
         msg = f"folds={settings.folds}: is not what {manifest} holds; leave it away"
         raise ConfigError(f"{msg}, or give another out=")
-
-
-def _check_same_data(settings: KfoldSettings, manifest: Path) -> None:
-    """Refuse a dataset of other studies; one that is gone is not needed, its images are kept."""
     if not settings.data.exists():
         return
     dataset = _loaded(settings.data)
     records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
     studies = {record.study_id for record in records}
-    drawn = {study for fold in read_manifest(manifest) for study in fold}
-    if others := sorted(studies - drawn):
+    if others := sorted(studies.difference(*drawn)):
         msg = f"data={settings.data}: {manifest} was not drawn of it: study {others[0]!r} is in no"
         raise ConfigError(f"{msg} fold; give the same data, or another out=")
 
@@ -240,7 +237,11 @@ def _read(folders: Sequence[Path]) -> Folds:
                 raise AnnotationError(msg)
             val_of[study] = folder.name
     for folder, dataset in zip(folders, datasets, strict=True):
-        _check_images(folder, dataset)
+        held = [*dataset.records["train"], *dataset.records["val"]]
+        gone = [path for path in map(dataset.image_path, held) if not path.is_file()]
+        if gone:  # they would count as missed
+            msg = f"{folder}: {len(gone)} of its images are missing, such as {gone[0]}; put them"
+            raise AnnotationError(f"{msg} back, or convert again")
         sides = _sides(folder, dataset)
         if odd := {*sides["train"], *sides["val"]} ^ set(val_of):
             msg = f"{folder}: study {min(odd)} is not in train or val of every fold, and val of one"
@@ -252,15 +253,6 @@ def _read(folders: Sequence[Path]) -> Folds:
         first.names,
         len({record.study_id for record in first.records["test"]}),
     )
-
-
-def _check_images(folder: Path, dataset: Dataset) -> None:
-    """Refuse a fold without some of its images: it would count them as missed."""
-    records = [*dataset.records["train"], *dataset.records["val"]]
-    gone = [path for path in map(dataset.image_path, records) if not path.is_file()]
-    if gone:
-        msg = f"{folder}: {len(gone)} of its images are missing, such as {gone[0]}; put them back"
-        raise AnnotationError(f"{msg}, or convert again")
 
 
 def _sides(folder: Path, dataset: Dataset) -> dict[Part, list[str]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
-from typing import Any
+from typing import Any, ClassVar
 
 from spineline.classify import train as classify_train
 from spineline.classify import val as classify_val
@@ -53,6 +53,9 @@ class FoldJob(ABC):
         scoring: further keys of ``pipeline val``, where a whole pipeline is trained.
     """
 
+    trainer: ClassVar[Any]
+    """The module that trains one network."""
+
     variant: str
     fold: int
     train: Any
@@ -81,13 +84,17 @@ class FoldJob(ABC):
         """Whether there is nothing left to do."""
         return (self.scores / "metrics.json").is_file()
 
-    @abstractmethod
     def fit(self) -> None:
         """Train, or go on with the training.
 
         Raises:
             SpinelineError: it failed.
         """
+        # What was killed before its first epoch ended has nothing to go on with.
+        try:
+            self.trainer.train(self.begun(resume=training.can_go_on(self.train.out)))
+        except RunFinishedError:
+            LOG.info("%s: trained already", self.name)
 
     @abstractmethod
     def score(self) -> None:
@@ -120,14 +127,7 @@ class DetectJob(FoldJob):
     """A detector on one fold."""
 
     __slots__ = ()
-
-    def fit(self) -> None:
-        """See [FoldJob][]."""
-        # What was killed before its first epoch ended has nothing to go on with.
-        try:
-            detect_train.train(self.begun(resume=training.can_go_on(self.train.out)))
-        except RunFinishedError:
-            LOG.info("%s: trained already", self.name)
+    trainer: ClassVar[Any] = detect_train
 
     def score(self) -> None:
         """See [FoldJob][]."""
@@ -146,13 +146,7 @@ class ClassifyJob(FoldJob):
     """A classifier on one fold."""
 
     __slots__ = ()
-
-    def fit(self) -> None:
-        """See [FoldJob][]."""
-        try:
-            classify_train.train(self.begun(resume=training.can_go_on(self.train.out)))
-        except RunFinishedError:
-            LOG.info("%s: trained already", self.name)
+    trainer: ClassVar[Any] = classify_train
 
     def score(self) -> None:
         """See [FoldJob][]."""
@@ -205,17 +199,16 @@ def run_jobs(jobs: Sequence[FoldJob], devices: Sequence[str]) -> tuple[Failure, 
     Returns:
         The jobs that failed, with the reason; the others are done.
     """
-    if len(devices) == 1:
-        results = [_alone(_on(job, devices[0])) for job in jobs]
-    else:
+    if len(devices) > 1:
         results = _side_by_side(jobs, devices)
-    return tuple(failure for failure in results if failure is not None)
-
-
-def _alone(job: FoldJob) -> Failure | None:
-    LOG.info("== %s", job.name)
-    reason = _reason(job)
-    return None if reason is None else _failed(job, reason)
+        return tuple(failure for failure in results if failure is not None)
+    failures = []
+    for job in jobs:
+        LOG.info("== %s", job.name)
+        reason = _reason(_on(job, devices[0]))
+        if reason is not None:
+            failures.append(_failed(job, reason))
+    return tuple(failures)
 
 
 def _reason(job: FoldJob) -> str | None:

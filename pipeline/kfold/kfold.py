@@ -264,14 +264,10 @@ def _rows(
 def _write_weights(task: KfoldTask, folds: Folds, jobs: Sequence[FoldJob]) -> None:
     """The weights of the folds that are done, for ``pipeline val folds=``."""
     uid_of = folds.uid_of()
-    found = [
-        FoldWeights(
-            folds.studies(job.fold),
-            tuple(uid_of[study] for study in folds.studies(job.fold)),
-            task.models(job),
-        )
-        for job in jobs
-        if job.done
-    ]
+    found = []
+    for job in (job for job in jobs if job.done):
+        studies = folds.studies(job.fold)
+        uids = tuple(uid_of[study] for study in studies)
+        found.append(FoldWeights(studies, uids, task.models(job)))
     if found:
         write_fold_weights(task.settings.out / jobs[0].variant / FOLD_WEIGHTS_FILE, found)

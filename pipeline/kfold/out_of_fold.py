@@ -52,7 +52,16 @@ def pool_detections(
         of_image: list[list[Mapping[str, Any]]] = [[] for _ in fold]
         for row in read_scores(folder / "predictions.json", list):
             of_image[int(row["image_id"]) - 1].append(row)
-        found += [_detections(rows, folds.names) for rows in of_image]
+        found += [
+            Detections(
+                xywh_to_xyxy([row["bbox"] for row in rows]).astype(np.float32),
+                np.array([row["score"] for row in rows], dtype=np.float32),
+                np.array([int(row["category_id"]) for row in rows], dtype=np.int64)
+                - CATEGORY_OFFSET,
+                folds.names,
+            )
+            for rows in of_image
+        ]
     records = [
         replace(record, file=f"{record.image_id}.png") for fold in folds.records for record in fold
     ]
@@ -60,16 +69,6 @@ def pool_detections(
     evaluation = evaluate_detections(records, found, folds.labels, rules)
     write_json(out / "predictions.json", _predictions(evaluation, folds), sync=False)
     return flat_metrics(evaluation.metrics) | evaluation.more_intervals()
-
-
-def _detections(rows: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> Detections:
-    """What stands in the rows of one image, in their order."""
-    return Detections(
-        xywh_to_xyxy([row["bbox"] for row in rows]).astype(np.float32),
-        np.array([row["score"] for row in rows], dtype=np.float32),
-        np.array([int(row["category_id"]) - CATEGORY_OFFSET for row in rows], dtype=np.int64),
-        names,
-    )
 
 
 def read_scores(file: Path, kind: type[Content]) -> Content:

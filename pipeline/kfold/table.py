@@ -145,8 +145,9 @@ def rows_csv(rows: Sequence[TableRow]) -> str:
     for row in rows:
         pooled = row.pooled or {"value": None, "ci95": [None, None], "n": None}
         values = [*row.folds, row.mean, row.std, *row.ci95, pooled["value"], *pooled["ci95"]]
+        cells = ["" if value is None else f"{value:.6g}" for value in values]
         n = "" if pooled["n"] is None else pooled["n"]
-        writer.writerow([row.variant, row.metric, *map(_csv_cell, values), n])
+        writer.writerow([row.variant, row.metric, *cells, n])
     return text.getvalue()
 
 
@@ -222,10 +223,6 @@ def _between(ends: Sequence[float | None]) -> str:
 
 def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _csv_cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
 
 
 def _rounded(value: float | None) -> float | None:

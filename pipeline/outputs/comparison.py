@@ -21,7 +21,12 @@ from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
-from spineline.pipeline.inference.ground_truth import Truth, TruthSet, aligned, read_truth
+from spineline.pipeline.inference.ground_truth import (
+    GroundTruth,
+    GroundTruthSet,
+    aligned,
+    read_ground_truth,
+)
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.inference.settings import GroundTruthSettings
 from spineline.pipeline.inference.sources import find_cases
@@ -134,10 +139,16 @@ def _comparison_with(
     labels = [s for s in record.structures if s.level in LEVELS]
     if not labels:
         return Comparison({}, "the annotation of this study marks no level")
-    shown = _shown(analysis, record, labels, headers)
+    # The labels in the frame that was looked at, upright.
+    points = np.array([label.point_xy for label in labels], dtype=np.float64)
+    seen = analysis.frame.header
+    if seen is not None and record.instance_uid not in (None, seen.instance_uid):
+        points_mm = pixel_to_patient(headers[str(record.instance_uid)], points)
+        points = patient_to_pixel(seen, points_mm)[:, :2]
+    shown = analysis.frame.turn.from_native(points).tolist()
     compared = [
-        _compared(label, point, found.get(label.level), record.spacing_rc_mm)
-        for label, point in zip(labels, shown, strict=True)
+        _compared(label, (x, y), found.get(label.level), record.spacing_rc_mm)
+        for label, (x, y) in zip(labels, shown, strict=True)
     ]
     compared.sort(key=lambda each: LEVELS.index(each.level))
     return Comparison({each.level: each for each in compared})
@@ -149,12 +160,18 @@ def _compared(
     found: GradedStructure | None,
     spacing_rc_mm: tuple[float, float] | None,
 ) -> ComparedLevel:
-    away_px = away_mm = None
+    away_px = away_mm = agrees = None
     if found is not None:
         dx, dy = (a - b for a, b in zip(found.point_xy, label.point_xy, strict=True))
         away_px = math.hypot(dx, dy)
         if spacing_rc_mm is not None:
             away_mm = math.hypot(dx * spacing_rc_mm[1], dy * spacing_rc_mm[0])
+        codes: list[bool] = []
+        if found.seven is not None:
+            codes.append(found.seven.class_index == encode_seven(label.kind, label.pathology))
+        if found.binary is not None:
+            codes.append(found.binary.class_index == encode_binary(label.kind, label.pathology))
+        agrees = all(codes) if codes and label.pathology else None
     return ComparedLevel(
         level=label.level,
         kind=label.kind,
@@ -162,45 +179,20 @@ def _compared(
         pathology=label.pathology,
         distance_px=away_px,
         distance_mm=away_mm,
-        grade_agrees=None if found is None else _agrees(label, found),
+        grade_agrees=agrees,
     )
-
-
-def _agrees(label: Structure, found: GradedStructure) -> bool | None:
-    """Whether both codes are the label's, of those that were given."""
-    codes: list[bool] = []
-    if found.seven is not None:
-        codes.append(found.seven.class_index == encode_seven(label.kind, label.pathology))
-    if found.binary is not None:
-        codes.append(found.binary.class_index == encode_binary(label.kind, label.pathology))
-    return all(codes) if codes and label.pathology else None
-
-
-def _shown(
-    analysis: Analysis,
-    record: ImageRecord,
-    labels: list[Structure],
-    headers: Mapping[str, SliceHeader],
-) -> list[Point]:
-    """Points of labels in the frame that was looked at, upright."""
-    points = np.array([label.point_xy for label in labels], dtype=np.float64)
-    seen = analysis.frame.header
-    if seen is not None and record.instance_uid not in (None, seen.instance_uid):
-        points_mm = pixel_to_patient(headers[str(record.instance_uid)], points)
-        points = patient_to_pixel(seen, points_mm)[:, :2]
-    return [(float(x), float(y)) for x, y in analysis.frame.turn.from_native(points)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
     """The annotation, and where to look a study up in it."""
 
-    truths: TruthSet
-    by_uid: Mapping[str, tuple[Truth, ...]]
-    by_name: Mapping[str, Truth]
+    truths: GroundTruthSet
+    by_uid: Mapping[str, tuple[GroundTruth, ...]]
+    by_name: Mapping[str, GroundTruth]
     left_out: Mapping[str, str]
 
-    def find(self, analysis: Analysis) -> Truth | None:
+    def find(self, analysis: Analysis) -> GroundTruth | None:
         """The labels of the very slice that was looked at, else the first of its study."""
         uid = analysis.result.study_uid
         if uid is None:
@@ -228,8 +220,8 @@ def _labels(annotations: Path, source: Path, window: str, state: tuple[int, int]
     del state  # a file that has changed is another one
     images = source.parent if source.is_file() else source
     settings = GroundTruthSettings(source=images, annotations=annotations, window=window)
-    truths = read_truth(settings)
-    by_uid: dict[str, tuple[Truth, ...]] = {}
+    truths = read_ground_truth(settings)
+    by_uid: dict[str, tuple[GroundTruth, ...]] = {}
     for truth in truths.truths:
         uid = truth.record.study_uid
         if uid is not None:

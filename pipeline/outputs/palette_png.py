@@ -42,7 +42,11 @@ def overlay_palette_png(picture: npt.NDArray[np.uint8]) -> bytes:
         picture: uint8 (h, w, 3) RGB, grey but for the colours of ``COLOURS_RGB`` and their blends
             with grey.
     """
-    return _png(_palette_index(picture), 3, (b"PLTE", _palette().tobytes()))
+    greys = np.repeat(np.rint(np.linspace(0, 255, _GREYS))[:, None], 3, axis=1)
+    steps = np.linspace(0, 1, _STEPS)[:, None]
+    colours = [np.rint(steps * COLOURS_RGB[kind]) for kind in ("disc", "vertebra")]
+    palette = np.concatenate([greys, *colours]).astype(np.uint8)  # each colour from dark to full
+    return _png(_palette_index(picture), 3, (b"PLTE", palette.tobytes()))
 
 
 def grey_png(image: npt.NDArray[np.uint8]) -> bytes:
@@ -60,15 +64,11 @@ def _png(
     data = isal_zlib.compress(rows.data, 1)
     header = struct.pack(">LLBBBBB", width, height, 8, colour_type, 0, 0, 0)
     chunks = ((b"IHDR", header), *before_data, (b"IDAT", data), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
-
-
-def _palette() -> npt.NDArray[np.uint8]:
-    """(256, 3): greys, then each colour from dark to full."""
-    greys = np.repeat(np.rint(np.linspace(0, 255, _GREYS))[:, None], 3, axis=1)
-    steps = np.linspace(0, 1, _STEPS)[:, None]
-    colours = [np.rint(steps * COLOURS_RGB[kind]) for kind in ("disc", "vertebra")]
-    return np.concatenate([greys, *colours]).astype(np.uint8)
+    parts = (
+        struct.pack(">L", len(body)) + name + body + struct.pack(">L", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def _palette_index(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -80,7 +80,3 @@ def _palette_index(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     peak = np.maximum(np.maximum(warm, cool), green.ravel()[place])
     index.ravel()[place] = np.where(cool > warm, _COOL_INDEX[peak], _WARM_INDEX[peak])
     return index
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">L", len(body)) + name + body + struct.pack(">L", zlib.crc32(name + body))

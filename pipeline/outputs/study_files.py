@@ -156,8 +156,12 @@ def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
     """
     yield _csv_line(RESULT_COLUMNS)
     for name, result in results:
+        uids = [uid or "" for uid in (result.study_uid, result.series_uid, result.instance_uid)]
+        naming = result.naming
+        sure = ("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))
+        last = [*sure, " ".join(codes_of(result.warnings))]
         for cells in [_cells(structure) for structure in result.structures] or [_NO_CELLS]:
-            yield _csv_line(_row(name, result, cells))
+            yield _csv_line([name, *uids, *cells, *last])
 
 
 def _csv_line(values: Sequence[object]) -> str:
@@ -190,19 +194,6 @@ def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) ->
     write_lines(path, csv_lines(results), sync=False)
 
 
-def _row(name: str, result: StudyResult, cells: Sequence[object]) -> list[object]:
-    naming = result.naming
-    return [
-        name,
-        result.study_uid or "",
-        result.series_uid or "",
-        result.instance_uid or "",
-        *cells,
-        *(("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))),
-        " ".join(codes_of(result.warnings)),
-    ]
-
-
 _NO_CELLS: list[object] = [""] * (
     RESULT_COLUMNS.index("naming_probability") - RESULT_COLUMNS.index("level")
 )
@@ -210,23 +201,19 @@ _NO_CELLS: list[object] = [""] * (
 
 def _cells(structure: GradedStructure) -> list[object]:
     """A structure's own cells, from its level to its grades."""
-    seven, binary = structure.seven, structure.binary
-    point_mm = structure.point_mm or ("", "", "")
+    grades: list[object] = ["", "", "", "", ""]
+    if (seven := structure.seven) is not None:
+        code = seven.class_index
+        grades[:3] = code, SEVEN_NAMES[code], round(seven.probabilities[code], 6)
+    if (binary := structure.binary) is not None:
+        grades[3:] = binary.class_index, round(binary.probability, 6)
+    point_mm = structure.point_mm
     return [
         structure.level,
         structure.kind,
         *(round(v, 3) for v in structure.point_xy),
-        *(v if isinstance(v, str) else round(v, 3) for v in point_mm),
+        *(("", "", "") if point_mm is None else (round(v, 3) for v in point_mm)),
         *(round(v, 3) for v in structure.box_xyxy),
         round(structure.confidence, 6),
-        *(
-            ("", "", "")
-            if seven is None
-            else (
-                seven.class_index,
-                SEVEN_NAMES[seven.class_index],
-                round(seven.probabilities[seven.class_index], 6),
-            )
-        ),
-        *(("", "") if binary is None else (binary.class_index, round(binary.probability, 6))),
+        *grades,
     ]

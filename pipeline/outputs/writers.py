@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from spineline.pipeline.inference.pipeline import Analysis
     from spineline.pipeline.inference.results import StudyResult
     from spineline.pipeline.outputs.settings import OutputSettings
+
+
+_FOLDER = "spineline.pipeline.outputs"
 
 
 class StudyWriter(Protocol):
@@ -41,16 +44,14 @@ class CohortWriter(Protocol):
 
 def study_writer(word: str) -> StudyWriter:
     """What writes a study's file of a word of ``to=``, imported now."""
-    return cast(StudyWriter, _imported(list_outputs()[word].study_writer))
+    writer: StudyWriter = pkgutil.resolve_name(f"{_FOLDER}.{list_outputs()[word].study_writer}")
+    return writer
 
 
 def cohort_writer(word: str) -> CohortWriter:
     """What writes a run's file of a word of ``to=``, imported now."""
-    return cast(CohortWriter, _imported(list_outputs()[word].cohort_writer))
-
-
-def _imported(function: str) -> object:
-    return pkgutil.resolve_name(f"spineline.pipeline.outputs.{function}")
+    writer: CohortWriter = pkgutil.resolve_name(f"{_FOLDER}.{list_outputs()[word].cohort_writer}")
+    return writer
 
 
 def words_of_run(out: Path) -> tuple[str, ...]:

@@ -145,23 +145,14 @@ class WholeStudy:
             return _models_failed(case.name, error)
 
 
-def outcome_of(result: TaskResult[Case, Analysis | Failure]) -> Outcome:
-    """The outcome of a case that a worker was given."""
-    if isinstance(result.value, Analysis):
-        return Outcome(result.item.name, result.value, seconds=result.seconds)
-    if result.value is not None:
-        return Outcome(result.item.name, failure=result.value, seconds=result.seconds)
-    return not_read(result)
-
-
-def not_read(result: TaskResult[Case, Any]) -> Outcome:
-    """The outcome of a case of which a worker made nothing."""
-    name, failure = result.item.name, result.failure
-    if failure is None:
-        raise ValueError(f"{name}: was read")
-    return Outcome(
-        name, failure=Failure(name, failure.reason, failure.kind), seconds=result.seconds
-    )
+def outcome_of(result: TaskResult[Case, Any]) -> Outcome:
+    """The outcome of a case that a worker was given: its analysis, or why there is none."""
+    name, found = result.item.name, result.value
+    if isinstance(found, Analysis):
+        return Outcome(name, found, seconds=result.seconds)
+    if result.failure is not None:
+        found = Failure(name, result.failure.reason, result.failure.kind)
+    return Outcome(name, failure=found, seconds=result.seconds)
 
 
 def in_batches(results: Iterable[TaskResult[Case, Frame]], analyser: Analyser) -> Iterator[Outcome]:
@@ -169,7 +160,7 @@ def in_batches(results: Iterable[TaskResult[Case, Frame]], analyser: Analyser) -
     frames: list[Read] = []
     for result in results:
         if result.value is None:
-            yield not_read(result)
+            yield outcome_of(result)
             continue
         frames.append((result.value, result.seconds))
         if len(frames) >= analyser.size:
@@ -199,7 +190,10 @@ class Analyser:
                 analyses = self.pipeline.analyse([frame for frame, _ in batch])
             except Exception as error:
                 if len(batch) > 1 and is_out_of_memory(error):
-                    self._halve(len(batch))
+                    self.size = size = len(batch) // 2
+                    text = "memory ran out on a batch of %d images: going on with %d"
+                    LOG.warning(text, len(batch), size)
+                    _free_memory()
                     continue
                 yield from map(self._alone, batch)
             else:
@@ -207,11 +201,6 @@ class Analyser:
                 for analysis, (frame, seconds) in zip(analyses, batch, strict=True):
                     yield Outcome(frame.name, analysis, seconds=seconds + share)
             start += len(batch)
-
-    def _halve(self, size: int) -> None:
-        self.size = size // 2
-        LOG.warning("memory ran out on a batch of %d images: going on with %d", size, self.size)
-        _free_memory()
 
     def _alone(self, read: Read) -> Outcome:
         """One frame of a batch on which the models failed."""

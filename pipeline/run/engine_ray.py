@@ -118,12 +118,14 @@ def run(
     if load is None:
         load = functools.partial(load_same, sha256=bundle_of(settings).sha256)
     threads = 1 if computes_by_one_thread(settings) else threads_here()
-    job = RayJob(_of_actor(settings), package_version(), os.getcwd(), threads, load)  # noqa: PTH109
+    # An actor sees one GPU, its own.
+    own = replace(settings, device="0") if _on_cuda(settings) else settings
+    job = RayJob(own, package_version(), os.getcwd(), threads, load)  # noqa: PTH109
     with cluster(settings, threads) as ray:
         check_nodes(ray, job)
         shares = shares_of(ray.nodes(), settings, threads)
-        nodes = len(_alive(ray.nodes()))
-        LOG.info("Ray: %s on %s", _counted(shares.actors, "actor"), _counted(nodes, "node"))
+        counts = (("actor", shares.actors), ("node", len(_alive(ray.nodes()))))
+        LOG.info("Ray: %s on %s", *(f"{n} {word}{'s' * (n != 1)}" for word, n in counts))
         size = batch_size(settings)
         batches = [cases[start : start + size] for start in range(0, len(cases), size)]
         actor_class = ray.remote(StudyActor).options(
@@ -400,21 +402,12 @@ def shares_of(
     return Shares(min(wanted, most), each, int(on_gpu))
 
 
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
-
-
 def _alive(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
 def _on_cuda(settings: ModelSettings) -> bool:
     return check_device(settings.device) not in ("cpu", "mps")
-
-
-def _of_actor(settings: PipelinePredict) -> PipelinePredict:
-    """Settings as an actor has them: it sees one GPU, its own."""
-    return replace(settings, device="0") if _on_cuda(settings) else settings
 
 
 def _other_version(found: str, wanted: str) -> str:

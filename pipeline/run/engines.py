@@ -5,7 +5,8 @@ order, as soon as each is there. It reads (`load_frame`) and analyses (`Pipeline
 writes nothing. What happens to an outcome (the study's folder, the manifest, the log) is
 [spineline.pipeline.run.predict][]'s, the same for every engine.
 
-To add one: a module of this folder with such a function ``run``, and a line in [ENGINES][].
+To add one: a module ``engine_NAME`` of this folder with such a function ``run``, and a word in
+[ENGINES][].
 """
 
 from __future__ import annotations
@@ -71,24 +72,8 @@ Engine = Callable[..., Iterator[Outcome]]
 """Takes cases and settings; closing the iterator ends the work and what was started for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineEntry:
-    """Where an engine is.
-
-    Attributes:
-        module: in this folder.
-        package: what it needs, or empty; the extra that brings it has the same name.
-    """
-
-    module: str
-    package: str = ""
-
-
-ENGINES = {
-    "local": EngineEntry("engine_local"),
-    "ray": EngineEntry("engine_ray", package="ray"),
-}
-"""The engines, by the word of ``engine=``."""
+ENGINES = {"local": "", "ray": "ray"}
+"""What package each engine needs, by the word of ``engine=``; its extra has the same name."""
 
 
 def check_engine(name: str) -> None:
@@ -97,7 +82,7 @@ def check_engine(name: str) -> None:
     Raises:
         ConfigError: names the package and the extra.
     """
-    package = ENGINES[name].package
+    package = ENGINES[name]
     if package and importlib.util.find_spec(package) is None:
         msg = (
             f"engine={name}: needs the package {package}, which is not installed; "
@@ -112,7 +97,9 @@ def load_engine(name: str) -> Engine:
     Raises:
         KeyError: no such engine.
     """
-    engine: Engine = importlib.import_module(f"{__package__}.{ENGINES[name].module}").run
+    if name not in ENGINES:
+        raise KeyError(name)
+    engine: Engine = importlib.import_module(f"{__package__}.engine_{name}").run
     return engine
 
 

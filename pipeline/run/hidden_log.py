@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PurePath
@@ -53,7 +53,9 @@ class _LogFilter:
     def __call__(self, record: logging.LogRecord) -> bool:
         if self._pseudonyms is None:
             text = record.getMessage()
-            tells = any(map(self._tells, _arguments(record))) or self._without_paths(text) != text
+            args = record.args or ()
+            values = args.values() if isinstance(args, Mapping) else args
+            tells = any(map(self._tells, values)) or self._without_paths(text) != text
             self.held += tells
             return not tells
         hide = self._hidden
@@ -106,13 +108,6 @@ def _split_at(text: str, path: str) -> list[str]:
         else:
             pieces[-1] += path + other
     return pieces
-
-
-def _arguments(record: logging.LogRecord) -> Sequence[object]:
-    """The values in a record."""
-    if isinstance(record.args, Mapping):
-        return tuple(record.args.values())
-    return record.args or ()
 
 
 @contextmanager

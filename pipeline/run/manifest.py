@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -177,17 +177,8 @@ def _entry_of(line: bytes) -> Entry | None:
     """The entry of a line, or None where it is none."""
     try:
         value: Any = json.loads(line)
-        entry = Entry(
-            study=value["study"],
-            status=value["status"],
-            reason=value["reason"],
-            weights=value["weights"],
-            settings=value["settings"],
-            version=value["version"],
-            seconds=float(value["seconds"]),
-            kind=value.get("kind"),
-            input=value.get("input", ""),
-        )
+        given = {spec.name: value[spec.name] for spec in fields(Entry) if spec.name in value}
+        entry = Entry(**{**given, "seconds": float(value["seconds"])})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     texts = (entry.study, entry.reason, entry.weights, entry.settings, entry.version, entry.input)

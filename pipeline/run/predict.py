@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ from spineline.pipeline.run.engines import Engine, Failure, Outcome, load_engine
 from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
 from spineline.pipeline.run.manifest import NAME as MANIFEST
 from spineline.pipeline.run.manifest import Entry, Manifest, Stamp, is_manifest, open_manifest
-from spineline.pipeline.run.progress import RunProgress
+from spineline.pipeline.run.progress import RunProgress, summary_lines
 from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, recorded
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
@@ -125,10 +125,18 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
     """
     refuse_output_around(settings)
     _check_out(settings)
-    settings = _with_earlier_words(settings)
+    earlier = () if settings.overwrite else words_of_run(settings.out)
+    kept = [word for word in earlier if word not in settings.to]
+    if kept:
+        LOG.info("to=%s: kept from the earlier run into %s", ",".join(kept), settings.out)
+    settings = replace(settings, to=(*settings.to, *kept))
     check_extras(settings)
-    engine = _engine(settings, pipeline)
-    weights = bundle_of(settings).sha256 if pipeline is None else pipeline.weights_sha256
+    if pipeline is None:
+        engine, weights = load_engine(settings.engine), bundle_of(settings).sha256
+    elif settings.engine == "local":
+        engine, weights = partial(engine_local.run, pipeline=pipeline), pipeline.weights_sha256
+    else:
+        raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline away")
     stamp = Stamp(weights, results_hash(settings), package_version())
     with quiet_names(settings):
         cases: Sequence[Case] = find_cases(
@@ -145,23 +153,6 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
         with hidden_in_log(settings, hidden):
             run.go(engine)
             return run.finish()
-
-
-def _with_earlier_words(settings: PipelinePredict) -> PipelinePredict:
-    """The settings with the words of ``to=`` of the run that is gone on with."""
-    earlier = () if settings.overwrite else words_of_run(settings.out)
-    kept = [word for word in earlier if word not in settings.to]
-    if kept:
-        LOG.info("to=%s: kept from the earlier run into %s", ",".join(kept), settings.out)
-    return replace(settings, to=(*settings.to, *kept))
-
-
-def _engine(settings: PipelinePredict, pipeline: Pipeline | None) -> Engine:
-    if pipeline is None:
-        return load_engine(settings.engine)
-    if settings.engine != "local":
-        raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline away")
-    return partial(engine_local.run, pipeline=pipeline)
 
 
 def _check_out(settings: PipelinePredict) -> None:
@@ -181,11 +172,10 @@ def _check_out(settings: PipelinePredict) -> None:
 def _run_folder(settings: PipelinePredict) -> Iterator[Manifest]:
     """Hold the run's folder; a new one vanishes where nothing comes of it."""
     out = settings.out
-    if settings.overwrite and out.is_dir() and is_manifest(out / MANIFEST):
-        with open_manifest(out / MANIFEST):  # no other process is at it
+    if settings.overwrite and out.is_dir():
+        is_run = is_manifest(out / MANIFEST)
+        with open_manifest(out / MANIFEST) if is_run else nullcontext():  # none other is at it
             discard_folder(out)
-    elif settings.overwrite and out.is_dir():
-        discard_folder(out)
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"{out}: is a file, and out= names a folder; choose another out=")
     new = not out.exists()
@@ -233,20 +223,20 @@ class _Run:
             return False
         if entry.status == "failed":
             return not self._settings.retry
-        return _is_whole(self._out / name)
+        folder = self._out / name
+        try:
+            read_result(folder / "result.json")
+        except AnnotationError:
+            return False
+        return (folder / LOG_NAME).is_file()
 
     def go(self, engine: Engine) -> None:
         """Run what is left to do, and write each study when it is done."""
         if not self._todo:
             return
         if self._skipped or self._earlier:
-            LOG.info(
-                "going on with the run in %s: %d %s done, %d left",
-                self._out,
-                self._skipped,
-                "study" if self._skipped == 1 else "studies",
-                len(self._todo),
-            )
+            text = f"going on with the run in %s: %d {_studies(self._skipped)} done, %d left"
+            LOG.info(text, self._out, self._skipped, len(self._todo))
         left = {case.name for case in self._todo}
         with RunProgress(len(self._todo)) as progress:
             try:
@@ -341,27 +331,19 @@ class _Run:
             LOG.error("error: %s (in an earlier run; retry=true tries again)", failure)
         gone = len(self._manifest.entries.keys() - self._identity.keys())
         if gone:
-            LOG.warning(
-                "%d studies of earlier runs into %s are not in source=%s: their folders stay, and "
-                "results.csv leaves them out",
-                gone,
-                self._out,
-                recorded(self._settings).source,
-            )
-        RunProgress.summary(done - self._skipped, self._skipped, failures)
-        studies = "study" if done == 1 else "studies"
-        LOG.info("%d %s done, %d failed; results in %s", done, studies, len(failures), self._out)
-        log = self._out / LOG_NAME
-        LOG.info("what was looked at, what was left out and why: %s", log)
+            text = "%d studies of earlier runs into %s are not in source=%s: their folders stay, "
+            text += "and results.csv leaves them out"
+            LOG.warning(text, gone, self._out, recorded(self._settings).source)
+        if done + len(failures) > 1:
+            lines = summary_lines(done - self._skipped, self._skipped, failures)
+            LOG.info("%s", "\n".join(lines))
+        text = f"%d {_studies(done)} done, %d failed; results in %s"
+        LOG.info(text, done, len(failures), self._out)
+        LOG.info("what was looked at, what was left out and why: %s", self._out / LOG_NAME)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a study's folder holds what the end of a run reads."""
-    try:
-        read_result(folder / "result.json")
-    except AnnotationError:
-        return False
-    return (folder / LOG_NAME).is_file()
+def _studies(count: int) -> str:
+    return "study" if count == 1 else "studies"
 
 
 def _meets_all(error: BaseException | None) -> bool:

@@ -108,12 +108,6 @@ class RunProgress:
         if self._bar is not None:
             self._bar.refresh()
 
-    @staticmethod
-    def summary(done: int, skipped: int, failures: Sequence[Failure]) -> None:
-        """The table at the end of a run over more than one study."""
-        if done + skipped + len(failures) > 1:
-            LOG.info("%s", "\n".join(summary_lines(done, skipped, failures)))
-
 
 def summary_lines(done: int, skipped: int, failures: Sequence[Failure]) -> list[str]:
     """Counts of studies: done now, done by earlier runs, and failed, by reason."""

@@ -134,7 +134,7 @@ class Pseudonyms:
     def known_names(self, new: str) -> tuple[dict[str, str], set[Path]]:
         """What stands for names of the case of a new name, and the paths that it has."""
         case = self._original[new]
-        paths = _paths_of(case)
+        paths, uids = _paths_and_uids_of(case)
         base = self._source if self._source.is_dir() else self._source.parent
         folders = [] if case.path is not None else [case.name]
         for path in paths:
@@ -142,7 +142,7 @@ class Pseudonyms:
             folders += inside.parts
         names = {folder: new for folder in folders if folder not in ("/", "", ".")}
         names |= {path.name: self.file(path.name) for path in paths}
-        names |= {uid: str(self.uid(uid)) for uid in _uids_of(case) if uid}
+        names |= {uid: str(self.uid(uid)) for uid in uids if uid}
         return names, {*paths, self._source, base}
 
     def all_known_names(self) -> dict[str, str]:
@@ -165,24 +165,20 @@ class Pseudonyms:
         return hmac.new(self._key, data, hashlib.sha256).hexdigest()
 
 
-def _paths_of(case: Case) -> list[Path]:
-    """All files of a case."""
+def _paths_and_uids_of(case: Case) -> tuple[list[Path], list[str]]:
+    """All files of a case, and its UIDs as far as they are known before its headers are read."""
     paths = [case.path] if case.path is not None else []
+    uids: list[str] = []
     if case.files is not None:
         paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]
+        uids = [case.files.study_uid]
     if case.study is not None:
-        paths += [header.path for s in case.study.series for header in s.slices]
-        paths += [rejection.path for rejection in case.study.rejections]
-    return paths
-
-
-def _uids_of(case: Case) -> list[str]:
-    """The UIDs of a case, as far as they are known before its headers are read."""
-    if case.study is None:
-        return [] if case.files is None else [case.files.study_uid]
-    series = case.study.series
-    slices = [header.instance_uid for each in series for header in each.slices]
-    return [case.study.study_uid, *(each.series_uid for each in series), *slices]
+        series = case.study.series
+        slices = [header for each in series for header in each.slices]
+        paths += [header.path for header in slices] + [r.path for r in case.study.rejections]
+        uids = [case.study.study_uid, *(each.series_uid for each in series)]
+        uids += [header.instance_uid for header in slices]
+    return paths, uids
 
 
 class HideValues:

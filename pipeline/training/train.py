@@ -41,7 +41,9 @@ from spineline.pipeline.training.settings import PipelineTrain, WeightsStrip
 from spineline.pipeline.training.strip import strip_weights
 
 BUNDLE_RECIPES = ("best",)
-STAGES: dict[str, type[DetectTrain | ClassifyTrain | NamingTrain]] = {
+Training = DetectTrain | ClassifyTrain | NamingTrain
+
+STAGES: dict[str, type[Training]] = {
     "namer": NamingTrain,
     "classifier": ClassifyTrain,
     "detector": DetectTrain,
@@ -54,7 +56,6 @@ _OWN = ("data", "out", "seed", "device", "resume", "overwrite", "trust")
 _CHECKPOINTS = ("weights/last.pt", "checkpoint.pt")
 """What a detector's and a classifier's training leave at the end of every epoch."""
 
-Trainings = dict[str, DetectTrain | ClassifyTrain | NamingTrain]
 Keys = dict[str, dict[str, Any]]
 
 
@@ -158,12 +159,18 @@ def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
     Raises:
         ConfigError: says the recipe and the stage.
     """
-    return {
-        stage: _resolved(
-            _training(settings, stage, recipe[stage]), f"recipe={settings.recipe}, {stage}"
-        )
-        for stage in STAGES
-    }
+    found = {}
+    for stage in STAGES:
+        training = _training(settings, stage, recipe[stage])
+        try:
+            found[stage] = (
+                settings_to_dict(training)
+                if isinstance(training, NamingTrain)
+                else resolved_training(training)
+            )
+        except ConfigError as error:
+            raise ConfigError(f"recipe={settings.recipe}, {stage}: {error}") from error
+    return found
 
 
 def can_go_on(run: Path) -> bool:
@@ -194,9 +201,7 @@ def _read_recipe(path: Path) -> Keys:
     }
 
 
-def _training(
-    settings: PipelineTrain, stage: str, keys: Mapping[str, Any]
-) -> DetectTrain | ClassifyTrain | NamingTrain:
+def _training(settings: PipelineTrain, stage: str, keys: Mapping[str, Any]) -> Training:
     own: dict[str, Any] = {
         "data": settings.data,
         "out": settings.out / stage,
@@ -223,15 +228,6 @@ def check_data(settings: PipelineTrain) -> str:
         file = dataset.root / "annotations" / f"{part}.json"
         digest.update(file.read_bytes() if file.is_file() else b"")
     return digest.hexdigest()
-
-
-def _resolved(training: DetectTrain | ClassifyTrain | NamingTrain, where: str) -> dict[str, Any]:
-    if isinstance(training, NamingTrain):
-        return settings_to_dict(training)
-    try:
-        return resolved_training(training)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def resolved_training(training: DetectTrain | ClassifyTrain) -> dict[str, Any]:
@@ -286,12 +282,7 @@ def _final(out: Path, stage: str) -> Path:
     return out / f"{stage}.safetensors"
 
 
-def _run_stage(
-    settings: PipelineTrain,
-    stage: str,
-    training: DetectTrain | ClassifyTrain | NamingTrain,
-    number: str,
-) -> None:
+def _run_stage(settings: PipelineTrain, stage: str, training: Training, number: str) -> None:
     final = _final(settings.out, stage)
     if settings.resume and final.is_file():
         LOG.info("%s (%s): trained before", stage, number)
@@ -305,7 +296,7 @@ def _run_stage(
     strip_weights(WeightsStrip(weights=weights, out=final, overwrite=True))
 
 
-def _train(training: DetectTrain | ClassifyTrain | NamingTrain) -> Path:
+def _train(training: Training) -> Path:
     """Train, and give the weights of the last epoch."""
     if isinstance(training, NamingTrain):
         return namer_train.train(training).weights

@@ -73,7 +73,11 @@ def presentation_state_of(
     if "ModalityLUTSequence" in source.raw:
         raise NotRepresentableError("its values go through a modality table")
     image = _image(source)
-    layers = _layers()
+    colours = {_LAYERS[kind]: COLOURS_RGB[kind] for kind in KINDS} | {_NOTES: (255, 255, 255)}
+    layers = {
+        name: pr.GraphicLayer(name, order, display_color=CIELabColor.from_rgb(*colour))
+        for order, (name, colour) in enumerate(colours.items(), 1)
+    }  # the lowest first
     inverted = source.header.photometric == "MONOCHROME1"
     state = pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[image],
@@ -101,15 +105,6 @@ def _image(source: SourceInstance) -> Dataset:
         image.SharedFunctionalGroupsSequence = [Dataset()]
         image.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(source.header.frames)]
     return image
-
-
-def _layers() -> dict[str, pr.GraphicLayer]:
-    """Layers by name, the lowest first."""
-    colours = {_LAYERS[kind]: COLOURS_RGB[kind] for kind in KINDS} | {_NOTES: (255, 255, 255)}
-    return {
-        name: pr.GraphicLayer(name, order, display_color=CIELabColor.from_rgb(*colour))
-        for order, (name, colour) in enumerate(colours.items(), 1)
-    }
 
 
 def _annotations(

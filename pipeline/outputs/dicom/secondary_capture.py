@@ -11,7 +11,6 @@ from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
 from spineline.pipeline.inference.pipeline import Analysis
-from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.warnings import codes_of
 from spineline.pipeline.outputs.dicom.source import (
     SourceInstance,
@@ -71,7 +70,10 @@ def secondary_capture_of(
     guess = ["levels are a guess"] if result.abstained else []
     said = f"Levels and grades by spineline {result.version or 'unknown'}, research use only"
     made.DerivationDescription = "; ".join([said, *doubt_words(result), *guess])
-    _say_burned_in(made, source, result)
+    if source.text("BurnedInAnnotation") == "YES":
+        made.BurnedInAnnotation = "YES"
+    elif "burned_in_text" not in codes_of(result.warnings):  # nothing is said on a suspicion
+        made.BurnedInAnnotation = "NO"
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.header.sop_class_uid
     reference.ReferencedSOPInstanceUID = source.header.instance_uid
@@ -81,14 +83,6 @@ def secondary_capture_of(
     if source.text("LossyImageCompression") == "01":
         made.LossyImageCompression = "01"
     return made
-
-
-def _say_burned_in(made: Dataset, source: SourceInstance, result: StudyResult) -> None:
-    """Whether the picture tells who the patient is; nothing is said where that is but suspected."""
-    if source.text("BurnedInAnnotation") == "YES":
-        made.BurnedInAnnotation = "YES"
-    elif "burned_in_text" not in codes_of(result.warnings):
-        made.BurnedInAnnotation = "NO"
 
 
 def _pixels(png: bytes) -> npt.NDArray[np.uint8]:

@@ -100,8 +100,17 @@ class SourceInstance:
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """The finite numbers of an element, looked for in the frame's groups first; () without."""
         for place in self._places():
-            if keyword in place:
-                return _finite(place, keyword)
+            if keyword not in place:
+                continue
+            try:
+                value = place.get(keyword)
+                values = (
+                    value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
+                )
+                numbers = tuple(float(v) for v in values)
+            except Exception:  # pydicom raises nearly anything on values that are none
+                return ()
+            return numbers if np.isfinite(numbers).all() else ()
         return ()
 
     def text(self, keyword: str) -> str:
@@ -127,7 +136,11 @@ def read_source_instance(header: SliceHeader) -> SourceInstance:
             it.
         SpinelineError: it can no longer be read.
     """
-    _check_class(header)
+    if not UID(header.sop_class_uid).name.endswith("Image Storage"):
+        found = "is no image of the standard's" if header.sop_class_uid else "is absent"
+        raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
+    if header.frame is not None and header.sop_class_uid in _SINGLE_FRAME:
+        raise NotRepresentableError("it holds several frames, which its SOP class does not allow")
     try:
         check_inflated_size(header.path)
         raw = pydicom.dcmread(header.path, stop_before_pixels=True)
@@ -261,21 +274,8 @@ def plain_text(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in whole).split())
 
 
-def _check_class(header: SliceHeader) -> None:
-    """Refuse instances whose SOP class says what they are not, or nothing."""
-    if not UID(header.sop_class_uid).name.endswith("Image Storage"):
-        found = "is no image of the standard's" if header.sop_class_uid else "is absent"
-        raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
-    if header.frame is not None and header.sop_class_uid in _SINGLE_FRAME:
-        raise NotRepresentableError("it holds several frames, which its SOP class does not allow")
-
-
 def _is_passed_on(tag: BaseTag) -> bool:
     return tag.group in _KEPT_GROUPS or keyword_for_tag(tag) in _IMAGE_KEYWORDS
-
-
-def _is_any(tag: BaseTag) -> bool:
-    return not tag.is_private
 
 
 def _cleaned(dataset: Dataset, wanted: Callable[[BaseTag], bool], dropped: list[str]) -> Dataset:
@@ -293,7 +293,9 @@ def _cleaned(dataset: Dataset, wanted: Callable[[BaseTag], bool], dropped: list[
 
 def _valid_element(element: DataElement, dropped: list[str]) -> DataElement:
     if element.VR == "SQ":
-        items = [_cleaned(item, _is_any, dropped) for item in element.value or ()]
+        items = [
+            _cleaned(item, lambda tag: not tag.is_private, dropped) for item in element.value or ()
+        ]
         return DataElement(element.tag, "SQ", DicomSequence(items))
     if element.is_empty:
         return DataElement(element.tag, element.VR, None)
@@ -304,16 +306,6 @@ def _valid_element(element: DataElement, dropped: list[str]) -> DataElement:
     for value in shown:
         validate_value(element.VR, value, RAISE)
     return DataElement(element.tag, element.VR, shown if len(shown) > 1 else shown[0])
-
-
-def _finite(place: Dataset, keyword: str) -> tuple[float, ...]:
-    try:
-        value = place.get(keyword)
-        values = value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
-        numbers = tuple(float(v) for v in values)
-    except Exception:
-        return ()
-    return numbers if np.isfinite(numbers).all() else ()
 
 
 def _bytes_of(made: Dataset, source: SourceInstance) -> bytes:

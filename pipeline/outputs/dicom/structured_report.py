@@ -60,25 +60,6 @@ def structured_report_of(
         result: what to report.
         doubtful: structures below this confidence are marked as doubtful.
     """
-    report = sr.ComprehensiveSR(
-        evidence=[source.dataset],
-        content=_content(source, result, doubtful),
-        is_complete=not result.missing_levels and bool(result.structures),
-        is_final=False,
-        is_verified=False,
-        coding_schemes=[
-            CodingSchemeIdentificationItem(code.PRIVATE_SCHEME, name=code.PRIVATE_SCHEME_NAME)
-        ],
-        **identity("sr", source, result),
-    )
-    if result.missing_levels:
-        found = len(LEVELS) - len(result.missing_levels)
-        report.CompletionFlagDescription = f"{found} of {len(LEVELS)} levels found"
-    return report
-
-
-def _content(source: SourceInstance, result: StudyResult, doubtful: float) -> sr.MeasurementReport:
-    """The content tree."""
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=uid_of("device", result.version, result.weights_sha256),
         name="spineline",
@@ -94,7 +75,21 @@ def _content(source: SourceInstance, result: StudyResult, doubtful: float) -> sr
         imaging_measurements=groups or [_empty_group(source, result)],
     )
     content[0].ContentSequence.append(_evaluations(result))
-    return content
+    report = sr.ComprehensiveSR(
+        evidence=[source.dataset],
+        content=content,
+        is_complete=not result.missing_levels and bool(result.structures),
+        is_final=False,
+        is_verified=False,
+        coding_schemes=[
+            CodingSchemeIdentificationItem(code.PRIVATE_SCHEME, name=code.PRIVATE_SCHEME_NAME)
+        ],
+        **identity("sr", source, result),
+    )
+    if result.missing_levels:
+        found = len(LEVELS) - len(result.missing_levels)
+        report.CompletionFlagDescription = f"{found} of {len(LEVELS)} levels found"
+    return report
 
 
 def _group(
@@ -204,25 +199,19 @@ def _evaluations(result: StudyResult) -> sr.ContainerContentItem:
         name=code.EVALUATIONS, relationship_type="CONTAINS", is_content_continuous=False
     )
     items: list[sr.ContentItem] = []
+    comments = [RESEARCH_USE]
     if result.naming is not None:
         value = code.GUESSED if result.abstained else code.NAMED
         items.append(
             sr.CodeContentItem(name=code.NAMING, value=value, relationship_type="CONTAINS")
         )
+        comments.append(f"Probability of the naming of levels: {result.naming.probability:.4f}")
+    if result.missing_levels:
+        comments.append(f"Missing levels: {', '.join(result.missing_levels)}")
+    comments += [f"Warning: {text}" for text in result.warnings]
     items += [
-        sr.TextContentItem(name=code.COMMENT, value=plain_text(text), relationship_type="CONTAINS")
-        for text in _comments(result)
-        if plain_text(text)
+        sr.TextContentItem(name=code.COMMENT, value=text, relationship_type="CONTAINS")
+        for text in map(plain_text, comments)
     ]
     container.ContentSequence = sr.ContentSequence(items)
     return container
-
-
-def _comments(result: StudyResult) -> list[str]:
-    comments = [RESEARCH_USE]
-    if result.naming is not None:
-        share = f"{result.naming.probability:.4f}"
-        comments.append(f"Probability of the naming of levels: {share}")
-    if result.missing_levels:
-        comments.append(f"Missing levels: {', '.join(result.missing_levels)}")
-    return comments + [f"Warning: {text}" for text in result.warnings]

@@ -243,11 +243,11 @@ def test_data_check_knows_the_source(images: Path, tmp_path: Path, run_cli, fold
 
 def test_levels_of_a_prepared_source_cannot_be_scored(images: Path, tmp_path: Path) -> None:
     from spineline.pipeline.evaluation.settings import PipelineVal
-    from spineline.pipeline.inference.ground_truth import load_truth
+    from spineline.pipeline.inference.ground_truth import load_ground_truth
 
     words(tmp_path, [entry("a0.png")])
     settings = PipelineVal(
         source=images, annotations=tmp_path / "markup.json", out=tmp_path / "out"
     )
     with pytest.raises(AnnotationError, match="a prepared source names no levels to score"):
-        load_truth(settings)
+        load_ground_truth(settings)
