@@ -15,12 +15,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cohorts import draw_cohort
-from turns import CLI, BenchSettings, facts, run_bench
+import harness
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.run_record import run_script
@@ -32,7 +28,7 @@ _PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemorySettings(BenchSettings):
+class MemorySettings(harness.BenchSettings):
     n: int = key("studies", default=2000, minimum=10)
     repeats: int = key("one run of each size", default=1, minimum=1, maximum=1)
     slices: int = key("slices per series, of three", default=1, minimum=1, maximum=31)
@@ -108,7 +104,9 @@ def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
     words = ["pipeline", "predict", f"source={source}", f"out={out}"]
     start = time.monotonic()
     looks = []
-    with subprocess.Popen([sys.executable, *CLI, *words], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, *harness.CLI, *words], stdout=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
             tree = tree_of(process.pid)
             both = [memory_of(one) for one in tree]
@@ -120,77 +118,58 @@ def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
     return MemoryRun(studies, time.monotonic() - start, tuple(looks))
 
 
-def work(settings: MemorySettings, folder: Path) -> tuple[dict[str, Any], str]:
+def work(settings: MemorySettings, folder: Path) -> harness.Found:
     few = max(settings.n // 10, 1)
     size = {"slices": settings.slices, "size": settings.size, "seed": settings.seed}
-    draw_cohort(folder / "few", few, **size)
-    data = draw_cohort(folder / "all", settings.n, **size)
+    harness.draw_cohort(folder / "few", few, **size)
+    data = harness.draw_cohort(folder / "all", settings.n, **size)
     runs = [
         watch(folder / name, folder / f"out-{name}", count, settings.every)
         for name, count in (("few", few), ("all", settings.n))
     ]
     whole = runs[-1]
     thirds = {
-        f"{part} third": (whole.peak("rss_mb", *ends), whole.peak("pss_mb", *ends))
-        for part, ends in (
-            ("first", (0.0, 1 / 3)),
-            ("second", (1 / 3, 2 / 3)),
-            ("last", (2 / 3, 1.0)),
-        )
+        f"{part} third": [whole.peak(clock, n / 3, (n + 1) / 3) for clock in ("rss_mb", "pss_mb")]
+        for n, part in enumerate(("first", "second", "last"))
     }
-    report = {
-        "goal_mb": GOAL_MB,
-        "data": data,
-        "runs": [
-            {
-                "studies": run.studies,
-                "seconds": round(run.seconds, 2),
-                "processes": max(look.processes for look in run.looks),
-                "peak_rss_mb": round(run.peak("rss_mb"), 1),
-                "peak_pss_mb": round(run.peak("pss_mb"), 1),
-            }
-            for run in runs
-        ],
-        "thirds_mb": {name: [round(v, 1) for v in both] for name, both in thirds.items()},
-    }
-    return report, section_text(settings, data, runs, thirds)
-
-
-def section_text(
-    settings: MemorySettings,
-    data: str,
-    runs: list[MemoryRun],
-    thirds: dict[str, tuple[float, float]],
-) -> str:
-    rows = [
-        (
-            f"{run.studies} studies",
-            f"{run.seconds:.0f}",
-            max(look.processes for look in run.looks),
-            f"{run.peak('rss_mb'):.0f}",
-            f"{run.peak('pss_mb'):.0f}",
-        )
+    told = [
+        {
+            "studies": run.studies,
+            "seconds": round(run.seconds, 2),
+            "processes": max(look.processes for look in run.looks),
+            "peak_rss_mb": round(run.peak("rss_mb"), 1),
+            "peak_pss_mb": round(run.peak("pss_mb"), 1),
+        }
         for run in runs
     ]
+    rows = [
+        (f"{count} studies", f"{seconds:.0f}", processes, f"{rss:.0f}", f"{pss:.0f}")
+        for count, seconds, processes, rss, pss in (run.values() for run in told)
+    ]
     rows += [
-        (f"{runs[-1].studies} studies, {name}", "", "", f"{rss:.0f}", f"{pss:.0f}")
+        (f"{whole.studies} studies, {name}", "", "", f"{rss:.0f}", f"{pss:.0f}")
         for name, (rss, pss) in thirds.items()
     ]
     heads = ("run", "seconds", "processes", "peak RSS, MiB", "peak PSS, MiB")
-    return f"""## Memory over a cohort
-
+    return harness.Found(
+        title="Memory over a cohort",
+        about=f"""\
 Resident memory of all processes of `pipeline predict`, looked at every {settings.every:g} s: by
 RSS, which counts what processes share once for each of them, and by PSS, which counts it once.
-Wanted: under {GOAL_MB} MiB, and no more over ten times the studies.
-
-{facts("cohort_memory", settings, data, ("torch", "pydicom"))}
-
-{markdown_table(heads, rows)}
-"""
+Wanted: under {GOAL_MB} MiB, and no more over ten times the studies.""",
+        data=data,
+        packages=("torch", "pydicom"),
+        tables=(markdown_table(heads, rows),),
+        report={
+            "goal_mb": GOAL_MB,
+            "runs": told,
+            "thirds_mb": {name: [round(v, 1) for v in both] for name, both in thirds.items()},
+        },
+    )
 
 
 def main(words: list[str]) -> None:
-    run_bench(words, MemorySettings, work, "cohort-memory")
+    harness.run_bench(words, MemorySettings, work, "cohort_memory")
 
 
 if __name__ == "__main__":

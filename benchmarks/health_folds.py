@@ -20,23 +20,20 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from harness import settings_of
 from pages import write_section
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, describe, key, parse_settings
+from spineline.datasets.common.settings import Settings, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.kfold.kfold import kfold_detect
@@ -258,11 +255,9 @@ def small_note(
 
 
 def main(words: list[str]) -> None:
-    if words == ["help"]:
-        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(HealthSettings)]))
+    settings = settings_of(words, HealthSettings)
+    if settings is None:
         return
-    values = dict(word.partition("=")[::2] for word in words)
-    settings = parse_settings(HealthSettings, values, where="command line")
     log = logging.getLogger("spineline")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())

@@ -29,9 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from harness import settings_of
 from pages import check_name, read_sections, write_section
 
 from spineline.converters.convert import convert_report
@@ -39,7 +37,7 @@ from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, close_match, describe, key, parse_settings
+from spineline.datasets.common.settings import Settings, close_match, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.datasets.metrics.tree import flatten
 from spineline.pipeline.evaluation.settings import PipelineVal
@@ -775,11 +773,9 @@ def write_page(settings: RowsSettings) -> None:
 
 def main(words: list[str]) -> int:
     """Run, print the table, write the page; 1 where something failed."""
-    if words == ["help"]:
-        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(RowsSettings)]))
+    settings = settings_of(words, RowsSettings)
+    if settings is None:
         return 0
-    values = dict(word.partition("=")[::2] for word in words)
-    settings = parse_settings(RowsSettings, values, where="command line")
     check_name(settings.section)
     rows = chosen_rows(settings.rows)
     if settings.dry:
