@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pydicom
+import yaml
 from pages import write_section
 
 from spineline.datasets.commands.phantom import phantom
@@ -252,6 +253,31 @@ def command_of(script: str, settings: BenchSettings) -> str:
     words = command_line("", settings).removeprefix("spineline").split()
     shown = [word for word in words if not word.startswith(("page=", "out="))]
     return " ".join([f"python benchmarks/{script}.py", *shown])
+
+
+def figure_text(value: float | None, ci95: Sequence[float | None] = (None, None)) -> str:
+    """``0.812``, ``0.812 (0.790 – 0.830)``, or ``not defined`` where there is no value."""
+    if value is None:
+        return "not defined"
+    low, high = ci95
+    interval = "" if low is None or high is None else f" ({low:.3f} – {high:.3f})"
+    return f"{value:.3f}{interval}"
+
+
+def recorded_command(
+    record: Path, settings_class: type[Settings], instead: Mapping[str, str] | None = None
+) -> str:
+    """The command that a ``run.yaml`` says its folder was made by; of paths the last part alone.
+
+    Args:
+        record: the file.
+        settings_class: of the command.
+        instead: keys that were otherwise, as typed.
+    """
+    content = yaml.safe_load(record.read_text(encoding="utf-8"))
+    values = {**content["settings"], **(instead or {})}
+    settings = parse_settings(settings_class, values, where=str(record))
+    return command_line(str(content["command"]).removeprefix("spineline "), settings)
 
 
 def settings_of(words: Sequence[str], settings_class: type[Keys]) -> Keys | None:

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import settings_of
+from harness import figure_text, recorded_command, settings_of
 from pages import write_section
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, key, parse_settings
+from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.kfold.kfold import kfold_detect
@@ -181,19 +181,11 @@ def rows_of(scored: Scored) -> list[tuple[str, ...]]:
         found = [scored.figures[f"{rule}.{name}"] for name in FIGURES]
         folds = () if "." in rule else range(len(scored.content["studies"]))
         for n in folds:  # the third rule is told of all folds as one alone
-            cells = [number_text({"value": figure["folds"][n]}) for figure in found]
+            cells = [figure_text(figure["folds"][n]) for figure in found]
             rows.append((title, f"fold{n}", words, *cells))
-        cells = [number_text(figure["pooled"]) for figure in found]
+        cells = [figure_text(f["pooled"]["value"], f["pooled"]["ci95"]) for f in found]
         rows.append((title, "all as one", words, *cells))
     return rows
-
-
-def number_text(figure: Mapping[str, Any]) -> str:
-    """``0.812``, or ``0.812 (0.790 – 0.830)``; ``not defined`` where it is not."""
-    if figure["value"] is None:
-        return "not defined"
-    low, high = figure.get("ci95", (None, None))
-    return f"{figure['value']:.3f}" + ("" if low is None else f" ({low:.3f} – {high:.3f})")
 
 
 ABOUT = """\
@@ -214,11 +206,9 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
     """The section of the page."""
     rows = [PUBLISHED, *(row for scored in models for row in rows_of(scored))]
     studies = models[0].content["studies"]
-    record = yaml.safe_load((data / "run.yaml").read_text(encoding="utf-8"))
-    keys = parse_settings(ConvertReport, record["settings"], where=str(data / "run.yaml"))
-    name = str(record["command"]).removeprefix("spineline ")
-    commands = [command_line(name, replace(keys, out=data)), *(m.command for m in models)]
-    sizes = "The recipes in full." if settings.full else small_note(settings, data, keys, models)
+    record = data / "run.yaml"
+    converted = recorded_command(record, ConvertReport, {"out": str(data)})
+    sizes = "The recipes in full." if settings.full else small_note(settings, data, models)
     lines = [
         "## Discs, healthy or sick",
         "",
@@ -234,20 +224,19 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         "",
         "Made by, in this order:",
         "",
-        *(f"- `{command}`" for command in commands),
+        *(f"- `{command}`" for command in (converted, *(m.command for m in models))),
     ]
     return "\n".join(lines) + "\n"
 
 
-def small_note(
-    settings: HealthSettings, data: Path, source: ConvertReport, models: Sequence[Scored]
-) -> str:
+def small_note(settings: HealthSettings, data: Path, models: Sequence[Scored]) -> str:
     """What the small sizes are, and how to run the full ones."""
     epochs = " and ".join(
         f"{kfold_keys(settings, scored.model, data).epochs} epochs of {TITLES[scored.model]}"
         for scored in models
     )
-    names = f"annotations={source.annotations.name} images={source.images.name}"
+    source = yaml.safe_load((data / "run.yaml").read_text(encoding="utf-8"))["settings"]
+    names = " ".join(f"{key}={Path(source[key]).name}" for key in ("annotations", "images"))
     return (
         f"Small runs for a CPU ({epochs}; a small backbone): not the best that either network can "
         f"do. In full: `python benchmarks/health_folds.py full=true device=0 {names} out=OUT`."

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import settings_of
+from harness import figure_text, recorded_command, settings_of
 from pages import check_name, read_sections, write_section
 
 from spineline.converters.convert import convert_report
@@ -41,7 +41,7 @@ from spineline.datasets.common.settings import Settings, close_match, key, parse
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.datasets.metrics.tree import flatten
 from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.evaluation.tables import command_line, machine
+from spineline.pipeline.evaluation.tables import machine
 from spineline.pipeline.evaluation.val import val
 from spineline.pipeline.kfold.kfold import kfold_classify, kfold_detect
 from spineline.pipeline.kfold.settings import KfoldClassify, KfoldDetect
@@ -65,6 +65,9 @@ class Experiment:
         full: keys at the report's size.
         small: keys for a CPU.
         sizes: what the two sizes are, in words, for the table.
+        figure: dotted key that is compared; of the chain each row has its own.
+        rows: variant, words of the title and the published figure, as the report gives it.
+        alone: no figure of the pipeline means the same.
         note: what the report leaves open, or does otherwise.
     """
 
@@ -75,6 +78,9 @@ class Experiment:
     full: Words
     small: Words
     sizes: tuple[str, str]
+    figure: str = ""
+    rows: tuple[tuple[str, str, str], ...] = ()
+    alone: bool = False
     note: str = ""
 
 
@@ -130,7 +136,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ("YOLOv5x from its COCO weights, 800 px, 200 epochs, batch 16, recipe report "
          "without mixup but where the row has it",
          "YOLOv5n from scratch, 256 px, 40 epochs, recipe lumbar"),
-        "YOLOv5 has the anchor-free head of the ultralytics package.",
+        "level_accuracy_8px",
+        (("original", "original", "0.849"), ("label_smoothing", "label smoothing", "0.860"),
+         ("mixup", "mixup", "0.878")),
+        note="YOLOv5 has the anchor-free head of the ultralytics package.",
     ),
     Experiment(
         "frcnn", "End to end on the seven classes: Faster R-CNN", "kfold detect", SEVEN,
@@ -139,7 +148,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
          "proposals": "300", "imgsz": "320", "batch": "4", "epochs": "40", "plots": "false"},
         ("ResNet-50, 800 px, 200 epochs, batch 8, from scratch",
          "MobileNetV3-large, 1 channel, 320 px, 40 epochs, batch 4, from scratch"),
-        _UNKNOWN_RULE,
+        "coco.map50", (("original", "", "0.438"),), alone=True, note=_UNKNOWN_RULE,
     ),
     Experiment(
         "yolov3", "End to end on the seven classes: YOLOv3", "kfold detect", SEVEN,
@@ -147,7 +156,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {"model": "yolov3-tiny", **_SMALL_YOLO},
         ("YOLOv3, 800 px, 200 epochs, batch 16, recipe report without mixup, from scratch",
          "YOLOv3-tiny, 256 px, 40 epochs, recipe lumbar, from scratch"),
-        f"{_UNKNOWN_RULE} YOLOv3 has the anchor-free head of the ultralytics package.",
+        "coco.map50", (("original", "", "0.512"),), alone=True,
+        note=f"{_UNKNOWN_RULE} YOLOv3 has the anchor-free head of the ultralytics package.",
     ),
     Experiment(
         "unet", "Point regression by a U-Net", "kfold detect", LEVEL,
@@ -155,22 +165,29 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {"model": "unet", "epochs": "40", "plots": "false"},
         ("ResNet-50 encoder, 512 px, 200 epochs, batch 8, from scratch",
          "ResNet-18 encoder, 256 px, 40 epochs, batch 8, from scratch"),
-        "One figure is published for both kinds of heat maps; the sizes are ours.",
+        "level_accuracy_8px",
+        (("onehot", "one-hot", "0.184 (test, one for both)"),
+         ("gaussian", "Gaussian", "0.184 (test, one for both)")),
+        note="One figure is published for both kinds of heat maps; the sizes are ours.",
     ),
     Experiment(
         "binary", "Binary head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "binary"},
         {**_SMALL_HEAD, "head": "binary"},
-        _HEAD_SIZES,
-        f"{_AT_LABELS}. Always answering \"not V5\" is right nearly as often: see the AUC in "
+        _HEAD_SIZES, "binary.accuracy",
+        (("resize", "resize", "0.978"), ("normalise", "+ normalise", "0.973"),
+         ("noise_normalise_rotation", "+ noise and rotation", "0.998")),
+        note=f"{_AT_LABELS}. Always answering \"not V5\" is right nearly as often: see the AUC in "
         "`kfold.md`.",
     ),
     Experiment(
         "seven", "Seven-class head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "seven"},
         {**_SMALL_HEAD, "head": "seven"},
-        _HEAD_SIZES,
-        f"{_AT_LABELS}.",
+        _HEAD_SIZES, "seven.accuracy",
+        (("resize", "resize", "0.596"), ("normalise", "normalise", "0.607"),
+         ("rotation", "rotation", "0.619"), ("colour_jitter", "colour jitter", "0.601")),
+        note=f"{_AT_LABELS}.",
     ),
     Experiment(
         "large_batch", "Seven-class head", "kfold classify", LEVEL,
@@ -178,16 +195,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {**_SMALL_HEAD, "head": "seven", "epochs": "60"},
         ("ResNet-50, 3 channels, 100 epochs, batch 1024",
          "ResNet-18, 1 channel, 60 epochs, batch 1024"),
-        f"{_AT_LABELS}. A fold has about 1,090 crops to train on, so that an epoch of this batch "
-        "is two steps, the second of some 60 or 70 crops.",
+        "seven.accuracy", (("batch_1024", "batch 1024", "0.588"),),
+        note=f"{_AT_LABELS}. A fold has about 1,090 crops to train on, so that an epoch of this "
+        "batch is two steps, the second of some 60 or 70 crops.",
     ),
     Experiment(
         "noisy", "Seven-class head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "seven"},
         {**_SMALL_HEAD, "head": "seven", "epochs": "2"},
-        (_HEAD_SIZES[0], "ResNet-18, 1 channel, 2 epochs, batch 128"),
-        f"{_AT_LABELS}. The noisy copies make twelve to thirteen times as many crops, and as many "
-        "steps of an epoch.",
+        (_HEAD_SIZES[0], "ResNet-18, 1 channel, 2 epochs, batch 128"), "seven.accuracy",
+        (("noise", "noise", "0.658"),
+         ("noise_normalise_rotation", "noise + normalise + rotation", "0.654")),
+        note=f"{_AT_LABELS}. The noisy copies make twelve to thirteen times as many crops, and as "
+        "many steps of an epoch.",
     ),
     Experiment(
         "networks", "Other networks, seven classes", "kfold classify", LEVEL,
@@ -196,7 +216,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
          "jitter": "false", "balance": "none", "plots": "false"},
         ("3 channels, 100 epochs, batch 512, normalise + rotation + noise",
          "1 channel, 20 epochs, batch 128, normalise + rotation"),
-        f"{_AT_LABELS}. ResNet-50 stands there for comparison.",
+        "seven.accuracy",
+        (("original", "ResNet-50", "0.654"), ("vgg16", "VGG-16", "worse, not given"),
+         *((f"resnet{n}", f"ResNet-{n}", "worse, not given") for n in (18, 34, 101))),
+        note=f"{_AT_LABELS}. ResNet-50 stands there for comparison.",
     ),
     Experiment(
         "heads", "Classifier of the chain", "kfold classify", LEVEL,
@@ -210,72 +233,30 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {},
         ("detector `regions-mixup` and a classifier with both heads, at full size",
          "detector `regions-mixup` and a classifier with both heads, at the small size"),
-        "Every study by the networks of the fold that left it out, and the surest box of each "
+        rows=(("recall", "recall", "0.667"), ("precision", "precision", "0.402"),
+              ("ap", "AP", "0.657")),
+        note="Every study by the networks of the fold that left it out, and the surest box of each "
         "level; the published precision counts several boxes of a level. The two heads, which the "
         "report lists apart, share a trunk here.",
     ),
 )  # fmt: skip
 AT: dict[str, Experiment] = {experiment.name: experiment for experiment in EXPERIMENTS}
 
-_REGIONS = ("original", "original", "0.849"), (
-    "label_smoothing", "label smoothing", "0.860"), ("mixup", "mixup", "0.878")  # fmt: skip
-_MAPS = ("onehot", "one-hot", "0.184 (test, one for both)"), (
-    "gaussian", "Gaussian", "0.184 (test, one for both)")  # fmt: skip
-_BINARY = ("resize", "resize", "0.978"), ("normalise", "+ normalise", "0.973"), (
-    "noise_normalise_rotation", "+ noise and rotation", "0.998")  # fmt: skip
-_SEVEN = (
-    ("resize", "resize", "0.596"),
-    ("normalise", "normalise", "0.607"), ("rotation", "rotation", "0.619"),
-    ("colour_jitter", "colour jitter", "0.601"),
-)  # fmt: skip
-_LARGE_BATCH = (("batch_1024", "batch 1024", "0.588"),)
-_NOISY = (
-    ("noise", "noise", "0.658"),
-    ("noise_normalise_rotation", "noise + normalise + rotation", "0.654"),
-)  # fmt: skip
-_NETWORKS = (
-    ("original", "ResNet-50", "0.654"), ("vgg16", "VGG-16", "worse, not given"),
-    ("resnet18", "ResNet-18", "worse, not given"), ("resnet34", "ResNet-34", "worse, not given"),
-    ("resnet101", "ResNet-101", "worse, not given"),
-)  # fmt: skip
-_CHAIN = ("recall", "recall", "0.667"), ("precision", "precision", "0.402"), ("ap", "AP", "0.657")
-
-
-def _rows() -> tuple[Row, ...]:
-    """The rows in the report's order."""
-    groups: tuple[tuple[str, str, str | None, Any], ...] = (
-        ("regions", "level_accuracy_8px", "level_accuracy_8px", _REGIONS),
-        ("frcnn", "coco.map50", None, (("original", "", "0.438"),)),
-        ("yolov3", "coco.map50", None, (("original", "", "0.512"),)),
-        ("unet", "level_accuracy_8px", "level_accuracy_8px", _MAPS),
-        ("binary", "binary.accuracy", "binary.accuracy", _BINARY),
-        ("seven", "seven.accuracy", "seven.accuracy", _SEVEN),
-        ("large_batch", "seven.accuracy", "seven.accuracy", _LARGE_BATCH),
-        ("noisy", "seven.accuracy", "seven.accuracy", _NOISY),
-        ("networks", "seven.accuracy", "seven.accuracy", _NETWORKS),
+ROWS: tuple[Row, ...] = tuple(
+    Row(
+        f"{e.name}-{variant}" if words else e.name,
+        f"{e.title}, {words}" if words else e.title,
+        e.name,
+        variant if e.figure else "",
+        figure,
+        published,
+        None if e.alone else figure,
     )
-    rows = [
-        Row(
-            f"{group}-{variant}" if words else group,
-            f"{AT[group].title}, {words}" if words else AT[group].title,
-            group,
-            variant,
-            figure,
-            published,
-            best,
-        )
-        for group, figure, best, variants in groups
-        for variant, words, published in variants
-    ]
-    rows += [
-        Row(f"chain-{name}", f"The chain, {words}", "chain", "", f"report.{name}", value,
-            f"report.{name}")
-        for name, words, value in _CHAIN
-    ]  # fmt: skip
-    return tuple(rows)
-
-
-ROWS: tuple[Row, ...] = _rows()
+    for e in EXPERIMENTS
+    for variant, words, published in e.rows
+    for figure in [e.figure or f"report.{variant}"]
+)
+"""In the report's order."""
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.experiment for row in ROWS))
 NEEDS = {"chain": (("regions", "mixup"), ("heads", "noise_normalise_rotation"))}
 """Experiments, with the variant, whose networks another one takes."""
@@ -481,7 +462,8 @@ def run_experiment(
             return []
     else:
         before = finished_variants(folder)
-        if set(variants) <= set(before) & set(scored_variants(folder)):
+        scored = read_kfold(folder).get("variants", {})
+        if set(variants) <= set(before) & set(scored):
             LOG.info("%s: finished already", experiment.name)
             return []
         # A cross-validation writes the table of the variants it is given: with those that are
@@ -525,11 +507,6 @@ def finished_variants(folder: Path) -> tuple[str, ...]:
     counts = {sum(p.is_dir() for p in path.glob("fold*")) for path in folds.glob("*")}
     found = [path.parents[2].name for path in sorted(folder.glob("*/fold*/val/metrics.json"))]
     return tuple(name for name in dict.fromkeys(found) if found.count(name) in counts)
-
-
-def scored_variants(folder: Path) -> tuple[str, ...]:
-    """Variants that are in the table of a cross-validation."""
-    return tuple(read_kfold(folder).get("variants", {}))
 
 
 def read_kfold(folder: Path) -> dict[str, Any]:
@@ -605,7 +582,7 @@ def best_figures(settings: RowsSettings) -> dict[str, str]:
         except (OSError, ValueError, AttributeError) as error:
             raise ConfigError(f"best={settings.best}: not a metrics.json ({error})") from error
         return {
-            name: value_text(figure["value"], figure["ci95"])
+            name: figure_text(figure["value"], figure["ci95"])
             for name, figure in flat.items()
             if not isinstance(figure["value"], list)
         }
@@ -621,22 +598,13 @@ def best_figures(settings: RowsSettings) -> dict[str, str]:
 # Telling
 
 
-def value_text(value: float | None, ci95: Sequence[float | None]) -> str:
-    """``0.812 (0.790 – 0.830)``; ``not defined`` where there is no value."""
-    if value is None:
-        return "not defined"
-    low, high = ci95
-    interval = "" if low is None or high is None else f" ({low:.3f} – {high:.3f})"
-    return f"{value:.3f}{interval}"
-
-
 def cells_of(row: Row, found: Found | None, best: Mapping[str, str]) -> tuple[str, ...]:
     """The row's cells of the table."""
     ours = best.get(row.best, "") if row.best is not None else "–"
     if found is None:
         return (row.title, f"`{row.figure}`", row.published, "not run", "", "", "", ours)
     failed = None in found.folds and found.value is None
-    value = "a fold failed" if failed else value_text(found.value, found.ci95)
+    value = "a fold failed" if failed else figure_text(found.value, found.ci95)
     folds = " / ".join("–" if fold is None else f"{fold:.3f}" for fold in found.folds)
     n = "" if found.n is None else str(found.n)
     return (row.title, f"`{row.figure}`", row.published, value, folds, n, found.size, ours)
@@ -658,7 +626,12 @@ def section_text(settings: RowsSettings) -> str:
     rows = [cells_of(row, found[row.name], best) for row in ROWS]
     lines = ["## The report's rows", "", ABOUT, "", markdown_table(HEADS, rows), ""]
     lines += [best_text(settings, best), ""]
-    lines += [*notes(), ""]
+    lines += [
+        f"- {e.title} (`{e.name}`): full is {e.sizes[0]}; small is {e.sizes[1]}. {e.note}".rstrip()
+        for e in EXPERIMENTS
+        if e.rows
+    ]
+    lines.append("")
     shown = {
         (f.size.split(",")[0], row.experiment, row.variant)
         for row in ROWS
@@ -670,26 +643,11 @@ def section_text(settings: RowsSettings) -> str:
     lines += ["Each row in full, `OUT` being one folder (`device=0` is a GPU):", ""]
     full = RowsSettings(out=settings.out, size="full", device="0", seed=settings.seed, k=settings.k)
     every = commands(full, chosen_variants(ROWS), "OUT")
-    lines += [f"- {names_of(name)}: `{text}`" for name, text in every]
+    titles = {"data": "Folds", **{e.name: f"{e.title} (`{e.name}`)" for e in EXPERIMENTS}}
+    lines += [f"- {titles[name]}: `{text}`" for name, text in every]
     script = "python benchmarks/report_rows.py size=full device=0 annotations=LABELS.json"
     lines += ["", f"All of them: `{script} images=FRAMES out=OUT page=docs/results.md`."]
     return "\n".join(lines) + "\n"
-
-
-def notes() -> list[str]:
-    """What each group of rows is, at either size."""
-    return [
-        f"- {e.title} (`{e.name}`): full is {e.sizes[0]}; small is {e.sizes[1]}. {e.note}".rstrip()
-        for e in EXPERIMENTS
-        if e.name in GROUPS
-    ]
-
-
-def names_of(name: str) -> str:
-    """What a command is for, in words."""
-    if name == "data":
-        return "Folds"
-    return f"{AT[name].title} (`{name}`)"
 
 
 def best_text(settings: RowsSettings, best: Mapping[str, str]) -> str:
@@ -750,19 +708,6 @@ def commands_recorded(folder: Path, experiment: Experiment, variants: Sequence[s
         )
         for given, group in groups.items()
     ]
-
-
-def recorded_command(
-    record: Path, cls: type[Settings], instead: Mapping[str, str] | None = None
-) -> str:
-    """The command that a run folder says it was made by; of paths the last part alone.
-
-    Args:
-        instead: keys that were otherwise, as typed.
-    """
-    content = yaml.safe_load(record.read_text(encoding="utf-8"))
-    settings = parse_settings(cls, {**content["settings"], **(instead or {})}, where=str(record))
-    return command_line(str(content["command"]).removeprefix("spineline "), settings)
 
 
 def write_page(settings: RowsSettings) -> None:
