@@ -106,7 +106,7 @@ def spoil_json(value: Any, rng: Rng) -> bytes:
     """A JSON document with one to three values replaced, removed, doubled, nested or renamed."""
     value = copy.deepcopy(value)
     for _ in range(int(rng.integers(1, 4))):
-        places = list(_places(value))
+        places = list(places_in(value))
         if not places:
             break
         holder, name = pick(rng, places)
@@ -117,13 +117,13 @@ def spoil_json(value: Any, rng: Rng) -> bytes:
     return spoil_bytes(text, rng) if rng.random() < 0.2 else text
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(holder, key) of every value below."""
-    names = value.keys() if isinstance(value, dict) else range(len(value))
-    for name in list(names) if isinstance(value, dict | list) else ():
+def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(holder, key) of every value of a JSON document."""
+    if not isinstance(value, dict | list):
+        return
+    for name in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, name
-        if isinstance(value[name], dict | list):
-            yield from _places(value[name])
+        yield from places_in(value[name])
 
 
 def _change(value: Any, holder: Any, name: Any, rng: Rng) -> Any:
