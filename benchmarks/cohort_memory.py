@@ -13,10 +13,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import harness
+import psutil
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.run_record import run_script
@@ -24,7 +26,6 @@ from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
 
 GOAL_MB = 2048
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,39 +65,16 @@ class MemoryRun:
         return max(among, default=float("nan"))
 
 
-def tree_of(root: int) -> list[int]:
-    """A process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for folder in _PROC.iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended
-                continue
-            children.setdefault(int(fields[1]), []).append(int(folder.name))
-    found = [root]
-    for process in found:
-        found += children.get(process, [])
-    return found
-
-
-def memory_of(process: int) -> tuple[float, float]:
-    """RSS and PSS in MiB; nothing of a process that has ended."""
-    try:
-        lines = (_PROC / str(process) / "smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0, 0.0
-    found = {line.split()[0]: float(line.split()[1]) / 1024 for line in lines[1:]}
-    return found.get("Rss:", 0.0), found.get("Pss:", 0.0)
-
-
-def done_in(out: Path) -> int:
-    """Studies that the command says it has done."""
-    manifest = out / "manifest.jsonl"
-    try:
-        return manifest.read_bytes().count(b'"done"')
-    except OSError:
-        return 0
+def memory_of(root: int) -> tuple[int, float, float]:
+    """A process and all that descend from it: how many, and their RSS and PSS in MiB."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(root)
+        for process in (top, *top.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended
+                memory = process.memory_full_info()
+                found.append((memory.rss / 2**20, memory.pss / 2**20))
+    return len(found), sum(rss for rss, _ in found), sum(pss for _, pss in found)
 
 
 def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
@@ -108,10 +86,9 @@ def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
         [sys.executable, *harness.CLI, *words], stdout=subprocess.DEVNULL
     ) as process:
         while process.poll() is None:
-            tree = tree_of(process.pid)
-            both = [memory_of(one) for one in tree]
-            rss, pss = (sum(column) for column in zip(*both, strict=True))
-            looks.append(Look(done_in(out), len(tree), rss, pss))
+            manifest = out / "manifest.jsonl"
+            done = manifest.read_bytes().count(b'"done"') if manifest.exists() else 0
+            looks.append(Look(done, *memory_of(process.pid)))
             time.sleep(every)
     if process.returncode:
         raise SpinelineError(f"the command ended with status {process.returncode}")

@@ -62,6 +62,22 @@ class BenchSettings(Settings):
     page: Path | None = key("Markdown page to write a section of", default=None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldsSettings(Settings):
+    """Keys of the scripts that train and score on every fold of the report's source."""
+
+    out: Path = key("folder for everything that is made")
+    annotations: Path | None = key("the report's labels", default=None)
+    images: Path | None = key("the report's frames", default=None)
+    epochs: int | None = key("of every training, instead", default=None, minimum=1)
+    imgsz: int | None = key("of every detector's training, instead", default=None, minimum=32)
+    k: int = key("folds", default=3, minimum=2)
+    device: str = key("cpu, cuda or a number; several run folds side by side", default="cpu")
+    draws: int = key("bootstrap draws", default=1000, minimum=1)
+    seed: int = key("of folds, trainings and bootstrap", default=0, minimum=0)
+    page: Path | None = key("Markdown page to write a section of", default=None)
+
+
 Bench = TypeVar("Bench", bound=BenchSettings)
 Keys = TypeVar("Keys", bound=Settings)
 

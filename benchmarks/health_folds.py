@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import figure_text, recorded_command, settings_of
+from harness import FoldsSettings, figure_text, recorded_command, settings_of
 from pages import write_section
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, key
+from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.kfold.kfold import kfold_detect
@@ -64,33 +64,16 @@ RULES = {
 }
 FIGURES = ("precision", "recall", "f1", "average_precision")
 HEADS = ("model", "scored", "rule", "precision", "recall", "F1", "AP")
-PUBLISHED = (
-    "older project",
-    "109 cervical images",
-    RULES["seed"],
-    "0.773",
-    "0.817",
-    "0.795",
-    "0.42",
-)
+OLDER = ("0.773", "0.817", "0.795", "0.42")
+PUBLISHED = ("older project", "109 cervical images", RULES["seed"], *OLDER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HealthSettings(Settings):
-    out: Path = key("folder for everything that is made")
-    annotations: Path | None = key("the report's labels", default=None)
-    images: Path | None = key("the report's frames", default=None)
+class HealthSettings(FoldsSettings):
     folds: Path | None = key("folds that are converted already", default=None)
     models: tuple[str, ...] = key("what to train and score", default=MODELS, choices=MODELS)
     full: bool = key("the recipes as they are, for a GPU", default=False)
-    epochs: int | None = key("of every training, instead", default=None, minimum=1)
-    imgsz: int | None = key("of every training, instead", default=None, minimum=32)
-    k: int = key("folds", default=3, minimum=2)
-    device: str = key("cpu, cuda or a number; several run folds side by side", default="cpu")
-    draws: int = key("bootstrap draws", default=1000, minimum=1)
-    seed: int = key("of folds, trainings and bootstrap", default=0, minimum=0)
-    page: Path | None = key("Markdown page to write a section of", default=None)
-    section: str = key("name of that section", default="health-discs")
+    section: str = key("name of that section of page", default="health-discs")
 
 
 @dataclass(frozen=True, slots=True)

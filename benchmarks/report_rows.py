@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import figure_text, recorded_command, settings_of
+from harness import FoldsSettings, figure_text, recorded_command, settings_of
 from pages import check_name, read_sections, write_section
 
 from spineline.converters.convert import convert_report
@@ -271,30 +271,21 @@ RUN: dict[str, tuple[type[Settings], Callable[[Any], Any]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowsSettings(Settings):
+class RowsSettings(FoldsSettings):
     out: Path = key("folder for everything that is made, and that is read for the table")
-    annotations: Path | None = key("the report's labels", default=None)
-    images: Path | None = key("the report's frames", default=None)
     rows: tuple[str, ...] = key(
         "what to run: rows, such as regions-mixup, groups of rows, or all; none with rows=",
         default=GROUPS,
     )
     size: str = key("small: for a CPU; full: as the report", default="small", choices=SIZES)
     dry: bool = key("print the commands and run nothing", default=False)
-    epochs: int | None = key("of every training, instead", default=None, minimum=1)
-    imgsz: int | None = key("of every detector's training, instead", default=None, minimum=32)
-    k: int = key("folds", default=3, minimum=2)
-    device: str = key("cpu, cuda or a number; several run folds side by side", default="cpu")
-    draws: int = key("bootstrap draws", default=1000, minimum=1)
-    seed: int = key("of folds, trainings and bootstrap", default=0, minimum=0)
     best: Path | None = key(
         "metrics.json of pipeline val: the best of ours (else best_section of page)", default=None
     )
     best_section: str = key(
         "section of page with the figures of the best of ours", default="heldout"
     )
-    page: Path | None = key("Markdown page to write a section of", default=None)
-    section: str = key("name of that section", default="report-rows")
+    section: str = key("name of that section of page", default="report-rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,17 +294,14 @@ class Found:
 
     Attributes:
         size: ``full`` or ``small``, and the epochs and pixels that its command names.
-        value: of all studies, each scored by networks that did not see it.
-        ci95: bootstrap over studies.
-        n: what it counts.
+        figure: its value, ``ci95`` and n over all studies, each scored by networks that did not
+            see it.
         folds: value of each fold; empty of the chain.
     """
 
     size: str
-    value: float | None
-    ci95: tuple[float | None, float | None]
-    n: int | None
-    folds: tuple[float | None, ...]
+    figure: Mapping[str, Any]
+    folds: tuple[float | None, ...] = ()
 
 
 # Choosing
@@ -462,7 +450,7 @@ def run_experiment(
             return []
     else:
         before = finished_variants(folder)
-        scored = read_kfold(folder).get("variants", {})
+        scored = read_json(folder / "kfold.json").get("variants", {})
         if set(variants) <= set(before) & set(scored):
             LOG.info("%s: finished already", experiment.name)
             return []
@@ -509,9 +497,8 @@ def finished_variants(folder: Path) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(found) if found.count(name) in counts)
 
 
-def read_kfold(folder: Path) -> dict[str, Any]:
-    """The content of ``kfold.json``; nothing where there is none."""
-    file = folder / "kfold.json"
+def read_json(file: Path) -> dict[str, Any]:
+    """The content of a file; nothing where there is none."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
@@ -522,27 +509,18 @@ def found_of(out: Path, row: Row) -> Found | None:
     """What a row has to show: at full size if it was run so; none where it was not run."""
     for size in SIZES:
         folder = out / size / row.experiment
-        found = (
-            _found_in_chain(folder, row, size)
-            if AT[row.experiment].command == "pipeline val"
-            else _found_in_kfold(folder, row, size)
-        )
-        if found is not None:
-            return found
+        if AT[row.experiment].command == "pipeline val":
+            figure = flatten(read_json(folder / "metrics.json")).get(row.figure)
+            if figure is not None:
+                return Found(size, figure)
+            continue
+        scored = read_json(folder / "kfold.json").get("variants", {}).get(row.variant, {})
+        if row.figure in scored:
+            figure, given = scored[row.figure], sizes_given(folder, row.variant)
+            words = (f", {given[name]} {word}" for name, word in GIVEN.items() if name in given)
+            nothing = {"value": None, "ci95": (None, None), "n": None}
+            return Found(size + "".join(words), figure["pooled"] or nothing, tuple(figure["folds"]))
     return None
-
-
-def _found_in_kfold(folder: Path, row: Row, size: str) -> Found | None:
-    figure = read_kfold(folder).get("variants", {}).get(row.variant, {}).get(row.figure)
-    if figure is None:
-        return None
-    pooled = figure["pooled"] or {"value": None, "ci95": (None, None), "n": None}
-    low, high = pooled["ci95"]
-    told = sizes_given(folder, row.variant)
-    words = "".join(f", {told[name]} {word}" for name, word in GIVEN.items() if name in told)
-    return Found(
-        f"{size}{words}", pooled["value"], (low, high), pooled["n"], tuple(figure["folds"])
-    )
 
 
 GIVEN = {"epochs": "epochs", "imgsz": "px"}
@@ -556,15 +534,6 @@ def sizes_given(folder: Path, variant: str) -> Words:
         return {}
     settings = yaml.safe_load(records[0].read_text(encoding="utf-8"))["settings"]
     return {name: str(settings[name]) for name in GIVEN if settings.get(name)}
-
-
-def _found_in_chain(folder: Path, row: Row, size: str) -> Found | None:
-    file = folder / "metrics.json"
-    if not file.is_file():
-        return None
-    figure = flatten(json.loads(file.read_text(encoding="utf-8")))[row.figure]
-    low, high = figure["ci95"]
-    return Found(size, figure["value"], (low, high), figure["n"], ())
 
 
 _LINE = re.compile(r"^\| `([^`]+)` \| ([0-9.]+) \| ([^|]*?) \| \d+ \|", re.MULTILINE)
@@ -603,10 +572,11 @@ def cells_of(row: Row, found: Found | None, best: Mapping[str, str]) -> tuple[st
     ours = best.get(row.best, "") if row.best is not None else "–"
     if found is None:
         return (row.title, f"`{row.figure}`", row.published, "not run", "", "", "", ours)
-    failed = None in found.folds and found.value is None
-    value = "a fold failed" if failed else figure_text(found.value, found.ci95)
+    pooled = found.figure
+    failed = None in found.folds and pooled["value"] is None
+    value = "a fold failed" if failed else figure_text(pooled["value"], pooled["ci95"])
     folds = " / ".join("–" if fold is None else f"{fold:.3f}" for fold in found.folds)
-    n = "" if found.n is None else str(found.n)
+    n = "" if pooled["n"] is None else str(pooled["n"])
     return (row.title, f"`{row.figure}`", row.published, value, folds, n, found.size, ours)
 
 
@@ -683,7 +653,7 @@ def made_by(out: Path, shown: set[tuple[str, str, str]]) -> list[str]:
             if not chosen or not (folder / "run.yaml").is_file():
                 continue
             seed = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["seed"]
-            studies = read_kfold(folder).get("studies")
+            studies = read_json(folder / "kfold.json").get("studies")
             data = f", folds of {', '.join(map(str, studies))} studies" if studies else ""
             for text in commands_recorded(folder, experiment, chosen):
                 lines.append(f"- {experiment.name}, {size}, seed {seed}{data}: `{text}`")

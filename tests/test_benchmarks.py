@@ -601,12 +601,14 @@ def test_copies_of_studies_are_studies_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux alone")
 def test_memory_is_of_the_whole_tree() -> None:
     code = "import os; os.read(0, 1)"
+    before, *_ = cohort_memory.memory_of(os.getpid())
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
-        assert child.pid in cohort_memory.tree_of(os.getpid())
-        rss, pss = cohort_memory.memory_of(child.pid)
+        assert cohort_memory.memory_of(os.getpid())[0] == before + 1
+        count, rss, pss = cohort_memory.memory_of(child.pid)
+        assert count == 1
         assert 0 < pss <= rss < 200
         child.communicate(b"x")
-    assert cohort_memory.memory_of(child.pid) == (0.0, 0.0)
+    assert cohort_memory.memory_of(child.pid) == (0, 0.0, 0.0)
 
 
 def test_peak_memory_by_part_of_a_run() -> None:
