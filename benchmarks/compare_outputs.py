@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from harness import settings_of
 from lxml import html
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, key, parse_settings
+from spineline.datasets.common.settings import Settings, key
 
 STEPS: dict[str, str] = {
     "tianchi": "convert tianchi annotations=phantoms/annotations.json images=phantoms/studies "
@@ -84,8 +85,10 @@ class CompareSettings(Settings):
     steps: tuple[str, ...] = key("run these alone", default=(), choices=tuple(STEPS))
 
 
-def main(arguments: list[str]) -> int:
-    settings = parse_settings(CompareSettings, dict(word.split("=", 1) for word in arguments))
+def main(words: list[str]) -> int:
+    settings = settings_of(words, CompareSettings)
+    if settings is None:
+        return 0
     if settings.out.exists():
         raise ConfigError(f"out={settings.out}: exists; choose another folder")
     folders = (settings.out / "base", settings.out / "new")

@@ -445,9 +445,11 @@ def run_experiment(
 ) -> list[str]:
     """Run an experiment where it is not finished; what failed in it."""
     folder = settings.out / settings.size / experiment.name
+    resume = {}
     if experiment.command == "pipeline val":
         if (folder / "metrics.json").is_file():
             return []
+        check_source(settings)
     else:
         before = finished_variants(folder)
         scored = read_json(folder / "kfold.json").get("variants", {})
@@ -458,11 +460,9 @@ def run_experiment(
         # there already the others stay in it.
         variants = [v for v in variants_of(experiment) if v in variants or v in before]
         make_data(settings, experiment.labels)
-    words = experiment_words(settings, experiment, variants, str(settings.out))
-    if experiment.command == "pipeline val":
-        check_source(settings)
-    elif (folder / "run.yaml").is_file():
-        words["resume"] = "true"
+        if (folder / "run.yaml").is_file():
+            resume = {"resume": "true"}
+    words = experiment_words(settings, experiment, variants, str(settings.out)) | resume
     cls, function = RUN[experiment.command]
     LOG.info("%s", command_text(experiment.command, words))
     result = function(parse_settings(cls, words, where=experiment.name))

@@ -131,8 +131,6 @@ def tags(**values: object) -> Callable[[Path], list[str]]:
                 continue
             if value is None:
                 del dataset[keyword]
-            elif isinstance(value, bytes) and keyword != "PixelData":
-                dataset[keyword] = pydicom.DataElement(dataset[keyword].tag, "UN", value)
             else:
                 setattr(dataset, keyword, value)
         stream = io.BytesIO()
@@ -220,8 +218,6 @@ def in_xml(head: str, body: str = "") -> Callable[[str], str]:
     return spoil
 
 
-NAN_ARRAY = image("a.npy", lambda path: np.save(path, np.full((9, 9), np.nan)))
-PICKLED_ARRAY = image("a.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True))
 LAUGHS = (
     '<!DOCTYPE a [<!ENTITY l0 "lol">'
     + "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
@@ -338,9 +334,10 @@ CASES: tuple[Case, ...] = (
     Case(DICOM, "BurnedInAnnotation YES", tags(BurnedInAnnotation="YES"), 0, "burned_in_text"),
     Case(DICOM, "a UID that leads out of the folder", tags(StudyInstanceUID="../../x"), 0,
          "done"),
-    Case(PICTURES, "an array of NaN", NAN_ARRAY, 1,
-         "constant image"),
-    Case(PICTURES, "a pickled array", PICKLED_ARRAY, 1, "cannot be read as a NumPy array"),
+    Case(PICTURES, "an array of NaN", image("a.npy", lambda p: np.save(p, np.full((9, 9), np.nan))),
+         1, "constant image"),
+    Case(PICTURES, "a pickled array", image("a.npy", lambda p: np.save(
+         p, np.array([{}]), allow_pickle=True)), 1, "cannot be read as a NumPy array"),
     Case(PICTURES, "a PNG of 4 KB that claims 50,000 x 50,000", image("a.png", png_bomb), 1,
          "pixels"),
     Case(PICTURES, "a text named .png", image("a.png", lambda p: p.write_text("no")), 1,
@@ -394,14 +391,12 @@ def make_sound(folder: Path) -> None:
     import fuzz_targets
 
     fuzz_targets.make_base(folder / "base")
-    sound = folder / "sound"
-    shutil.copytree(folder / "base" / "dicom" / "study0", sound / "study")
-    shutil.copytree(folder / "base" / "report", sound / "report")
-    shutil.copytree(folder / "base" / "prepared", sound / "prepared")
-    (sound / "cervical").mkdir()
-    for path in sorted((folder / "base" / "neck" / "descr").iterdir()):
-        shutil.copy(path, sound / "cervical" / path.name)
-    shutil.copytree(folder / "base" / "neck" / "frames", sound / "cervical" / "frames")
+    base, sound = folder / "base", folder / "sound"
+    shutil.copytree(base / "dicom" / "study0", sound / "study")
+    for name in ("report", "prepared"):
+        shutil.copytree(base / name, sound / name)
+    shutil.copytree(base / "neck" / "descr", sound / "cervical")
+    shutil.copytree(base / "neck" / "frames", sound / "cervical" / "frames")
 
 
 def run_case(case: Case, folder: Path, number: int) -> Done:

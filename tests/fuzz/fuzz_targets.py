@@ -76,28 +76,21 @@ def make_base(folder: Path) -> None:
     from spineline.datasets.common.files import write_json
     from spineline.weights.registry import BUNDLED
 
-    lumbar, neck = folder / "drawn", folder / "neck"
-    phantom(DataPhantom(out=lumbar, n=3, slices=3, size=128, format=("dicom", "png")))
-    phantom(DataPhantom(out=neck, n=4, size=128, region="cervical", format=("png",)))
-    (folder / "tianchi").mkdir()
-    (folder / "report").mkdir()
-    shutil.move(str(lumbar / "studies"), folder / "tianchi" / "studies")
-    shutil.move(str(lumbar / "annotations.json"), folder / "tianchi" / "annotations.json")
+    size = {"n": 3, "slices": 3, "size": 128}
+    phantom(DataPhantom(out=folder / "tianchi", format=("dicom",), **size))
+    phantom(DataPhantom(out=folder / "report", format=("png",), **size))
+    phantom(DataPhantom(out=folder / "neck", n=4, size=128, region="cervical", format=("png",)))
     shutil.copytree(folder / "tianchi" / "studies" / "study0", folder / "dicom" / "study0")
     report = folder / "report"
-    shutil.move(str(lumbar / "frames"), report / "frames")
-    shutil.move(str(lumbar / "report_labels.json"), report / "annotations.json")
-    data = folder / "dataset"
-    convert_report(
-        ConvertReport(annotations=report / "annotations.json", images=report / "frames", out=data)
-    )
+    labels, frames = report / "report_labels.json", report / "frames"
+    convert_report(ConvertReport(annotations=labels, images=frames, out=folder / "dataset"))
     convert_prepared(
         ConvertPrepared(annotations=_prepared(report, folder / "prepared"),
                         images=folder / "prepared" / "images", out=folder / "p", to=("coco",))
     )  # fmt: skip
     images = folder / "image"
     images.mkdir()
-    picture = cv2.imread(str(next((report / "frames").glob("*.png"))), cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imread(str(next(frames.glob("*.png"))), cv2.IMREAD_GRAYSCALE)
     for suffix in ("png", "jpg"):
         cv2.imwrite(str(images / f"a.{suffix}"), picture)
     np.save(images / "a.npy", picture)

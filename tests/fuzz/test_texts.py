@@ -192,7 +192,7 @@ class Text:
 cervical = converting("cervical", "neck/frames", min_boxes=1)
 TEXTS = {
     "tianchi": Text("tianchi/annotations.json", converting("tianchi", "tianchi/studies")),
-    "report": Text("report/annotations.json", converting("report", "report/frames")),
+    "report": Text("report/report_labels.json", converting("report", "report/frames")),
     "prepared": Text("prepared/markup.json", converting("prepared", "prepared/images")),
     "cervical CSV": Text("neck/descr/*.csv", cervical, "text"),
     "cervical XML": Text("neck/descr/*.csv", cervical, "cells"),
