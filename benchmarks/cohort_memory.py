@@ -95,7 +95,7 @@ def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
     return MemoryRun(studies, time.monotonic() - start, tuple(looks))
 
 
-def work(settings: MemorySettings, folder: Path) -> harness.Found:
+def work(settings: MemorySettings, folder: Path) -> harness.BenchResult:
     few = max(settings.n // 10, 1)
     size = {"slices": settings.slices, "size": settings.size, "seed": settings.seed}
     harness.draw_cohort(folder / "few", few, **size)
@@ -128,7 +128,7 @@ def work(settings: MemorySettings, folder: Path) -> harness.Found:
         for name, (rss, pss) in thirds.items()
     ]
     heads = ("run", "seconds", "processes", "peak RSS, MiB", "peak PSS, MiB")
-    return harness.Found(
+    return harness.BenchResult(
         title="Memory over a cohort",
         about=f"""\
 Resident memory of all processes of `pipeline predict`, looked at every {settings.every:g} s: by

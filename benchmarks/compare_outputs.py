@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import settings_of
+from harness import parse_words
 from lxml import html
 
 from spineline.datasets.common.errors import ConfigError
@@ -86,7 +86,7 @@ class CompareSettings(Settings):
 
 
 def main(words: list[str]) -> int:
-    settings = settings_of(words, CompareSettings)
+    settings = parse_words(words, CompareSettings)
     if settings is None:
         return 0
     if settings.out.exists():

@@ -91,7 +91,7 @@ def supervise(dataset: Path, out: Path, *, images: bool) -> None:
     )
 
 
-def work(settings: ConvertSpeedSettings, folder: Path) -> harness.Found:
+def work(settings: ConvertSpeedSettings, folder: Path) -> harness.BenchResult:
     frames, annotations = draw_frames(folder, settings.n, settings.seed)
 
     def convert(out: Path, window: str) -> None:
@@ -107,7 +107,7 @@ def work(settings: ConvertSpeedSettings, folder: Path) -> harness.Found:
         LEAN: harness.afresh(out, lambda: supervise(dataset, out, images=False)),
     }
     turns = harness.take_turns(arms, settings.repeats)
-    return harness.Found(
+    return harness.BenchResult(
         title="Converting to three formats, against supervision",
         about=ABOUT,
         data=f"{settings.n} phantom frames, {min(settings.n, DRAWN)} of them drawn anew",

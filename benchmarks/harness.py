@@ -107,7 +107,7 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class BenchResult:
     """What a script found, for its section of the page and its JSON file.
 
     Attributes:
@@ -249,7 +249,7 @@ def arms_table(
     return markdown_table(("arm", *units, f"by {by}", f"by {by}, processor time"), rows)
 
 
-def section_text(script: str, settings: BenchSettings, found: Found) -> str:
+def section_text(script: str, settings: BenchSettings, found: BenchResult) -> str:
     """The section of a script: what was run, how the figures came about, and the tables."""
     known = versions() | {name: metadata.version(name) for name in found.packages}
     shown = (f"{name} {known[name]}" for name in ("spineline", "python", *found.packages))
@@ -296,7 +296,7 @@ def recorded_command(
     return command_line(str(content["command"]).removeprefix("spineline "), settings)
 
 
-def settings_of(words: Sequence[str], settings_class: type[Keys]) -> Keys | None:
+def parse_words(words: Sequence[str], settings_class: type[Keys]) -> Keys | None:
     """The keys of a command line, such as ``n=3``; None after ``help``, which prints them."""
     if list(words) == ["help"]:
         print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(settings_class)]))
@@ -308,7 +308,7 @@ def settings_of(words: Sequence[str], settings_class: type[Keys]) -> Keys | None
 def run_bench(
     words: Sequence[str],
     settings_class: type[Bench],
-    work: Callable[[Bench, Path], Found],
+    work: Callable[[Bench, Path], BenchResult],
     script: str,
 ) -> None:
     """Parse the words, do the work in a temporary folder, print, and write what is asked for.
@@ -319,7 +319,7 @@ def run_bench(
         work: from settings and an empty folder to what is found.
         script: its name, without suffix; the section bears it, with hyphens.
     """
-    settings = settings_of(words, settings_class)
+    settings = parse_words(words, settings_class)
     if settings is None:
         return
     LOG.addHandler(logging.NullHandler())

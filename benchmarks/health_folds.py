@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import FoldsSettings, figure_text, recorded_command, settings_of
+from harness import FoldsSettings, figure_text, parse_words, recorded_command
 from pages import write_section
 
 from spineline.converters.convert import convert_report
@@ -82,19 +82,15 @@ class Scored:
 
     Attributes:
         model: one of [MODELS][].
-        content: of its ``kfold.json``.
+        studies: in each fold.
+        figures: each figure's folds and pooled value, by dotted key.
         command: that it was made by.
     """
 
     model: str
-    content: Mapping[str, Any]
+    studies: Sequence[int]
+    figures: Mapping[str, Any]
     command: str
-
-    @property
-    def figures(self) -> Mapping[str, Any]:
-        """Each figure's folds and pooled value, by dotted key."""
-        figures: Mapping[str, Any] = self.content["variants"]["original"]
-        return figures
 
 
 # Making
@@ -110,13 +106,11 @@ def make_folds(settings: HealthSettings) -> Path:
             raise ConfigError("wanted annotations=… and images=…, or folds=…")
         convert_report(
             ConvertReport(
-                annotations=settings.annotations,
-                images=settings.images,
+                **{name: getattr(settings, name) for name in ("annotations", "images", "seed")},
                 out=data,
                 labels="health",
                 kinds=("disc",),
                 kfold=settings.k,
-                seed=settings.seed,
             )
         )
     return data
@@ -133,9 +127,7 @@ def kfold_keys(settings: HealthSettings, model: str, data: Path) -> KfoldDetect:
         **own,
         data=data,
         out=settings.out / model,
-        device=settings.device,
-        seed=settings.seed,
-        draws=settings.draws,
+        **{name: getattr(settings, name) for name in ("device", "seed", "draws")},
         variants=("original",),
         plots=False,
     )
@@ -150,7 +142,8 @@ def score(settings: HealthSettings, model: str, data: Path) -> Scored:
         if result.failures:
             raise SpinelineError("; ".join(str(failure) for failure in result.failures))
     content = json.loads(table.read_text(encoding="utf-8"))
-    return Scored(model, content, command_line("kfold detect", keys))
+    figures = content["variants"]["original"]
+    return Scored(model, content["studies"], figures, command_line("kfold detect", keys))
 
 
 # Telling
@@ -162,7 +155,7 @@ def rows_of(scored: Scored) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for rule, words in RULES.items():
         found = [scored.figures[f"{rule}.{name}"] for name in FIGURES]
-        folds = () if "." in rule else range(len(scored.content["studies"]))
+        folds = () if "." in rule else range(len(scored.studies))
         for n in folds:  # the third rule is told of all folds as one alone
             cells = [figure_text(figure["folds"][n]) for figure in found]
             rows.append((title, f"fold{n}", words, *cells))
@@ -188,7 +181,7 @@ at confidence 0.5; of any class: a disc counts as found whatever it is called.
 def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored]) -> str:
     """The section of the page."""
     rows = [PUBLISHED, *(row for scored in models for row in rows_of(scored))]
-    studies = models[0].content["studies"]
+    studies = models[0].studies
     record = data / "run.yaml"
     converted = recorded_command(record, ConvertReport, {"out": str(data)})
     sizes = "The recipes in full." if settings.full else small_note(settings, data, models)
@@ -227,7 +220,7 @@ def small_note(settings: HealthSettings, data: Path, models: Sequence[Scored]) -
 
 
 def main(words: list[str]) -> None:
-    settings = settings_of(words, HealthSettings)
+    settings = parse_words(words, HealthSettings)
     if settings is None:
         return
     log = logging.getLogger("spineline")

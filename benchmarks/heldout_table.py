@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import settings_of
+from harness import parse_words
 from pages import check_name, write_section
 
 from spineline.datasets.common.errors import ConfigError
@@ -100,7 +100,7 @@ def confusion(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def main(words: list[str]) -> None:
-    settings = settings_of(words, TableSettings)
+    settings = parse_words(words, TableSettings)
     if settings is None:
         return
     check_name(settings.section)

@@ -196,7 +196,7 @@ def make_naive(pipeline: Pipeline, *, ours: bool, draw: str) -> Naive:
     return Naive(yolo, pipeline.classifier if ours else None, resnet, draw, meta.imgsz)
 
 
-def work(settings: NaiveSettings, folder: Path) -> harness.Found:
+def work(settings: NaiveSettings, folder: Path) -> harness.BenchResult:
     cohort, out = folder / "cohort", folder / "out"
     data = harness.draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
     pipeline = Pipeline.from_settings(ModelSettings())
@@ -215,7 +215,7 @@ def work(settings: NaiveSettings, folder: Path) -> harness.Found:
         for name, chain in chains.items()
     }
     of_parts = [(name, *(f"{spent[part]:.1f}" for part in PARTS)) for name, spent in parts.items()]
-    return harness.Found(
+    return harness.BenchResult(
         title="A study, against a script of one's own",
         about=ABOUT,
         data=data,

@@ -127,7 +127,7 @@ def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> 
     return found_ms
 
 
-def work(settings: OverheadSettings, folder: Path) -> harness.Found:
+def work(settings: OverheadSettings, folder: Path) -> harness.BenchResult:
     cohort = folder / "cohort"
     data = harness.draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
     pipeline = Pipeline.from_settings(ModelSettings(weights=settings.weights))
@@ -142,7 +142,7 @@ def work(settings: OverheadSettings, folder: Path) -> harness.Found:
         )
     turns = harness.take_turns(arms, settings.repeats)
     each = steps(pipeline, cohort / "study0000", analyses[0], folder)
-    return harness.Found(
+    return harness.BenchResult(
         title="What the pipeline adds to its networks",
         about=ABOUT,
         data=data,

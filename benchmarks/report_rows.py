@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import FoldsSettings, figure_text, recorded_command, settings_of
+from harness import FoldsSettings, figure_text, parse_words, recorded_command
 from pages import check_name, read_sections, write_section
 
 from spineline.converters.convert import convert_report
@@ -688,7 +688,7 @@ def write_page(settings: RowsSettings) -> None:
 
 def main(words: list[str]) -> int:
     """Run, print the table, write the page; 1 where something failed."""
-    settings = settings_of(words, RowsSettings)
+    settings = parse_words(words, RowsSettings)
     if settings is None:
         return 0
     check_name(settings.section)

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from harness import settings_of
+from harness import parse_words
 from pages import write_section
 
 from spineline.datasets.common.errors import SpinelineError
@@ -542,7 +542,7 @@ def fuzz_table(folder: Path, mutants: int, seed: int) -> tuple[str, list[str]]:
 
 
 def main(words: list[str]) -> None:
-    settings = settings_of(words, RobustnessSettings)
+    settings = parse_words(words, RobustnessSettings)
     if settings is None:
         return
     page, mutants = settings.page, settings.mutants

@@ -132,10 +132,10 @@ def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def found_in(settings: RuntimeSettings, measured: Measured) -> harness.Found:
+def found_in(settings: RuntimeSettings, measured: Measured) -> harness.BenchResult:
     """What there is to say of all runtimes."""
     packages = dict.fromkeys(["torch", *(PACKAGES[form] for form in settings.formats)])
-    return harness.Found(
+    return harness.BenchResult(
         title="Runtimes",
         about=ABOUT,
         data=f"{measured.data}; {settings.weights} weights, exported",
@@ -150,7 +150,7 @@ def found_in(settings: RuntimeSettings, measured: Measured) -> harness.Found:
     )
 
 
-def work(settings: RuntimeSettings, folder: Path) -> harness.Found:
+def work(settings: RuntimeSettings, folder: Path) -> harness.BenchResult:
     return found_in(settings, measure(settings, folder))
 
 

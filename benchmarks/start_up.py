@@ -28,7 +28,7 @@ round, which fills the disk's cache, stands apart.
 {harness.ABOUT}"""
 
 
-def work(settings: harness.BenchSettings, folder: Path) -> harness.Found:
+def work(settings: harness.BenchSettings, folder: Path) -> harness.BenchResult:
     cohort, out = folder / "cohort", folder / "out"
     data = harness.draw_cohort(cohort, 1, seed=settings.seed)
     process, cli = harness.process, harness.CLI
@@ -55,7 +55,7 @@ def work(settings: harness.BenchSettings, folder: Path) -> harness.Found:
         for name, all_ in turns.items()
     ]
     heads = ("process", "seconds", "least", "of processor", "first round", "wanted")
-    return harness.Found(
+    return harness.BenchResult(
         title="From a cold start",
         about=ABOUT,
         data=data,

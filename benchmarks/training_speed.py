@@ -56,6 +56,7 @@ from spineline.detect.yolo.environment import import_ultralytics
 
 BACKENDS = ("fasterrcnn", "yolo")
 CACHES = ("ram", "none")
+PASSED_ON = ("epochs", "imgsz", "batch", "workers", "device", "seed")
 GOAL = 1.05
 
 
@@ -108,13 +109,8 @@ def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> Det
         **own,
         data=data,
         out=out,
-        epochs=settings.epochs,
-        imgsz=settings.imgsz,
-        batch=settings.batch,
+        **{name: getattr(settings, name) for name in PASSED_ON},
         cache=arm.cache,
-        workers=settings.workers,
-        device=settings.device,
-        seed=settings.seed,
         val=False,
         plots=False,
     )
@@ -415,7 +411,7 @@ def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def work(settings: SpeedSettings, folder: Path) -> harness.Found:
+def work(settings: SpeedSettings, folder: Path) -> harness.BenchResult:
     data = prepare_data(settings, folder)
     times = measure(settings, data, folder)
     rows = compare(times)
@@ -425,7 +421,7 @@ def work(settings: SpeedSettings, folder: Path) -> harness.Found:
     networks = ", ".join(names[backend] for backend in settings.backends)
     device = device_name(settings.device)
     sizes = f"{settings.imgsz} px, batch {settings.batch}, {networks}; device {device}"
-    return harness.Found(
+    return harness.BenchResult(
         title="Training, against the bare libraries",
         about=ABOUT,
         data=f"{source}, {images} images to train on; {sizes}; {settings.epochs} epochs a round",

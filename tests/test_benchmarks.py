@@ -195,8 +195,7 @@ def test_rows_of_folds_and_of_all_as_one() -> None:
         for rule, value in values.items()
         for name in health.FIGURES
     }
-    content = {"studies": [3, 4], "variants": {"original": figures}}
-    cells = health.rows_of(health.Scored("yolo", content, ""))
+    cells = health.rows_of(health.Scored("yolo", [3, 4], figures, ""))
     assert [row[1] for row in cells] == ["fold0", "fold1", "all as one"] * 2 + ["all as one"]
     assert cells[0] == ("YOLOv8n", "fold0", "older project's", *["0.500"] * 4)
     assert cells[5] == ("YOLOv8n", "all as one", "one-to-one", *["0.250 (0.230 – 0.280)"] * 4)
