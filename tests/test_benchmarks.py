@@ -223,21 +223,39 @@ def test_small_and_full_sizes(tmp_path: Path, full, model, wanted) -> None:
 
 
 @pytest.mark.slow
-def test_health_folds_from_the_source_to_the_page(tmp_path: Path, source) -> None:
+@pytest.mark.parametrize(
+    ("script", "more", "trained", "wanted"),
+    [
+        (health, [], 4, {
+            "# Results\n\n<!-- spineline:health-discs -->\n\n## Discs, healthy or": 1,
+            "| Faster R-CNN ": 7,
+            "| YOLOv8n ": 7,
+            "`spineline convert report annotations=": 1,
+            "`spineline kfold detect model=fasterrcnn data=data out=fasterrcnn hyp=cervi": 1,
+        }),
+        (rows, ["rows=chain"], 4, {
+            "folds=mixup,noise_normalise_rotation": 1,
+            "44 | small ": 1,
+            "small, 1 epochs, 64 px": 1,
+        }),
+    ],
+    ids=["health", "rows"],
+)  # fmt: skip
+def test_folds_from_the_source_to_the_page(
+    tmp_path: Path, source, script, more, trained, wanted
+) -> None:
+    """Of the rows it is the chain: its detector, its classifier, and the pipeline over both."""
     out, page = tmp_path / "out", tmp_path / "page.md"
-    words = [*source, f"out={out}", "k=2", "epochs=1", "imgsz=64", "draws=10", f"page={page}"]
-    health.main(words)
+    words = [*source, *more, f"out={out}", f"page={page}", "k=2", "epochs=1", "imgsz=64"]
+    script.main([*words, "draws=10"])
     text = page.read_text()
-    assert text.startswith("# Results\n\n<!-- spineline:health-discs -->\n\n## Discs, healthy or")
-    assert text.count("| Faster R-CNN ") == text.count("| YOLOv8n ") == 7
-    assert "`spineline convert report annotations=" in text
-    assert "`spineline kfold detect model=fasterrcnn data=data out=fasterrcnn hyp=cervi" in text
+    assert {part: text.count(part) for part in wanted} == wanted
     assert str(tmp_path) not in text
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*/weights/last.safetensors")}
-    health.main(words)  # what is finished is not trained again
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("weights/last.safetensors")}
+    assert len(before) == trained
+    script.main([*words, "draws=10"])  # what is finished is not trained again
     assert page.read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(before) == 4
 
 
 # report_rows
@@ -516,25 +534,6 @@ def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, called, capsy
     assert rows.main([*words, "rows=unet,yolov3"]) == 1
     assert [s.out.name for name, s in called if name == "kfold"] == ["yolov3", "unet"]
     assert "failed: unet: the loss is no number" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_report_rows_from_the_source_to_the_page(tmp_path: Path, source) -> None:
-    """The chain, and so its detector, its classifier and the pipeline over the folds' networks."""
-    out, page = tmp_path / "out", tmp_path / "page.md"
-    words = [*source, f"out={out}", f"page={page}", "k=2", "epochs=1", "imgsz=64", "draws=10"]
-    assert rows.main([*words, "rows=chain"]) == 0
-    text = page.read_text()
-    table = table_of(text)
-    assert table["The chain, recall"][4:6] == ["44", "small"]
-    assert table["YOLOv5 regions, mixup"][5] == "small, 1 epochs, 64 px"
-    assert table["YOLOv5 regions, original"][2] == "not run"
-    assert "folds=mixup,noise_normalise_rotation" in text
-    assert str(tmp_path) not in text
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    assert rows.main([*words, "rows=chain"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert page.read_text() == text
 
 
 def test_runtimes_are_told_as_ratios_to_torch() -> None:
