@@ -13,14 +13,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cohorts import draw_cohort
-from turns import CLI, BenchSettings, facts, run_bench
+import harness
+import psutil
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.run_record import run_script
@@ -28,11 +26,10 @@ from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
 
 GOAL_MB = 2048
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemorySettings(BenchSettings):
+class MemorySettings(harness.BenchSettings):
     n: int = key("studies", default=2000, minimum=10)
     repeats: int = key("one run of each size", default=1, minimum=1, maximum=1)
     slices: int = key("slices per series, of three", default=1, minimum=1, maximum=31)
@@ -68,39 +65,16 @@ class MemoryRun:
         return max(among, default=float("nan"))
 
 
-def tree_of(root: int) -> list[int]:
-    """A process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for folder in _PROC.iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended
-                continue
-            children.setdefault(int(fields[1]), []).append(int(folder.name))
-    found = [root]
-    for process in found:
-        found += children.get(process, [])
-    return found
-
-
-def memory_of(process: int) -> tuple[float, float]:
-    """RSS and PSS in MiB; nothing of a process that has ended."""
-    try:
-        lines = (_PROC / str(process) / "smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0, 0.0
-    found = {line.split()[0]: float(line.split()[1]) / 1024 for line in lines[1:]}
-    return found.get("Rss:", 0.0), found.get("Pss:", 0.0)
-
-
-def done_in(out: Path) -> int:
-    """Studies that the command says it has done."""
-    manifest = out / "manifest.jsonl"
-    try:
-        return manifest.read_bytes().count(b'"done"')
-    except OSError:
-        return 0
+def memory_of(root: int) -> tuple[int, float, float]:
+    """A process and all that descend from it: how many, and their RSS and PSS in MiB."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(root)
+        for process in (top, *top.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended
+                memory = process.memory_full_info()
+                found.append((memory.rss / 2**20, memory.pss / 2**20))
+    return len(found), sum(rss for rss, _ in found), sum(pss for _, pss in found)
 
 
 def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
@@ -108,89 +82,71 @@ def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
     words = ["pipeline", "predict", f"source={source}", f"out={out}"]
     start = time.monotonic()
     looks = []
-    with subprocess.Popen([sys.executable, *CLI, *words], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, *harness.CLI, *words], stdout=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
-            tree = tree_of(process.pid)
-            both = [memory_of(one) for one in tree]
-            rss, pss = (sum(column) for column in zip(*both, strict=True))
-            looks.append(Look(done_in(out), len(tree), rss, pss))
+            manifest = out / "manifest.jsonl"
+            done = manifest.read_bytes().count(b'"done"') if manifest.exists() else 0
+            looks.append(Look(done, *memory_of(process.pid)))
             time.sleep(every)
     if process.returncode:
         raise SpinelineError(f"the command ended with status {process.returncode}")
     return MemoryRun(studies, time.monotonic() - start, tuple(looks))
 
 
-def work(settings: MemorySettings, folder: Path) -> tuple[dict[str, Any], str]:
+def work(settings: MemorySettings, folder: Path) -> harness.BenchResult:
     few = max(settings.n // 10, 1)
     size = {"slices": settings.slices, "size": settings.size, "seed": settings.seed}
-    draw_cohort(folder / "few", few, **size)
-    data = draw_cohort(folder / "all", settings.n, **size)
+    harness.draw_cohort(folder / "few", few, **size)
+    data = harness.draw_cohort(folder / "all", settings.n, **size)
     runs = [
         watch(folder / name, folder / f"out-{name}", count, settings.every)
         for name, count in (("few", few), ("all", settings.n))
     ]
     whole = runs[-1]
     thirds = {
-        f"{part} third": (whole.peak("rss_mb", *ends), whole.peak("pss_mb", *ends))
-        for part, ends in (
-            ("first", (0.0, 1 / 3)),
-            ("second", (1 / 3, 2 / 3)),
-            ("last", (2 / 3, 1.0)),
-        )
+        f"{part} third": [whole.peak(clock, n / 3, (n + 1) / 3) for clock in ("rss_mb", "pss_mb")]
+        for n, part in enumerate(("first", "second", "last"))
     }
-    report = {
-        "goal_mb": GOAL_MB,
-        "data": data,
-        "runs": [
-            {
-                "studies": run.studies,
-                "seconds": round(run.seconds, 2),
-                "processes": max(look.processes for look in run.looks),
-                "peak_rss_mb": round(run.peak("rss_mb"), 1),
-                "peak_pss_mb": round(run.peak("pss_mb"), 1),
-            }
-            for run in runs
-        ],
-        "thirds_mb": {name: [round(v, 1) for v in both] for name, both in thirds.items()},
-    }
-    return report, section_text(settings, data, runs, thirds)
-
-
-def section_text(
-    settings: MemorySettings,
-    data: str,
-    runs: list[MemoryRun],
-    thirds: dict[str, tuple[float, float]],
-) -> str:
-    rows = [
-        (
-            f"{run.studies} studies",
-            f"{run.seconds:.0f}",
-            max(look.processes for look in run.looks),
-            f"{run.peak('rss_mb'):.0f}",
-            f"{run.peak('pss_mb'):.0f}",
-        )
+    told = [
+        {
+            "studies": run.studies,
+            "seconds": round(run.seconds, 2),
+            "processes": max(look.processes for look in run.looks),
+            "peak_rss_mb": round(run.peak("rss_mb"), 1),
+            "peak_pss_mb": round(run.peak("pss_mb"), 1),
+        }
         for run in runs
     ]
+    rows = [
+        (f"{count} studies", f"{seconds:.0f}", processes, f"{rss:.0f}", f"{pss:.0f}")
+        for count, seconds, processes, rss, pss in (run.values() for run in told)
+    ]
     rows += [
-        (f"{runs[-1].studies} studies, {name}", "", "", f"{rss:.0f}", f"{pss:.0f}")
+        (f"{whole.studies} studies, {name}", "", "", f"{rss:.0f}", f"{pss:.0f}")
         for name, (rss, pss) in thirds.items()
     ]
     heads = ("run", "seconds", "processes", "peak RSS, MiB", "peak PSS, MiB")
-    return f"""## Memory over a cohort
-
+    return harness.BenchResult(
+        title="Memory over a cohort",
+        about=f"""\
 Resident memory of all processes of `pipeline predict`, looked at every {settings.every:g} s: by
 RSS, which counts what processes share once for each of them, and by PSS, which counts it once.
-Wanted: under {GOAL_MB} MiB, and no more over ten times the studies.
-
-{facts("cohort_memory", settings, data, ("torch", "pydicom"))}
-
-{markdown_table(heads, rows)}
-"""
+Wanted: under {GOAL_MB} MiB, and no more over ten times the studies.""",
+        data=data,
+        packages=("torch", "pydicom"),
+        tables=(markdown_table(heads, rows),),
+        report={
+            "goal_mb": GOAL_MB,
+            "runs": told,
+            "thirds_mb": {name: [round(v, 1) for v in both] for name, both in thirds.items()},
+        },
+    )
 
 
 def main(words: list[str]) -> None:
-    run_bench(words, MemorySettings, work, "cohort-memory")
+    harness.run_bench(words, MemorySettings, work, "cohort_memory")
 
 
 if __name__ == "__main__":

@@ -26,26 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from harness import parse_words
 from lxml import html
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, key, parse_settings
+from spineline.datasets.common.settings import Settings, key
 
+PHANTOMS = "annotations=phantoms/annotations.json images=phantoms/studies"
+FRAMES = "annotations=frames/report_labels.json images=frames/frames"
 STEPS: dict[str, str] = {
-    "tianchi": "convert tianchi annotations=phantoms/annotations.json images=phantoms/studies "
-    "out=tianchi split=0.5",
-    "folds": "convert tianchi annotations=phantoms/annotations.json images=phantoms/studies "
-    "out=folds kfold=3",
-    "seven": "convert tianchi annotations=phantoms/annotations.json images=phantoms/studies "
-    "out=seven split=0.5 labels=seven",
-    "report": "convert report annotations=frames/report_labels.json images=frames/frames "
-    "out=report split=0.5",
+    "tianchi": f"convert tianchi {PHANTOMS} out=tianchi split=0.5",
+    "folds": f"convert tianchi {PHANTOMS} out=folds kfold=3",
+    "seven": f"convert tianchi {PHANTOMS} out=seven split=0.5 labels=seven",
+    "report": f"convert report {FRAMES} out=report split=0.5",
     "cervical": "convert cervical annotations=neck/descr images=neck/frames out=cervical split=0.5",
     "check": "data check data=tianchi out=check",
-    "check-source": "data check annotations=frames/report_labels.json images=frames/frames "
-    "out=check-source",
+    "check-source": f"data check {FRAMES} out=check-source",
     "stats": "data stats data=tianchi out=stats",
     "show": "data show data=tianchi out=show limit=4",
     "crops": "data crops data=tianchi out=crops align=spine",
@@ -84,8 +82,10 @@ class CompareSettings(Settings):
     steps: tuple[str, ...] = key("run these alone", default=(), choices=tuple(STEPS))
 
 
-def main(arguments: list[str]) -> int:
-    settings = parse_settings(CompareSettings, dict(word.split("=", 1) for word in arguments))
+def main(words: list[str]) -> int:
+    settings = parse_words(words, CompareSettings)
+    if settings is None:
+        return 0
     if settings.out.exists():
         raise ConfigError(f"out={settings.out}: exists; choose another folder")
     folders = (settings.out / "base", settings.out / "new")

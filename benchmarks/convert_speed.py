@@ -16,26 +16,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from turns import (
-    ABOUT,
-    BenchSettings,
-    Turn,
-    afresh,
-    facts,
-    median,
-    ratio_cells,
-    ratios_json,
-    run_bench,
-    take_turns,
-    turns_json,
-)
+import harness
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
@@ -44,17 +28,22 @@ from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.files import write_json
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
-from spineline.datasets.common.tables import markdown_table
 
 DRAWN = 20
 OURS = "convert report"
 AS_IS = "convert report window=none"
 THEIRS = "supervision, images with each format"
 LEAN = "supervision, images once"
+ABOUT = f"""\
+The same records to YOLO, VOC and COCO. Ours starts from the report's JSON and the frames: every
+frame is judged, decoded, windowed, packed as PNG and written once for all formats. supervision
+starts from the COCO file and the images that ours wrote, and copies the images with each format,
+or with one alone. Wanted is to be faster.
+{harness.ABOUT}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertSpeedSettings(BenchSettings):
+class ConvertSpeedSettings(harness.BenchSettings):
     n: int = key("frames", default=2000, minimum=1)
     repeats: int = key("rounds, after one that warms up", default=3, minimum=1)
 
@@ -102,7 +91,7 @@ def supervise(dataset: Path, out: Path, *, images: bool) -> None:
     )
 
 
-def work(settings: ConvertSpeedSettings, folder: Path) -> tuple[dict[str, Any], str]:
+def work(settings: ConvertSpeedSettings, folder: Path) -> harness.BenchResult:
     frames, annotations = draw_frames(folder, settings.n, settings.seed)
 
     def convert(out: Path, window: str) -> None:
@@ -112,50 +101,24 @@ def work(settings: ConvertSpeedSettings, folder: Path) -> tuple[dict[str, Any], 
     dataset, out = folder / "dataset", folder / "out"
     convert(dataset, "percentile")
     arms = {
-        OURS: afresh(out, lambda: convert(out, "percentile")),
-        AS_IS: afresh(out, lambda: convert(out, "none")),
-        THEIRS: afresh(out, lambda: supervise(dataset, out, images=True)),
-        LEAN: afresh(out, lambda: supervise(dataset, out, images=False)),
+        OURS: harness.afresh(out, lambda: convert(out, "percentile")),
+        AS_IS: harness.afresh(out, lambda: convert(out, "none")),
+        THEIRS: harness.afresh(out, lambda: supervise(dataset, out, images=True)),
+        LEAN: harness.afresh(out, lambda: supervise(dataset, out, images=False)),
     }
-    turns = take_turns(arms, settings.repeats)
-    data = f"{settings.n} phantom frames, {min(settings.n, DRAWN)} of them drawn anew"
-    report = {
-        "data": data,
-        "ratio": ratios_json(turns, arms, OURS),
-        "ratio_cpu": ratios_json(turns, arms, OURS, "cpu_s"),
-        "turns": turns_json(turns),
-    }
-    return report, section_text(settings, data, turns)
-
-
-def section_text(settings: ConvertSpeedSettings, data: str, turns: dict[str, list[Turn]]) -> str:
-    rows = [
-        (
-            f"`{name}`" if name.startswith("convert") else name,
-            f"{median(all_):.2f}",
-            f"{median(all_, 'cpu_s'):.2f}",
-            *ratio_cells(all_, turns[OURS]),
-        )
-        for name, all_ in turns.items()
-    ]
-    heads = ("arm", "seconds", "of processor", "by ours", "by ours, processor time")
-    packages = ("supervision", "numpy", "opencv-python", "pillow", "lxml")
-    return f"""## Converting to three formats, against supervision
-
-The same records to YOLO, VOC and COCO. Ours starts from the report's JSON and the frames: every
-frame is judged, decoded, windowed, packed as PNG and written once for all formats. supervision
-starts from the COCO file and the images that ours wrote, and copies the images with each format,
-or with one alone. Wanted is to be faster.
-{ABOUT}
-
-{facts("convert_speed", settings, data, packages)}
-
-{markdown_table(heads, rows)}
-"""
+    turns = harness.take_turns(arms, settings.repeats)
+    return harness.BenchResult(
+        title="Converting to three formats, against supervision",
+        about=ABOUT,
+        data=f"{settings.n} phantom frames, {min(settings.n, DRAWN)} of them drawn anew",
+        packages=("supervision", "numpy", "opencv-python", "pillow", "lxml"),
+        tables=(harness.arms_table(turns, OURS, "ours"),),
+        report={**harness.ratios_json(turns, OURS), "turns": harness.turns_json(turns)},
+    )
 
 
 def main(words: list[str]) -> None:
-    run_bench(words, ConvertSpeedSettings, work, "convert-speed")
+    harness.run_bench(words, ConvertSpeedSettings, work, "convert_speed")
 
 
 if __name__ == "__main__":

@@ -20,23 +20,20 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from harness import FoldsSettings, figure_text, parse_words, recorded_command
 from pages import write_section
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, describe, key, parse_settings
+from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.pipeline.evaluation.tables import command_line, machine
 from spineline.pipeline.kfold.kfold import kfold_detect
@@ -67,33 +64,16 @@ RULES = {
 }
 FIGURES = ("precision", "recall", "f1", "average_precision")
 HEADS = ("model", "scored", "rule", "precision", "recall", "F1", "AP")
-PUBLISHED = (
-    "older project",
-    "109 cervical images",
-    RULES["seed"],
-    "0.773",
-    "0.817",
-    "0.795",
-    "0.42",
-)
+OLDER = ("0.773", "0.817", "0.795", "0.42")
+PUBLISHED = ("older project", "109 cervical images", RULES["seed"], *OLDER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HealthSettings(Settings):
-    out: Path = key("folder for everything that is made")
-    annotations: Path | None = key("the report's labels", default=None)
-    images: Path | None = key("the report's frames", default=None)
+class HealthSettings(FoldsSettings):
     folds: Path | None = key("folds that are converted already", default=None)
     models: tuple[str, ...] = key("what to train and score", default=MODELS, choices=MODELS)
     full: bool = key("the recipes as they are, for a GPU", default=False)
-    epochs: int | None = key("of every training, instead", default=None, minimum=1)
-    imgsz: int | None = key("of every training, instead", default=None, minimum=32)
-    k: int = key("folds", default=3, minimum=2)
-    device: str = key("cpu, cuda or a number; several run folds side by side", default="cpu")
-    draws: int = key("bootstrap draws", default=1000, minimum=1)
-    seed: int = key("of folds, trainings and bootstrap", default=0, minimum=0)
-    page: Path | None = key("Markdown page to write a section of", default=None)
-    section: str = key("name of that section", default="health-discs")
+    section: str = key("name of that section of page", default="health-discs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +82,15 @@ class Scored:
 
     Attributes:
         model: one of [MODELS][].
-        content: of its ``kfold.json``.
+        studies: in each fold.
+        figures: each figure's folds and pooled value, by dotted key.
         command: that it was made by.
     """
 
     model: str
-    content: Mapping[str, Any]
+    studies: Sequence[int]
+    figures: Mapping[str, Any]
     command: str
-
-    @property
-    def figures(self) -> Mapping[str, Any]:
-        """Each figure's folds and pooled value, by dotted key."""
-        figures: Mapping[str, Any] = self.content["variants"]["original"]
-        return figures
 
 
 # Making
@@ -130,13 +106,11 @@ def make_folds(settings: HealthSettings) -> Path:
             raise ConfigError("wanted annotations=… and images=…, or folds=…")
         convert_report(
             ConvertReport(
-                annotations=settings.annotations,
-                images=settings.images,
+                **{name: getattr(settings, name) for name in ("annotations", "images", "seed")},
                 out=data,
                 labels="health",
                 kinds=("disc",),
                 kfold=settings.k,
-                seed=settings.seed,
             )
         )
     return data
@@ -153,9 +127,7 @@ def kfold_keys(settings: HealthSettings, model: str, data: Path) -> KfoldDetect:
         **own,
         data=data,
         out=settings.out / model,
-        device=settings.device,
-        seed=settings.seed,
-        draws=settings.draws,
+        **{name: getattr(settings, name) for name in ("device", "seed", "draws")},
         variants=("original",),
         plots=False,
     )
@@ -170,7 +142,8 @@ def score(settings: HealthSettings, model: str, data: Path) -> Scored:
         if result.failures:
             raise SpinelineError("; ".join(str(failure) for failure in result.failures))
     content = json.loads(table.read_text(encoding="utf-8"))
-    return Scored(model, content, command_line("kfold detect", keys))
+    figures = content["variants"]["original"]
+    return Scored(model, content["studies"], figures, command_line("kfold detect", keys))
 
 
 # Telling
@@ -182,21 +155,13 @@ def rows_of(scored: Scored) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for rule, words in RULES.items():
         found = [scored.figures[f"{rule}.{name}"] for name in FIGURES]
-        folds = () if "." in rule else range(len(scored.content["studies"]))
+        folds = () if "." in rule else range(len(scored.studies))
         for n in folds:  # the third rule is told of all folds as one alone
-            cells = [number_text({"value": figure["folds"][n]}) for figure in found]
+            cells = [figure_text(figure["folds"][n]) for figure in found]
             rows.append((title, f"fold{n}", words, *cells))
-        cells = [number_text(figure["pooled"]) for figure in found]
+        cells = [figure_text(f["pooled"]["value"], f["pooled"]["ci95"]) for f in found]
         rows.append((title, "all as one", words, *cells))
     return rows
-
-
-def number_text(figure: Mapping[str, Any]) -> str:
-    """``0.812``, or ``0.812 (0.790 – 0.830)``; ``not defined`` where it is not."""
-    if figure["value"] is None:
-        return "not defined"
-    low, high = figure.get("ci95", (None, None))
-    return f"{figure['value']:.3f}" + ("" if low is None else f" ({low:.3f} – {high:.3f})")
 
 
 ABOUT = """\
@@ -216,12 +181,10 @@ at confidence 0.5; of any class: a disc counts as found whatever it is called.
 def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored]) -> str:
     """The section of the page."""
     rows = [PUBLISHED, *(row for scored in models for row in rows_of(scored))]
-    studies = models[0].content["studies"]
-    record = yaml.safe_load((data / "run.yaml").read_text(encoding="utf-8"))
-    keys = parse_settings(ConvertReport, record["settings"], where=str(data / "run.yaml"))
-    name = str(record["command"]).removeprefix("spineline ")
-    commands = [command_line(name, replace(keys, out=data)), *(m.command for m in models)]
-    sizes = "The recipes in full." if settings.full else small_note(settings, data, keys, models)
+    studies = models[0].studies
+    record = data / "run.yaml"
+    converted = recorded_command(record, ConvertReport, {"out": str(data)})
+    sizes = "The recipes in full." if settings.full else small_note(settings, data, models)
     lines = [
         "## Discs, healthy or sick",
         "",
@@ -237,20 +200,19 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         "",
         "Made by, in this order:",
         "",
-        *(f"- `{command}`" for command in commands),
+        *(f"- `{command}`" for command in (converted, *(m.command for m in models))),
     ]
     return "\n".join(lines) + "\n"
 
 
-def small_note(
-    settings: HealthSettings, data: Path, source: ConvertReport, models: Sequence[Scored]
-) -> str:
+def small_note(settings: HealthSettings, data: Path, models: Sequence[Scored]) -> str:
     """What the small sizes are, and how to run the full ones."""
     epochs = " and ".join(
         f"{kfold_keys(settings, scored.model, data).epochs} epochs of {TITLES[scored.model]}"
         for scored in models
     )
-    names = f"annotations={source.annotations.name} images={source.images.name}"
+    source = yaml.safe_load((data / "run.yaml").read_text(encoding="utf-8"))["settings"]
+    names = " ".join(f"{key}={Path(source[key]).name}" for key in ("annotations", "images"))
     return (
         f"Small runs for a CPU ({epochs}; a small backbone): not the best that either network can "
         f"do. In full: `python benchmarks/health_folds.py full=true device=0 {names} out=OUT`."
@@ -258,11 +220,9 @@ def small_note(
 
 
 def main(words: list[str]) -> None:
-    if words == ["help"]:
-        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(HealthSettings)]))
+    settings = parse_words(words, HealthSettings)
+    if settings is None:
         return
-    values = dict(word.partition("=")[::2] for word in words)
-    settings = parse_settings(HealthSettings, values, where="command line")
     log = logging.getLogger("spineline")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())

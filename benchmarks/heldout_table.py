@@ -8,22 +8,18 @@ The rest of the page stays; figures that others published stand beside ours.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from harness import parse_words
 from pages import check_name, write_section
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, describe, key, parse_settings
-from spineline.datasets.common.tables import aligned_text
+from spineline.datasets.common.settings import Settings, key, parse_settings
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.pipeline.evaluation.settings import PipelineVal
 from spineline.pipeline.evaluation.tables import command_line, machine, metric_rows
@@ -104,11 +100,9 @@ def confusion(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def main(words: list[str]) -> None:
-    if words == ["help"]:
-        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(TableSettings)]))
+    settings = parse_words(words, TableSettings)
+    if settings is None:
         return
-    values = dict(word.partition("=")[::2] for word in words)
-    settings = parse_settings(TableSettings, values, where="command line")
     check_name(settings.section)
     try:
         metrics = json.loads((settings.val / "metrics.json").read_text(encoding="utf-8"))

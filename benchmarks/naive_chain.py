@@ -20,7 +20,6 @@ a manifest, which the naive chain does not.
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,28 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import harness
 import numpy as np
 import numpy.typing as npt
 import pydicom
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cohorts import draw_cohort
-from turns import (
-    ABOUT,
-    BenchSettings,
-    Turn,
-    afresh,
-    facts,
-    median,
-    ratio_cells,
-    ratios_json,
-    run_bench,
-    take_turns,
-    timed,
-    turns_json,
-)
 
 from spineline.classify.model import Classifier
 from spineline.datasets.common.run_record import run_script
@@ -66,11 +48,18 @@ from spineline.pipeline.run.settings import PipelinePredict
 GOAL = 5
 OURS = "pipeline predict"
 PARTS = ("read", "detect", "grade", "draw", "write")
+ABOUT = f"""\
+The *naive* chain reads every file of the folder with its pixels, runs ultralytics' own predictor on
+the middle sagittal T2 slice, then one forward pass per crop, and draws. The first arm grades by a
+timm resnet18 on crops of 224 pixels and draws with matplotlib, as such scripts do; the second, by
+our own classifier one crop at a time, and draws with OpenCV. All have their models loaded. Wanted
+is {GOAL} times faster than the first.
+{harness.ABOUT}"""
 Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NaiveSettings(BenchSettings):
+class NaiveSettings(harness.BenchSettings):
     n: int = key("studies", default=24, minimum=1)
     slices: int = key("slices per series, of three", default=7, minimum=1, maximum=31)
 
@@ -110,7 +99,7 @@ class Naive:
 
     def _part(self, name: str, call: Callable[[], Any]) -> Any:
         answer = []
-        self.spent[name] += timed(lambda: answer.append(call())).wall_s
+        self.spent[name] += harness.timed(lambda: answer.append(call())).wall_s
         return answer[0]
 
     def _detect(self, image: Grey) -> list[tuple[str, float, npt.NDArray[np.float64]]]:
@@ -207,74 +196,48 @@ def make_naive(pipeline: Pipeline, *, ours: bool, draw: str) -> Naive:
     return Naive(yolo, pipeline.classifier if ours else None, resnet, draw, meta.imgsz)
 
 
-def work(settings: NaiveSettings, folder: Path) -> tuple[dict[str, Any], str]:
+def work(settings: NaiveSettings, folder: Path) -> harness.BenchResult:
     cohort, out = folder / "cohort", folder / "out"
-    data = draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
+    data = harness.draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
     pipeline = Pipeline.from_settings(ModelSettings())
     chains = {
         "naive: resnet18, matplotlib": make_naive(pipeline, ours=False, draw="matplotlib"),
         "naive: our classifier, OpenCV": make_naive(pipeline, ours=True, draw="cv2"),
     }
     settings_of_ours = PipelinePredict(source=cohort, out=out)
-    arms = {OURS: afresh(out, lambda: command.predict(settings_of_ours, pipeline=pipeline))}
+    arms = {OURS: harness.afresh(out, lambda: command.predict(settings_of_ours, pipeline=pipeline))}
     for name, chain in chains.items():
-        arms[name] = afresh(out, lambda chain=chain: chain.run(cohort, out))
-    turns = take_turns(arms, settings.repeats)
+        arms[name] = harness.afresh(out, lambda chain=chain: chain.run(cohort, out))
+    turns = harness.take_turns(arms, settings.repeats)
     runs = settings.n * (settings.repeats + 1)
     parts = {
         name: {part: round(chain.spent[part] / runs * 1e3, 2) for part in PARTS}
         for name, chain in chains.items()
     }
-    report = {
-        "goal": GOAL,
-        "data": data,
-        "threads": torch.get_num_threads(),
-        "faster": ratios_json(turns, chains, OURS),
-        "faster_cpu": ratios_json(turns, chains, OURS, "cpu_s"),
-        "parts_ms": parts,
-        "turns": turns_json(turns),
-    }
-    return report, section_text(settings, data, turns, parts)
-
-
-def section_text(
-    settings: NaiveSettings,
-    data: str,
-    turns: dict[str, list[Turn]],
-    parts: dict[str, dict[str, float]],
-) -> str:
-    def ms(name: str, clock: Any = "wall_s") -> str:
-        return f"{median(turns[name], clock) / settings.n * 1e3:.0f}"
-
-    rows = [(f"`{OURS}`", ms(OURS), ms(OURS, "cpu_s"), "1", "1")]
-    rows += [
-        (name, ms(name), ms(name, "cpu_s"), *ratio_cells(turns[name], turns[OURS]))
-        for name in parts
-    ]
-    heads = ("arm", "ms per study", "ms of processor", "by ours", "by ours, processor time")
-    packages = ("torch", "ultralytics", "timm", "pydicom", "opencv-python", "matplotlib")
     of_parts = [(name, *(f"{spent[part]:.1f}" for part in PARTS)) for name, spent in parts.items()]
-    return f"""## A study, against a script of one's own
-
-The *naive* chain reads every file of the folder with its pixels, runs ultralytics' own predictor on
-the middle sagittal T2 slice, then one forward pass per crop, and draws. The first arm grades by a
-timm resnet18 on crops of 224 pixels and draws with matplotlib, as such scripts do; the second, by
-our own classifier one crop at a time, and draws with OpenCV. All have their models loaded. Wanted
-is {GOAL} times faster than the first.
-{ABOUT}
-
-{facts("naive_chain", settings, data, packages, threads=torch.get_num_threads())}
-
-{markdown_table(heads, rows)}
-
-What the naive chains spend on each part, ms per study:
-
-{markdown_table(("arm", *PARTS), of_parts)}
-"""
+    return harness.BenchResult(
+        title="A study, against a script of one's own",
+        about=ABOUT,
+        data=data,
+        packages=("torch", "ultralytics", "timm", "pydicom", "opencv-python", "matplotlib"),
+        threads=torch.get_num_threads(),
+        tables=(
+            harness.arms_table(turns, OURS, "ours", studies=settings.n),
+            "What the naive chains spend on each part, ms per study:",
+            markdown_table(("arm", *PARTS), of_parts),
+        ),
+        report={
+            "goal": GOAL,
+            "threads": torch.get_num_threads(),
+            **harness.ratios_json(turns, OURS, "faster"),
+            "parts_ms": parts,
+            "turns": harness.turns_json(turns),
+        },
+    )
 
 
 def main(words: list[str]) -> None:
-    run_bench(words, NaiveSettings, work, "naive-chain")
+    harness.run_bench(words, NaiveSettings, work, "naive_chain")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/pipeline_overhead.py [n=48] [repeats=5] [weights=default] …
 
 `python benchmarks/pipeline_overhead.py help` lists the keys. A cohort of phantom studies is drawn,
-21 files each. Arms take turns (see `turns.py`):
+21 files each. Arms take turns (see `harness.py`):
 
 - bare: every forward pass that the pipeline makes over that cohort, of the same networks on the
   same tensors, kept beforehand; and pydicom reading the pixels of each chosen file;
@@ -15,32 +15,15 @@ Beside these, each step is timed by itself, in milliseconds per study.
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import pydicom
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cohorts import draw_cohort
-from turns import (
-    ABOUT,
-    BenchSettings,
-    Turn,
-    facts,
-    median,
-    ratio,
-    run_bench,
-    take_turns,
-    timed,
-    turns_json,
-)
 
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
@@ -61,6 +44,12 @@ from spineline.pipeline.run import predict as command
 from spineline.pipeline.run.settings import PipelinePredict
 
 GOAL = 1.2
+BARE = "bare"
+ABOUT = f"""\
+*Bare* replays every forward pass that the pipeline makes over the cohort (detector, namer,
+classifier), on tensors prepared beforehand, and reads the pixels of each chosen file; the others
+are the command with models loaded, from the folder to its files on disk. Wanted is {GOAL} at most.
+{harness.ABOUT}"""
 Pass = tuple[torch.nn.Module, torch.Tensor]
 WHOLE: dict[str, dict[str, Any]] = {
     "pipeline predict": {},
@@ -70,7 +59,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OverheadSettings(BenchSettings):
+class OverheadSettings(harness.BenchSettings):
     n: int = key("studies of the cohort", default=48, minimum=1)
     slices: int = key("slices per series, of three", default=7, minimum=1, maximum=31)
     weights: str = key("bundle, as for pipeline predict", default="default")
@@ -108,20 +97,6 @@ def bare(passes: list[Pass], files: list[Path]) -> None:
             network(tensor)
 
 
-def whole(
-    pipeline: Pipeline, cohort: Path, folder: Path, more: dict[str, Any]
-) -> Callable[[], None]:
-    """The command over the cohort, into a folder that is new each time."""
-    out = folder / f"out{len(list(folder.iterdir()))}"
-    out.mkdir()
-
-    def run() -> None:
-        shutil.rmtree(out)
-        command.predict(PipelinePredict(source=cohort, out=out, **more), pipeline=pipeline)
-
-    return run
-
-
 def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> dict[str, float]:
     """Milliseconds of each step of one study that is no forward pass, each by itself."""
     frame = analysis.frame
@@ -147,74 +122,49 @@ def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> 
     }  # fmt: skip
     found_ms = {}
     for name, call in calls.items():
-        turns = [timed(call) for _ in range(12)][2:]
-        found_ms[name] = round(median(turns, "cpu_s") * 1e3, 2)
+        turns = [harness.timed(call) for _ in range(12)][2:]
+        found_ms[name] = round(harness.median(turns, "cpu_s") * 1e3, 2)
     return found_ms
 
 
-def work(settings: OverheadSettings, folder: Path) -> tuple[dict[str, Any], str]:
-    cohort, outs = folder / "cohort", folder / "outs"
-    data = draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
-    outs.mkdir()
+def work(settings: OverheadSettings, folder: Path) -> harness.BenchResult:
+    cohort = folder / "cohort"
+    data = harness.draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
     pipeline = Pipeline.from_settings(ModelSettings(weights=settings.weights))
     frames = [load_frame(case) for case in find_cases(cohort)]
     passes, analyses = kept_passes(pipeline, frames)
     files = [frame.header.path for frame in frames]
-    arms: dict[str, Callable[[], object]] = {"bare": lambda: bare(passes, files)}
+    arms: dict[str, Callable[[], object]] = {BARE: lambda: bare(passes, files)}
     for name, more in WHOLE.items():
-        arms[name] = whole(pipeline, cohort, outs, more)
-    turns = take_turns(arms, settings.repeats)
-    each = steps(pipeline, cohort / "study0000", analyses[0], folder)
-    report = {
-        "goal": GOAL,
-        "data": data,
-        "threads": torch.get_num_threads(),
-        "ratio": {n: ratio(turns[n], turns["bare"]).to_json() for n in WHOLE},
-        "ratio_cpu": {n: ratio(turns[n], turns["bare"], "cpu_s").to_json() for n in WHOLE},
-        "steps_ms": each,
-        "turns": turns_json(turns),
-    }
-    return report, section_text(settings, data, turns, each)
-
-
-def section_text(
-    settings: OverheadSettings, data: str, turns: dict[str, list[Turn]], each: dict[str, float]
-) -> str:
-    def ms(name: str) -> str:
-        return f"{median(turns[name]) / settings.n * 1e3:.1f}"
-
-    rows = [("bare passes of the same networks", ms("bare"), "1", "1")]
-    rows += [
-        (
-            f"`{name}`",
-            ms(name),
-            str(ratio(turns[name], turns["bare"])),
-            str(ratio(turns[name], turns["bare"], "cpu_s")),
+        keys = PipelinePredict(source=cohort, out=folder / name.replace(" ", "-"), **more)
+        arms[name] = harness.afresh(
+            keys.out, lambda keys=keys: command.predict(keys, pipeline=pipeline)
         )
-        for name in WHOLE
-    ]
-    packages = ("torch", "ultralytics", "pydicom", "numpy", "opencv-python")
-    table = markdown_table(("arm", "ms per study", "by bare", "by bare, processor time"), rows)
-    table_of_steps = markdown_table(("step", "ms of processor"), list(each.items()))
-    return f"""## What the pipeline adds to its networks
-
-*Bare* replays every forward pass that the pipeline makes over the cohort (detector, namer,
-classifier), on tensors prepared beforehand, and reads the pixels of each chosen file; the others
-are the command with models loaded, from the folder to its files on disk. Wanted is {GOAL} at most.
-{ABOUT}
-
-{facts("pipeline_overhead", settings, data, packages, threads=torch.get_num_threads())}
-
-{table}
-
-Each step of one study that is no forward pass, by itself:
-
-{table_of_steps}
-"""
+    turns = harness.take_turns(arms, settings.repeats)
+    each = steps(pipeline, cohort / "study0000", analyses[0], folder)
+    return harness.BenchResult(
+        title="What the pipeline adds to its networks",
+        about=ABOUT,
+        data=data,
+        packages=("torch", "ultralytics", "pydicom", "numpy", "opencv-python"),
+        threads=torch.get_num_threads(),
+        tables=(
+            harness.arms_table(turns, BARE, "bare", studies=settings.n),
+            "Each step of one study that is no forward pass, by itself:",
+            markdown_table(("step", "ms of processor"), list(each.items())),
+        ),
+        report={
+            "goal": GOAL,
+            "threads": torch.get_num_threads(),
+            **harness.ratios_json(turns, BARE),
+            "steps_ms": each,
+            "turns": harness.turns_json(turns),
+        },
+    )
 
 
 def main(words: list[str]) -> None:
-    run_bench(words, OverheadSettings, work, "pipeline-overhead")
+    harness.run_bench(words, OverheadSettings, work, "pipeline_overhead")
 
 
 if __name__ == "__main__":

@@ -29,9 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from harness import FoldsSettings, figure_text, parse_words, recorded_command
 from pages import check_name, read_sections, write_section
 
 from spineline.converters.convert import convert_report
@@ -39,11 +37,11 @@ from spineline.converters.settings import ConvertReport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import run_script
-from spineline.datasets.common.settings import Settings, close_match, describe, key, parse_settings
+from spineline.datasets.common.settings import Settings, close_match, key, parse_settings
 from spineline.datasets.common.tables import aligned_text, markdown_table
 from spineline.datasets.metrics.tree import flatten
 from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.evaluation.tables import command_line, machine
+from spineline.pipeline.evaluation.tables import machine
 from spineline.pipeline.evaluation.val import val
 from spineline.pipeline.kfold.kfold import kfold_classify, kfold_detect
 from spineline.pipeline.kfold.settings import KfoldClassify, KfoldDetect
@@ -67,6 +65,9 @@ class Experiment:
         full: keys at the report's size.
         small: keys for a CPU.
         sizes: what the two sizes are, in words, for the table.
+        figure: dotted key that is compared; of the chain each row has its own.
+        rows: variant, words of the title and the published figure, as the report gives it.
+        alone: no figure of the pipeline means the same.
         note: what the report leaves open, or does otherwise.
     """
 
@@ -77,6 +78,9 @@ class Experiment:
     full: Words
     small: Words
     sizes: tuple[str, str]
+    figure: str = ""
+    rows: tuple[tuple[str, str, str], ...] = ()
+    alone: bool = False
     note: str = ""
 
 
@@ -132,7 +136,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ("YOLOv5x from its COCO weights, 800 px, 200 epochs, batch 16, recipe report "
          "without mixup but where the row has it",
          "YOLOv5n from scratch, 256 px, 40 epochs, recipe lumbar"),
-        "YOLOv5 has the anchor-free head of the ultralytics package.",
+        "level_accuracy_8px",
+        (("original", "original", "0.849"), ("label_smoothing", "label smoothing", "0.860"),
+         ("mixup", "mixup", "0.878")),
+        note="YOLOv5 has the anchor-free head of the ultralytics package.",
     ),
     Experiment(
         "frcnn", "End to end on the seven classes: Faster R-CNN", "kfold detect", SEVEN,
@@ -141,7 +148,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
          "proposals": "300", "imgsz": "320", "batch": "4", "epochs": "40", "plots": "false"},
         ("ResNet-50, 800 px, 200 epochs, batch 8, from scratch",
          "MobileNetV3-large, 1 channel, 320 px, 40 epochs, batch 4, from scratch"),
-        _UNKNOWN_RULE,
+        "coco.map50", (("original", "", "0.438"),), alone=True, note=_UNKNOWN_RULE,
     ),
     Experiment(
         "yolov3", "End to end on the seven classes: YOLOv3", "kfold detect", SEVEN,
@@ -149,7 +156,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {"model": "yolov3-tiny", **_SMALL_YOLO},
         ("YOLOv3, 800 px, 200 epochs, batch 16, recipe report without mixup, from scratch",
          "YOLOv3-tiny, 256 px, 40 epochs, recipe lumbar, from scratch"),
-        f"{_UNKNOWN_RULE} YOLOv3 has the anchor-free head of the ultralytics package.",
+        "coco.map50", (("original", "", "0.512"),), alone=True,
+        note=f"{_UNKNOWN_RULE} YOLOv3 has the anchor-free head of the ultralytics package.",
     ),
     Experiment(
         "unet", "Point regression by a U-Net", "kfold detect", LEVEL,
@@ -157,22 +165,29 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {"model": "unet", "epochs": "40", "plots": "false"},
         ("ResNet-50 encoder, 512 px, 200 epochs, batch 8, from scratch",
          "ResNet-18 encoder, 256 px, 40 epochs, batch 8, from scratch"),
-        "One figure is published for both kinds of heat maps; the sizes are ours.",
+        "level_accuracy_8px",
+        (("onehot", "one-hot", "0.184 (test, one for both)"),
+         ("gaussian", "Gaussian", "0.184 (test, one for both)")),
+        note="One figure is published for both kinds of heat maps; the sizes are ours.",
     ),
     Experiment(
         "binary", "Binary head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "binary"},
         {**_SMALL_HEAD, "head": "binary"},
-        _HEAD_SIZES,
-        f"{_AT_LABELS}. Always answering \"not V5\" is right nearly as often: see the AUC in "
+        _HEAD_SIZES, "binary.accuracy",
+        (("resize", "resize", "0.978"), ("normalise", "+ normalise", "0.973"),
+         ("noise_normalise_rotation", "+ noise and rotation", "0.998")),
+        note=f"{_AT_LABELS}. Always answering \"not V5\" is right nearly as often: see the AUC in "
         "`kfold.md`.",
     ),
     Experiment(
         "seven", "Seven-class head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "seven"},
         {**_SMALL_HEAD, "head": "seven"},
-        _HEAD_SIZES,
-        f"{_AT_LABELS}.",
+        _HEAD_SIZES, "seven.accuracy",
+        (("resize", "resize", "0.596"), ("normalise", "normalise", "0.607"),
+         ("rotation", "rotation", "0.619"), ("colour_jitter", "colour jitter", "0.601")),
+        note=f"{_AT_LABELS}.",
     ),
     Experiment(
         "large_batch", "Seven-class head", "kfold classify", LEVEL,
@@ -180,16 +195,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {**_SMALL_HEAD, "head": "seven", "epochs": "60"},
         ("ResNet-50, 3 channels, 100 epochs, batch 1024",
          "ResNet-18, 1 channel, 60 epochs, batch 1024"),
-        f"{_AT_LABELS}. A fold has about 1,090 crops to train on, so that an epoch of this batch "
-        "is two steps, the second of some 60 or 70 crops.",
+        "seven.accuracy", (("batch_1024", "batch 1024", "0.588"),),
+        note=f"{_AT_LABELS}. A fold has about 1,090 crops to train on, so that an epoch of this "
+        "batch is two steps, the second of some 60 or 70 crops.",
     ),
     Experiment(
         "noisy", "Seven-class head", "kfold classify", LEVEL,
         {"hyp": "report", "head": "seven"},
         {**_SMALL_HEAD, "head": "seven", "epochs": "2"},
-        (_HEAD_SIZES[0], "ResNet-18, 1 channel, 2 epochs, batch 128"),
-        f"{_AT_LABELS}. The noisy copies make twelve to thirteen times as many crops, and as many "
-        "steps of an epoch.",
+        (_HEAD_SIZES[0], "ResNet-18, 1 channel, 2 epochs, batch 128"), "seven.accuracy",
+        (("noise", "noise", "0.658"),
+         ("noise_normalise_rotation", "noise + normalise + rotation", "0.654")),
+        note=f"{_AT_LABELS}. The noisy copies make twelve to thirteen times as many crops, and as "
+        "many steps of an epoch.",
     ),
     Experiment(
         "networks", "Other networks, seven classes", "kfold classify", LEVEL,
@@ -198,7 +216,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
          "jitter": "false", "balance": "none", "plots": "false"},
         ("3 channels, 100 epochs, batch 512, normalise + rotation + noise",
          "1 channel, 20 epochs, batch 128, normalise + rotation"),
-        f"{_AT_LABELS}. ResNet-50 stands there for comparison.",
+        "seven.accuracy",
+        (("original", "ResNet-50", "0.654"), ("vgg16", "VGG-16", "worse, not given"),
+         *((f"resnet{n}", f"ResNet-{n}", "worse, not given") for n in (18, 34, 101))),
+        note=f"{_AT_LABELS}. ResNet-50 stands there for comparison.",
     ),
     Experiment(
         "heads", "Classifier of the chain", "kfold classify", LEVEL,
@@ -212,72 +233,30 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {},
         ("detector `regions-mixup` and a classifier with both heads, at full size",
          "detector `regions-mixup` and a classifier with both heads, at the small size"),
-        "Every study by the networks of the fold that left it out, and the surest box of each "
+        rows=(("recall", "recall", "0.667"), ("precision", "precision", "0.402"),
+              ("ap", "AP", "0.657")),
+        note="Every study by the networks of the fold that left it out, and the surest box of each "
         "level; the published precision counts several boxes of a level. The two heads, which the "
         "report lists apart, share a trunk here.",
     ),
 )  # fmt: skip
 AT: dict[str, Experiment] = {experiment.name: experiment for experiment in EXPERIMENTS}
 
-_REGIONS = ("original", "original", "0.849"), (
-    "label_smoothing", "label smoothing", "0.860"), ("mixup", "mixup", "0.878")  # fmt: skip
-_MAPS = ("onehot", "one-hot", "0.184 (test, one for both)"), (
-    "gaussian", "Gaussian", "0.184 (test, one for both)")  # fmt: skip
-_BINARY = ("resize", "resize", "0.978"), ("normalise", "+ normalise", "0.973"), (
-    "noise_normalise_rotation", "+ noise and rotation", "0.998")  # fmt: skip
-_SEVEN = (
-    ("resize", "resize", "0.596"),
-    ("normalise", "normalise", "0.607"), ("rotation", "rotation", "0.619"),
-    ("colour_jitter", "colour jitter", "0.601"),
-)  # fmt: skip
-_LARGE_BATCH = (("batch_1024", "batch 1024", "0.588"),)
-_NOISY = (
-    ("noise", "noise", "0.658"),
-    ("noise_normalise_rotation", "noise + normalise + rotation", "0.654"),
-)  # fmt: skip
-_NETWORKS = (
-    ("original", "ResNet-50", "0.654"), ("vgg16", "VGG-16", "worse, not given"),
-    ("resnet18", "ResNet-18", "worse, not given"), ("resnet34", "ResNet-34", "worse, not given"),
-    ("resnet101", "ResNet-101", "worse, not given"),
-)  # fmt: skip
-_CHAIN = ("recall", "recall", "0.667"), ("precision", "precision", "0.402"), ("ap", "AP", "0.657")
-
-
-def _rows() -> tuple[Row, ...]:
-    """The rows in the report's order."""
-    groups: tuple[tuple[str, str, str | None, Any], ...] = (
-        ("regions", "level_accuracy_8px", "level_accuracy_8px", _REGIONS),
-        ("frcnn", "coco.map50", None, (("original", "", "0.438"),)),
-        ("yolov3", "coco.map50", None, (("original", "", "0.512"),)),
-        ("unet", "level_accuracy_8px", "level_accuracy_8px", _MAPS),
-        ("binary", "binary.accuracy", "binary.accuracy", _BINARY),
-        ("seven", "seven.accuracy", "seven.accuracy", _SEVEN),
-        ("large_batch", "seven.accuracy", "seven.accuracy", _LARGE_BATCH),
-        ("noisy", "seven.accuracy", "seven.accuracy", _NOISY),
-        ("networks", "seven.accuracy", "seven.accuracy", _NETWORKS),
+ROWS: tuple[Row, ...] = tuple(
+    Row(
+        f"{e.name}-{variant}" if words else e.name,
+        f"{e.title}, {words}" if words else e.title,
+        e.name,
+        variant if e.figure else "",
+        figure,
+        published,
+        None if e.alone else figure,
     )
-    rows = [
-        Row(
-            f"{group}-{variant}" if words else group,
-            f"{AT[group].title}, {words}" if words else AT[group].title,
-            group,
-            variant,
-            figure,
-            published,
-            best,
-        )
-        for group, figure, best, variants in groups
-        for variant, words, published in variants
-    ]
-    rows += [
-        Row(f"chain-{name}", f"The chain, {words}", "chain", "", f"report.{name}", value,
-            f"report.{name}")
-        for name, words, value in _CHAIN
-    ]  # fmt: skip
-    return tuple(rows)
-
-
-ROWS: tuple[Row, ...] = _rows()
+    for e in EXPERIMENTS
+    for variant, words, published in e.rows
+    for figure in [e.figure or f"report.{variant}"]
+)
+"""In the report's order."""
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.experiment for row in ROWS))
 NEEDS = {"chain": (("regions", "mixup"), ("heads", "noise_normalise_rotation"))}
 """Experiments, with the variant, whose networks another one takes."""
@@ -292,30 +271,21 @@ RUN: dict[str, tuple[type[Settings], Callable[[Any], Any]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowsSettings(Settings):
+class RowsSettings(FoldsSettings):
     out: Path = key("folder for everything that is made, and that is read for the table")
-    annotations: Path | None = key("the report's labels", default=None)
-    images: Path | None = key("the report's frames", default=None)
     rows: tuple[str, ...] = key(
         "what to run: rows, such as regions-mixup, groups of rows, or all; none with rows=",
         default=GROUPS,
     )
     size: str = key("small: for a CPU; full: as the report", default="small", choices=SIZES)
     dry: bool = key("print the commands and run nothing", default=False)
-    epochs: int | None = key("of every training, instead", default=None, minimum=1)
-    imgsz: int | None = key("of every detector's training, instead", default=None, minimum=32)
-    k: int = key("folds", default=3, minimum=2)
-    device: str = key("cpu, cuda or a number; several run folds side by side", default="cpu")
-    draws: int = key("bootstrap draws", default=1000, minimum=1)
-    seed: int = key("of folds, trainings and bootstrap", default=0, minimum=0)
     best: Path | None = key(
         "metrics.json of pipeline val: the best of ours (else best_section of page)", default=None
     )
     best_section: str = key(
         "section of page with the figures of the best of ours", default="heldout"
     )
-    page: Path | None = key("Markdown page to write a section of", default=None)
-    section: str = key("name of that section", default="report-rows")
+    section: str = key("name of that section of page", default="report-rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,17 +294,14 @@ class Found:
 
     Attributes:
         size: ``full`` or ``small``, and the epochs and pixels that its command names.
-        value: of all studies, each scored by networks that did not see it.
-        ci95: bootstrap over studies.
-        n: what it counts.
+        figure: its value, ``ci95`` and n over all studies, each scored by networks that did not
+            see it.
         folds: value of each fold; empty of the chain.
     """
 
     size: str
-    value: float | None
-    ci95: tuple[float | None, float | None]
-    n: int | None
-    folds: tuple[float | None, ...]
+    figure: Mapping[str, Any]
+    folds: tuple[float | None, ...] = ()
 
 
 # Choosing
@@ -478,23 +445,24 @@ def run_experiment(
 ) -> list[str]:
     """Run an experiment where it is not finished; what failed in it."""
     folder = settings.out / settings.size / experiment.name
+    resume = {}
     if experiment.command == "pipeline val":
         if (folder / "metrics.json").is_file():
             return []
+        check_source(settings)
     else:
         before = finished_variants(folder)
-        if set(variants) <= set(before) & set(scored_variants(folder)):
+        scored = read_json(folder / "kfold.json").get("variants", {})
+        if set(variants) <= set(before) & set(scored):
             LOG.info("%s: finished already", experiment.name)
             return []
         # A cross-validation writes the table of the variants it is given: with those that are
         # there already the others stay in it.
         variants = [v for v in variants_of(experiment) if v in variants or v in before]
         make_data(settings, experiment.labels)
-    words = experiment_words(settings, experiment, variants, str(settings.out))
-    if experiment.command == "pipeline val":
-        check_source(settings)
-    elif (folder / "run.yaml").is_file():
-        words["resume"] = "true"
+        if (folder / "run.yaml").is_file():
+            resume = {"resume": "true"}
+    words = experiment_words(settings, experiment, variants, str(settings.out)) | resume
     cls, function = RUN[experiment.command]
     LOG.info("%s", command_text(experiment.command, words))
     result = function(parse_settings(cls, words, where=experiment.name))
@@ -529,14 +497,8 @@ def finished_variants(folder: Path) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(found) if found.count(name) in counts)
 
 
-def scored_variants(folder: Path) -> tuple[str, ...]:
-    """Variants that are in the table of a cross-validation."""
-    return tuple(read_kfold(folder).get("variants", {}))
-
-
-def read_kfold(folder: Path) -> dict[str, Any]:
-    """The content of ``kfold.json``; nothing where there is none."""
-    file = folder / "kfold.json"
+def read_json(file: Path) -> dict[str, Any]:
+    """The content of a file; nothing where there is none."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
@@ -547,27 +509,18 @@ def found_of(out: Path, row: Row) -> Found | None:
     """What a row has to show: at full size if it was run so; none where it was not run."""
     for size in SIZES:
         folder = out / size / row.experiment
-        found = (
-            _found_in_chain(folder, row, size)
-            if AT[row.experiment].command == "pipeline val"
-            else _found_in_kfold(folder, row, size)
-        )
-        if found is not None:
-            return found
+        if AT[row.experiment].command == "pipeline val":
+            figure = flatten(read_json(folder / "metrics.json")).get(row.figure)
+            if figure is not None:
+                return Found(size, figure)
+            continue
+        scored = read_json(folder / "kfold.json").get("variants", {}).get(row.variant, {})
+        if row.figure in scored:
+            figure, given = scored[row.figure], sizes_given(folder, row.variant)
+            words = (f", {given[name]} {word}" for name, word in GIVEN.items() if name in given)
+            nothing = {"value": None, "ci95": (None, None), "n": None}
+            return Found(size + "".join(words), figure["pooled"] or nothing, tuple(figure["folds"]))
     return None
-
-
-def _found_in_kfold(folder: Path, row: Row, size: str) -> Found | None:
-    figure = read_kfold(folder).get("variants", {}).get(row.variant, {}).get(row.figure)
-    if figure is None:
-        return None
-    pooled = figure["pooled"] or {"value": None, "ci95": (None, None), "n": None}
-    low, high = pooled["ci95"]
-    told = sizes_given(folder, row.variant)
-    words = "".join(f", {told[name]} {word}" for name, word in GIVEN.items() if name in told)
-    return Found(
-        f"{size}{words}", pooled["value"], (low, high), pooled["n"], tuple(figure["folds"])
-    )
 
 
 GIVEN = {"epochs": "epochs", "imgsz": "px"}
@@ -581,15 +534,6 @@ def sizes_given(folder: Path, variant: str) -> Words:
         return {}
     settings = yaml.safe_load(records[0].read_text(encoding="utf-8"))["settings"]
     return {name: str(settings[name]) for name in GIVEN if settings.get(name)}
-
-
-def _found_in_chain(folder: Path, row: Row, size: str) -> Found | None:
-    file = folder / "metrics.json"
-    if not file.is_file():
-        return None
-    figure = flatten(json.loads(file.read_text(encoding="utf-8")))[row.figure]
-    low, high = figure["ci95"]
-    return Found(size, figure["value"], (low, high), figure["n"], ())
 
 
 _LINE = re.compile(r"^\| `([^`]+)` \| ([0-9.]+) \| ([^|]*?) \| \d+ \|", re.MULTILINE)
@@ -607,7 +551,7 @@ def best_figures(settings: RowsSettings) -> dict[str, str]:
         except (OSError, ValueError, AttributeError) as error:
             raise ConfigError(f"best={settings.best}: not a metrics.json ({error})") from error
         return {
-            name: value_text(figure["value"], figure["ci95"])
+            name: figure_text(figure["value"], figure["ci95"])
             for name, figure in flat.items()
             if not isinstance(figure["value"], list)
         }
@@ -623,24 +567,16 @@ def best_figures(settings: RowsSettings) -> dict[str, str]:
 # Telling
 
 
-def value_text(value: float | None, ci95: Sequence[float | None]) -> str:
-    """``0.812 (0.790 – 0.830)``; ``not defined`` where there is no value."""
-    if value is None:
-        return "not defined"
-    low, high = ci95
-    interval = "" if low is None or high is None else f" ({low:.3f} – {high:.3f})"
-    return f"{value:.3f}{interval}"
-
-
 def cells_of(row: Row, found: Found | None, best: Mapping[str, str]) -> tuple[str, ...]:
     """The row's cells of the table."""
     ours = best.get(row.best, "") if row.best is not None else "–"
     if found is None:
         return (row.title, f"`{row.figure}`", row.published, "not run", "", "", "", ours)
-    failed = None in found.folds and found.value is None
-    value = "a fold failed" if failed else value_text(found.value, found.ci95)
+    pooled = found.figure
+    failed = None in found.folds and pooled["value"] is None
+    value = "a fold failed" if failed else figure_text(pooled["value"], pooled["ci95"])
     folds = " / ".join("–" if fold is None else f"{fold:.3f}" for fold in found.folds)
-    n = "" if found.n is None else str(found.n)
+    n = "" if pooled["n"] is None else str(pooled["n"])
     return (row.title, f"`{row.figure}`", row.published, value, folds, n, found.size, ours)
 
 
@@ -660,7 +596,12 @@ def section_text(settings: RowsSettings) -> str:
     rows = [cells_of(row, found[row.name], best) for row in ROWS]
     lines = ["## The report's rows", "", ABOUT, "", markdown_table(HEADS, rows), ""]
     lines += [best_text(settings, best), ""]
-    lines += [*notes(), ""]
+    lines += [
+        f"- {e.title} (`{e.name}`): full is {e.sizes[0]}; small is {e.sizes[1]}. {e.note}".rstrip()
+        for e in EXPERIMENTS
+        if e.rows
+    ]
+    lines.append("")
     shown = {
         (f.size.split(",")[0], row.experiment, row.variant)
         for row in ROWS
@@ -672,26 +613,11 @@ def section_text(settings: RowsSettings) -> str:
     lines += ["Each row in full, `OUT` being one folder (`device=0` is a GPU):", ""]
     full = RowsSettings(out=settings.out, size="full", device="0", seed=settings.seed, k=settings.k)
     every = commands(full, chosen_variants(ROWS), "OUT")
-    lines += [f"- {names_of(name)}: `{text}`" for name, text in every]
+    titles = {"data": "Folds", **{e.name: f"{e.title} (`{e.name}`)" for e in EXPERIMENTS}}
+    lines += [f"- {titles[name]}: `{text}`" for name, text in every]
     script = "python benchmarks/report_rows.py size=full device=0 annotations=LABELS.json"
     lines += ["", f"All of them: `{script} images=FRAMES out=OUT page=docs/results.md`."]
     return "\n".join(lines) + "\n"
-
-
-def notes() -> list[str]:
-    """What each group of rows is, at either size."""
-    return [
-        f"- {e.title} (`{e.name}`): full is {e.sizes[0]}; small is {e.sizes[1]}. {e.note}".rstrip()
-        for e in EXPERIMENTS
-        if e.name in GROUPS
-    ]
-
-
-def names_of(name: str) -> str:
-    """What a command is for, in words."""
-    if name == "data":
-        return "Folds"
-    return f"{AT[name].title} (`{name}`)"
 
 
 def best_text(settings: RowsSettings, best: Mapping[str, str]) -> str:
@@ -727,7 +653,7 @@ def made_by(out: Path, shown: set[tuple[str, str, str]]) -> list[str]:
             if not chosen or not (folder / "run.yaml").is_file():
                 continue
             seed = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["seed"]
-            studies = read_kfold(folder).get("studies")
+            studies = read_json(folder / "kfold.json").get("studies")
             data = f", folds of {', '.join(map(str, studies))} studies" if studies else ""
             for text in commands_recorded(folder, experiment, chosen):
                 lines.append(f"- {experiment.name}, {size}, seed {seed}{data}: `{text}`")
@@ -754,19 +680,6 @@ def commands_recorded(folder: Path, experiment: Experiment, variants: Sequence[s
     ]
 
 
-def recorded_command(
-    record: Path, cls: type[Settings], instead: Mapping[str, str] | None = None
-) -> str:
-    """The command that a run folder says it was made by; of paths the last part alone.
-
-    Args:
-        instead: keys that were otherwise, as typed.
-    """
-    content = yaml.safe_load(record.read_text(encoding="utf-8"))
-    settings = parse_settings(cls, {**content["settings"], **(instead or {})}, where=str(record))
-    return command_line(str(content["command"]).removeprefix("spineline "), settings)
-
-
 def write_page(settings: RowsSettings) -> None:
     """Write the section, where there is a page to write it to."""
     if settings.page is not None:
@@ -775,11 +688,9 @@ def write_page(settings: RowsSettings) -> None:
 
 def main(words: list[str]) -> int:
     """Run, print the table, write the page; 1 where something failed."""
-    if words == ["help"]:
-        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(RowsSettings)]))
+    settings = parse_words(words, RowsSettings)
+    if settings is None:
         return 0
-    values = dict(word.partition("=")[::2] for word in words)
-    settings = parse_settings(RowsSettings, values, where="command line")
     check_name(settings.section)
     rows = chosen_rows(settings.rows)
     if settings.dry:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import resource
@@ -21,27 +22,34 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from harness import parse_words
 from pages import write_section
 
-from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.dicom.select import choose_slice
 from spineline.datasets.dicom.study import scan
+from spineline.pipeline.inference.process_pool import Limits, ProcessPool
 
 FUZZ = Path(__file__).resolve().parents[1] / "tests" / "fuzz"
-TIME_LIMIT_S = 60
-MEMORY_LIMIT = 2 << 30
+LIMITS = Limits(seconds=60, megabytes=2048)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustnessSettings(Settings):
+    page: Path | None = key("Markdown page to write both tables to", default=None)
+    mutants: int = key("of each class; 0 for none", default=100, minimum=0)
+    seed: int = key("of the mutants", default=0, minimum=0)
+    cases: str = key("whether to run those built by hand", default="all", choices=("all", "none"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,8 @@ class Done:
 # ---- spoiling
 
 
-def predict(folder: Path, source: str = "study", *words: str) -> list[str]:
-    return ["pipeline", "predict", f"source={folder / source}", f"out={folder / 'out'}",
+def predict(folder: Path, source: str = "study", *words: str, out: str = "out") -> list[str]:
+    return ["pipeline", "predict", f"source={folder / source}", f"out={folder / out}",
             "workers=0", "overlay=false", *words]  # fmt: skip
 
 
@@ -123,8 +131,6 @@ def tags(**values: object) -> Callable[[Path], list[str]]:
                 continue
             if value is None:
                 del dataset[keyword]
-            elif isinstance(value, bytes) and keyword != "PixelData":
-                dataset[keyword] = pydicom.DataElement(dataset[keyword].tag, "UN", value)
             else:
                 setattr(dataset, keyword, value)
         stream = io.BytesIO()
@@ -212,8 +218,6 @@ def in_xml(head: str, body: str = "") -> Callable[[str], str]:
     return spoil
 
 
-NAN_ARRAY = image("a.npy", lambda path: np.save(path, np.full((9, 9), np.nan)))
-PICKLED_ARRAY = image("a.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True))
 LAUGHS = (
     '<!DOCTYPE a [<!ENTITY l0 "lol">'
     + "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
@@ -260,7 +264,7 @@ def loop(folder: Path) -> list[str]:
     (folder / "study" / "again").symlink_to(folder / "study")
     (folder / "study" / "up").symlink_to(folder / "study" / "..")
     (folder / "study" / "gone").symlink_to(folder / "nowhere")
-    return [*predict(folder)[:3], f"out={folder / 'elsewhere' / 'out'}", *predict(folder)[4:]]
+    return predict(folder, out="elsewhere/out")
 
 
 def unreadable(folder: Path) -> list[str]:
@@ -278,15 +282,12 @@ def unreadable_beside(folder: Path) -> list[str]:
 def read_only(folder: Path) -> list[str]:
     (folder / "locked").mkdir()
     (folder / "locked").chmod(0o555)
-    words = predict(folder)
-    words[3] = f"out={folder / 'locked' / 'out'}"
-    return words
+    return predict(folder, out="locked/out")
 
 
 def full_disk(folder: Path) -> list[str]:
     """A disk of 64 KB; where none may be mounted, no file may grow beyond 2 KB."""
     (folder / "disk").mkdir()
-    words = predict(folder)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder / "disk")],
         capture_output=True, check=False,
@@ -295,8 +296,7 @@ def full_disk(folder: Path) -> list[str]:
         (folder / "disk" / "filled").write_bytes(bytes(60 * 1024))
     else:
         (folder / "LIMIT").write_text("2048")
-    words[3] = f"out={folder / 'disk' / 'out'}"
-    return words
+    return predict(folder, out="disk/out")
 
 
 DICOM, PICTURES, SOURCES = "DICOM", "images", "annotations"
@@ -334,9 +334,10 @@ CASES: tuple[Case, ...] = (
     Case(DICOM, "BurnedInAnnotation YES", tags(BurnedInAnnotation="YES"), 0, "burned_in_text"),
     Case(DICOM, "a UID that leads out of the folder", tags(StudyInstanceUID="../../x"), 0,
          "done"),
-    Case(PICTURES, "an array of NaN", NAN_ARRAY, 1,
-         "constant image"),
-    Case(PICTURES, "a pickled array", PICKLED_ARRAY, 1, "cannot be read as a NumPy array"),
+    Case(PICTURES, "an array of NaN", image("a.npy", lambda p: np.save(p, np.full((9, 9), np.nan))),
+         1, "constant image"),
+    Case(PICTURES, "a pickled array", image("a.npy", lambda p: np.save(
+         p, np.array([{}]), allow_pickle=True)), 1, "cannot be read as a NumPy array"),
     Case(PICTURES, "a PNG of 4 KB that claims 50,000 x 50,000", image("a.png", png_bomb), 1,
          "pixels"),
     Case(PICTURES, "a text named .png", image("a.png", lambda p: p.write_text("no")), 1,
@@ -390,14 +391,12 @@ def make_sound(folder: Path) -> None:
     import fuzz_targets
 
     fuzz_targets.make_base(folder / "base")
-    sound = folder / "sound"
-    shutil.copytree(folder / "base" / "dicom" / "study0", sound / "study")
-    shutil.copytree(folder / "base" / "report", sound / "report")
-    shutil.copytree(folder / "base" / "prepared", sound / "prepared")
-    (sound / "cervical").mkdir()
-    for path in sorted((folder / "base" / "neck" / "descr").iterdir()):
-        shutil.copy(path, sound / "cervical" / path.name)
-    shutil.copytree(folder / "base" / "neck" / "frames", sound / "cervical" / "frames")
+    base, sound = folder / "base", folder / "sound"
+    shutil.copytree(base / "dicom" / "study0", sound / "study")
+    for name in ("report", "prepared"):
+        shutil.copytree(base / name, sound / name)
+    shutil.copytree(base / "neck" / "descr", sound / "cervical")
+    shutil.copytree(base / "neck" / "frames", sound / "cervical" / "frames")
 
 
 def run_case(case: Case, folder: Path, number: int) -> Done:
@@ -409,53 +408,38 @@ def run_case(case: Case, folder: Path, number: int) -> Done:
     if case.nobody:
         for path in (folder, *place.parents[:2], place):
             path.chmod(0o777)
-    start = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        _be_the_command(words, said, case, place)
-    _, status = os.waitpid(child, 0)
-    seconds = time.monotonic() - start
-    code = os.waitstatus_to_exitcode(status)
+    command = partial(run_command, words, said, case.nobody)
+    with ProcessPool(command, workers=1, limits=LIMITS) as pool:
+        (result,) = pool.map([place])
+    code = 99 if result.value is None else result.value
     text = said.read_text("utf-8", "backslashreplace").replace(str(place), "")
-    problem = _problem(case, code, text, place)
+    problem = result.failure.reason if result.failure else _problem(case, code, text, place)
     subprocess.run(["umount", str(place / "disk")], capture_output=True, check=False)
     with contextlib.suppress(OSError):
         for locked in (place / "study", place / "cohort" / "locked", place / "locked"):
             if locked.exists():
                 locked.chmod(0o777)
     shutil.rmtree(folder / f"case{number}", ignore_errors=True)
-    return Done(case, code, text, seconds, problem)
+    return Done(case, code, text, result.seconds, problem)
 
 
-def _be_the_command(words: Sequence[str], said: Path, case: Case, place: Path) -> None:
-    """The child's part: limits, then the command line; never returns."""
-    code = 99
-    try:
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT, 0o666)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        if case.nobody:
-            _drop_rights()
-        if (place / "LIMIT").exists():
-            limit = int((place / "LIMIT").read_text())
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + MEMORY_LIMIT
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-        signal.alarm(TIME_LIMIT_S)
-        from spineline.pipeline.cli.main import main
+def run_command(words: Sequence[str], said: Path, nobody: bool, place: Path) -> int:
+    """Run a command line in this worker; what it says goes to a file."""
+    from spineline.pipeline.cli.main import main
 
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - lives as long as the process
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        code = main(list(words))
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    os._exit(code)
+    handle = os.open(said, os.O_WRONLY | os.O_CREAT, 0o666)
+    if nobody:
+        _drop_rights()
+    if (place / "LIMIT").exists():
+        limit = int((place / "LIMIT").read_text())
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    logging.disable(logging.NOTSET)  # workers log nothing by themselves
+    for stream in (1, 2, sys.stdout.fileno()):
+        os.dup2(handle, stream)
+    code = main(list(words))
+    sys.stdout.flush()
+    return code
 
 
 def _drop_rights() -> None:
@@ -527,8 +511,11 @@ def cases_table(done: Sequence[Done]) -> str:
 def fuzz_table(folder: Path, mutants: int, seed: int) -> tuple[str, list[str]]:
     """The table of the fuzzer's classes, and what was bad."""
     sys.path.append(str(FUZZ))
-    from fuzz_targets import TARGETS
-    from fuzz_workers import BAD, GOOD, fuzz
+    from fuzz_targets import TARGETS, make_base
+    from fuzz_workers import GOOD, fuzz
+
+    base = folder / "sound"
+    make_base(base)
 
     lines = [
         f"Seed {seed}.",
@@ -538,9 +525,11 @@ def fuzz_table(folder: Path, mutants: int, seed: int) -> tuple[str, list[str]]:
     ]
     bad = []
     for target in TARGETS:
-        found = fuzz([target.name], mutants=mutants, seed=seed, folder=folder / "fuzz")
+        found = fuzz(
+            [target.name], mutants=mutants, seed=seed, base=base, folder=folder / target.name
+        )
         count = Counter(verdict.verdict for verdict in found)
-        wrong = [v for v in found if v.verdict in BAD]
+        wrong = [v for v in found if v.bad]
         bad += [f"{v.target} {v.number}: {v.verdict}: {v.text}" for v in wrong]
         said = next((v.text for v in found if v.verdict == "refused"), "")
         shown = shorten(said.replace("/a/b/in", ""), 90) if said else ""
@@ -552,18 +541,16 @@ def fuzz_table(folder: Path, mutants: int, seed: int) -> tuple[str, list[str]]:
     return "\n".join(lines), bad
 
 
-def main(words: list[str]) -> int:
-    given = dict(word.partition("=")[::2] for word in words)
-    options = {"page": "", "mutants": "100", "seed": "0", "cases": "all"} | given
-    if set(options) != {"page", "mutants", "seed", "cases"}:
-        raise ConfigError(f"wanted page=, mutants=, seed=, cases=; found {', '.join(given)}")
-    page = Path(options["page"]).absolute() if options["page"] else None
+def main(words: list[str]) -> None:
+    settings = parse_words(words, RobustnessSettings)
+    if settings is None:
+        return
+    page, mutants = settings.page, settings.mutants
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        done = run_cases(CASES if options["cases"] == "all" else (), folder / "cases")
+        done = run_cases(CASES if settings.cases == "all" else (), folder / "cases")
         bad = [f"{item.case.given}: {item.problem}" for item in done if item.problem]
-        mutants, seed = int(options["mutants"]), int(options["seed"])
-        table, crashed = fuzz_table(folder, mutants, seed) if mutants else ("", [])
+        table, crashed = fuzz_table(folder, mutants, settings.seed) if mutants else ("", [])
     if page is not None:
         if done:
             write_section(page, "cases", cases_table(done), title="Robustness")
@@ -571,7 +558,6 @@ def main(words: list[str]) -> int:
             write_section(page, "mutants", table, title="Robustness")
     if bad or crashed:
         raise SpinelineError("; ".join((*bad, *crashed))[:5000])
-    return 0
 
 
 if __name__ == "__main__":

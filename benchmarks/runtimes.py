@@ -16,30 +16,11 @@ The figures of a section are ratios to torch; set OMP_NUM_THREADS for another nu
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cohorts import draw_cohort
-from turns import (
-    ABOUT,
-    CLI,
-    BenchSettings,
-    Turn,
-    facts,
-    median,
-    process,
-    ratio,
-    ratio_cells,
-    ratios_json,
-    run_bench,
-    take_turns,
-    turns_json,
-)
+import harness
 
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
@@ -65,10 +46,18 @@ HEADS = (
     "largest difference: point, px",
     "probability",
 )
+ABOUT = f"""\
+The same pipeline run by each runtime (`pipeline export`). *Models loaded* is `Pipeline.analyse` of
+one study after the other, from the frame to named and graded structures; *cold start* is the whole
+command on one study, a process of its own. Least and largest of the rounds in brackets; below 1 is
+faster than torch. The last two columns are what `pipeline export` found when it compared each with
+torch. Where the load average is above the number of cores, other programs ran beside it: times are
+then many times what they are alone, ratios say more, and processor time is disturbed least.
+{harness.ABOUT}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeSettings(BenchSettings):
+class RuntimeSettings(harness.BenchSettings):
     n: int = key("phantom studies", default=20, minimum=1)
     weights: str = key("bundle, or DETECTOR,CLASSIFIER", default="default")
     formats: tuple[str, ...] = key("beside torch", default=FORMS, choices=FORMS)
@@ -80,8 +69,8 @@ class Measured:
     """What was drawn, all turns by runtime, and how well each export agrees with the original."""
 
     data: str
-    loaded: Mapping[str, Sequence[Turn]]
-    cold: Mapping[str, Sequence[Turn]]
+    loaded: Mapping[str, Sequence[harness.Turn]]
+    cold: Mapping[str, Sequence[harness.Turn]]
     agreement: Mapping[str, Agreement]
 
 
@@ -89,20 +78,20 @@ def measure(settings: RuntimeSettings, folder: Path) -> Measured:
     """Export, draw, and let the runtimes take turns."""
     logging.getLogger("spineline").setLevel(logging.ERROR)
     studies = folder / "studies"
-    data = draw_cohort(studies, settings.n, seed=settings.seed)
+    data = harness.draw_cohort(studies, settings.n, seed=settings.seed)
     agreement, weights = {}, {"torch": settings.weights}
     for form in settings.formats:
         keys = PipelineExport(out=folder / form, weights=settings.weights, format=form)
         agreement[form] = export(keys).agreement
         weights[form] = str(folder / form)
     frames = [load_frame(case) for case in find_cases(studies)]
-    loaded = take_turns(
+    loaded = harness.take_turns(
         {name: analysing(Pipeline.load(w, trust=True), frames) for name, w in weights.items()},
         settings.repeats,
     )
     one = min(path for path in studies.iterdir() if path.is_dir())
     commands = {name: command(w, one, folder / f"cold-{name}") for name, w in weights.items()}
-    cold = take_turns(commands, settings.repeats) if settings.cold else {}
+    cold = harness.take_turns(commands, settings.repeats) if settings.cold else {}
     return Measured(data, loaded, cold, agreement)
 
 
@@ -120,22 +109,22 @@ def command(weights: str, study: Path, out: Path) -> Callable[[], None]:
     """The command on one study, in a process of its own."""
     keys = {"weights": weights, "source": study, "out": out, "trust": "true", "overwrite": "true"}
     words = [f"{name}={value}" for name, value in keys.items()]
-    return process(*CLI, "pipeline", "predict", *words)
+    return harness.process(*harness.CLI, "pipeline", "predict", *words)
 
 
 def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
     """A row for each runtime."""
     rows = []
+    torch = measured.loaded["torch"]
     for name, turns in measured.loaded.items():
-        torch, cold = measured.loaded["torch"], measured.cold.get(name, ())
-        agreement = measured.agreement.get(name)
+        cold, agreement = measured.cold.get(name, ()), measured.agreement.get(name)
         rows.append(
             (
                 TITLES[name],
-                f"{median(turns) / studies * 1e3:.1f}",
-                *ratio_cells(turns, torch),
-                f"{median(cold):.2f}" if cold else "",
-                str(ratio(cold, measured.cold["torch"])) if cold else "",
+                f"{harness.median(turns) / studies * 1e3:.1f}",
+                *(str(harness.ratio(turns, torch, clock)) for clock in harness.CLOCKS),
+                f"{harness.median(cold):.2f}" if cold else "",
+                str(harness.ratio(cold, measured.cold["torch"])) if cold else "",
                 f"{agreement.points_px:.1g}" if agreement else "",
                 f"{agreement.probability:.1g}" if agreement else "",
             )
@@ -143,42 +132,30 @@ def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def section_text(settings: RuntimeSettings, measured: Measured) -> str:
-    """The section of the page."""
+def found_in(settings: RuntimeSettings, measured: Measured) -> harness.BenchResult:
+    """What there is to say of all runtimes."""
     packages = dict.fromkeys(["torch", *(PACKAGES[form] for form in settings.formats)])
-    note = facts(
-        "runtimes",
-        settings,
-        f"{measured.data}; {settings.weights} weights, exported",
-        tuple(packages),
+    return harness.BenchResult(
+        title="Runtimes",
+        about=ABOUT,
+        data=f"{measured.data}; {settings.weights} weights, exported",
+        packages=tuple(packages),
         threads=threads(),
+        tables=(markdown_table(HEADS, rows_of(measured, settings.n)),),
+        report={
+            "loaded": harness.turns_json(measured.loaded),
+            "cold": harness.turns_json(measured.cold),
+            **harness.ratios_json(measured.loaded, "torch", "ratios"),
+        },
     )
-    about = (
-        "The same pipeline run by each runtime (`pipeline export`). *Models loaded* is "
-        "`Pipeline.analyse` of one study after the other, from the frame to named and graded "
-        "structures; *cold start* is the whole command on one study, a process of its own. "
-        "Least and largest of the rounds in brackets; below 1 is faster than torch. The last two "
-        "columns are what `pipeline export` found when it compared each with torch. Where the load "
-        "average is above the number of cores, other programs ran beside it: times are then many "
-        "times what they are alone, ratios say more, and processor time is disturbed least."
-    )
-    rows = markdown_table(HEADS, rows_of(measured, settings.n))
-    return "\n\n".join(["## Runtimes", f"{about} {ABOUT}", note, rows]) + "\n"
 
 
-def work(settings: RuntimeSettings, folder: Path) -> tuple[dict[str, Any], str]:
-    """The report and the text of the section."""
-    measured = measure(settings, folder)
-    report = {
-        "loaded": turns_json(measured.loaded),
-        "cold": turns_json(measured.cold),
-        "ratios": ratios_json(measured.loaded, measured.loaded, "torch"),
-    }
-    return report, section_text(settings, measured)
+def work(settings: RuntimeSettings, folder: Path) -> harness.BenchResult:
+    return found_in(settings, measure(settings, folder))
 
 
 def main(words: list[str]) -> None:
-    run_bench(words, RuntimeSettings, work, "runtimes")
+    harness.run_bench(words, RuntimeSettings, work, "runtimes")
 
 
 if __name__ == "__main__":

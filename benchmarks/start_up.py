@@ -11,89 +11,66 @@ stands apart.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cohorts import draw_cohort
-from turns import (
-    ABOUT,
-    CLI,
-    BenchSettings,
-    Turn,
-    afresh,
-    facts,
-    median,
-    process,
-    run_bench,
-    take_turns,
-    turns_json,
-)
+import harness
 
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.tables import markdown_table
 
 GOALS = {"spineline help": 0.5, "spineline pipeline predict": 10.0}
 IMPORTS = "import torch, timm, pydicom, cv2, matplotlib.pyplot; from ultralytics import YOLO"
+ABOUT = f"""\
+Each is a process of its own, from its start to its end; the study is a whole `pipeline predict`
+from DICOM files to files on disk. The first
+round, which fills the disk's cache, stands apart.
+{harness.ABOUT}"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartSettings(BenchSettings):
-    pass
-
-
-def work(settings: StartSettings, folder: Path) -> tuple[dict[str, Any], str]:
-    data = draw_cohort(folder / "cohort", 1, seed=settings.seed)
-    out = folder / "out"
-    study = process(*CLI, "pipeline", "predict", f"source={folder / 'cohort'}", f"out={out}")
+def work(settings: harness.BenchSettings, folder: Path) -> harness.BenchResult:
+    cohort, out = folder / "cohort", folder / "out"
+    data = harness.draw_cohort(cohort, 1, seed=settings.seed)
+    process, cli = harness.process, harness.CLI
+    study = process(*cli, "pipeline", "predict", f"source={cohort}", f"out={out}")
     arms: dict[str, Callable[[], object]] = {
         "an empty Python": process("-c", "pass"),
-        "spineline help": process(*CLI, "help"),
+        "spineline help": process(*cli, "help"),
         "import spineline.pipeline": process("-c", "import spineline.pipeline"),
-        "spineline pipeline predict": afresh(out, study),
+        "spineline pipeline predict": harness.afresh(out, study),
         "import torch": process("-c", "import torch"),
         "imports of a script of one's own": process("-c", IMPORTS),
     }
-    first = take_turns(arms, 1, warm=0)
-    turns = take_turns(arms, settings.repeats, warm=0)
-    report = {"goals": GOALS, "data": data, "first": turns_json(first), "turns": turns_json(turns)}
-    return report, section_text(settings, data, first, turns)
-
-
-def section_text(
-    settings: StartSettings, data: str, first: dict[str, list[Turn]], turns: dict[str, list[Turn]]
-) -> str:
+    first = harness.take_turns(arms, 1, warm=0)
+    turns = harness.take_turns(arms, settings.repeats, warm=0)
     rows = [
         (
             f"`{name}`" if name.startswith(("spineline", "import ")) else name,
-            f"{median(all_):.2f}",
+            f"{harness.median(all_):.2f}",
             f"{min(t.wall_s for t in all_):.2f}",
-            f"{median(all_, 'cpu_s'):.2f}",
+            f"{harness.median(all_, 'cpu_s'):.2f}",
             f"{first[name][0].wall_s:.2f}",
             f"{GOALS[name]:g}" if name in GOALS else "",
         )
         for name, all_ in turns.items()
     ]
     heads = ("process", "seconds", "least", "of processor", "first round", "wanted")
-    return f"""## From a cold start
-
-Each is a process of its own, from its start to its end; the study is a whole `pipeline predict`
-from DICOM files to files on disk. The first
-round, which fills the disk's cache, stands apart.
-{ABOUT}
-
-{facts("start_up", settings, data, ("torch", "ultralytics", "timm", "pydicom"))}
-
-{markdown_table(heads, rows)}
-"""
+    return harness.BenchResult(
+        title="From a cold start",
+        about=ABOUT,
+        data=data,
+        packages=("torch", "ultralytics", "timm", "pydicom"),
+        tables=(markdown_table(heads, rows),),
+        report={
+            "goals": GOALS,
+            "first": harness.turns_json(first),
+            "turns": harness.turns_json(turns),
+        },
+    )
 
 
 def main(words: list[str]) -> None:
-    run_bench(words, StartSettings, work, "start-up")
+    harness.run_bench(words, harness.BenchSettings, work, "start_up")
 
 
 if __name__ == "__main__":

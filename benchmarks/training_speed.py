@@ -23,25 +23,20 @@ import json
 import logging
 import random
 import shutil
-import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.models import detection
 from torchvision.transforms import v2
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from pages import write_section
 
 from spineline.converters.convert import convert_tianchi
 from spineline.converters.settings import ConvertTianchi
@@ -49,26 +44,25 @@ from spineline.datasets.commands.phantom import phantom
 from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.files import write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.run_record import run_script, versions
-from spineline.datasets.common.settings import Settings, describe, key, parse_settings
-from spineline.datasets.common.tables import aligned_text, markdown_table
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import key
+from spineline.datasets.common.tables import markdown_table
 from spineline.detect.engine.images import make_transform
 from spineline.detect.recipe import resolve_recipe as resolve
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.yolo.environment import import_ultralytics
 from spineline.detect.yolo.train import trainer_arguments
-from spineline.pipeline.evaluation.tables import command_line, machine
 
 BACKENDS = ("fasterrcnn", "yolo")
 CACHES = ("ram", "none")
+PASSED_ON = ("epochs", "imgsz", "batch", "workers", "device", "seed")
 GOAL = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeedSettings(Settings):
+class SpeedSettings(harness.BenchSettings):
     data: Path | None = key("converted dataset; none draws phantoms", default=None)
     n: int = key("studies to draw, two thirds to train on", default=36, minimum=3)
     backends: tuple[str, ...] = key("what to train", default=BACKENDS, choices=BACKENDS)
@@ -83,8 +77,6 @@ class SpeedSettings(Settings):
     workers: int = key("loader processes of both, on a GPU", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     seed: int = key("of all trainings", default=0, minimum=0)
-    out: Path | None = key("JSON file to write", default=None)
-    page: Path | None = key("Markdown page to write a section of", default=None)
     section: str = key("name of that section", default="training-speed")
 
 
@@ -107,18 +99,6 @@ ARMS = tuple(Arm(b, side, cache) for b in BACKENDS for cache in CACHES for side 
 # Ours
 
 
-class _EpochEnds(logging.Handler):
-    """Notes when our training says that an epoch is over."""
-
-    def __init__(self, marks: list[float]) -> None:
-        super().__init__()
-        self.marks = marks
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("epoch "):
-            self.marks.append(time.perf_counter())
-
-
 def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> DetectTrain:
     """The keys of `detect train` for an arm; a bare one takes its values from the same keys."""
     own: dict[str, Any] = {"model": settings.model, "hyp": "lumbar", "close_mosaic": 0}
@@ -130,13 +110,8 @@ def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> Det
         **own,
         data=data,
         out=out,
-        epochs=settings.epochs,
-        imgsz=settings.imgsz,
-        batch=settings.batch,
+        **{name: getattr(settings, name) for name in PASSED_ON},
         cache=arm.cache,
-        workers=settings.workers,
-        device=settings.device,
-        seed=settings.seed,
         val=False,
         plots=False,
     )
@@ -144,16 +119,21 @@ def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> Det
 
 def run_ours(keys: DetectTrain) -> list[float]:
     marks: list[float] = []
-    if keys.model == "fasterrcnn":
-        handler = _EpochEnds(marks)
-        LOG.addHandler(handler)
-        try:
+    if keys.model != "fasterrcnn":
+        with ultralytics_epochs(marks):
             train(keys)
-        finally:
-            LOG.removeHandler(handler)
         return marks
-    with ultralytics_epochs(marks):
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith("epoch "):
+            marks.append(time.perf_counter())
+        return True
+
+    LOG.addFilter(note)
+    try:
         train(keys)
+    finally:
+        LOG.removeFilter(note)
     return marks
 
 
@@ -204,12 +184,9 @@ class PlainFrames(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         image, target = self.read(index) if self.kept is None else self.kept[index]
-        image, target = self.finish(*self._augmented(image, target))
-        return image.expand(self.channels, -1, -1), target
-
-    def _augmented(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         image, boxes = self.augment(image, target["boxes"])
-        return image, {**target, "boxes": boxes}
+        image, target = self.finish(image, {**target, "boxes": boxes})
+        return image.expand(self.channels, -1, -1), target
 
 
 def plain_network(values: Mapping[str, Any], classes: int) -> Any:
@@ -249,11 +226,8 @@ def run_bare_torchvision(keys: DetectTrain) -> list[float]:
         collate_fn=lambda batch: tuple(zip(*batch, strict=True)),
     )
     network = plain_network(values, len(frames.names)).to(device).train()
-    names = ("lr0", "momentum", "weight_decay")
-    rate, momentum, decay = (values[name] for name in names)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=rate, momentum=momentum, weight_decay=decay
-    )
+    options = {name: values[name] for name in ("momentum", "weight_decay")}
+    optimizer = torch.optim.SGD(network.parameters(), lr=values["lr0"], **options)
     kind = torch.device(device).type
     half = kind == "cuda" and keys.amp and torch.cuda.is_bf16_supported()
     keys.out.mkdir(parents=True)
@@ -315,12 +289,7 @@ def run_bare_yolo(keys: DetectTrain) -> list[float]:
     return marks
 
 
-RUNS: dict[tuple[str, str], Callable[[DetectTrain], list[float]]] = {
-    ("fasterrcnn", "ours"): run_ours,
-    ("fasterrcnn", "bare"): run_bare_torchvision,
-    ("yolo", "ours"): run_ours,
-    ("yolo", "bare"): run_bare_yolo,
-}
+BARE = {"fasterrcnn": run_bare_torchvision, "yolo": run_bare_yolo}
 
 
 # Measuring
@@ -353,8 +322,7 @@ def prepare_data(settings: SpeedSettings, folder: Path) -> Path:
     """A dataset that the bare libraries may leave their caches in."""
     if settings.data is not None:
         root = settings.data if settings.data.is_dir() else settings.data.parent
-        parts = ("images", "labels", "annotations", "data.yaml")
-        for part in parts:
+        for part in ("images", "labels", "annotations", "data.yaml"):
             source, target = root / part, folder / "data" / part
             target.parent.mkdir(exist_ok=True)
             if source.is_dir():
@@ -376,40 +344,40 @@ def prepare_data(settings: SpeedSettings, folder: Path) -> Path:
     return folder / "data"
 
 
-def measure(settings: SpeedSettings, data: Path, folder: Path) -> dict[str, list[float]]:
-    """Seconds per epoch of each arm in each round, by the arm's name."""
-    arms = [arm for arm in ARMS if arm.backend in settings.backends]
-    times: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    for turn in range(settings.repeats + 1):  # the first round warms up
-        start = turn % len(arms)
-        for arm in [*arms[start:], *arms[:start]]:
-            out = folder / "run"
-            shutil.rmtree(out, ignore_errors=True)
-            with own_surroundings():
-                marks = RUNS[arm.backend, arm.side](settings_of(arm, settings, data, out))
-            if turn:
-                times[arm.name].append(seconds_per_epoch(marks))
-                LOG.info("round %d: %s: %.3f s per epoch", turn, arm.name, times[arm.name][-1])
-    return times
+def measure(settings: SpeedSettings, data: Path, folder: Path) -> dict[str, list[harness.Turn]]:
+    """The time of an epoch of each arm in each round, by the arm's name."""
+    LOG.setLevel(logging.INFO)  # our Faster R-CNN logs the ends of its epochs
+    arms: dict[str, Callable[[], Any]] = {}
+    for arm in ARMS:
+        if arm.backend in settings.backends:
+            keys = settings_of(arm, settings, data, folder / "run")
+            train_it = run_ours if arm.side == "ours" else BARE[arm.backend]
+            arms[arm.name] = harness.afresh(keys.out, partial(train_it, keys))
+    return harness.take_turns(arms, settings.repeats, measure=time_of_an_epoch)
 
 
-def compare(times: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+def time_of_an_epoch(call: Callable[[], list[float]]) -> harness.Turn:
+    """Train; processor time is not kept."""
+    with own_surroundings():
+        return harness.Turn(seconds_per_epoch(call()), 0.0)
+
+
+def compare(times: Mapping[str, Sequence[harness.Turn]]) -> list[dict[str, Any]]:
     """Ours against the bare of equal cache, and ours as it comes against the bare as it comes."""
     rows = []
     for ours in (arm for arm in ARMS if arm.side == "ours" and arm.name in times):
         for cache in CACHES[CACHES.index(ours.cache) :]:  # never ours without against bare with
             bare = Arm(ours.backend, "bare", cache)
-            pairs = list(zip(times[ours.name], times[bare.name], strict=True))
-            ratios = [mine / theirs for mine, theirs in pairs]
+            ratio = harness.ratio(times[ours.name], times[bare.name])
             rows.append(
                 {
                     "backend": ours.backend,
                     "ours_cache": ours.cache,
                     "bare_cache": cache,
-                    "ours_s": round(statistics.median(times[ours.name]), 4),
-                    "bare_s": round(statistics.median(times[bare.name]), 4),
-                    "ratio": round(statistics.median(ratios), 3),
-                    "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+                    "ours_s": round(harness.median(times[ours.name]), 4),
+                    "bare_s": round(harness.median(times[bare.name]), 4),
+                    "ratio": round(ratio.value, 3),
+                    "ratio_range": [round(ratio.low, 3), round(ratio.high, 3)],
                 }
             )
     return rows
@@ -419,6 +387,13 @@ def compare(times: Mapping[str, list[float]]) -> list[dict[str, Any]]:
 
 
 HEADS = ("backend", "ours", "bare", "ours, s", "bare, s", "ours / bare", "of the rounds")
+ABOUT = f"""\
+Seconds per epoch of `spineline detect train` and of the library under it: a plain loop around
+torchvision's Faster R-CNN, and `train` of ultralytics with the same arguments; images kept in
+memory (ours by default, `cache=ram`) or read in every epoch. They take turns in one run; the ratio
+is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. All write a
+checkpoint each epoch, but for our Faster R-CNN: at most every ten seconds, and beside training. On
+the CPU, ultralytics by itself leaves one core idle, and ours does not."""
 
 
 def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -437,71 +412,39 @@ def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def section_text(report: Mapping[str, Any]) -> str:
-    """The section of the page: what was run, and the table."""
-    packages = ", ".join(
-        f"{name} {version}"
-        for name, version in report["versions"].items()
-        if name in ("spineline", "torch", "torchvision", "ultralytics")
-    )
-    table = markdown_table(HEADS, table_rows(report["rows"]))
-    sizes = f"{report['imgsz']} px, batch {report['batch']}, {report['networks']}"
-    rounds = f"{report['repeats']} rounds of {report['epochs']} epochs, seed {report['seed']}"
-    return f"""## Training, against the bare libraries
-
-Seconds per epoch of `spineline detect train` and of the library under it: a plain loop around
-torchvision's Faster R-CNN, and `train` of ultralytics with the same arguments; images kept in
-memory (ours by default, `cache=ram`) or read in every epoch. They take turns in one run; the ratio
-is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. All write a
-checkpoint each epoch, but for our Faster R-CNN: at most every ten seconds, and beside training. On
-the CPU, ultralytics by itself leaves one core idle, and ours does not.
-
-- Command: `{report["command"]}`
-- Data: {report["data"]}, {report["images"]} images to train on; {sizes}; {rounds}
-- Versions: {packages}
-- Machine: {report["machine"]}; {report["threads"]} threads; device {report["device"]}
-
-{table}
-"""
-
-
-def make_report(
-    settings: SpeedSettings, data: Path, times: Mapping[str, list[float]]
-) -> dict[str, Any]:
+def work(settings: SpeedSettings, folder: Path) -> harness.BenchResult:
+    data = prepare_data(settings, folder)
+    times = measure(settings, data, folder)
+    rows = compare(times)
+    images = len(list((data / "images" / "train").iterdir()))
+    source = "phantoms" if settings.data is None else settings.data.name
     names = {"fasterrcnn": f"Faster R-CNN with {settings.backbone}", "yolo": settings.model}
-    command = command_line("", settings).removeprefix("spineline").strip()
-    shown = " ".join(w for w in command.split() if not w.startswith(("page=", "out=")))
-    return {
-        "command": f"python benchmarks/training_speed.py {shown}".strip(),
-        "data": "phantoms" if settings.data is None else settings.data.name,
-        "images": len(list((data / "images" / "train").iterdir())),
-        "networks": ", ".join(names[backend] for backend in settings.backends),
-        **{name: getattr(settings, name) for name in ("imgsz", "batch", "epochs", "repeats")},
-        "seed": settings.seed,
-        "device": device_name(settings.device),
-        "machine": machine(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "rows": compare(times),
-        "seconds_per_epoch": {name: [round(v, 4) for v in all_] for name, all_ in times.items()},
-    }
+    networks = ", ".join(names[backend] for backend in settings.backends)
+    device = device_name(settings.device)
+    sizes = f"{settings.imgsz} px, batch {settings.batch}, {networks}; device {device}"
+    return harness.BenchResult(
+        title="Training, against the bare libraries",
+        about=ABOUT,
+        data=f"{source}, {images} images to train on; {sizes}; {settings.epochs} epochs a round",
+        packages=("torch", "torchvision", "ultralytics"),
+        threads=torch.get_num_threads(),
+        tables=(markdown_table(HEADS, table_rows(rows)),),
+        report={
+            "images": images,
+            "networks": networks,
+            **{k: getattr(settings, k) for k in ("imgsz", "batch", "epochs", "repeats", "seed")},
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "rows": rows,
+            "seconds_per_epoch": {
+                name: [round(turn.wall_s, 4) for turn in all_] for name, all_ in times.items()
+            },
+        },
+    )
 
 
 def main(words: list[str]) -> None:
-    if words == ["help"]:
-        print(aligned_text([(k.name, k.type, k.default, k.help) for k in describe(SpeedSettings)]))
-        return
-    values = dict(word.partition("=")[::2] for word in words)
-    settings = parse_settings(SpeedSettings, values, where="command line")
-    logging.getLogger("spineline").setLevel(logging.INFO)
-    with tempfile.TemporaryDirectory() as name:
-        data = prepare_data(settings, Path(name))
-        report = make_report(settings, data, measure(settings, data, Path(name)))
-    print(aligned_text([HEADS, *table_rows(report["rows"])], right=range(3, 7)))
-    if settings.out is not None:
-        write_json(settings.out, report)
-    if settings.page is not None:
-        write_section(settings.page, settings.section, section_text(report), title="Benchmarks")
+    harness.run_bench(words, SpeedSettings, work, "training_speed")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from pages import read_sections, write_section
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-from pages import read_sections, write_section
 
 
 def block(name: str, text: str) -> str:

@@ -2,67 +2,149 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
+import cohort_memory
+import harness
+import health_folds as health
 import numpy as np
 import pytest
+import report_rows as rows
+import runtimes
 import torch
+import training_speed as speed
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "pipeline_overhead": ["n=2", "slices=1", "repeats=1"],
+    "naive_chain": ["n=2", "slices=1", "repeats=1"],
+    "convert_speed": ["n=3", "repeats=1"],
+    "cohort_memory": ["n=10", "size=128"],
+    "start_up": ["repeats=1"],
+    "runtimes": ["n=1", "formats=onnx", "repeats=1", "cold=false"],
+    "training_speed": ["n=3", "imgsz=64", "batch=2", "epochs=3", "repeats=1"],
+}
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def source(tmp_path: Path) -> list[str]:
+    """Keys that name four drawn frames with the report's annotation."""
+    from spineline.datasets.commands.phantom import phantom
+    from spineline.datasets.commands.settings import DataPhantom
+
+    phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
+    labels, frames = next((tmp_path / "drawn").glob("*.json")), tmp_path / "drawn" / "frames"
+    return [f"annotations={labels}", f"images={frames}"]
 
 
-@pytest.fixture(scope="module")
-def speed() -> ModuleType:
-    return script("training_speed")
+# keys of all scripts
 
 
-def test_time_of_an_epoch_leaves_out_the_first_and_the_last(speed) -> None:
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_keys_of_every_script(name: str, capsys) -> None:
+    script = importlib.import_module(name)
+    with pytest.raises(ConfigError, match=r"unknown key 'repeat'; did you mean 'repeats'"):
+        script.main(["repeat=3"])
+    script.main(["help"])
+    assert "repeats" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        (speed, ["epochs=2"], "epochs=2"),
+        (speed, ["backends=vgg"], "backends=vgg"),
+        (health, [], "missing out="),
+        (health, ["out=o", "epoch=1"], "unknown key 'epoch'; did you mean 'epochs'"),
+        (health, ["out=o"], "wanted annotations=… and images=…, or folds=…"),
+        (rows, [], "missing out="),
+        (rows, ["out=o", "rows=regions-mixupp"], "rows=regions-mixupp: no such row; did you mean"),
+        (rows, ["out=o", "rows=regions,qqq"], "rows=qqq: no such row; allowed: regions, frcnn"),
+        (rows, ["out=o", "size=huge"], "size=huge: not an allowed value"),
+        (rows, ["out=o", "section=A b"], "section=A b"),
+        (rows, ["out=o", "best=none.json"], "best=none.json: not a metrics.json"),
+    ],
+    ids=lambda value: value.__name__ if hasattr(value, "main") else None,
+)
+def test_keys_that_do_not_fit(tmp_path, monkeypatch, script, words, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        script.main(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_key_ends_a_script_as_it_ends_a_command() -> None:
+    path = ROOT / "benchmarks" / "report_rows.py"
+    done = subprocess.run(
+        [sys.executable, str(path), "imagsz=3"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "unknown key 'imagsz'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_runs_and_writes_its_section(tmp_path: Path, name: str) -> None:
+    if name == "runtimes":
+        pytest.importorskip("onnxruntime")
+    out, page = tmp_path / "report.json", tmp_path / "page.md"
+    page.write_text("# Benchmarks\n\nBy hand.\n")
+    script = importlib.import_module(name)
+    script.main([*SCRIPTS[name], f"out={out}", f"page={page}"])
+    report, text = json.loads(out.read_text()), page.read_text()
+    assert report["data"] in text
+    section = name.replace("_", "-")
+    assert text.startswith(f"# Benchmarks\n\nBy hand.\n\n<!-- spineline:{section} -->\n\n## ")
+    assert f"`{report['command']}`" in text
+    assert str(tmp_path) not in text
+    if name == "training_speed":
+        assert len(report["rows"]) == 6
+        assert all(row["ratio"] > 0 for row in report["rows"])
+        assert report["images"] == 2
+
+
+# training_speed
+
+
+def test_time_of_an_epoch_leaves_out_the_first_and_the_last() -> None:
     assert speed.seconds_per_epoch([100.0, 101.0, 104.0, 204.0]) == 2.0
     with pytest.raises(SpinelineError, match="2 epochs were seen"):
         speed.seconds_per_epoch([1.0, 2.0])
 
 
-def test_comparison_is_of_medians_and_of_rounds(speed) -> None:
+def test_comparison_is_of_medians_and_of_rounds() -> None:
     times = {
         "yolo ours cache=ram": [1.0, 2.0, 9.0],
         "yolo bare cache=ram": [2.0, 2.0, 3.0],
         "yolo ours cache=none": [4.0, 4.0, 4.0],
         "yolo bare cache=none": [2.0, 4.0, 4.0],
     }
-    rows = {(r["ours_cache"], r["bare_cache"]): r for r in speed.compare(times)}
-    assert set(rows) == {("ram", "ram"), ("ram", "none"), ("none", "none")}
-    alike = rows["ram", "ram"]
+    times = {name: [harness.Turn(wall, 0) for wall in walls] for name, walls in times.items()}
+    found = {(r["ours_cache"], r["bare_cache"]): r for r in speed.compare(times)}
+    assert set(found) == {("ram", "ram"), ("ram", "none"), ("none", "none")}
+    alike = found["ram", "ram"]
     assert (alike["ours_s"], alike["bare_s"], alike["ratio"]) == (2.0, 2.0, 1.0)
     assert alike["ratio_range"] == [0.5, 3.0]
-    assert rows["ram", "none"]["ratio"] == 0.5
+    assert found["ram", "none"]["ratio"] == 0.5
     (first, *_) = speed.table_rows(speed.compare(times))
     assert first == ("YOLO", "in memory", "in memory", "2.000", "2.000", "1.00", "0.50 – 3.00")
 
 
 @pytest.fixture(scope="module")
-def drawn(speed, tmp_path_factory) -> Path:
+def drawn(tmp_path_factory) -> Path:
     return speed.prepare_data(speed.SpeedSettings(n=3), tmp_path_factory.mktemp("drawn"))
 
 
-def test_the_bare_network_is_ours(speed) -> None:
+def test_the_bare_network_is_ours() -> None:
     """The same tensors by name and shape; normalisation is no part of them."""
     from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 
@@ -74,7 +156,7 @@ def test_the_bare_network_is_ours(speed) -> None:
     assert {k: v.shape for k, v in bare.items()} == {k: v.shape for k, v in ours.items()}
 
 
-def test_the_bare_dataset_holds_what_ours_trains_on(speed, drawn: Path, tmp_path) -> None:
+def test_the_bare_dataset_holds_what_ours_trains_on(drawn: Path, tmp_path) -> None:
     from spineline.detect.engine.dataset import read_data, read_images
     from spineline.detect.engine.images import read_sample
     from spineline.detect.recipe import resolve_recipe as resolve
@@ -98,57 +180,29 @@ def test_the_bare_dataset_holds_what_ours_trains_on(speed, drawn: Path, tmp_path
     assert len(target["boxes"]) == len(target["labels"])
 
 
-def test_caches_of_a_dataset_are_not_taken_along(speed, drawn: Path, tmp_path) -> None:
+def test_caches_of_a_dataset_are_not_taken_along(drawn: Path, tmp_path) -> None:
     (drawn / "labels" / "train.cache").write_bytes(b"a pickle")
     copied = speed.prepare_data(speed.SpeedSettings(data=drawn), tmp_path)
     assert not (copied / "labels" / "train.cache").exists()
     assert (copied / "data.yaml").read_text() == (drawn / "data.yaml").read_text()
 
 
-@pytest.mark.parametrize("words", [["repeat=3"], ["epochs=2"], ["backends=vgg"]])
-def test_keys_that_are_none(speed, words: list[str]) -> None:
-    with pytest.raises(ConfigError):
-        speed.main(words)
-
-
-@pytest.mark.slow
-def test_training_speed_runs_and_writes_its_section(speed, tmp_path: Path) -> None:
-    out, page = tmp_path / "speed.json", tmp_path / "page.md"
-    page.write_text("# Benchmarks\n\nBy hand.\n")
-    sizes = ["n=3", "imgsz=64", "batch=2", "epochs=3", "repeats=1"]
-    speed.main([*sizes, f"out={out}", f"page={page}"])
-    report = json.loads(out.read_text())
-    assert len(report["rows"]) == 6
-    assert all(row["ratio"] > 0 for row in report["rows"])
-    assert report["images"] == 2
-    text = page.read_text()
-    assert text.startswith("# Benchmarks\n\nBy hand.\n\n<!-- spineline:training-speed -->\n")
-    assert " ".join(sizes[:2]) in text
-    assert str(tmp_path) not in text
-
-
 # health_folds
 
 
-@pytest.fixture(scope="module")
-def health() -> ModuleType:
-    return script("health_folds")
-
-
-def test_rows_of_folds_and_of_all_as_one(health) -> None:
+def test_rows_of_folds_and_of_all_as_one() -> None:
     values = {"seed": 0.5, "one_to_one": 0.25, "one_to_one.class_agnostic": None}
     figures = {
         f"{rule}.{name}": kfold_figure(value, value, value)
         for rule, value in values.items()
         for name in health.FIGURES
     }
-    content = {"studies": [3, 4], "variants": {"original": figures}}
-    rows = health.rows_of(health.Scored("yolo", content, ""))
-    assert [row[1] for row in rows] == ["fold0", "fold1", "all as one"] * 2 + ["all as one"]
-    assert rows[0] == ("YOLOv8n", "fold0", "older project's", *["0.500"] * 4)
-    assert rows[5] == ("YOLOv8n", "all as one", "one-to-one", *["0.250 (0.230 – 0.280)"] * 4)
-    assert rows[6][3:] == ("not defined",) * 4
-    assert all(len(row) == len(health.HEADS) == len(health.PUBLISHED) for row in rows)
+    cells = health.rows_of(health.Scored("yolo", [3, 4], figures, ""))
+    assert [row[1] for row in cells] == ["fold0", "fold1", "all as one"] * 2 + ["all as one"]
+    assert cells[0] == ("YOLOv8n", "fold0", "older project's", *["0.500"] * 4)
+    assert cells[5] == ("YOLOv8n", "all as one", "one-to-one", *["0.250 (0.230 – 0.280)"] * 4)
+    assert cells[6][3:] == ("not defined",) * 4
+    assert all(len(row) == len(health.HEADS) == len(health.PUBLISHED) for row in cells)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +216,7 @@ def test_rows_of_folds_and_of_all_as_one(health) -> None:
     ],
     ids=["small-fasterrcnn", "full-fasterrcnn", "small-yolo"],
 )  # fmt: skip
-def test_small_and_full_sizes(health, tmp_path: Path, full, model, wanted) -> None:
+def test_small_and_full_sizes(tmp_path: Path, full, model, wanted) -> None:
     from spineline.detect.recipe import resolve_recipe as resolve
 
     settings = health.HealthSettings(out=tmp_path, full=full)
@@ -170,54 +224,47 @@ def test_small_and_full_sizes(health, tmp_path: Path, full, model, wanted) -> No
     assert {name: values[name] for name in wanted} == wanted
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "missing out="),
-        (["out=o", "epoch=1"], "unknown key 'epoch'; did you mean 'epochs'"),
-        (["out=o"], "wanted annotations=… and images=…, or folds=…"),
-    ],
-)
-def test_health_keys_that_do_not_fit(health, tmp_path, monkeypatch, words, message) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=message):
-        health.main(words)
-
-
 @pytest.mark.slow
-def test_health_folds_from_the_source_to_the_page(health, tmp_path: Path) -> None:
-    from spineline.datasets.commands.phantom import phantom
-    from spineline.datasets.commands.settings import DataPhantom
-
-    phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
-    source = [f"annotations={next((tmp_path / 'drawn').glob('*.json'))}"]
-    source += [f"images={tmp_path / 'drawn' / 'frames'}"]
+@pytest.mark.parametrize(
+    ("script", "more", "trained", "wanted"),
+    [
+        (health, [], 4, {
+            "# Results\n\n<!-- spineline:health-discs -->\n\n## Discs, healthy or": 1,
+            "| Faster R-CNN ": 7,
+            "| YOLOv8n ": 7,
+            "`spineline convert report annotations=": 1,
+            "`spineline kfold detect model=fasterrcnn data=data out=fasterrcnn hyp=cervi": 1,
+        }),
+        (rows, ["rows=chain"], 4, {
+            "folds=mixup,noise_normalise_rotation": 1,
+            "44 | small ": 1,
+            "small, 1 epochs, 64 px": 1,
+        }),
+    ],
+    ids=["health", "rows"],
+)  # fmt: skip
+def test_folds_from_the_source_to_the_page(
+    tmp_path: Path, source, script, more, trained, wanted
+) -> None:
+    """Of the rows it is the chain: its detector, its classifier, and the pipeline over both."""
     out, page = tmp_path / "out", tmp_path / "page.md"
-    words = [*source, f"out={out}", "k=2", "epochs=1", "imgsz=64", "draws=10", f"page={page}"]
-    health.main(words)
+    words = [*source, *more, f"out={out}", f"page={page}", "k=2", "epochs=1", "imgsz=64"]
+    script.main([*words, "draws=10"])
     text = page.read_text()
-    assert text.startswith("# Results\n\n<!-- spineline:health-discs -->\n\n## Discs, healthy or")
-    assert text.count("| Faster R-CNN ") == text.count("| YOLOv8n ") == 7
-    assert "`spineline convert report annotations=" in text
-    assert "`spineline kfold detect model=fasterrcnn data=data out=fasterrcnn hyp=cervi" in text
+    assert {part: text.count(part) for part in wanted} == wanted
     assert str(tmp_path) not in text
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*/weights/last.safetensors")}
-    health.main(words)  # what is finished is not trained again
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("weights/last.safetensors")}
+    assert len(before) == trained
+    script.main([*words, "draws=10"])  # what is finished is not trained again
     assert page.read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(before) == 4
 
 
 # report_rows
 
 
-@pytest.fixture(scope="module")
-def rows() -> ModuleType:
-    return script("report_rows")
-
-
 def write_kfold(
-    rows, out: Path, size: str, name: str, figures: dict[str, dict[str, object]], **keys: object
+    out: Path, size: str, name: str, figures: dict[str, dict[str, object]], **keys: object
 ) -> Path:
     """What a cross-validation of that name leaves, as far as it is read."""
     from spineline.datasets.common.run_record import write_run_record
@@ -255,7 +302,7 @@ def table_of(text: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("size", ["small", "full"])
-def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: Path) -> None:
+def test_every_command_of_the_rows_is_one_that_works(size: str, tmp_path: Path) -> None:
     """By the very settings and checks of the commands, before any data is read."""
     import shlex
 
@@ -287,7 +334,7 @@ def test_every_command_of_the_rows_is_one_that_works(rows, size: str, tmp_path: 
     assert trained == kfold_rows | set(rows.NEEDS["chain"])
 
 
-def test_the_rows_are_those_of_the_report(rows) -> None:
+def test_the_rows_are_those_of_the_report() -> None:
     published = {row.name: row.published for row in rows.ROWS}
     assert len(published) == len(rows.ROWS) == 25
     wanted = {
@@ -315,18 +362,18 @@ def test_the_rows_are_those_of_the_report(rows) -> None:
         ((), []),
     ],
 )
-def test_rows_by_name_and_by_group(rows, words: tuple[str, ...], wanted: list[str]) -> None:
+def test_rows_by_name_and_by_group(words: tuple[str, ...], wanted: list[str]) -> None:
     assert [row.name for row in rows.chosen_rows(words)] == wanted
 
 
-def test_all_rows_at_once(rows) -> None:
+def test_all_rows_at_once() -> None:
     assert rows.chosen_rows(("all",)) == rows.ROWS
     with pytest.raises(ConfigError, match="no such row") as caught:
         rows.chosen_rows(("none",))
     assert str(caught.value).count("yolov3") == 1
 
 
-def test_the_chain_needs_its_networks_first(rows) -> None:
+def test_the_chain_needs_its_networks_first() -> None:
     chosen = rows.chosen_variants(rows.chosen_rows(["chain-ap", "regions-original"]))
     assert list(chosen.items()) == [
         ("regions", ("original", "mixup")),
@@ -335,26 +382,7 @@ def test_the_chain_needs_its_networks_first(rows) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "missing out="),
-        (["out=o", "rows=regions-mixupp"], "rows=regions-mixupp: no such row; did you mean 'regi"),
-        (["out=o", "rows=regions,qqq"], "rows=qqq: no such row; allowed: regions, frcnn"),
-        (["out=o", "size=huge"], "size=huge: not an allowed value"),
-        (["out=o", "section=A b"], "section=A b"),
-        (["out=o", "best=none.json"], "best=none.json: not a metrics.json"),
-    ],
-    ids=["out", "close", "row", "size", "section", "best"],
-)
-def test_report_rows_keys_that_do_not_fit(rows, tmp_path, monkeypatch, words, message) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=message):
-        rows.main(words)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_dry_prints_the_commands_and_writes_nothing(rows, tmp_path, capsys) -> None:
+def test_dry_prints_the_commands_and_writes_nothing(tmp_path, capsys) -> None:
     words = [f"out={tmp_path / 'o'}", f"page={tmp_path / 'p.md'}", "dry=true"]
     assert rows.main([*words, "rows=unet,noisy-noise", "images=frames"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -368,7 +396,7 @@ def test_dry_prints_the_commands_and_writes_nothing(rows, tmp_path, capsys) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_table_of_finished_rows(rows, tmp_path: Path) -> None:
+def test_table_of_finished_rows(tmp_path: Path) -> None:
     out, page = tmp_path / "out", tmp_path / "page.md"
     heldout = "| `level_accuracy_8px` | 0.9777 | 0.955 – 0.994 | 539 | 0.878 |\n"
     heldout += "| `report.ap` | 0.6360 |  | 524 | 0.6574 |\n"
@@ -378,9 +406,9 @@ def test_table_of_finished_rows(rows, tmp_path: Path) -> None:
         for name in ("original", "mixup")
     }
     accuracy["label_smoothing"] = {"level_accuracy_8px": kfold_figure(None, 0.8, None, 0.7)}
-    write_kfold(rows, out, "small", "regions", accuracy, seed=4)
+    write_kfold(out, "small", "regions", accuracy, seed=4)
     better = {"original": {"level_accuracy_8px": kfold_figure(0.9, 0.9, 0.9, 0.9)}}
-    write_kfold(rows, out, "full", "regions", better, device="0")
+    write_kfold(out, "full", "regions", better, device="0")
     chain = {name: {"value": 0.5, "ci95": [0.4, 0.6], "n": 9} for name in ("recall", "precision")}
     chain["ap"] = {"value": None, "ci95": [None, None], "n": 0}
     (out / "small" / "chain").mkdir(parents=True)
@@ -416,11 +444,11 @@ def test_table_of_finished_rows(rows, tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
-def test_variants_of_a_folder_trained_at_different_sizes(rows, tmp_path: Path) -> None:
+def test_variants_of_a_folder_trained_at_different_sizes(tmp_path: Path) -> None:
     figure = {"seven.accuracy": kfold_figure(0.6, 0.6, 0.6, 0.6)}
     first = {"resize": figure, "rotation": figure}
-    write_kfold(rows, tmp_path, "small", "seven", first, epochs=12)
-    write_kfold(rows, tmp_path, "small", "seven", {**first, "normalise": figure}, epochs=2)
+    write_kfold(tmp_path, "small", "seven", first, epochs=12)
+    write_kfold(tmp_path, "small", "seven", {**first, "normalise": figure}, epochs=2)
     text = rows.section_text(rows.RowsSettings(out=tmp_path))
     table = table_of(text)
     sizes = {
@@ -439,7 +467,7 @@ def test_variants_of_a_folder_trained_at_different_sizes(rows, tmp_path: Path) -
     assert made[1].endswith(" variants=normalise`")
 
 
-def test_the_best_of_ours_may_be_a_file(rows, tmp_path: Path) -> None:
+def test_the_best_of_ours_may_be_a_file(tmp_path: Path) -> None:
     figure = {"value": 0.7, "ci95": [0.65, 0.75], "n": 5}
     confusion = {"value": [[1]], "ci95": [None, None], "n": 5}
     (tmp_path / "metrics.json").write_text(
@@ -453,10 +481,8 @@ def test_the_best_of_ours_may_be_a_file(rows, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def called(rows, tmp_path: Path, monkeypatch) -> list[tuple[str, object]]:
+def called(tmp_path: Path, monkeypatch) -> list[tuple[str, object]]:
     """Commands that leave what the real ones do, without training; a list of their settings."""
-    from types import SimpleNamespace
-
     calls: list[tuple[str, object]] = []
 
     def convert(settings) -> None:
@@ -475,7 +501,7 @@ def called(rows, tmp_path: Path, monkeypatch) -> list[tuple[str, object]]:
                 (scores / "metrics.json").write_text("{}")
         figures = {"level_accuracy_8px": kfold_figure(0.5, 0.5, 0.5, 0.5)}
         found = dict.fromkeys(settings.variants, figures)
-        write_kfold(rows, tmp_path / "out", "small", settings.out.name, found)
+        write_kfold(tmp_path / "out", "small", settings.out.name, found)
         return SimpleNamespace(failures=())
 
     for command, function in (("convert report", convert), ("kfold detect", cross_validate)):
@@ -483,7 +509,7 @@ def called(rows, tmp_path: Path, monkeypatch) -> list[tuple[str, object]]:
     return calls
 
 
-def test_rows_are_run_once_added_to_and_gone_on_with(rows, tmp_path: Path, called) -> None:
+def test_rows_are_run_once_added_to_and_gone_on_with(tmp_path: Path, called) -> None:
     source = ["annotations=l.json", "images=frames"]
     words = [f"out={tmp_path / 'out'}", f"page={tmp_path / 'page.md'}"]
     with pytest.raises(ConfigError, match="wanted annotations"):
@@ -505,41 +531,15 @@ def test_rows_are_run_once_added_to_and_gone_on_with(rows, tmp_path: Path, calle
     assert len(called) == 3
 
 
-def test_a_row_that_fails_does_not_stop_the_others(rows, tmp_path: Path, called, capsys) -> None:
+def test_a_row_that_fails_does_not_stop_the_others(tmp_path: Path, called, capsys) -> None:
     words = [f"out={tmp_path / 'out'}", "annotations=l.json", "images=frames"]
     assert rows.main([*words, "rows=unet,yolov3"]) == 1
     assert [s.out.name for name, s in called if name == "kfold"] == ["yolov3", "unet"]
     assert "failed: unet: the loss is no number" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_report_rows_from_the_source_to_the_page(rows, tmp_path: Path) -> None:
-    """The chain, and so its detector, its classifier and the pipeline over the folds' networks."""
-    from spineline.datasets.commands.phantom import phantom
-    from spineline.datasets.commands.settings import DataPhantom
-
-    phantom(DataPhantom(out=tmp_path / "drawn", n=4, format=("png",)))
-    source = [f"annotations={next((tmp_path / 'drawn').glob('*.json'))}"]
-    source += [f"images={tmp_path / 'drawn' / 'frames'}"]
-    out, page = tmp_path / "out", tmp_path / "page.md"
-    words = [*source, f"out={out}", f"page={page}", "k=2", "epochs=1", "imgsz=64", "draws=10"]
-    assert rows.main([*words, "rows=chain"]) == 0
-    text = page.read_text()
-    table = table_of(text)
-    assert table["The chain, recall"][4:6] == ["44", "small"]
-    assert table["YOLOv5 regions, mixup"][5] == "small, 1 epochs, 64 px"
-    assert table["YOLOv5 regions, original"][2] == "not run"
-    assert "folds=mixup,noise_normalise_rotation" in text
-    assert str(tmp_path) not in text
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    assert rows.main([*words, "rows=chain"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert page.read_text() == text
-
-
 def test_runtimes_are_told_as_ratios_to_torch() -> None:
-    runtimes = script("runtimes")
-    turn, agreement = runtimes.Turn, runtimes.Agreement(6, 44, 4.57e-5, 3.4e-4)
+    turn, agreement = harness.Turn, runtimes.Agreement(6, 44, 4.57e-5, 3.4e-4)
     loaded = {
         "torch": [turn(0.4, 0.2), turn(0.8, 0.4), turn(0.4, 0.2)],
         "onnx": [turn(0.2, 0.15), turn(0.2, 0.3), turn(0.3, 0.15)],
@@ -555,69 +555,42 @@ def test_runtimes_are_told_as_ratios_to_torch() -> None:
     without = runtimes.Measured("8 studies", loaded, {}, {"onnx": agreement})
     assert runtimes.rows_of(without, 2)[1][4:6] == ("", "")
     settings = runtimes.RuntimeSettings(n=8, formats=("onnx",), repeats=3)
-    text = runtimes.section_text(settings, measured)
+    text = harness.section_text("runtimes", settings, runtimes.found_in(settings, measured))
     for word in ("python benchmarks/runtimes.py", "n=8", "formats=onnx", "repeats=3"):
         assert word in text.split("- Command: ")[1].splitlines()[0]
     assert "8 studies; default weights, exported; 3 rounds" in text
 
 
-@pytest.mark.slow
-def test_runtimes_from_the_weights_to_the_page(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    page = tmp_path / "page.md"
-    words = ["n=1", "formats=onnx", "repeats=1", "cold=false", f"page={page}"]
-    script("runtimes").main(words)
-    text = page.read_text()
-    assert "| ONNX Runtime | " in text
-    assert str(tmp_path) not in text
+# harness, and cohort_memory
 
 
-@pytest.mark.parametrize("name", ["training_speed", "health_folds", "report_rows", "runtimes"])
-def test_a_wrong_key_ends_a_script_as_it_ends_a_command(name: str) -> None:
-    path = ROOT / "benchmarks" / f"{name}.py"
-    done = subprocess.run(
-        [sys.executable, str(path), "imagsz=3"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "unknown key 'imagsz'" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-# turns, and the scripts that take them
-
-
-@pytest.fixture(scope="module")
-def turns() -> ModuleType:
-    return script("turns")
-
-
-def test_arms_take_turns_in_an_order_that_moves_on(turns) -> None:
+def test_arms_take_turns_in_an_order_that_moves_on() -> None:
     run: list[str] = []
     arms = {name: (lambda n=name: run.append(n)) for name in "abc"}
-    kept = turns.take_turns(arms, 2)
+    kept = harness.take_turns(arms, 2)
     assert "".join(run) == "abcbcacab"
     assert {name: len(all_) for name, all_ in kept.items()} == {"a": 2, "b": 2, "c": 2}
 
 
-def test_ratios_are_of_neighbours(turns) -> None:
-    over = [turns.Turn(2.0, 9.0), turns.Turn(6.0, 9.0), turns.Turn(9.0, 9.0)]
-    under = [turns.Turn(1.0, 3.0), turns.Turn(2.0, 9.0), turns.Turn(1.0, 1.0)]
-    found = turns.ratio(over, under)
+def test_ratios_are_of_neighbours() -> None:
+    over = [harness.Turn(2.0, 9.0), harness.Turn(6.0, 9.0), harness.Turn(9.0, 9.0)]
+    under = [harness.Turn(1.0, 3.0), harness.Turn(2.0, 9.0), harness.Turn(1.0, 1.0)]
+    found = harness.ratio(over, under)
     assert (found.value, found.low, found.high) == (3.0, 2.0, 9.0)
-    assert str(turns.ratio(over, under, "cpu_s")) == "3.00 (1.00 – 9.00)"
-    assert turns.median(over) == 6.0
+    assert str(harness.ratio(over, under, "cpu_s")) == "3.00 (1.00 – 9.00)"
+    assert harness.median(over) == 6.0
 
 
-def test_processor_time_of_ended_children_counts(turns) -> None:
+def test_processor_time_of_ended_children_counts() -> None:
     code = "sum(n * n for n in range(3_000_000))"
-    turn = turns.timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+    turn = harness.timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
     assert turn.cpu_s > 0.05
 
 
-def test_copies_of_studies_are_studies_of_their_own(turns, tmp_path: Path) -> None:
+def test_copies_of_studies_are_studies_of_their_own(tmp_path: Path) -> None:
     from spineline.datasets.dicom.study import scan
 
-    words = script("cohorts").draw_cohort(tmp_path / "c", 10, seed=0, slices=1, size=128)
+    words = harness.draw_cohort(tmp_path / "c", 10, seed=0, slices=1, size=128)
     assert words == "10 phantom studies, 3 files each, 128 px, 8 of them drawn anew"
     studies = scan(tmp_path / "c")
     assert len({study.study_uid for study in studies}) == len(studies) == 10
@@ -626,64 +599,33 @@ def test_copies_of_studies_are_studies_of_their_own(turns, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux alone")
-def test_memory_is_of_the_whole_tree(turns) -> None:
-    memory = script("cohort_memory")
+def test_memory_is_of_the_whole_tree() -> None:
     code = "import os; os.read(0, 1)"
+    before, *_ = cohort_memory.memory_of(os.getpid())
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
-        assert child.pid in memory.tree_of(os.getpid())
-        rss, pss = memory.memory_of(child.pid)
+        assert cohort_memory.memory_of(os.getpid())[0] == before + 1
+        count, rss, pss = cohort_memory.memory_of(child.pid)
+        assert count == 1
         assert 0 < pss <= rss < 200
         child.communicate(b"x")
-    assert memory.memory_of(child.pid) == (0.0, 0.0)
+    assert cohort_memory.memory_of(child.pid) == (0, 0.0, 0.0)
 
 
-def test_peak_memory_by_part_of_a_run(turns) -> None:
-    memory = script("cohort_memory")
-    looks = [memory.Look(n, 3, 100.0 + n, 50.0) for n in (0, 4, 5, 10)]
-    run = memory.MemoryRun(10, 1.0, tuple(looks))
+def test_peak_memory_by_part_of_a_run() -> None:
+    looks = [cohort_memory.Look(n, 3, 100.0 + n, 50.0) for n in (0, 4, 5, 10)]
+    run = cohort_memory.MemoryRun(10, 1.0, tuple(looks))
     assert run.peak("rss_mb") == 110.0
     assert run.peak("rss_mb", 0.0, 0.5) == 105.0
     assert run.peak("pss_mb", 0.5, 1.0) == 50.0
 
 
-SCRIPTS = {
-    "pipeline_overhead": ["n=2", "slices=1", "repeats=1"],
-    "naive_chain": ["n=2", "slices=1", "repeats=1"],
-    "convert_speed": ["n=3", "repeats=1"],
-    "cohort_memory": ["n=10", "size=128"],
-    "start_up": ["repeats=1"],
-}
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_keys_of_every_script(turns, name: str, capsys) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'repeat'; did you mean 'repeats'"):
-        script(name).main(["repeat=3"])
-    script(name).main(["help"])
-    assert "repeats" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_every_script_runs_and_writes_its_section(turns, tmp_path: Path, name: str) -> None:
-    out, page = tmp_path / "report.json", tmp_path / "page.md"
-    page.write_text("# Benchmarks\n\nBy hand.\n")
-    script(name).main([*SCRIPTS[name], f"out={out}", f"page={page}"])
-    report, text = json.loads(out.read_text()), page.read_text()
-    assert report["data"] in text
-    section = name.replace("_", "-")
-    assert text.startswith(f"# Benchmarks\n\nBy hand.\n\n<!-- spineline:{section} -->\n\n## ")
-    assert f"`python benchmarks/{name}.py " in text
-    assert str(tmp_path) not in text
-
-
-def test_short_runs_keep_the_share_of_epochs_with_mosaic_and_mixup(rows) -> None:
+def test_short_runs_keep_the_share_of_epochs_with_mosaic_and_mixup() -> None:
     settings = rows.RowsSettings(out=Path("o"), epochs=15)
     words = rows.experiment_words(settings, rows.AT["regions"], ["mixup"], "o")
     assert (words["epochs"], words["close_mosaic"]) == ("15", "6")  # 16 of 40
 
 
-def test_a_variant_is_finished_with_a_score_of_every_fold(rows, tmp_path: Path) -> None:
+def test_a_variant_is_finished_with_a_score_of_every_fold(tmp_path: Path) -> None:
     for n in range(2):
         (tmp_path / "data" / "level" / f"fold{n}").mkdir(parents=True)
     (tmp_path / "data" / "level" / "folds.json").touch()  # beside the folds, and none of them

@@ -1,9 +1,16 @@
-"""The fuzzer's modules stand beside its tests and are found from anywhere."""
+"""Sound data that the fuzzer's tests spoil copies of."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-if str(Path(__file__).parent) not in sys.path:
-    sys.path.append(str(Path(__file__).parent))
+import pytest
+from fuzz_targets import make_base
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of sound phantom data of every kind."""
+    folder = tmp_path_factory.mktemp("sound") / "base"
+    make_base(folder)
+    return folder

@@ -89,14 +89,8 @@ def _lie(data: bytes, rng: Rng) -> bytes:
 
 
 _BYTES: tuple[Callable[[bytes, Rng], bytes], ...] = (
-    _flip,
-    _flip,
-    _cut,
-    _insert,
-    _double,
-    _drop,
-    _lie,
-)
+    _flip, _flip, _cut, _insert, _double, _drop, _lie,
+)  # fmt: skip
 
 
 # ---- JSON
@@ -106,7 +100,7 @@ def spoil_json(value: Any, rng: Rng) -> bytes:
     """A JSON document with one to three values replaced, removed, doubled, nested or renamed."""
     value = copy.deepcopy(value)
     for _ in range(int(rng.integers(1, 4))):
-        places = list(_places(value))
+        places = list(places_in(value))
         if not places:
             break
         holder, name = pick(rng, places)
@@ -117,13 +111,13 @@ def spoil_json(value: Any, rng: Rng) -> bytes:
     return spoil_bytes(text, rng) if rng.random() < 0.2 else text
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(holder, key) of every value below."""
-    names = value.keys() if isinstance(value, dict) else range(len(value))
-    for name in list(names) if isinstance(value, dict | list) else ():
+def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(holder, key) of every value of a JSON document."""
+    if not isinstance(value, dict | list):
+        return
+    for name in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, name
-        if isinstance(value[name], dict | list):
-            yield from _places(value[name])
+        yield from places_in(value[name])
 
 
 def _change(value: Any, holder: Any, name: Any, rng: Rng) -> Any:
@@ -206,18 +200,9 @@ def _dicom_value(data: bytes, rng: Rng) -> bytes:
     if not 0 < size < 256:
         return data
     texts = (
-        b"nan",
-        b"inf\\inf",
-        b"-1\\-1",
-        b"0\\0",
-        b"1e400",
-        b"\\\\\\\\",
-        b"abc",
-        b"../../x",
-        b"\xff\xfe\0",
-        b"9" * 16,
-        b"\0",
-    )
+        b"nan", b"inf\\inf", b"-1\\-1", b"0\\0", b"1e400", b"\\\\\\\\", b"abc", b"../../x",
+        b"\xff\xfe\0", b"9" * 16, b"\0",
+    )  # fmt: skip
     value = pick(rng, (*texts, rng.bytes(size), b"\xff" * size, bytes(size)))
     return data[: found[4]] + (value + b" " * size)[:size] + data[found[4] + size :]
 
@@ -308,24 +293,17 @@ def spoil_png(data: bytes, rng: Rng) -> bytes:
     return data[:12] + chunk + struct.pack(">L", zlib.crc32(chunk)) + data[33:]
 
 
+NPY_SHAPES = (
+    "(0, 0)", "(1,)", "()", "(10**6, 10**6)", "(-1, 4)", "(4, 4, 4, 4)", "(3, 5)",
+    "(2**62, 2**62)", "x",
+)  # fmt: skip
+
+
 def spoil_npy(data: bytes, rng: Rng) -> bytes:
     """A NumPy file with spoilt bytes, or a header that lies."""
     if rng.random() < 0.4:
         return spoil_bytes(data, rng)
-    shape = pick(
-        rng,
-        (
-            "(0, 0)",
-            "(1,)",
-            "()",
-            "(10**6, 10**6)",
-            "(-1, 4)",
-            "(4, 4, 4, 4)",
-            "(3, 5)",
-            "(2**62, 2**62)",
-            "x",
-        ),
-    )
+    shape = pick(rng, NPY_SHAPES)
     kind = pick(rng, ("|O", "<f8", "|V9", "<c16", "<U4", ">u2", "<m8", "|b1", "zz"))
     order = pick(rng, ("True", "False", "1"))
     head = f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}".encode()

@@ -76,28 +76,21 @@ def make_base(folder: Path) -> None:
     from spineline.datasets.common.files import write_json
     from spineline.weights.registry import BUNDLED
 
-    lumbar, neck = folder / "drawn", folder / "neck"
-    phantom(DataPhantom(out=lumbar, n=3, slices=3, size=128, format=("dicom", "png")))
-    phantom(DataPhantom(out=neck, n=4, size=128, region="cervical", format=("png",)))
-    (folder / "tianchi").mkdir()
-    (folder / "report").mkdir()
-    shutil.move(str(lumbar / "studies"), folder / "tianchi" / "studies")
-    shutil.move(str(lumbar / "annotations.json"), folder / "tianchi" / "annotations.json")
+    size = {"n": 3, "slices": 3, "size": 128}
+    phantom(DataPhantom(out=folder / "tianchi", format=("dicom",), **size))
+    phantom(DataPhantom(out=folder / "report", format=("png",), **size))
+    phantom(DataPhantom(out=folder / "neck", n=4, size=128, region="cervical", format=("png",)))
     shutil.copytree(folder / "tianchi" / "studies" / "study0", folder / "dicom" / "study0")
     report = folder / "report"
-    shutil.move(str(lumbar / "frames"), report / "frames")
-    shutil.move(str(lumbar / "report_labels.json"), report / "annotations.json")
-    data = folder / "dataset"
-    convert_report(
-        ConvertReport(annotations=report / "annotations.json", images=report / "frames", out=data)
-    )
+    labels, frames = report / "report_labels.json", report / "frames"
+    convert_report(ConvertReport(annotations=labels, images=frames, out=folder / "dataset"))
     convert_prepared(
         ConvertPrepared(annotations=_prepared(report, folder / "prepared"),
                         images=folder / "prepared" / "images", out=folder / "p", to=("coco",))
     )  # fmt: skip
     images = folder / "image"
     images.mkdir()
-    picture = cv2.imread(str(next((report / "frames").glob("*.png"))), cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imread(str(next(frames.glob("*.png"))), cv2.IMREAD_GRAYSCALE)
     for suffix in ("png", "jpg"):
         cv2.imwrite(str(images / f"a.{suffix}"), picture)
     np.save(images / "a.npy", picture)
@@ -256,12 +249,20 @@ def _check_analysis(analysis: Any) -> None:
     json.dumps(result.to_json(), allow_nan=False)
 
 
-def _run_dicom(folder: Path, out: Path) -> Warnings:
-    warnings: list[str] = []
-    for analysis in _pipeline().analyse(_frames(folder)):
-        _check_analysis(analysis)
-        warnings += map(str, analysis.result.warnings)
-    return warnings
+def _analysing(*, bundled: bool = False) -> Callable[[Path, Path], Warnings]:
+    """Analyse what is found; of the bundled networks points lie inside the image besides."""
+
+    def run(folder: Path, out: Path) -> Warnings:
+        warnings: list[str] = []
+        for analysis in _pipeline(bundled).analyse(_frames(folder)):
+            _check_analysis(analysis)
+            for s in analysis.result.structures if bundled else ():
+                (x, y), frame = s.point_xy, analysis.frame
+                sane(0 <= x < frame.width and 0 <= y < frame.height, "a point outside the image")
+            warnings += map(str, analysis.result.warnings)
+        return warnings
+
+    return run
 
 
 def _spoil_pixels(folder: Path, rng: Rng) -> None:
@@ -289,18 +290,6 @@ def _spoil_pixels(folder: Path, rng: Rng) -> None:
         dataset.PixelData = np.ascontiguousarray(pixels.astype(np.uint16)).tobytes()
         dataset.Rows, dataset.Columns = pixels.shape
         dataset.save_as(path)
-
-
-def _run_bundled(folder: Path, out: Path) -> Warnings:
-    """The bundled networks: points inside the image, levels in order."""
-    warnings: list[str] = []
-    for analysis in _pipeline(bundled=True).analyse(_frames(folder)):
-        _check_analysis(analysis)
-        for s in analysis.result.structures:
-            inside = 0 <= s.point_xy[0] < analysis.frame.width
-            sane(inside and 0 <= s.point_xy[1] < analysis.frame.height, "a point outside the image")
-        warnings += map(str, analysis.result.warnings)
-    return warnings
 
 
 def _spoil_names(folder: Path, rng: Rng) -> None:
@@ -415,9 +404,10 @@ def _run_weights(task: str, trust: bool = False) -> Callable[[Path, Path], Warni
 
 TARGETS: tuple[Target, ...] = (
     Target("dicom-study", "slices of a study; scan, choose, read, decode", _spoil_slices,
-           _run_dicom, "dicom"),
-    Target("dicom-slice", "a study of one slice; the same", _spoil_one_slice, _run_dicom, "dicom"),
-    Target("dicom-pixels", "sound files with altered pixels; the same", _spoil_pixels, _run_dicom,
+           _analysing(), "dicom"),
+    Target("dicom-slice", "a study of one slice; the same", _spoil_one_slice, _analysing(),
+           "dicom"),
+    Target("dicom-pixels", "sound files with altered pixels; the same", _spoil_pixels, _analysing(),
            "dicom"),
     Target("names", "names of files and folders; pipeline predict", _spoil_names, _run_predict,
            "tianchi"),
@@ -433,8 +423,8 @@ TARGETS: tuple[Target, ...] = (
            "weights", networks=True),
     Target("pickle-trusted", "checkpoints with trust=true; resolve, load_classifier",
            _spoil_pickle, _run_weights("classify", trust=True), "weights", networks=True),
-    Target("bundled", "altered pixels; the bundled networks", _spoil_pixels, _run_bundled, "dicom",
-           networks=True),
+    Target("bundled", "altered pixels; the bundled networks", _spoil_pixels,
+           _analysing(bundled=True), "dicom", networks=True),
 )  # fmt: skip
 
 BY_NAME = {target.name: target for target in TARGETS}

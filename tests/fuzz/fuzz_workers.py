@@ -1,8 +1,8 @@
-"""Mutants run in processes of their own, with a limit of time and of memory each.
+"""Mutants run in worker processes, with a limit of time and of memory each.
 
     from fuzz_workers import fuzz
 
-    verdicts = fuzz(["dicom-slice"], mutants=100, seed=0, folder=tmp_path)
+    verdicts = fuzz(["dicom-slice"], mutants=100, seed=0, base=sound, folder=tmp_path)
 
 A verdict is ``refused`` (a SpinelineError), ``answered`` or ``warned`` (an answer with warnings);
 what must never be is ``crashed`` (another exception), ``hung``, ``memory``, ``died`` (the process),
@@ -13,32 +13,35 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import logging
 import os
-import queue
 import resource
-import select
 import shutil
-import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GOOD = ("refused", "answered", "warned")
-_CACHES = [os.environ.get(name) for name in ("SPINELINE_CACHE_DIR", "XDG_CACHE_HOME")]
-CACHE = Path(next(filter(None, _CACHES), Path.home() / ".cache")).resolve() / "spineline"
-"""What a first import of ``ultralytics`` is given to keep its settings in."""
+import numpy as np
+from fuzz_targets import BY_NAME, InsaneError
 
+from spineline.datasets.common.errors import SpinelineError
+from spineline.detect.yolo.environment import import_ultralytics
+from spineline.pipeline.inference.process_pool import Limits, ProcessPool, TaskResult
+
+GOOD = ("refused", "answered", "warned")
 BAD = ("crashed", "hung", "memory", "died", "escaped", "insane")
-TIME_LIMIT_S = 20.0
-LOADING_LIMIT_S = 300.0
+FAILURES = {"reading": "crashed", "timeout": "hung", "memory": "memory", "crash": "died"}
+STARTS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect")
+"""Audited events that start something or reach elsewhere."""
+TIME_LIMIT_S = 60.0
+"""Of a mutant; the first of a target in each worker loads libraries and models besides."""
 MEMORY_LIMIT = 1536 << 20
 """Bytes of address space beyond what the libraries take."""
+
+Job = tuple[str, int, int]
+"""Name of the target, number of the mutant, seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,7 @@ class Verdict:
 
 
 def fuzz(
-    targets: Sequence[str],
-    *,
-    mutants: int,
-    seed: int,
-    folder: Path,
-    workers: int = 2,
-    first: int = 0,
+    targets: Sequence[str], *, mutants: int, seed: int, base: Path, folder: Path, workers: int = 2
 ) -> list[Verdict]:
     """Run so many mutants of each target; same seed, same mutants.
 
@@ -71,119 +68,35 @@ def fuzz(
         targets: names of `fuzz_targets.TARGETS`.
         mutants: of each target.
         seed: of the generators.
-        folder: new, for sound data and scratch.
+        base: sound data, by `fuzz_targets.make_base`.
+        folder: for scratch.
         workers: processes side by side.
-        first: number of the first mutant.
     """
-    base = folder / "base"
-    if not base.exists():
-        _prepare(base)
-    jobs: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
-    for target in targets:
-        for number in range(first, first + mutants):
-            jobs.put((target, number))
-    verdicts: list[Verdict] = []
-    threads = [
-        threading.Thread(target=_drive, args=(jobs, base, folder / f"w{n}", seed, verdicts))
-        for n in range(workers)
-    ]
-    for thread in threads:
-        jobs.put(None)
-        thread.start()
-    for thread in threads:
-        thread.join()
-    order = {name: n for n, name in enumerate(targets)}
-    return sorted(verdicts, key=lambda v: (order[v.target], v.number))
+    import_ultralytics()  # here, so that no mutant's time and memory have to pay for it
+    jobs = [(target, number, seed) for target in targets for number in range(mutants)]
+    # The pool's own limit of memory would count what models take: each worker sets one after them.
+    limits = Limits(seconds=TIME_LIMIT_S, megabytes=1 << 24)
+    with ProcessPool(Worker(base, folder), workers=workers, limits=limits) as pool:
+        verdicts = {result.item: verdict_of(result) for result in pool.map(jobs)}
+    return [verdicts[job] for job in jobs]
 
 
-def _prepare(base: Path) -> None:
-    code = "import sys, pathlib, fuzz_targets as t; t.make_base(pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(base)], check=True, env=_environment())
-
-
-def _environment() -> dict[str, str]:
-    here = str(Path(__file__).parent)
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PYTHONPATH": here, "PYTHONDONTWRITEBYTECODE": "1",
-            "YOLO_OFFLINE": "1", "MPLBACKEND": "Agg"}  # fmt: skip
-
-
-def _drive(
-    jobs: queue.SimpleQueue[tuple[str, int] | None],
-    base: Path,
-    work: Path,
-    seed: int,
-    verdicts: list[Verdict],
-) -> None:
-    """Feed one worker process; start another where one hangs or dies."""
-    process: subprocess.Popen[bytes] | None = None
-    while (job := jobs.get()) is not None:
-        if process is None:
-            process = _start(base, work)
-        line = json.dumps({"target": job[0], "number": job[1], "seed": seed}) + "\n"
-        answer = _ask(process, line)
-        if isinstance(answer, str):
-            process.kill()
-            process.wait()
-            process = None
-            answer = {"verdict": answer, "text": ""}
-        verdicts.append(Verdict(job[0], job[1], seed, answer["verdict"], answer["text"]))
-    if process is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()  # type: ignore[union-attr]
-        process.wait()
-
-
-def _start(base: Path, work: Path) -> subprocess.Popen[bytes]:
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    return subprocess.Popen(
-        [sys.executable, __file__, str(base), str(work)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=_environment(), cwd=work,
-        stderr=(work / "stderr").open("w"),
-    )  # fmt: skip
-
-
-def _ask(process: subprocess.Popen[bytes], line: str) -> dict[str, str] | str:
-    """The worker's answer, or ``hung`` or ``died``; loading libraries does not count as time."""
-    assert process.stdin is not None
-    try:
-        process.stdin.write(line.encode())
-        ready = _line(process, LOADING_LIMIT_S)
-        if ready is None or not ready:
-            return "hung" if ready is None else "died"
-        answer = _line(process, TIME_LIMIT_S)
-        if answer is None or not answer:
-            return "hung" if answer is None else "died"
-        return dict(json.loads(answer))
-    except BrokenPipeError:
-        return "died"
-
-
-def _line(process: subprocess.Popen[bytes], limit: float) -> bytes | None:
-    """The next line; empty where the process has ended, None where it took too long."""
-    assert process.stdout is not None
-    line = b""
-    while not line.endswith(b"\n"):
-        some, _, _ = select.select([process.stdout], [], [], limit)
-        if not some:
-            return None
-        byte = process.stdout.read(1)
-        if not byte:
-            return b""
-        line += byte
-    return line
+def verdict_of(result: TaskResult[Job, tuple[str, str]]) -> Verdict:
+    """What a worker answers, or what became of it."""
+    if result.failure is not None:
+        return Verdict(*result.item, FAILURES[result.failure.kind], result.failure.reason)
+    assert result.value is not None
+    return Verdict(*result.item, *result.value)
 
 
 # ---- the worker's side
 
 
-class _Watch:
+class Watch:
     """Notes what is opened for writing, made, moved or removed outside a folder."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = str(work.resolve()) + os.sep
-        self.inside = self.work
+    def __init__(self) -> None:
+        self.inside = ""
         self.outside: list[str] = []
         self.on = False
 
@@ -202,61 +115,60 @@ class _Watch:
         elif event in ("os.rename", "os.link", "os.symlink"):
             self._note(args[0])
             self._note(args[1])
-        elif event in (
-            "os.system",
-            "subprocess.Popen",
-            "os.exec",
-            "os.posix_spawn",
-            "socket.connect",
-        ):
+        elif event in STARTS:
             self.outside.append(f"{event} {args[0]!r}"[:200])
 
     def _note(self, path: object) -> None:
         if isinstance(path, int):
             return
         full = os.path.realpath(os.fsdecode(path))  # type: ignore[arg-type]
-        allowed = (self.inside, "/dev/", str(CACHE))
-        if not f"{full}{os.sep}".startswith(allowed):
+        if not f"{full}{os.sep}".startswith((self.inside, "/dev/")):
             self.outside.append(full)
 
 
-class _Worker:
-    """Spoils and runs one mutant after the other in this process.
+class Worker:
+    """Spoils and runs one mutant after the other in the process that it is called in.
 
     Args:
         base: sound data.
-        work: scratch of this worker alone.
+        folder: for a scratch folder of each process.
     """
 
-    def __init__(self, base: Path, work: Path) -> None:
-        logging.getLogger("spineline").addHandler(logging.NullHandler())
-        logging.getLogger("spineline").propagate = False
-        self.base, self.work = base, work
-        self.data, self.out = work / "a" / "b" / "in", work / "a" / "b" / "out"
-        self.watch = _Watch(work)
+    def __init__(self, base: Path, folder: Path) -> None:
+        self.base, self.folder = base, folder
+        self.watch = Watch()
         self.warm: set[str] = set()
-        sys.addaudithook(self.watch)
 
-    def __call__(self, target: Any, number: int, seed: int) -> dict[str, str]:
-        import numpy as np
-
-        if target.name not in self.warm:
+    def __call__(self, job: Job) -> tuple[str, str]:
+        name, number, seed = job
+        target = BY_NAME[name]
+        if not self.warm:
+            self._settle_in()
+        if name not in self.warm:
             self._warm(target)
         self._copy(target)
-        print("ready", flush=True)
-        name = int.from_bytes(hashlib.sha256(target.name.encode()).digest()[:4], "big")
-        target.spoil(self.data, np.random.default_rng([seed, name, number]))
-        before = _listing(self.work, self.out)
+        salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        target.spoil(self.data, np.random.default_rng([seed, salt, number]))
+        before = self._listing()
         watch = self.watch
         watch.inside, watch.outside, watch.on = str(self.out.resolve()) + os.sep, [], True
-        verdict, text = _judged(target, self.data, self.out)
+        verdict, text = judged(target, self.data, self.out)
         watch.on = False
-        if watch.outside or _listing(self.work, self.out) != before:
+        if watch.outside or self._listing() != before:
             verdict, text = "escaped", "; ".join(watch.outside[:3]) or "files beside out changed"
         elif verdict == "refused" and (left := sorted(p.name for p in self.out.rglob("*"))):
             verdict, text = "insane", f"left behind after {text[:80]!r}: {left[:5]}"
         text = text.replace(str(self.work), "").encode("utf-8", "backslashreplace").decode()
-        return {"verdict": verdict, "text": text[:1500]}
+        return verdict, text[:1500]
+
+    def _settle_in(self) -> None:
+        self.work = self.folder / f"w{os.getpid()}"
+        self.data, self.out = self.work / "a" / "b" / "in", self.work / "a" / "b" / "out"
+        self.work.mkdir(parents=True)
+        os.chdir(self.work)
+        sys.dont_write_bytecode = True
+        sys.modules["torch"].set_num_threads(1)  # those of the process before are not here
+        sys.addaudithook(self.watch)
 
     def _warm(self, target: Any) -> None:
         """Run the target once on sound data, so that imports do not count as the mutant's."""
@@ -266,8 +178,9 @@ class _Worker:
         with contextlib.suppress(Exception):
             target.run(self.data, self.out)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        soft = pages * resource.getpagesize() + MEMORY_LIMIT
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY_LIMIT, hard)
+        )
         self.warm.add(target.name)
 
     def _copy(self, target: Any) -> None:
@@ -275,13 +188,19 @@ class _Worker:
         shutil.copytree(self.base / target.base, self.data)
         self.out.mkdir()
 
+    def _listing(self) -> list[tuple[str, int, int]]:
+        """Every file below the scratch folder but those in out."""
+        found = []
+        for path in sorted(self.work.rglob("*")):
+            if not path.is_relative_to(self.out) and path != self.out.parent:
+                status = path.lstat()
+                size = status.st_size if path.is_file() else 0
+                found.append((str(path), size, status.st_mtime_ns))
+        return found
 
-def _judged(target: Any, data: Path, out: Path) -> tuple[str, str]:
+
+def judged(target: Any, data: Path, out: Path) -> tuple[str, str]:
     """What running the target came to, and the words for it."""
-    from fuzz_targets import InsaneError
-
-    from spineline.datasets.common.errors import SpinelineError
-
     try:
         warnings = list(target.run(data, out))
     except SpinelineError as error:
@@ -298,30 +217,5 @@ def _judged(target: Any, data: Path, out: Path) -> tuple[str, str]:
     return ("warned", warnings[0]) if warnings else ("answered", "")
 
 
-def _listing(work: Path, out: Path) -> list[tuple[str, int, int]]:
-    """Every file below the worker's folder but those in out and its own error stream."""
-    found = []
-    for path in sorted(work.rglob("*")):
-        if path == work / "stderr" or path == out or path.is_relative_to(out):
-            continue
-        status = path.lstat()
-        found.append((str(path), status.st_size if path.is_file() else 0, status.st_mtime_ns))
-    return [entry for entry in found if entry[0] != str(out.parent)]
-
-
 def _last_lines() -> str:
     return " | ".join(traceback.format_exc().strip().splitlines()[-7:])
-
-
-def main() -> None:
-    from fuzz_targets import BY_NAME
-
-    worker = _Worker(Path(sys.argv[1]), Path(sys.argv[2]))
-    for line in sys.stdin:
-        job = json.loads(line)
-        answer = worker(BY_NAME[job["target"]], job["number"], job["seed"])
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections import Counter
 from pathlib import Path
 
+import fuzz_workers
 import numpy as np
 import pytest
 from fuzz_mutators import (
@@ -16,8 +19,8 @@ from fuzz_mutators import (
     spoil_png,
     spoil_safetensors,
 )
-from fuzz_targets import TARGETS, InsaneError, sane
-from fuzz_workers import GOOD, Verdict, _judged, _Watch, fuzz
+from fuzz_targets import BY_NAME, TARGETS, InsaneError, Target, sane
+from fuzz_workers import GOOD, Verdict, Watch, fuzz, judged
 
 LIGHT = [target.name for target in TARGETS if not target.networks]
 HEAVY = [target.name for target in TARGETS if target.networks]
@@ -28,13 +31,8 @@ def told(verdicts: list[Verdict]) -> str:
     return "\n".join(f"{v.target} {v.number} (seed {v.seed}) {v.verdict}: {v.text}" for v in bad)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz")
-
-
-def test_some_mutants_of_every_class(folder: Path) -> None:
-    verdicts = fuzz(LIGHT, mutants=20, seed=0, folder=folder)
+def test_some_mutants_of_every_class(base: Path, tmp_path: Path) -> None:
+    verdicts = fuzz(LIGHT, mutants=20, seed=0, base=base, folder=tmp_path)
     assert told(verdicts) == ""
     assert Counter(v.target for v in verdicts) == dict.fromkeys(LIGHT, 20)
     by_target = {name: {v.verdict for v in verdicts if v.target == name} for name in LIGHT}
@@ -45,15 +43,15 @@ def test_some_mutants_of_every_class(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_thousands_of_mutants(folder: Path, seed: int) -> None:
-    assert told(fuzz(LIGHT, mutants=150, seed=seed, folder=folder)) == ""
+def test_thousands_of_mutants(base: Path, tmp_path: Path, seed: int) -> None:
+    assert told(fuzz(LIGHT, mutants=150, seed=seed, base=base, folder=tmp_path)) == ""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", HEAVY)
-def test_mutants_that_need_networks(folder: Path, name: str) -> None:
-    assert told(fuzz([name], mutants=60, seed=1, folder=folder)) == ""
+def test_mutants_that_need_networks(base: Path, tmp_path: Path, name: str) -> None:
+    assert told(fuzz([name], mutants=60, seed=1, base=base, folder=tmp_path)) == ""
 
 
 # ---- the fuzzer itself
@@ -132,15 +130,37 @@ def test_verdicts(tmp_path: Path) -> None:
         "answered": _Raises(None),
         "warned": _Raises(None, ("odd",)),
     }
-    assert {name: _judged(t, tmp_path, tmp_path)[0] for name, t in wanted.items()} == {
+    assert {name: judged(t, tmp_path, tmp_path)[0] for name, t in wanted.items()} == {
         name: name for name in wanted
     }
-    assert _judged(_Raises(AnnotationError("")), tmp_path, tmp_path)[0] == "insane"
-    assert _judged(_Raises(AnnotationError("x" * 30_000)), tmp_path, tmp_path)[0] == "insane"
+    assert judged(_Raises(AnnotationError("")), tmp_path, tmp_path)[0] == "insane"
+    assert judged(_Raises(AnnotationError("x" * 30_000)), tmp_path, tmp_path)[0] == "insane"
+
+
+def _write_beside(data: Path, out: Path) -> tuple[str, ...]:
+    (out.parent / "beside").write_text("x")
+    return ()
+
+
+def test_crash_hang_and_memory_are_told_apart(base: Path, tmp_path: Path, monkeypatch) -> None:
+    runs = {
+        "crashed": lambda data, out: {}["x"],
+        "hung": lambda data, out: (data / "spoilt").exists() and time.sleep(1000),
+        "memory": lambda data, out: [bytes(4 << 30)],
+        "died": lambda data, out: (data / "spoilt").exists() and os.kill(os.getpid(), 9),
+        "escaped": _write_beside,
+        "answered": lambda data, out: (),
+    }
+    for name, run in runs.items():
+        target = Target(name, "", lambda data, rng: (data / "spoilt").touch(), run, "text")
+        monkeypatch.setitem(BY_NAME, name, target)
+    monkeypatch.setattr(fuzz_workers, "TIME_LIMIT_S", 5.0)
+    verdicts = fuzz(list(runs), mutants=1, seed=0, base=base, folder=tmp_path, workers=1)
+    assert {v.target: v.verdict for v in verdicts} == {name: name for name in runs}
 
 
 def test_the_watch_sees_what_is_written_elsewhere(tmp_path: Path) -> None:
-    watch = _Watch(tmp_path)
+    watch = Watch()
     watch.inside, watch.on = f"{tmp_path}/out/", True
     watch("open", (str(tmp_path / "out" / "a"), "w", 0))
     watch("open", (str(tmp_path / "b"), "r", 0))

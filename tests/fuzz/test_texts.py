@@ -9,15 +9,14 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fuzz_mutators import HOSTILE_NAMES
-from fuzz_targets import make_base
+from fuzz_mutators import HOSTILE_NAMES, places_in
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,14 +57,6 @@ HEADS = st.sampled_from(
         b"a: &a [x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n",
     )
 )  # fmt: skip
-
-
-def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
-    """(holder, key) of every value of a JSON document."""
-    for name in list(value) if isinstance(value, dict) else range(len(value)):
-        yield value, name
-        if isinstance(value[name], dict | list):
-            yield from places_in(value[name])
 
 
 @st.composite
@@ -128,29 +119,16 @@ def check_converted(result: Any, out: Path) -> None:
             assert loaded.image_path(record).resolve().is_relative_to(out.resolve())
 
 
-def tianchi(base: Path, annotations: Path, out: Path) -> None:
-    paths = {"annotations": annotations, "images": base / "tianchi" / "studies"}
-    wanted = keys.ConvertTianchi(**paths, out=out, split="train")
-    check_converted(convert.convert_tianchi(wanted), out)
+def converting(source: str, images: str, **values: Any) -> Callable[[Path, Path, Path], None]:
+    """Convert from a source, whose images lie below the base."""
+    settings_class = getattr(keys, f"Convert{source.title()}")
+    function = getattr(convert, f"convert_{source}")
 
+    def read(base: Path, annotations: Path, out: Path) -> None:
+        paths = {"annotations": annotations, "images": base / images, "out": out}
+        check_converted(function(settings_class(**paths, split="train", **values)), out)
 
-def report(base: Path, annotations: Path, out: Path) -> None:
-    paths = {"annotations": annotations, "images": base / "report" / "frames"}
-    check_converted(
-        convert.convert_report(keys.ConvertReport(**paths, out=out, split="train")), out
-    )
-
-
-def prepared(base: Path, annotations: Path, out: Path) -> None:
-    paths = {"annotations": annotations, "images": base / "prepared" / "images"}
-    wanted = keys.ConvertPrepared(**paths, out=out, split="train")
-    check_converted(convert.convert_prepared(wanted), out)
-
-
-def cervical(base: Path, annotations: Path, out: Path) -> None:
-    paths = {"annotations": annotations, "images": base / "neck" / "frames"}
-    wanted = keys.ConvertCervical(**paths, out=out, split="train", min_boxes=1)
-    check_converted(convert.convert_cervical(wanted), out)
+    return read
 
 
 def coco(base: Path, annotations: Path, out: Path) -> None:
@@ -211,10 +189,11 @@ class Text:
     says_where: bool = False
 
 
+cervical = converting("cervical", "neck/frames", min_boxes=1)
 TEXTS = {
-    "tianchi": Text("tianchi/annotations.json", tianchi),
-    "report": Text("report/annotations.json", report),
-    "prepared": Text("prepared/markup.json", prepared),
+    "tianchi": Text("tianchi/annotations.json", converting("tianchi", "tianchi/studies")),
+    "report": Text("report/report_labels.json", converting("report", "report/frames")),
+    "prepared": Text("prepared/markup.json", converting("prepared", "prepared/images")),
     "cervical CSV": Text("neck/descr/*.csv", cervical, "text"),
     "cervical XML": Text("neck/descr/*.csv", cervical, "cells"),
     "COCO": Text("dataset/annotations/train.json", coco),
@@ -225,13 +204,6 @@ TEXTS = {
     "settings": Text("text/keys.yaml", settings_file, "text"),
     "registry": Text("text/registry.yaml", registry, "text"),
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sound")
-    make_base(folder)
-    return folder
 
 
 def spoilt(draw: Callable[..., Any], text: Text, sound: Path) -> bytes:
@@ -268,15 +240,12 @@ def check(base: Path, name: str, draw: Callable[..., Any]) -> None:
         assert refusal is None or not text.says_where or sound.name in refusal
 
 
+UNHURRIED = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+
 @pytest.mark.parametrize("name", TEXTS)
 @given(data=st.data())
-@settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
+@settings(UNHURRIED, max_examples=20, derandomize=True)
 def test_it_is_refused_or_makes_sense(base: Path, name: str, data: st.DataObject) -> None:
     check(base, name, data.draw)
 
@@ -285,6 +254,6 @@ def test_it_is_refused_or_makes_sense(base: Path, name: str, data: st.DataObject
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", TEXTS)
 @given(data=st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(UNHURRIED, max_examples=300)
 def test_hundreds_of_them(base: Path, name: str, data: st.DataObject) -> None:
     check(base, name, data.draw)
