@@ -124,8 +124,11 @@ def test_help(spineline: Run) -> None:
 
 
 def test_data_commands(spineline: Run, dataset: Path, place: Path) -> None:
-    spineline("data", "check", f"data={dataset}", f"out={place / 'check'}")
+    said = spineline("data", "check", f"data={dataset}", f"out={place / 'check'}").stdout
+    assert "3 annotated images checked: nothing found" in said
+    assert (place / "check" / "check.json").read_text().strip() == "[]"
     spineline("data", "show", f"data={dataset}", f"out={place / 'show'}")
+    assert (place / "show" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_pipeline_predict(spineline: Run, phantoms: Path, place: Path) -> None:

@@ -137,6 +137,18 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
 
 
 @pytest.fixture
+def predict(run_cli, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run ``pipeline predict`` of a source, by default into ``o``: code, stdout, stderr."""
+
+    def run(source: Path, *words: str, out: Path | None = None) -> tuple[int, str, str]:
+        keys = (f"source={source}", f"out={tmp_path / 'o' if out is None else out}")
+        found: tuple[int, str, str] = run_cli("pipeline", "predict", *keys, *words)
+        return found
+
+    return run
+
+
+@pytest.fixture
 def blind_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake detector finds nothing on images less than 140 pixels high."""
     whole = SpotDetector._one

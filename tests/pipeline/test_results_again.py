@@ -17,8 +17,8 @@ from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import pathology_from_codes
 
 
-def predict(run_cli, source: Path, out: Path, *words: str) -> None:
-    assert run_cli("pipeline", "predict", f"source={source}", f"out={out}", *words)[0] == 0
+def predict(predict, source: Path, out: Path, *words: str) -> None:
+    assert predict(source, *words, out=out)[0] == 0
 
 
 def converted(run_cli, tmp_path: Path, results: Path, source: Path, *words: str) -> dict:

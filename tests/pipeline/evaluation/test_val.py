@@ -292,9 +292,9 @@ def test_ids(tmp_path, fake_models, cohort, run_cli, name: str) -> None:
 
 
 def test_stored_predictions_of_frames_and_one_missing(
-    tmp_path, fake_models, frames, run_cli
+    tmp_path, fake_models, frames, run_cli, predict
 ) -> None:
-    run_cli("pipeline", "predict", f"source={frames[0]}", f"out={tmp_path / 'p'}")
+    predict(frames[0], out=tmp_path / "p")
     (tmp_path / "p" / "002-000" / "result.json").unlink()
     code, _, warned = run_cli(*val_words(*frames, tmp_path / "o", f"predictions={tmp_path / 'p'}"))
     assert code == 1

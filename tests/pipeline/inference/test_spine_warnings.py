@@ -280,10 +280,10 @@ def test_an_abstained_naming() -> None:
 # ---- where they show
 
 
-def test_codes_stand_in_every_output(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_codes_stand_in_every_output(tmp_path, fake_models, make_study, predict) -> None:
     make_study(tmp_path / "s", spacing=12.5)
     out = tmp_path / "o"
-    _, _, warned = run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={out}")
+    _, _, warned = predict(tmp_path / "s", out=out)
     assert "s: spacing_implausible: " in warned
     assert "s: warning, spacing_implausible: " in (out / "log.txt").read_text()
     found = json.loads((out / "s" / "result.json").read_text())["warnings"]

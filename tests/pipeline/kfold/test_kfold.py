@@ -43,6 +43,7 @@ from spineline.pipeline.kfold.settings import (
 from spineline.pipeline.kfold.table import TableRow, aligned_rows, flat_metrics, rows_csv, rows_png
 from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, OneStageTask
 from spineline.pipeline.kfold.variants import Variant
+from spineline.pipeline.training.train import resolved_training
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = "test_resnet"
@@ -403,9 +404,14 @@ def test_variants_whose_key_has_no_effect_are_told(
     assert "label_smoothing: will train alike" not in caplog.text
 
 
-def test_mixup_differs_from_the_reports_recipe_without_it() -> None:
-    settings = detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0)
-    task_of(settings).check(task_of(settings).variants())
+def test_mixup_differs_from_the_reports_recipe_without_it(caplog) -> None:
+    """The recipe's own mixup is the variant's, so that without a key for all both train alike."""
+    kfold = task_of(detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0))
+    variants = kfold.variants()
+    kfold.check(variants)
+    assert "train alike" not in caplog.text
+    trained = {v.name: resolved_training(kfold.training(v))["mixup"] for v in variants}
+    assert trained == {"original": 0.0, "label_smoothing": 0.0, "mixup": 0.2}
 
 
 def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> None:

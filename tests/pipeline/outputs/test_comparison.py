@@ -207,16 +207,13 @@ def test_the_picture_is_drawn_once(
     ids=["absent", "broken", "empty", "other"],
 )
 def test_an_annotation_that_cannot_be_read_is_found_before_the_models_run(
-    content, code, message, tmp_path, fake_models, make_study, run_cli
+    content, code, message, tmp_path, fake_models, make_study, predict
 ) -> None:
     make_study(tmp_path / "s")
     path = tmp_path / "a.json"
     if content is not None:
         path.write_text(content)
-    found, _, said = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
-        f"compare={path}",
-    )  # fmt: skip
+    found, _, said = predict(tmp_path / "s", f"compare={path}")
     assert found == code
     assert not (tmp_path / "o").exists()
     assert not any(pipeline.detector.calls for pipeline in fake_models)

@@ -348,6 +348,8 @@ def test_what_auto_means(keys: dict, size: int, half: bool) -> None:
         ("timeout=0", "timeout=0.0: out of range"),
         ("max_memory=1", "max_memory=1: out of range"),
         ("engine=spark", "engine=spark: not an allowed value; allowed: local, ray"),
+        ("min_naming_probability=1.5", "min_naming_probability=1.5"),
+        ("min_naming_probability=sure", "min_naming_probability=sure"),
         ("retry=perhaps", "retry=perhaps: not a valid value, wanted true|false"),
     ],
     ids=lambda text: text if "=" in text and ":" not in text else "",

@@ -84,10 +84,8 @@ def test_a_package_that_is_missing(tmp_path, run_cli, monkeypatch) -> None:
     ],
     ids=" ".join,
 )
-def test_values_that_are_none(tmp_path, run_cli, words, message: str) -> None:
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path}", f"out={tmp_path / 'o'}", *words
-    )
+def test_values_that_are_none(tmp_path, predict, words, message: str) -> None:
+    code, _, warned = predict(tmp_path, *words)
     assert code == 2
     assert message in warned
 

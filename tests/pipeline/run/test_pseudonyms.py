@@ -66,8 +66,8 @@ def cohort(tmp_path: Path, make_study) -> Path:
     return source
 
 
-def run(run_cli, source: Path, out: Path, *words: str) -> tuple[int, str]:
-    code, said, warned = run_cli("pipeline", "predict", f"source={source}", f"out={out}", *words)
+def run(predict, source: Path, out: Path, *words: str) -> tuple[int, str]:
+    code, said, warned = predict(source, *words, out=out)
     return code, said + warned
 
 

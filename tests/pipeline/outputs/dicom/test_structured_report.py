@@ -377,13 +377,10 @@ def test_pixelmed_finds_the_template_kept(tmp_path, make_study, analyse, write) 
 # On the command line
 
 
-def test_on_the_command_line(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_on_the_command_line(tmp_path, fake_models, make_study, predict) -> None:
     for name in ("a", "b"):
         make_study(tmp_path / "in" / name)
-    code, said, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'in'}", f"out={tmp_path / 'o'}",
-        "to=sr,pr,sc,slicer",
-    )  # fmt: skip
+    code, said, warned = predict(tmp_path / "in", "to=sr,pr,sc,slicer")
     assert code == 0
     for name in ("a", "b"):
         folder = tmp_path / "o" / name

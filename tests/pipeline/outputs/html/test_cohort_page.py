@@ -132,14 +132,14 @@ def test_each_look_of_the_chart_has_a_pattern_of_its_own() -> None:
 
 
 def test_the_command_writes_it_with_links_to_what_is_there(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
     for name in ("one", "two"):
         make_study(tmp_path / "s" / name)
     (tmp_path / "s" / "bad").mkdir()
     (tmp_path / "s" / "bad" / "im1").write_bytes((tmp_path / "s/one/im1").read_bytes()[:600])
     out = tmp_path / "o"
-    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={out}", "to=[page,report]")
+    predict(tmp_path / "s", "to=[page,report]", out=out)
     page = (out / "index.html").read_text()
     tree = html.document_fromstring(page)
     assert rows_of(page)[0][:3] == ["one", "11 of 11", "T12-L1 bulging"]
@@ -152,8 +152,7 @@ def test_the_command_writes_it_with_links_to_what_is_there(
     assert all((out / link).is_file() for link in links)
     assert "SECRET" not in page
     assert str(tmp_path) not in page
-    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'p'}", "to=page",
-            "overlay=false")  # fmt: skip
+    predict(tmp_path / "s", "to=page", "overlay=false", out=tmp_path / "p")
     links = html.document_fromstring((tmp_path / "p" / "index.html").read_text()).xpath(
         "//table[@id='studies']//a/@href"
     )
