@@ -149,6 +149,21 @@ def predict(run_cli, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture
+def val(run_cli, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run ``pipeline val`` of a source, by default into ``o``: code, stdout, stderr."""
+
+    def run(
+        source: Path, labels: Path, *words: str, out: Path | None = None
+    ) -> tuple[int, str, str]:
+        keys = (f"source={source}", f"annotations={labels}", "draws=20")
+        out = tmp_path / "o" if out is None else out
+        found: tuple[int, str, str] = run_cli("pipeline", "val", *keys, f"out={out}", *words)
+        return found
+
+    return run
+
+
+@pytest.fixture
 def blind_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake detector finds nothing on images less than 140 pixels high."""
     whole = SpotDetector._one

@@ -104,6 +104,10 @@ def fail(error: Exception) -> None:
     raise error
 
 
+def kill(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
 # Whole studies, and batches
 
 
@@ -186,12 +190,8 @@ def test_bundled_networks_give_the_same_bytes(tmp_path, run_cli) -> None:
 @pytest.mark.parametrize(
     ("deed", "kind", "words"),
     [
-        (
-            lambda: os.kill(os.getpid(), signal.SIGKILL),
-            "crash",
-            "signal 9 (SIGKILL), as the system",
-        ),
-        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "crash", "signal 11 (SIGSEGV)"),
+        (lambda: kill(signal.SIGKILL), "crash", "signal 9 (SIGKILL), as the system"),
+        (lambda: kill(signal.SIGSEGV), "crash", "signal 11 (SIGSEGV)"),
         (lambda: os._exit(3), "crash", "exit status 3"),
         (lambda: time.sleep(600), "timeout", "longer than timeout=2 seconds; allow more"),
         (lambda: bytes(500 << 20), "memory", "more than max_memory=256 MB; allow more"),
@@ -228,8 +228,8 @@ def test_an_answer_that_cannot_be_sent_costs_its_study_alone(
 ) -> None:
     result_of = Pipeline._result
 
-    def odd(self, frame, spine, grades):
-        result = result_of(self, frame, spine, grades)
+    def odd(self, frame, *rest):
+        result = result_of(self, frame, *rest)
         return replace(result, version=lambda: "") if frame.name == "c" else result
 
     monkeypatch.setattr(Pipeline, "_result", odd)
