@@ -400,16 +400,6 @@ def test_mixup_differs_from_the_reports_recipe_without_it(caplog) -> None:
     assert trained == {"original": 0.0, "label_smoothing": 0.0, "mixup": 0.2}
 
 
-def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> None:
-    for task, words in (
-        ("detect", ("hyp", "imgsz", "label_smoothing", "variants", "checkpoint", "k")),
-        ("classify", ("hyp", "size", "balance", "variants", "metric")),
-    ):
-        _, said, _ = run_cli("kfold", task, "help")
-        listed = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]
-        assert set(words) <= set(listed)
-
-
 # The command, with a training that takes no time
 
 

@@ -147,11 +147,11 @@ def test_each_study_is_scored_by_the_fold_that_left_it_out(trained, go, out) -> 
 
 
 def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
-    longer = own_recipe(tmp_path, "longer.yaml", "detector: {epochs: 7}")
+    longer = own_recipe(tmp_path, "longer.yaml", "detector: {epochs: 7, val: true}")
     assert go(f"recipe=best,{longer}")[0] == 0
     assert [row["variant"] for row in rows_of(out, "seven.accuracy")] == ["best", "longer"]
     assert len(trained) == 6
-    for name, detector in (("best", {}), ("longer", {"epochs": 7})):
+    for name, detector in (("best", {}), ("longer", {"epochs": 7, "val": True})):
         kept = yaml.safe_load((out / name / "recipe.yaml").read_text())
         assert kept == load_bundle_recipe("best") | {
             "detector": load_bundle_recipe("best")["detector"] | detector
@@ -159,6 +159,11 @@ def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
         assert {s.recipe for s in trained if s.out.parent.name == name} == {
             str(out / name / "recipe.yaml")
         }
+    assert (
+        "\n- Variants: best: detector(model=yolov8n, hyp=lumbar, val=False), "
+        "classifier(hyp=lumbar); longer: detector(model=yolov8n, hyp=lumbar, val=True, epochs=7), "
+        "classifier(hyp=lumbar)\n"
+    ) in (out / "kfold.md").read_text()
 
 
 def test_a_fold_that_fails_is_told_and_done_alone_later(trained, monkeypatch, go, out) -> None:
@@ -187,16 +192,6 @@ def test_a_fold_that_fails_is_told_and_done_alone_later(trained, monkeypatch, go
     assert rows_of(out, "level_accuracy_8px")[0]["pooled"] != ""
 
 
-def test_a_recipe_is_added_and_the_first_one_shown_with_it(trained, tmp_path, go, out) -> None:
-    assert go()[0] == 0
-    trained.clear()
-    other = own_recipe(tmp_path, "other.yaml", "namer: {epochs: 3}")
-    assert go("resume=true", f"recipe={other}")[0] == 0
-    assert {s.out.parent.name for s in trained} == {"other"}
-    names = [row["variant"] for row in rows_of(out, "level_accuracy_8px")]
-    assert names == ["best", "other"]
-
-
 def test_best_is_added_to_a_recipe_of_ones_own(trained, tmp_path, go, out) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
     assert go(f"recipe={mine}")[0] == 0
@@ -207,16 +202,6 @@ def test_best_is_added_to_a_recipe_of_ones_own(trained, tmp_path, go, out) -> No
     assert {s.out.parent.name for s in trained} == {"best"}
     names = [row["variant"] for row in rows_of(out, "level_accuracy_8px")]
     assert names == ["mine", "best"]
-
-
-def test_the_page_says_the_recipes(tmp_path, go, out) -> None:
-    mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}\ndetector: {val: true}")
-    assert go(f"recipe=best,{mine}")[0] == 0
-    assert (
-        "\n- Variants: best: detector(model=yolov8n, hyp=lumbar, val=False), "
-        "classifier(hyp=lumbar); mine: detector(model=yolov8n, hyp=lumbar, val=True), "
-        "classifier(hyp=lumbar), namer(epochs=3)\n"
-    ) in (out / "kfold.md").read_text()
 
 
 def test_a_folder_with_a_comma(fake_models, tmp_path, go) -> None:

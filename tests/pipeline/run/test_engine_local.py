@@ -140,17 +140,6 @@ def test_images_go_in_batches_where_they_are_to(tmp_path, cohort, fake_pipeline,
 
 
 @needs_forks
-def test_frames_of_workers_are_those_of_this_process(tmp_path, cohort, fake_pipeline) -> None:
-    cases = find_cases(cohort)
-    here = {case.name: load_frame(case) for case in cases}
-    settings = settings_of(cohort, tmp_path, workers=2)
-    for outcome in run(cases, settings, pipeline=fake_pipeline):
-        frame, wanted = outcome.analysis.frame, here[outcome.name]
-        np.testing.assert_array_equal(frame.image, wanted.image)
-        assert replace(frame, image=wanted.image) == wanted
-
-
-@needs_forks
 def test_the_bytes_are_the_same_with_any_number_of_workers(tmp_path, cohort, odd) -> None:
     for workers in (0, 1, 3):
         settings = settings_of(cohort, tmp_path, workers=workers, out=tmp_path / f"o{workers}")
@@ -203,18 +192,20 @@ def test_bundled_networks_give_the_same_bytes(tmp_path, run_cli) -> None:
 def test_a_study_costs_itself_alone(
     tmp_path, cohort, odd, notes, deeds, deed, kind: str, words: str, workers: int
 ) -> None:
-    deeds[160] = deeds[190] = deed  # b and e
+    wrong = "b" if kind == "timeout" else "be"  # to hang takes its time
+    deeds.update(dict.fromkeys([150 + 10 * NAMES.index(name) for name in wrong], deed))
     (cohort / "c" / "im1").write_bytes((cohort / "c" / "im1").read_bytes()[:900])
     timeout = 2.0 if kind == "timeout" else 60.0
     settings = settings_of(cohort, tmp_path, workers=workers, timeout=timeout, max_memory=256)
     result = predict(settings, pipeline=odd)
-    assert [name for name, _ in result.results] == list("adf")
-    assert {f.name: f.kind for f in result.failures} == {"b": kind, "c": "reading", "e": kind}
+    assert [name for name, _ in result.results] == [n for n in "abdef" if n not in wrong]
+    kinds = {f.name: f.kind for f in result.failures}
+    assert kinds == dict.fromkeys(wrong, kind) | {"c": "reading"}
     assert all(words in f.reason for f in result.failures if f.name != "c")
     assert not any(map(_runs, pids_in(notes)))
     deeds.clear()
     again = predict(replace(settings, retry=True), pipeline=odd)
-    assert again.skipped == 3
+    assert again.skipped == 5 - len(wrong)
     assert [f.name for f in again.failures] == ["c"]
 
 

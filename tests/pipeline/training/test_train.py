@@ -238,7 +238,8 @@ def test_data_that_will_not_do_is_refused_before_anything_is_written(
     tmp_path: Path, run_cli: Cli
 ) -> None:
     phantoms, data, out = tmp_path / "phantoms", tmp_path / "data", tmp_path / "out"
-    assert run_cli("data", "phantom", f"out={phantoms}", "n=2", "region=lumbar")[0] == 0
+    few = ("n=2", "region=lumbar", "size=128", "slices=1")
+    assert run_cli("data", "phantom", f"out={phantoms}", *few)[0] == 0
     source = (f"annotations={phantoms / 'annotations.json'}", f"images={phantoms / 'studies'}")
     converted = ("convert", "tianchi", *source, f"out={data}", "split=train", "labels=seven")
     assert run_cli(*converted)[0] == 0

@@ -86,11 +86,8 @@ def test_a_state_shows_what_the_result_says(
     assert_valid(path)
 
 
-def test_without_a_window_one_is_taken_from_the_pixels(
-    tmp_path, make_study, make_spots, analyse, write
-) -> None:
-    make_study(tmp_path / "s")
-    (window,) = pydicom.dcmread(write(analyse(tmp_path / "s"))).SoftcopyVOILUTSequence
+def test_without_a_window_one_is_taken_from_the_pixels(make_spots, analysis, write) -> None:
+    (window,) = pydicom.dcmread(write(analysis)).SoftcopyVOILUTSequence
     low, high = np.percentile(make_spots().astype(float) * 16, (0.5, 99.5))
     reach = (window.WindowWidth - 1) / 2
     assert window.WindowCenter - 0.5 - reach == pytest.approx(low)
@@ -197,9 +194,7 @@ def test_doubt_is_in_the_note_and_the_labels(tmp_path, make_study, analyse, writ
     assert all(text.endswith("?") for text in texts)
 
 
-def test_an_image_with_nothing_in_it(tmp_path, make_study, analyse, write, assert_valid) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_an_image_with_nothing_in_it(analysis, write, assert_valid) -> None:
     path = write(replace(analysis, result=replace(analysis.result, structures=())))
     (annotation,) = pydicom.dcmread(path).GraphicAnnotationSequence
     assert annotation.GraphicLayer == "NOTES"

@@ -92,9 +92,7 @@ def assert_says(path: Path, result: StudyResult, *, cut: bool = False) -> None:
 # What it says
 
 
-def test_a_report_says_what_the_result_says(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_a_report_says_what_the_result_says(tmp_path, analysis, write) -> None:
     assert_says(write(analysis), analysis.result)
     report = pydicom.dcmread(tmp_path / "o" / "report.sr.dcm")
     assert report.Modality == "SR"
@@ -114,9 +112,7 @@ def test_a_report_says_what_the_result_says(tmp_path, make_study, analyse, write
         assert group[0].ContentTemplateSequence[0].TemplateIdentifier == "1410"
 
 
-def test_schmorls_node_is_asked_of_discs_alone(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_schmorls_node_is_asked_of_discs_alone(analysis, write) -> None:
     for group, structure in zip(
         groups_of(write(analysis)), analysis.result.structures, strict=True
     ):
@@ -128,9 +124,8 @@ def test_schmorls_node_is_asked_of_discs_alone(tmp_path, make_study, analyse, wr
             assert share == pytest.approx(20, abs=1e-4)
 
 
-def test_who_made_it_and_how_far_it_goes(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    report = sr.srread(write(analyse(tmp_path / "s")))
+def test_who_made_it_and_how_far_it_goes(analysis, write) -> None:
+    report = sr.srread(write(analysis))
     flags = report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag
     assert flags == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
     (context,) = report.content.get_observer_contexts()
@@ -179,18 +174,14 @@ def test_doubts_are_said(tmp_path, make_study, make_points, make_spots, analyse,
         assert f"Warning: {warning}" in said
 
 
-def test_a_structure_in_doubt_is_marked(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_a_structure_in_doubt_is_marked(analysis, write) -> None:
     groups = groups_of(write(analysis, confidence=0.6))
     for group, structure in zip(groups, analysis.result.structures, strict=True):
         doubtful = ("detection", "doubtful") in qualities(group)
         assert doubtful == (structure.confidence < 0.6)
 
 
-def test_an_image_with_nothing_in_it(tmp_path, make_study, analyse, write, assert_valid) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_an_image_with_nothing_in_it(analysis, write, assert_valid) -> None:
     nothing = replace(analysis.result, structures=(), missing_levels=LEVELS)
     path = write(replace(analysis, result=nothing))
     report = sr.srread(path)
@@ -301,9 +292,7 @@ def test_a_box_is_cut_at_the_edge_of_the_image(
     assert corners.min() == 0
 
 
-def test_grades_that_were_not_given(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_grades_that_were_not_given(analysis, write) -> None:
     bare = tuple(replace(s, seven=None, binary=None) for s in analysis.result.structures)
     ungraded = replace(analysis, result=replace(analysis.result, structures=bare, naming=None))
     for group in groups_of(write(ungraded)):
@@ -336,15 +325,13 @@ def test_dates_are_the_sources(tmp_path, make_slice, make_spots, analyse, write)
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
-def test_dciodvfy_finds_no_error(tmp_path, make_study, analyse, write, assert_valid) -> None:
-    make_study(tmp_path / "s")
-    assert_valid(write(analyse(tmp_path / "s")))
+def test_dciodvfy_finds_no_error(analysis, write, assert_valid) -> None:
+    assert_valid(write(analysis))
 
 
 @pytest.mark.skipif(shutil.which("dsrdump") is None, reason="DCMTK is not installed")
-def test_dcmtk_reads_the_tree(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    path = write(analyse(tmp_path / "s"))
+def test_dcmtk_reads_the_tree(analysis, write) -> None:
+    path = write(analysis)
     done = subprocess.run(["dsrdump", path], capture_output=True, text=True, check=True)
     assert done.stdout.count('"Measurement Group"') == 11
     for level in LEVELS:
@@ -359,10 +346,9 @@ def test_dcmtk_reads_the_tree(tmp_path, make_study, analyse, write) -> None:
 @pytest.mark.skipif(
     shutil.which("java") is None or not PIXELMED.is_file(), reason="PixelMed is not installed"
 )
-def test_pixelmed_finds_the_template_kept(tmp_path, make_study, analyse, write) -> None:
+def test_pixelmed_finds_the_template_kept(analysis, write) -> None:
     """Its rules know TID 1500 row by row; rows that came later and our own are but warned of."""
-    make_study(tmp_path / "s")
-    path = write(analyse(tmp_path / "s"))
+    path = write(analysis)
     limits = [f"-Djdk.xml.xpath{name}Limit=0" for name in ("TotalOp", "ExprOp", "ExprGrp")]
     words = ["java", *limits, "-cp", PIXELMED, "com.pixelmed.validate.DicomSRValidator", path]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
