@@ -467,8 +467,3 @@ def test_the_bundled_models_give_the_same_bytes(tmp_path, monkeypatch) -> None:
     assert {json.loads(line)["status"] for line in lines} == {"done"}
     said = [text for text in ray.stderr.splitlines() if "logging.cc" not in text]
     assert not [text for text in said if "Warning" in text or "core_worker" in text], said
-
-
-@pytest.mark.parametrize(("count", "text"), [(1, "1 node"), (2, "2 nodes"), (0, "0 nodes")])
-def test_counts_are_singular_or_plural(count: int, text: str) -> None:
-    assert engine_ray._counted(count, "node") == text
