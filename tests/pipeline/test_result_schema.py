@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -246,10 +245,3 @@ def test_kinds_and_codes_are_those_of_the_labels() -> None:
     assert discs == [level for level in LEVELS if kind_of_level(level) == "disc"]
     assert set(KIND_OF_SEVEN[:2]) == {KINDS[1]}
     assert set(KIND_OF_SEVEN[2:]) == {KINDS[0]}
-
-
-def test_it_is_a_file_of_the_package() -> None:
-    import spineline.pipeline.inference.results as module
-
-    path = Path(module.__file__).parent / "schemas" / "result.schema.json"
-    assert json.loads(path.read_text(encoding="utf-8")) == result_schema()

@@ -116,14 +116,6 @@ def test_results_of_the_first_layout_are_gone_on_with(go, fake_models) -> None:
     assert Path("o/results.csv").read_bytes() == table
 
 
-def test_one_study_is_told_in_the_singular(go, make_study) -> None:
-    for name in ("b", "c"):
-        Path("cohort", name).rename(name)
-    go()
-    make_study(Path("cohort/B2"))
-    assert "1 study done, 1 left" in go().said
-
-
 def test_the_manifest_says_what_was_done_with_what(go) -> None:
     go()
     (line, *_) = lines_of(Path("o"))

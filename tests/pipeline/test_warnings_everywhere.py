@@ -41,8 +41,9 @@ def run(tmp_path, fake_models, make_slice, make_spots, make_points, predict, mon
     monkeypatch.setattr(outputs, "draw_overlay", drawn)
     make_slice(tmp_path / "s" / "im", make_spots(make_points()[:9]), study="s", change=spoil)
     to = "sr,pr,sc,slicer,tianchi,coco,report,page"
-    code, _, _ = predict(tmp_path / "s", f"to={to}", "min_naming_probability=1")
+    code, *said = predict(tmp_path / "s", f"to={to}", "min_naming_probability=1")
     assert code == 0
+    assert "SECRET" not in "".join(said)
     return tmp_path / "o"
 
 

@@ -222,44 +222,28 @@ def test_frames_with_a_stated_spacing(
     assert metrics_of(tmp_path / "o")["level_accuracy_6mm"]["value"] == value
 
 
-def test_converted_dataset(tmp_path, fake_models, frames, run_cli) -> None:
-    made = run_cli(
-        "convert", "report", f"annotations={frames[1]}", f"images={frames[0]}",
-        f"out={tmp_path / 'd'}", "to=coco", "split=val",
-    )  # fmt: skip
-    assert made[0] == 0
-    words = ("pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5")
-    assert run_cli(*words)[0] == 0
-    assert metrics_of(tmp_path / "o")["level_accuracy_8px"] == {
-        "value": 1.0,
-        "ci95": [1.0, 1.0],
-        "n": 22,
-    }
-    code, _, warned = run_cli(*words, "part=test", "overwrite=true")
-    assert code == 2
-    assert "it has train 0, val 2, test 0" in warned
-
-
-def test_converted_dataset_of_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
-    """Its images are the labelled slices, though a result of them carries no UID."""
-    made = run_cli(
-        "convert", "tianchi", f"annotations={cohort[1]}", f"images={cohort[0]}",
-        f"out={tmp_path / 'd'}", "to=coco", "split=val",
-    )  # fmt: skip
-    assert made[0] == 0
+@pytest.mark.parametrize(("source", "figures"), [("report", ["8px"]), ("tianchi", ["8px", "6mm"])])
+def test_converted_dataset(
+    tmp_path, fake_models, frames, cohort, run_cli, source: str, figures: list[str]
+) -> None:
+    """Images of DICOM studies are the labelled slices, though a result of them carries no UID."""
+    images, labels = frames if source == "report" else cohort
+    keys = (f"annotations={labels}", f"images={images}", f"out={tmp_path / 'd'}", "split=val")
+    assert run_cli("convert", source, *keys, "to=coco")[0] == 0
     records = load_dataset(tmp_path / "d").records["val"]
-    assert all(record.instance_uid for record in records)
-    code, said, warned = run_cli(
-        "pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5"
-    )
+    assert all(record.instance_uid for record in records) == (source == "tianchi")
+    words = ("pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5")
+    code, said, warned = run_cli(*words)
     assert code == 0, warned
     metrics = metrics_of(tmp_path / "o")
-    assert metrics["failures"] == []
-    assert metrics["other_slice"] == 0
+    assert (metrics["failures"], metrics["other_slice"]) == ([], 0)
     assert "another slice" not in said
-    for figure in ("level_accuracy_8px", "level_accuracy_6mm"):
-        assert metrics[figure]["value"] == 1.0
-        assert metrics[figure]["n"] == 11 * len(records)
+    for figure in figures:
+        found = metrics[f"level_accuracy_{figure}"]
+        assert (found["value"], found["n"]) == (1.0, 11 * len(records))
+    code, _, warned = run_cli(*words, "part=test", "overwrite=true")
+    assert code == 2
+    assert f"it has train 0, val {len(records)}, test 0" in warned
 
 
 def test_part_of_a_split(tmp_path, fake_models, frames, val) -> None:

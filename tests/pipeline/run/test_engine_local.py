@@ -188,15 +188,14 @@ def test_bundled_networks_give_the_same_bytes(tmp_path, run_cli) -> None:
     ],
     ids=["killed", "crashed", "left", "hangs", "grows", "raises"],
 )
-@pytest.mark.parametrize("workers", [1, 2])
 def test_a_study_costs_itself_alone(
-    tmp_path, cohort, odd, notes, deeds, deed, kind: str, words: str, workers: int
+    tmp_path, cohort, odd, notes, deeds, deed, kind: str, words: str
 ) -> None:
     wrong = "b" if kind == "timeout" else "be"  # to hang takes its time
     deeds.update(dict.fromkeys([150 + 10 * NAMES.index(name) for name in wrong], deed))
     (cohort / "c" / "im1").write_bytes((cohort / "c" / "im1").read_bytes()[:900])
     timeout = 2.0 if kind == "timeout" else 60.0
-    settings = settings_of(cohort, tmp_path, workers=workers, timeout=timeout, max_memory=256)
+    settings = settings_of(cohort, tmp_path, workers=2, timeout=timeout, max_memory=256)
     result = predict(settings, pipeline=odd)
     assert [name for name, _ in result.results] == [n for n in "abdef" if n not in wrong]
     kinds = {f.name: f.kind for f in result.failures}

@@ -177,13 +177,6 @@ def test_same_input_same_bytes(tmp_path, fake_models, make_study, run_cli, monke
     assert digests[0] == digests[1]
 
 
-def test_no_patient_name_gets_out(tmp_path, fake_models, make_study, predict) -> None:
-    make_study(tmp_path / "s")
-    _, said, warned = predict(tmp_path / "s")
-    texts = [p.read_bytes() for p in (tmp_path / "o").rglob("*") if p.is_file()]
-    assert not any(b"SECRET" in text for text in [*texts, said.encode(), warned.encode()])
-
-
 def test_single_dicom_file(tmp_path, fake_models, make_study, predict) -> None:
     make_study(tmp_path / "s")
     code, _, _ = predict(tmp_path / "s" / "im0")
@@ -445,20 +438,6 @@ def test_a_pickle_is_refused(tmp_path, make_study, predict, networks: int) -> No
     assert "trust=true" in warned
 
 
-def test_altered_weights_are_refused(tmp_path, make_study, predict, monkeypatch) -> None:
-    """A registry whose file has another SHA-256 than it says."""
-    from spineline.weights import registry
-
-    entry = registry.Entry("d", "d.safetensors", "0" * 64, 3, "detect", "", (), "", "")
-    (tmp_path / "d.safetensors").write_bytes(b"bad")
-    bundled = registry.Registry(tmp_path, (entry,), {"default": ("d", "d")})
-    monkeypatch.setattr(registry, "load_registry", lambda folder=None: bundled)
-    make_study(tmp_path / "s")
-    code, _, warned = predict(tmp_path / "s")
-    assert code == 1
-    assert "has been altered: expected SHA-256 0000" in warned
-
-
 # As a library
 
 
@@ -481,30 +460,6 @@ def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
     fake_pipeline.detector.names = ("cat", "dog")
     with pytest.raises(WeightsError, match="are no levels"):
         Pipeline(fake_pipeline.detector, None)
-
-
-def test_without_classifier_there_are_no_grades(tmp_path, fake_pipeline, make_study) -> None:
-    make_study(tmp_path / "s")
-    result = Pipeline(fake_pipeline.detector, None).predict(tmp_path / "s")
-    assert {s.seven for s in result.structures} == {None}
-    assert result.to_json()["structures"][0]["binary"] is None
-
-
-@pytest.mark.parametrize("weights", ["default", "a,b"])
-def test_detector_and_classifier_override_the_bundle(monkeypatch, weights: str) -> None:
-    from spineline.weights import WeightsFile, make_bundle
-
-    def file(name: str, **_: object) -> WeightsFile:
-        return WeightsFile(name, Path(name), name[0] * 64)
-
-    bundle = make_bundle("default", file("d0"), file("c0"))
-    monkeypatch.setattr("spineline.pipeline.inference.pipeline.resolve", file)
-    monkeypatch.setattr("spineline.pipeline.inference.pipeline.resolve_bundle", lambda name: bundle)
-    plain = bundle_of(ModelSettings(weights=weights))
-    assert plain.name == weights
-    changed = bundle_of(ModelSettings(weights=weights, detector="x"))
-    assert (changed.detector.name, changed.classifier.name) == ("x", plain.classifier.name)
-    assert changed.name == f"x,{plain.classifier.name}"
 
 
 @pytest.mark.parametrize(

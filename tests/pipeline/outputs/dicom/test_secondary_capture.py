@@ -83,16 +83,13 @@ def test_an_oblique_slice_has_more_letters_than_one(
     assert_valid(path)
 
 
-def test_without_orientation_none_is_claimed(
-    tmp_path, make_slice, make_spots, analyse, write
-) -> None:
+def test_without_orientation_none_is_claimed(analyse_slice, write) -> None:
     def change(ds: Dataset) -> None:
         del ds.ImageOrientationPatient
         ds.BurnedInAnnotation, ds.LossyImageCompression = "YES", "01"
         ds.PatientName = "Mononym"
 
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    path = write(analyse(tmp_path / "s.dcm"))
+    path = write(analyse_slice(change))
     made = pydicom.dcmread(path)
     assert "PatientOrientation" in made
     assert not made.PatientOrientation

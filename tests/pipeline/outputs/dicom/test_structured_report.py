@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -246,11 +245,8 @@ def test_points_lie_on_the_stored_pixels(
     ],
     ids=["no spacing", "no patient", "no place", "one name, no modality"],
 )
-def test_headers_that_lack_what_others_have(
-    tmp_path, make_slice, make_spots, analyse, write, assert_valid, change
-) -> None:
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    analysis = analyse(tmp_path / "s.dcm")
+def test_headers_that_lack_what_others_have(analyse_slice, write, assert_valid, change) -> None:
+    analysis = analyse_slice(change)
     path = write(analysis)
     assert_says(path, analysis.result)
     written = pydicom.dcmread(path)
@@ -258,9 +254,8 @@ def test_headers_that_lack_what_others_have(
     assert_valid(path)
 
 
-def test_monochrome1(tmp_path, make_slice, make_spots, monochrome1, analyse, write) -> None:
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=monochrome1)
-    analysis = analyse(tmp_path / "s.dcm")
+def test_monochrome1(monochrome1, analyse_slice, write) -> None:
+    analysis = analyse_slice(monochrome1)
     assert len(analysis.result.structures) == 11
     assert_says(write(analysis), analysis.result)
 
@@ -304,15 +299,14 @@ def test_grades_that_were_not_given(analysis, write) -> None:
 # Dates
 
 
-def test_dates_are_the_sources(tmp_path, make_slice, make_spots, analyse, write) -> None:
+def test_dates_are_the_sources(analyse_slice, write) -> None:
     def change(ds: Dataset) -> None:
         ds.StudyDate, ds.StudyTime, ds.ContentDate, ds.ContentTime = (
             "20190101", "101010", "20190102", "111213.25",
         )  # fmt: skip
         ds.TimezoneOffsetFromUTC = "+0100"
 
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    written = pydicom.dcmread(write(analyse(tmp_path / "s.dcm")))
+    written = pydicom.dcmread(write(analyse_slice(change)))
     assert (written.ContentDate, written.ContentTime) == ("20190102", "111213.25")
     assert (written.StudyDate, written.StudyTime) == ("20190101", "101010")
     assert written.TimezoneOffsetFromUTC == "+0100"
@@ -361,18 +355,3 @@ def test_pixelmed_finds_the_template_kept(analysis, write) -> None:
 
 
 # On the command line
-
-
-def test_on_the_command_line(tmp_path, fake_models, make_study, predict) -> None:
-    for name in ("a", "b"):
-        make_study(tmp_path / "in" / name)
-    code, said, warned = predict(tmp_path / "in", "to=sr,pr,sc,slicer")
-    assert code == 0
-    for name in ("a", "b"):
-        folder = tmp_path / "o" / name
-        made = {p.name for p in folder.iterdir()}
-        assert {"overlay.pr.dcm", "overlay.sc.dcm", "points.mrk.json", "report.sr.dcm"} <= made
-        result = StudyResult.from_json(json.loads((folder / "result.json").read_text()))
-        assert_says(folder / "report.sr.dcm", result)
-    for secret in ("SECRET", "NAME"):
-        assert secret not in said + warned
