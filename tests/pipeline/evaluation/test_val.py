@@ -142,32 +142,22 @@ def test_stored_predictions_without_a_naming_have_no_doubt_to_score(
     assert flat["naming.brier"] == {"value": None, "ci95": [None, None], "n": 0}
 
 
-def test_points_of_another_slice_are_compared_through_the_patient(
-    tmp_path, fake_models, make_study, make_annotation, make_points, val
+@pytest.mark.parametrize("word", ["auto", "annotated"])
+def test_labels_of_another_slice(
+    tmp_path, fake_models, make_study, make_annotation, make_points, val, word: str
 ) -> None:
     """The label is on slice 1; the pipeline takes slice 2, 4 mm aside, at the same x and y."""
     make_study(tmp_path / "studies" / "a")
     labels = make_annotation(tmp_path / "l.json", {"a": make_points()}, number=1)
-    code, said, _ = val(tmp_path / "studies", labels)
+    code, said, _ = val(tmp_path / "studies", labels, f"slice={word}")
     metrics = metrics_of(tmp_path / "o")
     assert code == 0
-    assert metrics["other_slice"] == 1
+    assert (metrics["slice"], metrics["other_slice"]) == (word, int(word == "auto"))
     assert metrics["level_accuracy_8px"]["value"] == 1.0
     assert metrics["coco"]["map50"]["value"] == pytest.approx(1.0)
-    assert "another slice than the labelled one" in said
-
-
-def test_slice_annotated_takes_the_labelled_slice(
-    tmp_path, fake_models, make_study, make_annotation, make_points, val
-) -> None:
-    make_study(tmp_path / "studies" / "a")
-    labels = make_annotation(tmp_path / "l.json", {"a": make_points()}, number=1)
-    val(tmp_path / "studies", labels, "slice=annotated")
-    metrics = metrics_of(tmp_path / "o")
-    assert metrics["other_slice"] == 0
-    assert metrics["slice"] == "annotated"
+    assert ("another slice than the labelled one" in said) == (word == "auto")
     stored = json.loads((tmp_path / "o" / "predictions" / "a" / "result.json").read_text())
-    assert stored["structures"][0]["point_mm"][0] == 4.0
+    assert stored["structures"][0]["point_mm"][0] == (0.0 if word == "auto" else 4.0)
 
 
 def test_a_failing_study_counts_as_misses(tmp_path, fake_models, cohort, make_study, val) -> None:
