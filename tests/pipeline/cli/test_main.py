@@ -35,7 +35,7 @@ def settings_class(command: Command) -> type[Settings]:
 
 def python(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

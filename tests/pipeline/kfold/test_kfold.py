@@ -635,7 +635,7 @@ def test_two_devices_work_side_by_side(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both jobs are under way at once, each on its device: the barrier lets neither by alone."""
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=200)
     seen: list[str] = []
 
     def work(job: FoldJob, environment: dict[str, str], started: object) -> None:
