@@ -181,25 +181,20 @@ def test_a_folder_of_folds_is_taken_as_it_is(dataset: Path, tmp_path: Path) -> N
         ({"000": "vv", "001": "tt"}, "000 is validated in fold0 already"),
         ({"000": "vt", "001": "tv", "002": "t-"}, "002 is not in train or val"),
         ({"000": "vt", "001": "vt"}, "wanted studies in train and in val"),
+        ({"000": "v t", "001": "t v"}, "fold1 is missing among its 2 folds"),
     ],
-    ids=["never", "twice", "missing", "no train"],
+    ids=["never", "twice", "missing", "no train", "a fold"],
 )
 def test_folders_that_are_no_folds(
     tmp_path, record_of, write_dataset, layout: dict[str, str], message: str
 ) -> None:
     part = {"v": "val", "t": "train"}
-    for n in range(2):
+    for n in range(len(layout["000"])):
         parts = {study: part[where[n]] for study, where in layout.items() if where[n] in part}
         records = [record_of(int(study)) for study in parts]
-        write_dataset(tmp_path / "f" / f"fold{n}", records, parts)
+        if layout["000"][n] != " ":
+            write_dataset(tmp_path / "f" / f"fold{n}", records, parts)
     with pytest.raises(AnnotationError, match=message):
-        make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
-
-
-def test_a_missing_fold_is_named(tmp_path: Path) -> None:
-    for name in ("fold0", "fold2"):
-        (tmp_path / "f" / name).mkdir(parents=True)
-    with pytest.raises(AnnotationError, match="fold1 is missing among its 2 folds"):
         make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
 
 
