@@ -205,6 +205,20 @@ def make_result() -> Callable[..., StudyResult]:
 
 
 @pytest.fixture
+def bytes_of() -> Callable[..., dict[str, bytes]]:
+    """The files of a run but those that say how it was run and how long things took."""
+
+    def read(
+        out: Path, without: Sequence[str] = ("manifest.jsonl", "run.yaml")
+    ) -> dict[str, bytes]:
+        files = (path for path in sorted(out.rglob("*")) if path.is_file())
+        named = {str(path.relative_to(out)): path.read_bytes() for path in files}
+        return {name: data for name, data in named.items() if Path(name).name not in without}
+
+    return read
+
+
+@pytest.fixture
 def blind_to_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake detector finds nothing on images less than 140 pixels high."""
     whole = SpotDetector._one

@@ -269,15 +269,6 @@ def test_a_callers_logger_is_left_alone(capsys: pytest.CaptureFixture[str]) -> N
         log.removeHandler(handler)
 
 
-def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
-    code = "import sys; from spineline.pipeline.cli.main import main; sys.exit(main())"
-    command = f'"{sys.executable}" -c "{code}" detect help | head -n 1'
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert "Traceback" not in done.stderr
-
-
 def test_a_reader_that_goes_away_costs_no_work(tmp_path: Path) -> None:
     command = (
         f"{sys.executable} -m spineline.pipeline.cli.main data phantom out=p n=3 slices=1 size=128"

@@ -132,17 +132,14 @@ def test_frames_with_the_reports_labels(tmp_path, fake_pipeline, make_spots, mak
 
 
 def test_files_of_a_compared_run(
-    tmp_path, fake_models, make_study, make_points, make_annotation, run_cli
+    tmp_path, fake_models, make_study, make_points, make_annotation, predict
 ) -> None:
     """Picture and page hold the labels; the result does not know of them."""
     for name in ("one", "two"):
         make_study(tmp_path / "s" / name)
     path = make_annotation(tmp_path / "a.json", {"one": make_points() + SHIFT}, tag="v4")
-    words = ("pipeline", "predict", f"source={tmp_path / 's'}", "to=report")
-    code, _, _ = run_cli(*words, f"out={tmp_path / 'o'}", f"compare={path}")
-    assert code == 0
-    code, _, _ = run_cli(*words, f"out={tmp_path / 'plain'}")
-    assert code == 0
+    assert predict(tmp_path / "s", "to=report", f"compare={path}")[0] == 0
+    assert predict(tmp_path / "s", "to=report", out=tmp_path / "plain")[0] == 0
     o, plain = tmp_path / "o", tmp_path / "plain"
     for name in ("one", "two"):
         same = (o / name / "result.json", plain / name / "result.json")
@@ -169,7 +166,7 @@ def test_files_of_a_compared_run(
 
 
 def test_the_picture_is_drawn_once(
-    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli, monkeypatch
+    tmp_path, fake_models, make_study, make_annotation, make_points, predict, monkeypatch
 ) -> None:
     drawn = []
     draw = outputs.draw_overlay
@@ -178,8 +175,7 @@ def test_the_picture_is_drawn_once(
     )
     make_study(tmp_path / "in" / "s")
     labels = make_annotation(tmp_path / "labels.json", {"s": make_points()})
-    words = ["pipeline", "predict", f"source={tmp_path / 'in'}", f"out={tmp_path / 'o'}"]
-    assert run_cli(*words, f"compare={labels}")[0] == 0
+    assert predict(tmp_path / "in", f"compare={labels}")[0] == 0
     assert ["label x" in legend for legend in drawn] == [True]
     assert (tmp_path / "o" / "s" / "overlay.png").is_file()
 

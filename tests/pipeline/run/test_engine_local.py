@@ -94,12 +94,6 @@ def pids_in(notes: Path) -> set[int]:
     return {int(path.name.split("-")[0]) for path in notes.iterdir()}
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    named = {str(path.relative_to(folder)): path.read_bytes() for path in files}
-    return {k: v for k, v in named.items() if k not in ("manifest.jsonl", "run.yaml")}
-
-
 def fail(error: Exception) -> None:
     raise error
 
@@ -140,7 +134,7 @@ def test_images_go_in_batches_where_they_are_to(tmp_path, cohort, fake_pipeline,
 
 
 @needs_forks
-def test_the_bytes_are_the_same_with_any_number_of_workers(tmp_path, cohort, odd) -> None:
+def test_the_bytes_are_the_same_with_any_number_of_workers(tmp_path, cohort, odd, bytes_of) -> None:
     for workers in (0, 1, 3):
         settings = settings_of(cohort, tmp_path, workers=workers, out=tmp_path / f"o{workers}")
         assert predict(settings, pipeline=odd).failures == ()
@@ -150,7 +144,7 @@ def test_the_bytes_are_the_same_with_any_number_of_workers(tmp_path, cohort, odd
 
 
 @needs_forks
-def test_a_run_goes_on_with_other_workers(tmp_path, cohort, odd) -> None:
+def test_a_run_goes_on_with_other_workers(tmp_path, cohort, odd, bytes_of) -> None:
     settings = settings_of(cohort, tmp_path, workers=3)
     (cohort / "d").rename(tmp_path / "d")
     assert len(predict(settings, pipeline=odd).results) == 5
@@ -162,7 +156,7 @@ def test_a_run_goes_on_with_other_workers(tmp_path, cohort, odd) -> None:
 
 
 @pytest.mark.slow
-def test_bundled_networks_give_the_same_bytes(tmp_path, run_cli) -> None:
+def test_bundled_networks_give_the_same_bytes(tmp_path, run_cli, bytes_of) -> None:
     words = ("n=6", "slices=1", "format=dicom")  # of various sizes
     assert run_cli("data", "phantom", f"out={tmp_path / 'p'}", *words)[0] == 0
     for count in ("0", "1", "2"):
@@ -344,9 +338,8 @@ def test_what_auto_means(keys: dict, size: int, half: bool) -> None:
     ],
     ids=lambda text: text if "=" in text and ":" not in text else "",
 )
-def test_values_that_are_none(tmp_path, run_cli, word: str, message: str) -> None:
-    words = ("pipeline", "predict", f"source={tmp_path}", f"out={tmp_path / 'o'}", word)
-    code, _, warned = run_cli(*words)
+def test_values_that_are_none(tmp_path, predict, word: str, message: str) -> None:
+    code, _, warned = predict(tmp_path, word)
     assert code == 2
     assert message in warned
     assert not (tmp_path / "o").exists()

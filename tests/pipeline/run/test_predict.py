@@ -102,11 +102,10 @@ def test_a_cohort(tmp_path, fake_models, make_study, predict) -> None:
 
 
 def test_a_naming_that_is_not_sure_enough_is_marked(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
     make_study(tmp_path / "s")
-    words = ("pipeline", "predict", f"source={tmp_path / 's'}")
-    code, said, warned = run_cli(*words, f"out={tmp_path / 'o'}", "min_naming_probability=1")
+    code, said, warned = predict(tmp_path / "s", "min_naming_probability=1")
     assert code == 0
     assert said.startswith("s: 11 of 11 levels, naming abstained, ")
     found = result_of(tmp_path / "o", "s")
@@ -125,7 +124,7 @@ def test_a_naming_that_is_not_sure_enough_is_marked(
     (row, *_) = csv.DictReader((tmp_path / "o" / "results.csv").open())
     assert row["naming_abstained"] == "1"
     assert float(row["naming_probability"]) == found["naming"]["offset_probability"]
-    run_cli(*words, f"out={tmp_path / 'p'}")
+    predict(tmp_path / "s", out=tmp_path / "p")
     certain = (tmp_path / "p" / "s" / "overlay.png").read_bytes()
     assert (tmp_path / "o" / "s" / "overlay.png").read_bytes() != certain
     (row, *_) = csv.DictReader((tmp_path / "p" / "results.csv").open())
@@ -363,18 +362,17 @@ def test_bad_studies(tmp_path, fake_models, make_study, predict, spoil, message:
 
 
 def test_existing_output_is_refused_before_anything_is_loaded(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
     make_study(tmp_path / "s")
-    words = ("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
     (tmp_path / "o" / "s").mkdir(parents=True)
     (tmp_path / "o" / "s" / "result.json").write_text("old")
-    code, _, warned = run_cli(*words)
+    code, _, warned = predict(tmp_path / "s")
     assert code == 1
     assert "overwrite=true; it holds no manifest.jsonl of a run to go on with" in warned
     assert fake_models == []
     assert (tmp_path / "o" / "s" / "result.json").read_text() == "old"
-    assert run_cli(*words, "overwrite=true")[0] == 0
+    assert predict(tmp_path / "s", "overwrite=true")[0] == 0
     assert result_of(tmp_path / "o", "s")["schema"] == RESULT_SCHEMA
 
 
