@@ -23,10 +23,18 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.crops.spec import CropSpec
-from spineline.datasets.labels import LEVELS
+from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.detect.results import Detections, no_detections
+from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
+from spineline.pipeline.inference.results import (
+    BinaryGrade,
+    GradedStructure,
+    SevenGrade,
+    StudyResult,
+)
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.outputs.writers import study_writer
@@ -134,6 +142,80 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
         monkeypatch.setattr(f"spineline.pipeline.{module}.bundle_of", bundle)
     monkeypatch.setattr("spineline.pipeline.run.engine_local.auto_workers", lambda: 0)
     return loaded
+
+
+@pytest.fixture
+def predict(run_cli, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run ``pipeline predict`` of a source, by default into ``o``: code, stdout, stderr."""
+
+    def run(source: Path, *words: str, out: Path | None = None) -> tuple[int, str, str]:
+        keys = (f"source={source}", f"out={tmp_path / 'o' if out is None else out}")
+        found: tuple[int, str, str] = run_cli("pipeline", "predict", *keys, *words)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def val(run_cli, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run ``pipeline val`` of a source, by default into ``o``: code, stdout, stderr."""
+
+    def run(
+        source: Path, labels: Path, *words: str, out: Path | None = None
+    ) -> tuple[int, str, str]:
+        keys = (f"source={source}", f"annotations={labels}", "draws=20")
+        out = tmp_path / "o" if out is None else out
+        found: tuple[int, str, str] = run_cli("pipeline", "val", *keys, f"out={out}", *words)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def make_result() -> Callable[..., StudyResult]:
+    """Build a result: a code for each level, ``-`` where it is missing, ``u`` where not graded."""
+
+    def make(
+        codes: str = "20202020202",
+        *,
+        nodes: tuple[str, ...] = (),
+        probability: float | None = 0.95,
+        abstained: bool = False,
+        warnings: tuple[Remark, ...] = (),
+    ) -> StudyResult:
+        structures = []
+        for rank, (level, code) in enumerate(zip(LEVELS, codes, strict=True)):
+            y, node, seven = 10.0 * rank, level in nodes, None
+            if code not in "-u":
+                seven = SevenGrade(int(code), tuple(float(n == int(code)) for n in range(7)))
+            binary = BinaryGrade(int(node), 0.9 if node else 0.1)
+            place = ((50.0, y), (40.0, y - 10, 60.0, y + 10), 0.9, None)
+            if code != "-":
+                structures.append(
+                    GradedStructure(level, kind_of_level(level), *place, seven, binary)
+                )
+        missing = tuple(n for n, code in zip(LEVELS, codes, strict=True) if code == "-")
+        naming = None if probability is None else Naming(probability, (), abstained)
+        return StudyResult(
+            "1.2.3.4", None, None, 100, 120, None, tuple(structures), missing, warnings,
+            "w", "ab" * 32, "1", naming,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def bytes_of() -> Callable[..., dict[str, bytes]]:
+    """The files of a run but those that say how it was run and how long things took."""
+
+    def read(
+        out: Path, without: Sequence[str] = ("manifest.jsonl", "run.yaml")
+    ) -> dict[str, bytes]:
+        files = (path for path in sorted(out.rglob("*")) if path.is_file())
+        named = {str(path.relative_to(out)): path.read_bytes() for path in files}
+        return {name: data for name, data in named.items() if Path(name).name not in without}
+
+    return read
 
 
 @pytest.fixture

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import (
     BinaryGrade,
-    GradedStructure,
     SevenGrade,
     StudyResult,
 )
@@ -229,40 +228,28 @@ def test_labels_of_the_picture_stay_apart(browser: Browser, analysis: Analysis) 
             assert all(a[1] <= b[0] + 2 for a, b in pairwise(column)), width
 
 
-def cohort(count: int) -> list[tuple[str, StudyResult]]:
+@pytest.fixture
+def cohort(make_result) -> Callable[[int], list[tuple[str, StudyResult]]]:
     """Studies with seeded grades, missing levels and warnings."""
-    rng = np.random.default_rng(3)
-    studies = []
-    for number in range(count):
-        structures = []
-        for rank, level in enumerate(LEVELS):
-            if rng.random() < 0.05:
-                continue
-            code = int(rng.integers(2, 7) if "-" in level else rng.integers(0, 2))
-            structures.append(
-                GradedStructure(
-                    level, kind_of_level(level), (50.0, 10.0 * rank), (40.0, 0.0, 60.0, 20.0), 0.9,
-                    None, SevenGrade(code, tuple(float(n == code) for n in range(7))),
-                    BinaryGrade(int(code == 6), float(code == 6)),
-                )
-            )  # fmt: skip
-        missing = tuple(level for level in LEVELS if level not in {s.level for s in structures})
-        warnings = (warning("missing_levels", "some"),) if missing else ()
-        probability = round(float(rng.random()), 3)
-        studies.append(
-            (
-                f"study{number}",
-                StudyResult(
-                    None, None, None, 100, 120, None, tuple(structures), missing, warnings,
-                    "w", "ab" * 32, "1", Naming(probability, (), probability < 0.1),
-                ),
-            )
-        )  # fmt: skip
-    return studies
+
+    def make(count: int) -> list[tuple[str, StudyResult]]:
+        rng, studies = np.random.default_rng(3), []
+        for number in range(count):
+            codes = [str(rng.integers(2, 7) if "-" in n else rng.integers(0, 2)) for n in LEVELS]
+            shown = "".join("-" if rng.random() < 0.05 else code for code in codes)
+            nodes = tuple(n for n, code in zip(LEVELS, shown, strict=True) if code == "6")
+            warnings = (warning("missing_levels", "some"),) if "-" in shown else ()
+            probability = round(float(rng.random()), 3)
+            more = {"probability": probability, "abstained": probability < 0.1}
+            made = make_result(shown, nodes=nodes, warnings=warnings, **more)
+            studies.append((f"study{number}", made))
+        return studies
+
+    return make
 
 
 @pytest.mark.parametrize("count", [1, 60])
-def test_a_cohort_at_any_width(browser: Browser, count: int) -> None:
+def test_a_cohort_at_any_width(browser: Browser, cohort, count: int) -> None:
     studies = [*cohort(count - 1), (LONG, cohort(1)[0][1])]
     failures = [(LONG, "PixelData cannot be decoded " * 9)] if count > 1 else []
     browser.open(cohort_html(studies, failures))
@@ -273,7 +260,7 @@ def test_a_cohort_at_any_width(browser: Browser, count: int) -> None:
     assert len(browser.shown()) == count
 
 
-def test_sorting(browser: Browser) -> None:
+def test_sorting(browser: Browser, cohort) -> None:
     studies = cohort(30)
     browser.open(cohort_html(studies))
     names = [name for name, _ in studies]
@@ -292,7 +279,7 @@ def test_sorting(browser: Browser) -> None:
     assert browser.complaints() == []
 
 
-def test_filtering(browser: Browser) -> None:
+def test_filtering(browser: Browser, cohort) -> None:
     studies = cohort(40)
     browser.open(cohort_html(studies))
 
@@ -332,7 +319,7 @@ def test_filtering(browser: Browser) -> None:
     assert browser.complaints() == []
 
 
-def test_the_first_of_many_are_shown_and_all_on_request(browser: Browser) -> None:
+def test_the_first_of_many_are_shown_and_all_on_request(browser: Browser, cohort) -> None:
     """Sorting and filtering go over all studies; what is shown are the first of the outcome."""
     studies = cohort(2000)
     page = cohort_html(studies)

@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,7 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from spineline.datasets.labels import KIND_OF_SEVEN, KINDS, LEVELS, kind_of_level
+from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA
 from spineline.pipeline.inference.results import StudyResult, result_schema
 from spineline.pipeline.inference.settings import ModelSettings
@@ -244,12 +243,3 @@ def test_a_mutant_is_refused(real: dict[str, Any], change: Any) -> None:
 def test_kinds_and_codes_are_those_of_the_labels() -> None:
     discs = result_schema()["$defs"]["structure"]["if"]["properties"]["level"]["enum"]
     assert discs == [level for level in LEVELS if kind_of_level(level) == "disc"]
-    assert set(KIND_OF_SEVEN[:2]) == {KINDS[1]}
-    assert set(KIND_OF_SEVEN[2:]) == {KINDS[0]}
-
-
-def test_it_is_a_file_of_the_package() -> None:
-    import spineline.pipeline.inference.results as module
-
-    path = Path(module.__file__).parent / "schemas" / "result.schema.json"
-    assert json.loads(path.read_text(encoding="utf-8")) == result_schema()

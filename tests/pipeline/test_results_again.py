@@ -17,10 +17,6 @@ from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import pathology_from_codes
 
 
-def predict(run_cli, source: Path, out: Path, *words: str) -> None:
-    assert run_cli("pipeline", "predict", f"source={source}", f"out={out}", *words)[0] == 0
-
-
 def converted(run_cli, tmp_path: Path, results: Path, source: Path, *words: str) -> dict:
     keys = (f"annotations={results}", f"images={source}", f"out={tmp_path / 'data'}")
     code, _, warned = run_cli("convert", "result", *keys, "split=train", *words)
@@ -41,10 +37,12 @@ def check_against(record, path: Path) -> None:
     assert (record.width, record.height) == (result["image"]["width"], result["image"]["height"])
 
 
-def test_studies(tmp_path, fake_models, make_study, make_spots, make_points, run_cli) -> None:
+def test_studies(
+    tmp_path, fake_models, make_study, make_spots, make_points, run_cli, predict
+) -> None:
     for name, off in (("a", 0), ("b", 4)):
         make_study(tmp_path / "cohort" / name, make_spots(make_points() + np.array([off, off])))
-    predict(run_cli, tmp_path / "cohort", tmp_path / "out", "to=tianchi,coco")
+    assert predict(tmp_path / "cohort", "to=tianchi,coco", out=tmp_path / "out")[0] == 0
     records = converted(run_cli, tmp_path, tmp_path / "out", tmp_path / "cohort")
     assert sorted(records) == ["a", "b"]
     for name, record in records.items():
@@ -57,11 +55,11 @@ def test_studies(tmp_path, fake_models, make_study, make_spots, make_points, run
 
 
 @pytest.fixture
-def multi_frame(tmp_path, fake_models, make_multi_frame, run_cli) -> Path:
+def multi_frame(tmp_path, fake_models, make_multi_frame, run_cli, predict) -> Path:
     """The results of a file of five frames, of which the third is looked at."""
     (tmp_path / "enhanced").mkdir()
     make_multi_frame(tmp_path / "enhanced" / "im", frames=5)
-    predict(run_cli, tmp_path / "enhanced", tmp_path / "out")
+    assert predict(tmp_path / "enhanced", out=tmp_path / "out")[0] == 0
     (path,) = (tmp_path / "out").glob("*/result.json")
     return path
 
@@ -104,13 +102,15 @@ def test_a_frame_that_cannot_be_told(tmp_path, multi_frame, run_cli, places) -> 
 
 
 @pytest.mark.parametrize("one", [False, True], ids=["folder", "one image"])
-def test_plain_images(tmp_path, fake_models, make_spots, make_points, run_cli, one: bool) -> None:
+def test_plain_images(
+    tmp_path, fake_models, make_spots, make_points, run_cli, predict, one: bool
+) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
     for name in ("x y.png",) if one else ("x y.png", "z.png", "z.jpg"):
         cv2.imwrite(str(folder / name), make_spots(), [cv2.IMWRITE_JPEG_QUALITY, 100])
     source = folder / "x y.png" if one else folder
-    predict(run_cli, source, tmp_path / "out")
+    assert predict(source, out=tmp_path / "out")[0] == 0
     records = converted(run_cli, tmp_path, tmp_path / "out", source)
     assert sorted(records) == (["x_y"] if one else ["x_y", "z.jpg", "z.png"])
     for name, record in records.items():
@@ -131,19 +131,19 @@ def test_predictions_of_val_and_one_of_them(
 
 
 def test_what_was_doubtful_stays_out(
-    tmp_path, fake_models, blind_to_small, make_study, make_spots, make_points, run_cli
+    tmp_path, fake_models, blind_to_small, make_study, make_spots, make_points, run_cli, predict
 ) -> None:
     """Eight of eleven found; the naming abstained from; nothing found: each as documented."""
     make_study(tmp_path / "cohort" / "eight", make_spots(make_points()[:8]))
     make_study(tmp_path / "cohort" / "none", make_spots(make_points()[:3], (130, 120)))
-    predict(run_cli, tmp_path / "cohort", tmp_path / "out")
+    assert predict(tmp_path / "cohort", out=tmp_path / "out")[0] == 0
     records = converted(run_cli, tmp_path, tmp_path / "out", tmp_path / "cohort")
     check_against(records["eight"], tmp_path / "out" / "eight" / "result.json")
     written = json.loads((tmp_path / "data" / "conversion.json").read_text())
     assert [(e["image_id"], e["reason"], e["failed"]) for e in written["left_out"]] == [
         ("none", "point_count", False)
     ]
-    predict(run_cli, tmp_path / "cohort", tmp_path / "guess", "min_naming_probability=1")
+    assert predict(tmp_path / "cohort", "min_naming_probability=1", out=tmp_path / "guess")[0] == 0
     keys = (f"annotations={tmp_path / 'guess'}", f"images={tmp_path / 'cohort'}")
     code, _, said = run_cli("convert", "result", *keys, f"out={tmp_path / 'g'}", "split=train")
     assert code == 1  # nothing is left
@@ -151,11 +151,11 @@ def test_what_was_doubtful_stays_out(
 
 
 def test_results_csv_opens_and_a_study_without_structure_is_told_of(
-    tmp_path, fake_models, blind_to_small, make_study, make_spots, make_points, run_cli
+    tmp_path, fake_models, blind_to_small, make_study, make_spots, make_points, run_cli, predict
 ) -> None:
     make_study(tmp_path / "cohort" / "none", make_spots(make_points()[:3], (130, 120)))
     make_study(tmp_path / "cohort" / "some")
-    predict(run_cli, tmp_path / "cohort", tmp_path / "out", "to=coco")
+    assert predict(tmp_path / "cohort", "to=coco", out=tmp_path / "out")[0] == 0
     with (tmp_path / "out" / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["study"] for row in rows] == ["none"] + ["some"] * 11

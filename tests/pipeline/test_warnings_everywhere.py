@@ -29,7 +29,7 @@ def titles() -> list[str]:
 
 
 @pytest.fixture
-def run(tmp_path, fake_models, make_slice, make_spots, make_points, run_cli, monkeypatch, titles):
+def run(tmp_path, fake_models, make_slice, make_spots, make_points, predict, monkeypatch, titles):
     """One spoilt study with everything that can be written of it; the folder of the run."""
     pytest.importorskip("highdicom")
     draw = outputs.draw_overlay
@@ -41,11 +41,9 @@ def run(tmp_path, fake_models, make_slice, make_spots, make_points, run_cli, mon
     monkeypatch.setattr(outputs, "draw_overlay", drawn)
     make_slice(tmp_path / "s" / "im", make_spots(make_points()[:9]), study="s", change=spoil)
     to = "sr,pr,sc,slicer,tianchi,coco,report,page"
-    code, _, _ = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}", f"to={to}",
-        "min_naming_probability=1",
-    )  # fmt: skip
+    code, *said = predict(tmp_path / "s", f"to={to}", "min_naming_probability=1")
     assert code == 0
+    assert "SECRET" not in "".join(said)
     return tmp_path / "o"
 
 

@@ -129,6 +129,7 @@ def test_a_path_is_named_without_its_folders(
         pytest.param("qqqq", "known: eyes, judge", id="nothing-close"),
         pytest.param("gone.safetensors", "no such weights file", id="missing-file"),
         pytest.param("some/where", "no such weights file", id="missing-path"),
+        pytest.param("./", "is a folder", id="folder"),
         pytest.param("judge", "are to classify, wanted weights to detect; .*: eyes", id="task"),
     ],
 )
@@ -137,13 +138,6 @@ def test_names_that_lead_nowhere(
 ) -> None:
     with pytest.raises(WeightsError, match=message):
         resolve(name, task="detect", registry=make_registry())
-
-
-def test_a_folder_is_no_weights_file(
-    tmp_path: Path, make_registry: Callable[..., Registry]
-) -> None:
-    with pytest.raises(WeightsError, match="is a folder"):
-        resolve(str(tmp_path), task="detect", registry=make_registry())
 
 
 def test_an_altered_file_names_both_hashes(make_registry: Callable[..., Registry]) -> None:

@@ -57,7 +57,6 @@ def test_writes_study_result_and_picture_and_says_where(
 
 
 def test_seed_decides_the_spine(tmp_path) -> None:
-    records = [draw_study(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
-    assert records[0].structures == records[1].structures
-    assert records[0].structures != records[2].structures
+    records = [draw_study(tmp_path / str(seed), seed) for seed in (1, 2)]
+    assert records[0].structures != records[1].structures
     assert [s.level for s in records[0].structures] == list(LEVELS)

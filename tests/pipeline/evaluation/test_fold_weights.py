@@ -181,21 +181,13 @@ def cohort(tmp_path, make_study, make_annotation, make_points) -> tuple[Path, Pa
     return tmp_path / "studies", make_annotation(tmp_path / "labels.json", points)
 
 
-def val_words(cohort: tuple[Path, Path], out: Path, *more: str) -> list[str]:
-    source, labels = cohort
-    return [
-        "pipeline", "val", f"source={source}", f"annotations={labels}", f"out={out}", "draws=20",
-        *more,
-    ]  # fmt: skip
-
-
 def weights_of(out: Path, study: str) -> str:
     result = json.loads((out / "predictions" / study / "result.json").read_text())
     return str(result["weights"]["name"])
 
 
 def test_each_study_is_run_with_its_folds_weights_and_scored_with_the_others(
-    tmp_path, fake_models, cohort, run_cli
+    tmp_path, fake_models, cohort, val
 ) -> None:
     folds = written(
         tmp_path / "f.json",
@@ -204,7 +196,7 @@ def test_each_study_is_run_with_its_folds_weights_and_scored_with_the_others(
         {"studies": ["888"], "detector": "d2", "classifier": "c2"},
     )
     out = tmp_path / "o"
-    code, said, warned = run_cli(*val_words(cohort, out, f"folds={folds}", "fold_match=number"))
+    code, said, warned = val(*cohort, f"folds={folds}", "fold_match=number", out=out)
     assert (code, warned) == (0, "")
     loaded = [(p.settings.detector, p.settings.classifier) for p in fake_models]
     assert loaded == [("d0", "c0"), ("d1", "c1")]  # nothing of the fold without studies
@@ -219,15 +211,15 @@ def test_each_study_is_run_with_its_folds_weights_and_scored_with_the_others(
     rows = (out / "results.csv").read_text().splitlines()[1:]
     assert list(dict.fromkeys(row.split(",")[0] for row in rows)) == ["s1", "s2", "s3"]
 
-    run_cli(*val_words(cohort, tmp_path / "again", f"predictions={out}"))
+    val(*cohort, f"predictions={out}", out=tmp_path / "again")
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == metrics
-    run_cli(*val_words(cohort, tmp_path / "whole"))
+    val(*cohort, out=tmp_path / "whole")
     whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert {**whole, "weights": metrics["weights"]} == metrics
 
 
 def test_study_uids_find_the_studies_and_annotated_slices_follow(
-    tmp_path, fake_models, cohort, run_cli
+    tmp_path, fake_models, cohort, val
 ) -> None:
     uid = {study.name: study.study_uid for study in scan(cohort[0])}
     folds = written(
@@ -235,9 +227,7 @@ def test_study_uids_find_the_studies_and_annotated_slices_follow(
         {"studies": ["x", "y"], "study_uids": [uid["s3"], uid["s1"]], "detector": "d0"},
         {"studies": ["z"], "study_uids": [uid["s2"]], "detector": "d1"},
     )
-    code, _, warned = run_cli(
-        *val_words(cohort, tmp_path / "o", f"folds={folds}", "slice=annotated")
-    )
+    code, _, warned = val(*cohort, f"folds={folds}", "slice=annotated")
     assert code == 0
     assert "folds share a classifier" in warned
     assert "share a detector" not in warned
@@ -253,26 +243,24 @@ def test_study_uids_find_the_studies_and_annotated_slices_follow(
         (("fold_match=uid",), "fold_match=uid"),
     ],
 )
-def test_the_command_refuses(tmp_path, fake_models, cohort, run_cli, more, message) -> None:
+def test_the_command_refuses(tmp_path, fake_models, cohort, val, more, message) -> None:
     folds = written(tmp_path / "f.json", {"studies": ["s1"]}, {"studies": ["s2"]})
-    code, _, warned = run_cli(*val_words(cohort, tmp_path / "o", f"folds={folds}", *more))
+    code, _, warned = val(*cohort, f"folds={folds}", *more)
     assert code == 2
     assert message in warned
     assert not (tmp_path / "o").exists()
     assert not fake_models
 
 
-def test_ids_leave_studies_without_a_fold_away(tmp_path, fake_models, cohort, run_cli) -> None:
+def test_ids_leave_studies_without_a_fold_away(tmp_path, fake_models, cohort, val) -> None:
     folds = written(tmp_path / "f.json", {"studies": ["s1"]}, {"studies": ["s2"]})
-    words = val_words(cohort, tmp_path / "o", f"folds={folds}", "ids=s1,s2")
-    assert run_cli(*words)[0] == 0
+    assert val(*cohort, f"folds={folds}", "ids=s1,s2")[0] == 0
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["studies"] == 2
 
 
-def test_overwriting_does_not_delete_the_folds(tmp_path, fake_models, cohort, run_cli) -> None:
+def test_overwriting_does_not_delete_the_folds(tmp_path, fake_models, cohort, val) -> None:
     folds = written(tmp_path / "o" / "f.json", {"studies": ["s1"]})
-    words = val_words(cohort, tmp_path / "o", f"folds={folds}", "overwrite=true")
-    code, _, warned = run_cli(*words)
+    code, _, warned = val(*cohort, f"folds={folds}", "overwrite=true")
     assert code == 2
     assert "which it would replace" in warned
     assert folds.exists()

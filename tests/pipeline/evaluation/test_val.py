@@ -54,16 +54,9 @@ def frames(tmp_path, make_spots, make_points) -> tuple[Path, Path]:
     return folder, labels
 
 
-def val_words(source: Path, labels: Path, out: Path, *more: str) -> list[str]:
-    return [
-        "pipeline", "val", f"source={source}", f"annotations={labels}", f"out={out}", "draws=20",
-        *more,
-    ]  # fmt: skip
-
-
-def test_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
+def test_dicom_studies(tmp_path, fake_models, cohort, val) -> None:
     out = tmp_path / "o"
-    code, said, warned = run_cli(*val_words(*cohort, out))
+    code, said, warned = val(*cohort, out=out)
     assert (code, warned) == (0, "")
     metrics = metrics_of(out)
     assert (metrics["studies"], metrics["images"], metrics["labels"]) == (3, 3, 33)
@@ -81,7 +74,7 @@ def test_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
 
 
 def test_stored_predictions_give_the_same_metrics(
-    tmp_path, fake_models, fake_pipeline, cohort, run_cli, monkeypatch
+    tmp_path, fake_models, fake_pipeline, cohort, val, monkeypatch
 ) -> None:
     """Points lie 7.9997 px aside; ``result.json`` rounds that to the 8 px that are too many."""
     spots = type(fake_pipeline.detector)
@@ -95,9 +88,9 @@ def test_stored_predictions_give_the_same_metrics(
         ]
 
     monkeypatch.setattr(spots, "detect", beside)
-    assert run_cli(*val_words(*cohort, tmp_path / "o"))[0] == 0
+    assert val(*cohort)[0] == 0
     loads = len(fake_models)
-    assert run_cli(*val_words(*cohort, tmp_path / "p", f"predictions={tmp_path / 'o'}"))[0] == 0
+    assert val(*cohort, f"predictions={tmp_path / 'o'}", out=tmp_path / "p")[0] == 0
     assert len(fake_models) == loads  # no model is loaded
     first, again = ((tmp_path / out / "metrics.json").read_bytes() for out in ("o", "p"))
     assert first == again
@@ -107,11 +100,11 @@ def test_stored_predictions_give_the_same_metrics(
     ("word", "accuracy", "n"), [("wrong", 0.0, 33), ("leave_out", None, 0)], ids=str
 )
 def test_abstained_studies_are_wrong_or_left_out(
-    tmp_path, fake_models, cohort, run_cli, word: str, accuracy: float | None, n: int
+    tmp_path, fake_models, cohort, val, word: str, accuracy: float | None, n: int
 ) -> None:
     """No naming is as probable as 1, so that all three studies are abstained from."""
     words = ("min_naming_probability=1", f"abstained={word}")
-    code, said, _ = run_cli(*val_words(*cohort, tmp_path / "o", *words))
+    code, said, _ = val(*cohort, *words)
     metrics = metrics_of(tmp_path / "o")
     flat = flatten(metrics)
     assert code == 0
@@ -125,64 +118,51 @@ def test_abstained_studies_are_wrong_or_left_out(
 
 
 def test_stored_predictions_are_abstained_from_by_another_minimum(
-    tmp_path, fake_models, cohort, run_cli
+    tmp_path, fake_models, cohort, val
 ) -> None:
-    assert run_cli(*val_words(*cohort, tmp_path / "o"))[0] == 0
+    assert val(*cohort)[0] == 0
     assert flatten(metrics_of(tmp_path / "o"))["offset_accuracy"]["value"] == 1.0
     stored = (f"predictions={tmp_path / 'o'}", "min_naming_probability=1")
-    assert run_cli(*val_words(*cohort, tmp_path / "p", *stored))[0] == 0
+    assert val(*cohort, *stored, out=tmp_path / "p")[0] == 0
     assert flatten(metrics_of(tmp_path / "p"))["offset_accuracy"]["value"] == 0.0
 
 
 def test_stored_predictions_without_a_naming_have_no_doubt_to_score(
-    tmp_path, fake_models, cohort, run_cli
+    tmp_path, fake_models, cohort, val
 ) -> None:
     """Results of earlier versions say nothing of it."""
-    run_cli(*val_words(*cohort, tmp_path / "o"))
+    val(*cohort)
     for path in (tmp_path / "o" / "predictions").glob("*/result.json"):
         values = json.loads(path.read_text())
         del values["naming"]
         path.write_text(json.dumps(values))
-    words = val_words(*cohort, tmp_path / "p", f"predictions={tmp_path / 'o'}")
-    assert run_cli(*words)[0] == 0
+    assert val(*cohort, f"predictions={tmp_path / 'o'}", out=tmp_path / "p")[0] == 0
     flat = flatten(metrics_of(tmp_path / "p"))
     assert flat["offset_accuracy"]["value"] == 1.0
     assert flat["naming.brier"] == {"value": None, "ci95": [None, None], "n": 0}
 
 
-def test_points_of_another_slice_are_compared_through_the_patient(
-    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli
+@pytest.mark.parametrize("word", ["auto", "annotated"])
+def test_labels_of_another_slice(
+    tmp_path, fake_models, make_study, make_annotation, make_points, val, word: str
 ) -> None:
     """The label is on slice 1; the pipeline takes slice 2, 4 mm aside, at the same x and y."""
     make_study(tmp_path / "studies" / "a")
     labels = make_annotation(tmp_path / "l.json", {"a": make_points()}, number=1)
-    code, said, _ = run_cli(*val_words(tmp_path / "studies", labels, tmp_path / "o"))
+    code, said, _ = val(tmp_path / "studies", labels, f"slice={word}")
     metrics = metrics_of(tmp_path / "o")
     assert code == 0
-    assert metrics["other_slice"] == 1
+    assert (metrics["slice"], metrics["other_slice"]) == (word, int(word == "auto"))
     assert metrics["level_accuracy_8px"]["value"] == 1.0
     assert metrics["coco"]["map50"]["value"] == pytest.approx(1.0)
-    assert "another slice than the labelled one" in said
-
-
-def test_slice_annotated_takes_the_labelled_slice(
-    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli
-) -> None:
-    make_study(tmp_path / "studies" / "a")
-    labels = make_annotation(tmp_path / "l.json", {"a": make_points()}, number=1)
-    run_cli(*val_words(tmp_path / "studies", labels, tmp_path / "o", "slice=annotated"))
-    metrics = metrics_of(tmp_path / "o")
-    assert metrics["other_slice"] == 0
-    assert metrics["slice"] == "annotated"
+    assert ("another slice than the labelled one" in said) == (word == "auto")
     stored = json.loads((tmp_path / "o" / "predictions" / "a" / "result.json").read_text())
-    assert stored["structures"][0]["point_mm"][0] == 4.0
+    assert stored["structures"][0]["point_mm"][0] == (0.0 if word == "auto" else 4.0)
 
 
-def test_a_failing_study_counts_as_misses(
-    tmp_path, fake_models, cohort, make_study, run_cli
-) -> None:
+def test_a_failing_study_counts_as_misses(tmp_path, fake_models, cohort, make_study, val) -> None:
     make_study(cohort[0] / "c", np.full((150, 120), 7, np.uint8))
-    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o"))
+    code, _, warned = val(*cohort)
     metrics = metrics_of(tmp_path / "o")
     flat = flatten(metrics)
     assert code == 1
@@ -195,18 +175,18 @@ def test_a_failing_study_counts_as_misses(
 
 
 def test_an_annotation_of_an_unknown_uid_fails_and_the_others_are_scored(
-    tmp_path, fake_models, cohort, make_annotation, make_points, run_cli
+    tmp_path, fake_models, cohort, make_annotation, make_points, val
 ) -> None:
     points = {name: make_points() for name in ("a", "nowhere")}
     labels = make_annotation(tmp_path / "more.json", points)
-    code, _, warned = run_cli(*val_words(cohort[0], labels, tmp_path / "o"))
+    code, _, warned = val(cohort[0], labels)
     assert code == 1
     assert "unknown UID" in warned
     assert metrics_of(tmp_path / "o")["images"] == 1
 
 
-def test_frames_without_spacing(tmp_path, fake_models, frames, run_cli) -> None:
-    code, said, _ = run_cli(*val_words(*frames, tmp_path / "o"))
+def test_frames_without_spacing(tmp_path, fake_models, frames, val) -> None:
+    code, said, _ = val(*frames)
     flat = flatten(metrics_of(tmp_path / "o"))
     assert code == 0
     assert "figures in mm are not defined" in said
@@ -220,93 +200,76 @@ def test_frames_without_spacing(tmp_path, fake_models, frames, run_cli) -> None:
     [("spacing_mm=1", 1.0), ("fov_mm=150", 1.0), ("spacing_mm=10", 0.0)],
 )
 def test_frames_with_a_stated_spacing(
-    tmp_path, fake_models, frames, run_cli, monkeypatch, word: str, value: float
+    tmp_path, fake_models, frames, val, monkeypatch, word: str, value: float
 ) -> None:
     """All points are moved by 3 px: within 6 mm at 1 mm a pixel, not at 10 mm."""
     entries = json.loads(frames[1].read_text())
     for point in (p for entry in entries for p in entry["point"]):
         point["coord"][0] += 3
     frames[1].write_text(json.dumps(entries))
-    _, said, _ = run_cli(*val_words(*frames, tmp_path / "o", word))
+    _, said, _ = val(*frames, word)
     assert "not defined: the images" not in said
     assert metrics_of(tmp_path / "o")["level_accuracy_6mm"]["value"] == value
 
 
-def test_converted_dataset(tmp_path, fake_models, frames, run_cli) -> None:
-    made = run_cli(
-        "convert", "report", f"annotations={frames[1]}", f"images={frames[0]}",
-        f"out={tmp_path / 'd'}", "to=coco", "split=val",
-    )  # fmt: skip
-    assert made[0] == 0
-    words = ("pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5")
-    assert run_cli(*words)[0] == 0
-    assert metrics_of(tmp_path / "o")["level_accuracy_8px"] == {
-        "value": 1.0,
-        "ci95": [1.0, 1.0],
-        "n": 22,
-    }
-    code, _, warned = run_cli(*words, "part=test", "overwrite=true")
-    assert code == 2
-    assert "it has train 0, val 2, test 0" in warned
-
-
-def test_converted_dataset_of_dicom_studies(tmp_path, fake_models, cohort, run_cli) -> None:
-    """Its images are the labelled slices, though a result of them carries no UID."""
-    made = run_cli(
-        "convert", "tianchi", f"annotations={cohort[1]}", f"images={cohort[0]}",
-        f"out={tmp_path / 'd'}", "to=coco", "split=val",
-    )  # fmt: skip
-    assert made[0] == 0
+@pytest.mark.parametrize(("source", "figures"), [("report", ["8px"]), ("tianchi", ["8px", "6mm"])])
+def test_converted_dataset(
+    tmp_path, fake_models, frames, cohort, run_cli, source: str, figures: list[str]
+) -> None:
+    """Images of DICOM studies are the labelled slices, though a result of them carries no UID."""
+    images, labels = frames if source == "report" else cohort
+    keys = (f"annotations={labels}", f"images={images}", f"out={tmp_path / 'd'}", "split=val")
+    assert run_cli("convert", source, *keys, "to=coco")[0] == 0
     records = load_dataset(tmp_path / "d").records["val"]
-    assert all(record.instance_uid for record in records)
-    code, said, warned = run_cli(
-        "pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5"
-    )
+    assert all(record.instance_uid for record in records) == (source == "tianchi")
+    words = ("pipeline", "val", f"data={tmp_path / 'd'}", f"out={tmp_path / 'o'}", "draws=5")
+    code, said, warned = run_cli(*words)
     assert code == 0, warned
     metrics = metrics_of(tmp_path / "o")
-    assert metrics["failures"] == []
-    assert metrics["other_slice"] == 0
+    assert (metrics["failures"], metrics["other_slice"]) == ([], 0)
     assert "another slice" not in said
-    for figure in ("level_accuracy_8px", "level_accuracy_6mm"):
-        assert metrics[figure]["value"] == 1.0
-        assert metrics[figure]["n"] == 11 * len(records)
+    for figure in figures:
+        found = metrics[f"level_accuracy_{figure}"]
+        assert (found["value"], found["n"]) == (1.0, 11 * len(records))
+    code, _, warned = run_cli(*words, "part=test", "overwrite=true")
+    assert code == 2
+    assert f"it has train 0, val {len(records)}, test 0" in warned
 
 
-def test_part_of_a_split(tmp_path, fake_models, frames, run_cli) -> None:
+def test_part_of_a_split(tmp_path, fake_models, frames, val) -> None:
     (tmp_path / "split.json").write_text(write_manifest({"001": "train", "002": "val"}))
-    words = val_words(*frames, tmp_path / "o", f"split={tmp_path / 'split.json'}", "part=val")
-    assert run_cli(*words)[0] == 0
+    assert val(*frames, f"split={tmp_path / 'split.json'}", "part=val")[0] == 0
     names = [p.name for p in (tmp_path / "o" / "predictions").iterdir()]
     assert names == ["002-000"]
 
 
 @pytest.mark.parametrize("name", ["b", "uid"])
-def test_ids(tmp_path, fake_models, cohort, run_cli, name: str) -> None:
+def test_ids(tmp_path, fake_models, cohort, val, name: str) -> None:
     if name == "uid":
         name = next(s.study_uid for s in scan(cohort[0]) if s.name == "b")
-    assert run_cli(*val_words(*cohort, tmp_path / "o", f"ids={name}"))[0] == 0
+    assert val(*cohort, f"ids={name}")[0] == 0
     assert metrics_of(tmp_path / "o")["studies"] == 1
-    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "p", "ids=zzz"))
+    code, _, warned = val(*cohort, "ids=zzz", out=tmp_path / "p")
     assert code == 2
     assert "ids=zzz" in warned
 
 
 def test_stored_predictions_of_frames_and_one_missing(
-    tmp_path, fake_models, frames, run_cli
+    tmp_path, fake_models, frames, val, predict
 ) -> None:
-    run_cli("pipeline", "predict", f"source={frames[0]}", f"out={tmp_path / 'p'}")
+    predict(frames[0], out=tmp_path / "p")
     (tmp_path / "p" / "002-000" / "result.json").unlink()
-    code, _, warned = run_cli(*val_words(*frames, tmp_path / "o", f"predictions={tmp_path / 'p'}"))
+    code, _, warned = val(*frames, f"predictions={tmp_path / 'p'}")
     assert code == 1
     assert "error: 002-000: no result of it" in warned
     assert metrics_of(tmp_path / "o")["level_accuracy_8px"]["value"] == 0.5
 
 
-def test_table(tmp_path, fake_models, cohort, run_cli) -> None:
+def test_table(tmp_path, fake_models, cohort, val) -> None:
     """A script writes the figures of a run's folder into a page, of which the rest stays."""
     page, out = tmp_path / "results.md", tmp_path / "o"
     page.write_text("By hand.\n")
-    run_cli(*val_words(*cohort, out))
+    val(*cohort, out=out)
     script = Path(__file__).parents[3] / "benchmarks" / "heldout_table.py"
     words = [f"val={out}", f"page={page}", "note=Three drawn studies."]
     subprocess.run([sys.executable, str(script), *words], check=True)
@@ -356,19 +319,17 @@ def test_keys_that_do_not_fit(run_cli, words: list[str], message: str) -> None:
         ('[{"x": 1}]', "neither a Tianchi source"),
     ],
 )
-def test_bad_annotations(
-    tmp_path, fake_models, cohort, run_cli, content: str, message: str
-) -> None:
+def test_bad_annotations(tmp_path, fake_models, cohort, val, content: str, message: str) -> None:
     cohort[1].write_text(content)
-    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o"))
+    code, _, warned = val(*cohort)
     assert code == 1
     assert message in warned
     assert not (tmp_path / "o").exists()
 
 
-def test_no_stored_predictions_at_all(tmp_path, fake_models, cohort, run_cli) -> None:
+def test_no_stored_predictions_at_all(tmp_path, fake_models, cohort, val) -> None:
     (tmp_path / "p").mkdir()
-    code, _, warned = run_cli(*val_words(*cohort, tmp_path / "o", f"predictions={tmp_path / 'p'}"))
+    code, _, warned = val(*cohort, f"predictions={tmp_path / 'p'}")
     assert code == 2
     assert "holds no STUDY/result.json" in warned
 

@@ -173,12 +173,7 @@ def test_the_command_runs_without_torch(
     for mine, other in zip(wanted["structures"], found["structures"], strict=True):
         assert mine["level"] == other["level"]
         np.testing.assert_allclose(other["point_xy"], mine["point_xy"], atol=0.5)
-    assert (tmp_path / "o" / found_name(tmp_path / "o") / "overlay.png").is_file()
-
-
-def found_name(out: Path) -> str:
-    (path,) = out.glob("*/result.json")
-    return path.parent.name
+    assert list((tmp_path / "o").glob("*/overlay.png"))
 
 
 def test_ordinary_weights_without_torch_say_what_to_do(study: Path, tmp_path: Path) -> None:

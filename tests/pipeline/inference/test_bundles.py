@@ -129,67 +129,62 @@ def test_a_name_of_the_registry_wins_over_a_folder(
     ]  # fmt: skip
 
 
-def network(role: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda content: content["networks"][role]
-
-
-DAMAGED: dict[str, tuple[Change, str]] = {
-    "schema": (lambda c: c.update(schema=2), r"schema 2.*reads schema 1: export it again"),
-    "no schema": (lambda c: c.pop("schema"), r"schema None"),
-    "kind": (lambda c: c.update(kind="other"), "no description of a bundle"),
-    "format": (lambda c: c.update(format="pickle"), "format 'pickle', wanted one of onnx"),
-    "format list": (lambda c: c.update(format=[]), "format"),
-    "no networks": (lambda c: c.pop("networks"), "networks is missing"),
-    "networks list": (lambda c: c.update(networks=[]), "damaged"),
-    "no namer key": (lambda c: c["networks"].pop("namer"), "namer is missing"),
-    "no detector": (lambda c: c["networks"].update(detector=None), "damaged"),
-    "no classifier": (lambda c: c["networks"].update(classifier=None), "damaged"),
+GONE = object()
+DAMAGED: dict[str, tuple[str, Any, str]] = {
+    "schema": ("schema", 2, r"schema 2.*reads schema 1: export it again"),
+    "no schema": ("schema", GONE, r"schema None"),
+    "kind": ("kind", "other", "no description of a bundle"),
+    "format": ("format", "pickle", "format 'pickle', wanted one of onnx"),
+    "format list": ("format", [], "format"),
+    "no networks": ("networks", GONE, "networks is missing"),
+    "networks list": ("networks", [], "damaged"),
+    "no namer key": ("networks.namer", GONE, "namer is missing"),
+    "no detector": ("networks.detector", None, "damaged"),
+    "no classifier": ("networks.classifier", None, "damaged"),
     "traversal": (
-        lambda c: network("detector")(c)["files"][0].update(file="../../detector.onnx"),
+        "networks.detector.files.0.file", "../../detector.onnx",
         r"files \['\.\./\.\./detector\.onnx'\], wanted detector\.onnx",
     ),
-    "absolute": (
-        lambda c: network("namer")(c)["files"][0].update(file="/etc/passwd"), "wanted namer.onnx",
-    ),
-    "pickle": (
-        lambda c: network("detector")(c)["files"][0].update(file="detector.pt"), "detector.onnx",
-    ),
+    "absolute": ("networks.namer.files.0.file", "/etc/passwd", "wanted namer.onnx"),
+    "pickle": ("networks.detector.files.0.file", "detector.pt", "detector.onnx"),
     "two files": (
-        lambda c: network("detector")(c).update(files=network("detector")(c)["files"] * 2), "files",
+        "networks.detector.files", [{"file": "detector.onnx"}] * 2,
+        r"files \['detector\.onnx', 'detector\.onnx'\]",
     ),
-    "size text": (lambda c: network("namer")(c)["files"][0].update(size="9"), "size '9'"),
-    "size bool": (lambda c: network("namer")(c)["files"][0].update(size=True), "size True"),
-    "sha256": (lambda c: network("namer")(c)["files"][0].update(sha256="XY"), "sha256 'XY'"),
-    "names": (lambda c: network("detector")(c).update(names=["cat"]), "wanted levels"),
-    "names twice": (lambda c: network("detector")(c).update(names=["L1", "L1"]), "wanted levels"),
-    "names map": (lambda c: network("detector")(c).update(names={"L1": 1}), "wanted levels"),
-    "imgsz": (lambda c: network("detector")(c).update(imgsz=10**9), "imgsz 1000000000, wanted"),
-    "endless": (lambda c: network("detector")(c).update(imgsz=float("inf")), "imgsz inf, wanted"),
-    "channels": (lambda c: network("detector")(c).update(channels=0), "channels 0"),
-    "crop size": (lambda c: network("classifier")(c)["crop"].update(size=10**6), "size 1000000"),
-    "margin": (lambda c: network("classifier")(c)["crop"].update(margin=float("nan")), "margin"),
-    "align": (lambda c: network("classifier")(c)["crop"].update(align=["x"]), "align"),
-    "outputs": (lambda c: network("classifier")(c).update(outputs={"nine": []}), "outputs"),
-    "classes": (lambda c: network("classifier")(c)["outputs"].update(binary=["a", "b"]), "outputs"),
-    "strip": (lambda c: network("namer")(c)["strip"].update(above=10**9), "above 1000000000"),
-    "name": (lambda c: c.update(name=5), "name is no text"),
-    "decode": (lambda c: c["decode"].pop("spine"), "spine is missing"),
-    "decode unknown": (lambda c: c["decode"]["spine"].update(magic=1), "magic unknown or missing"),
-    "decode zero": (lambda c: c["decode"]["spine"].update(temperature=0), "temperature 0"),
-    "decode text": (lambda c: c["decode"]["spine"].update(skip_cost="x"), "skip_cost 'x'"),
-    "decode huge": (lambda c: c["decode"]["spine"].update(skip_cost=10**400), "damaged"),
-    "decode count": (
-        lambda c: c["decode"]["spine"].update(candidates_per_level=10**9), "candidates_per_level",
-    ),
-    "reference": (
-        lambda c: c["decode"]["spine"].update(reference_confidence=1), "reference_confidence",
-    ),
+    "size text": ("networks.namer.files.0.size", "9", "size '9'"),
+    "size bool": ("networks.namer.files.0.size", True, "size True"),
+    "sha256": ("networks.namer.files.0.sha256", "XY", "sha256 'XY'"),
+    "names": ("networks.detector.names", ["cat"], "wanted levels"),
+    "names twice": ("networks.detector.names", ["L1", "L1"], "wanted levels"),
+    "names map": ("networks.detector.names", {"L1": 1}, "wanted levels"),
+    "imgsz": ("networks.detector.imgsz", 10**9, "imgsz 1000000000, wanted"),
+    "endless": ("networks.detector.imgsz", float("inf"), "imgsz inf, wanted"),
+    "channels": ("networks.detector.channels", 0, "channels 0"),
+    "crop size": ("networks.classifier.crop.size", 10**6, "size 1000000"),
+    "margin": ("networks.classifier.crop.margin", float("nan"), "margin"),
+    "align": ("networks.classifier.crop.align", ["x"], "align"),
+    "outputs": ("networks.classifier.outputs", {"nine": []}, "outputs"),
+    "classes": ("networks.classifier.outputs.binary", ["a", "b"], "outputs"),
+    "strip": ("networks.namer.strip.above", 10**9, "above 1000000000"),
+    "name": ("name", 5, "name is no text"),
+    "decode": ("decode.spine", GONE, "spine is missing"),
+    "decode unknown": ("decode.spine.magic", 1, "magic unknown or missing"),
+    "decode zero": ("decode.spine.temperature", 0, "temperature 0"),
+    "decode text": ("decode.spine.skip_cost", "x", "skip_cost 'x'"),
+    "decode huge": ("decode.spine.skip_cost", 10**400, "damaged"),
+    "decode count": ("decode.spine.candidates_per_level", 10**9, "candidates_per_level"),
+    "reference": ("decode.spine.reference_confidence", 1, "reference_confidence"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_description_is_refused(bundle: Path, case: tuple[Change, str]) -> None:
-    change, message = case
+@pytest.mark.parametrize(("way", "value", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_description_is_refused(bundle: Path, way: str, value: Any, message: str) -> None:
+    def change(content: Any) -> None:
+        *steps, last = way.split(".")
+        for step in steps:
+            content = content[int(step) if step.isdigit() else step]
+        content.pop(last) if value is GONE else content.update({last: value})
+
     changed(bundle, change)
     with pytest.raises(WeightsError, match=message) as caught:
         bundle_of(settings(bundle))

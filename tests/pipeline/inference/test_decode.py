@@ -43,6 +43,16 @@ def spine(
     return [(rank, 100.0, 30.0 + gap * rank, 2 * gap, confidence) for rank in range(11)]
 
 
+def noisy(
+    rng: np.random.Generator, ranks: list[int], spread: float
+) -> list[tuple[int, float, float, float, float]]:
+    """Boxes of ranks about their places, with any confidence."""
+    return [
+        (r, rng.normal(100, 5), rng.normal(30 + 12 * r, spread), 24.0, rng.uniform(0.02, 0.9))
+        for r in ranks
+    ]
+
+
 def levels_at(decoded) -> dict[str, float]:
     return {s.level: round(s.point_xy[1], 3) for s in decoded.structures}
 
@@ -79,17 +89,7 @@ def score_by_hand(rows, chain, settings: DecodeSettings) -> float:
 def test_chain_is_the_best_of_all_assignments(seed: int) -> None:
     rng = np.random.default_rng(seed)
     ranks = sorted(rng.choice(11, size=5, replace=False))
-    rows = [
-        (
-            int(rank),
-            rng.uniform(90, 110),
-            30 + 12 * rank + rng.normal(0, 12),
-            24.0,
-            rng.uniform(0.01, 0.9),
-        )
-        for rank in ranks
-        for _ in range(rng.integers(1, 4))
-    ]
+    rows = noisy(rng, [int(rank) for rank in ranks for _ in range(rng.integers(1, 4))], 12)
     settings = DecodeSettings(
         skip_cost=rng.uniform(0, 3), end_cost=rng.uniform(0, 1), spacing_sigma=0.4
     )
@@ -110,10 +110,7 @@ def test_chain_is_the_best_of_all_assignments(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_the_chain_alone_is_that_of_the_whole_decoding(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    rows = [
-        (int(rank), 100 + rng.normal(0, 5), 30 + 12 * rank + rng.normal(0, 9), 24.0, rng.uniform())
-        for rank in rng.integers(0, 11, size=seed * 3)
-    ]
+    rows = noisy(rng, rng.integers(0, 11, size=seed * 3).tolist(), 9)
     settings = DecodeSettings(skip_cost=rng.uniform(0, 3))
     candidates = boxes(rows, per_level=2)
     found = decode_chain(candidates, settings)
@@ -123,17 +120,7 @@ def test_the_chain_alone_is_that_of_the_whole_decoding(seed: int) -> None:
 
 def test_order_of_the_candidates_does_not_matter() -> None:
     rng = np.random.default_rng(3)
-    rows = [
-        (
-            rank,
-            100 + rng.normal(0, 5),
-            30 + 12 * rank + rng.normal(0, 8),
-            24.0,
-            rng.uniform(0.02, 0.95),
-        )
-        for rank in range(11)
-        for _ in range(4)
-    ]
+    rows = noisy(rng, [*range(11)] * 4, 8)
     shuffled = [rows[i] for i in rng.permutation(len(rows))]
     assert decode_spine(boxes(rows)) == decode_spine(boxes(shuffled))
 
@@ -216,17 +203,7 @@ def test_a_spine_slipped_by_a_rung_is_put_right_by_the_rest() -> None:
 @pytest.mark.parametrize("scale", [0.25, 1.0, 7.0])
 def test_size_of_the_image_does_not_matter(scale: float) -> None:
     rng = np.random.default_rng(5)
-    rows = [
-        (
-            rank,
-            100 + rng.normal(0, 4),
-            30 + 12 * rank + rng.normal(0, 6),
-            24.0,
-            rng.uniform(0.05, 0.9),
-        )
-        for rank in range(11)
-        for _ in range(3)
-    ]
+    rows = noisy(rng, [*range(11)] * 3, 6)
     scaled = [(r, x * scale, y * scale, h * scale, c) for r, x, y, h, c in rows]
     plain, other = decode_spine(boxes(rows)), decode_spine(boxes(scaled))
     assert plain.score == pytest.approx(other.score, abs=1e-3)

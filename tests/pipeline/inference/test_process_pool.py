@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,9 +98,8 @@ def test_a_failure_costs_one_item(word: str, kind: str, reason: str) -> None:
     assert (found["a"].value, found["b"].value) == ("A", "B")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_hangs_is_replaced(workers: int) -> None:
-    with ProcessPool(act, workers=workers, limits=Limits(seconds=2.0)) as pool:
+def test_a_worker_that_hangs_is_replaced() -> None:
+    with ProcessPool(act, workers=1, limits=Limits(seconds=2.0)) as pool:
         found = results(pool, "hang", "a", "b", "c")
     assert found["hang"].failure.kind == "timeout"
     assert "longer than timeout=2 seconds; allow more by timeout=" in found["hang"].failure.reason
@@ -107,12 +107,14 @@ def test_a_worker_that_hangs_is_replaced(workers: int) -> None:
     assert [found[word].value for word in "abc"] == ["A", "B", "C"]
 
 
-def test_a_caller_that_takes_its_time_is_no_hang() -> None:
+def test_a_caller_that_takes_its_time_is_no_hang(monkeypatch) -> None:
     """The clock of an item goes on while nobody asks, but what is ready counts."""
-    with ProcessPool(act, workers=2, limits=Limits(seconds=0.5)) as pool:
+    with ProcessPool(act, workers=2, limits=Limits(seconds=300)) as pool:
         coming = pool.map(["a", "b", "c", "d"])
         found = [next(coming)]
-        time.sleep(1)
+        assert all(worker.connection.poll(60) for worker in pool._workers)
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)
+        monkeypatch.setattr(process_pool, "time", later)
         found += coming
     assert [result.failure for result in found] == [None] * 4
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -278,18 +276,6 @@ def test_an_abstained_naming() -> None:
 
 
 # ---- where they show
-
-
-def test_codes_stand_in_every_output(tmp_path, fake_models, make_study, run_cli) -> None:
-    make_study(tmp_path / "s", spacing=12.5)
-    out = tmp_path / "o"
-    _, _, warned = run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={out}")
-    assert "s: spacing_implausible: " in warned
-    assert "s: warning, spacing_implausible: " in (out / "log.txt").read_text()
-    found = json.loads((out / "s" / "result.json").read_text())["warnings"]
-    assert [each["code"] for each in found] == ["spacing_implausible"]
-    with (out / "results.csv").open() as file:
-        assert {row["warnings"] for row in csv.DictReader(file)} == {"spacing_implausible"}
 
 
 def test_the_picture_names_doubts_about_the_levels(tmp_path, fake_pipeline, make_study) -> None:

@@ -6,25 +6,21 @@ import csv
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
-from PIL import Image
 from safetensors.numpy import load_file
 
 from spineline.converters.formats.coco import write_coco
-from spineline.converters.formats.yolo import write_yolo
-from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.labels import LEVELS, SEVEN_NAMES, kind_of_level
+from spineline.datasets.labels import LEVELS, SEVEN_NAMES
 from spineline.datasets.predictions import read_predictions
-from spineline.datasets.splits import records_by_part
-from spineline.datasets.types import ImageRecord, Structure
+from spineline.datasets.types import ImageRecord
 from spineline.detect.engine.dataset import read_data, read_images
 from spineline.detect.evaluation.evaluate import MatchingRules, evaluate_detections
 from spineline.detect.results import Detections
@@ -43,6 +39,7 @@ from spineline.pipeline.kfold.settings import (
 from spineline.pipeline.kfold.table import TableRow, aligned_rows, flat_metrics, rows_csv, rows_png
 from spineline.pipeline.kfold.tasks import ClassifyTask, DetectTask, OneStageTask
 from spineline.pipeline.kfold.variants import Variant
+from spineline.pipeline.training.train import resolved_training
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = "test_resnet"
@@ -50,39 +47,25 @@ QUICK = (f"model={TINY}", "epochs=2", "size=16", "batch=64", "head=both", "plots
          "balance=none", "jitter=false", "draws=20", "variants=original")  # fmt: skip
 
 
-def make_record(study: str, image: str, number: int) -> ImageRecord:
-    """Eleven structures on 64 x 64 pixels; every third study carries Schmorl's nodes."""
-    points = np.stack([np.full(11, 30.0), 7.0 + 5.0 * np.arange(11)], axis=1)
-    structures = []
-    for n, (level, box) in enumerate(zip(LEVELS, boxes_from_points(points), strict=True)):
-        kind = kind_of_level(level)
-        tags: tuple[str, ...] = (f"v{1 + (number + n) % 2}",)
-        if kind == "disc" and number % 3 == 0 and n == 4:
-            tags = ("v5",)
-        edges = tuple(float(v) for v in box)
-        structures.append(Structure(level, kind, tuple(points[n].tolist()), edges, tags))  # type: ignore[arg-type]
-    uid = f"1.2.{number}"
-    return ImageRecord(image, study, 64, 64, tuple(structures), study_uid=uid)
+@pytest.fixture(scope="session")
+def record_of(make_record) -> Callable[..., ImageRecord]:
+    """Build the record of a study of a number; every third study carries Schmorl's nodes."""
 
+    def make(number: int, image: str = "") -> ImageRecord:
+        def tags_of(rank: int) -> tuple[str, ...]:
+            rare = number % 3 == 0 and rank == 4
+            return ("v5",) if rare else (f"v{1 + (number + rank) % 2}",)
 
-def write_dataset(root: Path, records: Sequence[ImageRecord], parts: dict[str, str]) -> Path:
-    by_part = records_by_part(records, parts)  # type: ignore[arg-type]
-    for part, held in by_part.items():
-        (root / "images" / part).mkdir(parents=True)
-        for record in held:
-            rng = np.random.default_rng(int(record.image_id[:3]))
-            pixels = rng.integers(0, 255, (64, 64)).astype(np.uint8)
-            Image.fromarray(pixels).save(root / "images" / part / f"{record.image_id}.png")
-    write_yolo(root, by_part, "level")
-    write_coco(root, by_part, "level")
-    return root
+        return make_record(f"{number:03}", tags_of, image, study_uid=f"1.2.{number}")
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(tmp_path_factory: pytest.TempPathFactory, record_of, write_dataset) -> Path:
     """Nine patients in train and val, one of them with two images; two in test."""
-    records = [make_record(f"{n:03}", f"{n:03}-000", n) for n in range(11)]
-    records.insert(5, make_record("004", "004-001", 4))
+    records = [record_of(n) for n in range(11)]
+    records.insert(5, record_of(4, "004-001"))
     parts = {f"{n:03}": "train" if n < 6 else "val" if n < 9 else "test" for n in range(11)}
     return write_dataset(tmp_path_factory.mktemp("kfold") / "data", records, parts)
 
@@ -147,9 +130,11 @@ def test_folds_follow_from_the_seed_and_are_kept(dataset: Path, tmp_path: Path) 
     assert [list(again.studies(n)) for n in range(3)] == content["folds"]
 
 
-def test_other_data_than_the_folds_were_drawn_of_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_other_data_than_the_folds_were_drawn_of_is_refused(
+    dataset, tmp_path, record_of, write_dataset
+) -> None:
     make_folds(detect_settings(dataset, tmp_path / "a"))
-    records = [make_record(f"{n:03}", f"{n:03}-000", n) for n in (1, 2, 77)]
+    records = [record_of(n) for n in (1, 2, 77)]
     other = write_dataset(tmp_path / "other", records, {"001": "train", "002": "val", "077": "val"})
     with pytest.raises(ConfigError, match="was not drawn of it: study '077' is in no fold"):
         make_folds(detect_settings(other, tmp_path / "a"))
@@ -196,30 +181,27 @@ def test_a_folder_of_folds_is_taken_as_it_is(dataset: Path, tmp_path: Path) -> N
         ({"000": "vv", "001": "tt"}, "000 is validated in fold0 already"),
         ({"000": "vt", "001": "tv", "002": "t-"}, "002 is not in train or val"),
         ({"000": "vt", "001": "vt"}, "wanted studies in train and in val"),
+        ({"000": "v t", "001": "t v"}, "fold1 is missing among its 2 folds"),
     ],
-    ids=["never", "twice", "missing", "no train"],
+    ids=["never", "twice", "missing", "no train", "a fold"],
 )
-def test_folders_that_are_no_folds(tmp_path: Path, layout: dict[str, str], message: str) -> None:
+def test_folders_that_are_no_folds(
+    tmp_path, record_of, write_dataset, layout: dict[str, str], message: str
+) -> None:
     part = {"v": "val", "t": "train"}
-    for n in range(2):
+    for n in range(len(layout["000"])):
         parts = {study: part[where[n]] for study, where in layout.items() if where[n] in part}
-        records = [make_record(study, f"{study}-000", int(study)) for study in parts]
-        write_dataset(tmp_path / "f" / f"fold{n}", records, parts)
+        records = [record_of(int(study)) for study in parts]
+        if layout["000"][n] != " ":
+            write_dataset(tmp_path / "f" / f"fold{n}", records, parts)
     with pytest.raises(AnnotationError, match=message):
         make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
 
 
-def test_a_missing_fold_is_named(tmp_path: Path) -> None:
-    for name in ("fold0", "fold2"):
-        (tmp_path / "f" / name).mkdir(parents=True)
-    with pytest.raises(AnnotationError, match="fold1 is missing among its 2 folds"):
-        make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
-
-
-def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
+def test_a_patient_on_both_sides_is_refused(tmp_path, record_of, write_dataset) -> None:
     """Two images of one patient, the second moved from train to val by hand."""
-    records = [make_record("000", "000-000", 0), make_record("001", "001-000", 1)]
-    torn = [*records, make_record("000", "000-001", 0)]
+    records = [record_of(0), record_of(1)]
+    torn = [*records, record_of(0, "000-001")]
     for n in range(2):
         root = write_dataset(tmp_path / "f" / f"fold{n}", records, {"000": "train", "001": "val"})
         sides = {"train": [torn[0]], "val": torn[1:], "test": []}
@@ -403,19 +385,14 @@ def test_variants_whose_key_has_no_effect_are_told(
     assert "label_smoothing: will train alike" not in caplog.text
 
 
-def test_mixup_differs_from_the_reports_recipe_without_it() -> None:
-    settings = detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0)
-    task_of(settings).check(task_of(settings).variants())
-
-
-def test_help_lists_the_keys_of_the_training_and_of_the_folds(run_cli: Cli) -> None:
-    for task, words in (
-        ("detect", ("hyp", "imgsz", "label_smoothing", "variants", "checkpoint", "k")),
-        ("classify", ("hyp", "size", "balance", "variants", "metric")),
-    ):
-        _, said, _ = run_cli("kfold", task, "help")
-        listed = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]
-        assert set(words) <= set(listed)
+def test_mixup_differs_from_the_reports_recipe_without_it(caplog) -> None:
+    """The recipe's own mixup is the variant's, so that without a key for all both train alike."""
+    kfold = task_of(detect_settings(Path("d"), Path("o"), hyp="report", mixup=0.0))
+    variants = kfold.variants()
+    kfold.check(variants)
+    assert "train alike" not in caplog.text
+    trained = {v.name: resolved_training(kfold.training(v))["mixup"] for v in variants}
+    assert trained == {"original": 0.0, "label_smoothing": 0.0, "mixup": 0.2}
 
 
 # The command, with a training that takes no time
@@ -461,14 +438,29 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return made
 
 
-def words(dataset: Path, out: Path, *more: str) -> list[str]:
-    return ["kfold", "classify", f"data={dataset}", f"out={out}", f"model={TINY}", "draws=20",
-            "variants=original,label_smoothing", *more]  # fmt: skip
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "o"
 
 
-def test_table_and_files(dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli) -> None:
-    out = tmp_path / "o"
-    code, said, warned = run_cli(*words(dataset, out))
+@pytest.fixture
+def go(dataset: Path, out: Path, fake: Fake, run_cli: Cli) -> Cli:
+    """Cross-validate two variants of a classifier, with the trainings of the fake."""
+
+    def run(
+        *words: str,
+        data: Path = dataset,
+        out: Path = out,
+        variants: str = "original,label_smoothing",
+    ) -> tuple[int, str, str]:
+        keys = (f"data={data}", f"out={out}", f"model={TINY}", "draws=20", f"variants={variants}")
+        return run_cli("kfold", "classify", *keys, *words)
+
+    return run
+
+
+def test_table_and_files(go, out, tmp_path, fake) -> None:
+    code, said, warned = go()
     assert (code, warned) == (0, "")
     assert fake.trained == [
         (name, n, "cpu") for name in ("original", "label_smoothing") for n in range(3)
@@ -497,11 +489,8 @@ def test_table_and_files(dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
     assert figure["pooled"]["n"] == 10
 
 
-def test_fold_weights_are_what_pipeline_val_reads(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
-) -> None:
-    out = tmp_path / "o"
-    run_cli(*words(dataset, out))
+def test_fold_weights_are_what_pipeline_val_reads(go, out) -> None:
+    go()
     folds = read_fold_weights([out / "original"])
     drawn = json.loads((out / "folds.json").read_text())["folds"]
     assert [list(fold.studies) for fold in folds] == drawn
@@ -511,18 +500,15 @@ def test_fold_weights_are_what_pipeline_val_reads(
     assert folds[0].study_uids == tuple(f"1.2.{int(study)}" for study in folds[0].studies)
 
 
-def test_it_goes_on_where_it_was_stopped(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
-) -> None:
-    out = tmp_path / "o"
+def test_it_goes_on_where_it_was_stopped(go, out, dataset, tmp_path, fake, run_cli) -> None:
     fake.stop = ("original", 2)
-    assert run_cli(*words(dataset, out))[0] == 130
+    assert go()[0] == 130
     assert not (out / "kfold.md").exists()
     fake.stop, done = None, len(fake.trained)
-    code, _, warned = run_cli(*words(dataset, out))
+    code, _, warned = go()
     assert (code, len(fake.trained)) == (1, done)
     assert "resume=true goes on with it" in warned
-    assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
+    assert go("resume=true")[0] == 0
     assert [job[:2] for job in fake.trained[done:]] == [
         ("original", 2), *(("label_smoothing", n) for n in range(3))
     ]  # fmt: skip
@@ -532,7 +518,7 @@ def test_it_goes_on_where_it_was_stopped(
     assert len(fake.trained) == done + 4  # nothing is left to train
     assert {p: p.read_bytes() for p in first} == first
     whole = tmp_path / "whole" / "o"
-    run_cli(*words(dataset, whole))
+    go(out=whole)
     assert (whole / "kfold.json").read_bytes() == (out / "kfold.json").read_bytes()
 
 
@@ -543,30 +529,23 @@ def test_it_goes_on_where_it_was_stopped(
         (["seed=4"], "seed=4: the run in"),
         (["checkpoint=best"], "checkpoint=best: the run in"),
         (["k=2"], "holds 3 folds"),
+        (["folds={tmp_path}/f.json"], "leave "),
     ],
 )
-def test_changed_settings_are_refused(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, more: list[str], message: str
+def test_what_changes_is_refused_and_not_remembered(
+    go, out, fake, tmp_path, more: list[str], message: str
 ) -> None:
-    run_cli(*words(dataset, tmp_path / "o"))
-    code, _, warned = run_cli(*words(dataset, tmp_path / "o", "resume=true", *more))
+    go()
+    (tmp_path / "f.json").write_text(
+        json.dumps({"folds": [["000"], [f"{n:03}" for n in range(1, 9)]]})
+    )
+    record = (out / "run.yaml").read_bytes()
+    code, _, warned = go("resume=true", *(word.format(tmp_path=tmp_path) for word in more))
     assert code == 2
     assert message in warned
-    assert (tmp_path / "o" / "kfold.md").exists()
-
-
-def test_what_was_refused_is_not_remembered(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
-) -> None:
-    out, other = tmp_path / "o", tmp_path / "f.json"
-    run_cli(*words(dataset, out))
-    other.write_text(json.dumps({"folds": [["000"], [f"{n:03}" for n in range(1, 9)]]}))
-    record = (out / "run.yaml").read_bytes()
-    for wrong in ("k=2", f"folds={other}"):
-        code, _, warned = run_cli(*words(dataset, out, "resume=true", wrong))
-        assert (code, "leave " in warned) == (2, True)
-        assert (out / "run.yaml").read_bytes() == record
-    assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
+    assert (out / "kfold.md").exists()
+    assert (out / "run.yaml").read_bytes() == record
+    assert go("resume=true")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -578,44 +557,37 @@ def test_what_was_refused_is_not_remembered(
     ],
 )
 def test_scores_that_cannot_be_read_say_what_to_do(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli, name: str, text: str, message: str
+    go, out, name: str, text: str, message: str
 ) -> None:
-    out = tmp_path / "o"
-    run_cli(*words(dataset, out))
+    go()
     (out / "original" / "fold1" / "val" / name).write_text(text)
-    code, _, warned = run_cli(*words(dataset, out, "resume=true"))
+    code, _, warned = go("resume=true")
     assert code == 1
     assert f"fold1/val/{name}: " in warned
     assert message in warned
     assert "run with resume=true" in warned
 
 
-def test_variants_may_be_added_but_not_changed(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
-) -> None:
-    out, file = tmp_path / "o", tmp_path / "v.yaml"
+def test_variants_may_be_added_but_not_changed(go, out, tmp_path, fake) -> None:
+    file = tmp_path / "v.yaml"
     file.write_text("mine: {lr: 0.5}")
-    begin = [w for w in words(dataset, out) if not w.startswith("variants=")]
-    run_cli(*begin, f"variants={file}")
-    assert run_cli(*begin, f"variants=original,{file}", "resume=true")[0] == 0
+    go(variants=str(file))
+    assert go("resume=true", variants=f"original,{file}")[0] == 0
     assert [job[:2] for job in fake.trained[3:]] == [("original", n) for n in range(3)]
     assert list(json.loads((out / "kfold.json").read_text())["variants"]) == ["original", "mine"]
     file.write_text("mine: {lr: 0.25}")
-    code, _, warned = run_cli(*begin, f"variants={file}", "resume=true")
+    code, _, warned = go("resume=true", variants=str(file))
     assert code == 2
     assert "variant mine: is lr=0.25 now, and began in" in warned
-    assert run_cli(*begin, "variants=mixup", "resume=true")[0] == 0
+    assert go("resume=true", variants="mixup")[0] == 0
     told = json.loads((out / "kfold.json").read_text())["variants"]
     assert list(told) == ["mine", "original", "mixup"]  # those of before stay in the table
     assert told["mine"]["seven.accuracy"]["mean"] is not None
 
 
-def test_a_failing_fold_does_not_lose_the_others(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
-) -> None:
-    out = tmp_path / "o"
+def test_a_failing_fold_does_not_lose_the_others(go, out, fake) -> None:
     fake.fail = {("original", 1)}
-    code, said, warned = run_cli(*words(dataset, out))
+    code, said, warned = go()
     assert code == 1
     assert "error: original, fold 2: the loss is not a number" in warned
     assert len(fake.trained) == 6
@@ -629,7 +601,7 @@ def test_a_failing_fold_does_not_lose_the_others(
     assert content["variants"]["label_smoothing"]["seven.accuracy"]["mean"] == 0.6
     assert len(read_fold_weights([out / "original"])) == 2
     fake.fail = set()
-    assert run_cli(*words(dataset, out, "resume=true"))[0] == 0
+    assert go("resume=true")[0] == 0
     assert len(fake.trained) == 7
 
 
@@ -637,21 +609,18 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_overwriting_replaces_a_cross_validation_and_nothing_else(
-    dataset: Path, tmp_path: Path, fake: Fake, run_cli: Cli
-) -> None:
-    out = tmp_path / "o"
-    run_cli(*words(dataset, out))
+def test_overwriting_replaces_a_cross_validation_and_nothing_else(go, out, tmp_path) -> None:
+    go()
     (out / "old").touch()
-    assert run_cli(*words(dataset, out, "overwrite=true"))[0] == 0
+    assert go("overwrite=true")[0] == 0
     assert not (out / "old").exists()
     before = tree(out)
-    assert run_cli(*words(tmp_path / "nowhere", out, "overwrite=true"))[0] == 1
+    assert go("overwrite=true", data=tmp_path / "nowhere")[0] == 1
     assert tree(out) == before  # data that cannot be read costs nothing
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    code, _, warned = run_cli(*words(dataset, tmp_path / "mine", "overwrite=true"))
+    code, _, warned = go("overwrite=true", out=tmp_path / "mine")
     assert code == 1
     assert "is no folder of spineline kfold" in warned
     assert (tmp_path / "mine" / "thesis.txt").exists()
@@ -661,7 +630,7 @@ def test_two_devices_work_side_by_side(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both jobs are under way at once, each on its device: the barrier lets neither by alone."""
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=200)
     seen: list[str] = []
 
     def work(job: FoldJob, environment: dict[str, str], started: object) -> None:

@@ -11,60 +11,59 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
-from spineline.converters.formats.coco import write_coco
-from spineline.converters.formats.yolo import write_yolo
-from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.labels import LEVELS, kind_of_level
-from spineline.datasets.splits import records_by_part
-from spineline.datasets.types import ImageRecord, Structure
+from spineline.datasets.types import ImageRecord
 from spineline.pipeline.evaluation.fold_weights import read_fold_weights
 from spineline.pipeline.kfold.jobs import FoldJob, PipelineJob
 from spineline.pipeline.training.settings import PipelineTrain
 from spineline.pipeline.training.train import TrainedPipeline, load_bundle_recipe
 
-Cli = Callable[..., tuple[int, str, str]]
 BLIND = ("001", "004", "005")
 """Studies whose images are dark, so that nothing is found in them."""
 
 
-def write_dataset(root: Path, labels: str = "level", **options: Any) -> Path:
-    """Nine studies in train and val, two in test, 64 x 64 pixels; spots where the levels are.
+@pytest.fixture
+def make_data(tmp_path, make_record, write_dataset) -> Callable[..., Path]:
+    """Write nine studies in train and val, two in test; spots where the levels are.
 
     ``{n}`` in the text of further options of a record is its number.
     """
-    points = np.stack([np.full(11, 30.0), 7.0 + 5.0 * np.arange(11)], axis=1)
-    edges = [tuple(float(v) for v in box) for box in boxes_from_points(points)]
-    structures = tuple(
-        Structure(level, kind_of_level(level), tuple(point), box, ("v1",))  # type: ignore[arg-type]
-        for level, point, box in zip(LEVELS, points.tolist(), edges, strict=True)
-    )
-    records = [
-        ImageRecord(
-            f"{n:03}-000", f"{n:03}", 64, 64, structures,
-            **{k: v.format(n=n) if isinstance(v, str) else v for k, v in options.items()},
-        )
-        for n in range(11)
-    ]  # fmt: skip
-    parts = {f"{n:03}": "train" if n < 5 else "val" if n < 9 else "test" for n in range(11)}
-    by_part = records_by_part(records, parts)  # type: ignore[arg-type]
-    for part, held in by_part.items():
-        (root / "images" / part).mkdir(parents=True)
-        for record in held:
-            pixels = np.tile(np.arange(64, dtype=np.uint8), (64, 1))  # no spot, yet an image
-            if record.study_id not in BLIND:
-                pixels[points[:, 1].astype(int), 30] = 255
-            Image.fromarray(pixels).save(root / "images" / part / f"{record.image_id}.png")
-    write_yolo(root, by_part, labels)  # type: ignore[arg-type]
-    write_coco(root, by_part, labels)  # type: ignore[arg-type]
-    return root
+
+    def pixels(record: ImageRecord) -> np.ndarray:
+        image = np.tile(np.arange(64, dtype=np.uint8), (64, 1))  # no spot, yet an image
+        if record.study_id not in BLIND:
+            image[7:58:5, 30] = 255
+        return image
+
+    def make(labels: str = "level", **options: Any) -> Path:
+        records = []
+        for n in range(11):
+            own = {k: v.format(n=n) if isinstance(v, str) else v for k, v in options.items()}
+            records.append(make_record(f"{n:03}", lambda rank: ("v1",), **own))
+        parts = {f"{n:03}": "train" if n < 5 else "val" if n < 9 else "test" for n in range(11)}
+        return write_dataset(tmp_path / "data", records, parts, labels, pixels)
+
+    return make
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "data")
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "o"
+
+
+@pytest.fixture
+def go(tmp_path, make_data, trained, run_cli, out) -> Callable[..., tuple[int, str, str]]:
+    """Cross-validate recipes on nine studies, with trainings that take no time."""
+    made: list[Path] = []
+
+    def run(*words: str, data: Path | None = None, out: Path = out) -> tuple[int, str, str]:
+        if data is None and not made:
+            made.append(make_data())
+        keys = (f"data={data or made[0]}", f"out={out}", "draws=20")
+        return run_cli("kfold", "pipeline", *keys, *words)
+
+    return run
 
 
 @pytest.fixture
@@ -86,10 +85,6 @@ def trained(monkeypatch, fake_models) -> list[PipelineTrain]:
     return seen
 
 
-def words(data: Path, *more: str) -> list[str]:
-    return ["kfold", "pipeline", f"data={data}", f"out={data.parent / 'o'}", "draws=20", *more]
-
-
 def own_recipe(folder: Path, name: str, text: str) -> str:
     (folder / name).write_text(text)
     return str(folder / name)
@@ -100,9 +95,8 @@ def rows_of(out: Path, figure: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["figure"] == figure]
 
 
-def test_figures_counted_by_hand(data, trained, run_cli, tmp_path) -> None:
-    out = tmp_path / "o"
-    code, said, warned = run_cli(*words(data, "metric=level_accuracy_8px,report.recall"))
+def test_figures_counted_by_hand(go, out) -> None:
+    code, said, warned = go("metric=level_accuracy_8px,report.recall")
     assert code == 0, warned
     folds = json.loads((out / "folds.json").read_text())["folds"]
     assert sorted(study for fold in folds for study in fold) == [f"{n:03}" for n in range(9)]
@@ -122,23 +116,20 @@ def test_figures_counted_by_hand(data, trained, run_cli, tmp_path) -> None:
     assert "report.recall" in said
 
 
-def test_images_converted_from_dicom(tmp_path, trained, run_cli) -> None:
+def test_images_converted_from_dicom(go, make_data, out) -> None:
     uids = {f"{what}_uid": f"1.2.{n}.{{n}}" for n, what in enumerate(("study", "instance"))}
-    data = write_dataset(tmp_path / "data", **uids, spacing_rc_mm=(2.0, 2.0))
-    code, _, warned = run_cli(*words(data))
+    data = make_data(**uids, spacing_rc_mm=(2.0, 2.0))
+    code, _, warned = go(data=data)
     assert code == 0, warned
-    figures = json.loads((tmp_path / "o" / "kfold.json").read_text())["variants"]["best"]
+    figures = json.loads((out / "kfold.json").read_text())["variants"]["best"]
     for figure in ("level_accuracy_8px", "level_accuracy_6mm"):
         assert figures[figure]["pooled"]["value"] == pytest.approx(6 / 9)
-    for held in read_fold_weights([tmp_path / "o" / "best"]):
+    for held in read_fold_weights([out / "best"]):
         assert held.study_uids == tuple(f"1.2.0.{int(study)}" for study in held.studies)
 
 
-def test_each_study_is_scored_by_the_fold_that_left_it_out(
-    data, trained, run_cli, tmp_path
-) -> None:
-    assert run_cli(*words(data, "seed=3", "k=2"))[0] == 0
-    out = tmp_path / "o"
+def test_each_study_is_scored_by_the_fold_that_left_it_out(trained, go, out) -> None:
+    assert go("seed=3", "k=2")[0] == 0
     folds = json.loads((out / "folds.json").read_text())["folds"]
     assert len(folds) == 2
     for n, fold in enumerate(folds):
@@ -155,13 +146,12 @@ def test_each_study_is_scored_by_the_fold_that_left_it_out(
     assert not any(s.resume for s in trained)
 
 
-def test_recipes_side_by_side(data, trained, run_cli, tmp_path) -> None:
-    longer = own_recipe(tmp_path, "longer.yaml", "detector: {epochs: 7}")
-    assert run_cli(*words(data, f"recipe=best,{longer}"))[0] == 0
-    out = tmp_path / "o"
+def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
+    longer = own_recipe(tmp_path, "longer.yaml", "detector: {epochs: 7, val: true}")
+    assert go(f"recipe=best,{longer}")[0] == 0
     assert [row["variant"] for row in rows_of(out, "seven.accuracy")] == ["best", "longer"]
     assert len(trained) == 6
-    for name, detector in (("best", {}), ("longer", {"epochs": 7})):
+    for name, detector in (("best", {}), ("longer", {"epochs": 7, "val": True})):
         kept = yaml.safe_load((out / name / "recipe.yaml").read_text())
         assert kept == load_bundle_recipe("best") | {
             "detector": load_bundle_recipe("best")["detector"] | detector
@@ -169,14 +159,17 @@ def test_recipes_side_by_side(data, trained, run_cli, tmp_path) -> None:
         assert {s.recipe for s in trained if s.out.parent.name == name} == {
             str(out / name / "recipe.yaml")
         }
+    assert (
+        "\n- Variants: best: detector(model=yolov8n, hyp=lumbar, val=False), "
+        "classifier(hyp=lumbar); longer: detector(model=yolov8n, hyp=lumbar, val=True, epochs=7), "
+        "classifier(hyp=lumbar)\n"
+    ) in (out / "kfold.md").read_text()
 
 
-def test_a_fold_that_fails_is_told_and_done_alone_later(
-    data, trained, run_cli, tmp_path, monkeypatch
-) -> None:
+def test_a_fold_that_fails_is_told_and_done_alone_later(trained, monkeypatch, go, out) -> None:
     import spineline.pipeline.training.train as module
 
-    whole, out = module.train, tmp_path / "o"
+    whole = module.train
 
     def broken(settings: PipelineTrain) -> TrainedPipeline:
         made = whole(settings)
@@ -185,7 +178,7 @@ def test_a_fold_that_fails_is_told_and_done_alone_later(
         return made
 
     monkeypatch.setattr(module, "train", broken)
-    code, said, warned = run_cli(*words(data))
+    code, said, warned = go()
     assert code == 1
     assert "best, fold 2: the disk is full" in warned
     assert "failed" in said
@@ -193,49 +186,27 @@ def test_a_fold_that_fails_is_told_and_done_alone_later(
     assert not (out / "best" / "val").exists()
     trained.clear()
     monkeypatch.setattr(module, "train", whole)
-    assert run_cli(*words(data), "resume=true")[0] == 0
+    assert go("resume=true")[0] == 0
     assert [(s.out.name, s.resume) for s in trained] == [("fold1", True)]
     assert json.loads((out / "kfold.json").read_text())["failures"] == []
     assert rows_of(out, "level_accuracy_8px")[0]["pooled"] != ""
 
 
-def test_a_recipe_is_added_and_the_first_one_shown_with_it(
-    data, trained, run_cli, tmp_path
-) -> None:
-    assert run_cli(*words(data))[0] == 0
-    trained.clear()
-    other = own_recipe(tmp_path, "other.yaml", "namer: {epochs: 3}")
-    assert run_cli(*words(data), "resume=true", f"recipe={other}")[0] == 0
-    assert {s.out.parent.name for s in trained} == {"other"}
-    names = [row["variant"] for row in rows_of(tmp_path / "o", "level_accuracy_8px")]
-    assert names == ["best", "other"]
-
-
-def test_best_is_added_to_a_recipe_of_ones_own(data, trained, run_cli, tmp_path) -> None:
+def test_best_is_added_to_a_recipe_of_ones_own(trained, tmp_path, go, out) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
-    assert run_cli(*words(data), f"recipe={mine}")[0] == 0
+    assert go(f"recipe={mine}")[0] == 0
     trained.clear()
-    assert run_cli(*words(data), "resume=true")[0] == 0
+    assert go("resume=true")[0] == 0
     assert not trained
-    assert run_cli(*words(data), "resume=true", "recipe=best")[0] == 0
+    assert go("resume=true", "recipe=best")[0] == 0
     assert {s.out.parent.name for s in trained} == {"best"}
-    names = [row["variant"] for row in rows_of(tmp_path / "o", "level_accuracy_8px")]
+    names = [row["variant"] for row in rows_of(out, "level_accuracy_8px")]
     assert names == ["mine", "best"]
 
 
-def test_the_page_says_the_recipes(data, trained, run_cli, tmp_path) -> None:
-    mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}\ndetector: {val: true}")
-    assert run_cli(*words(data), f"recipe=best,{mine}")[0] == 0
-    assert (
-        "\n- Variants: best: detector(model=yolov8n, hyp=lumbar, val=False), "
-        "classifier(hyp=lumbar); mine: detector(model=yolov8n, hyp=lumbar, val=True), "
-        "classifier(hyp=lumbar), namer(epochs=3)\n"
-    ) in (tmp_path / "o" / "kfold.md").read_text()
-
-
-def test_a_folder_with_a_comma(data, trained, fake_models, run_cli, tmp_path) -> None:
+def test_a_folder_with_a_comma(fake_models, tmp_path, go) -> None:
     out = tmp_path / "a,b"
-    assert run_cli("kfold", "pipeline", f"data={data}", f"out={out}", "draws=20")[0] == 0
+    assert go(out=out)[0] == 0
     folds = [out / "best" / f"fold{n}" for n in range(3)]
     given = [(p.settings.weights, p.settings.detector, p.settings.namer) for p in fake_models]
     wanted = [
@@ -245,28 +216,29 @@ def test_a_folder_with_a_comma(data, trained, fake_models, run_cli, tmp_path) ->
     assert given == wanted * 2  # each fold, then all out of fold
 
 
-def test_a_study_that_fails_is_told(data, trained, run_cli, tmp_path) -> None:
+def test_a_study_that_fails_is_told(go, make_data, out) -> None:
+    data = make_data()
     broken = data / "images" / "train" / "000-000.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    code, said, warned = run_cli(*words(data))
+    code, said, warned = go(data=data)
     assert code == 1
     assert "error: best, study 000-000: " in warned
     assert "1 failed; tables in" in said
-    content = json.loads((tmp_path / "o" / "kfold.json").read_text())
+    content = json.loads((out / "kfold.json").read_text())
     assert [failure["training"] for failure in content["failures"]] == ["best, study 000-000"]
     figure = content["variants"]["best"]["level_accuracy_8px"]
     assert figure["pooled"]["value"] == pytest.approx(5 / 9)
 
 
-def test_a_recipe_that_changed_is_refused(data, trained, run_cli, tmp_path) -> None:
+def test_a_recipe_that_changed_is_refused(trained, tmp_path, go) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
-    assert run_cli(*words(data), f"recipe={mine}")[0] == 0
+    assert go(f"recipe={mine}")[0] == 0
     own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 4}")
-    code, _, warned = run_cli(*words(data), "resume=true", f"recipe={mine}")
+    code, _, warned = go("resume=true", f"recipe={mine}")
     assert code == 2
     assert "variant mine: is detector(model=yolov8n, hyp=lumbar, val=False), " in warned
     assert "namer(epochs=4) now, and began in" in warned
-    code, _, warned = run_cli(*words(data), "resume=true", "fov_mm=300")
+    code, _, warned = go("resume=true", "fov_mm=300")
     assert code == 2
     assert "fov_mm=300.0: the run in" in warned
     assert len(trained) == 3
@@ -287,7 +259,7 @@ def test_a_recipe_that_changed_is_refused(data, trained, run_cli, tmp_path) -> N
     ],
 )
 def test_recipes_that_cannot_be(
-    data, trained, run_cli, tmp_path, monkeypatch, recipe: str, message: str | None
+    trained, tmp_path, monkeypatch, recipe: str, message: str | None, go, out
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own_recipe(tmp_path, "twin.yaml", "detector: {model: yolov8n}")
@@ -297,22 +269,21 @@ def test_recipes_that_cannot_be(
     own_recipe(tmp_path, "typo.yaml", "detector: {epoch: 3}")
     own_recipe(tmp_path, "folds.yaml", "namer: {epochs: 3}")
     own_recipe(tmp_path, "wrong.yaml", "detector: {hyp: nothing}")
-    code, _, warned = run_cli(*words(data, f"recipe={recipe}"))
+    code, _, warned = go(f"recipe={recipe}")
     if message is None:
         assert code == 0
         return
     assert code == 2
     assert message in warned
     assert not trained
-    assert not (tmp_path / "o").exists()
+    assert not out.exists()
 
 
-def test_other_classes_than_levels_are_refused(tmp_path, trained, run_cli) -> None:
-    data = write_dataset(tmp_path / "seven", "seven")
-    code, _, warned = run_cli(*words(data))
+def test_other_classes_than_levels_are_refused(go, make_data, out) -> None:
+    code, _, warned = go(data=make_data("seven"))
     assert code == 1
     assert "was converted with labels=seven; wanted labels=level" in warned
-    assert not (tmp_path / "o").exists()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -324,23 +295,23 @@ def test_other_classes_than_levels_are_refused(tmp_path, trained, run_cli) -> No
         (["device=,"], "names none"),
     ],
 )
-def test_keys_that_cannot_be(data, trained, run_cli, tmp_path, more, message: str) -> None:
-    code, _, warned = run_cli(*words(data, *more))
+def test_keys_that_cannot_be(trained, more, message: str, go, out) -> None:
+    code, _, warned = go(*more)
     assert code == 2
     assert message in warned
     assert not trained
-    assert not (tmp_path / "o").exists()
+    assert not out.exists()
 
 
-def test_a_job_is_told_to_another_process(tmp_path: Path) -> None:
-    train = PipelineTrain(data=tmp_path, out=tmp_path / "o", recipe="best", seed=4, device="1")
+def test_a_job_is_told_to_another_process(tmp_path, out) -> None:
+    train = PipelineTrain(data=tmp_path, out=out, recipe="best", seed=4, device="1")
     scoring: dict[str, Any] = {"spacing_mm": None, "fov_mm": 320.0, "draws": 9, "seed": 4}
     job = PipelineJob("best", 2, train, "last", scoring)
     assert FoldJob.from_json(job.to_json()) == job
 
 
 @pytest.mark.slow
-def test_for_real_with_tiny_trainings(tmp_path, run_cli) -> None:
+def test_for_real_with_tiny_trainings(tmp_path, run_cli, out) -> None:
     phantoms, data = tmp_path / "p", tmp_path / "d"
     assert run_cli("data", "phantom", f"out={phantoms}", "n=9")[0] == 0
     labels, frames = phantoms / "report_labels.json", phantoms / "frames"
@@ -352,7 +323,6 @@ def test_for_real_with_tiny_trainings(tmp_path, run_cli) -> None:
         "detector: {epochs: 2, imgsz: 128, batch: 4, close_mosaic: 1, plots: false}\n"
         "classifier: {epochs: 2, components: 30, plots: false}\nnamer: {epochs: 2}\n",
     )
-    out = tmp_path / "o"
     command = ["kfold", "pipeline", f"data={data}", f"out={out}", f"recipe={tiny}", "draws=20"]
     assert run_cli(*command, "fov_mm=320")[0] == 0
     figure = json.loads((out / "kfold.json").read_text())["variants"]["tiny"]

@@ -33,7 +33,7 @@ def run(
     make_spots,
     make_points,
     make_annotation,
-    run_cli,
+    predict,
 ):
     """Three studies, of which the labels are a little off and one has fewer levels to find."""
     points = make_points()
@@ -45,8 +45,7 @@ def run(
             points = make_points(gap=9.0)
         labels[name] = points + np.array([off, off / 2])
     make_annotation(tmp_path / "labels.json", labels)
-    words = (f"source={tmp_path / 'cohort'}", f"out={tmp_path / 'out'}", "to=coco")
-    assert run_cli("pipeline", "predict", *words)[0] == 0
+    assert predict(tmp_path / "cohort", "to=coco", out=tmp_path / "out")[0] == 0
     return tmp_path / "out"
 
 

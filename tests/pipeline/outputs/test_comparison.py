@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,13 +37,22 @@ def compared(
     return comparison
 
 
-def test_distance_and_grades(
-    tmp_path, fake_pipeline, make_study, make_points, make_annotation
-) -> None:
+@pytest.fixture
+def compared_one(tmp_path, fake_pipeline, make_study, make_annotation) -> Callable[..., Comparison]:
+    """A study beside labels at points; further keys are those of the annotation."""
+
+    def run(points: np.ndarray, image: np.ndarray | None = None, **keys: Any) -> Comparison:
+        turned = {"orientation": keys.pop("orientation")} if "orientation" in keys else {}
+        make_study(tmp_path / "s" / "one", image, **turned)
+        path = make_annotation(tmp_path / "a.json", {"one": points}, **keys)
+        return compared(fake_pipeline, tmp_path / "s", path)
+
+    return run
+
+
+def test_distance_and_grades(make_points, compared_one) -> None:
     """The fakes call discs bulging without Schmorl's node, vertebrae normal."""
-    make_study(tmp_path / "s" / "one")
-    path = make_annotation(tmp_path / "a.json", {"one": make_points() + SHIFT})
-    found = compared(fake_pipeline, tmp_path / "s", path)
+    found = compared_one(make_points() + SHIFT)
     assert tuple(found.levels) == LEVELS
     for rank, label in enumerate(found.levels.values()):
         assert label.distance_px == pytest.approx(5, abs=1e-3)
@@ -58,61 +69,38 @@ def test_distance_and_grades(
     [("v2", True), ("v1", False), ("v2,v5", False), ("v5", False), ("", None)],
     ids=["same", "other", "schmorl beside", "schmorl", "not graded"],
 )
-def test_a_grade_agrees_only_whole(
-    tag, agree, tmp_path, fake_pipeline, make_study, make_points, make_annotation
-) -> None:
-    make_study(tmp_path / "s" / "one")
-    path = make_annotation(tmp_path / "a.json", {"one": make_points()}, tag=tag)
-    found = compared(fake_pipeline, tmp_path / "s", path)
+def test_a_grade_agrees_only_whole(tag, agree, make_points, compared_one) -> None:
+    found = compared_one(make_points(), tag=tag)
     assert {found.levels[level].grade_agrees for level in LEVELS if "-" in level} == {agree}
 
 
-def test_labels_of_another_slice_come_through_the_patient(
-    tmp_path, fake_pipeline, make_study, make_points, make_annotation
-) -> None:
+def test_labels_of_another_slice_come_through_the_patient(make_points, compared_one) -> None:
     """The slices lie side by side, so that a point keeps its pixel."""
-    make_study(tmp_path / "s" / "one")
-    path = make_annotation(tmp_path / "a.json", {"one": make_points() + SHIFT}, number=1)
-    found = compared(fake_pipeline, tmp_path / "s", path)
+    found = compared_one(make_points() + SHIFT, number=1)
     for rank, label in enumerate(found.levels.values()):
         assert label.point_xy == pytest.approx(tuple(make_points()[rank] + SHIFT), abs=1e-6)
         assert label.distance_px == pytest.approx(5, abs=1e-3)
 
 
 def test_labels_are_shown_as_the_frame_is_where_the_slice_is_stored_mirrored(
-    tmp_path, fake_pipeline, make_study, make_points, make_spots, make_annotation
+    make_points, make_spots, compared_one
 ) -> None:
     image = make_spots()
-    make_study(tmp_path / "s" / "one", image[:, ::-1], orientation=(0, -1, 0, 0, 0, -1))
     stored = make_points() * (-1, 1) + (image.shape[1] - 1, 0)
-    path = make_annotation(tmp_path / "a.json", {"one": stored})
-    found = compared(fake_pipeline, tmp_path / "s", path)
+    found = compared_one(stored, image[:, ::-1], orientation=(0, -1, 0, 0, 0, -1))
     for rank, label in enumerate(found.levels.values()):
         assert label.point_xy == pytest.approx(tuple(make_points()[rank]), abs=1e-6)
         assert label.distance_px == pytest.approx(0, abs=1e-3)
 
 
 def test_levels_that_were_not_found_and_those_without_label(
-    tmp_path, fake_pipeline, make_study, make_points, make_spots, make_annotation
+    make_points, make_spots, compared_one
 ) -> None:
     """Ten spots are named from the top, so that L5-S1 is missed; T12-L1 has no label."""
-    make_study(tmp_path / "s" / "one", make_spots(make_points()[:10]))
-    path = make_annotation(tmp_path / "a.json", {"one": make_points()})
-    found = compared(fake_pipeline, tmp_path / "s", path)
+    found = compared_one(make_points(), make_spots(make_points()[:10]))
     assert found.levels["L5-S1"].distance_px is None
     assert found.levels["L5-S1"].grade_agrees is None
     assert found.summary().startswith("10 of 11 labelled levels found")
-
-
-def test_a_study_without_annotation_is_said_so(
-    tmp_path, fake_pipeline, make_study, make_points, make_annotation
-) -> None:
-    for name in ("one", "two"):
-        make_study(tmp_path / "s" / name)
-    path = make_annotation(tmp_path / "a.json", {"one": make_points()})
-    found = compared(fake_pipeline, tmp_path / "s", path, "two")
-    assert found == Comparison({}, "no annotation of this study")
-    assert found.summary() == found.reason
 
 
 def test_frames_with_the_reports_labels(tmp_path, fake_pipeline, make_spots, make_points) -> None:
@@ -144,17 +132,14 @@ def test_frames_with_the_reports_labels(tmp_path, fake_pipeline, make_spots, mak
 
 
 def test_files_of_a_compared_run(
-    tmp_path, fake_models, make_study, make_points, make_annotation, run_cli
+    tmp_path, fake_models, make_study, make_points, make_annotation, predict
 ) -> None:
     """Picture and page hold the labels; the result does not know of them."""
     for name in ("one", "two"):
         make_study(tmp_path / "s" / name)
     path = make_annotation(tmp_path / "a.json", {"one": make_points() + SHIFT}, tag="v4")
-    words = ("pipeline", "predict", f"source={tmp_path / 's'}", "to=report")
-    code, _, _ = run_cli(*words, f"out={tmp_path / 'o'}", f"compare={path}")
-    assert code == 0
-    code, _, _ = run_cli(*words, f"out={tmp_path / 'plain'}")
-    assert code == 0
+    assert predict(tmp_path / "s", "to=report", f"compare={path}")[0] == 0
+    assert predict(tmp_path / "s", "to=report", out=tmp_path / "plain")[0] == 0
     o, plain = tmp_path / "o", tmp_path / "plain"
     for name in ("one", "two"):
         same = (o / name / "result.json", plain / name / "result.json")
@@ -181,7 +166,7 @@ def test_files_of_a_compared_run(
 
 
 def test_the_picture_is_drawn_once(
-    tmp_path, fake_models, make_study, make_annotation, make_points, run_cli, monkeypatch
+    tmp_path, fake_models, make_study, make_annotation, make_points, predict, monkeypatch
 ) -> None:
     drawn = []
     draw = outputs.draw_overlay
@@ -190,8 +175,7 @@ def test_the_picture_is_drawn_once(
     )
     make_study(tmp_path / "in" / "s")
     labels = make_annotation(tmp_path / "labels.json", {"s": make_points()})
-    words = ["pipeline", "predict", f"source={tmp_path / 'in'}", f"out={tmp_path / 'o'}"]
-    assert run_cli(*words, f"compare={labels}")[0] == 0
+    assert predict(tmp_path / "in", f"compare={labels}")[0] == 0
     assert ["label x" in legend for legend in drawn] == [True]
     assert (tmp_path / "o" / "s" / "overlay.png").is_file()
 
@@ -207,16 +191,13 @@ def test_the_picture_is_drawn_once(
     ids=["absent", "broken", "empty", "other"],
 )
 def test_an_annotation_that_cannot_be_read_is_found_before_the_models_run(
-    content, code, message, tmp_path, fake_models, make_study, run_cli
+    content, code, message, tmp_path, fake_models, make_study, predict
 ) -> None:
     make_study(tmp_path / "s")
     path = tmp_path / "a.json"
     if content is not None:
         path.write_text(content)
-    found, _, said = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
-        f"compare={path}",
-    )  # fmt: skip
+    found, _, said = predict(tmp_path / "s", f"compare={path}")
     assert found == code
     assert not (tmp_path / "o").exists()
     assert not any(pipeline.detector.calls for pipeline in fake_models)
@@ -231,5 +212,7 @@ def test_a_changed_annotation_is_read_again(
     path = make_annotation(tmp_path / "a.json", {"one": make_points() + SHIFT})
     assert compared(fake_pipeline, tmp_path / "s", path).levels
     make_annotation(path, {"another-study": make_points()})
-    assert compared(fake_pipeline, tmp_path / "s", path).reason == "no annotation of this study"
+    found = compared(fake_pipeline, tmp_path / "s", path)
+    assert found == Comparison({}, "no annotation of this study")
+    assert found.summary() == found.reason
     assert "no usable label" in caplog.text

@@ -49,9 +49,7 @@ def assert_keeps_the_schema(document: dict) -> None:
             assert all(0 <= v <= 1 for v in colour)
 
 
-def test_markups(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_markups(analysis, write) -> None:
     document = write(analysis)
     assert_keeps_the_schema(document)
     assert list(document) == ["@schema", "markups"]
@@ -106,9 +104,7 @@ def test_warnings_are_where_slicer_keeps_them_and_in_full(
     assert markup["namingAbstained"] is False
 
 
-def test_no_structure_is_an_empty_list(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_no_structure_is_an_empty_list(analysis, write) -> None:
     document = write(replace(analysis, result=replace(analysis.result, structures=())))
     assert_keeps_the_schema(document)
     assert document["markups"][0]["controlPoints"] == []

@@ -22,14 +22,13 @@ from spineline.pipeline.outputs.tianchi import tianchi_entry, write_submission
 
 
 @pytest.fixture
-def run(tmp_path, fake_models, make_study, make_spots, make_points, run_cli) -> Path:
+def run(tmp_path, fake_models, make_study, make_spots, make_points, predict) -> Path:
     """A run over three studies, one with eight levels, and an image beside none of them."""
     points = make_points()
     make_study(tmp_path / "cohort" / "a", slices=5)
     make_study(tmp_path / "cohort" / "b", make_spots(points[:8]))
     make_study(tmp_path / "cohort" / "c", make_spots(points + np.array([3, 1])))
-    words = (f"source={tmp_path / 'cohort'}", f"out={tmp_path / 'out'}", "to=tianchi")
-    assert run_cli("pipeline", "predict", *words)[0] == 0
+    assert predict(tmp_path / "cohort", "to=tianchi", out=tmp_path / "out")[0] == 0
     return tmp_path / "out"
 
 
@@ -77,12 +76,11 @@ def test_round_trip(run: Path, tmp_path, run_cli) -> None:
             )
 
 
-def test_a_run_that_goes_on_writes_the_same(run: Path, tmp_path, run_cli) -> None:
+def test_a_run_that_goes_on_writes_the_same(run: Path, tmp_path, predict) -> None:
     """Studies done before are not looked at again, and keep the place of their slice."""
     first = (run / "tianchi.json").read_bytes()
     (run / "tianchi.json").unlink()
-    words = (f"source={tmp_path / 'cohort'}", f"out={run}", "to=tianchi")
-    code, said, _ = run_cli("pipeline", "predict", *words)
+    code, said, _ = predict(tmp_path / "cohort", "to=tianchi", out=run)
     assert code == 0
     assert "done earlier" in said
     assert (run / "tianchi.json").read_bytes() == first
@@ -120,12 +118,9 @@ def test_codes_as_tags_by_hand() -> None:
     assert entry["studyUid"] == "1.2"
 
 
-def test_plain_images_cannot_be_submitted(
-    tmp_path, fake_models, make_spots, run_cli, caplog
-) -> None:
+def test_plain_images_cannot_be_submitted(tmp_path, fake_models, make_spots, predict) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), make_spots())
-    words = (f"source={tmp_path / 'x.png'}", f"out={tmp_path / 'o'}", "to=tianchi")
-    code, _, warned = run_cli("pipeline", "predict", *words)
+    code, _, warned = predict(tmp_path / "x.png", "to=tianchi")
     assert code == 0
     assert "tianchi.json: 1 plain image is left out" in warned
     assert json.loads((tmp_path / "o" / "tianchi.json").read_text()) == []

@@ -35,12 +35,9 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("word", ["sr", "pr", "sc"])
-def test_a_missing_package_is_said_before_any_study_is_read(tmp_path, run_cli, word) -> None:
+def test_a_missing_package_is_said_before_any_study_is_read(tmp_path, predict, word) -> None:
     """Exit code 2, though neither the source nor the weights are there."""
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'none'}", f"out={tmp_path / 'o'}", f"to={word}",
-        "weights=none.pt",
-    )  # fmt: skip
+    code, _, warned = predict(tmp_path / "none", f"to={word}", "weights=none.pt")
     assert code == 2
     assert f"to={word}: needs the package highdicom, which is not installed" in warned
     assert "pip install 'spineline[dicom]'" in warned
@@ -55,16 +52,13 @@ def test_points_for_slicer_need_no_package(tmp_path) -> None:
 
 
 def test_plain_images_are_warned_of_and_the_run_goes_on(
-    tmp_path, fake_models, make_spots, run_cli
+    tmp_path, fake_models, make_spots, predict
 ) -> None:
     pytest.importorskip("highdicom")
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), make_spots())
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'in'}", f"out={tmp_path / 'o'}",
-        "to=sr,pr,sc,slicer",
-    )  # fmt: skip
+    code, _, warned = predict(tmp_path / "in", "to=sr,pr,sc,slicer")
     assert code == 0
     for name in ("a", "b"):
         assert f"{name}: to=sr,pr,sc,slicer needs a DICOM source" in warned

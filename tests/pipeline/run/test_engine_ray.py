@@ -84,10 +84,8 @@ def test_a_package_that_is_missing(tmp_path, run_cli, monkeypatch) -> None:
     ],
     ids=" ".join,
 )
-def test_values_that_are_none(tmp_path, run_cli, words, message: str) -> None:
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path}", f"out={tmp_path / 'o'}", *words
-    )
+def test_values_that_are_none(tmp_path, predict, words, message: str) -> None:
+    code, _, warned = predict(tmp_path, *words)
     assert code == 2
     assert message in warned
 
@@ -374,16 +372,6 @@ def _loader(pids: Path, pipeline):
     return load
 
 
-def bytes_of(out: Path) -> dict[str, bytes]:
-    """Every file but those that say which engine it was and how long things took."""
-    names = ("manifest.jsonl", "run.yaml")
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in names
-    }
-
-
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -421,7 +409,7 @@ def test_a_study_that_kills_whoever_does_it_fails_alone(
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_goes_on_over_engines(cohort, fakes, tmp_path, make_study) -> None:
+def test_a_run_goes_on_over_engines(cohort, fakes, tmp_path, make_study, bytes_of) -> None:
     make_study(cohort / "even", np.full((150, 120), 7, np.uint8))
     predict(settings_of(cohort, out=tmp_path / "local"))
     for name in "ghijkl":
@@ -442,7 +430,7 @@ def test_a_run_goes_on_over_engines(cohort, fakes, tmp_path, make_study) -> None
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_bundled_models_give_the_same_bytes(tmp_path, monkeypatch) -> None:
+def test_the_bundled_models_give_the_same_bytes(tmp_path, monkeypatch, bytes_of) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("PYTHONPATH", raising=False)

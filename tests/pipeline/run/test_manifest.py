@@ -45,10 +45,11 @@ def test_the_last_line_of_a_study_counts(tmp_path) -> None:
 
 
 def test_a_last_line_that_was_cut_anywhere(tmp_path) -> None:
-    """Of every cut, whole lines count, and the next line begins a line of its own."""
+    """Of each cut, whole lines count, and the next line begins a line of its own."""
     whole = filled(tmp_path / "m.jsonl")
     first_ends = whole.index(b"\n") + 1
-    for cut in range(len(whole)):
+    ends = (first_ends - 1, first_ends, first_ends + 1, len(whole) - 1)
+    for cut in (*range(0, len(whole), 13), *ends):
         path = tmp_path / "cut.jsonl"
         path.write_bytes(whole[:cut])
         assert is_manifest(path)

@@ -22,6 +22,10 @@ from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.outputs.study_files import title_of
 
+EVEN = np.full((150, 120), 7, np.uint8)
+T1 = {"description": "T1_TSE_SAG", "change": lambda ds: setattr(ds, "EchoTime", 10.0)}
+TRANSVERSE = {"description": "T2_TSE_TRA", "orientation": (1, 0, 0, 0, 1, 0)}
+
 
 def result_of(out: Path, name: str) -> dict:
     return json.loads((out / name / "result.json").read_text())
@@ -30,11 +34,9 @@ def result_of(out: Path, name: str) -> dict:
 # What it writes
 
 
-def test_a_study(tmp_path, fake_models, make_study, make_points, run_cli) -> None:
+def test_a_study(tmp_path, fake_models, make_study, make_points, predict) -> None:
     make_study(tmp_path / "study1")
-    code, said, _ = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'study1'}", f"out={tmp_path / 'o'}"
-    )
+    code, said, _ = predict(tmp_path / "study1")
     assert code == 0
     assert "study1: 11 of 11 levels" in said
     found = result_of(tmp_path / "o", "study1")
@@ -74,13 +76,11 @@ def test_a_study(tmp_path, fake_models, make_study, make_points, run_cli) -> Non
     assert vertebra["binary"] == {"class": 0, "probability": 0.0}
 
 
-def test_a_cohort(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_a_cohort(tmp_path, fake_models, make_study, predict) -> None:
     for name in ("b", "a", "c"):
         make_study(tmp_path / "cohort" / name)
     out = tmp_path / "o"
-    code, _, _ = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}", "batch=2"
-    )
+    code, _, _ = predict(tmp_path / "cohort", "batch=2", out=out)
     assert code == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "a", "b", "c", "log.txt", "manifest.jsonl", "results.csv", "run.yaml",
@@ -102,11 +102,10 @@ def test_a_cohort(tmp_path, fake_models, make_study, run_cli) -> None:
 
 
 def test_a_naming_that_is_not_sure_enough_is_marked(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
     make_study(tmp_path / "s")
-    words = ("pipeline", "predict", f"source={tmp_path / 's'}")
-    code, said, warned = run_cli(*words, f"out={tmp_path / 'o'}", "min_naming_probability=1")
+    code, said, warned = predict(tmp_path / "s", "min_naming_probability=1")
     assert code == 0
     assert said.startswith("s: 11 of 11 levels, naming abstained, ")
     found = result_of(tmp_path / "o", "s")
@@ -125,36 +124,23 @@ def test_a_naming_that_is_not_sure_enough_is_marked(
     (row, *_) = csv.DictReader((tmp_path / "o" / "results.csv").open())
     assert row["naming_abstained"] == "1"
     assert float(row["naming_probability"]) == found["naming"]["offset_probability"]
-    run_cli(*words, f"out={tmp_path / 'p'}")
+    predict(tmp_path / "s", out=tmp_path / "p")
     certain = (tmp_path / "p" / "s" / "overlay.png").read_bytes()
     assert (tmp_path / "o" / "s" / "overlay.png").read_bytes() != certain
     (row, *_) = csv.DictReader((tmp_path / "p" / "results.csv").open())
     assert row["naming_abstained"] == "0"
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [("1.5", "min_naming_probability=1.5"), ("sure", "min_naming_probability=sure")],
-)
-def test_a_least_probability_that_is_none(tmp_path, run_cli, value: str, message: str) -> None:
-    words = ("pipeline", "predict", f"source={tmp_path}", f"out={tmp_path / 'o'}")
-    code, _, warned = run_cli(*words, f"min_naming_probability={value}")
-    assert code == 2
-    assert message in warned
-
-
 def test_one_line_a_study_and_the_rest_in_the_log(
-    tmp_path, fake_models, make_study, make_slice, make_spots, run_cli
+    tmp_path, fake_models, make_study, make_slice, make_spots, predict
 ) -> None:
     study = tmp_path / "cohort" / "a"
     make_study(study)
     make_slice(study / "t1", make_spots(), study="a", series="t1", description="T1_TSE_SAG")
     (study / "notes.txt").write_text("foreign")
-    make_study(tmp_path / "cohort" / "b", np.full((150, 120), 7, np.uint8))
+    make_study(tmp_path / "cohort" / "b", EVEN)
     out = tmp_path / "o"
-    code, said, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}"
-    )
+    code, said, warned = predict(tmp_path / "cohort", out=out)
     assert code == 1
     chosen = "a: 11 of 11 levels, slice 2 of 3 of series 'T2_TSE_SAG' (number 1)"
     assert said.splitlines()[0] == chosen
@@ -166,14 +152,12 @@ def test_one_line_a_study_and_the_rest_in_the_log(
     assert any(line.startswith("b: ") and "constant image" in line for line in log)
 
 
-def test_overlay_is_an_enlarged_picture(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_overlay_is_an_enlarged_picture(tmp_path, fake_models, make_study, predict) -> None:
     make_study(tmp_path / "s")
-    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    predict(tmp_path / "s")
     picture = cv2.imread(str(tmp_path / "o" / "s" / "overlay.png"))
     assert picture.shape[0] >= 4 * 150
-    run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'p'}", "overlay=false"
-    )
+    predict(tmp_path / "s", "overlay=false", out=tmp_path / "p")
     assert not (tmp_path / "p" / "s" / "overlay.png").exists()
 
 
@@ -192,29 +176,18 @@ def test_same_input_same_bytes(tmp_path, fake_models, make_study, run_cli, monke
     assert digests[0] == digests[1]
 
 
-def test_no_patient_name_gets_out(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_single_dicom_file(tmp_path, fake_models, make_study, predict) -> None:
     make_study(tmp_path / "s")
-    _, said, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}"
-    )
-    texts = [p.read_bytes() for p in (tmp_path / "o").rglob("*") if p.is_file()]
-    assert not any(b"SECRET" in text for text in [*texts, said.encode(), warned.encode()])
-
-
-def test_single_dicom_file(tmp_path, fake_models, make_study, run_cli) -> None:
-    make_study(tmp_path / "s")
-    code, _, _ = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's' / 'im0'}", f"out={tmp_path / 'o'}"
-    )
+    code, _, _ = predict(tmp_path / "s" / "im0")
     assert code == 0
     assert result_of(tmp_path / "o", "im0")["structures"][0]["point_mm"][0] == 4.0  # first slice
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "npy"])
-def test_single_image(tmp_path, fake_models, make_spots, run_cli, suffix: str) -> None:
+def test_single_image(tmp_path, fake_models, make_spots, predict, suffix: str) -> None:
     path = tmp_path / f"frame.{suffix}"
     np.save(path, make_spots()) if suffix == "npy" else cv2.imwrite(str(path), make_spots())
-    code, _, _ = run_cli("pipeline", "predict", f"source={path}", f"out={tmp_path / 'o'}")
+    code, _, _ = predict(path)
     found = result_of(tmp_path / "o", "frame")
     assert code == 0
     assert found["study_uid"] is None
@@ -223,30 +196,30 @@ def test_single_image(tmp_path, fake_models, make_spots, run_cli, suffix: str) -
     assert len(found["structures"]) == 11
 
 
-def test_folder_of_images(tmp_path, fake_models, make_spots, run_cli) -> None:
+def test_folder_of_images(tmp_path, fake_models, make_spots, predict) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
     for name in ("b.png", "a.png", "a.jpg", "odd name.png", ".hidden.png"):
         cv2.imwrite(str(folder / name), make_spots())
     (folder / "notes.txt").write_text("no image")
-    code, _, _ = run_cli("pipeline", "predict", f"source={folder}", f"out={tmp_path / 'o'}")
+    code, _, _ = predict(folder)
     assert code == 0
     names = sorted(p.name for p in (tmp_path / "o").iterdir() if p.is_dir())
     assert names == ["a.jpg", "a.png", "b", "odd_name"]
 
 
 def test_a_picture_beside_a_study_does_not_disturb(
-    tmp_path, fake_models, make_study, make_spots, run_cli
+    tmp_path, fake_models, make_study, make_spots, predict
 ) -> None:
     make_study(tmp_path / "s")
     cv2.imwrite(str(tmp_path / "s" / "key.png"), make_spots())
-    code, _, _ = run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    code, _, _ = predict(tmp_path / "s")
     assert code == 0
     assert result_of(tmp_path / "o", "s")["study_uid"] is not None
 
 
 def test_a_slice_stored_upside_down_gives_points_of_the_stored_pixels(
-    tmp_path, fake_models, make_study, make_spots, make_points, run_cli
+    tmp_path, fake_models, make_study, make_spots, make_points, predict
 ) -> None:
     """Rows run from foot to head and columns from back to front: both mirrored."""
     make_study(
@@ -254,7 +227,7 @@ def test_a_slice_stored_upside_down_gives_points_of_the_stored_pixels(
         np.ascontiguousarray(make_spots()[::-1, ::-1]),
         orientation=(0, -1, 0, 0, 0, 1),
     )
-    code, _, _ = run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    code, _, _ = predict(tmp_path / "s")
     assert code == 0
     found = result_of(tmp_path / "o", "s")
     points = np.array([s["point_xy"] for s in found["structures"]])
@@ -266,10 +239,10 @@ def test_a_slice_stored_upside_down_gives_points_of_the_stored_pixels(
 
 
 def test_missing_levels_have_their_reason(
-    tmp_path, fake_models, make_study, make_spots, make_points, run_cli
+    tmp_path, fake_models, make_study, make_spots, make_points, predict
 ) -> None:
     make_study(tmp_path / "s", make_spots(make_points()[:9]))
-    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
+    predict(tmp_path / "s")
     found = result_of(tmp_path / "o", "s")
     assert found["missing_levels"] == ["L5", "L5-S1"]
     assert found["warnings"] == [
@@ -300,15 +273,9 @@ def test_the_picture_says_what_it_does_not_show(
     assert title_of(analysis) == title
 
 
-def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, predict) -> None:
     make_study(tmp_path / "s")
-    run_cli(
-        "pipeline",
-        "predict",
-        f"source={tmp_path / 's'}",
-        f"out={tmp_path / 'o'}",
-        "confidence=0.52",
-    )
+    predict(tmp_path / "s", "confidence=0.52")
     found = result_of(tmp_path / "o", "s")
     assert len(found["structures"]) == 11
     assert found["warnings"] == [
@@ -319,14 +286,7 @@ def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run
             "limit": 0.52,
         }
     ]
-    run_cli(
-        "pipeline",
-        "predict",
-        f"source={tmp_path / 's'}",
-        f"out={tmp_path / 'p'}",
-        "confidence=0.52",
-        "decode=argmax",
-    )
+    predict(tmp_path / "s", "confidence=0.52", "decode=argmax", out=tmp_path / "p")
     assert result_of(tmp_path / "p", "s")["missing_levels"] == ["L5-S1"]
 
 
@@ -334,20 +294,12 @@ def test_doubtful_boxes_are_kept_and_told(tmp_path, fake_models, make_study, run
 
 
 def test_a_failing_study_is_reported_and_the_others_finish(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
-    for name in ("good", "even", "t1"):
-        options = {"image": np.full((150, 120), 7, np.uint8)} if name == "even" else {}
-        if name == "t1":
-            options = {
-                "description": "T1_TSE_SAG",
-                "change": lambda ds: setattr(ds, "EchoTime", 10.0),
-            }
+    for name, options in (("good", {}), ("even", {"image": EVEN}), ("t1", T1)):
         make_study(tmp_path / "cohort" / name, **options)
     out = tmp_path / "o"
-    code, said, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'cohort'}", f"out={out}"
-    )
+    code, said, warned = predict(tmp_path / "cohort", out=out)
     assert code == 1
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["good"]
     assert "error: even: " in warned
@@ -358,73 +310,47 @@ def test_a_failing_study_is_reported_and_the_others_finish(
     assert [f["study"] for f in failures] == ["even", "t1"]
 
 
-def spoil_missing(folder: Path, make_study) -> Path:
-    return folder / "nowhere"
-
-
-def spoil_empty(folder: Path, make_study) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def spoil_text(folder: Path, make_study) -> Path:
+def spoil_text(folder: Path, make_study) -> None:
     folder.mkdir()
     (folder / "a.dcm").write_text("this is no DICOM")
-    return folder
 
 
-def spoil_truncated(folder: Path, make_study) -> Path:
+def spoil_truncated(folder: Path, make_study) -> None:
     make_study(folder)
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:-5000])
-    return folder
 
 
-def spoil_t1(folder: Path, make_study) -> Path:
-    make_study(folder, description="T1_TSE_SAG", change=lambda ds: setattr(ds, "EchoTime", 10.0))
-    return folder
-
-
-def spoil_transverse(folder: Path, make_study) -> Path:
-    make_study(folder, description="T2_TSE_TRA", orientation=(1, 0, 0, 0, 1, 0))
-    return folder
-
-
-def spoil_no_pixels(folder: Path, make_study) -> Path:
-    make_study(folder, change=lambda ds: delattr(ds, "PixelData"))
-    return folder
-
-
-def spoil_size(folder: Path, make_study) -> Path:
+def spoil_size(folder: Path, make_study) -> None:
     def change(ds) -> None:
         ds.Rows = ds.Columns = 40000
 
     make_study(folder, change=change)
-    return folder
 
 
-def spoil_constant(folder: Path, make_study) -> Path:
-    make_study(folder, np.full((150, 120), 7, np.uint8))
-    return folder
+def made_with(*values: object, **keys: object):
+    return lambda folder, make_study: make_study(folder, *values, **keys)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        pytest.param(spoil_missing, "no such file or folder", id="missing folder"),
-        pytest.param(spoil_empty, "empty folder", id="empty folder"),
+        pytest.param(lambda folder, _: None, "no such file or folder", id="missing folder"),
+        pytest.param(lambda folder, _: folder.mkdir(), "empty folder", id="empty folder"),
         pytest.param(spoil_text, "nor does it hold images (jpeg, jpg, npy, png", id="not DICOM"),
         pytest.param(spoil_truncated, "im1", id="truncated"),
-        pytest.param(spoil_t1, "no sagittal T2", id="T1 alone"),
-        pytest.param(spoil_transverse, "no sagittal T2", id="transverse alone"),
-        pytest.param(spoil_no_pixels, "PixelData", id="no PixelData"),
+        pytest.param(made_with(**T1), "no sagittal T2", id="T1 alone"),
+        pytest.param(made_with(**TRANSVERSE), "no sagittal T2", id="transverse alone"),
+        pytest.param(
+            made_with(change=lambda ds: delattr(ds, "PixelData")), "PixelData", id="no PixelData"
+        ),
         pytest.param(spoil_size, "40000", id="absurd size"),
-        pytest.param(spoil_constant, "constant image", id="constant"),
+        pytest.param(made_with(EVEN), "constant image", id="constant"),
     ],
 )
-def test_bad_studies(tmp_path, fake_models, make_study, run_cli, spoil, message: str) -> None:
-    source = spoil(tmp_path / "s", make_study)
-    code, _, warned = run_cli("pipeline", "predict", f"source={source}", f"out={tmp_path / 'o'}")
+def test_bad_studies(tmp_path, fake_models, make_study, predict, spoil, message: str) -> None:
+    spoil(tmp_path / "s", make_study)
+    code, _, warned = predict(tmp_path / "s")
     assert code == 1
     assert warned.startswith("error: ")
     assert message in warned
@@ -435,59 +361,35 @@ def test_bad_studies(tmp_path, fake_models, make_study, run_cli, spoil, message:
         assert json.loads(line)["status"] == "failed"
 
 
-def test_constant_image(tmp_path, fake_models, run_cli) -> None:
-    cv2.imwrite(str(tmp_path / "even.png"), np.full((50, 50), 9, np.uint8))
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'even.png'}", f"out={tmp_path / 'o'}"
-    )
-    assert code == 1
-    assert "constant image" in warned
-
-
 def test_existing_output_is_refused_before_anything_is_loaded(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
     make_study(tmp_path / "s")
-    words = ("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}")
     (tmp_path / "o" / "s").mkdir(parents=True)
     (tmp_path / "o" / "s" / "result.json").write_text("old")
-    code, _, warned = run_cli(*words)
+    code, _, warned = predict(tmp_path / "s")
     assert code == 1
     assert "overwrite=true; it holds no manifest.jsonl of a run to go on with" in warned
     assert fake_models == []
     assert (tmp_path / "o" / "s" / "result.json").read_text() == "old"
-    assert run_cli(*words, "overwrite=true")[0] == 0
+    assert predict(tmp_path / "s", "overwrite=true")[0] == 0
     assert result_of(tmp_path / "o", "s")["schema"] == RESULT_SCHEMA
 
 
-def test_output_that_cannot_be_made(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_output_that_cannot_be_made(tmp_path, fake_models, make_study, predict) -> None:
     make_study(tmp_path / "s")
     (tmp_path / "file").write_text("")
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'file' / 'o'}"
-    )
+    code, _, warned = predict(tmp_path / "s", out=tmp_path / "file" / "o")
     assert code == 1
     assert "choose another out=" in warned
 
 
-def test_output_around_the_source_is_refused(tmp_path, fake_models, make_study, run_cli) -> None:
+def test_output_around_the_source_is_refused(tmp_path, fake_models, make_study, predict) -> None:
     make_study(tmp_path / "all" / "s")
-    code, _, warned = run_cli(
-        "pipeline",
-        "predict",
-        f"source={tmp_path / 'all' / 's'}",
-        f"out={tmp_path / 'all'}",
-        "overwrite=true",
-    )
+    code, _, warned = predict(tmp_path / "all" / "s", "overwrite=true", out=tmp_path / "all")
     assert code == 2
     assert "choose another out=" in warned
     assert (tmp_path / "all" / "s" / "im0").exists()
-
-
-def test_unknown_key_names_the_close_one(tmp_path, run_cli) -> None:
-    code, _, warned = run_cli("pipeline", "predict", "sorce=x", f"out={tmp_path / 'o'}")
-    assert code == 2
-    assert "did you mean 'source'?" in warned
 
 
 @pytest.mark.parametrize(
@@ -498,19 +400,14 @@ def test_unknown_key_names_the_close_one(tmp_path, run_cli) -> None:
         ("nowhere.safetensors,nothing.safetensors", 1, "no such weights file"),
         ("a.pt,b.pt", 1, "no such weights file"),
         ("my.safetensors", 1, "my.safetensors: no such weights file"),
+        ("lumbar-yolov8n,none", 2, "classifier=none: the pipeline needs one"),
     ],
 )
 def test_unknown_weights(
-    tmp_path, make_study, run_cli, weights: str, status: int, message: str
+    tmp_path, make_study, predict, weights: str, status: int, message: str
 ) -> None:
     make_study(tmp_path / "s")
-    code, _, warned = run_cli(
-        "pipeline",
-        "predict",
-        f"source={tmp_path / 's'}",
-        f"out={tmp_path / 'o'}",
-        f"weights={weights}",
-    )
+    code, _, warned = predict(tmp_path / "s", f"weights={weights}")
     assert code == status
     assert message in warned
     assert not (tmp_path / "o").exists()
@@ -519,8 +416,6 @@ def test_unknown_weights(
 @pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-gradients"])
 @pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
 def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) -> None:
-    from spineline.pipeline.inference.pipeline import bundle_of
-    from spineline.pipeline.inference.settings import ModelSettings
     from spineline.weights import resolve_bundle
     from spineline.weights.registry import BUNDLED
 
@@ -531,31 +426,14 @@ def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) ->
 
 
 @pytest.mark.parametrize("networks", [1, 2])
-def test_a_pickle_is_refused(tmp_path, make_study, run_cli, networks: int) -> None:
+def test_a_pickle_is_refused(tmp_path, make_study, predict, networks: int) -> None:
     make_study(tmp_path / "s")
     (tmp_path / "a.pt").write_bytes(b"\x80\x04.")
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
-        "weights=" + ",".join([str(tmp_path / "a.pt")] * networks),
-    )  # fmt: skip
-    assert code == 1
-    assert "trust=true" in warned
-
-
-def test_altered_weights_are_refused(tmp_path, make_study, run_cli, monkeypatch) -> None:
-    """A registry whose file has another SHA-256 than it says."""
-    from spineline.weights import registry
-
-    entry = registry.Entry("d", "d.safetensors", "0" * 64, 3, "detect", "", (), "", "")
-    (tmp_path / "d.safetensors").write_bytes(b"bad")
-    bundled = registry.Registry(tmp_path, (entry,), {"default": ("d", "d")})
-    monkeypatch.setattr(registry, "load_registry", lambda folder=None: bundled)
-    make_study(tmp_path / "s")
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}"
+    code, _, warned = predict(
+        tmp_path / "s", "weights=" + ",".join([str(tmp_path / "a.pt")] * networks)
     )
     assert code == 1
-    assert "has been altered: expected SHA-256 0000" in warned
+    assert "trust=true" in warned
 
 
 # As a library
@@ -582,30 +460,6 @@ def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
         Pipeline(fake_pipeline.detector, None)
 
 
-def test_without_classifier_there_are_no_grades(tmp_path, fake_pipeline, make_study) -> None:
-    make_study(tmp_path / "s")
-    result = Pipeline(fake_pipeline.detector, None).predict(tmp_path / "s")
-    assert {s.seven for s in result.structures} == {None}
-    assert result.to_json()["structures"][0]["binary"] is None
-
-
-@pytest.mark.parametrize("weights", ["default", "a,b"])
-def test_detector_and_classifier_override_the_bundle(monkeypatch, weights: str) -> None:
-    from spineline.weights import WeightsFile, make_bundle
-
-    def file(name: str, **_: object) -> WeightsFile:
-        return WeightsFile(name, Path(name), name[0] * 64)
-
-    bundle = make_bundle("default", file("d0"), file("c0"))
-    monkeypatch.setattr("spineline.pipeline.inference.pipeline.resolve", file)
-    monkeypatch.setattr("spineline.pipeline.inference.pipeline.resolve_bundle", lambda name: bundle)
-    plain = bundle_of(ModelSettings(weights=weights))
-    assert plain.name == weights
-    changed = bundle_of(ModelSettings(weights=weights, detector="x"))
-    assert (changed.detector.name, changed.classifier.name) == ("x", plain.classifier.name)
-    assert changed.name == f"x,{plain.classifier.name}"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -626,19 +480,8 @@ def test_damaged_results_are_refused(
         read_result(tmp_path / "result.json")
 
 
-def test_a_pipeline_needs_detector_and_classifier(tmp_path, make_study, run_cli) -> None:
-    make_study(tmp_path / "s")
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}",
-        "weights=lumbar-yolov8n,none",
-    )  # fmt: skip
-    assert code == 2
-    assert "classifier=none: the pipeline needs one" in warned
-    assert not (tmp_path / "o").exists()
-
-
 def test_a_folder_that_may_not_be_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predict
 ) -> None:
     (tmp_path / "study").mkdir()
 
@@ -646,8 +489,6 @@ def test_a_folder_that_may_not_be_listed(
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(Path, "iterdir", refused)
-    code, _, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'study'}", f"out={tmp_path / 'o'}"
-    )
+    code, _, warned = predict(tmp_path / "study")
     assert code == 1
     assert "study: cannot be listed (Permission denied); change its permissions" in warned

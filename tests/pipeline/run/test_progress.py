@@ -12,7 +12,8 @@ from spineline.pipeline.run.progress import RunProgress, summary_lines
 
 
 def test_every_kind_of_failure_is_explained() -> None:
-    assert set(progress._MEANING) == set(FAILURE_KINDS)
+    told = summary_lines(0, 0, [Failure("b", "x", kind) for kind in FAILURE_KINDS])
+    assert len(told) == 2 + len(FAILURE_KINDS)
 
 
 def test_the_table() -> None:

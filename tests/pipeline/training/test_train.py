@@ -58,17 +58,16 @@ def test_bad_recipes(tmp_path: Path, content: str, message: str) -> None:
         load_bundle_recipe(str(file))
 
 
-def test_an_unknown_recipe_or_key_trains_nothing(tmp_path: Path, run_cli: Cli) -> None:
-    words = ("pipeline", "train", f"data={tmp_path}", f"out={tmp_path / 'out'}")
-    code, _, errors = run_cli(*words, "recipe=bset")
+def test_an_unknown_recipe_or_key_trains_nothing(go, out, tmp_path) -> None:
+    code, _, errors = go("recipe=bset")
     assert code == 2
     assert "did you mean 'best'" in errors
     file = tmp_path / "mine.yaml"
     file.write_text("detector: {epoch: 3}")
-    code, _, errors = run_cli(*words, f"recipe={file}")
+    code, _, errors = go(f"recipe={file}")
     assert code == 2
     assert "'epoch'" in errors
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
 @pytest.fixture
@@ -106,9 +105,23 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_the_three_are_trained_and_named(tmp_path: Path, trained: list[Any], run_cli: Cli) -> None:
-    out = tmp_path / "out"
-    code, said, _ = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}", "seed=4")
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def go(tmp_path: Path, out: Path, run_cli: Cli) -> Cli:
+    """Run ``pipeline train`` of any data into ``out``."""
+
+    def run(*words: str, data: Path | str = tmp_path, out: Path = out) -> tuple[int, str, str]:
+        return run_cli("pipeline", "train", f"data={data}", f"out={out}", *words)
+
+    return run
+
+
+def test_the_three_are_trained_and_named(go, out, trained) -> None:
+    code, said, _ = go("seed=4")
     assert code == 0
     assert [type(s) for s in trained] == [NamingTrain, ClassifyTrain, DetectTrain]
     assert [type(s) for s in trained] == list(STAGES.values())
@@ -119,32 +132,26 @@ def test_the_three_are_trained_and_named(tmp_path: Path, trained: list[Any], run
     assert all(file.is_file() for file in files)
     assert f"weights={files[0]},{files[1]},{files[2]}" in said
     assert yaml.safe_load((out / "run.yaml").read_text())["trainings"] == load_bundle_recipe("best")
-    code, _, errors = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    code, _, errors = go()
     assert code == 1
     assert "overwrite=true" in errors
-    assert run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}", "overwrite=true")[0] == 0
+    assert go("overwrite=true")[0] == 0
     assert len(trained) == 6
 
 
-def test_weights_below_a_folder_with_a_comma(
-    tmp_path: Path, trained: list[Any], run_cli: Cli
-) -> None:
+def test_weights_below_a_folder_with_a_comma(go, tmp_path, trained) -> None:
     out = tmp_path / "a,b"
-    code, said, _ = run_cli("pipeline", "train", f"data={tmp_path}", f"out={out}")
+    code, said, _ = go(out=out)
     assert code == 0
     assert f"detector={out}/detector.safetensors classifier={out}/classifier.safetensors" in said
     assert "weights=" not in said
 
 
-def test_resume_skips_what_is_there(
-    tmp_path: Path, trained: list[Any], run_cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    words = ("pipeline", "train", f"data={tmp_path}", f"out={out}")
-    assert run_cli(*words)[0] == 0
+def test_resume_skips_what_is_there(go, out, trained, monkeypatch) -> None:
+    assert go()[0] == 0
     (out / "detector.safetensors").unlink()
     trained.clear()
-    assert run_cli(*words, "resume=true")[0] == 0
+    assert go("resume=true")[0] == 0
     assert [type(s) for s in trained] == [DetectTrain]
     assert trained[0].resume
     assert not trained[0].overwrite
@@ -154,7 +161,7 @@ def test_resume_skips_what_is_there(
 
     (out / "detector.safetensors").unlink()
     monkeypatch.setattr("spineline.detect.train.train", finished)
-    assert run_cli(*words, "resume=true")[0] == 0
+    assert go("resume=true")[0] == 0
     assert (out / "detector.safetensors").is_file()
 
 
@@ -163,50 +170,43 @@ def test_resume_skips_what_is_there(
 )
 @pytest.mark.parametrize("ended", [True, False], ids=["an-epoch", "no-epoch"])
 def test_what_was_killed_before_its_first_epoch_ended_begins_anew(
-    tmp_path: Path, trained: list[Any], run_cli: Cli, stage: str, kept: str, *, ended: bool
+    go, out, trained, stage: str, kept: str, *, ended: bool
 ) -> None:
-    out = tmp_path / "out"
-    words = ("pipeline", "train", f"data={tmp_path}", f"out={out}")
-    assert run_cli(*words)[0] == 0
+    assert go()[0] == 0
     (out / f"{stage}.safetensors").unlink()
     if not ended:
         (out / stage / kept).unlink()
     trained.clear()
-    assert run_cli(*words, "resume=true")[0] == 0
+    assert go("resume=true")[0] == 0
     assert [(s.out.name, s.resume, s.overwrite) for s in trained] == [(stage, ended, not ended)]
 
 
-def test_resume_needs_the_same_recipe(tmp_path: Path, trained: list[Any], run_cli: Cli) -> None:
-    out, file = tmp_path / "out", tmp_path / "mine.yaml"
-    words = ("pipeline", "train", f"data={tmp_path}", f"out={out}")
-    code, _, errors = run_cli(*words, "resume=true")
+def test_resume_needs_the_same_recipe(go, tmp_path, trained) -> None:
+    file = tmp_path / "mine.yaml"
+    code, _, errors = go("resume=true")
     assert code == 2
     assert "no record" in errors
-    assert run_cli(*words)[0] == 0
+    assert go()[0] == 0
     file.write_text("namer: {epochs: 7}")
-    code, _, errors = run_cli(*words, "resume=true", f"recipe={file}")
+    code, _, errors = go("resume=true", f"recipe={file}")
     assert code == 2
     assert "another recipe" in errors
 
 
-def test_resume_keeps_the_seed_and_needs_the_same_data(
-    tmp_path: Path, trained: list[Any], run_cli: Cli
-) -> None:
-    out = tmp_path / "out"
-    words = ("pipeline", "train", f"out={out}")
-    assert run_cli(*words, "data=first", "seed=4")[0] == 0
+def test_resume_keeps_the_seed_and_needs_the_same_data(go, out, trained) -> None:
+    assert go("seed=4", data="first")[0] == 0
     record = (out / "run.yaml").read_bytes()
     (out / "namer.safetensors").unlink()
     trained.clear()
     for wrong, message in (
-        (("data=first", "seed=5"), "began with seed=4"),
-        (("data=second",), "other annotations than those of data=second"),
+        (("first", "seed=5"), "began with seed=4"),
+        (("second",), "other annotations than those of data=second"),
     ):
-        code, _, errors = run_cli(*words, *wrong, "resume=true")
+        code, _, errors = go(*wrong[1:], "resume=true", data=wrong[0])
         assert (code, message in errors) == (2, True), errors
         assert (out / "run.yaml").read_bytes() == record
     assert not trained
-    assert run_cli(*words, "data=moved/first", "resume=true")[0] == 0
+    assert go("resume=true", data="moved/first")[0] == 0
     assert [(type(s), s.seed) for s in trained] == [(NamingTrain, 4)]
     assert yaml.safe_load((out / "run.yaml").read_text())["settings"]["seed"] == 4
 
@@ -235,15 +235,16 @@ def test_what_a_training_would_refuse_is_refused_before_any(
 
 
 def test_data_that_will_not_do_is_refused_before_anything_is_written(
-    tmp_path: Path, run_cli: Cli
+    go, out, tmp_path, run_cli
 ) -> None:
-    phantoms, data, out = tmp_path / "phantoms", tmp_path / "data", tmp_path / "out"
-    assert run_cli("data", "phantom", f"out={phantoms}", "n=2", "region=lumbar")[0] == 0
+    phantoms, data = tmp_path / "phantoms", tmp_path / "data"
+    few = ("n=2", "region=lumbar", "size=128", "slices=1")
+    assert run_cli("data", "phantom", f"out={phantoms}", *few)[0] == 0
     source = (f"annotations={phantoms / 'annotations.json'}", f"images={phantoms / 'studies'}")
     converted = ("convert", "tianchi", *source, f"out={data}", "split=train", "labels=seven")
     assert run_cli(*converted)[0] == 0
     for given, message in ((data, "labels=seven; wanted labels=level"), (phantoms, "no converted")):
-        code, _, errors = run_cli("pipeline", "train", f"data={given}", f"out={out}")
+        code, _, errors = go(data=given)
         assert (code, message in errors) == (1, True), errors
         assert not out.exists()
 

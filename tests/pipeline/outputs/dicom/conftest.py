@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
+
+from spineline.pipeline.inference.pipeline import Analysis
 
 
 @pytest.fixture
@@ -28,3 +31,14 @@ def assert_valid() -> Callable[[Path], None]:
             assert "Test passed" in done.stdout + done.stderr
 
     return check
+
+
+@pytest.fixture
+def analyse_slice(tmp_path, make_slice, make_spots, analyse) -> Callable[..., Analysis]:
+    """What the fakes make of one slice ``s.dcm`` with spots; ``change`` may spoil its header."""
+
+    def made(change: Callable[[Dataset], object] | None = None) -> Analysis:
+        make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
+        return analyse(tmp_path / "s.dcm")
+
+    return made

@@ -86,11 +86,8 @@ def test_a_state_shows_what_the_result_says(
     assert_valid(path)
 
 
-def test_without_a_window_one_is_taken_from_the_pixels(
-    tmp_path, make_study, make_spots, analyse, write
-) -> None:
-    make_study(tmp_path / "s")
-    (window,) = pydicom.dcmread(write(analyse(tmp_path / "s"))).SoftcopyVOILUTSequence
+def test_without_a_window_one_is_taken_from_the_pixels(make_spots, analysis, write) -> None:
+    (window,) = pydicom.dcmread(write(analysis)).SoftcopyVOILUTSequence
     low, high = np.percentile(make_spots().astype(float) * 16, (0.5, 99.5))
     reach = (window.WindowWidth - 1) / 2
     assert window.WindowCenter - 0.5 - reach == pytest.approx(low)
@@ -109,11 +106,8 @@ def test_without_a_window_one_is_taken_from_the_pixels(
     ],
     ids=["half a window", "no width", "odd function", "no spacing", "slope 0", "half a rescale"],
 )
-def test_headers_that_break_the_rules(
-    tmp_path, make_slice, make_spots, analyse, write, assert_valid, change
-) -> None:
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    analysis = analyse(tmp_path / "s.dcm")
+def test_headers_that_break_the_rules(analyse_slice, write, assert_valid, change) -> None:
+    analysis = analyse_slice(change)
     path = write(analysis)
     state = assert_shows(path, analysis)
     assert len(state.SoftcopyVOILUTSequence) == 1
@@ -124,11 +118,8 @@ def test_headers_that_break_the_rules(
     assert_valid(path)
 
 
-def test_monochrome1_is_shown_inverted(
-    tmp_path, make_slice, make_spots, monochrome1, analyse, write, assert_valid
-) -> None:
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=monochrome1)
-    path = write(analyse(tmp_path / "s.dcm"))
+def test_monochrome1_is_shown_inverted(monochrome1, analyse_slice, write, assert_valid) -> None:
+    path = write(analyse_slice(monochrome1))
     state = pydicom.dcmread(path)
     assert state.PresentationLUTShape == "INVERSE"
     assert "SoftcopyVOILUTSequence" not in state
@@ -197,9 +188,7 @@ def test_doubt_is_in_the_note_and_the_labels(tmp_path, make_study, analyse, writ
     assert all(text.endswith("?") for text in texts)
 
 
-def test_an_image_with_nothing_in_it(tmp_path, make_study, analyse, write, assert_valid) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_an_image_with_nothing_in_it(analysis, write, assert_valid) -> None:
     path = write(replace(analysis, result=replace(analysis.result, structures=())))
     (annotation,) = pydicom.dcmread(path).GraphicAnnotationSequence
     assert annotation.GraphicLayer == "NOTES"
@@ -207,9 +196,7 @@ def test_an_image_with_nothing_in_it(tmp_path, make_study, analyse, write, asser
 
 
 @pytest.mark.parametrize("what", ["colour", "table"])
-def test_what_a_greyscale_state_cannot_show(
-    tmp_path, make_slice, make_spots, analyse, write, caplog, what
-) -> None:
+def test_what_a_greyscale_state_cannot_show(make_spots, analyse_slice, write, caplog, what) -> None:
     caplog.set_level(logging.WARNING, "spineline")
 
     def change(ds: Dataset) -> None:
@@ -220,17 +207,15 @@ def test_what_a_greyscale_state_cannot_show(
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
         ds.PixelData = np.repeat(make_spots()[:, :, None], 3, axis=2).tobytes()
 
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    assert not write(analyse(tmp_path / "s.dcm")).exists()
+    assert not write(analyse_slice(change)).exists()
     assert "s: to=pr: not written: " in caplog.text
     assert what in caplog.text
 
 
 @pytest.mark.skipif(shutil.which("dcmp2pgm") is None, reason="DCMTK is not installed")
-def test_dcmtk_applies_it_to_the_source(tmp_path, make_slice, make_spots, analyse, write) -> None:
+def test_dcmtk_applies_it_to_the_source(tmp_path, make_spots, analyse_slice, write) -> None:
     """Rendered by DCMTK through our window: by hand, clip((v * 2 - 10 - 1199.5) / 2399 + 0.5)."""
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=windowed)
-    path = write(analyse(tmp_path / "s.dcm"))
+    path = write(analyse_slice(windowed))
     words = ["dcmp2pgm", "-p", path, tmp_path / "s.dcm", tmp_path / "x.pgm"]
     subprocess.run(words, capture_output=True, check=True)
     shown = (tmp_path / "x.pgm").read_bytes()[-150 * 120 :]

@@ -24,11 +24,7 @@ def write(writer_of):
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["overlay.png there", "overlay=false"])
-def test_a_capture_is_the_overlay(
-    tmp_path, make_study, analyse, write, assert_valid, beside
-) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_a_capture_is_the_overlay(tmp_path, analysis, write, assert_valid, beside) -> None:
     write_results(tmp_path / "o", analysis, overlay=beside, doubtful=0.25)
     path = write(analysis)
     made = pydicom.dcmread(path)
@@ -48,11 +44,7 @@ def test_a_capture_is_the_overlay(
     assert_valid(path)
 
 
-def test_text_that_may_be_in_the_source_leaves_the_question_open(
-    tmp_path, make_study, analyse, write
-) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_text_that_may_be_in_the_source_leaves_the_question_open(analysis, write) -> None:
     warned = replace(analysis.result, warnings=(warning("burned_in_text", "it may show text"),))
     made = pydicom.dcmread(write(replace(analysis, result=warned)))
     assert "BurnedInAnnotation" not in made
@@ -91,16 +83,13 @@ def test_an_oblique_slice_has_more_letters_than_one(
     assert_valid(path)
 
 
-def test_without_orientation_none_is_claimed(
-    tmp_path, make_slice, make_spots, analyse, write
-) -> None:
+def test_without_orientation_none_is_claimed(analyse_slice, write) -> None:
     def change(ds: Dataset) -> None:
         del ds.ImageOrientationPatient
         ds.BurnedInAnnotation, ds.LossyImageCompression = "YES", "01"
         ds.PatientName = "Mononym"
 
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    path = write(analyse(tmp_path / "s.dcm"))
+    path = write(analyse_slice(change))
     made = pydicom.dcmread(path)
     assert "PatientOrientation" in made
     assert not made.PatientOrientation

@@ -34,21 +34,9 @@ def write(writer_of):
     return writer_of("pr")
 
 
-def source_of(tmp_path, make_slice, analyse, change=None):
-    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
-    return read_source_instance(analyse(tmp_path / "s" / "one.dcm").frame.header)
-
-
-def _spots() -> np.ndarray:
-    image = np.tile(np.linspace(10, 60, 120), (150, 1)).astype(np.uint8)
-    for rank in range(11):
-        image[18 + 10 * rank : 23 + 10 * rank, 58:63] = 250
-    return image
-
-
-def test_graphics_are_half_a_pixel_on_and_stay_in_the_image(tmp_path, make_slice, analyse) -> None:
+def test_graphics_are_half_a_pixel_on_and_stay_in_the_image(analyse_slice) -> None:
     """The centre of the top left pixel is 0, 0 in results and 0.5, 0.5 in DICOM graphics."""
-    source = source_of(tmp_path, make_slice, analyse)
+    source = read_source_instance(analyse_slice().frame.header)
     points = [[0, 0], [119, 149], [-3, 200], [10.25, 20]]
     np.testing.assert_array_equal(
         to_graphic(points, source), [[0.5, 0.5], [119.5, 149.5], [0, 150], [10.75, 20.5]]
@@ -99,17 +87,16 @@ def test_the_moment_is_the_sources(tags, moment) -> None:
     ],
     ids=["utf-8", "gb18030", "cyrillic", "latin", "japanese", "korean"],
 )
-def test_names_of_any_character_set_become_unicode(
-    tmp_path, make_slice, analyse, write, charset, name
-) -> None:
+def test_names_of_any_character_set_become_unicode(analyse_slice, write, charset, name) -> None:
     def change(ds: Dataset) -> None:
         ds.SpecificCharacterSet = charset
         ds.PatientName = name
 
-    source = source_of(tmp_path, make_slice, analyse, change)
+    analysis = analyse_slice(change)
+    source = read_source_instance(analysis.frame.header)
     assert source.dataset.SpecificCharacterSet == "ISO_IR 192"
     assert str(source.dataset.PatientName) == name
-    path = write(analyse(tmp_path / "s" / "one.dcm"))
+    path = write(analysis)
     written = pydicom.dcmread(path)
     assert written.SpecificCharacterSet == "ISO_IR 192"
     assert str(written.PatientName) == name
@@ -131,12 +118,9 @@ def broken(ds: Dataset) -> None:
         ds.ProcedureCodeSequence = [item]
 
 
-def test_values_that_break_the_rules_are_left_empty_and_told(
-    tmp_path, make_slice, analyse, write, caplog
-) -> None:
+def test_values_that_break_the_rules_are_left_empty_and_told(analyse_slice, write, caplog) -> None:
     caplog.set_level(logging.INFO, "spineline")
-    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=broken)
-    path = write(analyse(tmp_path / "s" / "one.dcm"))
+    path = write(analyse_slice(broken))
     written = pydicom.dcmread(path)
     assert (written.PatientSex, written.PatientBirthDate, written.StudyDate) == ("", "", "")
     assert "PatientAge" not in written
@@ -151,31 +135,26 @@ def test_values_that_break_the_rules_are_left_empty_and_told(
         assert secret not in caplog.text
 
 
-def test_uids_that_break_the_rules_are_kept_and_not_said_to_be_empty(
-    tmp_path, make_slice, analyse
-) -> None:
+def test_uids_that_break_the_rules_are_kept_and_not_said_to_be_empty(analyse_slice) -> None:
     def change(ds: Dataset) -> None:
         with pydicom.config.disable_value_validation():
             ds.StudyInstanceUID = "1.02.3"
             ds.PatientAge = "sixty"
 
-    source = source_of(tmp_path, make_slice, analyse, change)
+    source = read_source_instance(analyse_slice(change).frame.header)
     assert source.dataset.StudyInstanceUID == "1.02.3"
     assert source.left_empty == ("PatientAge",)
 
 
 @pytest.mark.parametrize("uid", ["", "1.2.3.4.5"], ids=["absent", "unknown"])
-def test_a_class_that_nothing_can_point_at_is_warned_of(
-    tmp_path, make_slice, analyse, write, caplog, uid
-) -> None:
+def test_a_class_that_nothing_can_point_at_is_warned_of(analyse_slice, write, caplog, uid) -> None:
     caplog.set_level(logging.WARNING, "spineline")
 
     def change(ds: Dataset) -> None:
         ds.SOPClassUID = uid
 
-    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s", change=change)
-    assert not write(analyse(tmp_path / "s" / "one.dcm")).parent.exists()
-    assert "one: to=pr: not written: its SOP class is" in caplog.text
+    assert not write(analyse_slice(change)).parent.exists()
+    assert "s: to=pr: not written: its SOP class is" in caplog.text
 
 
 def test_frames_in_a_class_of_single_images(
@@ -191,25 +170,21 @@ def test_frames_in_a_class_of_single_images(
     assert "to=pr: not written: it holds several frames" in caplog.text
 
 
-def test_a_source_that_went_away(tmp_path, make_slice, analyse, write) -> None:
-    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
-    analysis = analyse(tmp_path / "s" / "one.dcm")
-    (tmp_path / "s" / "one.dcm").unlink()
-    with pytest.raises(SpinelineError, match=r"one\.dcm: cannot be read again"):
+def test_a_source_that_went_away(tmp_path, analyse_slice, write) -> None:
+    analysis = analyse_slice()
+    (tmp_path / "s.dcm").unlink()
+    with pytest.raises(SpinelineError, match=r"s\.dcm: cannot be read again"):
         write(analysis)
 
 
-def test_an_error_of_the_library_says_no_value(
-    tmp_path, make_slice, analyse, write, monkeypatch
-) -> None:
-    make_slice(tmp_path / "s" / "one.dcm", _spots(), study="s")
-    analysis = analyse(tmp_path / "s" / "one.dcm")
+def test_an_error_of_the_library_says_no_value(analyse_slice, write, monkeypatch) -> None:
+    analysis = analyse_slice()
 
     def fail(*args: object, **keys: object) -> None:
         raise KeyError("SECRET^NAME")
 
     monkeypatch.setattr(presentation_state, "presentation_state_of", fail)
-    with pytest.raises(SpinelineError, match=r"one: to=pr: cannot be made .*KeyError") as caught:
+    with pytest.raises(SpinelineError, match=r"s: to=pr: cannot be made .*KeyError") as caught:
         write(analysis)
     assert "SECRET" not in str(caught.value)
     plain = replace(analysis, frame=replace(analysis.frame, header=None))

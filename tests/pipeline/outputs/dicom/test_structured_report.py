@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -92,9 +91,7 @@ def assert_says(path: Path, result: StudyResult, *, cut: bool = False) -> None:
 # What it says
 
 
-def test_a_report_says_what_the_result_says(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_a_report_says_what_the_result_says(tmp_path, analysis, write) -> None:
     assert_says(write(analysis), analysis.result)
     report = pydicom.dcmread(tmp_path / "o" / "report.sr.dcm")
     assert report.Modality == "SR"
@@ -114,9 +111,7 @@ def test_a_report_says_what_the_result_says(tmp_path, make_study, analyse, write
         assert group[0].ContentTemplateSequence[0].TemplateIdentifier == "1410"
 
 
-def test_schmorls_node_is_asked_of_discs_alone(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_schmorls_node_is_asked_of_discs_alone(analysis, write) -> None:
     for group, structure in zip(
         groups_of(write(analysis)), analysis.result.structures, strict=True
     ):
@@ -128,9 +123,8 @@ def test_schmorls_node_is_asked_of_discs_alone(tmp_path, make_study, analyse, wr
             assert share == pytest.approx(20, abs=1e-4)
 
 
-def test_who_made_it_and_how_far_it_goes(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    report = sr.srread(write(analyse(tmp_path / "s")))
+def test_who_made_it_and_how_far_it_goes(analysis, write) -> None:
+    report = sr.srread(write(analysis))
     flags = report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag
     assert flags == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
     (context,) = report.content.get_observer_contexts()
@@ -179,18 +173,14 @@ def test_doubts_are_said(tmp_path, make_study, make_points, make_spots, analyse,
         assert f"Warning: {warning}" in said
 
 
-def test_a_structure_in_doubt_is_marked(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_a_structure_in_doubt_is_marked(analysis, write) -> None:
     groups = groups_of(write(analysis, confidence=0.6))
     for group, structure in zip(groups, analysis.result.structures, strict=True):
         doubtful = ("detection", "doubtful") in qualities(group)
         assert doubtful == (structure.confidence < 0.6)
 
 
-def test_an_image_with_nothing_in_it(tmp_path, make_study, analyse, write, assert_valid) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_an_image_with_nothing_in_it(analysis, write, assert_valid) -> None:
     nothing = replace(analysis.result, structures=(), missing_levels=LEVELS)
     path = write(replace(analysis, result=nothing))
     report = sr.srread(path)
@@ -255,11 +245,8 @@ def test_points_lie_on_the_stored_pixels(
     ],
     ids=["no spacing", "no patient", "no place", "one name, no modality"],
 )
-def test_headers_that_lack_what_others_have(
-    tmp_path, make_slice, make_spots, analyse, write, assert_valid, change
-) -> None:
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    analysis = analyse(tmp_path / "s.dcm")
+def test_headers_that_lack_what_others_have(analyse_slice, write, assert_valid, change) -> None:
+    analysis = analyse_slice(change)
     path = write(analysis)
     assert_says(path, analysis.result)
     written = pydicom.dcmread(path)
@@ -267,9 +254,8 @@ def test_headers_that_lack_what_others_have(
     assert_valid(path)
 
 
-def test_monochrome1(tmp_path, make_slice, make_spots, monochrome1, analyse, write) -> None:
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=monochrome1)
-    analysis = analyse(tmp_path / "s.dcm")
+def test_monochrome1(monochrome1, analyse_slice, write) -> None:
+    analysis = analyse_slice(monochrome1)
     assert len(analysis.result.structures) == 11
     assert_says(write(analysis), analysis.result)
 
@@ -301,9 +287,7 @@ def test_a_box_is_cut_at_the_edge_of_the_image(
     assert corners.min() == 0
 
 
-def test_grades_that_were_not_given(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    analysis = analyse(tmp_path / "s")
+def test_grades_that_were_not_given(analysis, write) -> None:
     bare = tuple(replace(s, seven=None, binary=None) for s in analysis.result.structures)
     ungraded = replace(analysis, result=replace(analysis.result, structures=bare, naming=None))
     for group in groups_of(write(ungraded)):
@@ -315,15 +299,14 @@ def test_grades_that_were_not_given(tmp_path, make_study, analyse, write) -> Non
 # Dates
 
 
-def test_dates_are_the_sources(tmp_path, make_slice, make_spots, analyse, write) -> None:
+def test_dates_are_the_sources(analyse_slice, write) -> None:
     def change(ds: Dataset) -> None:
         ds.StudyDate, ds.StudyTime, ds.ContentDate, ds.ContentTime = (
             "20190101", "101010", "20190102", "111213.25",
         )  # fmt: skip
         ds.TimezoneOffsetFromUTC = "+0100"
 
-    make_slice(tmp_path / "s.dcm", make_spots(), study="s", change=change)
-    written = pydicom.dcmread(write(analyse(tmp_path / "s.dcm")))
+    written = pydicom.dcmread(write(analyse_slice(change)))
     assert (written.ContentDate, written.ContentTime) == ("20190102", "111213.25")
     assert (written.StudyDate, written.StudyTime) == ("20190101", "101010")
     assert written.TimezoneOffsetFromUTC == "+0100"
@@ -336,15 +319,13 @@ def test_dates_are_the_sources(tmp_path, make_slice, make_spots, analyse, write)
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
-def test_dciodvfy_finds_no_error(tmp_path, make_study, analyse, write, assert_valid) -> None:
-    make_study(tmp_path / "s")
-    assert_valid(write(analyse(tmp_path / "s")))
+def test_dciodvfy_finds_no_error(analysis, write, assert_valid) -> None:
+    assert_valid(write(analysis))
 
 
 @pytest.mark.skipif(shutil.which("dsrdump") is None, reason="DCMTK is not installed")
-def test_dcmtk_reads_the_tree(tmp_path, make_study, analyse, write) -> None:
-    make_study(tmp_path / "s")
-    path = write(analyse(tmp_path / "s"))
+def test_dcmtk_reads_the_tree(analysis, write) -> None:
+    path = write(analysis)
     done = subprocess.run(["dsrdump", path], capture_output=True, text=True, check=True)
     assert done.stdout.count('"Measurement Group"') == 11
     for level in LEVELS:
@@ -359,10 +340,9 @@ def test_dcmtk_reads_the_tree(tmp_path, make_study, analyse, write) -> None:
 @pytest.mark.skipif(
     shutil.which("java") is None or not PIXELMED.is_file(), reason="PixelMed is not installed"
 )
-def test_pixelmed_finds_the_template_kept(tmp_path, make_study, analyse, write) -> None:
+def test_pixelmed_finds_the_template_kept(analysis, write) -> None:
     """Its rules know TID 1500 row by row; rows that came later and our own are but warned of."""
-    make_study(tmp_path / "s")
-    path = write(analyse(tmp_path / "s"))
+    path = write(analysis)
     limits = [f"-Djdk.xml.xpath{name}Limit=0" for name in ("TotalOp", "ExprOp", "ExprGrp")]
     words = ["java", *limits, "-cp", PIXELMED, "com.pixelmed.validate.DicomSRValidator", path]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -375,21 +355,3 @@ def test_pixelmed_finds_the_template_kept(tmp_path, make_study, analyse, write) 
 
 
 # On the command line
-
-
-def test_on_the_command_line(tmp_path, fake_models, make_study, run_cli) -> None:
-    for name in ("a", "b"):
-        make_study(tmp_path / "in" / name)
-    code, said, warned = run_cli(
-        "pipeline", "predict", f"source={tmp_path / 'in'}", f"out={tmp_path / 'o'}",
-        "to=sr,pr,sc,slicer",
-    )  # fmt: skip
-    assert code == 0
-    for name in ("a", "b"):
-        folder = tmp_path / "o" / name
-        made = {p.name for p in folder.iterdir()}
-        assert {"overlay.pr.dcm", "overlay.sc.dcm", "points.mrk.json", "report.sr.dcm"} <= made
-        result = StudyResult.from_json(json.loads((folder / "result.json").read_text()))
-        assert_says(folder / "report.sr.dcm", result)
-    for secret in ("SECRET", "NAME"):
-        assert secret not in said + warned

@@ -6,66 +6,21 @@ import pytest
 from lxml import html
 
 from spineline.datasets.common.remarks import Remark
-from spineline.datasets.labels import LEVELS, kind_of_level
-from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.results import (
-    BinaryGrade,
-    GradedStructure,
-    SevenGrade,
     StudyResult,
 )
 from spineline.pipeline.inference.warnings import warning
 from spineline.pipeline.outputs.html.cohort_page import cohort_html
 
 
-def result(
-    codes: str = "20202020202",
-    *,
-    nodes: tuple[str, ...] = (),
-    probability: float | None = 0.95,
-    abstained: bool = False,
-    warnings: tuple[Remark, ...] = (),
-) -> StudyResult:
-    """A result with a code for each level, ``-`` where it is missing, ``u`` where not graded."""
-    structures = tuple(
-        GradedStructure(
-            level=level,
-            kind=kind_of_level(level),
-            point_xy=(50.0, 10.0 * rank),
-            box_xyxy=(40.0, 10.0 * rank - 10, 60.0, 10.0 * rank + 10),
-            confidence=0.9,
-            seven=None
-            if code == "u"
-            else SevenGrade(int(code), tuple(float(n == int(code)) for n in range(7))),
-            binary=BinaryGrade(int(level in nodes), 0.9 if level in nodes else 0.1),
-        )
-        for rank, (level, code) in enumerate(zip(LEVELS, codes, strict=True))
-        if code != "-"
-    )
-    return StudyResult(
-        study_uid="1.2.3.4",
-        series_uid=None,
-        instance_uid=None,
-        width=100,
-        height=120,
-        spacing_rc_mm=None,
-        structures=structures,
-        missing_levels=tuple(n for n, code in zip(LEVELS, codes, strict=True) if code == "-"),
-        warnings=warnings,
-        weights_name="w",
-        weights_sha256="ab" * 32,
-        version="1",
-        naming=None if probability is None else Naming(probability, (), abstained),
-    )
-
-
-def studies() -> list[tuple[str, StudyResult]]:
+@pytest.fixture
+def studies(make_result) -> list[tuple[str, StudyResult]]:
     return [
-        ("a", result()),
-        ("b", result("30203020405", warnings=(warning("view_cuts_spine", "below"),))),
-        ("c", result("-0202020202", abstained=True, probability=0.4,
+        ("a", make_result()),
+        ("b", make_result("30203020405", warnings=(warning("view_cuts_spine", "below"),))),
+        ("c", make_result("-0202020202", abstained=True, probability=0.4,
                      warnings=(warning("missing_levels", "T12-L1"), Remark("", "odd")))),
-        ("d", result("uuuuuuuuuuu", nodes=("L1-L2",), probability=None)),
+        ("d", make_result("uuuuuuuuuuu", nodes=("L1-L2",), probability=None)),
     ]  # fmt: skip
 
 
@@ -77,8 +32,8 @@ def rows_of(page: str) -> list[list[str]]:
     ]
 
 
-def test_a_row_for_each_study() -> None:
-    assert rows_of(cohort_html(studies())) == [
+def test_a_row_for_each_study(studies) -> None:
+    assert rows_of(cohort_html(studies)) == [
         ["a", "11 of 11", "none, all normal", "0.95", "–", "reportpictureJSON"],
         ["b", "11 of 11", "L5-S1 extrusion", "0.95", "view_cuts_spine", "reportpictureJSON"],
         ["c", "10 of 11", "none, all normal", "0.40 abstained", "missing_levels, 1 more",
@@ -87,8 +42,8 @@ def test_a_row_for_each_study() -> None:
     ]  # fmt: skip
 
 
-def test_counts() -> None:
-    tree = html.document_fromstring(cohort_html(studies(), [("x", "broken")]))
+def test_counts(studies) -> None:
+    tree = html.document_fromstring(cohort_html(studies, [("x", "broken")]))
     tiles = {tile.xpath("string(./dt)"): tile.xpath("string(./dd)") for tile in
              tree.xpath("//dl/div")}  # fmt: skip
     assert tiles == {
@@ -99,8 +54,8 @@ def test_counts() -> None:
     assert [cell.text_content() for cell in failure] == ["x", "broken"]
 
 
-def test_distribution_as_bars_and_as_a_table() -> None:
-    tree = html.document_fromstring(cohort_html(studies()))
+def test_distribution_as_bars_and_as_a_table(studies) -> None:
+    tree = html.document_fromstring(cohort_html(studies))
     heads = [cell.text for cell in tree.xpath("//table[@id='counts']/thead/tr/th")]
     assert heads == [
         "Level", "vertebra normal", "disc normal", "bulging", "protrusion", "extrusion",
@@ -119,8 +74,8 @@ def test_distribution_as_bars_and_as_a_table() -> None:
         assert widths == pytest.approx([100 * n / 4 for n in row[:-1] if n], abs=1e-3)
 
 
-def test_each_look_of_the_chart_has_a_pattern_of_its_own() -> None:
-    page = cohort_html([("a", result("3041506-2u2"))])
+def test_each_look_of_the_chart_has_a_pattern_of_its_own(make_result) -> None:
+    page = cohort_html([("a", make_result("3041506-2u2"))])
     tree = html.document_fromstring(page)
     used = {fill[5:-1] for fill in tree.xpath("//rect/@fill")}
     defined = set(tree.xpath("//pattern/@id"))
@@ -132,14 +87,14 @@ def test_each_look_of_the_chart_has_a_pattern_of_its_own() -> None:
 
 
 def test_the_command_writes_it_with_links_to_what_is_there(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
     for name in ("one", "two"):
         make_study(tmp_path / "s" / name)
     (tmp_path / "s" / "bad").mkdir()
     (tmp_path / "s" / "bad" / "im1").write_bytes((tmp_path / "s/one/im1").read_bytes()[:600])
     out = tmp_path / "o"
-    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={out}", "to=[page,report]")
+    predict(tmp_path / "s", "to=[page,report]", out=out)
     page = (out / "index.html").read_text()
     tree = html.document_fromstring(page)
     assert rows_of(page)[0][:3] == ["one", "11 of 11", "T12-L1 bulging"]
@@ -152,17 +107,16 @@ def test_the_command_writes_it_with_links_to_what_is_there(
     assert all((out / link).is_file() for link in links)
     assert "SECRET" not in page
     assert str(tmp_path) not in page
-    run_cli("pipeline", "predict", f"source={tmp_path / 's'}", f"out={tmp_path / 'p'}", "to=page",
-            "overlay=false")  # fmt: skip
+    predict(tmp_path / "s", "to=page", "overlay=false", out=tmp_path / "p")
     links = html.document_fromstring((tmp_path / "p" / "index.html").read_text()).xpath(
         "//table[@id='studies']//a/@href"
     )
     assert links == ["one/result.json", "two/result.json"]
 
 
-def test_a_hostile_name_is_text_and_no_address() -> None:
+def test_a_hostile_name_is_text_and_no_address(make_result) -> None:
     name = 'javascript:alert(1)"><script>\u202e'
-    tree = html.document_fromstring(cohort_html([(name, result())], [(name, name)]))
+    tree = html.document_fromstring(cohort_html([(name, make_result())], [(name, name)]))
     assert len(tree.xpath("//script")) == 1
     assert tree.xpath("string(//table[@id='studies']/tbody/tr/th)") == name.replace(
         "\u202e", "\\u202e"
@@ -171,6 +125,6 @@ def test_a_hostile_name_is_text_and_no_address() -> None:
         assert link.startswith("javascript%3Aalert%281%29%22%3E%3Cscript%3E")
 
 
-def test_no_study_and_one() -> None:
+def test_no_study_and_one(make_result) -> None:
     assert rows_of(cohort_html([])) == []
-    assert "1 study<" in cohort_html([("a", result())])
+    assert "1 study<" in cohort_html([("a", make_result())])

@@ -176,15 +176,12 @@ def test_a_hostile_name_is_text(analysis, name) -> None:
 
 
 def test_the_command_writes_it_without_identifiers_and_the_same_again(
-    tmp_path, fake_models, make_study, run_cli
+    tmp_path, fake_models, make_study, predict
 ) -> None:
     make_study(tmp_path / "study")
     pages = []
     for out in ("o", "p"):
-        code, _, _ = run_cli(
-            "pipeline", "predict", f"source={tmp_path / 'study'}", f"out={tmp_path / out}",
-            "to=report",
-        )  # fmt: skip
+        code, _, _ = predict(tmp_path / "study", "to=report", out=tmp_path / out)
         assert code == 0
         pages.append((tmp_path / out / "study" / "report.html").read_bytes())
     assert pages[0] == pages[1]
