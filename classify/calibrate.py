@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from spineline.classify.model import MIN_TEMPERATURE, read_weights, save_weights
 from spineline.classify.settings import ClassifyCalibrate
+from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output
 from spineline.datasets.common.log import LOG
 from spineline.datasets.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
-from spineline.datasets.metrics.bootstrap import FloatArray, IntArray
 from spineline.datasets.metrics.grades import calibration_error
 from spineline.weights import resolve
 

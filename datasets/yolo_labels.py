@@ -62,8 +62,8 @@ def parse_yolo_labels(text: str, *, classes: int, where: str = "label file") -> 
     Raises:
         AnnotationError: a line is no box; names the line.
 
-    >>> parse_yolo_labels("3 0.5 0.5 0.25 0.125", classes=11).boxes_cxcywhn
-    array([[0.5  , 0.5  , 0.25 , 0.125]])
+    >>> parse_yolo_labels("3 0.5 0.5 0.25 0.125", classes=11).boxes_cxcywhn.tolist()
+    [[0.5, 0.5, 0.25, 0.125]]
     """
     rows = [
         _parse_line(line, classes, f"{where}:{number}")

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 
 Counted = tuple[FloatArray, int]
 """A metric for each row of weights, (B,), NaN where undefined; and how many things it counts."""

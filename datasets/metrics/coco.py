@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.boxes import xyxy_to_xywh
-from spineline.datasets.metrics.bootstrap import BoolArray, FloatArray, IntArray
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 
 BoxesOfImage = tuple[npt.NDArray[np.floating], IntArray]
 """Boxes of one image, (N, 4) ``xyxy`` in native pixels, and their class indices, (N,)."""

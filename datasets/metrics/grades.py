@@ -15,16 +15,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.labels import SEVEN_NAMES, Kind
-from spineline.datasets.metrics.bootstrap import (
-    BoolArray,
-    Counted,
-    FloatArray,
-    IntArray,
-    divide,
-    per_study,
-    share,
-)
+from spineline.datasets.metrics.bootstrap import Counted, divide, per_study, share
 from spineline.datasets.metrics.kind_masks import masked_seven
 
 CALIBRATION_BINS = 15

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.metrics.bootstrap import FloatArray
 from spineline.datasets.types import Structure
 
 NEAR_PX = 8.0

@@ -23,16 +23,9 @@ from typing import Any
 import numpy as np
 
 from spineline.datasets.coco import boxed_structures, coco_from_records
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.labels import HEALTH_NAMES, LABEL_SETS, LEVELS, LabelSet
-from spineline.datasets.metrics.bootstrap import (
-    DRAWS,
-    BoolArray,
-    FloatArray,
-    IntArray,
-    draw_weights,
-    ratio,
-    with_interval,
-)
+from spineline.datasets.metrics.bootstrap import DRAWS, draw_weights, ratio, with_interval
 from spineline.datasets.metrics.coco import BoxesOfImage, CocoMetrics, coco_metrics, coco_rows
 from spineline.datasets.metrics.levels import NEAR_PX, level_distances, level_labels
 from spineline.datasets.types import ImageRecord

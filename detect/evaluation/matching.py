@@ -21,13 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.boxes import iou_matrix
-from spineline.datasets.metrics.bootstrap import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    divide,
-    running_totals,
-)
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
+from spineline.datasets.metrics.bootstrap import divide, running_totals
 from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.results import Detections
 

@@ -47,14 +47,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.boxes import iou_inclusive, suppressed_boxes
-from spineline.datasets.metrics.bootstrap import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    divide,
-    per_study,
-    running_totals,
-)
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
+from spineline.datasets.metrics.bootstrap import divide, per_study, running_totals
 from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.results import Detections
 

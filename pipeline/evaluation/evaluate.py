@@ -15,14 +15,9 @@ from typing import Any
 import numpy as np
 
 from spineline.datasets.boxes import clip_xyxy
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.metrics.bootstrap import (
-    DRAWS,
-    FloatArray,
-    draw_weights,
-    interval,
-    with_interval,
-)
+from spineline.datasets.metrics.bootstrap import DRAWS, draw_weights, interval, with_interval
 from spineline.datasets.metrics.coco import BoxesOfImage, coco_metrics, coco_rows, coco_truth
 from spineline.datasets.metrics.grades import seven_confusion
 from spineline.datasets.metrics.levels import level_labels

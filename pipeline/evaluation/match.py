@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.labels import (
     PATHOLOGY,
     SEVEN_NAMES,
@@ -22,7 +23,6 @@ from spineline.datasets.labels import (
     encode_seven,
     tags_of_codes,
 )
-from spineline.datasets.metrics.bootstrap import BoolArray, FloatArray, IntArray
 from spineline.datasets.metrics.grades import GradeTable, abnormal_probability
 from spineline.datasets.metrics.levels import NEAR_PX, level_distances, level_labels
 from spineline.datasets.types import Structure

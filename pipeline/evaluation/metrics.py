@@ -17,16 +17,8 @@ from functools import partial
 
 import numpy as np
 
-from spineline.datasets.metrics.bootstrap import (
-    BoolArray,
-    Counted,
-    FloatArray,
-    IntArray,
-    divide,
-    per_study,
-    ratio,
-    share,
-)
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
+from spineline.datasets.metrics.bootstrap import Counted, divide, per_study, ratio, share
 from spineline.datasets.metrics.grades import (
     abnormal_auc,
     binary_accuracy,

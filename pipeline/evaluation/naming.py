@@ -13,15 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.metrics.bootstrap import (
-    BoolArray,
-    Counted,
-    FloatArray,
-    IntArray,
-    ratio,
-    share,
-)
+from spineline.datasets.metrics.bootstrap import Counted, ratio, share
 from spineline.datasets.metrics.grades import calibration_error
 from spineline.datasets.metrics.levels import NEAR_PX, level_labels
 from spineline.pipeline.evaluation.match import ScoredImage, studies_of

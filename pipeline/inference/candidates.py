@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.labels import LEVELS, Kind
 
 if TYPE_CHECKING:
     from spineline.detect.results import Detections
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 SEGMENT_RANKS = 2
 """Ranks from one vertebra, or disc, to the next."""

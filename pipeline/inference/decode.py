@@ -37,14 +37,12 @@ from typing import Literal
 
 import numpy as np
 
+from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.candidates import (
     TINY,
-    BoolArray,
     Candidates,
     DecodedStructure,
-    FloatArray,
-    IntArray,
     with_other_names,
 )
 from spineline.pipeline.inference.level_context import Context, worth

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.datasets.boxes import boxes_from_points
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.labels import SEVEN_NAMES, Kind
 from spineline.datasets.metrics.kind_masks import masked_seven
-from spineline.pipeline.inference.candidates import DecodedStructure, FloatArray
+from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.results import BinaryGrade, SevenGrade
 
 if TYPE_CHECKING:

@@ -16,14 +16,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec, prolonged
-from spineline.pipeline.inference.candidates import (
-    SEGMENT_RANKS,
-    Candidates,
-    DecodedStructure,
-    FloatArray,
-)
+from spineline.pipeline.inference.candidates import SEGMENT_RANKS, Candidates, DecodedStructure
 
 _LEAST = 3  # structures of which a curve is made
 _NEAR = 0.4  # of a box's height: how far from the curve's point its centre may lie

@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spineline.pipeline.inference.candidates import SEGMENT_RANKS, BoolArray, Candidates
+from spineline.datasets.common.arrays import BoolArray
+from spineline.pipeline.inference.candidates import SEGMENT_RANKS, Candidates
 
 SHIFTS = (-2, -1, 1, 2)
 """The rivals, in rungs: 1 is every name one rung lower, so that what is called L3 is L4."""

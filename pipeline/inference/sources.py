@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import DicomReadError, SpinelineError, first_line
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import (
@@ -53,7 +54,6 @@ from spineline.datasets.images import (
     read_image,
     window_to_uint8,
 )
-from spineline.pipeline.inference.candidates import FloatArray
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
 from spineline.pipeline.inference.warnings import warning
 

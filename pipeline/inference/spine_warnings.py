@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
-from spineline.pipeline.inference.candidates import Candidates, DecodedStructure, FloatArray
+from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, Reason
 from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.sources import Frame

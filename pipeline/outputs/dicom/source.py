@@ -40,6 +40,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import validate_value
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
@@ -47,8 +48,6 @@ from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, qu
 from spineline.datasets.predictions import RESULT_SCHEMAS
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
-
-FloatArray = npt.NDArray[np.float64]
 
 NO_DATE = "19000101"
 """Date of contents whose source has no date at all; an SR document has to have one."""

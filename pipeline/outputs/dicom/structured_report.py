@@ -16,12 +16,12 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.outputs.dicom import codes as code
 from spineline.pipeline.outputs.dicom.source import (
-    FloatArray,
     SourceInstance,
     fingerprint,
     identity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -155,13 +154,11 @@ def test_what_is_wrong_with_pixels_is_told(write_dicom: WriteDicom, name: str) -
     path = write_dicom("scan7", NOISE, syntax=syntax, BitsStored=12, HighBit=11)
     header = header_of(path)
     damage(path)
-    started = time.monotonic()
     with pytest.raises(DicomReadError, match=message) as caught:
         read_pixels(header)
     assert "scan7" in str(caught.value)
     assert "; " in str(caught.value)  # what to do
     assert "ecret" not in str(caught.value)
-    assert time.monotonic() - started < 5
 
 
 def test_causes_are_chained(write_dicom: WriteDicom) -> None:
