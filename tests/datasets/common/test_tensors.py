@@ -86,13 +86,15 @@ def test_a_header_that_cannot_be(tmp_path: Path, header: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "of_torch"),
-    [("F8_E8M0", "float8_e8m0fnu"), ("F4", "float4_e2m1fn_x2"), ("F6_E2M3", "float6_e2m3")],
+    ("dtype", "size", "of_torch"),
+    [("F8_E8M0", 4, "float8_e8m0fnu"), ("F4", 2, "float4_e2m1fn_x2"), ("F6_E2M3", 3, "float6")],
+    ids=["F8_E8M0", "F4", "F6_E2M3"],
 )
 def test_numbers_that_torch_may_not_have(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, of_torch: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, size: int, of_torch: str
 ) -> None:
     monkeypatch.delattr(torch, of_torch, raising=False)
-    path = raw(tmp_path / "a.safetensors", ENTRY % (dtype.encode(), 4), b"\0" * 4)
-    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
+    header = (ENTRY % (dtype.encode(), 4)).replace(b"[0, 4]", b"[0, %d]" % size)
+    path = raw(tmp_path / "a.safetensors", header, b"\0" * size)
+    with pytest.raises(WeightsError, match=f"{of_torch}|Dtype not understood: {dtype}"):
         read_described(path)
