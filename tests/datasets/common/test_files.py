@@ -141,7 +141,14 @@ def test_folders_that_no_run_made_are_never_replaced(tmp_path, monkeypatch, out,
 
 
 def test_empty_folder_counts_as_absent(tmp_path):
-    check_output(tmp_path, overwrite=False)
+    out = tmp_path / "out"
+    out.mkdir()
+    check_output(out, overwrite=False)
+    with staged_folder(out, overwrite=False) as made:
+        (made / "a.txt").write_text("new")
+    assert (out / "a.txt").read_text() == "new"
+    with pytest.raises(OutputExistsError, match="exists already"):
+        check_output(out, overwrite=False)
 
 
 def test_output_below_a_file_is_refused(tmp_path):

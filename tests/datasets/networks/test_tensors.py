@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import struct
 from pathlib import Path
@@ -86,8 +85,16 @@ def test_a_header_that_cannot_be(tmp_path: Path, header: bytes) -> None:
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
-@pytest.mark.parametrize("dtype", ["F8_E8M0", "F4", "F6_E2M3"])
-def test_numbers_that_torch_may_not_have(tmp_path: Path, dtype: str) -> None:
-    path = raw(tmp_path / "a.safetensors", ENTRY % (dtype.encode(), 4), b"\0" * 4)
-    with contextlib.suppress(WeightsError):  # and no other error
+@pytest.mark.parametrize(
+    ("dtype", "size", "of_torch"),
+    [("F8_E8M0", 4, "float8_e8m0fnu"), ("F4", 2, "float4_e2m1fn_x2"), ("F6_E2M3", 3, "float6")],
+    ids=["F8_E8M0", "F4", "F6_E2M3"],
+)
+def test_numbers_that_torch_may_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, size: int, of_torch: str
+) -> None:
+    monkeypatch.delattr(torch, of_torch, raising=False)
+    header = (ENTRY % (dtype.encode(), 4)).replace(b"[0, 4]", b"[0, %d]" % size)
+    path = raw(tmp_path / "a.safetensors", header, b"\0" * size)
+    with pytest.raises(WeightsError, match=f"{of_torch}|Dtype not understood: {dtype}"):
         read_described(path)
