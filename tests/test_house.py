@@ -161,6 +161,23 @@ def test_late_imports_of_ours_have_a_reason() -> None:
     assert found == set(LATE)
 
 
+def test_public_names_stand_for_one_thing() -> None:
+    """But for the functions that commands and interfaces have in common."""
+    common = {"train", "val", "predict", "export", "load", "run", "main"}
+    where: dict[str, list[str]] = {}
+    for name, path in OURS.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = [node.name]
+            for public in names:
+                if not public.startswith("_") and public not in common:
+                    where.setdefault(public, []).append(name)
+    assert not {public: found for public, found in where.items() if len(found) > 1}
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_point_one_way(room: str) -> None:
     wrong = []

@@ -25,7 +25,7 @@ Task = Literal["detect", "classify", "name"]
 State = Literal["ok", "missing", "altered"]
 
 REGISTRY_FILE = "registry.yaml"
-SCHEMA = 1
+REGISTRY_SCHEMA = 1
 BUNDLED = Path(__file__).resolve().parent
 """The folder of the weights that come with spineline."""
 
@@ -225,9 +225,9 @@ def load_registry(folder: Path | None = None) -> Registry:
         raise WeightsError(f"{path}: no such file; a folder of weights needs one") from error
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise WeightsError(f"{path}: cannot be read as YAML ({error!s:.300})") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != REGISTRY_SCHEMA:
         raise WeightsError(
-            f"{path}: is no weights registry (wanted a mapping with schema: {SCHEMA})"
+            f"{path}: is no weights registry (wanted a mapping with schema: {REGISTRY_SCHEMA})"
         )
     listed = content.get("weights") or []
     if not isinstance(listed, list):

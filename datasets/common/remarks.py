@@ -84,8 +84,8 @@ class SeriesText(Marked):
         return SeriesText("", self.number, is_left_out=True)
 
 
-Part: TypeAlias = "str | float | Remark"
-Parameter: TypeAlias = "Part | tuple[Part, ...]"
+ParameterPart: TypeAlias = "str | float | Remark"
+Parameter: TypeAlias = "ParameterPart | tuple[ParameterPart, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _hidden(value: Parameter, hide: Callable[[str], str]) -> Parameter:
     return _hidden_part(value, hide)
 
 
-def _hidden_part(value: Part, hide: Callable[[str], str]) -> Part:
+def _hidden_part(value: ParameterPart, hide: Callable[[str], str]) -> ParameterPart:
     if isinstance(value, Remark):
         return value.hidden(hide)
     if not isinstance(value, Marked):

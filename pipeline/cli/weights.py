@@ -19,7 +19,7 @@ from spineline.pipeline.cli.settings import WeightsAdd, WeightsList, WeightsVeri
 from spineline.weights.registry import (
     BUNDLED,
     REGISTRY_FILE,
-    SCHEMA,
+    REGISTRY_SCHEMA,
     Entry,
     Registry,
     WrittenWeights,
@@ -181,7 +181,7 @@ def _write_registry(registry: Registry, entry: Entry) -> None:
         for name, (detector, classifier) in registry.bundles.items()
     }
     weights = [{**asdict(known), "classes": list(known.classes)} for known in entries.values()]
-    content = {"schema": SCHEMA, "bundles": bundles, "weights": weights}
+    content = {"schema": REGISTRY_SCHEMA, "bundles": bundles, "weights": weights}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     lines = (BUNDLED / REGISTRY_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
     about = itertools.takewhile(lambda line: line.startswith("#"), lines)  # it describes the fields

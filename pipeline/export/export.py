@@ -31,9 +31,9 @@ from spineline.detect.yolo.export import yolo_to_onnx
 from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.bundles import (
     BUNDLE_FILE,
+    BUNDLE_SCHEMA,
     KIND,
     ROLES,
-    SCHEMA,
     USE,
     Role,
     decoding_values,
@@ -176,7 +176,7 @@ def bundle_description(
     names = [file.name for file in (bundle.detector, bundle.classifier, bundle.namer) if file]
     return {
         "kind": KIND,
-        "schema": SCHEMA,
+        "schema": BUNDLE_SCHEMA,
         "version": package_version(),
         "format": form,
         "name": f"{bundle.name}-{form}",

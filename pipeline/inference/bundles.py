@@ -38,7 +38,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 BUNDLE_FILE = "bundle.json"
 KIND = "spineline-bundle"
-SCHEMA = 1
+BUNDLE_SCHEMA = 1
 USE = "research use only, not a medical device"
 
 _AGAIN = "make it anew with spineline pipeline export, or copy the whole folder again"
@@ -197,11 +197,11 @@ def read_bundle(folder: Path) -> Exported:
     """
     path = folder / BUNDLE_FILE
     content, sha256 = _read_json(path)
-    if content.get("schema") != SCHEMA:
+    if content.get("schema") != BUNDLE_SCHEMA:
         msg = (
             f"{path}: a bundle of schema {content.get('schema')!r:.40}, written by spineline "
             f"{content.get('version')!r:.40}; this one, {package_version()}, reads schema "
-            f"{SCHEMA}: export it again with this version, or use the one that wrote it"
+            f"{BUNDLE_SCHEMA}: export it again with this version, or use the one that wrote it"
         )
         raise WeightsError(msg)
     if content.get("format") == "torchscript":

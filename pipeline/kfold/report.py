@@ -24,7 +24,7 @@ from spineline.pipeline.kfold.table import (
 from spineline.pipeline.kfold.variants import Variant
 from spineline.pipeline.run.predict import Failure
 
-SCHEMA = "spineline-kfold/1"
+KFOLD_SCHEMA = "spineline-kfold/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class KfoldReport:
         for row in self.rows:
             variants.setdefault(row.variant, {})[row.metric] = row.to_json()
         return {
-            "schema": SCHEMA,
+            "schema": KFOLD_SCHEMA,
             "k": len(self.folds.folders),
             "seed": self.settings.seed,
             "checkpoint": self.settings.checkpoint,

@@ -43,7 +43,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """One line.
 
     Attributes:
@@ -92,11 +92,11 @@ class Manifest:
         entries: the last of each study, by name.
     """
 
-    def __init__(self, handle: int, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, handle: int, entries: Mapping[str, ManifestEntry]) -> None:
         self._handle = handle
         self.entries = dict(entries)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ManifestEntry) -> None:
         """Add a line, and wait until it is on the disk.
 
         Raises:
@@ -153,7 +153,7 @@ def open_manifest(path: Path) -> Iterator[Manifest]:
         os.close(handle)
 
 
-def _repaired(handle: int, path: Path) -> dict[str, Entry]:
+def _repaired(handle: int, path: Path) -> dict[str, ManifestEntry]:
     """The entries of a manifest; a last line that was cut short is taken off."""
     data = path.read_bytes()
     *lines, last = data.split(b"\n")
@@ -163,7 +163,7 @@ def _repaired(handle: int, path: Path) -> dict[str, Entry]:
         else:
             os.write(handle, b"\n")
             lines.append(last)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ManifestEntry] = {}
     for number, line in enumerate(lines, 1):
         entry = _entry_of(line)
         if entry is None:
@@ -173,12 +173,14 @@ def _repaired(handle: int, path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry_of(line: bytes) -> Entry | None:
+def _entry_of(line: bytes) -> ManifestEntry | None:
     """The entry of a line, or None where it is none."""
     try:
         value: Any = json.loads(line)
-        given = {spec.name: value[spec.name] for spec in fields(Entry) if spec.name in value}
-        entry = Entry(**{**given, "seconds": float(value["seconds"])})
+        given = {
+            spec.name: value[spec.name] for spec in fields(ManifestEntry) if spec.name in value
+        }
+        entry = ManifestEntry(**{**given, "seconds": float(value["seconds"])})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     texts = (entry.study, entry.reason, entry.weights, entry.settings, entry.version, entry.input)

@@ -52,7 +52,13 @@ from spineline.pipeline.run import engine_local
 from spineline.pipeline.run.engines import Engine, Failure, Outcome, load_engine, reason_of
 from spineline.pipeline.run.hidden_log import hidden_in_log, quiet_names
 from spineline.pipeline.run.manifest import NAME as MANIFEST
-from spineline.pipeline.run.manifest import Entry, Manifest, Stamp, is_manifest, open_manifest
+from spineline.pipeline.run.manifest import (
+    Manifest,
+    ManifestEntry,
+    Stamp,
+    is_manifest,
+    open_manifest,
+)
 from spineline.pipeline.run.progress import RunProgress, summary_lines
 from spineline.pipeline.run.pseudonyms import Pseudonyms, pseudonyms_of, recorded
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
@@ -264,7 +270,7 @@ class _Run:
         if failure is not None:
             discard_folder(self._out / outcome.name)  # what an earlier run made of other files
         self._manifest.add(
-            Entry(
+            ManifestEntry(
                 study=outcome.name,
                 status="done" if failure is None else "failed",
                 reason="" if failure is None else failure.reason,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError
-from spineline.pipeline.run.manifest import Entry, Stamp, is_manifest, open_manifest
+from spineline.pipeline.run.manifest import ManifestEntry, Stamp, is_manifest, open_manifest
 
-DONE = Entry("a", "done", "", "w" * 64, "s" * 12, "1.0", 0.25, input="i" * 16)
+DONE = ManifestEntry("a", "done", "", "w" * 64, "s" * 12, "1.0", 0.25, input="i" * 16)
 FAILED = replace(DONE, study="b", status="failed", reason="no 'T2' √", kind="reading")
 
 
