@@ -144,7 +144,7 @@ def test_one_line_a_study_and_the_rest_in_the_log(
     assert code == 1
     chosen = "a: 11 of 11 levels, slice 2 of 3 of series 'T2_TSE_SAG' (number 1)"
     assert said.splitlines()[0] == chosen
-    assert "T1" not in said + warned
+    assert "T1_TSE" not in said + warned
     log = (out / "log.txt").read_text().splitlines()
     assert log[0] == chosen
     assert any(line.startswith("a: left out, series 'T1_TSE_SAG'") for line in log)
