@@ -251,7 +251,7 @@ import os, sys, threading
 
 import torch
 
-from spineline.datasets.common import training
+from spineline.datasets.networks import training
 from spineline.pipeline.cli.main import main
 
 counts, close, write = [], training.Trainer._close_epoch, training.write_checkpoint
