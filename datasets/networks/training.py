@@ -211,6 +211,7 @@ class Trainer(ABC):
                 self._writer.close()
         if self.writes:
             self.on_train_end()
+        if self.writes and self.checkpoint_name:
             LOG.info("done: %d epochs; weights: %s", self.done, self.result().weights)
         return self.result()
 

@@ -267,6 +267,8 @@ def test_the_same_run_gives_the_same_bytes(dataset: Path, tmp_path: Path, run_cl
         code, said, _ = run_cli(*words, f"out={tmp_path / out}")
         assert code == 0
         assert "12 spines to train on" in said
+        assert f"weights: {tmp_path / out / 'namer.safetensors'}" in said
+        assert ".partial" not in said
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert files == ["metrics.json", "namer.safetensors", "results.csv", "run.yaml"]
     for name in files[:3]:
