@@ -29,19 +29,11 @@ from spineline.pipeline.inference.bundles import (
     load_exported,
     networks_needed,
 )
-from spineline.pipeline.inference.candidates import (
-    Candidates,
-    DecodedStructure,
-    candidates_of,
-)
-from spineline.pipeline.inference.decode import (
-    DecodedSpine,
-    DecodeSettings,
-    decode_chain,
-    decode_spine,
-)
+from spineline.pipeline.inference.candidates import DecodedStructure
+from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
+from spineline.pipeline.inference.find_spine import LookSettings, find_spine, look_at
 from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
-from spineline.pipeline.inference.level_context import LevelReader, read_context
+from spineline.pipeline.inference.level_context import LevelReader
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
@@ -165,32 +157,29 @@ class Pipeline:
             confidence=settings.confidence,
         )
         with precision(settings):
-            detections = self.detector.detect(
-                [frame.image for frame in frames],
-                confidence=settings.candidate_confidence,
-                iou=settings.iou,
-                batch=batch_size(settings),
-            )
-            candidates = [candidates_of(each, how.candidates_per_level) for each in detections]
-            spines = [
-                self._decoded(frame, offered, how)
-                for frame, offered in zip(frames, candidates, strict=True)
-            ]
+            spines = self._spines(frames, how)
             grades = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, offered, spine, how, graded))
-            for frame, offered, spine, graded in zip(
-                frames, candidates, spines, grades, strict=True
-            )
+            Analysis(frame, spine, self._result(frame, spine, how, graded))
+            for frame, spine, graded in zip(frames, spines, grades, strict=True)
         ]
 
-    def _decoded(self, frame: Frame, candidates: Candidates, how: DecodeSettings) -> DecodedSpine:
-        """The spine of one frame, named from its context too where there is a level reader."""
-        context = None
-        if self.namer is not None and how.method == "spine":
-            context = read_context(self.namer, frame.image, decode_chain(candidates, how))
-        spine = decode_spine(candidates, how, context)
-        return replace(spine, naming=abstain(spine.naming, self.settings.min_naming_probability))
+    def _spines(self, frames: Sequence[Frame], how: DecodeSettings) -> list[DecodedSpine]:
+        """The spine of each frame; all first looks go through the detector together."""
+        settings = self.settings
+        look = LookSettings(
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
+            per_level=how.candidates_per_level,
+        )
+        offered = look_at(self.detector, [frame.image for frame in frames], look)
+        spines = [
+            find_spine(self.detector, self.namer, frame.image, how, look, candidates)
+            for frame, candidates in zip(frames, offered, strict=True)
+        ]
+        least = settings.min_naming_probability
+        return [replace(spine, naming=abstain(spine.naming, least)) for spine in spines]
 
     def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
         """Grades of the structures of each frame; all crops go through the classifier together."""
@@ -216,7 +205,6 @@ class Pipeline:
     def _result(
         self,
         frame: Frame,
-        candidates: Candidates,
         spine: DecodedSpine,
         how: DecodeSettings,
         grades: Sequence[Grade],
@@ -235,7 +223,7 @@ class Pipeline:
                 *frame.warnings,
                 *spine_warnings(
                     frame,
-                    candidates,
+                    spine.candidates,
                     spine,
                     settings=how,
                     min_naming_probability=self.settings.min_naming_probability,
