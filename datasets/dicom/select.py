@@ -118,6 +118,7 @@ class Choice:
         alternatives: the middle slices of other stacks that are as well suited, in order of rank.
         t1_slices: the slices of a sagittal T1 stack in the same frame of reference, sorted along
             the normal; empty where there is none.
+        tie: those of the warnings that say that another stack is as well suited.
     """
 
     series: Series
@@ -127,6 +128,7 @@ class Choice:
     neighbours: tuple[SliceHeader, ...] = ()
     alternatives: tuple[SliceHeader, ...] = ()
     t1_slices: tuple[SliceHeader, ...] = ()
+    tie: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,8 @@ def choose_slice(study: Study) -> Choice:
     warnings += [
         best.remark("slice_choice", "{series.shown}: {reason}", text) for _, text in _demerits(best)
     ]
-    warnings += _rivals(best, usable[1:])
+    tie = _rivals(best, usable[1:])
+    warnings += tie
     left_out = [*refused, *((stack, _why_not(stack, best)) for stack in usable[1:])]
     chosen, place, slice_warnings = _middle(best)
     warnings += slice_warnings
@@ -199,6 +202,7 @@ def choose_slice(study: Study) -> Choice:
         neighbours=_neighbours(best, chosen),
         alternatives=tuple(_middle(stack)[0] for stack in equal),
         t1_slices=_t1_slices(stacks, chosen),
+        tie=tuple(tie),
     )
 
 

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -37,6 +38,8 @@ from spineline.pipeline.inference.level_context import LevelReader
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
+from spineline.pipeline.inference.slices.beside import SliceCount
+from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
 from spineline.weights import (
@@ -101,14 +104,27 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, weights: str = "default", *, device: str = "cpu", trust: bool = False
+        cls,
+        weights: str = "default",
+        *,
+        device: str = "cpu",
+        slices: SliceCount = "auto",
+        trust: bool = False,
     ) -> Pipeline:
         """Load the models of a bundle, of ``"DETECTOR,CLASSIFIER"`` or of an exported folder.
+
+        Args:
+            weights: a bundle, two or three files, or an exported folder.
+            device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
+            slices: how many slices of a study [Pipeline.predict][] looks at; ``auto``: three, and
+                more in doubt.
+            trust: allow weights that are pickles.
 
         Raises:
             WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust``.
         """
-        return cls.from_settings(ModelSettings(weights=weights, device=device, trust=trust))
+        settings = ModelSettings(weights=weights, device=device, slices=slices, trust=trust)
+        return cls.from_settings(settings)
 
     @classmethod
     def from_settings(cls, settings: ModelSettings) -> Pipeline:
@@ -139,7 +155,8 @@ class Pipeline:
         Raises:
             SpinelineError: not readable, no sagittal T2, or more than one study.
         """
-        cases = find_cases(Path(source), window=self.settings.window)
+        settings = self.settings
+        cases = find_cases(Path(source), window=settings.window, slices=settings.slices)
         if len(cases) != 1:
             msg = (
                 f"{source}: holds {len(cases)} studies; name one of them, or run "
@@ -157,16 +174,19 @@ class Pipeline:
             confidence=settings.confidence,
         )
         with precision(settings):
-            spines = self._spines(frames, how)
+            looked = self._look(frames, how)
+            frames, spines = [each.frame for each in looked], [each.spine for each in looked]
             grades = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, spine, how, graded))
-            for frame, spine, graded in zip(frames, spines, grades, strict=True)
+            Analysis(each.frame, each.spine, self._result(each, how, graded))
+            for each, graded in zip(looked, grades, strict=True)
         ]
 
-    def _spines(self, frames: Sequence[Frame], how: DecodeSettings) -> list[DecodedSpine]:
+    def _look(self, frames: Sequence[Frame], how: DecodeSettings) -> list[Joined]:
         """The spine of each frame; all first looks go through the detector together."""
         settings = self.settings
+        if how.method == "argmax":  # names each box by itself: there is nothing to join
+            frames = [replace(frame, around=None) for frame in frames]
         look = LookSettings(
             confidence=settings.candidate_confidence,
             iou=settings.iou,
@@ -174,12 +194,22 @@ class Pipeline:
             per_level=how.candidates_per_level,
         )
         offered = look_at(self.detector, [frame.image for frame in frames], look)
-        spines = [
-            find_spine(self.detector, self.namer, frame.image, how, look, candidates)
+        find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
+        looked = [
+            look_around(
+                frame,
+                find(image=frame.image, candidates=candidates),
+                find,
+                sure=how.sure_naming,
+                reads=self.namer is not None,
+            )
             for frame, candidates in zip(frames, offered, strict=True)
         ]
         least = settings.min_naming_probability
-        return [replace(spine, naming=abstain(spine.naming, least)) for spine in spines]
+        return [
+            replace(each, spine=replace(each.spine, naming=abstain(each.spine.naming, least)))
+            for each in looked
+        ]
 
     def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
         """Grades of the structures of each frame; all crops go through the classifier together."""
@@ -202,13 +232,8 @@ class Pipeline:
         grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
         return [[next(grades) for _ in range(count)] for count in counts]
 
-    def _result(
-        self,
-        frame: Frame,
-        spine: DecodedSpine,
-        how: DecodeSettings,
-        grades: Sequence[Grade],
-    ) -> StudyResult:
+    def _result(self, looked: Joined, how: DecodeSettings, grades: Sequence[Grade]) -> StudyResult:
+        frame, spine = looked.frame, looked.spine
         header = frame.header
         return StudyResult(
             study_uid=header.study_uid if header else None,
@@ -233,6 +258,7 @@ class Pipeline:
             weights_sha256=self.weights_sha256,
             version=_version(),
             naming=spine.naming,
+            slices=looked.seen,
         )
 
 
