@@ -10,6 +10,7 @@ No patient name, id or date is ever read here: only the tags of ``_KEYWORDS`` ar
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import math
 import warnings
@@ -116,12 +117,13 @@ class SliceHeader:
 
 
 class HeaderRejected(Exception):  # noqa: N818 - a verdict on one file, caught by the scan
-    """A file that holds no usable slice, with the reason."""
+    """A file that holds no usable slice, with the reason, and its study where that is known."""
 
-    def __init__(self, reason: str, kind: RejectionKind) -> None:
+    def __init__(self, reason: str, kind: RejectionKind, study_uid: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.kind: RejectionKind = kind
+        self.study_uid = study_uid
 
 
 @contextmanager
@@ -165,8 +167,35 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     return _headers_of(path, dataset)
 
 
-def quick_uids(path: Path) -> tuple[str, str] | None:
-    """The study and the instance of an ordinary file, or None where pydicom has to read it.
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What a file is known by before its pixels are looked at.
+
+    Attributes:
+        study_uid, instance_uid: of its (first) image.
+        place: digest of study, series, instance, and where its images lie in the patient. Copies of
+            a file have the same; files that repeat an instance UID at another place do not.
+    """
+
+    study_uid: str
+    instance_uid: str
+    place: bytes
+
+
+def identity_of(headers: Sequence[SliceHeader]) -> FileIdentity:
+    """The identity of a file by the headers of its slices."""
+    first = headers[0]
+    places = [(header.position, header.orientation) for header in headers]
+    uids = (first.study_uid, first.series_uid, first.instance_uid)
+    return FileIdentity(first.study_uid, first.instance_uid, _place_digest(uids, places))
+
+
+def _place_digest(uids: tuple[str, str, str], places: Sequence[object]) -> bytes:
+    return hashlib.sha256(repr((uids, places)).encode()).digest()[:16]
+
+
+def quick_identity(path: Path) -> FileIdentity | None:
+    """The identity of an ordinary file, or None where pydicom has to read it.
 
     No more than its first 64 KiB are looked at, by this project's code alone.
 
@@ -181,7 +210,12 @@ def quick_uids(path: Path) -> tuple[str, str] | None:
         _check_is_dicom(path)
         return None
     _, _, study, instance = _checked(quick)
-    return study, instance
+    place = (
+        _position(quick, "ImagePositionPatient", []),
+        _orientation(quick, "ImageOrientationPatient", []),
+    )
+    uids = (study, _text(quick, "SeriesInstanceUID"), instance)
+    return FileIdentity(study, instance, _place_digest(uids, [place]))
 
 
 def check_inflated_size(path: Path) -> None:
@@ -247,7 +281,7 @@ def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
         _text(dataset, f"{name}InstanceUID") for name in ("Study", "Series", "SOP")
     )
     if rows is None and columns is None and study and series and instance:
-        raise HeaderRejected("holds no image (no Rows and Columns)", "no-image")
+        raise HeaderRejected("holds no image (no Rows and Columns)", "no-image", study)
     if rows is None or columns is None or not (study and series and instance):
         wanted = {
             "StudyInstanceUID": study,
@@ -258,9 +292,9 @@ def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
         }
         absent = ", ".join(name for name, value in wanted.items() if value in (None, ""))
         reason = f"header has no {absent}; the file may be cut short"
-        raise HeaderRejected(reason, "damaged")
+        raise HeaderRejected(reason, "damaged", study)
     if rows < 1 or columns < 1:
-        raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged")
+        raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged", study)
     return rows, columns, study, instance
 
 
@@ -274,7 +308,7 @@ def _frame_headers(
             f"{frames} frames with {len(groups)} per-frame descriptions: only files of one image "
             "and enhanced multi-frame files are read"
         )
-        raise HeaderRejected(reason, "no-image")
+        raise HeaderRejected(reason, "no-image", _text(dataset, "StudyInstanceUID"))
     shared = _sequence(dataset, "SharedFunctionalGroupsSequence")[:1]
     return tuple(
         _header(path, dataset, _flatten([group, *shared, dataset]), rows, columns, (n, frames))

@@ -66,11 +66,13 @@ class Rejection:
         path: the file.
         reason: why, in plain words.
         kind: ``foreign`` (no DICOM image by nature), ``damaged``, ``no-image`` or ``duplicate``.
+        study_uid: the study that it belongs to; empty where it does not say.
     """
 
     path: Path
     reason: str
     kind: RejectionKind = "damaged"
+    study_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
