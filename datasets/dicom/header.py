@@ -37,8 +37,9 @@ _KEYWORDS = (
     "SeriesNumber", "InstanceNumber", "Modality", "SeriesDescription", "ProtocolName",
     "SequenceName", "BodyPartExamined", "ScanOptions", "ScanningSequence", "EchoTime",
     "RepetitionTime", "InversionTime", "ImageOrientationPatient", "ImagePositionPatient",
-    "FrameOfReferenceUID", "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "PhotometricInterpretation", "SharedFunctionalGroupsSequence",
+    "FrameOfReferenceUID", "AcquisitionContrast", "PixelSpacing", "Rows", "Columns",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _TAGS = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
@@ -61,9 +62,10 @@ class SliceHeader:
         frame: index in a multi-frame file, None in a file of one image.
         frames: number of frames in the file.
         samples: samples per pixel: 1 grey, 3 colour.
-        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``.
+        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``; of a frame its own FrameType.
         words: upper-case text that tells the kind of scan (description, protocol, sequence).
-        scan_options: upper-case DICOM scan options.
+        scan_options: upper-case DICOM scan options, and ``FAT_SAT`` where a frame says so.
+        acquisition_contrast: of enhanced files, such as ``T2``.
         frame_of_reference_uid: images of one frame of reference share the patient's coordinates.
         problems: what is wrong with its geometry (spacing, orientation, position), in plain words.
     """
@@ -94,6 +96,7 @@ class SliceHeader:
     scan_options: tuple[str, ...] = ()
     body_part: str = ""
     frame_of_reference_uid: str = ""
+    acquisition_contrast: str = ""
     problems: tuple[str, ...] = ()
 
     @property
@@ -339,6 +342,8 @@ def _header(
         return next(found, (dataset, keywords[0]))
 
     problems: list[str] = []
+    selective = _text(*place("SpectrallySelectedSuppression")).upper()
+    suppressed = ("FAT_SAT",) if selective in ("FAT", "FAT_AND_WATER") else ()
     texts = [_text(dataset, k) for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
     return SliceHeader(
         path=path,
@@ -354,17 +359,18 @@ def _header(
         modality=_text(dataset, "Modality").upper(),
         echo_time_ms=_positive(*place("EchoTime", "EffectiveEchoTime")),
         repetition_time_ms=_positive(*place("RepetitionTime")),
-        inversion_time_ms=_positive(*place("InversionTime")),
+        inversion_time_ms=_positive(*place("InversionTime", "InversionTimes")),
         instance_number=integer_of(dataset, "InstanceNumber"),
         series_number=integer_of(dataset, "SeriesNumber"),
         photometric=_text(dataset, "PhotometricInterpretation").upper(),
         samples=integer_of(dataset, "SamplesPerPixel") or 1,
         frame=frame[0] if frame else None,
         frames=frame[1] if frame else 1,
-        image_type=_texts(dataset, "ImageType"),
+        image_type=_texts(*(place("FrameType", "ImageType") if frame else (dataset, "ImageType"))),
         sop_class_uid=_text(dataset, "SOPClassUID"),
         words=" ".join(text for text in texts if text).upper(),
-        scan_options=_texts(dataset, "ScanOptions"),
+        scan_options=(*_texts(dataset, "ScanOptions"), *suppressed),
+        acquisition_contrast=_text(*place("AcquisitionContrast")).upper(),
         body_part=_text(dataset, "BodyPartExamined").upper(),
         frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
         problems=tuple(problems),

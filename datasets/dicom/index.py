@@ -494,7 +494,10 @@ def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
             series.append(_series(slices))
         else:
             alone.setdefault(shared, []).append(slices[0])
-    series += [_series(slices) for slices in alone.values()]
+    for slices in alone.values():
+        places = {header.position for header in slices}
+        together = len(places) == len(slices)
+        series += [_series(slices)] if together else [_series([header]) for header in slices]
     return tuple(sorted(series, key=lambda s: (s.slices[0].series_number or 0, s.series_uid)))
 
 
@@ -506,12 +509,14 @@ def _series(slices: Sequence[SliceHeader]) -> Series:
 def _shared_by_slices(header: SliceHeader) -> object | None:
     """What the slices of one series share besides its UID; None where too little is told of it."""
     told = header.series_number is not None or header.words
-    if header.frame is not None or header.orientation is None or not told:
+    if header.frame is not None or header.orientation is None or not (told and header.position):
         return None
     return (
         header.series_number,
         header.words,
         header.modality,
+        header.image_type,
+        header.echo_time_ms,
         header.frame_of_reference_uid,
         tuple(round(value, 3) for value in header.orientation),
         (header.rows, header.columns, header.spacing_rc_mm),
