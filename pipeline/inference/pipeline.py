@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
@@ -47,6 +48,14 @@ from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
+from spineline.pipeline.inference.suitability import (
+    TURNS,
+    Refusal,
+    SuitabilityLimits,
+    measure,
+    refusal_of,
+    score_of,
+)
 from spineline.weights import (
     Bundle,
     Task,
@@ -60,6 +69,10 @@ from spineline.weights import (
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
+
+
+NO_SPINE = DecodedSpine((), ())
+"""What is said of a frame that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,7 @@ class Pipeline:
         namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
             the detector.
         decoding: how candidates are weighed, but for what settings decide.
+        suitability: where a frame stops being for us; None takes every frame.
     """
 
     detector: Detector
@@ -98,6 +112,7 @@ class Pipeline:
     settings: ModelSettings = field(default_factory=ModelSettings)
     namer: LevelReader | None = None
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    suitability: SuitabilityLimits | None = None
 
     def __post_init__(self) -> None:
         if not set(self.detector.names) & set(LEVELS):
@@ -129,7 +144,7 @@ class Pipeline:
         if is_exported(settings.weights):
             models = load_exported(settings)
             found = (models.detector, models.classifier, bundle.name, bundle.sha256, settings)
-            return cls(*found, models.namer, models.decoding)
+            return cls(*found, models.namer, models.decoding, SuitabilityLimits())
         device, trust = settings.device, settings.trust
         with networks_needed(settings.weights):
             from spineline.classify import load_classifier
@@ -139,7 +154,9 @@ class Pipeline:
             detector = load_detector(bundle.detector.path, device=device, trust=trust)
             classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
             namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
-        return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
+        names = bundle.name, bundle.sha256
+        limits = SuitabilityLimits()
+        return cls(detector, classifier, *names, settings, namer, suitability=limits)
 
     def predict(self, source: str | Path) -> StudyResult:
         """The result of one study, DICOM file or image.
@@ -165,24 +182,56 @@ class Pipeline:
             confidence=settings.confidence,
         )
         with precision(settings):
-            detections = self.detector.detect(
-                [frame.image for frame in frames],
-                confidence=settings.candidate_confidence,
-                iou=settings.iou,
-                batch=batch_size(settings),
-            )
-            candidates = [candidates_of(each, how.candidates_per_level) for each in detections]
+            candidates = self._candidates([frame.image for frame in frames])
             spines = [
                 self._decoded(frame, offered, how)
                 for frame, offered in zip(frames, candidates, strict=True)
             ]
+            refusals = [
+                self.refusal(frame.image, offered)
+                for frame, offered in zip(frames, candidates, strict=True)
+            ]
+            if not settings.force:
+                spines = [
+                    spine if refusal is None else NO_SPINE
+                    for spine, refusal in zip(spines, refusals, strict=True)
+                ]
             grades = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, offered, spine, how, graded))
-            for frame, offered, spine, graded in zip(
-                frames, candidates, spines, grades, strict=True
+            Analysis(frame, spine, self._result(frame, offered, spine, how, graded, refusal))
+            for frame, offered, spine, graded, refusal in zip(
+                frames, candidates, spines, grades, refusals, strict=True
             )
         ]
+
+    def refusal(self, image: npt.NDArray[np.uint8], candidates: Candidates) -> Refusal | None:
+        """Why an image is no sagittal T2 of a lumbar spine, head up; None where it is one.
+
+        Args:
+            image: (H, W) grey, as the detector saw it.
+            candidates: the detector's.
+        """
+        if self.suitability is None:
+            return None
+
+        def turned() -> dict[str, float]:
+            images = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
+            found = [self._candidates([each])[0] for each in images]
+            return {w: score_of(each, self.decoding) for w, each in zip(TURNS, found, strict=True)}
+
+        found = measure(image, candidates, self.decoding, self.namer)
+        return refusal_of(found, turned, self.suitability)
+
+    def _candidates(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
+        """What the detector offers of images."""
+        settings = self.settings
+        detections = self.detector.detect(
+            images,
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
+        )
+        return [candidates_of(each, self.decoding.candidates_per_level) for each in detections]
 
     def _decoded(self, frame: Frame, candidates: Candidates, how: DecodeSettings) -> DecodedSpine:
         """The spine of one frame, named from its context too where there is a level reader."""
@@ -220,8 +269,10 @@ class Pipeline:
         spine: DecodedSpine,
         how: DecodeSettings,
         grades: Sequence[Grade],
+        refusal: Refusal | None,
     ) -> StudyResult:
-        header = frame.header
+        header, refused = frame.header, refusal is not None and not self.settings.force
+        unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
         return StudyResult(
             study_uid=header.study_uid if header else None,
             series_uid=header.series_uid if header else None,
@@ -230,17 +281,23 @@ class Pipeline:
             height=frame.height,
             spacing_rc_mm=header.spacing_rc_mm if header else None,
             structures=_structures(frame, spine.structures, grades),
-            missing_levels=tuple(level for level, _ in spine.missing),
+            missing_levels=LEVELS if refused else tuple(level for level, _ in spine.missing),
             warnings=(
+                *unsuitable,
                 *frame.warnings,
-                *spine_warnings(
-                    frame,
-                    candidates,
-                    spine,
-                    settings=how,
-                    min_naming_probability=self.settings.min_naming_probability,
+                *(
+                    ()
+                    if refused
+                    else spine_warnings(
+                        frame,
+                        candidates,
+                        spine,
+                        settings=how,
+                        min_naming_probability=self.settings.min_naming_probability,
+                    )
                 ),
             ),
+            status="refused" if refused else "ok",
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),
