@@ -182,7 +182,7 @@ class Pipeline:
             confidence=settings.confidence,
         )
         with precision(settings):
-            candidates = self._candidates([frame.image for frame in frames])
+            candidates = self.offered([frame.image for frame in frames])
             spines = [
                 self._decoded(frame, offered, how)
                 for frame, offered in zip(frames, candidates, strict=True)
@@ -216,13 +216,13 @@ class Pipeline:
 
         def turned() -> dict[str, float]:
             images = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
-            found = [self._candidates([each])[0] for each in images]
+            found = [self.offered([each])[0] for each in images]
             return {w: score_of(each, self.decoding) for w, each in zip(TURNS, found, strict=True)}
 
         found = measure(image, candidates, self.decoding, self.namer)
         return refusal_of(found, turned, self.suitability)
 
-    def _candidates(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
+    def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
         """What the detector offers of images."""
         settings = self.settings
         detections = self.detector.detect(

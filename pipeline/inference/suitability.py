@@ -76,13 +76,15 @@ class SuitabilityLimits:
         lumbar: with less it is not a lumbar one.
         contrast: with less it is no T2 image.
         whole: with less evidence the frame is looked at turned and mirrored.
-        turned: a turned look has to be better by so much of `FULL_SCORE` to be believed.
+        upright: a turned look is believed where its score is that share of `FULL_SCORE`,
+        turned: and by so much better than that of the frame as it is.
     """
 
     spine: float = 0.5
     lumbar: float = 1.0
     contrast: float = 0.0
     whole: float = 1.75
+    upright: float = 0.7
     turned: float = 0.15
 
 
@@ -169,7 +171,7 @@ def refusal_of(
     if found.evidence < limits.whole:
         scores = turned()
         best = max(scores, key=lambda words: scores[words], default="")
-        if best and scores[best] > max(found.score + limits.turned, limits.spine / 2):
+        if best and scores[best] > max(found.score + limits.turned, limits.upright):
             text = f"the spine is found much better {best}; set the image upright, face to the left"
             return Refusal(TURNS[best][0], text, (("evidence", evidence),))
     if found.evidence < limits.spine:
