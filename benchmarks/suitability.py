@@ -81,7 +81,7 @@ def main(words: list[str]) -> None:
     harness.run_bench(words, SuitabilitySettings, compute, "suitability")
 
 
-def compute(settings: SuitabilitySettings) -> harness.BenchResult:
+def compute(settings: SuitabilitySettings, _: Path) -> harness.BenchResult:
     """Measure all kinds."""
     pipeline = Pipeline.from_settings(ModelSettings(weights=settings.weights))
     limits, kinds = pipeline.suitability or SuitabilityLimits(), dict[str, Kind]()
@@ -213,9 +213,11 @@ def middle(kinds: Mapping[str, Kind]) -> str:
         rest = [v for n, k in kinds.items() if n in others for v in getattr(k, what)]
         if ours and rest:
             low, high = float(np.percentile(ours, 0.5)), float(np.percentile(rest, 95))
+            named = ", ".join(name for name in others if name in kinds)
             lines.append(
-                f"- {what}: 99.5 % of ours have {low:.2f} or more, 95 % of {', '.join(n for n in others if n in kinds)} have {high:.2f} or less; between them {(low + high) / 2:.2f}"
-            )  # noqa: E501
+                f"- {what}: 99.5 % of ours have {low:.2f} or more, 95 % of {named} have "
+                f"{high:.2f} or less; between them {(low + high) / 2:.2f}"
+            )
     return "\n".join(lines)
 
 
