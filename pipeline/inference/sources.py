@@ -324,7 +324,7 @@ def _load_slice(case: Case, study: Study) -> Frame:
         header, notes, warnings = choice.slice, choice.notes, choice.warnings
     pixels = read_pixels(header)
     shown, turn = to_standard_orientation(pixels, header)
-    if not turn.is_identity:
+    if turn.is_turned:
         text = "the slice is stored turned or mirrored; it was set upright to look"
         warnings = (warning("orientation_unusual", text), *warnings)
     if not header.has_geometry:
