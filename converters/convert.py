@@ -19,7 +19,7 @@ from spineline.converters.settings import (
 )
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
-from spineline.converters.sources.frames import turned_frames
+from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.result.read import ResultRules, read_results
@@ -210,7 +210,7 @@ def _convert(
     parts: Mapping[str, Part] | None = None,
 ) -> ConvertResult:
     """Write a source; ``parts`` by study, where given, stand in for ``settings.split``."""
-    source = turned_frames(with_patients(source, settings.patients))
+    source = with_frame_findings(with_patients(source, settings.patients))
     folds: list[list[str]] = []
     if not parts:
         parts, folds, layouts = _layouts(source.records, settings)

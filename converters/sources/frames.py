@@ -166,19 +166,26 @@ def images_path(images: Path | None) -> Callable[[ImageRecord], Path | None]:
     return path_of
 
 
-def turned_frames(source: AnnotationSource) -> AnnotationSource:
-    """The source with a finding for each frame that its EXIF orientation turns."""
+def with_frame_findings(source: AnnotationSource) -> AnnotationSource:
+    """The source with a finding for each frame that EXIF turns, or whose pixels are not square."""
     found = []
     for record in source.records:
-        path = source.path_of(record)
-        if path is None or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        try:
-            orientation = exif_orientation(path)
-        except ImageReadError:
-            continue  # what cannot be read is said when its pixels are
-        if orientation > 1:
+        named = record.image_id, record.study_id, None
+        if (orientation := _orientation(source.path_of(record))) > 1:
             detail = f"its EXIF orientation is {orientation}: its pixels count as viewers show it"
-            named = record.image_id, record.study_id, None, "exif_orientation"
-            found.append(Finding(*named, detail, "turned as shown"))
+            found.append(Finding(*named, "exif_orientation", detail, "turned as shown"))
+        high, wide = record.spacing_rc_mm or (1.0, 1.0)
+        if abs(high / wide - 1) > 0.01:
+            detail = f"its pixels are {high:g} mm high and {wide:g} mm wide, and pipeline predict "
+            detail += "makes them square before a network sees them"
+            found.append(Finding(*named, "pixels_not_square", detail, "kept as stored"))
     return replace(source, findings=(*source.findings, *found))
+
+
+def _orientation(path: Path | None) -> int:
+    if path is None or path.suffix.lower() not in IMAGE_SUFFIXES:
+        return 1
+    try:
+        return exif_orientation(path)
+    except ImageReadError:
+        return 1  # that it cannot be read is said when its pixels are
