@@ -36,7 +36,7 @@ _KEYWORDS = (
     "SeriesNumber", "InstanceNumber", "Modality", "SeriesDescription", "ProtocolName",
     "SequenceName", "BodyPartExamined", "ScanOptions", "ScanningSequence", "EchoTime",
     "RepetitionTime", "InversionTime", "ImageOrientationPatient", "ImagePositionPatient",
-    "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "FrameOfReferenceUID", "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
@@ -63,6 +63,7 @@ class SliceHeader:
         image_type: such as ``("ORIGINAL", "PRIMARY", "M")``.
         words: upper-case text that tells the kind of scan (description, protocol, sequence).
         scan_options: upper-case DICOM scan options.
+        frame_of_reference_uid: images of one frame of reference share the patient's coordinates.
         problems: what is wrong with its geometry (spacing, orientation, position), in plain words.
     """
 
@@ -91,6 +92,7 @@ class SliceHeader:
     words: str = ""
     scan_options: tuple[str, ...] = ()
     body_part: str = ""
+    frame_of_reference_uid: str = ""
     problems: tuple[str, ...] = ()
 
     @property
@@ -330,6 +332,7 @@ def _header(
         words=" ".join(text for text in texts if text).upper(),
         scan_options=_texts(dataset, "ScanOptions"),
         body_part=_text(dataset, "BodyPartExamined").upper(),
+        frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
         problems=tuple(problems),
     )
 

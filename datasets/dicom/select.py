@@ -113,12 +113,22 @@ class Choice:
         warnings: what the user should know of the choice; their codes are ``slice_choice``,
             ``no_geometry`` and ``files_left_out``.
         notes: the choice itself, and each series and file left out with its reason.
+        neighbours: the other slices of the same stack, by their distance from the chosen one along
+            the normal, nearest first, one per place.
+        alternatives: the middle slices of other stacks that are as well suited, in order of rank.
+        t1_slices: the slices of a sagittal T1 stack in the same frame of reference, sorted along
+            the normal; empty where there is none.
+        tie: those of the warnings that say that another stack is as well suited.
     """
 
     series: Series
     slice: SliceHeader
     warnings: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
+    neighbours: tuple[SliceHeader, ...] = ()
+    alternatives: tuple[SliceHeader, ...] = ()
+    t1_slices: tuple[SliceHeader, ...] = ()
+    tie: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +176,8 @@ def choose_slice(study: Study) -> Choice:
     warnings += [
         best.remark("slice_choice", "{series.shown}: {reason}", text) for _, text in _demerits(best)
     ]
-    warnings += _rivals(best, usable[1:])
+    tie = _rivals(best, usable[1:])
+    warnings += tie
     left_out = [*refused, *((stack, _why_not(stack, best)) for stack in usable[1:])]
     chosen, place, slice_warnings = _middle(best)
     warnings += slice_warnings
@@ -182,7 +193,17 @@ def choose_slice(study: Study) -> Choice:
         *(stack.remark("", "left out, {series.shown}: {reason}", why) for stack, why in left_out),
         *(remark("", "left out, {file.shown}: {reason}", **_of_file(r)) for r in study.rejections),
     )
-    return Choice(best.series, chosen, tuple(dict.fromkeys(warnings)), notes)
+    equal = [stack for stack in usable[1:] if _rank(stack)[0] == _rank(best)[0]]
+    return Choice(
+        best.series,
+        chosen,
+        tuple(dict.fromkeys(warnings)),
+        notes,
+        neighbours=_neighbours(best, chosen),
+        alternatives=tuple(_middle(stack)[0] for stack in equal),
+        t1_slices=_t1_slices(stacks, chosen),
+        tie=tuple(tie),
+    )
 
 
 def _stacks(series: Series) -> list[_Stack]:
@@ -384,6 +405,50 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
         text = "of several images in the middle the one with fat and the longest echo was taken"
         warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", text))
     return slices[place], place, warnings
+
+
+def _neighbours(stack: _Stack, chosen: SliceHeader) -> tuple[SliceHeader, ...]:
+    """The stack's other slices by distance from the chosen one, one per place, nearest first."""
+    along = _positions(stack.slices)
+    if along is None:
+        return ()
+    middle = along[next(n for n, each in enumerate(stack.slices) if each is chosen)]
+    at_place: dict[float, SliceHeader] = {}
+    for header, place in zip(stack.slices, np.round(along - middle, 2), strict=True):
+        other = at_place.setdefault(float(place), header)
+        if _within_place(header) < _within_place(other):
+            at_place[float(place)] = header
+    at_place.pop(0.0, None)
+    return tuple(at_place[place] for place in sorted(at_place, key=lambda p: (abs(p), p)))
+
+
+def _t1_slices(stacks: Sequence[_Stack], chosen: SliceHeader) -> tuple[SliceHeader, ...]:
+    """The slices of the best sagittal T1 stack whose coordinates are those of the chosen slice."""
+    suited = [
+        stack
+        for stack in stacks
+        if _weighting(stack.first) == "T1"
+        and stack.first.is_sagittal
+        and not (is_capture(stack.first) or _is_localizer(stack.first))
+        and stack.first.has_geometry
+        and _shares_coordinates(stack.first, chosen)
+    ]
+    return min(suited, key=_rank).slices if suited else ()
+
+
+def _shares_coordinates(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two slices of a study lie in one system of coordinates.
+
+    De-identification may give every series a frame of reference of its own. Two stacks that are
+    tilted alike to the last digit were planned on the same scan all the same.
+    """
+    uids = one.frame_of_reference_uid, other.frame_of_reference_uid
+    if uids[0] == uids[1] or not all(uids):
+        return True
+    if one.orientation is None or other.orientation is None:
+        return False
+    tilted = float(np.abs(one.orientation).max()) < 1 - 1e-6
+    return tilted and bool(np.allclose(one.orientation, other.orientation, rtol=0, atol=1e-6))
 
 
 def _within_place(header: SliceHeader) -> tuple[bool, float, int, str, int]:

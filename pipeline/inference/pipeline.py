@@ -13,6 +13,7 @@ import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -29,22 +30,16 @@ from spineline.pipeline.inference.bundles import (
     load_exported,
     networks_needed,
 )
-from spineline.pipeline.inference.candidates import (
-    Candidates,
-    DecodedStructure,
-    candidates_of,
-)
-from spineline.pipeline.inference.decode import (
-    DecodedSpine,
-    DecodeSettings,
-    decode_chain,
-    decode_spine,
-)
+from spineline.pipeline.inference.candidates import DecodedStructure
+from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
+from spineline.pipeline.inference.find_spine import LookSettings, find_spine, look_at
 from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
-from spineline.pipeline.inference.level_context import LevelReader, read_context
+from spineline.pipeline.inference.level_context import LevelReader
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
+from spineline.pipeline.inference.slices.beside import SliceCount
+from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
 from spineline.weights import (
@@ -109,14 +104,27 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, weights: str = "default", *, device: str = "cpu", trust: bool = False
+        cls,
+        weights: str = "default",
+        *,
+        device: str = "cpu",
+        slices: SliceCount = "auto",
+        trust: bool = False,
     ) -> Pipeline:
         """Load the models of a bundle, of ``"DETECTOR,CLASSIFIER"`` or of an exported folder.
+
+        Args:
+            weights: a bundle, two or three files, or an exported folder.
+            device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
+            slices: how many slices of a study [Pipeline.predict][] looks at; ``auto``: three, and
+                more in doubt.
+            trust: allow weights that are pickles.
 
         Raises:
             WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust``.
         """
-        return cls.from_settings(ModelSettings(weights=weights, device=device, trust=trust))
+        settings = ModelSettings(weights=weights, device=device, slices=slices, trust=trust)
+        return cls.from_settings(settings)
 
     @classmethod
     def from_settings(cls, settings: ModelSettings) -> Pipeline:
@@ -147,7 +155,8 @@ class Pipeline:
         Raises:
             SpinelineError: not readable, no sagittal T2, or more than one study.
         """
-        cases = find_cases(Path(source), window=self.settings.window)
+        settings = self.settings
+        cases = find_cases(Path(source), window=settings.window, slices=settings.slices)
         if len(cases) != 1:
             msg = (
                 f"{source}: holds {len(cases)} studies; name one of them, or run "
@@ -165,32 +174,42 @@ class Pipeline:
             confidence=settings.confidence,
         )
         with precision(settings):
-            detections = self.detector.detect(
-                [frame.image for frame in frames],
-                confidence=settings.candidate_confidence,
-                iou=settings.iou,
-                batch=batch_size(settings),
-            )
-            candidates = [candidates_of(each, how.candidates_per_level) for each in detections]
-            spines = [
-                self._decoded(frame, offered, how)
-                for frame, offered in zip(frames, candidates, strict=True)
-            ]
+            looked = self._look(frames, how)
+            frames, spines = [each.frame for each in looked], [each.spine for each in looked]
             grades = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, offered, spine, how, graded))
-            for frame, offered, spine, graded in zip(
-                frames, candidates, spines, grades, strict=True
-            )
+            Analysis(each.frame, each.spine, self._result(each, how, graded))
+            for each, graded in zip(looked, grades, strict=True)
         ]
 
-    def _decoded(self, frame: Frame, candidates: Candidates, how: DecodeSettings) -> DecodedSpine:
-        """The spine of one frame, named from its context too where there is a level reader."""
-        context = None
-        if self.namer is not None and how.method == "spine":
-            context = read_context(self.namer, frame.image, decode_chain(candidates, how))
-        spine = decode_spine(candidates, how, context)
-        return replace(spine, naming=abstain(spine.naming, self.settings.min_naming_probability))
+    def _look(self, frames: Sequence[Frame], how: DecodeSettings) -> list[Joined]:
+        """The spine of each frame; all first looks go through the detector together."""
+        settings = self.settings
+        if how.method == "argmax":  # names each box by itself: there is nothing to join
+            frames = [replace(frame, around=None) for frame in frames]
+        look = LookSettings(
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
+            per_level=how.candidates_per_level,
+        )
+        offered = look_at(self.detector, [frame.image for frame in frames], look)
+        find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
+        looked = [
+            look_around(
+                frame,
+                find(image=frame.image, candidates=candidates),
+                find,
+                sure=how.sure_naming,
+                reads=self.namer is not None,
+            )
+            for frame, candidates in zip(frames, offered, strict=True)
+        ]
+        least = settings.min_naming_probability
+        return [
+            replace(each, spine=replace(each.spine, naming=abstain(each.spine.naming, least)))
+            for each in looked
+        ]
 
     def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
         """Grades of the structures of each frame; all crops go through the classifier together."""
@@ -213,14 +232,8 @@ class Pipeline:
         grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
         return [[next(grades) for _ in range(count)] for count in counts]
 
-    def _result(
-        self,
-        frame: Frame,
-        candidates: Candidates,
-        spine: DecodedSpine,
-        how: DecodeSettings,
-        grades: Sequence[Grade],
-    ) -> StudyResult:
+    def _result(self, looked: Joined, how: DecodeSettings, grades: Sequence[Grade]) -> StudyResult:
+        frame, spine = looked.frame, looked.spine
         header = frame.header
         return StudyResult(
             study_uid=header.study_uid if header else None,
@@ -235,7 +248,7 @@ class Pipeline:
                 *frame.warnings,
                 *spine_warnings(
                     frame,
-                    candidates,
+                    spine.candidates,
                     spine,
                     settings=how,
                     min_naming_probability=self.settings.min_naming_probability,
@@ -245,6 +258,7 @@ class Pipeline:
             weights_sha256=self.weights_sha256,
             version=_version(),
             naming=spine.naming,
+            slices=looked.seen,
         )
 
 

@@ -60,6 +60,23 @@ class GradedStructure:
 
 
 @dataclass(frozen=True, slots=True)
+class SlicesSeen:
+    """Which slices of a study were looked at.
+
+    Places are those in the series of the image used, sorted along its normal, from 1.
+
+    Attributes:
+        graded: the slice that points and grades are of.
+        looked_at: it and the others, rising.
+        other_series: images looked at in series beside its own.
+    """
+
+    graded: int
+    looked_at: tuple[int, ...]
+    other_series: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StudyResult(ResultImage):
     """The pipeline's answer for one study or image.
 
@@ -70,6 +87,7 @@ class StudyResult(ResultImage):
         weights_name, weights_sha256: what the models were.
         version: of spineline.
         naming: how sure the levels are as a whole; None where that is not known.
+        slices: those looked at; None where one alone was to be (``slices=1``, plain images).
     """
 
     structures: tuple[GradedStructure, ...]
@@ -79,6 +97,7 @@ class StudyResult(ResultImage):
     weights_sha256: str = ""
     version: str = ""
     naming: Naming | None = None
+    slices: SlicesSeen | None = None
 
     @property
     def abstained(self) -> bool:
@@ -109,6 +128,7 @@ class StudyResult(ResultImage):
                 ],
                 "abstained": naming.abstained,
             },
+            **({} if self.slices is None else {"slices": _slices_to_json(self.slices)}),
             "warnings": [warning_to_json(warning) for warning in self.warnings],
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
@@ -185,6 +205,8 @@ def _check(result: StudyResult) -> None:
         raise TypeError("a text is none")
     for structure in result.structures:
         _check_structure(structure)
+    if (slices := result.slices) is not None and slices.graded not in slices.looked_at:
+        raise ValueError(f"slice {slices.graded} was graded and not looked at")
     if (naming := result.naming) is not None:
         rivals = (rival.probability for rival in naming.rivals)
         _check_shares(naming.probability, *rivals, what="naming")
@@ -208,6 +230,11 @@ def _check_structure(structure: GradedStructure) -> None:
 def _check_shares(*values: float, what: str) -> None:
     if not all(0 <= value <= 1 for value in values):
         raise ValueError(f"{what}: a probability outside 0 … 1")
+
+
+def _slices_to_json(slices: SlicesSeen) -> dict[str, Any]:
+    looked_at, others = list(slices.looked_at), slices.other_series
+    return {"graded": slices.graded, "looked_at": looked_at, "other_series": others}
 
 
 def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
@@ -238,6 +265,10 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         rivals = (Rival(int(r["shift"]), float(r["probability"])) for r in naming["alternatives"])
         probability, abstained = float(naming["offset_probability"]), bool(naming["abstained"])
         naming = Naming(probability, tuple(rivals), abstained)
+    slices = value.get("slices")
+    if slices is not None:
+        places = tuple(int(place) for place in slices["looked_at"])
+        slices = SlicesSeen(int(slices["graded"]), places, int(slices["other_series"]))
     return StudyResult(
         study_uid=value["study_uid"],
         series_uid=value["series_uid"],
@@ -252,6 +283,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         weights_sha256=weights["sha256"],
         version=value["version"],
         naming=naming,
+        slices=slices,
     )
 
 

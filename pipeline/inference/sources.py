@@ -24,6 +24,7 @@ from spineline.datasets.common.remarks import (
     PathText,
     Remark,
     SeriesText,
+    remark,
 )
 from spineline.datasets.dicom.geometry import (
     Reorientation,
@@ -46,7 +47,7 @@ from spineline.datasets.dicom.privacy import (
     privacy_remarks,
     tells_of,
 )
-from spineline.datasets.dicom.select import Rejection, Study, choose_slice
+from spineline.datasets.dicom.select import Choice, Rejection, Study, choose_slice
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     image_names,
@@ -55,6 +56,7 @@ from spineline.datasets.images import (
     window_to_uint8,
 )
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
+from spineline.pipeline.inference.slices.beside import SliceCount, slices_beside
 from spineline.pipeline.inference.warnings import warning
 
 _CHUNK = 128
@@ -62,6 +64,8 @@ _CHUNK = 128
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
 _NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
+_MOST_RIVALS = 2
+"""Of equally suited series, so many are looked at beside the first."""
 _FEW_FILES = 32 * _CHUNK
 """No more than that are read in this process, if plain: starting others would take longer."""
 
@@ -74,6 +78,7 @@ class Case:
         name: unique in its source; names the folder in the output.
         study: the DICOM study, or None where there is none or ``files`` says what it consists of.
         files: the DICOM study by its files alone; its headers are read with its pixels.
+        slices: of the study that are looked at, where none is named by ``header``.
         header: the slice to take, or None to choose one.
         path: the image file of a plain image.
         window: ``percentile`` or ``none``, for plain images.
@@ -86,6 +91,7 @@ class Case:
     window: str = "percentile"
     files: StudyFiles | None = None
     is_pseudonymous: bool = False
+    slices: SliceCount = 1
 
     @property
     def identity(self) -> str:
@@ -98,6 +104,38 @@ class Case:
             status = None
         state = "" if status is None else f"{status.st_size}:{status.st_mtime_ns}"
         return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A slice whose pixels are read when they are wanted.
+
+    Attributes:
+        header: the slice.
+        slice_index: its place in its series, see [Frame][].
+    """
+
+    header: SliceHeader
+    slice_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What else of a study is looked at beside one frame.
+
+    Attributes:
+        near: slices beside it, the nearest first.
+        far: further ones, looked at where the others leave a doubt.
+        t1: the slice of a T1 series that lies nearest to it, or none.
+        rivals: the middle slices of series that are as well suited.
+        tie: of the frame's warnings, those that say that there are rivals.
+    """
+
+    near: tuple[Frame | Unread, ...] = ()
+    far: tuple[Unread, ...] = ()
+    t1: tuple[Unread, ...] = ()
+    rivals: tuple[Frame, ...] = ()
+    tie: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +152,7 @@ class Frame:
         notes: which slice was chosen, then each series and file left out with its reason.
         slice_index: place of the slice in its series, sorted along the normal, from 0; 0 for plain
             images.
+        around: what else of the study is looked at; None where this image alone is.
     """
 
     name: str
@@ -125,6 +164,7 @@ class Frame:
     warnings: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
     slice_index: int = 0
+    around: Surroundings | None = None
 
     def points_mm(self, points_xy: FloatArray) -> FloatArray | None:
         """(N, 2) stored pixels as (N, 3) LPS mm, or None without geometry."""
@@ -138,6 +178,7 @@ def find_cases(
     *,
     window: str = "percentile",
     leave_out: Path | None = None,
+    slices: SliceCount = 1,
     workers: int = 0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[Case, ...]:
@@ -149,6 +190,7 @@ def find_cases(
         source: study, cohort, DICOM file, image, or folder of images.
         window: of plain images.
         leave_out: a folder below the source that is not looked into.
+        slices: of each study that are looked at.
         workers: processes that read the headers of many files.
         limits: what reading one file's header may take there.
 
@@ -170,7 +212,7 @@ def find_cases(
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         msg = f"{error}; nor does it hold images ({kinds}) directly in it"
         raise DicomReadError(msg) from error
-    return _beside_files(tuple(Case(study.name, files=study) for study in studies))
+    return _beside_files(tuple(Case(study.name, files=study, slices=slices) for study in studies))
 
 
 def _beside_files(cases: tuple[Case, ...]) -> tuple[Case, ...]:
@@ -284,11 +326,21 @@ def load_frame(case: Case) -> Frame:
         text = f"; {warning('identity_in_name', _NAMED)}" if named else ""
         raise type(error)(f"{reason}{'' if case.is_pseudonymous else text}") from error
     identity = _identity_of(study) if frame.header is None else identity_parts(frame.header.path)
-    hide = partial(_without_identity, study, identity, case.is_pseudonymous)
+    return _told(frame, partial(_without_identity, study, identity, case.is_pseudonymous))
+
+
+def _told(frame: Frame, hide: Callable[[str], str]) -> Frame:
+    """The frame with what its remarks, and those of its rivals, tell of the patient left out."""
+    around = frame.around
+    if around is not None:
+        tie = tuple(each.hidden(hide) for each in around.tie)
+        rivals = tuple(_told(rival, hide) for rival in around.rivals)
+        around = replace(around, tie=tie, rivals=rivals)
     return replace(
         frame,
         notes=tuple(note.hidden(hide) for note in frame.notes),
         warnings=tuple(each.hidden(hide) for each in frame.warnings),
+        around=around,
     )
 
 
@@ -318,25 +370,96 @@ def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool,
 
 
 def _load_slice(case: Case, study: Study) -> Frame:
-    header, warnings, notes = case.header, tuple[Remark, ...](), tuple[Remark, ...]()
-    if header is None:
-        choice = choose_slice(study)
-        header, notes, warnings = choice.slice, choice.notes, choice.warnings
-    pixels = read_pixels(header)
-    shown, turn = to_standard_orientation(pixels, header)
-    if turn.is_turned:
+    if case.header is not None:
+        return _framed(case, study, case.header)
+    choice = choose_slice(study)
+    frame = _framed(case, study, choice.slice, choice.warnings, choice.notes)
+    if case.slices == 1:
+        return frame
+    beside = slices_beside(choice, case.slices)
+    around = Surroundings(
+        near=_unread(study, beside.near),
+        far=_unread(study, beside.far),
+        t1=_unread(study, beside.t1),
+        rivals=tuple(_rivals(case, study, choice)),
+        tie=choice.tie,
+    )
+    return _surrounded(frame, around)
+
+
+def _framed(
+    case: Case,
+    study: Study,
+    header: SliceHeader,
+    warnings: tuple[Remark, ...] = (),
+    notes: tuple[Remark, ...] = (),
+) -> Frame:
+    """A slice with all that is to say of it."""
+    (unread,) = _unread(study, [header])
+    frame = replace(_pixels_of(case.name, header, unread.slice_index), notes=notes)
+    if frame.turn.is_turned:
         text = "the slice is stored turned or mirrored; it was set upright to look"
         warnings = (warning("orientation_unusual", text), *warnings)
     if not header.has_geometry:
         text = "no usable pixel spacing or position: points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
-    warnings = (*warnings, *_privacy(header, (case.name, study.folder.name, header.path.stem)))
+    names = (case.name, study.folder.name, header.path.stem)
+    return replace(frame, warnings=(*warnings, *_privacy(header, names)))
+
+
+def _pixels_of(name: str, header: SliceHeader, slice_index: int) -> Frame:
+    """The pixels of a slice, as the models see them."""
+    pixels = read_pixels(header)
+    shown, turn = to_standard_orientation(pixels, header)
     height, width = pixels.shape
     image = window_to_uint8(shown)
-    of_series = (s.slices for s in study.series if s.series_uid == header.series_uid)
-    places = (n for slices in of_series for n, h in enumerate(slices) if h is header)
-    place = next(places, 0)
-    return Frame(case.name, image, turn, width, height, header, warnings, notes, place)
+    return Frame(name, image, turn, width, height, header, slice_index=slice_index)
+
+
+def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:
+    """Slices of a study with their places in their series."""
+    places = {
+        id(header): place for series in study.series for place, header in enumerate(series.slices)
+    }
+    return tuple(Unread(header, places.get(id(header), 0)) for header in headers)
+
+
+def _surrounded(frame: Frame, around: Surroundings) -> Frame:
+    """The frame in its surroundings, the nearest slices read as far as they can be."""
+    near: list[Frame | Unread] = []
+    for each in around.near:
+        try:
+            near.append(read_beside(frame, each))
+        except SpinelineError as error:
+            wording = "a slice beside the one chosen was not looked at: {reason}"
+            note = remark("", wording, reason=FreeText(first_line(error)))
+            frame = replace(frame, notes=(*frame.notes, note))
+    return replace(frame, around=replace(around, near=tuple(near)))
+
+
+def read_beside(frame: Frame, beside: Frame | Unread) -> Frame:
+    """A slice beside a frame, with its pixels; of warnings and notes it has none of its own.
+
+    Raises:
+        SpinelineError: unreadable pixels, or a constant image.
+    """
+    if isinstance(beside, Frame):
+        return beside
+    return _pixels_of(frame.name, beside.header, beside.slice_index)
+
+
+def _rivals(case: Case, study: Study, choice: Choice) -> Iterator[Frame]:
+    """The middle slices of series that are as well suited as the one chosen."""
+    for header in choice.alternatives[:_MOST_RIVALS]:
+        series = next(s for s in study.series if any(h is header for h in s.slices))
+        try:
+            other = choose_slice(replace(study, series=(series,), rejections=()))
+            frame = _framed(case, study, other.slice, other.warnings, other.notes[:1])
+        except SpinelineError:
+            continue  # the other one is there
+        beside = slices_beside(other, case.slices)
+        around = Surroundings(_unread(study, beside.near), _unread(study, beside.far))
+        yield replace(frame, around=around)
 
 
 def _privacy(header: SliceHeader, names: Sequence[str]) -> list[Remark]:

@@ -148,6 +148,7 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
         cases: Sequence[Case] = find_cases(
             settings.source,
             window=settings.window,
+            slices=settings.slices,
             leave_out=settings.out,
             workers=engine_local.workers_of(None, settings),
             limits=engine_local.limits_of(settings),

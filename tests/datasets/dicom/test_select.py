@@ -276,3 +276,50 @@ def test_damaged_files_are_warned_of_and_foreign_ones_noted() -> None:
     ]
     assert dict(choice.warnings[0].parameters) == {"file": "cut.dcm", "reason": "header cut short"}
     assert any(".DS_Store: not DICOM" in note.text for note in choice.notes)
+
+
+def test_the_slices_beside_the_chosen_one_come_nearest_first() -> None:
+    choice = choose(make_series(count=7))
+    assert choice.slice.instance_uid == "T2_TSE_SAG.3"
+    assert [s.instance_uid[-1] for s in choice.neighbours] == ["2", "4", "1", "5", "0", "6"]
+
+
+def test_of_several_echoes_at_one_place_one_is_a_neighbour() -> None:
+    echoes = [make_series(uid=str(echo), echo_time_ms=echo) for echo in (90.0, 120.0)]
+    mixed = Series("1", "T2_TSE_SAG", tuple(h for series in echoes for h in series.slices))
+    choice = choose(mixed)
+    assert len(choice.neighbours) == 6
+    assert {s.echo_time_ms for s in choice.neighbours} == {120.0}
+
+
+def test_other_stacks_of_the_same_rank_are_offered_by_their_middle() -> None:
+    first, twin = make_series(uid="0"), make_series(uid="1")
+    worse = make_series("T2_TSE_SAG_FS", count=9)
+    choice = choose(twin, worse, first)
+    assert choice.series is first
+    assert [s.instance_uid for s in choice.alternatives] == ["1.3"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"frame_of_reference_uid": "9"}, True),
+        ({"frame_of_reference_uid": "8"}, False),
+        ({}, True),
+        ({"frame_of_reference_uid": "9", "orientation": TRANSVERSE}, False),
+    ],
+    ids=["same", "another", "unknown", "transverse"],
+)
+def test_a_sagittal_t1_stack_of_the_same_frame_of_reference(
+    fields: dict[str, object], found: bool
+) -> None:
+    t2 = make_series(frame_of_reference_uid="9")
+    t1 = make_series("T1_TSE_SAG", count=5, **fields)
+    assert choose(t2, t1).t1_slices == (t1.slices if found else ())
+
+
+def test_stacks_tilted_alike_share_coordinates_whatever_their_frames_are_called() -> None:
+    tilted = (0.034, 0.9994, 0.0052, -0.0225, 0.006, -0.9997)
+    t2 = make_series(frame_of_reference_uid="9", orientation=tilted)
+    t1 = make_series("T1_TSE_SAG", frame_of_reference_uid="8", orientation=tilted)
+    assert choose(t2, t1).t1_slices == t1.slices
