@@ -82,7 +82,7 @@ def check_extras(settings: OutputSettings) -> None:
 def write_study_extras(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write what ``to=`` asks for of one study; what needs a DICOM source is warned of without."""
     outputs = [list_outputs()[word] for word in settings.to]
-    left_out = [o.word for o in outputs if o.needs_dicom and analysis.frame.header is None]
+    left_out = [o.word for o in outputs if o.needs_dicom and not analysis.frame.is_dicom]
     if left_out:
         text = "%s: to=%s needs a DICOM source; not written for this image"
         LOG.warning(text, analysis.frame.name, ",".join(left_out))
