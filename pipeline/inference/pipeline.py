@@ -25,6 +25,7 @@ from spineline.datasets.common.errors import ConfigError, SpinelineError, Weight
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.volumes.archives import unpacking
 from spineline.pipeline.inference.bundles import (
     exported_bundle,
     is_exported,
@@ -166,21 +167,32 @@ class Pipeline:
         limits = SuitabilityLimits()
         return cls(detector, classifier, *names, settings, namer, suitability=limits)
 
-    def predict(self, source: str | Path) -> StudyResult:
-        """The result of one study, DICOM file or image.
+    def predict(self, source: str | Path, *, stack: bool = False) -> StudyResult:
+        """The result of one study, DICOM file, volume or image, or of an archive of one.
+
+        Args:
+            source: its folder or file.
+            stack: the images of a folder are the slices of one study, in the order of their names.
 
         Raises:
             SpinelineError: not readable, no sagittal T2, or more than one study.
         """
         settings = self.settings
-        cases = find_cases(Path(source), window=settings.window, slices=settings.slices)
-        if len(cases) != 1:
-            msg = (
-                f"{source}: holds {len(cases)} studies; name one of them, or run "
-                "spineline pipeline predict for all"
+        with unpacking() as archives:
+            cases = find_cases(
+                Path(source),
+                window=settings.window,
+                slices=settings.slices,
+                stack=stack,
+                unpacking=archives,
             )
-            raise SpinelineError(msg)
-        return self.analyse([load_frame(cases[0])])[0].result
+            if len(cases) != 1:
+                msg = (
+                    f"{source}: holds {len(cases)} studies; name one of them, or run "
+                    "spineline pipeline predict for all"
+                )
+                raise SpinelineError(msg)
+            return self.analyse([load_frame(cases[0])])[0].result
 
     def analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
         """Find and grade the structures of frames, in their order."""
@@ -289,10 +301,13 @@ class Pipeline:
         frame, spine = looked.frame, looked.spine
         header, refused = frame.header, refusal is not None and not self.settings.force
         unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
+        place = frame.file_and_slice
         return StudyResult(
-            study_uid=header.study_uid if header else None,
-            series_uid=header.series_uid if header else None,
-            instance_uid=header.instance_uid if header else None,
+            study_uid=header.study_uid or None if header else None,
+            series_uid=header.series_uid or None if header else None,
+            instance_uid=header.instance_uid or None if header else None,
+            file=place[0] if place else None,
+            slice_index=place[1] if place else None,
             width=frame.width,
             height=frame.height,
             spacing_rc_mm=header.spacing_rc_mm if header else None,

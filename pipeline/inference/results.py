@@ -131,6 +131,7 @@ class StudyResult(ResultImage):
                 "width": self.width,
                 "height": self.height,
                 "spacing_rc_mm": None if self.spacing_rc_mm is None else list(self.spacing_rc_mm),
+                **({} if self.file is None else {"file": self.file, "slice": self.slice_index}),
             },
             "structures": [_structure_to_json(s) for s in self.structures],
             "missing_levels": list(self.missing_levels),
@@ -220,7 +221,7 @@ def _check(result: StudyResult) -> None:
     unknown = [level for level in result.missing_levels if level not in LEVELS]
     if unknown:
         raise ValueError(f"missing level {unknown[0]!r:.60} is none")
-    uids = [result.study_uid, result.series_uid, result.instance_uid]
+    uids = [result.study_uid, result.series_uid, result.instance_uid, result.file]
     named = (result.weights_name, result.weights_sha256, result.version)
     if not all(isinstance(text, str) for text in (*named, *(u for u in uids if u is not None))):
         raise TypeError("a text is none")
@@ -295,6 +296,8 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         width=int(image["width"]),
         height=int(image["height"]),
         spacing_rc_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        file=image.get("file"),
+        slice_index=None if (place := image.get("slice")) is None else int(place),
         structures=tuple(_structure_from_json(s) for s in value["structures"]),
         missing_levels=tuple(value["missing_levels"]),
         warnings=tuple(map(warning_from_json, value["warnings"])),

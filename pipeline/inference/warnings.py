@@ -31,6 +31,7 @@ CODES: dict[str, str] = {
     "spacing_implausible": "structures or pixels lie further apart, or closer, than they can",
     "view_cuts_spine": "the edge of the image cuts the spine",
     "orientation_unusual": "the slice was set upright, is oblique, or its spine leans",
+    "volume_geometry": "a volume's header places it in two ways that differ",
     "no_geometry": "no usable pixel spacing, orientation or position: points have no millimetres",
     "slice_choice": "what speaks against the series or slice that was taken",
     "files_left_out": "files of the study that are damaged",

@@ -42,7 +42,7 @@ _OUTPUTS = (
     _dicom_object("sr", "structured_report:write_structured_report"),
     _dicom_object("pr", "presentation_state:write_presentation_state"),
     _dicom_object("sc", "secondary_capture:write_secondary_capture"),
-    RegisteredOutput("slicer", "slicer:write_markups", needs_dicom=True),
+    RegisteredOutput("slicer", "slicer:write_markups"),
     RegisteredOutput("tianchi", "tianchi:write_study_submission", "tianchi:write_submission"),
     RegisteredOutput("report", "html.study_page:write_report_page", of_refused=True),
     RegisteredOutput("coco", cohort_writer="coco:write_coco_files"),

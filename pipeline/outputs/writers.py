@@ -88,7 +88,7 @@ def write_study_extras(folder: Path, analysis: Analysis, settings: OutputSetting
     refused = analysis.result.status == "refused"
     outputs = [list_outputs()[word] for word in settings.to]
     outputs = [output for output in outputs if output.of_refused or not refused]
-    left_out = [o.word for o in outputs if o.needs_dicom and analysis.frame.header is None]
+    left_out = [o.word for o in outputs if o.needs_dicom and not analysis.frame.is_dicom]
     if left_out:
         text = "%s: to=%s needs a DICOM source; not written for this image"
         LOG.warning(text, analysis.frame.name, ",".join(left_out))

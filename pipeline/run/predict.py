@@ -31,6 +31,7 @@ from spineline.datasets.common.files import (
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
+from spineline.datasets.volumes.archives import Unpacking, unpacking
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
 from spineline.pipeline.inference.sources import Case, find_cases
@@ -132,6 +133,13 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
         SpinelineError: the source cannot be read, the weights cannot be loaded, another process
             runs into ``out``, or the disk is full.
     """
+    with unpacking() as archives:
+        return _predict(settings, pipeline, archives)
+
+
+def _predict(
+    settings: PipelinePredict, pipeline: Pipeline | None, archives: Unpacking
+) -> PredictResult:
     refuse_output_around(settings)
     _check_out(settings)
     earlier = () if settings.overwrite else words_of_run(settings.out)
@@ -153,6 +161,8 @@ def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> P
             window=settings.window,
             slices=settings.slices,
             leave_out=settings.out,
+            stack=settings.stack,
+            unpacking=archives,
             workers=engine_local.workers_of(None, settings),
             limits=engine_local.limits_of(settings),
         )

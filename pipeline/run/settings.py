@@ -28,6 +28,7 @@ _THREADS = (
     "threads that torch's networks compute a study with on the CPU; by more than one the last "
     "digits of numbers may differ"
 )
+_STACK = "the images of a folder are slices of one study, in the order of their names"
 _OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
 
 
@@ -36,6 +37,7 @@ class PipelinePredict(OutputSettings):
     """Keys of ``pipeline predict``."""
 
     out: Path = key(_OUT)
+    stack: bool = key(_STACK, default=False, group="data")
     overwrite: bool = key("start anew instead of going on with an earlier run", default=False)
     retry: bool = key("try studies again that failed in an earlier run", default=False)
     engine: str = key(_ENGINE, default="local", choices=tuple(ENGINES))
@@ -49,6 +51,9 @@ class PipelinePredict(OutputSettings):
 
     def __post_init__(self) -> None:
         OutputSettings.__post_init__(self)
+        if self.stack and self.window == "none":
+            msg = "stack=true and window=none: slices of a stack are windowed alike; leave one away"
+            raise ConfigError(msg)
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)

@@ -86,7 +86,12 @@ def read_results(
             return read_pixels(index.headers[record.instance_uid])
         return read_image(index.root / str(record.file))
 
-    return builder.source("result", pixels)
+    def path_of(record: ImageRecord) -> Path:
+        if record.instance_uid is not None:
+            return index.headers[record.instance_uid].path
+        return index.root / str(record.file)
+
+    return builder.source("result", pixels, path_of)
 
 
 def _read(

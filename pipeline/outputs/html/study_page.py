@@ -67,7 +67,7 @@ def report_html(
         labels=None if comparison is None or comparison.reason else comparison.levels,
         doubtful=doubtful,
         any_doubtful=any(structure.confidence < doubtful for structure in result.structures),
-        turned=not analysis.frame.turn.is_identity,
+        turned=analysis.frame.turn.is_turned,
         figure=figure_of(analysis, comparison, doubtful=doubtful),
     )
 
