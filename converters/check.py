@@ -15,6 +15,7 @@ from spineline.converters.dataset_findings import dataset_findings, image_findin
 from spineline.converters.settings import DataCheck
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
+from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import is_prepared_folder, read_prepared
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.result.files import is_result_source
@@ -72,7 +73,7 @@ def check(settings: DataCheck) -> CheckResult:
         shown = contradicted[: settings.limit]
         findings += [one.finding(n, len(contradicted)) for n, one in enumerate(shown, 1)]
     else:
-        source = _read_source(settings)
+        source = with_frame_findings(_read_source(settings))
         there = [record for record in source.records if not source.is_missing(record)]
         findings = [*source.findings, *image_findings(there, source.pixels, "record left out")]
         total = len(source.records) + len(source.left_out)

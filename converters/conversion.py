@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from spineline.converters.patients import patient_counts
 from spineline.converters.settings import ConvertSettings
 from spineline.converters.sources.source import AnnotationSource
 from spineline.datasets.coco import boxed_structures
@@ -45,6 +46,7 @@ def conversion_content(
         "formats": list(settings.to),
         "window": settings.window,
         **table,
+        "patients": patient_counts(source.records),
         "counts": _counts(source, records_by_part(source.records, parts), labels),
         "left_out": [entry.to_dict() for entry in source.left_out],
         "findings": [finding.to_dict() for finding in source.findings],

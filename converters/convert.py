@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from spineline.converters.conversion import conversion_content, log_conversion
+from spineline.converters.patients import warn_of_parted, with_patients
 from spineline.converters.settings import (
     ConvertCervical,
     ConvertPredicted,
@@ -18,6 +19,7 @@ from spineline.converters.settings import (
 )
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
+from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.result.read import ResultRules, read_results
@@ -37,6 +39,7 @@ from spineline.datasets.splits import (
     fold_strata,
     fold_studies,
     folds_content,
+    patients_of,
     split_by_train_ratio,
     split_studies,
 )
@@ -107,11 +110,7 @@ def convert_cervical(settings: ConvertCervical) -> ConvertResult:
         require_images=settings.require_images,
     )
     source = read_cervical(settings.annotations, settings.images, rules)
-    parts: dict[str, Part] = {}
-    if settings.train_ratio is not None:
-        studies = [record.study_id for record in source.records]
-        parts = split_by_train_ratio(studies, settings.train_ratio, seed=settings.seed)
-    return _convert(source, settings, "convert cervical", parts)
+    return _convert(source, settings, "convert cervical")
 
 
 def convert_prepared(settings: ConvertPrepared) -> ConvertResult:
@@ -211,10 +210,13 @@ def _convert(
     parts: Mapping[str, Part] | None = None,
 ) -> ConvertResult:
     """Write a source; ``parts`` by study, where given, stand in for ``settings.split``."""
+    source = with_frame_findings(with_patients(source, settings.patients))
     folds: list[list[str]] = []
-    layouts = {"": dict(parts or {})}
     if not parts:
         parts, folds, layouts = _layouts(source.records, settings)
+    else:
+        layouts = {"": dict(parts)}
+    warn_of_parted(source.records, parts, f"split={settings.split}")
     labels = cast(LabelSet, settings.labels)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         source = write_images(stage, source, layouts, window=settings.window)
@@ -236,21 +238,24 @@ def _layouts(
     records: Sequence[ImageRecord], settings: ConvertSettings
 ) -> tuple[dict[str, Part], list[list[str]], dict[str, dict[str, Part]]]:
     """Part by study, the studies of each fold (none without folds), and the parts by dataset."""
-    studies = [record.study_id for record in records]
-    k = settings.kfold
+    studies, patients = [record.study_id for record in records], patients_of(records)
+    k, seed = settings.kfold, settings.seed
+    if isinstance(settings, ConvertCervical) and settings.train_ratio is not None:
+        parts = split_by_train_ratio(studies, settings.train_ratio, seed=seed, patients=patients)
+        return parts, [], {"": parts}
     if k is None:
-        parts = split_studies(studies, settings.split, seed=settings.seed)
+        parts = split_studies(studies, settings.split, seed=seed, patients=patients)
         return parts, [], {"": parts}
     # With folds, a plain ratio or a single part means nothing; what names a test part does.
     one_ratio = settings.split.replace(".", "", 1).isdigit()
     split = "train" if one_ratio or settings.split in PARTS else settings.split
     tested = {
         study
-        for study, part in split_studies(studies, split, seed=settings.seed).items()
+        for study, part in split_studies(studies, split, seed=seed, patients=patients).items()
         if part == "test"
     }
     folded = [study for study in studies if study not in tested]
-    fold_of = fold_studies(folded, k, seed=settings.seed, strata=fold_strata(records))
+    fold_of = fold_studies(folded, k, seed=seed, strata=fold_strata(records), patients=patients)
     folds = [[study for study, fold in fold_of.items() if fold == n] for n in range(k)]
     whole: dict[str, Part] = {s: "test" if s in tested else "train" for s in sorted(set(studies))}
     layouts: dict[str, dict[str, Part]] = {

@@ -20,7 +20,7 @@ from spineline.datasets.dataset import Dataset
 from spineline.datasets.images import IMAGE_SUFFIXES, read_image
 from spineline.datasets.labels import LEVELS, NO_LEVEL
 from spineline.datasets.quality_control import SEVERITY, Finding, MarkedImage, geometry_findings
-from spineline.datasets.splits import PARTS
+from spineline.datasets.splits import PARTS, parted_patients, patients_of
 from spineline.datasets.types import ImageRecord, Structure
 from spineline.datasets.yolo_labels import read_yolo_labels
 
@@ -38,6 +38,7 @@ def dataset_findings(dataset: Dataset) -> list[Finding]:
         findings += [f for f in found if (f.image_id, f.level, f.finding) not in known]
     findings += _files_without_record(dataset)
     findings += _studies_in_two_parts(dataset)
+    findings += _patients_in_two_parts(dataset)
     findings += image_findings(records, lambda r: read_image(dataset.image_path(r)), _AGAIN)
     return findings
 
@@ -209,6 +210,23 @@ def _studies_in_two_parts(dataset: Dataset) -> list[Finding]:
         for study, named in parts.items()
         if len(named) > 1
     ]  # fmt: skip
+
+
+def _patients_in_two_parts(dataset: Dataset) -> list[Finding]:
+    """Where it is known who the patients are; else a word that it is not."""
+    patients = patients_of(dataset.all_records())
+    parts = {r.study_id: part for part in PARTS for r in dataset.records[part]}
+    if unknown := len(set(parts) - set(patients)):
+        text = "patients: of %d of %d studies it is not known whether they share one with another"
+        LOG.info(text, unknown, len(parts))
+    found = []
+    for studies in parted_patients(patients, parts):
+        where = ", ".join(f"{study} in {parts[study]}" for study in studies)
+        detail = f"{patients[studies[0]]} has studies in several parts: {where}"
+        action = "none: what is trained on must not be tested on"
+        name = "patient_in_two_parts"
+        found.append(Finding(studies[0], studies[0], None, name, detail, action))
+    return found
 
 
 def _frame(record: ImageRecord) -> MarkedImage:

@@ -26,7 +26,7 @@ class ConvertSettings(Settings):
     )
     labels: str = key("what the boxes' classes are", default="level", choices=tuple(LABEL_SETS))
     split: str = key(
-        "by study: train, val or test (all into one part), report (number up to 150 train, the "
+        "by patient: train, val or test (all into one part), report (number up to 150 train, the "
         "rest test), a ratio such as 0.67 (train, the rest val), 0.7,0.15,0.15, or a manifest file",
         default="0.67",
     )
@@ -34,6 +34,11 @@ class ConvertSettings(Settings):
         "write out/fold0 … each a whole dataset; what split makes test is tested in every fold",
         default=None,
         minimum=2,
+    )
+    patients: Path | None = key(
+        "CSV, JSON or YAML of patient by image or study, whose studies no ratio or fold parts; "
+        "none: by PatientID where the images are DICOM",
+        default=None,
     )
     seed: int = key("decides ratios and folds", default=0, minimum=0)
     window: str = key(

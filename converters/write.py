@@ -23,7 +23,7 @@ from spineline.datasets.common.log import progress
 from spineline.datasets.images import window_to_uint8
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.quality_control import Finding
-from spineline.datasets.splits import PARTS, Part, records_by_part, write_manifest
+from spineline.datasets.splits import PARTS, Part, patients_of, records_by_part, write_manifest
 from spineline.datasets.types import ImageRecord
 
 _PACKERS = 2
@@ -75,7 +75,7 @@ def write_dataset(
     for name, write in _WRITERS.items():
         if name in formats:
             write(root, by_part, labels)
-    write_text(root / "split.json", write_manifest(parts), sync=False)
+    write_text(root / "split.json", write_manifest(parts, patients_of(records)), sync=False)
 
 
 def write_images(

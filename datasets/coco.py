@@ -214,6 +214,7 @@ def _image(number: int, record: ImageRecord, file_name: str) -> dict[str, Any]:
         **{name: getattr(record, name) for name in _IMAGE_KEYS},
         "spacing_rc_mm": None if record.spacing_rc_mm is None else list(record.spacing_rc_mm),
         "findings": list(record.findings),
+        **({} if record.patient_id is None else {"patient_id": record.patient_id}),
     }
 
 
@@ -257,6 +258,7 @@ def _record(image: Mapping[str, Any], structures: Sequence[Structure]) -> ImageR
         spacing_rc_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         file=file_name,
         findings=tuple(str(name) for name in image.get("findings", ())),
+        patient_id=None if (patient := image.get("patient_id")) is None else str(patient),
         **{name: image.get(name) for name in _IMAGE_KEYS},
     )
 

@@ -1,14 +1,18 @@
 """Grey images: reading them at full depth, and the one window that makes them 8-bit.
 
-Arrays are (rows, columns); bright is bright. Nothing here rotates or mirrors an image (EXIF
-orientation is ignored), because annotations count the pixels as they are stored.
+Arrays are (rows, columns); bright is bright. An image is turned as its EXIF orientation says, as
+every viewer and annotation tool shows it: that is the image whose pixels annotations and results
+count. Nothing else rotates or mirrors an image here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +21,12 @@ from spineline.datasets.common.arrays import Float32Array, IntArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.files import plain_name
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
 GreyImage = PixelArray | Float32Array
 
-IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".npy")
+IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".npy", ".tif", ".tiff", ".bmp")
 """The kinds of image file that [read_image][] reads, lower case."""
 
 MAX_PIXELS = 64_000_000
@@ -28,6 +35,8 @@ MAX_PIXELS = 64_000_000
 _GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV use
 _SMALL = (np.uint8, np.int8, np.uint16, np.int16, np.float16)  # all exact as float32
 _GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
+_ORIENTATION = 0x0112  # the tag's number in EXIF and in TIFF
+_MOST_FILE_BYTES = 1 << 30
 
 
 class ImageReadError(SpinelineError):
@@ -167,16 +176,17 @@ def is_constant(pixels: npt.ArrayLike) -> bool:
 
 
 def read_image(path: Path) -> GreyImage:
-    """Read a ``jpg``, ``png`` or ``npy`` file as a grey image.
+    """Read an image file (``jpg``, ``png``, ``npy``, ``tif``, ``bmp``) as a grey image.
 
-    Colour becomes grey by the BT.601 weights; a transparency channel is dropped.
+    Colour becomes grey by the BT.601 weights; a transparency channel is dropped. The image is
+    turned as its EXIF orientation says.
 
     Args:
         path: the file; its suffix tells the format, in upper or lower case.
 
     Returns:
         (rows, columns): uint8 where the file holds 8 bits, otherwise float32 with the file's own
-        values (a 16-bit PNG keeps its 0 … 65535).
+        values (a 16-bit PNG keeps its 0 … 65535, in grey and in colour).
 
     Raises:
         ImageReadError: missing, of another kind, damaged, empty, too large, or not an image.
@@ -222,20 +232,70 @@ def read_colours(path: Path) -> PixelArray | None:
     Raises:
         ImageReadError: missing, damaged, or too large.
     """
-    from PIL import Image
-
     if path.suffix.lower() == ".npy":
         return None
-    try:
-        with Image.open(path) as picture:
-            _check_size(picture.height, picture.width, path)
-            if picture.mode in ("1", "L", "LA", *_GREY_16_BIT_MODES):
-                return None
-            return np.asarray(picture.convert("RGB"))
-    except ImageReadError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageReadError(f"{path}: cannot be decoded ({error})") from error
+    with _opened_picture(path) as (picture, orientation):
+        if picture.mode in ("1", "L", "LA", *_GREY_16_BIT_MODES):
+            return None
+        return np.ascontiguousarray(upright(np.asarray(picture.convert("RGB")), orientation))
+
+
+def exif_orientation(path: Path) -> int:
+    """How viewers turn an image file: its EXIF orientation, 1 (as stored) … 8.
+
+    PNG files have it in their eXIf chunk, TIFF files in a tag of their own; others have none.
+
+    Raises:
+        ImageReadError: missing, or damaged.
+    """
+    if path.suffix.lower() == ".npy":
+        return 1
+    with _opened_picture(path, header_alone=True) as (_, orientation):
+        return orientation
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file as it is shown, from its header alone.
+
+    Raises:
+        ImageReadError: missing, damaged, of another kind, or too large.
+    """
+    if path.suffix.lower() == ".npy":
+        try:
+            shape = mapped_array(path).shape
+        except (OSError, ValueError) as error:
+            raise ImageReadError(f"{path}: cannot be read ({first_line(error)})") from error
+        if len(shape) not in (2, 3):
+            msg = f"{path}: holds an array of shape {shape}, wanted (rows, columns)"
+            raise ImageReadError(msg)
+        width, height = int(shape[1]), int(shape[0])
+        _check_size(height, width, path)
+        return width, height
+    with _opened_picture(path, header_alone=True) as (picture, orientation):
+        width, height = picture.size
+        if picture.format == "TIFF":  # whose size some versions of Pillow turn, and some do not
+            width, height = picture.tag_v2[256], picture.tag_v2[257]  # type: ignore[attr-defined]
+        return (height, width) if orientation > 4 else (width, height)
+
+
+def upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """An image turned and mirrored as an EXIF orientation says.
+
+    Source: Exif 2.32, tag Orientation, which names where row 0 and column 0 of the stored image
+    lie in the shown one.
+
+    Args:
+        pixels: (rows, columns, …) as stored.
+        orientation: 1 … 8.
+
+    >>> upright(np.array([[1, 2, 3], [4, 5, 6]]), 6).tolist()
+    [[4, 1], [5, 2], [6, 3]]
+    """
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
 def mapped_array(path: Path) -> npt.NDArray[Any]:
@@ -253,20 +313,137 @@ def mapped_array(path: Path) -> npt.NDArray[Any]:
         raise ValueError(f"its header is damaged: {first_line(error)}") from error
 
 
-def _read_picture(path: Path) -> npt.NDArray[Any]:
+@contextmanager
+def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple[Picture, int]]:
+    """A picture file whose pixels are given as stored, and its EXIF orientation.
+
+    Args:
+        path: the file.
+        header_alone: no pixel will be asked for.
+
+    Raises:
+        ImageReadError: missing, damaged, too large, or of several pages; also what goes wrong
+            within the context.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            _check_size(picture.height, picture.width, path)
-            if picture.mode in _GREY_16_BIT_MODES:
-                return np.asarray(picture).astype(np.float32)
-            return np.asarray(picture if picture.mode == "L" else picture.convert("L"))
+        with path.open("rb") as file:
+            start = file.read(4)
+            tiff = start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+            content, orientation = _without_orientation(path) if tiff else (b"", 0)
+            file.seek(0)
+            source = io.BytesIO(content) if tiff and not header_alone else file
+            with Image.open(source) as picture:
+                _check_size(picture.height, picture.width, path)
+                if tiff and getattr(picture, "n_frames", 1) > 1:
+                    msg = f"{path}: holds several pages; save them as files, one image each"
+                    raise ImageReadError(msg)
+                yield picture, orientation or _orientation_of(picture, file)
     except ImageReadError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, EOFError, struct.error,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         msg = f"{path}: cannot be decoded ({error}); the file may be damaged: export it again"
         raise ImageReadError(msg) from error
+
+
+def _without_orientation(path: Path) -> tuple[bytes, int]:
+    """A TIFF file with the orientation 1 in place of its own, and its own.
+
+    Pillow turns TIFF files by itself when it decodes them, and uncompressed ones wrongly.
+    """
+    if path.stat().st_size > _MOST_FILE_BYTES:
+        msg = f"{path}: {path.stat().st_size >> 20} MiB are more than the 1024 allowed"
+        raise ImageReadError(msg)
+    data = bytearray(path.read_bytes())
+    order = "<" if data[:1] == b"I" else ">"
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    (table,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
+    (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, table)
+    first, size = (table + 8, 20) if big else (table + 2, 12)
+    for place in range(first, min(first + count * size, len(data) - size + 1), size):
+        if struct.unpack_from(f"{order}H", data, place)[0] == _ORIENTATION:
+            value = place + size - (8 if big else 4)
+            (orientation,) = struct.unpack_from(f"{order}H", data, value)
+            struct.pack_into(f"{order}H", data, value, 1)
+            return bytes(data), orientation if 1 <= orientation <= 8 else 1
+    return bytes(data), 1
+
+
+def _orientation_of(picture: Picture, file: io.BufferedIOBase) -> int:
+    """The EXIF orientation of a picture that Pillow does not turn, 1 where it has none."""
+    if picture.format == "PNG" and "exif" not in picture.info and not _has_late_exif(file):
+        return 1  # else Pillow decodes all pixels to look for a chunk behind them
+    try:
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF, of which nobody takes notice
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_late_exif(file: io.BufferedIOBase) -> bool:
+    """Whether a PNG file has an eXIf chunk somewhere; leaves the place in the file as it was."""
+    before, place = file.tell(), 8
+    try:
+        while True:
+            file.seek(place)
+            head = file.read(8)
+            if len(head) < 8 or head[4:] == b"IEND":
+                return False
+            if head[4:] == b"eXIf":
+                return True
+            place += 12 + int.from_bytes(head[:4], "big")
+    finally:
+        file.seek(before)
+
+
+def _read_picture(path: Path) -> npt.NDArray[Any]:
+    with _opened_picture(path) as (picture, orientation):
+        if _is_deep_colour(picture, path):
+            pixels = _read_deep_colour(path)
+        elif picture.mode in _GREY_16_BIT_MODES:
+            pixels = np.asarray(picture).astype(np.float32)
+            if picture.format == "TIFF" and picture.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
+                pixels = (65535 if picture.mode.startswith("I;16") else pixels.max()) - pixels
+        else:
+            pixels = np.asarray(picture if picture.mode == "L" else picture.convert("L"))
+        return upright(pixels, orientation)
+
+
+def _is_deep_colour(picture: Picture, path: Path) -> bool:
+    """Whether a picture has several channels of more than 8 bits, which Pillow would cut to 8."""
+    if picture.format == "PNG":
+        with path.open("rb") as file:
+            depth, colour_type = file.read(26)[24:26]
+        return depth == 16 and colour_type in (2, 4, 6)
+    if picture.format == "TIFF":
+        bits = picture.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
+        return len(bits) > 1 and max(bits) > 8
+    return False
+
+
+def _read_deep_colour(path: Path) -> npt.NDArray[Any]:
+    """(rows, columns, channels) as stored: one channel of grey, or red, green, blue."""
+    import cv2
+
+    data = path.read_bytes()
+    is_png = data[:4] == b"\x89PNG"
+    if not is_png:
+        data, _ = _without_orientation(path)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageReadError(f"{path}: cannot be decoded ({first_line(error)})") from error
+    if pixels is None:
+        raise ImageReadError(f"{path}: cannot be decoded; the file may be damaged: export it again")
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.shape[2] < 3 or (is_png and data[25] == 4):
+        return pixels[:, :, 0]  # grey beside its transparency
+    return pixels[:, :, 2::-1]
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:

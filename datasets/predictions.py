@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
 
-RESULT_SCHEMA = "spineline-result/2"
+RESULT_SCHEMA = "spineline-result/3"
 """What ``result.json`` of ``pipeline predict`` calls its layout."""
 
-RESULT_SCHEMAS = (RESULT_SCHEMA, "spineline-result/1")
-"""Layouts that are read; in the first one warnings were lines of text."""
+RESULT_SCHEMAS = (RESULT_SCHEMA, "spineline-result/2", "spineline-result/1")
+"""Layouts that are read; the second has no status, and in the first warnings are lines of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class ResultImage:
         study_uid, series_uid, instance_uid: identity of the image used; None for plain images.
         width, height: of the image used, in pixels.
         spacing_rc_mm: pixel spacing (between rows, between columns), or None.
+        file: name of the file of a volume, or of the image of a stack; else None.
+        slice_index: of the slice in that volume or stack, from 0; else None.
     """
 
     study_uid: str | None
@@ -37,6 +39,8 @@ class ResultImage:
     width: int
     height: int
     spacing_rc_mm: tuple[float, float] | None
+    file: str | None = field(default=None, kw_only=True)
+    slice_index: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

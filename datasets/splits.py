@@ -1,13 +1,14 @@
-"""Splits by study: who trains, who validates, who tests.
+"""Splits by patient: who trains, who validates, who tests.
 
-A split never separates the images of one study (or patient); it follows from the sorted study ids
-and the seed alone.
+A split never separates the images of one study, nor the studies of one patient where it is known
+who the patients are; it follows from the sorted study ids, the patients and the seed alone.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,13 @@ FOLDS_FILE = "folds.json"
 """Names the studies of ``fold0``, ``fold1``, … beside it."""
 
 
-def split_studies(study_ids: Iterable[str], split: str, *, seed: int = 0) -> dict[str, Part]:
+def split_studies(
+    study_ids: Iterable[str],
+    split: str,
+    *,
+    seed: int = 0,
+    patients: Mapping[str, str] | None = None,
+) -> dict[str, Part]:
     """The part of each study.
 
     Args:
@@ -38,6 +45,8 @@ def split_studies(study_ids: Iterable[str], split: str, *, seed: int = 0) -> dic
             three ratios such as ``0.7,0.15,0.15`` (train, val, test), or the path of a manifest
             written by [write_manifest][] (or a JSON object of part by study).
         seed: decides which studies a ratio picks.
+        patients: of [patients_of][]: a ratio picks all studies of a patient or none. The other
+            ways of splitting say themselves where a study belongs; see [parted_patients][].
 
     Returns:
         Part by study id, in sorted order of the ids.
@@ -51,25 +60,61 @@ def split_studies(study_ids: Iterable[str], split: str, *, seed: int = 0) -> dic
     if split == "report":
         return {study: _report_part(study) for study in studies}
     if re.fullmatch(r"[0-9.]+(,[0-9.]+){0,2}", split):
-        return _split_by_ratio(studies, _ratios(split), seed)
+        return _split_by_ratio(_units(studies, patients), _ratios(split), seed)
     return _split_by_manifest(studies, Path(split))
 
 
 def split_by_train_ratio(
-    study_ids: Iterable[str], ratio: float, *, seed: int = 0
+    study_ids: Iterable[str],
+    ratio: float,
+    *,
+    seed: int = 0,
+    patients: Mapping[str, str] | None = None,
 ) -> dict[str, Part]:
     """Train and val by one ratio, rounded down: of 328 studies, 0.67 trains 219 and leaves 109.
 
     The older cervical project counted so; [split_studies][] rounds to the nearest.
     """
     studies = sorted(set(study_ids))
-    order = np.random.default_rng(seed).permutation(len(studies))
-    train = {studies[i] for i in order[: int(len(studies) * ratio)]}
-    return {study: "train" if study in train else "val" for study in studies}
+    bounds = [int(len(studies) * ratio), len(studies)]
+    return _split_at(_units(studies, patients), bounds, seed)
+
+
+def patients_of(records: Iterable[ImageRecord]) -> dict[str, str]:
+    """The patient of each study, of those whose records tell it."""
+    return {r.study_id: r.patient_id for r in records if r.patient_id is not None}
+
+
+def parted_patients(
+    patients: Mapping[str, str], parts: Mapping[str, Part] | Mapping[str, int]
+) -> list[tuple[str, ...]]:
+    """The studies, sorted, of each patient who has some in several parts or folds.
+
+    >>> parted_patients({"a": "p1", "b": "p1", "c": "p2"}, {"a": "train", "b": "val", "c": "val"})
+    [('a', 'b')]
+    """
+    studies: dict[str, list[str]] = {}
+    for study in sorted(study for study in patients if study in parts):
+        studies.setdefault(patients[study], []).append(study)
+    return [tuple(named) for named in studies.values() if len({parts[s] for s in named}) > 1]
+
+
+def _units(studies: Sequence[str], patients: Mapping[str, str] | None) -> list[list[str]]:
+    """What a draw keeps together: the studies of each patient, each other study by itself."""
+    units: dict[tuple[bool, str], list[str]] = {}
+    for study in studies:
+        patient = (patients or {}).get(study)
+        units.setdefault((patient is None, patient or study), []).append(study)
+    return list(units.values())
 
 
 def fold_studies(
-    study_ids: Iterable[str], k: int, *, seed: int = 0, strata: Mapping[str, str] | None = None
+    study_ids: Iterable[str],
+    k: int,
+    *,
+    seed: int = 0,
+    strata: Mapping[str, str] | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
     """The fold 0 … k-1 of each study, sizes as even as can be.
 
@@ -77,19 +122,32 @@ def fold_studies(
         study_ids: study ids, in any order, repeats allowed.
         k: number of folds, at least 2.
         seed: decides the draw.
-        strata: stratum by study; each stratum is spread over the folds as evenly as can be.
+        strata: stratum by study; each stratum is spread over the folds as evenly as can be. A
+            patient is of the last stratum that one of his studies is of.
+        patients: of [patients_of][]: all studies of a patient are in one fold.
 
     Raises:
-        ConfigError: fewer studies than folds, or k below 2.
+        ConfigError: fewer patients than folds, or k below 2.
     """
     studies = sorted(set(study_ids))
-    if k < 2 or k > len(studies):
-        msg = f"kfold={k}: wanted 2 … {len(studies)}, the number of studies"
-        raise ConfigError(msg)
-    order = [studies[i] for i in np.random.default_rng(seed).permutation(len(studies))]
-    if strata is not None:
-        order.sort(key=lambda study: strata.get(study, ""))  # stable: keeps the draw within strata
-    fold = {study: position % k for position, study in enumerate(order)}
+    units = _units(studies, patients)
+    if k < 2 or k > len(units):
+        what = "studies" if len(units) == len(studies) else f"patients ({len(studies)} studies)"
+        raise ConfigError(f"kfold={k}: wanted 2 … {len(units)}, the number of {what}")
+
+    def stratum(unit: Sequence[str]) -> str:
+        return max((strata or {}).get(study, "") for study in unit)
+
+    order = [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
+    order.sort(key=lambda unit: (stratum(unit), -len(unit)))  # stable: keeps the draw otherwise
+    fold: dict[str, int] = {}
+    sizes, in_stratum = [0] * k, Counter[tuple[str, int]]()
+    for unit in order:
+        name = stratum(unit)
+        least = min(range(k), key=lambda n: (in_stratum[name, n], sizes[n]))
+        fold |= dict.fromkeys(unit, least)
+        sizes[least] += len(unit)
+        in_stratum[name, least] += len(unit)
     return {study: fold[study] for study in studies}
 
 
@@ -139,9 +197,18 @@ def fold_strata(records: Sequence[ImageRecord]) -> dict[str, str]:
     return {study: str(min(count, 2)) for study, count in marked.items()}
 
 
-def write_manifest(parts: Mapping[str, Part]) -> str:
-    """A split as the text of a manifest file, readable by ``split=FILE``."""
-    by_part = {part: sorted(s for s, p in parts.items() if p == part) for part in PARTS}
+def write_manifest(parts: Mapping[str, Part], patients: Mapping[str, str] | None = None) -> str:
+    """A split as the text of a manifest file, readable by ``split=FILE``.
+
+    Args:
+        parts: part by study.
+        patients: of [patients_of][]; written beside the parts, for people to read.
+    """
+    by_part: dict[str, Any] = {
+        part: sorted(s for s, p in parts.items() if p == part) for part in PARTS
+    }
+    if patients:
+        by_part["patients"] = {study: patients[study] for study in sorted(patients)}
     return json.dumps({"schema": "spineline-split/1", **by_part}, indent=2) + "\n"
 
 
@@ -177,14 +244,19 @@ def _ratios(text: str) -> list[float]:
     return ratios
 
 
-def _split_by_ratio(studies: list[str], ratios: list[float], seed: int) -> dict[str, Part]:
-    order = [studies[i] for i in np.random.default_rng(seed).permutation(len(studies))]
-    bounds = [round(len(studies) * sum(ratios[: n + 1])) for n in range(len(ratios))]
-    part_of = {
-        study: PARTS[next(n for n, bound in enumerate(bounds) if position < bound)]
-        for position, study in enumerate(order)
-    }
-    return {study: part_of[study] for study in studies}
+def _split_by_ratio(units: list[list[str]], ratios: list[float], seed: int) -> dict[str, Part]:
+    count = sum(map(len, units))
+    return _split_at(units, [round(count * sum(ratios[: n + 1])) for n in range(len(ratios))], seed)
+
+
+def _split_at(units: list[list[str]], bounds: list[int], seed: int) -> dict[str, Part]:
+    """Parts of drawn units, so that each part has the studies up to its bound, or nearly so."""
+    part_of: dict[str, Part] = {}
+    for i in np.random.default_rng(seed).permutation(len(units)):
+        middle = len(part_of) + (len(units[i]) - 1) / 2
+        part = PARTS[next(n for n, bound in enumerate(bounds) if middle < bound)]
+        part_of |= dict.fromkeys(units[i], part)
+    return {study: part_of[study] for study in sorted(part_of)}
 
 
 def _named_studies(content: Any) -> list[tuple[str, Part]]:

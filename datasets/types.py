@@ -74,13 +74,15 @@ class ImageRecord:
 
     Attributes:
         image_id: unique in its source; used as file name, so letters, digits, ``. _ -`` only.
-        study_id: what splits keep together (the patient or study).
+        study_id: of the study, or of the patient where the source says no more.
         width, height: in pixels.
         structures: sorted top to bottom, by level or, without levels, by their points.
         spacing_rc_mm: pixel spacing in mm, (between rows, between columns), or None.
         file: path of the image file relative to its images folder, or None.
         study_uid, series_uid, instance_uid: DICOM identity, or None.
         findings: names of the problems that quality control found in the image as a whole.
+        patient_id: the same in all studies of one patient, so that splits keep them together: a
+            number counted while converting, never the hospital's own; None where it is not known.
     """
 
     image_id: str
@@ -94,6 +96,7 @@ class ImageRecord:
     series_uid: str | None = None
     instance_uid: str | None = None
     findings: tuple[str, ...] = field(default=())
+    patient_id: str | None = None
 
     def __post_init__(self) -> None:
         check_image_id(self.image_id)

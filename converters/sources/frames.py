@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from spineline.converters.sources.source import EntryError, Pixels
+from spineline.converters.sources.source import AnnotationSource, EntryError, Pixels
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     ImageReadError,
-    mapped_array,
+    exif_orientation,
+    image_size,
     read_image,
 )
+from spineline.datasets.quality_control import Finding
 from spineline.datasets.types import ImageRecord, is_image_id
 
 
@@ -105,18 +108,16 @@ def _is_file(path: Path) -> bool:
 
 
 def frame_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a frame, from the file's header alone.
+    """(width, height) of a frame as it is shown, from the file's header alone.
 
     Raises:
         ImageReadError: missing, of another format, or absurdly large.
     """
     try:
-        width, height = _npy_size(path) if path.suffix.lower() == ".npy" else _picture_size(path)
-    except ImageReadError:
-        raise
-    except Exception as error:  # Pillow's decompression bomb error has no narrower base
-        msg = f"{path.name}: cannot be read as an image ({_reason(error)})"
-        raise ImageReadError(msg) from error
+        width, height = image_size(path)
+    except ImageReadError as error:
+        detail = str(error).replace(f"{path}: ", "")
+        raise ImageReadError(f"{path.name}: cannot be read as an image ({detail})") from error
     if not 0 < width * height <= MAX_PIXELS:
         msg = f"{path.name}: {width}x{height} pixels, allowed 1 … {MAX_PIXELS}"
         raise ImageReadError(msg)
@@ -156,22 +157,35 @@ def images_reader(images: Path | None) -> Callable[[ImageRecord], Pixels]:
     return pixels
 
 
-def _npy_size(path: Path) -> tuple[int, int]:
-    shape = mapped_array(path).shape
-    if len(shape) not in (2, 3):
-        msg = f"{path.name}: holds an array of shape {shape}, wanted (rows, columns)"
-        raise ImageReadError(msg)
-    return int(shape[1]), int(shape[0])
+def images_path(images: Path | None) -> Callable[[ImageRecord], Path | None]:
+    """Says where the image of a record lies, None where it is missing."""
+
+    def path_of(record: ImageRecord) -> Path | None:
+        return None if images is None or record.file is None else images / record.file
+
+    return path_of
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    from PIL import Image
+def with_frame_findings(source: AnnotationSource) -> AnnotationSource:
+    """The source with a finding for each frame that EXIF turns, or whose pixels are not square."""
+    found = []
+    for record in source.records:
+        named = record.image_id, record.study_id, None
+        if (orientation := _orientation(source.path_of(record))) > 1:
+            detail = f"its EXIF orientation is {orientation}: its pixels count as viewers show it"
+            found.append(Finding(*named, "exif_orientation", detail, "turned as shown"))
+        high, wide = record.spacing_rc_mm or (1.0, 1.0)
+        if abs(high / wide - 1) > 0.01:
+            detail = f"its pixels are {high:g} mm high and {wide:g} mm wide, and pipeline predict "
+            detail += "makes them square before a network sees them"
+            found.append(Finding(*named, "pixels_not_square", detail, "kept as stored"))
+    return replace(source, findings=(*source.findings, *found))
 
-    with Image.open(path) as image:
-        return image.size
 
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return "damaged, or no image of its kind"
+def _orientation(path: Path | None) -> int:
+    if path is None or path.suffix.lower() not in IMAGE_SUFFIXES:
+        return 1
+    try:
+        return exif_orientation(path)
+    except ImageReadError:
+        return 1  # that it cannot be read is said when its pixels are

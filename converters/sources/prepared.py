@@ -13,6 +13,7 @@ from spineline.converters.formats.prepared import PREPARED_FOLDER, parse_prepare
 from spineline.converters.sources.frames import (
     FrameIds,
     find_frames,
+    images_path,
     images_reader,
     named_frame,
     size_of_frame,
@@ -98,7 +99,7 @@ def read_prepared(
                 continue
             if part is not None:
                 parts[image_id] = part
-    return builder.source("prepared", images_reader(images)), parts
+    return builder.source("prepared", images_reader(images), images_path(images)), parts
 
 
 def check_image_size(image_size: Sequence[int]) -> None:

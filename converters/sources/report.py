@@ -15,18 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from spineline.converters.sources.frames import find_frames, frame_size
+from spineline.converters.sources.frames import (
+    find_frames,
+    frame_size,
+    images_path,
+    images_reader,
+)
 from spineline.converters.sources.source import (
     AnnotationSource,
     EntryError,
-    Pixels,
     SourceBuilder,
     point_list,
     point_xy,
     source_entries,
 )
 from spineline.datasets.common.errors import AnnotationError
-from spineline.datasets.images import ImageReadError, read_image
+from spineline.datasets.images import ImageReadError
 from spineline.datasets.labels import KIND_OF_SEVEN, pathology_from_codes
 from spineline.datasets.quality_control import Finding, MarkedImage, MarkedPoint, PointRules
 from spineline.datasets.types import ImageRecord, check_image_id
@@ -66,11 +70,7 @@ def read_report(
         except AnnotationError as error:
             builder.leave_out(image_id, study, error)
     _note_frames(frames, seen, builder)
-
-    def pixels(record: ImageRecord) -> Pixels:
-        return read_image(images / str(record.file))
-
-    return builder.source("report", pixels)
+    return builder.source("report", images_reader(images), images_path(images))
 
 
 def study_of(image_id: str) -> str:
@@ -127,7 +127,9 @@ def _read_entry(
     points = point_list(entry.get("point"), image_id)
     marks = [parse_report_mark(p, f"{image_id}, point {n}") for n, p in enumerate(points)]
     if image_id not in frames:
-        detail = f"{image_id}: no frame {image_id}.jpg, .png or .npy in the images folder"
+        detail = (
+            f"{image_id}: no frame {image_id}.jpg, .png, .npy, .tif or .bmp in the images folder"
+        )
         raise EntryError("label_without_frame", detail)
     path = frames[image_id][0]
     try:

@@ -60,6 +60,10 @@ class LeftOut:
         return f"{self.image_id}: left out ({self.reason}): {self.detail}"
 
 
+def _no_path(_: ImageRecord) -> Path | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class AnnotationSource:
     """An annotation source, read and judged; no pixel has been decoded yet.
@@ -70,6 +74,7 @@ class AnnotationSource:
         left_out: the entries that are no record, with their reasons, in the source's order.
         findings: what quality control found, by entry.
         pixels: decodes the image of a record: (H, W), uint8 or float32, as stored.
+        path_of: the file that the image of a record lies in; None where it is missing.
         table: what else there is to count, from the rows of the source down; empty for most.
     """
 
@@ -78,6 +83,7 @@ class AnnotationSource:
     left_out: tuple[LeftOut, ...]
     findings: tuple[Finding, ...]
     pixels: Callable[[ImageRecord], Pixels]
+    path_of: Callable[[ImageRecord], Path | None] = _no_path
     table: Mapping[str, Any] = field(default_factory=dict)
 
     def is_missing(self, record: ImageRecord) -> bool:
@@ -137,10 +143,15 @@ class SourceBuilder:
         """Note a finding about an image as a whole."""
         self.findings.append(Finding(image_id, study, None, name, detail, action))
 
-    def source(self, kind: SourceKind, pixels: Callable[[ImageRecord], Pixels]) -> AnnotationSource:
-        """What was gathered, as a source."""
+    def source(
+        self,
+        kind: SourceKind,
+        pixels: Callable[[ImageRecord], Pixels],
+        path_of: Callable[[ImageRecord], Path | None],
+    ) -> AnnotationSource:
+        """What was gathered, as a source; see [AnnotationSource][] for the arguments."""
         return AnnotationSource(
-            kind, tuple(self.records), tuple(self.left_out), tuple(self.findings), pixels
+            kind, tuple(self.records), tuple(self.left_out), tuple(self.findings), pixels, path_of
         )
 
 

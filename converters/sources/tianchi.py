@@ -68,7 +68,10 @@ def read_tianchi(
     def pixels(record: ImageRecord) -> Pixels:
         return read_pixels(index.headers[str(record.instance_uid)])
 
-    return builder.source("tianchi", pixels)
+    def path_of(record: ImageRecord) -> Path:
+        return index.headers[str(record.instance_uid)].path
+
+    return builder.source("tianchi", pixels, path_of)
 
 
 def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:

@@ -6,7 +6,7 @@ are DICOM's LPS in mm. Source of the mapping: DICOM PS3.3, C.7.6.2.1.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,8 +15,14 @@ import numpy.typing as npt
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.images import MAX_PIXELS
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+MOST_ASPECT = 4.0
+"""Pixels of a header that are this much higher than wide, or wider than high, are not believed."""
+
+_SQUARE = 0.01  # of their height, by which pixels may differ in width and count as square
 
 
 def pixel_to_patient(header: SliceHeader, points_xy: npt.ArrayLike) -> FloatArray:
@@ -61,40 +67,67 @@ def _frame(header: SliceHeader) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 @dataclass(frozen=True, slots=True)
 class Reorientation:
-    """How a displayed image came from the stored one: first transposed, then mirrored.
+    """How a displayed image came from the stored one: transposed, then mirrored, then made square.
+
+    Pixels that are not square are made so by enlarging the image along one axis. The outer edges
+    of the image stay in place: x of the turned image becomes (x + 0.5) * scale - 0.5.
 
     Attributes:
         transpose: rows and columns change places.
         flip_x, flip_y: left and right, top and bottom change places, after the transposition.
-        size_hw: rows and columns of the displayed image.
+        size_hw: rows and columns of the turned image, before it is enlarged.
+        scaled_hw: rows and columns of the enlarged image; None where it is not enlarged.
     """
 
     transpose: bool
     flip_x: bool
     flip_y: bool
     size_hw: tuple[int, int]
+    scaled_hw: tuple[int, int] | None = None
 
     @property
     def is_identity(self) -> bool:
         """Whether the image stays as stored."""
-        return not (self.transpose or self.flip_x or self.flip_y)
+        return not self.is_turned and self.scaled_hw is None
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the image is transposed or mirrored."""
+        return self.transpose or self.flip_x or self.flip_y
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """How many pixels of the displayed image one of the stored image becomes, in x and y."""
+        (height, width), (high, wide) = self.size_hw, self.scaled_hw or self.size_hw
+        return wide / width, high / height
 
     def apply(self, pixels: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """The displayed image of a stored one, (rows, columns)."""
         shown: npt.NDArray[Any] = pixels.T if self.transpose else pixels
         shown = shown[:, ::-1] if self.flip_x else shown
-        shown = shown[::-1] if self.flip_y else shown
-        return np.ascontiguousarray(shown)
+        shown = np.ascontiguousarray(shown[::-1] if self.flip_y else shown)
+        if self.scaled_hw is None:
+            return shown
+        import cv2  # slow to import, and needed seldom
+
+        kept = shown.dtype in (np.uint8, np.uint16, np.float32, np.float64)  # else OpenCV refuses
+        values = shown if kept else shown.astype(np.float64)
+        scaled = cv2.resize(values, self.scaled_hw[::-1], interpolation=cv2.INTER_LINEAR)
+        return scaled.astype(pixels.dtype, copy=False)
 
     def to_native(self, points_xy: npt.ArrayLike) -> FloatArray:
         """(N, 2) points of the displayed image as points of the stored one."""
-        points = self._mirrored(np.array(points_xy, dtype=np.float64).reshape(-1, 2))
+        points = np.array(points_xy, dtype=np.float64).reshape(-1, 2)
+        if self.scaled_hw is not None:
+            points = (points + 0.5) / self.scale_xy - 0.5
+        points = self._mirrored(points)
         return points[:, ::-1].copy() if self.transpose else points
 
     def from_native(self, points_xy: npt.ArrayLike) -> FloatArray:
         """(N, 2) points of the stored image as points of the displayed one."""
         points = np.array(points_xy, dtype=np.float64).reshape(-1, 2)
-        return self._mirrored(points[:, ::-1].copy() if self.transpose else points)
+        points = self._mirrored(points[:, ::-1].copy() if self.transpose else points)
+        return points if self.scaled_hw is None else (points + 0.5) * self.scale_xy - 0.5
 
     def boxes_to_native(self, boxes_xyxy: npt.ArrayLike) -> FloatArray:
         """(N, 4) ``xyxy`` boxes of the displayed image as boxes of the stored one."""
@@ -112,11 +145,32 @@ class Reorientation:
 
 
 def standard_orientation(header: SliceHeader) -> Reorientation:
-    """What turns a sagittal slice the usual way round: face to the left, head up.
+    """What turns a sagittal slice the usual way round: face to the left, head up, pixels square.
 
     Columns then run from front to back and rows from head to foot, as far as turns by right angles
-    and mirroring go. A slice without orientation, or not sagittal, is left as it is.
+    and mirroring go. A slice without orientation, or not sagittal, is not turned. Pixels become
+    square by the header's spacing, where that is not beyond belief (`MOST_ASPECT`).
     """
+    turn = _standard_turn(header)
+    return replace(turn, scaled_hw=_square_size(turn, header.spacing_rc_mm))
+
+
+def _square_size(
+    turn: Reorientation, spacing_rc_mm: tuple[float, float] | None
+) -> tuple[int, int] | None:
+    """Rows and columns that make pixels square, or None where they are, or cannot be, made so."""
+    if spacing_rc_mm is None:
+        return None
+    high_mm, wide_mm = spacing_rc_mm[::-1] if turn.transpose else spacing_rc_mm
+    fine_mm = min(high_mm, wide_mm)
+    if not 1 + _SQUARE < max(high_mm, wide_mm) / fine_mm <= MOST_ASPECT:
+        return None
+    rows, columns = turn.size_hw
+    size = round(rows * high_mm / fine_mm), round(columns * wide_mm / fine_mm)
+    return None if size[0] * size[1] > MAX_PIXELS else size
+
+
+def _standard_turn(header: SliceHeader) -> Reorientation:
     unchanged = Reorientation(False, False, False, (header.rows, header.columns))
     if header.orientation is None or not header.is_sagittal:
         return unchanged

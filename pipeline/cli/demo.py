@@ -62,7 +62,8 @@ def demo(settings: Demo) -> DemoResult:
     )
     with staged_folder(settings.out, overwrite=overwrite) as stage:
         drawn = draw_study(stage, settings.seed)
-        analysis = pipeline.analyse([load_frame(find_cases(stage / "study")[0])])[0]
+        (case,) = find_cases(stage / "study", slices=pipeline.settings.slices)
+        analysis = pipeline.analyse([load_frame(case)])[0]
         write_study(stage, analysis, overlay=True, doubtful=pipeline.settings.confidence)
         write_run_record(stage, "demo", settings)
     result = compare_with_drawn(settings.out, drawn.structures, analysis.result.structures)

@@ -85,6 +85,11 @@ def candidates_of(detections: Detections, per_level: int) -> Candidates:
     return Candidates(rank[order], box[order], confidence[order])
 
 
+def no_candidates() -> Candidates:
+    """None at all."""
+    return Candidates(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+
+
 def with_other_names(candidates: Candidates, cost: float) -> Candidates:
     """Candidates, and each again with the names one rung higher and lower, at ``cost`` less odds.
 

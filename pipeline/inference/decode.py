@@ -32,7 +32,7 @@ Coordinates are native pixels, x right, y down, origin at the centre of the top 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,6 +43,7 @@ from spineline.pipeline.inference.candidates import (
     TINY,
     Candidates,
     DecodedStructure,
+    no_candidates,
     with_other_names,
 )
 from spineline.pipeline.inference.level_context import Context, worth
@@ -103,12 +104,14 @@ class DecodedSpine:
         missing: (level, reason) of each level without a structure, in the order of `LEVELS`.
         score: of the chain, natural-log units; 0 for ``argmax``.
         naming: how sure the names are; None for ``argmax`` and where nothing was found.
+        candidates: of which it was decoded.
     """
 
     structures: tuple[DecodedStructure, ...]
     missing: tuple[tuple[str, Reason], ...]
     score: float = 0.0
     naming: Naming | None = None
+    candidates: Candidates = field(default_factory=no_candidates, compare=False, repr=False)
 
 
 def decode_spine(

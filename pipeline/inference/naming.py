@@ -59,11 +59,14 @@ class Naming:
         probability: of the names given, 0 … 1.
         rivals: by `SHIFTS`; their probabilities and the one above add up to 1.
         abstained: whether the names are a guess that the user asked not to be given as certain.
+        scores: in natural-log units, of the names given and then of the rivals. Those of several
+            images of one spine add up, once each is counted by the same places.
     """
 
     probability: float
     rivals: tuple[Rival, ...] = ()
     abstained: bool = False
+    scores: tuple[float, ...] = ()
 
 
 def name_chain(
@@ -90,7 +93,7 @@ def name_chain(
         return None
     rivals = [best_score(allowed_when_shifted(candidates, chain, shift)) for shift in SHIFTS]
     given, *others = softmax([score, *rivals], temperature)
-    return Naming(given, tuple(map(Rival, SHIFTS, others)))
+    return Naming(given, tuple(map(Rival, SHIFTS, others)), scores=(score, *rivals))
 
 
 def allowed_when_shifted(candidates: Candidates, chain: Sequence[int], shift: int) -> BoolArray:

@@ -13,40 +13,45 @@ import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.volumes.archives import unpacking
 from spineline.pipeline.inference.bundles import (
     exported_bundle,
     is_exported,
     load_exported,
     networks_needed,
 )
-from spineline.pipeline.inference.candidates import (
-    Candidates,
-    DecodedStructure,
-    candidates_of,
-)
-from spineline.pipeline.inference.decode import (
-    DecodedSpine,
-    DecodeSettings,
-    decode_chain,
-    decode_spine,
-)
+from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
+from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
+from spineline.pipeline.inference.find_spine import LookSettings, find_spine, look_at
 from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
-from spineline.pipeline.inference.level_context import LevelReader, read_context
+from spineline.pipeline.inference.level_context import LevelReader
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
+from spineline.pipeline.inference.slices.beside import SliceCount
+from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
+from spineline.pipeline.inference.suitability import (
+    TURNS,
+    Refusal,
+    SuitabilityLimits,
+    measure,
+    refusal_of,
+    score_of,
+)
 from spineline.weights import (
     Bundle,
     Task,
@@ -60,6 +65,10 @@ from spineline.weights import (
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
+
+
+NO_SPINE = DecodedSpine((), ())
+"""What is said of a frame that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class Pipeline:
         namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
             the detector.
         decoding: how candidates are weighed, but for what settings decide.
+        suitability: where a frame stops being for us; None takes every frame.
     """
 
     detector: Detector
@@ -98,6 +108,7 @@ class Pipeline:
     settings: ModelSettings = field(default_factory=ModelSettings)
     namer: LevelReader | None = None
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    suitability: SuitabilityLimits | None = None
 
     def __post_init__(self) -> None:
         if not set(self.detector.names) & set(LEVELS):
@@ -109,14 +120,27 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, weights: str = "default", *, device: str = "cpu", trust: bool = False
+        cls,
+        weights: str = "default",
+        *,
+        device: str = "cpu",
+        slices: SliceCount = "auto",
+        trust: bool = False,
     ) -> Pipeline:
         """Load the models of a bundle, of ``"DETECTOR,CLASSIFIER"`` or of an exported folder.
+
+        Args:
+            weights: a bundle, two or three files, or an exported folder.
+            device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
+            slices: how many slices of a study [Pipeline.predict][] looks at; ``auto``: three, and
+                more in doubt.
+            trust: allow weights that are pickles.
 
         Raises:
             WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust``.
         """
-        return cls.from_settings(ModelSettings(weights=weights, device=device, trust=trust))
+        settings = ModelSettings(weights=weights, device=device, slices=slices, trust=trust)
+        return cls.from_settings(settings)
 
     @classmethod
     def from_settings(cls, settings: ModelSettings) -> Pipeline:
@@ -129,7 +153,7 @@ class Pipeline:
         if is_exported(settings.weights):
             models = load_exported(settings)
             found = (models.detector, models.classifier, bundle.name, bundle.sha256, settings)
-            return cls(*found, models.namer, models.decoding)
+            return cls(*found, models.namer, models.decoding, SuitabilityLimits())
         device, trust = settings.device, settings.trust
         with networks_needed(settings.weights):
             from spineline.classify import load_classifier
@@ -139,22 +163,36 @@ class Pipeline:
             detector = load_detector(bundle.detector.path, device=device, trust=trust)
             classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
             namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
-        return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
+        names = bundle.name, bundle.sha256
+        limits = SuitabilityLimits()
+        return cls(detector, classifier, *names, settings, namer, suitability=limits)
 
-    def predict(self, source: str | Path) -> StudyResult:
-        """The result of one study, DICOM file or image.
+    def predict(self, source: str | Path, *, stack: bool = False) -> StudyResult:
+        """The result of one study, DICOM file, volume or image, or of an archive of one.
+
+        Args:
+            source: its folder or file.
+            stack: the images of a folder are the slices of one study, in the order of their names.
 
         Raises:
             SpinelineError: not readable, no sagittal T2, or more than one study.
         """
-        cases = find_cases(Path(source), window=self.settings.window)
-        if len(cases) != 1:
-            msg = (
-                f"{source}: holds {len(cases)} studies; name one of them, or run "
-                "spineline pipeline predict for all"
+        settings = self.settings
+        with unpacking() as archives:
+            cases = find_cases(
+                Path(source),
+                window=settings.window,
+                slices=settings.slices,
+                stack=stack,
+                unpacking=archives,
             )
-            raise SpinelineError(msg)
-        return self.analyse([load_frame(cases[0])])[0].result
+            if len(cases) != 1:
+                msg = (
+                    f"{source}: holds {len(cases)} studies; name one of them, or run "
+                    "spineline pipeline predict for all"
+                )
+                raise SpinelineError(msg)
+            return self.analyse([load_frame(cases[0])])[0].result
 
     def analyse(self, frames: Sequence[Frame]) -> list[Analysis]:
         """Find and grade the structures of frames, in their order."""
@@ -165,32 +203,72 @@ class Pipeline:
             confidence=settings.confidence,
         )
         with precision(settings):
-            detections = self.detector.detect(
-                [frame.image for frame in frames],
-                confidence=settings.candidate_confidence,
-                iou=settings.iou,
-                batch=batch_size(settings),
-            )
-            candidates = [candidates_of(each, how.candidates_per_level) for each in detections]
-            spines = [
-                self._decoded(frame, offered, how)
-                for frame, offered in zip(frames, candidates, strict=True)
-            ]
+            looked = self._look(frames, how)
+            refusals = [self.refusal(each.frame.image, each.spine.candidates) for each in looked]
+            if not settings.force:
+                looked = [
+                    each if refusal is None else replace(each, spine=NO_SPINE)
+                    for each, refusal in zip(looked, refusals, strict=True)
+                ]
+            frames, spines = [each.frame for each in looked], [each.spine for each in looked]
             grades = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, offered, spine, how, graded))
-            for frame, offered, spine, graded in zip(
-                frames, candidates, spines, grades, strict=True
-            )
+            Analysis(each.frame, each.spine, self._result(each, how, graded, refusal))
+            for each, graded, refusal in zip(looked, grades, refusals, strict=True)
         ]
 
-    def _decoded(self, frame: Frame, candidates: Candidates, how: DecodeSettings) -> DecodedSpine:
-        """The spine of one frame, named from its context too where there is a level reader."""
-        context = None
-        if self.namer is not None and how.method == "spine":
-            context = read_context(self.namer, frame.image, decode_chain(candidates, how))
-        spine = decode_spine(candidates, how, context)
-        return replace(spine, naming=abstain(spine.naming, self.settings.min_naming_probability))
+    def refusal(self, image: npt.NDArray[np.uint8], candidates: Candidates) -> Refusal | None:
+        """Why an image is no sagittal T2 of a lumbar spine, head up; None where it is one.
+
+        Args:
+            image: (H, W) grey, as the detector saw it.
+            candidates: the detector's.
+        """
+        if self.suitability is None:
+            return None
+        look = self._looking()
+
+        def turned() -> dict[str, float]:
+            images = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
+            found = [look_at(self.detector, [each], look)[0] for each in images]
+            return {w: score_of(each, self.decoding) for w, each in zip(TURNS, found, strict=True)}
+
+        found = measure(image, candidates, self.decoding, self.namer)
+        return refusal_of(found, turned, self.suitability)
+
+    def _looking(self) -> LookSettings:
+        """How the detector is asked."""
+        settings = self.settings
+        return LookSettings(
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
+            per_level=self.decoding.candidates_per_level,
+        )
+
+    def _look(self, frames: Sequence[Frame], how: DecodeSettings) -> list[Joined]:
+        """The spine of each frame; all first looks go through the detector together."""
+        settings = self.settings
+        if how.method == "argmax":  # names each box by itself: there is nothing to join
+            frames = [replace(frame, around=None) for frame in frames]
+        look = self._looking()
+        offered = look_at(self.detector, [frame.image for frame in frames], look)
+        find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
+        looked = [
+            look_around(
+                frame,
+                find(image=frame.image, candidates=candidates),
+                find,
+                sure=how.sure_naming,
+                reads=self.namer is not None,
+            )
+            for frame, candidates in zip(frames, offered, strict=True)
+        ]
+        least = settings.min_naming_probability
+        return [
+            replace(each, spine=replace(each.spine, naming=abstain(each.spine.naming, least)))
+            for each in looked
+        ]
 
     def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
         """Grades of the structures of each frame; all crops go through the classifier together."""
@@ -215,36 +293,47 @@ class Pipeline:
 
     def _result(
         self,
-        frame: Frame,
-        candidates: Candidates,
-        spine: DecodedSpine,
+        looked: Joined,
         how: DecodeSettings,
         grades: Sequence[Grade],
+        refusal: Refusal | None,
     ) -> StudyResult:
-        header = frame.header
+        frame, spine = looked.frame, looked.spine
+        header, refused = frame.header, refusal is not None and not self.settings.force
+        unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
+        place = frame.file_and_slice
         return StudyResult(
-            study_uid=header.study_uid if header else None,
-            series_uid=header.series_uid if header else None,
-            instance_uid=header.instance_uid if header else None,
+            study_uid=header.study_uid or None if header else None,
+            series_uid=header.series_uid or None if header else None,
+            instance_uid=header.instance_uid or None if header else None,
+            file=place[0] if place else None,
+            slice_index=place[1] if place else None,
             width=frame.width,
             height=frame.height,
             spacing_rc_mm=header.spacing_rc_mm if header else None,
             structures=_structures(frame, spine.structures, grades),
-            missing_levels=tuple(level for level, _ in spine.missing),
+            missing_levels=LEVELS if refused else tuple(level for level, _ in spine.missing),
             warnings=(
+                *unsuitable,
                 *frame.warnings,
-                *spine_warnings(
-                    frame,
-                    candidates,
-                    spine,
-                    settings=how,
-                    min_naming_probability=self.settings.min_naming_probability,
+                *(
+                    ()
+                    if refused
+                    else spine_warnings(
+                        frame,
+                        spine.candidates,
+                        spine,
+                        settings=how,
+                        min_naming_probability=self.settings.min_naming_probability,
+                    )
                 ),
             ),
+            status="refused" if refused else "ok",
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),
             naming=spine.naming,
+            slices=looked.seen,
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
@@ -21,6 +21,8 @@ from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, ResultImage
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.warnings import warning_from_json, warning_to_json
+
+ResultStatus = Literal["ok", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,27 @@ class GradedStructure:
 
 
 @dataclass(frozen=True, slots=True)
+class SlicesSeen:
+    """Which slices of a study were looked at.
+
+    Places are those in the series of the image used, sorted along its normal, from 1.
+
+    Attributes:
+        graded: the slice that points and grades are of.
+        looked_at: it and the others, rising.
+        other_series: images looked at in series beside its own.
+    """
+
+    graded: int
+    looked_at: tuple[int, ...]
+    other_series: int = 0
+
+    def __post_init__(self) -> None:
+        if self.graded not in self.looked_at:
+            raise ValueError(f"slice {self.graded} was graded and not looked at")
+
+
+@dataclass(frozen=True, slots=True)
 class StudyResult(ResultImage):
     """The pipeline's answer for one study or image.
 
@@ -70,6 +93,9 @@ class StudyResult(ResultImage):
         weights_name, weights_sha256: what the models were.
         version: of spineline.
         naming: how sure the levels are as a whole; None where that is not known.
+        slices: those looked at; None where one alone was to be (``slices=1``, plain images).
+        status: ``refused`` where the image is not for us, see the warning ``not_lumbar_t2``: it
+            has no structures then.
     """
 
     structures: tuple[GradedStructure, ...]
@@ -79,6 +105,15 @@ class StudyResult(ResultImage):
     weights_sha256: str = ""
     version: str = ""
     naming: Naming | None = None
+    slices: SlicesSeen | None = None
+    status: ResultStatus = "ok"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the image is not for us, in words; None where it was not refused."""
+        if self.status == "ok":
+            return None
+        return "; ".join(each.text for each in self.warnings if each.code == "not_lumbar_t2")
 
     @property
     def abstained(self) -> bool:
@@ -96,6 +131,7 @@ class StudyResult(ResultImage):
                 "width": self.width,
                 "height": self.height,
                 "spacing_rc_mm": None if self.spacing_rc_mm is None else list(self.spacing_rc_mm),
+                **({} if self.file is None else {"file": self.file, "slice": self.slice_index}),
             },
             "structures": [_structure_to_json(s) for s in self.structures],
             "missing_levels": list(self.missing_levels),
@@ -109,7 +145,9 @@ class StudyResult(ResultImage):
                 ],
                 "abstained": naming.abstained,
             },
+            **({} if self.slices is None else {"slices": _slices_to_json(self.slices)}),
             "warnings": [warning_to_json(warning) for warning in self.warnings],
+            "status": self.status,
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
         }
@@ -141,7 +179,7 @@ def result_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of ``result.json``, with units and frames of coordinates.
 
     >>> result_schema()["properties"]["schema"]["const"]
-    'spineline-result/2'
+    'spineline-result/3'
     """
     place = resources.files("spineline.pipeline.inference") / "schemas" / "result.schema.json"
     content: dict[str, Any] = json.loads(place.read_text("utf-8"))
@@ -173,13 +211,17 @@ def _check(result: StudyResult) -> None:
     spacing = result.spacing_rc_mm or (1.0, 1.0)
     if not all(0 < value < math.inf for value in spacing):
         raise ValueError(f"a pixel spacing of {spacing}")
+    if result.status not in get_args(ResultStatus):
+        raise ValueError(f"status {result.status!r:.60}, wanted ok or refused")
     levels = [s.level for s in result.structures]
+    if levels and result.status == "refused":
+        raise ValueError("it is refused and has structures")
     if len(set(levels)) < len(levels):
         raise ValueError("a level occurs twice")
     unknown = [level for level in result.missing_levels if level not in LEVELS]
     if unknown:
         raise ValueError(f"missing level {unknown[0]!r:.60} is none")
-    uids = [result.study_uid, result.series_uid, result.instance_uid]
+    uids = [result.study_uid, result.series_uid, result.instance_uid, result.file]
     named = (result.weights_name, result.weights_sha256, result.version)
     if not all(isinstance(text, str) for text in (*named, *(u for u in uids if u is not None))):
         raise TypeError("a text is none")
@@ -210,6 +252,11 @@ def _check_shares(*values: float, what: str) -> None:
         raise ValueError(f"{what}: a probability outside 0 … 1")
 
 
+def _slices_to_json(slices: SlicesSeen) -> dict[str, Any]:
+    looked_at, others = list(slices.looked_at), slices.other_series
+    return {"graded": slices.graded, "looked_at": looked_at, "other_series": others}
+
+
 def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
     seven, binary, point_mm = structure.seven, structure.binary, structure.point_mm
     return {
@@ -238,6 +285,10 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         rivals = (Rival(int(r["shift"]), float(r["probability"])) for r in naming["alternatives"])
         probability, abstained = float(naming["offset_probability"]), bool(naming["abstained"])
         naming = Naming(probability, tuple(rivals), abstained)
+    slices = value.get("slices")
+    if slices is not None:
+        places = tuple(int(place) for place in slices["looked_at"])
+        slices = SlicesSeen(int(slices["graded"]), places, int(slices["other_series"]))
     return StudyResult(
         study_uid=value["study_uid"],
         series_uid=value["series_uid"],
@@ -245,6 +296,8 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         width=int(image["width"]),
         height=int(image["height"]),
         spacing_rc_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        file=image.get("file"),
+        slice_index=None if (place := image.get("slice")) is None else int(place),
         structures=tuple(_structure_from_json(s) for s in value["structures"]),
         missing_levels=tuple(value["missing_levels"]),
         warnings=tuple(map(warning_from_json, value["warnings"])),
@@ -252,6 +305,8 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         weights_sha256=weights["sha256"],
         version=value["version"],
         naming=naming,
+        slices=slices,
+        status=value.get("status", "ok"),  # earlier versions refused nothing
     )
 
 

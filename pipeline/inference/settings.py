@@ -9,6 +9,7 @@ from typing import Any, Literal
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import Settings, key
+from spineline.pipeline.inference.slices.beside import SliceCount
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
 _DETECTOR = "detector instead of that of weights: a registry name or a file"
@@ -17,7 +18,11 @@ _CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=ar
 _CANDIDATES = "boxes less sure are no candidates for the spine"
 _NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
 _NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
+_FORCE = "name and grade also what is no sagittal T2 of a lumbar spine, head up, and say so"
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
+_SLICES = (
+    "slices looked at: auto (three, more in doubt, T1 too), or a number; 1: the middle one alone"
+)
 _BATCH = (
     "images given to the models at once; auto: 1 on the CPU, else 32; halved if memory runs out"
 )
@@ -44,6 +49,7 @@ class ModelSettings(Settings):
         _CANDIDATES, default=0.01, minimum=0, maximum=1, group="model"
     )
     min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1, group="model")
+    force: bool = key(_FORCE, default=False, group="model")
     iou: float = key(
         "boxes of one level that overlap more are one box",
         default=0.8,
@@ -52,6 +58,7 @@ class ModelSettings(Settings):
         group="model",
     )
     crop_boxes: str = key(_CROPS, default="rule", choices=("rule", "detector"), group="model")
+    slices: SliceCount = key(_SLICES, default="auto", minimum=1, maximum=99, group="data")
     window: str = key(_WINDOW, default="percentile", choices=("percentile", "none"), group="data")
     batch: int | Literal["auto"] = key(_BATCH, default="auto", minimum=1)
     device: str = key("cpu, cuda, mps, or the number of one CUDA device", default="cpu")
@@ -64,6 +71,9 @@ class ModelSettings(Settings):
         Settings.__post_init__(self)
         if isinstance(self.batch, str) and self.batch != "auto":
             raise ConfigError(f"batch={self.batch}: wanted auto, or a number of images, 1 or more")
+        if isinstance(self.slices, str) and self.slices != "auto":
+            msg = f"slices={self.slices}: wanted auto, or a number of slices, 1 or more"
+            raise ConfigError(msg)
         if isinstance(self.half, str) and self.half != "auto":
             raise ConfigError(f"half={self.half}: wanted auto, true or false")
         check_device(self.device)

@@ -1,4 +1,4 @@
-"""What the pipeline looks at: studies, cohorts, DICOM files, images; each made one 8-bit frame.
+"""What the pipeline looks at: studies, volumes, images, archives; each made one 8-bit frame.
 
 A `Case` is known by headers or names alone; `load_frame` reads its pixels. Models see a frame the
 usual way round (face to the left, head up); everything written is in the stored pixels' frame.
@@ -7,6 +7,7 @@ usual way round (face to the left, head up); everything written is in the stored
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.common.arrays import FloatArray
+from spineline.datasets.common.arrays import Float32Array, FloatArray
 from spineline.datasets.common.errors import DicomReadError, SpinelineError, first_line
+from spineline.datasets.common.files import plain_name
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import (
     UNNAMED,
@@ -24,6 +26,7 @@ from spineline.datasets.common.remarks import (
     PathText,
     Remark,
     SeriesText,
+    remark,
 )
 from spineline.datasets.dicom.geometry import (
     Reorientation,
@@ -39,22 +42,32 @@ from spineline.datasets.dicom.index import (
     plain_entry,
     read_study,
 )
-from spineline.datasets.dicom.pixels import read_pixels
 from spineline.datasets.dicom.privacy import (
     holds_identity,
     identity_parts,
     privacy_remarks,
     tells_of,
 )
-from spineline.datasets.dicom.select import Rejection, Study, choose_slice
+from spineline.datasets.dicom.select import Choice, Rejection, Series, Study, choose_slice
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
+    exif_orientation,
     image_names,
     is_constant,
     read_image,
     window_to_uint8,
 )
+from spineline.datasets.volumes.archives import (
+    MAX_NESTED,
+    ArchiveError,
+    Unpacking,
+    archive_suffix,
+    is_hidden,
+)
+from spineline.datasets.volumes.stacks import image_stack, looks_like_stack
+from spineline.datasets.volumes.volume import read_volume, slice_pixels, volume_suffix
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
+from spineline.pipeline.inference.slices.beside import SliceCount, slices_beside
 from spineline.pipeline.inference.warnings import warning
 
 _CHUNK = 128
@@ -62,6 +75,9 @@ _CHUNK = 128
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
 _NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
+_BY_NAME = "the middle one by the names of the images was taken: they do not say where they lie"
+_MOST_RIVALS = 2
+"""Of equally suited series, so many are looked at beside the first."""
 _FEW_FILES = 32 * _CHUNK
 """No more than that are read in this process, if plain: starting others would take longer."""
 
@@ -74,9 +90,14 @@ class Case:
         name: unique in its source; names the folder in the output.
         study: the DICOM study, or None where there is none or ``files`` says what it consists of.
         files: the DICOM study by its files alone; its headers are read with its pixels.
+        slices: of the study that are looked at, where none is named by ``header``.
         header: the slice to take, or None to choose one.
-        path: the image file of a plain image.
+        path: the image file of a plain image, or the file of a volume.
+        stack: plain images that are the slices of this one study.
         window: ``percentile`` or ``none``, for plain images.
+        unpacked: temporary folders that the case lies in, each with the archive that was unpacked
+            to it, the innermost first.
+        problem: why the case cannot be looked at, where that is known already.
     """
 
     name: str
@@ -86,18 +107,61 @@ class Case:
     window: str = "percentile"
     files: StudyFiles | None = None
     is_pseudonymous: bool = False
+    slices: SliceCount = 1
+    stack: tuple[Path, ...] = ()
+    unpacked: tuple[tuple[Path, Path], ...] = ()
+    problem: str = ""
 
     @property
     def identity(self) -> str:
         """Changes when a file of the case does, in hexadecimal digits."""
         if self.files is not None:
             return self.files.identity
-        try:
-            status = None if self.path is None else self.path.stat()
-        except OSError:
-            status = None
-        state = "" if status is None else f"{status.st_size}:{status.st_mtime_ns}"
-        return hashlib.sha256(state.encode()).hexdigest()[:16]
+        paths = self.stack or (() if self.path is None else (self.path,))
+        states = [_state_of(path) for path in paths]
+        if self.stack:
+            states += [path.name for path in paths]
+        return hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
+
+
+def _state_of(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A slice whose pixels are read when they are wanted.
+
+    Attributes:
+        header: the slice.
+        slice_index: its place in its series, see [Frame][].
+    """
+
+    header: SliceHeader
+    slice_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What else of a study is looked at beside one frame.
+
+    Attributes:
+        near: slices beside it, the nearest first.
+        far: further ones, looked at where the others leave a doubt.
+        t1: the slice of a T1 series that lies nearest to it, or none.
+        rivals: the middle slices of series that are as well suited.
+        tie: of the frame's warnings, those that say that there are rivals.
+    """
+
+    near: tuple[Frame | Unread, ...] = ()
+    far: tuple[Unread, ...] = ()
+    t1: tuple[Unread, ...] = ()
+    rivals: tuple[Frame, ...] = ()
+    tie: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +173,12 @@ class Frame:
         image: uint8 (H, W), the usual way round.
         turn: how ``image`` came from the stored pixels.
         width, height: of the stored pixels.
-        header: the DICOM slice, or None.
+        header: the slice of a DICOM study, a volume or a stack of images; None for a plain image.
         warnings: what was wrong on the way, or leaves the choice of the slice in doubt.
         notes: which slice was chosen, then each series and file left out with its reason.
         slice_index: place of the slice in its series, sorted along the normal, from 0; 0 for plain
             images.
+        around: what else of the study is looked at; None where this image alone is.
     """
 
     name: str
@@ -125,6 +190,20 @@ class Frame:
     warnings: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
     slice_index: int = 0
+    around: Surroundings | None = None
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the image is of a DICOM file."""
+        return self.header is not None and bool(self.header.instance_uid)
+
+    @property
+    def file_and_slice(self) -> tuple[str, int] | None:
+        """The file of a volume or stack, and the slice's index in it, from 0; else None."""
+        if self.header is None or self.is_dicom:
+            return None
+        number = self.header.frame
+        return self.header.path.name, self.slice_index if number is None else number
 
     def points_mm(self, points_xy: FloatArray) -> FloatArray | None:
         """(N, 2) stored pixels as (N, 3) LPS mm, or None without geometry."""
@@ -138,39 +217,205 @@ def find_cases(
     *,
     window: str = "percentile",
     leave_out: Path | None = None,
+    slices: SliceCount = 1,
+    stack: bool = False,
+    unpacking: Unpacking | None = None,
     workers: int = 0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[Case, ...]:
     """The cases of a source, sorted by name.
 
-    A folder of images is one that holds images directly and no DICOM below.
+    A folder of images is one that holds images directly and neither DICOM nor volumes below.
 
     Args:
-        source: study, cohort, DICOM file, image, or folder of images.
+        source: study, cohort, DICOM file, volume, image, folder of images, or an archive of these.
         window: of plain images.
         leave_out: a folder below the source that is not looked into.
+        slices: of each study that are looked at.
+        stack: the images of a folder are the slices of one study, in the order of their names.
+        unpacking: where archives are unpacked to; they are left out, and told of, without it.
         workers: processes that read the headers of many files.
         limits: what reading one file's header may take there.
 
     Raises:
         SpinelineError: no such source, or nothing in it that could be looked at.
     """
-    if source.is_file() and source.suffix.lower() in IMAGE_SUFFIXES:
-        return image_cases([source], window=window)
-    images = _images_in(source) if source.is_dir() else []
-    try:
-        studies = index(
-            source, leave_out=leave_out, read=partial(_read_index, workers=workers, limits=limits)
-        )
-    except DicomReadError as error:
+    search = _Search(window, slices, stack, unpacking, workers, limits)
+    return search.cases(source, leave_out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A search for cases; see [find_cases][] for the attributes."""
+
+    window: str
+    slices: SliceCount
+    stack: bool
+    unpacking: Unpacking | None
+    workers: int
+    limits: Limits
+    depth: int = 0
+
+    def cases(self, source: Path, leave_out: Path | None = None) -> tuple[Case, ...]:
+        """What [find_cases][] gives."""
+        if source.is_file():
+            if source.suffix.lower() in IMAGE_SUFFIXES:
+                return image_cases([source], window=self.window)
+            if volume_suffix(source):
+                return self._volumes([source], source.parent)
+            if archive_suffix(source):
+                return _beside_files(self._in_archive(source, ""))
+        others: list[Path] = []
+        problem: DicomReadError | None = None
+        studies: tuple[StudyFiles, ...] = ()
+        try:
+            studies = index(source, leave_out=leave_out, read=partial(self._read, source, others))
+        except DicomReadError as error:
+            problem = error
+        found = [Case(study.name, files=study, slices=self.slices) for study in studies]
+        found += self._volumes([path for path in others if volume_suffix(path)], source)
+        found += self._archives([path for path in others if archive_suffix(path)], source)
+        if self.stack:
+            found += self._stacks(others, [study.folder for study in studies], source)
+        if found:
+            return _beside_files(_apart(found))
+        images = _images_in(source) if source.is_dir() else []
         if images:
-            return image_cases(images, window=window)
-        if not source.is_dir():
-            raise
+            _hint_at_stack(images, source)
+            return image_cases(images, window=self.window)
+        if problem is None or not source.is_dir():
+            raise problem or DicomReadError(f"{source}: nothing in it could be looked at")
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        msg = f"{error}; nor does it hold images ({kinds}) directly in it"
-        raise DicomReadError(msg) from error
-    return _beside_files(tuple(Case(study.name, files=study) for study in studies))
+        msg = (
+            f"{problem}; nor does it hold images ({kinds}) directly in it, nor volumes or archives"
+        )
+        raise DicomReadError(msg) from problem
+
+    def _read(
+        self, source: Path, others: list[Path], paths: Sequence[Path]
+    ) -> Iterator[IndexEntry]:
+        """The entries of those files that may be DICOM; the rest goes to ``others``."""
+        kept = []
+        for path in paths:
+            if path != source and is_hidden(path.relative_to(source).as_posix()):
+                continue
+            is_image = self.stack and path.suffix.lower() in IMAGE_SUFFIXES
+            if path != source and (volume_suffix(path) or archive_suffix(path) or is_image):
+                others.append(path)
+            else:
+                kept.append(path)
+        return _read_index(kept, workers=self.workers, limits=self.limits)
+
+    def _volumes(self, paths: Sequence[Path], source: Path) -> tuple[Case, ...]:
+        """Cases of volumes, named by their files where these names are unique, else by the way."""
+        stems = [_stem(path, volume_suffix(path)) for path in paths]
+        used = Counter(stem.lower() for stem in stems)
+        ways = ["_".join((*path.relative_to(source).parts[:-1], stem))
+                for path, stem in zip(paths, stems, strict=True)]  # fmt: skip
+        return tuple(
+            Case(
+                stem if used[stem.lower()] == 1 else plain_name(way, "volume"),
+                path=path,
+                slices=self.slices,
+            )
+            for path, stem, way in zip(paths, stems, ways, strict=True)
+        )
+
+    def _archives(self, paths: Sequence[Path], source: Path) -> list[Case]:
+        """The cases in archives, each named by its archive; one that cannot be used is a case."""
+        found: list[Case] = []
+        for path in paths:
+            name = _stem(path, archive_suffix(path))
+            if self.unpacking is None:
+                way = PathText(str(path.relative_to(source)))
+                LOG.warning("%s: left out: archives are unpacked by pipeline predict alone", way)
+                continue
+            try:
+                found += self._in_archive(path, name)
+            except SpinelineError as error:
+                found.append(Case(name, path=path, problem=str(error)))
+        return found
+
+    def _in_archive(self, archive: Path, name: str) -> tuple[Case, ...]:
+        """The cases in an archive; all of them begin with ``name``, a single one is its archive's.
+
+        Raises:
+            SpinelineError: it cannot be unpacked, or holds nothing that could be looked at.
+        """
+        if self.unpacking is None:
+            raise ArchiveError(f"{archive}: archives are unpacked by pipeline predict alone")
+        if self.depth >= MAX_NESTED:
+            msg = f"{archive}: an archive in {MAX_NESTED} others; unpack it and give the folder"
+            raise ArchiveError(msg)
+        stem = _stem(archive, archive_suffix(archive))
+        folder = self.unpacking.unpack(archive, stem)
+        inner = _only_folder(folder)
+        try:
+            cases = replace(self, depth=self.depth + 1).cases(inner)
+        except SpinelineError as error:
+            raise type(error)(str(error).replace(str(folder), str(archive))) from error
+        found = []
+        for case in cases:
+            whole = f"{name}_{case.name}" if name else case.name
+            renamed = _renamed(case, whole if len(cases) > 1 else stem)
+            unpacked = (*case.unpacked, (folder, archive))
+            problem = _outside(case.problem, unpacked)
+            found.append(replace(renamed, problem=problem, unpacked=unpacked))
+        return tuple(found)
+
+    def _stacks(self, paths: Sequence[Path], studies: Sequence[Path], source: Path) -> list[Case]:
+        """A case for each folder of images that belongs to no DICOM study."""
+        folders: dict[Path, list[Path]] = {}
+        for path in paths:
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".":
+                folders.setdefault(path.parent, []).append(path)
+        return [
+            Case(
+                plain_name("_".join(folder.relative_to(source).parts) or folder.name, "stack"),
+                stack=tuple(images),
+                slices=self.slices,
+            )
+            for folder, images in folders.items()
+            if not any(folder.is_relative_to(study) for study in studies)
+        ]
+
+
+def _stem(path: Path, suffix: str) -> str:
+    """A file's name without a suffix of several parts, fit for a folder."""
+    return plain_name(path.name[: len(path.name) - len(suffix)], "study")
+
+
+def _only_folder(folder: Path) -> Path:
+    """The folder, or the one further down that holds all that is in it."""
+    while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir():
+        folder = entries[0]
+    return folder
+
+
+def _renamed(case: Case, name: str) -> Case:
+    files = case.files and replace(case.files, name=name)
+    return replace(case, name=name, files=files)
+
+
+def _apart(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases sorted by name, those of one name told apart by numbers."""
+    used: set[str] = set()
+    found = []
+    for case in sorted(cases, key=lambda case: case.name):
+        name, number = case.name, 1
+        while name.lower() in used:
+            number += 1
+            name = f"{case.name}-{number}"
+        used.add(name.lower())
+        found.append(case if name == case.name else _renamed(case, name))
+    return tuple(sorted(found, key=lambda case: case.name))
+
+
+def _hint_at_stack(images: Sequence[Path], source: Path) -> None:
+    if looks_like_stack(images):
+        text = "source=%s: %d images of one size with running numbers look like the slices of one "
+        text += "study; they are taken as %d studies: stack=true takes them as one"
+        LOG.warning(text, PathText(source.name), len(images), len(images))
 
 
 def _beside_files(cases: tuple[Case, ...]) -> tuple[Case, ...]:
@@ -270,11 +515,41 @@ def load_frame(case: Case) -> Frame:
     Raises:
         SpinelineError: no usable slice, unreadable pixels, or a constant image.
     """
+    if not case.unpacked:
+        return _loaded(case)
+    try:
+        frame = _loaded(case)
+    except SpinelineError as error:
+        raise type(error)(_outside(str(error), case.unpacked)) from error
+
+    def outside(value: str) -> str:
+        return FreeText(_outside(value, case.unpacked)) if isinstance(value, FreeText) else value
+
+    return _told(frame, outside)
+
+
+def _outside(text: str, unpacked: Sequence[tuple[Path, Path]]) -> str:
+    """A text with archives in place of the temporary folders that they were unpacked to."""
+    for folder, archive in unpacked:
+        text = text.replace(str(folder), str(archive))
+    return text
+
+
+def _loaded(case: Case) -> Frame:
+    if case.problem:
+        raise SpinelineError(case.problem)
+    if case.stack:
+        return _load_stack(case)
+    remarks: tuple[Remark, ...] = ()
     study = case.study if case.files is None else read_study(case.files)
     if study is None:
-        return _load_image(case)
+        if case.path is None or not volume_suffix(case.path):
+            return _load_image(case)
+        volume = read_volume(case.path)
+        study, remarks = volume.study, volume.remarks
     try:
         frame = _load_slice(case, study)
+        frame = replace(frame, warnings=(*remarks, *frame.warnings))
     except SpinelineError as error:
         identity = _identity_of(study)
         reason = error.args[0] if isinstance(error.args[0], Remark) else Remark("", str(error))
@@ -284,11 +559,21 @@ def load_frame(case: Case) -> Frame:
         text = f"; {warning('identity_in_name', _NAMED)}" if named else ""
         raise type(error)(f"{reason}{'' if case.is_pseudonymous else text}") from error
     identity = _identity_of(study) if frame.header is None else identity_parts(frame.header.path)
-    hide = partial(_without_identity, study, identity, case.is_pseudonymous)
+    return _told(frame, partial(_without_identity, study, identity, case.is_pseudonymous))
+
+
+def _told(frame: Frame, hide: Callable[[str], str]) -> Frame:
+    """The frame with what its remarks, and those of its rivals, tell of the patient left out."""
+    around = frame.around
+    if around is not None:
+        tie = tuple(each.hidden(hide) for each in around.tie)
+        rivals = tuple(_told(rival, hide) for rival in around.rivals)
+        around = replace(around, tie=tie, rivals=rivals)
     return replace(
         frame,
         notes=tuple(note.hidden(hide) for note in frame.notes),
         warnings=tuple(each.hidden(hide) for each in frame.warnings),
+        around=around,
     )
 
 
@@ -318,25 +603,131 @@ def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool,
 
 
 def _load_slice(case: Case, study: Study) -> Frame:
-    header, warnings, notes = case.header, tuple[Remark, ...](), tuple[Remark, ...]()
-    if header is None:
-        choice = choose_slice(study)
-        header, notes, warnings = choice.slice, choice.notes, choice.warnings
-    pixels = read_pixels(header)
-    shown, turn = to_standard_orientation(pixels, header)
-    if not turn.is_identity:
+    reader = _Reader()
+    if case.header is not None:
+        return _framed(case, study, case.header, reader)
+    return _load_choice(case, study, choose_slice(study, read=reader.upright), reader)
+
+
+class _Reader:
+    """Reads the pixels of slices, of each once: what a choice looked at is not read again."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, tuple[Float32Array, Reorientation]] = {}
+
+    def upright(self, header: SliceHeader) -> Float32Array:
+        """The pixels of a slice, the usual way round."""
+        return self._read(header)[0]
+
+    def frame(self, name: str, header: SliceHeader, slice_index: int) -> Frame:
+        """The slice as the models see it, without warnings and notes."""
+        shown, turn = self._read(header)
+        size = header.columns, header.rows
+        return Frame(name, window_to_uint8(shown), turn, *size, header, slice_index=slice_index)
+
+    def _read(self, header: SliceHeader) -> tuple[Float32Array, Reorientation]:
+        if id(header) not in self._shown:
+            self._shown[id(header)] = to_standard_orientation(slice_pixels(header), header)
+        return self._shown[id(header)]
+
+
+def _load_stack(case: Case) -> Frame:
+    """The middle of images that are the slices of one study, by the order of their names."""
+    headers = image_stack(case.stack)
+    middle = len(headers) // 2
+    series = SeriesText("" if case.is_pseudonymous else case.name)
+    note = {"place": middle + 1, "count": len(headers), "series": series}
+    choice = Choice(
+        Series("", case.name, headers),
+        headers[middle],
+        warnings=(*_exif_warning(headers[middle].path), warning("slice_choice", _BY_NAME)),
+        notes=(remark("", "slice {place} of {count} of {series.shown}", **note),),
+    )
+    study = Study("", case.name, headers[0].path.parent, (choice.series,))
+    return _load_choice(case, study, choice, _Reader())
+
+
+def _load_choice(case: Case, study: Study, choice: Choice, reader: _Reader) -> Frame:
+    frame = _framed(case, study, choice.slice, reader, choice.warnings, choice.notes)
+    if case.slices == 1:
+        return frame
+    beside = slices_beside(choice, case.slices)
+    around = Surroundings(
+        near=_unread(study, beside.near),
+        far=_unread(study, beside.far),
+        t1=_unread(study, beside.t1),
+        rivals=tuple(_rivals(case, study, choice, reader)),
+        tie=choice.tie,
+    )
+    return _surrounded(frame, around)
+
+
+def _framed(
+    case: Case,
+    study: Study,
+    header: SliceHeader,
+    reader: _Reader,
+    warnings: tuple[Remark, ...] = (),
+    notes: tuple[Remark, ...] = (),
+) -> Frame:
+    """A slice with all that is to say of it."""
+    (unread,) = _unread(study, [header])
+    frame = replace(reader.frame(case.name, header, unread.slice_index), notes=notes)
+    if frame.turn.is_turned:
         text = "the slice is stored turned or mirrored; it was set upright to look"
         warnings = (warning("orientation_unusual", text), *warnings)
     if not header.has_geometry:
         text = "no usable pixel spacing or position: points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
-    warnings = (*warnings, *_privacy(header, (case.name, study.folder.name, header.path.stem)))
-    height, width = pixels.shape
-    image = window_to_uint8(shown)
-    of_series = (s.slices for s in study.series if s.series_uid == header.series_uid)
-    places = (n for slices in of_series for n, h in enumerate(slices) if h is header)
-    place = next(places, 0)
-    return Frame(case.name, image, turn, width, height, header, warnings, notes, place)
+    names = (case.name, study.folder.name, header.path.stem)
+    return replace(frame, warnings=(*warnings, *_privacy(header, names)))
+
+
+def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:
+    """Slices of a study with their places in their series."""
+    places = {
+        id(header): place for series in study.series for place, header in enumerate(series.slices)
+    }
+    return tuple(Unread(header, places.get(id(header), 0)) for header in headers)
+
+
+def _surrounded(frame: Frame, around: Surroundings) -> Frame:
+    """The frame in its surroundings, the nearest slices read as far as they can be."""
+    near: list[Frame | Unread] = []
+    for each in around.near:
+        try:
+            near.append(read_beside(frame, each))
+        except SpinelineError as error:
+            wording = "a slice beside the one chosen was not looked at: {reason}"
+            note = remark("", wording, reason=FreeText(first_line(error)))
+            frame = replace(frame, notes=(*frame.notes, note))
+    return replace(frame, around=replace(around, near=tuple(near)))
+
+
+def read_beside(frame: Frame, beside: Frame | Unread) -> Frame:
+    """A slice beside a frame, with its pixels; of warnings and notes it has none of its own.
+
+    Raises:
+        SpinelineError: unreadable pixels, or a constant image.
+    """
+    if isinstance(beside, Frame):
+        return beside
+    return _Reader().frame(frame.name, beside.header, beside.slice_index)
+
+
+def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterator[Frame]:
+    """The middle slices of series that are as well suited as the one chosen."""
+    for header in choice.alternatives[:_MOST_RIVALS]:
+        series = next(s for s in study.series if any(h is header for h in s.slices))
+        try:
+            alone = replace(study, series=(series,), rejections=())
+            other = choose_slice(alone, read=reader.upright)
+            frame = _framed(case, study, other.slice, reader, other.warnings, other.notes[:1])
+        except SpinelineError:
+            continue  # the other one is there
+        beside = slices_beside(other, case.slices)
+        around = Surroundings(_unread(study, beside.near), _unread(study, beside.far))
+        yield replace(frame, around=around)
 
 
 def _privacy(header: SliceHeader, names: Sequence[str]) -> list[Remark]:
@@ -362,9 +753,18 @@ def _load_image(case: Case) -> Frame:
     keep = case.window == "none" and pixels.dtype == np.uint8
     image = pixels.astype(np.uint8, copy=False) if keep else window_to_uint8(pixels)
     height, width = image.shape
-    return Frame(
-        case.name, image, Reorientation(False, False, False, (height, width)), width, height
-    )
+    turn = Reorientation(False, False, False, (height, width))
+    return Frame(case.name, image, turn, width, height, warnings=_exif_warning(path))
+
+
+def _exif_warning(path: Path) -> tuple[Remark, ...]:
+    """A warning where an image file says that viewers turn it."""
+    orientation = exif_orientation(path)
+    if orientation == 1:
+        return ()
+    wording = "the image was turned as viewers show it, by its EXIF orientation ({orientation}): "
+    wording += "points are in pixels of the turned image"
+    return (warning("orientation_unusual", wording, orientation=orientation),)
 
 
 def _images_in(folder: Path) -> list[Path]:

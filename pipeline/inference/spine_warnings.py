@@ -212,6 +212,9 @@ def _unusual_slice(frame: Frame) -> list[Remark]:
             text = (
                 f"pixels are {between_rows:g} mm high and {between_columns:g} mm wide by the "
                 "header; the image is looked at as stored, and millimetres may be wrong"
+                if frame.turn.scaled_hw is None
+                else f"pixels are {between_rows:g} mm high and {between_columns:g} mm wide by the "
+                "header; the image was made square by that to look: is it true?"
             )
             spacing = header.spacing_rc_mm
             found.append(warning("spacing_implausible", text, spacing_rc_mm=spacing))
@@ -258,7 +261,8 @@ def _odd_spacing(frame: Frame, structures: Sequence[DecodedStructure]) -> list[R
     spacing = None if frame.header is None else frame.header.spacing_rc_mm
     if spacing is None or len(structures) < _LEAST_STRUCTURES:
         return []
-    per_y, per_x = spacing[::-1] if frame.turn.transpose else spacing
+    high, wide = spacing[::-1] if frame.turn.transpose else spacing
+    per_x, per_y = np.divide((wide, high), frame.turn.scale_xy)
     dx, dy = np.diff(_points_of(structures), axis=0).T
     steps = np.hypot(dx * per_x, dy * per_y) / np.diff([s.rank for s in structures])
     typical = float(np.median(steps))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from spineline.datasets.splits import (
     fold_strata,
     fold_studies,
     folds_content,
+    parted_patients,
+    patients_of,
 )
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.kfold.settings import FOLDS_FOLDER, KfoldSettings
@@ -78,6 +80,8 @@ def make_folds(settings: KfoldSettings) -> Folds:
     else:
         folders = _laid_out(settings, manifest)
     folds = _read(folders)
+    fold_of = {study: n for n in range(len(folders)) for study in folds.studies(n)}
+    _warn_of_parted([r for fold in folds.records for r in fold], fold_of, settings.data)
     if manifest.is_file() and _sorted_folds(manifest) != _studies_in(folds):
         msg = f"data={settings.data}: its folds are not those of {manifest}; give the same data"
         raise ConfigError(msg)
@@ -187,12 +191,14 @@ def _present(dataset: Dataset, records: Sequence[ImageRecord]) -> list[ImageReco
 
 def _drawn(settings: KfoldSettings, records: Sequence[ImageRecord]) -> dict[str, int]:
     """Folds by patient, the rare classes spread evenly."""
-    studies = [record.study_id for record in records]
+    studies, patients = [record.study_id for record in records], patients_of(records)
     k = DEFAULT_K if settings.k is None else settings.k
     if k > len(set(studies)):
         msg = f"k={k}: data={settings.data} has {len(set(studies))} studies in train and val"
         raise ConfigError(f"{msg}; give fewer folds")
-    return fold_studies(studies, k, seed=settings.seed, strata=fold_strata(records))
+    return fold_studies(
+        studies, k, seed=settings.seed, strata=fold_strata(records), patients=patients
+    )
 
 
 def _given(settings: KfoldSettings, path: Path, records: Sequence[ImageRecord]) -> dict[str, int]:
@@ -207,6 +213,21 @@ def _given(settings: KfoldSettings, path: Path, records: Sequence[ImageRecord]) 
         raise ConfigError(msg)
     _check_held(folds, set(studies), path, settings.data)
     return {study: fold_of[study] for study in studies}
+
+
+def _warn_of_parted(
+    records: Sequence[ImageRecord], fold_of: Mapping[str, int], where: Path
+) -> None:
+    """Say where folds that were given part the studies of one patient, or that nobody can know."""
+    patients = patients_of(records)
+    if parted := parted_patients(patients, fold_of):
+        text = "%s: %d patients have studies in more than one fold, such as %s: figures of folds "
+        text += "that saw the patient are too good"
+        LOG.warning(text, where, len(parted), " and ".join(parted[0]))
+    if unknown := len(set(fold_of) - set(patients)):
+        text = "patients: of %d of %d studies it is not known whether they share one with another: "
+        text += "each is taken as a patient of its own (patients= of convert tells)"
+        LOG.info(text, unknown, len(fold_of))
 
 
 def _check_held(

@@ -25,7 +25,9 @@ class OutputSettings(ModelSettings):
     """The keys that decide what is written of a study."""
 
     source: Path = key(
-        "study, folder of studies, DICOM file, image, or folder of images", group="data"
+        "study, folder of studies, DICOM file, volume (NIfTI, MHA, NRRD), image, folder of images, "
+        "or an archive (zip, tar) of these",
+        group="data",
     )
     overlay: bool = key("draw STUDY/overlay.png", default=True, group="output")
     compare: Path | None = key(_COMPARE, default=None, group="output")

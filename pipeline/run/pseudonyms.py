@@ -27,6 +27,7 @@ from spineline.datasets.common.files import write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import UNNAMED, NameText, PathText, SeriesText, UidText
 from spineline.datasets.common.settings import Settings
+from spineline.datasets.volumes.volume import volume_suffix
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.sources import Case
 from spineline.pipeline.run.engines import Outcome
@@ -119,6 +120,7 @@ class Pseudonyms:
             study_uid=self.uid(result.study_uid),
             series_uid=self.uid(result.series_uid),
             instance_uid=self.uid(result.instance_uid),
+            file=None if result.file is None else self.file(result.file),
             warnings=tuple(each.hidden(hide) for each in kept),
         )
 
@@ -158,6 +160,8 @@ class Pseudonyms:
         if case.header is not None:  # the case is this image, of which a study may have several
             uid = case.header.instance_uid
         known = uid or (case.name if case.path is None else case.path.name)
+        if not uid and case.path is not None and volume_suffix(case.path):
+            known = case.name  # folders of several patients hold volumes of one name
         return f"study-{self._hash(known)[:NAME_DIGITS]}"
 
     def _hash(self, text: str) -> str:
@@ -167,7 +171,7 @@ class Pseudonyms:
 
 def _paths_and_uids_of(case: Case) -> tuple[list[Path], list[str]]:
     """All files of a case, and its UIDs as far as they are known before its headers are read."""
-    paths = [case.path] if case.path is not None else []
+    paths = [*case.stack, *([] if case.path is None else [case.path])]
     uids: list[str] = []
     if case.files is not None:
         paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]

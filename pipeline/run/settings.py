@@ -24,6 +24,11 @@ _WORKERS = (
 )
 _TIMEOUT = "seconds that one study may take; then it fails, and the others go on"
 _MEMORY = "MB that one study may take; then it fails, and the others go on"
+_THREADS = (
+    "threads that torch's networks compute a study with on the CPU; by more than one the last "
+    "digits of numbers may differ"
+)
+_STACK = "the images of a folder are slices of one study, in the order of their names"
 _OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
 
 
@@ -32,18 +37,23 @@ class PipelinePredict(OutputSettings):
     """Keys of ``pipeline predict``."""
 
     out: Path = key(_OUT)
+    stack: bool = key(_STACK, default=False, group="data")
     overwrite: bool = key("start anew instead of going on with an earlier run", default=False)
     retry: bool = key("try studies again that failed in an earlier run", default=False)
     engine: str = key(_ENGINE, default="local", choices=tuple(ENGINES))
     ray_address: str | None = key(_RAY_ADDRESS, default=None)
     ray_workers: int | Literal["auto"] = key(_RAY_WORKERS, default="auto", minimum=1, maximum=10000)
     workers: int | Literal["auto"] = key(_WORKERS, default="auto", minimum=0, maximum=256)
+    threads: int = key(_THREADS, default=1, minimum=1, maximum=256)
     timeout: float = key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
     max_memory: int = key(_MEMORY, default=2048, minimum=64, maximum=1 << 20)
     seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
 
     def __post_init__(self) -> None:
         OutputSettings.__post_init__(self)
+        if self.stack and self.window == "none":
+            msg = "stack=true and window=none: slices of a stack are windowed alike; leave one away"
+            raise ConfigError(msg)
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"
             raise ConfigError(msg)
@@ -57,7 +67,7 @@ class PipelinePredict(OutputSettings):
 
 
 _NOT_OF_RESULTS = (
-    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "timeout",
+    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "threads", "timeout",
     "max_memory", "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer",
     "to", "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip

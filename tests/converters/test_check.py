@@ -82,7 +82,12 @@ def test_tianchi_is_recognised(tianchi_source, run_cli):
     files.entries[0]["data"][0]["annotation"][0]["data"]["point"][0]["tag"]["disc"] = ""
     code, _, _ = run_cli("data", "check", *files.save().words())
     assert code == 0
-    assert rows(files.root / "out") == [("study1", "T12-L1", "empty_tag")]
+    found = [
+        ("study1", "T12-L1", "empty_tag"),
+        ("study1", None, "pixels_not_square"),
+        ("study2", None, "pixels_not_square"),
+    ]
+    assert rows(files.root / "out") == found
 
 
 def test_damaged_and_constant_frames(report_source, run_cli):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spineline.datasets.common.errors import AnnotationError, ConfigError
@@ -11,6 +12,7 @@ from spineline.datasets.splits import (
     fold_folders,
     fold_strata,
     fold_studies,
+    parted_patients,
     records_by_part,
     split_by_train_ratio,
     split_studies,
@@ -182,3 +184,39 @@ def test_strata_count_v5_up_to_two() -> None:
         record("c-2", "c", ("v2", "v5")),
     ]
     assert fold_strata(records) == {"a": "0", "b": "1", "c": "2"}
+
+
+def strata_of(studies: list[str]) -> dict[str, str]:
+    return {study: str(int(study) % 3) for study in studies}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_patients_the_draw_is_the_plain_one(seed: int) -> None:
+    order = [STUDIES[i] for i in np.random.default_rng(seed).permutation(len(STUDIES))]
+    parts = split_studies(STUDIES, "0.6,0.25,0.15", seed=seed, patients={})
+    wanted = dict(zip(order, ["train"] * 60 + ["val"] * 25 + ["test"] * 15, strict=True))
+    assert parts == wanted
+    strata = strata_of(STUDIES)
+    order.sort(key=strata.__getitem__)
+    folds = fold_studies(STUDIES, 7, seed=seed, strata=strata)
+    assert folds == {study: n % 7 for n, study in enumerate(order)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_are_never_parted_and_sizes_stay_even(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patients = {study: f"p{rng.integers(0, 40)}" for study in STUDIES[:90]}
+    parts = split_studies(STUDIES, "0.6,0.2,0.2", seed=seed, patients=patients)
+    assert parted_patients(patients, parts) == []
+    most = max(list(patients.values()).count(p) for p in set(patients.values()))
+    assert np.abs(np.subtract(sizes(parts), (60, 20, 20))).max() <= most
+    folds = fold_studies(STUDIES, 4, seed=seed, strata=strata_of(STUDIES), patients=patients)
+    assert parted_patients(patients, folds) == []
+    counts = [list(folds.values()).count(n) for n in range(4)]
+    assert max(counts) - min(counts) <= most
+
+
+def test_more_folds_than_patients_are_refused() -> None:
+    patients = {study: str(int(study) % 3) for study in STUDIES}
+    with pytest.raises(ConfigError, match=r"wanted 2 … 3, the number of patients \(100 studies\)"):
+        fold_studies(STUDIES, 4, patients=patients)

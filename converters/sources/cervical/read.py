@@ -26,6 +26,7 @@ from spineline.converters.sources.cervical.labelme_xml import (
 from spineline.converters.sources.frames import (
     FrameIds,
     find_frames,
+    images_path,
     images_reader,
     named_frame,
     size_of_frame,
@@ -244,7 +245,7 @@ class _Reader:
                 f"missing, such as {missing[0]}; add them, or take require_images=false"
             )
             raise AnnotationError(msg)
-        source = builder.source("cervical", images_reader(self.images))
+        source = builder.source("cervical", images_reader(self.images), images_path(self.images))
         return replace(source, table=self._table(files))
 
     def _finish(self, row: _Row, builder: SourceBuilder) -> None:

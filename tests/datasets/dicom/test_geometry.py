@@ -29,6 +29,7 @@ HEADER = SliceHeader(
     orientation=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0),
     position=(3.0, -50.0, 100.0),
 )
+SQUARE = replace(HEADER, spacing_rc_mm=(1.0, 1.0))
 BACK, FRONT, DOWN, UP = (0.0, 1.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0), (0.0, 0.0, 1.0)
 
 
@@ -122,7 +123,7 @@ def test_every_orientation_is_shown_head_up_face_left(name: str) -> None:
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
 def test_coordinates_come_back_to_stored_pixels(name: str) -> None:
-    header = replace(HEADER, orientation=ORIENTATIONS[name])
+    header = replace(SQUARE, orientation=ORIENTATIONS[name])
     pixels = np.arange(40 * 30).reshape(40, 30)
     shown, turn = to_standard_orientation(pixels, header)
     assert shown.shape == turn.size_hw
@@ -134,7 +135,7 @@ def test_coordinates_come_back_to_stored_pixels(name: str) -> None:
 
 
 def test_boxes_stay_upright_when_they_come_back() -> None:
-    header = replace(HEADER, orientation=(*FRONT, *UP))  # 40 rows, 30 columns, half a turn
+    header = replace(SQUARE, orientation=(*FRONT, *UP))  # 40 rows, 30 columns, half a turn
     turn = standard_orientation(header)
     assert_array_equal(turn.boxes_to_native([[2, 4, 10, 20]]), [[19, 19, 27, 35]])
 
@@ -143,4 +144,41 @@ def test_boxes_stay_upright_when_they_come_back() -> None:
     "orientation", [None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)], ids=["unknown", "transverse"]
 )
 def test_what_is_not_sagittal_stays_as_it_is(orientation: tuple[float, ...] | None) -> None:
-    assert standard_orientation(replace(HEADER, orientation=orientation)).is_identity
+    assert standard_orientation(replace(SQUARE, orientation=orientation)).is_identity
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 0.5), (0.5, 0.7), (0.9, 0.3)], ids=str)
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_pixels_become_square_and_coordinates_come_back(
+    name: str, spacing: tuple[float, float]
+) -> None:
+    """An image of the patient's own coordinates shows the same distance for each step."""
+    header = replace(HEADER, orientation=ORIENTATIONS[name], spacing_rc_mm=spacing)
+    rows, columns = np.mgrid[:40, :30]
+    patient = pixel_to_patient(header, np.stack([columns.ravel(), rows.ravel()], 1))
+    to_back, turn = to_standard_orientation(patient.reshape(40, 30, 3)[:, :, 1], header)
+    to_head = turn.apply(patient.reshape(40, 30, 3)[:, :, 2])
+    assert turn.scaled_hw == to_back.shape
+    inside = slice(4, -4)  # the outermost pixels have no neighbour to be interpolated with
+    fine = min(spacing)
+    assert_allclose(np.diff(to_back, axis=1)[inside, inside], fine, rtol=0.02)
+    assert_allclose(np.diff(to_head, axis=0)[inside, inside], -fine, rtol=0.02)
+    shown = np.random.default_rng(0).integers(4, np.array(to_back.shape[::-1]) - 4, (20, 2))
+    placed = pixel_to_patient(header, turn.to_native(shown))
+    assert_allclose(to_back[shown[:, 1], shown[:, 0]], placed[:, 1], atol=1e-4)
+    assert_allclose(to_head[shown[:, 1], shown[:, 0]], placed[:, 2], atol=1e-4)
+    points = np.random.default_rng(0).uniform(0, 30, (9, 2))
+    assert_allclose(turn.from_native(turn.to_native(points)), points)
+
+
+def test_a_box_of_a_squared_image_by_hand() -> None:
+    """40 rows of 2 mm and 30 columns of 0.5 mm: 160 x 30, and row 4 n + 1.5 is row n."""
+    turn = standard_orientation(HEADER)
+    assert turn.scaled_hw == (160, 30)
+    assert turn.scale_xy == (1.0, 4.0)
+    assert_allclose(turn.boxes_to_native([[2, 1.5, 10, 81.5]]), [[2, 0, 10, 20]])
+
+
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.005), (1.0, 4.1)], ids=str)
+def test_what_is_square_or_beyond_belief_stays(spacing: tuple[float, float] | None) -> None:
+    assert standard_orientation(replace(HEADER, spacing_rc_mm=spacing)).scaled_hw is None

@@ -198,6 +198,21 @@ def test_folders_that_are_no_folds(
         make_folds(detect_settings(tmp_path / "f", tmp_path / "o"))
 
 
+def test_folds_keep_the_studies_of_a_patient_together(
+    tmp_path, record_of, write_dataset, caplog
+) -> None:
+    records = [replace(record_of(n), patient_id=f"patient-{n // 2}") for n in range(8)]
+    parts = {record.study_id: "train" for record in records}
+    root = write_dataset(tmp_path / "d", records, parts)
+    folds = make_folds(detect_settings(root, tmp_path / "o", k=3))
+    for n in range(3):
+        assert {int(study) ^ 1 for study in folds.studies(n)} == set(map(int, folds.studies(n)))
+    given = [["000", "002", "003", "004", "005"], ["001", "006", "007"]]
+    (tmp_path / "folds.json").write_text(json.dumps({"folds": given}))
+    make_folds(detect_settings(root, tmp_path / "p", folds=tmp_path / "folds.json"))
+    assert "1 patients have studies in more than one fold, such as 000 and 001" in caplog.text
+
+
 def test_a_patient_on_both_sides_is_refused(tmp_path, record_of, write_dataset) -> None:
     """Two images of one patient, the second moved from train to val by hand."""
     records = [record_of(0), record_of(1)]

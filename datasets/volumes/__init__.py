@@ -1,0 +1,1 @@
+"""What hospitals and tools hand out beside DICOM: volumes, folders of slices, archives."""

@@ -1,0 +1,397 @@
+"""Volumes (NIfTI, MHA, MHD, NRRD) as sagittal stacks, read by SimpleITK (the extra ``volumes``).
+
+A volume becomes a study of one series: a slice for each place along the axis that runs from side to
+side, with spacing, orientation and position in DICOM's patient coordinates (LPS mm), so that all
+that knows slices of DICOM knows these. A slice's rows and columns are the volume's two other axes:
+x counts along the one that the file names first, y along the other.
+
+``SliceHeader.frame`` is the slice's index in the file, from 0. Nothing is resampled: a volume that
+was acquired in another plane is cut where its voxels are fine enough, and refused otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spineline.datasets.common.arrays import Float32Array, FloatArray
+from spineline.datasets.common.errors import SpinelineError, first_line
+from spineline.datasets.common.remarks import PathText, Remark, remark
+from spineline.datasets.dicom.geometry import MOST_ASPECT
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.index import series_of
+from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import Study
+from spineline.datasets.images import IMAGE_SUFFIXES, is_constant, read_image
+
+VOLUME_FORMATS: dict[str, str] = {
+    ".nii": "NIfTI",
+    ".nii.gz": "NIfTI",
+    ".mha": "MetaImage (MHA)",
+    ".mhd": "MetaImage (MHD)",
+    ".nrrd": "NRRD",
+    ".nhdr": "NRRD",
+}
+"""Format by what names of volumes end in, lower case."""
+
+MAX_VOXELS = 1 << 29
+"""Volumes that hold more are refused before they are read."""
+
+_COARSE_MM = 1.5  # a voxel no larger can be seen as the pixel of a slice, whatever its shape
+_COARSE = 1.5  # nor one at most so much longer than it is wide
+_APART_MM = 0.5  # so far apart, two geometries of one file are two
+_WORDS = re.compile(r"T1W?|T2W?|T2STAR|PDW?|STIR|TIRM|FLAIR|SAG|SAGITTAL|TRA|AX|AXIAL|COR|DIXON|FS")
+
+
+class VolumeReadError(SpinelineError):
+    """A volume cannot be read, or shows no sagittal slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as a study, before any voxel is read.
+
+    Attributes:
+        study: with one series, whose slices lie in the file.
+        remarks: what a user should know of it; their codes are ``slice_choice`` and
+            ``volume_geometry``.
+    """
+
+    study: Study
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How the voxels of a volume lie in the patient, LPS mm; axes in the order of the file."""
+
+    size: tuple[int, ...]
+    spacing_mm: FloatArray
+    origin_mm: FloatArray
+    directions: FloatArray
+    volumes: int
+
+    @property
+    def across(self) -> int:
+        """The axis that runs most from side to side."""
+        return int(np.abs(self.directions[0]).argmax())
+
+    @property
+    def in_plane(self) -> tuple[int, int]:
+        """The two other axes, along x and y of a slice."""
+        first, second = (axis for axis in range(3) if axis != self.across)
+        return first, second
+
+
+def volume_suffix(path: Path) -> str:
+    """What the name of a volume ends in, lower case; empty where it is no volume by its name.
+
+    >>> volume_suffix(Path("a/T2.NII.GZ")), volume_suffix(Path("a.dcm"))
+    ('.nii.gz', '')
+    """
+    name = path.name.lower()
+    fits = (suffix for suffix in VOLUME_FORMATS if name.endswith(suffix) and name != suffix)
+    return max(fits, key=len, default="")
+
+
+def read_volume(path: Path) -> Volume:
+    """The slices of a volume with their places in the patient, by its header alone.
+
+    Raises:
+        VolumeReadError: missing, damaged, too large, of colours or vectors, without a place in the
+            patient, or of voxels too long to cut sagittal slices through; or SimpleITK is missing.
+    """
+    with _opened(path) as reader:
+        grid = _grid_of(reader, path)
+        remarks = [*_plane_remarks(grid, path), *_form_remarks(reader, path)]
+    if grid.volumes > 1:
+        wording = "{file.shown} holds {count} volumes, one behind the other: the first was taken"
+        count = grid.volumes
+        name = PathText(path.name)
+        remarks.append(remark("slice_choice", wording, file=name, count=count))
+    headers = [_slice_of(path, grid, n) for n in range(grid.size[grid.across])]
+    study = Study("", path.name, path.parent, series_of(headers), single_file=True)
+    return Volume(study, tuple(remarks))
+
+
+def slice_pixels(header: SliceHeader) -> Float32Array:
+    """The pixels of a slice, whatever it lies in: a DICOM file, a volume, or an image file.
+
+    Returns:
+        (rows, columns) float32, bright being bright, not windowed.
+
+    Raises:
+        SpinelineError: they cannot be read, or are constant.
+    """
+    if volume_suffix(header.path) and not header.instance_uid:
+        pixels = _volume_pixels(header)
+    elif header.path.suffix.lower() in IMAGE_SUFFIXES and not header.instance_uid:
+        pixels = read_image(header.path).astype(np.float32)
+    else:
+        return read_pixels(header)
+    if pixels.shape != (header.rows, header.columns):
+        wanted = f"{header.rows}x{header.columns}"
+        msg = f"{header.path}: {pixels.shape[0]}x{pixels.shape[1]} pixels, wanted {wanted}"
+        raise VolumeReadError(msg)
+    if is_constant(pixels):
+        msg = f"{header.path}: constant image, nothing can be seen in it; export it again"
+        raise VolumeReadError(msg)
+    return pixels
+
+
+def _volume_pixels(header: SliceHeader) -> Float32Array:
+    with _opened(header.path) as reader:
+        grid = _grid_of(reader, header.path)
+        _check_whole(reader, header.path)
+        dimensions = reader.GetDimension()
+        size = [*grid.size, *[1] * (dimensions - 3)]
+        index = [0] * dimensions
+        size[grid.across], index[grid.across] = 1, header.frame or 0
+        reader.SetExtractSize(size)
+        reader.SetExtractIndex(index)
+        import SimpleITK
+
+        voxels = SimpleITK.GetArrayFromImage(reader.Execute())
+    pixels = voxels.reshape(voxels.shape[-3:]).squeeze(2 - grid.across)  # axes in reversed order
+    return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def _slice_of(path: Path, grid: _Grid, number: int) -> SliceHeader:
+    across, (along_x, along_y) = grid.across, grid.in_plane
+    step = grid.directions[:, across] * grid.spacing_mm[across]
+    x, y, z = (grid.origin_mm + number * step).tolist()
+    axes = (*grid.directions[:, along_x].tolist(), *grid.directions[:, along_y].tolist())
+    return SliceHeader(
+        path=path,
+        study_uid="",
+        series_uid="",
+        instance_uid="",
+        rows=grid.size[along_y],
+        columns=grid.size[along_x],
+        spacing_rc_mm=(float(grid.spacing_mm[along_y]), float(grid.spacing_mm[along_x])),
+        orientation=axes,
+        position=(x, y, z),
+        series_description=path.name,
+        instance_number=number + 1,
+        frame=number,
+        frames=grid.size[across],
+        words=_words_of(path),
+    )
+
+
+def _words_of(path: Path) -> str:
+    """The words of a file's name that tell the kind of scan, such as ``T2W``."""
+    stem = path.name[: -len(volume_suffix(path))].upper()
+    return " ".join(word for word in re.split(r"[^A-Z0-9]+", stem) if _WORDS.fullmatch(word))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """SimpleITK's reader with the header of a volume; what it raises becomes one of our errors."""
+    kind = VOLUME_FORMATS[volume_suffix(path)]
+    if not path.is_file():
+        raise VolumeReadError(f"{path}: no such file; check the path")
+    try:
+        import SimpleITK
+    except ImportError as error:
+        msg = f"{path}: {kind} files need the package SimpleITK, which is not installed; "
+        raise VolumeReadError(f"{msg}pip install 'spineline[volumes]' brings it") from error
+    _check_data_file(path)
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        yield reader
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        shown = lines[-1].replace(str(path), path.name) if lines else first_line(error)
+        msg = f"{path}: cannot be read as {kind} ({shown:.200}); the file may be damaged, or no "
+        raise VolumeReadError(f"{msg}{kind} at all: export it again") from error
+
+
+def _check_data_file(path: Path) -> None:
+    """Refuse a header that leads to voxels elsewhere than in its own folder.
+
+    Raises:
+        VolumeReadError: it does, or the file that it names is missing.
+    """
+    suffix = volume_suffix(path)
+    if suffix.startswith(".nii"):
+        return
+    with path.open("rb") as file:
+        head = file.read(1 << 16).decode("latin-1")
+    if suffix in (".nrrd", ".nhdr"):
+        head = re.split(r"\r?\n\r?\n", head, maxsplit=1)[0]
+        found = re.search(r"^data ?file:[ \t]*(.*?)\s*$", head, re.MULTILINE | re.IGNORECASE)
+    else:
+        found = re.search(r"^ElementDataFile[ \t]*=[ \t]*(.*?)\s*$", head, re.MULTILINE)
+    name = "" if found is None else found.group(1)
+    if found is None or name in ("LOCAL", "Local", "local"):
+        return
+    if name.split(" ")[0] == "LIST" or re.search(r"[/\\%]|\.\.", name):
+        msg = f"{path}: its voxels lie in {name!r:.60}; wanted one file beside it"
+        raise VolumeReadError(f"{msg}: write the volume as one file")
+    if not (path.parent / name).is_file():
+        msg = f"{path}: the file of its voxels, {name!r:.60}, is not beside it; "
+        raise VolumeReadError(f"{msg}put it there")
+
+
+def _grid_of(reader: Any, path: Path) -> _Grid:
+    """Raises VolumeReadError: not a volume of plain numbers, too large, or not sagittal."""
+    size, dimensions = tuple(reader.GetSize()), reader.GetDimension()
+    if reader.GetNumberOfComponents() != 1:
+        count = reader.GetNumberOfComponents()
+        msg = f"{path}: holds {count} numbers a voxel (colours or vectors); wanted grey values"
+        raise VolumeReadError(msg)
+    if dimensions not in (3, 4):
+        msg = f"{path}: has {dimensions} dimensions, wanted 3; save a flat image as PNG"
+        raise VolumeReadError(msg)
+    if math.prod(size) > MAX_VOXELS:
+        shown = " x ".join(map(str, size))
+        raise VolumeReadError(f"{path}: {shown} voxels are more than the {MAX_VOXELS:,} allowed")
+    codes = [_number(reader, f"{form}form_code", -1) for form in ("q", "s")]
+    if codes == [0, 0]:
+        msg = f"{path}: its header says by neither qform nor sform how it lies in the patient; "
+        raise VolumeReadError(f"{msg}convert it from DICOM again")
+    matrix = np.array(reader.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
+    grid = _Grid(
+        size=size[:3],
+        spacing_mm=np.array(reader.GetSpacing()[:3], dtype=np.float64),
+        origin_mm=np.array(reader.GetOrigin()[:3], dtype=np.float64),
+        directions=matrix[:3, :3],
+        volumes=math.prod(size[3:]),
+    )
+    if not all(0 < value < 100 for value in grid.spacing_mm):
+        shown = " x ".join(f"{value:g}" for value in grid.spacing_mm)
+        raise VolumeReadError(f"{path}: voxels of {shown} mm; wanted more than 0, below 100")
+    return grid
+
+
+def _plane_remarks(grid: _Grid, path: Path) -> list[Remark]:
+    """What is to say of the plane that a volume was acquired in.
+
+    Raises:
+        VolumeReadError: no axis runs from side to side, or its voxels are too long.
+    """
+    sure = abs(float(grid.directions[0, grid.across]))
+    if sure <= math.cos(math.radians(45)):
+        msg = f"{path}: none of its axes runs from side to side of the patient (the nearest is "
+        raise VolumeReadError(f"{msg}{math.degrees(math.acos(sure)):.0f} degrees off); resample it")
+    spacing = grid.spacing_mm
+    fine, coarse = sorted(float(spacing[axis]) for axis in grid.in_plane)
+    if coarse <= spacing[grid.across] * 1.01 or coarse <= fine * 1.01:
+        return []
+    thick = max(grid.in_plane, key=lambda axis: float(spacing[axis]))
+    plane = ("", "coronal", "transverse")[int(np.abs(grid.directions[:, thick]).argmax())]
+    shown = " x ".join(f"{value:.3g}" for value in spacing)
+    if coarse > max(_COARSE_MM, _COARSE * fine) or coarse > MOST_ASPECT * fine:
+        msg = (
+            f"{path}: a {plane or 'turned'} volume of {shown} mm voxels: a sagittal slice of it "
+            f"would have pixels of {fine:.3g} x {coarse:.3g} mm, wanted {_COARSE_MM:g} mm or less, "
+            f"or {_COARSE:g} times as long as wide; give the sagittal series"
+        )
+        raise VolumeReadError(msg)
+    wording = "{file.shown} was acquired in another plane ({plane}): sagittal slices were cut "
+    wording += "through its voxels of {voxels} mm"
+    name = PathText(path.name)
+    return [remark("slice_choice", wording, file=name, plane=plane or "turned", voxels=shown)]
+
+
+def _number(reader: Any, key: str, otherwise: float) -> float:
+    try:
+        return float(reader.GetMetaData(key)) if reader.HasMetaDataKey(key) else otherwise
+    except ValueError:
+        return otherwise
+
+
+def _form_remarks(reader: Any, path: Path) -> list[Remark]:
+    """A warning where the two geometries of a NIfTI header lie apart: programs differ then.
+
+    Source: the NIfTI-1 standard, methods 2 (qform) and 3 (sform).
+    """
+    qform, sform = _qform(reader), _sform(reader)
+    if qform is None or sform is None:
+        return []
+    size = np.array(reader.GetSize()[:3], dtype=np.float64) - 1
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    corners = corners * [*size, 1]
+    apart = float(np.linalg.norm(corners @ (qform - sform).T, axis=1).max())
+    if apart < _APART_MM:
+        return []
+    origin = np.array(reader.GetOrigin()[:3]) * (-1, -1, 1)  # LPS to RAS
+    taken = "qform" if np.abs(qform[:, 3] - origin).max() < 1e-3 else "sform"
+    wording = "{file.shown} places its voxels in two ways that lie up to {apart_mm} mm apart: "
+    wording += "point_mm are by its {taken}, and programs that take the other see them elsewhere"
+    name = PathText(path.name)
+    return [remark("volume_geometry", wording, file=name, apart_mm=round(apart, 1), taken=taken)]
+
+
+def _qform(reader: Any) -> FloatArray | None:
+    """(3, 4) RAS mm of voxels by the quaternion; None where the header has none."""
+    if _number(reader, "qform_code", 0) <= 0:
+        return None
+    b, c, d = (_number(reader, f"quatern_{name}", 0) for name in "bcd")
+    a = math.sqrt(max(1 - b * b - c * c - d * d, 0))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
+        ]
+    )
+    steps = [_number(reader, f"pixdim[{n}]", 1) for n in (1, 2, 3)]
+    steps[2] *= -1 if _number(reader, "pixdim[0]", 1) < 0 else 1
+    offset = [_number(reader, f"qoffset_{name}", 0) for name in "xyz"]
+    return np.column_stack([rotation * steps, offset])
+
+
+def _sform(reader: Any) -> FloatArray | None:
+    """(3, 4) RAS mm of voxels by the matrix; None where the header has none."""
+    if _number(reader, "sform_code", 0) <= 0:
+        return None
+    try:
+        rows = [reader.GetMetaData(f"srow_{name}").split() for name in "xyz"]
+        return np.array(rows, dtype=np.float64).reshape(3, 4)
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _check_whole(reader: Any, path: Path) -> None:
+    """Refuse a NIfTI file that is cut short, which SimpleITK reads without a word.
+
+    Raises:
+        VolumeReadError: it holds fewer bytes than its header says, or its packing is damaged.
+    """
+    suffix = volume_suffix(path)
+    if not suffix.startswith(".nii"):
+        return
+    bits = _number(reader, "bitpix", 8)
+    wanted = int(_number(reader, "vox_offset", 0) + math.prod(reader.GetSize()) * bits / 8)
+    from isal import isal_zlib
+
+    try:
+        found = path.stat().st_size if suffix == ".nii" else _unpacked_size(path, wanted)
+    except (OSError, EOFError, isal_zlib.error) as error:
+        msg = f"{path}: cannot be unpacked ({first_line(error)}); the file is damaged"
+        raise VolumeReadError(f"{msg}: export it again") from error
+    if found < wanted:
+        msg = f"{path}: holds {found:,} bytes, its header says {wanted:,}: it is cut short"
+        raise VolumeReadError(f"{msg}; export it again")
+
+
+def _unpacked_size(path: Path, enough: int) -> int:
+    from isal import igzip
+
+    found = 0
+    with igzip.open(path, "rb") as file:
+        while found <= enough and (data := file.read(1 << 20)):
+            found += len(data)
+    return found

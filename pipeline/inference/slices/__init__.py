@@ -1,0 +1,1 @@
+"""The slices of a study that are looked at, and how what they show is joined."""

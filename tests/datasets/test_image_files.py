@@ -1,0 +1,170 @@
+"""Image files as viewers show them, at full depth: EXIF orientation, TIFF, BMP, 16-bit colour."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image, ImageOps
+
+from spineline.datasets.images import (
+    ImageReadError,
+    exif_orientation,
+    image_size,
+    read_colours,
+    read_image,
+)
+
+STORED = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
+
+
+def shown(orientation: int) -> np.ndarray:
+    """What Pillow makes of the stored pixels, told the orientation."""
+    picture = Image.fromarray(STORED)
+    picture.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(picture))
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "lzw.tif"])
+def test_an_image_is_turned_as_viewers_show_it(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    packed = {"compression": "tiff_lzw"} if "lzw" in suffix else {}
+    smooth = cv2.GaussianBlur(STORED, (0, 0), 3) if suffix == "jpg" else STORED
+    Image.fromarray(smooth).save(path, exif=exif_of(orientation), **packed)
+    read = read_image(path)
+    oracle = np.asarray(
+        ImageOps.exif_transpose(_told(Image.fromarray(smooth), orientation)), np.int16
+    )
+    assert np.abs(read.astype(np.int16) - oracle).max() <= (3 if suffix == "jpg" else 0)
+    assert exif_orientation(path) == orientation
+    assert image_size(path) == oracle.shape[::-1]
+
+
+def _told(picture: Image.Image, orientation: int) -> Image.Image:
+    picture.getexif()[0x0112] = orientation
+    return picture
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+    Image.fromarray(STORED).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    exif = exif_of(6).tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    (tmp_path / "a.png").write_bytes(data[:-12] + chunk + data[-12:])
+    assert exif_orientation(tmp_path / "a.png") == 6
+    assert_array_equal(read_image(tmp_path / "a.png"), shown(6))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_orientation_that_is_none_does_not_count(tmp_path: Path, orientation: int) -> None:
+    for name in ("a.jpg", "a.tif"):
+        Image.fromarray(STORED).save(tmp_path / name, exif=exif_of(orientation))
+        assert exif_orientation(tmp_path / name) == 1
+        assert read_image(tmp_path / name).shape == STORED.shape
+
+
+def test_colours_are_turned_too(tmp_path: Path) -> None:
+    colours = np.random.default_rng(1).integers(0, 256, (5, 9, 3), dtype=np.uint8)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(colours).save(tmp_path / name, exif=exif_of(8))
+        found = read_colours(tmp_path / name)
+        assert found is not None
+        assert_array_equal(found, np.rot90(colours))
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "B.TIFF"])
+def test_bmp_and_tiff_agree_with_opencv(tmp_path: Path, name: str) -> None:
+    Image.fromarray(STORED).save(tmp_path / name)
+    assert_array_equal(read_image(tmp_path / name), STORED)
+    assert image_size(tmp_path / name) == (40, 24)
+    assert_array_equal(cv2.imread(str(tmp_path / name), cv2.IMREAD_GRAYSCALE), STORED)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_a_deep_tiff_keeps_its_values(tmp_path: Path, dtype: str) -> None:
+    deep = (STORED.astype(np.float64) * 250.5).astype(dtype)
+    Image.fromarray(deep).save(tmp_path / "a.tif")
+    assert_array_equal(read_image(tmp_path / "a.tif"), deep)
+
+
+def test_white_is_zero_becomes_bright_is_bright(tmp_path: Path) -> None:
+    deep = STORED.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    assert_array_equal(read_image(tmp_path / "a.tif"), 65535.0 - deep)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bit_colour_keeps_its_depth(tmp_path: Path, name: str, channels: int) -> None:
+    deep = np.random.default_rng(2).integers(0, 65536, (6, 7, channels), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / name), deep)  # blue, green, red
+    wanted = deep[:, :, 2::-1].astype(np.float64) @ (0.299, 0.587, 0.114)
+    read = read_image(tmp_path / name)
+    assert read.dtype == np.float32
+    assert_allclose(read, wanted, rtol=1e-5)
+
+
+def test_sixteen_bit_grey_with_alpha_keeps_its_values(tmp_path: Path) -> None:
+    grey = np.random.default_rng(3).integers(0, 65536, (6, 7), dtype=np.uint16)
+    rows = np.dstack([grey, np.full_like(grey, 60000)]).astype(">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", 7, 6, 16, 4, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        data += struct.pack(">I", len(content)) + kind + content
+        data += struct.pack(">I", zlib.crc32(kind + content))
+    (tmp_path / "a.png").write_bytes(data)
+    assert_array_equal(read_image(tmp_path / "a.png"), grey)
+
+
+def test_a_turned_deep_colour_tiff(tmp_path: Path) -> None:
+    deep = np.random.default_rng(2).integers(0, 65536, (6, 9, 3), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "a.tif"), np.rot90(deep), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    plain = read_image(tmp_path / "a.tif")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    (table,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, table)
+    entries = bytes(data[table + 2 : table + 2 + 12 * count])
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    listed = sorted(
+        [entries[n : n + 12] for n in range(0, len(entries), 12)] + [entry],
+        key=lambda e: struct.unpack("<H", e[:2])[0],
+    )
+    struct.pack_into("<I", data, 4, len(data))
+    data += struct.pack("<H", count + 1) + b"".join(listed) + bytes(4)
+    (tmp_path / "b.tif").write_bytes(data)
+    assert_allclose(read_image(tmp_path / "b.tif"), np.rot90(plain, -1), rtol=1e-6)
+
+
+def test_pages_of_a_tiff_are_refused(tmp_path: Path) -> None:
+    pages = [Image.fromarray(STORED) for _ in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    for read in (read_image, image_size):
+        with pytest.raises(ImageReadError, match="several pages"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.bmp", "a.png", "a.jpg"])
+def test_files_cut_short_are_errors(tmp_path: Path, name: str) -> None:
+    Image.fromarray(STORED).save(tmp_path / name, exif=exif_of(6))
+    whole = (tmp_path / name).read_bytes()
+    for length in (0, 3, 9, 20, len(whole) // 2):
+        (tmp_path / name).write_bytes(whole[:length])
+        with pytest.raises(ImageReadError, match=name):
+            read_image(tmp_path / name)
