@@ -46,10 +46,12 @@ def read_directory(path: Path) -> tuple[DirectoryRecord, ...]:
         DicomReadError: damaged, too large, or without records.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES >> 20} MiB")
         with quiet_pydicom():
             records = list(pydicom.dcmread(path).DirectoryRecordSequence)
+            _check_whole(records, size)
             found = list(_images(records, path.parent))
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
         msg = (
@@ -58,6 +60,13 @@ def read_directory(path: Path) -> tuple[DirectoryRecord, ...]:
         )
         raise DicomReadError(msg) from error
     return tuple(found)
+
+
+def _check_whole(records: list[Dataset], size: int) -> None:
+    """Records that point behind the end of their file were cut off."""
+    links = ("OffsetOfTheNextDirectoryRecord", "OffsetOfReferencedLowerLevelDirectoryEntity")
+    if not records or any(int(record.get(k) or 0) >= size for record in records for k in links):
+        raise EOFError
 
 
 def _images(records: list[Dataset], folder: Path) -> Iterator[DirectoryRecord]:

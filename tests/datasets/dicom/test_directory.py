@@ -60,7 +60,7 @@ def test_files_that_are_missing_are_named(medium: Path, source: str) -> None:
     gone = next(record.path for record in records if record.study_uid == "1.5")
     gone.unlink()
     (study,) = (s for s in studies_of(medium / source) if s.study_uid == "1.5")
-    (warning,) = choose_slice(study).warnings
+    (warning,) = (w for w in choose_slice(study).warnings if w.code == "files_left_out")
     assert str(warning) == (
         f"files_left_out: file {gone.name} was left out: DICOMDIR names it, but it is not there"
     )
@@ -94,8 +94,9 @@ def test_names_that_lead_elsewhere_are_none(medium: Path) -> None:
     assert len(read_directory(path)) == 5
 
 
-def test_a_directory_that_is_damaged(medium: Path) -> None:
-    (medium / "DICOMDIR").write_bytes((medium / "DICOMDIR").read_bytes()[:500])
+@pytest.mark.parametrize("kept", [200, 500, 1000, 1800])
+def test_a_directory_that_is_damaged(medium: Path, kept: int) -> None:
+    (medium / "DICOMDIR").write_bytes((medium / "DICOMDIR").read_bytes()[:kept])
     with pytest.raises(DicomReadError, match=r"a DICOMDIR that cannot be read .*name the folder"):
         scan(medium / "DICOMDIR")
     assert len(studies_of(medium)) == 3
