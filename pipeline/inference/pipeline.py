@@ -48,14 +48,7 @@ from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
-from spineline.pipeline.inference.suitability import (
-    TURNS,
-    Refusal,
-    SuitabilityLimits,
-    measure,
-    refusal_of,
-    score_of,
-)
+from spineline.pipeline.inference.suitability import Refusal, SuitabilityLimits, judge
 from spineline.weights import (
     Bundle,
     Task,
@@ -213,14 +206,14 @@ class Pipeline:
         """
         if self.suitability is None:
             return None
-
-        def turned() -> dict[str, float]:
-            images = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
-            found = [self.offered([each])[0] for each in images]
-            return {w: score_of(each, self.decoding) for w, each in zip(TURNS, found, strict=True)}
-
-        found = measure(image, candidates, self.decoding, self.namer)
-        return refusal_of(found, turned, self.suitability)
+        return judge(
+            image,
+            candidates,
+            self.offered,
+            settings=self.decoding,
+            reader=self.namer,
+            limits=self.suitability,
+        )
 
     def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
         """What the detector offers of images."""

@@ -149,12 +149,18 @@ def test_a_plain_image_too(tmp_path, fake_models, make_spots, make_points, predi
     assert [row["status"] for row in rows_of(tmp_path / "o")] == ["refused"]
 
 
-def test_a_study_without_a_usable_series_fails_as_ever(tmp_path, cohort, make_slice, predict) -> None:
+def test_a_study_without_a_usable_series_fails_as_ever(
+    tmp_path, cohort, make_slice, predict
+) -> None:
     change = {"description": "T2_TSE_TRA", "orientation": (1, 0, 0, 0, 1, 0)}
     make_slice(tmp_path / "in" / "c" / "im", np.full((150, 120), 7, np.uint8), study="c", **change)
     assert predict(cohort)[0] == 1
     entries = map(json.loads, (tmp_path / "o" / "manifest.jsonl").read_text().splitlines())
-    assert {e["study"]: e["status"] for e in entries} == {"a": "done", "b": "refused", "c": "failed"}
+    assert {e["study"]: e["status"] for e in entries} == {
+        "a": "done",
+        "b": "refused",
+        "c": "failed",
+    }
 
 
 def test_val_counts_its_levels_as_missed(
@@ -184,5 +190,5 @@ def test_a_status_that_cannot_be(tmp_path, cohort, predict, status) -> None:
     predict(cohort / "a")
     path = tmp_path / "o" / "a" / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": status}))
-    with pytest.raises(Exception, match="status|refused"):
+    with pytest.raises(Exception, match=r"status|refused"):
         read_result(path)
