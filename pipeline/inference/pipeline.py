@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.labels import LEVELS
@@ -41,7 +42,14 @@ from spineline.pipeline.inference.decode import (
     decode_chain,
     decode_spine,
 )
-from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
+from spineline.pipeline.inference.grading import (
+    Grade,
+    Grader,
+    crop_boxes,
+    grade_ties,
+    structure_grades,
+    unlike_training,
+)
 from spineline.pipeline.inference.level_context import LevelReader, read_context
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
@@ -189,11 +197,11 @@ class Pipeline:
                     spine if refusal is None else NO_SPINE
                     for spine, refusal in zip(spines, refusals, strict=True)
                 ]
-            grades = self._grade(frames, spines)
+            grades, looks = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, offered, spine, how, graded, refusal))
-            for frame, offered, spine, graded, refusal in zip(
-                frames, candidates, spines, grades, refusals, strict=True
+            Analysis(frame, spine, self._result(frame, offered, spine, how, graded, refusal, look))
+            for frame, offered, spine, graded, refusal, look in zip(
+                frames, candidates, spines, grades, refusals, looks, strict=True
             )
         ]
 
@@ -234,26 +242,32 @@ class Pipeline:
         spine = decode_spine(candidates, how, context)
         return replace(spine, naming=abstain(spine.naming, self.settings.min_naming_probability))
 
-    def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
-        """Grades of the structures of each frame; all crops go through the classifier together."""
+    def _grade(
+        self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]
+    ) -> tuple[list[list[Grade]], list[list[Remark]]]:
+        """Grades of the structures of each frame, and what the look of its crops warns of.
+
+        All crops go through the classifier together.
+        """
         counts = [len(spine.structures) for spine in spines]
         if self.classifier is None or not sum(counts):
-            return [[(None, None)] * count for count in counts]
-        crops = np.concatenate(
-            [
-                extract_crops(
-                    frame.image,
-                    np.array([s.point_xy for s in spine.structures]),
-                    crop_boxes(spine.structures, self.settings.crop_boxes),
-                    self.classifier.crop,
-                )
-                for frame, spine in zip(frames, spines, strict=True)
-                if spine.structures
-            ]
-        )
+            return [[(None, None)] * count for count in counts], [[] for _ in counts]
+        size = self.classifier.crop.size
+        crops = [
+            extract_crops(
+                frame.image,
+                np.array([s.point_xy for s in spine.structures]),
+                crop_boxes(spine.structures, self.settings.crop_boxes),
+                self.classifier.crop,
+            )
+            if spine.structures
+            else np.empty((0, size, size), np.uint8)
+            for frame, spine in zip(frames, spines, strict=True)
+        ]
         kinds = [s.kind for spine in spines for s in spine.structures]
-        grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
-        return [[next(grades) for _ in range(count)] for count in counts]
+        grades = iter(structure_grades(kinds, self.classifier.grade(np.concatenate(crops))))
+        of_frames = [[next(grades) for _ in range(count)] for count in counts]
+        return of_frames, [unlike_training(self.classifier, each) for each in crops]
 
     def _result(
         self,
@@ -263,9 +277,11 @@ class Pipeline:
         how: DecodeSettings,
         grades: Sequence[Grade],
         refusal: Refusal | None,
+        look: Sequence[Remark],
     ) -> StudyResult:
         header, refused = frame.header, refusal is not None and not self.settings.force
         unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
+        structures = _structures(frame, spine.structures, grades)
         return StudyResult(
             study_uid=header.study_uid if header else None,
             series_uid=header.series_uid if header else None,
@@ -273,7 +289,7 @@ class Pipeline:
             width=frame.width,
             height=frame.height,
             spacing_rc_mm=header.spacing_rc_mm if header else None,
-            structures=_structures(frame, spine.structures, grades),
+            structures=structures,
             missing_levels=LEVELS if refused else tuple(level for level, _ in spine.missing),
             warnings=(
                 *unsuitable,
@@ -289,6 +305,8 @@ class Pipeline:
                         min_naming_probability=self.settings.min_naming_probability,
                     )
                 ),
+                *grade_ties(structures),
+                *look,
             ),
             status="refused" if refused else "ok",
             weights_name=self.weights_name,
