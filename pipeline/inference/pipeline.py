@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.labels import LEVELS
@@ -40,13 +42,21 @@ from spineline.pipeline.inference.decode import (
     decode_chain,
     decode_spine,
 )
-from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
+from spineline.pipeline.inference.grading import (
+    Grade,
+    Grader,
+    crop_boxes,
+    grade_ties,
+    structure_grades,
+    unlike_training,
+)
 from spineline.pipeline.inference.level_context import LevelReader, read_context
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
+from spineline.pipeline.inference.suitability import Refusal, SuitabilityLimits, judge
 from spineline.weights import (
     Bundle,
     Task,
@@ -60,6 +70,10 @@ from spineline.weights import (
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
+
+
+NO_SPINE = DecodedSpine((), ())
+"""What is said of a frame that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,7 @@ class Pipeline:
         namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
             the detector.
         decoding: how candidates are weighed, but for what settings decide.
+        suitability: where a frame stops being for us; None takes every frame.
     """
 
     detector: Detector
@@ -98,6 +113,7 @@ class Pipeline:
     settings: ModelSettings = field(default_factory=ModelSettings)
     namer: LevelReader | None = None
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    suitability: SuitabilityLimits | None = None
 
     def __post_init__(self) -> None:
         if not set(self.detector.names) & set(LEVELS):
@@ -129,7 +145,7 @@ class Pipeline:
         if is_exported(settings.weights):
             models = load_exported(settings)
             found = (models.detector, models.classifier, bundle.name, bundle.sha256, settings)
-            return cls(*found, models.namer, models.decoding)
+            return cls(*found, models.namer, models.decoding, SuitabilityLimits())
         device, trust = settings.device, settings.trust
         with networks_needed(settings.weights):
             from spineline.classify import load_classifier
@@ -139,7 +155,9 @@ class Pipeline:
             detector = load_detector(bundle.detector.path, device=device, trust=trust)
             classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
             namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
-        return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
+        names = bundle.name, bundle.sha256
+        limits = SuitabilityLimits()
+        return cls(detector, classifier, *names, settings, namer, suitability=limits)
 
     def predict(self, source: str | Path) -> StudyResult:
         """The result of one study, DICOM file or image.
@@ -165,24 +183,56 @@ class Pipeline:
             confidence=settings.confidence,
         )
         with precision(settings):
-            detections = self.detector.detect(
-                [frame.image for frame in frames],
-                confidence=settings.candidate_confidence,
-                iou=settings.iou,
-                batch=batch_size(settings),
-            )
-            candidates = [candidates_of(each, how.candidates_per_level) for each in detections]
+            candidates = self.offered([frame.image for frame in frames])
             spines = [
                 self._decoded(frame, offered, how)
                 for frame, offered in zip(frames, candidates, strict=True)
             ]
-            grades = self._grade(frames, spines)
+            refusals = [
+                self.refusal(frame.image, offered)
+                for frame, offered in zip(frames, candidates, strict=True)
+            ]
+            if not settings.force:
+                spines = [
+                    spine if refusal is None else NO_SPINE
+                    for spine, refusal in zip(spines, refusals, strict=True)
+                ]
+            grades, looks = self._grade(frames, spines)
         return [
-            Analysis(frame, spine, self._result(frame, offered, spine, how, graded))
-            for frame, offered, spine, graded in zip(
-                frames, candidates, spines, grades, strict=True
+            Analysis(frame, spine, self._result(frame, offered, spine, how, graded, refusal, look))
+            for frame, offered, spine, graded, refusal, look in zip(
+                frames, candidates, spines, grades, refusals, looks, strict=True
             )
         ]
+
+    def refusal(self, image: npt.NDArray[np.uint8], candidates: Candidates) -> Refusal | None:
+        """Why an image is no sagittal T2 of a lumbar spine, head up; None where it is one.
+
+        Args:
+            image: (H, W) grey, as the detector saw it.
+            candidates: the detector's.
+        """
+        if self.suitability is None:
+            return None
+        return judge(
+            image,
+            candidates,
+            self.offered,
+            settings=self.decoding,
+            reader=self.namer,
+            limits=self.suitability,
+        )
+
+    def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
+        """What the detector offers of images."""
+        settings = self.settings
+        detections = self.detector.detect(
+            images,
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
+        )
+        return [candidates_of(each, self.decoding.candidates_per_level) for each in detections]
 
     def _decoded(self, frame: Frame, candidates: Candidates, how: DecodeSettings) -> DecodedSpine:
         """The spine of one frame, named from its context too where there is a level reader."""
@@ -192,26 +242,32 @@ class Pipeline:
         spine = decode_spine(candidates, how, context)
         return replace(spine, naming=abstain(spine.naming, self.settings.min_naming_probability))
 
-    def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
-        """Grades of the structures of each frame; all crops go through the classifier together."""
+    def _grade(
+        self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]
+    ) -> tuple[list[list[Grade]], list[list[Remark]]]:
+        """Grades of the structures of each frame, and what the look of its crops warns of.
+
+        All crops go through the classifier together.
+        """
         counts = [len(spine.structures) for spine in spines]
         if self.classifier is None or not sum(counts):
-            return [[(None, None)] * count for count in counts]
-        crops = np.concatenate(
-            [
-                extract_crops(
-                    frame.image,
-                    np.array([s.point_xy for s in spine.structures]),
-                    crop_boxes(spine.structures, self.settings.crop_boxes),
-                    self.classifier.crop,
-                )
-                for frame, spine in zip(frames, spines, strict=True)
-                if spine.structures
-            ]
-        )
+            return [[(None, None)] * count for count in counts], [[] for _ in counts]
+        size = self.classifier.crop.size
+        crops = [
+            extract_crops(
+                frame.image,
+                np.array([s.point_xy for s in spine.structures]),
+                crop_boxes(spine.structures, self.settings.crop_boxes),
+                self.classifier.crop,
+            )
+            if spine.structures
+            else np.empty((0, size, size), np.uint8)
+            for frame, spine in zip(frames, spines, strict=True)
+        ]
         kinds = [s.kind for spine in spines for s in spine.structures]
-        grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
-        return [[next(grades) for _ in range(count)] for count in counts]
+        grades = iter(structure_grades(kinds, self.classifier.grade(np.concatenate(crops))))
+        of_frames = [[next(grades) for _ in range(count)] for count in counts]
+        return of_frames, [unlike_training(self.classifier, each) for each in crops]
 
     def _result(
         self,
@@ -220,8 +276,12 @@ class Pipeline:
         spine: DecodedSpine,
         how: DecodeSettings,
         grades: Sequence[Grade],
+        refusal: Refusal | None,
+        look: Sequence[Remark],
     ) -> StudyResult:
-        header = frame.header
+        header, refused = frame.header, refusal is not None and not self.settings.force
+        unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
+        structures = _structures(frame, spine.structures, grades)
         return StudyResult(
             study_uid=header.study_uid if header else None,
             series_uid=header.series_uid if header else None,
@@ -229,18 +289,26 @@ class Pipeline:
             width=frame.width,
             height=frame.height,
             spacing_rc_mm=header.spacing_rc_mm if header else None,
-            structures=_structures(frame, spine.structures, grades),
-            missing_levels=tuple(level for level, _ in spine.missing),
+            structures=structures,
+            missing_levels=LEVELS if refused else tuple(level for level, _ in spine.missing),
             warnings=(
+                *unsuitable,
                 *frame.warnings,
-                *spine_warnings(
-                    frame,
-                    candidates,
-                    spine,
-                    settings=how,
-                    min_naming_probability=self.settings.min_naming_probability,
+                *(
+                    ()
+                    if refused
+                    else spine_warnings(
+                        frame,
+                        candidates,
+                        spine,
+                        settings=how,
+                        min_naming_probability=self.settings.min_naming_probability,
+                    )
                 ),
+                *grade_ties(structures),
+                *look,
             ),
+            status="refused" if refused else "ok",
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),

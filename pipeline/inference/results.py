@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
@@ -21,6 +21,8 @@ from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, ResultImage
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.warnings import warning_from_json, warning_to_json
+
+ResultStatus = Literal["ok", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class StudyResult(ResultImage):
         weights_name, weights_sha256: what the models were.
         version: of spineline.
         naming: how sure the levels are as a whole; None where that is not known.
+        status: ``refused`` where the image is not for us, see the warning ``not_lumbar_t2``: it
+            has no structures then.
     """
 
     structures: tuple[GradedStructure, ...]
@@ -79,6 +83,14 @@ class StudyResult(ResultImage):
     weights_sha256: str = ""
     version: str = ""
     naming: Naming | None = None
+    status: ResultStatus = "ok"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the image is not for us, in words; None where it was not refused."""
+        if self.status == "ok":
+            return None
+        return "; ".join(each.text for each in self.warnings if each.code == "not_lumbar_t2")
 
     @property
     def abstained(self) -> bool:
@@ -110,6 +122,7 @@ class StudyResult(ResultImage):
                 "abstained": naming.abstained,
             },
             "warnings": [warning_to_json(warning) for warning in self.warnings],
+            "status": self.status,
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
         }
@@ -141,7 +154,7 @@ def result_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of ``result.json``, with units and frames of coordinates.
 
     >>> result_schema()["properties"]["schema"]["const"]
-    'spineline-result/2'
+    'spineline-result/3'
     """
     place = resources.files("spineline.pipeline.inference") / "schemas" / "result.schema.json"
     content: dict[str, Any] = json.loads(place.read_text("utf-8"))
@@ -173,7 +186,11 @@ def _check(result: StudyResult) -> None:
     spacing = result.spacing_rc_mm or (1.0, 1.0)
     if not all(0 < value < math.inf for value in spacing):
         raise ValueError(f"a pixel spacing of {spacing}")
+    if result.status not in get_args(ResultStatus):
+        raise ValueError(f"status {result.status!r:.60}, wanted ok or refused")
     levels = [s.level for s in result.structures]
+    if levels and result.status == "refused":
+        raise ValueError("it is refused and has structures")
     if len(set(levels)) < len(levels):
         raise ValueError("a level occurs twice")
     unknown = [level for level in result.missing_levels if level not in LEVELS]
@@ -252,6 +269,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         weights_sha256=weights["sha256"],
         version=value["version"],
         naming=naming,
+        status=value.get("status", "ok"),  # earlier versions refused nothing
     )
 
 

@@ -17,6 +17,7 @@ _CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=ar
 _CANDIDATES = "boxes less sure are no candidates for the spine"
 _NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
 _NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
+_FORCE = "name and grade also what is no sagittal T2 of a lumbar spine, head up, and say so"
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
 _BATCH = (
     "images given to the models at once; auto: 1 on the CPU, else 32; halved if memory runs out"
@@ -44,6 +45,7 @@ class ModelSettings(Settings):
         _CANDIDATES, default=0.01, minimum=0, maximum=1, group="model"
     )
     min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1, group="model")
+    force: bool = key(_FORCE, default=False, group="model")
     iou: float = key(
         "boxes of one level that overlap more are one box",
         default=0.8,
