@@ -41,6 +41,8 @@ VOLUME_FORMATS: dict[str, str] = {
 }
 """Format by what names of volumes end in, lower case."""
 
+_READERS = {"NIfTI": "NiftiImageIO", "MetaImage": "MetaImageIO", "NRRD": "NrrdImageIO"}
+
 MAX_VOXELS = 1 << 29
 """Volumes that hold more are refused before they are read."""
 
@@ -207,6 +209,7 @@ def _opened(path: Path) -> Iterator[Any]:
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(_READERS[kind.split()[0]])  # whatever letters the name is written in
     try:
         reader.ReadImageInformation()
         yield reader
