@@ -77,7 +77,9 @@ def test_every_voxel_of_the_middle_slice_is_where_nibabel_has_it(
     assert turn.scaled_hw == shown.shape == (90, 105)  # 0.5 and 0.75 mm become 0.5 mm
 
 
-@pytest.mark.parametrize("name", ["a.mha", "B.MHA", "a.mhd", "a.nrrd", "a.nhdr", "A.NII", "a.nii.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.mha", "B.MHA", "a.mhd", "a.nrrd", "a.nhdr", "A.NII", "a.nii.gz"]
+)
 def test_every_format_agrees_with_simpleitk(tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(3)
     image = sitk.GetImageFromArray(rng.integers(0, 900, (80, 75, 7)).astype(np.float32))
