@@ -119,7 +119,7 @@ def test_what_archives_grow_to_is_bounded(tmp_path: Path, temporary: Path, monke
         made.unpack(archive, "x")
         with pytest.raises(ArchiveError, match="unpack to more than"):
             made.unpack(archive, "y")
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 2)
+    monkeypatch.setattr(archives, "MAX_FILES", 2)
     with pytest.raises(ArchiveError, match="more than the 2 files allowed"):
         unpacked(archive)
     assert list(temporary.iterdir()) == []

@@ -95,6 +95,16 @@ def test_pixels_that_are_not_square_are_made_so(
     assert ["made square by that" in w.text for w in told] == [True]
 
 
+def test_points_of_a_volume_go_to_slicer(tmp_path, predict, fake_models, make_spots) -> None:
+    path = nifti(tmp_path / "a.nii", spot_volume(make_spots()), (4.0, 1.25, 1.25))
+    assert predict(path, "to=slicer,sr")[0] == 0
+    (markup,) = json.loads((tmp_path / "o/a/points.mrk.json").read_text())["markups"]
+    result = json.loads((tmp_path / "o/a/result.json").read_text())
+    points = [s["point_mm"] for s in result["structures"]]
+    assert [point["position"] for point in markup["controlPoints"]] == points
+    assert not (tmp_path / "o/a/report.sr.dcm").exists()
+
+
 def test_a_cohort_of_volumes_studies_and_archives(
     tmp_path, predict, fake_models, make_study, make_spots, temporary
 ) -> None:
