@@ -636,12 +636,13 @@ def _load_stack(case: Case) -> Frame:
     headers = image_stack(case.stack)
     middle = len(headers) // 2
     series = SeriesText("" if case.is_pseudonymous else case.name)
-    note = {"place": middle + 1, "count": len(headers), "series": series}
+    wording, count = "slice {place} of {count} of {series.shown}", len(headers)
+    note = remark("", wording, series=series, place=middle + 1, count=count)
     choice = Choice(
         Series("", case.name, headers),
         headers[middle],
         warnings=(*_exif_warning(headers[middle].path), warning("slice_choice", _BY_NAME)),
-        notes=(remark("", "slice {place} of {count} of {series.shown}", **note),),
+        notes=(note,),
     )
     study = Study("", case.name, headers[0].path.parent, (choice.series,))
     return _load_choice(case, study, choice, _Reader())
