@@ -227,15 +227,18 @@ class Pipeline:
         """
         if self.suitability is None:
             return None
-        look = self._looking()
         return judge(
             image,
             candidates,
-            lambda images: look_at(self.detector, images, look),
+            self.offered,
             settings=self.decoding,
             reader=self.namer,
             limits=self.suitability,
         )
+
+    def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
+        """What the detector offers of images."""
+        return look_at(self.detector, images, self._looking())
 
     def _looking(self) -> LookSettings:
         """How the detector is asked."""
@@ -253,7 +256,7 @@ class Pipeline:
         if how.method == "argmax":  # names each box by itself: there is nothing to join
             frames = [replace(frame, around=None) for frame in frames]
         look = self._looking()
-        offered = look_at(self.detector, [frame.image for frame in frames], look)
+        offered = self.offered([frame.image for frame in frames])
         find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
         looked = [
             look_around(
