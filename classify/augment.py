@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spineline.classify.recipe import Recipe
+from spineline.datasets.scanner_looks import scanner_look
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Draw:
         zoom: above 1 makes the picture larger.
         mirror: -1 where the picture is mirrored left to right, else 1.
         brightness, contrast: factors.
+        looks: seed of the looks of other scanners; it is made of the other draws.
     """
 
     angle: Tensor
@@ -35,6 +37,7 @@ class Draw:
     mirror: Tensor
     brightness: Tensor
     contrast: Tensor
+    looks: int = 0
 
 
 def draw(recipe: Recipe, count: int, generator: torch.Generator) -> Draw:
@@ -49,6 +52,7 @@ def draw(recipe: Recipe, count: int, generator: torch.Generator) -> Draw:
         mirror=torch.where(unit[4] < recipe.fliplr, -1.0, 1.0),
         brightness=1 + sign[5] * recipe.color_jitter,
         contrast=1 + sign[6] * recipe.color_jitter,
+        looks=int(unit.view(torch.int32).sum(dtype=torch.int64)),
     )
 
 
@@ -59,7 +63,7 @@ def augment(
 
     Args:
         pixels: (B, P, P) uint8, P >= ``recipe.size``: the window and its surroundings on each side.
-        recipe: rotation, translate, scale, fliplr, color_jitter and noise count.
+        recipe: scanner_looks, rotation, translate, scale, fliplr, color_jitter and noise count.
         generator: on the CPU; decides everything.
         device: where to compute; default: where the pixels are.
 
@@ -67,6 +71,8 @@ def augment(
         (B, 1, size, size) float32 in 0 … 1.
     """
     drawn = draw(recipe, len(pixels), generator)
+    if recipe.scanner_looks:
+        pixels = as_other_scanners(pixels, recipe.scanner_looks, drawn.looks)
     images = to_float(pixels.to(device) if device is not None else pixels)
     if recipe.rotation or recipe.translate or recipe.scale or recipe.fliplr:
         images = move(images, drawn, recipe.size)
@@ -78,6 +84,15 @@ def augment(
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         images = (images + noise * (recipe.noise / 255)).clamp(0, 1)
     return images
+
+
+def as_other_scanners(pixels: Tensor, chance: float, seed: int) -> Tensor:
+    """Crops (B, P, P) uint8, some of them as another scanner might show them."""
+    rng = np.random.default_rng(seed)
+    shown = [
+        scanner_look(crop, rng) if rng.random() < chance else crop for crop in pixels.cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(shown))
 
 
 @dataclass(frozen=True, slots=True)

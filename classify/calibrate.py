@@ -20,7 +20,7 @@ from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output
 from spineline.datasets.common.log import LOG
-from spineline.datasets.grades_csv import read_grades
+from spineline.datasets.crops.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
 from spineline.datasets.metrics.grades import calibration_error
 from spineline.weights import resolve

@@ -78,6 +78,12 @@ class Recipe(Settings):
         "change brightness and contrast by up to this share", minimum=0, maximum=1
     )
     noise: float = key("Gaussian noise while training, grey levels", minimum=0, maximum=128)
+    scanner_looks: float = key(
+        "chance that a crop is shown as another scanner might: brightness, contrast, shading, fat "
+        "suppression, sharpness, noise",
+        minimum=0,
+        maximum=1,
+    )
     mixup: float = key(
         "mix pairs of crops by shares from Beta(a, a), a being this; 0 = off", minimum=0, maximum=10
     )

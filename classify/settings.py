@@ -73,6 +73,7 @@ class ClassifyTrain(Settings):
     fliplr: float | None = recipe_key("fliplr", "augmentation")
     color_jitter: float | None = recipe_key("color_jitter", "augmentation")
     noise: float | None = recipe_key("noise", "augmentation")
+    scanner_looks: float | None = recipe_key("scanner_looks", "augmentation")
     mixup: float | None = recipe_key("mixup", "augmentation")
     epochs: int | None = recipe_key("epochs", "training")
     batch: int | None = recipe_key("batch", "training")

@@ -18,8 +18,8 @@ from spineline.classify.settings import ClassifyVal
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
+from spineline.datasets.crops.grades_csv import GRADE_COLUMNS
 from spineline.datasets.crops.table import CropTable
-from spineline.datasets.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.splits import PARTS
 from spineline.weights import resolve

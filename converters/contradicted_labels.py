@@ -27,6 +27,7 @@ from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
 from spineline.datasets.crops.extract import extract_crops
+from spineline.datasets.crops.grades_csv import read_grades
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.dataset import Dataset
 from spineline.datasets.drawing import (
@@ -36,7 +37,6 @@ from spineline.datasets.drawing import (
     png_bytes,
     side_by_side,
 )
-from spineline.datasets.grades_csv import read_grades
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, LabelSet
 from spineline.datasets.quality_control import Finding

@@ -16,9 +16,12 @@ DEFAULTS: dict[str, Any] = {
     "dfl": 1.5, "cls_pw": 0.0, "label_smoothing": 0.0, "nbs": 64, "hsv_v": 0.4,
     "degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0,
     "flipud": 0.0, "fliplr": 0.5, "mosaic": 1.0, "close_mosaic": 10, "mixup": 0.0, "cutmix": 0.0,
-    "multi_scale": 0.0, "rect": False, "freeze": None,
+    "multi_scale": 0.0, "rect": False, "freeze": None, "scanner_looks": 0.0, "cut_view": 0.0,
 }  # fmt: skip
 """The keys a recipe can hold, with the defaults of ``ultralytics`` (a test compares them)."""
+
+OWN_KEYS = ("label_smoothing", "scanner_looks", "cut_view")
+"""Those of them that are ours: the package has no argument for them."""
 
 FASTERRCNN_DEFAULTS: dict[str, Any] = {
     "epochs": 100, "imgsz": 640, "batch": 8, "patience": 100, "optimizer": "SGD", "lr0": 0.005,

@@ -165,6 +165,14 @@ class DetectTrain(Settings):
     )
     mixup: float | None = _fraction("mixup", "chance of mixing two images")
     cutmix: float | None = _fraction("cutmix", "chance of pasting a part of another image")
+    scanner_looks: float | None = _fraction(
+        "scanner_looks",
+        "chance that a frame is shown as another scanner might: brightness, contrast, shading, "
+        "fat suppression, sharpness, noise",
+    )
+    cut_view: float | None = _fraction(
+        "cut_view", "chance that rows are cut off above or below, with up to four structures"
+    )
     multi_scale: float | None = _fraction("multi_scale", "jitter of imgsz as a share")
     rect: bool | None = _recipe_key(
         "rect", "rectangular batches; turns mosaic and shuffling off", "augmentation"

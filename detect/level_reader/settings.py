@@ -22,6 +22,13 @@ class NamingTrain(Settings):
     width: int = key("channels of the first stage", default=16, minimum=1, maximum=256)
     hidden: int = key("channels along the spine", default=64, minimum=1, maximum=1024)
     dropout: float = key("share of channels left out", default=0.3, minimum=0, maximum=0.95)
+    scanner_looks: float = key(
+        "chance that a spine is shown as another scanner might: brightness, contrast, shading, "
+        "fat suppression, sharpness, noise",
+        default=0.5,
+        minimum=0,
+        maximum=1,
+    )
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     seed: int = key("of initial weights, order and augmentation", default=0, minimum=0)
     overwrite: bool = key("replace an earlier run in out", default=False)

@@ -30,6 +30,7 @@ from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.networks.training import ResultRow, Trainer, TrainingResult
+from spineline.datasets.scanner_looks import scanner_look
 from spineline.datasets.splits import Part
 from spineline.datasets.straighten import Distortion, StripSpec, prolonged, straighten
 from spineline.datasets.types import ImageRecord
@@ -102,7 +103,7 @@ def load_spines(dataset: Dataset, part: Part) -> list[Spine]:
 
 
 def draw_strip(
-    rng: np.random.Generator, spine: Spine, spec: StripSpec
+    rng: np.random.Generator, spine: Spine, spec: StripSpec, *, scanner_looks: float = 0.0
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """A strip to train on, and the class of each of its ranks.
 
@@ -110,6 +111,7 @@ def draw_strip(
         rng: where all chance comes from.
         spine: labelled.
         spec: size of the strip.
+        scanner_looks: chance that it is shown as another scanner might.
 
     Returns:
         (K * rank_px, W) float32, about 0 … 1, and (K,) indices of `RANK_NAMES`.
@@ -125,8 +127,11 @@ def draw_strip(
     distortion = Distortion(
         rng.normal(0, 0.25), rng.normal(0, 0.08), float(np.exp(rng.normal(0, 0.1)))
     )
-    strip = _shaded(rng, straighten(spine.image, curve, spec, distortion))
-    return strip, classes_of(np.arange(first, last + 1))
+    strip = straighten(spine.image, curve, spec, distortion)
+    if rng.random() < scanner_looks:
+        grey = np.clip(np.rint(strip * 255), 0, 255).astype(np.uint8)
+        strip = scanner_look(grey, rng).astype(np.float32) / np.float32(255)
+    return _shaded(rng, strip), classes_of(np.arange(first, last + 1))
 
 
 def classes_of(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -254,7 +259,11 @@ class LevelReaderTrainer(Trainer):
         rng, size, spec = self._rng, self.settings.batch, self.network.config.strip
         order, losses = rng.permutation(len(self.spines)), []
         for start in range(0, len(order), size):
-            drawn = [draw_strip(rng, self.spines[n], spec) for n in order[start : start + size]]
+            looks = self.settings.scanner_looks
+            drawn = [
+                draw_strip(rng, self.spines[n], spec, scanner_looks=looks)
+                for n in order[start : start + size]
+            ]
             strips = torch.from_numpy(np.stack([strip for strip, _ in drawn]))[:, None]
             classes = torch.from_numpy(np.stack([labels for _, labels in drawn]))
             loss: Tensor = functional.cross_entropy(

@@ -27,6 +27,7 @@ from spineline.detect.checkpoints import (
     network_from_safetensors,
     save_safetensors,
 )
+from spineline.detect.defaults import OWN_KEYS
 from spineline.detect.engine.dataset import (
     YoloData,
     class_counts,
@@ -116,6 +117,8 @@ def _read_parts(settings: DetectTrain, values: dict[str, Any], data: YoloData) -
         train=train_images,
         val=val_images,
         label_smoothing=values["label_smoothing"],
+        scanner_looks=values["scanner_looks"],
+        cut_view=values["cut_view"],
         val_every=settings.val_every,
         cache=settings.cache == "ram",
         tensorboard=settings.tensorboard,
@@ -176,9 +179,7 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
         values: what the run trains with, by [spineline.detect.recipe.resolve_recipe][].
     """
     taken = {
-        name.removeprefix(PREFIX): value
-        for name, value in values.items()
-        if name != "label_smoothing"
+        name.removeprefix(PREFIX): value for name, value in values.items() if name not in OWN_KEYS
     }
     return {
         **taken,

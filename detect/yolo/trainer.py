@@ -28,6 +28,7 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.images import read_uint8_image
 from spineline.datasets.networks.tensors import write_checkpoint
 from spineline.datasets.networks.training import append_row
+from spineline.datasets.scanner_looks import cut_view, scanner_look
 from spineline.detect.checkpoints import (
     DetectorMeta,
     build_yolo,
@@ -82,10 +83,25 @@ class SmoothedBCE(nn.Module):
 
 
 class CheckedDataset(YOLODataset):
-    """Ultralytics' dataset over images and labels that were read and checked before."""
+    """Ultralytics' dataset over images and labels that were read and checked before.
 
-    def __init__(self, images: tuple[YoloImage, ...], **options: Any) -> None:
+    Args:
+        images: the checked ones.
+        scanner_looks: chance that a frame is shown as another scanner might.
+        cut_view: chance that a part of its field of view is cut off.
+        options: of the package's dataset.
+    """
+
+    def __init__(
+        self,
+        images: tuple[YoloImage, ...],
+        *,
+        scanner_looks: float = 0.0,
+        cut_view: float = 0.0,
+        **options: Any,
+    ) -> None:
         self.checked = images
+        self.scanner_looks, self.cut_view = scanner_looks, cut_view
         super().__init__(img_path=[str(image.file) for image in images], **options)
         self._read_no_arrays()
 
@@ -109,6 +125,20 @@ class CheckedDataset(YOLODataset):
             for image in self.checked
         ]
 
+    def get_image_and_label(self, index: int) -> dict[str, Any]:
+        """The package's, as another scanner might show it; a mosaic's parts come from here too."""
+        label: dict[str, Any] = super().get_image_and_label(index)
+        if not self.cut_view and not self.scanner_looks:
+            return label
+        rng = np.random.default_rng(random.getrandbits(64))
+        cuts, shows = rng.random(2) < (self.cut_view, self.scanner_looks)
+        if cuts:
+            _cut(label, rng)
+        if shows:
+            shown = scanner_look(np.ascontiguousarray(label["img"][..., 0]), rng)
+            label["img"] = np.repeat(shown[..., None], label["img"].shape[-1], axis=-1)
+        return label
+
     def build_transforms(self, hyp: Any = None) -> Any:
         """Without the package's step that blurs and equalises where albumentations is installed."""
         transforms = super().build_transforms(hyp)
@@ -128,6 +158,27 @@ class CheckedDataset(YOLODataset):
         self.npy_files = [Path(file) / "none.npy" for file in self.im_files]
 
 
+def _cut(label: dict[str, Any], rng: np.random.Generator) -> None:
+    """Cut a part of the view off an image and its labels; its structures are in no fixed order."""
+    instances = label["instances"]
+    instances.convert_bbox("xyxy")
+    height, width = label["img"].shape[:2]
+    instances.denormalize(width, height)
+    image, _, boxes = cut_view(label["img"], instances.bboxes.astype(np.float64), rng)
+    centre = (boxes[:, 1] + boxes[:, 3]) / 2
+    kept = (centre >= 0) & (centre < image.shape[0])
+    instances = instances[kept]
+    instances.bboxes[:] = boxes[kept]
+    instances.clip(width, image.shape[0])
+    instances.normalize(width, image.shape[0])
+    label.update(
+        img=np.ascontiguousarray(image),
+        resized_shape=image.shape[:2],
+        instances=instances,
+        cls=label["cls"][kept],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingParts:
     """What the trainer is given beside Ultralytics' own arguments.
@@ -140,6 +191,7 @@ class TrainingParts:
         start: network whose weights are taken over, or None.
         checkpoint: the checkpoint to resume, or None.
         label_smoothing: ε of [SmoothedBCE][].
+        scanner_looks, cut_view: see [CheckedDataset][].
         val_every: epochs from one validation to the next.
         cache: keep decoded images in memory.
         tensorboard: write event files.
@@ -153,6 +205,8 @@ class TrainingParts:
     start: nn.Module | None = None
     checkpoint: dict[str, Any] | None = None
     label_smoothing: float = 0.0
+    scanner_looks: float = 0.0
+    cut_view: float = 0.0
     val_every: int = 1
     cache: bool = True
     tensorboard: bool = False
@@ -210,6 +264,8 @@ class SpineDetectionTrainer(DetectionTrainer):
             stride=max(int(self.model.stride.max()), 32),
             pad=0.0 if training else 0.5,
             prefix=f"{mode}: ",
+            scanner_looks=self.parts.scanner_looks if training else 0.0,
+            cut_view=self.parts.cut_view if training else 0.0,
         )
 
     def setup_model(self) -> dict[str, Any] | None:

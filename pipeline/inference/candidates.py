@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,21 +91,32 @@ def no_candidates() -> Candidates:
     return Candidates(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
 
 
-def with_other_names(candidates: Candidates, cost: float) -> Candidates:
-    """Candidates, and each again with the names one rung higher and lower, at ``cost`` less odds.
+def joined_candidates(parts: Sequence[Candidates]) -> Candidates:
+    """Candidates of several looks at one image, in order of rank, then falling confidence."""
+    rank = np.concatenate([part.rank for part in parts])
+    confidence = np.concatenate([part.confidence for part in parts])
+    order = np.lexsort((-confidence, rank))
+    boxes = np.concatenate([part.box_xyxy for part in parts])
+    return Candidates(rank[order], boxes[order], confidence[order])
+
+
+def with_other_names(candidates: Candidates, cost: float, *, reach: int = 1) -> Candidates:
+    """Candidates, and each again with the names of the next rungs, at less odds.
 
     Args:
         candidates: N of them.
-        cost: natural log of how many times smaller the odds are.
+        cost: natural log of how many times smaller the odds are, for each rung.
+        reach: rungs, upwards and downwards.
     """
-    odds = candidates.confidence / np.maximum(1 - candidates.confidence, TINY) * math.exp(-cost)
+    odds = candidates.confidence / np.maximum(1 - candidates.confidence, TINY)
     ranks, boxes, sure = [candidates.rank], [candidates.box_xyxy], [candidates.confidence]
-    for shift in (-SEGMENT_RANKS, SEGMENT_RANKS):
-        rank = candidates.rank + shift
+    for rungs in (*range(-reach, 0), *range(1, reach + 1)):
+        rank = candidates.rank + rungs * SEGMENT_RANKS
         kept = (rank >= 0) & (rank < len(LEVELS))
+        less = odds * math.exp(-cost * abs(rungs))
         ranks.append(rank[kept])
         boxes.append(candidates.box_xyxy[kept])
-        sure.append((odds / (1 + odds))[kept])
+        sure.append((less / (1 + less))[kept])
     rank, confidence = np.concatenate(ranks), np.concatenate(sure)
     order = np.lexsort((-confidence, rank))
     return Candidates(rank[order], np.concatenate(boxes)[order], confidence[order])

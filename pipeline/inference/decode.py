@@ -32,6 +32,7 @@ Coordinates are native pixels, x right, y down, origin at the centre of the top 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -105,6 +106,7 @@ class DecodedSpine:
         score: of the chain, natural-log units; 0 for ``argmax``.
         naming: how sure the names are; None for ``argmax`` and where nothing was found.
         candidates: of which it was decoded.
+        context: what a level reader read along it; None where nothing did.
     """
 
     structures: tuple[DecodedStructure, ...]
@@ -112,6 +114,7 @@ class DecodedSpine:
     score: float = 0.0
     naming: Naming | None = None
     candidates: Candidates = field(default_factory=no_candidates, compare=False, repr=False)
+    context: Context | None = field(default=None, compare=False, repr=False)
 
 
 def decode_spine(
@@ -139,21 +142,21 @@ def decode_spine(
         unary += settings.context_weight * worth(context, candidates, most=settings.context_most)
     pairwise = pairwise_scores(candidates, settings)
     chain, score = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
-    missing = _missing(candidates, chain, unary, pairwise, settings, offered)
+    missing = missing_levels(candidates, chain, unary, pairwise, settings, offered)
 
     def best_score(allowed: BoolArray) -> float:
         worth = np.where(allowed, unary, -np.inf)
         return best_chain(candidates.rank, worth, pairwise, settings.end_cost)[1]
 
     naming = name_chain(candidates, chain, score, best_score, temperature=temperature)
-    return DecodedSpine(_structures(candidates, chain), missing, score, naming)
+    return DecodedSpine(structures_of(candidates, chain), missing, score, naming)
 
 
 def decode_chain(candidates: Candidates, settings: DecodeSettings) -> tuple[DecodedStructure, ...]:
     """The structures alone of [decode_spine][] without a context, which a context is read along."""
     unary, pairwise = unary_scores(candidates, settings), pairwise_scores(candidates, settings)
     chain, _ = best_chain(candidates.rank, unary, pairwise, settings.end_cost)
-    return _structures(candidates, chain)
+    return structures_of(candidates, chain)
 
 
 def unary_scores(candidates: Candidates, settings: DecodeSettings) -> FloatArray:
@@ -217,7 +220,8 @@ def best_chain(
     return chain[::-1], float(total.max())
 
 
-def _structures(candidates: Candidates, chain: list[int]) -> tuple[DecodedStructure, ...]:
+def structures_of(candidates: Candidates, chain: Sequence[int]) -> tuple[DecodedStructure, ...]:
+    """The structures of the candidates with these indices, in their order."""
     points = candidates.point_xy
     return tuple(
         DecodedStructure(
@@ -241,12 +245,12 @@ def _decode_argmax(
     missing = tuple(
         (level, reasons[rank in offered]) for rank, level in enumerate(LEVELS) if rank not in found
     )
-    return DecodedSpine(_structures(candidates, chain), missing)
+    return DecodedSpine(structures_of(candidates, chain), missing)
 
 
-def _missing(
+def missing_levels(
     candidates: Candidates,
-    chain: list[int],
+    chain: Sequence[int],
     unary: FloatArray,
     pairwise: FloatArray,
     settings: DecodeSettings,

@@ -1,26 +1,74 @@
 """One image in, its spine out: the detector's looks, the level reader, and the naming, joined.
 
+A naming is chosen among whole hypotheses. The chain that the detector's own names suggest is
+read by the level reader; then each rival, every name one or two rungs higher or lower, is completed
+at its ends with boxes whatever level they bear, laid along its own chain, read along it and scored:
+by the chain's score and by what is read along the whole strip, above T12-L1 and below L5-S1
+included. The best is given. Where the first reading leaves no doubt, rivals are scored by it alone,
+which costs nothing.
+
+Where the answer is in doubt all the same, the detector looks again: at a brighter image, and at
+the lower part of the frame alone, where structures are larger; what all looks offer is decoded as
+one.
+
 Coordinates are native pixels, x right, y down, origin at the centre of the top left pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from spineline.datasets.common.arrays import PixelArray
-from spineline.pipeline.inference.candidates import Candidates, candidates_of
+import numpy as np
+
+from spineline.datasets.common.arrays import BoolArray, FloatArray, PixelArray
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.scanner_looks import gamma
+from spineline.pipeline.inference.candidates import (
+    Candidates,
+    DecodedStructure,
+    candidates_of,
+    joined_candidates,
+    with_other_names,
+)
 from spineline.pipeline.inference.decode import (
     DecodedSpine,
     DecodeSettings,
+    best_chain,
     decode_chain,
     decode_spine,
+    missing_levels,
+    pairwise_scores,
+    structures_of,
+    unary_scores,
 )
-from spineline.pipeline.inference.level_context import LevelReader, read_context
+from spineline.pipeline.inference.level_context import (
+    Context,
+    LevelReader,
+    read_context,
+    reading_of,
+    worth,
+)
+from spineline.pipeline.inference.naming import (
+    MOST_BELOW,
+    MOST_MARGIN,
+    SHIFTS,
+    NamingEvidence,
+    allowed_when_shifted,
+    weighed_naming,
+)
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
+
+_REACH = 2  # rungs by which a box's own name may be off
+_LEAST = 3  # structures that can be read along
+_BRIGHTER = 0.5  # the second look's gamma
+_LOWER_PART = 0.4  # of the frame's height is left out above the look at the lower part
+
+ReadLevels = Callable[[Sequence[DecodedStructure]], Context | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +80,36 @@ class LookSettings:
         iou: boxes of one level that overlap more are one box.
         batch: images per forward pass.
         per_level: only that many most confident candidates of a level are kept.
+        again: look again where the first look leaves a doubt.
     """
 
     confidence: float = 0.01
     iou: float = 0.8
     batch: int = 1
     per_level: int = 15
+    again: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One naming of the places of a chain.
+
+    Attributes:
+        chain: indices of its candidates, top to bottom.
+        score: of the chain, what is read at its structures included.
+        reading: see `reading_of`.
+        context: that it was read in.
+    """
+
+    chain: tuple[int, ...]
+    score: float
+    reading: float
+    context: Context
+
+    @property
+    def total(self) -> float:
+        """By which hypotheses are compared."""
+        return self.score + self.reading
 
 
 def look_at(
@@ -68,7 +140,143 @@ def find_spine(
     """
     if candidates is None:
         (candidates,) = look_at(detector, [image], look)
-    context = None
-    if namer is not None and decoding.method == "spine":
-        context = read_context(namer, image, decode_chain(candidates, decoding))
-    return replace(decode_spine(candidates, decoding, context), candidates=candidates)
+    if namer is None or decoding.method != "spine":
+        return replace(decode_spine(candidates, decoding), candidates=candidates)
+    read = partial(read_context, namer, image)
+    spine = named_spine(candidates, decoding, read, len(image))
+    if not (look.again and is_doubtful(spine, decoding)):
+        return spine
+    further = [candidates, *_second_looks(detector, image, look)]
+    return named_spine(joined_candidates(further), decoding, read, len(image))
+
+
+def is_doubtful(spine: DecodedSpine, decoding: DecodeSettings) -> bool:
+    """Whether a further look may help: a level is missing, a box or the naming is not sure."""
+    if spine.naming is None or spine.naming.probability < decoding.sure_naming:
+        return True
+    weak = any(s.confidence < decoding.confidence for s in spine.structures)
+    return weak or len(spine.structures) < len(LEVELS)
+
+
+def named_spine(
+    candidates: Candidates, decoding: DecodeSettings, read: ReadLevels, height: int
+) -> DecodedSpine:
+    """The best of all hypotheses, and how sure it is.
+
+    Args:
+        candidates: of one image.
+        decoding: how they are weighed.
+        read: reads levels along structures; None where there are too few.
+        height: of the image in pixels.
+    """
+    plain = decode_chain(candidates, decoding)
+    context = read(plain) if len(plain) >= _LEAST else None
+    if context is None:
+        return replace(decode_spine(candidates, decoding), candidates=candidates)
+    rivalry = _Rivalry(candidates, decoding, read)
+    given = rivalry.hypothesis(rivalry.every, context)
+    if given is None:
+        return replace(decode_spine(candidates, decoding, context), candidates=candidates)
+    rivals = rivalry.rivals_of(given)
+    best = max((0, *rivals), key=lambda shift: rivals[shift].total if shift else given.total)
+    if best:
+        moved = {shift - best: each for shift, each in rivals.items() if shift != best}
+        given, rivals = rivals[best], {-best: given, **moved}
+    return rivalry.spine(given, rivals, height)
+
+
+class _Rivalry:
+    """The hypotheses of one image's candidates."""
+
+    def __init__(self, offered: Candidates, decoding: DecodeSettings, read: ReadLevels) -> None:
+        self.offered, self.decoding, self.read = offered, decoding, read
+        self.named = with_other_names(offered, decoding.rename_cost, reach=_REACH)
+        self.unary = unary_scores(self.named, decoding)
+        self.pairwise = pairwise_scores(self.named, decoding)
+        self.every: BoolArray = np.ones(len(self.unary), dtype=bool)
+
+    def hypothesis(self, allowed: BoolArray, context: Context) -> Hypothesis | None:
+        """The best one among candidates that are allowed, as the context reads them."""
+        most, weight = self.decoding.context_most, self.decoding.context_weight
+        chain, score = self._chain(
+            allowed, self.unary + weight * worth(context, self.named, most=most)
+        )
+        if not chain:
+            return None
+        points, ranks = self.named.point_xy[chain], self.named.rank[chain].tolist()
+        reading = weight * reading_of(context, ranks, points, most=most)
+        return Hypothesis(tuple(chain), score, reading, context)
+
+    def rivals_of(self, given: Hypothesis) -> dict[int, Hypothesis]:
+        """By shift; read along their own chains where one of them comes near."""
+        rivals: dict[int, Hypothesis] = {}
+        masks = {s: allowed_when_shifted(self.named, given.chain, s) for s in SHIFTS}
+        for shift, allowed in masks.items():
+            if (rival := self.hypothesis(allowed, given.context)) is not None:
+                rivals[shift] = rival
+        if self._margin(given, rivals) >= MOST_MARGIN:
+            return rivals
+        for shift, allowed in masks.items():
+            chain, _ = self._chain(allowed, self.unary)
+            own = self.read(structures_of(self.named, chain)) if len(chain) >= _LEAST else None
+            if own is not None and (rival := self.hypothesis(allowed, own)) is not None:
+                rivals[shift] = rival
+        return rivals
+
+    def spine(
+        self, given: Hypothesis, rivals: Mapping[int, Hypothesis], height: int
+    ) -> DecodedSpine:
+        """The spine that a hypothesis gives."""
+        decoding = self.decoding
+        structures = structures_of(self.named, given.chain)
+        margin = min(self._margin(given, rivals), MOST_MARGIN)
+        evidence = NamingEvidence(margin, given.score, ranks_below(structures, height))
+        naming = weighed_naming(
+            evidence,
+            given.total,
+            {shift: rival.total for shift, rival in rivals.items()},
+            temperature=decoding.temperature_in_context,
+        )
+        offered = frozenset(self.offered.rank.tolist())
+        unary = self.unary + decoding.context_weight * worth(
+            given.context, self.named, most=decoding.context_most
+        )
+        missing = missing_levels(self.named, given.chain, unary, self.pairwise, decoding, offered)
+        return DecodedSpine(
+            structures, missing, given.score, naming, self.offered, context=given.context
+        )
+
+    def _chain(self, allowed: BoolArray, worth_of: FloatArray) -> tuple[list[int], float]:
+        barred = np.where(allowed, worth_of, -np.inf)
+        return best_chain(self.named.rank, barred, self.pairwise, self.decoding.end_cost)
+
+    @staticmethod
+    def _margin(given: Hypothesis, rivals: Mapping[int, Hypothesis]) -> float:
+        """By how much the score, or the reading if that is less, is above that of all rivals."""
+        if not rivals:
+            return MOST_MARGIN
+        score = max(rival.score for rival in rivals.values())
+        reading = max(rival.reading for rival in rivals.values())
+        return min(given.score - score, given.reading - reading)
+
+
+def ranks_below(structures: Sequence[DecodedStructure], height: int) -> float:
+    """Ranks of image below the place of L5-S1, from minus to plus `MOST_BELOW`.
+
+    Args:
+        structures: top to bottom, at least one.
+        height: of the image in pixels.
+    """
+    top, bottom = structures[0], structures[-1]
+    steps = bottom.rank - top.rank
+    step = (bottom.point_xy[1] - top.point_xy[1]) / steps if steps else bottom.height / 2
+    lowest = bottom.point_xy[1] + (len(LEVELS) - 1 - bottom.rank) * step
+    return float(np.clip((height - 1 - lowest) / step, -MOST_BELOW, MOST_BELOW))
+
+
+def _second_looks(detector: Detector, image: PixelArray, look: LookSettings) -> list[Candidates]:
+    """What the detector offers of a brighter image, and of the lower part of it alone."""
+    top = round(len(image) * _LOWER_PART)
+    brighter, lower = look_at(detector, [gamma(image, _BRIGHTER), image[top:]], look)
+    boxes = lower.box_xyxy + np.array([0, top, 0, top])
+    return [brighter, replace(lower, box_xyxy=boxes)]

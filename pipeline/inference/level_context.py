@@ -106,3 +106,27 @@ def worth(context: Context, candidates: Candidates, *, most: float) -> FloatArra
     against = shares[np.arange(len(place)), candidates.rank + 1] - shares.max(axis=1)
     near = away.min(axis=1) < _NEAR * heights
     return np.where(near, np.maximum(against, -most), -most)
+
+
+def reading_of(
+    context: Context, ranks: Sequence[int], points_xy: FloatArray, *, most: float
+) -> float:
+    """How much less likely names are than what is read along the whole strip, 0 or less.
+
+    The strip's places above T12-L1 and below L5-S1 count too. It is the sum over all places of the
+    log probability of what the place is by these names less that of the likeliest, at least
+    ``-most`` each.
+
+    Args:
+        context: what was read.
+        ranks: of structures.
+        points_xy: (N, 2) of the same.
+        most: that one place may speak against the names.
+    """
+    away = np.hypot(*(points_xy[:, None] - context.curve_xy[None]).transpose(2, 0, 1))
+    first = round(float(np.median(np.asarray(ranks) - away.argmin(axis=1))))
+    shares = context.log_probability
+    places = np.arange(len(shares))
+    named = np.clip(places + first, -1, len(LEVELS)) + 1
+    against = shares[places, named] - shares.max(axis=1)
+    return float(np.maximum(against, -most).sum())

@@ -253,18 +253,20 @@ class Pipeline:
             frames = [replace(frame, around=None) for frame in frames]
         look = self._looking()
         offered = look_at(self.detector, [frame.image for frame in frames], look)
-        find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
+        find = partial(find_spine, self.detector, self.namer, decoding=how)
+        least = settings.min_naming_probability
         looked = [
             look_around(
                 frame,
-                find(image=frame.image, candidates=candidates),
-                find,
-                sure=how.sure_naming,
+                find(image=frame.image, candidates=candidates, look=look),
+                partial(
+                    find, look=replace(look, again=False)
+                ),  # the other slices are further looks
+                sure=max(how.sure_naming, least),
                 reads=self.namer is not None,
             )
             for frame, candidates in zip(frames, offered, strict=True)
         ]
-        least = settings.min_naming_probability
         return [
             replace(each, spine=replace(each.spine, naming=abstain(each.spine.naming, least)))
             for each in looked

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import Settings, key
+from spineline.pipeline.inference.naming import LEAST_PROBABILITY
 from spineline.pipeline.inference.slices.beside import SliceCount
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
@@ -48,7 +49,9 @@ class ModelSettings(Settings):
     candidate_confidence: float = key(
         _CANDIDATES, default=0.01, minimum=0, maximum=1, group="model"
     )
-    min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1, group="model")
+    min_naming_probability: float = key(
+        _NAMING, default=LEAST_PROBABILITY, minimum=0, maximum=1, group="model"
+    )
     force: bool = key(_FORCE, default=False, group="model")
     iou: float = key(
         "boxes of one level that overlap more are one box",
@@ -80,7 +83,7 @@ class ModelSettings(Settings):
         if self.half is True and self.device.strip().lower() == "cpu":
             msg = "half=true: the CPU computes in full precision; use half=auto, or a GPU by "
             raise ConfigError(msg + "device=0")
-        if self.decode == "argmax" and self.min_naming_probability > 0:
+        if self.decode == "argmax" and self.min_naming_probability not in (0, LEAST_PROBABILITY):
             msg = (
                 f"min_naming_probability={self.min_naming_probability:g}: decode=argmax names each "
                 "level by itself and has no probability of the whole; use decode=spine"

@@ -20,7 +20,7 @@ from spineline.datasets.boxes import xywh_to_xyxy
 from spineline.datasets.coco import CATEGORY_OFFSET
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json, write_json, write_text
-from spineline.datasets.grades_csv import read_grades
+from spineline.datasets.crops.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
 from spineline.datasets.metrics.bootstrap import draw_weights, with_interval
 from spineline.datasets.metrics.grades import BINARY_METRICS, SEVEN_METRICS, grade_table

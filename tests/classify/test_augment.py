@@ -143,7 +143,7 @@ def test_fliplr_is_a_chance(make_recipe: Make, chance: float, share: float) -> N
 
 OPTIONS: tuple[dict[str, float], ...] = (
     {"rotation": 10.0}, {"translate": 0.1}, {"scale": 0.2}, {"fliplr": 0.5}, {"color_jitter": 0.3},
-    {"noise": 5.0},
+    {"noise": 5.0}, {"scanner_looks": 0.7},
 )  # fmt: skip
 
 

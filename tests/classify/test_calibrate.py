@@ -18,7 +18,7 @@ from spineline.classify import load_classifier
 from spineline.classify.calibrate import Graded, calibration, fit_temperature, tempered
 from spineline.classify.export import ExportNetwork
 from spineline.classify.model import MIN_TEMPERATURE
-from spineline.datasets.grades_csv import GRADE_COLUMNS
+from spineline.datasets.crops.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import LEVELS, kind_of_level
 
 Cli = Callable[..., tuple[int, str, str]]

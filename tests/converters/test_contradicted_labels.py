@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from spineline.converters.contradicted_labels import confidently_other, contradictions
+from spineline.datasets.crops.grades_csv import GRADE_COLUMNS
 from spineline.datasets.dataset import load_dataset
-from spineline.datasets.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import SEVEN_NAMES
 
 IDS = ("001-000", "002-000", "003-000")

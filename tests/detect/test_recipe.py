@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from spineline.datasets.common.errors import ConfigError
-from spineline.detect.defaults import DEFAULTS, FASTERRCNN_DEFAULTS
+from spineline.detect.defaults import DEFAULTS, FASTERRCNN_DEFAULTS, OWN_KEYS
 from spineline.detect.recipe import (
     ANCHOR_ONLY,
     load_detect_recipe,
@@ -81,7 +81,7 @@ def test_defaults_are_those_of_the_package() -> None:
     import_ultralytics()
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    ours = {k: v for k, v in DEFAULTS.items() if k != "label_smoothing"}
+    ours = {k: v for k, v in DEFAULTS.items() if k not in OWN_KEYS}
     assert ours == {k: DEFAULT_CFG_DICT[k] for k in ours}
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import describe, parse_settings
-from spineline.detect.defaults import DEFAULTS, DEFAULTS_OF
+from spineline.detect.defaults import DEFAULTS, DEFAULTS_OF, OWN_KEYS
 from spineline.detect.settings import DetectTrain, DetectVal
 
 BOUNDED = [
     (spec.name, bound)
     for spec in fields(DetectTrain)
-    if spec.name in DEFAULTS and spec.name != "label_smoothing"
+    if spec.name in DEFAULTS and spec.name not in OWN_KEYS
     for bound in (spec.metadata["minimum"], spec.metadata["maximum"])
     if bound is not None
 ]

@@ -29,6 +29,7 @@ from spineline.datasets.common.locks import held_folder
 from spineline.datasets.networks.tensors import write_checkpoint
 from spineline.detect import load_detector
 from spineline.detect.checkpoints import load_pickle, read_safetensors
+from spineline.detect.defaults import OWN_KEYS
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.yolo.train import trainer_arguments
@@ -99,10 +100,10 @@ def test_a_callers_generators_and_flags_are_left_alone(finished: Any) -> None:
 
 def test_arguments_never_leave_the_machine_or_the_recipe() -> None:
     settings = DetectTrain(model="yolov8n", data=Path("d"), out=Path("o"), device="cpu")
-    arguments = trainer_arguments(settings, {"lr0": 0.1, "label_smoothing": 0.1})
+    arguments = trainer_arguments(settings, {"lr0": 0.1, **dict.fromkeys(OWN_KEYS, 0.1)})
     assert arguments["pretrained"] is False
     assert arguments["amp"] is False  # the fp16 check downloads a network
-    assert "label_smoothing" not in arguments  # the package drops it; our loss has it
+    assert not set(OWN_KEYS) & set(arguments)  # the package knows none of them
     assert arguments["lr0"] == 0.1
 
 

@@ -32,7 +32,11 @@ from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.remarks import Remark, SeriesText, remark
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.labels import LEVELS
-from spineline.pipeline.inference.candidates import SEGMENT_RANKS, Candidates
+from spineline.pipeline.inference.candidates import (
+    SEGMENT_RANKS,
+    Candidates,
+    joined_candidates,
+)
 from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival, softmax
 from spineline.pipeline.inference.results import SlicesSeen
@@ -90,7 +94,7 @@ class Joined:
 def look_around(
     frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, reads: bool
 ) -> Joined:
-    """SliceLook at what surrounds a frame, and join what it says.
+    """Look at what surrounds a frame, and join what it says.
 
     Args:
         frame: the one chosen by its headers.
@@ -263,7 +267,7 @@ def _decoded_as_one(graded: SliceLook, looks: Sequence[SliceLook], find: Finder)
     offered = [candidates for candidates in moved if candidates is not None]
     if len(offered) < 2:
         return graded
-    spine = find(image=graded.frame.image, candidates=_joined_candidates(offered))
+    spine = find(image=graded.frame.image, candidates=joined_candidates(offered))
     return _best([graded, replace(graded, spine=spine)], graded, margin=0)
 
 
@@ -277,15 +281,6 @@ def _decoded_note(alone: SliceLook, graded: SliceLook, count: int) -> Remark:
         "alone": len(alone.spine.structures),
     }
     return remark("", wording, **counts)
-
-
-def _joined_candidates(parts: Sequence[Candidates]) -> Candidates:
-    """Candidates of several images, in order of rank, then falling confidence."""
-    rank = np.concatenate([each.rank for each in parts])
-    confidence = np.concatenate([each.confidence for each in parts])
-    order = np.lexsort((-confidence, rank))
-    boxes = np.concatenate([each.box_xyxy for each in parts])
-    return Candidates(rank[order], boxes[order], confidence[order])
 
 
 def _best(looks: Sequence[SliceLook], first: SliceLook, margin: float = _MARGIN) -> SliceLook:

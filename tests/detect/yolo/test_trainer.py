@@ -3,10 +3,12 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -75,6 +77,57 @@ def test_smoothing_reaches_the_networks_loss(untrained: Callable[..., Any]) -> N
     change = (-logits * (0.1 * matched - 0.2 * target)).sum() / target.sum().clamp(min=1) * 0.5
     assert abs(change.item()) > 1e-5
     torch.testing.assert_close(found[1].double(), (wanted[1] + change).double(), rtol=1e-6, atol=0)
+
+
+def test_other_looks_and_views_keep_boxes_on_their_structures(dataset: Path) -> None:
+    from ultralytics.cfg import get_cfg
+
+    from spineline.detect.engine.dataset import read_data, read_images
+
+    data = read_data(dataset)
+    images = read_images(data.train, data.names, part="train")
+    description = {"names": dict(enumerate(data.names)), "nc": len(data.names), "channels": 3}
+    common = {"data": description, "task": "detect", "imgsz": 256, "hyp": get_cfg()}
+    plain = CheckedDataset(images, **common)
+    cut = CheckedDataset(images, cut_view=1.0, **common)
+    shown = CheckedDataset(images, scanner_looks=1.0, **common)
+    random.seed(0)
+    whole = plain.get_image_and_label(0)
+    heights = set()
+    for _ in range(12):
+        part = cut.get_image_and_label(0)
+        height, width = part["img"].shape[:2]
+        heights.add(height)
+        assert part["resized_shape"] == (height, width)
+        assert len(part["cls"]) == len(part["instances"].bboxes) > 2
+        part["instances"].convert_bbox("xyxy")
+        part["instances"].denormalize(width, height)
+        for level, (left, top, right, bottom) in zip(
+            part["cls"][:, 0], part["instances"].bboxes, strict=True
+        ):
+            inner = part["img"][round(top) : round(bottom), round(left) : round(right)]
+            assert _holds(whole, float(level), inner)
+    assert len(heights) > 3
+    look = shown.get_image_and_label(0)
+    assert look["img"].shape == whole["img"].shape
+    assert (look["img"] != whole["img"]).any()
+    assert (look["instances"].bboxes == plain.get_image_and_label(0)["instances"].bboxes).all()
+
+
+def _holds(whole: dict[str, Any], level: float, inner: npt.NDArray[np.uint8]) -> bool:
+    """Whether the box of a level in the whole image shows what ``inner`` does, but for its edge."""
+    boxes = deepcopy(whole["instances"])
+    boxes.convert_bbox("xyxy")
+    boxes.denormalize(*whole["img"].shape[1::-1])
+    left, top, right, bottom = boxes.bboxes[whole["cls"][:, 0] == level][0]
+    shown = whole["img"][int(top) : int(bottom) + 2, int(left) : int(right) + 2]
+    rows, columns = inner.shape[:2]
+    places = (
+        (y, x)
+        for y in range(shown.shape[0] - rows + 1)
+        for x in range(shown.shape[1] - columns + 1)
+    )
+    return any((shown[y : y + rows, x : x + columns] == inner).all() for y, x in places)
 
 
 def test_augmentation_is_the_same_with_and_without_albumentations(dataset: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from spineline.datasets.dicom.geometry import Reorientation
-from spineline.datasets.labels import LEVELS
+from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.detect.results import Detections
-from spineline.pipeline.inference.candidates import candidates_of
+from spineline.pipeline.inference.candidates import DecodedStructure, candidates_of
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.naming import SHIFTS, SURE, Naming, Rival, abstain
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
@@ -22,7 +22,9 @@ from spineline.pipeline.inference.spine_warnings import (
     few_levels,
     naming_abstained,
     naming_in_doubt,
+    spine_goes_on,
     spine_warnings,
+    unequal_heights,
 )
 from spineline.pipeline.inference.warnings import codes_of, warning
 from spineline.pipeline.outputs.study_files import title_of
@@ -69,6 +71,12 @@ def warned(rows: list[tuple[int, float, float, float]]) -> list[str]:
 
 def column(ranks: range, confidence: float = 0.9, top: float = 30.0) -> list:
     return [(rank, 100.0, top + 12 * n, confidence) for n, rank in enumerate(ranks)]
+
+
+def _structure(rank: int, y: float) -> DecodedStructure:
+    level = LEVELS[rank]
+    box = (83.2, y - 12, 116.8, y + 12)
+    return DecodedStructure(level, kind_of_level(level), (100.0, float(y)), box, 0.9)
 
 
 @pytest.mark.parametrize(("count", "warns"), [(0, True), (5, True), (6, False), (11, False)])
@@ -150,7 +158,7 @@ def test_levels_missing_inside_the_frame_are_not_cut(
     tmp_path, fake_pipeline, make_spots, make_points
 ) -> None:
     path = save(tmp_path / "a.png", make_spots(make_points()[:9]))
-    assert codes(fake_pipeline, path) == ("missing_levels",)
+    assert codes(fake_pipeline, path) == ("naming_in_doubt", "missing_levels")
 
 
 def test_a_structure_at_the_edge(tmp_path, fake_pipeline, make_spots, make_points) -> None:
@@ -224,10 +232,45 @@ def test_both_close_namings_are_in_one_warning() -> None:
 def test_a_gap_too_wide_for_its_levels() -> None:
     """From L3 downwards everything lies one whole rung (two ranks) lower."""
     rows = [(r, x, y + 24 * (r >= 5), c) for r, x, y, c in column(range(11))]
-    assert warned(rows) == [
+    assert warned(rows)[0].startswith("transitional_anatomy: from disc to disc, L3 2.0 times")
+    assert warned(rows)[1:] == [
         "spacing_implausible: L2-L3 and L3 are 3.0 times as far apart as their boxes lead to "
         "expect: a level may be left out there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        pytest.param(0.5, "L3 0.5 times the height", id="collapsed"),
+        pytest.param(2.0, "L3 2.0 times the height", id="two as one"),
+        pytest.param(0.8, None, id="a little lower"),
+    ],
+)
+def test_a_vertebra_unlike_the_others(factor: float, said: str | None) -> None:
+    """L2-L3 to L3-L4, which is 24 px elsewhere, is that many times as high."""
+    y = np.array([30.0 + 12 * n for n in range(11)])
+    y[5] += 12 * (factor - 1)
+    y[6:] += 24 * (factor - 1)
+    found = unequal_heights([_structure(rank, at) for rank, at in enumerate(y)])
+    assert [said in each.text for each in found] == ([] if said is None else [True])
+    assert unequal_heights([_structure(rank, y[rank]) for rank in range(4, 7)]) == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "height", "levels"),
+    [
+        pytest.param(range(9), 300, ("L5", "L5-S1"), id="room for two"),
+        pytest.param(range(9), 140, None, id="the image ends"),
+        pytest.param(range(11), 300, None, id="to the sacrum"),
+        pytest.param(range(1), 300, None, id="too few"),
+    ],
+)
+def test_the_sacrum_was_not_found(ranks: range, height: int, levels) -> None:
+    found = spine_goes_on([_structure(rank, 30.0 + 12 * rank) for rank in ranks], height)
+    assert [dict(each.parameters)["levels"] for each in found] == (
+        [] if levels is None else [levels]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""How the default bundle is made: its data, its folds, and every training.
+
+    python benchmarks/default_weights.py labels=LABELS.json frames=FRAMES external=SPIDER out=OUT
+
+LABELS.json and FRAMES are the report's; SPIDER holds ``points.json`` (a list of ``{image, patient,
+points: {level: [x, y]}}``) and ``images``: slices of the SPIDER set (CC BY 4.0). Of its patients
+those of `TEST_PATIENTS` train nothing and choose nothing.
+
+Three folds of the report's studies by patient, each with SPIDER's training part, give the networks
+that figures are taken of; all studies with the same part give those that ship. A step whose output
+is there already is passed over, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import CLI, parse_words
+
+from spineline.datasets.common.files import link_or_copy, read_json, write_json
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import Settings, key
+
+TEST_PATIENTS = (
+    "p022", "p041", "p057", "p078", "p107", "p136", "p152", "p166", "p209", "p239",
+)  # fmt: skip
+"""Of SPIDER: 47 of its 135 slices. No weights, threshold or temperature saw them."""
+
+BASE = ("epochs=18", "close_mosaic=0", "lrf=0.6")
+FOLD = ("epochs=45", "close_mosaic=20")
+FINAL = ("epochs=26", "close_mosaic=12")
+"""Keys of the detectors' trainings beside ``hyp=lumbar``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsSettings(Settings):
+    labels: Path = key("the report's JSON")
+    frames: Path = key("the report's frames")
+    external: Path = key("folder of points.json and images of the SPIDER set")
+    out: Path = key("folder for everything that is made")
+    seed: int = key("of folds and trainings", default=0, minimum=0)
+
+
+def main(words: list[str]) -> None:
+    """Make data and folds, then train one network after the other."""
+    settings = parse_words(words, WeightsSettings)
+    if settings is None:
+        return
+    out = settings.out
+    out.mkdir(parents=True, exist_ok=True)
+    write_sources(settings)
+    for fold in ("base", "0", "1", "2", "all"):
+        once(out / f"data-{fold}", "convert", "report", f"annotations={out / 'labels.json'}",
+             f"images={out / 'frames'}", f"split={out / f'split-{fold}.json'}")  # fmt: skip
+    detector("base", settings, *BASE)
+    for fold in ("0", "1", "2"):
+        detector(fold, settings, *FOLD, f"weights={out / 'detector-base/weights/last.safetensors'}")
+        others(fold, settings)
+    detector("all", settings, *FINAL, "weights=lumbar-yolov8n")
+    others("all", settings)
+
+
+def write_sources(settings: WeightsSettings) -> None:
+    """The labels of both sets as one source of the report's shape, and a manifest of each split."""
+    out, rows = settings.out, json.loads((settings.external / "points.json").read_text("utf-8"))
+    report = json.loads(settings.labels.read_text("utf-8"))
+    spider = [spider_entry(row) for row in rows]
+    write_json(out / "labels.json", [*report, *spider])
+    frames = out / "frames"
+    frames.mkdir(exist_ok=True)
+    images = [settings.external / "images" / str(row["image"]) for row in rows]
+    for file in (*sorted(settings.frames.iterdir()), *images):
+        if not (frames / file.name).exists():
+            link_or_copy(file, frames / file.name)
+    once(out / "folds", "convert", "report", f"annotations={settings.labels}",
+         f"images={settings.frames}", "kfold=3", f"seed={settings.seed}", "to=coco")  # fmt: skip
+    test = sorted(e["id"] for e in spider if e["id"][:4] in TEST_PATIENTS)
+    train = sorted(e["id"] for e in spider if e["id"][:4] not in TEST_PATIENTS)
+    folds = [read_json(out / "folds" / f"fold{n}" / "split.json") for n in range(3)]
+    every = sorted({*folds[0]["train"], *folds[0]["val"]})
+    parts: dict[str, tuple[list[str], list[str]]] = {
+        "base": (train, []),
+        "all": (every + train, []),
+    }
+    parts |= {str(n): (fold["train"] + train, fold["val"]) for n, fold in enumerate(folds)}
+    for name, (training, val) in parts.items():
+        rest = sorted({*every, *test} - {*training, *val})
+        write_json(out / f"split-{name}.json", {"train": training, "val": val, "test": rest})
+
+
+def spider_entry(row: dict[str, Any]) -> dict[str, Any]:
+    """A slice of SPIDER as an entry of the report's JSON; nobody has graded it."""
+    points = [{"class": "null", "coord": point} for point in row["points"].values()]
+    return {"id": Path(str(row["image"])).stem, "point": points}
+
+
+def detector(fold: str, settings: WeightsSettings, *words: str) -> None:
+    """Train the detector of a fold, and strip it."""
+    out, run = settings.out, settings.out / f"detector-{fold}"
+    once(run, "detect", "train", "model=yolov8n", f"data={out / f'data-{fold}'}", "hyp=lumbar",
+         "val=false", "plots=false", f"seed={settings.seed}", *words)  # fmt: skip
+    strip(run / "weights" / "last.safetensors", out / f"detector-{fold}.safetensors")
+
+
+def others(fold: str, settings: WeightsSettings) -> None:
+    """Train the level reader and the classifier of a fold."""
+    out, data, seed = settings.out, f"data={settings.out / f'data-{fold}'}", f"seed={settings.seed}"
+    reader, classifier = out / f"reader-{fold}", out / f"classifier-{fold}"
+    once(reader, "naming", "train", data, seed)
+    shutil.copyfile(reader / "namer.safetensors", out / f"reader-{fold}.safetensors")
+    once(classifier, "classify", "train", data, "hyp=lumbar", "threads=1", seed)
+    strip(classifier / "weights" / "last.safetensors", out / f"classifier-{fold}.safetensors")
+
+
+def strip(weights: Path, out: Path) -> None:
+    """Store what was trained as it ships, in 16 bits."""
+    once(out, "weights", "strip", f"weights={weights}")
+
+
+def once(out: Path, *words: str) -> None:
+    """Run a command that writes ``out``, unless it is there."""
+    if out.exists():
+        return
+    LOG.info("spineline %s out=%s", " ".join(words), out)
+    subprocess.run([sys.executable, *CLI, *words, f"out={out}"], check=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

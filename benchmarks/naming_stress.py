@@ -1,0 +1,466 @@
+"""Names under stress: unseen spines, changed in many ways; are the names right, or the doubt told?
+
+    python benchmarks/naming_stress.py annotations=LABELS.json images=FRAMES folds=FOLDS \\
+        external=EXTERNAL/spider out=OUT page=docs/results.md
+
+`python benchmarks/naming_stress.py help` lists the keys. Data:
+
+- the frames of `annotations` and `images` (the report's source), each by the networks of the fold
+  that did not see it: `folds` holds a `fold_weights.json`, as `pipeline val folds=` takes it;
+- `external`, a folder with `points.json` (image, patient, points by level) and `images/`: the
+  patients of `patients` (the test part by default), by the networks of `weights`.
+
+Every spine is looked at as it is and under each change of `stress_set.STRESSES`; what is drawn is
+drawn by `seed`, the spine and the change. A spine is
+
+- *abstained* where nothing was found, its frame was refused, or its naming is marked as a guess;
+- *right* where it is not, and more than half of the structures that lie on a labelled place bear
+  its name; where a vertebra was taken out or put in, *all* of them, counted from the sacrum;
+- *wrong and told* where it is neither, and a warning says so: one of `TOLD`;
+- *wrong in silence* otherwise.
+
+*Doubted* are those that are right and told all the same. A place is labelled where a level's centre
+is less than half a rung away.
+
+Into `out` go `stress.json` (all rows), `stress.md` (the table) and `reliability.png`. `fit=true`
+fits the probability of a naming on half of the patients, by the hash of the patient's name, and
+prints the constants of `pipeline/inference/naming.py` (`LEAST_PROBABILITY` is the default of
+`min_naming_probability`), and how they do on the other half; `rows=stress.json` takes the rows of
+an earlier run instead of looking again, so that fitting and drawing take a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from harness import parse_words
+from pages import write_section
+from stress_set import STRESSES, Spine, inside, rung_of
+
+from spineline.datasets.common.arrays import FloatArray
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.files import (
+    check_output,
+    read_json,
+    staged_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from spineline.datasets.common.plots import figure_png, new_figure
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import key
+from spineline.datasets.common.tables import markdown_table
+from spineline.datasets.dicom.geometry import Reorientation
+from spineline.datasets.images import read_uint8_image, window_to_uint8
+from spineline.datasets.labels import LEVELS
+from spineline.datasets.metrics.grades import calibration_error
+from spineline.pipeline.evaluation.fold_weights import fold_by_study, read_fold_weights
+from spineline.pipeline.evaluation.tables import command_line
+from spineline.pipeline.inference.ground_truth import load_ground_truth
+from spineline.pipeline.inference.naming import COEFFICIENTS, SURE, NamingEvidence
+from spineline.pipeline.inference.pipeline import Pipeline
+from spineline.pipeline.inference.settings import GroundTruthSettings, ModelSettings
+from spineline.pipeline.inference.sources import Frame
+from spineline.pipeline.inference.warnings import codes_of
+
+TOLD = (
+    "naming_in_doubt",
+    "naming_abstained",
+    "transitional_anatomy",
+    "few_levels",
+    "not_lumbar_t2",
+)
+"""Warnings that say that names may be wrong."""
+
+TEST_PATIENTS = "p022,p041,p057,p078,p107,p136,p152,p166,p209,p239"
+OUTCOMES = ("right", "abstained", "wrong_told", "wrong_silent")
+HEADS = (
+    "stress",
+    "spines",
+    "right",
+    "doubted",
+    "abstained",
+    "wrong and told",
+    "wrong in silence",
+    "right of named",
+)
+BINS = 10
+PENALTY = 0.001
+"""Of the squares of the coefficients, so that they stay finite where few namings are wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StressSettings(ModelSettings):
+    out: Path = key("folder for rows, table and diagram")
+    annotations: Path | None = key("the report's labels", default=None)
+    images: Path | None = key("the report's frames", default=None)
+    folds: tuple[Path, ...] = key("fold_weights.json of networks by fold", default=())
+    external: Path | None = key("folder with points.json and images", default=None)
+    patients: tuple[str, ...] = key(
+        "of external; all: every one; others: all but the test part",
+        default=tuple(TEST_PATIENTS.split(",")),
+    )
+    stresses: tuple[str, ...] = key("these alone", default=(), choices=tuple(STRESSES))
+    every: int = key("of the spines only each n-th", default=1, minimum=1)
+    seed: int = key("of what is drawn", default=0, minimum=0)
+    rows: Path | None = key("stress.json of an earlier run, instead of looking", default=None)
+    fit: bool = key("fit the probability of a naming on half of the patients", default=False)
+    silent: float = key(
+        "share of namings that may be wrong in silence", default=0.005, minimum=0, maximum=1
+    )
+    page: Path | None = key("Markdown page to write a section of", default=None)
+    section: str = key("name of that section of page", default="naming-stress")
+    overwrite: bool = key("replace out", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one spine under one change.
+
+    Attributes:
+        spine, patient, source: which; see `Spine`.
+        stress: of `STRESSES`.
+        levels: how many were found.
+        names_right: whether the names are right, given or not.
+        abstained: nothing found, refused, or marked as a guess.
+        codes: of the warnings in `TOLD`.
+        probability: of the naming; None without one.
+        evidence: what the probability is made of, by name.
+    """
+
+    spine: str
+    patient: str
+    source: str
+    stress: str
+    levels: int
+    names_right: bool
+    abstained: bool
+    codes: tuple[str, ...]
+    probability: float | None
+    evidence: Mapping[str, float]
+
+    @property
+    def outcome(self) -> str:
+        """One of `OUTCOMES`."""
+        if self.abstained:
+            return "abstained"
+        if self.names_right:
+            return "right"
+        return "wrong_told" if self.codes else "wrong_silent"
+
+
+# ---- spines
+
+
+def lumbar_spines(settings: StressSettings) -> Iterator[tuple[Spine, int]]:
+    """The report's spines, each with the number of its fold (0 without folds)."""
+    if settings.annotations is None or settings.images is None:
+        return
+    truth = load_ground_truth(
+        GroundTruthSettings(source=settings.images, annotations=settings.annotations)
+    )
+    folds = read_fold_weights(settings.folds) if settings.folds else ()
+    records = [item.record for item in truth.truths]
+    place = fold_by_study(records, folds) if folds else {}
+    for item in truth.truths:
+        record, path = item.record, item.case.path
+        if path is None:
+            raise ConfigError(f"images={settings.images}: wanted frames, found DICOM studies")
+        image = window_to_uint8(read_uint8_image(path))
+        points = {s.level: s.point_xy for s in record.structures if s.level in LEVELS}
+        fold = place[record.study_id][0] if place else 0
+        yield Spine(record.image_id, record.study_id, "lumbar", image, points), fold
+
+
+def external_spines(settings: StressSettings) -> Iterator[Spine]:
+    """Spines of other scanners, of the patients wanted."""
+    if settings.external is None:
+        return
+    test = TEST_PATIENTS.split(",")
+    for entry in read_json(settings.external / "points.json"):
+        patient = entry["patient"]
+        wanted = {"all": True, "others": patient not in test}.get(
+            settings.patients[0], patient in settings.patients
+        )
+        if wanted:
+            file = settings.external / "images" / entry["image"]
+            image = window_to_uint8(read_uint8_image(file))
+            points = inside({k: (x, y) for k, (x, y) in entry["points"].items()}, image.shape)
+            yield Spine(file.stem, patient, "external", image, points)
+
+
+# ---- looking
+
+
+def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
+    """What the pipeline makes of a spine under a change."""
+    spine, stress = task
+    drawn = hashlib.sha256(f"{seed} {spine.name} {stress}".encode()).digest()
+    changed = STRESSES[stress](spine, np.random.default_rng(list(drawn[:8])))
+    image = window_to_uint8(changed.image)
+    height, width = image.shape
+    turn = Reorientation(False, False, False, (height, width))
+    frame = Frame("stress", image, turn, width, height)
+    analysis = pipeline.analyse([frame])[0]
+    result = analysis.result
+    codes = tuple(code for code in codes_of(result.warnings) if code in TOLD)
+    naming = result.naming
+    refused = "not_lumbar_t2" in codes
+    found = [(s.level, s.point_xy) for s in result.structures]
+    return Row(
+        spine=spine.name,
+        patient=spine.patient,
+        source=spine.source,
+        stress=stress,
+        levels=len(found),
+        names_right=names_are_right(changed, found),
+        abstained=refused or not found or result.abstained,
+        codes=codes,
+        probability=None if naming is None else naming.probability,
+        evidence={} if naming is None or naming.evidence is None else asdict(naming.evidence),
+    )
+
+
+def names_are_right(spine: Spine, found: Sequence[tuple[str, tuple[float, float]]]) -> bool:
+    """Whether names are right, by the rule of the module's text."""
+    near = rung_of(spine) / 2
+    right = wrong = 0
+    for level, point in found:
+        distance = {k: math.dist(point, xy) for k, xy in spine.points_xy.items()}
+        nearest = min(distance, key=distance.__getitem__, default=level)
+        if distance.get(nearest, math.inf) < near:
+            right, wrong = right + (nearest == level), wrong + (nearest != level)
+    return right > (wrong if spine.counted else 0) and (spine.counted or wrong == 0)
+
+
+def looked_at(settings: StressSettings) -> list[Row]:
+    """All rows, spine by spine."""
+    folds = read_fold_weights(settings.folds) if settings.folds else ()
+    groups: dict[int, list[Spine]] = {}
+    for spine, fold in lumbar_spines(settings):
+        groups.setdefault(fold, []).append(spine)
+    of_fold = {n: fold.applied(settings) for n, fold in enumerate(folds)}
+    groups[-1] = list(external_spines(settings))
+    stresses = settings.stresses or tuple(STRESSES)
+    rows: list[Row] = []
+    for fold, spines in sorted(groups.items()):
+        if not spines:
+            continue
+        pipeline = Pipeline.from_settings(of_fold.get(fold, settings))
+        work = partial(look, pipeline=replace(pipeline, classifier=None), seed=settings.seed)
+        tasks = [(spine, stress) for spine in spines[:: settings.every] for stress in stresses]
+        rows += [work(task) for task in tasks]
+    if not rows:
+        raise ConfigError("wanted annotations=… and images=…, external=…, or rows=…")
+    return rows
+
+
+# ---- counting
+
+
+def counted(rows: Sequence[Row]) -> dict[str, float]:
+    """Shares of the rows."""
+    total = len(rows)
+    of = {name: sum(row.outcome == name for row in rows) / total for name in OUTCOMES}
+    named = 1 - of["abstained"]
+    doubted = sum(row.outcome == "right" and bool(row.codes) for row in rows) / total
+    return {
+        "spines": total,
+        **of,
+        "doubted": doubted,
+        "coverage": named,
+        "right_of_named": of["right"] / named if named else math.nan,
+    }
+
+
+def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """A line of the table for each stress, then for all that are no plain ones, by source."""
+    groups = [(name, [r for r in rows if r.stress == name]) for name in STRESSES]
+    for source in dict.fromkeys(row.source for row in rows):
+        own = [row for row in rows if row.source == source]
+        groups += [
+            (f"{source}, plain", [r for r in own if r.stress == "plain"]),
+            (f"{source}, all", own),
+        ]
+    groups.append(("all", list(rows)))
+    lines = []
+    for name, group in groups:
+        if group:
+            c = counted(group)
+            shares = ("right", "doubted", "abstained", "wrong_told", "wrong_silent")
+            cells = (f"{c[share]:.3f}" for share in (*shares, "right_of_named"))
+            lines.append((name, str(len(group)), *cells))
+    return lines
+
+
+# ---- reliability
+
+
+def stated(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray]:
+    """(N,) probabilities that are stated, and whether those names are right."""
+    known = [(row.probability, row.names_right) for row in rows if row.probability is not None]
+    probability, right = np.array(known, dtype=np.float64).reshape(-1, 2).T
+    return probability, right
+
+
+def calibration_gap(rows: Sequence[Row]) -> float:
+    """Expected calibration error of the stated probabilities, with `BINS` bins."""
+    probability, right = stated(rows)
+    one = np.zeros(len(probability), dtype=np.int64)
+    return float(calibration_error(np.ones((1, 1)), one, probability, right, bins=BINS)[0])
+
+
+def reliability_png(rows: Sequence[Row]) -> bytes:
+    """Share of right names by stated probability, for plain and for all images."""
+    figure = new_figure(5, 5)
+    axes = figure.add_subplot(xlabel="stated probability", ylabel="share of right names")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    for name, group in (("all", rows), ("plain", [r for r in rows if r.stress == "plain"])):
+        if not group:
+            continue
+        probability, right = stated(group)
+        place = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
+        bins = [place == n for n in range(BINS) if (place == n).any()]
+        x, y = ([float(values[b].mean()) for b in bins] for values in (probability, right))
+        axes.plot(x, y, marker="o", label=f"{name}, {len(group)}: ECE {calibration_gap(group):.3f}")
+        for at, share, chosen in zip(x, y, bins, strict=True):
+            axes.annotate(str(int(chosen.sum())), (at, share), fontsize=7)
+    axes.legend()
+    return figure_png(figure)
+
+
+# ---- fitting
+
+
+def in_fit_half(row: Row) -> bool:
+    """Whether a row's patient is of the half that is fitted on."""
+    return hashlib.sha256(row.patient.encode()).digest()[0] % 2 == 0
+
+
+def fitted(rows: Sequence[Row]) -> dict[str, float]:
+    """Coefficients of the log-odds of right names, by Newton's steps with a small penalty."""
+    names = [name for name in COEFFICIENTS if name != "constant"]
+    given = [row for row in rows if row.evidence]
+    found = np.array([[row.evidence[name] for name in names] for row in given])
+    right = np.array([row.names_right for row in given], dtype=np.float64)
+    mean, spread = found.mean(axis=0), found.std(axis=0) + 1e-9
+    design = np.column_stack([np.ones(len(found)), (found - mean) / spread])
+    penalty = np.diag([0.0, *(PENALTY * len(found) / 10 for _ in names)])
+    weights = np.zeros(design.shape[1])
+    for _ in range(100):
+        share = 1 / (1 + np.exp(-design @ weights))
+        slope = design.T @ (right - share) - penalty @ weights
+        bend = (design.T * (share * (1 - share))) @ design + penalty
+        weights = weights + np.linalg.solve(bend, slope)
+    scaled = weights[1:] / spread
+    constant = float(weights[0] - scaled @ mean)
+    return {"constant": constant, **dict(zip(names, scaled.tolist(), strict=True))}
+
+
+def with_coefficients(row: Row, coefficients: Mapping[str, float], least: float) -> Row:
+    """The row as it would be with other coefficients and another least probability."""
+    if not row.evidence or "not_lumbar_t2" in row.codes:
+        return row
+    probability = NamingEvidence(**row.evidence).probability(coefficients)
+    own = ("naming_in_doubt", "naming_abstained")
+    codes = tuple(code for code in row.codes if code not in own)
+    doubtful = probability < SURE
+    return replace(
+        row,
+        probability=probability,
+        abstained=probability < least,
+        codes=(*codes, "naming_in_doubt") if doubtful else codes,
+    )
+
+
+def least_probability(rows: Sequence[Row], coefficients: Mapping[str, float], most: float) -> float:
+    """The least probability above which at most that share of all rows is wrong in silence."""
+    wrong = sorted(
+        (
+            row.probability or 0.0
+            for row in (with_coefficients(row, coefficients, 0.0) for row in rows)
+            if row.outcome == "wrong_silent"
+        ),
+        reverse=True,
+    )
+    allowed = int(most * len(rows))
+    return 0.0 if len(wrong) <= allowed else math.ceil(wrong[allowed] * 1000 + 1e-9) / 1000
+
+
+def fit_text(rows: Sequence[Row], settings: StressSettings) -> str:
+    """What to write into the code, and how it does on the half that was not fitted on."""
+    half = [row for row in rows if in_fit_half(row)]
+    rest = [row for row in rows if not in_fit_half(row)]
+    coefficients = {name: round(value, 4) for name, value in fitted(half).items()}
+    least = least_probability(half, coefficients, settings.silent)
+    lines = [f"COEFFICIENTS = {coefficients}", f"LEAST_PROBABILITY = {least:g}"]
+    for name, group in (("fitted on", half), ("the others", rest)):
+        changed = [with_coefficients(row, coefficients, least) for row in group]
+        plain = counted([row for row in changed if row.stress == "plain"])
+        shares = ", ".join(f"{k} {v:.4f}" for k, v in counted(changed).items())
+        lines.append(
+            f"{name}: {shares}, ECE {calibration_gap(changed):.4f}; "
+            f"plain: coverage {plain['coverage']:.4f}, doubted {plain['doubted']:.4f}"
+        )
+    return "\n".join(lines)
+
+
+# ---- the script
+
+
+def section_text(settings: StressSettings, rows: Sequence[Row]) -> str:
+    """The section of the page."""
+    hidden = {"out", "page", "overwrite", "rows"}
+    words = command_line("", settings).removeprefix("spineline").split()
+    shown = [word for word in words if word.partition("=")[0] not in hidden]
+    spines = len({(row.source, row.spine) for row in rows})
+    patients = len({(row.source, row.patient) for row in rows})
+    return "\n".join(
+        [
+            "## Names under stress",
+            "",
+            "Shares of the spines; what the words mean is told by `benchmarks/naming_stress.py`.",
+            "",
+            f"- Command: `{' '.join(['python benchmarks/naming_stress.py', *shown])}`",
+            f"- Data: {spines} images of {patients} patients, {len(rows)} looks; "
+            f"seed {settings.seed}",
+            f"- Expected calibration error of the probability: {calibration_gap(rows):.4f}",
+            "",
+            markdown_table(HEADS, table_rows(rows)),
+            "",
+        ]
+    )
+
+
+def main(words: list[str]) -> None:
+    settings = parse_words(words, StressSettings)
+    if settings is None:
+        return
+    check_output(settings.out, overwrite=settings.overwrite)
+    if settings.rows is None:
+        rows = looked_at(settings)
+    else:
+        rows = [
+            Row(**{**row, "codes": tuple(row["codes"])}) for row in read_json(settings.rows)["rows"]
+        ]
+    text = section_text(settings, rows)
+    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+        write_json(stage / "stress.json", {"rows": [asdict(row) for row in rows]})
+        write_text(stage / "stress.md", text)
+        write_bytes(stage / "reliability.png", reliability_png(rows))
+    print(text)
+    if settings.fit:
+        print(fit_text(rows, settings))
+    if settings.page is not None:
+        write_section(settings.page, settings.section, text, title="Results")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,187 @@
+"""How another scanner, coil or protocol would show the same frame.
+
+Every function takes a grey frame, uint8 (H, W), and returns a new one of the same shape; `cut_view`
+alone returns another shape. `scanner_look` draws a mixture of them for training. Networks that were
+trained on one scanner's frames fail on others mostly because of brightness, then because of noise,
+sharpness and the coil's shading.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from spineline.datasets.common.arrays import Float32Array, FloatArray, PixelArray
+
+_LEAST_ROWS = 64
+"""No cut leaves fewer."""
+
+
+def gamma(image: PixelArray, exponent: float) -> PixelArray:
+    """Grey values to a power: above 1 darkens what lies between black and white.
+
+    >>> gamma(np.array([[0, 128, 255]], dtype=np.uint8), 2.0).tolist()
+    [[0, 64, 255]]
+    """
+    return _to_uint8((np.arange(256, dtype=np.float32) / 255) ** exponent)[image]
+
+
+def window(image: PixelArray, low: float, high: float) -> PixelArray:
+    """Another window: the values ``low`` and ``high``, shares of 255, become black and white."""
+    return _to_uint8((np.arange(256, dtype=np.float32) / 255 - low) / (high - low))[image]
+
+
+def coil_shading(
+    image: PixelArray, centre_xy: tuple[float, float], reach: float, floor: float
+) -> PixelArray:
+    """Signal falls off with the distance from a surface coil.
+
+    Args:
+        image: uint8 (H, W).
+        centre_xy: of the coil's field, as shares of width and height.
+        reach: standard deviation of the Gaussian fall-off, as a share of the height.
+        floor: the share of the signal that is left far away.
+    """
+    height, width = image.shape
+    x = (np.arange(width, dtype=np.float32) - centre_xy[0] * width) / (reach * height)
+    y = (np.arange(height, dtype=np.float32) - centre_xy[1] * height) / (reach * height)
+    near = np.exp(-0.5 * y**2)[:, None] * np.exp(-0.5 * x**2)[None, :]
+    return _to_uint8(image / np.float32(255) * (floor + (1 - floor) * near))
+
+
+def fat_suppressed(image: PixelArray, amount: float) -> PixelArray:
+    """Fat turned dark, about as fat suppression does: broad bright areas, and grey marrow.
+
+    Fluid keeps its brightness because it lies in strips narrower than the blur that tells areas.
+
+    Args:
+        image: uint8 (H, W), a T2-weighted frame.
+        amount: 0 changes nothing, 1 takes all of the fat's signal.
+    """
+    shares = image / np.float32(255)
+    sigma = 0.04 * max(image.shape)
+    broad = cv2.GaussianBlur(shares, (0, 0), sigma)
+    fat = np.clip((broad - 0.25) / 0.35, 0, 1)
+    marrow = shares ** np.float32(1 + 0.9 * amount)
+    return _to_uint8(marrow * (1 - amount * fat))
+
+
+def blur(image: PixelArray, sigma: float) -> PixelArray:
+    """A Gaussian blur of ``sigma`` pixels."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8)
+
+
+def noise(image: PixelArray, sigma: float, rng: np.random.Generator) -> PixelArray:
+    """Rician noise, as magnitude images have it (Gudbjartsson and Patz 1995).
+
+    Args:
+        image: uint8 (H, W).
+        sigma: of the noise in each of the two channels, as a share of 255.
+        rng: where all chance comes from.
+    """
+    real, imaginary = rng.normal(0, sigma, (2, *image.shape)).astype(np.float32)
+    return _to_uint8(np.hypot(image / np.float32(255) + real, imaginary))
+
+
+def anisotropic(image: PixelArray, factor: float, *, along_rows: bool) -> PixelArray:
+    """Coarser resolution in one direction, interpolated back as scanners do.
+
+    Args:
+        image: uint8 (H, W).
+        factor: how many times fewer pixels, above 1.
+        along_rows: whether the columns get fewer (left to right), else the rows.
+    """
+    height, width = image.shape
+    size = (
+        (max(round(width / factor), 8), height)
+        if along_rows
+        else (width, max(round(height / factor), 8))
+    )
+    coarse = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    back = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(back, dtype=np.uint8)
+
+
+def grey_curve(image: PixelArray, rng: np.random.Generator, strength: float) -> PixelArray:
+    """Grey values along a smooth rising curve that is drawn: other contrast between tissues."""
+    steps = np.exp(rng.normal(0, strength, 6))
+    knots = np.concatenate([[0], np.cumsum(steps)]) / steps.sum()
+    curve = np.interp(np.arange(256) / 255, np.linspace(0, 1, 7), knots)
+    return _to_uint8(curve.astype(np.float32))[image]
+
+
+def scanner_look(image: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """A frame as another scanner might show it; what is drawn changes grey values alone.
+
+    Contrast and shading come first. Then the brightest pixels become white, as the windowing of
+    every frame makes them; brightness, resolution and noise follow.
+
+    Args:
+        image: uint8 (H, W).
+        rng: where all chance comes from.
+    """
+    if rng.random() < 0.15:
+        image = fat_suppressed(image, rng.uniform(0.4, 1))
+    if rng.random() < 0.25:
+        centre = (rng.uniform(0.3, 1), rng.uniform(0.2, 0.8))
+        image = coil_shading(image, centre, rng.uniform(0.35, 0.8), rng.uniform(0.15, 0.7))
+    if rng.random() < 0.35:
+        image = grey_curve(image, rng, 0.35)
+    image = window(image, 0.0, max(float(np.percentile(image, 99.5)), 1.0) / 255)
+    image = gamma(image, float(np.exp(rng.uniform(np.log(0.45), np.log(1.9)))))
+    if rng.random() < 0.4:
+        image = window(image, rng.uniform(-0.05, 0.08), rng.uniform(0.65, 1.25))
+    if rng.random() < 0.2:
+        image = anisotropic(image, rng.uniform(1.3, 2.5), along_rows=bool(rng.random() < 0.5))
+    if rng.random() < 0.2:
+        image = blur(image, rng.uniform(0.4, 1.3) * max(image.shape) / 320)
+    if rng.random() < 0.25:
+        image = noise(image, rng.uniform(0.01, 0.06), rng)
+    return image
+
+
+def cut_view(
+    image: PixelArray,
+    box_xyxy: FloatArray,
+    rng: np.random.Generator,
+    *,
+    most_above: int = 4,
+    most_below: int = 2,
+) -> tuple[PixelArray, int, FloatArray]:
+    """A part of the field of view: rows are cut off above, below or at both ends.
+
+    Args:
+        image: uint8 (H, W).
+        box_xyxy: (N, 4) boxes of the structures, pixels of the frame.
+        rng: where all chance comes from.
+        most_above: how many structures may be lost at the top.
+        most_below: and at the bottom.
+
+    Returns:
+        The rows that stay, the index of the first of them, and the boxes (N, 4) in their frame; a
+        box whose centre was cut off lies outside it. Without boxes nothing is cut.
+    """
+    if not len(box_xyxy):
+        return image, 0, box_xyxy
+    y = np.sort((box_xyxy[:, 1] + box_xyxy[:, 3]) / 2)
+    first, last = 0, image.shape[0]
+    at_top, at_bottom = rng.random() < 0.6, rng.random() < 0.5
+    lost_above, lost_below = rng.integers(0, most_above + 1), rng.integers(0, most_below + 1)
+    share_above, share_below = rng.random(2)
+    if at_top:
+        first = _between(0 if lost_above == 0 else y[lost_above - 1], y[lost_above], share_above)
+    if at_bottom:
+        end = image.shape[0] if lost_below == 0 else y[-lost_below]
+        last = _between(y[-1 - lost_below], end, 1 - share_below)
+    if last - first < _LEAST_ROWS:
+        return image, 0, box_xyxy
+    return image[first:last], first, box_xyxy - np.array([0, first, 0, first])
+
+
+def _between(low: float, high: float, share: float) -> int:
+    return int(low + share * (high - low))
+
+
+def _to_uint8(shares: Float32Array) -> PixelArray:
+    """Shares of 255, clipped and rounded."""
+    return np.clip(np.rint(shares * 255), 0, 255).astype(np.uint8)
