@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
+from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, Kind
 from spineline.datasets.metrics.kind_masks import allowed_codes
@@ -49,6 +50,7 @@ class NetworkConfig:
         feature_dropout: dropout of the trunk's features, drawn for each member.
         temperature_seven, temperature_binary: logits of the heads are divided by it, so that
             probabilities say how often they are right; the order of the classes stays.
+        greys: of the images that it was trained on; None where that was not kept.
     """
 
     model: str
@@ -64,6 +66,7 @@ class NetworkConfig:
     feature_dropout: float = 0.0
     temperature_seven: float = 1.0
     temperature_binary: float = 1.0
+    greys: GreyRange | None = None
 
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Class names of each output, in order."""
@@ -262,6 +265,7 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
             {"seven": config.temperature_seven, "binary": config.temperature_binary},
             {"seven": 1.0, "binary": 1.0},
         ),
+        "greys": (None if config.greys is None else asdict(config.greys), None),
     }
     return {
         "task": "classify",
@@ -295,6 +299,8 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
     try:
         crop = metadata["crop"]
         temperature = metadata.get("temperature", {})
+        greys = metadata.get("greys")
+        ends = None if greys is None else [tuple(map(float, greys[e])) for e in ("low", "high")]
         config = NetworkConfig(
             model=str(metadata["model"]),
             head=next(head for head in HEADS if head == metadata["head"]),
@@ -309,6 +315,7 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
             feature_dropout=float(metadata.get("feature_dropout", 0.0)),
             temperature_seven=float(temperature.get("seven", 1.0)),
             temperature_binary=float(temperature.get("binary", 1.0)),
+            greys=None if ends is None else GreyRange(*ends),
         )
         if metadata["names"] != network_metadata(config)["names"]:
             raise ValueError(f"classes {metadata['names']}")
@@ -454,6 +461,11 @@ class Classifier:
     def crop(self) -> CropSpec:
         """How the crops it wants are cut."""
         return self.network.config.crop
+
+    @property
+    def greys(self) -> GreyRange | None:
+        """Of the images that it was trained on; None where that was not kept."""
+        return self.network.config.greys
 
     def grade(
         self,

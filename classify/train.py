@@ -47,6 +47,7 @@ from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
 from spineline.datasets.common.settings import parse_settings, settings_to_dict
+from spineline.datasets.crops.grey_range import grey_range
 from spineline.datasets.crops.table import CropTable
 from spineline.datasets.labels import KINDS, SEVEN_NAMES
 from spineline.datasets.networks.training import (
@@ -151,6 +152,7 @@ def _network_config(data: TrainingData) -> NetworkConfig:
         components=recipe.components if recipe.model == GRADIENTS else 0,
         members=recipe.members,
         feature_dropout=recipe.feature_dropout,
+        greys=grey_range(data.train),
     )
 
 

@@ -8,13 +8,14 @@ where study, series, instance and place in the patient are the same already.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.pixels import read_pixels
-from spineline.datasets.dicom.quick import read_quick
+from spineline.datasets.dicom.quick import open_dicom, read_quick
 from spineline.datasets.dicom.select import Rejection
 
 _CHUNK_BYTES = 1 << 20
@@ -105,12 +106,12 @@ def _stored_digest(path: Path) -> bytes:
     try:
         quick = read_quick(path)
         start, length = (0, 0) if quick is None else quick.pixels
-        with path.open("rb") as file:
+        with open_dicom(path) as file:
             file.seek(start)
             left = length if 0 < length < 0xFFFFFFFF else None
             while chunk := file.read(_CHUNK_BYTES if left is None else min(_CHUNK_BYTES, left)):
                 digest.update(chunk)
                 left = None if left is None else left - len(chunk)
-    except OSError:
+    except (OSError, EOFError, zlib.error):
         digest.update(str(path).encode("utf-8", "surrogateescape"))
     return digest.digest()[:_DIGEST_BYTES]

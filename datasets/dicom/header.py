@@ -10,6 +10,7 @@ No patient name, id or date is ever read here: only the tags of ``_KEYWORDS`` ar
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import logging
 import math
@@ -28,7 +29,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from spineline.datasets.common.arrays import FloatArray
-from spineline.datasets.dicom.quick import read_quick
+from spineline.datasets.dicom.quick import open_dicom, read_quick
 
 RejectionKind = Literal["foreign", "damaged", "no-image", "duplicate"]
 
@@ -161,7 +162,8 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     _check_is_dicom(path)
     try:
         check_inflated_size(path)
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        with open_dicom(path) as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
     except HeaderRejected:
         raise
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
@@ -227,7 +229,7 @@ def check_inflated_size(path: Path) -> None:
     Raises:
         HeaderRejected: more than 256 MiB when inflated, or not deflated data.
     """
-    with path.open("rb") as file:
+    with open_dicom(path) as file:
         head = file.read(4096)
         if _DEFLATED not in head:
             return
@@ -247,8 +249,11 @@ def check_inflated_size(path: Path) -> None:
 
 def _check_is_dicom(path: Path) -> None:
     try:
-        with path.open("rb") as file:
+        with open_dicom(path) as file:
             head = file.read(132)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        kind: RejectionKind = "damaged" if ".dcm" in path.name.lower() else "foreign"
+        raise HeaderRejected("a gzip file that is cut short or damaged", kind) from error
     except OSError as error:
         reason = f"cannot be opened ({error.strerror or error})"
         raise HeaderRejected(reason, "damaged") from error
@@ -256,7 +261,7 @@ def _check_is_dicom(path: Path) -> None:
         return
     if not head:
         raise HeaderRejected("empty file", "damaged")
-    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
+    if path.name.lower().removesuffix(".gz").endswith((".dcm", ".dicom", ".ima")):
         reason = "named as DICOM, but has no 'DICM' mark at byte 128"
         raise HeaderRejected(reason, "damaged")
     raise HeaderRejected("not DICOM (no 'DICM' mark at byte 128)", "foreign")
@@ -317,6 +322,15 @@ def _frame_headers(
         _header(path, dataset, _flatten([group, *shared, dataset]), rows, columns, (n, frames))
         for n, group in enumerate(groups)
     )
+
+
+def places_of_frame(dataset: Dataset, frame: int | None) -> tuple[Dataset, ...]:
+    """Where values of a frame are looked for: its own groups, those of all frames, the data set."""
+    if frame is None:
+        return (dataset,)
+    groups = _sequence(dataset, "PerFrameFunctionalGroupsSequence")[frame : frame + 1]
+    shared = _sequence(dataset, "SharedFunctionalGroupsSequence")[:1]
+    return _flatten([*groups, *shared, dataset])
 
 
 def _flatten(groups: Sequence[Dataset]) -> tuple[Dataset, ...]:

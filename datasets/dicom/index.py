@@ -20,6 +20,11 @@ from spineline.datasets.common.files import plain_name
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import PathText
 from spineline.datasets.dicom.copies import Copies, without_copies
+from spineline.datasets.dicom.directory import (
+    DirectoryRecord,
+    is_directory_file,
+    read_directory,
+)
 from spineline.datasets.dicom.header import (
     FileIdentity,
     HeaderRejected,
@@ -105,16 +110,15 @@ def index(
     """The studies under a source, as `spineline.datasets.dicom.study.scan` finds and names them.
 
     Args:
-        source: a study's folder, a cohort, or one file.
+        source: a study's folder, a cohort, one file, or the DICOMDIR of a medium.
         leave_out: a folder that is not looked into, such as that of the results.
         read: gives the entries of files, in their order.
 
     Raises:
         DicomReadError: no such folder, an empty one, or no DICOM image in it.
     """
-    files = files_below(source, leave_out=leave_out)
+    source, files, rejections = located_files(source, leave_out=leave_out)
     kept: list[IndexEntry] = []
-    rejections: list[Rejection] = []
     tokens: dict[Path, bytes] = {}
     copies = Copies(source)
     for entry in read(files):
@@ -228,6 +232,38 @@ class StudyGroup:
     folder: Path
     paths: tuple[str, ...]
     rejections: tuple[Rejection, ...]
+
+
+def located_files(
+    source: Path, *, leave_out: Path | None = None
+) -> tuple[Path, list[Path], list[Rejection]]:
+    """The folder that studies are named below (or the one file), its files, and those missing.
+
+    A DICOMDIR as source stands for the files that it names. Where one lies in a folder, the files
+    that it names and that are not there are told of too.
+
+    Raises:
+        DicomReadError: no such source, an empty folder, or a DICOMDIR that cannot be read.
+    """
+    if is_directory_file(source):
+        records = read_directory(source)
+        files = sorted({record.path for record in records if record.exists})
+        return source.parent, [*files, source], _missing(records, source)
+    files = files_below(source, leave_out=leave_out)
+    rejections: list[Rejection] = []
+    for path in files if source.is_dir() else ():
+        if is_directory_file(path):
+            try:
+                rejections += _missing(read_directory(path), path)
+            except DicomReadError as error:
+                LOG.warning("%s", error)
+    return source, files, rejections
+
+
+def _missing(records: Sequence[DirectoryRecord], directory: Path) -> list[Rejection]:
+    reason = f"{directory.name} names it, but it is not there"
+    missing = {r.path: r.study_uid for r in records if not r.exists}
+    return [Rejection(path, reason, "damaged", uid) for path, uid in sorted(missing.items())]
 
 
 def files_below(source: Path, *, leave_out: Path | None = None) -> list[Path]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gzip
+import io
+from collections.abc import Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -21,8 +24,16 @@ from spineline.datasets.dicom.header import (
     SliceHeader,
     check_inflated_size,
     integer_of,
+    places_of_frame,
     quiet_pydicom,
 )
+from spineline.datasets.dicom.jpeg_lossless import (
+    EXTRA,
+    SYNTAXES,
+    DecoderMissingError,
+    decode_lossless_jpeg,
+)
+from spineline.datasets.dicom.quick import open_dicom
 from spineline.datasets.images import MAX_PIXELS, is_constant
 
 MAX_DICOM_BYTES = 1 << 30
@@ -52,8 +63,9 @@ _DECODERS = {
 def read_pixels(header: SliceHeader) -> Float32Array:
     """The pixels of one slice, bright being bright; those of the last ones are kept.
 
-    Rescale slope and intercept are applied, MONOCHROME1 is inverted within its stored range,
-    padding takes the lowest value of the rest, colour becomes grey. Only this one frame is decoded.
+    Rescale slope and intercept, of an enhanced file those of the frame, are applied, MONOCHROME1 is
+    inverted within its stored range, padding takes the lowest value of the rest, colour becomes
+    grey. Only this one frame is decoded.
 
     Returns:
         (rows, columns) float32, not windowed.
@@ -101,10 +113,15 @@ def _read(header: SliceHeader) -> Dataset:
     try:
         size = header.path.stat().st_size
         if size > MAX_DICOM_BYTES:
-            found = f"{size >> 20} MiB are more than the {MAX_DICOM_BYTES >> 20} MiB allowed"
-            raise _error(header, found, "export single-frame files")
+            raise _too_large(header, f"{size >> 20} MiB are")
         check_inflated_size(header.path)
-        return pydicom.dcmread(header.path)
+        with open_dicom(header.path) as file:
+            if not isinstance(file, gzip.GzipFile):
+                return pydicom.dcmread(file)
+            data = file.read(MAX_DICOM_BYTES + 1)
+        if len(data) > MAX_DICOM_BYTES:
+            raise _too_large(header, "inflated, it holds")
+        return pydicom.dcmread(io.BytesIO(data))
     except DicomReadError:
         raise
     except HeaderRejected as error:
@@ -113,6 +130,11 @@ def _read(header: SliceHeader) -> Dataset:
         raise _error(header, f"cannot be read ({error.strerror or error})", _AGAIN) from error
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
         raise _error(header, f"cannot be read ({type(error).__name__})", _AGAIN) from error
+
+
+def _too_large(header: SliceHeader, found: str) -> DicomReadError:
+    found += f" more than the {MAX_DICOM_BYTES >> 20} MiB allowed"
+    return _error(header, found, "export single-frame files")
 
 
 def _check_size(header: SliceHeader, dataset: Dataset) -> None:
@@ -193,15 +215,39 @@ def _decode(header: SliceHeader, dataset: Dataset) -> npt.NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     _check_complete(header, dataset)
     try:
+        if str(syntax) in SYNTAXES:
+            return _decode_lossless_jpeg(header, dataset)
         return pixel_array(
             dataset, index=header.frame, decoding_plugin=_DECODERS.get(str(syntax), "")
         )
+    except DecoderMissingError as error:
+        found = f"pixels are stored as '{syntax.name}', which needs a decoder that is not installed"
+        advice = f"pip install 'spineline[{EXTRA}]' brings it; or export uncompressed DICOM"
+        raise _error(header, found, advice) from error
     except (RuntimeError, NotImplementedError) as error:
         found = f"pixels stored as '{syntax.name}' cannot be decoded"
         advice = "the data is damaged or no decoder is installed; export uncompressed DICOM"
         raise _error(header, f"{found} ({_short(error)})", advice) from error
     except Exception as error:  # ValueError, AttributeError and more, by what is damaged
         raise _error(header, f"pixels cannot be decoded ({_short(error)})", _AGAIN) from error
+
+
+def _decode_lossless_jpeg(header: SliceHeader, dataset: Dataset) -> npt.NDArray[Any]:
+    """The stored values of one frame.
+
+    Raises:
+        RuntimeError: damaged, cut short, or not of one grey component.
+    """
+    frames = max(integer_of(dataset, "NumberOfFrames") or 1, 1)
+    data = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames)
+    try:
+        values = decode_lossless_jpeg(data)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from error
+    if not integer_of(dataset, "PixelRepresentation"):
+        return values
+    sign = 1 << ((integer_of(dataset, "BitsStored") or 16) - 1)
+    return ((values.astype(np.int32) & (2 * sign - 1)) ^ sign) - sign
 
 
 def _check_complete(header: SliceHeader, dataset: Dataset) -> None:
@@ -235,11 +281,22 @@ def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) ->
     outside = values == padding if padding is not None else np.zeros(values.shape, bool)
     if photometric == "MONOCHROME1":
         values = _inverted(values, dataset)
-    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+    slope, intercept = _rescaling(places_of_frame(dataset, header.frame))
     values = values * (slope or 1.0) + (intercept or 0.0)
     if outside.any() and not outside.all():
         values[outside] = values[~outside].min()
     return values.astype(np.float32)
+
+
+def _rescaling(places: Sequence[Dataset]) -> tuple[float | None, float | None]:
+    """Slope and intercept of the first place that has one of them.
+
+    In enhanced files that is the Pixel Value Transformation Sequence of a frame or of all frames
+    (PS3.3 C.7.6.16.2.9), else the data set.
+    """
+    keywords = ("RescaleSlope", "RescaleIntercept")
+    place = next((place for place in places if any(k in place for k in keywords)), places[-1])
+    return _number(place, keywords[0]), _number(place, keywords[1])
 
 
 def _inverted(values: FloatArray, dataset: Dataset) -> FloatArray:

@@ -20,6 +20,7 @@ from pydicom.valuerep import PersonName
 
 from spineline.datasets.dicom.header import SliceHeader, quiet_pydicom
 from spineline.datasets.dicom.kinds import is_capture
+from spineline.datasets.dicom.quick import open_dicom
 
 _OVERLAYS = [group << 16 | 0x3000 for group in range(0x6000, 0x6020, 2)]  # PS3.3 C.9.2
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName")
@@ -202,7 +203,8 @@ def _told_by(path: Path) -> _Told:
 def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
     with quiet_pydicom():
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            with open_dicom(path) as file:
+                dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
             names = [part for text in _texts(dataset, _NAMES) for part in name_parts(text)]
             dates = [part for text in _texts(dataset, _DATES) for part in date_parts(text)]
             identity = dict.fromkeys([*names, *_texts(dataset, _NUMBERS), *dates])

@@ -9,15 +9,18 @@ of unexpected kinds, anything damaged or cut short. pydicom then reads the file,
 
 from __future__ import annotations
 
+import gzip
 import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 FIRST_BYTES = 65536
 """How much of a file is looked at; a header that is longer goes to pydicom."""
 
+_GZIP = b"\x1f\x8b"
 _IMPLICIT = b"1.2.840.10008.1.2"
 _EXPLICIT = b"1.2.840.10008.1.2.1"
 _COMPRESSED = (b"1.2.840.10008.1.2.4.", b"1.2.840.10008.1.2.5")
@@ -91,6 +94,26 @@ class QuickDataset:
         return self.values.get(keyword, default)
 
 
+def open_dicom(path: Path) -> BinaryIO:
+    """A file's bytes; those of a gzip file, such as ``im.dcm.gz``, as they are inflated.
+
+    Raises:
+        OSError: it cannot be opened. Reading raises EOFError or zlib.error too where it is cut
+            short or damaged.
+    """
+    file = path.open("rb")
+    try:
+        is_gzip = file.read(2) == _GZIP
+        file.seek(0)
+    except OSError:
+        file.close()
+        raise
+    if not is_gzip:
+        return file
+    file.close()
+    return cast("BinaryIO", gzip.open(path))
+
+
 class _GiveUp(Exception):  # noqa: N818 - no error: pydicom reads the file instead
     pass
 
@@ -101,8 +124,11 @@ def read_quick(path: Path) -> QuickDataset | None:
     Raises:
         OSError: the file cannot be opened.
     """
-    with path.open("rb") as file:
-        data = file.read(FIRST_BYTES)
+    try:
+        with open_dicom(path) as file:
+            data = file.read(FIRST_BYTES)
+    except (EOFError, zlib.error):
+        return None
     if data[128:132] != b"DICM":
         return None
     try:

@@ -20,7 +20,7 @@ from spineline.datasets.dicom.header import (
     quiet_pydicom,
     read_headers,
 )
-from spineline.datasets.dicom.index import files_below, group, refuse_no_image, series_of
+from spineline.datasets.dicom.index import group, located_files, refuse_no_image, series_of
 from spineline.datasets.dicom.select import Rejection, Study
 
 
@@ -38,7 +38,7 @@ def scan(source: Path) -> tuple[Study, ...]:
     files and no usable image becomes a study without series, so that a batch can report it.
 
     Args:
-        source: a study's folder, a cohort, or one file.
+        source: a study's folder, a cohort, one file, or the DICOMDIR of a medium.
 
     Returns:
         Studies sorted by name. Names are unique and fit for a folder: the study's own folder, with
@@ -47,9 +47,9 @@ def scan(source: Path) -> tuple[Study, ...]:
     Raises:
         DicomReadError: no such folder, an empty one, or no DICOM image in it.
     """
-    source = Path(source)
-    files = files_below(source)
+    source, files, missing = located_files(Path(source))
     found = _read_all(files, source)
+    found.rejections.extend(missing)
     refuse_no_image(found.headers, found.rejections, files, source)
     headers: dict[str, list[SliceHeader]] = {}
     for header in found.headers:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.extract import extract_crops
 from spineline.datasets.labels import LEVELS
@@ -35,7 +36,14 @@ from spineline.pipeline.inference.bundles import (
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
 from spineline.pipeline.inference.find_spine import LookSettings, find_spine, look_at
-from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
+from spineline.pipeline.inference.grading import (
+    Grade,
+    Grader,
+    crop_boxes,
+    grade_ties,
+    structure_grades,
+    unlike_training,
+)
 from spineline.pipeline.inference.level_context import LevelReader
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
@@ -44,14 +52,7 @@ from spineline.pipeline.inference.slices.beside import SliceCount
 from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
-from spineline.pipeline.inference.suitability import (
-    TURNS,
-    Refusal,
-    SuitabilityLimits,
-    measure,
-    refusal_of,
-    score_of,
-)
+from spineline.pipeline.inference.suitability import Refusal, SuitabilityLimits, judge
 from spineline.weights import (
     Bundle,
     Task,
@@ -211,10 +212,10 @@ class Pipeline:
                     for each, refusal in zip(looked, refusals, strict=True)
                 ]
             frames, spines = [each.frame for each in looked], [each.spine for each in looked]
-            grades = self._grade(frames, spines)
+            grades, looks = self._grade(frames, spines)
         return [
-            Analysis(each.frame, each.spine, self._result(each, how, graded, refusal))
-            for each, graded, refusal in zip(looked, grades, refusals, strict=True)
+            Analysis(each.frame, each.spine, self._result(each, how, graded, refusal, look))
+            for each, graded, refusal, look in zip(looked, grades, refusals, looks, strict=True)
         ]
 
     def refusal(self, image: npt.NDArray[np.uint8], candidates: Candidates) -> Refusal | None:
@@ -226,15 +227,18 @@ class Pipeline:
         """
         if self.suitability is None:
             return None
-        look = self._looking()
+        return judge(
+            image,
+            candidates,
+            self.offered,
+            settings=self.decoding,
+            reader=self.namer,
+            limits=self.suitability,
+        )
 
-        def turned() -> dict[str, float]:
-            images = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
-            found = [look_at(self.detector, [each], look)[0] for each in images]
-            return {w: score_of(each, self.decoding) for w, each in zip(TURNS, found, strict=True)}
-
-        found = measure(image, candidates, self.decoding, self.namer)
-        return refusal_of(found, turned, self.suitability)
+    def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
+        """What the detector offers of images."""
+        return look_at(self.detector, images, self._looking())
 
     def _looking(self) -> LookSettings:
         """How the detector is asked."""
@@ -252,16 +256,15 @@ class Pipeline:
         if how.method == "argmax":  # names each box by itself: there is nothing to join
             frames = [replace(frame, around=None) for frame in frames]
         look = self._looking()
-        offered = look_at(self.detector, [frame.image for frame in frames], look)
+        offered = self.offered([frame.image for frame in frames])
         find = partial(find_spine, self.detector, self.namer, decoding=how)
+        beside = partial(find, look=replace(look, again=False))  # each is a further look itself
         least = settings.min_naming_probability
         looked = [
             look_around(
                 frame,
                 find(image=frame.image, candidates=candidates, look=look),
-                partial(
-                    find, look=replace(look, again=False)
-                ),  # the other slices are further looks
+                beside,
                 sure=max(how.sure_naming, least),
                 reads=self.namer is not None,
             )
@@ -272,26 +275,32 @@ class Pipeline:
             for each in looked
         ]
 
-    def _grade(self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]) -> list[list[Grade]]:
-        """Grades of the structures of each frame; all crops go through the classifier together."""
+    def _grade(
+        self, frames: Sequence[Frame], spines: Sequence[DecodedSpine]
+    ) -> tuple[list[list[Grade]], list[list[Remark]]]:
+        """Grades of the structures of each frame, and what the look of its crops warns of.
+
+        All crops go through the classifier together.
+        """
         counts = [len(spine.structures) for spine in spines]
         if self.classifier is None or not sum(counts):
-            return [[(None, None)] * count for count in counts]
-        crops = np.concatenate(
-            [
-                extract_crops(
-                    frame.image,
-                    np.array([s.point_xy for s in spine.structures]),
-                    crop_boxes(spine.structures, self.settings.crop_boxes),
-                    self.classifier.crop,
-                )
-                for frame, spine in zip(frames, spines, strict=True)
-                if spine.structures
-            ]
-        )
+            return [[(None, None)] * count for count in counts], [[] for _ in counts]
+        size = self.classifier.crop.size
+        crops = [
+            extract_crops(
+                frame.image,
+                np.array([s.point_xy for s in spine.structures]),
+                crop_boxes(spine.structures, self.settings.crop_boxes),
+                self.classifier.crop,
+            )
+            if spine.structures
+            else np.empty((0, size, size), np.uint8)
+            for frame, spine in zip(frames, spines, strict=True)
+        ]
         kinds = [s.kind for spine in spines for s in spine.structures]
-        grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
-        return [[next(grades) for _ in range(count)] for count in counts]
+        grades = iter(structure_grades(kinds, self.classifier.grade(np.concatenate(crops))))
+        of_frames = [[next(grades) for _ in range(count)] for count in counts]
+        return of_frames, [unlike_training(self.classifier, each) for each in crops]
 
     def _result(
         self,
@@ -299,11 +308,13 @@ class Pipeline:
         how: DecodeSettings,
         grades: Sequence[Grade],
         refusal: Refusal | None,
+        look: Sequence[Remark],
     ) -> StudyResult:
         frame, spine = looked.frame, looked.spine
         header, refused = frame.header, refusal is not None and not self.settings.force
         unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
         place = frame.file_and_slice
+        structures = _structures(frame, spine.structures, grades)
         return StudyResult(
             study_uid=header.study_uid or None if header else None,
             series_uid=header.series_uid or None if header else None,
@@ -313,7 +324,7 @@ class Pipeline:
             width=frame.width,
             height=frame.height,
             spacing_rc_mm=header.spacing_rc_mm if header else None,
-            structures=_structures(frame, spine.structures, grades),
+            structures=structures,
             missing_levels=LEVELS if refused else tuple(level for level, _ in spine.missing),
             warnings=(
                 *unsuitable,
@@ -329,6 +340,8 @@ class Pipeline:
                         min_naming_probability=self.settings.min_naming_probability,
                     )
                 ),
+                *grade_ties(structures),
+                *look,
             ),
             status="refused" if refused else "ok",
             weights_name=self.weights_name,

@@ -15,9 +15,10 @@ it, ``(canal - body) / (canal + body) - (behind - body) / (behind + body) / 2``,
 over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, fat suppressed or not, and
 dark in T1.
 
-Where the evidence is not that of a whole spine, the frame is also looked at turned and mirrored
-(`TURNS`): where one of these has a much better chain, the frame is not the right way round. A good
-frame costs no second look.
+Where the evidence is not that of a whole spine, the frame is also looked at brighter (`GAMMAS`),
+since scanners differ in brightness most, and the look with the most evidence counts. Where that is
+still not a whole spine, it is looked at turned and mirrored (`TURNS`): where one of these has a
+much better chain, the frame is not the right way round. A good frame costs no second look.
 
 The limits of `SuitabilityLimits` were chosen by ``benchmarks/suitability.py``, which prints both
 measures for frames that are for us and for frames that are not; `docs/suitability.md` has its
@@ -58,6 +59,9 @@ TURNS: Mapping[str, tuple[Reason, Turn]] = {
 }
 """What would set a frame right, in words, and what it is called when it does."""
 
+GAMMAS = (0.7, 0.5)
+"""Exponents of the brighter looks."""
+
 _LEAST = 4  # structures along which contrast is measured
 _STRIP = StripSpec(rank_px=8, half_width=4)
 _BODY = (-0.5, 0.625)  # where along a row, in ranks behind the curve
@@ -75,13 +79,13 @@ class SuitabilityLimits:
         spine: with less evidence no spine is seen at all.
         lumbar: with less it is not a lumbar one.
         contrast: with less it is no T2 image.
-        whole: with less evidence the frame is looked at turned and mirrored.
+        whole: with less evidence the frame is looked at brighter, then turned and mirrored.
         upright: a turned look is believed where its score is that share of `FULL_SCORE`,
         turned: and by so much better than that of the frame as it is.
     """
 
     spine: float = 0.5
-    lumbar: float = 1.0
+    lumbar: float = 0.9
     contrast: float = 0.0
     whole: float = 1.75
     upright: float = 0.7
@@ -130,66 +134,89 @@ class Refusal:
         return warning("not_lumbar_t2", wording, reason=self.reason, **dict(self.measured))
 
 
-def measure(
+def judge(
     image: Pixels,
     candidates: Candidates,
+    offered: Callable[[Sequence[Pixels]], Sequence[Candidates]],
+    *,
     settings: DecodeSettings,
     reader: LevelReader | None,
-) -> Suitability:
-    """Measure a frame.
-
-    Args:
-        image: (H, W) grey, as the detector saw it.
-        candidates: the detector's.
-        settings: of the decoding; its method does not count.
-        reader: reads levels, or None.
-    """
-    spine = decode_spine(candidates, replace(settings, method="spine"))
-    chain, reading = spine.structures, None
-    if reader is not None:
-        context = read_context(reader, image, chain)
-        shares = None if context is None else np.exp(context.log_probability[:, 1:-1])
-        reading = 0.0 if shares is None else float(shares.max(axis=0).mean())
-    score = max(spine.score / FULL_SCORE, 0.0)
-    return Suitability(score, reading, contrast_along(image, chain))
-
-
-def refusal_of(
-    found: Suitability,
-    turned: Callable[[], Mapping[str, float]],
     limits: SuitabilityLimits,
 ) -> Refusal | None:
     """Why a frame is not for us, or None.
 
     Args:
-        found: what was measured.
-        turned: the scores of the frame turned, by the words of `TURNS`; asked only where the
-            evidence is not that of a whole spine.
+        image: (H, W) grey, as the detector saw it.
+        candidates: the detector's.
+        offered: gives the detector's candidates of other looks at the frame.
+        settings: of the decoding; its method does not count.
+        reader: reads levels, or None.
         limits: where a frame stops being for us.
     """
-    evidence = round(found.evidence, 3)
+    found = measure(image, candidates, settings, reader)
+    scores: dict[str, float] = {}
     if found.evidence < limits.whole:
-        scores = turned()
-        best = max(scores, key=lambda words: scores[words], default="")
-        if best and scores[best] > max(found.score + limits.turned, limits.upright):
-            text = f"the spine is found much better {best}; set the image upright, face to the left"
-            return Refusal(TURNS[best][0], text, (("evidence", evidence),))
+        looks = [_brighter(image, gamma) for gamma in GAMMAS]
+        for look, each in zip(looks, offered(looks), strict=True):
+            found = max(found, measure(image, each, settings, reader, look), key=_evidence_of)
+    if found.evidence < limits.whole:
+        turned = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
+        chains = (_chain(*offered([each]), settings)[1] for each in turned)  # of several sizes
+        scores = dict(zip(TURNS, chains, strict=True))
+    return refusal_of(found, scores, limits)
+
+
+def measure(
+    image: Pixels,
+    candidates: Candidates,
+    settings: DecodeSettings,
+    reader: LevelReader | None,
+    look: Pixels | None = None,
+) -> Suitability:
+    """Measure a frame.
+
+    Args:
+        image: (H, W) grey, of which contrast is measured.
+        candidates: the detector's.
+        settings: of the decoding; its method does not count.
+        reader: reads levels, or None.
+        look: what detector and reader see; by default the image.
+    """
+    chain, score = _chain(candidates, settings)
+    reading = None
+    if reader is not None:
+        context = read_context(reader, image if look is None else look, chain)
+        shares = None if context is None else np.exp(context.log_probability[:, 1:-1])
+        reading = 0.0 if shares is None else float(shares.max(axis=0).mean())
+    return Suitability(score, reading, contrast_along(image, chain))
+
+
+def refusal_of(
+    found: Suitability, turned: Mapping[str, float], limits: SuitabilityLimits
+) -> Refusal | None:
+    """Why a frame is not for us, or None.
+
+    Args:
+        found: what was measured.
+        turned: scores of the frame turned, by the words of `TURNS`, where it was looked at so.
+        limits: where a frame stops being for us.
+    """
+    evidence = ("evidence", round(found.evidence, 3))
+    best = max(turned, key=lambda words: turned[words], default="")
+    if best and turned[best] > max(found.score + limits.turned, limits.upright):
+        text = f"the spine is found much better {best}; set the image upright, face to the left"
+        return Refusal(TURNS[best][0], text, (evidence,))
     if found.evidence < limits.spine:
         text = "no column of lumbar vertebrae and discs is seen from the side in it"
-        return Refusal("no_spine", text, (("evidence", evidence), ("wanted", limits.spine)))
+        return Refusal("no_spine", text, (evidence, ("wanted", limits.spine)))
     if found.evidence < limits.lumbar:
         text = "the vertebrae and discs in it do not read as those of a lumbar spine"
-        return Refusal("region", text, (("evidence", evidence), ("wanted", limits.lumbar)))
+        return Refusal("region", text, (evidence, ("wanted", limits.lumbar)))
     if found.contrast is not None and found.contrast < limits.contrast:
         text = "the canal is no brighter than the vertebrae before it, as in T1; in T2 fluid is "
         measured = (("contrast", round(found.contrast, 3)), ("wanted", limits.contrast))
         return Refusal("contrast", text + "bright", measured)
     return None
-
-
-def score_of(candidates: Candidates, settings: DecodeSettings) -> float:
-    """The score of the best chain alone, as a share of `FULL_SCORE`."""
-    return max(decode_spine(candidates, replace(settings, method="spine")).score / FULL_SCORE, 0.0)
 
 
 def contrast_along(image: Pixels, chain: Sequence[DecodedStructure]) -> float | None:
@@ -223,3 +250,20 @@ def _columns(rows: FloatArray, between: tuple[float, float]) -> FloatArray:
     """The columns of rows of a strip that lie between two places, in ranks behind the curve."""
     first, last = (round((place + _STRIP.half_width) * _STRIP.rank_px) for place in between)
     return rows[:, first:last]
+
+
+def _chain(
+    candidates: Candidates, settings: DecodeSettings
+) -> tuple[tuple[DecodedStructure, ...], float]:
+    """The best chain of the candidates of one image, and its score as a share of `FULL_SCORE`."""
+    spine = decode_spine(candidates, replace(settings, method="spine"))
+    return spine.structures, max(spine.score / FULL_SCORE, 0.0)
+
+
+def _brighter(image: Pixels, gamma: float) -> Pixels:
+    table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return np.ascontiguousarray(table[image])
+
+
+def _evidence_of(found: Suitability) -> float:
+    return found.evidence

@@ -190,5 +190,5 @@ def test_a_status_that_cannot_be(tmp_path, cohort, predict, status) -> None:
     predict(cohort / "a")
     path = tmp_path / "o" / "a" / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": status}))
-    with pytest.raises(Exception, match="status|refused"):
+    with pytest.raises(Exception, match=r"status|refused"):
         read_result(path)

@@ -445,3 +445,66 @@ def test_studies_as_hospitals_export_them(
     photometric = {h.photometric for s in studies for x in s.series for h in x.slices}
     assert photometric == {"MONOCHROME1", "MONOCHROME2"}
     assert any(study.rejections for study in studies)
+
+
+def enhanced_dixon(write_dicom: WriteDicom, *, silent: bool = False) -> Path:
+    """An enhanced file of five places with fat, water and in-phase frames, as Philips writes it."""
+    path = enhanced(write_dicom, frames=15)
+    dataset = pydicom.dcmread(path)
+    dataset.ImageType = ["DERIVED", "PRIMARY", "DIXON", "MIXED"]
+    kinds = (("FAT", "F"), ("WATER", "W"), ("IN_PHASE", "IP"))
+    for n, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        group.PlanePositionSequence[0].ImagePositionPatient = [5.0 * (n // 3), 0.0, 0.0]
+        kind = Dataset()
+        word = "MIXED" if silent else kinds[n % 3][0]
+        kind.FrameType = ["DERIVED", "PRIMARY", "DIXON", word]
+        group.MRImageFrameTypeSequence = DicomSequence([kind])
+    dataset.save_as(path)
+    return path
+
+
+def test_of_an_enhanced_dixon_file_the_water_frames_are_a_stack(write_dicom: WriteDicom) -> None:
+    (study,) = scan(enhanced_dixon(write_dicom))
+    choice = choose_slice(study)
+    assert choice.slice.image_type == ("DERIVED", "PRIMARY", "DIXON", "WATER")
+    assert (choice.slice.frame, choice.slice.position) == (7, (10.0, 0.0, 0.0))
+    assert [header.frame for header in choice.neighbours] == [10, 4, 13, 1]
+
+
+@pytest.mark.parametrize("place", ["frame", "shared", "both"])
+def test_rescale_of_enhanced_files_is_that_of_their_groups(
+    write_dicom: WriteDicom, place: str
+) -> None:
+    path = enhanced(write_dicom)
+    plain = {h.frame: read_pixels(h) for h in scan(path)[0].series[0].slices}
+    dataset = pydicom.dcmread(path)
+    dataset.RescaleSlope, dataset.RescaleIntercept = 7.0, 7.0  # of the data set: does not count
+
+    def transformation(slope: float) -> DicomSequence:
+        item = Dataset()
+        item.RescaleSlope, item.RescaleIntercept, item.RescaleType = slope, -3.0, "US"
+        return DicomSequence([item])
+
+    if place != "frame":
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        shared.PixelValueTransformationSequence = transformation(5.0)
+    if place != "shared":
+        for n, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            group.PixelValueTransformationSequence = transformation(n + 1.5)
+    dataset.save_as(path)
+    for header in scan(path)[0].series[0].slices:
+        assert header.frame is not None
+        slope = 5.0 if place == "shared" else header.frame + 1.5
+        np.testing.assert_allclose(read_pixels(header), plain[header.frame] * slope - 3.0)
+
+
+@pytest.mark.parametrize("tag", ["SpectrallySelectedSuppression", "InversionTimes"])
+def test_fat_suppression_of_enhanced_files_is_seen(write_dicom: WriteDicom, tag: str) -> None:
+    path = enhanced(write_dicom)
+    dataset = pydicom.dcmread(path)
+    modifier = Dataset()
+    setattr(modifier, tag, "FAT" if tag.startswith("Spec") else [160.0])
+    dataset.SharedFunctionalGroupsSequence[0].MRModifierSequence = DicomSequence([modifier])
+    dataset.save_as(path)
+    (warning,) = choose_slice(scan(path)[0]).warnings
+    assert "fat-suppressed" in warning.text

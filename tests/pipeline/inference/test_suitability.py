@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.dicom.geometry import Reorientation
@@ -20,6 +20,7 @@ from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.suitability import (
+    GAMMAS,
     TURNS,
     Suitability,
     SuitabilityLimits,
@@ -28,7 +29,6 @@ from spineline.pipeline.inference.suitability import (
 )
 from spineline.pipeline.inference.warnings import codes_of
 
-EXTERNAL = SHARED / "external"
 LIMITS = SuitabilityLimits(spine=0.5, lumbar=1.0, contrast=0.0, whole=1.75, upright=0.7)
 
 
@@ -74,12 +74,7 @@ def test_contrast_needs_a_chain() -> None:
     assert contrast_along(image, straight_chain()[:4]) is not None
 
 
-def never() -> Mapping[str, float]:
-    raise AssertionError("a good frame is not looked at again")
-
-
-def no_better() -> Mapping[str, float]:
-    return dict.fromkeys(TURNS, 0.0)
+NO_BETTER = dict.fromkeys(TURNS, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -95,20 +90,13 @@ def no_better() -> Mapping[str, float]:
     ],
 )
 def test_reasons(score, reading, contrast, reason) -> None:
-    refusal = refusal_of(Suitability(score, reading, contrast), no_better, LIMITS)
+    refusal = refusal_of(Suitability(score, reading, contrast), NO_BETTER, LIMITS)
     assert (refusal and refusal.reason) == reason
-
-
-def test_a_whole_spine_is_not_looked_at_again() -> None:
-    assert refusal_of(Suitability(0.9, 0.9, 0.3), never, LIMITS) is None
-    refusal = refusal_of(Suitability(0.9, 0.9, -0.1), never, LIMITS)
-    assert refusal is not None
-    assert refusal.reason == "contrast"
 
 
 @pytest.mark.parametrize("words", TURNS)
 def test_a_turn_that_is_much_better(words: str) -> None:
-    refusal = refusal_of(Suitability(0.5, 0.7, 0.3), lambda: {**no_better(), words: 0.9}, LIMITS)
+    refusal = refusal_of(Suitability(0.5, 0.7, 0.3), {**NO_BETTER, words: 0.9}, LIMITS)
     assert refusal is not None
     assert refusal.reason == TURNS[words][0]
     assert words in refusal.text
@@ -117,11 +105,11 @@ def test_a_turn_that_is_much_better(words: str) -> None:
 @pytest.mark.parametrize("score", [0.6, 0.69])
 def test_a_turn_that_is_little_better_is_not_believed(score: float) -> None:
     found = Suitability(0.5, 0.7, 0.3)
-    assert refusal_of(found, lambda: dict.fromkeys(TURNS, score), LIMITS) is None
+    assert refusal_of(found, dict.fromkeys(TURNS, score), LIMITS) is None
 
 
 def test_the_warning() -> None:
-    refusal = refusal_of(Suitability(0.6, 0.6, -0.1), no_better, LIMITS)
+    refusal = refusal_of(Suitability(0.6, 0.6, -0.1), NO_BETTER, LIMITS)
     assert refusal is not None
     plain, forced = (refusal.remark(forced=forced) for forced in (False, True))
     assert plain.code == forced.code == "not_lumbar_t2"
@@ -163,12 +151,27 @@ def test_drawn_ones_are_refused(pipeline, what: str) -> None:
 
 
 def test_a_drawn_t1_is_refused_for_its_contrast(pipeline) -> None:
-    assert reason_of(looked_at(pipeline, draw_foreign("t1", 0))) == "contrast"
+    assert reason_of(looked_at(pipeline, draw_foreign("t1", 1))) == "contrast"
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_phantoms_are_ours(pipeline, seed: int) -> None:
     assert reason_of(looked_at(pipeline, draw_spine(seed, None).pixels)) is None
+
+
+def test_a_good_frame_costs_no_second_look(pipeline, monkeypatch) -> None:
+    looks: list[int] = []
+    detect = type(pipeline.detector).detect
+
+    def counted(self, images, **keys):
+        looks.append(len(images))
+        return detect(self, images, **keys)
+
+    monkeypatch.setattr(type(pipeline.detector), "detect", counted)
+    looked_at(pipeline, draw_spine(2, (384, 384)).pixels)
+    assert looks == [1]
+    looked_at(pipeline, draw_foreign("cat", 0))
+    assert sum(looks) == 1 + 1 + len(GAMMAS) + len(TURNS)
 
 
 def test_a_photograph_is_refused(pipeline) -> None:
@@ -190,8 +193,6 @@ def test_the_wrong_way_round_is_told(pipeline, words: str, back) -> None:
 
 
 def test_by_force_it_is_named_all_the_same(pipeline) -> None:
-    from dataclasses import replace
-
     forced = replace(pipeline, settings=replace(pipeline.settings, force=True))
     result = looked_at(forced, draw_foreign("t1", 0)).result
     assert result.status == "ok"
@@ -202,33 +203,30 @@ def test_by_force_it_is_named_all_the_same(pipeline) -> None:
 # Real frames, where they are
 
 
-def frames_of(folder: Path, pattern: str = "*") -> list[Path]:
-    found = sorted(folder.glob(pattern)) if folder.is_dir() else []
-    return found or [Path("none")]
+def test_real_ones_that_are_not_ours(pipeline, shared_external: Path) -> None:
+    paths = sorted((shared_external / "negatives").iterdir())
+    images = {path.stem: window_to_uint8(read_image(path)) for path in paths}
+    reasons = {name: reason_of(looked_at(pipeline, image)) for name, image in images.items()}
+    assert [name for name, reason in reasons.items() if reason is None] == []
+    assert {reason for name, reason in reasons.items() if "_t1_" in name} == {"contrast"}
 
 
-@pytest.mark.parametrize("path", frames_of(EXTERNAL / "negatives"), ids=lambda path: path.stem)
-def test_real_ones_that_are_not_ours(pipeline, path: Path) -> None:
-    if not path.is_file():
-        pytest.skip("the frames that are not for us are not beside this checkout")
-    reason = reason_of(looked_at(pipeline, window_to_uint8(read_image(path))))
-    assert reason is not None
-    if "_t1_" in path.stem:
-        assert reason == "contrast"
+@pytest.fixture
+def rsna_slice(shared_external: Path) -> Callable[[str, int], np.ndarray]:
+    """The image of a series and an instance number of a study of another hospital."""
+    study = shared_external / "rsna" / "study7001"
+
+    def read(series: str, number: int) -> np.ndarray:
+        import pydicom
+
+        return window_to_uint8(pydicom.dcmread(study / series / f"{number}.dcm").pixel_array)
+
+    return read
 
 
-def test_slices_of_the_t1_and_axial_series(pipeline) -> None:
-    import pydicom
-
-    files = [p for p in sorted((EXTERNAL / "rsna" / "study7001").rglob("*")) if p.is_file()]
-    if not files:
-        pytest.skip("the study of another hospital is not beside this checkout")
-    reasons: dict[str, list[str | None]] = {}
-    for path in files:
-        dataset = pydicom.dcmread(path)
-        middle = len(dataset.pixel_array) and path.parent.name
-        reasons.setdefault(str(middle), []).append(None)
-    assert reasons
+@pytest.mark.parametrize("number", [9, 10])
+def test_a_fat_suppressed_t2_is_ours(pipeline, rsna_slice, number: int) -> None:
+    assert reason_of(looked_at(pipeline, rsna_slice("101", number))) is None
 
 
 def test_lumbar_frames_are_ours(pipeline, shared_lumbar: Path) -> None:
