@@ -14,11 +14,11 @@ from typing import Any
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
 
-RESULT_SCHEMA = "spineline-result/2"
+RESULT_SCHEMA = "spineline-result/3"
 """What ``result.json`` of ``pipeline predict`` calls its layout."""
 
-RESULT_SCHEMAS = (RESULT_SCHEMA, "spineline-result/1")
-"""Layouts that are read; in the first one warnings were lines of text."""
+RESULT_SCHEMAS = (RESULT_SCHEMA, "spineline-result/2", "spineline-result/1")
+"""Layouts that are read; the second has no status, and in the first warnings are lines of text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,15 @@ def shared_cervical() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_external() -> Path:
+    """Folder of real images of other scanners; the test is skipped where it is absent."""
+    folder = SHARED / "external"
+    if not (folder / "spider" / "points.json").is_file():
+        pytest.skip("the real images of other scanners are not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_tools() -> Path:
     """Folder with the tool that wraps frames into DICOM studies; skipped where it is absent."""
     folder = SHARED / "tools"

@@ -25,6 +25,7 @@ from spineline.datasets.common.errors import ConfigError, SpinelineError
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
     "pipeline_overhead": ["n=2", "slices=1", "repeats=1"],
+    "slices_cost": ["n=2", "repeats=1"],
     "naive_chain": ["n=2", "slices=1", "repeats=1"],
     "convert_speed": ["n=3", "repeats=1"],
     "cohort_memory": ["n=10", "size=128"],

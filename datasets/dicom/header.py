@@ -10,6 +10,7 @@ No patient name, id or date is ever read here: only the tags of ``_KEYWORDS`` ar
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import math
 import warnings
@@ -36,8 +37,9 @@ _KEYWORDS = (
     "SeriesNumber", "InstanceNumber", "Modality", "SeriesDescription", "ProtocolName",
     "SequenceName", "BodyPartExamined", "ScanOptions", "ScanningSequence", "EchoTime",
     "RepetitionTime", "InversionTime", "ImageOrientationPatient", "ImagePositionPatient",
-    "FrameOfReferenceUID", "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "PhotometricInterpretation", "SharedFunctionalGroupsSequence",
+    "FrameOfReferenceUID", "AcquisitionContrast", "PixelSpacing", "Rows", "Columns",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _TAGS = [tag_for_keyword(keyword) for keyword in _KEYWORDS]
@@ -60,9 +62,10 @@ class SliceHeader:
         frame: index in a multi-frame file, None in a file of one image.
         frames: number of frames in the file.
         samples: samples per pixel: 1 grey, 3 colour.
-        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``.
+        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``; of a frame its own FrameType.
         words: upper-case text that tells the kind of scan (description, protocol, sequence).
-        scan_options: upper-case DICOM scan options.
+        scan_options: upper-case DICOM scan options, and ``FAT_SAT`` where a frame says so.
+        acquisition_contrast: of enhanced files, such as ``T2``.
         frame_of_reference_uid: images of one frame of reference share the patient's coordinates.
         problems: what is wrong with its geometry (spacing, orientation, position), in plain words.
     """
@@ -93,6 +96,7 @@ class SliceHeader:
     scan_options: tuple[str, ...] = ()
     body_part: str = ""
     frame_of_reference_uid: str = ""
+    acquisition_contrast: str = ""
     problems: tuple[str, ...] = ()
 
     @property
@@ -116,12 +120,13 @@ class SliceHeader:
 
 
 class HeaderRejected(Exception):  # noqa: N818 - a verdict on one file, caught by the scan
-    """A file that holds no usable slice, with the reason."""
+    """A file that holds no usable slice, with the reason, and its study where that is known."""
 
-    def __init__(self, reason: str, kind: RejectionKind) -> None:
+    def __init__(self, reason: str, kind: RejectionKind, study_uid: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.kind: RejectionKind = kind
+        self.study_uid = study_uid
 
 
 @contextmanager
@@ -165,8 +170,35 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     return _headers_of(path, dataset)
 
 
-def quick_uids(path: Path) -> tuple[str, str] | None:
-    """The study and the instance of an ordinary file, or None where pydicom has to read it.
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What a file is known by before its pixels are looked at.
+
+    Attributes:
+        study_uid, instance_uid: of its (first) image.
+        place: digest of study, series, instance, and where its images lie in the patient. Copies of
+            a file have the same; files that repeat an instance UID at another place do not.
+    """
+
+    study_uid: str
+    instance_uid: str
+    place: bytes
+
+
+def identity_of(headers: Sequence[SliceHeader]) -> FileIdentity:
+    """The identity of a file by the headers of its slices."""
+    first = headers[0]
+    places = [(header.position, header.orientation) for header in headers]
+    uids = (first.study_uid, first.series_uid, first.instance_uid)
+    return FileIdentity(first.study_uid, first.instance_uid, _place_digest(uids, places))
+
+
+def _place_digest(uids: tuple[str, str, str], places: Sequence[object]) -> bytes:
+    return hashlib.sha256(repr((uids, places)).encode()).digest()[:16]
+
+
+def quick_identity(path: Path) -> FileIdentity | None:
+    """The identity of an ordinary file, or None where pydicom has to read it.
 
     No more than its first 64 KiB are looked at, by this project's code alone.
 
@@ -181,7 +213,12 @@ def quick_uids(path: Path) -> tuple[str, str] | None:
         _check_is_dicom(path)
         return None
     _, _, study, instance = _checked(quick)
-    return study, instance
+    place = (
+        _position(quick, "ImagePositionPatient", []),
+        _orientation(quick, "ImageOrientationPatient", []),
+    )
+    uids = (study, _text(quick, "SeriesInstanceUID"), instance)
+    return FileIdentity(study, instance, _place_digest(uids, [place]))
 
 
 def check_inflated_size(path: Path) -> None:
@@ -247,7 +284,7 @@ def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
         _text(dataset, f"{name}InstanceUID") for name in ("Study", "Series", "SOP")
     )
     if rows is None and columns is None and study and series and instance:
-        raise HeaderRejected("holds no image (no Rows and Columns)", "no-image")
+        raise HeaderRejected("holds no image (no Rows and Columns)", "no-image", study)
     if rows is None or columns is None or not (study and series and instance):
         wanted = {
             "StudyInstanceUID": study,
@@ -258,9 +295,9 @@ def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
         }
         absent = ", ".join(name for name, value in wanted.items() if value in (None, ""))
         reason = f"header has no {absent}; the file may be cut short"
-        raise HeaderRejected(reason, "damaged")
+        raise HeaderRejected(reason, "damaged", study)
     if rows < 1 or columns < 1:
-        raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged")
+        raise HeaderRejected(f"Rows x Columns is {rows} x {columns}", "damaged", study)
     return rows, columns, study, instance
 
 
@@ -274,7 +311,7 @@ def _frame_headers(
             f"{frames} frames with {len(groups)} per-frame descriptions: only files of one image "
             "and enhanced multi-frame files are read"
         )
-        raise HeaderRejected(reason, "no-image")
+        raise HeaderRejected(reason, "no-image", _text(dataset, "StudyInstanceUID"))
     shared = _sequence(dataset, "SharedFunctionalGroupsSequence")[:1]
     return tuple(
         _header(path, dataset, _flatten([group, *shared, dataset]), rows, columns, (n, frames))
@@ -305,6 +342,8 @@ def _header(
         return next(found, (dataset, keywords[0]))
 
     problems: list[str] = []
+    selective = _text(*place("SpectrallySelectedSuppression")).upper()
+    suppressed = ("FAT_SAT",) if selective in ("FAT", "FAT_AND_WATER") else ()
     texts = [_text(dataset, k) for k in ("SeriesDescription", "ProtocolName", "SequenceName")]
     return SliceHeader(
         path=path,
@@ -320,17 +359,18 @@ def _header(
         modality=_text(dataset, "Modality").upper(),
         echo_time_ms=_positive(*place("EchoTime", "EffectiveEchoTime")),
         repetition_time_ms=_positive(*place("RepetitionTime")),
-        inversion_time_ms=_positive(*place("InversionTime")),
+        inversion_time_ms=_positive(*place("InversionTime", "InversionTimes")),
         instance_number=integer_of(dataset, "InstanceNumber"),
         series_number=integer_of(dataset, "SeriesNumber"),
         photometric=_text(dataset, "PhotometricInterpretation").upper(),
         samples=integer_of(dataset, "SamplesPerPixel") or 1,
         frame=frame[0] if frame else None,
         frames=frame[1] if frame else 1,
-        image_type=_texts(dataset, "ImageType"),
+        image_type=_texts(*(place("FrameType", "ImageType") if frame else (dataset, "ImageType"))),
         sop_class_uid=_text(dataset, "SOPClassUID"),
         words=" ".join(text for text in texts if text).upper(),
-        scan_options=_texts(dataset, "ScanOptions"),
+        scan_options=(*_texts(dataset, "ScanOptions"), *suppressed),
+        acquisition_contrast=_text(*place("AcquisitionContrast")).upper(),
         body_part=_text(dataset, "BodyPartExamined").upper(),
         frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
         problems=tuple(problems),

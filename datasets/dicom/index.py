@@ -19,10 +19,13 @@ from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.common.files import plain_name
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.remarks import PathText
+from spineline.datasets.dicom.copies import Copies, without_copies
 from spineline.datasets.dicom.header import (
+    FileIdentity,
     HeaderRejected,
     SliceHeader,
-    quick_uids,
+    identity_of,
+    quick_identity,
     quiet_pydicom,
     read_headers,
 )
@@ -58,6 +61,7 @@ class IndexEntry:
         study_uid, instance_uid: of its (first) image; empty where it gave none.
         token: tells this state of the file from another: its UID, size and time of change.
         rejection: why it gave no slice, or None.
+        place: see `FileIdentity`; empty where it gave no slice.
     """
 
     path: Path
@@ -65,6 +69,7 @@ class IndexEntry:
     instance_uid: str
     token: bytes
     rejection: Rejection | None = None
+    place: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +116,14 @@ def index(
     kept: list[IndexEntry] = []
     rejections: list[Rejection] = []
     tokens: dict[Path, bytes] = {}
-    first_of: dict[str, Path] = {}
+    copies = Copies(source)
     for entry in read(files):
         tokens[entry.path] = entry.token
-        if entry.rejection is not None:
-            rejections.append(entry.rejection)
-        elif first_of.setdefault(entry.instance_uid, entry.path) is entry.path:
+        rejection = entry.rejection or copies.rejection(entry.path, entry.place, entry.study_uid)
+        if rejection is None:
             kept.append(entry)
         else:
-            rejections.append(duplicate(entry.path, first_of[entry.instance_uid], source))
+            rejections.append(rejection)
     refuse_no_image(kept, rejections, files, source)
     studies = [
         StudyFiles(s.uid, s.name, s.folder, s.paths, s.rejections, source.is_file())
@@ -140,13 +144,14 @@ def read_study(files: StudyFiles) -> Study:
             try:
                 headers += read_headers(path)
             except HeaderRejected as rejected:
-                rejections.append(Rejection(path, rejected.reason, rejected.kind))
+                rejections.append(_rejection(path, rejected))
+        kept, copied = without_copies(headers)
     return Study(
         files.study_uid,
         files.name,
         files.folder,
-        series_of(headers),
-        tuple(rejections),
+        series_of(kept),
+        (*rejections, *copied),
         files.single_file,
     )
 
@@ -154,28 +159,31 @@ def read_study(files: StudyFiles) -> Study:
 def plain_entry(path: Path) -> IndexEntry | None:
     """The entry of a file for which pydicom is not needed; None of one for which it is."""
     try:
-        found = quick_uids(path)
+        found = quick_identity(path)
     except HeaderRejected as rejected:
         return _rejected(path, rejected)
-    return None if found is None else _entry(path, *found)
+    return None if found is None else _entry(path, found)
 
 
 def _odd_entry(path: Path) -> IndexEntry:
     try:
-        first = read_headers(path)[0]
+        headers = read_headers(path)
     except HeaderRejected as rejected:
         return _rejected(path, rejected)
-    return _entry(path, first.study_uid, first.instance_uid)
+    return _entry(path, identity_of(headers))
 
 
-def _entry(path: Path, study_uid: str, instance_uid: str) -> IndexEntry:
-    token = _digest(f"{instance_uid}:{_state(path)}")
-    return IndexEntry(path, study_uid, instance_uid, token)
+def _entry(path: Path, found: FileIdentity) -> IndexEntry:
+    token = _digest(f"{found.instance_uid}:{_state(path)}")
+    return IndexEntry(path, found.study_uid, found.instance_uid, token, place=found.place)
 
 
 def _rejected(path: Path, rejected: HeaderRejected) -> IndexEntry:
-    rejection = Rejection(path, rejected.reason, rejected.kind)
-    return IndexEntry(path, "", "", _digest(_state(path)), rejection)
+    return IndexEntry(path, "", "", _digest(_state(path)), _rejection(path, rejected))
+
+
+def _rejection(path: Path, rejected: HeaderRejected) -> Rejection:
+    return Rejection(path, rejected.reason, rejected.kind, rejected.study_uid)
 
 
 def _state(path: Path) -> str:
@@ -296,11 +304,6 @@ def _entries(
     return entries
 
 
-def duplicate(path: Path, first: Path, source: Path) -> Rejection:
-    """The rejection of a file whose instance another file holds already."""
-    return Rejection(path, f"the same instance as {_relative(first, source)}", "duplicate")
-
-
 def refuse_no_image(
     found: Sequence[object], rejections: Sequence[Rejection], files: Sequence[Path], source: Path
 ) -> None:
@@ -323,21 +326,33 @@ def group(
     """Slices and rejections by study, sorted by name.
 
     A folder that holds damaged DICOM files and no usable image, beside the studies, becomes a study
-    without files, so that a batch can report it.
+    without files, so that a batch can report it; and so does a study of which every file was
+    rejected, wherever they lie.
     """
     paths: dict[str, dict[str, None]] = {}
     for located in found:
         paths.setdefault(located.study_uid, {})[str(located.path)] = None
     folders = {uid: _common_folder(of_study) for uid, of_study in paths.items()}
+    folders |= _folders_of_lost(rejections, folders)
     base = _base(folders, source)
     names = _names(folders, source, base)
-    by_study, loose = _rejections_by_study(rejections, folders, names)
+    by_study, loose = _rejections_by_study(rejections, folders, names, source)
     failed = _failed_studies(_beside(loose, folders, by_study, source, base), names, source, base)
     studies = [
-        StudyGroup(uid, names[uid], folders[uid], tuple(of_study), tuple(by_study[uid]))
-        for uid, of_study in paths.items()
+        StudyGroup(uid, names[uid], folders[uid], tuple(paths.get(uid, ())), tuple(by_study[uid]))
+        for uid in folders
     ]
     return sorted([*studies, *failed], key=lambda study: (study.name, study.uid))
+
+
+def _folders_of_lost(rejections: Sequence[Rejection], known: Mapping[str, Path]) -> dict[str, Path]:
+    """The folders of studies of which nothing but rejected files is there."""
+    lost: dict[str, list[str]] = {}
+    for rejection in rejections:
+        uid = rejection.study_uid
+        if uid and uid not in known and rejection.kind not in _HARMLESS:
+            lost.setdefault(uid, []).append(str(rejection.path))
+    return {uid: _common_folder(paths) for uid, paths in lost.items()}
 
 
 def _base(folders: Mapping[str, Path], source: Path) -> Path:
@@ -376,9 +391,12 @@ def _counts(names: Mapping[str, str]) -> Counter[str]:
 
 
 def _rejections_by_study(
-    rejections: Sequence[Rejection], folders: Mapping[str, Path], names: Mapping[str, str]
+    rejections: Sequence[Rejection],
+    folders: Mapping[str, Path],
+    names: Mapping[str, str],
+    source: Path,
 ) -> tuple[dict[str, list[Rejection]], list[Rejection]]:
-    """Each rejection with the study whose folder holds it most closely; the rest stay loose."""
+    """Each rejection with its study, else that whose folder holds it most closely, or loose."""
     by_study: dict[str, list[Rejection]] = {uid: [] for uid in folders}
     loose: list[Rejection] = []
     study_of: dict[Path, str] = {}
@@ -387,6 +405,10 @@ def _rejections_by_study(
     for rejection in rejections:
         around = (rejection.path, *rejection.path.parents)
         owner = next((study_of[folder] for folder in around if folder in study_of), None)
+        if rejection.study_uid in by_study:
+            owner = rejection.study_uid
+            if not rejection.path.is_relative_to(folders[owner]):
+                _tell_left_out(rejection, source)
         if owner is None:
             loose.append(rejection)
         else:
@@ -456,15 +478,49 @@ def _relative(path: Path, source: Path) -> str:
 
 
 def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
-    """The slices of a study by series, sorted by series number, then UID."""
+    """The slices of a study by series, sorted by series number, then UID.
+
+    Where every slice has a series UID of its own, as some scanners export them, those that share
+    all else that a series has in common are one series, named by the UID of its first slice.
+    """
     grouped: dict[str, list[SliceHeader]] = {}
     for header in headers:
         grouped.setdefault(header.series_uid, []).append(header)
-    series = [
-        Series(uid, slices[0].series_description, _sorted_along_normal(slices))
-        for uid, slices in grouped.items()
-    ]
+    alone: dict[object, list[SliceHeader]] = {}
+    series = []
+    for slices in grouped.values():
+        shared = _shared_by_slices(slices[0]) if len(slices) == 1 else None
+        if shared is None:
+            series.append(_series(slices))
+        else:
+            alone.setdefault(shared, []).append(slices[0])
+    for slices in alone.values():
+        places = {header.position for header in slices}
+        together = len(places) == len(slices)
+        series += [_series(slices)] if together else [_series([header]) for header in slices]
     return tuple(sorted(series, key=lambda s: (s.slices[0].series_number or 0, s.series_uid)))
+
+
+def _series(slices: Sequence[SliceHeader]) -> Series:
+    ordered = _sorted_along_normal(slices)
+    return Series(ordered[0].series_uid, ordered[0].series_description, ordered)
+
+
+def _shared_by_slices(header: SliceHeader) -> object | None:
+    """What the slices of one series share besides its UID; None where too little is told of it."""
+    told = header.series_number is not None or header.words
+    if header.frame is not None or header.orientation is None or not (told and header.position):
+        return None
+    return (
+        header.series_number,
+        header.words,
+        header.modality,
+        header.image_type,
+        header.echo_time_ms,
+        header.frame_of_reference_uid,
+        tuple(round(value, 3) for value in header.orientation),
+        (header.rows, header.columns, header.spacing_rc_mm),
+    )
 
 
 def _sorted_along_normal(slices: Sequence[SliceHeader]) -> tuple[SliceHeader, ...]:

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from spineline.datasets.dicom.header import SliceHeader, quiet_pydicom
-from spineline.datasets.dicom.select import is_capture
+from spineline.datasets.dicom.kinds import is_capture
 
 _OVERLAYS = [group << 16 | 0x3000 for group in range(0x6000, 0x6020, 2)]  # PS3.3 C.9.2
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName")

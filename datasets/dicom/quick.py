@@ -39,6 +39,7 @@ _WANTED: dict[int, tuple[str, bytes]] = {
     0x00080018: ("SOPInstanceUID", b"UI"),
     0x00080060: ("Modality", b"CS"),
     0x0008103E: ("SeriesDescription", b"LO"),
+    0x00089209: ("AcquisitionContrast", b"CS"),
     0x00180015: ("BodyPartExamined", b"CS"),
     0x00180020: ("ScanningSequence", b"CS"),
     0x00180022: ("ScanOptions", b"CS"),
@@ -69,10 +70,18 @@ _LEAVE_TO_PYDICOM = (0x00280008, 0x52009229, 0x52009230)  # several frames, func
 
 @dataclass(frozen=True, slots=True)
 class QuickDataset:
-    """Values by keyword, with as much of a pydicom dataset's manners as headers need."""
+    """Values by keyword, with as much of a pydicom dataset's manners as headers need.
+
+    Attributes:
+        values: by keyword.
+        file_meta: the SOP class by its keyword.
+        pixels: where in the file the stored pixels begin, and their length; that is 0xFFFFFFFF
+            where they are compressed and their length is not given.
+    """
 
     values: Mapping[str, Any]
     file_meta: Mapping[str, Any]
+    pixels: tuple[int, int] = (0, 0)
 
     def __contains__(self, keyword: object) -> bool:
         return keyword in self.values
@@ -131,7 +140,7 @@ def _parse(data: bytes) -> QuickDataset:
     if any(values.get(keyword) is None for keyword in _NEEDED):
         raise _GiveUp
     class_uid = meta.get(0x00020002, b"").rstrip(b"\0 ").decode("ascii")
-    return QuickDataset(values, {"MediaStorageSOPClassUID": class_uid})
+    return QuickDataset(values, {"MediaStorageSOPClassUID": class_uid}, (position, length))
 
 
 def _meta(data: bytes) -> tuple[dict[int, bytes], int]:

@@ -7,13 +7,14 @@ higher resolution, then to the lower series UID, so that the order of files play
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
+from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.common.remarks import (
     FreeText,
@@ -24,38 +25,52 @@ from spineline.datasets.common.remarks import (
     SeriesText,
     remark,
 )
+from spineline.datasets.dicom.contrast import dixon_parts, look_at_sagittal
+from spineline.datasets.dicom.geometry import (
+    pixel_to_patient,
+    standard_orientation,
+    to_standard_orientation,
+)
 from spineline.datasets.dicom.header import RejectionKind, SliceHeader
+from spineline.datasets.dicom.kinds import (
+    DixonPart,
+    dixon_part,
+    fat_suppression,
+    is_derived,
+    is_of_dixon_scan,
+    is_of_other_region,
+    is_of_sagittal_plane,
+    named_part,
+    no_anatomy,
+    plane_of,
+    weighting,
+)
+from spineline.datasets.dicom.pixels import read_pixels
 
-# A word ends where letters end: digits and marks may stand right beside it, as in `t2_tse_sag_384`.
-_T2 = re.compile(r"(?<![A-Z0-9])S?T2(?![0-9])")  # Philips writes sT2W
-_T1 = re.compile(r"(?<![A-Z0-9])S?T1(?![0-9])")
-_PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
-_T2_STAR = re.compile(
-    r"T2\s*\*|T2[ _-]?STAR|(?<![A-Z])(?:MEDIC|MERGE|GRE|FFE|FLASH|SWI|FIESTA)(?![A-Z])"
-)
-_SAGITTAL = re.compile(r"(?<![A-Z])(?:[TW12_]*SAG(?:ITTAL)?)(?![A-Z])|矢状")
-_LOCALIZER = re.compile(
-    r"LOCALI[SZ]|SCOUT|SURVEY|SCANOGRAM|(?<![A-Z])(?:LOC|PLAN|AAH)(?![A-Z])|定位"
-)
-_FAT_SUPPRESSED = re.compile(
-    r"(?<![A-Z])(?:T2|T2W)?[ _-]?(?:FS|FATS?|SFS|STIR|TIRM|SPAIR|SPIR|CHESS|WE|IR)(?![A-Z])"
-    r"|FAT[ _-]?SAT|FAT[ _-]?SUP|FATSUP|(?<![A-Z])WATER(?![A-Z])|压脂|抑脂"
-)
-_FAT_OR_OPPOSED = re.compile(r"OPP(?:OSED)?[ _-]?PHASE|OUT[ _-]?(?:OF[ _-]?)?PHASE|FAT[ _-]ONLY")
-_DIXON = re.compile(r"DIXON|IDEAL|(?<![A-Z])FLEX(?![A-Z])")
-_DIXON_WATER = re.compile(r"(?<![A-Z])W(?:ATER)?(?![A-Z])")
-_DIXON_FAT = re.compile(r"(?<![A-Z])F(?:AT)?(?![A-Z])")
-_OTHER_REGION = re.compile(
-    r"CERVI|C[ _-]?SPINE|THORA|T[ _-]SPINE|TSPINE|(?<![A-Z])(?:HWS|BWS|NECK|HEAD|BRAIN|KNEE|HIP)"
-    r"(?![A-Z])|颈|胸"
-)
-_LUMBAR = re.compile(r"LUMB|L[ _-]?SPINE|LWS|(?<![A-Z])(?:LS|LSP)(?![A-Z])|腰")
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_FAT_SCAN_OPTIONS = ("FS", "SFS", "FAT_SAT", "FATSAT", "SPIR", "SPAIR", "STIR", "WE")
-
-_T2_ECHO_MS = 60.0
-_T2_REPETITION_MS = 1500.0
 _MYELOGRAPHY_ECHO_MS = 300.0
+_LOOKS = 8
+"""No more stacks than that are looked at for what headers do not say."""
+_STATION_SHARE = 0.35
+"""Of its height: a stack as far above another shows another station of a whole spine."""
+_NAMED_FILES = 5
+"""Of damaged files that are named one by one in warnings."""
+_SHIFT_SHARE = 0.25
+"""Of its height: slices moved as far within their plane are no stack."""
+
+Demerit: TypeAlias = tuple[int, str]
+"""Weight, and plain words; a demerit without words is no matter for a warning."""
+ReadImage: TypeAlias = Callable[[SliceHeader], Float32Array]
+
+_OF_DIXON: dict[DixonPart, Demerit] = {
+    "water": (5, "fat-suppressed (the water image of a Dixon scan); grades are less sure on it"),
+    "in-phase": (6, ""),
+    "opposed-phase": (12, "the opposed-phase image of a Dixon scan; grades are less sure on it"),
+    "fat": (
+        14,
+        "fat alone, the opposite of fat-suppressed (the fat image of a Dixon scan); grades are "
+        "less sure on it",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +81,13 @@ class Rejection:
         path: the file.
         reason: why, in plain words.
         kind: ``foreign`` (no DICOM image by nature), ``damaged``, ``no-image`` or ``duplicate``.
+        study_uid: the study that it belongs to; empty where it does not say.
     """
 
     path: Path
     reason: str
     kind: RejectionKind = "damaged"
+    study_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +150,19 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Stack:
-    """Parallel slices of one size in one series."""
+    """Parallel slices of one size and one kind in one series.
+
+    Attributes:
+        series: that they belong to.
+        slices: sorted along the normal.
+        part: which image of a Dixon scan they are.
+        seen: demerits by what the pixels show, and by where the stack lies among others.
+    """
 
     series: Series
     slices: tuple[SliceHeader, ...]
+    part: DixonPart | None = None
+    seen: tuple[Demerit, ...] = ()
 
     @property
     def first(self) -> SliceHeader:
@@ -149,19 +175,35 @@ class _Stack:
         return remark(code, wording, series=series, **reasons, **counts)
 
 
-def choose_slice(study: Study) -> Choice:
+def read_upright(header: SliceHeader) -> Float32Array:
+    """The pixels of a slice, the usual way round.
+
+    Raises:
+        DicomReadError: as [spineline.datasets.dicom.pixels.read_pixels][].
+    """
+    return to_standard_orientation(read_pixels(header), header)[0]
+
+
+def choose_slice(study: Study, *, read: ReadImage = read_upright) -> Choice:
     """The middle slice of the study's T2 sagittal series.
 
     Sagittal is a matter of geometry (the slice normal runs mostly along x; by description only
     where there is no orientation), T2 one of description, echo and repetition time. A series that
     is fat-suppressed, derived or otherwise second-rate is used only when there is no better one,
-    with a warning. The middle is found by position along the normal: the slice nearest to the
-    centre of the stack, of two equally near the one further along.
+    with a warning. Of a Dixon scan water is better than in-phase, and both than the rest; of the
+    stations of a whole spine the lowest is taken. What headers do not say (fat suppression, the
+    contrast, which image of a Dixon scan it is) is told from the pixels of middle slices. The
+    middle is found by position along the normal: the slice nearest to the centre of the stack, of
+    two equally near the one further along.
+
+    Args:
+        study: by headers.
+        read: gives the pixels of a slice, the usual way round.
 
     Raises:
         DicomReadError: the study has no sagittal T2 series; names what was found instead.
     """
-    stacks = [stack for series in study.series for stack in _stacks(series)]
+    stacks = _with_named_parts([stack for series in study.series for stack in _stacks(series)])
     refused = [(stack, reason) for stack in stacks if (reason := _refusal(stack))]
     usable = [stack for stack in stacks if not any(stack is other for other, _ in refused)]
     warnings: list[Remark] = []
@@ -171,176 +213,257 @@ def choose_slice(study: Study) -> Choice:
         warnings.append(remark("slice_choice", wording, reason=refused[0][1]))
     if not usable:
         raise DicomReadError(_nothing_found(study, refused))
-    usable.sort(key=_rank)
+    usable = _looked_at(_with_stations(_with_seen_parts(usable, read)), read)
     best = usable[0]
     warnings += [
-        best.remark("slice_choice", "{series.shown}: {reason}", text) for _, text in _demerits(best)
+        best.remark("slice_choice", "{series.shown}: {reason}", text)
+        for _, text in _demerits(best)
+        if text
     ]
     tie = _rivals(best, usable[1:])
-    warnings += tie
+    warnings += [*_upper_stations(best, usable), *tie]
     left_out = [*refused, *((stack, _why_not(stack, best)) for stack in usable[1:])]
     chosen, place, slice_warnings = _middle(best)
     warnings += slice_warnings
     warnings += [remark("no_geometry", "{reason}", reason=problem) for problem in chosen.problems]
-    warnings += [
-        remark("files_left_out", "{file.shown} was left out: {reason}", **_of_file(rejection))
-        for rejection in study.rejections
-        if rejection.kind == "damaged"
-    ]
+    warnings += _files_left_out(study)
     wording = "slice {place} of {count} of {series.shown}"
     notes = (
         best.remark("", wording, place=place + 1, count=len(best.slices)),
         *(stack.remark("", "left out, {series.shown}: {reason}", why) for stack, why in left_out),
         *(remark("", "left out, {file.shown}: {reason}", **_of_file(r)) for r in study.rejections),
     )
-    equal = [stack for stack in usable[1:] if _rank(stack)[0] == _rank(best)[0]]
     return Choice(
         best.series,
         chosen,
         tuple(dict.fromkeys(warnings)),
         notes,
         neighbours=_neighbours(best, chosen),
-        alternatives=tuple(_middle(stack)[0] for stack in equal),
+        alternatives=tuple(_middle(stack)[0] for stack in _equals(best, usable[1:])),
         t1_slices=_t1_slices(stacks, chosen),
         tie=tuple(tie),
     )
 
 
+# Stacks
+
+
 def _stacks(series: Series) -> list[_Stack]:
-    """The series' slices grouped into parallel ones of one size, in order of first occurrence."""
+    """The series' slices grouped into stacks, in order of first occurrence."""
     groups: list[list[SliceHeader]] = []
     for header in series.slices:
-        home = next((group for group in groups if _parallel(group[0], header)), None)
+        home = next((group for group in groups if _of_one_stack(group[0], header)), None)
         if home is None:
             groups.append([header])
         else:
             home.append(header)
-    return [_Stack(series, tuple(group)) for group in groups]
+    return [_Stack(series, tuple(group), dixon_part(group[0])) for group in groups]
 
 
-def _parallel(one: SliceHeader, other: SliceHeader) -> bool:
-    if (one.rows, one.columns) != (other.rows, other.columns):
+def _of_one_stack(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two slices of a series are parallel, of one size and kind, and not shifted."""
+    kinds = [(h.rows, h.columns, dixon_part(h), no_anatomy(h)) for h in (one, other)]
+    if kinds[0] != kinds[1]:
         return False
     if one.orientation is None or other.orientation is None:
         return one.orientation is other.orientation
-    return bool(np.abs(np.subtract(one.orientation, other.orientation)).max() < 0.02)
+    parallel = bool(np.abs(np.subtract(one.orientation, other.orientation)).max() < 0.02)
+    if not parallel or not (one.has_geometry and other.has_geometry):
+        return parallel
+    shift = np.subtract(one.position, other.position) @ np.array(one.orientation[3:])  # type: ignore[arg-type]
+    return bool(abs(shift) < _SHIFT_SHARE * _height_mm(one))
+
+
+def _height_mm(header: SliceHeader) -> float:
+    return header.rows * header.spacing_rc_mm[0] if header.spacing_rc_mm else 0.0
+
+
+def _geometry_of(stack: _Stack) -> object:
+    """What stacks that show the same places share."""
+    middle = _middle(stack)[0]
+    rounded = [
+        None if values is None else tuple(round(value, 1) for value in values)
+        for values in (middle.orientation, middle.position, middle.spacing_rc_mm)
+    ]
+    return middle.rows, middle.columns, *rounded
+
+
+def _with_named_parts(stacks: Sequence[_Stack]) -> list[_Stack]:
+    """Stacks of which several have one description but for the word of a Dixon part, as such.
+
+    Where one of those words is all that tells series of the same places apart, they are the images
+    of a Dixon scan, whether or not something says Dixon.
+    """
+    groups: dict[object, dict[int, DixonPart]] = {}
+    for n, stack in enumerate(stacks):
+        named = named_part(stack.series.description)
+        if stack.part is None and named is not None:
+            groups.setdefault((named[0], _geometry_of(stack)), {})[n] = named[1]
+    parts = {
+        n: part for group in groups.values() if len(set(group.values())) > 1
+        for n, part in group.items()
+    }  # fmt: skip
+    return [replace(stack, part=parts.get(n, stack.part)) for n, stack in enumerate(stacks)]
+
+
+def _with_seen_parts(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
+    """Stacks of Dixon scans with the parts that their pixels show.
+
+    Names stand, unless water and fat have plainly changed places.
+    """
+    groups: dict[object, list[int]] = {}
+    for n, stack in enumerate(stacks):
+        if stack.part is not None or is_of_dixon_scan(stack.first):
+            groups.setdefault(_geometry_of(stack), []).append(n)
+    changed = dict(enumerate(stacks))
+    for places in groups.values():
+        group = [stacks[n] for n in places]
+        if len(group) > 1:
+            changed.update(zip(places, _seen_parts(group, read), strict=True))
+    return list(changed.values())
+
+
+def _seen_parts(group: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
+    images = [_image_of(stack, read) for stack in group]
+    known = [n for n, image in enumerate(images) if image is not None]
+    shapes = {image.shape for image in images if image is not None}
+    if len(known) < 2 or len(shapes) != 1:
+        return list(group)
+    found = dixon_parts([i for i in images if i is not None], group[0].first.spacing_rc_mm)
+    seen = dict(zip(known, found, strict=True))
+    named = [stack.part for stack in group]
+    swapped = {
+        n: part
+        for n, part in seen.items()
+        if {named[n], part} == {"water", "fat"} and named.count(named[n]) == 1
+    }
+    result = []
+    for n, stack in enumerate(group):
+        if len(swapped) == 2 and n in swapped:
+            text = f"named as the {stack.part} image of a Dixon scan, but shows {swapped[n]}"
+            result.append(replace(stack, part=swapped[n], seen=(*stack.seen, (0, text))))
+        else:
+            taken = seen.get(n) in named
+            result.append(stack if stack.part or taken else replace(stack, part=seen.get(n)))
+    return result
+
+
+def _image_of(stack: _Stack, read: ReadImage) -> Float32Array | None:
+    """The pixels of a stack's middle slice; None where they cannot be read."""
+    try:
+        return read(_middle(stack)[0])
+    except DicomReadError:
+        return None
+
+
+def _with_stations(stacks: Sequence[_Stack]) -> list[_Stack]:
+    """Stacks of which those that lie well above another that is as good have a demerit for it."""
+    text = "shows an upper station of a whole spine"
+    return [
+        replace(stack, seen=(*stack.seen, (7, text)))
+        if any(_lies_above(stack, other) for other in stacks)
+        else stack
+        for stack in stacks
+    ]
+
+
+def _lies_above(stack: _Stack, other: _Stack) -> bool:
+    heights = [_centre_height(each.first) for each in (stack, other)]
+    if heights[0] is None or heights[1] is None or _penalty(other) > _penalty(stack):
+        return False
+    if not _shares_coordinates(stack.first, other.first):
+        return False
+    tall = min(_height_mm(stack.first), _height_mm(other.first))
+    return heights[0] - heights[1] > _STATION_SHARE * tall
+
+
+def _centre_height(header: SliceHeader) -> float | None:
+    """How far up in the patient the middle of a slice lies, mm."""
+    if not header.has_geometry:
+        return None
+    middle = [[(header.columns - 1) / 2, (header.rows - 1) / 2]]
+    return float(pixel_to_patient(header, np.array(middle))[0, 2])
+
+
+def _upper_stations(best: _Stack, stacks: Sequence[_Stack]) -> list[Remark]:
+    count = sum(_lies_above(replace(stack, seen=()), best) for stack in stacks)
+    if not count:
+        return []
+    wording = "{series.shown} was taken, the lowest of {count} stations of a whole spine"
+    return [best.remark("slice_choice", wording, count=count + 1)]
+
+
+def _looked_at(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
+    """Stacks by rank, once the pixels of the best ones were asked what their headers do not say."""
+    ordered = sorted(stacks, key=_rank)
+    done: list[_Stack] = []
+    for _ in range(_LOOKS):
+        best = _penalty(ordered[0])
+        places = (n for n, s in enumerate(ordered) if _penalty(s) == best and s not in done)
+        place = next(places, None)
+        if place is None:
+            break
+        ordered[place] = _seen(ordered[place], read)
+        done.append(ordered[place])
+        ordered.sort(key=_rank)
+    return ordered
+
+
+def _seen(stack: _Stack, read: ReadImage) -> _Stack:
+    """A stack with what its middle slice shows of fat suppression and contrast."""
+    asks_fat = stack.part is None and fat_suppression(stack.first) is None
+    asks_contrast = weighting(stack.first) == "unknown"
+    image = _image_of(stack, read) if asks_fat or asks_contrast else None
+    look = None if image is None else look_at_sagittal(image, _spacing_upright(stack.first))
+    if look is None:
+        return stack
+    seen = list(stack.seen)
+    if asks_fat and look.has_suppressed_fat:
+        text = "fat-suppressed (no header says so, but fat is dark); grades are less sure on it"
+        seen.append((5, text))
+    if asks_contrast and look.is_like_t1:
+        seen.append((4, "its image looks T1-weighted: fat is bright and no fluid is"))
+    return replace(stack, seen=tuple(seen))
+
+
+def _spacing_upright(header: SliceHeader) -> tuple[float, float] | None:
+    spacing = header.spacing_rc_mm
+    return spacing[::-1] if spacing and standard_orientation(header).transpose else spacing
+
+
+# What speaks against a stack
 
 
 def _refusal(stack: _Stack) -> str | None:
     """Why a stack cannot be the T2 sagittal one, or None."""
-    header, weighting = stack.first, _weighting(stack.first)
+    header, contrast = stack.first, weighting(stack.first)
     checks = (
         (header.modality not in ("", "MR"), f"modality {header.modality}, not MR"),
-        (is_capture(header), "a screen shot or secondary capture"),
-        (_is_localizer(header), "a localizer"),
-        (not _is_sagittal(header), _plane(header)),
-        (weighting in ("T1", "PD"), f"{weighting}-weighted"),
-        ("MIP" in header.words.split() or "PROJECTION IMAGE" in header.image_type, "a projection"),
+        (True, no_anatomy(header)),
+        (not is_of_sagittal_plane(header), plane_of(header)),
+        (contrast in ("T1", "PD"), f"{contrast}-weighted"),
         (min(header.rows, header.columns) < 64, f"only {header.rows}x{header.columns} pixels"),
     )
-    return next((reason for holds, reason in checks if holds), None)
+    return next((reason for holds, reason in checks if holds and reason), None)
 
 
-def is_capture(header: SliceHeader) -> bool:
-    """Whether a slice is a screen shot or secondary capture."""
-    screen = any("SCREEN" in word for word in header.image_type) or "SCREEN" in header.words
-    return header.sop_class_uid.startswith(_SECONDARY_CAPTURE) or screen
-
-
-def _is_localizer(header: SliceHeader) -> bool:
-    return "LOCALIZER" in header.image_type or bool(_LOCALIZER.search(header.words))
-
-
-def _is_sagittal(header: SliceHeader) -> bool:
-    if header.orientation is None:
-        return bool(_SAGITTAL.search(header.words))
-    return header.is_sagittal
-
-
-def _plane(header: SliceHeader) -> str:
-    normal = header.normal
-    if normal is None:
-        return "no orientation, and the description does not say sagittal"
-    return ("sagittal", "coronal", "transverse")[int(np.abs(normal).argmax())] + ", not sagittal"
-
-
-def _weighting(header: SliceHeader) -> str:
-    """``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``: by words, then by echo and repetition."""
-    words = header.words
-    if _T2_STAR.search(words):
-        return "T2*"
-    found = [
-        name for name, pattern in (("T2", _T2), ("T1", _T1), ("PD", _PD)) if pattern.search(words)
-    ]
-    if len(found) == 1:
-        return found[0]
-    if re.search(r"STIR|TIRM", words):
-        return "T2"
-    by_times = _weighting_by_times(header)
-    return found[0] if found and by_times == "unknown" else by_times
-
-
-def _weighting_by_times(header: SliceHeader) -> str:
-    echo, repetition = header.echo_time_ms, header.repetition_time_ms
-    if echo is None:
-        return "unknown"
-    if echo >= _T2_ECHO_MS:
-        return "T2" if repetition is None or repetition >= _T2_REPETITION_MS else "T2*"
-    if repetition is None:
-        return "T1" if echo < 20 else "unknown"
-    return "T1" if repetition < _T2_REPETITION_MS else "PD"
-
-
-def _fat_suppression(header: SliceHeader) -> str | None:
-    """How a slice shows that its fat is suppressed (or is all it shows), or None."""
-    words, kinds = header.words, header.image_type
-    if _DIXON.search(words) or {"DIXON", "WATER", "FAT", "OPP_PHASE", "IN_PHASE"} & set(kinds):
-        return _dixon_part(words, kinds)
-    match = _FAT_SUPPRESSED.search(words)
-    if match:
-        return f"described as '{match.group().strip(' _-')}'"
-    options = [option for option in header.scan_options if option in _FAT_SCAN_OPTIONS]
-    if options:
-        return f"scan option {options[0]}"
-    inversion = header.inversion_time_ms
-    if inversion is not None and 50 <= inversion <= 350:
-        return f"inversion time {inversion:g} ms"
-    return None
-
-
-def _dixon_part(words: str, kinds: Sequence[str]) -> str | None:
-    after = _DIXON.split(words)[-1]
-    if "IN_PHASE" in kinds or re.search(r"(?<![A-Z])IN(?![A-Z])|IN_?PHASE|(?<![A-Z])IP", after):
-        return None
-    if "WATER" in kinds or _DIXON_WATER.search(after):
-        return "the water image of a Dixon scan"
-    if "FAT" in kinds or _DIXON_FAT.search(after):
-        return "the fat image of a Dixon scan"
-    if "OPP_PHASE" in kinds or re.search(r"OPP|OUT|(?<![A-Z])OP(?![A-Z])", after):
-        return "the opposed-phase image of a Dixon scan"
-    return None
-
-
-def _demerits(stack: _Stack) -> list[tuple[int, str]]:
-    """What speaks against a usable stack: weight and plain words."""
-    header, weighting = stack.first, _weighting(stack.first)
-    fat = _fat_suppression(header)
+def _demerits(stack: _Stack) -> list[Demerit]:
+    """What speaks against a usable stack."""
+    header, contrast = stack.first, weighting(stack.first)
+    fat = None if is_of_dixon_scan(header) or stack.part else fat_suppression(header)
     echo = header.echo_time_ms
-    region = f"{header.words} {header.body_part}"
-    derived = "DERIVED" in header.image_type[:1] or "SECONDARY" in header.image_type[1:2]
     found = (
-        (weighting == "unknown", 8, "weighting unknown (no description, echo time); taken as T2"),
+        (contrast == "unknown", 8, "weighting unknown (no description, echo time); taken as T2"),
         (
-            _OTHER_REGION.search(region) and not _LUMBAR.search(region),
+            is_of_other_region(header),
             8,
             "seems to show another part of the body than the lumbar spine",
         ),
-        (weighting == "T2*", 6, "T2*-weighted or short repetition, not plain T2"),
+        (contrast == "T2*", 6, "T2*-weighted or short repetition, not plain T2"),
         (fat is not None, 5, f"fat-suppressed ({fat}); grades are less sure on it"),
-        (bool(_FAT_OR_OPPOSED.search(header.words)), 5, "opposed-phase or fat-only image"),
-        (derived, 4, "a derived image, not an original one"),
+        (stack.part is None and is_derived(header), 4, "a derived image, not an original one"),
         (
-            weighting == "T2" and echo is not None and echo < 45,
+            contrast == "T2" and echo is not None and echo < 45,
             3,
             f"described as T2, but its echo time is {echo or 0:g} ms",
         ),
@@ -354,20 +477,29 @@ def _demerits(stack: _Stack) -> list[tuple[int, str]]:
         (header.samples > 1, 4, "a colour image"),
         (len(stack.slices) < 3, 2, f"only {len(stack.slices)} slice(s)"),
     )
-    return [(weight, text) for holds, weight, text in found if holds]
+    of_part = [] if stack.part is None else [_OF_DIXON[stack.part]]
+    return [*((weight, text) for holds, weight, text in found if holds), *of_part, *stack.seen]
+
+
+def _penalty(stack: _Stack) -> int:
+    return sum(weight for weight, _ in _demerits(stack))
 
 
 def _rank(stack: _Stack) -> tuple[int, int, int, float, str]:
     header = stack.first
     spacing = min(header.spacing_rc_mm) if header.spacing_rc_mm else float("inf")
-    penalty = sum(weight for weight, _ in _demerits(stack))
     size = header.rows * header.columns
-    return penalty, -len(stack.slices), -size, spacing, stack.series.series_uid
+    return _penalty(stack), -len(stack.slices), -size, spacing, stack.series.series_uid
+
+
+def _equals(best: _Stack, others: Sequence[_Stack]) -> list[_Stack]:
+    """The other stacks that are as good, in order of rank."""
+    return [other for other in others if _penalty(other) == _penalty(best)]
 
 
 def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[Remark]:
     """A warning where another stack is as good, so that the choice is one of detail."""
-    equal = [other for other in others if _rank(other)[0] == _rank(best)[0]]
+    equal = _equals(best, others)
     if not equal:
         return []
     wording = "{series.shown} was taken out of {count} equally suited series: {reason} decided"
@@ -377,11 +509,15 @@ def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[Remark]:
 
 def _why_not(stack: _Stack, best: _Stack) -> str:
     """Why one usable stack stands behind another."""
-    if _rank(stack)[0] != _rank(best)[0]:
-        return "; ".join(text for _, text in _demerits(stack))
+    if _penalty(stack) != _penalty(best):
+        texts = [text for _, text in _demerits(stack) if text]
+        return "; ".join(texts) or f"the {stack.part} image of a Dixon scan"
     names = ("", "the number of slices", "the matrix size", "the pixel spacing", "the series UID")
     pairs = zip(names, _rank(stack), _rank(best), strict=True)
     return next((name for name, mine, its in pairs if mine != its), "the order of slices")
+
+
+# Slices of a stack
 
 
 def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
@@ -427,9 +563,9 @@ def _t1_slices(stacks: Sequence[_Stack], chosen: SliceHeader) -> tuple[SliceHead
     suited = [
         stack
         for stack in stacks
-        if _weighting(stack.first) == "T1"
+        if weighting(stack.first) == "T1"
         and stack.first.is_sagittal
-        and not (is_capture(stack.first) or _is_localizer(stack.first))
+        and no_anatomy(stack.first) is None
         and stack.first.has_geometry
         and _shares_coordinates(stack.first, chosen)
     ]
@@ -453,7 +589,7 @@ def _shares_coordinates(one: SliceHeader, other: SliceHeader) -> bool:
 
 def _within_place(header: SliceHeader) -> tuple[bool, float, int, str, int]:
     return (
-        _fat_suppression(header) is not None,
+        fat_suppression(header) is not None,
         -(header.echo_time_ms or 0.0),
         header.instance_number or 0,
         header.instance_uid,
@@ -475,6 +611,38 @@ def _positions(
     return along
 
 
+def _files_left_out(study: Study) -> list[Remark]:
+    """What was dropped that belongs to the study: damaged files, and further copies of others."""
+    damaged = _rejected_as("damaged", study)
+    wording = "{file.shown} was left out: {reason}"
+    named = damaged if len(damaged) <= _NAMED_FILES else damaged[: _NAMED_FILES - 1]
+    found = [remark("files_left_out", wording, **_of_file(each)) for each in named]
+    if len(damaged) > len(named):
+        wording = "{count} more damaged files were left out"
+        found.append(remark("files_left_out", wording, count=len(damaged) - len(named)))
+    copies = _rejected_as("duplicate", study)
+    if copies:
+        what = "copy of slices was" if len(copies) == 1 else "copies of slices were"
+        wording = f"{{count}} further {what} left out, such as {{file.shown}}"
+        name = PathText(copies[0].path.name)
+        found.append(remark("files_left_out", wording, count=len(copies), file=name))
+    return found
+
+
+def _rejected_as(kind: RejectionKind, study: Study) -> list[Rejection]:
+    return [rejection for rejection in study.rejections if rejection.kind == kind]
+
+
+def _counted(study: Study) -> list[Remark]:
+    """How many files were dropped, for an error."""
+    counts = {
+        "damaged files": len(_rejected_as("damaged", study)),
+        "further copies": len(_rejected_as("duplicate", study)),
+    }
+    wording = "{count} {what} left out"
+    return [remark("", wording, count=n, what=what) for what, n in counts.items() if n]
+
+
 def _of_file(rejection: Rejection) -> dict[str, Parameter]:
     """The parameters of a remark on a file."""
     return {"file": PathText(rejection.path.name), "reason": FreeText(rejection.reason)}
@@ -484,6 +652,7 @@ def _nothing_found(study: Study, refused: Sequence[tuple[_Stack, str]]) -> Remar
     if refused:
         wording = "{found}"
         found = tuple(stack.remark("", "{series.shown}: {reason}", why) for stack, why in refused)
+        found = (*found, *_counted(study))
     else:
         wording = "no usable DICOM image ({found}" + "…" * (len(study.rejections) > 3) + ")"
         found = tuple(remark("", "{file}: {reason}", **_of_file(r)) for r in study.rejections[:3])

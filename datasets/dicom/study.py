@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.datasets.common.log import progress
+from spineline.datasets.dicom.copies import Copies, without_copies
 from spineline.datasets.dicom.header import (
     HeaderRejected,
     SliceHeader,
+    identity_of,
     quiet_pydicom,
     read_headers,
 )
-from spineline.datasets.dicom.index import duplicate, files_below, group, refuse_no_image, series_of
+from spineline.datasets.dicom.index import files_below, group, refuse_no_image, series_of
 from spineline.datasets.dicom.select import Rejection, Study
 
 
@@ -52,17 +54,20 @@ def scan(source: Path) -> tuple[Study, ...]:
     headers: dict[str, list[SliceHeader]] = {}
     for header in found.headers:
         headers.setdefault(header.study_uid, []).append(header)
-    return tuple(
-        Study(
-            study_uid=study.uid,
-            name=study.name,
-            folder=study.folder,
-            series=series_of(headers.get(study.uid, ())),
-            rejections=study.rejections,
-            single_file=source.is_file() and bool(study.uid),
+    studies = []
+    for study in group(found.headers, found.rejections, source):
+        kept, copied = without_copies(headers.get(study.uid, ()))
+        studies.append(
+            Study(
+                study_uid=study.uid,
+                name=study.name,
+                folder=study.folder,
+                series=series_of(kept),
+                rejections=(*study.rejections, *copied),
+                single_file=source.is_file() and bool(study.uid),
+            )
         )
-        for study in group(found.headers, found.rejections, source)
-    )
+    return tuple(studies)
 
 
 def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
@@ -77,18 +82,21 @@ def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
 
 def _read_all(files: Sequence[Path], source: Path) -> _Found:
     found = _Found([], [])
-    first_of: dict[str, Path] = {}
+    copies = Copies(source)
     shown = progress(files, description="DICOM headers") if len(files) > 2000 else iter(files)
     with quiet_pydicom():
         for path in shown:
             try:
                 headers = read_headers(path)
             except HeaderRejected as rejected:
-                found.rejections.append(Rejection(path, rejected.reason, rejected.kind))
+                found.rejections.append(
+                    Rejection(path, rejected.reason, rejected.kind, rejected.study_uid)
+                )
                 continue
-            first = first_of.setdefault(headers[0].instance_uid, path)
-            if first is path:
+            known = identity_of(headers)
+            rejection = copies.rejection(path, known.place, known.study_uid)
+            if rejection is None:
                 found.headers.extend(headers)
             else:
-                found.rejections.append(duplicate(path, first, source))
+                found.rejections.append(rejection)
     return found

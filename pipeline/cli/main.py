@@ -101,7 +101,7 @@ def _dispatch(words: list[str]) -> int:
     settings = settings_from_words(_load(command.settings), rest)
     refuse_output_around(settings)
     result = _load(command.run)(settings)
-    return 1 if getattr(result, "failures", ()) else 0
+    return 1 if getattr(result, "failures", ()) or getattr(result, "refused", ()) else 0
 
 
 def settings_from_words(settings_class: type[Settings], words: Sequence[str]) -> Settings:

@@ -264,6 +264,7 @@ def _summary(
         "studies": len(studies_of(images)),
         "images": len(images),
         "labels": labels_in(truth.truths),
+        "refused": [names.study(name) for name, r in results.items() if r.status == "refused"],
         "abstained": [names.study(image.image_id) for image in images if image.abstained],
         "other_slice": elsewhere,
         "slice": settings.slice,
@@ -303,6 +304,13 @@ def _tell(
             "%d of %d images: the pipeline chose another slice than the labelled one; compared "
             "through patient coordinates",
             metrics["other_slice"],
+            metrics["images"],
+        )
+    if metrics["refused"]:
+        LOG.info(
+            "%d of %d images: refused as no sagittal lumbar T2, so that all their levels count as "
+            "missed; force=true looks all the same",
+            len(metrics["refused"]),
             metrics["images"],
         )
     if metrics["abstained"]:

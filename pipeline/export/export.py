@@ -258,6 +258,7 @@ def check_agreement(original: Pipeline, exported: Pipeline, frames: Sequence[Fra
         SpinelineError: other levels, or points, confidences, grades or namings that are off by
             more than the tolerances.
     """
+    original, exported = (replace(each, suitability=None) for each in (original, exported))
     wanted = original.analyse(frames)
     points = probability = 0.0
     batched = replace(exported, settings=replace(exported.settings, batch=len(frames)))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
@@ -31,7 +32,7 @@ from spineline.pipeline.inference.bundles import (
     load_exported,
     networks_needed,
 )
-from spineline.pipeline.inference.candidates import DecodedStructure
+from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
 from spineline.pipeline.inference.find_spine import LookSettings, find_spine, look_at
 from spineline.pipeline.inference.grading import Grade, Grader, crop_boxes, structure_grades
@@ -43,6 +44,14 @@ from spineline.pipeline.inference.slices.beside import SliceCount
 from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
+from spineline.pipeline.inference.suitability import (
+    TURNS,
+    Refusal,
+    SuitabilityLimits,
+    measure,
+    refusal_of,
+    score_of,
+)
 from spineline.weights import (
     Bundle,
     Task,
@@ -56,6 +65,10 @@ from spineline.weights import (
 
 if TYPE_CHECKING:
     from spineline.detect.backend import Detector
+
+
+NO_SPINE = DecodedSpine((), ())
+"""What is said of a frame that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,7 @@ class Pipeline:
         namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
             the detector.
         decoding: how candidates are weighed, but for what settings decide.
+        suitability: where a frame stops being for us; None takes every frame.
     """
 
     detector: Detector
@@ -94,6 +108,7 @@ class Pipeline:
     settings: ModelSettings = field(default_factory=ModelSettings)
     namer: LevelReader | None = None
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    suitability: SuitabilityLimits | None = None
 
     def __post_init__(self) -> None:
         if not set(self.detector.names) & set(LEVELS):
@@ -138,7 +153,7 @@ class Pipeline:
         if is_exported(settings.weights):
             models = load_exported(settings)
             found = (models.detector, models.classifier, bundle.name, bundle.sha256, settings)
-            return cls(*found, models.namer, models.decoding)
+            return cls(*found, models.namer, models.decoding, SuitabilityLimits())
         device, trust = settings.device, settings.trust
         with networks_needed(settings.weights):
             from spineline.classify import load_classifier
@@ -148,7 +163,9 @@ class Pipeline:
             detector = load_detector(bundle.detector.path, device=device, trust=trust)
             classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
             namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
-        return cls(detector, classifier, bundle.name, bundle.sha256, settings, namer)
+        names = bundle.name, bundle.sha256
+        limits = SuitabilityLimits()
+        return cls(detector, classifier, *names, settings, namer, suitability=limits)
 
     def predict(self, source: str | Path, *, stack: bool = False) -> StudyResult:
         """The result of one study, DICOM file, volume or image, or of an archive of one.
@@ -187,24 +204,54 @@ class Pipeline:
         )
         with precision(settings):
             looked = self._look(frames, how)
+            refusals = [self.refusal(each.frame.image, each.spine.candidates) for each in looked]
+            if not settings.force:
+                looked = [
+                    each if refusal is None else replace(each, spine=NO_SPINE)
+                    for each, refusal in zip(looked, refusals, strict=True)
+                ]
             frames, spines = [each.frame for each in looked], [each.spine for each in looked]
             grades = self._grade(frames, spines)
         return [
-            Analysis(each.frame, each.spine, self._result(each, how, graded))
-            for each, graded in zip(looked, grades, strict=True)
+            Analysis(each.frame, each.spine, self._result(each, how, graded, refusal))
+            for each, graded, refusal in zip(looked, grades, refusals, strict=True)
         ]
+
+    def refusal(self, image: npt.NDArray[np.uint8], candidates: Candidates) -> Refusal | None:
+        """Why an image is no sagittal T2 of a lumbar spine, head up; None where it is one.
+
+        Args:
+            image: (H, W) grey, as the detector saw it.
+            candidates: the detector's.
+        """
+        if self.suitability is None:
+            return None
+        look = self._looking()
+
+        def turned() -> dict[str, float]:
+            images = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
+            found = [look_at(self.detector, [each], look)[0] for each in images]
+            return {w: score_of(each, self.decoding) for w, each in zip(TURNS, found, strict=True)}
+
+        found = measure(image, candidates, self.decoding, self.namer)
+        return refusal_of(found, turned, self.suitability)
+
+    def _looking(self) -> LookSettings:
+        """How the detector is asked."""
+        settings = self.settings
+        return LookSettings(
+            confidence=settings.candidate_confidence,
+            iou=settings.iou,
+            batch=batch_size(settings),
+            per_level=self.decoding.candidates_per_level,
+        )
 
     def _look(self, frames: Sequence[Frame], how: DecodeSettings) -> list[Joined]:
         """The spine of each frame; all first looks go through the detector together."""
         settings = self.settings
         if how.method == "argmax":  # names each box by itself: there is nothing to join
             frames = [replace(frame, around=None) for frame in frames]
-        look = LookSettings(
-            confidence=settings.candidate_confidence,
-            iou=settings.iou,
-            batch=batch_size(settings),
-            per_level=how.candidates_per_level,
-        )
+        look = self._looking()
         offered = look_at(self.detector, [frame.image for frame in frames], look)
         find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
         looked = [
@@ -244,9 +291,16 @@ class Pipeline:
         grades = iter(structure_grades(kinds, self.classifier.grade(crops)))
         return [[next(grades) for _ in range(count)] for count in counts]
 
-    def _result(self, looked: Joined, how: DecodeSettings, grades: Sequence[Grade]) -> StudyResult:
+    def _result(
+        self,
+        looked: Joined,
+        how: DecodeSettings,
+        grades: Sequence[Grade],
+        refusal: Refusal | None,
+    ) -> StudyResult:
         frame, spine = looked.frame, looked.spine
-        header = frame.header
+        header, refused = frame.header, refusal is not None and not self.settings.force
+        unsuitable = [] if refusal is None else [refusal.remark(forced=not refused)]
         place = frame.file_and_slice
         return StudyResult(
             study_uid=header.study_uid or None if header else None,
@@ -258,17 +312,23 @@ class Pipeline:
             height=frame.height,
             spacing_rc_mm=header.spacing_rc_mm if header else None,
             structures=_structures(frame, spine.structures, grades),
-            missing_levels=tuple(level for level, _ in spine.missing),
+            missing_levels=LEVELS if refused else tuple(level for level, _ in spine.missing),
             warnings=(
+                *unsuitable,
                 *frame.warnings,
-                *spine_warnings(
-                    frame,
-                    spine.candidates,
-                    spine,
-                    settings=how,
-                    min_naming_probability=self.settings.min_naming_probability,
+                *(
+                    ()
+                    if refused
+                    else spine_warnings(
+                        frame,
+                        spine.candidates,
+                        spine,
+                        settings=how,
+                        min_naming_probability=self.settings.min_naming_probability,
+                    )
                 ),
             ),
+            status="refused" if refused else "ok",
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),

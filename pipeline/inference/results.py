@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
@@ -21,6 +21,8 @@ from spineline.datasets.labels import LEVELS, Kind, kind_of_level
 from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, ResultImage
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.warnings import warning_from_json, warning_to_json
+
+ResultStatus = Literal["ok", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ class SlicesSeen:
     looked_at: tuple[int, ...]
     other_series: int = 0
 
+    def __post_init__(self) -> None:
+        if self.graded not in self.looked_at:
+            raise ValueError(f"slice {self.graded} was graded and not looked at")
+
 
 @dataclass(frozen=True, slots=True)
 class StudyResult(ResultImage):
@@ -88,6 +94,8 @@ class StudyResult(ResultImage):
         version: of spineline.
         naming: how sure the levels are as a whole; None where that is not known.
         slices: those looked at; None where one alone was to be (``slices=1``, plain images).
+        status: ``refused`` where the image is not for us, see the warning ``not_lumbar_t2``: it
+            has no structures then.
     """
 
     structures: tuple[GradedStructure, ...]
@@ -98,6 +106,14 @@ class StudyResult(ResultImage):
     version: str = ""
     naming: Naming | None = None
     slices: SlicesSeen | None = None
+    status: ResultStatus = "ok"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the image is not for us, in words; None where it was not refused."""
+        if self.status == "ok":
+            return None
+        return "; ".join(each.text for each in self.warnings if each.code == "not_lumbar_t2")
 
     @property
     def abstained(self) -> bool:
@@ -131,6 +147,7 @@ class StudyResult(ResultImage):
             },
             **({} if self.slices is None else {"slices": _slices_to_json(self.slices)}),
             "warnings": [warning_to_json(warning) for warning in self.warnings],
+            "status": self.status,
             "weights": {"name": self.weights_name, "sha256": self.weights_sha256},
             "version": self.version,
         }
@@ -162,7 +179,7 @@ def result_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of ``result.json``, with units and frames of coordinates.
 
     >>> result_schema()["properties"]["schema"]["const"]
-    'spineline-result/2'
+    'spineline-result/3'
     """
     place = resources.files("spineline.pipeline.inference") / "schemas" / "result.schema.json"
     content: dict[str, Any] = json.loads(place.read_text("utf-8"))
@@ -194,7 +211,11 @@ def _check(result: StudyResult) -> None:
     spacing = result.spacing_rc_mm or (1.0, 1.0)
     if not all(0 < value < math.inf for value in spacing):
         raise ValueError(f"a pixel spacing of {spacing}")
+    if result.status not in get_args(ResultStatus):
+        raise ValueError(f"status {result.status!r:.60}, wanted ok or refused")
     levels = [s.level for s in result.structures]
+    if levels and result.status == "refused":
+        raise ValueError("it is refused and has structures")
     if len(set(levels)) < len(levels):
         raise ValueError("a level occurs twice")
     unknown = [level for level in result.missing_levels if level not in LEVELS]
@@ -206,8 +227,6 @@ def _check(result: StudyResult) -> None:
         raise TypeError("a text is none")
     for structure in result.structures:
         _check_structure(structure)
-    if (slices := result.slices) is not None and slices.graded not in slices.looked_at:
-        raise ValueError(f"slice {slices.graded} was graded and not looked at")
     if (naming := result.naming) is not None:
         rivals = (rival.probability for rival in naming.rivals)
         _check_shares(naming.probability, *rivals, what="naming")
@@ -287,6 +306,7 @@ def _result_from_json(value: Mapping[str, Any]) -> StudyResult:
         version=value["version"],
         naming=naming,
         slices=slices,
+        status=value.get("status", "ok"),  # earlier versions refused nothing
     )
 
 

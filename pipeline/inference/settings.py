@@ -18,6 +18,7 @@ _CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=ar
 _CANDIDATES = "boxes less sure are no candidates for the spine"
 _NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
 _NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
+_FORCE = "name and grade also what is no sagittal T2 of a lumbar spine, head up, and say so"
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
 _SLICES = (
     "slices looked at: auto (three, more in doubt, T1 too), or a number; 1: the middle one alone"
@@ -48,6 +49,7 @@ class ModelSettings(Settings):
         _CANDIDATES, default=0.01, minimum=0, maximum=1, group="model"
     )
     min_naming_probability: float = key(_NAMING, default=0.0, minimum=0, maximum=1, group="model")
+    force: bool = key(_FORCE, default=False, group="model")
     iou: float = key(
         "boxes of one level that overlap more are one box",
         default=0.8,

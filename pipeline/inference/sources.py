@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.common.arrays import FloatArray
+from spineline.datasets.common.arrays import Float32Array, FloatArray
 from spineline.datasets.common.errors import DicomReadError, SpinelineError, first_line
 from spineline.datasets.common.files import plain_name
 from spineline.datasets.common.log import LOG
@@ -616,9 +616,32 @@ def _without_identity(study: Study, identity: Sequence[str], pseudonymous: bool,
 
 
 def _load_slice(case: Case, study: Study) -> Frame:
+    reader = _Reader()
     if case.header is not None:
-        return _framed(case, study, case.header)
-    return _load_choice(case, study, choose_slice(study))
+        return _framed(case, study, case.header, reader)
+    return _load_choice(case, study, choose_slice(study, read=reader.upright), reader)
+
+
+class _Reader:
+    """Reads the pixels of slices, of each once: what a choice looked at is not read again."""
+
+    def __init__(self) -> None:
+        self._shown: dict[int, tuple[Float32Array, Reorientation]] = {}
+
+    def upright(self, header: SliceHeader) -> Float32Array:
+        """The pixels of a slice, the usual way round."""
+        return self._read(header)[0]
+
+    def frame(self, name: str, header: SliceHeader, slice_index: int) -> Frame:
+        """The slice as the models see it, without warnings and notes."""
+        shown, turn = self._read(header)
+        size = header.columns, header.rows
+        return Frame(name, window_to_uint8(shown), turn, *size, header, slice_index=slice_index)
+
+    def _read(self, header: SliceHeader) -> tuple[Float32Array, Reorientation]:
+        if id(header) not in self._shown:
+            self._shown[id(header)] = to_standard_orientation(slice_pixels(header), header)
+        return self._shown[id(header)]
 
 
 def _load_stack(case: Case) -> Frame:
@@ -635,11 +658,11 @@ def _load_stack(case: Case) -> Frame:
         notes=(note,),
     )
     study = Study("", case.name, headers[0].path.parent, (choice.series,))
-    return _load_choice(case, study, choice)
+    return _load_choice(case, study, choice, _Reader())
 
 
-def _load_choice(case: Case, study: Study, choice: Choice) -> Frame:
-    frame = _framed(case, study, choice.slice, choice.warnings, choice.notes)
+def _load_choice(case: Case, study: Study, choice: Choice, reader: _Reader) -> Frame:
+    frame = _framed(case, study, choice.slice, reader, choice.warnings, choice.notes)
     if case.slices == 1:
         return frame
     beside = slices_beside(choice, case.slices)
@@ -647,7 +670,7 @@ def _load_choice(case: Case, study: Study, choice: Choice) -> Frame:
         near=_unread(study, beside.near),
         far=_unread(study, beside.far),
         t1=_unread(study, beside.t1),
-        rivals=tuple(_rivals(case, study, choice)),
+        rivals=tuple(_rivals(case, study, choice, reader)),
         tie=choice.tie,
     )
     return _surrounded(frame, around)
@@ -657,12 +680,13 @@ def _framed(
     case: Case,
     study: Study,
     header: SliceHeader,
+    reader: _Reader,
     warnings: tuple[Remark, ...] = (),
     notes: tuple[Remark, ...] = (),
 ) -> Frame:
     """A slice with all that is to say of it."""
     (unread,) = _unread(study, [header])
-    frame = replace(_pixels_of(case.name, header, unread.slice_index), notes=notes)
+    frame = replace(reader.frame(case.name, header, unread.slice_index), notes=notes)
     if frame.turn.is_turned:
         text = "the slice is stored turned or mirrored; it was set upright to look"
         warnings = (warning("orientation_unusual", text), *warnings)
@@ -671,15 +695,6 @@ def _framed(
         warnings = (*warnings, warning("no_geometry", text))
     names = (case.name, study.folder.name, header.path.stem)
     return replace(frame, warnings=(*warnings, *_privacy(header, names)))
-
-
-def _pixels_of(name: str, header: SliceHeader, slice_index: int) -> Frame:
-    """The pixels of a slice, as the models see them."""
-    pixels = slice_pixels(header)
-    shown, turn = to_standard_orientation(pixels, header)
-    height, width = pixels.shape
-    image = window_to_uint8(shown)
-    return Frame(name, image, turn, width, height, header, slice_index=slice_index)
 
 
 def _unread(study: Study, headers: Sequence[SliceHeader]) -> tuple[Unread, ...]:
@@ -711,16 +726,17 @@ def read_beside(frame: Frame, beside: Frame | Unread) -> Frame:
     """
     if isinstance(beside, Frame):
         return beside
-    return _pixels_of(frame.name, beside.header, beside.slice_index)
+    return _Reader().frame(frame.name, beside.header, beside.slice_index)
 
 
-def _rivals(case: Case, study: Study, choice: Choice) -> Iterator[Frame]:
+def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterator[Frame]:
     """The middle slices of series that are as well suited as the one chosen."""
     for header in choice.alternatives[:_MOST_RIVALS]:
         series = next(s for s in study.series if any(h is header for h in s.slices))
         try:
-            other = choose_slice(replace(study, series=(series,), rejections=()))
-            frame = _framed(case, study, other.slice, other.warnings, other.notes[:1])
+            alone = replace(study, series=(series,), rejections=())
+            other = choose_slice(alone, read=reader.upright)
+            frame = _framed(case, study, other.slice, reader, other.warnings, other.notes[:1])
         except SpinelineError:
             continue  # the other one is there
         beside = slices_beside(other, case.slices)

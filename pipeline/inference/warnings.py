@@ -21,6 +21,7 @@ from spineline.datasets.common.remarks import (
 )
 
 CODES: dict[str, str] = {
+    "not_lumbar_t2": "no sagittal T2 image of a lumbar spine, head up, and why",
     "missing_levels": "levels without a structure, and why",
     "few_levels": "less than half of the levels were found: no lumbar spine, or not upright?",
     "low_confidence": "boxes that the detector is not sure of",
@@ -36,6 +37,8 @@ CODES: dict[str, str] = {
     "files_left_out": "files of the study that are damaged",
     "burned_in_text": "the pixels may show text, such as the patient's name",
     "identity_in_name": "a folder's or file's name holds the patient's name, number or birth date",
+    "grade_tie": "two grades of a level are all but equally probable",
+    "unlike_training": "the image looks like none that the classifier was trained on",
 }
 """The code words and what each says."""
 

@@ -19,6 +19,7 @@ class RegisteredOutput:
             package, imported when it is asked for; empty where there is none.
         cohort_writer: the same for the file of the whole run.
         needs_dicom: whether only studies with a DICOM source have it.
+        of_refused: whether studies that were refused are in it, or have it.
         package, extra: what has to be installed for it, and the extra that brings that.
     """
 
@@ -26,6 +27,7 @@ class RegisteredOutput:
     study_writer: str = ""
     cohort_writer: str = ""
     needs_dicom: bool = False
+    of_refused: bool = False
     package: str = ""
     extra: str = ""
 
@@ -42,9 +44,9 @@ _OUTPUTS = (
     _dicom_object("sc", "secondary_capture:write_secondary_capture"),
     RegisteredOutput("slicer", "slicer:write_markups"),
     RegisteredOutput("tianchi", "tianchi:write_study_submission", "tianchi:write_submission"),
-    RegisteredOutput("report", "html.study_page:write_report_page"),
+    RegisteredOutput("report", "html.study_page:write_report_page", of_refused=True),
     RegisteredOutput("coco", cohort_writer="coco:write_coco_files"),
-    RegisteredOutput("page", cohort_writer="html.cohort_page:write_index_page"),
+    RegisteredOutput("page", cohort_writer="html.cohort_page:write_index_page", of_refused=True),
 )
 
 

@@ -24,17 +24,17 @@ RESULT_COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
     "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
     "seven_probability", "binary_class", "binary_probability", "naming_probability",
-    "naming_abstained", "warnings",
+    "naming_abstained", "warnings", "status",
 )  # fmt: skip
 """Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
 
-The last three are the study's: how probable its levels are as a whole, 1 where they are a guess,
-and the code words of its warnings, parted by blanks.
+The last four are the study's: how probable its levels are as a whole, 1 where they are a guess,
+the code words of its warnings, parted by blanks, and ``ok`` or ``refused``.
 """
 
 _OF_LEVELS = (
-    "few_levels", "low_confidence", "naming_in_doubt", "naming_abstained", "transitional_anatomy",
-    "spacing_implausible", "view_cuts_spine", "orientation_unusual",
+    "not_lumbar_t2", "few_levels", "low_confidence", "naming_in_doubt", "naming_abstained",
+    "transitional_anatomy", "spacing_implausible", "view_cuts_spine", "orientation_unusual",
 )  # fmt: skip
 """Warnings that speak against the levels; they come first where words are few."""
 
@@ -114,6 +114,9 @@ def _compared_words(label: ComparedLevel | None) -> str:
 
 def title_of(analysis: Analysis) -> str:
     """What the picture alone would hide: levels that are missing, doubts, and other warnings."""
+    refusal = analysis.result.refusal
+    if refusal is not None:
+        return f"spineline; refused: {refusal}"
     return "; ".join(["spineline", *doubt_words(analysis.result)])
 
 
@@ -152,14 +155,15 @@ def label_of(structure: GradedStructure, doubtful: float) -> str:
 def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
     """CSV of named results without line ends: the columns, then a line per structure.
 
-    A study without structures has one line, which names it and its warnings and no level.
+    A study without structures, as one that was refused, has one line, which names it and its
+    warnings and no level.
     """
     yield _csv_line(RESULT_COLUMNS)
     for name, result in results:
         uids = [uid or "" for uid in (result.study_uid, result.series_uid, result.instance_uid)]
         naming = result.naming
         sure = ("", "") if naming is None else (round(naming.probability, 6), int(naming.abstained))
-        last = [*sure, " ".join(codes_of(result.warnings))]
+        last = [*sure, " ".join(codes_of(result.warnings)), result.status]
         for cells in [_cells(structure) for structure in result.structures] or [_NO_CELLS]:
             yield _csv_line([name, *uids, *cells, *last])
 
@@ -172,6 +176,8 @@ def _csv_line(values: Sequence[object]) -> str:
 
 def study_line(name: str, analysis: Analysis) -> str:
     """One study in one short line: levels found and the slice they were found on."""
+    if analysis.result.status == "refused":
+        return f"{name}: refused"
     found = f"{name}: {len(analysis.result.structures)} of {len(LEVELS)} levels"
     abstained = ["naming abstained"] if analysis.result.abstained else []
     return ", ".join([found, *abstained, *map(str, analysis.frame.notes[:1])])
@@ -180,7 +186,9 @@ def study_line(name: str, analysis: Analysis) -> str:
 def log_lines(name: str, analysis: Analysis) -> list[str]:
     """All that is to say of one study: the slice chosen, what was left out and why, warnings."""
     warned = (f"warning, {text}" for text in analysis.result.warnings)
-    rest = (f"{name}: {text}" for text in (*analysis.frame.notes[1:], *warned))
+    refused = analysis.result.status == "refused"  # then the first line has no note
+    notes = analysis.frame.notes if refused else analysis.frame.notes[1:]
+    rest = (f"{name}: {text}" for text in (*notes, *warned))
     return [study_line(name, analysis), *rest]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,8 +81,13 @@ def check_extras(settings: OutputSettings) -> None:
 
 
 def write_study_extras(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
-    """Write what ``to=`` asks for of one study; what needs a DICOM source is warned of without."""
+    """Write what ``to=`` asks for of one study; what needs a DICOM source is warned of without.
+
+    Of a study that was refused no more is written than what says so.
+    """
+    refused = analysis.result.status == "refused"
     outputs = [list_outputs()[word] for word in settings.to]
+    outputs = [output for output in outputs if output.of_refused or not refused]
     left_out = [o.word for o in outputs if o.needs_dicom and not analysis.frame.is_dicom]
     if left_out:
         text = "%s: to=%s needs a DICOM source; not written for this image"
@@ -105,6 +111,17 @@ def write_cohort_extras(
         failures: name and reason of each study that could not be done.
         settings: of the run.
     """
-    for word in settings.to:
-        if list_outputs()[word].cohort_writer:
-            cohort_writer(word)(out, results, failures)
+    for output in map(list_outputs().__getitem__, settings.to):
+        if output.cohort_writer:
+            shown = results if output.of_refused else _NotRefused(results)
+            cohort_writer(output.word)(out, shown, failures)
+
+
+@dataclass(frozen=True, slots=True)
+class _NotRefused:
+    """Named results without those of studies that were refused; nothing is kept."""
+
+    results: Iterable[tuple[str, StudyResult]]
+
+    def __iter__(self) -> Iterator[tuple[str, StudyResult]]:
+        return (pair for pair in self.results if pair[1].status != "refused")

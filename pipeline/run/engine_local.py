@@ -2,7 +2,8 @@
 
 On the CPU a worker does the whole study, from its files to its analysis, by one thread. Networks as
 small as these gain little from threads of their own, which wait for each other at every layer, and
-a network's last digits depend on how many threads compute it: here that is always one.
+a network's last digits depend on how many threads compute it: here that is one, unless ``threads``
+asks for more.
 
 On a GPU, with exported networks, and where images go through the models in batches, workers read
 and this process holds the models. So it is for a single study: its file is read while they load.
@@ -52,14 +53,15 @@ def run(
     if workers and len(cases) > 1 and can_share and does_whole_studies(models, settings):
         if pipeline is None and FORKS:
             pipeline = Pipeline.from_settings(settings)
-        with ProcessPool(WholeStudy(models, pipeline), workers=workers, limits=limits) as studies:
+        whole = WholeStudy(models, pipeline, settings.threads)
+        with ProcessPool(whole, workers=workers, limits=limits) as studies:
             yield from map(outcome_of, studies.map(cases))
         return
     with ProcessPool(load_frame, workers=workers, limits=limits) as frames:
         results = frames.map(cases)  # they are read while the models load
         if pipeline is None:
             pipeline = Pipeline.from_settings(settings)
-        with torch_threads(1) if computes_by_one_thread(models) else nullcontext():
+        with torch_threads(settings.threads) if computes_by_one_thread(models) else nullcontext():
             yield from in_batches(results, Analyser(pipeline, batch_size(settings)))
 
 
@@ -121,10 +123,12 @@ class WholeStudy:
     Attributes:
         settings: load the models where there are none.
         pipeline: with models loaded, or None.
+        threads: that the networks compute with.
     """
 
     settings: ModelSettings
     pipeline: Pipeline | None = None
+    threads: int = 1
 
     def __call__(self, case: Case) -> Analysis | Failure:
         """The analysis, or why the models failed.
@@ -137,7 +141,7 @@ class WholeStudy:
             self.pipeline = Pipeline.from_settings(self.settings)
         frame = load_frame(case)
         try:
-            with torch_threads(1):
+            with torch_threads(self.threads):
                 return self.pipeline.analyse([frame])[0]
         except Exception as error:
             if is_out_of_memory(error):

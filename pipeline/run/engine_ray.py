@@ -117,7 +117,7 @@ def run(
     """See `spineline.pipeline.run.engines.Engine`; ``load`` loads other models than settings."""
     if load is None:
         load = functools.partial(load_same, sha256=bundle_of(settings).sha256)
-    threads = 1 if computes_by_one_thread(settings) else threads_here()
+    threads = settings.threads if computes_by_one_thread(settings) else threads_here()
     # An actor sees one GPU, its own.
     own = replace(settings, device="0") if _on_cuda(settings) else settings
     job = RayJob(own, package_version(), os.getcwd(), threads, load)  # noqa: PTH109

@@ -24,7 +24,7 @@ NAME = RESULTS_NAME
 
 _BEGIN = RESULTS_BEGIN
 
-Status = Literal["done", "failed"]
+Status = Literal["done", "refused", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class ManifestEntry:
 
     Attributes:
         study: its name.
-        status: ``done`` or ``failed``.
-        reason: why it failed; empty where it did not.
+        status: ``done``; ``refused``, which is done too, as it would be refused again; ``failed``.
+        reason: why it was refused or failed; empty where it was not.
         weights, settings, version: see [Stamp][].
         seconds: that it took, reading and models.
         kind: the failure in one word, see [spineline.pipeline.run.engines.FAILURE_KINDS][].
@@ -74,7 +74,7 @@ class ManifestEntry:
     @property
     def failure(self) -> Failure | None:
         """The failure, or None."""
-        if self.status == "done":
+        if self.status != "failed":
             return None
         return Failure(self.study, self.reason, self.kind or "reading")
 

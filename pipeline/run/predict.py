@@ -57,6 +57,7 @@ from spineline.pipeline.run.manifest import (
     Manifest,
     ManifestEntry,
     Stamp,
+    Status,
     is_manifest,
     open_manifest,
 )
@@ -110,12 +111,14 @@ class PredictResult:
         results: name and result of each study of the source that is done, in order of name.
         failures: the studies of the source that could not be done, now or in an earlier run.
         skipped: how many studies earlier runs were done with.
+        refused: names of those of the results that were refused, in order.
     """
 
     out: Path
     results: Sequence[tuple[str, StudyResult]]
     failures: tuple[Failure, ...]
     skipped: int = 0
+    refused: tuple[str, ...] = ()
 
 
 def predict(settings: PipelinePredict, *, pipeline: Pipeline | None = None) -> PredictResult:
@@ -275,16 +278,17 @@ class _Run:
         """Write the study's folder, then its line."""
         if self._hidden is not None:
             outcome = self._hidden.outcome(outcome)
-        failure = outcome.failure
+        failure, refusal = outcome.failure, None
         if outcome.analysis is not None:
             failure = self._written(outcome.name, outcome.analysis)
+            refusal = outcome.analysis.result.refusal
         if failure is not None:
             discard_folder(self._out / outcome.name)  # what an earlier run made of other files
         self._manifest.add(
             ManifestEntry(
                 study=outcome.name,
-                status="done" if failure is None else "failed",
-                reason="" if failure is None else failure.reason,
+                status=_status(failure, refusal),
+                reason=(refusal or "") if failure is None else failure.reason,
                 weights=self._stamp.weights,
                 settings=self._stamp.settings,
                 version=self._stamp.version,
@@ -324,7 +328,8 @@ class _Run:
     def finish(self) -> PredictResult:
         """Write the files of the cohort from what is stored, and tell how the run went."""
         entries = [self._manifest.entries[name] for name in self._identity]
-        done = [entry.study for entry in entries if entry.status == "done"]
+        done = [entry.study for entry in entries if entry.status != "failed"]
+        refused = tuple(entry.study for entry in entries if entry.status == "refused")
         failures = tuple(entry.failure for entry in entries if entry.failure is not None)
         results = StoredResults(self._out, done)
         write_results_csv(self._out / "results.csv", results)
@@ -334,8 +339,8 @@ class _Run:
         failed = [{"study": failure.name, "reason": failure.reason} for failure in failures]
         settings = recorded(replace(self._settings, overwrite=False, retry=False))
         write_run_record(self._out, "pipeline predict", settings, failures=failed)
-        self._tell(len(done), failures)
-        return PredictResult(self._out, results, failures, self._skipped)
+        self._tell(len(done), failures, len(refused))
+        return PredictResult(self._out, results, failures, self._skipped, refused)
 
     def _log(self, done: Sequence[str], failures: Sequence[Failure]) -> Iterator[str]:
         for name in done:
@@ -343,7 +348,7 @@ class _Run:
                 yield from (line.rstrip("\n") for line in file)
         yield from map(str, failures)
 
-    def _tell(self, done: int, failures: Sequence[Failure]) -> None:
+    def _tell(self, done: int, failures: Sequence[Failure], refused: int) -> None:
         for failure in self._earlier:
             LOG.error("error: %s (in an earlier run; retry=true tries again)", failure)
         gone = len(self._manifest.entries.keys() - self._identity.keys())
@@ -354,9 +359,18 @@ class _Run:
         if done + len(failures) > 1:
             lines = summary_lines(done - self._skipped, self._skipped, failures)
             LOG.info("%s", "\n".join(lines))
+        if refused:
+            text = f"%d {_studies(refused)} refused: no sagittal lumbar T2; force=true takes all"
+            LOG.error(text, refused)
         text = f"%d {_studies(done)} done, %d failed; results in %s"
         LOG.info(text, done, len(failures), self._out)
         LOG.info("what was looked at, what was left out and why: %s", self._out / LOG_NAME)
+
+
+def _status(failure: Failure | None, refusal: str | None) -> Status:
+    if failure is not None:
+        return "failed"
+    return "done" if refusal is None else "refused"
 
 
 def _studies(count: int) -> str:

@@ -24,6 +24,10 @@ _WORKERS = (
 )
 _TIMEOUT = "seconds that one study may take; then it fails, and the others go on"
 _MEMORY = "MB that one study may take; then it fails, and the others go on"
+_THREADS = (
+    "threads that torch's networks compute a study with on the CPU; by more than one the last "
+    "digits of numbers may differ"
+)
 _STACK = "the images of a folder are slices of one study, in the order of their names"
 _OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
 
@@ -40,6 +44,7 @@ class PipelinePredict(OutputSettings):
     ray_address: str | None = key(_RAY_ADDRESS, default=None)
     ray_workers: int | Literal["auto"] = key(_RAY_WORKERS, default="auto", minimum=1, maximum=10000)
     workers: int | Literal["auto"] = key(_WORKERS, default="auto", minimum=0, maximum=256)
+    threads: int = key(_THREADS, default=1, minimum=1, maximum=256)
     timeout: float = key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
     max_memory: int = key(_MEMORY, default=2048, minimum=64, maximum=1 << 20)
     seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
@@ -62,7 +67,7 @@ class PipelinePredict(OutputSettings):
 
 
 _NOT_OF_RESULTS = (
-    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "timeout",
+    "source", "out", "overwrite", "retry", "seed", "engine", "workers", "threads", "timeout",
     "max_memory", "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer",
     "to", "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip

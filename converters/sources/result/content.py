@@ -62,6 +62,7 @@ class ResultContent(ResultImage):
 
     structures: tuple[ResultStructure, ...]
     abstained: bool
+    refused: bool = False
 
 
 def parse_result(content: Any, where: str) -> ResultContent:
@@ -96,6 +97,7 @@ def parse_result(content: Any, where: str) -> ResultContent:
         spacing_rc_mm=_spacing(image.get("spacing_rc_mm"), f"{where}: image.spacing_rc_mm"),
         structures=structures,
         abstained=_abstained(content.get("naming"), f"{where}: naming"),
+        refused=content.get("status") == "refused" and not structures,
     )
 
 

@@ -112,6 +112,11 @@ def _read(
         detail = f"{entry.where}: an earlier result is of the same image; the first one counts"
         raise EntryError("duplicate_id", detail, failed=False)
     frame = MarkedImage(entry.image_id, study, content.width, content.height)
+    if content.refused:
+        detail = (
+            f"{entry.where}: refused as no sagittal lumbar T2 (status), so that it has no level"
+        )
+        raise EntryError("not_lumbar_t2", detail, failed=False)
     if content.abstained:
         if not rules.keep_abstained:
             detail = "its levels are a guess (naming.abstained), and abstained=leave_out"

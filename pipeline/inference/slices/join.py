@@ -1,17 +1,21 @@
-"""Several looks at one spine, joined: its names by all of them, its grades on the best.
+"""Several looks at one spine, joined: its places and names by all of them, its grades on the best.
 
 The frame chosen by its headers is looked at first. On the slices beside it the levels are read
 along the spine found there, which costs little. Where that leaves a doubt (levels are missing, the
 naming is not sure, slices name it otherwise, the spine is a poor one), the slices are searched for
-spines of their own, then those further off, then a T1 of the same place.
+spines of their own, then the T1 of the same place, then slices further off. What the detector
+offers on all of them, moved to the best slice through the patient's coordinates, is decoded there
+as one: what one slice does not show stands on its neighbour.
 
-Two looks name the same places where structures of one kind lie at one place in the patient; what
-they say of the whole naming is pooled by the mean of the logs of its probabilities. The mean, not
-the sum: slices of one spine err together. So slices that agree leave the probability as it is, and
-one that names the spine otherwise lowers it.
+Two looks name the same places where structures of one kind lie at one place in the patient. What
+they say of the whole naming is pooled by the mean of the logs of its probabilities, each weighted
+by the score of its chain. The mean, not the sum: slices of one spine err together. So slices that
+agree leave the probability as it is, and one that names the spine otherwise lowers it.
 
-On five slices each of 28 spines of another scanner, a slice that was to be graded in place of the
-middle one for any higher score was no better than it: it takes `_MARGIN` more, or more levels.
+On five slices each of 28 spines of another scanner, a slice beside the middle one that was taken
+for any higher score was no better than that: it must have more levels, or `_MARGIN` more. Of those
+looked at alone 16 left a doubt; decoding three slices as one put 0.72 of their levels within 12 px
+instead of 0.63. Where there was no doubt it changed nothing for the better.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from spineline.pipeline.inference.warnings import warning
 _LEAST_MATCHES = 3  # structures at one place, to compare two namings
 _MARGIN = 3.0  # of the score: so much better a slice beside the middle one must be
 _POOR = 36.0  # the score of a chain that leaves a doubt; sound ones have 45 to 60
+_SOUND = 0.5  # of the best score: a chain whose names are worth a warning
 _LEAST_SHARE = 1e-9  # keeps logs finite
 
 Role = Literal["slice", "reading", "series"]
@@ -101,31 +106,42 @@ def look_around(
     around = first.frame.around or Surroundings()
     near, notes = _read(first.frame, around.near)
     looks = [first, *others, *_glances(first, near, find, reads=reads)]
+    graded = first
     if _in_doubt(looks, sure) or len(spine.structures) < len(LEVELS) or spine.score < _POOR:
         looks = [_searched(look, find) for look in looks]
         rounds: tuple[tuple[Sequence[Unread], Role], ...]
-        rounds = (around.far, "slice"), (around.t1, "series")
+        rounds = (around.t1, "series"), (around.far, "slice")
         for further, role in rounds:
             if _in_doubt(looks, sure):
                 frames, failed = _read(first.frame, further)
                 looks += [Look(each, find(image=each.image), role) for each in frames]
                 notes += failed
-    return _joined(looks, notes)
+        chosen = _graded(looks)
+        graded = _decoded_as_one(chosen, looks, find)
+        if graded is not chosen:
+            notes.append(_decoded_note(chosen, graded, len(looks)))
+        looks = [graded if look is chosen else look for look in looks]
+    return _joined(first, graded, looks, notes)
 
 
-def joined_naming(namings: Sequence[tuple[Naming, int]]) -> Naming:
+def joined_naming(namings: Sequence[tuple[Naming, int, float]]) -> Naming:
     """The first naming, as sure as all of them make it.
 
-    >>> sure = Naming(0.9, (Rival(-2, 0.0), Rival(-1, 0.1), Rival(1, 0.0), Rival(2, 0.0)))
-    >>> round(joined_naming([(sure, 0), (sure, 0)]).probability, 3)
+    >>> sure = Naming(0.9, (Rival(-2, 0.01), Rival(-1, 0.04), Rival(1, 0.04), Rival(2, 0.01)))
+    >>> round(joined_naming([(sure, 0, 1.0), (sure, 0, 1.0)]).probability, 3)
     0.9
-    >>> round(joined_naming([(sure, 0), (sure, 1)]).probability, 3)
-    0.75
+    >>> round(joined_naming([(sure, 0, 1.0), (sure, 1, 0.5)]).probability, 3)
+    0.66
 
     Args:
-        namings: each with the rungs by which it names the same places lower than the first does.
+        namings: each with the rungs by which it names the same places lower than the first does,
+            and its weight, above 0.
     """
-    pooled = [float(np.mean([_log_of(n, s - lower) for n, lower in namings])) for s in (0, *SHIFTS)]
+    weights = [weight for _, _, weight in namings]
+    pooled = [
+        float(np.average([_log_of(n, s - lower) for n, lower, _ in namings], weights=weights))
+        for s in (0, *SHIFTS)
+    ]
     given, *others = softmax(pooled, 1.0)
     return replace(namings[0][0], probability=given, rivals=tuple(map(Rival, SHIFTS, others)))
 
@@ -207,16 +223,14 @@ def _in_doubt(looks: Sequence[Look], sure: float) -> bool:
     return _naming_of(compared).probability < sure
 
 
-def _joined(looks: Sequence[Look], notes: Sequence[Remark]) -> Joined:
-    """The best slice under the names that all looks together favour."""
-    first = looks[0]
-    graded = _graded(looks)
+def _joined(first: Look, graded: Look, looks: Sequence[Look], notes: Sequence[Remark]) -> Joined:
+    """The slice to grade under the names that all looks together leave it."""
     compared = _compared(graded, looks)
     naming = graded.spine.naming and _naming_of(compared)
     frame = replace(
         graded.frame,
         around=None,
-        warnings=(*first.frame.warnings, *_disagreement([lower for _, lower in compared])),
+        warnings=(*first.frame.warnings, *_disagreement(compared)),
         notes=(*_notes_of(first, graded), *notes),
     )
     own = {look.frame.slice_index + 1 for look in looks if look.role != "series"}
@@ -228,23 +242,53 @@ def _joined(looks: Sequence[Look], notes: Sequence[Remark]) -> Joined:
 def _graded(looks: Sequence[Look]) -> Look:
     """The slice to grade: the best of those whose own names are the ones that all favour."""
     first = looks[0]
-    compared = _compared(first, looks)
-    favoured = 0
-    if first.spine.naming is not None:
-        naming = _naming_of(compared)
-        by_share = [(naming.probability, 0), *((r.probability, r.shift) for r in naming.rivals)]
-        favoured = max(by_share, key=lambda share: share[0])[1]
-    fit = [look for look, lower in compared if look.role == "slice" and lower == favoured]
+    slices = [look for look in looks if look.role == "slice"]
     if first.spine.naming is None:
-        fit = [look for look in looks if look.role == "slice"]
+        return _best(slices, first)
+    compared = _compared(first, looks)
+    naming = _naming_of(compared)
+    by_share = [(naming.probability, 0), *((r.probability, r.shift) for r in naming.rivals)]
+    favoured = max(by_share, key=lambda share: share[0])[1]
+    fit = [look for look, lower in compared if look.role == "slice" and lower == favoured]
     return _best(fit or [first], first)
 
 
-def _best(looks: Sequence[Look], first: Look) -> Look:
-    """The look with the most levels, then with the best score, the first one having `_MARGIN`."""
+def _decoded_as_one(graded: Look, looks: Sequence[Look], find: Finder) -> Look:
+    """The slice with what is offered on all others too, where that is worth more than its own."""
+    moved = (_moved_candidates(each.spine.candidates, each.frame, graded.frame) for each in looks)
+    offered = [candidates for candidates in moved if candidates is not None]
+    if len(offered) < 2:
+        return graded
+    spine = find(image=graded.frame.image, candidates=_joined_candidates(offered))
+    return _best([graded, replace(graded, spine=spine)], graded, margin=0)
+
+
+def _decoded_note(alone: Look, graded: Look, count: int) -> Remark:
+    wording = "slice {place}: what {of} images show was decoded as one, {levels} levels; "
+    wording += "{alone} by that slice alone"
+    counts = {
+        "place": graded.frame.slice_index + 1,
+        "of": count,
+        "levels": len(graded.spine.structures),
+        "alone": len(alone.spine.structures),
+    }
+    return remark("", wording, **counts)
+
+
+def _joined_candidates(parts: Sequence[Candidates]) -> Candidates:
+    """Candidates of several images, in order of rank, then falling confidence."""
+    rank = np.concatenate([each.rank for each in parts])
+    confidence = np.concatenate([each.confidence for each in parts])
+    order = np.lexsort((-confidence, rank))
+    boxes = np.concatenate([each.box_xyxy for each in parts])
+    return Candidates(rank[order], boxes[order], confidence[order])
+
+
+def _best(looks: Sequence[Look], first: Look, margin: float = _MARGIN) -> Look:
+    """The look with the most levels, then with the best score, the first one having more."""
 
     def worth(look: Look) -> tuple[int, float]:
-        return len(look.spine.structures), look.spine.score + _MARGIN * (look is first)
+        return len(look.spine.structures), look.spine.score + margin * (look is first)
 
     return max(looks, key=worth)
 
@@ -260,7 +304,21 @@ def _compared(one: Look, looks: Sequence[Look]) -> list[tuple[Look, int]]:
 
 
 def _naming_of(compared: Sequence[tuple[Look, int]]) -> Naming:
-    return joined_naming([(n, lower) for look, lower in compared if (n := look.spine.naming)])
+    """The naming of the first look by all."""
+    weights = _weights(compared)
+    return joined_naming(
+        [
+            (naming, lower, weight)
+            for (look, lower), weight in zip(compared, weights, strict=True)
+            if (naming := look.spine.naming) is not None
+        ]
+    )
+
+
+def _weights(compared: Sequence[tuple[Look, int]]) -> list[float]:
+    """The share of each look's score in the best one: a poor chain says little of its names."""
+    scores = [max(look.spine.score, _LEAST_SHARE) for look, _ in compared]
+    return [max(score / max(scores), _LEAST_SHARE) for score in scores]
 
 
 def _log_of(naming: Naming, shift: int) -> float:
@@ -269,8 +327,10 @@ def _log_of(naming: Naming, shift: int) -> float:
     return math.log(max(shares.get(shift, min(shares.values())), _LEAST_SHARE))
 
 
-def _disagreement(lower: Sequence[int]) -> list[Remark]:
-    """A warning where looks name the places of the one that is graded otherwise."""
+def _disagreement(compared: Sequence[tuple[Look, int]]) -> list[Remark]:
+    """A warning where sound looks name the places of the one that is graded otherwise."""
+    weights = zip(compared, _weights(compared), strict=True)
+    lower = [rungs for (_, rungs), weight in weights if weight >= _SOUND]
     others = [rungs for rungs in lower if rungs]
     if not others:
         return []
@@ -287,7 +347,7 @@ def _disagreement(lower: Sequence[int]) -> list[Remark]:
 def _notes_of(first: Look, graded: Look) -> tuple[Remark, ...]:
     """The notes of the choice, the first of which says which slice is graded."""
     notes = first.frame.notes
-    if graded is first or not notes:
+    if graded.frame is first.frame or not notes:
         return notes
     chosen = notes[0]
     wording = f"{chosen.wording or chosen.text}, the middle one, was looked at ({{fewer}} levels); "

@@ -23,7 +23,7 @@ from spineline.pipeline.outputs.grade_words import (
     worst,
 )
 from spineline.pipeline.outputs.html.render import render
-from spineline.pipeline.outputs.html.study_page import REPORT_FILE
+from spineline.pipeline.outputs.html.study_page import REPORT_FILE, levels_found
 
 _LINKS = {REPORT_FILE: "report", "overlay.png": "picture", "result.json": "JSON"}
 
@@ -88,6 +88,7 @@ def cohort_html(
         last = result
     tiles = {
         "Done": len(tally.rows),
+        "Refused": tally.refused,
         "Failed": len(failures),
         "All levels found": tally.whole,
         "Naming abstained": tally.abstained,
@@ -111,6 +112,7 @@ class _Tally:
     """Rows and counts of the studies seen so far."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
+    refused: int = 0
     abstained: int = 0
     warned: int = 0
     whole: int = 0
@@ -126,6 +128,7 @@ class _Tally:
         ]
         schmorl = [structure.level for structure in result.structures if has_schmorl(structure)]
         codes = codes_of(result.warnings)
+        self.refused += result.status == "refused"
         self.abstained += result.abstained
         self.warned += bool(result.warnings)
         self.whole += len(result.structures) == len(LEVELS)
@@ -158,7 +161,7 @@ def _cells(result: StudyResult) -> dict[str, tuple[str, float]]:
     others = sum(warning.code not in CODES for warning in result.warnings)
     warned = [*codes, *([f"{others} more" if codes else str(others)] if others else [])]
     return {
-        "Levels found": (f"{found} of {len(LEVELS)}", found),
+        "Levels found": (levels_found(result), -1 if result.refusal else found),
         "Furthest from normal": (
             furthest_words(furthest),
             len(WORST_FIRST) if furthest is None else rank(furthest),

@@ -13,7 +13,7 @@ from spineline.datasets.common.files import write_text
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.pipeline import Analysis
-from spineline.pipeline.inference.results import GradedStructure
+from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.outputs.comparison import Comparison, comparison_of
 from spineline.pipeline.outputs.grade_words import (
     CODES_OF,
@@ -49,7 +49,7 @@ def report_html(
     result, naming = analysis.result, analysis.result.naming
     doubtful = math.inf if result.abstained else doubtful
     tiles = {
-        "Levels found": f"{len(result.structures)} of {len(LEVELS)}",
+        "Levels found": levels_found(result),
         "Naming probability": "not known" if naming is None else f"{naming.probability:.2f}",
         "Furthest from normal": furthest_words(worst(result.structures)),
         "Warnings": len(result.warnings),
@@ -70,6 +70,11 @@ def report_html(
         turned=analysis.frame.turn.is_turned,
         figure=figure_of(analysis, comparison, doubtful=doubtful),
     )
+
+
+def levels_found(result: StudyResult) -> str:
+    """How many levels were found, in words."""
+    return "refused" if result.refusal else f"{len(result.structures)} of {len(LEVELS)}"
 
 
 def _grades(structure: GradedStructure) -> list[tuple[str, float, bool]]:

@@ -102,10 +102,66 @@ def test_fat_suppression_is_seen_in_the_tags(fields: dict[str, object], why: str
     assert any(why in note.text for note in choice.notes)
 
 
-def test_the_in_phase_image_of_a_dixon_scan_has_its_fat() -> None:
-    choice = choose(make_series("T2_DIXON_SAG_W"), make_series("T2_DIXON_SAG_IN"))
-    assert choice.series.description == "T2_DIXON_SAG_IN"
-    assert choice.warnings == ()
+DIXON_NAMES = [
+    {"water": "t2_tse_dixon_sag_W", "in-phase": "t2_tse_dixon_sag_in",
+     "opposed-phase": "t2_tse_dixon_sag_opp", "fat": "t2_tse_dixon_sag_F"},
+    {"water": "WATER: Sag T2 FLEX", "in-phase": "InPhase: Sag T2 FLEX",
+     "opposed-phase": "OutPhase: Sag T2 FLEX", "fat": "FAT: Sag T2 FLEX"},
+    {"water": "Sag T2 IDEAL water", "in-phase": "Sag T2 IDEAL IP",
+     "opposed-phase": "Sag T2 IDEAL OP", "fat": "Sag T2 IDEAL fat"},
+    {"water": "T2_tse_sag_water", "in-phase": "T2_tse_sag_in", "opposed-phase": "T2_tse_sag_opp",
+     "fat": "T2_tse_sag_fat"},
+    {"water": "T2W_sag_W", "in-phase": "T2W_sag_IP", "opposed-phase": "T2W_sag_OP",
+     "fat": "T2W_sag_F"},
+]  # fmt: skip
+PARTS = ("water", "in-phase", "opposed-phase", "fat")
+
+
+@pytest.mark.parametrize("names", DIXON_NAMES, ids=lambda names: names["water"])
+@pytest.mark.parametrize("first", range(2), ids=["water-in-opposed-fat", "without-water"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_a_dixon_scan_water_comes_before_in_phase_and_the_rest(
+    names: dict[str, str], first: int, backwards: bool
+) -> None:
+    parts = PARTS[first:]
+    series = [make_series(names[part], uid=f"1.{9 - n}") for n, part in enumerate(parts)]
+    choice = choose(*(series[::-1] if backwards else series))
+    assert choice.series.description == names[parts[0]]
+    assert ["fat-suppressed" in each.text for each in choice.warnings] == [True] * (not first)
+    assert choice.alternatives == ()
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        {"water": "WATER", "in-phase": "IN_PHASE", "opposed-phase": "OPP_PHASE", "fat": "FAT"},
+        {"water": "W", "in-phase": "IP", "opposed-phase": "OP", "fat": "F"},
+    ],
+    ids=["words", "letters"],
+)
+@pytest.mark.parametrize("together", [False, True], ids=["four series", "one series"])
+def test_parts_of_a_dixon_scan_are_known_by_image_type_alone(
+    types: dict[str, str], together: bool
+) -> None:
+    series = [
+        make_series("T2 SAG", uid=f"1.{9 - n}", image_type=("DERIVED", "PRIMARY", types[part]))
+        for n, part in enumerate(PARTS)
+    ]
+    if together:
+        series = [Series("1", "T2 SAG", tuple(h for each in series for h in each.slices))]
+    choice = choose(*series)
+    assert choice.slice.image_type[2] == types["water"]
+    assert choice.slice.instance_uid.endswith(".3")
+
+
+def test_a_plain_t2_series_comes_before_a_dixon_scan() -> None:
+    plain = make_series("T2_TSE_SAG", count=5)
+    choice = choose(make_series("t2_dixon_sag_W"), make_series("t2_dixon_sag_in"), plain)
+    assert choice.series is plain
+
+
+def test_letters_at_the_end_mean_nothing_alone() -> None:
+    assert choose(make_series("T2_TSE_SAG_F")).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +180,9 @@ def test_the_in_phase_image_of_a_dixon_scan_has_its_fat() -> None:
             "a screen shot or secondary capture",
         ),
         (make_series("T2 SAG MIP"), "a projection"),
+        (make_series("T2 SAG SUB"), "a subtraction"),
+        (make_series("T2 SAG", image_type=("ORIGINAL", "PRIMARY", "P")), "a phase image"),
+        (make_series("sag", acquisition_contrast="T1"), "T1-weighted"),
         (make_series("sag", echo_time_ms=10.0, repetition_time_ms=600.0), "T1-weighted"),
         (make_series("sag", echo_time_ms=20.0, repetition_time_ms=2500.0), "PD-weighted"),
         (make_series("T2 SAG", rows=32), "only 32x320 pixels"),
@@ -323,3 +382,44 @@ def test_stacks_tilted_alike_share_coordinates_whatever_their_frames_are_called(
     t2 = make_series(frame_of_reference_uid="9", orientation=tilted)
     t1 = make_series("T1_TSE_SAG", frame_of_reference_uid="8", orientation=tilted)
     assert choose(t2, t1).t1_slices == t1.slices
+
+
+def test_of_the_stations_of_a_whole_spine_the_lowest_is_taken_and_told() -> None:
+    stations = [
+        make_series("T2_TSE_SAG", uid=uid, position=(0.0, 0.0, z), count=count)
+        for uid, z, count in (("1", 450.0, 9), ("2", 150.0, 7), ("3", 750.0, 9))
+    ]
+    choice = choose(*stations)
+    assert choice.series.series_uid == "2"
+    assert "the lowest of 3 stations of a whole spine" in str(choice.warnings)
+    assert choice.alternatives == ()
+
+
+def test_stations_within_one_series_are_stacks_of_their_own() -> None:
+    slices = [
+        make_series(count=1, position=(-4.0 * n, 0.0, z), instance_uid=f"{z}/{n}").slices[0]
+        for z in (450.0, 150.0)
+        for n in range(5)
+    ]
+    choice = choose(Series("1", "T2 SAG", tuple(slices)))
+    assert choice.slice.instance_uid == "150.0/2"
+    assert len(choice.neighbours) == 4
+
+
+def test_series_of_the_same_place_are_no_stations() -> None:
+    choice = choose(make_series(uid="1"), make_series(uid="2", position=(0.0, 0.0, 60.0)))
+    assert "stations" not in str(choice.warnings)
+
+
+def test_damaged_files_and_copies_are_counted_in_an_error() -> None:
+    rejections = [Rejection(Path(f"{n}.dcm"), "cut {short}", "damaged") for n in range(3)]
+    rejections.append(Rejection(Path("x.dcm"), "the same instance as a", "duplicate"))
+    with pytest.raises(DicomReadError, match=r"3 damaged files left out; 1 further copies left"):
+        choose(make_series("T1 SAG"), rejections=tuple(rejections))
+
+
+def test_many_damaged_files_are_counted_after_the_first() -> None:
+    rejections = [Rejection(Path(f"{n}.dcm"), "cut short", "damaged") for n in range(40)]
+    warnings = choose(make_series(), rejections=tuple(rejections)).warnings
+    assert len(warnings) == 5
+    assert warnings[-1].text == "36 more damaged files were left out"

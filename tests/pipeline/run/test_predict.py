@@ -42,7 +42,7 @@ def test_a_study(tmp_path, fake_models, make_study, make_points, predict) -> Non
     found = result_of(tmp_path / "o", "study1")
     assert list(found) == [
         "schema", "study_uid", "series_uid", "instance_uid", "image", "structures",
-        "missing_levels", "naming", "warnings", "weights", "version",
+        "missing_levels", "naming", "warnings", "status", "weights", "version",
     ]  # fmt: skip
     assert found["schema"] == RESULT_SCHEMA
     assert list(found["naming"]) == ["offset_probability", "alternatives", "abstained"]

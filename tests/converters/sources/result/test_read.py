@@ -52,7 +52,8 @@ def structure(rank: int) -> dict[str, Any]:
 
 def result(uids: tuple[str | None, str | None, str | None] = (None, None, None)) -> dict[str, Any]:
     return {
-        "schema": "spineline-result/2",
+        "schema": "spineline-result/3",
+        "status": "ok",
         "study_uid": uids[0],
         "series_uid": uids[1],
         "instance_uid": uids[2],
@@ -384,7 +385,7 @@ NAN = float("nan")
 AT = "structures[2]"
 SPOILT = [
     ("version", spoil("schema", to="spineline-result/9"), "other_schema",
-     "schema is 'spineline-result/9', wanted 'spineline-result/2'"),
+     "schema is 'spineline-result/9', wanted 'spineline-result/3'"),
     ("no image", spoil("image", to=None), "bad_entry", "image is None, wanted an object"),
     ("width", spoil("image", "width", to="96"), "bad_entry", "image.width is '96', wanted a"),
     ("size", spoil("image", "width", to=97), "other_image", "image is 97x160, the file has 96x160"),

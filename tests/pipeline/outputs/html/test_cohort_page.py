@@ -47,8 +47,8 @@ def test_counts(studies) -> None:
     tiles = {tile.xpath("string(./dt)"): tile.xpath("string(./dd)") for tile in
              tree.xpath("//dl/div")}  # fmt: skip
     assert tiles == {
-        "Done": "4", "Failed": "1", "All levels found": "3", "Naming abstained": "1",
-        "With warnings": "2",
+        "Done": "4", "Refused": "0", "Failed": "1", "All levels found": "3",
+        "Naming abstained": "1", "With warnings": "2",
     }  # fmt: skip
     (failure,) = tree.xpath("//table[@id='failures']/tbody/tr")
     assert [cell.text_content() for cell in failure] == ["x", "broken"]

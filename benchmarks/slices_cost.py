@@ -1,0 +1,181 @@
+"""What `slices=auto` costs beside `slices=1`, and beside another version of this project.
+
+    python benchmarks/slices_cost.py [n=16] [repeats=9] [source=STUDIES] [base=CHECKOUT] …
+
+`python benchmarks/slices_cost.py help` lists the keys. Every arm is a process of its own with its
+models loaded, which computes by one thread; each round it is asked for the result of every study
+(`Pipeline.predict`: from the study's folder to its result, nothing written), and says how much
+processor time that took. `base=` names a checkout of another version, whose only way is that of
+one slice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import key
+
+GOAL = 1.5
+ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+ABOUT = f"""\
+Each arm is a process that asks `Pipeline.predict` for every study of the cohort, by one thread.
+Wanted of `slices=auto` is at most {GOAL} times the processor time that one slice takes.
+{harness.ABOUT}"""
+ANSWERING = """
+import json, sys, time
+from pathlib import Path
+import torch
+from spineline.pipeline import Pipeline
+keys, studies = json.loads(sys.argv[1]), sorted(Path(sys.argv[2]).iterdir())
+torch.set_num_threads(1)
+pipeline = Pipeline.load(**keys)
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    wall, cpu = time.perf_counter(), time.process_time()
+    results = [pipeline.predict(study) for study in studies]
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    seen = [getattr(result, "slices", None) for result in results]
+    looked = [1 if s is None else len(s.looked_at) + s.other_series for s in seen]
+    print(json.dumps([wall, cpu, sum(looked)]), flush=True)
+"""
+"""What the process of an arm runs; it holds to what both versions have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlicesCostSettings(harness.BenchSettings):
+    repeats: int = key("rounds, after one that warms up", default=9, minimum=1)
+    n: int = key("phantom studies, where there is no source", default=16, minimum=1)
+    source: Path | None = key("folder of study folders, instead of phantoms", default=None)
+    base: Path | None = key("checkout of another version to compare with", default=None)
+    weights: str = key("bundle, as for pipeline predict", default="default")
+
+
+class Arm:
+    """A process that answers each question with how long the cohort took."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.looks = 0
+
+    def answer(self) -> Any:
+        """Its next line.
+
+        Raises:
+            SpinelineError: it ended instead.
+        """
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise SpinelineError("an arm ended without an answer; its error stands above")
+        return json.loads(line)
+
+    def turn(self) -> harness.Turn:
+        """Run the cohort once."""
+        if self.process.stdin is not None:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        wall_s, cpu_s, self.looks = self.answer()
+        return harness.Turn(wall_s, cpu_s)
+
+
+@contextmanager
+def arm(studies: Path, keys: dict[str, Any], layout: Path | None) -> Iterator[Arm]:
+    """A process with models loaded; of another checkout where ``layout`` links to its rooms."""
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if layout is not None:
+        one["PYTHONPATH"] = str(layout)
+    words = (sys.executable, "-P", "-c", ANSWERING, json.dumps(keys), str(studies))
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **one}
+    )
+    try:
+        made = Arm(process)
+        made.answer()
+        yield made
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        process.wait()
+
+
+def layout_of(checkout: Path, folder: Path) -> Path:
+    """A folder in which a checkout's rooms lie as they are installed.
+
+    Raises:
+        ConfigError: no checkout.
+    """
+    if not (checkout / "pipeline").is_dir():
+        raise ConfigError(f"base={checkout}: no checkout of this project; make one by git worktree")
+    (folder / "spineline").mkdir(parents=True)
+    for room in ROOMS:
+        (folder / "spineline" / room).symlink_to((checkout / room).resolve())
+    return folder
+
+
+def work(settings: SlicesCostSettings, folder: Path) -> harness.BenchResult:
+    if settings.source is None:
+        studies = folder / "cohort"
+        data = harness.draw_cohort(studies, settings.n, seed=settings.seed)
+    else:
+        studies = settings.source.resolve()
+        data = f"{len(list(studies.iterdir()))} studies of {studies.name}"
+    weights = {"weights": settings.weights}
+    arms: dict[str, tuple[dict[str, Any], Path | None]] = {
+        "slices=1": ({**weights, "slices": 1}, None),
+        "slices=auto": ({**weights, "slices": "auto"}, None),
+    }
+    under = "slices=1"
+    if settings.base is not None:
+        under = "base"
+        arms[under] = (weights, layout_of(settings.base, folder / "layout"))
+    with ExitStack() as stack:
+        running = {name: stack.enter_context(arm(studies, *how)) for name, how in arms.items()}
+        calls: dict[str, Callable[[], object]] = {name: a.turn for name, a in running.items()}
+        turns = harness.take_turns(calls, settings.repeats, measure=lambda turn: turn())
+        looks = {name: each.looks for name, each in running.items()}
+    count = len(list(studies.iterdir()))
+    return harness.BenchResult(
+        title="What several slices cost",
+        about=ABOUT,
+        data=data,
+        packages=("torch", "ultralytics", "pydicom", "numpy", "opencv-python"),
+        threads=1,
+        tables=(
+            harness.arms_table(turns, under, under, studies=count),
+            f"{median_of_medians(turns, under)}.",
+            f"Images looked at: {looks['slices=auto'] / count:.2f} a study.",
+        ),
+        report={
+            "goal": GOAL,
+            "looks": looks,
+            **harness.ratios_json(turns, under),
+            "turns": harness.turns_json(turns),
+        },
+    )
+
+
+def median_of_medians(turns: dict[str, list[harness.Turn]], under: str) -> str:
+    """The ratio of the medians of processor time, in words."""
+    medians: Sequence[float] = [
+        harness.median(turns[name], "cpu_s") for name in ("slices=auto", under)
+    ]
+    return f"`slices=auto` by {under}, medians of processor time: {medians[0] / medians[1]:.2f}"
+
+
+def main(words: list[str]) -> None:
+    harness.run_bench(words, SlicesCostSettings, work, "slices_cost")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,225 @@
+"""What the pixels of a sagittal spine show where no header says it: fat suppression and contrast.
+
+Everything rests on one path: the spinal canal, found as a narrow upright band that is brighter than
+what lies in front of and behind it. On it, in front of it (marrow), behind it (muscle) and under
+the skin of the back (fat) brightness is compared row by row, so that the fall-off of the coil plays
+a small part. Images are the usual way round (face to the left, head up), float, not windowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from spineline.datasets.common.arrays import Float32Array, FloatArray, IntArray
+from spineline.datasets.dicom.kinds import DixonPart
+
+_GRID_MM = 1.5
+_ASSUMED_HEIGHT_MM = 300.0  # of an image without pixel spacing
+_ROWS = (0.12, 0.72)  # of the image's height, between which the canal is followed
+_CANAL_MM = 25.0  # a band as wide as this is none
+_CANAL_TO_SKIN_MM = (30.0, 135.0)
+_MARROW_MM = (14.0, 39.0)  # in front of the middle of the canal
+_MUSCLE_MM = 9.0  # behind the middle of the canal, where muscle begins
+_SKIN_MM = 24.0  # depth under the skin of the back in which fat is looked for
+_LEAST = 0.02  # of the range of brightness; darker counts as this bright
+
+_CLEAR_CANAL = 1.2
+_SUPPRESSED_SCORE = -1.2
+_SUPPRESSED_FAT = 0.6
+_T1_CANAL, _T1_FAT = 0.95, 1.8
+_RATIO_OF_FAT_TO_WATER = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class SagittalLook:
+    """Brightness in a sagittal spine, medians over the rows of the canal.
+
+    Attributes:
+        canal: how much the canal stands out, in parts of the mean brightness around it.
+        marrow: of the vertebrae (and discs), in parts of the canal's brightness.
+        fat: brightest under the skin of the back, in parts of the canal's brightness.
+        fat_to_muscle: the same in parts of the brightness of muscle.
+        marrow_to_muscle: of the vertebrae in parts of that of muscle.
+    """
+
+    canal: float
+    marrow: float
+    fat: float
+    fat_to_muscle: float
+    marrow_to_muscle: float
+
+    @property
+    def has_suppressed_fat(self) -> bool:
+        """Whether fluid is bright and fat, in marrow and under the skin, is not.
+
+        Made on frames without fat suppression and one fat-suppressed study; a marrow nearly as dark
+        as muscle counts as much as dark fat under the skin.
+        """
+        ratios = self.marrow / 0.25, self.fat / 0.5, self.fat_to_muscle / 3, self.marrow_to_muscle
+        score = float(np.sum(np.log(np.maximum(ratios, 1e-3)))) - float(np.log(1.5))
+        return (
+            self.canal >= _CLEAR_CANAL
+            and self.fat <= _SUPPRESSED_FAT
+            and score <= _SUPPRESSED_SCORE
+        )
+
+    @property
+    def is_like_t1(self) -> bool:
+        """Whether fat is much the brightest and no bright canal is there."""
+        return self.canal < _T1_CANAL and self.fat > _T1_FAT
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """The canal in an image on the common grid: rows, columns, and the skin's column by row."""
+
+    rows: IntArray
+    columns: IntArray
+    skin: IntArray
+    contrast: float
+
+
+def look_at_sagittal(
+    image: Float32Array, spacing_rc_mm: tuple[float, float] | None = None
+) -> SagittalLook | None:
+    """What the middle slice of a sagittal stack shows; None where no body is seen.
+
+    Args:
+        image: (rows, columns), the usual way round.
+        spacing_rc_mm: between rows and columns; None takes the image as 300 mm long.
+    """
+    values = _on_grid(image, spacing_rc_mm)
+    path = None if values is None else _canal(values)
+    if values is None or path is None:
+        return None
+    canal, marrow, muscle, fat = _along(values, path)
+    return SagittalLook(
+        path.contrast,
+        float(np.median(marrow / canal)),
+        float(np.median(fat / canal)),
+        float(np.median(fat / np.maximum(muscle, _LEAST / 2))),
+        float(np.median(marrow / np.maximum(muscle, _LEAST / 2))),
+    )
+
+
+def dixon_parts(
+    images: Sequence[Float32Array], spacing_rc_mm: tuple[float, float] | None = None
+) -> tuple[DixonPart | None, ...]:
+    """Which images of a Dixon scan these are, by comparing what they show at the same places.
+
+    Water has the brighter canal for its fat, fat the darker; of the others the one with the
+    brighter marrow is in phase. Only what is clear is named.
+
+    Args:
+        images: (rows, columns) each, of one place and one size, the usual way round.
+        spacing_rc_mm: between rows and columns.
+    """
+    grids = [_on_grid(image, spacing_rc_mm) for image in images]
+    found = [(n, grid, _canal(grid)) for n, grid in enumerate(grids) if grid is not None]
+    paths = [path for _, _, path in found if path is not None]
+    parts: list[DixonPart | None] = [None] * len(images)
+    if len(paths) < 2:
+        return tuple(parts)
+    path = max(paths, key=lambda each: each.contrast)
+    ratio: dict[int, float] = {}
+    marrow: dict[int, float] = {}
+    for n, grid, _ in found:
+        canal, in_front, _, fat = _along(grid, path)
+        ratio[n] = float(np.median(fat) / max(float(np.median(canal)), _LEAST))
+        marrow[n] = float(np.median(in_front) * np.ptp(images[n]))
+    water, fat_image = min(ratio, key=lambda n: ratio[n]), max(ratio, key=lambda n: ratio[n])
+    if ratio[fat_image] < _RATIO_OF_FAT_TO_WATER * ratio[water]:
+        return tuple(parts)
+    parts[water], parts[fat_image] = "water", "fat"
+    rest = sorted((n for n in marrow if parts[n] is None), key=lambda n: -marrow[n])
+    if len(rest) == 2:
+        parts[rest[0]], parts[rest[1]] = "in-phase", "opposed-phase"
+    return tuple(parts)
+
+
+def _on_grid(image: Float32Array, spacing_rc_mm: tuple[float, float] | None) -> Float32Array | None:
+    """The image on pixels of 1.5 mm, brightness from 0 (air) to 1 (nearly the brightest)."""
+    one = _ASSUMED_HEIGHT_MM / max(image.shape)
+    row_mm, column_mm = spacing_rc_mm or (one, one)
+    height = round(image.shape[0] * row_mm / _GRID_MM)
+    width = round(image.shape[1] * column_mm / _GRID_MM)
+    if not (64 <= height <= 1024 and 64 <= width <= 1024):
+        return None
+    values = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    low, high = (float(v) for v in np.percentile(values, (5, 99.5)))
+    if not high > low:
+        return None
+    return np.clip((values - low) / (high - low), 0, 2).astype(np.float32)
+
+
+def _canal(values: Float32Array) -> _Path | None:
+    """The brightest narrow upright band that lies as deep under the skin as the canal does."""
+    skin = _skin_of_the_back(values)
+    if skin is None:
+        return None
+    height, width = values.shape
+    smooth = cv2.blur(values, (3, 9))
+    line = cv2.getStructuringElement(cv2.MORPH_RECT, (round(_CANAL_MM / _GRID_MM), 1))
+    opened = cv2.morphologyEx(smooth, cv2.MORPH_OPEN, line)
+    stands_out = (smooth - opened) / (cv2.blur(values, (41, 41)) + _LEAST)
+    depth = (skin[:, None] - np.arange(width)[None]) * _GRID_MM
+    near, far = _CANAL_TO_SKIN_MM
+    stands_out[(depth < near) | (depth > far)] = 0
+    rows = np.arange(int(height * _ROWS[0]), int(height * _ROWS[1]))
+    columns = _best_way_down(stands_out[rows])
+    return _Path(rows, columns, skin, float(np.median(stands_out[rows, columns])))
+
+
+def _skin_of_the_back(values: Float32Array) -> IntArray | None:
+    """The last column of the body in each row, 0 where there is none."""
+    smooth = cv2.GaussianBlur(values, (0, 0), 1.0)
+    bright = cv2.morphologyEx(
+        (smooth > 0.05).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)
+    )
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(bright)
+    if count < 2:
+        return None
+    body = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    last = body.shape[1] - 1 - body[:, ::-1].argmax(axis=1)
+    return np.where(body.any(axis=1), last, 0)
+
+
+def _best_way_down(gain: Float32Array) -> IntArray:
+    """The column in each row of the way down that gains most, one column aside per row at most."""
+    width = gain.shape[1]
+    total = np.zeros(width)
+    steps = []
+    for row in gain:
+        left, right = np.append(-np.inf, total[:-1]), np.append(total[1:], -np.inf)
+        choices = np.stack([left - 0.02, total, right - 0.02])
+        steps.append(choices.argmax(axis=0) - 1)
+        total = choices.max(axis=0) + row
+    column = int(total.argmax())
+    way = []
+    for step in reversed(steps):
+        way.append(column)
+        column += int(step[column])
+    return np.array(way[::-1])
+
+
+def _along(
+    values: Float32Array, path: _Path
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Brightness by row of the canal (never below a least one), marrow, muscle, fat of the back."""
+    lengths_mm = (_MARROW_MM[1], _MARROW_MM[0], _MUSCLE_MM, _SKIN_MM)
+    far, near, behind, depth = (round(mm / _GRID_MM) for mm in lengths_mm)
+    found = []
+    for y, x in zip(path.rows, path.columns, strict=True):
+        row, skin = values[y], int(path.skin[y])
+        canal = row[max(x - 2, 0) : x + 3].max()
+        marrow = row[max(x - far, 0) : max(x - near, 1)]
+        back = row[x + behind - 2 : max(skin - depth // 2, x + behind + 1)]
+        under_skin = np.sort(row[max(skin - depth, x + behind - 2) : skin])
+        if back.size and under_skin.size > 3:
+            found.append((canal, np.median(marrow), np.percentile(back, 25), under_skin[-3]))
+    table = np.array(found or [(_LEAST, 0.0, 0.0, 0.0)], dtype=np.float64)
+    return np.maximum(table[:, 0], _LEAST), table[:, 1], table[:, 2], table[:, 3]

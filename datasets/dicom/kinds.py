@@ -1,0 +1,230 @@
+"""What a slice's header says it is: contrast, fat suppression, part of a Dixon scan, no anatomy.
+
+Scanners say it in different places: ImageType, FrameType of enhanced files (both in
+``SliceHeader.image_type``), scan options, times, and words of the description, protocol and
+sequence.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+import numpy as np
+
+from spineline.datasets.dicom.header import SliceHeader
+
+DixonPart = Literal["water", "in-phase", "opposed-phase", "fat"]
+"""The images of a Dixon scan, the most useful one first."""
+
+# A word ends where letters end: digits and marks may stand right beside it, as in `t2_tse_sag_384`.
+_T2 = re.compile(r"(?<![A-Z0-9])S?T2(?![0-9])")  # Philips writes sT2W
+_T1 = re.compile(r"(?<![A-Z0-9])S?T1(?![0-9])")
+_PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
+_T2_STAR = re.compile(
+    r"T2\s*\*|T2[ _-]?STAR|(?<![A-Z])(?:MEDIC|MERGE|GRE|FFE|FLASH|SWI|FIESTA)(?![A-Z])"
+)
+_SAGITTAL = re.compile(r"(?<![A-Z])(?:[TW12_]*SAG(?:ITTAL)?)(?![A-Z])|矢状")
+_LOCALIZER = re.compile(
+    r"LOCALI[SZ]|LOCATOR|SCOUT|SURVEY|SCANOGRAM|POSDISP|"
+    r"(?<![A-Z])(?:LOC|PLAN|AAH|PILOT)(?![A-Z])|定位"
+)
+_FAT_SUPPRESSED = re.compile(
+    r"(?<![A-Z])(?:T2|T2W)?[ _-]?(?:FS|FATS?|SFS|STIR|TIRM|SPAIR|SPIR|CHESS|WE|IR)(?![A-Z])"
+    r"|FAT[ _-]?SAT|FAT[ _-]?SUP|FATSUP|(?<![A-Z])WATER(?![A-Z])|压脂|抑脂"
+)
+_OTHER_REGION = re.compile(
+    r"CERVI|C[ _-]?SPINE|THORA|T[ _-]SPINE|TSPINE|(?<![A-Z])(?:HWS|BWS|NECK|HEAD|BRAIN|KNEE|HIP)"
+    r"(?![A-Z])|颈|胸"
+)
+_LUMBAR = re.compile(r"LUMB|L[ _-]?SPINE|LWS|(?<![A-Z])(?:LS|LSP)(?![A-Z])|腰")
+_NO_ANATOMY = (
+    (re.compile(r"(?<![A-Z])MIP(?![A-Z])|PROJECTION IMAGE"), "a projection"),
+    (re.compile(r"(?<![A-Z])SUB(?:TRACT(?:ION|ED)?)?(?![A-Z])"), "a subtraction"),
+    (re.compile(r"(?<![A-Z])(?:ADC|DWI|TRACEW?|DIFFUSION)(?![A-Z])"), "a diffusion image"),
+    (re.compile(r"(?<![A-Z])(?:T[12]\*?|R2\*?|FF|FAT[ _]FRACTION)[ _]?MAP"), "a map of a quantity"),
+)
+_NO_ANATOMY_TYPES = {
+    "P": "a phase image", "PHASE": "a phase image", "PHASE MAP": "a phase image",
+    "I": "an imaginary part", "IMAGINARY": "an imaginary part",
+    "FF": "a map of a quantity", "FAT_FRACTION": "a map of a quantity",
+    "WATER_FRACTION": "a map of a quantity", "T2_STAR_MAP": "a map of a quantity",
+    "T2 MAP": "a map of a quantity", "T2_MAP": "a map of a quantity",
+}  # fmt: skip
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_FAT_SCAN_OPTIONS = ("FS", "SFS", "FAT_SAT", "FATSAT", "SPIR", "SPAIR", "STIR", "WE")
+
+_DIXON = re.compile(r"DIXON|IDEAL|(?<![A-Z])(?:FLEX|WFOP|WFS|WFI)(?![A-Z])")
+_DIXON_TYPES: dict[str, DixonPart] = {
+    "W": "water", "WATER": "water", "F": "fat", "FAT": "fat", "IP": "in-phase",
+    "IN_PHASE": "in-phase", "IN PHASE": "in-phase", "INPHASE": "in-phase", "OP": "opposed-phase",
+    "OPP_PHASE": "opposed-phase", "OUT_PHASE": "opposed-phase", "OUT PHASE": "opposed-phase",
+    "OPPOSED_PHASE": "opposed-phase", "OUTPHASE": "opposed-phase", "OUT_OF_PHASE": "opposed-phase",
+}  # fmt: skip
+_PART_WORDS: dict[DixonPart, str] = {
+    "in-phase": r"IN(?:[ _-]?PHASE)?|IP",
+    "opposed-phase": r"OPP?(?:OSED)?(?:[ _-]?PHASE)?|OUT(?:[ _-]?(?:OF[ _-]?)?PHASE)?",
+    "water": r"W|WAT|WATER(?:[ _-]?ONLY)?",
+    "fat": r"F|FAT(?:[ _-]?ONLY)?",
+}
+_PARTS: dict[DixonPart, re.Pattern[str]] = {
+    part: re.compile(rf"(?<![A-Z0-9])(?:{words})(?![A-Z])(?![ _-]?(?:SAT|SUP))")
+    for part, words in _PART_WORDS.items()
+}
+_SURE_PARTS: dict[DixonPart, re.Pattern[str]] = {
+    "in-phase": re.compile(r"(?<![A-Z])IN[ _-]?PHASE"),
+    "opposed-phase": re.compile(r"OPP(?:OSED)?[ _-]?PHASE|OUT[ _-]?(?:OF[ _-]?)?PHASE"),
+    "water": re.compile(r"WATER[ _-]ONLY"),
+    "fat": re.compile(r"FAT[ _-]ONLY"),
+}
+_AT_THE_END = re.compile(
+    rf"^(?P<stem>.+?)[ _.:-]+(?P<part>{'|'.join(_PART_WORDS.values())})(?:_ND|_DIS[23]D)?$"
+)
+_AT_THE_START = re.compile(
+    rf"^(?P<part>{'|'.join(_PART_WORDS.values())})[ _-]*[ _:][ _-]*(?P<stem>.+)$"
+)
+
+_T2_ECHO_MS = 60.0
+_T2_REPETITION_MS = 1500.0
+
+
+def no_anatomy(header: SliceHeader) -> str | None:
+    """Why a slice is no image of the anatomy as it was scanned, or None."""
+    if is_capture(header):
+        return "a screen shot or secondary capture"
+    if is_localizer(header):
+        return "a localizer"
+    text = " ".join((header.words, *header.image_type))
+    by_words = (reason for pattern, reason in _NO_ANATOMY if pattern.search(text))
+    by_type = (_NO_ANATOMY_TYPES[k] for k in header.image_type[2:] if k in _NO_ANATOMY_TYPES)
+    return next(by_words, None) or next(by_type, None)
+
+
+def is_capture(header: SliceHeader) -> bool:
+    """Whether a slice is a screen shot or secondary capture."""
+    screen = any("SCREEN" in word for word in header.image_type) or "SCREEN" in header.words
+    return header.sop_class_uid.startswith(_SECONDARY_CAPTURE) or screen
+
+
+def is_localizer(header: SliceHeader) -> bool:
+    """Whether a slice is one of those that the others are planned on."""
+    return "LOCALIZER" in header.image_type or bool(_LOCALIZER.search(header.words))
+
+
+def is_derived(header: SliceHeader) -> bool:
+    """Whether a slice was reckoned from others; the images of a Dixon scan always are."""
+    derived = "DERIVED" in header.image_type[:1] or "SECONDARY" in header.image_type[1:2]
+    return derived and dixon_part(header) is None
+
+
+def is_of_sagittal_plane(header: SliceHeader) -> bool:
+    """By orientation; by description only where there is none."""
+    if header.orientation is None:
+        return bool(_SAGITTAL.search(header.words))
+    return header.is_sagittal
+
+
+def plane_of(header: SliceHeader) -> str:
+    """Why a slice is not sagittal, in words."""
+    normal = header.normal
+    if normal is None:
+        return "no orientation, and the description does not say sagittal"
+    return ("sagittal", "coronal", "transverse")[int(np.abs(normal).argmax())] + ", not sagittal"
+
+
+def is_of_other_region(header: SliceHeader) -> bool:
+    """Whether words speak of another part of the body, and none of the lumbar spine."""
+    text = f"{header.words} {header.body_part}"
+    return bool(_OTHER_REGION.search(text) and not _LUMBAR.search(text))
+
+
+def weighting(header: SliceHeader) -> str:
+    """``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``: by words, the contrast tag, then times."""
+    words = header.words
+    if _T2_STAR.search(words):
+        return "T2*"
+    found = [
+        name for name, pattern in (("T2", _T2), ("T1", _T1), ("PD", _PD)) if pattern.search(words)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if re.search(r"STIR|TIRM", words):
+        return "T2"
+    told = {"T2": "T2", "T1": "T1", "PROTON_DENSITY": "PD", "T2_STAR": "T2*", "STIR": "T2"}
+    if header.acquisition_contrast in told:
+        return told[header.acquisition_contrast]
+    by_times = _weighting_by_times(header)
+    return found[0] if found and by_times == "unknown" else by_times
+
+
+def _weighting_by_times(header: SliceHeader) -> str:
+    echo, repetition = header.echo_time_ms, header.repetition_time_ms
+    if echo is None:
+        return "unknown"
+    if echo >= _T2_ECHO_MS:
+        return "T2" if repetition is None or repetition >= _T2_REPETITION_MS else "T2*"
+    if repetition is None:
+        return "T1" if echo < 20 else "unknown"
+    return "T1" if repetition < _T2_REPETITION_MS else "PD"
+
+
+def is_of_dixon_scan(header: SliceHeader) -> bool:
+    """Whether a slice is one of the images of a Dixon scan, whichever."""
+    return (
+        bool(_DIXON.search(header.words))
+        or "DIXON" in header.image_type
+        or dixon_part(header) is not None
+    )
+
+
+def dixon_part(header: SliceHeader) -> DixonPart | None:
+    """Which image of a Dixon scan a slice is, as far as its own header tells.
+
+    >>> from pathlib import Path
+    >>> dixon_part(SliceHeader(Path(), "1", "2", "3", 4, 4, words="T2 DIXON SAG_W"))
+    'water'
+    """
+    by_type = (_DIXON_TYPES[kind] for kind in header.image_type[2:] if kind in _DIXON_TYPES)
+    part = next(by_type, None) or _searched(header.words, _SURE_PARTS)
+    if part is not None or not (_DIXON.search(header.words) or "DIXON" in header.image_type):
+        return part
+    own = header.series_description.upper()
+    return _searched(own, _PARTS) or _searched(header.words, _PARTS)
+
+
+def _searched(text: str, patterns: dict[DixonPart, re.Pattern[str]]) -> DixonPart | None:
+    """The part whose word comes last in a text."""
+    found = [
+        (m.start(), part) for part, pattern in patterns.items() for m in pattern.finditer(text)
+    ]
+    return max(found)[1] if found else None
+
+
+def named_part(description: str) -> tuple[str, DixonPart] | None:
+    """A description without the word of a Dixon part at its end or start, and the part.
+
+    Only together with others of the same rest such a word means a Dixon scan.
+
+    >>> named_part("t2_tse_sag_F"), named_part("WATER: Sag T2")
+    (('T2_TSE_SAG', 'fat'), ('SAG T2', 'water'))
+    """
+    text = description.upper().strip()
+    match = _AT_THE_END.match(text) or _AT_THE_START.match(text)
+    if match is None:
+        return None
+    parts = (p for p in get_args(DixonPart) if re.fullmatch(_PART_WORDS[p], match["part"]))
+    return match["stem"].strip(), next(parts)
+
+
+def fat_suppression(header: SliceHeader) -> str | None:
+    """How a slice that is of no Dixon scan says that its fat is suppressed, or None."""
+    match = _FAT_SUPPRESSED.search(header.words)
+    if match:
+        return f"described as '{match.group().strip(' _-')}'"
+    options = [option for option in header.scan_options if option in _FAT_SCAN_OPTIONS]
+    if options:
+        return f"scan option {options[0]}"
+    inversion = header.inversion_time_ms
+    if inversion is not None and 50 <= inversion <= 350:
+        return f"inversion time {inversion:g} ms"
+    return None

@@ -1,0 +1,225 @@
+"""Whether a frame is a sagittal T2 image of a lumbar spine, head up, judged from its pixels.
+
+No header is asked: a single file or a plain image is judged as a study is. Two measures decide.
+
+**Evidence** says how much the frame looks like a lumbar spine: the score of the best chain of the
+detector's candidates as a share of `FULL_SCORE`, plus how surely the level reader finds the eleven
+levels along the chain (for each level the greatest probability that it has anywhere, and of those
+the mean). A whole spine has about 2. A neck, whose vertebrae are as well in line, has a lower
+score and reads badly; a picture of anything else has no chain.
+
+**Contrast** says how much brighter the canal is than what lies before and behind it, along the
+chain pulled straight ([spineline.datasets.straighten][]). Where ``body``, ``canal`` and ``behind``
+are the brightness of a rank's row in the middle of the bodies, in the canal, and in what follows
+it, ``(canal - body) / (canal + body) - (behind - body) / (behind + body) / 2``, each the median
+over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, fat suppressed or not, and
+dark in T1.
+
+Where the evidence is not that of a whole spine, the frame is also looked at turned and mirrored
+(`TURNS`): where one of these has a much better chain, the frame is not the right way round. A good
+frame costs no second look.
+
+The limits of `SuitabilityLimits` were chosen by ``benchmarks/suitability.py``, which prints both
+measures for frames that are for us and for frames that are not; `docs/suitability.md` has its
+tables. Networks of other training have other scores: run it again when they change.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spineline.datasets.common.arrays import FloatArray
+from spineline.datasets.common.remarks import Remark
+from spineline.datasets.straighten import StripSpec, prolonged, straighten
+from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
+from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
+from spineline.pipeline.inference.level_context import LevelReader, ranks_by_distance, read_context
+from spineline.pipeline.inference.warnings import warning
+
+FULL_SCORE = 57.0
+"""Score of the chain of a spine whose eleven levels the bundled detector is sure of."""
+
+Pixels = npt.NDArray[np.uint8]
+Reason = Literal["no_spine", "region", "contrast", "upside_down", "mirrored", "turned"]
+Turn = Callable[[Pixels], Pixels]
+
+TURNS: Mapping[str, tuple[Reason, Turn]] = {
+    "turned by 180 degrees": ("upside_down", lambda image: image[::-1, ::-1]),
+    "with top and bottom exchanged": ("upside_down", lambda image: image[::-1]),
+    "with left and right exchanged": ("mirrored", lambda image: image[:, ::-1]),
+    "turned by 90 degrees to the left": ("turned", np.rot90),
+    "turned by 90 degrees to the right": ("turned", functools.partial(np.rot90, k=3)),
+}
+"""What would set a frame right, in words, and what it is called when it does."""
+
+_LEAST = 4  # structures along which contrast is measured
+_STRIP = StripSpec(rank_px=8, half_width=4)
+_BODY = (-0.5, 0.625)  # where along a row, in ranks behind the curve
+_CANAL = (1.0, 1.75)
+_WIDE = 3  # columns over which the canal is averaged before its brightest place is taken
+_BEHIND = (2.25, 3.25)
+_DARK = 0.02  # keeps ratios of what is black from saying much
+
+
+@dataclass(frozen=True, slots=True)
+class SuitabilityLimits:
+    """Where a frame stops being for us; see the module's text for the measures.
+
+    Attributes:
+        spine: with less evidence no spine is seen at all.
+        lumbar: with less it is not a lumbar one.
+        contrast: with less it is no T2 image.
+        whole: with less evidence the frame is looked at turned and mirrored.
+        upright: a turned look is believed where its score is that share of `FULL_SCORE`,
+        turned: and by so much better than that of the frame as it is.
+    """
+
+    spine: float = 0.5
+    lumbar: float = 1.0
+    contrast: float = 0.0
+    whole: float = 1.75
+    upright: float = 0.7
+    turned: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Suitability:
+    """What was measured in a frame.
+
+    Attributes:
+        score: of the best chain, as a share of `FULL_SCORE`, not below 0.
+        reading: how surely the level reader finds the eleven levels, 0 … 1; None without a reader.
+        contrast: of the canal; None where there is no chain to measure it along.
+    """
+
+    score: float
+    reading: float | None
+    contrast: float | None
+
+    @property
+    def evidence(self) -> float:
+        """That this is a lumbar spine: about 2 for a whole one."""
+        return self.score + (self.score if self.reading is None else self.reading)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a frame is not for us.
+
+    Attributes:
+        reason: in one word.
+        text: in plain words.
+        measured: the numbers behind it, by name.
+    """
+
+    reason: Reason
+    text: str
+    measured: tuple[tuple[str, float], ...] = ()
+
+    def remark(self, *, forced: bool) -> Remark:
+        """The warning ``not_lumbar_t2``; ``forced`` where the frame was looked at all the same."""
+        end = "levels and grades are given all the same, by force=true: do not rely on them"
+        end = end if forced else "nothing is named or graded; force=true does it all the same"
+        wording = f"this is no sagittal T2 image of a lumbar spine, head up: {self.text}; {end}"
+        return warning("not_lumbar_t2", wording, reason=self.reason, **dict(self.measured))
+
+
+def measure(
+    image: Pixels,
+    candidates: Candidates,
+    settings: DecodeSettings,
+    reader: LevelReader | None,
+) -> Suitability:
+    """Measure a frame.
+
+    Args:
+        image: (H, W) grey, as the detector saw it.
+        candidates: the detector's.
+        settings: of the decoding; its method does not count.
+        reader: reads levels, or None.
+    """
+    spine = decode_spine(candidates, replace(settings, method="spine"))
+    chain, reading = spine.structures, None
+    if reader is not None:
+        context = read_context(reader, image, chain)
+        shares = None if context is None else np.exp(context.log_probability[:, 1:-1])
+        reading = 0.0 if shares is None else float(shares.max(axis=0).mean())
+    score = max(spine.score / FULL_SCORE, 0.0)
+    return Suitability(score, reading, contrast_along(image, chain))
+
+
+def refusal_of(
+    found: Suitability,
+    turned: Callable[[], Mapping[str, float]],
+    limits: SuitabilityLimits,
+) -> Refusal | None:
+    """Why a frame is not for us, or None.
+
+    Args:
+        found: what was measured.
+        turned: the scores of the frame turned, by the words of `TURNS`; asked only where the
+            evidence is not that of a whole spine.
+        limits: where a frame stops being for us.
+    """
+    evidence = round(found.evidence, 3)
+    if found.evidence < limits.whole:
+        scores = turned()
+        best = max(scores, key=lambda words: scores[words], default="")
+        if best and scores[best] > max(found.score + limits.turned, limits.upright):
+            text = f"the spine is found much better {best}; set the image upright, face to the left"
+            return Refusal(TURNS[best][0], text, (("evidence", evidence),))
+    if found.evidence < limits.spine:
+        text = "no column of lumbar vertebrae and discs is seen from the side in it"
+        return Refusal("no_spine", text, (("evidence", evidence), ("wanted", limits.spine)))
+    if found.evidence < limits.lumbar:
+        text = "the vertebrae and discs in it do not read as those of a lumbar spine"
+        return Refusal("region", text, (("evidence", evidence), ("wanted", limits.lumbar)))
+    if found.contrast is not None and found.contrast < limits.contrast:
+        text = "the canal is no brighter than the vertebrae before it, as in T1; in T2 fluid is "
+        measured = (("contrast", round(found.contrast, 3)), ("wanted", limits.contrast))
+        return Refusal("contrast", text + "bright", measured)
+    return None
+
+
+def score_of(candidates: Candidates, settings: DecodeSettings) -> float:
+    """The score of the best chain alone, as a share of `FULL_SCORE`."""
+    return max(decode_spine(candidates, replace(settings, method="spine")).score / FULL_SCORE, 0.0)
+
+
+def contrast_along(image: Pixels, chain: Sequence[DecodedStructure]) -> float | None:
+    """How much brighter the canal is than the bodies before it and what lies behind it.
+
+    Args:
+        image: (H, W) grey, upright.
+        chain: structures, top to bottom.
+
+    Returns:
+        -1.5 … 1.5, or None where there are fewer than four structures.
+    """
+    if len(chain) < _LEAST:
+        return None
+    ranks = ranks_by_distance(chain)
+    curve = prolonged([s.point_xy for s in chain], ranks, ranks[0], ranks[-1])
+    strip = straighten(image, curve, _STRIP).astype(np.float64)
+    rows = strip.reshape(len(curve), _STRIP.rank_px, -1).mean(axis=1)
+    body = np.median(_columns(rows, _BODY), axis=1, keepdims=True)
+    canal = np.median(_ratio(_columns(rows, _CANAL), body), axis=0)
+    behind = np.median(_ratio(_columns(rows, _BEHIND), body), axis=0).mean()
+    broad = np.convolve(canal, np.ones(_WIDE) / _WIDE, "valid")
+    return float(broad.max() - behind / 2)
+
+
+def _ratio(first: FloatArray, second: FloatArray) -> FloatArray:
+    return (first - second) / (first + second + _DARK)
+
+
+def _columns(rows: FloatArray, between: tuple[float, float]) -> FloatArray:
+    """The columns of rows of a strip that lie between two places, in ranks behind the curve."""
+    first, last = (round((place + _STRIP.half_width) * _STRIP.rank_px) for place in between)
+    return rows[:, first:last]

@@ -1,0 +1,242 @@
+"""What is for us and what is not: the measures by hand, drawn frames and real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.dicom.geometry import Reorientation
+from spineline.datasets.images import read_image, window_to_uint8
+from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.datasets.phantoms.foreign import draw_foreign, list_foreign
+from spineline.datasets.phantoms.phantom import draw_spine
+from spineline.pipeline.inference.candidates import DecodedStructure
+from spineline.pipeline.inference.pipeline import Analysis, Pipeline
+from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
+from spineline.pipeline.inference.suitability import (
+    TURNS,
+    Suitability,
+    SuitabilityLimits,
+    contrast_along,
+    refusal_of,
+)
+from spineline.pipeline.inference.warnings import codes_of
+
+EXTERNAL = SHARED / "external"
+LIMITS = SuitabilityLimits(spine=0.5, lumbar=1.0, contrast=0.0, whole=1.75, upright=0.7)
+
+
+# The measures by hand
+
+
+def straight_chain(step: float = 20.0, x: float = 100.0) -> list[DecodedStructure]:
+    return [
+        DecodedStructure(
+            level, kind_of_level(level), (x, 30 + step * n),
+            (x - 20, 30 + step * (n - 1), x + 20, 30 + step * (n + 1)), 0.9,
+        )
+        for n, level in enumerate(LEVELS)
+    ]  # fmt: skip
+
+
+def bands(body: int, canal: int, behind: int) -> np.ndarray:
+    """Bodies to the left of x = 119, then the canal, 17 pixels wide, then what is behind."""
+    image = np.full((280, 220), behind, np.uint8)
+    image[:, :119] = body
+    image[:, 119:136] = canal
+    return image
+
+
+@pytest.mark.parametrize(
+    ("body", "canal", "behind", "wanted"),
+    [
+        (100, 200, 100, 100 / 300),
+        (100, 100, 100, 0.0),
+        (100, 50, 100, -50 / 150),
+        (100, 200, 200, 100 / 300 / 2),
+        (50, 100, 50, 50 / 150),  # darker all over: nearly the same
+    ],
+)
+def test_contrast_of_bands(body: int, canal: int, behind: int, wanted: float) -> None:
+    found = contrast_along(bands(body, canal, behind), straight_chain())
+    assert found == pytest.approx(wanted, abs=0.02)
+
+
+def test_contrast_needs_a_chain() -> None:
+    image = bands(100, 200, 100)
+    assert contrast_along(image, straight_chain()[:3]) is None
+    assert contrast_along(image, straight_chain()[:4]) is not None
+
+
+def never() -> Mapping[str, float]:
+    raise AssertionError("a good frame is not looked at again")
+
+
+def no_better() -> Mapping[str, float]:
+    return dict.fromkeys(TURNS, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "reading", "contrast", "reason"),
+    [
+        (0.2, 0.2, None, "no_spine"),
+        (0.5, 0.4, 0.3, "region"),
+        (0.6, 0.6, -0.1, "contrast"),
+        (0.6, 0.6, 0.1, None),
+        (0.6, 0.6, None, None),
+        (0.6, None, 0.1, None),  # without a reader the score counts twice
+        (0.4, None, 0.1, "region"),
+    ],
+)
+def test_reasons(score, reading, contrast, reason) -> None:
+    refusal = refusal_of(Suitability(score, reading, contrast), no_better, LIMITS)
+    assert (refusal and refusal.reason) == reason
+
+
+def test_a_whole_spine_is_not_looked_at_again() -> None:
+    assert refusal_of(Suitability(0.9, 0.9, 0.3), never, LIMITS) is None
+    refusal = refusal_of(Suitability(0.9, 0.9, -0.1), never, LIMITS)
+    assert refusal is not None
+    assert refusal.reason == "contrast"
+
+
+@pytest.mark.parametrize("words", TURNS)
+def test_a_turn_that_is_much_better(words: str) -> None:
+    refusal = refusal_of(Suitability(0.5, 0.7, 0.3), lambda: {**no_better(), words: 0.9}, LIMITS)
+    assert refusal is not None
+    assert refusal.reason == TURNS[words][0]
+    assert words in refusal.text
+
+
+@pytest.mark.parametrize("score", [0.6, 0.69])
+def test_a_turn_that_is_little_better_is_not_believed(score: float) -> None:
+    found = Suitability(0.5, 0.7, 0.3)
+    assert refusal_of(found, lambda: dict.fromkeys(TURNS, score), LIMITS) is None
+
+
+def test_the_warning() -> None:
+    refusal = refusal_of(Suitability(0.6, 0.6, -0.1), no_better, LIMITS)
+    assert refusal is not None
+    plain, forced = (refusal.remark(forced=forced) for forced in (False, True))
+    assert plain.code == forced.code == "not_lumbar_t2"
+    assert dict(plain.parameters) == {"reason": "contrast", "contrast": -0.1, "wanted": 0.0}
+    assert "nothing is named or graded" in plain.text
+    assert "by force=true" in forced.text
+
+
+# The bundled networks
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Pipeline.load()
+    torch.set_num_threads(before)
+
+
+def looked_at(pipeline: Pipeline, image: np.ndarray) -> Analysis:
+    height, width = image.shape
+    turn = Reorientation(False, False, False, (height, width))
+    return pipeline.analyse([Frame("x", np.ascontiguousarray(image), turn, width, height)])[0]
+
+
+def reason_of(analysis: Analysis) -> str | None:
+    """The reason of a refusal, of which it is seen that nothing is named or graded."""
+    if analysis.result.status == "ok":
+        assert "not_lumbar_t2" not in codes_of(analysis.result.warnings)
+        return None
+    assert analysis.result.structures == analysis.spine.structures == ()
+    assert analysis.result.naming is None
+    return str(dict(analysis.result.warnings[0].parameters)["reason"])
+
+
+@pytest.mark.parametrize("what", list_foreign())
+def test_drawn_ones_are_refused(pipeline, what: str) -> None:
+    assert reason_of(looked_at(pipeline, draw_foreign(what, 0))) is not None
+
+
+def test_a_drawn_t1_is_refused_for_its_contrast(pipeline) -> None:
+    assert reason_of(looked_at(pipeline, draw_foreign("t1", 0))) == "contrast"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_phantoms_are_ours(pipeline, seed: int) -> None:
+    assert reason_of(looked_at(pipeline, draw_spine(seed, None).pixels)) is None
+
+
+def test_a_photograph_is_refused(pipeline) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    for image in datasets.load_sample_images().images:
+        assert reason_of(looked_at(pipeline, np.asarray(image.mean(axis=2), np.uint8))) is not None
+
+
+@pytest.mark.parametrize(("words", "back"), [
+    ("turned by 180 degrees", lambda image: image[::-1, ::-1]),
+    ("with left and right exchanged", lambda image: image[:, ::-1]),
+    ("turned by 90 degrees to the left", lambda image: np.rot90(image, 3)),
+    ("turned by 90 degrees to the right", np.rot90),
+])  # fmt: skip
+def test_the_wrong_way_round_is_told(pipeline, words: str, back) -> None:
+    analysis = looked_at(pipeline, back(draw_spine(2, (384, 384)).pixels))
+    assert reason_of(analysis) == TURNS[words][0]
+    assert words in str(analysis.result.refusal)
+
+
+def test_by_force_it_is_named_all_the_same(pipeline) -> None:
+    from dataclasses import replace
+
+    forced = replace(pipeline, settings=replace(pipeline.settings, force=True))
+    result = looked_at(forced, draw_foreign("t1", 0)).result
+    assert result.status == "ok"
+    assert len(result.structures) > 5
+    assert result.warnings[0].code == "not_lumbar_t2"
+
+
+# Real frames, where they are
+
+
+def frames_of(folder: Path, pattern: str = "*") -> list[Path]:
+    found = sorted(folder.glob(pattern)) if folder.is_dir() else []
+    return found or [Path("none")]
+
+
+@pytest.mark.parametrize("path", frames_of(EXTERNAL / "negatives"), ids=lambda path: path.stem)
+def test_real_ones_that_are_not_ours(pipeline, path: Path) -> None:
+    if not path.is_file():
+        pytest.skip("the frames that are not for us are not beside this checkout")
+    reason = reason_of(looked_at(pipeline, window_to_uint8(read_image(path))))
+    assert reason is not None
+    if "_t1_" in path.stem:
+        assert reason == "contrast"
+
+
+def test_slices_of_the_t1_and_axial_series(pipeline) -> None:
+    import pydicom
+
+    files = [p for p in sorted((EXTERNAL / "rsna" / "study7001").rglob("*")) if p.is_file()]
+    if not files:
+        pytest.skip("the study of another hospital is not beside this checkout")
+    reasons: dict[str, list[str | None]] = {}
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        middle = len(dataset.pixel_array) and path.parent.name
+        reasons.setdefault(str(middle), []).append(None)
+    assert reasons
+
+
+def test_lumbar_frames_are_ours(pipeline, shared_lumbar: Path) -> None:
+    for path in sorted((shared_lumbar / "images").iterdir())[::15]:
+        assert reason_of(looked_at(pipeline, window_to_uint8(read_image(path)))) is None, path.stem
+
+
+def test_a_file_that_is_no_picture_stays_an_error(tmp_path) -> None:
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    with pytest.raises(SpinelineError):
+        load_frame(find_cases(tmp_path / "x.png")[0])
