@@ -33,7 +33,7 @@ ARCHIVE_SUFFIXES: tuple[str, ...] = (
 MAX_UNPACKED_BYTES = 32 << 30
 """Of all archives of a source together, those in archives counted."""
 
-MAX_MEMBERS = 1_000_000
+MAX_FILES = 1_000_000
 """Files of all archives of a source together."""
 
 MAX_NESTED = 3
@@ -80,7 +80,7 @@ class Unpacking:
     root: Path | None = None
     count: int = 0
     left_bytes: int = field(default_factory=lambda: MAX_UNPACKED_BYTES)
-    left_members: int = field(default_factory=lambda: MAX_MEMBERS)
+    left_members: int = field(default_factory=lambda: MAX_FILES)
 
     def unpack(self, archive: Path, name: str) -> Path:
         """Unpack an archive; its files are the user's alone to read.
@@ -129,7 +129,7 @@ class Unpacking:
         """
         self.left_members -= 1
         if self.left_members < 0:
-            msg = f"{archive}: with it, archives hold more than the {MAX_MEMBERS:,} files allowed"
+            msg = f"{archive}: with it, archives hold more than the {MAX_FILES:,} files allowed"
             raise ArchiveError(f"{msg}; unpack it and give the folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:

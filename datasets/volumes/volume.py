@@ -41,6 +41,8 @@ VOLUME_FORMATS: dict[str, str] = {
 }
 """Format by what names of volumes end in, lower case."""
 
+_READERS = {"NIfTI": "NiftiImageIO", "MetaImage": "MetaImageIO", "NRRD": "NrrdImageIO"}
+
 MAX_VOXELS = 1 << 29
 """Volumes that hold more are refused before they are read."""
 
@@ -207,6 +209,7 @@ def _opened(path: Path) -> Iterator[Any]:
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(_READERS[kind.split()[0]])  # whatever letters the name is written in
     try:
         reader.ReadImageInformation()
         yield reader
@@ -375,11 +378,9 @@ def _check_whole(reader: Any, path: Path) -> None:
         return
     bits = _number(reader, "bitpix", 8)
     wanted = int(_number(reader, "vox_offset", 0) + math.prod(reader.GetSize()) * bits / 8)
-    from isal import isal_zlib
-
     try:
         found = path.stat().st_size if suffix == ".nii" else _unpacked_size(path, wanted)
-    except (OSError, EOFError, isal_zlib.error) as error:
+    except Exception as error:  # isal has errors of its own besides OSError and EOFError
         msg = f"{path}: cannot be unpacked ({first_line(error)}); the file is damaged"
         raise VolumeReadError(f"{msg}: export it again") from error
     if found < wanted:

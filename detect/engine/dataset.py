@@ -19,6 +19,7 @@ from PIL import Image
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
+from spineline.datasets.images import ImageReadError, image_size
 from spineline.datasets.yolo_labels import parse_yolo_labels, read_yolo_labels
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -210,9 +211,12 @@ def _read_image(file: Path, classes: int) -> tuple[YoloImage, int]:
 def _decoded_size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
-            mode, (width, height) = image.mode, image.size
+            mode = image.mode
             image.load()
-    except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
+        width, height = image_size(file)  # as it is shown, and read for the networks
+    except (
+        ImageReadError, OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         raise AnnotationError(f"{file}: not a whole image ({error})") from error
     if mode.startswith(("I", "F")):
         msg = f"{file}: {mode} pixels; wanted 8 bits (convert with window=percentile)"

@@ -35,6 +35,15 @@ def test_reading_writes_nothing(dataset: Path) -> None:
     assert sorted(dataset.rglob("*")) == before
 
 
+def test_sizes_are_those_of_images_as_they_are_shown(dataset: Path) -> None:
+    file = read_data(dataset).train[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(file, exif=exif)
+    (image,) = read_images((file,), read_data(dataset).names, part="train")
+    assert image.size_hw == (60, 40)
+
+
 def test_list_of_files_and_numbered_names(own_dataset: Callable[..., Path]) -> None:
     root = own_dataset()
     listed = sorted((root / "images" / "train").glob("*.png"))[:2]

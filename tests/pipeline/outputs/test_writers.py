@@ -61,7 +61,8 @@ def test_plain_images_are_warned_of_and_the_run_goes_on(
     code, _, warned = predict(tmp_path / "in", "to=sr,pr,sc,slicer")
     assert code == 0
     for name in ("a", "b"):
-        assert f"{name}: to=sr,pr,sc,slicer needs a DICOM source" in warned
+        assert f"{name}: to=sr,pr,sc needs a DICOM source" in warned
+        assert f"{name}: to=slicer: not written: no usable pixel spacing" in warned
         made = [p.name for p in (tmp_path / "o" / name).iterdir()]
         assert "result.json" in made
         assert not [file for file in made if file.endswith((".dcm", ".mrk.json"))]

@@ -337,7 +337,9 @@ def made_with(*values: object, **keys: object):
     [
         pytest.param(lambda folder, _: None, "no such file or folder", id="missing folder"),
         pytest.param(lambda folder, _: folder.mkdir(), "empty folder", id="empty folder"),
-        pytest.param(spoil_text, "nor does it hold images (jpeg, jpg, npy, png", id="not DICOM"),
+        pytest.param(
+            spoil_text, "nor does it hold images (bmp, jpeg, jpg, npy, png", id="not DICOM"
+        ),
         pytest.param(spoil_truncated, "im1", id="truncated"),
         pytest.param(made_with(**T1), "no sagittal T2", id="T1 alone"),
         pytest.param(made_with(**TRANSVERSE), "no sagittal T2", id="transverse alone"),
