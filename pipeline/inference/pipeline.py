@@ -257,18 +257,19 @@ class Pipeline:
             frames = [replace(frame, around=None) for frame in frames]
         look = self._looking()
         offered = self.offered([frame.image for frame in frames])
-        find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
+        find = partial(find_spine, self.detector, self.namer, decoding=how)
+        beside = partial(find, look=replace(look, again=False))  # each is a further look itself
+        least = settings.min_naming_probability
         looked = [
             look_around(
                 frame,
-                find(image=frame.image, candidates=candidates),
-                find,
-                sure=how.sure_naming,
+                find(image=frame.image, candidates=candidates, look=look),
+                beside,
+                sure=max(how.sure_naming, least),
                 reads=self.namer is not None,
             )
             for frame, candidates in zip(frames, offered, strict=True)
         ]
-        least = settings.min_naming_probability
         return [
             replace(each, spine=replace(each.spine, naming=abstain(each.spine.naming, least)))
             for each in looked
