@@ -119,7 +119,7 @@ def read_volume(path: Path) -> Volume:
         name = PathText(path.name)
         remarks.append(remark("slice_choice", wording, file=name, count=count))
     headers = [_slice_of(path, grid, n) for n in range(grid.size[grid.across])]
-    study = Study("", path.name, path.parent, series_of(headers), single_file=True)
+    study = Study("", path.name, path.parent, series_of(headers))
     return Volume(study, tuple(remarks))
 
 
