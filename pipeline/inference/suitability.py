@@ -16,7 +16,7 @@ over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, fat su
 dark in T1.
 
 **Continuation** says how much what follows below the lowest disc looks like the segments above it:
-the correlation with their mean, at the best of a few places. A lumbar spine ends there, and the
+the correlation with their mean, at the best of a few places. A lumbar spine ends at L5-S1, and the
 sacrum turns away; a neck or a chest goes on. It raises what is asked of the evidence.
 
 Where the evidence is not that of a whole spine, the frame is also looked at brighter (`GAMMAS`),
@@ -43,6 +43,7 @@ import numpy.typing as npt
 
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.remarks import Remark
+from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec, prolonged, straighten
 from spineline.pipeline.inference.candidates import (
     SEGMENT_RANKS,
@@ -272,16 +273,17 @@ def continuation_below(image: Pixels, chain: Sequence[DecodedStructure]) -> floa
         chain: structures, top to bottom.
 
     Returns:
-        -1 … 1, or None where there are too few structures or the image ends below them.
+        -1 … 1, or None where there are too few structures, the lowest is not L5-S1 (then more is
+        to follow), or the image ends below them.
     """
     import cv2
 
-    if len(chain) <= _LEAST:
+    if len(chain) <= _LEAST or chain[-1].level != LEVELS[-1]:
         return None
     ranks, px = ranks_by_distance(chain), _SEGMENTS.rank_px
     curve = prolonged([s.point_xy for s in chain], ranks, ranks[0], ranks[-1] + SEGMENT_RANKS + 1)
     strip = straighten(image, curve, _SEGMENTS)
-    end = ranks[-1] - ranks[0] + int(chain[-1].kind == "disc")  # below it lies a vertebra
+    end = ranks[-1] - ranks[0] + 1
     starts = range(end - SEGMENT_RANKS, -1, -SEGMENT_RANKS)[:3]
     segments = [strip[px * s : px * (s + SEGMENT_RANKS), 4:-4] for s in starts]
     below = strip[px * end - 4 : px * (end + SEGMENT_RANKS) + 4]
