@@ -1,6 +1,6 @@
 """Whether a frame is a sagittal T2 image of a lumbar spine, head up, judged from its pixels.
 
-No header is asked: a single file or a plain image is judged as a study is. Two measures decide.
+No header is asked: a single file or a plain image is judged as a study is. Three measures decide.
 
 **Evidence** says how much the frame looks like a lumbar spine: the score of the best chain of the
 detector's candidates as a share of `FULL_SCORE`, plus how surely the level reader finds the eleven
@@ -14,6 +14,10 @@ are the brightness of a rank's row in the middle of the bodies, in the canal, an
 it, ``(canal - body) / (canal + body) - (behind - body) / (behind + body) / 2``, each the median
 over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, fat suppressed or not, and
 dark in T1.
+
+**Continuation** says how much what follows below the lowest disc looks like the segments above it:
+the correlation with their mean, at the best of a few places. A lumbar spine ends at L5-S1, and the
+sacrum turns away; a neck or a chest goes on. It raises what is asked of the evidence.
 
 Where the evidence is not that of a whole spine, the frame is also looked at brighter (`GAMMAS`),
 since scanners differ in brightness most, and the look with the most evidence counts. Where that is
@@ -39,8 +43,13 @@ import numpy.typing as npt
 
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.remarks import Remark
+from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec, prolonged, straighten
-from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
+from spineline.pipeline.inference.candidates import (
+    SEGMENT_RANKS,
+    Candidates,
+    DecodedStructure,
+)
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.level_context import LevelReader, ranks_by_distance, read_context
 from spineline.pipeline.inference.warnings import warning
@@ -66,6 +75,8 @@ GAMMAS = (0.7, 0.5)
 
 _LEAST = 4  # structures along which contrast is measured
 _STRIP = StripSpec(rank_px=8, half_width=4)
+_SEGMENTS = StripSpec(rank_px=8, half_width=2)
+_SEEN = 0.8  # share of what lies below that is inside the image and not black
 _BODY = (-0.5, 0.625)  # where along a row, in ranks behind the curve
 _CANAL = (1.0, 1.75)
 _WIDE = 3  # columns over which the canal is averaged before its brightest place is taken
@@ -79,7 +90,9 @@ class SuitabilityLimits:
 
     Attributes:
         spine: with less evidence no spine is seen at all.
-        lumbar: with less it is not a lumbar one.
+        lumbar: with less it is not a lumbar one,
+        lumbar_going_on: nor with less than this where the continuation is above ``going_on``.
+        going_on: see there.
         contrast: with less it is no T2 image.
         whole: with less evidence the frame is looked at brighter, then turned and mirrored.
         upright: a turned look is believed where its score is that share of `FULL_SCORE`,
@@ -88,6 +101,8 @@ class SuitabilityLimits:
 
     spine: float = 0.5
     lumbar: float = 0.79
+    lumbar_going_on: float = 1.5
+    going_on: float = 0.8
     contrast: float = 0.0
     whole: float = 1.75
     upright: float = 0.7
@@ -102,11 +117,13 @@ class Suitability:
         score: of the best chain, as a share of `FULL_SCORE`, not below 0.
         reading: how surely the level reader finds the eleven levels, 0 … 1; None without a reader.
         contrast: of the canal; None where there is no chain to measure it along.
+        continuation: below the chain, -1 … 1; None where the image ends there.
     """
 
     score: float
     reading: float | None
     contrast: float | None
+    continuation: float | None = None
 
     @property
     def evidence(self) -> float:
@@ -190,7 +207,8 @@ def measure(
         context = read_context(reader, image if look is None else look, chain)
         shares = None if context is None else np.exp(context.log_probability[:, 1:-1])
         reading = 0.0 if shares is None else float(shares.max(axis=0).mean())
-    return Suitability(score, reading, contrast_along(image, chain))
+    along, below = contrast_along(image, chain), continuation_below(image, chain)
+    return Suitability(score, reading, along, below)
 
 
 def refusal_of(
@@ -211,9 +229,12 @@ def refusal_of(
     if found.evidence < limits.spine:
         text = "no column of lumbar vertebrae and discs is seen from the side in it"
         return Refusal("no_spine", text, (evidence, ("wanted", limits.spine)))
-    if found.evidence < limits.lumbar:
+    goes_on = found.continuation is not None and found.continuation > limits.going_on
+    wanted = limits.lumbar_going_on if goes_on else limits.lumbar
+    if found.evidence < wanted:
         text = "the vertebrae and discs in it do not read as those of a lumbar spine"
-        return Refusal("region", text, (evidence, ("wanted", limits.lumbar)))
+        text += ", and go on below as if there were no sacrum" if goes_on else ""
+        return Refusal("region", text, (evidence, ("wanted", wanted)))
     if found.contrast is not None and found.contrast < limits.contrast:
         text = "the canal is no brighter than the vertebrae before it, as in T1; in T2 fluid is "
         measured = (("contrast", round(found.contrast, 3)), ("wanted", limits.contrast))
@@ -242,6 +263,34 @@ def contrast_along(image: Pixels, chain: Sequence[DecodedStructure]) -> float | 
     behind = np.median(_ratio(_columns(rows, _BEHIND), body), axis=0).mean()
     broad = np.convolve(canal, np.ones(_WIDE) / _WIDE, "valid")
     return float(broad.max() - behind / 2)
+
+
+def continuation_below(image: Pixels, chain: Sequence[DecodedStructure]) -> float | None:
+    """How much what follows below the lowest disc looks like the segments above it.
+
+    Args:
+        image: (H, W) grey, upright.
+        chain: structures, top to bottom.
+
+    Returns:
+        -1 … 1, or None where there are too few structures, the lowest is not L5-S1 (then more is
+        to follow), or the image ends below them.
+    """
+    import cv2
+
+    if len(chain) <= _LEAST or chain[-1].level != LEVELS[-1]:
+        return None
+    ranks, px = ranks_by_distance(chain), _SEGMENTS.rank_px
+    curve = prolonged([s.point_xy for s in chain], ranks, ranks[0], ranks[-1] + SEGMENT_RANKS + 1)
+    strip = straighten(image, curve, _SEGMENTS)
+    end = ranks[-1] - ranks[0] + 1
+    starts = range(end - SEGMENT_RANKS, -1, -SEGMENT_RANKS)[:3]
+    segments = [strip[px * s : px * (s + SEGMENT_RANKS), 4:-4] for s in starts]
+    below = strip[px * end - 4 : px * (end + SEGMENT_RANKS) + 4]
+    if len(segments) < 2 or (below > 0).mean() < _SEEN:
+        return None
+    template = np.mean(segments, axis=0, dtype=np.float32)
+    return float(cv2.matchTemplate(below, template, cv2.TM_CCOEFF_NORMED).max())
 
 
 def _ratio(first: FloatArray, second: FloatArray) -> FloatArray:
