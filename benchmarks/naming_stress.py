@@ -39,6 +39,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from default_weights import TEST_PATIENTS
 from harness import parse_words
 from pages import write_section
 from stress_set import STRESSES, Spine, inside, rung_of
@@ -54,6 +55,7 @@ from spineline.datasets.common.files import (
     write_text,
 )
 from spineline.datasets.common.plots import figure_png, new_figure
+from spineline.datasets.common.remarks import Remark
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
@@ -68,7 +70,6 @@ from spineline.pipeline.inference.naming import COEFFICIENTS, SURE, NamingEviden
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.settings import GroundTruthSettings, ModelSettings
 from spineline.pipeline.inference.sources import Frame
-from spineline.pipeline.inference.warnings import codes_of
 
 TOLD = (
     "naming_in_doubt",
@@ -79,7 +80,9 @@ TOLD = (
 )
 """Warnings that say that names may be wrong."""
 
-TEST_PATIENTS = "p022,p041,p057,p078,p107,p136,p152,p166,p209,p239"
+NO_SACRUM = "naming_in_doubt: sacrum"
+"""In rows: the naming is in doubt because the sacrum was not seen, whatever its probability."""
+
 OUTCOMES = ("right", "abstained", "wrong_told", "wrong_silent")
 HEADS = (
     "stress",
@@ -105,7 +108,7 @@ class StressSettings(ModelSettings):
     external: Path | None = key("folder with points.json and images", default=None)
     patients: tuple[str, ...] = key(
         "of external; all: every one; others: all but the test part",
-        default=tuple(TEST_PATIENTS.split(",")),
+        default=TEST_PATIENTS,
     )
     stresses: tuple[str, ...] = key("these alone", default=(), choices=tuple(STRESSES))
     every: int = key("of the spines only each n-th", default=1, minimum=1)
@@ -163,10 +166,11 @@ def lumbar_spines(settings: StressSettings) -> Iterator[tuple[Spine, int]]:
     """The report's spines, each with the number of its fold (0 without folds)."""
     if settings.annotations is None or settings.images is None:
         return
-    truth = load_ground_truth(
-        GroundTruthSettings(source=settings.images, annotations=settings.annotations)
-    )
     folds = read_fold_weights(settings.folds) if settings.folds else ()
+    ids = tuple(study for fold in folds for study in fold.studies)
+    truth = load_ground_truth(
+        GroundTruthSettings(source=settings.images, annotations=settings.annotations, ids=ids)
+    )
     records = [item.record for item in truth.truths]
     place = fold_by_study(records, folds) if folds else {}
     for item in truth.truths:
@@ -183,10 +187,9 @@ def external_spines(settings: StressSettings) -> Iterator[Spine]:
     """Spines of other scanners, of the patients wanted."""
     if settings.external is None:
         return
-    test = TEST_PATIENTS.split(",")
     for entry in read_json(settings.external / "points.json"):
         patient = entry["patient"]
-        wanted = {"all": True, "others": patient not in test}.get(
+        wanted = {"all": True, "others": patient not in TEST_PATIENTS}.get(
             settings.patients[0], patient in settings.patients
         )
         if wanted:
@@ -210,7 +213,7 @@ def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
     frame = Frame("stress", image, turn, width, height)
     analysis = pipeline.analyse([frame])[0]
     result = analysis.result
-    codes = tuple(code for code in codes_of(result.warnings) if code in TOLD)
+    codes = told_codes(result.warnings)
     naming = result.naming
     refused = "not_lumbar_t2" in codes
     found = [(s.level, s.point_xy) for s in result.structures]
@@ -226,6 +229,18 @@ def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
         probability=None if naming is None else naming.probability,
         evidence={} if naming is None or naming.evidence is None else asdict(naming.evidence),
     )
+
+
+def told_codes(warnings: Sequence[Remark]) -> tuple[str, ...]:
+    """The codes in `TOLD`; `NO_SACRUM` for a doubt that is none of the probability."""
+    codes = (
+        NO_SACRUM
+        if warning.code == "naming_in_doubt" and "probability" not in dict(warning.parameters)
+        else warning.code
+        for warning in warnings
+        if warning.code in TOLD
+    )
+    return tuple(dict.fromkeys(codes))
 
 
 def names_are_right(spine: Spine, found: Sequence[tuple[str, tuple[float, float]]]) -> bool:

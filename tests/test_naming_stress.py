@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import naming_stress as script
 import numpy as np
 import pytest
+from stress_set import STRESSES, Spine
 
 from spineline.datasets.labels import LEVELS
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import naming_stress as script
-from stress_set import STRESSES, Spine
 
 RNG = np.random.default_rng
 

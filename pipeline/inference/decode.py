@@ -105,7 +105,7 @@ class DecodedSpine:
         missing: (level, reason) of each level without a structure, in the order of `LEVELS`.
         score: of the chain, natural-log units; 0 for ``argmax``.
         naming: how sure the names are; None for ``argmax`` and where nothing was found.
-        candidates: of which it was decoded.
+        candidates: of the first look at the image.
         context: what a level reader read along it; None where nothing did.
     """
 

@@ -147,7 +147,8 @@ def find_spine(
     if not (look.again and is_doubtful(spine, decoding)):
         return spine
     further = [candidates, *_second_looks(detector, image, look)]
-    return named_spine(joined_candidates(further), decoding, read, len(image))
+    spine = named_spine(joined_candidates(further), decoding, read, len(image))
+    return replace(spine, candidates=candidates)
 
 
 def is_doubtful(spine: DecodedSpine, decoding: DecodeSettings) -> bool:

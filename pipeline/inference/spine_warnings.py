@@ -16,6 +16,7 @@ from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, Reason
+from spineline.pipeline.inference.find_spine import ranks_below
 from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.sources import Frame
 from spineline.pipeline.inference.warnings import codes_of, warning
@@ -34,6 +35,7 @@ _MOST_OBLIQUE = 25.0  # degrees between the slice's normal and the patient's x a
 _MOST_ASPECT = 1.5  # pixels this much higher than wide, or wider than high, are hardly true
 _ODD_GAP = 1.8  # of 1,000 labelled gaps the widest is 1.74 times the rule's, the narrowest 0.57
 _ODD_HEIGHTS = (0.65, 1.5)  # 1,425 labelled vertebrae of 285 frames: 0.68 to 1.28 but for 7
+_LEAST_BELOW = 1.0  # rank of image below L5-S1, where the sacrum begins
 _LEAST_RIVAL = 0.05  # rivals less probable than this are not named
 
 
@@ -60,7 +62,7 @@ def spine_warnings(
         of_chain += further_places(candidates, found, confidence=confidence)
         of_chain += unequal_heights(found)
         of_chain += _odd_gaps(found)
-        of_chain += spine_goes_on(found, frame.image.shape[0])
+        of_chain += sacrum_unseen(found, frame.image.shape[0])
         of_chain += naming_in_doubt(spine.naming, settings.sure_naming)
     return (
         *few_levels(len(found)),
@@ -151,25 +153,31 @@ def unequal_heights(structures: Sequence[DecodedStructure]) -> list[Remark]:
     return [warning("transitional_anatomy", text, levels=tuple(odd))]
 
 
-def spine_goes_on(structures: Sequence[DecodedStructure], height: int) -> list[Remark]:
-    """A warning where the lowest levels were not found though the image has room for them.
+def sacrum_unseen(structures: Sequence[DecodedStructure], height: int) -> list[Remark]:
+    """A warning where names cannot be counted from the sacrum.
+
+    Either the lowest levels were not found though the image has room for them, or the image ends
+    where the sacrum would begin: 285 labelled frames have at least 1.9 ranks below L5-S1.
 
     Args:
         structures: top to bottom.
         height: of the image in pixels.
     """
-    if len(structures) < 2 or structures[-1].level == LEVELS[-1]:
+    if len(structures) < 2:
         return []
-    last, before = structures[-1], structures[-2]
-    step = (last.point_xy[1] - before.point_xy[1]) / (last.rank - before.rank)
+    last, below = structures[-1], ranks_below(structures, height)
     missing = LEVELS[last.rank + 1 :]
-    if last.point_xy[1] + len(missing) * step > height - 1:
+    if below < _LEAST_BELOW:
+        text = "the image ends before the sacrum, from which levels are counted"
+    elif missing:
+        text = (
+            f"nothing was found below {last.level}, where the image has room for "
+            f"{', '.join(missing)} and the sacrum"
+        )
+    else:
         return []
-    text = (
-        f"levels may be off: nothing was found below {last.level}, where the image has room for "
-        f"{', '.join(missing)} and the sacrum; count up from the sacrum by hand"
-    )
-    return [warning("naming_in_doubt", text, levels=missing)]
+    wording = f"levels may be off: {text}; compare with another image of the patient"
+    return [warning("naming_in_doubt", wording, level=last.level, levels=missing)]
 
 
 def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:
