@@ -39,9 +39,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from spineline.datasets.common.arrays import FloatArray
+from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec, prolonged, straighten
@@ -57,11 +56,10 @@ from spineline.pipeline.inference.warnings import warning
 FULL_SCORE = 57.0
 """Score of the chain of a spine whose eleven levels the bundled detector is sure of."""
 
-Pixels = npt.NDArray[np.uint8]
-Reason = Literal["no_spine", "region", "contrast", "upside_down", "mirrored", "turned"]
-Turn = Callable[[Pixels], Pixels]
+RefusalReason = Literal["no_spine", "region", "contrast", "upside_down", "mirrored", "turned"]
+_Turn = Callable[[PixelArray], PixelArray]
 
-TURNS: Mapping[str, tuple[Reason, Turn]] = {
+TURNS: Mapping[str, tuple[RefusalReason, _Turn]] = {
     "turned by 180 degrees": ("upside_down", lambda image: image[::-1, ::-1]),
     "with top and bottom exchanged": ("upside_down", lambda image: image[::-1]),
     "with left and right exchanged": ("mirrored", lambda image: image[:, ::-1]),
@@ -141,7 +139,7 @@ class Refusal:
         measured: the numbers behind it, by name.
     """
 
-    reason: Reason
+    reason: RefusalReason
     text: str
     measured: tuple[tuple[str, float], ...] = ()
 
@@ -154,9 +152,9 @@ class Refusal:
 
 
 def judge(
-    image: Pixels,
+    image: PixelArray,
     candidates: Candidates,
-    offered: Callable[[Sequence[Pixels]], Sequence[Candidates]],
+    offered: Callable[[Sequence[PixelArray]], Sequence[Candidates]],
     *,
     settings: DecodeSettings,
     reader: LevelReader | None,
@@ -172,12 +170,14 @@ def judge(
         reader: reads levels, or None.
         limits: where a frame stops being for us.
     """
-    found = measure(image, candidates, settings, reader)
+    found = measure_suitability(image, candidates, settings, reader)
     scores: dict[str, float] = {}
     if found.evidence < limits.whole:
         looks = [_brighter(image, gamma) for gamma in GAMMAS]
         for look, each in zip(looks, offered(looks), strict=True):
-            found = max(found, measure(image, each, settings, reader, look), key=_evidence_of)
+            found = max(
+                found, measure_suitability(image, each, settings, reader, look), key=_evidence_of
+            )
     if found.evidence < limits.whole:
         turned = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
         chains = (_chain(offered([each])[0], settings)[1] for each in turned)  # of several sizes
@@ -185,12 +185,12 @@ def judge(
     return refusal_of(found, scores, limits)
 
 
-def measure(
-    image: Pixels,
+def measure_suitability(
+    image: PixelArray,
     candidates: Candidates,
     settings: DecodeSettings,
     reader: LevelReader | None,
-    look: Pixels | None = None,
+    look: PixelArray | None = None,
 ) -> Suitability:
     """Measure a frame.
 
@@ -242,7 +242,7 @@ def refusal_of(
     return None
 
 
-def contrast_along(image: Pixels, chain: Sequence[DecodedStructure]) -> float | None:
+def contrast_along(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
     """How much brighter the canal is than the bodies before it and what lies behind it.
 
     Args:
@@ -265,7 +265,7 @@ def contrast_along(image: Pixels, chain: Sequence[DecodedStructure]) -> float | 
     return float(broad.max() - behind / 2)
 
 
-def continuation_below(image: Pixels, chain: Sequence[DecodedStructure]) -> float | None:
+def continuation_below(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
     """How much what follows below the lowest disc looks like the segments above it.
 
     Args:
@@ -311,7 +311,7 @@ def _chain(
     return spine.structures, max(spine.score / FULL_SCORE, 0.0)
 
 
-def _brighter(image: Pixels, gamma: float) -> Pixels:
+def _brighter(image: PixelArray, gamma: float) -> PixelArray:
     table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     return np.ascontiguousarray(table[image])
 
