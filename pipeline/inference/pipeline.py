@@ -35,7 +35,12 @@ from spineline.pipeline.inference.bundles import (
 )
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
-from spineline.pipeline.inference.find_spine import LookSettings, find_spine, look_at
+from spineline.pipeline.inference.find_spine import (
+    LookSettings,
+    find_spine,
+    look_at,
+    read_spine,
+)
 from spineline.pipeline.inference.grading import (
     Grade,
     Grader,
@@ -266,7 +271,7 @@ class Pipeline:
                 find(image=frame.image, candidates=candidates, look=look),
                 beside,
                 sure=max(how.sure_naming, least),
-                reads=self.namer is not None,
+                read=self.namer and partial(read_spine, self.namer, decoding=how),
             )
             for frame, candidates in zip(frames, offered, strict=True)
         ]

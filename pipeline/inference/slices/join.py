@@ -1,11 +1,11 @@
 """Several looks at one spine, joined: its places and names by all of them, its grades on the best.
 
 The frame chosen by its headers is looked at first. On the slices beside it the levels are read
-along the spine found there, which costs little. Where that leaves a doubt (levels are missing, the
-naming is not sure, slices name it otherwise, the spine is a poor one), the slices are searched for
-spines of their own, then the T1 of the same place, then slices further off. What the detector
-offers on all of them, moved to the best slice through the patient's coordinates, is decoded there
-as one: what one slice does not show stands on its neighbour.
+along the spine found there, which costs little, and bears its names out or not. Where that leaves a
+doubt (levels are missing, the naming is not sure, slices name it otherwise, the spine is a poor
+one), the slices are searched for spines of their own, then the T1 of the same place, then slices
+further off. What the detector offers on all of them, moved to the best slice through the patient's
+coordinates, is decoded there as one: what one slice does not show stands on its neighbour.
 
 Two looks name the same places where structures of one kind lie at one place in the patient. What
 they say of the whole naming is pooled by the mean of the logs of its probabilities, each weighted
@@ -92,7 +92,7 @@ class Joined:
 
 
 def look_around(
-    frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, reads: bool
+    frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, read: Finder | None = None
 ) -> Joined:
     """Look at what surrounds a frame, and join what it says.
 
@@ -101,15 +101,15 @@ def look_around(
         spine: found in it.
         find: finds the spine of an image.
         sure: a naming less probable leaves a doubt.
-        reads: whether spines are named by a level reader, so that a slice says something of its
-            own of a spine that was found in another.
+        read: reads the levels of an image along a spine found in another; None where there is no
+            level reader: all slices are then searched for spines of their own.
     """
     if frame.around is None:
         return Joined(frame, spine)
     first, others = _best_series(SliceLook(frame, spine), find)
     around = first.frame.around or Surroundings()
     near, notes = _read(first.frame, around.near)
-    looks = [first, *others, *_glances(first, near, find, reads=reads)]
+    looks = [first, *others, *_glances(first, near, find, read)]
     graded = first
     if _in_doubt(looks, sure) or len(spine.structures) < len(LEVELS) or spine.score < _POOR:
         looks = [_searched(look, find) for look in looks]
@@ -191,16 +191,16 @@ def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceL
 
 
 def _glances(
-    first: SliceLook, near: Sequence[Frame], find: Finder, *, reads: bool
+    first: SliceLook, near: Sequence[Frame], find: Finder, read: Finder | None
 ) -> Iterator[SliceLook]:
     """What the slices beside the first say of the spine that was found in it."""
     for frame in near:
-        if not reads:
+        if read is None:
             yield SliceLook(frame, find(image=frame.image))
             continue
         offered = _moved_candidates(first.spine.candidates, first.frame, frame)
         if offered is not None:
-            yield SliceLook(frame, find(image=frame.image, candidates=offered), "reading")
+            yield SliceLook(frame, read(image=frame.image, candidates=offered), "reading")
 
 
 def _searched(look: SliceLook, find: Finder) -> SliceLook:
@@ -303,13 +303,13 @@ def _compared(one: SliceLook, looks: Sequence[SliceLook]) -> list[tuple[SliceLoo
 
 
 def _naming_of(compared: Sequence[tuple[SliceLook, int]]) -> Naming:
-    """The naming of the first look by all."""
+    """The naming of the first look by all that were searched for a spine of their own."""
     weights = _weights(compared)
     return joined_naming(
         [
             (naming, lower, weight)
             for (look, lower), weight in zip(compared, weights, strict=True)
-            if (naming := look.spine.naming) is not None
+            if look.role != "reading" and (naming := look.spine.naming) is not None
         ]
     )
 

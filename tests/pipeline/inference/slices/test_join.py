@@ -86,7 +86,8 @@ def frame(number: int, place: int = 0, around: Surroundings | None = None, **mor
 
 
 def looked(eyes: Eyes, middle: Frame, *, reads: bool = True, sure: float = 0.9) -> Joined:
-    return look_around(middle, eyes(image=middle.image), eyes, sure=sure, reads=reads)
+    read = eyes if reads else None
+    return look_around(middle, eyes(image=middle.image), eyes, sure=sure, read=read)
 
 
 def three(eyes: Eyes, **more: object) -> Joined:
