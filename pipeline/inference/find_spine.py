@@ -191,7 +191,8 @@ def named_spine(
     if given is None:
         return replace(decode_spine(candidates, decoding, context), candidates=candidates)
     rivals = rivalry.rivals_of(given)
-    best = max((0, *rivals), key=lambda shift: rivals[shift].total if shift else given.total)
+    every = {0: given, **rivals}
+    best = max(every, key=lambda shift: every[shift].total)
     if best:
         moved = {shift - best: each for shift, each in rivals.items() if shift != best}
         given, rivals = rivals[best], {-best: given, **moved}

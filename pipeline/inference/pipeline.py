@@ -264,14 +264,15 @@ class Pipeline:
         offered = self.offered([frame.image for frame in frames])
         find = partial(find_spine, self.detector, self.namer, decoding=how)
         beside = partial(find, look=replace(look, again=False))  # each is a further look itself
-        least = settings.min_naming_probability
+        reader, least = self.namer, settings.min_naming_probability
+        read = None if reader is None else partial(read_spine, reader, decoding=how)
         looked = [
             look_around(
                 frame,
                 find(image=frame.image, candidates=candidates, look=look),
                 beside,
                 sure=max(how.sure_naming, least),
-                read=self.namer and partial(read_spine, self.namer, decoding=how),
+                read=read,
             )
             for frame, candidates in zip(frames, offered, strict=True)
         ]
