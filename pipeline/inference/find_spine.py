@@ -178,12 +178,10 @@ def named_spine(
     given = rivalry.hypothesis(rivalry.every, context)
     if given is None:
         return replace(decode_spine(candidates, decoding, context), candidates=candidates)
-    rivals = rivalry.rivals_of(given)
-    best = max((0, *rivals), key=lambda shift: rivals[shift].total if shift else given.total)
-    if best:
-        moved = {shift - best: each for shift, each in rivals.items() if shift != best}
-        given, rivals = rivals[best], {-best: given, **moved}
-    return rivalry.spine(given, rivals, height)
+    named = {0: given, **rivalry.rivals_of(given)}
+    best = max(named, key=lambda shift: named[shift].total)
+    rivals = {shift - best: each for shift, each in named.items() if shift != best}
+    return rivalry.spine(named[best], rivals, height)
 
 
 class _Rivalry:
