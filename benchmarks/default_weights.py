@@ -7,8 +7,9 @@ points: {level: [x, y]}}``) and ``images``: slices of the SPIDER set (CC BY 4.0)
 those of `TEST_PATIENTS` train nothing and choose nothing.
 
 Three folds of the report's studies by patient, each with SPIDER's training part, give the networks
-that figures are taken of; all studies with the same part give those that ship. A step whose output
-is there already is passed over, so a run that was stopped goes on.
+that figures are taken of; all studies with the same part give those that ship. The detector that
+ships started from the one that shipped before (``start=``), whose hash its card has. A step whose
+output is there already is passed over, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from spineline.datasets.common.files import link_or_copy, read_json, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, key
+from spineline.pipeline.evaluation.fold_weights import FOLD_WEIGHTS_SCHEMA
 
 TEST_PATIENTS = (
     "p022", "p041", "p057", "p078", "p107", "p136", "p152", "p166", "p209", "p239",
@@ -45,6 +47,10 @@ class WeightsSettings(Settings):
     frames: Path = key("the report's frames")
     external: Path = key("folder of points.json and images of the SPIDER set")
     out: Path = key("folder for everything that is made")
+    start: Path | None = key(
+        "detector that the last training starts from; none: the one of SPIDER alone, as the folds",
+        default=None,
+    )
     seed: int = key("of folds and trainings", default=0, minimum=0)
 
 
@@ -60,10 +66,13 @@ def main(words: list[str]) -> None:
         once(out / f"data-{fold}", "convert", "report", f"annotations={out / 'labels.json'}",
              f"images={out / 'frames'}", f"split={out / f'split-{fold}.json'}")  # fmt: skip
     detector("base", settings, *BASE)
+    base = out / "detector-base" / "weights" / "last.safetensors"
     for fold in ("0", "1", "2"):
-        detector(fold, settings, *FOLD, f"weights={out / 'detector-base/weights/last.safetensors'}")
+        detector(fold, settings, *FOLD, f"weights={base}")
         others(fold, settings)
-    detector("all", settings, *FINAL, "weights=lumbar-yolov8n")
+    write_json(out / "fold_weights.json", fold_weights(out))
+    keys = FOLD if settings.start is None else FINAL
+    detector("all", settings, *keys, f"weights={settings.start or base}")
     others("all", settings)
 
 
@@ -117,6 +126,20 @@ def others(fold: str, settings: WeightsSettings) -> None:
     shutil.copyfile(reader / "namer.safetensors", out / f"reader-{fold}.safetensors")
     once(classifier, "classify", "train", data, "hyp=lumbar", "threads=1", seed)
     strip(classifier / "weights" / "last.safetensors", out / f"classifier-{fold}.safetensors")
+
+
+def fold_weights(out: Path) -> dict[str, Any]:
+    """Which networks did not see which study, for ``pipeline val folds=``."""
+    folds = [
+        {
+            "studies": read_json(out / f"split-{n}.json")["val"],
+            "detector": f"detector-{n}.safetensors",
+            "classifier": f"classifier-{n}.safetensors",
+            "namer": f"reader-{n}.safetensors",
+        }
+        for n in range(3)
+    ]
+    return {"schema": FOLD_WEIGHTS_SCHEMA, "folds": folds}
 
 
 def strip(weights: Path, out: Path) -> None:

@@ -33,7 +33,7 @@ from spineline.datasets.phantoms.foreign import draw_foreign, list_foreign
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.suitability import TURNS, SuitabilityLimits, measure
+from spineline.pipeline.inference.suitability import TURNS, SuitabilityLimits, measure_suitability
 
 TEST = ("p022", "p041", "p057", "p078", "p107", "p136", "p152", "p166", "p209", "p239")
 ABOUT = """\
@@ -89,7 +89,7 @@ def compute(settings: SuitabilitySettings, _: Path) -> harness.BenchResult:
         kind = kinds.setdefault(name, Kind(ours))
         image = np.ascontiguousarray(image)
         (offered,) = pipeline.offered([image])
-        found = measure(image, offered, pipeline.decoding, pipeline.namer)
+        found = measure_suitability(image, offered, pipeline.decoding, pipeline.namer)
         refusal = pipeline.refusal(image, offered)
         kind.evidence.append(found.evidence)
         kind.contrast += [] if found.contrast is None else [found.contrast]

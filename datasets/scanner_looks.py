@@ -182,6 +182,6 @@ def _between(low: float, high: float, share: float) -> int:
     return int(low + share * (high - low))
 
 
-def _to_uint8(shares: Float32Array) -> PixelArray:
+def _to_uint8(shares: Float32Array | FloatArray) -> PixelArray:
     """Shares of 255, clipped and rounded."""
     return np.clip(np.rint(shares * 255), 0, 255).astype(np.uint8)

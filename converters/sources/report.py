@@ -1,9 +1,9 @@
 """The report's source: one JSON list of frames, eleven points each, and a folder of frames.
 
 ``[{id, point: [{identification, class: "(c1,c2)" | "null", coord: [x, y], bbox}]}]`` with frames
-``id.jpg|png|npy``. ``identification`` is unreliable (in most studies it runs bottom to top): the
-level is the rank of the point by y. The pair of codes is the report's seven-class and binary
-encoding. Coordinates as in [spineline.datasets.types][].
+``id.jpg|png|npy|tif|bmp``. ``identification`` is unreliable (in most studies it runs bottom to
+top): the level is the rank of the point by y. The pair of codes is the report's seven-class and
+binary encoding. Coordinates as in [spineline.datasets.types][].
 """
 
 from __future__ import annotations

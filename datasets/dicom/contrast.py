@@ -27,7 +27,7 @@ _MUSCLE_MM = 9.0  # behind the middle of the canal, where muscle begins
 _SKIN_MM = 24.0  # depth under the skin of the back in which fat is looked for
 _LEAST = 0.02  # of the range of brightness; darker counts as this bright
 
-_CLEAR_CANAL = 1.2
+_CLEAR_CANAL, _EVEN_CANAL = 1.2, 0.35
 _SUPPRESSED_SCORE = -1.2
 _SUPPRESSED_FAT = 0.6
 _T1_CANAL, _T1_FAT = 0.95, 1.8
@@ -40,6 +40,8 @@ class SagittalLook:
 
     Attributes:
         canal: how much the canal stands out, in parts of the mean brightness around it.
+        evenness: the canal's brightness in the darkest fifth of rows, in parts of its median; a
+            row of bright spots is no canal.
         marrow: of the vertebrae (and discs), in parts of the canal's brightness.
         fat: brightest under the skin of the back, in parts of the canal's brightness.
         fat_to_muscle: the same in parts of the brightness of muscle.
@@ -47,6 +49,7 @@ class SagittalLook:
     """
 
     canal: float
+    evenness: float
     marrow: float
     fat: float
     fat_to_muscle: float
@@ -63,6 +66,7 @@ class SagittalLook:
         score = float(np.sum(np.log(np.maximum(ratios, 1e-3)))) - float(np.log(1.5))
         return (
             self.canal >= _CLEAR_CANAL
+            and self.evenness >= _EVEN_CANAL
             and self.fat <= _SUPPRESSED_FAT
             and score <= _SUPPRESSED_SCORE
         )
@@ -99,6 +103,7 @@ def look_at_sagittal(
     canal, marrow, muscle, fat = _along(values, path)
     return SagittalLook(
         path.contrast,
+        float(np.percentile(canal, 20) / np.median(canal)),
         float(np.median(marrow / canal)),
         float(np.median(fat / canal)),
         float(np.median(fat / np.maximum(muscle, _LEAST / 2))),

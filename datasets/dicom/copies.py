@@ -15,7 +15,7 @@ from pathlib import Path
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.pixels import read_pixels
-from spineline.datasets.dicom.quick import open_dicom, read_quick
+from spineline.datasets.dicom.quick import find_pixels, open_dicom
 from spineline.datasets.dicom.select import Rejection
 
 _CHUNK_BYTES = 1 << 20
@@ -101,11 +101,10 @@ def _copy(path: Path, original: Path, source: Path, study_uid: str) -> Rejection
 
 
 def _stored_digest(path: Path) -> bytes:
-    """Of the pixels as the file stores them; of all its bytes where it is no ordinary one."""
+    """Of the pixels as the file stores them; of all its bytes where they are not found."""
     digest = hashlib.sha256()
     try:
-        quick = read_quick(path)
-        start, length = (0, 0) if quick is None else quick.pixels
+        start, length = find_pixels(path)
         with open_dicom(path) as file:
             file.seek(start)
             left = length if 0 < length < 0xFFFFFFFF else None

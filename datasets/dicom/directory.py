@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.header import quiet_pydicom
 
-NAME = "DICOMDIR"
+DIRECTORY_NAME = "DICOMDIR"
 _MAX_BYTES = 64 << 20
 
 
@@ -33,7 +33,7 @@ class DirectoryRecord:
 
 def is_directory_file(path: Path) -> bool:
     """Whether a file is named as a DICOMDIR is."""
-    return path.name.upper() == NAME and path.is_file()
+    return path.name.upper() == DIRECTORY_NAME and path.is_file()
 
 
 def read_directory(path: Path) -> tuple[DirectoryRecord, ...]:

@@ -162,8 +162,7 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
     _check_is_dicom(path)
     try:
         check_inflated_size(path)
-        with open_dicom(path) as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+        dataset = read_dataset(path, stop_before_pixels=True, specific_tags=_TAGS)
     except HeaderRejected:
         raise
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
@@ -197,6 +196,19 @@ def identity_of(headers: Sequence[SliceHeader]) -> FileIdentity:
 
 def _place_digest(uids: tuple[str, str, str], places: Sequence[object]) -> bytes:
     return hashlib.sha256(repr((uids, places)).encode()).digest()[:16]
+
+
+def read_dataset(path: Path, **keywords: Any) -> Dataset:
+    """What pydicom reads of a file, which may be compressed by gzip.
+
+    Args:
+        path: the file.
+        keywords: of `pydicom.dcmread`.
+    """
+    with open_dicom(path) as file:
+        if isinstance(file, gzip.GzipFile):
+            return pydicom.dcmread(file, **keywords)
+    return pydicom.dcmread(path, **keywords)
 
 
 def quick_identity(path: Path) -> FileIdentity | None:

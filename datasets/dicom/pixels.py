@@ -117,7 +117,7 @@ def _read(header: SliceHeader) -> Dataset:
         check_inflated_size(header.path)
         with open_dicom(header.path) as file:
             if not isinstance(file, gzip.GzipFile):
-                return pydicom.dcmread(file)
+                return pydicom.dcmread(header.path)
             data = file.read(MAX_DICOM_BYTES + 1)
         if len(data) > MAX_DICOM_BYTES:
             raise _too_large(header, "inflated, it holds")

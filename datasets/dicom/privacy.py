@@ -13,14 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
-from spineline.datasets.dicom.header import SliceHeader, quiet_pydicom
+from spineline.datasets.dicom.header import SliceHeader, quiet_pydicom, read_dataset
 from spineline.datasets.dicom.kinds import is_capture
-from spineline.datasets.dicom.quick import open_dicom
 
 _OVERLAYS = [group << 16 | 0x3000 for group in range(0x6000, 0x6020, 2)]  # PS3.3 C.9.2
 _NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName")
@@ -203,8 +201,7 @@ def _told_by(path: Path) -> _Told:
 def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
     with quiet_pydicom():
         try:
-            with open_dicom(path) as file:
-                dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+            dataset = read_dataset(path, stop_before_pixels=True, specific_tags=_TAGS)
             names = [part for text in _texts(dataset, _NAMES) for part in name_parts(text)]
             dates = [part for text in _texts(dataset, _DATES) for part in date_parts(text)]
             identity = dict.fromkeys([*names, *_texts(dataset, _NUMBERS), *dates])

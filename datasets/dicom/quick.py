@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -73,18 +73,10 @@ _LEAVE_TO_PYDICOM = (0x00280008, 0x52009229, 0x52009230)  # several frames, func
 
 @dataclass(frozen=True, slots=True)
 class QuickDataset:
-    """Values by keyword, with as much of a pydicom dataset's manners as headers need.
-
-    Attributes:
-        values: by keyword.
-        file_meta: the SOP class by its keyword.
-        pixels: where in the file the stored pixels begin, and their length; that is 0xFFFFFFFF
-            where they are compressed and their length is not given.
-    """
+    """Values by keyword, with as much of a pydicom dataset's manners as headers need."""
 
     values: Mapping[str, Any]
     file_meta: Mapping[str, Any]
-    pixels: tuple[int, int] = (0, 0)
 
     def __contains__(self, keyword: object) -> bool:
         return keyword in self.values
@@ -114,6 +106,15 @@ def open_dicom(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path))
 
 
+def _first_bytes(path: Path) -> bytes:
+    """The first of a file's bytes; none of a damaged gzip file."""
+    try:
+        with open_dicom(path) as file:
+            return file.read(FIRST_BYTES)
+    except (EOFError, zlib.error):
+        return b""
+
+
 class _GiveUp(Exception):  # noqa: N818 - no error: pydicom reads the file instead
     pass
 
@@ -124,11 +125,7 @@ def read_quick(path: Path) -> QuickDataset | None:
     Raises:
         OSError: the file cannot be opened.
     """
-    try:
-        with open_dicom(path) as file:
-            data = file.read(FIRST_BYTES)
-    except (EOFError, zlib.error):
-        return None
+    data = _first_bytes(path)
     if data[128:132] != b"DICM":
         return None
     try:
@@ -139,34 +136,61 @@ def read_quick(path: Path) -> QuickDataset | None:
 
 def _parse(data: bytes) -> QuickDataset:
     meta, start = _meta(data)
+    values: dict[str, Any] = {}
+    for tag, vr, length, position in _elements(data, meta, start):
+        if tag in _LEAVE_TO_PYDICOM:
+            raise _GiveUp
+        wanted = _WANTED.get(tag)
+        if wanted is not None and length != _UNDEFINED:
+            values[wanted[0]] = _value(data[position : position + length], wanted[1], vr)
+    if any(values.get(keyword) is None for keyword in _NEEDED):
+        raise _GiveUp
+    class_uid = meta.get(0x00020002, b"").rstrip(b"\0 ").decode("ascii")
+    return QuickDataset(values, {"MediaStorageSOPClassUID": class_uid})
+
+
+def find_pixels(path: Path) -> tuple[int, int]:
+    """Where the stored pixels of any file begin, and their length in bytes.
+
+    (0, 0) where they are not found: nothing but the layout of the file is looked at, so that text
+    beyond ASCII and several frames do no harm. Of compressed pixels the length may not be given and
+    is 0xFFFFFFFF then.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    data = _first_bytes(path)
+    try:
+        meta, start = _meta(data)
+        *_, (_, _, length, position) = _elements(data, meta, start)
+    except (_GiveUp, struct.error, ValueError, IndexError):
+        return 0, 0
+    return position, length
+
+
+def _elements(
+    data: bytes, meta: Mapping[int, bytes], start: int
+) -> Iterator[tuple[int, bytes, int, int]]:
+    """Tag, VR, length and start of the value of each element, up to the pixels and with them."""
     syntax = meta.get(0x00020010, b"").rstrip(b"\0 ")
     explicit = syntax == _EXPLICIT or syntax.startswith(_COMPRESSED)
     if not explicit and syntax != _IMPLICIT:
         raise _GiveUp
     next_element = _explicit if explicit else _implicit
-    values: dict[str, Any] = {}
     position, last = start, 0
-    while True:
+    while last not in _PIXELS:
         tag, vr, length, position = next_element(data, position)
-        if tag in _PIXELS:
-            break
-        if tag <= last or tag in _LEAVE_TO_PYDICOM:
+        if tag <= last:
             raise _GiveUp
         last = tag
-        if length == _UNDEFINED:
-            position = _skip_items(data, position, next_element)
-            continue
         end = position + length
-        if end > len(data):
-            raise _GiveUp
-        wanted = _WANTED.get(tag)
-        if wanted is not None:
-            values[wanted[0]] = _value(data[position:end], wanted[1], vr)
+        if tag not in _PIXELS:
+            if length == _UNDEFINED:
+                end = _skip_items(data, position, next_element)
+            elif end > len(data):
+                raise _GiveUp
+        yield tag, vr, length, position
         position = end
-    if any(values.get(keyword) is None for keyword in _NEEDED):
-        raise _GiveUp
-    class_uid = meta.get(0x00020002, b"").rstrip(b"\0 ").decode("ascii")
-    return QuickDataset(values, {"MediaStorageSOPClassUID": class_uid}, (position, length))
 
 
 def _meta(data: bytes) -> tuple[dict[int, bytes], int]:

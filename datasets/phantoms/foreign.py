@@ -154,7 +154,7 @@ def _cat(rng: np.random.Generator) -> Float32Array:
 def _noise(rng: np.random.Generator) -> Float32Array:
     values = rng.normal(0, 1, (_SIZE, _SIZE)).astype(np.float32)
     width = float(rng.uniform(0, 8))
-    return cv2.GaussianBlur(values, (0, 0), width) if width > 1 else values  # type: ignore[return-value]
+    return cv2.GaussianBlur(values, (0, 0), width) if width > 1 else values
 
 
 def _ramp(rng: np.random.Generator) -> Float32Array:

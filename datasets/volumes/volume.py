@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def read_volume(path: Path) -> Volume:
         name = PathText(path.name)
         remarks.append(remark("slice_choice", wording, file=name, count=count))
     headers = [_slice_of(path, grid, n) for n in range(grid.size[grid.across])]
-    study = Study("", path.name, path.parent, series_of(headers), single_file=True)
+    study = Study("", path.name, path.parent, series_of(headers))
     return Volume(study, tuple(remarks))
 
 
@@ -152,6 +153,7 @@ def _volume_pixels(header: SliceHeader) -> Float32Array:
     with _opened(header.path) as reader:
         grid = _grid_of(reader, header.path)
         _check_whole(reader, header.path)
+        _check_packing(header.path)
         dimensions = reader.GetDimension()
         size = [*grid.size, *[1] * (dimensions - 3)]
         index = [0] * dimensions
@@ -226,18 +228,8 @@ def _check_data_file(path: Path) -> None:
     Raises:
         VolumeReadError: it does, or the file that it names is missing.
     """
-    suffix = volume_suffix(path)
-    if suffix.startswith(".nii"):
-        return
-    with path.open("rb") as file:
-        head = file.read(1 << 16).decode("latin-1")
-    if suffix in (".nrrd", ".nhdr"):
-        head = re.split(r"\r?\n\r?\n", head, maxsplit=1)[0]
-        found = re.search(r"^data ?file:[ \t]*(.*?)\s*$", head, re.MULTILINE | re.IGNORECASE)
-    else:
-        found = re.search(r"^ElementDataFile[ \t]*=[ \t]*(.*?)\s*$", head, re.MULTILINE)
-    name = "" if found is None else found.group(1)
-    if found is None or name in ("LOCAL", "Local", "local"):
+    name = _data_file(path)[0]
+    if not name:
         return
     if name.split(" ")[0] == "LIST" or re.search(r"[/\\%]|\.\.", name):
         msg = f"{path}: its voxels lie in {name!r:.60}; wanted one file beside it"
@@ -245,6 +237,55 @@ def _check_data_file(path: Path) -> None:
     if not (path.parent / name).is_file():
         msg = f"{path}: the file of its voxels, {name!r:.60}, is not beside it; "
         raise VolumeReadError(f"{msg}put it there")
+
+
+def _data_file(path: Path) -> tuple[str, int, int | None]:
+    """What the header of a MetaImage or NRRD file says of its voxels.
+
+    Returns:
+        The name of their file, empty where it is the same; where they begin in it; and how zlib has
+        to unpack them (its ``wbits``), None where they are not packed by it.
+    """
+    if volume_suffix(path).startswith(".nii"):
+        return "", 0, None
+    with path.open("rb") as file:
+        head = file.read(1 << 16).decode("latin-1")
+    if volume_suffix(path) in (".nrrd", ".nhdr"):
+        parts = re.split(r"(?<=\n)\r?\n", head, maxsplit=1)
+        begin = len(head) - len(parts[1]) if len(parts) > 1 else len(head)
+        found = re.search(r"^data ?file:[ \t]*(.*?)\s*$", parts[0], re.MULTILINE | re.IGNORECASE)
+        packed = re.search(r"^encoding:\s*gz", parts[0], re.MULTILINE | re.IGNORECASE)
+        wbits = 16 + zlib.MAX_WBITS
+    else:
+        found = re.search(r"^ElementDataFile[ \t]*=[ \t]*(.*?)[ \t\r]*$\n?", head, re.MULTILINE)
+        begin = len(head) if found is None else found.end()
+        packed = re.search(r"^CompressedData[ \t]*=[ \t]*True", head[:begin], re.MULTILINE)
+        wbits = zlib.MAX_WBITS
+    name = "" if found is None or found.group(1).lower() == "local" else found.group(1)
+    skips = re.search(r"^(byte ?skip|line ?skip|HeaderSize)\b", head[:begin], re.MULTILINE)
+    return name, 0 if name else begin, wbits if packed and not skips else None
+
+
+def _check_packing(path: Path) -> None:
+    """Refuse packed voxels that are damaged, which SimpleITK reads as far as they go.
+
+    Raises:
+        VolumeReadError: they are.
+    """
+    name, begin, wbits = _data_file(path)
+    if wbits is None:
+        return
+    unpack = zlib.decompressobj(wbits)
+    try:
+        with (path.parent / name if name else path).open("rb") as file:
+            file.seek(begin)
+            while not unpack.eof and (data := unpack.unconsumed_tail or file.read(1 << 20)):
+                unpack.decompress(data, 1 << 24)  # at a time, however much it grows to
+    except (OSError, zlib.error) as error:
+        msg = f"{path}: its voxels cannot be unpacked ({first_line(error)}); the file is damaged"
+        raise VolumeReadError(f"{msg}: export it again") from error
+    if not unpack.eof:
+        raise VolumeReadError(f"{path}: its packed voxels are cut short; export it again")
 
 
 def _grid_of(reader: Any, path: Path) -> _Grid:

@@ -35,7 +35,12 @@ from spineline.pipeline.inference.bundles import (
 )
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
-from spineline.pipeline.inference.find_spine import LookSettings, find_spine, look_at
+from spineline.pipeline.inference.find_spine import (
+    LookSettings,
+    find_spine,
+    look_at,
+    read_spine,
+)
 from spineline.pipeline.inference.grading import (
     Grade,
     Grader,
@@ -227,15 +232,18 @@ class Pipeline:
         """
         if self.suitability is None:
             return None
-        look = self._looking()
         return judge(
             image,
             candidates,
-            lambda images: look_at(self.detector, images, look),
+            self.offered,
             settings=self.decoding,
             reader=self.namer,
             limits=self.suitability,
         )
+
+    def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:
+        """What the detector offers of images."""
+        return look_at(self.detector, images, self._looking())
 
     def _looking(self) -> LookSettings:
         """How the detector is asked."""
@@ -253,19 +261,21 @@ class Pipeline:
         if how.method == "argmax":  # names each box by itself: there is nothing to join
             frames = [replace(frame, around=None) for frame in frames]
         look = self._looking()
-        offered = look_at(self.detector, [frame.image for frame in frames], look)
-        find = partial(find_spine, self.detector, self.namer, decoding=how, look=look)
+        offered = self.offered([frame.image for frame in frames])
+        find = partial(find_spine, self.detector, self.namer, decoding=how)
+        beside = partial(find, look=replace(look, again=False))  # each is a further look itself
+        reader, least = self.namer, settings.min_naming_probability
+        read = None if reader is None else partial(read_spine, reader, decoding=how)
         looked = [
             look_around(
                 frame,
-                find(image=frame.image, candidates=candidates),
-                find,
-                sure=how.sure_naming,
-                reads=self.namer is not None,
+                find(image=frame.image, candidates=candidates, look=look),
+                beside,
+                sure=max(how.sure_naming, least),
+                read=read,
             )
             for frame, candidates in zip(frames, offered, strict=True)
         ]
-        least = settings.min_naming_probability
         return [
             replace(each, spine=replace(each.spine, naming=abstain(each.spine.naming, least)))
             for each in looked

@@ -58,6 +58,7 @@ from spineline.datasets.images import (
     window_to_uint8,
 )
 from spineline.datasets.volumes.archives import (
+    ARCHIVE_SUFFIXES,
     MAX_NESTED,
     ArchiveError,
     Unpacking,
@@ -65,7 +66,12 @@ from spineline.datasets.volumes.archives import (
     is_hidden,
 )
 from spineline.datasets.volumes.stacks import image_stack, looks_like_stack
-from spineline.datasets.volumes.volume import read_volume, slice_pixels, volume_suffix
+from spineline.datasets.volumes.volume import (
+    VOLUME_FORMATS,
+    read_volume,
+    slice_pixels,
+    volume_suffix,
+)
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
 from spineline.pipeline.inference.slices.beside import SliceCount, slices_beside
 from spineline.pipeline.inference.warnings import warning
@@ -76,6 +82,7 @@ _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
 _NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
 _BY_NAME = "the middle one by the names of the images was taken: they do not say where they lie"
+_OTHER_SUFFIXES = {Path(f"a{each}").suffix for each in (*VOLUME_FORMATS, *ARCHIVE_SUFFIXES)}
 _MOST_RIVALS = 2
 """Of equally suited series, so many are looked at beside the first."""
 _FEW_FILES = 32 * _CHUNK
@@ -269,7 +276,8 @@ class _Search:
         problem: DicomReadError | None = None
         studies: tuple[StudyFiles, ...] = ()
         try:
-            studies = index(source, leave_out=leave_out, read=partial(self._read, source, others))
+            read = partial(self._read, source, others) if source.is_dir() else self._read_index
+            studies = index(source, leave_out=leave_out, read=read)
         except DicomReadError as error:
             problem = error
         found = [Case(study.name, files=study, slices=self.slices) for study in studies]
@@ -297,14 +305,19 @@ class _Search:
         """The entries of those files that may be DICOM; the rest goes to ``others``."""
         kept = []
         for path in paths:
-            if path != source and is_hidden(path.relative_to(source).as_posix()):
+            name, suffix = path.name, path.suffix.lower()
+            odd = name.startswith(".") or "__MACOSX" in str(path)  # a quick look at first
+            if odd and is_hidden(path.relative_to(source).as_posix()):
                 continue
-            is_image = self.stack and path.suffix.lower() in IMAGE_SUFFIXES
-            if path != source and (volume_suffix(path) or archive_suffix(path) or is_image):
+            is_other = suffix in _OTHER_SUFFIXES and (volume_suffix(path) or archive_suffix(path))
+            if is_other or (self.stack and suffix in IMAGE_SUFFIXES):
                 others.append(path)
             else:
                 kept.append(path)
-        return _read_index(kept, workers=self.workers, limits=self.limits)
+        return self._read_index(kept)
+
+    def _read_index(self, paths: Sequence[Path]) -> Iterator[IndexEntry]:
+        return _read_index(paths, workers=self.workers, limits=self.limits)
 
     def _volumes(self, paths: Sequence[Path], source: Path) -> tuple[Case, ...]:
         """Cases of volumes, named by their files where these names are unique, else by the way."""

@@ -1,6 +1,6 @@
 """Whether a frame is a sagittal T2 image of a lumbar spine, head up, judged from its pixels.
 
-No header is asked: a single file or a plain image is judged as a study is. Two measures decide.
+No header is asked: a single file or a plain image is judged as a study is. Three measures decide.
 
 **Evidence** says how much the frame looks like a lumbar spine: the score of the best chain of the
 detector's candidates as a share of `FULL_SCORE`, plus how surely the level reader finds the eleven
@@ -14,6 +14,10 @@ are the brightness of a rank's row in the middle of the bodies, in the canal, an
 it, ``(canal - body) / (canal + body) - (behind - body) / (behind + body) / 2``, each the median
 over the ranks. Ratios hardly depend on windowing. Fluid is bright in T2, fat suppressed or not, and
 dark in T1.
+
+**Continuation** says how much what follows below the lowest disc looks like the segments above it:
+the correlation with their mean, at the best of a few places. A lumbar spine ends at L5-S1, and the
+sacrum turns away; a neck or a chest goes on. It raises what is asked of the evidence.
 
 Where the evidence is not that of a whole spine, the frame is also looked at brighter (`GAMMAS`),
 since scanners differ in brightness most, and the look with the most evidence counts. Where that is
@@ -35,12 +39,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from spineline.datasets.common.arrays import FloatArray
+from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.common.remarks import Remark
+from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec, prolonged, straighten
-from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
+from spineline.pipeline.inference.candidates import (
+    SEGMENT_RANKS,
+    Candidates,
+    DecodedStructure,
+)
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.level_context import LevelReader, ranks_by_distance, read_context
 from spineline.pipeline.inference.warnings import warning
@@ -48,11 +56,10 @@ from spineline.pipeline.inference.warnings import warning
 FULL_SCORE = 57.0
 """Score of the chain of a spine whose eleven levels the bundled detector is sure of."""
 
-Pixels = npt.NDArray[np.uint8]
-Reason = Literal["no_spine", "region", "contrast", "upside_down", "mirrored", "turned"]
-Turn = Callable[[Pixels], Pixels]
+RefusalReason = Literal["no_spine", "region", "contrast", "upside_down", "mirrored", "turned"]
+_Turn = Callable[[PixelArray], PixelArray]
 
-TURNS: Mapping[str, tuple[Reason, Turn]] = {
+TURNS: Mapping[str, tuple[RefusalReason, _Turn]] = {
     "turned by 180 degrees": ("upside_down", lambda image: image[::-1, ::-1]),
     "with top and bottom exchanged": ("upside_down", lambda image: image[::-1]),
     "with left and right exchanged": ("mirrored", lambda image: image[:, ::-1]),
@@ -66,6 +73,8 @@ GAMMAS = (0.7, 0.5)
 
 _LEAST = 4  # structures along which contrast is measured
 _STRIP = StripSpec(rank_px=8, half_width=4)
+_SEGMENTS = StripSpec(rank_px=8, half_width=2)
+_SEEN = 0.8  # share of what lies below that is inside the image and not black
 _BODY = (-0.5, 0.625)  # where along a row, in ranks behind the curve
 _CANAL = (1.0, 1.75)
 _WIDE = 3  # columns over which the canal is averaged before its brightest place is taken
@@ -79,7 +88,9 @@ class SuitabilityLimits:
 
     Attributes:
         spine: with less evidence no spine is seen at all.
-        lumbar: with less it is not a lumbar one.
+        lumbar: with less it is not a lumbar one,
+        lumbar_going_on: nor with less than this where the continuation is above ``going_on``.
+        going_on: see there.
         contrast: with less it is no T2 image.
         whole: with less evidence the frame is looked at brighter, then turned and mirrored.
         upright: a turned look is believed where its score is that share of `FULL_SCORE`,
@@ -88,6 +99,8 @@ class SuitabilityLimits:
 
     spine: float = 0.5
     lumbar: float = 0.79
+    lumbar_going_on: float = 1.5
+    going_on: float = 0.8
     contrast: float = 0.0
     whole: float = 1.75
     upright: float = 0.7
@@ -102,11 +115,13 @@ class Suitability:
         score: of the best chain, as a share of `FULL_SCORE`, not below 0.
         reading: how surely the level reader finds the eleven levels, 0 … 1; None without a reader.
         contrast: of the canal; None where there is no chain to measure it along.
+        continuation: below the chain, -1 … 1; None where the image ends there.
     """
 
     score: float
     reading: float | None
     contrast: float | None
+    continuation: float | None = None
 
     @property
     def evidence(self) -> float:
@@ -124,7 +139,7 @@ class Refusal:
         measured: the numbers behind it, by name.
     """
 
-    reason: Reason
+    reason: RefusalReason
     text: str
     measured: tuple[tuple[str, float], ...] = ()
 
@@ -137,9 +152,9 @@ class Refusal:
 
 
 def judge(
-    image: Pixels,
+    image: PixelArray,
     candidates: Candidates,
-    offered: Callable[[Sequence[Pixels]], Sequence[Candidates]],
+    offered: Callable[[Sequence[PixelArray]], Sequence[Candidates]],
     *,
     settings: DecodeSettings,
     reader: LevelReader | None,
@@ -155,12 +170,14 @@ def judge(
         reader: reads levels, or None.
         limits: where a frame stops being for us.
     """
-    found = measure(image, candidates, settings, reader)
+    found = measure_suitability(image, candidates, settings, reader)
     scores: dict[str, float] = {}
     if found.evidence < limits.whole:
         looks = [_brighter(image, gamma) for gamma in GAMMAS]
         for look, each in zip(looks, offered(looks), strict=True):
-            found = max(found, measure(image, each, settings, reader, look), key=_evidence_of)
+            found = max(
+                found, measure_suitability(image, each, settings, reader, look), key=_evidence_of
+            )
     if found.evidence < limits.whole:
         turned = [np.ascontiguousarray(turn(image)) for _, turn in TURNS.values()]
         chains = (_chain(offered([each])[0], settings)[1] for each in turned)  # of several sizes
@@ -168,12 +185,12 @@ def judge(
     return refusal_of(found, scores, limits)
 
 
-def measure(
-    image: Pixels,
+def measure_suitability(
+    image: PixelArray,
     candidates: Candidates,
     settings: DecodeSettings,
     reader: LevelReader | None,
-    look: Pixels | None = None,
+    look: PixelArray | None = None,
 ) -> Suitability:
     """Measure a frame.
 
@@ -190,7 +207,8 @@ def measure(
         context = read_context(reader, image if look is None else look, chain)
         shares = None if context is None else np.exp(context.log_probability[:, 1:-1])
         reading = 0.0 if shares is None else float(shares.max(axis=0).mean())
-    return Suitability(score, reading, contrast_along(image, chain))
+    along, below = contrast_along(image, chain), continuation_below(image, chain)
+    return Suitability(score, reading, along, below)
 
 
 def refusal_of(
@@ -211,9 +229,12 @@ def refusal_of(
     if found.evidence < limits.spine:
         text = "no column of lumbar vertebrae and discs is seen from the side in it"
         return Refusal("no_spine", text, (evidence, ("wanted", limits.spine)))
-    if found.evidence < limits.lumbar:
+    goes_on = found.continuation is not None and found.continuation > limits.going_on
+    wanted = limits.lumbar_going_on if goes_on else limits.lumbar
+    if found.evidence < wanted:
         text = "the vertebrae and discs in it do not read as those of a lumbar spine"
-        return Refusal("region", text, (evidence, ("wanted", limits.lumbar)))
+        text += ", and go on below as if there were no sacrum" if goes_on else ""
+        return Refusal("region", text, (evidence, ("wanted", wanted)))
     if found.contrast is not None and found.contrast < limits.contrast:
         text = "the canal is no brighter than the vertebrae before it, as in T1; in T2 fluid is "
         measured = (("contrast", round(found.contrast, 3)), ("wanted", limits.contrast))
@@ -221,7 +242,7 @@ def refusal_of(
     return None
 
 
-def contrast_along(image: Pixels, chain: Sequence[DecodedStructure]) -> float | None:
+def contrast_along(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
     """How much brighter the canal is than the bodies before it and what lies behind it.
 
     Args:
@@ -244,6 +265,34 @@ def contrast_along(image: Pixels, chain: Sequence[DecodedStructure]) -> float | 
     return float(broad.max() - behind / 2)
 
 
+def continuation_below(image: PixelArray, chain: Sequence[DecodedStructure]) -> float | None:
+    """How much what follows below the lowest disc looks like the segments above it.
+
+    Args:
+        image: (H, W) grey, upright.
+        chain: structures, top to bottom.
+
+    Returns:
+        -1 … 1, or None where there are too few structures, the lowest is not L5-S1 (then more is
+        to follow), or the image ends below them.
+    """
+    import cv2
+
+    if len(chain) <= _LEAST or chain[-1].level != LEVELS[-1]:
+        return None
+    ranks, px = ranks_by_distance(chain), _SEGMENTS.rank_px
+    curve = prolonged([s.point_xy for s in chain], ranks, ranks[0], ranks[-1] + SEGMENT_RANKS + 1)
+    strip = straighten(image, curve, _SEGMENTS)
+    end = ranks[-1] - ranks[0] + 1
+    starts = range(end - SEGMENT_RANKS, -1, -SEGMENT_RANKS)[:3]
+    segments = [strip[px * s : px * (s + SEGMENT_RANKS), 4:-4] for s in starts]
+    below = strip[px * end - 4 : px * (end + SEGMENT_RANKS) + 4]
+    if len(segments) < 2 or (below > 0).mean() < _SEEN:
+        return None
+    template = np.mean(segments, axis=0, dtype=np.float32)
+    return float(cv2.matchTemplate(below, template, cv2.TM_CCOEFF_NORMED).max())
+
+
 def _ratio(first: FloatArray, second: FloatArray) -> FloatArray:
     return (first - second) / (first + second + _DARK)
 
@@ -262,7 +311,7 @@ def _chain(
     return spine.structures, max(spine.score / FULL_SCORE, 0.0)
 
 
-def _brighter(image: Pixels, gamma: float) -> Pixels:
+def _brighter(image: PixelArray, gamma: float) -> PixelArray:
     table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     return np.ascontiguousarray(table[image])
 

@@ -34,7 +34,7 @@ CODES: dict[str, str] = {
     "volume_geometry": "a volume's header places it in two ways that differ",
     "no_geometry": "no usable pixel spacing, orientation or position: points have no millimetres",
     "slice_choice": "what speaks against the series or slice that was taken",
-    "files_left_out": "files of the study that are damaged",
+    "files_left_out": "files of the study that are damaged, missing, or copies of others",
     "burned_in_text": "the pixels may show text, such as the patient's name",
     "identity_in_name": "a folder's or file's name holds the patient's name, number or birth date",
     "grade_tie": "two grades of a level are all but equally probable",

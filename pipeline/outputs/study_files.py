@@ -29,7 +29,8 @@ RESULT_COLUMNS = (
 """Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
 
 The last four are the study's: how probable its levels are as a whole, 1 where they are a guess,
-the code words of its warnings, parted by blanks, and ``ok`` or ``refused``.
+the code words of its warnings, parted by blanks, and ``ok``, ``refused`` or
+``failed``, where there is no result.
 """
 
 _OF_LEVELS = (
@@ -152,11 +153,13 @@ def label_of(structure: GradedStructure, doubtful: float) -> str:
     return " ".join(words)
 
 
-def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
+def csv_lines(
+    results: Iterable[tuple[str, StudyResult]], failed: Iterable[str] = ()
+) -> Iterator[str]:
     """CSV of named results without line ends: the columns, then a line per structure.
 
     A study without structures, as one that was refused, has one line, which names it and its
-    warnings and no level.
+    warnings and no level. The studies that failed follow, a line each with their names alone.
     """
     yield _csv_line(RESULT_COLUMNS)
     for name, result in results:
@@ -166,6 +169,8 @@ def csv_lines(results: Iterable[tuple[str, StudyResult]]) -> Iterator[str]:
         last = [*sure, " ".join(codes_of(result.warnings)), result.status]
         for cells in [_cells(structure) for structure in result.structures] or [_NO_CELLS]:
             yield _csv_line([name, *uids, *cells, *last])
+    for name in failed:
+        yield _csv_line([name, *[""] * (len(RESULT_COLUMNS) - 2), "failed"])
 
 
 def _csv_line(values: Sequence[object]) -> str:
@@ -197,9 +202,17 @@ def write_log(folder: Path, lines: Iterable[str]) -> None:
     write_lines(folder / LOG_NAME, lines, sync=False)
 
 
-def write_results_csv(path: Path, results: Iterable[tuple[str, StudyResult]]) -> None:
-    """Write one line per structure of named results; they are gone through once."""
-    write_lines(path, csv_lines(results), sync=False)
+def write_results_csv(
+    path: Path, results: Iterable[tuple[str, StudyResult]], failed: Iterable[str] = ()
+) -> None:
+    """Write one line per structure of named results; they are gone through once.
+
+    Args:
+        path: the file.
+        results: names and results of studies.
+        failed: names of those that have none.
+    """
+    write_lines(path, csv_lines(results, failed), sync=False)
 
 
 _NO_CELLS: list[object] = [""] * (

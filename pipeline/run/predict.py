@@ -332,7 +332,7 @@ class _Run:
         refused = tuple(entry.study for entry in entries if entry.status == "refused")
         failures = tuple(entry.failure for entry in entries if entry.failure is not None)
         results = StoredResults(self._out, done)
-        write_results_csv(self._out / "results.csv", results)
+        write_results_csv(self._out / "results.csv", results, [each.name for each in failures])
         reasons = [(failure.name, failure.reason) for failure in failures]
         write_cohort_extras(self._out, results, reasons, self._settings)
         write_log(self._out, self._log(done, failures))

@@ -1,11 +1,11 @@
 """Several looks at one spine, joined: its places and names by all of them, its grades on the best.
 
 The frame chosen by its headers is looked at first. On the slices beside it the levels are read
-along the spine found there, which costs little. Where that leaves a doubt (levels are missing, the
-naming is not sure, slices name it otherwise, the spine is a poor one), the slices are searched for
-spines of their own, then the T1 of the same place, then slices further off. What the detector
-offers on all of them, moved to the best slice through the patient's coordinates, is decoded there
-as one: what one slice does not show stands on its neighbour.
+along the spine found there, which costs little, and bears its names out or not. Where that leaves a
+doubt (levels are missing, the naming is not sure, slices name it otherwise, the spine is a poor
+one), the slices are searched for spines of their own, then the T1 of the same place, then slices
+further off. What the detector offers on all of them, moved to the best slice through the patient's
+coordinates, is decoded there as one: what one slice does not show stands on its neighbour.
 
 Two looks name the same places where structures of one kind lie at one place in the patient. What
 they say of the whole naming is pooled by the mean of the logs of its probabilities, each weighted
@@ -32,7 +32,11 @@ from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.remarks import Remark, SeriesText, remark
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.labels import LEVELS
-from spineline.pipeline.inference.candidates import SEGMENT_RANKS, Candidates
+from spineline.pipeline.inference.candidates import (
+    SEGMENT_RANKS,
+    Candidates,
+    joined_candidates,
+)
 from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival, softmax
 from spineline.pipeline.inference.results import SlicesSeen
@@ -57,7 +61,7 @@ class Finder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SliceLook:
     """One image, and the spine as it shows it.
 
     Attributes:
@@ -88,7 +92,7 @@ class Joined:
 
 
 def look_around(
-    frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, reads: bool
+    frame: Frame, spine: DecodedSpine, find: Finder, *, sure: float, read: Finder | None = None
 ) -> Joined:
     """Look at what surrounds a frame, and join what it says.
 
@@ -97,15 +101,15 @@ def look_around(
         spine: found in it.
         find: finds the spine of an image.
         sure: a naming less probable leaves a doubt.
-        reads: whether spines are named by a level reader, so that a slice says something of its
-            own of a spine that was found in another.
+        read: reads the levels of an image along a spine found in another; None where there is no
+            level reader: all slices are then searched for spines of their own.
     """
     if frame.around is None:
         return Joined(frame, spine)
-    first, others = _best_series(Look(frame, spine), find)
+    first, others = _best_series(SliceLook(frame, spine), find)
     around = first.frame.around or Surroundings()
     near, notes = _read(first.frame, around.near)
-    looks = [first, *others, *_glances(first, near, find, reads=reads)]
+    looks = [first, *others, *_glances(first, near, find, read)]
     graded = first
     if _in_doubt(looks, sure) or len(spine.structures) < len(LEVELS) or spine.score < _POOR:
         looks = [_searched(look, find) for look in looks]
@@ -114,7 +118,7 @@ def look_around(
         for further, role in rounds:
             if _in_doubt(looks, sure):
                 frames, failed = _read(first.frame, further)
-                looks += [Look(each, find(image=each.image), role) for each in frames]
+                looks += [SliceLook(each, find(image=each.image), role) for each in frames]
                 notes += failed
         chosen = _graded(looks)
         graded = _decoded_as_one(chosen, looks, find)
@@ -146,7 +150,7 @@ def joined_naming(namings: Sequence[tuple[Naming, int, float]]) -> Naming:
     return replace(namings[0][0], probability=given, rivals=tuple(map(Rival, SHIFTS, others)))
 
 
-def rungs_lower(one: Look, other: Look) -> int | None:
+def rungs_lower(one: SliceLook, other: SliceLook) -> int | None:
     """Rungs by which ``other`` names the places of ``one`` lower; None where few are the same."""
     mine, its = one.spine.structures, other.spine.structures
     if not mine or not its:
@@ -165,12 +169,12 @@ def rungs_lower(one: Look, other: Look) -> int | None:
     return round(float(np.median(ranks)) / SEGMENT_RANKS)
 
 
-def _best_series(first: Look, find: Finder) -> tuple[Look, list[Look]]:
+def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceLook]]:
     """The better of equally suited series, by their middle slices, and the others."""
     around = first.frame.around
     if around is None or not around.rivals:
         return first, []
-    rivals = [Look(frame, find(image=frame.image)) for frame in around.rivals]
+    rivals = [SliceLook(frame, find(image=frame.image)) for frame in around.rivals]
     best = _best([first, *rivals], first)
     others = [replace(each, role="series") for each in (first, *rivals) if each is not best]
     notes = [note for note in first.frame.notes[1:] if not _is_of(note, best.frame)]
@@ -186,20 +190,22 @@ def _best_series(first: Look, find: Finder) -> tuple[Look, list[Look]]:
     return replace(best, frame=frame), others
 
 
-def _glances(first: Look, near: Sequence[Frame], find: Finder, *, reads: bool) -> Iterator[Look]:
+def _glances(
+    first: SliceLook, near: Sequence[Frame], find: Finder, read: Finder | None
+) -> Iterator[SliceLook]:
     """What the slices beside the first say of the spine that was found in it."""
     for frame in near:
-        if not reads:
-            yield Look(frame, find(image=frame.image))
+        if read is None:
+            yield SliceLook(frame, find(image=frame.image))
             continue
         offered = _moved_candidates(first.spine.candidates, first.frame, frame)
         if offered is not None:
-            yield Look(frame, find(image=frame.image, candidates=offered), "reading")
+            yield SliceLook(frame, read(image=frame.image, candidates=offered), "reading")
 
 
-def _searched(look: Look, find: Finder) -> Look:
+def _searched(look: SliceLook, find: Finder) -> SliceLook:
     """The look, with a spine of its own where levels were read along that of another."""
-    return Look(look.frame, find(image=look.frame.image)) if look.role == "reading" else look
+    return SliceLook(look.frame, find(image=look.frame.image)) if look.role == "reading" else look
 
 
 def _read(frame: Frame, beside: Sequence[Frame | Unread]) -> tuple[list[Frame], list[Remark]]:
@@ -215,7 +221,7 @@ def _read(frame: Frame, beside: Sequence[Frame | Unread]) -> tuple[list[Frame], 
     return frames, notes
 
 
-def _in_doubt(looks: Sequence[Look], sure: float) -> bool:
+def _in_doubt(looks: Sequence[SliceLook], sure: float) -> bool:
     """Whether the names of the first look are less than sure, or others name it otherwise."""
     compared = _compared(looks[0], looks)
     if looks[0].spine.naming is None or any(lower for _, lower in compared):
@@ -223,7 +229,9 @@ def _in_doubt(looks: Sequence[Look], sure: float) -> bool:
     return _naming_of(compared).probability < sure
 
 
-def _joined(first: Look, graded: Look, looks: Sequence[Look], notes: Sequence[Remark]) -> Joined:
+def _joined(
+    first: SliceLook, graded: SliceLook, looks: Sequence[SliceLook], notes: Sequence[Remark]
+) -> Joined:
     """The slice to grade under the names that all looks together leave it."""
     compared = _compared(graded, looks)
     naming = graded.spine.naming and _naming_of(compared)
@@ -239,7 +247,7 @@ def _joined(first: Look, graded: Look, looks: Sequence[Look], notes: Sequence[Re
     return Joined(frame, replace(graded.spine, naming=naming), seen)
 
 
-def _graded(looks: Sequence[Look]) -> Look:
+def _graded(looks: Sequence[SliceLook]) -> SliceLook:
     """The slice to grade: the best of those whose own names are the ones that all favour."""
     first = looks[0]
     slices = [look for look in looks if look.role == "slice"]
@@ -253,17 +261,17 @@ def _graded(looks: Sequence[Look]) -> Look:
     return _best(fit or [first], first)
 
 
-def _decoded_as_one(graded: Look, looks: Sequence[Look], find: Finder) -> Look:
+def _decoded_as_one(graded: SliceLook, looks: Sequence[SliceLook], find: Finder) -> SliceLook:
     """The slice with what is offered on all others too, where that is worth more than its own."""
     moved = (_moved_candidates(each.spine.candidates, each.frame, graded.frame) for each in looks)
     offered = [candidates for candidates in moved if candidates is not None]
     if len(offered) < 2:
         return graded
-    spine = find(image=graded.frame.image, candidates=_joined_candidates(offered))
+    spine = find(image=graded.frame.image, candidates=joined_candidates(offered))
     return _best([graded, replace(graded, spine=spine)], graded, margin=0)
 
 
-def _decoded_note(alone: Look, graded: Look, count: int) -> Remark:
+def _decoded_note(alone: SliceLook, graded: SliceLook, count: int) -> Remark:
     wording = "slice {place}: what {of} images show was decoded as one, {levels} levels; "
     wording += "{alone} by that slice alone"
     counts = {
@@ -275,25 +283,16 @@ def _decoded_note(alone: Look, graded: Look, count: int) -> Remark:
     return remark("", wording, **counts)
 
 
-def _joined_candidates(parts: Sequence[Candidates]) -> Candidates:
-    """Candidates of several images, in order of rank, then falling confidence."""
-    rank = np.concatenate([each.rank for each in parts])
-    confidence = np.concatenate([each.confidence for each in parts])
-    order = np.lexsort((-confidence, rank))
-    boxes = np.concatenate([each.box_xyxy for each in parts])
-    return Candidates(rank[order], boxes[order], confidence[order])
-
-
-def _best(looks: Sequence[Look], first: Look, margin: float = _MARGIN) -> Look:
+def _best(looks: Sequence[SliceLook], first: SliceLook, margin: float = _MARGIN) -> SliceLook:
     """The look with the most levels, then with the best score, the first one having more."""
 
-    def worth(look: Look) -> tuple[int, float]:
+    def worth(look: SliceLook) -> tuple[int, float]:
         return len(look.spine.structures), look.spine.score + margin * (look is first)
 
     return max(looks, key=worth)
 
 
-def _compared(one: Look, looks: Sequence[Look]) -> list[tuple[Look, int]]:
+def _compared(one: SliceLook, looks: Sequence[SliceLook]) -> list[tuple[SliceLook, int]]:
     """The looks whose names can be compared, that one first, with the rungs they are lower by."""
     found = [(one, 0)]
     for look in looks:
@@ -303,19 +302,19 @@ def _compared(one: Look, looks: Sequence[Look]) -> list[tuple[Look, int]]:
     return found
 
 
-def _naming_of(compared: Sequence[tuple[Look, int]]) -> Naming:
-    """The naming of the first look by all."""
+def _naming_of(compared: Sequence[tuple[SliceLook, int]]) -> Naming:
+    """The naming of the first look by all that were searched for a spine of their own."""
     weights = _weights(compared)
     return joined_naming(
         [
             (naming, lower, weight)
             for (look, lower), weight in zip(compared, weights, strict=True)
-            if (naming := look.spine.naming) is not None
+            if look.role != "reading" and (naming := look.spine.naming) is not None
         ]
     )
 
 
-def _weights(compared: Sequence[tuple[Look, int]]) -> list[float]:
+def _weights(compared: Sequence[tuple[SliceLook, int]]) -> list[float]:
     """The share of each look's score in the best one: a poor chain says little of its names."""
     scores = [max(look.spine.score, _LEAST_SHARE) for look, _ in compared]
     return [max(score / max(scores), _LEAST_SHARE) for score in scores]
@@ -327,7 +326,7 @@ def _log_of(naming: Naming, shift: int) -> float:
     return math.log(max(shares.get(shift, min(shares.values())), _LEAST_SHARE))
 
 
-def _disagreement(compared: Sequence[tuple[Look, int]]) -> list[Remark]:
+def _disagreement(compared: Sequence[tuple[SliceLook, int]]) -> list[Remark]:
     """A warning where sound looks name the places of the one that is graded otherwise."""
     weights = zip(compared, _weights(compared), strict=True)
     lower = [rungs for (_, rungs), weight in weights if weight >= _SOUND]
@@ -344,7 +343,7 @@ def _disagreement(compared: Sequence[tuple[Look, int]]) -> list[Remark]:
     return [warning("slice_choice", wording, count=len(others), of=len(lower), how=how)]
 
 
-def _notes_of(first: Look, graded: Look) -> tuple[Remark, ...]:
+def _notes_of(first: SliceLook, graded: SliceLook) -> tuple[Remark, ...]:
     """The notes of the choice, the first of which says which slice is graded."""
     notes = first.frame.notes
     if graded.frame is first.frame or not notes:

@@ -44,8 +44,12 @@ from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.log import LOG
-from spineline.datasets.dicom.header import SliceHeader, check_inflated_size, quiet_pydicom
-from spineline.datasets.dicom.quick import open_dicom
+from spineline.datasets.dicom.header import (
+    SliceHeader,
+    check_inflated_size,
+    quiet_pydicom,
+    read_dataset,
+)
 from spineline.datasets.predictions import RESULT_SCHEMAS
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
@@ -143,8 +147,7 @@ def read_source_instance(header: SliceHeader) -> SourceInstance:
         raise NotRepresentableError("it holds several frames, which its SOP class does not allow")
     try:
         check_inflated_size(header.path)
-        with open_dicom(header.path) as file:
-            raw = pydicom.dcmread(file, stop_before_pixels=True)
+        raw = read_dataset(header.path, stop_before_pixels=True)
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
         msg = f"{header.path}: cannot be read again ({type(error).__name__})"
         raise SpinelineError(msg) from error

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from spineline.converters.sources.frames import FrameIds, find_frames, frame_size
-from spineline.datasets.images import ImageReadError
+from spineline.datasets.images import ImageReadError, upright
 
 
 def test_frames_are_found_by_id_in_order(tmp_path):
@@ -71,3 +74,28 @@ def test_ids_of_frames():
     assert ids.take("with blank/x.png", "with blank/x.png") == "with-blank-x"
     assert ids.take("with-blank/x.png", "with-blank/x.png") == "with-blank-x-png"
     assert ids.take("with,blank/x.png", "with,blank/x.png") == "x-2"
+
+
+def test_frames_are_converted_as_viewers_show_them_and_counted(report_source, run_cli, tmp_path):
+    """Frames whose stored pixels are turned, one of each format; the fourth is as it is shown."""
+    names = {"001-000.jpg": 6, "002-000.png": 3, "003-000.tif": 7, "004-000.png": 1}
+    files = report_source(*(name.split(".")[0] for name in names))
+    shown = {}
+    for name, orientation in names.items():
+        path = files.images / f"{name.split('.')[0]}.png"
+        shown[path.stem] = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        path.unlink()
+        undo = {1: 1, 3: 3, 6: 8, 7: 7}[orientation]  # what brings the shown image back
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = Image.fromarray(np.ascontiguousarray(upright(shown[path.stem], undo)))
+        stored.save(files.images / name, exif=exif, quality=100)
+    code, said, _ = run_cli("convert", "report", *files.words(split="train", window="none"))
+    assert code == 0
+    assert "exif_orientation 3" in said
+    for stem, wanted in shown.items():
+        found = cv2.imread(str(tmp_path / f"out/images/train/{stem}.png"), cv2.IMREAD_GRAYSCALE)
+        assert found.shape == wanted.shape
+        assert np.abs(found.astype(int) - wanted).max() <= 3  # of a JPEG
+    content = json.loads((tmp_path / "out/conversion.json").read_text())
+    assert content["counts"]["findings"]["exif_orientation"] == 3

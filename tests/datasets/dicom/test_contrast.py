@@ -72,6 +72,14 @@ def test_fat_and_contrast_are_seen(
     assert (look.has_suppressed_fat, look.is_like_t1) == (suppressed, t1)
 
 
+def test_a_row_of_spots_is_no_canal() -> None:
+    spots = np.full((400, 300), 100.0, np.float32)
+    for y in range(20, 400, 36):
+        cv2.circle(spots, (180, y), 9, 1000.0, -1)
+    look = look_at_sagittal(spots, SPACING)
+    assert look is None or not look.has_suppressed_fat
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_pixels_need_not_be_square(step: int) -> None:
     look = look_at_sagittal(SUPPRESSED[::step], (0.75 * step, 0.75))

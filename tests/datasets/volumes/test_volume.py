@@ -242,6 +242,20 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, message: str) -
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr", "a.nii.gz"])
+def test_packed_voxels_that_are_damaged_are_not_read(tmp_path: Path, name: str) -> None:
+    image = sitk.GetImageFromArray(voxels((2, 1, 0)))
+    image.SetSpacing((4.0, 1.0, 1.0))
+    sitk.WriteImage(image, str(tmp_path / name), True)
+    slice_pixels(choose_slice(read_volume(tmp_path / name).study).slice)
+    (path,) = [p for p in tmp_path.iterdir() if p.suffix in (".zraw", ".gz")] or [tmp_path / name]
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) - 900], whole[:-900] + bytes(99) + whole[-801:]):
+        path.write_bytes(damaged)
+        with pytest.raises(VolumeReadError, match=r"unpacked|cut short|cannot be read"):
+            slice_pixels(choose_slice(read_volume(tmp_path / name).study).slice)
+
+
 def test_an_even_slice_is_an_error(tmp_path: Path) -> None:
     path = write_nifti(
         tmp_path / "a.nii", np.full(SIZES, 7, np.int16), sagittal((0, 1, 2), (1, 1, 1))

@@ -7,9 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.candidates import DecodedStructure
-from spineline.pipeline.inference.grading import crop_boxes, structure_grades
+from spineline.pipeline.inference.grading import (
+    crop_boxes,
+    grade_ties,
+    structure_grades,
+    unlike_training,
+)
+from spineline.pipeline.inference.results import BinaryGrade, GradedStructure, SevenGrade
 
 ROW = [0.1, 0.3, 0.2, 0.2, 0.1, 0.05, 0.05]
 
@@ -65,3 +72,36 @@ def test_crops_follow_the_box_rule_across_a_missing_level() -> None:
 def test_otherwise_the_detectors_boxes(found, rule: str) -> None:
     expected = np.array([s.box_xyxy for s in found]).reshape(-1, 4)
     np.testing.assert_array_equal(crop_boxes(found, rule), expected)
+
+
+def graded(level: str, *, seven: list[float] | None = None, binary: float = 0.1) -> GradedStructure:
+    grade = None if seven is None else SevenGrade(int(np.argmax(seven)), tuple(seven))
+    place = ((0.0, 0.0), (0.0, 0.0, 1.0, 1.0), 0.9, None)
+    v5 = BinaryGrade(int(binary >= 0.5), binary)
+    return GradedStructure(level, kind_of_level(level), *place, grade, v5)
+
+
+def test_ties_are_told_in_one_warning() -> None:
+    clear = graded("L1-L2", seven=[0, 0, 0.60, 0.40, 0, 0, 0])
+    close = graded("L4-L5", seven=[0, 0, 0.40, 0.44, 0.16, 0, 0])
+    node = graded("L5-S1", seven=[0, 0, 0.9, 0.1, 0, 0, 0], binary=0.51)
+    bone = graded("L5", seven=[0.51, 0.49, 0, 0, 0, 0, 0], binary=0.5)
+    (found,) = grade_ties([clear, close, bone, node])
+    assert found.code == "grade_tie"
+    assert "L4-L5 bulging 0.44 or normal 0.40" in found.text
+    assert "L5 normal 0.51 or degenerative 0.49" in found.text
+    assert "L5-S1 schmorl 0.51 or no schmorl 0.49" in found.text
+    assert dict(found.parameters)["levels"] == ("L4-L5", "L5", "L5-S1")
+    assert grade_ties([clear, graded("L1")]) == []
+
+
+def test_what_is_unlike_the_training_is_told() -> None:
+    crops = np.full((3, 8, 8), 200, np.uint8)
+    known = SimpleNamespace(greys=GreyRange((0.1, 0.0, 0.0), (0.5, 1.0, 1.0)))
+    (found,) = unlike_training(known, crops)
+    assert found.code == "unlike_training"
+    assert dict(found.parameters) == {"brightness": round(200 / 255, 4)}
+    assert unlike_training(known, crops // 2) == []
+    assert unlike_training(known, crops[:0]) == []
+    assert unlike_training(SimpleNamespace(), crops) == []  # weights that do not say
+    assert unlike_training(None, crops) == []

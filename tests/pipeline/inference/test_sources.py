@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -83,7 +84,9 @@ def test_the_same_studies_whoever_reads(
 ) -> None:
     for name in ("a", "b", "c"):
         make_study(tmp_path / "cohort" / name, change=in_chinese if name == "b" else None)
-    make_slice(tmp_path / "cohort" / "c" / "im9", make_spots(), study="c", change=in_chinese)
+    dimmer = (make_spots() * 0.9).astype(np.uint8)
+    make_slice(tmp_path / "cohort" / "c" / "im9", dimmer, study="c", number=1,
+               position=(4.0, -100.0, 100.0), change=in_chinese)  # fmt: skip
     whole = Path(tmp_path / "cohort" / "a" / "im1").read_bytes()
     (tmp_path / "cohort" / "a" / "short.dcm").write_bytes(whole[:300])
     expected = find_cases(tmp_path / "cohort")

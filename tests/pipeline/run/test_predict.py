@@ -494,3 +494,20 @@ def test_a_folder_that_may_not_be_listed(
     code, _, warned = predict(tmp_path / "study")
     assert code == 1
     assert "study: cannot be listed (Permission denied); change its permissions" in warned
+
+
+def test_a_study_of_which_every_file_was_set_aside_has_failed(
+    tmp_path, fake_models, make_study, predict
+) -> None:
+    make_study(tmp_path / "cohort" / "a")
+    make_study(tmp_path / "cohort" / "b", change=lambda ds: setattr(ds, "Rows", 0))
+    code, _, _ = predict(tmp_path / "cohort")
+    assert code == 1
+    lines = (tmp_path / "o" / "manifest.jsonl").read_text().splitlines()
+    entries = {entry["study"]: entry for entry in map(json.loads, lines)}
+    assert [entries[name]["status"] for name in ("a", "b")] == ["done", "failed"]
+    assert "no usable DICOM image" in entries["b"]["reason"]
+    rows = list(csv.DictReader((tmp_path / "o" / "results.csv").open()))
+    assert [(row["study"], row["status"]) for row in (rows[0], rows[-1])] == [
+        ("a", "ok"), ("b", "failed"),
+    ]  # fmt: skip

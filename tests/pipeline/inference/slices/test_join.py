@@ -21,7 +21,7 @@ from spineline.pipeline.inference.candidates import Candidates
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, decode_spine
 from spineline.pipeline.inference.naming import SHIFTS, Naming, Rival
 from spineline.pipeline.inference.slices import join
-from spineline.pipeline.inference.slices.join import Joined, Look, joined_naming, look_around
+from spineline.pipeline.inference.slices.join import Joined, SliceLook, joined_naming, look_around
 from spineline.pipeline.inference.sources import Frame, Surroundings, Unread
 from spineline.pipeline.inference.warnings import warning
 
@@ -86,7 +86,8 @@ def frame(number: int, place: int = 0, around: Surroundings | None = None, **mor
 
 
 def looked(eyes: Eyes, middle: Frame, *, reads: bool = True, sure: float = 0.9) -> Joined:
-    return look_around(middle, eyes(image=middle.image), eyes, sure=sure, reads=reads)
+    read = eyes if reads else None
+    return look_around(middle, eyes(image=middle.image), eyes, sure=sure, read=read)
 
 
 def three(eyes: Eyes, **more: object) -> Joined:
@@ -268,5 +269,5 @@ def test_pooled_probabilities_by_hand() -> None:
 
 def test_few_places_in_common_are_no_comparison() -> None:
     eyes = Eyes(spine(list(range(6))), spine([4, 5, 8, 9, 10]))
-    looks = [Look(f, eyes(image=f.image)) for f in (frame(0, 4), frame(1, 5))]
+    looks = [SliceLook(f, eyes(image=f.image)) for f in (frame(0, 4), frame(1, 5))]
     assert join.rungs_lower(*looks) is None
