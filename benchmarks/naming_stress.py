@@ -119,7 +119,7 @@ class StressSettings(ModelSettings):
         "share of namings that may be wrong in silence", default=0.005, minimum=0, maximum=1
     )
     right: float = key(
-        "share of names given that has to be right", default=0.98, minimum=0, maximum=1
+        "share of names given that has to be right", default=0.99, minimum=0, maximum=1
     )
     page: Path | None = key("Markdown page to write a section of", default=None)
     section: str = key("name of that section of page", default="naming-stress")
