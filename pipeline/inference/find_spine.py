@@ -28,10 +28,15 @@ from spineline.datasets.labels import LEVELS
 from spineline.datasets.scanner_looks import gamma
 from spineline.pipeline.inference.candidates import (
     Candidates,
+    Context,
     DecodedStructure,
+    LevelReader,
     candidates_of,
     joined_candidates,
+    read_context,
+    reading_of,
     with_other_names,
+    worth,
 )
 from spineline.pipeline.inference.decode import (
     DecodedSpine,
@@ -43,13 +48,6 @@ from spineline.pipeline.inference.decode import (
     pairwise_scores,
     structures_of,
     unary_scores,
-)
-from spineline.pipeline.inference.level_context import (
-    Context,
-    LevelReader,
-    read_context,
-    reading_of,
-    worth,
 )
 from spineline.pipeline.inference.naming import (
     MOST_BELOW,

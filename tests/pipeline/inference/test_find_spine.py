@@ -10,7 +10,12 @@ import pytest
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec
 from spineline.detect.results import Detections
-from spineline.pipeline.inference.candidates import joined_candidates, no_candidates
+from spineline.pipeline.inference.candidates import (
+    Context,
+    joined_candidates,
+    no_candidates,
+    reading_of,
+)
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
 from spineline.pipeline.inference.find_spine import (
     LookSettings,
@@ -19,7 +24,6 @@ from spineline.pipeline.inference.find_spine import (
     look_at,
     ranks_below,
 )
-from spineline.pipeline.inference.level_context import Context, reading_of
 from spineline.pipeline.inference.naming import (
     COEFFICIENTS,
     MOST_MARGIN,
