@@ -118,6 +118,9 @@ class StressSettings(ModelSettings):
     silent: float = key(
         "share of namings that may be wrong in silence", default=0.005, minimum=0, maximum=1
     )
+    right: float = key(
+        "share of names given that has to be right", default=0.99, minimum=0, maximum=1
+    )
     page: Path | None = key("Markdown page to write a section of", default=None)
     section: str = key("name of that section of page", default="naming-stress")
     overwrite: bool = key("replace out", default=False)
@@ -395,18 +398,15 @@ def with_coefficients(row: Row, coefficients: Mapping[str, float], least: float)
     )
 
 
-def least_probability(rows: Sequence[Row], coefficients: Mapping[str, float], most: float) -> float:
-    """The least probability above which at most that share of all rows is wrong in silence."""
-    wrong = sorted(
-        (
-            row.probability or 0.0
-            for row in (with_coefficients(row, coefficients, 0.0) for row in rows)
-            if row.outcome == "wrong_silent"
-        ),
-        reverse=True,
-    )
-    allowed = int(most * len(rows))
-    return 0.0 if len(wrong) <= allowed else math.ceil(wrong[allowed] * 1000 + 1e-9) / 1000
+def least_probability(
+    rows: Sequence[Row], coefficients: Mapping[str, float], settings: StressSettings
+) -> float:
+    """The least probability at which few enough are wrong in silence and names are mostly right."""
+    for percent in range(100):
+        found = counted([with_coefficients(row, coefficients, percent / 100) for row in rows])
+        if found["wrong_silent"] <= settings.silent and found["right_of_named"] >= settings.right:
+            return percent / 100
+    return 1.0
 
 
 def fit_text(rows: Sequence[Row], settings: StressSettings) -> str:
@@ -414,7 +414,7 @@ def fit_text(rows: Sequence[Row], settings: StressSettings) -> str:
     half = [row for row in rows if in_fit_half(row)]
     rest = [row for row in rows if not in_fit_half(row)]
     coefficients = {name: round(value, 4) for name, value in fitted(half).items()}
-    least = least_probability(half, coefficients, settings.silent)
+    least = least_probability(half, coefficients, settings)
     lines = [f"COEFFICIENTS = {coefficients}", f"LEAST_PROBABILITY = {least:g}"]
     for name, group in (("fitted on", half), ("the others", rest)):
         changed = [with_coefficients(row, coefficients, least) for row in group]

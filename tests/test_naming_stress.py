@@ -113,10 +113,12 @@ def test_a_fit_finds_what_the_rows_were_drawn_by() -> None:
     found = script.fitted(rows)
     assert found["margin"] == pytest.approx(0.2, abs=0.02)
     assert found["score"] == pytest.approx(0, abs=0.01)
-    least = script.least_probability(rows, found, 0.005)
+    keys = script.StressSettings(out="out")
+    least = script.least_probability(rows, found, keys)
     left = [script.with_coefficients(each, found, least) for each in rows]
     assert script.counted(left)["wrong_silent"] <= 0.005
-    assert script.least_probability(rows, found, 1.0) == 0.0
+    assert script.counted(left)["right_of_named"] >= 0.98
+    assert script.least_probability(rows, found, replace(keys, silent=1.0, right=0.0)) == 0.0
     assert script.calibration_gap(left) < 0.03
 
 

@@ -16,7 +16,7 @@ The score of a chain, in natural-log units, is
 - ``-end_cost`` for each level left out above the first and below the last.
 
 Where a level reader has read the straightened spine
-(`spineline.pipeline.inference.level_context`), each candidate may also bear the name one rung
+(`spineline.pipeline.inference.candidates`), each candidate may also bear the name one rung
 higher or lower, at ``rename_cost`` less log-odds, and a structure is worth
 ``context_weight * max(-context_most, log p - log p_best)`` more: its level's probability at its
 place against that of the likeliest level there.
@@ -43,11 +43,12 @@ from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.candidates import (
     TINY,
     Candidates,
+    Context,
     DecodedStructure,
     no_candidates,
     with_other_names,
+    worth,
 )
-from spineline.pipeline.inference.level_context import Context, worth
 from spineline.pipeline.inference.naming import (
     SURE,
     TEMPERATURE,

@@ -28,10 +28,15 @@ from spineline.datasets.labels import LEVELS
 from spineline.datasets.scanner_looks import gamma
 from spineline.pipeline.inference.candidates import (
     Candidates,
+    Context,
     DecodedStructure,
+    LevelReader,
     candidates_of,
     joined_candidates,
+    read_context,
+    reading_of,
     with_other_names,
+    worth,
 )
 from spineline.pipeline.inference.decode import (
     DecodedSpine,
@@ -43,13 +48,6 @@ from spineline.pipeline.inference.decode import (
     pairwise_scores,
     structures_of,
     unary_scores,
-)
-from spineline.pipeline.inference.level_context import (
-    Context,
-    LevelReader,
-    read_context,
-    reading_of,
-    worth,
 )
 from spineline.pipeline.inference.naming import (
     MOST_BELOW,
@@ -190,13 +188,10 @@ def named_spine(
     given = rivalry.hypothesis(rivalry.every, context)
     if given is None:
         return replace(decode_spine(candidates, decoding, context), candidates=candidates)
-    rivals = rivalry.rivals_of(given)
-    every = {0: given, **rivals}
-    best = max(every, key=lambda shift: every[shift].total)
-    if best:
-        moved = {shift - best: each for shift, each in rivals.items() if shift != best}
-        given, rivals = rivals[best], {-best: given, **moved}
-    return rivalry.spine(given, rivals, height)
+    named = {0: given, **rivalry.rivals_of(given)}
+    best = max(named, key=lambda shift: named[shift].total)
+    rivals = {shift - best: each for shift, each in named.items() if shift != best}
+    return rivalry.spine(named[best], rivals, height)
 
 
 class _Rivalry:

@@ -33,7 +33,7 @@ from spineline.pipeline.inference.bundles import (
     load_exported,
     networks_needed,
 )
-from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
+from spineline.pipeline.inference.candidates import Candidates, DecodedStructure, LevelReader
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
 from spineline.pipeline.inference.find_spine import (
     LookSettings,
@@ -49,7 +49,6 @@ from spineline.pipeline.inference.grading import (
     structure_grades,
     unlike_training,
 )
-from spineline.pipeline.inference.level_context import LevelReader
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision

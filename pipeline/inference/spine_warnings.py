@@ -35,7 +35,7 @@ _MOST_OBLIQUE = 25.0  # degrees between the slice's normal and the patient's x a
 _MOST_ASPECT = 1.5  # pixels this much higher than wide, or wider than high, are hardly true
 _ODD_GAP = 1.8  # of 1,000 labelled gaps the widest is 1.74 times the rule's, the narrowest 0.57
 _ODD_HEIGHTS = (0.65, 1.5)  # 1,425 labelled vertebrae of 285 frames: 0.68 to 1.28 but for 7
-_LEAST_BELOW = 1.0  # rank of image below L5-S1, where the sacrum begins
+_LEAST_BELOW = 1.75  # ranks of image below L5-S1, in which the sacrum is known
 _LEAST_RIVAL = 0.05  # rivals less probable than this are not named
 
 

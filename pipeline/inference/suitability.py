@@ -48,9 +48,11 @@ from spineline.pipeline.inference.candidates import (
     SEGMENT_RANKS,
     Candidates,
     DecodedStructure,
+    LevelReader,
+    ranks_by_distance,
+    read_context,
 )
 from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
-from spineline.pipeline.inference.level_context import LevelReader, ranks_by_distance, read_context
 from spineline.pipeline.inference.warnings import warning
 
 FULL_SCORE = 57.0

@@ -10,7 +10,12 @@ import pytest
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.straighten import StripSpec
 from spineline.detect.results import Detections
-from spineline.pipeline.inference.candidates import joined_candidates, no_candidates
+from spineline.pipeline.inference.candidates import (
+    Context,
+    joined_candidates,
+    no_candidates,
+    reading_of,
+)
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
 from spineline.pipeline.inference.find_spine import (
     LookSettings,
@@ -19,7 +24,6 @@ from spineline.pipeline.inference.find_spine import (
     look_at,
     ranks_below,
 )
-from spineline.pipeline.inference.level_context import Context, reading_of
 from spineline.pipeline.inference.naming import (
     COEFFICIENTS,
     MOST_MARGIN,
@@ -208,8 +212,7 @@ def test_a_weighed_naming_by_hand() -> None:
     evidence = NamingEvidence(margin=20.0, score=40.0, below=2.0)
     naming = weighed_naming(evidence, 40.0, {1: 20.0, -1: 20.0}, temperature=9.0)
     odds = COEFFICIENTS["constant"] + sum(
-        COEFFICIENTS[name] * value
-        for name, value in (("margin", 20.0), ("score", 40.0), ("below", 2.0))
+        COEFFICIENTS[name] * value for name, value in (("margin", 20.0), ("score", 40.0))
     )
     assert naming.probability == pytest.approx(1 / (1 + np.exp(-odds)))
     shares = {rival.shift: rival.probability for rival in naming.rivals}

@@ -264,6 +264,7 @@ def test_a_vertebra_unlike_the_others(factor: float, said: str | None) -> None:
         pytest.param(range(9), 300, ("L5", "L5-S1"), id="room for two"),
         pytest.param(range(9), 160, ("L5", "L5-S1"), id="the image ends with L5-S1"),
         pytest.param(range(11), 155, (), id="no sacrum"),
+        pytest.param(range(11), 168, (), id="too little of it"),
         pytest.param(range(11), 300, None, id="to the sacrum"),
         pytest.param(range(1), 300, None, id="too few"),
     ],

@@ -15,17 +15,15 @@ from spineline.datasets.straighten import StripSpec
 from spineline.detect.results import Detections
 from spineline.pipeline.inference.candidates import (
     Candidates,
+    Context,
     DecodedStructure,
     candidates_of,
-    with_other_names,
-)
-from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
-from spineline.pipeline.inference.level_context import (
-    Context,
     ranks_by_distance,
     read_context,
+    with_other_names,
     worth,
 )
+from spineline.pipeline.inference.decode import DecodeSettings, decode_spine
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
 from spineline.pipeline.inference.settings import ModelSettings
 
