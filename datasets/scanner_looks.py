@@ -8,7 +8,6 @@ sharpness and the coil's shading.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from spineline.datasets.common.arrays import Float32Array, FloatArray, PixelArray
@@ -58,6 +57,8 @@ def fat_suppressed(image: PixelArray, amount: float) -> PixelArray:
         image: uint8 (H, W), a T2-weighted frame.
         amount: 0 changes nothing, 1 takes all of the fat's signal.
     """
+    import cv2  # slow to import, and settings of commands reach this module
+
     shares = image / np.float32(255)
     sigma = 0.04 * max(image.shape)
     broad = cv2.GaussianBlur(shares, (0, 0), sigma)
@@ -68,6 +69,8 @@ def fat_suppressed(image: PixelArray, amount: float) -> PixelArray:
 
 def blur(image: PixelArray, sigma: float) -> PixelArray:
     """A Gaussian blur of ``sigma`` pixels."""
+    import cv2
+
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8)
 
 
@@ -91,6 +94,8 @@ def anisotropic(image: PixelArray, factor: float, *, along_rows: bool) -> PixelA
         factor: how many times fewer pixels, above 1.
         along_rows: whether the columns get fewer (left to right), else the rows.
     """
+    import cv2
+
     height, width = image.shape
     size = (
         (max(round(width / factor), 8), height)

@@ -170,6 +170,7 @@ def test_results_csv_opens_and_a_study_without_structure_is_told_of(
         "instance_uid",
         "naming_probability",
         "naming_abstained",
+        "status",
     }
     assert "missing_levels" in rows[0]["warnings"]
     assert "none: 0 of 11 levels" in (tmp_path / "out" / "log.txt").read_text()

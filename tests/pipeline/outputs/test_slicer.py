@@ -95,7 +95,7 @@ def test_warnings_are_where_slicer_keeps_them_and_in_full(
     document = write(analysis)
     assert_keeps_the_schema(document)
     (markup,) = document["markups"]
-    words = "missing: L5, L5-S1; doubt: spacing_implausible"
+    words = "missing: L5, L5-S1; doubt: naming_in_doubt, spacing_implausible"
     assert markup["name"] == f"spineline; {words}"
     assert [p["description"] for p in markup["controlPoints"]][8] == f"bulging 0.50; {words}"
     assert markup["missingLevels"] == ["L5", "L5-S1"]

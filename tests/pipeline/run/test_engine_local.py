@@ -212,9 +212,9 @@ def test_an_answer_that_cannot_be_sent_costs_its_study_alone(
 ) -> None:
     result_of = Pipeline._result
 
-    def odd(self, frame, *rest):
-        result = result_of(self, frame, *rest)
-        return replace(result, version=lambda: "") if frame.name == "c" else result
+    def odd(self, looked, *rest):
+        result = result_of(self, looked, *rest)
+        return replace(result, version=lambda: "") if looked.frame.name == "c" else result
 
     monkeypatch.setattr(Pipeline, "_result", odd)
     result = predict(settings_of(cohort, tmp_path, workers=2), pipeline=fake_pipeline)
@@ -328,7 +328,7 @@ def test_what_auto_means(keys: dict, size: int, half: bool) -> None:
         ("device=0,1", "device=0,1: wanted one device"),
         ("workers=-1", "workers=-1: out of range"),
         ("workers=some", "workers=some: wanted auto, or a number of processes, 0 or more"),
-        ("threads=2", "unknown key 'threads'"),
+        ("cores=2", "unknown key 'cores'"),
         ("timeout=0", "timeout=0.0: out of range"),
         ("max_memory=1", "max_memory=1: out of range"),
         ("engine=spark", "engine=spark: not an allowed value; allowed: local, ray"),

@@ -42,7 +42,7 @@ def test_a_study(tmp_path, fake_models, make_study, make_points, predict) -> Non
     found = result_of(tmp_path / "o", "study1")
     assert list(found) == [
         "schema", "study_uid", "series_uid", "instance_uid", "image", "structures",
-        "missing_levels", "naming", "warnings", "status", "weights", "version",
+        "missing_levels", "naming", "slices", "warnings", "status", "weights", "version",
     ]  # fmt: skip
     assert found["schema"] == RESULT_SCHEMA
     assert list(found["naming"]) == ["offset_probability", "alternatives", "abstained"]
@@ -80,7 +80,7 @@ def test_a_cohort(tmp_path, fake_models, make_study, predict) -> None:
     for name in ("b", "a", "c"):
         make_study(tmp_path / "cohort" / name)
     out = tmp_path / "o"
-    code, _, _ = predict(tmp_path / "cohort", "batch=2", out=out)
+    code, _, _ = predict(tmp_path / "cohort", "batch=2", "slices=1", out=out)
     assert code == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "a", "b", "c", "log.txt", "manifest.jsonl", "results.csv", "run.yaml",
@@ -245,7 +245,10 @@ def test_missing_levels_have_their_reason(
     predict(tmp_path / "s")
     found = result_of(tmp_path / "o", "s")
     assert found["missing_levels"] == ["L5", "L5-S1"]
-    assert found["warnings"] == [
+    told, *others = found["warnings"]
+    assert told["code"] == "naming_in_doubt"
+    assert "nothing was found below L4-L5, where the image has room for L5, L5-S1" in told["text"]
+    assert others == [
         {
             "code": "missing_levels", "text": "L5, L5-S1 (no_candidate: no box of this level)",
             "levels": ["L5", "L5-S1"], "reason": "no_candidate",
@@ -257,11 +260,11 @@ def test_missing_levels_have_their_reason(
     ("levels", "title"),
     [
         (11, "spineline"),
-        (9, "spineline; missing: L5, L5-S1"),
+        (9, "spineline; missing: L5, L5-S1; doubt: naming_in_doubt"),
         (
             5,
-            "spineline; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; doubt: few_levels, "
-            "naming_in_doubt",
+            "spineline, levels are a guess; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; doubt: "
+            "few_levels, naming_in_doubt, naming_abstained",
         ),
     ],
 )
