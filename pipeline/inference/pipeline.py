@@ -51,8 +51,7 @@ from spineline.pipeline.inference.grading import (
 )
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
-from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
-from spineline.pipeline.inference.slices.beside import SliceCount
+from spineline.pipeline.inference.settings import ModelSettings, SliceCount, mixed_precision
 from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import Settings, key
 from spineline.pipeline.inference.naming import LEAST_PROBABILITY
-from spineline.pipeline.inference.slices.beside import SliceCount
+
+SliceCount: TypeAlias = "int | Literal['auto']"
+"""How many slices of a study are looked at."""
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
 _DETECTOR = "detector instead of that of weights: a registry name or a file"

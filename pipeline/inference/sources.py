@@ -73,7 +73,8 @@ from spineline.datasets.volumes.volume import (
     volume_suffix,
 )
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
-from spineline.pipeline.inference.slices.beside import SliceCount, slices_beside
+from spineline.pipeline.inference.settings import SliceCount
+from spineline.pipeline.inference.slices.beside import slices_beside
 from spineline.pipeline.inference.warnings import warning
 
 _CHUNK = 128

@@ -8,15 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import Choice
-
-SliceCount: TypeAlias = "int | Literal['auto']"
-"""How many slices of a study are looked at."""
+from spineline.pipeline.inference.settings import SliceCount
 
 _NEAR = 2  # slices beside the chosen one, where nothing is odd
 _MOST = 4

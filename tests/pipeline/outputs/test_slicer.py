@@ -100,7 +100,7 @@ def test_warnings_are_where_slicer_keeps_them_and_in_full(
     assert [p["description"] for p in markup["controlPoints"]][8] == f"bulging 0.50; {words}"
     assert markup["missingLevels"] == ["L5", "L5-S1"]
     assert markup["warnings"] == [str(each) for each in analysis.result.warnings]
-    assert len(markup["warnings"]) == 2
+    assert len(markup["warnings"]) == 3
     assert markup["namingAbstained"] is False
 
 

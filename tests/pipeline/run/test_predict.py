@@ -263,8 +263,8 @@ def test_missing_levels_have_their_reason(
         (9, "spineline; missing: L5, L5-S1; doubt: naming_in_doubt"),
         (
             5,
-            "spineline, levels are a guess; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; doubt: "
-            "few_levels, naming_in_doubt, naming_abstained",
+            "spineline; missing: L3, L3-L4, L4, L4-L5, L5, L5-S1; doubt: few_levels, "
+            "naming_in_doubt, naming_abstained",
         ),
     ],
 )
