@@ -100,11 +100,11 @@ class SuitabilityLimits:
     """
 
     spine: float = 0.5
-    lumbar: float = 0.79
+    lumbar: float = 1.0
     lumbar_going_on: float = 1.5
     going_on: float = 0.8
-    contrast: float = 0.0
-    whole: float = 1.75
+    contrast: float = -0.05
+    whole: float = 1.6
     upright: float = 0.7
     turned: float = 0.15
 
