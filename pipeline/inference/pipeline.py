@@ -263,6 +263,8 @@ class Pipeline:
         look = self._looking()
         offered = self.offered([frame.image for frame in frames])
         find = partial(find_spine, self.detector, self.namer, decoding=how)
+        namer = self.namer
+        read = None if namer is None else partial(read_spine, namer, decoding=how)
         beside = partial(find, look=replace(look, again=False))  # each is a further look itself
         least = settings.min_naming_probability
         looked = [
@@ -271,7 +273,7 @@ class Pipeline:
                 find(image=frame.image, candidates=candidates, look=look),
                 beside,
                 sure=max(how.sure_naming, least),
-                read=self.namer and partial(read_spine, self.namer, decoding=how),
+                read=read,
             )
             for frame, candidates in zip(frames, offered, strict=True)
         ]
