@@ -49,7 +49,7 @@ _POOR = 36.0  # the score of a chain that leaves a doubt; sound ones have 45 to 
 _SOUND = 0.5  # of the best score: a chain whose names are worth a warning
 _LEAST_SHARE = 1e-9  # keeps logs finite
 
-LookedAs = Literal["slice", "reading", "series"]
+LookRole = Literal["slice", "reading", "series"]
 
 
 class Finder(Protocol):
@@ -73,7 +73,7 @@ class SliceLook:
 
     frame: Frame
     spine: DecodedSpine
-    role: LookedAs = "slice"
+    role: LookRole = "slice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def look_around(
     graded = first
     if _in_doubt(looks, sure) or len(spine.structures) < len(LEVELS) or spine.score < _POOR:
         looks = [_searched(look, find) for look in looks]
-        rounds: tuple[tuple[Sequence[Unread], LookedAs], ...]
+        rounds: tuple[tuple[Sequence[Unread], LookRole], ...]
         rounds = (around.t1, "series"), (around.far, "slice")
         for further, role in rounds:
             if _in_doubt(looks, sure):
