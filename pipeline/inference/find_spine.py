@@ -217,15 +217,16 @@ class _Rivalry:
         return Hypothesis(tuple(chain), score, reading, context)
 
     def rivals_of(self, given: Hypothesis) -> dict[int, Hypothesis]:
-        """By shift; read along their own chains where one of them comes near."""
+        """By shift; those that come near are read along chains of their own."""
         rivals: dict[int, Hypothesis] = {}
         masks = {s: allowed_when_shifted(self.named, given.chain, s) for s in SHIFTS}
         for shift, allowed in masks.items():
             if (rival := self.hypothesis(allowed, given.context)) is not None:
                 rivals[shift] = rival
-        if self._margin(given, rivals) >= MOST_MARGIN:
-            return rivals
         for shift, allowed in masks.items():
+            near = shift in rivals and self._margin(given, {shift: rivals[shift]}) < MOST_MARGIN
+            if not near:
+                continue
             chain, _ = self._chain(allowed, self.unary)
             own = self.read(structures_of(self.named, chain)) if len(chain) >= _LEAST else None
             if own is not None and (rival := self.hypothesis(allowed, own)) is not None:

@@ -33,7 +33,12 @@ from spineline.pipeline.inference.bundles import (
     load_exported,
     networks_needed,
 )
-from spineline.pipeline.inference.candidates import Candidates, DecodedStructure, LevelReader
+from spineline.pipeline.inference.candidates import (
+    Candidates,
+    Context,
+    DecodedStructure,
+    LevelReader,
+)
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings
 from spineline.pipeline.inference.find_spine import (
     LookSettings,
@@ -208,7 +213,10 @@ class Pipeline:
         )
         with precision(settings):
             looked = self._look(frames, how)
-            refusals = [self.refusal(each.frame.image, each.spine.candidates) for each in looked]
+            refusals = [
+                self.refusal(each.frame.image, each.spine.candidates, each.spine.context)
+                for each in looked
+            ]
             if not settings.force:
                 looked = [
                     each if refusal is None else replace(each, spine=NO_SPINE)
@@ -221,12 +229,18 @@ class Pipeline:
             for each, graded, refusal, look in zip(looked, grades, refusals, looks, strict=True)
         ]
 
-    def refusal(self, image: npt.NDArray[np.uint8], candidates: Candidates) -> Refusal | None:
+    def refusal(
+        self,
+        image: npt.NDArray[np.uint8],
+        candidates: Candidates,
+        context: Context | None = None,
+    ) -> Refusal | None:
         """Why an image is no sagittal T2 of a lumbar spine, head up; None where it is one.
 
         Args:
             image: (H, W) grey, as the detector saw it.
             candidates: the detector's.
+            context: what the level reader read along its spine, where it has been read.
         """
         if self.suitability is None:
             return None
@@ -237,6 +251,7 @@ class Pipeline:
             settings=self.decoding,
             reader=self.namer,
             limits=self.suitability,
+            context=context,
         )
 
     def offered(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Candidates]:

@@ -47,6 +47,7 @@ from spineline.datasets.straighten import StripSpec, prolonged, straighten
 from spineline.pipeline.inference.candidates import (
     SEGMENT_RANKS,
     Candidates,
+    Context,
     DecodedStructure,
     LevelReader,
     ranks_by_distance,
@@ -104,7 +105,7 @@ class SuitabilityLimits:
     lumbar_going_on: float = 1.5
     going_on: float = 0.8
     contrast: float = -0.05
-    whole: float = 1.6
+    whole: float = 1.5
     upright: float = 0.7
     turned: float = 0.15
 
@@ -161,6 +162,7 @@ def judge(
     settings: DecodeSettings,
     reader: LevelReader | None,
     limits: SuitabilityLimits,
+    context: Context | None = None,
 ) -> Refusal | None:
     """Why a frame is not for us, or None.
 
@@ -171,8 +173,9 @@ def judge(
         settings: of the decoding; its method does not count.
         reader: reads levels, or None.
         limits: where a frame stops being for us.
+        context: what was read along the frame's spine, where it was read before.
     """
-    found = measure_suitability(image, candidates, settings, reader)
+    found = measure_suitability(image, candidates, settings, reader, context=context)
     scores: dict[str, float] = {}
     if found.evidence < limits.whole:
         looks = [_brighter(image, gamma) for gamma in GAMMAS]
@@ -193,6 +196,7 @@ def measure_suitability(
     settings: DecodeSettings,
     reader: LevelReader | None,
     look: PixelArray | None = None,
+    context: Context | None = None,
 ) -> Suitability:
     """Measure a frame.
 
@@ -202,11 +206,12 @@ def measure_suitability(
         settings: of the decoding; its method does not count.
         reader: reads levels, or None.
         look: what detector and reader see; by default the image.
+        context: what the reader read before; None has it read now.
     """
     chain, score = _chain(candidates, settings)
     reading = None
     if reader is not None:
-        context = read_context(reader, image if look is None else look, chain)
+        context = context or read_context(reader, image if look is None else look, chain)
         shares = None if context is None else np.exp(context.log_probability[:, 1:-1])
         reading = 0.0 if shares is None else float(shares.max(axis=0).mean())
     along, below = contrast_along(image, chain), continuation_below(image, chain)
