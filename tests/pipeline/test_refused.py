@@ -26,7 +26,7 @@ NOT_OURS = Refusal("contrast", "the canal is dark", (("contrast", -0.25),))
 def narrow_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images less than 140 pixels high are not for us."""
 
-    def refusal(self: Pipeline, image: Any, candidates: Any) -> Refusal | None:
+    def refusal(self: Pipeline, image: Any, *_: Any) -> Refusal | None:
         return NOT_OURS if len(image) < 140 else None
 
     monkeypatch.setattr(Pipeline, "refusal", refusal)
