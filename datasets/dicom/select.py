@@ -128,7 +128,7 @@ class Choice:
         series: the series it belongs to.
         slice: the slice.
         warnings: what the user should know of the choice; their codes are ``slice_choice``,
-            ``no_geometry`` and ``files_left_out``.
+            ``fat_suppressed``, ``no_geometry`` and ``files_left_out``.
         notes: the choice itself, and each series and file left out with its reason.
         neighbours: the other slices of the same stack, by their distance from the chosen one along
             the normal, nearest first, one per place.
@@ -216,7 +216,7 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright) -> Choice:
     usable = _looked_at(_with_stations(_with_seen_parts(usable, read)), read)
     best = usable[0]
     warnings += [
-        best.remark("slice_choice", "{series.shown}: {reason}", text)
+        best.remark(_code_of(text), "{series.shown}: {reason}", text)
         for _, text in _demerits(best)
         if text
     ]
@@ -243,6 +243,10 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright) -> Choice:
         t1_slices=_t1_slices(stacks, chosen),
         tie=tuple(tie),
     )
+
+
+def _code_of(demerit: str) -> str:
+    return "fat_suppressed" if demerit.startswith("fat-suppressed") else "slice_choice"
 
 
 # Stacks

@@ -84,6 +84,30 @@ def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
     return found
 
 
+def without_vertebrae(kinds: Sequence[Kind], grades: Sequence[Grade]) -> list[Grade]:
+    """Grades, but for those of vertebrae: none of them can be told where fat is suppressed.
+
+    A vertebra is called degenerative by what its marrow looks like, which is mostly fat. A
+    classifier that learnt on frames with fat calls every vertebra degenerative where fat is dark.
+    """
+    return [
+        (None, None) if kind == "vertebra" else grade
+        for kind, grade in zip(kinds, grades, strict=True)
+    ]
+
+
+def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
+    """A warning of vertebrae that bear no grade where discs do."""
+    levels = tuple(s.level for s in structures if s.kind == "vertebra" and s.seven is None)
+    if not levels or all(s.seven is None for s in structures):
+        return []
+    text = (
+        f"{', '.join(levels)}: not graded, because fat is suppressed and vertebrae are graded by "
+        "their marrow; force=true grades them all the same"
+    )
+    return [warning("grade_withheld", text, levels=levels)]
+
+
 def grade_ties(structures: Sequence[GradedStructure]) -> list[Remark]:
     """A warning where two grades of a level are all but equally probable, naming both of each.
 

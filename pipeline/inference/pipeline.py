@@ -51,8 +51,10 @@ from spineline.pipeline.inference.grading import (
     Grader,
     crop_boxes,
     grade_ties,
+    grade_withheld,
     structure_grades,
     unlike_training,
+    without_vertebrae,
 )
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
@@ -61,6 +63,7 @@ from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
 from spineline.pipeline.inference.suitability import Refusal, SuitabilityLimits, judge
+from spineline.pipeline.inference.warnings import codes_of
 from spineline.weights import (
     Bundle,
     Task,
@@ -321,6 +324,9 @@ class Pipeline:
         kinds = [s.kind for spine in spines for s in spine.structures]
         grades = iter(structure_grades(kinds, self.classifier.grade(np.concatenate(crops))))
         of_frames = [[next(grades) for _ in range(count)] for count in counts]
+        for n, (frame, spine) in enumerate(zip(frames, spines, strict=True)):
+            if "fat_suppressed" in codes_of(frame.warnings) and not self.settings.force:
+                of_frames[n] = without_vertebrae([s.kind for s in spine.structures], of_frames[n])
         return of_frames, [unlike_training(self.classifier, each) for each in crops]
 
     def _result(
@@ -362,6 +368,7 @@ class Pipeline:
                     )
                 ),
                 *grade_ties(structures),
+                *grade_withheld(structures),
                 *look,
             ),
             status="refused" if refused else "ok",

@@ -28,6 +28,7 @@ from spineline.datasets.common.remarks import (
     SeriesText,
     remark,
 )
+from spineline.datasets.dicom.contrast import look_at_sagittal
 from spineline.datasets.dicom.geometry import (
     Reorientation,
     pixel_to_patient,
@@ -51,6 +52,7 @@ from spineline.datasets.dicom.privacy import (
 from spineline.datasets.dicom.select import Choice, Rejection, Series, Study, choose_slice
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
+    GreyImage,
     exif_orientation,
     image_names,
     is_constant,
@@ -769,7 +771,17 @@ def _load_image(case: Case) -> Frame:
     image = pixels.astype(np.uint8, copy=False) if keep else window_to_uint8(pixels)
     height, width = image.shape
     turn = Reorientation(False, False, False, (height, width))
-    return Frame(case.name, image, turn, width, height, warnings=_exif_warning(path))
+    warnings = (*_exif_warning(path), *_fat_warning(pixels))
+    return Frame(case.name, image, turn, width, height, warnings=warnings)
+
+
+def _fat_warning(pixels: GreyImage) -> tuple[Remark, ...]:
+    """A warning where the pixels of a plain image show that fat is suppressed."""
+    look = look_at_sagittal(pixels.astype(np.float32)) if pixels.ndim == 2 else None
+    if look is None or not look.has_suppressed_fat:
+        return ()
+    text = "fat is dark in the image, so fat suppression is taken for granted; grades are less sure"
+    return (warning("fat_suppressed", text),)
 
 
 def _exif_warning(path: Path) -> tuple[Remark, ...]:

@@ -34,10 +34,12 @@ CODES: dict[str, str] = {
     "volume_geometry": "a volume's header places it in two ways that differ",
     "no_geometry": "no usable pixel spacing, orientation or position: points have no millimetres",
     "slice_choice": "what speaks against the series or slice that was taken",
+    "fat_suppressed": "fat is suppressed, by the header or by what the pixels show",
     "files_left_out": "files of the study that are damaged, missing, or copies of others",
     "burned_in_text": "the pixels may show text, such as the patient's name",
     "identity_in_name": "a folder's or file's name holds the patient's name, number or birth date",
     "grade_tie": "two grades of a level are all but equally probable",
+    "grade_withheld": "structures that were found and are not graded, and why",
     "unlike_training": "the image looks like none that the classifier was trained on",
 }
 """The code words and what each says."""
