@@ -70,6 +70,7 @@ from spineline.datasets.volumes.volume import (
     VOLUME_FORMATS,
     read_volume,
     slice_pixels,
+    volume_files,
     volume_suffix,
 )
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
@@ -121,14 +122,20 @@ class Case:
     problem: str = ""
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files, where it is no DICOM study."""
+        if self.path is None:
+            return self.stack
+        return volume_files(self.path) if volume_suffix(self.path) else (self.path,)
+
+    @property
     def identity(self) -> str:
         """Changes when a file of the case does, in hexadecimal digits."""
         if self.files is not None:
             return self.files.identity
-        paths = self.stack or (() if self.path is None else (self.path,))
-        states = [_state_of(path) for path in paths]
+        states = [_state_of(path) for path in self.paths]
         if self.stack:
-            states += [path.name for path in paths]
+            states += [path.name for path in self.stack]
         return hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
 
 
@@ -735,7 +742,7 @@ def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterat
     for header in choice.alternatives[:_MOST_RIVALS]:
         series = next(s for s in study.series if any(h is header for h in s.slices))
         try:
-            alone = replace(study, series=(series,), rejections=())
+            alone = replace(study, series=(series,))
             other = choose_slice(alone, read=reader.upright)
             frame = _framed(case, study, other.slice, reader, other.warnings, other.notes[:1])
         except SpinelineError:
