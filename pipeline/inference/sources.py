@@ -285,7 +285,7 @@ class _Search:
         studies: tuple[StudyFiles, ...] = ()
         try:
             read = partial(self._read, source, others) if source.is_dir() else self._read_index
-            studies = index(source, leave_out=leave_out, read=read)
+            studies = index(source, leave_out=leave_out, read=read, others=others)
         except DicomReadError as error:
             problem = error
         found = [Case(study.name, files=study, slices=self.slices) for study in studies]

@@ -239,6 +239,22 @@ def test_the_voxels_beside_a_header_are_a_file_of_the_case(tmp_path, predict, fa
     assert "doe" not in said
 
 
+def test_a_study_that_is_damaged_whole_is_told_beside_volumes(
+    tmp_path, predict, fake_models, make_spots, make_study
+) -> None:
+    nifti(tmp_path / "cohort" / "a" / "a_t2.nii", spot_volume(make_spots()), (4.0, 1.25, 1.25))
+    make_study(tmp_path / "cohort" / "b")
+    for path in (tmp_path / "cohort" / "b").iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    (tmp_path / "cohort" / "a" / "notes.txt").write_text("of no study")
+    code, _, said = predict(tmp_path / "cohort")
+    assert code == 1
+    assert "b: " in said
+    assert "notes" not in said
+    rows = list(csv.DictReader((tmp_path / "o" / "results.csv").open()))
+    assert {row["study"]: row["status"] for row in rows} == {"a_t2": "ok", "b": "failed"}
+
+
 def stack_of(folder: Path, image: np.ndarray, count: int = 9) -> Path:
     folder.mkdir(parents=True)
     for n in range(count):
