@@ -746,7 +746,7 @@ def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterat
             other = choose_slice(alone, read=reader.upright)
             frame = _framed(case, study, other.slice, reader, other.warnings, other.notes[:1])
         except SpinelineError:
-            continue  # the notes of the choice name it, and the other one is there
+            continue  # the notes of the choice name it
         beside = slices_beside(other, case.slices)
         around = Surroundings(_unread(study, beside.near), _unread(study, beside.far))
         yield replace(frame, around=around)
