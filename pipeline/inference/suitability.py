@@ -25,10 +25,11 @@ still not a whole spine, it is looked at turned and mirrored (`TURNS`): where on
 much better chain, the frame is not the right way round. A good frame costs no second look.
 
 The limits of `SuitabilityLimits` were chosen by ``benchmarks/suitability.py``, which prints
-evidence and contrast of frames that are for us and of frames that are not; ``docs/suitability.md`` says what
-was found. That of the evidence is the largest that refuses none of 278 frames of two data sets and
-phantoms, nor a phantom of 128 pixels; that of the contrast is where the canal is no brighter than
-what lies around it. Networks of other training have other scores: run it again when they change.
+evidence and contrast of frames that are for us and of frames that are not; ``docs/suitability.md``
+says what was found. That of the evidence is the largest that refuses none of 278 frames of two data
+sets and phantoms, nor a phantom of 128 pixels; that of the contrast is where the canal is no
+brighter than what lies around it. Networks of other training have other scores: run it again when
+they change.
 """
 
 from __future__ import annotations
