@@ -386,7 +386,9 @@ def with_coefficients(row: Row, coefficients: Mapping[str, float], least: float)
     """The row as it would be with other coefficients and another least probability."""
     if not row.evidence or "not_lumbar_t2" in row.codes:
         return row
-    probability = NamingEvidence(**row.evidence).probability(coefficients)
+    probability = NamingEvidence(row.evidence["margin"], row.evidence["score"]).probability(
+        coefficients
+    )
     own = ("naming_in_doubt", "naming_abstained")
     codes = tuple(code for code in row.codes if code not in own)
     doubtful = probability < SURE

@@ -17,13 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from spineline.converters.sources.source import AnnotationSource
 from spineline.datasets.common.errors import ConfigError, first_line
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import parse_yaml
-from spineline.datasets.dicom.header import HeaderRejected, check_inflated_size, quiet_pydicom
+from spineline.datasets.dicom.header import (
+    HeaderRejected,
+    check_inflated_size,
+    quiet_pydicom,
+    read_dataset,
+)
 from spineline.datasets.splits import Part, parted_patients, patients_of
 from spineline.datasets.types import ImageRecord
 
@@ -129,7 +132,7 @@ def _token_in(path: Path) -> str | None:
     try:
         with quiet_pydicom():
             check_inflated_size(path)
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            dataset = read_dataset(path, stop_before_pixels=True, specific_tags=_TAGS)
             number, name, birth = (" ".join(str(dataset.get(tag, "")).split()) for tag in _TAGS)
     except HeaderRejected:
         return None

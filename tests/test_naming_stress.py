@@ -79,7 +79,7 @@ def row(**values) -> script.Row:
     given = {
         "spine": "a", "patient": "p", "source": "drawn", "stress": "plain", "levels": 11,
         "names_right": True, "abstained": False, "codes": (), "probability": 0.97,
-        "evidence": {"margin": 30.0, "score": 40.0, "below": 2.0},
+        "evidence": {"margin": 30.0, "score": 40.0},
     }  # fmt: skip
     return script.Row(**given | values)
 
@@ -108,7 +108,7 @@ def test_a_fit_finds_what_the_rows_were_drawn_by() -> None:
     for n in range(4000):
         margin, score = rng.uniform(0, 40), rng.uniform(20, 60)
         right = bool(rng.random() < 1 / (1 + np.exp(3 - 0.2 * margin)))
-        evidence = {"margin": margin, "score": score, "below": float(rng.uniform(-2, 2))}
+        evidence = {"margin": margin, "score": score}
         rows.append(row(patient=str(n), names_right=right, evidence=evidence))
     found = script.fitted(rows)
     assert found["margin"] == pytest.approx(0.2, abs=0.02)

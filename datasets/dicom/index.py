@@ -105,7 +105,11 @@ def index_files(paths: Sequence[Path]) -> list[IndexEntry]:
 
 
 def index(
-    source: Path, *, leave_out: Path | None = None, read: Reader = index_files
+    source: Path,
+    *,
+    leave_out: Path | None = None,
+    read: Reader = index_files,
+    others: Sequence[Path] = (),
 ) -> tuple[StudyFiles, ...]:
     """The studies under a source, as `spineline.datasets.dicom.study.scan` finds and names them.
 
@@ -113,6 +117,8 @@ def index(
         source: a study's folder, a cohort, one file, or the DICOMDIR of a medium.
         leave_out: a folder that is not looked into, such as that of the results.
         read: gives the entries of files, in their order.
+        others: files that ``read`` puts aside, such as volumes; where there are some, a source
+            without DICOM images is no error.
 
     Raises:
         DicomReadError: no such folder, an empty one, or no DICOM image in it.
@@ -128,7 +134,8 @@ def index(
             kept.append(entry)
         else:
             rejections.append(rejection)
-    refuse_no_image(kept, rejections, files, source)
+    if not others:
+        refuse_no_image(kept, rejections, files, source)
     studies = [
         StudyFiles(s.uid, s.name, s.folder, s.paths, s.rejections, source.is_file())
         for s in group(kept, rejections, source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import io
 from collections.abc import Sequence
@@ -39,8 +38,6 @@ from spineline.datasets.images import MAX_PIXELS, is_constant
 MAX_DICOM_BYTES = 1 << 30
 """Files above this are refused before they are read."""
 
-_KEPT_PIXELS = 4_000_000
-"""Slices with more are not kept."""
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -61,7 +58,7 @@ _DECODERS = {
 
 
 def read_pixels(header: SliceHeader) -> Float32Array:
-    """The pixels of one slice, bright being bright; those of the last ones are kept.
+    """The pixels of one slice, bright being bright.
 
     Rescale slope and intercept, of an enhanced file those of the frame, are applied, MONOCHROME1 is
     inverted within its stored range, padding takes the lowest value of the rest, colour becomes
@@ -74,16 +71,6 @@ def read_pixels(header: SliceHeader) -> Float32Array:
         DicomReadError: no pixel data, an absurd size, damaged or unsupported compression, or a
             constant image; names the file, what was found and what to do.
     """
-    try:
-        status = header.path.stat()
-    except OSError:
-        return _read_pixels(header)
-    if header.rows * header.columns > _KEPT_PIXELS:
-        return _read_pixels(header)
-    return _kept_pixels(header, (status.st_size, status.st_mtime_ns)).copy()
-
-
-def _read_pixels(header: SliceHeader) -> Float32Array:
     with quiet_pydicom():
         dataset = _read(header)
         _check_size(header, dataset)
@@ -97,12 +84,6 @@ def _read_pixels(header: SliceHeader) -> Float32Array:
 
 
 _AGAIN = "the file is damaged: export it again"
-
-
-@functools.lru_cache(maxsize=4)
-def _kept_pixels(header: SliceHeader, state: tuple[int, int]) -> Float32Array:  # noqa: ARG001
-    """By header and state of its file: what decided on a series is used right after."""
-    return _read_pixels(header)
 
 
 def _error(header: SliceHeader, found: str, advice: str) -> DicomReadError:

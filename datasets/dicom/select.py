@@ -375,7 +375,7 @@ def _lies_above(stack: _Stack, other: _Stack) -> bool:
     heights = [_centre_height(each.first) for each in (stack, other)]
     if heights[0] is None or heights[1] is None or _penalty(other) > _penalty(stack):
         return False
-    if not _shares_coordinates(stack.first, other.first):
+    if not shares_coordinates(stack.first, other.first):
         return False
     tall = min(_height_mm(stack.first), _height_mm(other.first))
     return heights[0] - heights[1] > _STATION_SHARE * tall
@@ -571,12 +571,12 @@ def _t1_slices(stacks: Sequence[_Stack], chosen: SliceHeader) -> tuple[SliceHead
         and stack.first.is_sagittal
         and no_anatomy(stack.first) is None
         and stack.first.has_geometry
-        and _shares_coordinates(stack.first, chosen)
+        and shares_coordinates(stack.first, chosen)
     ]
     return min(suited, key=_rank).slices if suited else ()
 
 
-def _shares_coordinates(one: SliceHeader, other: SliceHeader) -> bool:
+def shares_coordinates(one: SliceHeader, other: SliceHeader) -> bool:
     """Whether two slices of a study lie in one system of coordinates.
 
     De-identification may give every series a frame of reference of its own. Two stacks that are

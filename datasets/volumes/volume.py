@@ -104,6 +104,15 @@ def volume_suffix(path: Path) -> str:
     return max(fits, key=len, default="")
 
 
+def volume_files(path: Path) -> tuple[Path, ...]:
+    """A volume's file, and that of its voxels where its header names another one."""
+    try:
+        name = _data_file(path)[0]
+    except OSError:
+        name = ""
+    return (path, path.parent / name) if name else (path,)
+
+
 def read_volume(path: Path) -> Volume:
     """The slices of a volume with their places in the patient, by its header alone.
 

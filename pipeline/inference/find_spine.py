@@ -50,7 +50,6 @@ from spineline.pipeline.inference.decode import (
     unary_scores,
 )
 from spineline.pipeline.inference.naming import (
-    MOST_BELOW,
     MOST_MARGIN,
     SHIFTS,
     NamingEvidence,
@@ -141,11 +140,11 @@ def find_spine(
     if namer is None or decoding.method != "spine":
         return replace(decode_spine(candidates, decoding), candidates=candidates)
     read = partial(read_context, namer, image)
-    spine = named_spine(candidates, decoding, read, len(image))
+    spine = named_spine(candidates, decoding, read)
     if not (look.again and is_doubtful(spine, decoding)):
         return spine
     further = [candidates, *_second_looks(detector, image, look)]
-    spine = named_spine(joined_candidates(further), decoding, read, len(image))
+    spine = named_spine(joined_candidates(further), decoding, read)
     return replace(spine, candidates=candidates)
 
 
@@ -169,16 +168,13 @@ def is_doubtful(spine: DecodedSpine, decoding: DecodeSettings) -> bool:
     return weak or len(spine.structures) < len(LEVELS)
 
 
-def named_spine(
-    candidates: Candidates, decoding: DecodeSettings, read: ReadLevels, height: int
-) -> DecodedSpine:
+def named_spine(candidates: Candidates, decoding: DecodeSettings, read: ReadLevels) -> DecodedSpine:
     """The best of all hypotheses, and how sure it is.
 
     Args:
         candidates: of one image.
         decoding: how they are weighed.
         read: reads levels along structures; None where there are too few.
-        height: of the image in pixels.
     """
     plain = decode_chain(candidates, decoding)
     context = read(plain) if len(plain) >= _LEAST else None
@@ -191,7 +187,7 @@ def named_spine(
     named = {0: given, **rivalry.rivals_of(given)}
     best = max(named, key=lambda shift: named[shift].total)
     rivals = {shift - best: each for shift, each in named.items() if shift != best}
-    return rivalry.spine(named[best], rivals, height)
+    return rivalry.spine(named[best], rivals)
 
 
 class _Rivalry:
@@ -233,17 +229,14 @@ class _Rivalry:
                 rivals[shift] = rival
         return rivals
 
-    def spine(
-        self, given: Hypothesis, rivals: Mapping[int, Hypothesis], height: int
-    ) -> DecodedSpine:
+    def spine(self, given: Hypothesis, rivals: Mapping[int, Hypothesis]) -> DecodedSpine:
         """The spine that a hypothesis gives."""
         decoding = self.decoding
         structures = structures_of(self.named, given.chain)
         margin = min(self._margin(given, rivals), MOST_MARGIN)
-        evidence = NamingEvidence(margin, given.score, ranks_below(structures, height))
+        evidence = NamingEvidence(margin, given.score)
         naming = weighed_naming(
             evidence,
-            given.total,
             {shift: rival.total for shift, rival in rivals.items()},
             temperature=decoding.temperature_in_context,
         )
@@ -268,20 +261,6 @@ class _Rivalry:
         score = max(rival.score for rival in rivals.values())
         reading = max(rival.reading for rival in rivals.values())
         return min(given.score - score, given.reading - reading)
-
-
-def ranks_below(structures: Sequence[DecodedStructure], height: int) -> float:
-    """Ranks of image below the place of L5-S1, from minus to plus `MOST_BELOW`.
-
-    Args:
-        structures: top to bottom, at least one.
-        height: of the image in pixels.
-    """
-    top, bottom = structures[0], structures[-1]
-    steps = bottom.rank - top.rank
-    step = (bottom.point_xy[1] - top.point_xy[1]) / steps if steps else bottom.height / 2
-    lowest = bottom.point_xy[1] + (len(LEVELS) - 1 - bottom.rank) * step
-    return float(np.clip((height - 1 - lowest) / step, -MOST_BELOW, MOST_BELOW))
 
 
 def _second_looks(detector: Detector, image: PixelArray, look: LookSettings) -> list[Candidates]:

@@ -56,9 +56,6 @@ _NO_RIVAL = -1e3  # natural-log units
 MOST_MARGIN = 40.0
 """Margins above it say no more."""
 
-MOST_BELOW = 2.0
-"""Ranks of image below the lowest level above which more say no more."""
-
 COEFFICIENTS: Mapping[str, float] = MappingProxyType(
     {"constant": -1.6706, "margin": 0.0587, "score": 0.0814}
 )
@@ -66,8 +63,8 @@ COEFFICIENTS: Mapping[str, float] = MappingProxyType(
 
 Fitted by ``benchmarks/naming_stress.py fit=true`` on 41 of 75 spines of the Tianchi set under 27
 changes, each by networks of three folds that had not seen it: 1,107 looks. On the other 34 spines
-the calibration error is 0.022. ``below`` adds nothing once a sacrum that is not in the image is
-told by a warning of its own.
+the calibration error is 0.022. How much of the image lies below L5-S1 adds nothing: a sacrum that
+is not in the image is told by a warning of its own.
 """
 
 LEAST_PROBABILITY = 0.93
@@ -93,19 +90,16 @@ class NamingEvidence:
         margin: by how much its chain's score is above that of the best rival, or what is read along
             it above what is read along any other, whichever is less; at most `MOST_MARGIN`.
         score: of the chain, natural-log units.
-        below: ranks of image below the place of L5-S1, from minus to plus `MOST_BELOW`: whether the
-            sacrum is in the image at all.
     """
 
     margin: float
     score: float
-    below: float
 
     def probability(self, coefficients: Mapping[str, float] = COEFFICIENTS) -> float:
         """Of the naming being right.
 
         >>> flat = dict.fromkeys(COEFFICIENTS, 0.0)
-        >>> NamingEvidence(40.0, 50.0, 2.0).probability(flat | {"margin": 0.1})
+        >>> NamingEvidence(40.0, 50.0).probability(flat | {"margin": 0.1})
         0.9820137900379085
         """
         odds = coefficients["constant"] + sum(
@@ -124,15 +118,12 @@ class Naming:
         probability: of the names given, 0 … 1.
         rivals: by `SHIFTS`; their probabilities and the one above add up to 1.
         abstained: whether the names are a guess that the user asked not to be given as certain.
-        scores: in natural-log units, of the names given and then of the rivals. Those of several
-            images of one spine add up, once each is counted by the same places.
         evidence: what the probability was made of; None where it is the softmax alone.
     """
 
     probability: float
     rivals: tuple[Rival, ...] = ()
     abstained: bool = False
-    scores: tuple[float, ...] = ()
     evidence: NamingEvidence | None = None
 
 
@@ -160,17 +151,16 @@ def name_chain(
         return None
     rivals = [best_score(allowed_when_shifted(candidates, chain, shift)) for shift in SHIFTS]
     given, *others = softmax([score, *rivals], temperature)
-    return Naming(given, tuple(map(Rival, SHIFTS, others)), scores=(score, *rivals))
+    return Naming(given, tuple(map(Rival, SHIFTS, others)))
 
 
 def weighed_naming(
-    evidence: NamingEvidence, score: float, rivals: Mapping[int, float], *, temperature: float
+    evidence: NamingEvidence, rivals: Mapping[int, float], *, temperature: float
 ) -> Naming:
     """A naming as probable as its evidence makes it; the rest is shared by the rivals' scores.
 
     Args:
         evidence: of the naming given.
-        score: of the naming given.
         rivals: scores by shift; of `SHIFTS`, those without one share next to nothing.
         temperature: of the softmax among rivals.
     """
@@ -178,7 +168,7 @@ def weighed_naming(
     scores = [rivals.get(shift, _NO_RIVAL) for shift in SHIFTS]
     shares = softmax(scores, temperature)
     others = [Rival(s, (1 - probability) * share) for s, share in zip(SHIFTS, shares, strict=True)]
-    return Naming(probability, tuple(others), scores=(score, *scores), evidence=evidence)
+    return Naming(probability, tuple(others), evidence=evidence)
 
 
 def allowed_when_shifted(candidates: Candidates, chain: Sequence[int], shift: int) -> BoolArray:

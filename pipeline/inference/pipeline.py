@@ -278,11 +278,9 @@ class Pipeline:
             frames = [replace(frame, around=None) for frame in frames]
         look = self._looking()
         offered = self.offered([frame.image for frame in frames])
-        find = partial(find_spine, self.detector, self.namer, decoding=how)
-        namer = self.namer
-        read = None if namer is None else partial(read_spine, namer, decoding=how)
-        beside = partial(find, look=replace(look, again=False))  # each is a further look itself
         reader, least = self.namer, settings.min_naming_probability
+        find = partial(find_spine, self.detector, reader, decoding=how)
+        beside = partial(find, look=replace(look, again=False))  # each is a further look itself
         read = None if reader is None else partial(read_spine, reader, decoding=how)
         looked = [
             look_around(

@@ -72,6 +72,7 @@ from spineline.datasets.volumes.volume import (
     VOLUME_FORMATS,
     read_volume,
     slice_pixels,
+    volume_files,
     volume_suffix,
 )
 from spineline.pipeline.inference.process_pool import DEFAULT_LIMITS, Limits, ProcessPool
@@ -123,14 +124,20 @@ class Case:
     problem: str = ""
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files, where it is no DICOM study."""
+        if self.path is None:
+            return self.stack
+        return volume_files(self.path) if volume_suffix(self.path) else (self.path,)
+
+    @property
     def identity(self) -> str:
         """Changes when a file of the case does, in hexadecimal digits."""
         if self.files is not None:
             return self.files.identity
-        paths = self.stack or (() if self.path is None else (self.path,))
-        states = [_state_of(path) for path in paths]
+        states = [_state_of(path) for path in self.paths]
         if self.stack:
-            states += [path.name for path in paths]
+            states += [path.name for path in self.stack]
         return hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
 
 
@@ -280,7 +287,7 @@ class _Search:
         studies: tuple[StudyFiles, ...] = ()
         try:
             read = partial(self._read, source, others) if source.is_dir() else self._read_index
-            studies = index(source, leave_out=leave_out, read=read)
+            studies = index(source, leave_out=leave_out, read=read, others=others)
         except DicomReadError as error:
             problem = error
         found = [Case(study.name, files=study, slices=self.slices) for study in studies]
@@ -737,11 +744,11 @@ def _rivals(case: Case, study: Study, choice: Choice, reader: _Reader) -> Iterat
     for header in choice.alternatives[:_MOST_RIVALS]:
         series = next(s for s in study.series if any(h is header for h in s.slices))
         try:
-            alone = replace(study, series=(series,), rejections=())
+            alone = replace(study, series=(series,))
             other = choose_slice(alone, read=reader.upright)
             frame = _framed(case, study, other.slice, reader, other.warnings, other.notes[:1])
         except SpinelineError:
-            continue  # the other one is there
+            continue  # the notes of the choice name it
         beside = slices_beside(other, case.slices)
         around = Surroundings(_unread(study, beside.near), _unread(study, beside.far))
         yield replace(frame, around=around)

@@ -16,7 +16,6 @@ from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import Candidates, DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine, DecodeSettings, Reason
-from spineline.pipeline.inference.find_spine import ranks_below
 from spineline.pipeline.inference.naming import Naming
 from spineline.pipeline.inference.sources import Frame
 from spineline.pipeline.inference.warnings import codes_of, warning
@@ -178,6 +177,20 @@ def sacrum_unseen(structures: Sequence[DecodedStructure], height: int) -> list[R
         return []
     wording = f"levels may be off: {text}; compare with another image of the patient"
     return [warning("naming_in_doubt", wording, level=last.level, levels=missing)]
+
+
+def ranks_below(structures: Sequence[DecodedStructure], height: int) -> float:
+    """Ranks of image below the place of L5-S1; below 0 where that lies outside.
+
+    Args:
+        structures: top to bottom, at least one.
+        height: of the image in pixels.
+    """
+    top, bottom = structures[0], structures[-1]
+    steps = bottom.rank - top.rank
+    step = (bottom.point_xy[1] - top.point_xy[1]) / steps if steps else bottom.height / 2
+    lowest = bottom.point_xy[1] + (len(LEVELS) - 1 - bottom.rank) * step
+    return (height - 1 - lowest) / step
 
 
 def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:

@@ -41,6 +41,7 @@ import numpy as np
 from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.scanner_looks import gamma
 from spineline.datasets.straighten import StripSpec, prolonged, straighten
 from spineline.pipeline.inference.candidates import (
     SEGMENT_RANKS,
@@ -176,7 +177,7 @@ def judge(
     found = measure_suitability(image, candidates, settings, reader, context=context)
     scores: dict[str, float] = {}
     if found.evidence < limits.whole:
-        looks = [_brighter(image, gamma) for gamma in GAMMAS]
+        looks = [gamma(image, exponent) for exponent in GAMMAS]
         for look, each in zip(looks, offered(looks), strict=True):
             found = max(
                 found, measure_suitability(image, each, settings, reader, look), key=_evidence_of
@@ -314,11 +315,6 @@ def _chain(
     """The best chain of the candidates of one image, and its score as a share of `FULL_SCORE`."""
     spine = decode_spine(candidates, replace(settings, method="spine"))
     return spine.structures, max(spine.score / FULL_SCORE, 0.0)
-
-
-def _brighter(image: PixelArray, gamma: float) -> PixelArray:
-    table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
-    return np.ascontiguousarray(table[image])
 
 
 def _evidence_of(found: Suitability) -> float:

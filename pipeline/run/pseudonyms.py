@@ -64,7 +64,12 @@ class Pseudonyms:
         self._key = salt.encode()
         self._source = source
         self._check = check
-        self._original = {self._name(case): case for case in cases}
+        self._original: dict[str, Case] = {}
+        for case in cases:
+            name = self._name(_known_by(case))
+            if name in self._original:  # such as a study in a folder, and again in an archive
+                name = self._name(f"{_known_by(case)} {case.name}")
+            self._original[name] = case
         self._new = {case.name: name for name, case in self._original.items()}
         if len(self._original) < len(cases):
             raise SpinelineError("two studies have the same name by names=hash; use another salt=")
@@ -138,10 +143,11 @@ class Pseudonyms:
         case = self._original[new]
         paths, uids = _paths_and_uids_of(case)
         base = self._source if self._source.is_dir() else self._source.parent
+        roots = [*(folder.parent for folder, _ in case.unpacked), base]
         folders = [] if case.path is not None else [case.name]
         for path in paths:
-            inside = path.parent.relative_to(base) if path.is_relative_to(base) else path.parent
-            folders += inside.parts
+            root = next((root for root in roots if path.is_relative_to(root)), path.anchor)
+            folders += path.parent.relative_to(root).parts
         names = {folder: new for folder in folders if folder not in ("/", "", ".")}
         names |= {path.name: self.file(path.name) for path in paths}
         names |= {uid: str(self.uid(uid)) for uid in uids if uid}
@@ -154,14 +160,7 @@ class Pseudonyms:
             names |= self.known_names(new)[0]
         return names
 
-    def _name(self, case: Case) -> str:
-        study = case.study or case.files
-        uid = "" if study is None else study.study_uid
-        if case.header is not None:  # the case is this image, of which a study may have several
-            uid = case.header.instance_uid
-        known = uid or (case.name if case.path is None else case.path.name)
-        if not uid and case.path is not None and volume_suffix(case.path):
-            known = case.name  # folders of several patients hold volumes of one name
+    def _name(self, known: str) -> str:
         return f"study-{self._hash(known)[:NAME_DIGITS]}"
 
     def _hash(self, text: str) -> str:
@@ -169,9 +168,20 @@ class Pseudonyms:
         return hmac.new(self._key, data, hashlib.sha256).hexdigest()
 
 
+def _known_by(case: Case) -> str:
+    """What the name of a case is made from."""
+    study = case.study or case.files
+    uid = "" if study is None else study.study_uid
+    if case.header is not None:  # the case is this image, of which a study may have several
+        uid = case.header.instance_uid
+    if uid or case.path is None or volume_suffix(case.path):
+        return uid or case.name  # folders of several patients hold volumes of one name
+    return case.path.name
+
+
 def _paths_and_uids_of(case: Case) -> tuple[list[Path], list[str]]:
     """All files of a case, and its UIDs as far as they are known before its headers are read."""
-    paths = [*case.stack, *([] if case.path is None else [case.path])]
+    paths = [*case.paths, *(archive for _, archive in case.unpacked)]
     uids: list[str] = []
     if case.files is not None:
         paths += [*map(Path, case.files.paths), *(r.path for r in case.files.rejections)]

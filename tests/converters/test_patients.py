@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -97,6 +98,17 @@ def test_one_number_in_all_studies_is_told_and_taken_as_none(tianchi_source, run
     assert code == 0
     assert "all 4 studies bear one PatientID" in said
     assert sorted(part_of(run.root / "out").values()) == ["train", "train", "val", "val"]
+
+
+def test_patients_of_files_that_gzip_compressed_are_known(tianchi_source, run_cli) -> None:
+    run = tianchi_source(*range(1, 9))
+    give_patients(run.images, NUMBERED)
+    for path in [path for path in run.images.rglob("IM*") if path.is_file()]:
+        path.with_name(f"{path.name}.dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    code, said, err = run_cli("convert", "tianchi", *run.words())
+    assert code == 0, err
+    assert "8 studies of 4 patients" in said
 
 
 def test_a_source_that_names_no_patients_says_so(report_source, run_cli) -> None:

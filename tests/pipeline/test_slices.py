@@ -20,6 +20,7 @@ from spineline.pipeline import Pipeline
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Case, find_cases, load_frame
+from spineline.pipeline.inference.warnings import codes_of
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 
@@ -91,6 +92,25 @@ def test_no_name_of_a_file_is_in_what_is_told_of_a_slice_that_cannot_be_read(
     assert "SECRET" not in note.text
     assert analysis.result.slices is not None
     assert analysis.result.slices.looked_at == (3, 4)
+
+
+@pytest.mark.parametrize("whole", ["a", "b"])
+def test_the_better_of_equal_series_keeps_what_is_told_of_the_study(
+    tmp_path, fake_pipeline, make_slice, make_spots, make_points, whole: str
+) -> None:
+    for series in "ab":
+        image = make_spots(make_points() if series == whole else make_points()[:5])
+        for number in (1, 2, 3):
+            make_slice(
+                tmp_path / "s" / f"{series}{number}", image, study="s", series=series,
+                number=number, description=f"T2_TSE_SAG {series}",
+                position=(-4.0 * number, -100.0, 100.0),
+            )  # fmt: skip
+    damaged = (tmp_path / "s" / "a1").read_bytes()[:400]
+    (tmp_path / "s" / "cut.dcm").write_bytes(damaged)
+    result = analysed(fake_pipeline, tmp_path, "auto").result
+    assert len(result.structures) == 11
+    assert codes_of(result.warnings).count("files_left_out") == 1
 
 
 @pytest.mark.parametrize("value", ["some", "0", "-1", "1.5"])

@@ -31,6 +31,7 @@ from spineline.datasets.common.arrays import FloatArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.remarks import Remark, SeriesText, remark
 from spineline.datasets.dicom.geometry import patient_to_pixel
+from spineline.datasets.dicom.select import shares_coordinates
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.candidates import (
     SEGMENT_RANKS,
@@ -377,12 +378,16 @@ def _moved(points_xy: FloatArray, origin: Frame, to: Frame) -> FloatArray | None
 
     Without geometry, slices of one series and size lie behind each other.
     """
+    one, other = origin.header, to.header
+    if one is None or other is None:
+        return points_xy if one is other and origin.turn == to.turn else None
+    of_one_series = one.series_uid == other.series_uid
+    if not (of_one_series or shares_coordinates(one, other)):
+        return None
     points_mm = origin.points_mm(origin.turn.to_native(points_xy))
-    if points_mm is not None and to.header is not None and to.header.has_geometry:
-        return to.turn.from_native(patient_to_pixel(to.header, points_mm)[:, :2])
-    series = [frame.header and frame.header.series_uid for frame in (origin, to)]
-    alike = series[0] == series[1] and origin.turn == to.turn
-    return points_xy if alike else None
+    if points_mm is not None and other.has_geometry:
+        return to.turn.from_native(patient_to_pixel(other, points_mm)[:, :2])
+    return points_xy if of_one_series and origin.turn == to.turn else None
 
 
 def _moved_candidates(candidates: Candidates, origin: Frame, to: Frame) -> Candidates | None:

@@ -336,7 +336,7 @@ def test_scanning_reads_headers_and_one_slice_is_decoded(
     monkeypatch.setattr("spineline.datasets.dicom.header.read_quick", lambda path: None)
     assert scan(tmp_path / "s") == (study,)
     assert reads == [False] * 21
-    read_pixels(choose_slice(study).slice)
+    choose_slice(study)
     assert reads == [False] * 21 + [True]
     assert decoded == ["1.1.3"]
 

@@ -22,7 +22,6 @@ from spineline.pipeline.inference.find_spine import (
     find_spine,
     is_doubtful,
     look_at,
-    ranks_below,
 )
 from spineline.pipeline.inference.naming import (
     COEFFICIENTS,
@@ -114,7 +113,6 @@ def test_a_spine_that_leaves_no_doubt_is_read_once_and_seen_once() -> None:
     assert levels_at(spine) == RIGHT
     assert (len(namer.curves), len(detector.seen)) == (1, 1)
     assert spine.naming.evidence.margin == MOST_MARGIN
-    assert spine.naming.evidence.below == 2.0
     assert spine.context is not None
     assert len(spine.candidates.rank) == 11
 
@@ -182,22 +180,6 @@ def test_doubt() -> None:
     assert is_doubtful(replace(sure, structures=weak), decoding)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "height", "below"),
-    [
-        pytest.param(range(11), 300, 2.0, id="plenty"),
-        pytest.param(range(11), 163, 1.0, id="one rank below 150"),
-        pytest.param(range(9), 139, -1.0, id="L5-S1 lies outside"),
-        pytest.param(range(9), 100, -2.0, id="far outside"),
-        pytest.param(range(10, 11), 163, 1.0, id="one alone, by its box"),
-    ],
-)
-def test_ranks_below(ranks: range, height: int, below: float) -> None:
-    rows = [(r, 30 + 12 * r, 0.9) for r in ranks]
-    spine = find_spine(Offers(rows), None, IMAGE, DecodeSettings(), LookSettings())
-    assert ranks_below(spine.structures, height) == pytest.approx(below)
-
-
 def test_reading_by_hand() -> None:
     """Three places; the structure of rank 10 lies on the second, so they are ranks 9, 10 and 11."""
     shares = np.full((3, 13), -6.0)
@@ -209,8 +191,8 @@ def test_reading_by_hand() -> None:
 
 
 def test_a_weighed_naming_by_hand() -> None:
-    evidence = NamingEvidence(margin=20.0, score=40.0, below=2.0)
-    naming = weighed_naming(evidence, 40.0, {1: 20.0, -1: 20.0}, temperature=9.0)
+    evidence = NamingEvidence(margin=20.0, score=40.0)
+    naming = weighed_naming(evidence, {1: 20.0, -1: 20.0}, temperature=9.0)
     odds = COEFFICIENTS["constant"] + sum(
         COEFFICIENTS[name] * value for name, value in (("margin", 20.0), ("score", 40.0))
     )

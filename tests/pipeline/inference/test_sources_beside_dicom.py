@@ -205,6 +205,56 @@ def test_names_are_hidden_of_volumes_and_archives(
     assert not any("doe" in text for text in [said, *texts])
 
 
+def test_names_are_hidden_of_archives_in_archives(
+    tmp_path, predict, fake_models, make_study, temporary
+) -> None:
+    """Two studies in one archive in another: each name is that of none of them."""
+    for name in ("doe_a", "doe_b"):
+        make_study(tmp_path / "inner" / name, np.full((150, 120), 7, np.uint8))
+    inner = shutil.make_archive(str(tmp_path / "doe_inner"), "zip", tmp_path / "inner")
+    (tmp_path / "cohort").mkdir()
+    with zipfile.ZipFile(tmp_path / "cohort" / "doe outer.zip", "w") as zipped:
+        zipped.write(inner, "doe_inner.zip")
+        zipped.write(inner, "doe_other.zip")
+    code, _, said = predict(tmp_path / "cohort", "names=hash", "salt=12345678")
+    assert code == 1
+    texts = [p.read_text() for p in (tmp_path / "o").rglob("*") if p.is_file()]
+    assert "constant image" in said
+    assert not any("doe" in text or "temporary" in text for text in [said, *texts])
+
+
+def test_the_voxels_beside_a_header_are_a_file_of_the_case(tmp_path, predict, fake_models) -> None:
+    simple_itk = pytest.importorskip("SimpleITK")
+    image = simple_itk.GetImageFromArray(np.arange(5 * 70 * 70, dtype=np.int16).reshape(5, 70, 70))
+    simple_itk.WriteImage(image, str(tmp_path / "a.mhd"))
+    voxels = (tmp_path / "a.raw").rename(tmp_path / "doe.raw")
+    header = (tmp_path / "a.mhd").read_text().replace("a.raw", "doe.raw")
+    (tmp_path / "a.mhd").write_text(header)
+    before = find_cases(tmp_path / "a.mhd")[0].identity
+    voxels.write_bytes(voxels.read_bytes()[:-2])
+    assert find_cases(tmp_path / "a.mhd")[0].identity != before
+    voxels.unlink()
+    _, _, said = predict(tmp_path / "a.mhd", "names=hash", "salt=12345678")
+    assert "is not beside it" in said
+    assert "doe" not in said
+
+
+def test_a_study_that_is_damaged_whole_is_told_beside_volumes(
+    tmp_path, predict, fake_models, make_spots, make_study
+) -> None:
+    nifti(tmp_path / "cohort" / "a" / "a_t2.nii", spot_volume(make_spots()), (4.0, 1.25, 1.25))
+    make_study(tmp_path / "cohort" / "b")
+    for path in (tmp_path / "cohort" / "b").iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+    (tmp_path / "cohort" / "a" / "notes.txt").write_text("of no study")
+    code, _, said = predict(tmp_path / "cohort")
+    assert code == 1
+    assert "b: " in said
+    assert "notes" not in said
+    rows = list(csv.DictReader((tmp_path / "o" / "results.csv").open()))
+    assert {row["study"]: row["status"] for row in rows} == {"a_t2": "ok", "b": "failed"}
+
+
 def stack_of(folder: Path, image: np.ndarray, count: int = 9) -> Path:
     folder.mkdir(parents=True)
     for n in range(count):

@@ -22,6 +22,7 @@ from spineline.pipeline.inference.spine_warnings import (
     few_levels,
     naming_abstained,
     naming_in_doubt,
+    ranks_below,
     sacrum_unseen,
     spine_warnings,
     unequal_heights,
@@ -256,6 +257,21 @@ def test_a_vertebra_unlike_the_others(factor: float, said: str | None) -> None:
     found = unequal_heights([_structure(rank, at) for rank, at in enumerate(y)])
     assert [said in each.text for each in found] == ([] if said is None else [True])
     assert unequal_heights([_structure(rank, y[rank]) for rank in range(4, 7)]) == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "height", "below"),
+    [
+        pytest.param(range(11), 300, 149 / 12, id="plenty"),
+        pytest.param(range(11), 163, 1.0, id="one rank below 150"),
+        pytest.param(range(9), 139, -1.0, id="L5-S1 lies outside"),
+        pytest.param(range(9), 100, -51 / 12, id="far outside"),
+        pytest.param(range(10, 11), 163, 1.0, id="one alone, by its box"),
+    ],
+)
+def test_ranks_below(ranks: range, height: int, below: float) -> None:
+    structures = [_structure(rank, 30.0 + 12 * rank) for rank in ranks]
+    assert ranks_below(structures, height) == pytest.approx(below)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ what is found in it.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -271,3 +272,16 @@ def test_few_places_in_common_are_no_comparison() -> None:
     eyes = Eyes(spine(list(range(6))), spine([4, 5, 8, 9, 10]))
     looks = [SliceLook(f, eyes(image=f.image)) for f in (frame(0, 4), frame(1, 5))]
     assert join.rungs_lower(*looks) is None
+
+
+@pytest.mark.parametrize(("other", "lower"), [("1.2", 0), ("1.3", None)])
+def test_places_of_another_frame_of_reference_are_no_comparison(
+    other: str, lower: int | None
+) -> None:
+    eyes, looks = Eyes(spine()), []
+    for series, uid in (("a", "1.2"), ("b", other)):
+        shown = frame(0, 4, series=series)
+        assert shown.header is not None
+        shown = replace(shown, header=replace(shown.header, frame_of_reference_uid=uid))
+        looks.append(SliceLook(shown, eyes(image=shown.image)))
+    assert join.rungs_lower(*looks) == lower
