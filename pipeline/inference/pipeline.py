@@ -355,7 +355,7 @@ class Pipeline:
                     if refused
                     else spine_warnings(
                         frame,
-                        spine.candidates,
+                        looked.offered,
                         spine,
                         settings=how,
                         min_naming_probability=self.settings.min_naming_probability,
