@@ -192,6 +192,7 @@ class Pipeline:
                 Path(source),
                 window=settings.window,
                 slices=settings.slices,
+                force=settings.force,
                 stack=stack,
                 unpacking=archives,
             )
