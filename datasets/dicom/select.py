@@ -184,7 +184,7 @@ def read_upright(header: SliceHeader) -> Float32Array:
     return to_standard_orientation(read_pixels(header), header)[0]
 
 
-def choose_slice(study: Study, *, read: ReadImage = read_upright) -> Choice:
+def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = False) -> Choice:
     """The middle slice of the study's T2 sagittal series.
 
     Sagittal is a matter of geometry (the slice normal runs mostly along x; by description only
@@ -199,6 +199,7 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright) -> Choice:
     Args:
         study: by headers.
         read: gives the pixels of a slice, the usual way round.
+        force: where there is no T2 sagittal series, take another one, with a warning.
 
     Raises:
         DicomReadError: the study has no sagittal T2 series; names what was found instead.
@@ -207,10 +208,14 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright) -> Choice:
     refused = [(stack, reason) for stack in stacks if (reason := _refusal(stack))]
     usable = [stack for stack in stacks if not any(stack is other for other, _ in refused)]
     warnings: list[Remark] = []
-    if not usable and study.single_file and stacks:
-        usable = [stacks[0]]
-        wording = "the file was taken as asked, although it is: {reason}"
-        warnings.append(remark("slice_choice", wording, reason=refused[0][1]))
+    if not usable and (study.single_file or force) and refused:
+        taken, reason = min(refused, key=lambda each: _strangeness(each[0]))
+        usable, refused = [taken], [each for each in refused if each[0] is not taken]
+        asked = "the file was taken as asked"
+        asked = asked if study.single_file else "{series.shown}: taken by force=true"
+        warnings.append(
+            taken.remark("slice_choice", f"{asked}, although it is: {{reason}}", reason)
+        )
     if not usable:
         raise DicomReadError(_nothing_found(study, refused))
     usable = _looked_at(_with_stations(_with_seen_parts(usable, read)), read)
@@ -451,6 +456,16 @@ def _refusal(stack: _Stack) -> str | None:
     return next((reason for holds, reason in checks if holds and reason), None)
 
 
+def _strangeness(stack: _Stack) -> tuple[bool, bool, bool]:
+    """How far a refused stack is from what is wanted: what no image of MR is, then the plane."""
+    header = stack.first
+    return (
+        header.modality not in ("", "MR"),
+        no_anatomy(header) is not None,
+        not is_of_sagittal_plane(header),
+    )
+
+
 def _demerits(stack: _Stack) -> list[Demerit]:
     """What speaks against a usable stack."""
     header, contrast = stack.first, weighting(stack.first)
@@ -663,7 +678,8 @@ def _nothing_found(study: Study, refused: Sequence[tuple[_Stack, str]]) -> Remar
     return remark(
         "",
         f"study {{study}}: no sagittal T2 series; found {wording}. "
-        "Export the T2 sagittal series, or name one DICOM file as source",
+        "Export the T2 sagittal series"
+        + (", or take one of these all the same by force=true" if refused else ""),
         study=NameText(study.name),
         found=found,
     )

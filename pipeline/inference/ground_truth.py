@@ -165,7 +165,7 @@ def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path
     truths = []
     for record in source.records:
         study = by_uid[str(record.study_uid)]
-        case = Case(study.name, study=study, slices=settings.slices)
+        case = Case(study.name, study=study, slices=settings.slices, force=settings.force)
         if settings.slice == "annotated":
             case = Case(record.image_id, study=study, header=headers[str(record.instance_uid)])
         truths.append(GroundTruth(record, case))

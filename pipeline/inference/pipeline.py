@@ -195,6 +195,7 @@ class Pipeline:
                 Path(source),
                 window=settings.window,
                 slices=settings.slices,
+                force=settings.force,
                 stack=stack,
                 unpacking=archives,
             )
@@ -359,7 +360,7 @@ class Pipeline:
                     if refused
                     else spine_warnings(
                         frame,
-                        spine.candidates,
+                        looked.offered,
                         spine,
                         settings=how,
                         min_naming_probability=self.settings.min_naming_probability,

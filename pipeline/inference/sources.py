@@ -102,6 +102,7 @@ class Case:
         study: the DICOM study, or None where there is none or ``files`` says what it consists of.
         files: the DICOM study by its files alone; its headers are read with its pixels.
         slices: of the study that are looked at, where none is named by ``header``.
+        force: a study without a sagittal T2 series is looked at all the same.
         header: the slice to take, or None to choose one.
         path: the image file of a plain image, or the file of a volume.
         stack: plain images that are the slices of this one study.
@@ -119,6 +120,7 @@ class Case:
     files: StudyFiles | None = None
     is_pseudonymous: bool = False
     slices: SliceCount = 1
+    force: bool = False
     stack: tuple[Path, ...] = ()
     unpacked: tuple[tuple[Path, Path], ...] = ()
     problem: str = ""
@@ -235,6 +237,7 @@ def find_cases(
     window: str = "percentile",
     leave_out: Path | None = None,
     slices: SliceCount = 1,
+    force: bool = False,
     stack: bool = False,
     unpacking: Unpacking | None = None,
     workers: int = 0,
@@ -249,6 +252,7 @@ def find_cases(
         window: of plain images.
         leave_out: a folder below the source that is not looked into.
         slices: of each study that are looked at.
+        force: studies without a sagittal T2 series are looked at all the same.
         stack: the images of a folder are the slices of one study, in the order of their names.
         unpacking: where archives are unpacked to; they are left out, and told of, without it.
         workers: processes that read the headers of many files.
@@ -257,7 +261,7 @@ def find_cases(
     Raises:
         SpinelineError: no such source, or nothing in it that could be looked at.
     """
-    search = _Search(window, slices, stack, unpacking, workers, limits)
+    search = _Search(window, slices, force, stack, unpacking, workers, limits)
     return search.cases(source, leave_out)
 
 
@@ -267,6 +271,7 @@ class _Search:
 
     window: str
     slices: SliceCount
+    force: bool
     stack: bool
     unpacking: Unpacking | None
     workers: int
@@ -290,7 +295,9 @@ class _Search:
             studies = index(source, leave_out=leave_out, read=read, others=others)
         except DicomReadError as error:
             problem = error
-        found = [Case(study.name, files=study, slices=self.slices) for study in studies]
+        found = [
+            Case(study.name, files=study, slices=self.slices, force=self.force) for study in studies
+        ]
         found += self._volumes([path for path in others if volume_suffix(path)], source)
         found += self._archives([path for path in others if archive_suffix(path)], source)
         if self.stack:
@@ -340,6 +347,7 @@ class _Search:
                 stem if used[stem.lower()] == 1 else plain_name(way, "volume"),
                 path=path,
                 slices=self.slices,
+                force=self.force,
             )
             for path, stem, way in zip(paths, stems, ways, strict=True)
         )
@@ -629,7 +637,8 @@ def _load_slice(case: Case, study: Study) -> Frame:
     reader = _Reader()
     if case.header is not None:
         return _framed(case, study, case.header, reader)
-    return _load_choice(case, study, choose_slice(study, read=reader.upright), reader)
+    choice = choose_slice(study, read=reader.upright, force=case.force)
+    return _load_choice(case, study, choice, reader)
 
 
 class _Reader:

@@ -160,6 +160,7 @@ def _predict(
             settings.source,
             window=settings.window,
             slices=settings.slices,
+            force=settings.force,
             leave_out=settings.out,
             stack=settings.stack,
             unpacking=archives,

@@ -85,11 +85,19 @@ class Joined:
         frame: with the warnings and notes of the choice.
         spine: in its coordinates.
         seen: what was looked at; None where this one image was to be.
+        alone: what the detector offers on that slice alone, where its spine was decoded among
+            what all slices offer.
     """
 
     frame: Frame
     spine: DecodedSpine
     seen: SlicesSeen | None = None
+    alone: Candidates | None = None
+
+    @property
+    def offered(self) -> Candidates:
+        """What the detector offers on the slice that is graded, and on no other."""
+        return self.spine.candidates if self.alone is None else self.alone
 
 
 def look_around(
@@ -111,7 +119,7 @@ def look_around(
     around = first.frame.around or Surroundings()
     near, notes = _read(first.frame, around.near)
     looks = [first, *others, *_glances(first, near, find, read)]
-    graded = first
+    chosen = graded = first
     if _in_doubt(looks, sure) or len(spine.structures) < len(LEVELS) or spine.score < _POOR:
         looks = [_searched(look, find) for look in looks]
         rounds: tuple[tuple[Sequence[Unread], LookRole], ...]
@@ -126,7 +134,8 @@ def look_around(
         if graded is not chosen:
             notes.append(_decoded_note(chosen, graded, len(looks)))
         looks = [graded if look is chosen else look for look in looks]
-    return _joined(first, graded, looks, notes)
+    joined = _joined(first, graded, looks, notes)
+    return joined if graded is chosen else replace(joined, alone=chosen.spine.candidates)
 
 
 def joined_naming(namings: Sequence[tuple[Naming, int, float]]) -> Naming:

@@ -194,7 +194,7 @@ def test_a_study_without_sagittal_t2_says_what_was_found(series: Series, reason:
     with pytest.raises(DicomReadError, match="no sagittal T2 series; found") as caught:
         choose(series)
     assert reason in str(caught.value)
-    assert "name one DICOM file as source" in str(caught.value)
+    assert "or take one of these all the same by force=true" in str(caught.value)
     choice = choose(series, make_series("T2 sagittal good", count=3))
     assert choice.series.description == "T2 sagittal good"
     assert any(reason in note.text for note in choice.notes)
@@ -322,6 +322,22 @@ def test_a_single_file_is_taken_as_asked() -> None:
     choice = choose(make_series("T1_TSE_SAG", count=1), single_file=True)
     assert choice.slice.series_description == "T1_TSE_SAG"
     assert "taken as asked, although it is: T1-weighted" in str(choice.warnings[0])
+
+
+def test_by_force_the_least_strange_series_is_taken() -> None:
+    t1 = make_series("T1_TSE_SAG", uid="1", count=3)
+    axial = make_series("T2 TRA", uid="0", orientation=TRANSVERSE)
+    study = Study("1", "study", Path(), (axial, t1))
+    choice = choose_slice(study, force=True)
+    assert choice.series is t1
+    assert "taken by force=true, although it is: T1-weighted" in str(choice.warnings[0])
+    assert [str(note) for note in choice.notes if "left out" in str(note)] == [
+        "left out, series 'T2 TRA': transverse, not sagittal"
+    ]
+    better = make_series("T2 sagittal", uid="2")
+    forced = choose_slice(Study("1", "study", Path(), (axial, t1, better)), force=True)
+    assert forced.series is better
+    assert forced.warnings == ()
 
 
 def test_damaged_files_are_warned_of_and_foreign_ones_noted() -> None:

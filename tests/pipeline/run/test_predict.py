@@ -366,6 +366,20 @@ def test_bad_studies(tmp_path, fake_models, make_study, predict, spoil, message:
         assert json.loads(line)["status"] == "failed"
 
 
+def test_a_study_without_t2_is_looked_at_by_force(
+    tmp_path, fake_models, make_study, predict
+) -> None:
+    make_study(tmp_path / "s", **T1)
+    code, _, warned = predict(tmp_path / "s")
+    assert code == 1
+    assert "or take one of these all the same by force=true" in warned
+    code, _, warned = predict(tmp_path / "s", "force=true", "overwrite=true")
+    assert code == 0
+    assert "taken by force=true, although it is: T1-weighted" in warned
+    (told, *_) = result_of(tmp_path / "o", "s")["warnings"]
+    assert told["code"] == "slice_choice"
+
+
 def test_existing_output_is_refused_before_anything_is_loaded(
     tmp_path, fake_models, make_study, predict
 ) -> None:

@@ -170,6 +170,14 @@ def test_what_no_slice_shows_whole_is_decoded_as_one() -> None:
     )
 
 
+def test_of_slices_decoded_as_one_the_graded_one_says_what_else_it_shows() -> None:
+    """Boxes of other slices, moved, lie beside its own and are no further vertebrae."""
+    eyes = Eyes(spine([0, 1, 2, 3, 4, 5]), spine([4, 5, 6, 7, 8]), spine([7, 8, 9, 10]))
+    joined = three(eyes)
+    assert len(joined.spine.candidates.rank) > len(joined.offered.rank)
+    np.testing.assert_array_equal(joined.offered.box_xyxy, eyes.found[0].box_xyxy)
+
+
 def test_a_slice_that_names_it_otherwise_lowers_the_probability_and_is_told() -> None:
     eyes = Eyes(spine(list(range(2, 10))), spine(list(range(2, 9)), named=1), spine([2, 3, 4]))
     first = eyes(image=np.zeros((1, 1), dtype=np.uint8))
