@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from spineline.datasets.crops.spec import CropSpec
 
 _SCHMORL = SEVEN_NAMES.index("disc-schmorl")
-_TIE = 0.05  # two probabilities no further apart are all but equal
 Grade = tuple[SevenGrade | None, BinaryGrade | None]
 
 
@@ -106,49 +105,6 @@ def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
         "their marrow; force=true grades them all the same"
     )
     return [warning("grade_withheld", text, levels=levels)]
-
-
-def grade_ties(structures: Sequence[GradedStructure]) -> list[Remark]:
-    """A warning where two grades of a level are all but equally probable, naming both of each.
-
-    Args:
-        structures: graded or not.
-    """
-    ties = [
-        (structure.level, *pair)
-        for structure in structures
-        for pair in (_seven_tie(structure.seven), _binary_tie(structure))
-        if pair is not None
-    ]
-    if not ties:
-        return []
-    words = (f"{level} {a} {p:.2f} or {b} {q:.2f}" for level, (a, p), (b, q) in ties)
-    text = f"two grades are all but equally probable: {'; '.join(words)}"
-    levels = tuple(dict.fromkeys(level for level, *_ in ties))
-    classes = tuple(f"{a}/{b}" for _, (a, _), (b, _) in ties)
-    return [warning("grade_tie", text, levels=levels, classes=classes)]
-
-
-_Pair = tuple[tuple[str, float], tuple[str, float]]
-
-
-def _seven_tie(grade: SevenGrade | None) -> _Pair | None:
-    """Both classes with their probabilities, the more probable first."""
-    if grade is None:
-        return None
-    order = sorted(range(len(SEVEN_NAMES)), key=lambda code: -grade.probabilities[code])
-    first, second = ((SEVEN_NAMES[n].split("-")[1], grade.probabilities[n]) for n in order[:2])
-    return (first, second) if first[1] - second[1] <= _TIE else None
-
-
-def _binary_tie(structure: GradedStructure) -> _Pair | None:
-    if structure.binary is None or structure.kind != "disc":
-        return None
-    yes = structure.binary.probability
-    if abs(2 * yes - 1) > _TIE:
-        return None
-    pair = ("schmorl", yes), ("no schmorl", 1 - yes)
-    return pair if yes >= 0.5 else pair[::-1]
 
 
 def unlike_training(grader: Grader | None, crops: npt.NDArray[np.uint8]) -> list[Remark]:

@@ -50,7 +50,6 @@ from spineline.pipeline.inference.grading import (
     Grade,
     Grader,
     crop_boxes,
-    grade_ties,
     grade_withheld,
     structure_grades,
     unlike_training,
@@ -366,7 +365,6 @@ class Pipeline:
                         min_naming_probability=self.settings.min_naming_probability,
                     )
                 ),
-                *grade_ties(structures),
                 *grade_withheld(structures),
                 *look,
             ),

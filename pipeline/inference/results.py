@@ -25,6 +25,9 @@ from spineline.pipeline.inference.warnings import warning_from_json, warning_to_
 ResultStatus = Literal["ok", "refused"]
 
 
+_TIE = 0.05  # two probabilities no further apart are all but equal
+
+
 @dataclass(frozen=True, slots=True)
 class SevenGrade:
     """Grade in the report's seven-class code.
@@ -37,6 +40,18 @@ class SevenGrade:
 
     class_index: int
     probabilities: tuple[float, ...]
+
+    @property
+    def tied_with(self) -> int | None:
+        """The class that is all but as probable, where there is one.
+
+        >>> SevenGrade(3, (0.0, 0.0, 0.4, 0.44, 0.16, 0.0, 0.0)).tied_with
+        2
+        """
+        given = self.probabilities[self.class_index]
+        others = (code for code in range(len(self.probabilities)) if code != self.class_index)
+        next_best = max(others, key=lambda code: self.probabilities[code])
+        return next_best if given - self.probabilities[next_best] <= _TIE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +286,7 @@ def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
         else {
             "class": seven.class_index,
             "probabilities": [round(p, 6) for p in seven.probabilities],
+            **({} if seven.tied_with is None else {"tied_with": seven.tied_with}),
         },
         "binary": None
         if binary is None

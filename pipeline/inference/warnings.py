@@ -38,7 +38,6 @@ CODES: dict[str, str] = {
     "files_left_out": "files of the study that are damaged, missing, or copies of others",
     "burned_in_text": "the pixels may show text, such as the patient's name",
     "identity_in_name": "a folder's or file's name holds the patient's name, number or birth date",
-    "grade_tie": "two grades of a level are all but equally probable",
     "grade_withheld": "structures that were found and are not graded, and why",
     "unlike_training": "the image looks like none that the classifier was trained on",
 }

@@ -23,8 +23,8 @@ LOG_NAME = "log.txt"
 RESULT_COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
     "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
-    "seven_probability", "binary_class", "binary_probability", "naming_probability",
-    "naming_abstained", "warnings", "status",
+    "seven_probability", "seven_tied_with", "binary_class", "binary_probability",
+    "naming_probability", "naming_abstained", "warnings", "status",
 )  # fmt: skip
 """Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
 
@@ -138,7 +138,10 @@ def doubt_words(result: StudyResult) -> list[str]:
 
 
 def label_of(structure: GradedStructure, doubtful: float) -> str:
-    """Level and grade in words, such as ``L4-L5 bulging 0.83``; ``?`` where the box is doubtful."""
+    """Level and grade in words, such as ``L4-L5 bulging 0.83``; ``?`` where the box is doubtful.
+
+    A second grade follows where it is all but as probable: ``bulging 0.44 or normal``.
+    """
     words = [structure.level]
     if structure.seven is not None:
         code = structure.seven.class_index
@@ -146,6 +149,8 @@ def label_of(structure: GradedStructure, doubtful: float) -> str:
         if structure.binary is not None and structure.binary.class_index and code != 6:
             words.append("+schmorl")
         words.append(f"{structure.seven.probabilities[code]:.2f}")
+        if (tied := structure.seven.tied_with) is not None:
+            words.append(f"or {SEVEN_NAMES[tied].split('-')[1]}")
     elif structure.binary is not None:
         words.append("schmorl" if structure.binary.class_index else "no schmorl")
     if structure.confidence < doubtful:
@@ -222,12 +227,13 @@ _NO_CELLS: list[object] = [""] * (
 
 def _cells(structure: GradedStructure) -> list[object]:
     """A structure's own cells, from its level to its grades."""
-    grades: list[object] = ["", "", "", "", ""]
+    grades: list[object] = [""] * 6
     if (seven := structure.seven) is not None:
-        code = seven.class_index
+        code, tied = seven.class_index, seven.tied_with
         grades[:3] = code, SEVEN_NAMES[code], round(seven.probabilities[code], 6)
+        grades[3] = "" if tied is None else SEVEN_NAMES[tied]
     if (binary := structure.binary) is not None:
-        grades[3:] = binary.class_index, round(binary.probability, 6)
+        grades[4:] = binary.class_index, round(binary.probability, 6)
     point_mm = structure.point_mm
     return [
         structure.level,

@@ -12,11 +12,11 @@ from spineline.datasets.labels import LEVELS, kind_of_level
 from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.grading import (
     crop_boxes,
-    grade_ties,
     structure_grades,
     unlike_training,
 )
-from spineline.pipeline.inference.results import BinaryGrade, GradedStructure, SevenGrade
+from spineline.pipeline.inference.results import GradedStructure, SevenGrade
+from spineline.pipeline.outputs.study_files import label_of
 
 ROW = [0.1, 0.3, 0.2, 0.2, 0.1, 0.05, 0.05]
 
@@ -74,25 +74,20 @@ def test_otherwise_the_detectors_boxes(found, rule: str) -> None:
     np.testing.assert_array_equal(crop_boxes(found, rule), expected)
 
 
-def graded(level: str, *, seven: list[float] | None = None, binary: float = 0.1) -> GradedStructure:
-    grade = None if seven is None else SevenGrade(int(np.argmax(seven)), tuple(seven))
-    place = ((0.0, 0.0), (0.0, 0.0, 1.0, 1.0), 0.9, None)
-    v5 = BinaryGrade(int(binary >= 0.5), binary)
-    return GradedStructure(level, kind_of_level(level), *place, grade, v5)
-
-
-def test_ties_are_told_in_one_warning() -> None:
-    clear = graded("L1-L2", seven=[0, 0, 0.60, 0.40, 0, 0, 0])
-    close = graded("L4-L5", seven=[0, 0, 0.40, 0.44, 0.16, 0, 0])
-    node = graded("L5-S1", seven=[0, 0, 0.9, 0.1, 0, 0, 0], binary=0.51)
-    bone = graded("L5", seven=[0.51, 0.49, 0, 0, 0, 0, 0], binary=0.5)
-    (found,) = grade_ties([clear, close, bone, node])
-    assert found.code == "grade_tie"
-    assert "L4-L5 bulging 0.44 or normal 0.40" in found.text
-    assert "L5 normal 0.51 or degenerative 0.49" in found.text
-    assert "L5-S1 schmorl 0.51 or no schmorl 0.49" in found.text
-    assert dict(found.parameters)["levels"] == ("L4-L5", "L5", "L5-S1")
-    assert grade_ties([clear, graded("L1")]) == []
+@pytest.mark.parametrize(
+    ("probabilities", "tied"),
+    [
+        pytest.param((0, 0, 0.60, 0.40, 0, 0, 0), None, id="clear"),
+        pytest.param((0, 0, 0.40, 0.44, 0.16, 0, 0), 2, id="the less probable of two is named"),
+        pytest.param((0.51, 0.49, 0, 0, 0, 0, 0), 1, id="bone"),
+        pytest.param((1.0, 0, 0, 0, 0, 0, 0), None, id="sure"),
+    ],
+)
+def test_a_grade_names_the_class_that_is_all_but_as_probable(probabilities, tied) -> None:
+    grade = SevenGrade(int(np.argmax(probabilities)), probabilities)
+    assert grade.tied_with == tied
+    structure = GradedStructure("L4", "vertebra", (0, 0), (0, 0, 1, 1), 0.9, None, grade)
+    assert (" or " in label_of(structure, 0.25)) == (tied is not None)
 
 
 def test_what_is_unlike_the_training_is_told() -> None:
