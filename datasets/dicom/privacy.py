@@ -37,6 +37,10 @@ _PARTICLES = (
 """Words of names that tell nobody."""
 
 
+_WRITTEN_OUT = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "æ": "ae", "ø": "oe"}
+"""Letters that many systems cannot store, and what stands for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Told:
     """What a file tells of the patient.
@@ -156,7 +160,8 @@ def name_parts(name: str) -> list[str]:
     """What to look for of a person's name in DICOM's writing, in each of its scripts.
 
     Family, given and middle name, their single words, and both orders of family and given name;
-    neither titles before nor letters after the name (the fourth and fifth component).
+    neither titles before nor letters after the name (the fourth and fifth component). Names that
+    are written with ``ü`` or ``ue`` are looked for in the other way too.
 
     Source: PS3.5, section 6.2.1.
 
@@ -171,7 +176,17 @@ def name_parts(name: str) -> list[str]:
         family, given = (*parts, "")[:2]
         if all(len("".join(_words(part))) > 1 or _is_dense(part) for part in (family, given)):
             found += [f"{family} {given}", f"{given} {family}"]
-    return [part for part in dict.fromkeys(found) if part]
+    written = [variant for part in found for variant in (part, *_other_spellings(part))]
+    return [part for part in dict.fromkeys(written) if part]
+
+
+def _other_spellings(name: str) -> list[str]:
+    """The name with Germanic and Nordic letters written out, and without what was written out."""
+    out = unicodedata.normalize("NFC", name).casefold()
+    for letter, letters in _WRITTEN_OUT.items():
+        out = out.replace(letter, letters)
+    back = re.sub("([aou])e", r"\1", out)
+    return [each for each in (out, back) if _plain(each) != _plain(name)]
 
 
 def date_parts(date: str) -> list[str]:

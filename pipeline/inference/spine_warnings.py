@@ -119,8 +119,9 @@ def further_places(
     above, below = int((y < points_xy[0, 1]).sum()), int((y > points_xy[-1, 1]).sum())
     parts = (("above", above), ("between", len(places) - above - below), ("below", below))
     where = ", ".join(f"{count} {word}" for word, count in parts if count)
+    more = "1 more place looks" if len(places) == 1 else f"{len(places)} more places look"
     text = (
-        f"{len(places)} more places look like a vertebra or disc than the levels named ({where} "
+        f"{more} like a vertebra or disc than the levels named ({where} "
         "them): a transitional vertebra, a sixth lumbar one, or a wrong name; count by hand"
     )
     return [warning("transitional_anatomy", text, **dict(parts))]

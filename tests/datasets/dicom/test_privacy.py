@@ -53,6 +53,11 @@ YAMADA = "Yamada^Tarou=山田^太郎=やまだ^たろう"  # PS3.5, annex H.3.1
         ("Meyer-Landrut^Lena", "landrut", True),
         ("Müller^Émile", "muller", True),
         ("Müller^Émile", "EMILE_t2", True),
+        ("Müller^Émile", "Mueller_lwk", True),
+        ("Mueller^Emile", "müller_lwk", True),
+        ("Sørensen^Åge", "soerensen", True),
+        ("Groß^Anna", "gross_2019", True),
+        ("Groß^Anna", "grosz_2019", False),
         ("Doe, John", "john_x", True),
     ],
 )
