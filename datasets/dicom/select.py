@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -57,15 +57,35 @@ _NAMED_FILES = 5
 _SHIFT_SHARE = 0.25
 """Of its height: slices moved as far within their plane are no stack."""
 
-Demerit: TypeAlias = tuple[int, str]
-"""Weight, and plain words; a demerit without words is no matter for a warning."""
 ReadImage: TypeAlias = Callable[[SliceHeader], Float32Array]
 
+
+class Demerit(NamedTuple):
+    """What speaks against a stack.
+
+    Attributes:
+        weight: in the choice among stacks.
+        text: in plain words; without any it is no matter for a warning.
+        code: of that warning.
+    """
+
+    weight: int
+    text: str
+    code: str = "slice_choice"
+
+
+def _dark_fat(how: str) -> Demerit:
+    text = f"fat-suppressed ({how}); grades are less sure on it"
+    return Demerit(5, text, "fat_suppressed")
+
+
 _OF_DIXON: dict[DixonPart, Demerit] = {
-    "water": (5, "fat-suppressed (the water image of a Dixon scan); grades are less sure on it"),
-    "in-phase": (6, ""),
-    "opposed-phase": (12, "the opposed-phase image of a Dixon scan; grades are less sure on it"),
-    "fat": (
+    "water": _dark_fat("the water image of a Dixon scan"),
+    "in-phase": Demerit(6, ""),
+    "opposed-phase": Demerit(
+        12, "the opposed-phase image of a Dixon scan; grades are less sure on it"
+    ),
+    "fat": Demerit(
         14,
         "fat alone, the opposite of fat-suppressed (the fat image of a Dixon scan); grades are "
         "less sure on it",
@@ -221,9 +241,9 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
     usable = _looked_at(_with_stations(_with_seen_parts(usable, read)), read)
     best = usable[0]
     warnings += [
-        best.remark(_code_of(text), "{series.shown}: {reason}", text)
-        for _, text in _demerits(best)
-        if text
+        best.remark(demerit.code, "{series.shown}: {reason}", demerit.text)
+        for demerit in _demerits(best)
+        if demerit.text
     ]
     tie = _rivals(best, usable[1:])
     warnings += [*_upper_stations(best, usable), *tie]
@@ -248,10 +268,6 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
         t1_slices=_t1_slices(stacks, chosen),
         tie=tuple(tie),
     )
-
-
-def _code_of(demerit: str) -> str:
-    return "fat_suppressed" if demerit.startswith("fat-suppressed") else "slice_choice"
 
 
 # Stacks
@@ -350,7 +366,7 @@ def _seen_parts(group: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
     for n, stack in enumerate(group):
         if len(swapped) == 2 and n in swapped:
             text = f"named as the {stack.part} image of a Dixon scan, but shows {swapped[n]}"
-            result.append(replace(stack, part=swapped[n], seen=(*stack.seen, (0, text))))
+            result.append(replace(stack, part=swapped[n], seen=(*stack.seen, Demerit(0, text))))
         else:
             taken = seen.get(n) in named
             result.append(stack if stack.part or taken else replace(stack, part=seen.get(n)))
@@ -369,7 +385,7 @@ def _with_stations(stacks: Sequence[_Stack]) -> list[_Stack]:
     """Stacks of which those that lie well above another that is as good have a demerit for it."""
     text = "shows an upper station of a whole spine"
     return [
-        replace(stack, seen=(*stack.seen, (7, text)))
+        replace(stack, seen=(*stack.seen, Demerit(7, text)))
         if any(_lies_above(stack, other) for other in stacks)
         else stack
         for stack in stacks
@@ -428,10 +444,10 @@ def _seen(stack: _Stack, read: ReadImage) -> _Stack:
         return stack
     seen = list(stack.seen)
     if asks_fat and look.has_suppressed_fat:
-        text = "fat-suppressed (no header says so, but fat is dark); grades are less sure on it"
-        seen.append((5, text))
+        seen.append(_dark_fat("no header says so, but fat is dark"))
     if asks_contrast and look.is_like_t1:
-        seen.append((4, "its image looks T1-weighted: fat is bright and no fluid is"))
+        text = "its image looks T1-weighted: fat is bright and no fluid is"
+        seen.append(Demerit(4, text))
     return replace(stack, seen=tuple(seen))
 
 
@@ -479,7 +495,6 @@ def _demerits(stack: _Stack) -> list[Demerit]:
             "seems to show another part of the body than the lumbar spine",
         ),
         (contrast == "T2*", 6, "T2*-weighted or short repetition, not plain T2"),
-        (fat is not None, 5, f"fat-suppressed ({fat}); grades are less sure on it"),
         (stack.part is None and is_derived(header), 4, "a derived image, not an original one"),
         (
             contrast == "T2" and echo is not None and echo < 45,
@@ -497,11 +512,13 @@ def _demerits(stack: _Stack) -> list[Demerit]:
         (len(stack.slices) < 3, 2, f"only {len(stack.slices)} slice(s)"),
     )
     of_part = [] if stack.part is None else [_OF_DIXON[stack.part]]
-    return [*((weight, text) for holds, weight, text in found if holds), *of_part, *stack.seen]
+    of_fat = [] if fat is None else [_dark_fat(fat)]
+    told = (Demerit(weight, text) for holds, weight, text in found if holds)
+    return [*told, *of_fat, *of_part, *stack.seen]
 
 
 def _penalty(stack: _Stack) -> int:
-    return sum(weight for weight, _ in _demerits(stack))
+    return sum(demerit.weight for demerit in _demerits(stack))
 
 
 def _rank(stack: _Stack) -> tuple[int, int, int, float, str]:
@@ -529,7 +546,7 @@ def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[Remark]:
 def _why_not(stack: _Stack, best: _Stack) -> str:
     """Why one usable stack stands behind another."""
     if _penalty(stack) != _penalty(best):
-        texts = [text for _, text in _demerits(stack) if text]
+        texts = [demerit.text for demerit in _demerits(stack) if demerit.text]
         return "; ".join(texts) or f"the {stack.part} image of a Dixon scan"
     names = ("", "the number of slices", "the matrix size", "the pixel spacing", "the series UID")
     pairs = zip(names, _rank(stack), _rank(best), strict=True)

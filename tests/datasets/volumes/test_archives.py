@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import stat
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -22,13 +21,7 @@ from spineline.datasets.volumes.archives import (
 FILES = {"a/im1": b"one" * 1000, "a/b/im2": b"two", "c": b""}
 
 
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made; empty after each test."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 def write_archive(path: Path, files: dict[str, bytes]) -> Path:

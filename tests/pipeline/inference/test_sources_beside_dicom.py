@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -23,13 +22,7 @@ from spineline.pipeline.inference.warnings import codes_of
 POINTS = np.stack([60 + np.rint(6 * np.sin(np.arange(11) / 4)), 20 + 10.0 * np.arange(11)], axis=1)
 
 
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 def spot_volume(image: np.ndarray, slices: int = 5) -> np.ndarray:
