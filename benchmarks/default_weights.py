@@ -114,7 +114,8 @@ def detector(fold: str, settings: WeightsSettings, *words: str) -> None:
     """Train the detector of a fold, and strip it."""
     out, run = settings.out, settings.out / f"detector-{fold}"
     once(run, "detect", "train", "model=yolov8n", f"data={out / f'data-{fold}'}", "hyp=lumbar",
-         "val=false", "plots=false", f"seed={settings.seed}", *words)  # fmt: skip
+         "val=false", "plots=false", f"seed={settings.seed}", *words,
+         made=run / "weights" / "last.safetensors")  # fmt: skip
     strip(run / "weights" / "last.safetensors", out / f"detector-{fold}.safetensors")
 
 
@@ -124,7 +125,8 @@ def others(fold: str, settings: WeightsSettings) -> None:
     reader, classifier = out / f"reader-{fold}", out / f"classifier-{fold}"
     once(reader, "naming", "train", data, seed)
     shutil.copyfile(reader / "namer.safetensors", out / f"reader-{fold}.safetensors")
-    once(classifier, "classify", "train", data, "hyp=lumbar", "threads=1", seed)
+    once(classifier, "classify", "train", data, "hyp=lumbar", "threads=1", seed,
+         made=classifier / "weights" / "last.safetensors")  # fmt: skip
     strip(classifier / "weights" / "last.safetensors", out / f"classifier-{fold}.safetensors")
 
 
@@ -147,10 +149,11 @@ def strip(weights: Path, out: Path) -> None:
     once(out, "weights", "strip", f"weights={weights}")
 
 
-def once(out: Path, *words: str) -> None:
-    """Run a command that writes ``out``, unless it is there."""
-    if out.exists():
+def once(out: Path, *words: str, made: Path | None = None) -> None:
+    """Run a command that writes ``out``, unless what it makes at its end is there."""
+    if (made or out).exists():
         return
+    words = (*words, "overwrite=true") if out.exists() else words
     LOG.info("spineline %s out=%s", " ".join(words), out)
     subprocess.run([sys.executable, *CLI, *words, f"out={out}"], check=True)
 
