@@ -475,8 +475,36 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
         raise WeightsError(msg)
     else:
         state, metadata = _read_pickle(path)
+    metadata, state = _by_our_names(metadata, state)
     config = config_from_metadata(metadata, str(path))
     return {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, config
+
+
+def _by_our_names(metadata: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """A head's rows belong to its classes by name: those of the same classes in another order are
+    brought into ours. Anything else is left as it is, for [config_from_metadata][] to refuse.
+    """
+    names = metadata.get("names") if isinstance(metadata, dict) else None
+    if not isinstance(names, list):
+        return metadata, state
+    rows: dict[str, list[int]] = {}
+    ours: list[str] = []
+    start = 0
+    for head, classes in (("seven", SEVEN_NAMES), ("binary", BINARY_NAMES)):
+        found = names[start : start + len(classes)]
+        if set(map(str, found)) == set(classes):
+            rows[head] = [found.index(name) for name in classes]
+            ours += classes
+            start += len(classes)
+    if len(ours) != len(names) or ours == names:
+        return metadata, state
+    moved = {
+        name: tensor[rows[head]]
+        for name, tensor in state.items()
+        for head in rows
+        if f"heads.{head}." in name and len(tensor) == len(rows[head])
+    }
+    return {**metadata, "names": ours}, {**state, **moved}
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], Any]:

@@ -44,6 +44,9 @@ class Recipe(Settings):
     components: int = key(
         "model=gradients, keep_blocks: principal components to keep", minimum=1, maximum=3072
     )
+    whiten: bool = key(
+        "scale every component to unit variance; false = all of them alike, the first to it"
+    )
     feature_dropout: float = key("dropout of the trunk's features", minimum=0, maximum=0.99)
     members: int = key(
         "hidden layers with heads, trained side by side on one trunk and averaged",

@@ -56,6 +56,7 @@ class ClassifyTrain(Settings):
     hidden: int | None = recipe_key("hidden", "model")
     dropout: float | None = recipe_key("dropout", "model")
     components: int | None = recipe_key("components", "model")
+    whiten: bool | None = recipe_key("whiten", "model")
     feature_dropout: float | None = recipe_key("feature_dropout", "model")
     members: int | None = recipe_key("members", "model")
     copies: int | None = recipe_key("copies", "augmentation")

@@ -134,7 +134,7 @@ def train(settings: ClassifyTrain) -> TrainingResult:
     plan = ClassifierPlan(data, config, settings.seed, device, settings.val_every)
     network = _start_network(plan.config, settings, start)
     if start is not None or (settings.weights is None and not resuming):
-        fit_trunk(network, data.train)
+        fit_trunk(network, data.train, whiten=recipe.whiten)
     out.mkdir(parents=True, exist_ok=True)
     with _threads(settings.threads), held_folder(out):
         clear_half_written(out)
@@ -244,7 +244,7 @@ def _start_network(
     return network
 
 
-def fit_trunk(network: Network, train: CropTable) -> None:
+def fit_trunk(network: Network, train: CropTable, *, whiten: bool = True) -> None:
     """Let a fixed trunk take the principal components of the training crops, in place.
 
     Any other trunk is left as it is.
@@ -261,7 +261,7 @@ def fit_trunk(network: Network, train: CropTable) -> None:
             trunk.measure(network.normalised(torch.tensor(part).unsqueeze(1).float() / 255))
             for part in np.array_split(windows, math.ceil(len(windows) / 256))
         ]
-    trunk.fit(torch.cat(found))
+    trunk.fit(torch.cat(found), whiten=whiten)
 
 
 def start_from(

@@ -1,4 +1,9 @@
-"""Principal components of what a fixed trunk measures: the features that it gives."""
+"""Principal components of what a fixed trunk measures: the features that it gives.
+
+Whitened, every component counts alike, which suits hidden layers with dropout. Unwhitened, they
+keep their proportions and only the first has unit variance, so that the L2 penalty of a logistic
+regression falls on those that vary little.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ _SPREAD_FLOOR = 1e-2  # constant measures stay small
 
 
 class ComponentTrunk(nn.Module):
-    """(N, C, S, S) images to (N, components): whitened principal components of their measures.
+    """(N, C, S, S) images to (N, components): principal components of their measures.
 
     A subclass says in [measure][] what it measures. Nothing here is learnt by gradient; [fit][]
     takes the components from training crops.
@@ -44,11 +49,12 @@ class ComponentTrunk(nn.Module):
         with torch.no_grad():
             return (self.measure(images.float()) - self.mean) @ self.weight.T
 
-    def fit(self, measures: Tensor) -> None:
+    def fit(self, measures: Tensor, *, whiten: bool = True) -> None:
         """Take the principal components of the training crops, in place.
 
         Args:
             measures: (N, measures) float32, N greater than ``components``.
+            whiten: scale each component to unit variance; else all as the first.
 
         Raises:
             ConfigError: fewer crops than that.
@@ -63,6 +69,7 @@ class ComponentTrunk(nn.Module):
         spread = measures.std(dim=0).clamp(min=_SPREAD_FLOOR)
         _, lengths, axes = torch.linalg.svd((measures - mean) / spread, full_matrices=False)
         deviation = lengths[: self.num_features] / math.sqrt(len(measures))
+        deviation = deviation if whiten else deviation[0].expand_as(deviation)
         weight = axes[: self.num_features] / deviation.clamp(min=_SPREAD_FLOOR)[:, None] / spread
         with torch.no_grad():
             self.mean.copy_(mean)
