@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from spineline.classify.grades import Grades
-from spineline.classify.gradients import GRADIENTS, GradientTrunk
-from spineline.classify.recipe import HEADS, MAX_MEMBERS, Head
+from spineline.classify.recipe import HEADS, MAX_BLOCKS, MAX_MEMBERS, MAX_POOL, Head
+from spineline.classify.trunks.blocks import BlockTrunk
+from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
+from spineline.classify.trunks.pretrained import Origin, load_trunk
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
-from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, Kind
+from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, Kind
 from spineline.datasets.metrics.kind_masks import allowed_codes
 from spineline.datasets.networks.tensors import pack_described, read_described
 
@@ -38,19 +40,23 @@ class NetworkConfig:
     """What is needed to build a network and to feed it.
 
     Attributes:
-        model: timm architecture, or ``gradients`` (see [spineline.classify.gradients][]).
+        model: timm architecture, or ``gradients`` (see [spineline.classify.trunks.gradients][]).
         head: ``seven``, ``binary`` or ``both``.
         hidden: units of the hidden layer, 0 for none.
         dropout: after the hidden layer.
         channels: of the input; a grey crop is repeated.
         crop: how crops are cut.
         mean, std: of the input in 0 … 1; subtracted and divided by.
-        components: features that ``gradients`` gives; 0 for another model.
+        components: features that ``gradients`` gives, or the kept blocks; 0 for another trunk.
         members: hidden layers with heads side by side on one trunk; their logits are averaged.
         feature_dropout: dropout of the trunk's features, drawn for each member.
         temperature_seven, temperature_binary: logits of the heads are divided by it, so that
             probabilities say how often they are right; the order of the classes stays.
         greys: of the images that it was trained on; None where that was not kept.
+        level_input: the level of a crop joins the trunk's features, one number for each of them.
+        keep_blocks: of a network of numbered blocks, those that the trunk has; 0 for the whole.
+        pool: places along each side that the last block kept is averaged to.
+        origin: of the weights that the trunk started from; None where they were drawn.
     """
 
     model: str
@@ -67,6 +73,10 @@ class NetworkConfig:
     temperature_seven: float = 1.0
     temperature_binary: float = 1.0
     greys: GreyRange | None = None
+    level_input: bool = False
+    keep_blocks: int = 0
+    pool: int = 1
+    origin: Origin | None = None
 
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Class names of each output, in order."""
@@ -79,7 +89,7 @@ class NetworkConfig:
 
 
 def _hidden(config: NetworkConfig, features: int) -> nn.Sequential:
-    """The hidden layer over the trunk's features, if any, and its dropout."""
+    """The hidden layer over the features, if any, and its dropout."""
     layer = [nn.Linear(features, config.hidden), nn.ReLU()] if config.hidden else []
     return nn.Sequential(*layer, nn.Dropout(config.dropout))
 
@@ -112,14 +122,19 @@ def _tempered(logits: Sequence[Tensor | None], temperature: float) -> Tensor | N
 class Network(nn.Module):
     """Trunk → hidden layer → heads. Input (N, 1, S, S) in 0 … 1, output logits per head.
 
+    With ``level_input`` a second input says the level of each crop: its place among the eleven,
+    -1 where it is unknown. Without that input no level is known.
+
     With several members the trunk's features go through a hidden layer and heads for each of them.
     """
 
     mean: Tensor
     std: Tensor
+    levels: Tensor
 
     def __init__(self, config: NetworkConfig, trunk: nn.Module, features: int) -> None:
         super().__init__()
+        features += len(LEVELS) if config.level_input else 0
         self.config = config
         self.trunk = trunk
         self.thin = nn.Dropout(config.feature_dropout)
@@ -130,54 +145,74 @@ class Network(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
+        self.register_buffer("levels", torch.arange(len(LEVELS)).float(), persistent=False)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, levels: Tensor | None = None) -> Outputs:
         """Logits (N, 7) and (N, 2), the members' mean over the temperature; None where no head."""
-        members = self.member_logits(images)
+        members = self.member_logits(images, levels)
         return (
             _tempered([seven for seven, _ in members], self.config.temperature_seven),
             _tempered([binary for _, binary in members], self.config.temperature_binary),
         )
 
-    def member_logits(self, images: Tensor) -> list[Outputs]:
+    def member_logits(self, images: Tensor, levels: Tensor | None = None) -> list[Outputs]:
         """Logits of each member, each as [forward][] gives them."""
-        return self.logits_of_features(self.features(images))
+        return self.logits_of_features(self.features(images), levels)
 
     def features(self, images: Tensor) -> Tensor:
         """(N, F): what the trunk gives for images (N, 1, S, S) in 0 … 1."""
-        images = (images - self.mean) / self.std
-        if self.config.channels > 1:
-            images = images.expand(-1, self.config.channels, -1, -1)
-        features: Tensor = self.trunk(images)
+        features: Tensor = self.trunk(self.normalised(images))
         return features
 
-    def logits_of_features(self, features: Tensor) -> list[Outputs]:
+    def normalised(self, images: Tensor) -> Tensor:
+        """(N, C, S, S) that the trunk wants, of images (N, 1, S, S) in 0 … 1."""
+        images = (images - self.mean) / self.std
+        channels = self.config.channels
+        return images.expand(-1, channels, -1, -1) if channels > 1 else images
+
+    def with_levels(self, features: Tensor, levels: Tensor | None) -> Tensor:
+        """Features (N, F) of the trunk, and the levels (N,) as N rows of a one among zeros."""
+        if not self.config.level_input:
+            return features
+        if levels is None:
+            levels = torch.full_like(features[:, 0], -1.0)
+        return torch.cat([features, (levels[:, None] == self.levels).to(features.dtype)], dim=1)
+
+    def logits_of_features(self, features: Tensor, levels: Tensor | None = None) -> list[Outputs]:
         """Logits of each member for features (N, F) of the trunk."""
         found: list[Outputs] = []
         for member in (self, *self.others):
-            hidden = member.hidden(self.thin(features))
+            hidden = member.hidden(self.with_levels(self.thin(features), levels))
             seven = member.heads["seven"](hidden) if "seven" in member.heads else None
             binary = member.heads["binary"](hidden) if "binary" in member.heads else None
             found.append((seven, binary))
         return found
 
 
-def build_network(config: NetworkConfig, *, seed: int = 0, pretrained: bool = False) -> Network:
+def build_network(
+    config: NetworkConfig,
+    *,
+    seed: int = 0,
+    pretrained: bool = False,
+    trunk_state: Mapping[str, Tensor] | None = None,
+) -> Network:
     """A network with fresh weights, drawn by the seed; the global generators are left as they were.
 
     Args:
         config: what to build.
         seed: of the initial weights.
         pretrained: fetch timm's weights of the trunk from the network.
+        trunk_state: weights of the whole timm model, for three channels or those of ``config``.
 
     Raises:
         ConfigError: timm has no such model, or it does not take crops of this size.
         SpinelineError: pretrained weights cannot be fetched.
+        WeightsError: ``trunk_state`` does not fit the model.
     """
     check_model_name(config.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trunk, features = _build_trunk(config, pretrained)
+        trunk, features = _build_trunk(config, pretrained, trunk_state)
         return Network(config, trunk, features)
 
 
@@ -199,10 +234,32 @@ def check_model_name(name: str) -> None:
         raise ConfigError(f"model={name}: timm has no such model{hint}")
 
 
-def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
-    """The trunk and its number of features; models of one input size are built for the crops'."""
+def _build_trunk(
+    config: NetworkConfig, pretrained: bool, state: Mapping[str, Tensor] | None
+) -> tuple[nn.Module, int]:
+    """The trunk and its number of features."""
     if config.model == GRADIENTS:
         return _gradient_trunk(config, pretrained), config.components
+    trunk, features = _whole_trunk(config, pretrained)
+    if state is not None:
+        where = config.origin.source if config.origin else "?"
+        load_trunk(trunk, state, model=config.model, where=where)
+    if not config.keep_blocks:
+        return trunk, features
+    kept = BlockTrunk(
+        trunk,
+        blocks=config.keep_blocks,
+        pool=config.pool,
+        size=config.crop.size,
+        channels=config.channels,
+        components=config.components,
+        name=config.model,
+    )
+    return kept, config.components
+
+
+def _whole_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
+    """A timm model and its features; one of a single input size is built for the crops'."""
     problems: list[Exception] = []
     for more in ({}, {"img_size": config.crop.size}):
         try:
@@ -230,6 +287,8 @@ def _gradient_trunk(config: NetworkConfig, pretrained: bool) -> GradientTrunk:
         raise ConfigError(msg)
     if pretrained:
         raise ConfigError(f"download=true: model={GRADIENTS} has no pretrained weights to fetch")
+    if config.keep_blocks:
+        raise ConfigError(f"keep_blocks={config.keep_blocks}: model={GRADIENTS} has no blocks")
     return GradientTrunk(config.crop.size, config.components)
 
 
@@ -266,6 +325,10 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
             {"seven": 1.0, "binary": 1.0},
         ),
         "greys": (None if config.greys is None else asdict(config.greys), None),
+        "level_input": (config.level_input, False),
+        "keep_blocks": (config.keep_blocks, 0),
+        "pool": (config.pool, 1),
+        "pretrained": (None if config.origin is None else asdict(config.origin), None),
     }
     return {
         "task": "classify",
@@ -316,6 +379,10 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
             temperature_seven=float(temperature.get("seven", 1.0)),
             temperature_binary=float(temperature.get("binary", 1.0)),
             greys=None if ends is None else GreyRange(*ends),
+            level_input=_yes_or_no(metadata.get("level_input", False)),
+            keep_blocks=int(metadata.get("keep_blocks", 0)),
+            pool=int(metadata.get("pool", 1)),
+            origin=_origin(metadata.get("pretrained")),
         )
         if metadata["names"] != network_metadata(config)["names"]:
             raise ValueError(f"classes {metadata['names']}")
@@ -325,6 +392,16 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
     ) as error:  # fmt: skip
         raise WeightsError(f"{where}: its description is damaged ({error!r:.300})") from error
     return config
+
+
+def _origin(value: Any) -> Origin | None:
+    return None if value is None else Origin(str(value["source"]), str(value["licence"]))
+
+
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.40}, wanted true or false")
+    return value
 
 
 def _check_config(config: NetworkConfig) -> None:
@@ -337,6 +414,8 @@ def _check_config(config: NetworkConfig) -> None:
     for temperature in (config.temperature_seven, config.temperature_binary):
         if not MIN_TEMPERATURE <= temperature <= 1 / MIN_TEMPERATURE:
             raise ValueError(f"temperature {temperature}")
+    if not 0 <= config.keep_blocks <= MAX_BLOCKS or not 1 <= config.pool <= MAX_POOL:
+        raise ValueError(f"keep_blocks {config.keep_blocks}, pool {config.pool}")
     if not 1 <= config.members <= MAX_MEMBERS or config.components < 0:
         raise ValueError(f"members {config.members}, components {config.components}")
 
@@ -396,8 +475,36 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
         raise WeightsError(msg)
     else:
         state, metadata = _read_pickle(path)
+    metadata, state = _by_our_names(metadata, state)
     config = config_from_metadata(metadata, str(path))
     return {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, config
+
+
+def _by_our_names(metadata: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """A head's rows belong to its classes by name: those of the same classes in another order are
+    brought into ours. Anything else is left as it is, for [config_from_metadata][] to refuse.
+    """
+    names = metadata.get("names") if isinstance(metadata, dict) else None
+    if not isinstance(names, list):
+        return metadata, state
+    rows: dict[str, list[int]] = {}
+    ours: list[str] = []
+    start = 0
+    for head, classes in (("seven", SEVEN_NAMES), ("binary", BINARY_NAMES)):
+        found = names[start : start + len(classes)]
+        if set(map(str, found)) == set(classes):
+            rows[head] = [found.index(name) for name in classes]
+            ours += classes
+            start += len(classes)
+    if len(ours) != len(names) or ours == names:
+        return metadata, state
+    moved = {
+        name: tensor[rows[head]]
+        for name, tensor in state.items()
+        for head in rows
+        if f"heads.{head}." in name and len(tensor) == len(rows[head])
+    }
+    return {**metadata, "names": ours}, {**state, **moved}
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -434,7 +541,8 @@ def _check_hidden(state: Mapping[str, Tensor], config: NetworkConfig, where: str
     for number in range(config.members if config.hidden else 0):
         name = f"others.{number - 1}.hidden.0.weight" if number else "hidden.0.weight"
         shape = tuple(state[name].shape) if name in state else ()
-        whole = not config.components or shape[1:] == (config.components,)
+        width = config.components + (len(LEVELS) if config.level_input else 0)
+        whole = not config.components or shape[1:] == (width,)
         if shape[:1] != (config.hidden,) or not whole:
             msg = f"{where}: its weights do not fit its description ({name}: {shape or 'missing'})"
             raise WeightsError(msg)
@@ -463,6 +571,11 @@ class Classifier:
         return self.network.config.crop
 
     @property
+    def level_input(self) -> bool:
+        """Whether grades depend on the levels that are given."""
+        return self.network.config.level_input
+
+    @property
     def greys(self) -> GreyRange | None:
         """Of the images that it was trained on; None where that was not kept."""
         return self.network.config.greys
@@ -472,6 +585,7 @@ class Classifier:
         crops: npt.NDArray[np.uint8],
         kinds: Sequence[Kind | None] | None = None,
         *,
+        levels: npt.NDArray[np.int64] | None = None,
         batch: int = 256,
     ) -> Grades:
         """Grade crops.
@@ -480,10 +594,12 @@ class Classifier:
             crops: (N, size, size) uint8.
             kinds: kind of each crop where it is known (from its level): the other kind's classes
                 get probability zero and the rest add up to one; a vertebra carries no v5.
+            levels: (N,) place of each crop's level among the eleven, -1 where it is unknown; what
+                a network without ``level_input`` leaves aside.
             batch: crops per forward pass.
 
         Raises:
-            ValueError: crops of another shape or dtype, or another number of kinds.
+            ValueError: crops of another shape or dtype, or another number of kinds or levels.
             WeightsError: the network answers with what is no number.
         """
         size = self.crop.size
@@ -493,20 +609,30 @@ class Classifier:
             raise ValueError(msg)
         if kinds is not None and len(kinds) != len(crops):
             raise ValueError(f"{len(crops)} crops but {len(kinds)} kinds")
-        logits = self.logits(crops, batch=batch)
+        if levels is not None and np.shape(levels) != (len(crops),):
+            raise ValueError(f"{len(crops)} crops but levels of shape {np.shape(levels)}")
+        logits = self.logits(crops, levels, batch=batch)
         if not all(each is None or bool(each.isfinite().all()) for each in logits):
             raise WeightsError("the classifier answers with what is no number: its weights are bad")
         return grades_of(logits, kinds)
 
-    def logits(self, crops: npt.NDArray[np.uint8], *, batch: int = 256) -> Outputs:
+    def logits(
+        self,
+        crops: npt.NDArray[np.uint8],
+        levels: npt.NDArray[np.int64] | None = None,
+        *,
+        batch: int = 256,
+    ) -> Outputs:
         """Logits of (N, size, size) uint8 crops, on the CPU, float32: (N, 7) and (N, 2) or None."""
+        places = torch.tensor(np.full(len(crops), -1) if levels is None else levels).float()
         head = self.network.config.outputs()
         sevens = [torch.empty((0, len(SEVEN_NAMES)))] if "seven" in head else []
         binaries = [torch.empty((0, len(BINARY_NAMES)))] if "binary" in head else []
         with torch.inference_mode():
             for start in range(0, len(crops), batch):
                 pixels = torch.tensor(crops[start : start + batch], device=self.device)
-                seven, binary = self.network(pixels.unsqueeze(1).float() / 255)
+                known = places[start : start + batch].to(self.device)
+                seven, binary = self.network(pixels.unsqueeze(1).float() / 255, known)
                 if seven is not None:
                     sevens.append(seven.float().cpu())
                 if binary is not None:

@@ -21,7 +21,13 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.images import IMAGE_SUFFIXES, read_uint8_image
-from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, kind_of_level
+from spineline.datasets.labels import (
+    BINARY_NAMES,
+    LEVELS,
+    SEVEN_NAMES,
+    kind_of_level,
+    level_index,
+)
 from spineline.weights import resolve
 
 _LEVEL_AT_END = re.compile(
@@ -132,7 +138,8 @@ def _grade(
     levels = [level_of_name(name) for name in names]
     kinds = [kind_of_level(level) if level else None for level in levels]
     known = kinds if settings.mask_kind else None
-    grades = classifier.grade(crops, known, batch=settings.batch)
+    places = np.array([level_index(level) for level in levels], dtype=np.int64)
+    grades = classifier.grade(crops, known, levels=places, batch=settings.batch)
     return [
         {"file": name, "level": level, "kind": kind, **_entry(grades, n)}
         for n, (name, level, kind) in enumerate(zip(names, levels, kinds, strict=True))

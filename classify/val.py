@@ -53,7 +53,7 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
     part = next(name for name in PARTS if name == settings.split)
     table = load_part(settings.data, part, classifier.crop)
     kinds = table.kind if settings.mask_kind else None
-    grades = classifier.grade(table.windows(), kinds, batch=settings.batch)
+    grades = classifier.grade(table.windows(), kinds, levels=table.level, batch=settings.batch)
     metrics = score(table.seven, table.binary, table.kind, grades.seven, grades.binary)
     used = {"name": weights.name, "sha256": weights.sha256}
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:

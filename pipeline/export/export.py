@@ -203,6 +203,7 @@ def bundle_description(
                 "turned along the spine where align is spine, scaled to size",
                 "output": "probabilities: (N, 7) and (N,), of the second class, where both are",
                 "crop": asdict(classifier.crop),
+                **_levels_of(classifier),
                 "outputs": {k: list(v) for k, v in classifier.network.config.outputs().items()},
             },
             "namer": namer,
@@ -217,6 +218,14 @@ def bundle_description(
             "spine": decoding_values(pipeline.decoding),
         },
     }
+
+
+def _levels_of(classifier: Classifier) -> dict[str, Any]:
+    """What is said of a classifier's second input, where it has one."""
+    if not classifier.level_input:
+        return {}
+    text = "float32 (N,): place of the level among the eleven, -1 where it is unknown"
+    return {"level_input": True, "levels": text}
 
 
 def _member_values(

@@ -68,7 +68,7 @@ class Exported:
         sha256: of ``bundle.json``, which holds those of all files.
         members: the files of each network, in the order of `SUFFIXES`.
         names, imgsz, channels: of the detector.
-        head, crop: of the classifier.
+        head, crop, level_input: of the classifier.
         strip: of the namer, where there is one.
         decoding: how candidates are weighed.
     """
@@ -85,6 +85,7 @@ class Exported:
     crop: CropSpec
     strip: StripSpec | None
     decoding: DecodeSettings
+    level_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,9 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
         sessions["detector"], exported.names, exported.imgsz, exported.channels
     )
     detector.check(where["detector"])
-    classifier = ExportedClassifier(sessions["classifier"], exported.head, exported.crop)
+    classifier = ExportedClassifier(
+        sessions["classifier"], exported.head, exported.crop, exported.level_input
+    )
     classifier.check(where["classifier"])
     namer = None
     if exported.strip is not None:
@@ -295,6 +298,7 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
         crop=crop,
         strip=strip,
         decoding=_decoding(content["decode"]["spine"]),
+        level_input=_takes_levels(classifier),
     )
 
 
@@ -327,6 +331,13 @@ def _classifier(network: dict[str, Any]) -> tuple[Head, CropSpec]:
     if head is None or any(known[name] != classes for name, classes in outputs.items()):
         raise ValueError(f"classifier: outputs {outputs!r:.100}")
     return head, spec
+
+
+def _takes_levels(network: dict[str, Any]) -> bool:
+    value = network.get("level_input", False)
+    if not isinstance(value, bool):
+        raise ValueError(f"classifier: level_input {value!r:.40}, wanted true or false")
+    return value
 
 
 def _decoding(values: dict[str, Any]) -> DecodeSettings:

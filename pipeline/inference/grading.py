@@ -32,7 +32,9 @@ class Grader(Protocol):
     @property
     def crop(self) -> CropSpec: ...  # noqa: D102
 
-    def grade(self, crops: npt.NDArray[np.uint8]) -> Grades: ...  # noqa: D102
+    def grade(  # noqa: D102
+        self, crops: npt.NDArray[np.uint8], *, levels: npt.NDArray[np.int64] | None = None
+    ) -> Grades: ...
 
 
 def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:

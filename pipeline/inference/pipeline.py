@@ -320,7 +320,9 @@ class Pipeline:
             for frame, spine in zip(frames, spines, strict=True)
         ]
         kinds = [s.kind for spine in spines for s in spine.structures]
-        grades = iter(structure_grades(kinds, self.classifier.grade(np.concatenate(crops))))
+        levels = np.array([s.rank for spine in spines for s in spine.structures], dtype=np.int64)
+        graded = self.classifier.grade(np.concatenate(crops), levels=levels)
+        grades = iter(structure_grades(kinds, graded))
         of_frames = [[next(grades) for _ in range(count)] for count in counts]
         for n, (frame, spine) in enumerate(zip(frames, spines, strict=True)):
             if "fat_suppressed" in codes_of(frame.warnings) and not self.settings.force:
