@@ -114,6 +114,7 @@ def val(settings: PipelineVal) -> PipelineValResult:
                 leave_out_abstained=settings.abstained == "leave_out",
             ),
         }
+        metrics["binary"]["threshold"] = _thresholds(results)
         write_json(stage / "metrics.json", metrics)
         shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
         write_results_csv(stage / "results.csv", shown)
@@ -148,7 +149,11 @@ def _groups(
 def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
     """A network of several folds has seen the studies of some, unless it was trained on others."""
     for what in ("detector", "classifier", "namer"):
-        files = [getattr(bundle, what) for bundle in bundles]
+        files = [
+            file
+            for bundle in bundles
+            for file in (bundle.classifiers if what == "classifier" else [getattr(bundle, what)])
+        ]
         hashes = [file.sha256 for file in files if file is not None]
         if len(set(hashes)) < len(hashes):
             LOG.warning(
@@ -281,6 +286,19 @@ def _summary(
             for entry in truth.left_out
         ],
     }
+
+
+def _thresholds(results: Results) -> float | list[float] | None:
+    """From which probability on v5 was called; all of them where folds have several."""
+    found = sorted(
+        {
+            structure.binary.threshold
+            for result in results.values()
+            for structure in result.structures
+            if structure.binary is not None
+        }
+    )
+    return found if len(found) > 1 else found[0] if found else None
 
 
 def _tell(

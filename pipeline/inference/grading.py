@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spineline.classify.combined import CombinedClassifier
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import SEVEN_NAMES, Kind
+from spineline.datasets.metrics.grades import V5_THRESHOLD
 from spineline.datasets.metrics.kind_masks import masked_seven
 from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.results import BinaryGrade, GradedStructure, SevenGrade
@@ -52,7 +54,30 @@ def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:
     return boxes_from_points(points, [s.rank for s in structures])
 
 
-def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
+def combined_structure_grades(
+    classifier: CombinedClassifier,
+    crops: Sequence[npt.NDArray[np.uint8]],
+    structures: Sequence[DecodedStructure],
+) -> list[Grade]:
+    """Grades of N structures by several classifiers that answer as one.
+
+    Args:
+        classifier: the combination.
+        crops: (N, S, S) for each member, see `CombinedClassifier.cut`.
+        structures: what the crops show.
+    """
+    kinds = [s.kind for s in structures]
+    grades = classifier.grade(crops, kinds, levels=[s.level for s in structures])
+    return structure_grades(kinds, grades, codes=grades.seven_code, threshold=grades.threshold)
+
+
+def structure_grades(
+    kinds: Sequence[Kind],
+    grades: Grades,
+    *,
+    codes: npt.NDArray[np.int64] | None = None,
+    threshold: float = V5_THRESHOLD,
+) -> list[Grade]:
     """Grades of N structures.
 
     Seven-class probabilities of the other kind are set to 0 and the rest scaled to add up to 1.
@@ -62,6 +87,8 @@ def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
     Args:
         kinds: of each structure, known from its level.
         grades: the classifier's, one row each.
+        codes: (N,) the classes answered; None for the most probable ones.
+        threshold: from which probability on v5 is called.
     """
     seven = None if grades.seven is None else masked_seven(kinds, grades.seven)
     if grades.binary is not None:
@@ -76,8 +103,12 @@ def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
         yes = None if v5 is None else float(v5[n]) if kind == "disc" else 0.0
         found.append(
             (
-                None if row is None else SevenGrade(int(row.argmax()), tuple(row.tolist())),
-                None if yes is None else BinaryGrade(int(yes >= 0.5), yes),
+                None
+                if row is None
+                else SevenGrade(
+                    int(row.argmax() if codes is None else codes[n]), tuple(row.tolist())
+                ),
+                None if yes is None else BinaryGrade(int(yes >= threshold), yes, threshold),
             )
         )
     return found
@@ -107,16 +138,26 @@ def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
     return [warning("grade_withheld", text, levels=levels)]
 
 
-def unlike_training(grader: Grader | None, crops: npt.NDArray[np.uint8]) -> list[Remark]:
+def unlike_training(
+    grader: Grader | CombinedClassifier | None, crops: Sequence[npt.NDArray[np.uint8]]
+) -> list[Remark]:
     """A warning where an image's crops have grey values beyond those that a classifier knows.
 
     Args:
-        grader: weights that do not say what they were trained on give no warning.
-        crops: (N, S, S) of one image.
+        grader: weights that do not say what they were trained on give no warning; of several
+            classifiers the first that has something to say gives it.
+        crops: (N, S, S) of one image, for each classifier.
     """
-    greys: GreyRange | None = getattr(grader, "greys", None)
-    beyond = {} if greys is None or not len(crops) else greys.beyond(crops)
-    if not beyond:
+    several = isinstance(grader, CombinedClassifier)
+    known: list[GreyRange | None] = (
+        grader.greys() if several else [getattr(grader, "greys", None)]  # type: ignore[union-attr]
+    )
+    found = (
+        {} if greys is None or not len(own) else greys.beyond(own)
+        for greys, own in zip(known, crops, strict=True)
+    )
+    beyond = next((each for each in found if each), None)
+    if beyond is None:
         return []
     named = ", ".join(f"{name} {value:.2f}" for name, value in beyond.items())
     text = f"{named} of the crops: beyond the images that the classifier was trained on; take "
