@@ -41,7 +41,7 @@ class MemberClassifier(Protocol):
     @property
     def head(self) -> Head: ...  # noqa: D102
 
-    def grade(self, crops: Crops) -> Grades: ...  # noqa: D102
+    def grade(self, crops: Crops, *, levels: IntArray | None = None) -> Grades: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ class CombinedClassifier:
         crops: Sequence[Crops],
         kinds: Sequence[Kind | None] | None = None,
         *,
-        levels: Sequence[str | None] | None = None,
+        levels: IntArray | None = None,
         batch: int | None = None,
     ) -> Grades:
         """Grade structures, all of them in one go for each member.
@@ -254,7 +254,7 @@ class CombinedClassifier:
         Args:
             crops: for each member (N, size, size) uint8, see `cut`.
             kinds: of each structure where it is known; the other kind's classes are ruled out.
-            levels: of each structure where it is known, for members that look at it.
+            levels: (N,) place of each structure's level among the eleven, -1 where it is unknown.
             batch: crops per forward pass; None for the member's own.
 
         Raises:
@@ -267,23 +267,12 @@ class CombinedClassifier:
         known = [None] * counts[0] if kinds is None else list(kinds)
         if len(known) != counts[0]:
             raise ValueError(f"{counts[0]} crops but {len(known)} kinds")
+        more = {} if batch is None else {"batch": batch}
         found = [
-            _graded(member, own, levels, batch)
+            member.grade(own, levels=levels, **more)
             for member, own in zip(self.members, crops, strict=True)
         ]
         return combined_grades(found, self.combination, known)
-
-
-def _graded(
-    member: MemberClassifier,
-    crops: Crops,
-    levels: Sequence[str | None] | None,
-    batch: int | None,
-) -> Grades:
-    more: dict[str, Any] = {} if batch is None else {"batch": batch}
-    if levels is not None and getattr(member, "level_input", False):
-        more["levels"] = levels
-    return member.grade(crops, **more)
 
 
 def combined_grades(

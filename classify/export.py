@@ -2,11 +2,14 @@
 
 The exported network takes ``crops`` (N, size, size) float32 grey levels 0 … 255, normalises them
 itself, and gives the probabilities ``seven`` (N, 7) and ``binary`` (N,), without regard to kind.
+A network with ``level_input`` takes ``levels`` besides: (N,) float32, the place of each crop's level
+among the eleven, -1 where it is unknown.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +58,9 @@ class ExportNetwork(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, crops: Tensor, levels: Tensor | None = None) -> tuple[Tensor, ...]:
         """(N, S, S) float32 in 0 … 255 to (N, 7) and (N,), those that there are."""
-        seven, binary = self.network(crops.unsqueeze(1) / 255)
+        seven, binary = self.network(crops.unsqueeze(1) / 255, levels)
         found: list[Tensor] = []
         if seven is not None:
             found.append(seven.softmax(dim=1))
@@ -118,10 +121,12 @@ def largest_difference(network: Network, run: Session) -> float:
     original = ExportNetwork(network).eval()
     worst = 0.0
     for count in (1, 5):
-        crops = rng.integers(0, 256, (count, size, size)).astype(np.float32)
+        inputs = [rng.integers(0, 256, (count, size, size)).astype(np.float32)]
+        if network.config.level_input:
+            inputs.append(np.arange(-1, count - 1, dtype=np.float32) * 3)
         with torch.inference_mode():
-            wanted = [tensor.numpy() for tensor in original(torch.from_numpy(crops))]
-        for mine, other in zip(wanted, run(crops), strict=True):
+            wanted = [tensor.numpy() for tensor in original(*map(torch.from_numpy, inputs))]
+        for mine, other in zip(wanted, run(*inputs), strict=True):
             if mine.shape != other.shape:
                 return float("inf")
             worst = max(worst, float(np.abs(mine - other).max()))
@@ -134,7 +139,7 @@ def _write(settings: ClassifyExport, network: Network, path: Path) -> Session:
         save_weights(path, network_state(network), network.config, half=settings.half)
         state, config = read_weights(path)
         copy = ExportNetwork(load_network(state, config, str(path)).eval())
-        return lambda crops: _run_torch(copy, crops)
+        return lambda *inputs: _run_torch(copy, inputs)
     (write_onnx if settings.format == "onnx" else write_torchscript)(network, path)
     return open_exported(path.read_bytes(), settings.format, str(settings.out))
 
@@ -146,12 +151,13 @@ def write_onnx(network: Network, path: Path) -> None:
         ConfigError: the onnx package is not installed.
     """
     names = list(network.config.outputs())
+    inputs = ["crops", "levels"] if network.config.level_input else ["crops"]
     content = to_onnx(
         ExportNetwork(network).eval(),  # else the exporter leaves all of it in training mode
         _example(network),
-        inputs=["crops"],
+        inputs=inputs,
         outputs=names,
-        axes={name: {0: "count"} for name in ("crops", *names)},
+        axes={name: {0: "count"} for name in (*inputs, *names)},
         description=json.dumps(network_metadata(network.config)),
     )
     write_bytes(path, content)
@@ -164,10 +170,13 @@ def write_torchscript(network: Network, path: Path) -> None:
     write_bytes(path, to_torchscript(traced, _example(network), description=description))
 
 
-def _example(network: Network) -> Tensor:
-    return torch.zeros((2, network.config.crop.size, network.config.crop.size))
+def _example(network: Network) -> tuple[Tensor, ...]:
+    crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
+    return (crops, torch.tensor([-1.0, 0.0])) if network.config.level_input else (crops,)
 
 
-def _run_torch(module: nn.Module, crops: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+def _run_torch(
+    module: nn.Module, inputs: Sequence[npt.NDArray[np.float32]]
+) -> list[npt.NDArray[np.float32]]:
     with torch.inference_mode():
-        return [tensor.numpy() for tensor in module(torch.from_numpy(crops))]
+        return [tensor.numpy() for tensor in module(*map(torch.from_numpy, inputs))]

@@ -23,28 +23,40 @@ class ExportedClassifier:
     """A network that grades crops.
 
     Attributes:
-        session: float32 (N, size, size) in 0 … 255 to the probabilities ``seven`` (N, 7) and
-            ``binary`` (N,), those that the head has.
+        session: float32 (N, size, size) in 0 … 255, and with ``level_input`` the levels (N,), to
+            the probabilities ``seven`` (N, 7) and ``binary`` (N,), those that the head has.
         head: ``seven``, ``binary`` or ``both``.
         crop: how the crops it wants are cut.
+        level_input: the network takes the levels of the crops, too.
     """
 
     session: Session
     head: Head
     crop: CropSpec
+    level_input: bool = False
 
-    def grade(self, crops: npt.NDArray[np.uint8]) -> Grades:
+    def grade(
+        self, crops: npt.NDArray[np.uint8], *, levels: npt.NDArray[np.int64] | None = None
+    ) -> Grades:
         """Grade crops, uint8 (N, size, size), without regard to kind.
 
+        Args:
+            crops: uint8 (N, size, size).
+            levels: (N,) place of each crop's level among the eleven, -1 where it is unknown.
+
         Raises:
-            ValueError: crops of another shape or dtype.
+            ValueError: crops of another shape or dtype, or another number of levels.
         """
         size = self.crop.size
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size):
             msg = f"wanted (N, {size}, {size}) uint8 crops, found {crops.shape} {crops.dtype}"
             raise ValueError(msg)
+        places = np.full(len(crops), -1) if levels is None else np.asarray(levels)
+        if places.shape != (len(crops),):
+            raise ValueError(f"{len(crops)} crops but levels of shape {places.shape}")
+        inputs = (crops, places) if self.level_input else (crops,)
         found = [
-            self.session(crops[start : start + BATCH].astype(np.float32))
+            self.session(*(each[start : start + BATCH].astype(np.float32) for each in inputs))
             for start in range(0, len(crops), BATCH)
         ]
         outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
@@ -69,8 +81,11 @@ class ExportedClassifier:
         Raises:
             WeightsError: it does not run, or gives something else than the head says.
         """
+        inputs = [np.zeros((2, self.crop.size, self.crop.size), np.float32)]
+        if self.level_input:
+            inputs.append(np.zeros(2, np.float32))
         try:
-            found = self.session(np.zeros((2, self.crop.size, self.crop.size), np.float32))
+            found = self.session(*inputs)
         except RuntimeError as error:
             raise WeightsError(f"{error}; export it again") from error
         shapes, wanted = [output.shape for output in found], [(2, *s) for s in self._shapes]

@@ -22,15 +22,15 @@ from spineline.classify.combined import (
     heads_together,
 )
 from spineline.classify.grades import Grades
-from spineline.classify.gradients import GRADIENTS, GradientTrunk
 from spineline.classify.recipe import HEADS, MAX_MEMBERS, Head
+from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
-from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES, Kind
+from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, Kind
 from spineline.datasets.metrics.kind_masks import allowed_codes
 from spineline.datasets.networks.tensors import pack_described, read_described
 
@@ -45,7 +45,7 @@ class NetworkConfig:
     """What is needed to build a network and to feed it.
 
     Attributes:
-        model: timm architecture, or ``gradients`` (see [spineline.classify.gradients][]).
+        model: timm architecture, or ``gradients`` (see [spineline.classify.trunks.gradients][]).
         head: ``seven``, ``binary`` or ``both``.
         hidden: units of the hidden layer, 0 for none.
         dropout: after the hidden layer.
@@ -58,6 +58,7 @@ class NetworkConfig:
         temperature_seven, temperature_binary: logits of the heads are divided by it, so that
             probabilities say how often they are right; the order of the classes stays.
         greys: of the images that it was trained on; None where that was not kept.
+        level_input: the level of a crop joins the trunk's features, one number for each of them.
     """
 
     model: str
@@ -74,6 +75,7 @@ class NetworkConfig:
     temperature_seven: float = 1.0
     temperature_binary: float = 1.0
     greys: GreyRange | None = None
+    level_input: bool = False
 
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Class names of each output, in order."""
@@ -86,7 +88,7 @@ class NetworkConfig:
 
 
 def _hidden(config: NetworkConfig, features: int) -> nn.Sequential:
-    """The hidden layer over the trunk's features, if any, and its dropout."""
+    """The hidden layer over the features, if any, and its dropout."""
     layer = [nn.Linear(features, config.hidden), nn.ReLU()] if config.hidden else []
     return nn.Sequential(*layer, nn.Dropout(config.dropout))
 
@@ -119,14 +121,19 @@ def _tempered(logits: Sequence[Tensor | None], temperature: float) -> Tensor | N
 class Network(nn.Module):
     """Trunk → hidden layer → heads. Input (N, 1, S, S) in 0 … 1, output logits per head.
 
+    With ``level_input`` a second input says the level of each crop: its place among the eleven,
+    -1 where it is unknown. Without that input no level is known.
+
     With several members the trunk's features go through a hidden layer and heads for each of them.
     """
 
     mean: Tensor
     std: Tensor
+    levels: Tensor
 
     def __init__(self, config: NetworkConfig, trunk: nn.Module, features: int) -> None:
         super().__init__()
+        features += len(LEVELS) if config.level_input else 0
         self.config = config
         self.trunk = trunk
         self.thin = nn.Dropout(config.feature_dropout)
@@ -137,18 +144,19 @@ class Network(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
+        self.register_buffer("levels", torch.arange(len(LEVELS)).float(), persistent=False)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, levels: Tensor | None = None) -> Outputs:
         """Logits (N, 7) and (N, 2), the members' mean over the temperature; None where no head."""
-        members = self.member_logits(images)
+        members = self.member_logits(images, levels)
         return (
             _tempered([seven for seven, _ in members], self.config.temperature_seven),
             _tempered([binary for _, binary in members], self.config.temperature_binary),
         )
 
-    def member_logits(self, images: Tensor) -> list[Outputs]:
+    def member_logits(self, images: Tensor, levels: Tensor | None = None) -> list[Outputs]:
         """Logits of each member, each as [forward][] gives them."""
-        return self.logits_of_features(self.features(images))
+        return self.logits_of_features(self.features(images), levels)
 
     def features(self, images: Tensor) -> Tensor:
         """(N, F): what the trunk gives for images (N, 1, S, S) in 0 … 1."""
@@ -158,11 +166,19 @@ class Network(nn.Module):
         features: Tensor = self.trunk(images)
         return features
 
-    def logits_of_features(self, features: Tensor) -> list[Outputs]:
+    def with_levels(self, features: Tensor, levels: Tensor | None) -> Tensor:
+        """Features (N, F) of the trunk, and the levels (N,) as N rows of a one among zeros."""
+        if not self.config.level_input:
+            return features
+        if levels is None:
+            levels = torch.full_like(features[:, 0], -1.0)
+        return torch.cat([features, (levels[:, None] == self.levels).to(features.dtype)], dim=1)
+
+    def logits_of_features(self, features: Tensor, levels: Tensor | None = None) -> list[Outputs]:
         """Logits of each member for features (N, F) of the trunk."""
         found: list[Outputs] = []
         for member in (self, *self.others):
-            hidden = member.hidden(self.thin(features))
+            hidden = member.hidden(self.with_levels(self.thin(features), levels))
             seven = member.heads["seven"](hidden) if "seven" in member.heads else None
             binary = member.heads["binary"](hidden) if "binary" in member.heads else None
             found.append((seven, binary))
@@ -273,6 +289,7 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
             {"seven": 1.0, "binary": 1.0},
         ),
         "greys": (None if config.greys is None else asdict(config.greys), None),
+        "level_input": (config.level_input, False),
     }
     return {
         "task": "classify",
@@ -323,6 +340,7 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
             temperature_seven=float(temperature.get("seven", 1.0)),
             temperature_binary=float(temperature.get("binary", 1.0)),
             greys=None if ends is None else GreyRange(*ends),
+            level_input=_yes_or_no(metadata.get("level_input", False)),
         )
         if metadata["names"] != network_metadata(config)["names"]:
             raise ValueError(f"classes {metadata['names']}")
@@ -332,6 +350,12 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
     ) as error:  # fmt: skip
         raise WeightsError(f"{where}: its description is damaged ({error!r:.300})") from error
     return config
+
+
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.40}, wanted true or false")
+    return value
 
 
 def _check_config(config: NetworkConfig) -> None:
@@ -449,7 +473,8 @@ def _check_hidden(state: Mapping[str, Tensor], config: NetworkConfig, where: str
     for number in range(config.members if config.hidden else 0):
         name = f"others.{number - 1}.hidden.0.weight" if number else "hidden.0.weight"
         shape = tuple(state[name].shape) if name in state else ()
-        whole = not config.components or shape[1:] == (config.components,)
+        width = config.components + (len(LEVELS) if config.level_input else 0)
+        whole = not config.components or shape[1:] == (width,)
         if shape[:1] != (config.hidden,) or not whole:
             msg = f"{where}: its weights do not fit its description ({name}: {shape or 'missing'})"
             raise WeightsError(msg)
@@ -478,6 +503,11 @@ class Classifier:
         return self.network.config.crop
 
     @property
+    def level_input(self) -> bool:
+        """Whether grades depend on the levels that are given."""
+        return self.network.config.level_input
+
+    @property
     def greys(self) -> GreyRange | None:
         """Of the images that it was trained on; None where that was not kept."""
         return self.network.config.greys
@@ -487,6 +517,7 @@ class Classifier:
         crops: npt.NDArray[np.uint8],
         kinds: Sequence[Kind | None] | None = None,
         *,
+        levels: npt.NDArray[np.int64] | None = None,
         batch: int = 256,
     ) -> Grades:
         """Grade crops.
@@ -495,10 +526,12 @@ class Classifier:
             crops: (N, size, size) uint8.
             kinds: kind of each crop where it is known (from its level): the other kind's classes
                 get probability zero and the rest add up to one; a vertebra carries no v5.
+            levels: (N,) place of each crop's level among the eleven, -1 where it is unknown; what
+                a network without ``level_input`` leaves aside.
             batch: crops per forward pass.
 
         Raises:
-            ValueError: crops of another shape or dtype, or another number of kinds.
+            ValueError: crops of another shape or dtype, or another number of kinds or levels.
             WeightsError: the network answers with what is no number.
         """
         size = self.crop.size
@@ -508,20 +541,30 @@ class Classifier:
             raise ValueError(msg)
         if kinds is not None and len(kinds) != len(crops):
             raise ValueError(f"{len(crops)} crops but {len(kinds)} kinds")
-        logits = self.logits(crops, batch=batch)
+        if levels is not None and np.shape(levels) != (len(crops),):
+            raise ValueError(f"{len(crops)} crops but levels of shape {np.shape(levels)}")
+        logits = self.logits(crops, levels, batch=batch)
         if not all(each is None or bool(each.isfinite().all()) for each in logits):
             raise WeightsError("the classifier answers with what is no number: its weights are bad")
         return grades_of(logits, kinds)
 
-    def logits(self, crops: npt.NDArray[np.uint8], *, batch: int = 256) -> Outputs:
+    def logits(
+        self,
+        crops: npt.NDArray[np.uint8],
+        levels: npt.NDArray[np.int64] | None = None,
+        *,
+        batch: int = 256,
+    ) -> Outputs:
         """Logits of (N, size, size) uint8 crops, on the CPU, float32: (N, 7) and (N, 2) or None."""
+        places = torch.tensor(np.full(len(crops), -1) if levels is None else levels).float()
         head = self.network.config.outputs()
         sevens = [torch.empty((0, len(SEVEN_NAMES)))] if "seven" in head else []
         binaries = [torch.empty((0, len(BINARY_NAMES)))] if "binary" in head else []
         with torch.inference_mode():
             for start in range(0, len(crops), batch):
                 pixels = torch.tensor(crops[start : start + batch], device=self.device)
-                seven, binary = self.network(pixels.unsqueeze(1).float() / 255)
+                known = places[start : start + batch].to(self.device)
+                seven, binary = self.network(pixels.unsqueeze(1).float() / 255, known)
                 if seven is not None:
                     sevens.append(seven.float().cpu())
                 if binary is not None:

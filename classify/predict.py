@@ -23,7 +23,13 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.images import IMAGE_SUFFIXES, read_uint8_image
-from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES, kind_of_level
+from spineline.datasets.labels import (
+    BINARY_NAMES,
+    LEVELS,
+    SEVEN_NAMES,
+    kind_of_level,
+    level_index,
+)
 from spineline.datasets.metrics.grades import V5_THRESHOLD
 from spineline.weights import resolve_classifiers, weights_record
 
@@ -173,10 +179,11 @@ def _grade(
     levels = [level_of_name(name) for name in names]
     kinds = [kind_of_level(level) if level else None for level in levels]
     known = kinds if settings.mask_kind else None
+    places = np.array([level_index(level) for level in levels], dtype=np.int64)
     if isinstance(classifier, CombinedClassifier):
-        grades = classifier.grade(crops, known, levels=levels, batch=settings.batch)
+        grades = classifier.grade(crops, known, levels=places, batch=settings.batch)
     else:
-        grades = classifier.grade(crops[0], known, batch=settings.batch)
+        grades = classifier.grade(crops[0], known, levels=places, batch=settings.batch)
     return [
         {"file": name, "level": level, "kind": kind, **_entry(grades, n)}
         for n, (name, level, kind) in enumerate(zip(names, levels, kinds, strict=True))

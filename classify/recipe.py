@@ -51,6 +51,7 @@ class Recipe(Settings):
         maximum=1000,
     )
     freeze_trunk: bool = key("train the hidden layer and the heads alone")
+    level_input: bool = key("the level of a crop joins the trunk's features")
 
     size: int = key("side of a crop in pixels", minimum=8, maximum=1024)
     margin: float = key("scale of the box that is cut", minimum=0.1, maximum=10)

@@ -62,6 +62,7 @@ class ClassifyTrain(Settings):
     members: int | None = recipe_key("members", "model")
     copies: int | None = recipe_key("copies", "augmentation")
     freeze_trunk: bool | None = recipe_key("freeze_trunk", "model")
+    level_input: bool | None = recipe_key("level_input", "model")
     size: int | None = recipe_key("size", "data")
     margin: float | None = recipe_key("margin", "data")
     align: str = recipe_key("align", "data")

@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from spineline.classify.augment import Mix, augment, draw_mix
 from spineline.classify.data import TrainingData, balanced_encoding, load_training_data
-from spineline.classify.gradients import GRADIENTS, GradientTrunk
 from spineline.classify.metrics import score, selection_score
 from spineline.classify.model import (
     Classifier,
@@ -40,6 +39,7 @@ from spineline.classify.model import (
 )
 from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
+from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_json
@@ -153,6 +153,7 @@ def _network_config(data: TrainingData) -> NetworkConfig:
         members=recipe.members,
         feature_dropout=recipe.feature_dropout,
         greys=grey_range(data.train),
+        level_input=recipe.level_input,
     )
 
 
@@ -367,7 +368,7 @@ def class_weights(codes: np.ndarray[Any, Any], classes: int, mode: str) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """The tensors of a table: pixels (N, P, P) uint8, codes (N,), ``disc`` (N,) bool.
+    """The tensors of a table: pixels (N, P, P) uint8, codes and levels (N,), ``disc`` (N,) bool.
 
     ``features`` (copies, N, F) are those of augmented copies; None where they are made afresh.
     """
@@ -376,6 +377,7 @@ class Batches:
     seven: Tensor
     binary: Tensor
     disc: Tensor
+    levels: Tensor
     features: Tensor | None = None
 
     @classmethod
@@ -386,6 +388,7 @@ class Batches:
             torch.from_numpy(table.seven),
             torch.from_numpy(table.binary),
             torch.tensor([kind == "disc" for kind in table.kind], dtype=torch.bool),
+            torch.from_numpy(table.level).float(),
         )
 
 
@@ -560,15 +563,18 @@ def _member_logits(
     generator: torch.Generator,
 ) -> tuple[list[Outputs], Mix | None]:
     """Logits of chosen crops, augmented and mixed: pixels, or the features kept of them."""
+    levels = tensors.levels[chosen].to(plan.device)
     if tensors.features is None:
         images = augment(tensors.pixels[chosen], plan.recipe, generator, plan.device)
         mix = draw_mix(plan.recipe.mixup, len(chosen), generator)
         images = images if mix is None else mix.images(images)
-        return network.member_logits(images.contiguous(memory_format=torch.channels_last)), mix
+        images = images.contiguous(memory_format=torch.channels_last)
+        return network.member_logits(images, levels), mix
     copy = torch.randint(len(tensors.features), (len(chosen),), generator=generator)
     features = tensors.features[copy, chosen].to(plan.device)
     mix = draw_mix(plan.recipe.mixup, len(chosen), generator)
-    return network.logits_of_features(features if mix is None else mix.images(features)), mix
+    features = features if mix is None else mix.images(features)
+    return network.logits_of_features(features, levels), mix
 
 
 def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Tensor | None:
@@ -629,7 +635,7 @@ def evaluate_on_val(plan: ClassifierPlan, network: Network, loss: CropLoss) -> d
     network.eval()
     classifier = Classifier(network, plan.device)
     kinds = table.kind if plan.recipe.mask_kind else None
-    outputs = classifier.logits(table.windows(), batch=256)
+    outputs = classifier.logits(table.windows(), table.level, batch=256)
     grades = grades_of(outputs, kinds)
     tensors = Batches.of(table)
     on_cpu = loss.to("cpu")

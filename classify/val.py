@@ -82,7 +82,8 @@ def _graded(
     if not isinstance(classifier, CombinedClassifier):
         table = load_part(settings.data, part, classifier.crop)
         kinds = table.kind if settings.mask_kind else None
-        return table, classifier.grade(table.windows(), kinds, batch=settings.batch)
+        windows, levels = table.windows(), table.level
+        return table, classifier.grade(windows, kinds, levels=levels, batch=settings.batch)
     specs = dict.fromkeys(classifier.crops)
     tables = {spec: load_part(settings.data, part, spec) for spec in specs}
     first = next(iter(tables.values()))
@@ -91,8 +92,7 @@ def _graded(
         raise AnnotationError(msg)
     crops = classifier.cut(lambda spec: tables[spec].windows())
     kinds = first.kind if settings.mask_kind else None
-    levels = [row.level for row in first.rows]
-    return first, classifier.grade(crops, kinds, levels=levels, batch=settings.batch)
+    return first, classifier.grade(crops, kinds, levels=first.level, batch=settings.batch)
 
 
 def grades_to_csv(table: CropTable, grades: Grades) -> str:

@@ -155,6 +155,15 @@ def tags_of_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]:
     return (*graded, "v5") if binary == 1 or seven == 6 else graded
 
 
+def level_index(level: str | None) -> int:
+    """The place of a level among the eleven, -1 where it is unknown or none of them.
+
+    >>> level_index("L5-S1"), level_index(None), level_index("T11-T12")
+    (10, -1, -1)
+    """
+    return LEVELS.index(level) if level in LEVELS else -1
+
+
 def class_of(labels: LabelSet, level: str, kind: Kind, pathology: tuple[str, ...]) -> int | None:
     """The class index of a structure in a label set, or None where it has none there."""
     if level in EXTRA_LEVELS:

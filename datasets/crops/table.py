@@ -29,6 +29,7 @@ from spineline.datasets.labels import (
     encode_binary,
     encode_seven,
     kind_of_level,
+    level_index,
 )
 from spineline.datasets.splits import Part
 from spineline.datasets.types import ImageRecord
@@ -117,6 +118,11 @@ class CropTable:
     def kind(self) -> tuple[Kind, ...]:
         """Kind of each crop."""
         return tuple(row.kind for row in self.rows)
+
+    @property
+    def level(self) -> IntArray:
+        """(N,) int64 places of their levels among the eleven, -1 where it is none of them."""
+        return np.array([level_index(row.level) for row in self.rows], dtype=np.int64)
 
     def windows(self) -> PixelArray:
         """(N, size, size) uint8: the crops without their surroundings."""

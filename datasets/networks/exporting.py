@@ -23,7 +23,7 @@ OPSET = 17
 
 def to_onnx(
     network: torch.nn.Module,
-    example: torch.Tensor,
+    example: torch.Tensor | tuple[torch.Tensor, ...],
     *,
     inputs: Sequence[str],
     outputs: Sequence[str],
@@ -35,7 +35,7 @@ def to_onnx(
 
     Args:
         network: in evaluation mode, on the CPU.
-        example: an input to trace it with.
+        example: an input to trace it with, or one for each of its inputs.
         inputs: names of its inputs.
         outputs: names of its outputs.
         axes: those whose length is free, by input or output, with a name each.
@@ -57,7 +57,7 @@ def to_onnx(
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
         torch.onnx.export(
             network,
-            (example,),
+            example if isinstance(example, tuple) else (example,),
             buffer,  # type: ignore[arg-type]  # its own text allows a file too
             dynamo=False,
             opset_version=opset,
@@ -77,7 +77,7 @@ def to_onnx(
 
 def to_torchscript(
     network: torch.nn.Module,
-    example: torch.Tensor | None,
+    example: torch.Tensor | tuple[torch.Tensor, ...] | None,
     *,
     description: str | None,
     strict: bool = True,
@@ -98,7 +98,8 @@ def to_torchscript(
         warnings.simplefilter("ignore")  # deprecated, but what runs without Python
         program: Any = network
         if example is not None:
-            program = torch.jit.trace(network, (example,), strict=strict)
+            inputs = example if isinstance(example, tuple) else (example,)
+            program = torch.jit.trace(network, inputs, strict=strict)
         torch.jit.save(program, buffer, _extra_files=extra)
     return buffer.getvalue()
 
@@ -123,10 +124,10 @@ def open_exported(content: bytes, form: str, where: str) -> Session:
         warnings.simplefilter("ignore")  # deprecated, but what runs without Python
         program: Any = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
 
-    def run(array: Float32Array) -> list[Float32Array]:
+    def run(*arrays: Float32Array) -> list[Float32Array]:
         # Its optimiser would begin anew with every size of image.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
-            found = program(torch.from_numpy(array))
+            found = program(*map(torch.from_numpy, arrays))
         outputs = found if isinstance(found, tuple | list) else (found,)
         return [np.asarray(output.numpy(), dtype=np.float32) for output in outputs]
 

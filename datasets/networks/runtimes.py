@@ -31,8 +31,8 @@ SUFFIXES: dict[Form, tuple[str, ...]] = {
 PACKAGES: dict[Form, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 """What runs each."""
 
-Session = Callable[[Float32Array], list[Float32Array]]
-"""A network: one float32 array in, its outputs, float32, in their order."""
+Session = Callable[..., list[Float32Array]]
+"""A network: a float32 array for each of its inputs, mostly one, to its float32 outputs in order."""
 
 _INSTALL = {
     "onnxruntime": "pip install 'spineline[onnx]', or pip install onnxruntime",
@@ -109,9 +109,8 @@ def _onnx(runtime: Any, contents: Sequence[bytes]) -> Session:
     options.intra_op_num_threads = threads()
     options.log_severity_level = 3  # errors; what it warns of is no matter of the user's
     session = runtime.InferenceSession(contents[0], options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    name = given.name
-    return lambda array: list(session.run(None, {name: array}))
+    names = [given.name for given in session.get_inputs()]
+    return lambda *arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
 
 
 def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
@@ -123,8 +122,8 @@ def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
     compiled = core.compile_model(model, "CPU", keys)
     request, outputs = compiled.create_infer_request(), compiled.outputs
 
-    def run(array: Float32Array) -> list[Float32Array]:
-        found = request.infer([array])
+    def run(*arrays: Float32Array) -> list[Float32Array]:
+        found = request.infer(list(arrays))
         return [np.array(found[output], dtype=np.float32) for output in outputs]
 
     return run
@@ -133,11 +132,12 @@ def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
 def _guarded(run: Session, where: str) -> Session:
     """The same, with every error a RuntimeError of one line, as torch's networks raise."""
 
-    def guarded(array: Float32Array) -> list[Float32Array]:
+    def guarded(*arrays: Float32Array) -> list[Float32Array]:
         try:
-            return run(np.ascontiguousarray(array))
+            return run(*(np.ascontiguousarray(array) for array in arrays))
         except Exception as error:  # the runtimes have errors of many kinds
-            msg = f"{where}: fails on an input of shape {array.shape} ({first_line(error)})"
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            msg = f"{where}: fails on an input of shape {shapes} ({first_line(error)})"
             raise RuntimeError(msg) from error
 
     return guarded

@@ -9,7 +9,8 @@ The file is JSON:
 ``studies`` are those that the fold's networks did not see; ``study_uids`` may stand beside them, in
 the same order, null where a study has none. Any key of the pipeline's models may be given
 (``weights``, ``detector``, ``decode``, …), ``classifier`` also as a list of several that answer as
-one; those that are not come from the command. Files are looked for beside the JSON first. ``spineline kfold`` writes one such file for each variant.
+one; those that are not come from the command. Files are looked for beside the JSON first.
+``spineline kfold`` writes one such file for each variant.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ class Grader(Protocol):
     @property
     def crop(self) -> CropSpec: ...  # noqa: D102
 
-    def grade(self, crops: npt.NDArray[np.uint8]) -> Grades: ...  # noqa: D102
+    def grade(  # noqa: D102
+        self, crops: npt.NDArray[np.uint8], *, levels: npt.NDArray[np.int64] | None = None
+    ) -> Grades: ...
 
 
 def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:
@@ -67,7 +69,8 @@ def combined_structure_grades(
         structures: what the crops show.
     """
     kinds = [s.kind for s in structures]
-    grades = classifier.grade(crops, kinds, levels=[s.level for s in structures])
+    levels = np.array([s.rank for s in structures], dtype=np.int64)
+    grades = classifier.grade(crops, kinds, levels=levels)
     return structure_grades(kinds, grades, codes=grades.seven_code, threshold=grades.threshold)
 
 
@@ -100,14 +103,11 @@ def structure_grades(
     found: list[Grade] = []
     for n, kind in enumerate(kinds):
         row = None if seven is None else seven[n]
+        code = -1 if row is None else int(row.argmax() if codes is None else codes[n])
         yes = None if v5 is None else float(v5[n]) if kind == "disc" else 0.0
         found.append(
             (
-                None
-                if row is None
-                else SevenGrade(
-                    int(row.argmax() if codes is None else codes[n]), tuple(row.tolist())
-                ),
+                None if row is None else SevenGrade(code, tuple(row.tolist())),
                 None if yes is None else BinaryGrade(int(yes >= threshold), yes, threshold),
             )
         )

@@ -107,8 +107,8 @@ class Pipeline:
 
     Attributes:
         detector: see ``spineline.detect``.
-        classifier: see ``spineline.classify``, or several that answer as one; None leaves structures
-            ungraded.
+        classifier: see ``spineline.classify``, or several that answer as one; None leaves
+            structures ungraded.
         weights_name, weights_sha256: what the models are, for the results.
         settings: thresholds and choices; its weights are those that were loaded.
         namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
@@ -334,7 +334,8 @@ class Pipeline:
         if combined:
             grades = iter(combined_structure_grades(combined, together, structures))
         else:
-            found = self.classifier.grade(together[0])  # type: ignore[arg-type]
+            levels = np.array([s.rank for s in structures], dtype=np.int64)
+            found = self.classifier.grade(together[0], levels=levels)  # type: ignore[arg-type]
             grades = iter(structure_grades([s.kind for s in structures], found))
         of_frames = [[next(grades) for _ in range(count)] for count in counts]
         for n, (frame, spine) in enumerate(zip(frames, spines, strict=True)):
@@ -448,19 +449,17 @@ def bundle_of(settings: ModelSettings) -> Bundle:
             raise ConfigError(
                 f"{what}=none: the pipeline needs one; only namer=none can be left out"
             )
-    found = {
-        task: resolve(name, task=task, trust=settings.trust)
-        for task, name in (("detect", detector), ("name", namer))
-        if name not in (None, "none")
-    }
-    classifiers = resolve_classifiers(classifier, trust=settings.trust) if classifier else ()
-    if detector and classifiers:
-        return _joined(found["detect"], classifiers, found.get("name"))
+    trust = settings.trust
+    detecting = resolve(detector, task="detect", trust=trust) if detector else None
+    naming = resolve(namer, task="name", trust=trust) if namer and namer != "none" else None
+    classifiers = resolve_classifiers(classifier, trust=trust) if classifier else ()
+    if detecting and classifiers:
+        return _joined(detecting, classifiers, naming)
     bundle = _bundle_named(settings)
-    detecting = found.get("detect", bundle.detector)
+    detecting = detecting or bundle.detector
     same_detector = detecting.sha256 == bundle.detector.sha256
     of_bundle = bundle.namer if same_detector and namer != "none" else None
-    files = detecting, classifiers or bundle.classifiers, found.get("name", of_bundle)
+    files = detecting, classifiers or bundle.classifiers, naming or of_bundle
     same = files == (bundle.detector, bundle.classifiers, bundle.namer)
     return bundle if same else _joined(*files)
 

@@ -34,8 +34,8 @@ class SevenGrade:
     """Grade in the report's seven-class code.
 
     Attributes:
-        class_index: 0 … 6, see ``SEVEN_NAMES``; the most probable one, unless the classifier adjusts
-            its choice by how frequent classes are.
+        class_index: 0 … 6, see ``SEVEN_NAMES``; the most probable one, unless the classifier
+            adjusts its choice by how frequent classes are.
         probabilities: seven numbers in the order of the code; those of the other kind are 0, the
             rest add up to 1.
     """

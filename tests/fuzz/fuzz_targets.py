@@ -164,7 +164,7 @@ class ToyClassifier:
 
         self.crop = CropSpec(size=16)
 
-    def grade(self, crops: np.ndarray) -> Any:
+    def grade(self, crops: np.ndarray, *, levels: np.ndarray | None = None) -> Any:
         from types import SimpleNamespace
 
         row = np.array([0.3, 0.1, 0.1, 0.3, 0.1, 0.05, 0.05], np.float32)

@@ -109,7 +109,7 @@ class ShadeClassifier:
     crop: CropSpec = field(default_factory=lambda: CropSpec(size=16))
     seen: list[np.ndarray] = field(default_factory=list)
 
-    def grade(self, crops: np.ndarray) -> FakeGrades:
+    def grade(self, crops: np.ndarray, *, levels: np.ndarray | None = None) -> FakeGrades:
         assert crops.dtype == np.uint8
         assert crops.shape[1:] == (16, 16)
         self.seen.append(crops)

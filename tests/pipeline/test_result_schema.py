@@ -90,8 +90,8 @@ class _Half:
     def __init__(self, whole: Any, head: str) -> None:
         self.whole, self.head, self.crop = whole, head, whole.crop
 
-    def grade(self, crops: np.ndarray) -> Any:
-        grades = self.whole.grade(crops)
+    def grade(self, crops: np.ndarray, *, levels: np.ndarray | None = None) -> Any:
+        grades = self.whole.grade(crops, levels=levels)
         return replace(grades, **{"binary" if self.head == "seven" else "seven": None})
 
 

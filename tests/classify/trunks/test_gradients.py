@@ -15,15 +15,6 @@ from torch.nn import functional
 
 from spineline.classify import ClassifyTrain, load_classifier
 from spineline.classify.data import load_training_data
-from spineline.classify.gradients import (
-    BINS,
-    CELLS,
-    FEATURES,
-    SIDE,
-    VIEWS,
-    GradientTrunk,
-    resampling,
-)
 from spineline.classify.model import (
     NetworkConfig,
     build_network,
@@ -40,6 +31,15 @@ from spineline.classify.train import (
     kept_features,
     masked_cross_entropy,
     train,
+)
+from spineline.classify.trunks.gradients import (
+    BINS,
+    CELLS,
+    FEATURES,
+    SIDE,
+    VIEWS,
+    GradientTrunk,
+    resampling,
 )
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.crops.spec import CropSpec

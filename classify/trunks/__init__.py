@@ -1,0 +1,1 @@
+"""Trunks of classifiers that are not timm's as they are."""
