@@ -2,8 +2,8 @@
 
 The exported network takes ``crops`` (N, size, size) float32 grey levels 0 … 255, normalises them
 itself, and gives the probabilities ``seven`` (N, 7) and ``binary`` (N,), without regard to kind.
-A network with ``level_input`` takes ``levels`` besides: (N,) float32, the place of each crop's level
-among the eleven, -1 where it is unknown.
+A network with ``level_input`` takes ``levels`` besides: (N,) float32, the place of each crop's
+level among the eleven, -1 where it is unknown.
 """
 
 from __future__ import annotations

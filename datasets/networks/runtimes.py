@@ -32,7 +32,7 @@ PACKAGES: dict[Form, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 """What runs each."""
 
 Session = Callable[..., list[Float32Array]]
-"""A network: a float32 array for each of its inputs, mostly one, to its float32 outputs in order."""
+"""A network: a float32 array for each of its inputs, to its float32 outputs in their order."""
 
 _INSTALL = {
     "onnxruntime": "pip install 'spineline[onnx]', or pip install onnxruntime",
