@@ -22,7 +22,6 @@ from spineline.classify.grades import Grades
 from spineline.classify.recipe import Head
 from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.common.errors import ConfigError
-from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES, Kind
 from spineline.datasets.metrics.grades import V5_THRESHOLD
@@ -224,10 +223,6 @@ class CombinedClassifier:
         """What the members answer together."""
         names = heads_together([member.head for member in self.members])
         return "both" if len(names) == 2 else "seven" if "seven" in names else "binary"
-
-    def greys(self) -> list[GreyRange | None]:
-        """Of the images that each member was trained on; None where that was not kept."""
-        return [getattr(member, "greys", None) for member in self.members]
 
     def cut(self, cut: Callable[[CropSpec], Crops]) -> list[Crops]:
         """Crops for each member; members that want the same crops share them.

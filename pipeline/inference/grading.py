@@ -138,26 +138,17 @@ def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
     return [warning("grade_withheld", text, levels=levels)]
 
 
-def unlike_training(
-    grader: Grader | CombinedClassifier | None, crops: Sequence[npt.NDArray[np.uint8]]
-) -> list[Remark]:
+def unlike_training(grader: object, crops: npt.NDArray[np.uint8]) -> list[Remark]:
     """A warning where an image's crops have grey values beyond those that a classifier knows.
 
     Args:
-        grader: weights that do not say what they were trained on give no warning; of several
-            classifiers the first that has something to say gives it.
-        crops: (N, S, S) of one image, for each classifier.
+        grader: a single classifier; weights that do not say what they were trained on give no
+            warning.
+        crops: (N, S, S) of one image.
     """
-    several = isinstance(grader, CombinedClassifier)
-    known: list[GreyRange | None] = (
-        grader.greys() if several else [getattr(grader, "greys", None)]  # type: ignore[union-attr]
-    )
-    found = (
-        {} if greys is None or not len(own) else greys.beyond(own)
-        for greys, own in zip(known, crops, strict=True)
-    )
-    beyond = next((each for each in found if each), None)
-    if beyond is None:
+    greys: GreyRange | None = getattr(grader, "greys", None)
+    beyond = {} if greys is None or not len(crops) else greys.beyond(crops)
+    if not beyond:
         return []
     named = ", ".join(f"{name} {value:.2f}" for name, value in beyond.items())
     text = f"{named} of the crops: beyond the images that the classifier was trained on; take "

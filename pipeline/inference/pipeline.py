@@ -341,7 +341,11 @@ class Pipeline:
         for n, (frame, spine) in enumerate(zip(frames, spines, strict=True)):
             if "fat_suppressed" in codes_of(frame.warnings) and not self.settings.force:
                 of_frames[n] = without_vertebrae([s.kind for s in spine.structures], of_frames[n])
-        return of_frames, [unlike_training(self.classifier, each) for each in crops]
+        graders = combined.members if combined else (self.classifier,)
+        return of_frames, [
+            next(filter(None, map(unlike_training, graders, of_members)), [])
+            for of_members in crops
+        ]
 
     def _crops(self, frame: Frame, spine: DecodedSpine, spec: CropSpec) -> npt.NDArray[np.uint8]:
         """(N, size, size): the structures of a frame, cut as a classifier wants them."""
