@@ -13,6 +13,7 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
+from spineline.datasets.metrics.grades import V5_THRESHOLD
 from spineline.pipeline.evaluation.evaluate import METRICS_SCHEMA, evaluate_images
 from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.evaluation.match import ScoredImage, studies_of
@@ -309,6 +310,11 @@ def _tell(
     names: ValNames,
 ) -> None:
     LOG.info("%s", metrics_text(metrics))
+    thresholds = metrics["binary"]["threshold"]
+    if thresholds not in (None, V5_THRESHOLD):
+        several = thresholds if isinstance(thresholds, list) else [thresholds]
+        shown = ", ".join(f"{threshold:.4f}" for threshold in several)
+        LOG.info("v5 is called from this probability on: %s", shown)
     for entry in truth.left_out:
         if not entry.failed:
             LOG.info("not scored: %s", names.left_out(entry))
