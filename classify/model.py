@@ -22,8 +22,10 @@ from spineline.classify.combined import (
     heads_together,
 )
 from spineline.classify.grades import Grades
-from spineline.classify.recipe import HEADS, MAX_MEMBERS, Head
+from spineline.classify.recipe import HEADS, MAX_BLOCKS, MAX_MEMBERS, MAX_POOL, Head
+from spineline.classify.trunks.blocks import BlockTrunk
 from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
+from spineline.classify.trunks.pretrained import Origin, load_trunk
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes
@@ -52,13 +54,16 @@ class NetworkConfig:
         channels: of the input; a grey crop is repeated.
         crop: how crops are cut.
         mean, std: of the input in 0 … 1; subtracted and divided by.
-        components: features that ``gradients`` gives; 0 for another model.
+        components: features that ``gradients`` gives, or the kept blocks; 0 for another trunk.
         members: hidden layers with heads side by side on one trunk; their logits are averaged.
         feature_dropout: dropout of the trunk's features, drawn for each member.
         temperature_seven, temperature_binary: logits of the heads are divided by it, so that
             probabilities say how often they are right; the order of the classes stays.
         greys: of the images that it was trained on; None where that was not kept.
         level_input: the level of a crop joins the trunk's features, one number for each of them.
+        keep_blocks: of a network of numbered blocks, those that the trunk has; 0 for the whole.
+        pool: places along each side that the last block kept is averaged to.
+        origin: of the weights that the trunk started from; None where they were drawn.
     """
 
     model: str
@@ -76,6 +81,9 @@ class NetworkConfig:
     temperature_binary: float = 1.0
     greys: GreyRange | None = None
     level_input: bool = False
+    keep_blocks: int = 0
+    pool: int = 1
+    origin: Origin | None = None
 
     def outputs(self) -> dict[str, tuple[str, ...]]:
         """Class names of each output, in order."""
@@ -160,11 +168,14 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(N, F): what the trunk gives for images (N, 1, S, S) in 0 … 1."""
-        images = (images - self.mean) / self.std
-        if self.config.channels > 1:
-            images = images.expand(-1, self.config.channels, -1, -1)
-        features: Tensor = self.trunk(images)
+        features: Tensor = self.trunk(self.normalised(images))
         return features
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(N, C, S, S) that the trunk wants, of images (N, 1, S, S) in 0 … 1."""
+        images = (images - self.mean) / self.std
+        channels = self.config.channels
+        return images.expand(-1, channels, -1, -1) if channels > 1 else images
 
     def with_levels(self, features: Tensor, levels: Tensor | None) -> Tensor:
         """Features (N, F) of the trunk, and the levels (N,) as N rows of a one among zeros."""
@@ -185,22 +196,30 @@ class Network(nn.Module):
         return found
 
 
-def build_network(config: NetworkConfig, *, seed: int = 0, pretrained: bool = False) -> Network:
+def build_network(
+    config: NetworkConfig,
+    *,
+    seed: int = 0,
+    pretrained: bool = False,
+    trunk_state: Mapping[str, Tensor] | None = None,
+) -> Network:
     """A network with fresh weights, drawn by the seed; the global generators are left as they were.
 
     Args:
         config: what to build.
         seed: of the initial weights.
         pretrained: fetch timm's weights of the trunk from the network.
+        trunk_state: weights of the whole timm model, for three channels or those of ``config``.
 
     Raises:
         ConfigError: timm has no such model, or it does not take crops of this size.
         SpinelineError: pretrained weights cannot be fetched.
+        WeightsError: ``trunk_state`` does not fit the model.
     """
     check_model_name(config.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trunk, features = _build_trunk(config, pretrained)
+        trunk, features = _build_trunk(config, pretrained, trunk_state)
         return Network(config, trunk, features)
 
 
@@ -222,10 +241,32 @@ def check_model_name(name: str) -> None:
         raise ConfigError(f"model={name}: timm has no such model{hint}")
 
 
-def _build_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
-    """The trunk and its number of features; models of one input size are built for the crops'."""
+def _build_trunk(
+    config: NetworkConfig, pretrained: bool, state: Mapping[str, Tensor] | None
+) -> tuple[nn.Module, int]:
+    """The trunk and its number of features."""
     if config.model == GRADIENTS:
         return _gradient_trunk(config, pretrained), config.components
+    trunk, features = _whole_trunk(config, pretrained)
+    if state is not None:
+        where = config.origin.source if config.origin else "?"
+        load_trunk(trunk, state, model=config.model, where=where)
+    if not config.keep_blocks:
+        return trunk, features
+    kept = BlockTrunk(
+        trunk,
+        blocks=config.keep_blocks,
+        pool=config.pool,
+        size=config.crop.size,
+        channels=config.channels,
+        components=config.components,
+        name=config.model,
+    )
+    return kept, config.components
+
+
+def _whole_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
+    """A timm model and its features; one of a single input size is built for the crops'."""
     problems: list[Exception] = []
     for more in ({}, {"img_size": config.crop.size}):
         try:
@@ -253,6 +294,8 @@ def _gradient_trunk(config: NetworkConfig, pretrained: bool) -> GradientTrunk:
         raise ConfigError(msg)
     if pretrained:
         raise ConfigError(f"download=true: model={GRADIENTS} has no pretrained weights to fetch")
+    if config.keep_blocks:
+        raise ConfigError(f"keep_blocks={config.keep_blocks}: model={GRADIENTS} has no blocks")
     return GradientTrunk(config.crop.size, config.components)
 
 
@@ -290,6 +333,9 @@ def network_metadata(config: NetworkConfig) -> dict[str, Any]:
         ),
         "greys": (None if config.greys is None else asdict(config.greys), None),
         "level_input": (config.level_input, False),
+        "keep_blocks": (config.keep_blocks, 0),
+        "pool": (config.pool, 1),
+        "pretrained": (None if config.origin is None else asdict(config.origin), None),
     }
     return {
         "task": "classify",
@@ -341,6 +387,9 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
             temperature_binary=float(temperature.get("binary", 1.0)),
             greys=None if ends is None else GreyRange(*ends),
             level_input=_yes_or_no(metadata.get("level_input", False)),
+            keep_blocks=int(metadata.get("keep_blocks", 0)),
+            pool=int(metadata.get("pool", 1)),
+            origin=_origin(metadata.get("pretrained")),
         )
         if metadata["names"] != network_metadata(config)["names"]:
             raise ValueError(f"classes {metadata['names']}")
@@ -350,6 +399,10 @@ def config_from_metadata(metadata: Any, where: str) -> NetworkConfig:
     ) as error:  # fmt: skip
         raise WeightsError(f"{where}: its description is damaged ({error!r:.300})") from error
     return config
+
+
+def _origin(value: Any) -> Origin | None:
+    return None if value is None else Origin(str(value["source"]), str(value["licence"]))
 
 
 def _yes_or_no(value: object) -> bool:
@@ -368,6 +421,8 @@ def _check_config(config: NetworkConfig) -> None:
     for temperature in (config.temperature_seven, config.temperature_binary):
         if not MIN_TEMPERATURE <= temperature <= 1 / MIN_TEMPERATURE:
             raise ValueError(f"temperature {temperature}")
+    if not 0 <= config.keep_blocks <= MAX_BLOCKS or not 1 <= config.pool <= MAX_POOL:
+        raise ValueError(f"keep_blocks {config.keep_blocks}, pool {config.pool}")
     if not 1 <= config.members <= MAX_MEMBERS or config.components < 0:
         raise ValueError(f"members {config.members}, components {config.components}")
 
@@ -435,8 +490,36 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
     if isinstance(metadata, dict) and "combined" in metadata:
         msg = f"{path}: holds several classifiers that answer as one; wanted a single one"
         raise WeightsError(msg)
+    metadata, state = _by_our_names(metadata, state)
     config = config_from_metadata(metadata, str(path))
     return {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, config
+
+
+def _by_our_names(metadata: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """A head's rows belong to its classes by name: those of the same classes in another order are
+    brought into ours. Anything else is left as it is, for [config_from_metadata][] to refuse.
+    """
+    names = metadata.get("names") if isinstance(metadata, dict) else None
+    if not isinstance(names, list):
+        return metadata, state
+    rows: dict[str, list[int]] = {}
+    ours: list[str] = []
+    start = 0
+    for head, classes in (("seven", SEVEN_NAMES), ("binary", BINARY_NAMES)):
+        found = names[start : start + len(classes)]
+        if set(map(str, found)) == set(classes):
+            rows[head] = [found.index(name) for name in classes]
+            ours += classes
+            start += len(classes)
+    if len(ours) != len(names) or ours == names:
+        return metadata, state
+    moved = {
+        name: tensor[rows[head]]
+        for name, tensor in state.items()
+        for head in rows
+        if f"heads.{head}." in name and len(tensor) == len(rows[head])
+    }
+    return {**metadata, "names": ours}, {**state, **moved}
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -653,24 +736,25 @@ def read_members(
     metadata, state = read_described(path)
     if not isinstance(metadata, dict) or "combined" not in metadata:
         return [read_weights(path)], None
-    try:
-        described = list(metadata["combined"])
-        configs = [
-            config_from_metadata(each, f"{path}, member {n}") for n, each in enumerate(described)
-        ]
-        if not configs:
-            raise ValueError("no member")
-        combination = combination_from_json(metadata["combination"], [c.head for c in configs])
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise WeightsError(f"{path}: its description is damaged ({error!r:.300})") from error
-    states: list[dict[str, Tensor]] = [{} for _ in configs]
+    described = metadata["combined"]
+    described = described if isinstance(described, list) else []
+    states: list[dict[str, Tensor]] = [{} for _ in described]
     for name, tensor in state.items():
         member, _, own = name.partition(".")
         number = member.removeprefix("member")
         if not (number.isdecimal() and int(number) < len(states)):
-            raise WeightsError(f"{path}: {name:.100} is of no member")
+            msg = f"{path}: its description is damaged: {name:.100} is of no member"
+            raise WeightsError(msg)
         states[int(number)][own] = tensor.float() if tensor.is_floating_point() else tensor
-    return list(zip(states, configs, strict=True)), combination
+    members: list[tuple[dict[str, Tensor], NetworkConfig]] = []
+    for n, (said, own_state) in enumerate(zip(described, states, strict=True)):
+        ours, sorted_state = _by_our_names(said, own_state)
+        members.append((sorted_state, config_from_metadata(ours, f"{path}, member {n}")))
+    try:
+        heads = [config.head for _, config in members]
+        return members, combination_from_json(metadata["combination"], heads)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise WeightsError(f"{path}: its description is damaged ({error!r:.300})") from error
 
 
 def load_classifier(

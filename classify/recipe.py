@@ -1,7 +1,7 @@
 """Recipes: every number that decides how a classifier is trained.
 
-A recipe is a YAML file. ``report``, ``lumbar`` and ``lumbar_cnn`` come with the package; a file of
-one's own may hold some of the keys, the others are the report's.
+A recipe is a YAML file. Those of `RECIPES` come with the package; a file of one's own may hold some
+of the keys, the others are the report's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from spineline.datasets.crops.spec import ALIGNS, CropSpec
 
 Head = Literal["seven", "binary", "both"]
 HEADS: tuple[Head, ...] = ("seven", "binary", "both")
-RECIPES: tuple[str, ...] = ("report", "lumbar", "lumbar_cnn")
+RECIPES: tuple[str, ...] = (
+    "report", "lumbar", "lumbar_cnn", "lumbar_linear", "lumbar_features", "lumbar_efficientnet",
+)  # fmt: skip
 MAX_MEMBERS = 64
+MAX_BLOCKS = 64
+MAX_POOL = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,12 @@ class Recipe(Settings):
     channels: int = key("input channels; a grey crop is repeated", minimum=1, maximum=3)
     hidden: int = key("units of the hidden layer, 0 for none", minimum=0, maximum=65536)
     dropout: float = key("dropout after the hidden layer", minimum=0, maximum=0.99)
-    components: int = key("model=gradients: principal components to keep", minimum=1, maximum=3072)
+    components: int = key(
+        "model=gradients, keep_blocks: principal components to keep", minimum=1, maximum=3072
+    )
+    whiten: bool = key(
+        "scale every component to unit variance; false = all of them alike, the first to it"
+    )
     feature_dropout: float = key("dropout of the trunk's features", minimum=0, maximum=0.99)
     members: int = key(
         "hidden layers with heads, trained side by side on one trunk and averaged",
@@ -45,11 +54,31 @@ class Recipe(Settings):
         maximum=MAX_MEMBERS,
     )
     copies: int = key(
-        "where the trunk does not learn (model=gradients, freeze_trunk): augmented copies of each "
-        "crop whose features are kept and drawn from; 0 = a fresh copy every time",
+        "where the trunk does not learn (model=gradients, keep_blocks, freeze_trunk): augmented "
+        "copies of each crop whose features are kept and drawn from; 0 = a fresh copy every time, "
+        "and with fit=logistic the crops as they are",
         minimum=0,
         maximum=1000,
     )
+    pretrained: str = key(
+        "weights that the trunk starts from: drawn, or ImageNet's of an installed package",
+        choices=("none", "imagenet"),
+    )
+    keep_blocks: int = key(
+        "EfficientNet and its like: the trunk is the stem and so many blocks, which do not learn; "
+        "0 = the whole network",
+        minimum=0,
+        maximum=MAX_BLOCKS,
+    )
+    pool: int = key(
+        "keep_blocks: average to so many places along each side", minimum=1, maximum=MAX_POOL
+    )
+    freeze_blocks: int = key(
+        "EfficientNet and its like: the stem and so many blocks do not learn",
+        minimum=0,
+        maximum=MAX_BLOCKS,
+    )
+    freeze_norm: bool = key("the trunk's batch norms do not learn")
     freeze_trunk: bool = key("train the hidden layer and the heads alone")
     level_input: bool = key("the level of a crop joins the trunk's features")
 
@@ -89,6 +118,13 @@ class Recipe(Settings):
         "mix pairs of crops by shares from Beta(a, a), a being this; 0 = off", minimum=0, maximum=10
     )
 
+    fit: str = key(
+        "epochs of gradient descent, or logistic: heads alone, fitted once on the trunk's features",
+        choices=("epochs", "logistic"),
+    )
+    logistic_c: float = key(
+        "fit=logistic: inverse strength of the L2 penalty", minimum=1e-6, maximum=1e6
+    )
     epochs: int = key("passes over the training crops", minimum=1)
     batch: int = key("crops per step", minimum=2)
     optimizer: str = key("optimizer", choices=("adam", "adamw", "sgd"))
@@ -115,6 +151,12 @@ class Recipe(Settings):
     select_by: str = key(
         "what the best epoch is best at on val", choices=("auc", "macro_f1", "accuracy")
     )
+
+    @property
+    def trunk_learns(self) -> bool:
+        """Whether training changes the trunk."""
+        fixed = self.model == "gradients" or self.keep_blocks or self.freeze_trunk
+        return not fixed and self.fit == "epochs"
 
     def crop(self) -> CropSpec:
         """How crops are cut."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from spineline.classify.recipe import recipe_key
+from spineline.classify.recipe import RECIPES, recipe_key
 from spineline.datasets.common.settings import Settings, key
 
 _DEVICE = "cpu, cuda, or the number of one CUDA device"
@@ -27,7 +27,7 @@ class ClassifyTrain(Settings):
     )
     out: Path = key("run folder to write")
     hyp: str | None = key(
-        "recipe: report, lumbar, lumbar_cnn, or a YAML file; its values stand in for the defaults "
+        f"recipe: {', '.join(RECIPES)}, or a YAML file; its values stand in for the defaults "
         "shown here, and a key given beats it",
         default=None,
         group="training",
@@ -36,7 +36,8 @@ class ClassifyTrain(Settings):
     model: str | None = recipe_key("model", "model")
     head: str = recipe_key("head", "model")
     weights: str | None = key(
-        "start from: a .safetensors file or a registry name; none = from scratch",
+        "start from: imagenet (of the extra 'pretrained'), a .safetensors file of ours or of a "
+        "timm model's state, or a registry name; none = as the recipe says",
         default=None,
         group="model",
     )
@@ -58,9 +59,15 @@ class ClassifyTrain(Settings):
     hidden: int | None = recipe_key("hidden", "model")
     dropout: float | None = recipe_key("dropout", "model")
     components: int | None = recipe_key("components", "model")
+    whiten: bool | None = recipe_key("whiten", "model")
     feature_dropout: float | None = recipe_key("feature_dropout", "model")
     members: int | None = recipe_key("members", "model")
     copies: int | None = recipe_key("copies", "augmentation")
+    pretrained: str = recipe_key("pretrained", "model")
+    keep_blocks: int | None = recipe_key("keep_blocks", "model")
+    pool: int | None = recipe_key("pool", "model")
+    freeze_blocks: int | None = recipe_key("freeze_blocks", "model")
+    freeze_norm: bool | None = recipe_key("freeze_norm", "model")
     freeze_trunk: bool | None = recipe_key("freeze_trunk", "model")
     level_input: bool | None = recipe_key("level_input", "model")
     size: int | None = recipe_key("size", "data")
@@ -79,6 +86,8 @@ class ClassifyTrain(Settings):
     noise: float | None = recipe_key("noise", "augmentation")
     scanner_looks: float | None = recipe_key("scanner_looks", "augmentation")
     mixup: float | None = recipe_key("mixup", "augmentation")
+    fit: str = recipe_key("fit", "training")
+    logistic_c: float | None = recipe_key("logistic_c", "training")
     epochs: int | None = recipe_key("epochs", "training")
     batch: int | None = recipe_key("batch", "training")
     optimizer: str = recipe_key("optimizer", "training")

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spineline.classify.augment import Mix, augment, draw_mix
+from spineline.classify.augment import Mix, augment, draw_mix, to_float
 from spineline.classify.data import TrainingData, balanced_encoding, load_training_data
 from spineline.classify.metrics import score, selection_score
 from spineline.classify.model import (
@@ -30,6 +31,7 @@ from spineline.classify.model import (
     allowed_classes,
     build_network,
     check_model_name,
+    config_from_metadata,
     grades_of,
     load_network,
     network_metadata,
@@ -39,7 +41,17 @@ from spineline.classify.model import (
 )
 from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
-from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
+from spineline.classify.trunks.blocks import freeze
+from spineline.classify.trunks.components import ComponentTrunk
+from spineline.classify.trunks.gradients import GRADIENTS
+from spineline.classify.trunks.logistic import fit_logistic
+from spineline.classify.trunks.pretrained import (
+    IMAGENET,
+    PretrainedTrunk,
+    fetched_trunk,
+    packaged_trunk,
+    trunk_of_file,
+)
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_json
@@ -50,6 +62,7 @@ from spineline.datasets.common.settings import parse_settings, settings_to_dict
 from spineline.datasets.crops.grey_range import grey_range
 from spineline.datasets.crops.table import CropTable
 from spineline.datasets.labels import KINDS, SEVEN_NAMES
+from spineline.datasets.networks.tensors import parse_description
 from spineline.datasets.networks.training import (
     ResultRow,
     Trainer,
@@ -113,12 +126,15 @@ def train(settings: ClassifyTrain) -> TrainingResult:
         raise ConfigError("missing data=… (a converted dataset, or a folder of data crops)")
     device = torch.device(device_name(settings.device))
     check_model_name(recipe.model)
+    _check_fit(recipe)
     given = overrides_of(settings)
     data = load_training_data(settings.data, recipe, given=given, seed=settings.seed)
-    plan = ClassifierPlan(data, _network_config(data), settings.seed, device, settings.val_every)
-    network = _start_network(plan.config, settings)
-    if settings.weights is None and not resuming:
-        fit_trunk(network, data.train)
+    start = None if resuming else _pretrained_trunk(settings, data.recipe)
+    config = _begun_config(out) if resuming else _network_config(data, start)
+    plan = ClassifierPlan(data, config, settings.seed, device, settings.val_every)
+    network = _start_network(plan.config, settings, start)
+    if start is not None or (settings.weights is None and not resuming):
+        fit_trunk(network, data.train, whiten=recipe.whiten)
     out.mkdir(parents=True, exist_ok=True)
     with _threads(settings.threads), held_folder(out):
         clear_half_written(out)
@@ -134,12 +150,52 @@ def train(settings: ClassifyTrain) -> TrainingResult:
         return trainer.run()
 
 
-def _network_config(data: TrainingData) -> NetworkConfig:
+def _check_fit(recipe: Recipe) -> None:
+    """Refuse keys that heads fitted at once cannot honour."""
+    for name, wanted in (("hidden", 0), ("members", 1), ("epochs", 1)):
+        value = getattr(recipe, name)
+        if recipe.fit == "logistic" and value != wanted:
+            msg = f"{name}={value}: fit=logistic fits the heads once, on the trunk's own features"
+            raise ConfigError(f"{msg}; use {name}={wanted}, or fit=epochs")
+
+
+def _begun_config(out: Path) -> NetworkConfig:
+    """The network of the run that is resumed."""
+    file = out / _CHECKPOINT
+    text = read_checkpoint(file, ("history", "identity", "metadata"))["metadata"]
+    return config_from_metadata(parse_description(text, str(file)), str(file))
+
+
+def _pretrained_trunk(settings: ClassifyTrain, recipe: Recipe) -> PretrainedTrunk | None:
+    """Weights of a timm model to start from, where they are asked for.
+
+    Raises:
+        ConfigError: there are none for the model, or keys that contradict each other.
+        WeightsError: a file that cannot be read.
+    """
+    weights = settings.weights
+    if settings.download:
+        if weights not in (None, IMAGENET):
+            raise ConfigError(f"download=true: starts from timm's weights, not weights={weights}")
+        if recipe.model == GRADIENTS:
+            raise ConfigError(f"download=true: model={GRADIENTS} has no pretrained weights")
+        return fetched_trunk(recipe.model)
+    if weights == IMAGENET or (weights is None and recipe.pretrained == IMAGENET):
+        return packaged_trunk(recipe.model)
+    if weights is None or not Path(weights).is_file() or recipe.model == GRADIENTS:
+        return None
+    return trunk_of_file(Path(weights), recipe.model, trust=settings.trust)
+
+
+def _network_config(data: TrainingData, start: PretrainedTrunk | None) -> NetworkConfig:
     recipe = data.recipe
     head: Head = "both"
     if recipe.head in ("seven", "binary"):
         head = "seven" if recipe.head == "seven" else "binary"
     mean, std = mean_and_std(data.train) if recipe.normalise else (0.0, 1.0)
+    if start is not None:
+        mean, std = start.mean, start.std
+    fixed = recipe.model == GRADIENTS or recipe.keep_blocks > 0
     return NetworkConfig(
         model=recipe.model,
         head=head,
@@ -149,11 +205,14 @@ def _network_config(data: TrainingData) -> NetworkConfig:
         crop=recipe.crop(),
         mean=mean,
         std=std,
-        components=recipe.components if recipe.model == GRADIENTS else 0,
+        components=recipe.components if fixed else 0,
         members=recipe.members,
         feature_dropout=recipe.feature_dropout,
         greys=grey_range(data.train),
         level_input=recipe.level_input,
+        keep_blocks=recipe.keep_blocks,
+        pool=recipe.pool if recipe.keep_blocks else 1,
+        origin=None if start is None else start.origin,
     )
 
 
@@ -168,17 +227,25 @@ def mean_and_std(table: CropTable) -> tuple[float, float]:
     return mean, max(math.sqrt(variance), 1e-3)
 
 
-def _start_network(config: NetworkConfig, settings: ClassifyTrain) -> Network:
-    pretrained = settings.download and not settings.resume
-    network = build_network(config, seed=settings.seed, pretrained=pretrained)
+def _start_network(
+    config: NetworkConfig, settings: ClassifyTrain, start: PretrainedTrunk | None
+) -> Network:
+    """A network as training begins with it: pretrained, from weights of ours, or drawn."""
+    if start is not None:
+        LOG.info("the trunk starts from %s (%s)", start.origin.source, start.origin.licence)
+        pretrained = start.state is None
+        return build_network(
+            config, seed=settings.seed, pretrained=pretrained, trunk_state=start.state
+        )
+    network = build_network(config, seed=settings.seed)
     if settings.weights is not None and not settings.resume:
         file = resolve(settings.weights, task="classify", trust=settings.trust)
         start_from(network, *read_weights(file.path, trust=settings.trust), where=settings.weights)
     return network
 
 
-def fit_trunk(network: Network, train: CropTable) -> None:
-    """Let a trunk of gradients take the principal components of the training crops, in place.
+def fit_trunk(network: Network, train: CropTable, *, whiten: bool = True) -> None:
+    """Let a fixed trunk take the principal components of the training crops, in place.
 
     Any other trunk is left as it is.
 
@@ -186,14 +253,15 @@ def fit_trunk(network: Network, train: CropTable) -> None:
         ConfigError: fewer crops than components.
     """
     trunk = network.trunk
-    if not isinstance(trunk, GradientTrunk):
+    if not isinstance(trunk, ComponentTrunk):
         return
-    windows, mean, std = train.windows(), network.config.mean, network.config.std
-    found = [
-        trunk.histograms((torch.tensor(part).unsqueeze(1).float() / 255 - mean) / std)
-        for part in np.array_split(windows, math.ceil(len(windows) / 256))
-    ]
-    trunk.fit(torch.cat(found))
+    windows = train.windows()
+    with torch.no_grad():
+        found = [
+            trunk.measure(network.normalised(torch.tensor(part).unsqueeze(1).float() / 255))
+            for part in np.array_split(windows, math.ceil(len(windows) / 256))
+        ]
+    trunk.fit(torch.cat(found), whiten=whiten)
 
 
 def start_from(
@@ -409,6 +477,9 @@ class ClassifierTrainer(Trainer):
         network.to(plan.device).to(memory_format=torch.channels_last)
         if plan.recipe.freeze_trunk:
             network.trunk.requires_grad_(requires_grad=False)
+        recipe = plan.recipe
+        blocks, norm = recipe.freeze_blocks, recipe.freeze_norm
+        self.frozen = freeze(network.trunk, blocks, norm=norm, name=recipe.model)
         optimizer = make_optimizer(network, plan.recipe)
         epochs = plan.recipe.epochs
         super().__init__(out, network, optimizer, epochs=epochs, val_every=plan.val_every)
@@ -428,11 +499,15 @@ class ClassifierTrainer(Trainer):
     def train_epoch(self) -> dict[str, float]:
         """One pass; the global generators (dropout) are seeded by seed and epoch."""
         plan, epoch = self.plan, self.done
+        if plan.recipe.fit == "logistic":
+            return fit_heads(plan, self.network, self.tensors)
         generator = torch.Generator().manual_seed(_epoch_seed(plan.seed, epoch))
         torch.manual_seed(_epoch_seed(plan.seed, epoch) + 1)
         self.network.train()
         if plan.recipe.freeze_trunk:
             self.network.trunk.eval()
+        for module in self.frozen:
+            module.eval()
         parts = batches(epoch_order(plan.data.train, plan.recipe, generator), plan.recipe.batch)
         total, hits, seen = 0.0, 0, 0
         for step, chosen in enumerate(self.shown(parts, len(parts))):
@@ -585,7 +660,7 @@ def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Ten
     recipe = plan.recipe
     if not recipe.copies:
         return None
-    if recipe.model != GRADIENTS and not recipe.freeze_trunk:
+    if recipe.trunk_learns:
         LOG.warning("copies=%d: not applied, the trunk of %s learns", recipe.copies, recipe.model)
         return None
     network.trunk.eval()
@@ -600,6 +675,67 @@ def kept_features(plan: ClassifierPlan, network: Network, pixels: Tensor) -> Ten
             found.append(torch.cat(parts))
             LOG.info("augmented copies: %d of %d", copy + 1, recipe.copies)
     return torch.stack(found)
+
+
+def fit_heads(plan: ClassifierPlan, network: Network, tensors: Batches) -> dict[str, float]:
+    """Fit the heads by logistic regression on the trunk's features of the training crops, in place.
+
+    Augmented copies, where the recipe has some, count together as much as the crops alone.
+
+    Returns:
+        The loss and accuracy on these features.
+    """
+    recipe, table = plan.recipe, plan.data.train
+    copies = tensors.features
+    if copies is None:
+        network.eval()
+        windows = torch.from_numpy(np.ascontiguousarray(table.windows()))
+        with torch.no_grad():
+            parts = [network.features(to_float(p.to(plan.device))) for p in windows.split(256)]
+        copies = torch.cat(parts).float().cpu()[None]
+    times = len(copies)
+    levels = tensors.levels.repeat(times).to(plan.device)
+    features = copies.flatten(0, 1).to(plan.device)
+    wide = network.with_levels(features, levels).cpu().numpy()
+    disc = tensors.disc.repeat(times)
+    targets = tensors.seven.repeat(times), tensors.binary.repeat(times)
+    for rows, name, codes, classes in _fits(recipe, targets, disc, list(network.heads)):
+        weight = class_weights(codes.numpy(), 7, recipe.class_weights)[codes] / times
+        head = fit_logistic(
+            wide[rows], codes[rows].numpy(), classes,
+            c=recipe.logistic_c, weights=weight[rows].double().numpy(),
+        )  # fmt: skip
+        layer = cast(nn.Linear, network.heads[name])
+        with torch.no_grad():
+            layer.weight[classes] = torch.tensor(head.weight).to(layer.weight)
+            layer.bias[classes] = torch.tensor(head.bias).to(layer.bias)
+    network.eval()
+    with torch.no_grad():
+        (outputs,) = network.logits_of_features(features, levels)
+        seven, binary = (target.to(plan.device) for target in targets)
+        loss = CropLoss(recipe, table).to(plan.device)
+        value = float(loss(outputs, seven, binary, disc.to(plan.device)))
+    return {"loss": value, "accuracy": _right(outputs, seven, binary) / len(wide)}
+
+
+def _fits(
+    recipe: Recipe, targets: tuple[Tensor, Tensor], disc: Tensor, heads: Sequence[str]
+) -> Iterator[tuple[npt.NDArray[np.bool_], str, Tensor, list[int]]]:
+    """What is fitted apart: rows of crops, the head, all codes, and the head's rows.
+
+    With ``kind_loss`` the classes of discs and of vertebrae are told apart among themselves alone.
+    """
+    seven, binary = targets
+    everything = torch.ones_like(disc)
+    if "seven" in heads and recipe.kind_loss:
+        for kind, allowed in zip(KINDS, allowed_classes(KINDS, len(KINDS)), strict=True):
+            rows = disc if kind == "disc" else ~disc
+            yield rows.numpy(), "seven", seven, allowed.nonzero()[:, 0].tolist()
+    elif "seven" in heads:
+        yield everything.numpy(), "seven", seven, list(range(len(SEVEN_NAMES)))
+    if "binary" in heads:
+        rows = disc if recipe.binary_on == "disc" else everything
+        yield rows.numpy(), "binary", binary, [0, 1]
 
 
 def _copy_seed(seed: int, copy: int) -> int:

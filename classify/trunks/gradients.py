@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from spineline.datasets.common.errors import ConfigError
+from spineline.classify.trunks.components import ComponentTrunk
 
 GRADIENTS = "gradients"
 """The name of this trunk as ``model=``."""
@@ -28,42 +28,27 @@ VIEWS = (0.375, 0.5, 0.75, 1.0)
 
 SIDE, CELLS, BINS = 64, 8, 6
 FEATURES = len(VIEWS) * 2 * BINS * CELLS * CELLS
-_SPREAD_FLOOR = 1e-2  # features have a mean square of about one; constant ones stay small
 _TINY = 1e-6
 
 
-class GradientTrunk(nn.Module):
-    """(N, 1, S, S) in 0 … 1 to (N, components): the principal components of the histograms.
+class GradientTrunk(ComponentTrunk):
+    """(N, 1, S, S) in 0 … 1 to (N, components): the principal components of the histograms."""
 
-    Attributes:
-        mean: (FEATURES,) subtracted from the features.
-        weight: (components, FEATURES) that the rest is multiplied by; zero until it is fitted.
-    """
-
-    mean: Tensor
-    weight: Tensor
     sobel: Tensor
 
     def __init__(self, size: int, components: int) -> None:
-        super().__init__()
-        if not 1 <= components <= FEATURES:
-            msg = f"components={components}: model={GRADIENTS} has 1 … {FEATURES} components"
-            raise ConfigError(msg)
+        super().__init__(FEATURES, components, name=GRADIENTS)
         self.sides = [min(max(round(size * share / 2) * 2, 2), size) for share in VIEWS]
         self.size = size
-        self.num_features = components
-        self.register_buffer("mean", torch.zeros(FEATURES))
-        self.register_buffer("weight", torch.zeros(components, FEATURES))
         across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
         kernels = torch.stack([across, across.T])[:, None]
         self.register_buffer("sobel", kernels, persistent=False)
         for n, side in enumerate(self.sides):
             self.register_buffer(f"resample{n}", resampling(side), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, components) float32; nothing here is learnt by gradient."""
-        with torch.no_grad():
-            return (self.histograms(images.float()) - self.mean) @ self.weight.T
+    def measure(self, images: Tensor) -> Tensor:
+        """(N, FEATURES): the histograms."""
+        return self.histograms(images)
 
     def histograms(self, images: Tensor) -> Tensor:
         """(N, FEATURES): for each view the histograms by the view's energy, then by the cells'."""
@@ -92,30 +77,6 @@ class GradientTrunk(nn.Module):
         shares = [(1 - (place - number).abs()).clamp(min=0) for number in range(BINS + 1)]
         shares[0] = shares[0] + shares.pop()
         return functional.avg_pool2d(magnitude * torch.cat(shares, dim=1), SIDE // CELLS)
-
-    def fit(self, histograms: Tensor) -> None:
-        """Take the principal components of the training crops, in place.
-
-        Args:
-            histograms: (N, FEATURES) float32, N greater than ``components``.
-
-        Raises:
-            ConfigError: fewer crops than that.
-        """
-        if len(histograms) <= self.num_features:
-            msg = (
-                f"components={self.num_features}: {len(histograms)} training crops have fewer "
-                f"than that; choose components= below {len(histograms)}"
-            )
-            raise ConfigError(msg)
-        mean = histograms.mean(dim=0)
-        spread = histograms.std(dim=0).clamp(min=_SPREAD_FLOOR)
-        _, lengths, axes = torch.linalg.svd((histograms - mean) / spread, full_matrices=False)
-        deviation = lengths[: self.num_features] / math.sqrt(len(histograms))
-        weight = axes[: self.num_features] / deviation.clamp(min=_SPREAD_FLOOR)[:, None] / spread
-        with torch.no_grad():
-            self.mean.copy_(mean)
-            self.weight.copy_(weight)
 
 
 def resampling(side: int) -> Tensor:

@@ -214,10 +214,10 @@ def test_a_file_of_several_says_what_they_say(pair: list[Path], tmp_path: Path) 
         (lambda d: d["combination"]["shares"].update(seven=[2.0, -1.0]), "0 or more"),
         (lambda d: d["combination"]["shares"].pop("seven"), "wanted seven, binary"),
         (lambda d: d.pop("combination"), "combination"),
-        (lambda d: d.update(combined=[]), "no member"),
+        (lambda d: d.update(combined=[]), "of no member"),
         (lambda d: d.update(combined=3), "damaged"),
         (lambda d: d["combined"][1].update(names=["x", "y"]), "member 1.*classes"),
-        (lambda d: d["combined"].pop(), "for 1 members"),
+        (lambda d: d["combined"].pop(), "of no member"),
     ],
 )
 def test_a_damaged_file_is_refused(pair: list[Path], tmp_path: Path, change, message: str) -> None:

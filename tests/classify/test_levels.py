@@ -24,6 +24,7 @@ from spineline.classify.settings import ClassifyTrain
 from spineline.classify.train import train
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.networks.runtimes import open_session
+from spineline.datasets.networks.tensors import pack_described
 
 Cli = Callable[..., tuple[int, str, str]]
 LEVELS = np.array([-1, 0, 3, 10])
@@ -132,6 +133,24 @@ def test_predict_reads_the_level_off_the_file_name(
     wanted = load_classifier(told).grade(same_crops(4), levels=np.array(levels)).binary
     found = [entry["binary"]["probability"] for entry in entries]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_rows_of_a_head_are_taken_by_the_names_of_their_classes(told: Path, tmp_path: Path) -> None:
+    """A file whose classes stand in another order answers the same."""
+    state, config = read_weights(told)
+    described = network_metadata(config)
+    order = [3, 0, 6, 1, 2, 5, 4]
+    moved = {
+        name: tensor[order] if "heads.seven" in name else tensor for name, tensor in state.items()
+    }
+    names = [described["names"][n] for n in order] + described["names"][7:][::-1]
+    moved = {name: t.flip(0) if "heads.binary" in name else t for name, t in moved.items()}
+    text = json.dumps({**described, "names": names})
+    (tmp_path / "other.safetensors").write_bytes(pack_described(moved, text, half=False))
+    one, other = (load_classifier(p) for p in (told, tmp_path / "other.safetensors"))
+    crops = np.random.default_rng(1).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    np.testing.assert_array_equal(one.grade(crops).seven, other.grade(crops).seven)
+    np.testing.assert_array_equal(one.grade(crops).binary, other.grade(crops).binary)
 
 
 def test_fresh_networks_start_with_the_input(told: Path) -> None:
