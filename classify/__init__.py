@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from spineline.classify.combined import Combination, CombinedClassifier
     from spineline.classify.grades import Grades
     from spineline.classify.model import Classifier, load_classifier
     from spineline.classify.settings import (
@@ -31,6 +32,8 @@ __all__ = [
     "ClassifyPredict",
     "ClassifyTrain",
     "ClassifyVal",
+    "Combination",
+    "CombinedClassifier",
     "Grades",
     "load_classifier",
 ]
@@ -41,6 +44,8 @@ _PLACES = {
     "ClassifyPredict": "settings",
     "ClassifyTrain": "settings",
     "ClassifyVal": "settings",
+    "Combination": "combined",
+    "CombinedClassifier": "combined",
     "Grades": "grades",
     "load_classifier": "model",
 }

@@ -1,30 +1,52 @@
-"""``spineline classify calibrate``: a temperature, so that probabilities are honest.
+"""``spineline classify calibrate``: honest probabilities, several classifiers as one, v5.
 
 Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017): a head's
 logits are divided by one number, which changes neither the answer nor the order of classes. It is
-the one that makes the labels likeliest, on predictions of networks that had not seen them.
+the one that makes the labels likeliest, on predictions of networks that had not seen them. Of
+several classifiers it is fitted to their mean; see [spineline.classify.combined][].
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
-from spineline.classify.model import MIN_TEMPERATURE, read_weights, save_weights
+from spineline.classify.combined import (
+    Combination,
+    equal_shares,
+    given_shares,
+    has_head,
+    heads_together,
+    mean_probabilities,
+    tempered,
+    two_classes,
+    with_temperature,
+)
+from spineline.classify.model import (
+    MIN_TEMPERATURE,
+    NetworkConfig,
+    read_weights,
+    save_combined,
+    save_weights,
+)
+from spineline.classify.recipe import Head
 from spineline.classify.settings import ClassifyCalibrate
-from spineline.datasets.common.arrays import FloatArray, IntArray
+from spineline.datasets.common.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output
 from spineline.datasets.common.log import LOG
 from spineline.datasets.crops.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
-from spineline.datasets.metrics.grades import calibration_error
-from spineline.weights import resolve
+from spineline.datasets.metrics.grades import V5_THRESHOLD, calibration_error
+from spineline.datasets.metrics.kind_masks import masked_seven
+from spineline.weights import names_in_list, resolve_classifiers
 
+_SHARE_STEPS = 20_000
 _STEPS = 60  # halvings of the range of inverse temperatures
 
 
@@ -64,40 +86,73 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class Threshold:
+    """From which probability on v5 is called, and what that does to the predictions.
+
+    Attributes:
+        value: the threshold.
+        sensitivity, specificity: on the predictions that it was chosen on; a rate of nothing is
+            None.
+        cross_fitted: both rates with each fold's threshold chosen on the others; None where folds
+            are not told apart.
+    """
+
+    value: float
+    sensitivity: float | None
+    specificity: float | None
+    cross_fitted: tuple[float | None, float | None] | None
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrateResult:
     """What ``classify calibrate`` made.
 
     Attributes:
         out: the weights file.
         heads: by head, ``seven`` and ``binary`` as far as the weights have them.
+        shares: of several classifiers, by head.
+        threshold: of v5, where one was asked for.
     """
 
     out: Path
     heads: dict[str, Calibration]
+    shares: Mapping[str, tuple[float, ...]] | None = None
+    threshold: Threshold | None = None
+
+
+Member = tuple[dict[str, Tensor], NetworkConfig]
+Rows = list[dict[str, str]]
 
 
 def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
     """Fit a temperature for each head and write the weights with it.
 
-    A head whose calibration error would not fall keeps its probabilities.
+    A head whose calibration error would not fall keeps its probabilities. Of several classifiers
+    the mean is calibrated, and one file holds them all.
 
     Raises:
-        AnnotationError: predictions that cannot be read, or have no such head.
-        ConfigError: ``out`` is no ``.safetensors`` file.
+        AnnotationError: predictions that cannot be read, have no such head, or are of other
+            structures than those of another classifier.
+        ConfigError: ``out`` is no ``.safetensors`` file, or keys that do not go together.
         WeightsError: the weights cannot be used.
         OutputExistsError: ``out`` exists.
     """
     if settings.out.suffix != ".safetensors":
         raise ConfigError(f"out={settings.out}: wanted a file that ends in .safetensors")
     check_output(settings.out, overwrite=settings.overwrite)
-    weights = resolve(settings.model, task="classify", trust=settings.trust)
-    state, config = read_weights(weights.path, trust=settings.trust)
-    rows = read_grades(settings.predictions)
+    files = resolve_classifiers(settings.model, trust=settings.trust)
+    members = [read_weights(file.path, trust=settings.trust) for file in files]
+    rows = _rows_of_members(settings.predictions, len(files))
+    if len(members) > 1 or settings.tau or settings.specificity is not None:
+        return _calibrate_combined(settings, members, rows)
+    if settings.shares != "equal":
+        raise ConfigError(f"shares={settings.shares}: of several models; one was given")
+    state, config = members[0]
     found: dict[str, Calibration] = {}
     for head in config.outputs():
-        found[head] = calibration(_graded(rows, head, settings.predictions[0]))
+        found[head] = calibration(_graded(rows[0], head, settings.predictions[0]))
         _tell(head, found[head])
-    kept = {name: c.temperature for name, c in found.items() if c.ece_after < c.ece_before}
+    kept = _kept(found)
     config = replace(
         config,
         temperature_seven=kept.get("seven", 1.0),
@@ -106,6 +161,251 @@ def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
     save_weights(settings.out, state, config, half=settings.half)
     LOG.info("%s written", settings.out)
     return CalibrateResult(settings.out, found)
+
+
+def _kept(found: Mapping[str, Calibration]) -> dict[str, float]:
+    """The temperatures that make the calibration error fall."""
+    return {name: c.temperature for name, c in found.items() if c.ece_after < c.ece_before}
+
+
+def _rows_of_members(predictions: Sequence[Path], models: int) -> list[Rows]:
+    """The lines of each model's predictions, those of one structure at the same place.
+
+    Raises:
+        AnnotationError: not readable, or not of the same structures, labels and folds.
+        ConfigError: not one file for each of several models.
+    """
+    if not predictions:
+        raise ConfigError("predictions=: names no file; wanted the predictions.csv of each model")
+    if models == 1:
+        return [read_grades(predictions)]
+    if len(predictions) != models:
+        msg = (
+            f"predictions=…: {len(predictions)} files for {models} models; give one for each "
+            "model, in their order"
+        )
+        raise ConfigError(msg)
+    by_place = [_by_structure(read_grades([place]), place) for place in predictions]
+    first = by_place[0]
+    for place, other in zip(predictions[1:], by_place[1:], strict=True):
+        odd = next(iter(sorted(set(first) ^ set(other))), None)
+        if odd is not None:
+            where = place if odd in first else predictions[0]
+            msg = (
+                f"{where}: has no line of image {odd[0]!r:.60}, {odd[1]}, which the other model's "
+                "predictions have; make both with one folds.json (kfold classify folds=…)"
+            )
+            raise AnnotationError(msg)
+        for key, row in first.items():
+            unlike = [n for n in ("seven", "binary", "fold") if row[n] != other[key][n]]
+            if unlike:
+                msg = (
+                    f"{place}: image {key[0]!r:.60}, {key[1]}: {unlike[0]} is "
+                    f"{other[key][unlike[0]]!r:.20}, in {predictions[0]} {row[unlike[0]]!r:.20}; "
+                    "make both of the same data with one folds.json (kfold classify folds=…)"
+                )
+                raise AnnotationError(msg)
+    return [[each[key] for key in first] for each in by_place]
+
+
+def _by_structure(rows: Rows, place: Path) -> dict[tuple[str, str], dict[str, str]]:
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        key = row["image"], row["level"]
+        if key in found:
+            raise AnnotationError(f"{place}: image {key[0]!r:.60}, {key[1]}: occurs twice")
+        found[key] = row
+    return found
+
+
+def _calibrate_combined(
+    settings: ClassifyCalibrate, members: Sequence[Member], rows: Sequence[Rows]
+) -> CalibrateResult:
+    """One file of all members; their mean's temperature, class adjustment and threshold."""
+    heads = [config.head for _, config in members]
+    tables = {
+        name: [
+            _graded(own, name, file, masked=True) if has_head(head, name) else None
+            for own, head, file in zip(rows, heads, settings.predictions, strict=False)
+        ]
+        for name in heads_together(heads)
+    }
+    shares = _shares(settings.shares, tables, heads)
+    found: dict[str, Calibration] = {}
+    means: dict[str, Graded] = {}
+    for name, of_members in tables.items():
+        first = next(each for each in of_members if each is not None)
+        p = [None if each is None else np.exp(each.log_p) for each in of_members]
+        with np.errstate(divide="ignore"):
+            mean = np.log(mean_probabilities(p, shares[name]))
+        means[name] = replace(first, log_p=mean)
+        found[name] = calibration(means[name])
+        _tell_shares(name, of_members, shares[name])
+        _tell(name, found[name])
+    temperature = _kept(found)
+    counts: tuple[int, ...] = ()
+    if settings.tau:
+        if "seven" not in means:
+            raise ConfigError(f"tau={settings.tau:g}: no model has a seven-class head to adjust")
+        counts = tuple(np.bincount(means["seven"].true, minlength=len(SEVEN_NAMES)).tolist())
+    threshold = None
+    if settings.specificity is not None:
+        if "binary" not in means:
+            raise ConfigError(f"specificity={settings.specificity:g}: no model has a binary head")
+        v5 = with_temperature(np.exp(means["binary"].log_p), temperature.get("binary", 1.0))[:, 1]
+        vertebrae = [int(r["fold"]) for r in rows[0] if kind_of_level(r["level"]) == "vertebra"]
+        threshold = _threshold(v5, means["binary"], vertebrae, settings.specificity)
+    combination = Combination(
+        shares,
+        temperature,
+        settings.tau,
+        counts,
+        V5_THRESHOLD if threshold is None else threshold.value,
+    )
+    cold = [
+        (state, replace(config, temperature_seven=1.0, temperature_binary=1.0))
+        for state, config in members
+    ]
+    save_combined(settings.out, cold, combination, half=settings.half)
+    LOG.info("%s written: %d classifiers that answer as one", settings.out, len(cold))
+    return CalibrateResult(settings.out, found, shares, threshold)
+
+
+def _shares(
+    asked: str, tables: Mapping[str, Sequence[Graded | None]], heads: Sequence[Head]
+) -> dict[str, tuple[float, ...]]:
+    if asked == "equal":
+        return equal_shares(heads)
+    if asked == "fit":
+        return {name: fit_shares(of_members) for name, of_members in tables.items()}
+    try:
+        numbers = [float(part) for part in names_in_list(asked)]
+    except ValueError as error:
+        msg = f"shares={asked:.60}: not an allowed value (equal, fit, or a number for each model)"
+        raise ConfigError(msg) from error
+    return given_shares(numbers, heads)
+
+
+def fit_shares(members: Sequence[Graded | None]) -> tuple[float, ...]:
+    """The shares, 0 or more and 1 together, whose mean of probabilities makes labels likeliest.
+
+    The mean log-likelihood of a mixture is concave in its weights; the step of expectation and
+    maximisation (Dempster et al., 1977) never lowers it and stays within the simplex.
+
+    Args:
+        members: predictions of the same structures; None of a member without the head.
+    """
+    own = [n for n, each in enumerate(members) if each is not None]
+    likelihood = np.stack([_likelihood(each) for each in members if each is not None], axis=1)
+    likelihood = likelihood[likelihood.max(axis=1) > 0]
+    weights = np.full(len(own), 1 / len(own))
+    for _ in range(_SHARE_STEPS if len(likelihood) else 0):
+        parts = likelihood * weights
+        better = (parts / parts.sum(axis=1, keepdims=True)).mean(axis=0)
+        settled = np.abs(better - weights).max() < 1e-9
+        weights = better
+        if settled:
+            break
+    rounded = np.round(weights, 4)
+    rounded /= rounded.sum()
+    return tuple(float(rounded[own.index(n)]) if n in own else 0.0 for n in range(len(members)))
+
+
+def _likelihood(graded: Graded) -> FloatArray:
+    """(N,) the probability of each label."""
+    return np.exp(graded.log_p[np.arange(len(graded.true)), graded.true])
+
+
+def _log_loss(graded: Graded) -> float:
+    """Mean over the labels that are not ruled out."""
+    likelihood = _likelihood(graded)
+    return float(-np.log(likelihood[likelihood > 0]).mean()) if (likelihood > 0).any() else math.nan
+
+
+def _tell_shares(name: str, members: Sequence[Graded | None], shares: Sequence[float]) -> None:
+    """What each member's log loss is, and that of the mean."""
+    if len(members) == 1:
+        return
+    p = [None if each is None else np.exp(each.log_p) for each in members]
+    known = next(each for each in members if each is not None)
+    with np.errstate(divide="ignore"):
+        mean = replace(known, log_p=np.log(mean_probabilities(p, shares)))
+    LOG.info(
+        "%s: shares %s; log loss of the members %s, of their mean %.4f",
+        name,
+        ", ".join(f"{share:.4f}" for share in shares),
+        ", ".join("-" if each is None else f"{_log_loss(each):.4f}" for each in members),
+        _log_loss(mean),
+    )
+
+
+def _threshold(
+    v5: FloatArray, discs: Graded, vertebrae: Sequence[int], specificity: float
+) -> Threshold:
+    """The threshold of v5 on all structures, and what it does.
+
+    Args:
+        v5: (N,) probabilities of the discs.
+        discs: their labels and folds.
+        vertebrae: the folds of the vertebrae, which count as called right.
+        specificity: the least that is wanted.
+    """
+    score = np.concatenate([v5.astype(np.float32), np.zeros(len(vertebrae), np.float32)])
+    true = np.concatenate([discs.true == 1, np.zeros(len(vertebrae), dtype=np.bool_)])
+    fold = np.concatenate([discs.fold, np.array(vertebrae, dtype=np.int64)])
+    value = threshold_at(score, true, specificity)
+    folds = sorted(set(fold.tolist()))
+    cross: tuple[float | None, float | None] | None = None
+    if len(folds) > 1:
+        called = np.zeros(len(score), dtype=np.bool_)
+        for own in folds:
+            other = fold != own
+            called[~other] = score[~other] >= threshold_at(score[other], true[other], specificity)
+        cross = _rates(called, true)
+    found = Threshold(value, *_rates(score >= value, true), cross)
+    LOG.info(
+        "binary: v5 from %.4f on; sensitivity %s, specificity %s on the predictions%s",
+        value,
+        *(_shown(rate) for rate in (found.sensitivity, found.specificity)),
+        "" if cross is None else f"; {_shown(cross[0])} and {_shown(cross[1])} cross-fitted",
+    )
+    return found
+
+
+def _rates(called: BoolArray, true: BoolArray) -> tuple[float | None, float | None]:
+    """Sensitivity and specificity; None where there is nothing to count."""
+    return (
+        float(called[true].mean()) if true.any() else None,
+        float((~called[~true]).mean()) if (~true).any() else None,
+    )
+
+
+def _shown(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.4f}"
+
+
+def threshold_at(score: Float32Array, positive: BoolArray, specificity: float) -> float:
+    """The least score at which calling it and all above keeps a specificity.
+
+    Args:
+        score: (N,) probabilities; 0 is never called.
+        positive: (N,) labels.
+        specificity: least share of the negatives that are not called.
+
+    Raises:
+        AnnotationError: no negative, or one of probability 1 too many.
+    """
+    negatives = np.sort(score[~positive])
+    if not len(negatives):
+        raise AnnotationError("predictions=…: hold no structure without v5 to be specific about")
+    above = np.nextafter(score.max(initial=0), np.float32(2), dtype=np.float32)
+    candidates = np.append(np.unique(score[score > 0]), above)
+    kept = np.searchsorted(negatives, candidates, side="left") / len(negatives)
+    value = float(candidates[np.argmax(kept >= specificity)])
+    if value > 1:
+        msg = f"specificity={specificity:g}: too many structures without v5 have probability 1"
+        raise AnnotationError(f"predictions=…: {msg}")
+    return value
 
 
 def _tell(head: str, found: Calibration) -> None:
@@ -117,8 +417,13 @@ def _tell(head: str, found: Calibration) -> None:
     )  # fmt: skip
 
 
-def _graded(rows: Sequence[Mapping[str, str]], head: str, file: Path) -> Graded:
-    """The predictions of one head; those of v5 are of discs alone."""
+def _graded(
+    rows: Sequence[Mapping[str, str]], head: str, file: Path, *, masked: bool = False
+) -> Graded:
+    """The predictions of one head; those of v5 are of discs alone.
+
+    With ``masked`` the classes that a structure's kind does not have are ruled out.
+    """
     columns = [f"p_{name}" for name in SEVEN_NAMES] if head == "seven" else ["p_v5"]
     if head == "binary":
         rows = [row for row in rows if kind_of_level(row["level"]) == "disc"]
@@ -132,7 +437,9 @@ def _graded(rows: Sequence[Mapping[str, str]], head: str, file: Path) -> Graded:
     if not len(p) or not np.isfinite(p).all() or (p < 0).any() or (p > 1).any():
         raise AnnotationError(f"{file}: head {head} has no predictions, or such as are no numbers")
     if head == "binary":
-        p = np.concatenate([1 - p, p], axis=1)
+        p = two_classes(p[:, 0])
+    elif masked:
+        p = masked_seven([kind_of_level(row["level"]) for row in rows], p)
     if true.min() < 0 or true.max() >= p.shape[1]:
         raise AnnotationError(f"{file}: a code of {head} is out of 0 … {p.shape[1] - 1}")
     with np.errstate(divide="ignore"):
@@ -162,13 +469,6 @@ def _head_ece(p: FloatArray, true: IntArray) -> float:
     if p.shape[1] == 2:
         stated, happened = p[:, 1], true == 1
     return float(calibration_error(np.ones((1, 1)), np.zeros_like(true), stated, happened)[0])
-
-
-def tempered(log_p: FloatArray, temperature: npt.ArrayLike) -> FloatArray:
-    """(N, C) probabilities whose logarithms are divided by temperatures (N,) or (1,)."""
-    scaled = log_p / np.asarray(temperature, dtype=np.float64)[:, None]
-    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def fit_temperature(log_p: FloatArray, true: IntArray) -> float:

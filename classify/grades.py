@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spineline.datasets.metrics.grades import V5_THRESHOLD
+
 ProbabilityArray = npt.NDArray[np.float32]
 
 
@@ -17,7 +19,25 @@ class Grades:
     Attributes:
         seven: (N, 7) float32 probabilities of the seven classes, or None without that head.
         binary: (N,) float32 probability of v5, or None without that head.
+        seven_code: (N,) the class that is answered, where that need not be the most probable one.
+        threshold: from which probability on the answer is v5.
     """
 
     seven: ProbabilityArray | None
     binary: ProbabilityArray | None
+    seven_code: npt.NDArray[np.int64] | None = None
+    threshold: float = V5_THRESHOLD
+
+    @property
+    def seven_given(self) -> npt.NDArray[np.int64] | None:
+        """(N,) the class that is answered; None without that head."""
+        if self.seven_code is not None or self.seven is None:
+            return self.seven_code
+        return np.asarray(self.seven.argmax(axis=1), dtype=np.int64)
+
+    @property
+    def binary_given(self) -> npt.NDArray[np.int64] | None:
+        """(N,) 1 where the answer is v5; None without that head."""
+        if self.binary is None:
+            return None
+        return (self.binary >= self.threshold).astype(np.int64)

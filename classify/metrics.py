@@ -13,6 +13,7 @@ from spineline.datasets.labels import SEVEN_NAMES, Kind
 from spineline.datasets.metrics.grades import (
     BINARY_METRICS,
     SEVEN_METRICS,
+    V5_THRESHOLD,
     grade_table,
     seven_confusion,
 )
@@ -27,6 +28,9 @@ def score(
     kinds: Sequence[Kind],
     seven: ScoreArray | None,
     binary: ScoreArray | None,
+    *,
+    seven_given: IntArray | None = None,
+    threshold: float = V5_THRESHOLD,
 ) -> dict[str, Any]:
     """Every metric of a set of graded crops, as ``metrics.json`` holds them.
 
@@ -36,6 +40,8 @@ def score(
         kinds: of each crop.
         seven: (N, 7) probabilities, or None without that head.
         binary: (N,) probability of v5, or None without that head.
+        seven_given: (N,) the codes answered, where they need not be the most probable ones.
+        threshold: from which probability on the answer is v5.
 
     Returns:
         ``n``; with a seven-class head ``seven`` {accuracy, macro_f1, ece, confusion (rows:
@@ -45,7 +51,10 @@ def score(
     """
     count = len(seven_true)
     study, once = np.zeros(count, dtype=np.int64), np.ones((1, 1))
-    table = grade_table(study, kinds, (seven_true, binary_true), seven, binary)
+    labels = seven_true, binary_true
+    table = grade_table(
+        study, kinds, labels, seven, binary, seven_given=seven_given, threshold=threshold
+    )
     flat: dict[str, Any] = {"n": count}
     for answers, metrics in ((seven, SEVEN_METRICS), (binary, BINARY_METRICS)):
         if answers is not None:

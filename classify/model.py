@@ -14,6 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from spineline.classify.combined import (
+    Combination,
+    CombinedClassifier,
+    combination_from_json,
+    equal_shares,
+    heads_together,
+)
 from spineline.classify.grades import Grades
 from spineline.classify.recipe import HEADS, MAX_BLOCKS, MAX_MEMBERS, MAX_POOL, Head
 from spineline.classify.trunks.blocks import BlockTrunk
@@ -442,10 +449,15 @@ def save_weights(
     Raises:
         WeightsError: a number is too large for 16 bits.
     """
-    for name, tensor in state.items():
-        if half and tensor.is_floating_point() and not torch.isfinite(tensor.half()).all():
-            raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
+    if half:
+        _check_half(path, state)
     write_bytes(path, weights_bytes(state, config, half=half))
+
+
+def _check_half(path: Path, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.half()).all():
+            raise WeightsError(f"{path}: {name} does not fit 16-bit floats; use half=false")
 
 
 def weights_bytes(
@@ -475,6 +487,9 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
         raise WeightsError(msg)
     else:
         state, metadata = _read_pickle(path)
+    if isinstance(metadata, dict) and "combined" in metadata:
+        msg = f"{path}: holds several classifiers that answer as one; wanted a single one"
+        raise WeightsError(msg)
     metadata, state = _by_our_names(metadata, state)
     config = config_from_metadata(metadata, str(path))
     return {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, config
@@ -669,20 +684,113 @@ def binary_probability(logits: Tensor, kinds: Sequence[Kind | None] | None) -> T
     return probability.masked_fill(vertebra, 0.0)
 
 
-def load_classifier(weights: Path, *, device: str = "cpu", trust: bool = False) -> Classifier:
-    """Load a classifier from a weights file.
+def save_combined(
+    path: Path,
+    members: Sequence[tuple[Mapping[str, Tensor], NetworkConfig]],
+    combination: Combination,
+    *,
+    half: bool = False,
+) -> None:
+    """Write a weights file of several classifiers and how they answer as one, whole or not at all.
 
     Args:
-        weights: ``.safetensors`` file, or a run's ``checkpoint.pt``.
+        path: ``.safetensors`` file.
+        members: state and configuration of each.
+        combination: how they answer as one.
+        half: store 16-bit floats.
+
+    Raises:
+        WeightsError: a number is too large for 16 bits.
+    """
+    known = {name: of for _, config in members for name, of in config.outputs().items()}
+    heads = heads_together([config.head for _, config in members])
+    description = {
+        "task": "classify",
+        "model": ", ".join(config.model for _, config in members),
+        "names": [name for head in heads for name in known[head]],
+        "combined": [network_metadata(config) for _, config in members],
+        "combination": combination.to_json(),
+    }
+    tensors = {
+        f"member{n}.{name}": tensor
+        for n, (state, _) in enumerate(members)
+        for name, tensor in state.items()
+    }
+    if half:
+        _check_half(path, tensors)
+    write_bytes(path, pack_described(tensors, json.dumps(description), half=half))
+
+
+def read_members(
+    path: Path, *, trust: bool = False
+) -> tuple[list[tuple[dict[str, Tensor], NetworkConfig]], Combination | None]:
+    """Tensors and configuration of each classifier of a weights file, and how they answer as one.
+
+    A file of a single classifier gives that one and no combination.
+
+    Raises:
+        WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return [read_weights(path, trust=trust)], None
+    metadata, state = read_described(path)
+    if not isinstance(metadata, dict) or "combined" not in metadata:
+        return [read_weights(path)], None
+    described = metadata["combined"]
+    described = described if isinstance(described, list) else []
+    states: list[dict[str, Tensor]] = [{} for _ in described]
+    for name, tensor in state.items():
+        member, _, own = name.partition(".")
+        number = member.removeprefix("member")
+        if not (number.isdecimal() and int(number) < len(states)):
+            msg = f"{path}: its description is damaged: {name:.100} is of no member"
+            raise WeightsError(msg)
+        states[int(number)][own] = tensor.float() if tensor.is_floating_point() else tensor
+    members: list[tuple[dict[str, Tensor], NetworkConfig]] = []
+    for n, (said, own_state) in enumerate(zip(described, states, strict=True)):
+        ours, sorted_state = _by_our_names(said, own_state)
+        members.append((sorted_state, config_from_metadata(ours, f"{path}, member {n}")))
+    try:
+        heads = [config.head for _, config in members]
+        return members, combination_from_json(metadata["combination"], heads)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise WeightsError(f"{path}: its description is damaged ({error!r:.300})") from error
+
+
+def load_classifier(
+    weights: Path | Sequence[Path], *, device: str = "cpu", trust: bool = False
+) -> Classifier | CombinedClassifier:
+    """Load a classifier from a weights file, or several that answer as one.
+
+    Args:
+        weights: ``.safetensors`` file of one classifier or of a combination, or a run's
+            ``checkpoint.pt``; or several files of one classifier each, which have equal shares.
         device: ``cpu``, ``cuda`` or the number of a CUDA device.
         trust: allow a ``.pt`` file, which is a pickle.
 
     Raises:
-        WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``.
-        ConfigError: no such device.
+        WeightsError: missing, damaged, not a classifier's, or a pickle without ``trust``; or a
+            combination among several files.
+        ConfigError: no such device, or no file.
     """
     target = torch.device(device_name(device))
-    state, config = read_weights(weights, trust=trust)
-    network = load_network(state, config, str(weights)).eval()
-    network.to(target).to(memory_format=torch.channels_last)
-    return Classifier(network, target)
+    files = [weights] if isinstance(weights, Path) else list(weights)
+    if not files:
+        raise ConfigError("no weights file of a classifier is named")
+    combination: Combination | None = None
+    members: list[Classifier] = []
+    for file in files:
+        found, combination = read_members(file, trust=trust)
+        if combination is not None and len(files) > 1:
+            msg = f"{file}: holds several classifiers that answer as one already; name it alone, "
+            raise WeightsError(msg + "or name the weights of single classifiers")
+        for n, (state, config) in enumerate(found):
+            where = str(file) if combination is None else f"{file}, member {n}"
+            network = load_network(state, config, where).eval()
+            network.to(target).to(memory_format=torch.channels_last)
+            members.append(Classifier(network, target))
+    if len(files) == 1 and combination is None:
+        return members[0]
+    if combination is None:
+        combination = Combination(equal_shares([member.head for member in members]))
+    return CombinedClassifier(tuple(members), combination)

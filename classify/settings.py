@@ -9,6 +9,9 @@ from spineline.classify.recipe import RECIPES, recipe_key
 from spineline.datasets.common.settings import Settings, key
 
 _DEVICE = "cpu, cuda, or the number of one CUDA device"
+_CLASSIFIERS = (
+    "weights: a .safetensors file or a registry name; several, as A,B, answer as one by their mean"
+)
 _TRUST = "allow a .pt file, which is a pickle"
 
 
@@ -109,7 +112,7 @@ class ClassifyTrain(Settings):
 class ClassifyVal(Settings):
     """Keys of ``classify val``."""
 
-    model: str = key("weights: a .safetensors file or a registry name")
+    model: str = key(_CLASSIFIERS)
     data: Path = key("converted dataset (folder or data.yaml), or a folder of data crops")
     out: Path = key("folder to write")
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
@@ -126,7 +129,7 @@ class ClassifyVal(Settings):
 class ClassifyPredict(Settings):
     """Keys of ``classify predict``."""
 
-    model: str = key("weights: a .safetensors file or a registry name")
+    model: str = key(_CLASSIFIERS)
     source: Path = key("a crop, or a folder of crops (any depth)")
     out: Path = key("folder to write")
     mask_kind: bool = key(
@@ -142,12 +145,35 @@ class ClassifyPredict(Settings):
 class ClassifyCalibrate(Settings):
     """Keys of ``classify calibrate``."""
 
-    model: str = key("weights to calibrate: a .safetensors file or a registry name")
+    model: str = key(
+        "weights to calibrate: a .safetensors file or a registry name; several, as A,B, are put "
+        "into one file and answer as one"
+    )
     predictions: tuple[Path, ...] = key(
         "predictions.csv, or folders with one, on studies that the networks did not see: of "
-        "kfold classify OUT/VARIANT, or of classify val; of networks without a temperature"
+        "kfold classify OUT/VARIANT, or of classify val; of networks without a temperature; of "
+        "several models one each, in their order"
     )
     out: Path = key("weights file to write, .safetensors")
+    shares: str = key(
+        "of several models in their mean: equal, fit (likeliest on the predictions), or a number "
+        "each, as 2,1",
+        default="equal",
+    )
+    tau: float = key(
+        "class adjustment: the grade is the class with the greatest probability over its "
+        "frequency among the predictions to this power; 0 = the most probable one",
+        default=0.0,
+        minimum=0,
+        maximum=2,
+    )
+    specificity: float | None = key(
+        "call v5 from the least probability on at which this share of the predicted structures "
+        "without it is called so; none = from 0.5 on",
+        default=None,
+        minimum=0,
+        maximum=1,
+    )
     half: bool = key("store 16-bit floats", default=False)
     trust: bool = key(_TRUST, default=False)
     overwrite: bool = key("replace out if it exists", default=False)

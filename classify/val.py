@@ -9,20 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spineline.classify.combined import CombinedClassifier
 from spineline.classify.data import load_part
 from spineline.classify.grades import Grades
 from spineline.classify.metrics import score
-from spineline.classify.model import load_classifier
+from spineline.classify.model import Classifier, load_classifier
 from spineline.classify.plots import plot_confusion
 from spineline.classify.settings import ClassifyVal
+from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.crops.grades_csv import GRADE_COLUMNS
 from spineline.datasets.crops.table import CropTable
 from spineline.datasets.labels import SEVEN_NAMES
-from spineline.datasets.splits import PARTS
-from spineline.weights import resolve
+from spineline.datasets.splits import PARTS, Part
+from spineline.weights import resolve_classifiers, weights_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,19 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
         OutputExistsError: ``out`` exists.
     """
     check_output(settings.out, overwrite=settings.overwrite)
-    weights = resolve(settings.model, task="classify", trust=settings.trust)
-    classifier = load_classifier(weights.path, device=settings.device, trust=settings.trust)
+    weights = resolve_classifiers(settings.model, trust=settings.trust)
+    classifier = load_classifier(
+        [file.path for file in weights], device=settings.device, trust=settings.trust
+    )
     part = next(name for name in PARTS if name == settings.split)
-    table = load_part(settings.data, part, classifier.crop)
-    kinds = table.kind if settings.mask_kind else None
-    grades = classifier.grade(table.windows(), kinds, levels=table.level, batch=settings.batch)
-    metrics = score(table.seven, table.binary, table.kind, grades.seven, grades.binary)
-    used = {"name": weights.name, "sha256": weights.sha256}
+    table, grades = _graded(classifier, part, settings)
+    metrics = score(
+        *(table.seven, table.binary, table.kind, grades.seven, grades.binary),
+        seven_given=grades.seven_given,
+        threshold=grades.threshold,
+    )
+    if "binary" in metrics:
+        metrics["binary"]["threshold"] = grades.threshold
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         write_json(stage / "metrics.json", {"split": part, **metrics})
         write_text(stage / "predictions.csv", grades_to_csv(table, grades))
@@ -63,9 +70,29 @@ def val(settings: ClassifyVal) -> ClassifyValResult:
             title = f"{part}, {len(table)} crops"
             confusion = metrics["seven"]["confusion"]
             plot_confusion(confusion, SEVEN_NAMES, title, stage / "confusion.png")
-        write_run_record(stage, "classify val", settings, weights=used)
+        write_run_record(stage, "classify val", settings, weights=weights_record(weights))
     log_metrics(metrics, f"{part}: {len(table)} crops")
     return ClassifyValResult(settings.out, metrics)
+
+
+def _graded(
+    classifier: Classifier | CombinedClassifier, part: Part, settings: ClassifyVal
+) -> tuple[CropTable, Grades]:
+    """The labelled crops of a part, and what the classifier says of them."""
+    if not isinstance(classifier, CombinedClassifier):
+        table = load_part(settings.data, part, classifier.crop)
+        kinds = table.kind if settings.mask_kind else None
+        windows, levels = table.windows(), table.level
+        return table, classifier.grade(windows, kinds, levels=levels, batch=settings.batch)
+    specs = dict.fromkeys(classifier.crops)
+    tables = {spec: load_part(settings.data, part, spec) for spec in specs}
+    first = next(iter(tables.values()))
+    if any(each.rows != first.rows for each in tables.values()):
+        msg = f"{settings.data}: not every structure has a crop for each of the classifiers"
+        raise AnnotationError(msg)
+    crops = classifier.cut(lambda spec: tables[spec].windows())
+    kinds = first.kind if settings.mask_kind else None
+    return first, classifier.grade(crops, kinds, levels=first.level, batch=settings.batch)
 
 
 def grades_to_csv(table: CropTable, grades: Grades) -> str:

@@ -16,11 +16,14 @@ from spineline.weights.registry import (
     WeightsFile,
     load_registry,
     make_bundle,
+    names_in_list,
     read_metadata,
     resolve,
     resolve_bundle,
+    resolve_classifiers,
     sha256_of,
     task_of,
+    weights_record,
 )
 
 __all__ = [
@@ -31,9 +34,12 @@ __all__ = [
     "WeightsFile",
     "load_registry",
     "make_bundle",
+    "names_in_list",
     "read_metadata",
     "resolve",
     "resolve_bundle",
+    "resolve_classifiers",
     "sha256_of",
     "task_of",
+    "weights_record",
 ]

@@ -13,13 +13,14 @@ import difflib
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
-from spineline.datasets.common.errors import UnknownWeightsError, WeightsError
+from spineline.datasets.common.errors import ConfigError, UnknownWeightsError, WeightsError
 
 Task = Literal["detect", "classify", "name"]
 State = Literal["ok", "missing", "altered"]
@@ -59,13 +60,14 @@ class Registry:
     Attributes:
         folder: where the files are.
         entries: in the order of the file.
-        bundles: names of (detector, classifier) by bundle name.
+        bundles: names of (detector, classifier, …) by bundle name; several classifiers answer as
+            one.
         namers: name of the namer by the name of each bundle that has one.
     """
 
     folder: Path
     entries: tuple[Entry, ...]
-    bundles: dict[str, tuple[str, str]]
+    bundles: dict[str, tuple[str, ...]]
     namers: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Entry | None:
@@ -116,10 +118,11 @@ class Bundle:
     Attributes:
         name: of the bundle.
         detector: its detector.
-        classifier: its classifier.
-        sha256: SHA-256 of the files' SHA-256 hex digests, detector, classifier and namer if there
-            is one, as 128 or 192 ASCII letters.
+        classifier: its classifier; the first of several.
+        sha256: SHA-256 of the files' SHA-256 hex digests, detector, classifiers and namer if there
+            is one, 64 ASCII letters each.
         namer: its namer, or None.
+        more_classifiers: those beside the first, which answer with it as one.
     """
 
     name: str
@@ -127,6 +130,12 @@ class Bundle:
     classifier: WeightsFile
     sha256: str
     namer: WeightsFile | None = None
+    more_classifiers: tuple[WeightsFile, ...] = ()
+
+    @property
+    def classifiers(self) -> tuple[WeightsFile, ...]:
+        """All classifiers, in their order."""
+        return (self.classifier, *self.more_classifiers)
 
 
 def resolve(
@@ -158,6 +167,48 @@ def resolve(
     return WeightsFile(path.name, path, sha256_of(path))
 
 
+def resolve_classifiers(
+    names: str | Path | Sequence[str | Path],
+    *,
+    trust: bool = False,
+    registry: Registry | None = None,
+) -> tuple[WeightsFile, ...]:
+    """The weights files of one classifier, or of several that answer as one.
+
+    Args:
+        names: names of the registry or paths; in a text divided by commas, as ``A,B`` or ``[A,B]``.
+        trust: take pickles too.
+        registry: where names are looked up; by default the bundled one.
+
+    Raises:
+        ConfigError: names nothing.
+        WeightsError: as of `resolve`.
+    """
+    found = tuple(
+        resolve(name, task="classify", trust=trust, registry=registry)
+        for name in names_in_list(names)
+    )
+    if not found:
+        raise ConfigError(f"{names!s:.100}: names no classifier; wanted A, or A,B for several")
+    return found
+
+
+def names_in_list(names: str | Path | Sequence[str | Path]) -> list[str]:
+    """The names that a key holds; a file whose own name has a comma is one.
+
+    >>> names_in_list("[a.safetensors, b]"), names_in_list(("a", "b")), names_in_list("[]")
+    (['a.safetensors', 'b'], ['a', 'b'], [])
+    """
+    if isinstance(names, Path):
+        return [str(names)]
+    if not isinstance(names, str):
+        return [str(name) for name in names]
+    if "," in names and Path(names).expanduser().is_file():
+        return [names]
+    parts = names.strip().removeprefix("[").removesuffix("]").split(",")
+    return [part.strip() for part in parts if part.strip()]
+
+
 def task_of(name: str, *, trust: bool = False, registry: Registry | None = None) -> Task:
     """What the weights behind a registry name or a path are for.
 
@@ -180,7 +231,7 @@ def task_of(name: str, *, trust: bool = False, registry: Registry | None = None)
 
 
 def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -> Bundle:
-    """The detector and the classifier of a bundle, and its namer if it has one.
+    """The detector and the classifiers of a bundle, and its namer if it has one.
 
     Raises:
         WeightsError: no such bundle, or one of its files is missing or altered.
@@ -190,11 +241,11 @@ def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -
         raise UnknownWeightsError(
             f"weights={name}: no such bundle{_close_match(name, list(registry.bundles))}"
         )
-    detector, classifier = registry.bundles[name]
+    detector, *classifiers = registry.bundles[name]
     return make_bundle(
         name,
         _resolve_named(registry, name, detector, "detect"),
-        _resolve_named(registry, name, classifier, "classify"),
+        [_resolve_named(registry, name, each, "classify") for each in classifiers],
         _resolve_named(registry, name, registry.namers[name], "name")
         if name in registry.namers
         else None,
@@ -202,12 +253,31 @@ def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -
 
 
 def make_bundle(
-    name: str, detector: WeightsFile, classifier: WeightsFile, namer: WeightsFile | None = None
+    name: str,
+    detector: WeightsFile,
+    classifiers: WeightsFile | Sequence[WeightsFile],
+    namer: WeightsFile | None = None,
 ) -> Bundle:
-    """A bundle of two or three files, with the SHA-256 of all (see [Bundle][])."""
-    digests = detector.sha256 + classifier.sha256 + (namer.sha256 if namer else "")
-    sha256 = hashlib.sha256(digests.encode("ascii")).hexdigest()
-    return Bundle(name, detector, classifier, sha256, namer)
+    """A bundle of files, with the SHA-256 of all (see [Bundle][])."""
+    first, *more = [classifiers] if isinstance(classifiers, WeightsFile) else classifiers
+    files = [detector, first, *more, *([namer] if namer else [])]
+    return Bundle(name, detector, first, digest_of(files), namer, tuple(more))
+
+
+def digest_of(files: Sequence[WeightsFile]) -> str:
+    """SHA-256 of the SHA-256 hex digests of files, in their order."""
+    return hashlib.sha256("".join(file.sha256 for file in files).encode("ascii")).hexdigest()
+
+
+def weights_record(files: Sequence[WeightsFile]) -> dict[str, Any]:
+    """What a run's record says of the files of one network, or of several that answer as one."""
+    if len(files) == 1:
+        return {"name": files[0].name, "sha256": files[0].sha256}
+    return {
+        "name": ",".join(file.name for file in files),
+        "sha256": digest_of(files),
+        "members": [{"name": file.name, "sha256": file.sha256} for file in files],
+    }
 
 
 def load_registry(folder: Path | None = None) -> Registry:
@@ -409,15 +479,19 @@ def _check_fields(raw: dict[str, Any], where: str) -> None:
         raise WeightsError(f"{where}: {wrong[0]}={raw[wrong[0]]!r:.100} is not a valid value")
 
 
-def _bundles(raw: object, path: Path) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-    """(detector, classifier) of each bundle, and the namer of those that have one."""
+def _bundles(raw: object, path: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """(detector, classifier, …) of each bundle, and the namer of those that have one."""
     if not isinstance(raw, dict):
         raise WeightsError(f"{path}: bundles: wanted a mapping of names")
-    found, namers = {}, {}
+    found: dict[str, tuple[str, ...]] = {}
+    namers: dict[str, str] = {}
     for name, of in raw.items():
         if not isinstance(of, dict) or set(of) - {"namer"} != {"detector", "classifier"}:
             raise WeightsError(f"{path}: bundle {name!r}: wanted a detector and a classifier")
-        found[str(name)] = (str(of["detector"]), str(of["classifier"]))
+        several = of["classifier"] if isinstance(of["classifier"], list) else [of["classifier"]]
+        if not several:
+            raise WeightsError(f"{path}: bundle {name!r}: its list of classifiers is empty")
+        found[str(name)] = (str(of["detector"]), *map(str, several))
         if of.get("namer") is not None:
             namers[str(name)] = str(of["namer"])
     return found, namers

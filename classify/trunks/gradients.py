@@ -29,12 +29,14 @@ VIEWS = (0.375, 0.5, 0.75, 1.0)
 SIDE, CELLS, BINS = 64, 8, 6
 FEATURES = len(VIEWS) * 2 * BINS * CELLS * CELLS
 _TINY = 1e-6
+_NEXT_TO_NONE = 1e-20  # in place of a gradient of 0, which nothing can be divided by
 
 
 class GradientTrunk(ComponentTrunk):
     """(N, 1, S, S) in 0 … 1 to (N, components): the principal components of the histograms."""
 
     sobel: Tensor
+    numbers: Tensor
 
     def __init__(self, size: int, components: int) -> None:
         super().__init__(FEATURES, components, name=GRADIENTS)
@@ -43,6 +45,8 @@ class GradientTrunk(ComponentTrunk):
         across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
         kernels = torch.stack([across, across.T])[:, None]
         self.register_buffer("sobel", kernels, persistent=False)
+        numbers = torch.arange(BINS, dtype=torch.float32)[None, :, None, None]
+        self.register_buffer("numbers", numbers, persistent=False)
         for n, side in enumerate(self.sides):
             self.register_buffer(f"resample{n}", resampling(side), persistent=False)
 
@@ -69,14 +73,17 @@ class GradientTrunk(ComponentTrunk):
     def _cells(self, view: Tensor) -> Tensor:
         """(N, 1, SIDE, SIDE) to (N, BINS, CELLS, CELLS): mean magnitude by orientation."""
         steps = functional.conv2d(functional.pad(view, (1, 1, 1, 1), mode="replicate"), self.sobel)
+        steps = steps.contiguous()  # on channels_last the two gradients would lie interleaved
         along, down = steps[:, :1], steps[:, 1:]
         magnitude = (along.square() + down.square()).sqrt()
-        along = torch.where(magnitude > 0, along, 1)  # ONNX has no atan2, and 0 / 0 in its place
-        place = torch.atan2(down, along) * (BINS / math.pi)
-        place = torch.where(place < 0, place + BINS, place)  # orientation, not direction: 0 … BINS
-        shares = [(1 - (place - number).abs()).clamp(min=0) for number in range(BINS + 1)]
-        shares[0] = shares[0] + shares.pop()
-        return functional.avg_pool2d(magnitude * torch.cat(shares, dim=1), SIDE // CELLS)
+        turn = torch.atan(down / torch.where(along == 0, _NEXT_TO_NONE, along)) * (BINS / math.pi)
+        place = torch.where(turn < 0, turn + BINS, turn)  # orientation, not direction: 0 … BINS
+        # A pixel's share of bin n is how far its place is past n - 1, less how far it is past n,
+        # both within 0 … 1; differences are taken of the few cells instead of the many pixels.
+        past = (place - self.numbers).clamp(0, 1) * magnitude
+        cells = functional.avg_pool2d(torch.cat([magnitude, past], dim=1), SIDE // CELLS)
+        first = cells[:, :1] - cells[:, 1:2] + cells[:, -1:]  # the last turn leads back to it
+        return torch.cat([first, cells[:, 1:-1] - cells[:, 2:]], dim=1)
 
 
 def resampling(side: int) -> Tensor:

@@ -74,7 +74,7 @@ def key(
 class Settings:
     """Base of every command's settings; checks choices and ranges when built.
 
-    A path may be given as a text, and texts as one with commas.
+    A path may be given as a text, and texts as one with commas; in YAML also the other way round.
     """
 
     def __post_init__(self) -> None:
@@ -325,6 +325,8 @@ def _convert_one(raw: object, hint: Any) -> Any:
         return _convert_bool(raw)
     if raw is None:
         raise ValueError("no value")
+    if hint is str and isinstance(raw, (list, tuple)) and all(isinstance(p, str) for p in raw):
+        return ",".join(raw)
     if isinstance(raw, bool):
         if hint is str:
             return str(raw).lower()

@@ -23,6 +23,9 @@ from spineline.datasets.metrics.kind_masks import masked_seven
 CALIBRATION_BINS = 15
 """Bins of the expected calibration error of grades, as many as Guo et al. 2017 use."""
 
+V5_THRESHOLD = 0.5
+"""From which probability on v5 is called, where the weights do not say."""
+
 _SEVEN = len(SEVEN_NAMES)
 
 
@@ -60,6 +63,9 @@ def grade_table(
     labels: tuple[IntArray, IntArray],
     seven: npt.NDArray[np.floating] | None,
     v5: npt.NDArray[np.floating] | None,
+    *,
+    seven_given: IntArray | None = None,
+    threshold: float = V5_THRESHOLD,
 ) -> GradeTable:
     """The table of structures that a classifier graded, all of them.
 
@@ -69,11 +75,15 @@ def grade_table(
         labels: (N,) seven-class codes and (N,) binary codes.
         seven: (N, 7) probabilities, or None without that head.
         v5: (N,) probability of v5, or None without that head.
+        seven_given: (N,) the codes answered; None for the most probable ones.
+        threshold: from which probability on the answer is v5.
     """
     disc = np.array([kind == "disc" for kind in kinds], dtype=np.bool_)
     none, unknown = np.full(len(study), -1), np.full(len(study), np.nan)
-    abnormal = unknown
+    abnormal, stated = unknown, unknown
+    given = none if seven is None else seven.argmax(axis=1) if seven_given is None else seven_given
     if seven is not None:
+        stated = seven[np.arange(len(seven)), given]
         normal = masked_seven(kinds, seven)[np.arange(len(disc)), _normal_code(disc)]
         no_head = np.zeros(len(disc))
         abnormal = abnormal_probability(normal, no_head if v5 is None else np.where(disc, v5, 0))
@@ -82,9 +92,9 @@ def grade_table(
         disc=disc,
         seven=labels[0],
         binary=labels[1],
-        seven_given=none if seven is None else seven.argmax(axis=1),
-        binary_given=none if v5 is None else (v5 >= 0.5).astype(np.int64),
-        seven_probability=unknown if seven is None else seven.max(axis=1),
+        seven_given=given,
+        binary_given=none if v5 is None else (v5 >= threshold).astype(np.int64),
+        seven_probability=stated,
         v5_probability=unknown if v5 is None else np.asarray(v5, dtype=np.float64),
         abnormal_probability=abnormal,
     )

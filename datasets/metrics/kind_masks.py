@@ -16,10 +16,12 @@ def allowed_codes(kinds: Sequence[Kind | None]) -> npt.NDArray[np.bool_]:
     return np.array(rows, dtype=np.bool_).reshape(-1, len(SEVEN_NAMES))
 
 
-def masked_seven(kinds: Sequence[Kind], probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def masked_seven(
+    kinds: Sequence[Kind | None], probabilities: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
     """(N, 7) probabilities with those of the other kind at 0 and the rest scaled to sum 1.
 
-    Where nothing is left, the codes of the kind are equally likely.
+    Where nothing is left, the codes of the kind are equally likely; an unknown kind rules out none.
 
     >>> masked_seven(["vertebra"], [[0.3, 0.1, 0.6, 0, 0, 0, 0]]).round(2).tolist()
     [[0.75, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0]]

@@ -176,9 +176,9 @@ def _write_registry(registry: Registry, entry: Entry) -> None:
     """Write the registry with an entry, in the place of the one of its name or at the end."""
     entries = {known.name: known for known in registry.entries} | {entry.name: entry}
     bundles = {
-        name: {"detector": detector, "classifier": classifier}
+        name: {"detector": detector, "classifier": several[0] if len(several) == 1 else several}
         | ({"namer": registry.namers[name]} if name in registry.namers else {})
-        for name, (detector, classifier) in registry.bundles.items()
+        for name, (detector, *several) in registry.bundles.items()
     }
     weights = [{**asdict(known), "classes": list(known.classes)} for known in entries.values()]
     content = {"schema": REGISTRY_SCHEMA, "bundles": bundles, "weights": weights}

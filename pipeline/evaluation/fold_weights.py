@@ -8,8 +8,9 @@ The file is JSON:
 
 ``studies`` are those that the fold's networks did not see; ``study_uids`` may stand beside them, in
 the same order, null where a study has none. Any key of the pipeline's models may be given
-(``weights``, ``detector``, ``decode``, …); those that are not come from the command. Files are
-looked for beside the JSON first. ``spineline kfold`` writes one such file for each variant.
+(``weights``, ``detector``, ``decode``, …), ``classifier`` also as a list of several that answer as
+one; those that are not come from the command. Files are looked for beside the JSON first.
+``spineline kfold`` writes one such file for each variant.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from spineline.datasets.common.files import read_json, write_json
 from spineline.datasets.common.settings import close_match, parse_settings
 from spineline.datasets.types import ImageRecord
 from spineline.pipeline.inference.settings import ModelSettings
+from spineline.weights import names_in_list
 
 FOLD_WEIGHTS_SCHEMA = "spineline-fold-weights/1"
 FOLD_WEIGHTS_FILE = "fold_weights.json"
@@ -202,7 +204,7 @@ def _fold(entry: Mapping[str, Any], file: Path, where: str) -> FoldWeights:
     models = {name: getattr(checked, name) for name in given}
     for name in _PLACES:
         if models.get(name) is not None:
-            parts = (part.strip() for part in models[name].split(","))
+            parts = names_in_list(models[name])
             places = ((file.parent / part, part) for part in parts)
             models[name] = ",".join(str(p) if p.is_file() else part for p, part in places)
     return FoldWeights(

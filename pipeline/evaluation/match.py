@@ -239,7 +239,7 @@ def _codes_given(kind: Kind, prediction: GradedStructure | None) -> dict[str, An
         "seven_given": codes[0],
         "binary_given": codes[1],
         "tags_given": _multi_hot(kind, tags_of_codes(kind, *codes)),
-        "seven_probability": max(seven.probabilities) if seven else math.nan,
+        "seven_probability": seven.probabilities[seven.class_index] if seven else math.nan,
         "v5_probability": binary.probability if binary else math.nan,
         "abnormal_probability": float(abnormal_probability(normal, v5)),
     }

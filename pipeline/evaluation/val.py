@@ -13,6 +13,7 @@ from spineline.datasets.common.files import check_output, staged_folder, write_j
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
+from spineline.datasets.metrics.grades import V5_THRESHOLD
 from spineline.pipeline.evaluation.evaluate import METRICS_SCHEMA, evaluate_images
 from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.evaluation.match import ScoredImage, studies_of
@@ -114,6 +115,7 @@ def val(settings: PipelineVal) -> PipelineValResult:
                 leave_out_abstained=settings.abstained == "leave_out",
             ),
         }
+        metrics["binary"]["threshold"] = _thresholds(results)
         write_json(stage / "metrics.json", metrics)
         shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
         write_results_csv(stage / "results.csv", shown)
@@ -148,7 +150,11 @@ def _groups(
 def _warn_of_shared(bundles: Sequence[Bundle]) -> None:
     """A network of several folds has seen the studies of some, unless it was trained on others."""
     for what in ("detector", "classifier", "namer"):
-        files = [getattr(bundle, what) for bundle in bundles]
+        files = [
+            file
+            for bundle in bundles
+            for file in (bundle.classifiers if what == "classifier" else [getattr(bundle, what)])
+        ]
         hashes = [file.sha256 for file in files if file is not None]
         if len(set(hashes)) < len(hashes):
             LOG.warning(
@@ -283,6 +289,19 @@ def _summary(
     }
 
 
+def _thresholds(results: Results) -> float | list[float] | None:
+    """From which probability on v5 was called; all of them where folds have several."""
+    found = sorted(
+        {
+            structure.binary.threshold
+            for result in results.values()
+            for structure in result.structures
+            if structure.binary is not None
+        }
+    )
+    return found if len(found) > 1 else found[0] if found else None
+
+
 def _tell(
     settings: PipelineVal,
     truth: GroundTruthSet,
@@ -291,6 +310,11 @@ def _tell(
     names: ValNames,
 ) -> None:
     LOG.info("%s", metrics_text(metrics))
+    thresholds = metrics["binary"]["threshold"]
+    if thresholds not in (None, V5_THRESHOLD):
+        several = thresholds if isinstance(thresholds, list) else [thresholds]
+        shown = ", ".join(f"{threshold:.4f}" for threshold in several)
+        LOG.info("v5 is called from this probability on: %s", shown)
     for entry in truth.left_out:
         if not entry.failed:
             LOG.info("not scored: %s", names.left_out(entry))

@@ -15,6 +15,7 @@ from typing import Any, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from spineline.classify.combined import CombinedClassifier
 from spineline.classify.export import write_onnx
 from spineline.classify.model import Classifier
 from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
@@ -32,10 +33,9 @@ from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.bundles import (
     BUNDLE_FILE,
     BUNDLE_SCHEMA,
+    COMBINED_SCHEMA,
     KIND,
-    ROLES,
     USE,
-    Role,
     decoding_values,
     file_names,
     is_exported,
@@ -126,28 +126,37 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
             "exported with the pipeline; detect export takes a Faster R-CNN alone"
         )
         raise ConfigError(msg)
-    for role in ROLES:
-        network = getattr(pipeline, role)
-        if network is None:
-            continue
-        path = folder / f"{role}.onnx"
+    classifiers = _classifiers(pipeline)
+    networks: dict[str, Any] = {"detector": pipeline.detector, **classifiers}
+    if pipeline.namer is not None:
+        networks["namer"] = pipeline.namer
+    for name, network in networks.items():
+        path = folder / f"{name}.onnx"
         try:
-            write_network(role, network, path)
+            write_network("classifier" if name in classifiers else name, network, path)
             if form == "openvino":
                 openvino = import_runtime("openvino")
                 model = openvino.Core().read_model(path.read_bytes())
-                file = folder / file_names(role, form)[0]
+                file = folder / file_names(name, form)[0]
                 openvino.save_model(model, str(file), compress_to_fp16=False)
                 path.unlink()
         except SpinelineError:
             raise
         except Exception as error:  # the exporters raise errors of many kinds
             reason = first_line(error)
-            msg = f"{role}: cannot be written as {form} ({reason}); choose another network"
+            msg = f"{name}: cannot be written as {form} ({reason}); choose another network"
             raise SpinelineError(msg) from error
 
 
-def write_network(role: Role, network: Any, path: Path) -> None:
+def _classifiers(pipeline: Pipeline) -> dict[str, Classifier]:
+    """The classifiers by the names of their files."""
+    if isinstance(pipeline.classifier, CombinedClassifier):
+        members = enumerate(pipeline.classifier.members)
+        return {f"classifier{n}": cast(Classifier, member) for n, member in members}
+    return {"classifier": cast(Classifier, pipeline.classifier)}
+
+
+def write_network(role: str, network: Any, path: Path) -> None:
     """Write one of a pipeline's networks as ONNX."""
     if role == "classifier":
         write_onnx(network.network.requires_grad_(False), path)
@@ -162,7 +171,12 @@ def bundle_description(
 ) -> dict[str, Any]:
     """The content of ``bundle.json`` for the files in a folder."""
     detector = cast(UltralyticsDetector, pipeline.detector)
-    classifier, settings = cast(Classifier, pipeline.classifier), pipeline.settings
+    settings, combined = pipeline.settings, pipeline.classifier
+    classifiers = {
+        name: _classifier_values(network, name, _weights_of(bundle, n), form, folder)
+        for n, (name, network) in enumerate(_classifiers(pipeline).items())
+    }
+    several = isinstance(combined, CombinedClassifier)
     namer: dict[str, Any] | None = None
     if pipeline.namer is not None and bundle.namer is not None:
         namer = {
@@ -173,10 +187,11 @@ def bundle_description(
             "strip": asdict(pipeline.namer.strip),
             "names": ["above", *LEVELS, "below"],
         }
-    names = [file.name for file in (bundle.detector, bundle.classifier, bundle.namer) if file]
+    networks = (bundle.detector, *bundle.classifiers, bundle.namer)
+    names = [file.name for file in networks if file]
     return {
         "kind": KIND,
-        "schema": BUNDLE_SCHEMA,
+        "schema": COMBINED_SCHEMA if several else BUNDLE_SCHEMA,
         "version": package_version(),
         "format": form,
         "name": f"{bundle.name}-{form}",
@@ -198,14 +213,11 @@ def bundle_description(
                 "names": list(detector.names),
             },
             "classifier": {
-                **_member_values("classify", bundle.classifier, form, folder, "classifier"),
-                "input": "float32 (N, size, size) in 0 … 255: the structure's box times margin, "
-                "turned along the spine where align is spine, scaled to size",
-                "output": "probabilities: (N, 7) and (N,), of the second class, where both are",
-                "crop": asdict(classifier.crop),
-                **_levels_of(classifier),
-                "outputs": {k: list(v) for k, v in classifier.network.config.outputs().items()},
-            },
+                "members": list(classifiers.values()),
+                "combination": combined.combination.to_json(),
+            }
+            if isinstance(combined, CombinedClassifier)
+            else classifiers["classifier"],
             "namer": namer,
         },
         "decode": {
@@ -220,6 +232,26 @@ def bundle_description(
     }
 
 
+def _weights_of(bundle: Bundle, number: int) -> WeightsFile:
+    """The file of a classifier; the members of a combination that is one file share it."""
+    return bundle.classifiers[min(number, len(bundle.classifiers) - 1)]
+
+
+def _classifier_values(
+    classifier: Classifier, name: str, weights: WeightsFile, form: Form, folder: Path
+) -> dict[str, Any]:
+    """What is said of a classifier."""
+    return {
+        **_member_values("classify", weights, form, folder, name),
+        "input": "float32 (N, size, size) in 0 … 255: the structure's box times margin, "
+        "turned along the spine where align is spine, scaled to size",
+        "output": "probabilities: (N, 7) and (N,), of the second class, where both are",
+        "crop": asdict(classifier.crop),
+        **_levels_of(classifier),
+        "outputs": {k: list(v) for k, v in classifier.network.config.outputs().items()},
+    }
+
+
 def _levels_of(classifier: Classifier) -> dict[str, Any]:
     """What is said of a classifier's second input, where it has one."""
     if not classifier.level_input:
@@ -229,13 +261,13 @@ def _levels_of(classifier: Classifier) -> dict[str, Any]:
 
 
 def _member_values(
-    task: Task, weights: WeightsFile, form: Form, folder: Path, role: Role
+    task: Task, weights: WeightsFile, form: Form, folder: Path, network: str
 ) -> dict[str, Any]:
     """Files of a network, and what the registry says of the weights they were made from."""
     entry = load_registry().find(weights.name)
     known = entry if entry and (entry.task, entry.sha256) == (task, weights.sha256) else None
     return {
-        "files": [asdict(member_of(folder / name)) for name in file_names(role, form)],
+        "files": [asdict(member_of(folder / name)) for name in file_names(network, form)],
         "made_from": {"name": weights.name, "sha256": weights.sha256},
         "licence": known.licence if known else None,
         "trained_on": known.trained_on if known else None,

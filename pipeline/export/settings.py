@@ -25,7 +25,9 @@ class PipelineExport(Settings):
         default="default",
     )
     detector: str | None = key("detector instead of that of weights", default=None)
-    classifier: str | None = key("classifier instead of that of weights", default=None)
+    classifier: str | None = key(
+        "classifier instead of that of weights; several, as A,B, answer as one", default=None
+    )
     namer: str = key("namer instead of that of weights, or none", default="bundle")
     trust: bool = key("load weights that are pickles, which run the code in them", default=False)
     overwrite: bool = key("replace an earlier output", default=False)

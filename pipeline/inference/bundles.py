@@ -1,4 +1,4 @@
-"""Exported bundles: a folder with detector, classifier and namer for a runtime other than torch's.
+"""Exported bundles: a folder with detector, classifiers and namer for a runtime other than torch's.
 
 ``bundle.json`` says all that is needed to run them: preprocessing, classes, crops, decoding, and
 size and SHA-256 of each file. ``spineline pipeline export`` writes such a folder, `load_exported`
@@ -17,11 +17,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from spineline.classify.combined import (
+    Combination,
+    CombinedClassifier,
+    combination_from_json,
+)
 from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
-from spineline.datasets.networks.runtimes import FORMS, SUFFIXES, Form, open_session
+from spineline.datasets.networks.runtimes import (
+    FORMS,
+    SUFFIXES,
+    Form,
+    Session,
+    open_session,
+)
 from spineline.datasets.straighten import STRIP_BOUNDS, StripSpec
 from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.weights import Bundle, WeightsFile, load_registry, sha256_of
@@ -39,6 +50,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 BUNDLE_FILE = "bundle.json"
 KIND = "spineline-bundle"
 BUNDLE_SCHEMA = 1
+COMBINED_SCHEMA = 2
+"""Of a bundle whose classifier is a list of members and how they answer as one."""
+
 USE = "research use only, not a medical device"
 
 _AGAIN = "make it anew with spineline pipeline export, or copy the whole folder again"
@@ -58,6 +72,21 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportedMember:
+    """A classifier of a bundle.
+
+    Attributes:
+        files: in the order of `SUFFIXES`.
+        head, crop, level_input: what it answers and looks at.
+    """
+
+    files: tuple[Member, ...]
+    head: Head
+    crop: CropSpec
+    level_input: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """What ``bundle.json`` says.
 
@@ -66,9 +95,10 @@ class Exported:
         form: what they are.
         name: of the weights they were made from, and the form.
         sha256: of ``bundle.json``, which holds those of all files.
-        members: the files of each network, in the order of `SUFFIXES`.
+        members: the files of detector and namer, in the order of `SUFFIXES`.
         names, imgsz, channels: of the detector.
-        head, crop, level_input: of the classifier.
+        classifiers: one, or several that answer as one.
+        combination: how they answer as one; None of a single classifier.
         strip: of the namer, where there is one.
         decoding: how candidates are weighed.
     """
@@ -81,11 +111,10 @@ class Exported:
     names: tuple[str, ...]
     imgsz: int
     channels: int
-    head: Head
-    crop: CropSpec
+    classifiers: tuple[ExportedMember, ...]
+    combination: Combination | None
     strip: StripSpec | None
     decoding: DecodeSettings
-    level_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +122,7 @@ class ExportedModels:
     """The networks of a bundle, loaded, and how their candidates are weighed."""
 
     detector: ExportedDetector
-    classifier: ExportedClassifier
+    classifier: ExportedClassifier | CombinedClassifier
     namer: ExportedLevelReader | None
     decoding: DecodeSettings
 
@@ -115,15 +144,25 @@ def exported_bundle(settings: ModelSettings) -> Bundle:
         WeightsError: damaged, altered, incomplete, of another version, or not trusted.
     """
     exported = read_exported(settings)
-    files: dict[Role, WeightsFile] = {}
-    for role, members in exported.members.items():
-        _contents(exported, role)
+    found: dict[Role, list[WeightsFile]] = {role: [] for role in ROLES}
+    for role, members in _all_files(exported):
+        _contents(exported, members)
         first = members[0]
-        files[role] = WeightsFile(first.file, exported.folder / first.file, first.sha256)
-    sha256, namer = exported.sha256, files.get("namer")
+        file = WeightsFile(first.file, exported.folder / first.file, first.sha256)
+        found[role].append(file)
+    sha256, namer = exported.sha256, next(iter(found["namer"]), None)
     if exported.strip is None and namer is not None:  # namer=none makes other results
         sha256, namer = hashlib.sha256(f"{sha256} namer=none".encode()).hexdigest(), None
-    return Bundle(exported.name, files["detector"], files["classifier"], sha256, namer)
+    classifier, *more = found["classifier"]
+    return Bundle(exported.name, found["detector"][0], classifier, sha256, namer, tuple(more))
+
+
+def _all_files(exported: Exported) -> list[tuple[Role, tuple[Member, ...]]]:
+    """The files of each network, by what it is."""
+    return [
+        *exported.members.items(),
+        *(("classifier", member.files) for member in exported.classifiers),
+    ]
 
 
 def load_exported(settings: ModelSettings) -> ExportedModels:
@@ -138,24 +177,28 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
     from spineline.detect.yolo.exported import ExportedDetector
 
     exported = read_exported(settings)
-    where = {role: str(exported.folder / m[0].file) for role, m in exported.members.items()}
-    sessions = {
-        role: open_session(_contents(exported, role), exported.form, where[role])
-        for role in exported.members
-        if role != "namer" or exported.strip is not None
-    }
-    detector = ExportedDetector(
-        sessions["detector"], exported.names, exported.imgsz, exported.channels
-    )
-    detector.check(where["detector"])
-    classifier = ExportedClassifier(
-        sessions["classifier"], exported.head, exported.crop, exported.level_input
-    )
-    classifier.check(where["classifier"])
+
+    def opened(members: tuple[Member, ...]) -> tuple[Session, str]:
+        where = str(exported.folder / members[0].file)
+        return open_session(_contents(exported, members), exported.form, where), where
+
+    session, where = opened(exported.members["detector"])
+    detector = ExportedDetector(session, exported.names, exported.imgsz, exported.channels)
+    detector.check(where)
+    classifiers = []
+    for member in exported.classifiers:
+        session, where = opened(member.files)
+        found = ExportedClassifier(session, member.head, member.crop, member.level_input)
+        found.check(where)
+        classifiers.append(found)
+    classifier: ExportedClassifier | CombinedClassifier = classifiers[0]
+    if exported.combination is not None:
+        classifier = CombinedClassifier(tuple(classifiers), exported.combination)
     namer = None
     if exported.strip is not None:
-        namer = ExportedLevelReader(sessions["namer"], exported.strip)
-        namer.check(where["namer"])
+        session, where = opened(exported.members["namer"])
+        namer = ExportedLevelReader(session, exported.strip)
+        namer.check(where)
     return ExportedModels(detector, classifier, namer, exported.decoding)
 
 
@@ -200,11 +243,12 @@ def read_bundle(folder: Path) -> Exported:
     """
     path = folder / BUNDLE_FILE
     content, sha256 = _read_json(path)
-    if content.get("schema") != BUNDLE_SCHEMA:
+    if content.get("schema") not in (BUNDLE_SCHEMA, COMBINED_SCHEMA):
         msg = (
             f"{path}: a bundle of schema {content.get('schema')!r:.40}, written by spineline "
             f"{content.get('version')!r:.40}; this one, {package_version()}, reads schema "
-            f"{BUNDLE_SCHEMA}: export it again with this version, or use the one that wrote it"
+            f"{BUNDLE_SCHEMA} and {COMBINED_SCHEMA}: export it again with this version, or use the "
+            "one that wrote it"
         )
         raise WeightsError(msg)
     if content.get("format") == "torchscript":
@@ -218,9 +262,14 @@ def read_bundle(folder: Path) -> Exported:
         raise WeightsError(msg) from error
 
 
-def file_names(role: Role, form: Form) -> tuple[str, ...]:
-    """Names of a network's files, such as ``detector.onnx``; a bundle has no others."""
-    return tuple(role + suffix for suffix in SUFFIXES[form])
+def file_names(network: str, form: Form) -> tuple[str, ...]:
+    """Names of a network's files, such as ``detector.onnx``; a bundle has no others.
+
+    Args:
+        network: a role; of several classifiers ``classifier0`` and so on.
+        form: what the files are.
+    """
+    return tuple(network + suffix for suffix in SUFFIXES[form])
 
 
 def member_of(path: Path) -> Member:
@@ -273,14 +322,26 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
         raise ValueError(f"format {content['format']!r}, wanted one of {', '.join(FORMS)}")
     networks = content["networks"]
     detector, classifier, namer = (networks[role] for role in ROLES)
-    members = {r: _members(networks[r], r, form) for r in ROLES if networks[r] is not None}
+    parts: list[tuple[Role, Any]] = [("detector", detector)]
+    if namer is not None:
+        parts.append(("namer", namer))
+    members = {role: _members(of, role, form) for role, of in parts}
     names = detector["names"]
     texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not (texts and len(set(names)) == len(names) <= 1000 and set(names) & set(LEVELS)):
         raise ValueError(f"detector: names {names!r:.100}, wanted levels")
     if not isinstance(content["name"], str):
         raise ValueError("name is no text")
-    head, crop = _classifier(classifier)
+    several = content["schema"] == COMBINED_SCHEMA
+    described = list(classifier["members"]) if several else [classifier]
+    if not described:
+        raise ValueError("classifier: no member")
+    classifiers = tuple(
+        _classifier(of, f"classifier{n}" if several else "classifier", form)
+        for n, of in enumerate(described)
+    )
+    heads = [each.head for each in classifiers]
+    combination = combination_from_json(classifier["combination"], heads) if several else None
     strip = None
     if namer is not None:
         bounds = STRIP_BOUNDS.items()
@@ -294,15 +355,14 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
         names=tuple(names),
         imgsz=_whole(detector["imgsz"], _IMGSZ, "detector: imgsz"),
         channels=_whole(detector["channels"], (1, 3), "detector: channels"),
-        head=head,
-        crop=crop,
+        classifiers=classifiers,
+        combination=combination,
         strip=strip,
         decoding=_decoding(content["decode"]["spine"]),
-        level_input=_takes_levels(classifier),
     )
 
 
-def _members(network: dict[str, Any], role: Role, form: Form) -> tuple[Member, ...]:
+def _members(network: dict[str, Any], role: str, form: Form) -> tuple[Member, ...]:
     files, wanted = network["files"], file_names(role, form)
     found = [file["file"] for file in files]
     if found != list(wanted):
@@ -318,7 +378,7 @@ def _members(network: dict[str, Any], role: Role, form: Form) -> tuple[Member, .
     )
 
 
-def _classifier(network: dict[str, Any]) -> tuple[Head, CropSpec]:
+def _classifier(network: dict[str, Any], name: str, form: Form) -> ExportedMember:
     crop = network["crop"]
     margin = _number(crop["margin"], "classifier: margin")
     spec = CropSpec(_whole(crop["size"], (8, 1024), "classifier: size"), margin, crop["align"])
@@ -330,7 +390,7 @@ def _classifier(network: dict[str, Any]) -> tuple[Head, CropSpec]:
     head = heads.get(tuple(outputs))
     if head is None or any(known[name] != classes for name, classes in outputs.items()):
         raise ValueError(f"classifier: outputs {outputs!r:.100}")
-    return head, spec
+    return ExportedMember(_members(network, name, form), head, spec, _takes_levels(network))
 
 
 def _takes_levels(network: dict[str, Any]) -> bool:
@@ -371,9 +431,9 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
-def _contents(exported: Exported, role: Role) -> list[bytes]:
+def _contents(exported: Exported, members: tuple[Member, ...]) -> list[bytes]:
     """The bytes of a network's files, which are those that ``bundle.json`` speaks of."""
-    return [_content(exported.folder / member.file, member) for member in exported.members[role]]
+    return [_content(exported.folder / member.file, member) for member in members]
 
 
 def _content(path: Path, member: Member) -> bytes:

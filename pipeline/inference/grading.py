@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spineline.classify.combined import CombinedClassifier
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import SEVEN_NAMES, Kind
+from spineline.datasets.metrics.grades import V5_THRESHOLD
 from spineline.datasets.metrics.kind_masks import masked_seven
 from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.results import BinaryGrade, GradedStructure, SevenGrade
@@ -54,7 +56,31 @@ def crop_boxes(structures: Sequence[DecodedStructure], rule: str) -> FloatArray:
     return boxes_from_points(points, [s.rank for s in structures])
 
 
-def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
+def combined_structure_grades(
+    classifier: CombinedClassifier,
+    crops: Sequence[npt.NDArray[np.uint8]],
+    structures: Sequence[DecodedStructure],
+) -> list[Grade]:
+    """Grades of N structures by several classifiers that answer as one.
+
+    Args:
+        classifier: the combination.
+        crops: (N, S, S) for each member, see `CombinedClassifier.cut`.
+        structures: what the crops show.
+    """
+    kinds = [s.kind for s in structures]
+    levels = np.array([s.rank for s in structures], dtype=np.int64)
+    grades = classifier.grade(crops, kinds, levels=levels)
+    return structure_grades(kinds, grades, codes=grades.seven_code, threshold=grades.threshold)
+
+
+def structure_grades(
+    kinds: Sequence[Kind],
+    grades: Grades,
+    *,
+    codes: npt.NDArray[np.int64] | None = None,
+    threshold: float = V5_THRESHOLD,
+) -> list[Grade]:
     """Grades of N structures.
 
     Seven-class probabilities of the other kind are set to 0 and the rest scaled to add up to 1.
@@ -64,6 +90,8 @@ def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
     Args:
         kinds: of each structure, known from its level.
         grades: the classifier's, one row each.
+        codes: (N,) the classes answered; None for the most probable ones.
+        threshold: from which probability on v5 is called.
     """
     seven = None if grades.seven is None else masked_seven(kinds, grades.seven)
     if grades.binary is not None:
@@ -75,11 +103,12 @@ def structure_grades(kinds: Sequence[Kind], grades: Grades) -> list[Grade]:
     found: list[Grade] = []
     for n, kind in enumerate(kinds):
         row = None if seven is None else seven[n]
+        code = -1 if row is None else int(row.argmax() if codes is None else codes[n])
         yes = None if v5 is None else float(v5[n]) if kind == "disc" else 0.0
         found.append(
             (
-                None if row is None else SevenGrade(int(row.argmax()), tuple(row.tolist())),
-                None if yes is None else BinaryGrade(int(yes >= 0.5), yes),
+                None if row is None else SevenGrade(code, tuple(row.tolist())),
+                None if yes is None else BinaryGrade(int(yes >= threshold), yes, threshold),
             )
         )
     return found
@@ -109,11 +138,12 @@ def grade_withheld(structures: Sequence[GradedStructure]) -> list[Remark]:
     return [warning("grade_withheld", text, levels=levels)]
 
 
-def unlike_training(grader: Grader | None, crops: npt.NDArray[np.uint8]) -> list[Remark]:
+def unlike_training(grader: object, crops: npt.NDArray[np.uint8]) -> list[Remark]:
     """A warning where an image's crops have grey values beyond those that a classifier knows.
 
     Args:
-        grader: weights that do not say what they were trained on give no warning.
+        grader: a single classifier; weights that do not say what they were trained on give no
+            warning.
         crops: (N, S, S) of one image.
     """
     greys: GreyRange | None = getattr(grader, "greys", None)

@@ -15,16 +15,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from spineline.classify.combined import CombinedClassifier
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.crops.extract import extract_crops
+from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.volumes.archives import unpacking
 from spineline.pipeline.inference.bundles import (
@@ -49,6 +51,7 @@ from spineline.pipeline.inference.find_spine import (
 from spineline.pipeline.inference.grading import (
     Grade,
     Grader,
+    combined_structure_grades,
     crop_boxes,
     grade_withheld,
     structure_grades,
@@ -65,12 +68,13 @@ from spineline.pipeline.inference.suitability import Refusal, SuitabilityLimits,
 from spineline.pipeline.inference.warnings import codes_of
 from spineline.weights import (
     Bundle,
-    Task,
     WeightsFile,
     load_registry,
     make_bundle,
+    names_in_list,
     resolve,
     resolve_bundle,
+    resolve_classifiers,
     task_of,
 )
 
@@ -103,7 +107,8 @@ class Pipeline:
 
     Attributes:
         detector: see ``spineline.detect``.
-        classifier: see ``spineline.classify``; None leaves structures ungraded.
+        classifier: see ``spineline.classify``, or several that answer as one; None leaves
+            structures ungraded.
         weights_name, weights_sha256: what the models are, for the results.
         settings: thresholds and choices; its weights are those that were loaded.
         namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
@@ -113,7 +118,7 @@ class Pipeline:
     """
 
     detector: Detector
-    classifier: Grader | None
+    classifier: Grader | CombinedClassifier | None
     weights_name: str = ""
     weights_sha256: str = ""
     settings: ModelSettings = field(default_factory=ModelSettings)
@@ -134,6 +139,7 @@ class Pipeline:
         cls,
         weights: str = "default",
         *,
+        classifier: str | Path | Sequence[str | Path] | None = None,
         device: str = "cpu",
         slices: SliceCount = "auto",
         trust: bool = False,
@@ -142,6 +148,7 @@ class Pipeline:
 
         Args:
             weights: a bundle, two or three files, or an exported folder.
+            classifier: instead of that of weights; several answer as one.
             device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
             slices: how many slices of a study [Pipeline.predict][] looks at; ``auto``: three, and
                 more in doubt.
@@ -150,7 +157,13 @@ class Pipeline:
         Raises:
             WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust``.
         """
-        settings = ModelSettings(weights=weights, device=device, slices=slices, trust=trust)
+        settings = ModelSettings(
+            weights=weights,
+            classifier=None if classifier is None else ",".join(names_in_list(classifier)),
+            device=device,
+            slices=slices,
+            trust=trust,
+        )
         return cls.from_settings(settings)
 
     @classmethod
@@ -172,7 +185,9 @@ class Pipeline:
             from spineline.detect.level_reader.model import load_level_reader
 
             detector = load_detector(bundle.detector.path, device=device, trust=trust)
-            classifier = load_classifier(bundle.classifier.path, device=device, trust=trust)
+            classifier = load_classifier(
+                [file.path for file in bundle.classifiers], device=device, trust=trust
+            )
             namer = load_level_reader(bundle.namer.path, device=device) if bundle.namer else None
         names = bundle.name, bundle.sha256
         limits = SuitabilityLimits()
@@ -307,27 +322,38 @@ class Pipeline:
         counts = [len(spine.structures) for spine in spines]
         if self.classifier is None or not sum(counts):
             return [[(None, None)] * count for count in counts], [[] for _ in counts]
-        size = self.classifier.crop.size
+        combined = self.classifier if isinstance(self.classifier, CombinedClassifier) else None
         crops = [
-            extract_crops(
-                frame.image,
-                np.array([s.point_xy for s in spine.structures]),
-                crop_boxes(spine.structures, self.settings.crop_boxes),
-                self.classifier.crop,
-            )
-            if spine.structures
-            else np.empty((0, size, size), np.uint8)
+            combined.cut(partial(self._crops, frame, spine))
+            if combined
+            else [self._crops(frame, spine, self.classifier.crop)]  # type: ignore[union-attr]
             for frame, spine in zip(frames, spines, strict=True)
         ]
-        kinds = [s.kind for spine in spines for s in spine.structures]
-        levels = np.array([s.rank for spine in spines for s in spine.structures], dtype=np.int64)
-        graded = self.classifier.grade(np.concatenate(crops), levels=levels)
-        grades = iter(structure_grades(kinds, graded))
+        together = [np.concatenate(each) for each in zip(*crops, strict=True)]
+        structures = [s for spine in spines for s in spine.structures]
+        if combined:
+            grades = iter(combined_structure_grades(combined, together, structures))
+        else:
+            levels = np.array([s.rank for s in structures], dtype=np.int64)
+            found = self.classifier.grade(together[0], levels=levels)  # type: ignore[arg-type]
+            grades = iter(structure_grades([s.kind for s in structures], found))
         of_frames = [[next(grades) for _ in range(count)] for count in counts]
         for n, (frame, spine) in enumerate(zip(frames, spines, strict=True)):
             if "fat_suppressed" in codes_of(frame.warnings) and not self.settings.force:
                 of_frames[n] = without_vertebrae([s.kind for s in spine.structures], of_frames[n])
-        return of_frames, [unlike_training(self.classifier, each) for each in crops]
+        graders = combined.members if combined else (self.classifier,)
+        return of_frames, [
+            next(filter(None, map(unlike_training, graders, of_members)), [])
+            for of_members in crops
+        ]
+
+    def _crops(self, frame: Frame, spine: DecodedSpine, spec: CropSpec) -> npt.NDArray[np.uint8]:
+        """(N, size, size): the structures of a frame, cut as a classifier wants them."""
+        if not spine.structures:
+            return np.empty((0, spec.size, spec.size), np.uint8)
+        points = np.array([s.point_xy for s in spine.structures])
+        boxes = crop_boxes(spine.structures, self.settings.crop_boxes)
+        return extract_crops(frame.image, points, boxes, spec)
 
     def _result(
         self,
@@ -427,19 +453,18 @@ def bundle_of(settings: ModelSettings) -> Bundle:
             raise ConfigError(
                 f"{what}=none: the pipeline needs one; only namer=none can be left out"
             )
-    given = {
-        task: resolve(name, task=task, trust=settings.trust)
-        for task, name in zip(get_args(Task), (detector, classifier, namer), strict=True)
-        if name not in (None, "none")
-    }
-    if detector and classifier:
-        return _joined(given["detect"], given["classify"], given.get("name"))
+    trust = settings.trust
+    detecting = resolve(detector, task="detect", trust=trust) if detector else None
+    naming = resolve(namer, task="name", trust=trust) if namer and namer != "none" else None
+    classifiers = resolve_classifiers(classifier, trust=trust) if classifier else ()
+    if detecting and classifiers:
+        return _joined(detecting, classifiers, naming)
     bundle = _bundle_named(settings)
-    detecting = given.get("detect", bundle.detector)
+    detecting = detecting or bundle.detector
     same_detector = detecting.sha256 == bundle.detector.sha256
     of_bundle = bundle.namer if same_detector and namer != "none" else None
-    files = detecting, given.get("classify", bundle.classifier), given.get("name", of_bundle)
-    same = files == (bundle.detector, bundle.classifier, bundle.namer)
+    files = detecting, classifiers or bundle.classifiers, naming or of_bundle
+    same = files == (bundle.detector, bundle.classifiers, bundle.namer)
     return bundle if same else _joined(*files)
 
 
@@ -466,16 +491,18 @@ def _bundle_named(settings: ModelSettings) -> Bundle:
     given = resolve(name, task=task, trust=settings.trust)
     if task == "detect":
         same_detector = given.sha256 == default.detector.sha256
-        return _joined(given, default.classifier, default.namer if same_detector else None)
+        return _joined(given, default.classifiers, default.namer if same_detector else None)
     if task == "classify":
-        return _joined(default.detector, given, default.namer)
-    return _joined(default.detector, default.classifier, given)
+        return _joined(default.detector, [given], default.namer)
+    return _joined(default.detector, default.classifiers, given)
 
 
-def _joined(detector: WeightsFile, classifier: WeightsFile, namer: WeightsFile | None) -> Bundle:
+def _joined(
+    detector: WeightsFile, classifiers: Sequence[WeightsFile], namer: WeightsFile | None
+) -> Bundle:
     """A bundle of files that the user put together, named after them."""
-    names = [file.name for file in (detector, classifier, namer) if file is not None]
-    return make_bundle(",".join(names), detector, classifier, namer)
+    names = [file.name for file in (detector, *classifiers, namer) if file is not None]
+    return make_bundle(",".join(names), detector, classifiers, namer)
 
 
 def _structures(

@@ -18,6 +18,7 @@ from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
 from spineline.datasets.common.remarks import Remark
 from spineline.datasets.labels import LEVELS, Kind, kind_of_level
+from spineline.datasets.metrics.grades import V5_THRESHOLD
 from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, ResultImage
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.warnings import warning_from_json, warning_to_json
@@ -33,7 +34,8 @@ class SevenGrade:
     """Grade in the report's seven-class code.
 
     Attributes:
-        class_index: 0 … 6, see ``SEVEN_NAMES``.
+        class_index: 0 … 6, see ``SEVEN_NAMES``; the most probable one, unless the classifier
+            adjusts its choice by how frequent classes are.
         probabilities: seven numbers in the order of the code; those of the other kind are 0, the
             rest add up to 1.
     """
@@ -56,10 +58,17 @@ class SevenGrade:
 
 @dataclass(frozen=True, slots=True)
 class BinaryGrade:
-    """Schmorl's node (v5) or not: class 0 or 1 and the probability of 1."""
+    """Schmorl's node (v5) or not.
+
+    Attributes:
+        class_index: 0 or 1.
+        probability: of 1.
+        threshold: from which probability on the class is 1.
+    """
 
     class_index: int
     probability: float
+    threshold: float = V5_THRESHOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +268,7 @@ def _check_structure(structure: GradedStructure) -> None:
     if (binary := structure.binary) is not None:
         if binary.class_index not in (0, 1):
             raise ValueError(f"{structure.level}: binary class {binary.class_index}")
-        _check_shares(binary.probability, what=f"{structure.level}: binary")
+        _check_shares(binary.probability, binary.threshold, what=f"{structure.level}: binary")
 
 
 def _check_shares(*values: float, what: str) -> None:
@@ -290,7 +299,11 @@ def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
         },
         "binary": None
         if binary is None
-        else {"class": binary.class_index, "probability": round(binary.probability, 6)},
+        else {
+            "class": binary.class_index,
+            "probability": round(binary.probability, 6),
+            **({} if binary.threshold == V5_THRESHOLD else {"threshold": binary.threshold}),
+        },
     }
 
 
@@ -349,5 +362,9 @@ def _structure_from_json(value: Mapping[str, Any]) -> GradedStructure:
         else SevenGrade(int(seven["class"]), tuple(float(p) for p in seven["probabilities"])),
         binary=None
         if binary is None
-        else BinaryGrade(int(binary["class"]), float(binary["probability"])),
+        else BinaryGrade(
+            int(binary["class"]),
+            float(binary["probability"]),
+            float(binary.get("threshold", V5_THRESHOLD)),
+        ),
     )

@@ -10,13 +10,17 @@ from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import Settings, key
 from spineline.pipeline.inference.naming import LEAST_PROBABILITY
+from spineline.weights import names_in_list
 
 SliceCount: TypeAlias = "int | Literal['auto']"
 """How many slices of a study are looked at."""
 
 _WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
 _DETECTOR = "detector instead of that of weights: a registry name or a file"
-_CLASSIFIER = "classifier instead of that of weights: a registry name or a file"
+_CLASSIFIER = (
+    "classifier instead of that of weights: a registry name or a file; several, as A,B, answer as "
+    "one by their mean"
+)
 _CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=argmax"
 _CANDIDATES = "boxes less sure are no candidates for the spine"
 _NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
@@ -73,7 +77,12 @@ class ModelSettings(Settings):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.classifier, (list, tuple)):
+            object.__setattr__(self, "classifier", ",".join(map(str, self.classifier)))
         Settings.__post_init__(self)
+        if self.classifier is not None and not names_in_list(self.classifier):
+            msg = f"classifier={self.classifier}: names none; wanted A, or A,B for several"
+            raise ConfigError(msg)
         if isinstance(self.batch, str) and self.batch != "auto":
             raise ConfigError(f"batch={self.batch}: wanted auto, or a number of images, 1 or more")
         if isinstance(self.slices, str) and self.slices != "auto":

@@ -28,7 +28,7 @@ NOTE = (
 )
 
 
-_CHOICES_OF_RULES = ("iou", "confidence", "nms_iou", "near_duplicate_iou", "positive")
+_CHOICES_OF_RULES = ("iou", "confidence", "nms_iou", "near_duplicate_iou", "positive", "threshold")
 """Entries of a ``metrics.json`` that say how metrics are counted."""
 
 _DETAILS = (".per_class.", "_by_level.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,34 @@ def test_a_ramp_falls_into_the_bin_of_its_orientation(
     for number in range(BINS):
         share = inner[:, :, number] / inner.sum(dim=2)
         torch.testing.assert_close(share, torch.full_like(share, shares.get(number, 0.0)))
+
+
+def cells_by_numpy(view: np.ndarray) -> np.ndarray:
+    """(SIDE, SIDE) to (BINS, CELLS, CELLS), each pixel by itself."""
+    down, along = (cv2.Sobel(view, cv2.CV_64F, *d, borderType=cv2.BORDER_REPLICATE)
+                   for d in ((0, 1), (1, 0)))  # fmt: skip
+    cells, side = np.zeros((BINS, CELLS, CELLS)), SIDE // CELLS
+    place = np.arctan2(down, along) / np.pi * BINS % BINS
+    for row, column in np.ndindex(view.shape):
+        low, share = divmod(place[row, column], 1)
+        size = math.hypot(down[row, column], along[row, column]) / side**2
+        where = row // side, column // side
+        cells[(int(low) % BINS, *where)] += size * (1 - share)
+        cells[((int(low) + 1) % BINS, *where)] += size * share
+    return cells
+
+
+@pytest.mark.parametrize("kind", ["smooth", "noise", "edges", "flat"])
+def test_cells_are_those_of_numpys_angles(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    view = {
+        "smooth": pictures(1, SIDE)[0, 0].numpy(),
+        "noise": rng.random((SIDE, SIDE), dtype=np.float32),
+        "edges": np.kron(rng.integers(0, 2, (8, 8)), np.ones((8, 8))).astype(np.float32),
+        "flat": np.full((SIDE, SIDE), 0.3, np.float32),
+    }[kind]
+    found = GradientTrunk(SIDE, 2)._cells(torch.from_numpy(view)[None, None])[0]
+    np.testing.assert_allclose(found.numpy(), cells_by_numpy(view), atol=1e-6)
 
 
 def test_brightness_and_contrast_change_nothing() -> None:

@@ -94,7 +94,9 @@ def test_what_it_says_is_read(bundle: Path) -> None:
     changed(bundle, lambda c: c["decode"]["spine"].update(skip_cost=4))
     found = read_bundle(bundle)
     assert (found.form, found.name, found.names, found.imgsz) == ("onnx", "mine-onnx", LEVELS, 320)
-    assert (found.head, found.crop) == ("both", CropSpec(64, 1.3, "spine"))
+    (classifier,) = found.classifiers
+    assert (classifier.head, classifier.crop) == ("both", CropSpec(64, 1.3, "spine"))
+    assert found.combination is None
     assert found.strip == StripSpec()
     assert found.decoding == DecodeSettings(skip_cost=4)
     assert found.sha256 == hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
@@ -131,7 +133,7 @@ def test_a_name_of_the_registry_wins_over_a_folder(
 
 GONE = object()
 DAMAGED: dict[str, tuple[str, Any, str]] = {
-    "schema": ("schema", 2, r"schema 2.*reads schema 1: export it again"),
+    "schema": ("schema", 3, r"schema 3.*reads schema 1 and 2: export it again"),
     "no schema": ("schema", GONE, r"schema None"),
     "kind": ("kind", "other", "no description of a bundle"),
     "format": ("format", "pickle", "format 'pickle', wanted one of onnx"),

@@ -160,6 +160,13 @@ def test_a_schmorls_node_by_either_grade(analysis) -> None:
     assert rows["L1-L2"][0] == "Schmorl's node"
 
 
+def test_a_threshold_of_the_weights_stands_beside_the_probability(analysis) -> None:
+    first, *rest = analysis.result.structures
+    structures = (replace(first, binary=BinaryGrade(1, 0.31, 0.25)), *rest)
+    page = report_html(replace(analysis, result=replace(analysis.result, structures=structures)))
+    assert rows_of(page)["T12-L1"][2] == "yes 0.31 (from 0.25 on)"
+
+
 @pytest.mark.parametrize(
     "name",
     ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "a\u202egnp.exe", "x" * 300],
