@@ -201,7 +201,8 @@ def _window(source: SourceInstance) -> list[pr.SoftcopyVOILUTTransformation] | N
     low, high = (float(v) for v in np.percentile(read_pixels(source.header), (0.5, 99.5)))
     # PS3.3 C.11.2.1.2.1: a linear window reaches from center - 0.5 by half of (width - 1).
     center, width = (low + high) / 2 + 0.5, max(high - low + 1, 1.0)
-    return [pr.SoftcopyVOILUTTransformation(center, width, window_explanation="percentile window")]
+    # As lists: highdicom writes the letters of a bare explanation one by one.
+    return [pr.SoftcopyVOILUTTransformation([center], [width], ["percentile window"])]
 
 
 def _set_area(state: Dataset, source: SourceInstance) -> None:

@@ -92,6 +92,7 @@ def test_without_a_window_one_is_taken_from_the_pixels(make_spots, analysis, wri
     reach = (window.WindowWidth - 1) / 2
     assert window.WindowCenter - 0.5 - reach == pytest.approx(low)
     assert window.WindowCenter - 0.5 + reach == pytest.approx(high)
+    assert window.WindowCenterWidthExplanation == "percentile window"
 
 
 @pytest.mark.parametrize(

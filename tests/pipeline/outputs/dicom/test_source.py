@@ -208,6 +208,14 @@ def test_the_same_input_gives_the_same_bytes(
     assert uids[0] == uids[1] != uids[2]
 
 
+@pytest.mark.parametrize("word", ["sr", "pr", "sc"])
+def test_no_text_is_written_letter_by_letter(analysis, writer_of, word) -> None:
+    """A library that wants a sequence takes the letters of a text for its items."""
+    for element in pydicom.dcmread(writer_of(word)(analysis)).iterall():
+        if element.VM > 2 and all(isinstance(value, str) for value in element.value):
+            assert max(map(len, element.value)) > 1, element.keyword
+
+
 def test_text_that_no_file_could_hold() -> None:
     assert plain_text("a\nb\ud800\0 c  ü 腰") == "a b? c ü 腰"
 
