@@ -102,9 +102,9 @@ def _image(source: SourceInstance) -> Dataset:
     """The source as highdicom looks at it, without what it would read wrongly or not at all."""
     image = Dataset()
     image.update(source.dataset)
-    if source.frame_number is not None:
-        image.SharedFunctionalGroupsSequence = [Dataset()]
-        image.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(source.header.frames)]
+    # Of an enhanced class it asks for the groups, which files of one image may lack.
+    image.SharedFunctionalGroupsSequence = [Dataset()]
+    image.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(source.header.frames)]
     return image
 
 
