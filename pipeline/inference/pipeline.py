@@ -368,7 +368,7 @@ class Pipeline:
                 *grade_withheld(structures),
                 *look,
             ),
-            status="refused" if refused else "ok",
+            status="ok" if refusal is None else "refused" if refused else "forced",
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),

@@ -18,6 +18,7 @@ from spineline.pipeline.inference.suitability import Refusal
 from spineline.pipeline.outputs import study_files
 
 ALL = "sr,pr,sc,slicer,tianchi,coco,report,page"
+OTHERS_FORMATS = ("tianchi.json", "coco_images.json", "b/points.mrk.json")  # with the code alone
 BLAND = "to=tianchi,coco,report,page"
 NOT_OURS = Refusal("contrast", "the canal is dark", (("contrast", -0.25),))
 
@@ -123,7 +124,8 @@ def test_by_force_every_output_says_so(tmp_path, cohort, predict, monkeypatch) -
     assert code == 0
     out, study = tmp_path / "o", tmp_path / "o" / "b"
     result = read_result(study / "result.json")
-    assert (result.status, len(result.structures)) == ("ok", 11)
+    assert (result.status, len(result.structures)) == ("forced", 11)
+    assert {row["status"] for row in rows_of(out)} == {"forced"}
     files = ["results.csv", "log.txt", "index.html", "tianchi.json", "coco_images.json",
              "b/report.html", "b/result.json", "b/points.mrk.json"]  # fmt: skip
     shown = {name: (out / name).read_text() for name in files}
@@ -132,6 +134,8 @@ def test_by_force_every_output_says_so(tmp_path, cohort, predict, monkeypatch) -
         shown[name] = " ".join(str(e.value) for e in elements if e.VR != "SQ")
     shown["overlay.png"] = titles[-1]
     assert [name for name, text in shown.items() if "not_lumbar_t2" not in text] == []
+    of_the_project = {name: text for name, text in shown.items() if name not in OTHERS_FORMATS}
+    assert [name for name, text in of_the_project.items() if "forced" not in text.lower()] == []
     assert "force=true" in result.warnings[0].text
 
 

@@ -79,8 +79,9 @@ def secondary_capture_of(
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.ConversionType = "WSD"
     guess = ["levels are a guess"] if result.abstained else []
+    forced = ["forced"] if result.forced else []
     said = f"Levels and grades by spineline {result.version or 'unknown'}, research use only"
-    made.DerivationDescription = "; ".join([said, *doubt_words(result), *guess])
+    made.DerivationDescription = "; ".join([said, *forced, *doubt_words(result), *guess])
     if source.text("BurnedInAnnotation") == "YES":
         made.BurnedInAnnotation = "YES"
     elif "burned_in_text" not in codes_of(result.warnings):  # nothing is said on a suspicion
@@ -99,7 +100,7 @@ def secondary_capture_of(
 def _notes(result: StudyResult) -> list[str]:
     """What a reader of the picture has to know before all else."""
     notes = [_RESEARCH_USE]
-    if "not_lumbar_t2" in codes_of(result.warnings):
+    if result.forced:
         notes.append(_FORCED)
     if result.abstained:
         notes.append(_GUESS)

@@ -39,6 +39,11 @@ from spineline.pipeline.outputs.study_files import label_of
 
 RESEARCH_USE = "Research use only, not for diagnosis. Made by software, verified by no person."
 
+_FORCED = (
+    "FORCED: this is no sagittal T2 image of a lumbar spine; levels and grades are given all the "
+    "same, do not rely on them."
+)
+
 
 def write_structured_report(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
     """Write ``report.sr.dcm`` of a study with a DICOM source.
@@ -237,7 +242,7 @@ def _evaluations(result: StudyResult) -> sr.ContainerContentItem:
         name=code.EVALUATIONS, relationship_type="CONTAINS", is_content_continuous=False
     )
     items: list[sr.ContentItem] = []
-    comments = [RESEARCH_USE]
+    comments = [RESEARCH_USE, *([_FORCED] if result.forced else [])]
     if result.naming is not None:
         value = code.GUESSED if result.abstained else code.NAMED
         items.append(

@@ -71,7 +71,8 @@ def test_what_it_is_good_for_stands_in_the_pixels(
     analysis = analyse(tmp_path / "s.dcm", min_naming_probability=1.0 if forced else 0.0)
     if forced:
         refusal = Refusal("contrast", "no fluid is bright").remark(forced=True)
-        result = replace(analysis.result, warnings=(*analysis.result.warnings, refusal))
+        warnings = (*analysis.result.warnings, refusal)
+        result = replace(analysis.result, warnings=warnings, status="forced")
         analysis = replace(analysis, result=result)
     said = text_below(pydicom.dcmread(write(analysis)), overlay_png(analysis))
     assert "RESEARCH USE ONLY, not for diagnosis" in said
