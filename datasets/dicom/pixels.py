@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -57,12 +56,16 @@ _DECODERS = {
 }
 
 
-def read_pixels(header: SliceHeader) -> Float32Array:
+def read_pixels(header: SliceHeader, *, invert: bool = True) -> Float32Array:
     """The pixels of one slice, bright being bright.
 
     Rescale slope and intercept, of an enhanced file those of the frame, are applied, MONOCHROME1 is
     inverted within its stored range, padding takes the lowest value of the rest, colour becomes
     grey. Only this one frame is decoded.
+
+    Args:
+        header: the slice.
+        invert: false leaves MONOCHROME1 as it is stored, bright being dark.
 
     Returns:
         (rows, columns) float32, not windowed.
@@ -75,7 +78,7 @@ def read_pixels(header: SliceHeader) -> Float32Array:
         dataset = _read(header)
         _check_size(header, dataset)
         stored = _decode(header, dataset)
-        pixels = _to_grey(header, stored, dataset)
+        pixels = _to_grey(header, stored, dataset, invert=invert)
     if pixels.shape != (header.rows, header.columns):
         raise _error(header, f"pixels are {pixels.shape}, the header says otherwise", _AGAIN)
     if is_constant(pixels):
@@ -248,7 +251,9 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) -> Float32Array:
+def _to_grey(
+    header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset, *, invert: bool
+) -> Float32Array:
     photometric = str(dataset.get("PhotometricInterpretation", "")).upper()
     if photometric == "PALETTE COLOR":
         raise _error(header, "is stored with a colour palette", "export grey images")
@@ -260,24 +265,29 @@ def _to_grey(header: SliceHeader, stored: npt.NDArray[Any], dataset: Dataset) ->
     values = stored.astype(np.float64)
     padding = _number(dataset, "PixelPaddingValue")
     outside = values == padding if padding is not None else np.zeros(values.shape, bool)
-    if photometric == "MONOCHROME1":
+    if photometric == "MONOCHROME1" and invert:
         values = _inverted(values, dataset)
-    slope, intercept = _rescaling(places_of_frame(dataset, header.frame))
-    values = values * (slope or 1.0) + (intercept or 0.0)
+    slope, intercept = rescaling_of(dataset, header.frame)
+    values = values * slope + intercept
     if outside.any() and not outside.all():
         values[outside] = values[~outside].min()
     return values.astype(np.float32)
 
 
-def _rescaling(places: Sequence[Dataset]) -> tuple[float | None, float | None]:
-    """Slope and intercept of the first place that has one of them.
+def rescaling_of(dataset: Dataset, frame: int | None) -> tuple[float, float]:
+    """Slope and intercept of a frame, 1 and 0 where there is none that can be used.
 
-    In enhanced files that is the Pixel Value Transformation Sequence of a frame or of all frames
-    (PS3.3 C.7.6.16.2.9), else the data set.
+    In enhanced files they stand in the Pixel Value Transformation Sequence of a frame or of all
+    frames (PS3.3 C.7.6.16.2.9), else in the data set. Both are of the first place that has one.
+
+    Args:
+        dataset: the header.
+        frame: from 0, or None for a file of one image.
     """
     keywords = ("RescaleSlope", "RescaleIntercept")
+    places = places_of_frame(dataset, frame)
     place = next((place for place in places if any(k in place for k in keywords)), places[-1])
-    return _number(place, keywords[0]), _number(place, keywords[1])
+    return _number(place, keywords[0]) or 1.0, _number(place, keywords[1]) or 0.0
 
 
 def _inverted(values: FloatArray, dataset: Dataset) -> FloatArray:

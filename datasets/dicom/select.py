@@ -57,6 +57,19 @@ _NAMED_FILES = 5
 _SHIFT_SHARE = 0.25
 """Of its height: slices moved as far within their plane are no stack."""
 
+
+class NoSagittalT2Error(DicomReadError):
+    """A study holds images, and none of a sagittal T2 series.
+
+    Attributes:
+        found: what it holds instead, a remark for each stack.
+    """
+
+    def __init__(self, text: Remark | str, found: Sequence[Remark] = ()) -> None:
+        super().__init__(text)
+        self.found = tuple(found)
+
+
 ReadImage: TypeAlias = Callable[[SliceHeader], Float32Array]
 
 
@@ -156,6 +169,9 @@ class Choice:
         t1_slices: the slices of a sagittal T1 stack in the same frame of reference, sorted along
             the normal; empty where there is none.
         tie: those of the warnings that say that another stack is as well suited.
+        forced: of the warnings the one that says that this is no sagittal T2 series; None where it
+            is one.
+        found: what the study holds, where none of it is a sagittal T2 series.
     """
 
     series: Series
@@ -166,6 +182,8 @@ class Choice:
     alternatives: tuple[SliceHeader, ...] = ()
     t1_slices: tuple[SliceHeader, ...] = ()
     tie: tuple[Remark, ...] = ()
+    forced: Remark | None = None
+    found: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +240,14 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
         force: where there is no T2 sagittal series, take another one, with a warning.
 
     Raises:
-        DicomReadError: the study has no sagittal T2 series; names what was found instead.
+        NoSagittalT2Error: the study has no sagittal T2 series; names what was found instead.
+        DicomReadError: it holds no usable image.
     """
     stacks = _with_named_parts([stack for series in study.series for stack in _stacks(series)])
     refused = [(stack, reason) for stack in stacks if (reason := _refusal(stack))]
     usable = [stack for stack in stacks if not any(stack is other for other, _ in refused)]
+    texts = (stack.remark("", "{series.shown}: {reason}", why) for stack, why in refused)
+    found = () if usable else tuple(dict.fromkeys(texts))
     warnings: list[Remark] = []
     if not usable and (study.single_file or force) and refused:
         taken, reason = min(refused, key=lambda each: _strangeness(each[0]))
@@ -237,7 +258,9 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
             taken.remark("slice_choice", f"{asked}, although it is: {{reason}}", reason)
         )
     if not usable:
-        raise DicomReadError(_nothing_found(study, refused))
+        text = _nothing_found(study, found)
+        raise NoSagittalT2Error(text, found) if found else DicomReadError(text)
+    forced = warnings[0] if warnings else None
     usable = _looked_at(_with_stations(_with_seen_parts(usable, read)), read)
     best = usable[0]
     warnings += [
@@ -267,6 +290,8 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
         alternatives=tuple(_middle(stack)[0] for stack in _equals(best, usable[1:])),
         t1_slices=_t1_slices(stacks, chosen),
         tie=tuple(tie),
+        forced=forced,
+        found=found,
     )
 
 
@@ -684,11 +709,10 @@ def _of_file(rejection: Rejection) -> dict[str, Parameter]:
     return {"file": PathText(rejection.path.name), "reason": FreeText(rejection.reason)}
 
 
-def _nothing_found(study: Study, refused: Sequence[tuple[_Stack, str]]) -> Remark:
-    if refused:
+def _nothing_found(study: Study, series: Sequence[Remark]) -> Remark:
+    if series:
         wording = "{found}"
-        found = tuple(stack.remark("", "{series.shown}: {reason}", why) for stack, why in refused)
-        found = (*found, *_counted(study))
+        found = (*series, *_counted(study))
     else:
         wording = "no usable DICOM image ({found}" + "…" * (len(study.rejections) > 3) + ")"
         found = tuple(remark("", "{file}: {reason}", **_of_file(r)) for r in study.rejections[:3])
@@ -696,7 +720,7 @@ def _nothing_found(study: Study, refused: Sequence[tuple[_Stack, str]]) -> Remar
         "",
         f"study {{study}}: no sagittal T2 series; found {wording}. "
         "Export the T2 sagittal series"
-        + (", or take one of these all the same by force=true" if refused else ""),
+        + (", or take one of these all the same by force=true" if series else ""),
         study=NameText(study.name),
         found=found,
     )

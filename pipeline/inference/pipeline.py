@@ -64,7 +64,12 @@ from spineline.pipeline.inference.settings import ModelSettings, SliceCount, mix
 from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
-from spineline.pipeline.inference.suitability import Refusal, SuitabilityLimits, judge
+from spineline.pipeline.inference.suitability import (
+    Refusal,
+    SuitabilityLimits,
+    judge,
+    refusal_of_series,
+)
 from spineline.pipeline.inference.warnings import codes_of
 from spineline.weights import (
     Bundle,
@@ -201,7 +206,7 @@ class Pipeline:
             stack: the images of a folder are the slices of one study, in the order of their names.
 
         Raises:
-            SpinelineError: not readable, no sagittal T2, or more than one study.
+            SpinelineError: not readable, or more than one study.
         """
         settings = self.settings
         with unpacking() as archives:
@@ -232,7 +237,8 @@ class Pipeline:
         with precision(settings):
             looked = self._look(frames, how)
             refusals = [
-                self.refusal(each.frame.image, each.spine.candidates, each.spine.context)
+                refusal_of_series(each.frame.series_found)
+                or self.refusal(each.frame.image, each.spine.candidates, each.spine.context)
                 for each in looked
             ]
             if not settings.force:
@@ -396,7 +402,7 @@ class Pipeline:
                 *grade_withheld(structures),
                 *look,
             ),
-            status="refused" if refused else "ok",
+            status="ok" if refusal is None else "refused" if refused else "forced",
             weights_name=self.weights_name,
             weights_sha256=self.weights_sha256,
             version=_version(),

@@ -23,7 +23,7 @@ from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, Result
 from spineline.pipeline.inference.naming import Naming, Rival
 from spineline.pipeline.inference.warnings import warning_from_json, warning_to_json
 
-ResultStatus = Literal["ok", "refused"]
+ResultStatus = Literal["ok", "refused", "forced"]
 
 
 _TIE = 0.05  # two probabilities no further apart are all but equal
@@ -119,7 +119,7 @@ class StudyResult(ResultImage):
         naming: how sure the levels are as a whole; None where that is not known.
         slices: those looked at; None where one alone was to be (``slices=1``, plain images).
         status: ``refused`` where the image is not for us, see the warning ``not_lumbar_t2``: it
-            has no structures then.
+            has no structures then; ``forced`` where it was looked at all the same.
     """
 
     structures: tuple[GradedStructure, ...]
@@ -135,9 +135,14 @@ class StudyResult(ResultImage):
     @property
     def refusal(self) -> str | None:
         """Why the image is not for us, in words; None where it was not refused."""
-        if self.status == "ok":
+        if self.status != "refused":
             return None
         return "; ".join(each.text for each in self.warnings if each.code == "not_lumbar_t2")
+
+    @property
+    def forced(self) -> bool:
+        """Whether the image is not for us and was looked at all the same, by ``force=true``."""
+        return self.status == "forced"
 
     @property
     def abstained(self) -> bool:
@@ -236,7 +241,7 @@ def _check(result: StudyResult) -> None:
     if not all(0 < value < math.inf for value in spacing):
         raise ValueError(f"a pixel spacing of {spacing}")
     if result.status not in get_args(ResultStatus):
-        raise ValueError(f"status {result.status!r:.60}, wanted ok or refused")
+        raise ValueError(f"status {result.status!r:.60}, wanted ok, refused or forced")
     levels = [s.level for s in result.structures]
     if levels and result.status == "refused":
         raise ValueError("it is refused and has structures")

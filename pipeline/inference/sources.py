@@ -49,7 +49,14 @@ from spineline.datasets.dicom.privacy import (
     privacy_remarks,
     tells_of,
 )
-from spineline.datasets.dicom.select import Choice, Rejection, Series, Study, choose_slice
+from spineline.datasets.dicom.select import (
+    Choice,
+    NoSagittalT2Error,
+    Rejection,
+    Series,
+    Study,
+    choose_slice,
+)
 from spineline.datasets.images import (
     IMAGE_SUFFIXES,
     GreyImage,
@@ -198,6 +205,7 @@ class Frame:
         slice_index: place of the slice in its series, sorted along the normal, from 0; 0 for plain
             images.
         around: what else of the study is looked at; None where this image alone is.
+        series_found: what the study holds, where none of its series is a sagittal T2 one.
     """
 
     name: str
@@ -210,6 +218,7 @@ class Frame:
     notes: tuple[Remark, ...] = ()
     slice_index: int = 0
     around: Surroundings | None = None
+    series_found: tuple[Remark, ...] = ()
 
     @property
     def is_dicom(self) -> bool:
@@ -605,6 +614,7 @@ def _told(frame: Frame, hide: Callable[[str], str]) -> Frame:
         notes=tuple(note.hidden(hide) for note in frame.notes),
         warnings=tuple(each.hidden(hide) for each in frame.warnings),
         around=around,
+        series_found=tuple(each.hidden(hide) for each in frame.series_found),
     )
 
 
@@ -637,8 +647,19 @@ def _load_slice(case: Case, study: Study) -> Frame:
     reader = _Reader()
     if case.header is not None:
         return _framed(case, study, case.header, reader)
-    choice = choose_slice(study, read=reader.upright, force=case.force)
-    return _load_choice(case, study, choice, reader)
+    try:
+        choice = choose_slice(study, read=reader.upright, force=case.force)
+    except NoSagittalT2Error as error:
+        # It is refused; what shows it is the image that force=true would look at.
+        choice = choose_slice(study, read=reader.upright, force=True)
+        warnings = tuple(each for each in choice.warnings if each is not choice.forced)
+        try:
+            frame = _framed(case, study, choice.slice, reader, warnings, choice.notes)
+        except DicomReadError:
+            raise error from None
+        return replace(frame, series_found=error.found)
+    frame = _load_choice(case, study, choice, reader)
+    return frame if study.single_file else replace(frame, series_found=choice.found)
 
 
 class _Reader:

@@ -58,7 +58,9 @@ from spineline.pipeline.inference.warnings import warning
 FULL_SCORE = 57.0
 """Score of the chain of a spine whose eleven levels the bundled detector is sure of."""
 
-RefusalReason = Literal["no_spine", "region", "contrast", "upside_down", "mirrored", "turned"]
+RefusalReason = Literal[
+    "no_spine", "region", "contrast", "upside_down", "mirrored", "turned", "series"
+]
 _Turn = Callable[[PixelArray], PixelArray]
 
 TURNS: Mapping[str, tuple[RefusalReason, _Turn]] = {
@@ -139,18 +141,33 @@ class Refusal:
         reason: in one word.
         text: in plain words.
         measured: the numbers behind it, by name.
+        found: what the study holds instead, which ``{found}`` stands for in the text.
     """
 
     reason: RefusalReason
     text: str
     measured: tuple[tuple[str, float], ...] = ()
+    found: tuple[Remark, ...] = ()
 
     def remark(self, *, forced: bool) -> Remark:
         """The warning ``not_lumbar_t2``; ``forced`` where the frame was looked at all the same."""
         end = "levels and grades are given all the same, by force=true: do not rely on them"
         end = end if forced else "nothing is named or graded; force=true does it all the same"
         wording = f"this is no sagittal T2 image of a lumbar spine, head up: {self.text}; {end}"
-        return warning("not_lumbar_t2", wording, reason=self.reason, **dict(self.measured))
+        found = {"found": self.found} if self.found else {}
+        return warning("not_lumbar_t2", wording, reason=self.reason, **dict(self.measured), **found)
+
+
+def refusal_of_series(found: tuple[Remark, ...]) -> Refusal | None:
+    """Why a study is not for us by its headers, or None.
+
+    Args:
+        found: what it holds, where none of it is a sagittal T2 series.
+    """
+    if not found:
+        return None
+    text = "no series of the study is sagittal and T2-weighted; found {found}"
+    return Refusal("series", text, found=found)
 
 
 def judge(

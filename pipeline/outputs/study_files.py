@@ -29,8 +29,8 @@ RESULT_COLUMNS = (
 """Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
 
 The last four are the study's: how probable its levels are as a whole, 1 where they are a guess,
-the code words of its warnings, parted by blanks, and ``ok``, ``refused`` or
-``failed``, where there is no result.
+the code words of its warnings, parted by blanks, and ``ok``, ``refused``, ``forced``
+(not for us, and looked at all the same) or ``failed``, where there is no result.
 """
 
 _OF_LEVELS = (
@@ -118,7 +118,8 @@ def title_of(analysis: Analysis) -> str:
     refusal = analysis.result.refusal
     if refusal is not None:
         return f"spineline; refused: {refusal}"
-    return "; ".join(["spineline", *doubt_words(analysis.result)])
+    forced = ["FORCED"] if analysis.result.forced else []
+    return "; ".join(["spineline", *forced, *doubt_words(analysis.result)])
 
 
 def doubt_words(result: StudyResult) -> list[str]:
@@ -189,8 +190,9 @@ def study_line(name: str, analysis: Analysis) -> str:
     if analysis.result.status == "refused":
         return f"{name}: refused"
     found = f"{name}: {len(analysis.result.structures)} of {len(LEVELS)} levels"
-    abstained = ["naming abstained"] if analysis.result.abstained else []
-    return ", ".join([found, *abstained, *map(str, analysis.frame.notes[:1])])
+    said = ["forced"] if analysis.result.forced else []
+    said += ["naming abstained"] if analysis.result.abstained else []
+    return ", ".join([found, *said, *map(str, analysis.frame.notes[:1])])
 
 
 def log_lines(name: str, analysis: Analysis) -> list[str]:

@@ -18,6 +18,7 @@ from spineline.pipeline.inference.suitability import Refusal
 from spineline.pipeline.outputs import study_files
 
 ALL = "sr,pr,sc,slicer,tianchi,coco,report,page"
+OTHERS_FORMATS = ("tianchi.json", "coco_images.json", "b/points.mrk.json")  # with the code alone
 BLAND = "to=tianchi,coco,report,page"
 NOT_OURS = Refusal("contrast", "the canal is dark", (("contrast", -0.25),))
 
@@ -123,7 +124,8 @@ def test_by_force_every_output_says_so(tmp_path, cohort, predict, monkeypatch) -
     assert code == 0
     out, study = tmp_path / "o", tmp_path / "o" / "b"
     result = read_result(study / "result.json")
-    assert (result.status, len(result.structures)) == ("ok", 11)
+    assert (result.status, len(result.structures)) == ("forced", 11)
+    assert {row["status"] for row in rows_of(out)} == {"forced"}
     files = ["results.csv", "log.txt", "index.html", "tianchi.json", "coco_images.json",
              "b/report.html", "b/result.json", "b/points.mrk.json"]  # fmt: skip
     shown = {name: (out / name).read_text() for name in files}
@@ -132,6 +134,8 @@ def test_by_force_every_output_says_so(tmp_path, cohort, predict, monkeypatch) -
         shown[name] = " ".join(str(e.value) for e in elements if e.VR != "SQ")
     shown["overlay.png"] = titles[-1]
     assert [name for name, text in shown.items() if "not_lumbar_t2" not in text] == []
+    of_the_project = {name: text for name, text in shown.items() if name not in OTHERS_FORMATS}
+    assert [name for name, text in of_the_project.items() if "forced" not in text.lower()] == []
     assert "force=true" in result.warnings[0].text
 
 
@@ -149,18 +153,63 @@ def test_a_plain_image_too(tmp_path, fake_models, make_spots, make_points, predi
     assert [row["status"] for row in rows_of(tmp_path / "o")] == ["refused"]
 
 
-def test_a_study_without_a_usable_series_fails_as_ever(
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"description": "T1_TSE_SAG"}, "series 'T1_TSE_SAG' (number 1): T1-weighted"),
+        ({"orientation": (1, 0, 0, 0, 1, 0)}, "transverse, not sagittal"),
+    ],
+    ids=["T1 alone", "transverse alone"],
+)
+def test_a_study_without_a_sagittal_t2_series(
+    tmp_path, fake_models, make_study, predict, change, found
+) -> None:
+    """It is refused as an image is; by force its least unlikely series is looked at."""
+    pytest.importorskip("highdicom")
+    make_study(tmp_path / "in" / "c", **change)
+    code, said, warned = predict(tmp_path / "in")
+    assert code == 1
+    assert "c: refused" in said
+    assert "1 study refused" in warned
+    result = read_result(tmp_path / "o" / "c" / "result.json")
+    assert (result.status, result.structures) == ("refused", ())
+    (warning,) = [w for w in result.warnings if w.code == "not_lumbar_t2"]
+    assert "no series of the study is sagittal and T2-weighted; found series" in warning.text
+    assert found in warning.text
+    assert dict(warning.parameters)["reason"] == "series"
+    assert "taken by force" not in (tmp_path / "o" / "c" / "log.txt").read_text()
+    entry = json.loads((tmp_path / "o" / "manifest.jsonl").read_text().splitlines()[-1])
+    assert (entry["study"], entry["status"]) == ("c", "refused")
+    assert [row["status"] for row in rows_of(tmp_path / "o")] == ["refused"]
+    code, _, _ = predict(tmp_path / "in", "force=true", f"to={ALL}", out=tmp_path / "f")
+    assert code == 0
+    result = read_result(tmp_path / "f" / "c" / "result.json")
+    assert (result.status, len(result.structures)) == ("forced", 11)
+    (warning,) = [w for w in result.warnings if w.code == "not_lumbar_t2"]
+    assert "by force=true: do not rely on them" in warning.text
+    assert "taken by force=true, although it is" in (tmp_path / "f" / "c" / "log.txt").read_text()
+
+
+def test_names_of_series_stay_hidden(tmp_path, fake_models, make_study, predict) -> None:
+    make_study(tmp_path / "in" / "c", description="SECRET^NAME T1_TSE_SAG")
+    code, *said = predict(tmp_path / "in", "names=hash", BLAND)
+    assert code == 1
+    texts = [path.read_text() for path in (tmp_path / "o").rglob("*.*") if path.suffix != ".png"]
+    assert any("found series 1: T1-weighted" in text for text in texts)
+    assert "SECRET" not in "".join([*said, *texts])
+
+
+def test_a_study_without_a_usable_series_that_shows_nothing_fails(
     tmp_path, cohort, make_slice, predict
 ) -> None:
     change = {"description": "T2_TSE_TRA", "orientation": (1, 0, 0, 0, 1, 0)}
     make_slice(tmp_path / "in" / "c" / "im", np.full((150, 120), 7, np.uint8), study="c", **change)
     assert predict(cohort)[0] == 1
-    entries = map(json.loads, (tmp_path / "o" / "manifest.jsonl").read_text().splitlines())
-    assert {e["study"]: e["status"] for e in entries} == {
-        "a": "done",
-        "b": "refused",
-        "c": "failed",
-    }
+    lines = (tmp_path / "o" / "manifest.jsonl").read_text().splitlines()
+    entries = {entry["study"]: entry for entry in map(json.loads, lines)}
+    statuses = {name: entry["status"] for name, entry in entries.items()}
+    assert statuses == {"a": "done", "b": "refused", "c": "failed"}
+    assert "study c: no sagittal T2 series; found series" in entries["c"]["reason"]
 
 
 def test_val_counts_its_levels_as_missed(

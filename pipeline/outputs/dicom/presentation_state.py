@@ -7,6 +7,7 @@ that a viewer can switch off. The window is the source's, or by percentile where
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from highdicom import ModalityLUTTransformation, PresentationLUTTransformation, 
 from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 
-from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.pixels import read_pixels, rescaling_of
 from spineline.datasets.drawing import COLOURS_RGB
 from spineline.datasets.labels import KINDS
 from spineline.pipeline.inference.pipeline import Analysis
@@ -37,6 +38,7 @@ _LAYERS = {"disc": "DISCS", "vertebra": "VERTEBRAE"}
 _NOTES = "NOTES"
 _NOTE_BOX = (0.02, 0.94, 0.98, 0.99)  # left, top, right, bottom of the area shown
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+_GREYS = 256
 
 
 def write_presentation_state(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
@@ -85,11 +87,10 @@ def presentation_state_of(
         content_description="Levels and grades of the spine, research use only",
         graphic_layers=list(layers.values()),
         graphic_annotations=_annotations(source, image, analysis, layers, doubtful),
-        modality_lut_transformation=_modality_transformation(source),
-        voi_lut_transformations=_window(source),
         presentation_lut_transformation=PresentationLUTTransformation(
             presentation_lut_shape="INVERSE" if inverted else "IDENTITY"
         ),
+        **_transformations(source),
         **identity("pr", source, analysis.result),
     )
     state.BodyPartExamined = body_part(source)
@@ -101,9 +102,9 @@ def _image(source: SourceInstance) -> Dataset:
     """The source as highdicom looks at it, without what it would read wrongly or not at all."""
     image = Dataset()
     image.update(source.dataset)
-    if source.frame_number is not None:
-        image.SharedFunctionalGroupsSequence = [Dataset()]
-        image.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(source.header.frames)]
+    # Of an enhanced class it asks for the groups, which files of one image may lack.
+    image.SharedFunctionalGroupsSequence = [Dataset()]
+    image.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(source.header.frames)]
     return image
 
 
@@ -176,32 +177,64 @@ def _text(
     )
 
 
-def _modality_transformation(source: SourceInstance) -> Any:
-    """The source's rescaling, or None."""
-    slope, intercept = source.numbers("RescaleSlope"), source.numbers("RescaleIntercept")
-    if len(slope) != 1 or len(intercept) != 1 or slope[0] == 0:
-        return None
-    unit = source.text("RescaleType")
-    unit = unit if 0 < len(unit) <= 64 and unit.isascii() else "US"
-    return ModalityLUTTransformation(intercept[0], slope[0], unit)
+@dataclass(frozen=True, slots=True)
+class _Greys:
+    """How stored values become greys: the rescaling, then the window over what comes of it."""
+
+    slope: float
+    intercept: float
+    center: float
+    width: float
+    function: str | None = None
+    explanation: str = ""
+
+    def of_stored_values(self) -> _Greys:
+        """The same greys without a rescaling."""
+        # PS3.3 C.11.2.1.2.1: a linear window reaches from center - 0.5 by half of (width - 1).
+        shift = 0.5 if self.function in (None, "LINEAR") else 0.0
+        center = (self.center - shift - self.intercept) / self.slope + shift
+        width = (self.width - 2 * shift) / self.slope + 2 * shift
+        return replace(self, slope=1.0, intercept=0.0, center=center, width=width)
 
 
-def _window(source: SourceInstance) -> list[pr.SoftcopyVOILUTTransformation] | None:
-    """The source's first window, or one by percentile; None where neither can be given."""
+def _greys_of(source: SourceInstance) -> _Greys:
+    """The source's rescaling and first window, or a window by percentile."""
+    rescaling = rescaling_of(source.raw, source.header.frame)
     centers, widths = source.numbers("WindowCenter"), source.numbers("WindowWidth")
     if centers and widths and widths[0] >= 1:
         function = source.text("VOILUTFunction")
-        return [
-            pr.SoftcopyVOILUTTransformation(
-                centers[0], widths[0], voi_lut_function=function if function in _FUNCTIONS else None
-            )
-        ]
-    if source.header.photometric == "MONOCHROME1":  # its pixels are read inverted
-        return None
-    low, high = (float(v) for v in np.percentile(read_pixels(source.header), (0.5, 99.5)))
-    # PS3.3 C.11.2.1.2.1: a linear window reaches from center - 0.5 by half of (width - 1).
-    center, width = (low + high) / 2 + 0.5, max(high - low + 1, 1.0)
-    return [pr.SoftcopyVOILUTTransformation(center, width, window_explanation="percentile window")]
+        known = function if function in _FUNCTIONS else None
+        return _Greys(*rescaling, centers[0], widths[0], known)
+    # A window comes before what makes bright of dark.
+    pixels = read_pixels(source.header, invert=False)
+    low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.5)))
+    place = (low + high) / 2 + 0.5, max(high - low + 1, 1.0)
+    return _Greys(*rescaling, *place, explanation="percentile window")
+
+
+def _transformations(source: SourceInstance) -> dict[str, Any]:
+    """The rescaling and the window, as highdicom takes them.
+
+    Some viewers round rescaled values to whole numbers (DCMTK does): where a window would hold
+    too few of them, it is given for the stored values, and these are left as they are.
+    """
+    greys, unit = _greys_of(source), source.text("RescaleType")
+    unit = unit if 0 < len(unit) <= 64 and unit.isascii() else "US"
+    rescaled = (greys.slope, greys.intercept) != (1.0, 0.0)
+    if 0 < greys.slope < 1 and greys.width <= _GREYS:
+        greys, unit = greys.of_stored_values(), "US"
+    modality = ModalityLUTTransformation(greys.intercept, greys.slope, unit)
+    window = pr.SoftcopyVOILUTTransformation(
+        # As lists: highdicom writes the letters of a bare explanation one by one.
+        [greys.center],
+        [greys.width],
+        [greys.explanation] if greys.explanation else None,
+        greys.function,
+    )
+    return {
+        "modality_lut_transformation": modality if rescaled else None,
+        "voi_lut_transformations": [window],
+    }
 
 
 def _set_area(state: Dataset, source: SourceInstance) -> None:

@@ -1,7 +1,12 @@
-"""``to=sc``: ``overlay.sc.dcm``, the overlay as a secondary capture that every viewer shows."""
+"""``to=sc``: ``overlay.sc.dcm``, the overlay as a secondary capture that every viewer shows.
+
+Below the overlay stands what it is good for, in the pixels: few viewers show what a header says.
+"""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,6 +16,7 @@ from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
 from spineline.pipeline.inference.pipeline import Analysis
+from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.warnings import codes_of
 from spineline.pipeline.outputs.dicom.source import (
     SourceInstance,
@@ -21,12 +27,17 @@ from spineline.pipeline.outputs.dicom.source import (
 from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import doubt_words, overlay_png
 
+_RESEARCH_USE = "RESEARCH USE ONLY, not for diagnosis"
+_GUESS = "LEVELS ARE A GUESS"
+_FORCED = "FORCED: this is no sagittal T2 image of a lumbar spine; do not rely on it"
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_TEXT_SIZE = 900  # pixels of width for which letters have their natural size
 _STRAIGHT = ("P", "F")
 _DIRECTIONS = (("L", "R"), ("P", "A"), ("H", "F"))  # towards more and less of x, y, z
 
 
 def write_secondary_capture(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
-    """Write ``overlay.sc.dcm`` of a study with a DICOM source: ``overlay.png`` in DICOM.
+    """Write ``overlay.sc.dcm`` of a study with a DICOM source: ``overlay.png`` and a note below.
 
     Raises:
         SpinelineError: the source cannot be read again, or the folder cannot be written to.
@@ -54,7 +65,7 @@ def secondary_capture_of(
     """
     result, directions = analysis.result, _directions(analysis)
     made = SCImage(
-        picture,
+        np.concatenate([picture, _band(picture.shape[1], _notes(result))]),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -68,8 +79,9 @@ def secondary_capture_of(
     made.ImageType = ["DERIVED", "SECONDARY"]
     made.ConversionType = "WSD"
     guess = ["levels are a guess"] if result.abstained else []
+    forced = ["forced"] if result.forced else []
     said = f"Levels and grades by spineline {result.version or 'unknown'}, research use only"
-    made.DerivationDescription = "; ".join([said, *doubt_words(result), *guess])
+    made.DerivationDescription = "; ".join([said, *forced, *doubt_words(result), *guess])
     if source.text("BurnedInAnnotation") == "YES":
         made.BurnedInAnnotation = "YES"
     elif "burned_in_text" not in codes_of(result.warnings):  # nothing is said on a suspicion
@@ -83,6 +95,36 @@ def secondary_capture_of(
     if source.text("LossyImageCompression") == "01":
         made.LossyImageCompression = "01"
     return made
+
+
+def _notes(result: StudyResult) -> list[str]:
+    """What a reader of the picture has to know before all else."""
+    notes = [_RESEARCH_USE]
+    if result.forced:
+        notes.append(_FORCED)
+    if result.abstained:
+        notes.append(_GUESS)
+    return notes
+
+
+def _band(width: int, notes: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """A dark band as wide as a picture with notes on it, in as many lines as they take.
+
+    Returns:
+        uint8 (h, width, 3) RGB.
+    """
+    size = 0.7 * max(1.0, width / _TEXT_SIZE)
+    thick = round(size + 0.5)
+    (letter, height), below = cv2.getTextSize("M", _FONT, size, thick)
+    fitting = max(1, (width - 2 * letter) // letter)
+    lines = [line for note in notes for line in textwrap.wrap(note, fitting)]
+    step = 2 * height + below
+    band = np.full((step * len(lines) + height, width, 3), 16, dtype=np.uint8)
+    for number, line in enumerate(lines, 1):
+        cv2.putText(
+            band, line, (letter, step * number), _FONT, size, (255, 255, 255), thick, cv2.LINE_AA
+        )
+    return band
 
 
 def _pixels(png: bytes) -> npt.NDArray[np.uint8]:

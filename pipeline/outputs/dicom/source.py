@@ -18,7 +18,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,26 +135,31 @@ class SourceInstance:
 def read_source_instance(header: SliceHeader) -> SourceInstance:
     """Read the header of the instance that a slice comes from.
 
+    Where the data set has no SOP class, that of the file's meta information counts.
+
     Raises:
         NotRepresentableError: its SOP class is absent or does not fit, so that nothing can point at
             it.
         SpinelineError: it can no longer be read.
     """
-    if not UID(header.sop_class_uid).name.endswith("Image Storage"):
-        found = "is no image of the standard's" if header.sop_class_uid else "is absent"
-        raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
-    if header.frame is not None and header.sop_class_uid in _SINGLE_FRAME:
-        raise NotRepresentableError("it holds several frames, which its SOP class does not allow")
     try:
         check_inflated_size(header.path)
         raw = read_dataset(header.path, stop_before_pixels=True)
     except Exception as error:  # pydicom raises nearly anything on damaged bytes
         msg = f"{header.path}: cannot be read again ({type(error).__name__})"
         raise SpinelineError(msg) from error
+    sop_class_uid = header.sop_class_uid or str(raw.file_meta.get("MediaStorageSOPClassUID", ""))
+    header = replace(header, sop_class_uid=sop_class_uid)
+    if not UID(sop_class_uid).name.endswith("Image Storage"):
+        found = "is no image of the standard's" if sop_class_uid else "is absent"
+        raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
+    if header.frame is not None and sop_class_uid in _SINGLE_FRAME:
+        raise NotRepresentableError("it holds several frames, which its SOP class does not allow")
     dropped: list[str] = []
     dataset = _cleaned(raw, _is_passed_on, dropped)
     for keyword in _KEPT_AS_THEY_ARE:
-        setattr(dataset, keyword, str(raw.get(keyword)))
+        setattr(dataset, keyword, str(raw.get(keyword, "")))
+    dataset.SOPClassUID = sop_class_uid
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _MAY_BE_EMPTY:
         if not dataset.get(keyword):

@@ -1,14 +1,17 @@
 """``to=sr``: ``report.sr.dcm``, a structured report by DICOM's template TID 1500.
 
 One measurement group (TID 1410) per structure: finding site by level, kind, finding with its
-probability, the box as image region and the point as its center, the detector's confidence, and the
-algorithm with the hash of its weights. What holds of the study as a whole (naming, warnings) stands
-in the container of qualitative evaluations. The document is preliminary and unverified, and partial
-where levels are missing.
+probability, the box as image region and the point as its center, the detector's confidence, and
+the algorithm with the hash of its weights. The first measurement names the outline once more, as
+what it is inferred from, and a comment says level and grade in words: OHIF makes its rectangles and
+their labels of these. What holds of the study as a whole (naming, warnings) stands in the container
+of qualitative evaluations. The document is preliminary and unverified, and partial where levels are
+missing.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from highdicom import sr
@@ -32,8 +35,14 @@ from spineline.pipeline.outputs.dicom.source import (
     write_object,
 )
 from spineline.pipeline.outputs.settings import OutputSettings
+from spineline.pipeline.outputs.study_files import label_of
 
 RESEARCH_USE = "Research use only, not for diagnosis. Made by software, verified by no person."
+
+_FORCED = (
+    "FORCED: this is no sagittal T2 image of a lumbar spine; levels and grades are given all the "
+    "same, do not rely on them."
+)
 
 
 def write_structured_report(folder: Path, analysis: Analysis, settings: OutputSettings) -> None:
@@ -74,7 +83,9 @@ def structured_report_of(
         procedure_reported=code.MRI if source.header.modality == "MR" else code.IMAGING,
         imaging_measurements=groups or [_empty_group(source, result)],
     )
-    content[0].ContentSequence.append(_evaluations(result))
+    *context, measurements = content[0].ContentSequence
+    items = [*context, _image_library(source), measurements, _evaluations(result)]
+    content[0].ContentSequence = sr.ContentSequence(items)
     report = sr.ComprehensiveSR(
         evidence=[source.dataset],
         content=content,
@@ -90,6 +101,24 @@ def structured_report_of(
         found = len(LEVELS) - len(result.missing_levels)
         report.CompletionFlagDescription = f"{found} of {len(LEVELS)} levels found"
     return report
+
+
+def _image_library(source: SourceInstance) -> sr.ContainerContentItem:
+    """The images that the report speaks of; some viewers read no report without."""
+    image = sr.ImageContentItem(
+        name=code.SOURCE,
+        referenced_sop_class_uid=source.header.sop_class_uid,
+        referenced_sop_instance_uid=source.header.instance_uid,
+        referenced_frame_numbers=source.frame_numbers,
+        relationship_type="CONTAINS",
+    )
+    library, group = (
+        sr.ContainerContentItem(name=name, relationship_type="CONTAINS")
+        for name in (code.IMAGE_LIBRARY, code.IMAGE_LIBRARY_GROUP)
+    )
+    group.ContentSequence = sr.ContentSequence([image])
+    library.ContentSequence = sr.ContentSequence([group])
+    return library
 
 
 def _group(
@@ -113,8 +142,15 @@ def _group(
         measurements=_measurements(structure),
         qualitative_evaluations=_qualities(structure, result, doubtful) or None,
     )
+    items = group[0].ContentSequence
+    # highdicom itself takes no coordinates of a measurement in a group with a region.
+    first = next(item for item in items if item.ValueType == "NUM")
+    inferred = _place(source, code.IMAGE_REGION, "POLYLINE", box, relationship="INFERRED FROM")
+    first.ContentSequence = sr.ContentSequence([inferred])
+    label = label_of(structure, math.inf if result.abstained else doubtful)
+    items.append(sr.TextContentItem(name=code.COMMENT, value=label, relationship_type="CONTAINS"))
     center = to_graphic(structure.point_xy, source)
-    group[0].ContentSequence.append(_place(source, code.CENTER, "POINT", center))
+    items.append(_place(source, code.CENTER, "POINT", center))
     return group
 
 
@@ -181,10 +217,17 @@ def _qualities(
     return [sr.QualitativeEvaluation(name, value) for name, value in found]
 
 
-def _place(source: SourceInstance, name: Code, kind: str, graphic: FloatArray) -> sr.ContentItem:
+def _place(
+    source: SourceInstance,
+    name: Code,
+    kind: str,
+    graphic: FloatArray,
+    *,
+    relationship: str = "CONTAINS",
+) -> sr.ContentItem:
     """A place on the source image: the outline that the template asks for, or the point."""
     item = sr.ScoordContentItem(
-        name=name, graphic_type=kind, graphic_data=graphic, relationship_type="CONTAINS"
+        name=name, graphic_type=kind, graphic_data=graphic, relationship_type=relationship
     )
     image = sr.SourceImageForRegion(
         source.header.sop_class_uid, source.header.instance_uid, source.frame_numbers
@@ -199,7 +242,7 @@ def _evaluations(result: StudyResult) -> sr.ContainerContentItem:
         name=code.EVALUATIONS, relationship_type="CONTAINS", is_content_continuous=False
     )
     items: list[sr.ContentItem] = []
-    comments = [RESEARCH_USE]
+    comments = [RESEARCH_USE, *([_FORCED] if result.forced else [])]
     if result.naming is not None:
         value = code.GUESSED if result.abstained else code.NAMED
         items.append(

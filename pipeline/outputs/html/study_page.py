@@ -74,7 +74,10 @@ def report_html(
 
 def levels_found(result: StudyResult) -> str:
     """How many levels were found, in words."""
-    return "refused" if result.refusal else f"{len(result.structures)} of {len(LEVELS)}"
+    if result.refusal:
+        return "refused"
+    forced = ", forced" if result.forced else ""
+    return f"{len(result.structures)} of {len(LEVELS)}{forced}"
 
 
 def _grades(structure: GradedStructure) -> list[tuple[str, float, bool]]:

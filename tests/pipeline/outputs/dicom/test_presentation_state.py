@@ -92,6 +92,7 @@ def test_without_a_window_one_is_taken_from_the_pixels(make_spots, analysis, wri
     reach = (window.WindowWidth - 1) / 2
     assert window.WindowCenter - 0.5 - reach == pytest.approx(low)
     assert window.WindowCenter - 0.5 + reach == pytest.approx(high)
+    assert window.WindowCenterWidthExplanation == "percentile window"
 
 
 @pytest.mark.parametrize(
@@ -118,11 +119,18 @@ def test_headers_that_break_the_rules(analyse_slice, write, assert_valid, change
     assert_valid(path)
 
 
-def test_monochrome1_is_shown_inverted(monochrome1, analyse_slice, write, assert_valid) -> None:
+def test_monochrome1_is_shown_inverted(
+    make_spots, monochrome1, analyse_slice, write, assert_valid
+) -> None:
+    """Its window is over the values as they are stored: by hand, 4095 - v * 16."""
     path = write(analyse_slice(monochrome1))
     state = pydicom.dcmread(path)
     assert state.PresentationLUTShape == "INVERSE"
-    assert "SoftcopyVOILUTSequence" not in state
+    (window,) = state.SoftcopyVOILUTSequence
+    low, high = np.percentile(4095 - make_spots().astype(float) * 16, (0.5, 99.5))
+    reach = (window.WindowWidth - 1) / 2
+    assert window.WindowCenter - 0.5 - reach == pytest.approx(low)
+    assert window.WindowCenter - 0.5 + reach == pytest.approx(high)
     assert_valid(path)
 
 
@@ -212,14 +220,88 @@ def test_what_a_greyscale_state_cannot_show(make_spots, analyse_slice, write, ca
     assert what in caplog.text
 
 
-@pytest.mark.skipif(shutil.which("dcmp2pgm") is None, reason="DCMTK is not installed")
-def test_dcmtk_applies_it_to_the_source(tmp_path, make_spots, analyse_slice, write) -> None:
-    """Rendered by DCMTK through our window: by hand, clip((v * 2 - 10 - 1199.5) / 2399 + 0.5)."""
-    path = write(analyse_slice(windowed))
-    words = ["dcmp2pgm", "-p", path, tmp_path / "s.dcm", tmp_path / "x.pgm"]
+def rendered(path: Path, source: Path, frame: int = 1) -> np.ndarray:
+    """The source's frame as DCMTK shows it through a presentation state."""
+    if shutil.which("dcmp2pgm") is None:
+        pytest.skip("DCMTK is not installed")
+    image = path.with_suffix(".pgm")
+    words = ["dcmp2pgm", "-f", str(frame), "-p", path, source, image]
     subprocess.run(words, capture_output=True, check=True)
-    shown = (tmp_path / "x.pgm").read_bytes()[-150 * 120 :]
+    return np.frombuffer(image.read_bytes()[-150 * 120 :], np.uint8).reshape(150, 120)
+
+
+def test_dcmtk_applies_it_to_the_source(tmp_path, make_spots, analyse_slice, write) -> None:
+    """Through our window, by hand: clip((v * 2 - 10 - 1199.5) / 2399 + 0.5)."""
+    shown = rendered(write(analyse_slice(windowed)), tmp_path / "s.dcm")
     values = make_spots().astype(float) * 16 * 2 - 10
     wanted = np.clip((values - 1199.5) / 2399 + 0.5, 0, 1) * 255
-    got = np.frombuffer(shown, np.uint8).reshape(150, 120)
-    np.testing.assert_allclose(got, wanted, atol=1.5)
+    np.testing.assert_allclose(shown, wanted, atol=1.5)
+
+
+def by_percentile(values: np.ndarray) -> np.ndarray:
+    """Values through a window from their lowest to their highest, but for the outermost."""
+    low, high = np.percentile(values, (0.5, 99.5))
+    return np.clip((values - low) / (high - low), 0, 1) * 255
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "monochrome1", "slope alone", "small slope", "small window"]
+)
+def test_dcmtk_shows_the_spots_bright(
+    tmp_path, make_spots, monochrome1, analyse_slice, write, name
+) -> None:
+    low, high = np.percentile(make_spots().astype(float) * 16, (0.5, 99.5))
+
+    def small_window(ds: Dataset) -> None:
+        ds.RescaleSlope, ds.RescaleIntercept, ds.VOILUTFunction = "0.01", "3", "LINEAR_EXACT"
+        ds.WindowCenter, ds.WindowWidth = 3 + (low + high) / 200, (high - low) / 100
+
+    change = {
+        "plain": None,
+        "small window": small_window,
+        "monochrome1": monochrome1,
+        "slope alone": lambda ds: setattr(ds, "RescaleSlope", "0.001"),
+        "small slope": lambda ds: (
+            setattr(ds, "RescaleSlope", "0.0002442002442")
+            or setattr(ds, "RescaleIntercept", "-0.00012345678")
+        ),
+    }[name]
+    shown = rendered(write(analyse_slice(change)), tmp_path / "s.dcm")
+    np.testing.assert_allclose(shown, by_percentile(make_spots().astype(float)), atol=1.5)
+
+
+@pytest.mark.parametrize("place", ["frame", "shared"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window", [True, False], ids=["window", "no window"])
+def test_dcmtk_shows_a_rescaled_frame_of_many(
+    tmp_path, make_spots, make_multi_frame, analyse, write, place, photometric, window
+) -> None:
+    """Each frame has a rescaling and a window of its own, which fit no other frame.
+
+    DCMTK rounds rescaled values, so that a small slope leaves it few greys.
+    """
+    path = tmp_path / "e" / "enhanced.dcm"
+    make_multi_frame(path)
+    dataset = pydicom.dcmread(path)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    dataset.RescaleSlope, dataset.RescaleIntercept = 7.0, 7.0  # of the data set: does not count
+    for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        item, view = Dataset(), Dataset()
+        item.RescaleSlope, item.RescaleIntercept, item.RescaleType = 0.001 * 30**k, 5.0, "US"
+        (group if place == "frame" else shared).PixelValueTransformationSequence = [item]
+        # Over all that the frame's 12 bits can hold.
+        slope = 0.001 * 30 ** (k if place == "frame" else 2)
+        view.WindowCenter, view.WindowWidth = 5.0 + slope * 4095 / 2 + 0.5, slope * 4095 + 1
+        if window:
+            group.FrameVOILUTSequence = [view]
+    if photometric == "MONOCHROME1":
+        stored = np.frombuffer(dataset.PixelData, np.uint16)
+        dataset.PhotometricInterpretation = photometric
+        dataset.PixelData = (4095 - stored).astype(np.uint16).tobytes()
+    dataset.save_as(path)
+    analysis = analyse(tmp_path / "e")
+    assert analysis.frame.header.frame == 1
+    shown = rendered(write(analysis), path, frame=2)
+    spots = make_spots().astype(float)
+    wanted = spots * 16 / 4095 * 255 if window else by_percentile(spots)
+    np.testing.assert_allclose(shown, wanted, atol=2.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 
 import cv2
@@ -10,6 +12,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from spineline.pipeline.inference.suitability import Refusal
 from spineline.pipeline.inference.warnings import warning
 from spineline.pipeline.outputs.study_files import overlay_png
 from spineline.pipeline.outputs.study_files import write_study as write_results
@@ -29,7 +32,8 @@ def test_a_capture_is_the_overlay(tmp_path, analysis, write, assert_valid, besid
     path = write(analysis)
     made = pydicom.dcmread(path)
     png = cv2.imdecode(np.frombuffer(overlay_png(analysis), np.uint8), cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(made.pixel_array, png[:, :, ::-1])
+    np.testing.assert_array_equal(made.pixel_array[: len(png)], png[:, :, ::-1])
+    assert made.Rows > len(png)
     assert (made.PhotometricInterpretation, made.SamplesPerPixel) == ("RGB", 3)
     assert made.StudyInstanceUID == analysis.result.study_uid
     assert made.SeriesInstanceUID != analysis.result.series_uid
@@ -42,6 +46,38 @@ def test_a_capture_is_the_overlay(tmp_path, analysis, write, assert_valid, besid
     assert made.SeriesDescription == "spineline: research use only"
     assert "DateOfSecondaryCapture" not in made
     assert_valid(path)
+
+
+def text_below(made: Dataset, png: bytes) -> str:
+    """What Tesseract reads in the pixels below the overlay, in one line."""
+    if shutil.which("tesseract") is None:
+        pytest.skip("Tesseract is not installed")
+    overlay = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    band = np.ascontiguousarray(255 - made.pixel_array[len(overlay) :])
+    done = subprocess.run(
+        ["tesseract", "-", "-", "--psm", "6"],
+        input=cv2.imencode(".png", band)[1].tobytes(), capture_output=True, check=True,
+    )  # fmt: skip
+    return " ".join(done.stdout.decode().split())
+
+
+@pytest.mark.parametrize("shape", [(150, 120), (300, 60), (1200, 1200)], ids=str)
+@pytest.mark.parametrize("forced", [False, True], ids=["", "forced"])
+def test_what_it_is_good_for_stands_in_the_pixels(
+    tmp_path, make_slice, make_spots, make_points, analyse, write, shape, forced
+) -> None:
+    points = make_points(gap=shape[0] / 15, top=shape[0] / 8, x=shape[1] / 2)
+    make_slice(tmp_path / "s.dcm", make_spots(points, shape), study="s")
+    analysis = analyse(tmp_path / "s.dcm", min_naming_probability=1.0 if forced else 0.0)
+    if forced:
+        refusal = Refusal("contrast", "no fluid is bright").remark(forced=True)
+        warnings = (*analysis.result.warnings, refusal)
+        result = replace(analysis.result, warnings=warnings, status="forced")
+        analysis = replace(analysis, result=result)
+    said = text_below(pydicom.dcmread(write(analysis)), overlay_png(analysis))
+    assert "RESEARCH USE ONLY, not for diagnosis" in said
+    assert ("FORCED: this is no sagittal T2 image" in said) == forced
+    assert said.endswith("LEVELS ARE A GUESS") == forced
 
 
 def test_text_that_may_be_in_the_source_leaves_the_question_open(analysis, write) -> None:

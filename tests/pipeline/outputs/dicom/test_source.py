@@ -147,14 +147,54 @@ def test_uids_that_break_the_rules_are_kept_and_not_said_to_be_empty(analyse_sli
 
 
 @pytest.mark.parametrize("uid", ["", "1.2.3.4.5"], ids=["absent", "unknown"])
-def test_a_class_that_nothing_can_point_at_is_warned_of(analyse_slice, write, caplog, uid) -> None:
+def test_a_class_that_nothing_can_point_at_is_warned_of(
+    tmp_path, analyse_slice, write, caplog, uid
+) -> None:
     caplog.set_level(logging.WARNING, "spineline")
 
     def change(ds: Dataset) -> None:
         ds.SOPClassUID = uid
 
-    assert not write(analyse_slice(change)).parent.exists()
+    analysis = analyse_slice(change)
+    dataset = pydicom.dcmread(tmp_path / "s.dcm")
+    del dataset.file_meta.MediaStorageSOPClassUID
+    dataset.save_as(tmp_path / "s.dcm")
+    assert not write(analysis).parent.exists()
     assert "s: to=pr: not written: its SOP class is" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["sr", "pr", "sc"])
+@pytest.mark.parametrize("name", ["MRImageStorage", "EnhancedMRImageStorage"])
+def test_a_class_that_the_files_meta_information_alone_holds(
+    tmp_path, analyse_slice, writer_of, word, name
+) -> None:
+    """Studies made anonymous lack it, and patient, dates and modality, in the data set."""
+
+    def change(ds: Dataset) -> None:
+        ds.file_meta.MediaStorageSOPClassUID = getattr(pydicom.uid, name)
+        for keyword in ("SOPClassUID", "Modality", "PatientName", "SeriesNumber"):
+            delattr(ds, keyword)
+
+    analysis = analyse_slice(change)
+    written = pydicom.dcmread(writer_of(word)(analysis))
+    found = {
+        str(element.value)
+        for element in written.iterall()
+        if element.keyword == "ReferencedSOPClassUID"
+    }
+    assert found == {getattr(pydicom.uid, name)}
+    assert written.StudyInstanceUID == analysis.result.study_uid
+    assert (written.StudyDate, written.StudyTime, written.PatientName) == ("", "", "")
+
+
+@pytest.mark.slow
+def test_a_real_study_without_class_and_dates(shared_external, predict, tmp_path) -> None:
+    source = shared_external / "rsna" / "study7001"
+    code, _, errors = predict(source, "to=sr,pr,sc")
+    assert (code, "not written" in errors) == (0, False)
+    for name in ("report.sr.dcm", "overlay.pr.dcm", "overlay.sc.dcm"):
+        written = pydicom.dcmread(tmp_path / "o" / "study7001" / name)
+        assert (written.PatientID, written.StudyInstanceUID) == ("7001", "7001")
 
 
 def test_frames_in_a_class_of_single_images(
@@ -206,6 +246,14 @@ def test_the_same_input_gives_the_same_bytes(
     assert one == same != other
     uids = [pydicom.dcmread(path).SOPInstanceUID for path in paths]
     assert uids[0] == uids[1] != uids[2]
+
+
+@pytest.mark.parametrize("word", ["sr", "pr", "sc"])
+def test_no_text_is_written_letter_by_letter(analysis, writer_of, word) -> None:
+    """A library that wants a sequence takes the letters of a text for its items."""
+    for element in pydicom.dcmread(writer_of(word)(analysis)).iterall():
+        if element.VM > 2 and all(isinstance(value, str) for value in element.value):
+            assert max(map(len, element.value)) > 1, element.keyword
 
 
 def test_text_that_no_file_could_hold() -> None:

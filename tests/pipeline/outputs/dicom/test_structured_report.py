@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -101,6 +102,12 @@ def test_a_report_says_what_the_result_says(tmp_path, analysis, write) -> None:
     (instance,) = series.ReferencedSOPSequence
     assert series.SeriesInstanceUID == analysis.result.series_uid
     assert instance.ReferencedSOPInstanceUID == analysis.result.instance_uid
+    (library,) = [
+        item for item in report.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "111028"
+    ]  # fmt: skip
+    (image,) = library.ContentSequence[0].ContentSequence
+    assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == analysis.result.instance_uid
     assert (report.PatientName, report.PatientID) == ("SECRET^NAME", "SECRET-ID")
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     for group in groups_of(tmp_path / "o" / "report.sr.dcm"):
@@ -318,6 +325,18 @@ def test_dates_are_the_sources(analyse_slice, write) -> None:
 # Tools that know nothing of us
 
 
+@pytest.mark.skipif(shutil.which("tid1500reader") is None, reason="dcmqi is not installed")
+def test_dcmqi_reads_all_measurements(tmp_path, analysis, write) -> None:
+    words = ["tid1500reader", "--inputDICOM", write(analysis), "--outputMetadata"]
+    subprocess.run([*words, tmp_path / "x.json"], capture_output=True, check=True)
+    groups = json.loads((tmp_path / "x.json").read_text())["Measurements"]
+    assert [group["TrackingIdentifier"] for group in groups] == list(LEVELS)
+    for group, structure in zip(groups, analysis.result.structures, strict=True):
+        assert group["FindingSite"]["CodeMeaning"] == dicom_codes.SITES[structure.level].meaning
+        values = {i["quantity"]["CodeValue"]: i["value"] for i in group["measurementItems"]}
+        assert float(values["111011"]) == pytest.approx(100 * structure.confidence, abs=1e-4)
+
+
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
 def test_dciodvfy_finds_no_error(analysis, write, assert_valid) -> None:
     assert_valid(write(analysis))
@@ -334,6 +353,78 @@ def test_dcmtk_reads_the_tree(analysis, write) -> None:
         )
         assert f'SCT,"{named}")' in done.stdout
     assert "Verification Flag   : UNVERIFIED" in done.stdout
+
+
+def test_the_first_measurement_names_the_outline(analysis, write) -> None:
+    """OHIF looks for the region inside the first measurement of a group, and for a comment."""
+    for group, structure in zip(
+        groups_of(write(analysis)), analysis.result.structures, strict=True
+    ):
+        first = next(item for item in group[0].ContentSequence if item.ValueType == "NUM")
+        (region,) = first.ContentSequence
+        assert region.RelationshipType == "INFERRED FROM"
+        assert region.ConceptNameCodeSequence[0].CodeValue == "111030"
+        assert (region.GraphicType, len(region.GraphicData)) == ("POLYLINE", 10)
+        assert region.GraphicData == group.roi.GraphicData
+        (image,) = region.ContentSequence[0].ReferencedSOPSequence
+        assert image.ReferencedSOPInstanceUID == analysis.result.instance_uid
+        (comment,) = [
+            item.TextValue for item in group[0].ContentSequence
+            if item.ConceptNameCodeSequence[0].CodeValue == "121106"
+        ]  # fmt: skip
+        assert comment.startswith(f"{structure.level} ")
+
+
+OHIF_PACKAGES = (
+    "@cornerstonejs/adapters@5.14.0", "@cornerstonejs/core@5.14.0",
+    "@cornerstonejs/metadata@5.14.0", "dcmjs@0.52.0", "@babel/runtime@7.29.15",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def node_modules(tmp_path_factory) -> Path:
+    """The packages with which OHIF reads reports, as npm installs them."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("Node.js and npm are not installed")
+    folder = tmp_path_factory.mktemp("ohif")
+    (folder / "package.json").write_text("{}")
+    words = ["npm", "install", "--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund"]
+    done = subprocess.run(
+        [*words, *OHIF_PACKAGES], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("npm cannot install the packages of OHIF, as without a network")
+    return folder / "node_modules"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["single", "multi-frame"])
+def test_ohif_makes_rectangles_of_all_structures(
+    tmp_path, node_modules, make_study, make_multi_frame, analyse, write, source
+) -> None:
+    """Read by the library that OHIF reads with; corners by hand, 1.25 mm a pixel."""
+    if source == "single":
+        make_study(tmp_path / "s")
+    else:
+        make_multi_frame(tmp_path / "s" / "enhanced.dcm")
+    analysis = analyse(tmp_path / "s")
+    script = Path(__file__).with_name("hydrate_report.mjs")
+    words = ["node", script, node_modules, write(analysis)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found) == len(analysis.result.structures) == 11
+    image = f"image:{analysis.result.instance_uid}:{1 if source == 'single' else 2}"
+    for measurement, structure in zip(found, analysis.result.structures, strict=True):
+        assert (measurement["tool"], measurement["image"]) == ("RectangleROI", image)
+        assert structure.seven is not None
+        finding = dicom_codes.finding_of(structure.seven.class_index, structure.kind)
+        assert measurement["finding"] == finding.meaning
+        assert measurement["sites"] == [dicom_codes.SITES[structure.level].meaning]
+        assert measurement["label"].startswith(f"{structure.level} ")
+        left, top, right, bottom = structure.box_xyxy
+        wanted = [(left, top), (right, top), (left, bottom), (right, bottom)]
+        corners = [(0, -100 + 1.25 * x, 100 - 1.25 * y) for x, y in wanted]
+        np.testing.assert_allclose(measurement["corners"], corners, atol=1e-3)
 
 
 @pytest.mark.slow
