@@ -41,7 +41,7 @@ from spineline.classify.model import (
 )
 from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
-from spineline.classify.trunks.blocks import freeze
+from spineline.classify.trunks.blocks import check_blocks, freeze
 from spineline.classify.trunks.components import ComponentTrunk
 from spineline.classify.trunks.gradients import GRADIENTS
 from spineline.classify.trunks.logistic import fit_logistic
@@ -135,6 +135,9 @@ def train(settings: ClassifyTrain) -> TrainingResult:
     network = _start_network(plan.config, settings, start)
     if start is not None or (settings.weights is None and not resuming):
         fit_trunk(network, data.train, whiten=recipe.whiten)
+    if recipe.freeze_blocks:
+        key = f"freeze_blocks={recipe.freeze_blocks}"
+        check_blocks(network.trunk, recipe.freeze_blocks, key, recipe.model)
     out.mkdir(parents=True, exist_ok=True)
     with _threads(settings.threads), held_folder(out):
         clear_half_written(out)

@@ -139,8 +139,8 @@ def words(dataset: Path, out: Path, *more: str) -> list[str]:
     """A training of logistic heads on a tiny model."""
     return [
         "classify", "train", f"data={dataset}", f"out={out}", f"model={TINY}", "channels=1",
-        "size=32", "fit=logistic", "hidden=0", "epochs=1", "plots=false", "jitter=false",
-        "balance=none", "threads=1", *more,
+        "size=32", "fit=logistic", "plots=false", "jitter=false", "balance=none", "threads=1",
+        *(word for word in ("hidden=0", "epochs=1") if word[:6] not in {m[:6] for m in more}), *more,
     ]  # fmt: skip
 
 
