@@ -35,6 +35,7 @@ from spineline.datasets.networks.training import (
     run_finished,
 )
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors, read_safetensors
+from spineline.detect.engine.class_rows import log_rows, matched_rows, taken_over
 from spineline.detect.engine.compiling import compile_backbone
 from spineline.detect.engine.dataset import (
     YoloData,
@@ -75,6 +76,14 @@ Batch = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
+class StartWeights:
+    """What a network starts from: tensors by name, and the classes that they are of."""
+
+    tensors: Mapping[str, torch.Tensor]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """What a run trains with.
 
@@ -85,7 +94,7 @@ class TrainingPlan:
         train: images to train on, at the network's scale.
         val: images to validate on; without any nothing is validated.
         description: of the network, its architecture's.
-        start: tensors that the network starts from, where it does not start from scratch.
+        start: the network that it starts from, where it does not start from scratch.
         samples: training images at the network's scale that are in memory, by index.
         group: this process's place among those that train together.
     """
@@ -96,7 +105,7 @@ class TrainingPlan:
     train: tuple[YoloImage, ...]
     val: tuple[YoloImage, ...]
     description: Any
-    start: dict[str, torch.Tensor] | None = None
+    start: StartWeights | None = None
     samples: Mapping[int, Sample] = field(default_factory=dict)
     group: ProcessGroup = ALONE
 
@@ -179,11 +188,10 @@ def _announce(
         LOG.warning("classes are levels, which quarter_turns and flipud take from their place")
 
 
-def _start(
-    settings: DetectTrain, architecture: Architecture, description: Any
-) -> dict[str, torch.Tensor]:
+def _start(settings: DetectTrain, architecture: Architecture, description: Any) -> StartWeights:
     file = resolve_weights(str(settings.weights), task="detect", trust=settings.trust).path
-    network, found = architecture.network_of(*read_safetensors(file), str(file))
+    meta, tensors = read_safetensors(file)
+    network, found = architecture.network_of(meta, tensors, str(file))
     has, wanted = (
         " ".join(f"{name}={getattr(one, name)}" for name in architecture.shaping)
         for one in (found, description)
@@ -192,7 +200,7 @@ def _start(
         keys = " and ".join(f"{name}=" for name in architecture.shaping)
         raise WeightsError(f"weights={file}: a network of {has}, wanted {wanted}; give {keys} so")
     LOG.info("starting from %s", file)
-    return dict(network.state_dict())
+    return StartWeights(network.state_dict(), meta.names)
 
 
 def run_training(plan: TrainingPlan) -> TrainingResult:
@@ -201,13 +209,18 @@ def run_training(plan: TrainingPlan) -> TrainingResult:
     Raises:
         SpinelineError: the loss is no number, or memory or disk do not suffice.
     """
+    return DetectorTrainer(plan, first_network(plan)).run()
+
+
+def first_network(plan: TrainingPlan) -> nn.Module:
+    """The network that a training begins with: fresh, or with the weights that it starts from."""
     network = _network(plan, seed=plan.settings.seed)
     if plan.start is not None:
-        own = network.state_dict()
-        taken = {k: v for k, v in plan.start.items() if own[k].shape == v.shape}
-        LOG.info("taken over: %d of %d tensors", len(taken), len(own))
-        network.load_state_dict({**own, **taken})
-    return DetectorTrainer(plan, network).run()
+        rows = matched_rows(plan.start.names, plan.names)
+        log_rows(plan.start.names, plan.names, rows)
+        heads = plan.architecture.heads
+        network.load_state_dict(taken_over(network.state_dict(), plan.start.tensors, heads, rows))
+    return network
 
 
 def _network(plan: TrainingPlan, *, seed: int = 0) -> nn.Module:

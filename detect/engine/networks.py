@@ -19,6 +19,7 @@ from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.common.log import LOG
 from spineline.detect.architectures import FASTERRCNN, UNET
 from spineline.detect.checkpoints import DetectorMeta, parse_meta, read_safetensors
+from spineline.detect.engine.class_rows import HeadTensor
 from spineline.detect.engine.scaling import ScaledDetector, network_with
 from spineline.detect.fasterrcnn import model as fasterrcnn
 from spineline.detect.fasterrcnn.backbones import check_network, timm_name
@@ -40,6 +41,7 @@ class Architecture(ABC):
         name: by which ``model=`` and weights files call it.
         losses: names of the network's losses; their sum is trained on.
         shaping: fields of the description that decide the shapes of the weights.
+        heads: tensors of the network with rows of classes.
         description: its class.
         detector: its class behind the detectors' interface.
     """
@@ -47,6 +49,7 @@ class Architecture(ABC):
     name: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]
     shaping: ClassVar[tuple[str, ...]]
+    heads: ClassVar[Mapping[str, HeadTensor]]
     description: ClassVar[Callable[..., Any]]
     detector: ClassVar[type[ScaledDetector]]
 
@@ -133,6 +136,7 @@ class FasterRCNNArchitecture(Architecture):
     name = FASTERRCNN
     losses = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
     shaping = ("backbone", "channels")
+    heads = fasterrcnn.HEADS
     description = fasterrcnn.FasterRCNNDescription
     detector = fasterrcnn.FasterRCNNDetector
 
@@ -188,6 +192,7 @@ class UNetArchitecture(Architecture):
     name = UNET
     losses = unet.LOSSES
     shaping = ("encoder", "channels")
+    heads = unet.HEADS
     description = unet.UNetDescription
     detector = unet.UNetDetector
 
