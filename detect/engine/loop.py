@@ -35,7 +35,7 @@ from spineline.datasets.networks.training import (
     run_finished,
 )
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors, read_safetensors
-from spineline.detect.engine.class_rows import log_rows, matched_rows, taken_over
+from spineline.detect.engine.class_rows import Rows, log_rows, matched_rows, taken_over
 from spineline.detect.engine.compiling import compile_backbone
 from spineline.detect.engine.dataset import (
     YoloData,
@@ -77,10 +77,10 @@ Batch = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class StartWeights:
-    """What a network starts from: tensors by name, and the classes that they are of."""
+    """What a network starts from: tensors by name, and the classes they know, if any."""
 
     tensors: Mapping[str, torch.Tensor]
-    names: tuple[str, ...]
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,8 @@ def make_plan(
         ConfigError: a key that the network has no use for.
         WeightsError: weights to start from that cannot be used.
     """
-    if settings.download:
-        model = settings.model
-        raise ConfigError(f"download=true: model={model} is trained from scratch or weights=…")
     architecture = architecture_of(str(settings.model))
+    values = {**values, **architecture.input_defaults(settings, values)}
     train = read_images(data.train, data.names, part="train")
     val = read_images(data.val, data.names, part="val") if data.val else ()
     counts = class_counts(train, len(data.names))
@@ -153,7 +151,7 @@ def make_plan(
     std = std if values["std"] is None else values["std"]
     description = architecture.describe(values, mean, std)
     _announce(data, train, val, values, description)
-    start = None if settings.weights is None else _start(settings, architecture, description)
+    start = _start(settings, architecture, description)
     return TrainingPlan(
         settings, values, data.names, train, val, description, start, samples, group
     )
@@ -188,7 +186,14 @@ def _announce(
         LOG.warning("classes are levels, which quarter_turns and flipud take from their place")
 
 
-def _start(settings: DetectTrain, architecture: Architecture, description: Any) -> StartWeights:
+def _start(
+    settings: DetectTrain, architecture: Architecture, description: Any
+) -> StartWeights | None:
+    backbone = architecture.start_backbone(settings, description)
+    if backbone is not None:
+        return StartWeights(backbone)
+    if settings.weights is None:
+        return None
     file = resolve_weights(str(settings.weights), task="detect", trust=settings.trust).path
     meta, tensors = read_safetensors(file)
     network, found = architecture.network_of(meta, tensors, str(file))
@@ -216,8 +221,10 @@ def first_network(plan: TrainingPlan) -> nn.Module:
     """The network that a training begins with: fresh, or with the weights that it starts from."""
     network = _network(plan, seed=plan.settings.seed)
     if plan.start is not None:
-        rows = matched_rows(plan.start.names, plan.names)
-        log_rows(plan.start.names, plan.names, rows)
+        rows: Rows = ()
+        if plan.start.names is not None:
+            rows = matched_rows(plan.start.names, plan.names)
+            log_rows(plan.start.names, plan.names, rows)
         heads = plan.architecture.heads
         network.load_state_dict(taken_over(network.state_dict(), plan.start.tensors, heads, rows))
     return network

@@ -24,6 +24,13 @@ from spineline.detect.engine.scaling import ScaledDetector, network_with
 from spineline.detect.fasterrcnn import model as fasterrcnn
 from spineline.detect.fasterrcnn.backbones import check_network, timm_name
 from spineline.detect.fasterrcnn.losses import training_weights
+from spineline.detect.fasterrcnn.pretrained import (
+    download_backbone,
+    fitted_backbone,
+    grey_normalisation,
+    read_backbone_weights,
+)
+from spineline.detect.settings import DetectTrain
 from spineline.detect.unet import model as unet
 
 Values = Mapping[str, Any]
@@ -99,6 +106,18 @@ class Architecture(ABC):
             values: what it is trained with; None for one that is not.
             counts: training labels of each class.
         """
+
+    def input_defaults(self, settings: DetectTrain, values: Values) -> Values:  # noqa: ARG002
+        """Values of ``mean`` and ``std`` that are not the data's, where none are given."""
+        return {}
+
+    def start_backbone(
+        self,
+        settings: DetectTrain,  # noqa: ARG002
+        description: Any,  # noqa: ARG002
+    ) -> dict[str, torch.Tensor] | None:
+        """Pretrained weights of the backbone alone, where the settings ask for them."""
+        return None
 
     def holds_weights_alone(self, description: Any) -> bool:  # noqa: ARG002
         """Whether all tensors of such a network are in its files; timm's may hold others."""
@@ -180,6 +199,34 @@ class FasterRCNNArchitecture(Architecture):
             class_weights=weights,
             focal_gamma=values["focal_gamma"],
         )
+
+    def input_defaults(self, settings: DetectTrain, values: Values) -> Values:
+        """With a pretrained backbone the input is normalised as its was."""
+        if settings.backbone_weights is None and not settings.download:
+            return {}
+        mean, std = grey_normalisation(values["backbone"])
+        given = {"mean": mean, "std": std}
+        return {name: value for name, value in given.items() if values[name] is None}
+
+    def start_backbone(
+        self, settings: DetectTrain, description: Any
+    ) -> dict[str, torch.Tensor] | None:
+        """From ``backbone_weights=``, or fetched with ``download=true``."""
+        file, trust = settings.backbone_weights, settings.trust
+        if settings.download:
+            file, trust = download_backbone(description.backbone), True
+        if file is None:
+            return None
+        tensors = fitted_backbone(
+            read_backbone_weights(file, trust=trust),
+            description.backbone,
+            description.channels,
+            mean=description.mean,
+            std=description.std,
+            where=f"backbone_weights={file}",
+        )
+        LOG.info("the backbone starts from %s", file)
+        return tensors
 
     def holds_weights_alone(self, description: Any) -> bool:
         """So with torchvision's backbones."""
