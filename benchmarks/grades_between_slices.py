@@ -205,10 +205,12 @@ def compared(
         def taken(rows: Sequence[Sequence[int]]) -> Answers:
             return answers.mean([np.array(group) for group in rows])
 
+        own = np.array([row for rows in groups.values() for row in rows])
         keys = [k for k, _, _ in pairs]
         near = ([left[-1:] for _, (left, _) in sides], [right[:1] for _, (_, right) in sides])
         whole = ([left for _, (left, _) in sides], [right for _, (_, right) in sides])
         found[kind] = {
+            "called_abnormal": round(float((answers.abnormal[own] >= 0.5).mean()), 6),
             "flips": shares(keys, taken([[a] for _, a, _ in pairs]),
                             taken([[b] for _, _, b in pairs])),
             "spread": _spread(np.array(spread)),
@@ -239,7 +241,8 @@ Every level is graded at its marked point in each slice of a spine of another sc
 apart. **Nobody has graded these spines: agreement is measured, and whether a grade is right is not
 known.** Slices that agree may all be wrong, and a finding on one side alone may rightly differ. A
 flip is another grade in the neighbouring slice; spread is the standard deviation of a probability
-over the slices of a level. Vertebrae carry no V5."""
+over the slices of a level. Vertebrae carry no V5. Where nearly all are called abnormal, few can
+flip, so that few flips say nothing good."""
 
 AVERAGED = """\
 Averaging: of levels with two slices or more on each side of the middle, the nearest slice of the
@@ -252,14 +255,15 @@ def section_text(
     settings: SlicesSettings, about: str, found: Mapping[str, Mapping[str, Any]]
 ) -> str:
     """The section of the page."""
-    heads = ("classifier", "kind", "pairs", *(f"{f}: flips" for f in FLIPS),
+    heads = ("classifier", "kind", "called abnormal", "pairs", *(f"{f}: flips" for f in FLIPS),
              "spread of P(abnormal): median, 90 %", "of P(V5)")  # fmt: skip
     rows, sides = [], []
     for name, kinds in found.items():
         for kind, each in kinds.items():
             spread = [f"{s['median']:.3f}, {s['p90']:.3f}" for s in each["spread"].values()]
             pairs = str(each["flips"]["grade"]["n"])
-            rows.append((name, kind, pairs, *_flip_cells(each["flips"], kind), *spread))
+            called = f"{each['called_abnormal']:.3f}"
+            rows.append((name, kind, called, pairs, *_flip_cells(each["flips"], kind), *spread))
             for way in ("one slice a side", "mean of a side"):
                 n = str(each[way]["grade"]["n"])
                 sides.append((name, kind, way, n, *_flip_cells(each[way], kind)))
