@@ -14,7 +14,7 @@ import torch
 
 from spineline.datasets.common.log import LOG
 
-Rows = tuple[int | None, ...]
+ClassRows = tuple[int | None, ...]
 """For each class of the data, its place among the classes of the weights, or None."""
 
 
@@ -31,7 +31,7 @@ class HeadTensor:
     each: int = 1
 
 
-def matched_rows(has: Sequence[str], wanted: Sequence[str]) -> Rows:
+def matched_rows(has: Sequence[str], wanted: Sequence[str]) -> ClassRows:
     """The place that each wanted class has among those of the weights, or None.
 
     Numbers as names say nothing: as many classes are then the same ones in the same order.
@@ -48,7 +48,7 @@ def matched_rows(has: Sequence[str], wanted: Sequence[str]) -> Rows:
     return tuple(place.get(_folded(name)) for name in wanted)
 
 
-def log_rows(has: Sequence[str], wanted: Sequence[str], rows: Rows) -> None:
+def log_rows(has: Sequence[str], wanted: Sequence[str], rows: ClassRows) -> None:
     """Say which classes are taken over, which start afresh, and which are left behind."""
     taken = [name for name, row in zip(wanted, rows, strict=True) if row is not None]
     afresh = [name for name, row in zip(wanted, rows, strict=True) if row is None]
@@ -76,7 +76,7 @@ def taken_over(
     own: Mapping[str, torch.Tensor],
     start: Mapping[str, torch.Tensor],
     heads: Mapping[str, HeadTensor],
-    rows: Rows,
+    rows: ClassRows,
 ) -> dict[str, torch.Tensor]:
     """The weights that a network begins with; how many are another's is logged.
 
@@ -100,7 +100,7 @@ def taken_over(
 
 
 def _with_rows(
-    fresh: torch.Tensor, start: torch.Tensor, head: HeadTensor, rows: Rows
+    fresh: torch.Tensor, start: torch.Tensor, head: HeadTensor, rows: ClassRows
 ) -> torch.Tensor:
     first, each = head.first, head.each
     result = fresh.clone()

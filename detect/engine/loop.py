@@ -35,7 +35,7 @@ from spineline.datasets.networks.training import (
     run_finished,
 )
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors, read_safetensors
-from spineline.detect.engine.class_rows import Rows, log_rows, matched_rows, taken_over
+from spineline.detect.engine.class_rows import ClassRows, log_rows, matched_rows, taken_over
 from spineline.detect.engine.compiling import compile_backbone
 from spineline.detect.engine.dataset import (
     YoloData,
@@ -221,7 +221,7 @@ def first_network(plan: TrainingPlan) -> nn.Module:
     """The network that a training begins with: fresh, or with the weights that it starts from."""
     network = _network(plan, seed=plan.settings.seed)
     if plan.start is not None:
-        rows: Rows = ()
+        rows: ClassRows = ()
         if plan.start.names is not None:
             rows = matched_rows(plan.start.names, plan.names)
             log_rows(plan.start.names, plan.names, rows)

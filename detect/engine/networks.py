@@ -155,7 +155,7 @@ class FasterRCNNArchitecture(Architecture):
     name = FASTERRCNN
     losses = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
     shaping = ("backbone", "channels")
-    heads = fasterrcnn.HEADS
+    heads = fasterrcnn.FASTERRCNN_HEADS
     description = fasterrcnn.FasterRCNNDescription
     detector = fasterrcnn.FasterRCNNDetector
 
@@ -239,7 +239,7 @@ class UNetArchitecture(Architecture):
     name = UNET
     losses = unet.LOSSES
     shaping = ("encoder", "channels")
-    heads = unet.HEADS
+    heads = unet.UNET_HEADS
     description = unet.UNetDescription
     detector = unet.UNetDetector
 

@@ -25,7 +25,7 @@ from spineline.detect.fasterrcnn.backbones import build_backbone, check_backbone
 from spineline.detect.fasterrcnn.losses import set_class_loss
 
 _PREDICTOR = "roi_heads.box_predictor"
-HEADS = {
+FASTERRCNN_HEADS = {
     f"{_PREDICTOR}.{layer}.{part}": HeadTensor(first=each, each=each)
     for layer, each in (("cls_score", 1), ("bbox_pred", 4))
     for part in ("weight", "bias")

@@ -34,7 +34,7 @@ from spineline.detect.unet.heatmaps import GAUSSIAN, HEATMAPS, draw_heat, find_p
 LOSSES = ("loss_heat", "loss_size")
 """Losses of the network; their sum is trained on."""
 
-HEADS = {f"backbone.segmentation_head.0.{part}": HeadTensor() for part in ("weight", "bias")}
+UNET_HEADS = {f"backbone.segmentation_head.0.{part}": HeadTensor() for part in ("weight", "bias")}
 """Tensors with rows of classes; the two of the sizes, which all classes share, come last."""
 
 _STRIDE = 32
