@@ -452,7 +452,7 @@ def section_text(
             ("figure", "studies", "oracle", "oracle, no wrong label", "measured"), oracles), "",
         RATES, "",
         markdown_table(
-            ("true rate of V5", "", *(f"V5 AUC, studies {name}" for name in names)), rates), "",
+            ("true rate of V5", "rate", *(f"V5 AUC, studies {name}" for name in names)), rates), "",
         "### By habit", "",
         "The out-of-fold classifiers, which saw other studies of both habits:", "",
         markdown_table(("studies", "n", "discs with V5", *METRICS), measured), "",
