@@ -63,13 +63,22 @@ class DetectTrain(Settings):
         default=None,
         group="model",
     )
+    backbone_weights: Path | None = key(
+        "fasterrcnn: start the backbone from an ImageNet state dict of torchvision or timm, a "
+        ".safetensors file, or .pth with trust=true; the input is then normalised as there",
+        default=None,
+        group="model",
+    )
     download: bool = key(
-        "YOLO: start from the official COCO weights of this model, fetched from the network",
+        "start from weights fetched from the network: YOLO from the official COCO weights of this "
+        "model, fasterrcnn's backbone from torchvision's ImageNet weights",
         default=False,
         group="model",
     )
     trust: bool = key(
-        "allow weights= to be a .pt pickle (it can run code)", default=False, group="model"
+        "allow weights= or backbone_weights= to be a pickle (it can run code)",
+        default=False,
+        group="model",
     )
     resume: bool = key(
         "continue the run in out= from its last checkpoint; fasterrcnn, unet: to the same numbers "

@@ -126,8 +126,6 @@ def _read_parts(settings: DetectTrain, values: dict[str, Any], data: YoloData) -
 
 
 def _start_network(settings: DetectTrain) -> nn.Module | None:
-    if settings.weights is not None and settings.download:
-        raise ConfigError("weights=… and download=true: give one of them")
     if settings.download:
         return network_from_pickle(_download(str(settings.model)), trust=True)[0]
     if settings.weights is None:
