@@ -64,7 +64,7 @@ def test_a_map_names_levels_and_grades(tmp_path):
 def test_a_map_may_differ_by_kind(tmp_path):
     path = write(
         tmp_path,
-        "grades:\n  disc: {attribute: pfirrmann, 5: v4}\n  vertebra: {attribute: modic, 0: v1, 1: v2}\n",
+        "grades: {disc: {attribute: pfirrmann, 5: v4}, vertebra: {attribute: modic, 1: v2}}",
     )
     words = read_word_map(path)
     assert words.grade("5", "disc") == ("v4",)
