@@ -21,7 +21,6 @@ from spineline.converters.export_sources import (
 from spineline.converters.settings import DataCheck
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
-from spineline.converters.sources.exports.kinds import ExportKind
 from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import is_prepared_folder, read_prepared
 from spineline.converters.sources.report import read_report
@@ -109,9 +108,14 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
     if kind in EXPORT_SETTINGS:
-        keys = {"names": settings.names, "empty_tag": settings.empty_tag, "out": settings.out}
-        export = EXPORT_SETTINGS[cast(ExportKind, kind)]
-        return read_export(export(annotations=annotations, images=images, **keys))
+        export = EXPORT_SETTINGS[kind](
+            annotations=annotations,
+            images=images,
+            out=settings.out,
+            names=settings.names,
+            empty_tag=settings.empty_tag,
+        )
+        return read_export(export)
     if kind == "result":
         return read_results(annotations, images, ResultRules(empty_tag=settings.empty_tag))
     if kind == "report":

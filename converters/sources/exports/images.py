@@ -187,9 +187,8 @@ class ImagesOfExport:
                 try:
                     study = self._volume(file)
                 except VolumeReadError as error:
-                    self.unreadable[str(file)] = str(error).replace(
-                        str(self.root / str(file)), "it"
-                    )
+                    path = str(self.root / str(file))
+                    self.unreadable[str(file)] = str(error).replace(path, file.name)
                     continue
                 slices = study.series[0].slices
                 found.append(SliceStack(_stem(file.name), file, slices, study))
