@@ -116,8 +116,7 @@ def _result(
     task: Mapping[str, Any], where: str, predictions: bool, annotator: str | None
 ) -> list[Mapping[str, Any]]:
     """The regions of the one annotation of a task that counts."""
-    done = task.get("annotations", task.get("completions"))
-    done = [entry for entry in done or [] if isinstance(entry, dict)]
+    done = _objects(task.get("annotations", task.get("completions")))
     kept = [entry for entry in done if not entry.get("was_cancelled")]
     if annotator is not None:
         kept = [entry for entry in kept if annotator in _people(entry.get("completed_by"))]
@@ -126,7 +125,7 @@ def _result(
         detail = f"{where}: has {len(kept)} annotations (completed_by {people}), wanted one; "
         raise EntryError("several_annotations", f"{detail}annotator=… says whose counts")
     if not kept and predictions:
-        kept = [e for e in task.get("predictions") or [] if isinstance(e, dict)][:1]
+        kept = _objects(task.get("predictions"))[:1]
     if not kept:
         why = "is not annotated" if not done else "has no annotation that counts"
         if task.get("predictions") and not predictions:
@@ -136,6 +135,10 @@ def _result(
     if not isinstance(result, list) or not all(isinstance(item, dict) for item in result):
         raise EntryError("bad_entry", f"{where}: its result is no list of regions")
     return result
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _people(completed_by: Any) -> list[str]:
@@ -219,7 +222,7 @@ def _read_region(
     if size_wh is None:
         detail = f"{where}: no region gives original_width and original_height"
         raise EntryError("no_size", f"{detail}, so that per cent cannot be taken of it")
-    value, (width, height) = shape["value"], size_wh
+    value, (width, height) = shape.get("value"), size_wh
     if not isinstance(value, Mapping) or not _has_place(shape):
         raise EntryError("bad_entry", f"{where}: has no x and y")
     x, y = pixel_numbers([value["x"], value["y"]], where, "[x, y]")

@@ -125,6 +125,15 @@ def test_predictions_count_only_when_asked_for(spine, expected):
     assert expected(read(spine, content, predictions=True))
 
 
+@pytest.mark.parametrize("value", [3.5, "x", {}, None, [1]])
+def test_annotations_that_are_no_list_are_none(spine, value):
+    content = tasks(spine)
+    content[0].update(annotations=value, predictions=value)
+    for keys in ({}, {"predictions": True}):
+        (entry,) = read(spine, content, **keys).left_out
+        assert entry.reason == "no_annotation"
+
+
 def test_other_regions_are_left_out_and_counted(spine):
     more = [
         {"id": "p", "type": "polygonlabels", "value": {"points": [[1, 1]], "polygonlabels": ["L1"]},
