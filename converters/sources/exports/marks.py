@@ -103,14 +103,14 @@ class MarkList:
 
 
 def json_files(annotations: Path) -> list[tuple[str, Any]]:
-    """Names and contents of a JSON file, or of those of a folder (or its ``annotations``).
+    """Names and contents of a JSON file, or of those of a folder's ``annotations`` or itself.
 
     Raises:
         AnnotationError: a file cannot be read.
     """
     if not annotations.is_dir():
         return [(annotations.name, load_json(annotations))]
-    for folder in (annotations, annotations / "annotations"):
+    for folder in (annotations / "annotations", annotations):
         if files := sorted(p for p in folder.glob("*.json") if p.name[0] != "."):
             return [(path.name, load_json(path)) for path in files]
     return []

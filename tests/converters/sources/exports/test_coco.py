@@ -274,3 +274,34 @@ def test_a_cut_file_is_an_error_and_nothing_is_written(spine, run_cli, tmp_path)
     assert code == 1
     assert "not valid JSON" in errors
     assert not out.exists()
+
+
+@pytest.mark.parametrize("labels", ["level", "seven"])
+def test_a_converted_dataset_is_a_coco_export_too(spine, run_cli, tmp_path, labels):
+    path, first, second = tmp_path / "export.json", tmp_path / "first", tmp_path / "second"
+    path.write_text(json.dumps(boxes(spine)))
+    common = [f"labels={labels}", "split=0.67"]
+    words = [f"annotations={path}", f"images={spine.images}", f"out={first}", *common]
+    assert run_cli("convert", "coco", *words)[0] == 0
+    words = [f"annotations={first}", f"images={first / 'images'}", f"out={second}", *common]
+    code, _, errors = run_cli("convert", "coco", *words)
+    assert code == 0, errors
+    wanted, got = (
+        {r.image_id: r.structures for r in load_dataset(out).all_records()}
+        for out in (first, second)
+    )
+    assert got == wanted
+
+
+def test_unknown_words_are_said(spine, run_cli, tmp_path):
+    content = boxes(spine)
+    content["categories"][3]["name"] = "Lendenwirbel zwei"
+    content["annotations"][0]["attributes"]["grade"] = "odd"
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    words = [f"annotations={tmp_path / 'export.json'}", f"images={spine.images}"]
+    code, printed, errors = run_cli("convert", "coco", *words, f"out={tmp_path / 'out'}")
+    assert code == 0
+    said = printed + errors
+    assert "words that are no levels known here: 'Lendenwirbel zwei' (3); names=MAP.yaml" in said
+    assert "words that are no grades known here: 'odd' (1)" in said
+    assert "30 of 33 marks used; left out: unknown_level 3" in said
