@@ -172,9 +172,14 @@ class DataCheck(Settings):
         default=None,
     )
     images: Path | None = key(
-        "the source's images folder; a cervical or prepared source can do without", default=None
+        "the source's images folder; a cervical or prepared source can do without, and a COCO file "
+        "as data= whose images lie around it",
+        default=None,
     )
-    data: Path | None = key("a converted dataset, its folder or data.yaml", default=None)
+    data: Path | None = key(
+        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+    )
     empty_tag: str | None = key(
         "what conversion takes a missing or empty tag as; none leaves it unlabelled",
         default=None,

@@ -41,7 +41,6 @@ from spineline.detect.engine.dataset import (
     YoloImage,
     class_counts,
     read_data,
-    read_images,
     warn_of_absent_classes,
 )
 from spineline.detect.engine.distributed import ALONE, ProcessGroup, joined_processes
@@ -130,8 +129,8 @@ def make_plan(
         model = settings.model
         raise ConfigError(f"download=true: model={model} is trained from scratch or weights=…")
     architecture = architecture_of(str(settings.model))
-    train = read_images(data.train, data.names, part="train")
-    val = read_images(data.val, data.names, part="val") if data.val else ()
+    train = data.part_images("train")
+    val = data.part_images("val")
     counts = class_counts(train, len(data.names))
     architecture.check(values, data.names, counts.tolist())
     warn_of_absent_classes(data.names, counts)
@@ -237,12 +236,12 @@ def resume_training(
     content = read_checkpoint(last, ("names", "description"))
     if content["optimizer"] is None:
         raise run_finished(last, content["done"])
-    data = read_data(Path(str(settings.data)))
+    data = read_data(Path(str(settings.data)), settings.images)
     if list(data.names) != content["names"]:
         msg = f"data={settings.data}: its classes {data.names} are not the run's {content['names']}"
         raise ConfigError(msg)
-    train = read_images(data.train, data.names, part="train")
-    val = read_images(data.val, data.names, part="val") if data.val else ()
+    train = data.part_images("train")
+    val = data.part_images("val")
     description = architecture_of(str(settings.model)).description(**content["description"])
     samples: dict[int, Sample] = {}
     if settings.cache == "ram":
