@@ -5,8 +5,8 @@ left pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy``
 bottom) and may reach over the image's edge; writers of file formats clip them.
 
 A lumbar structure has a level. A cervical source names no levels: its discs have the level ``""``
-and are tagged ``healthy`` or ``sick``, no further. A structure of a data set that is not ours carries
-the name of its class there; it has a level too where the name stands for one.
+and are tagged ``healthy`` or ``sick``, no further. A structure of a data set that is not ours
+carries the name of its class there; it has a level too where the name stands for one.
 """
 
 from __future__ import annotations

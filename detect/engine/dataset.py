@@ -1,8 +1,8 @@
 """The YOLO side of a dataset, read and checked before a network trains on it.
 
 Reads the layout that ``spineline convert`` writes, any other local Ultralytics detection dataset by
-Ultralytics' own rules ([spineline.datasets.bare.data_yaml][]), and bare COCO ones. Nothing is downloaded or executed, no cache is read or
-written, no image is altered.
+Ultralytics' own rules ([spineline.datasets.bare.data_yaml][]), and bare COCO ones. Nothing is
+downloaded or executed, no cache is read or written, no image is altered.
 """
 
 from __future__ import annotations

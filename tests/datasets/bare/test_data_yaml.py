@@ -109,7 +109,8 @@ def layout_lists(root: Path) -> Path:
     """Folders and text files in one list; hidden folders and other files do not count."""
     draw(
         root / "set/images/x/a.png", root / "set/images/y/images/b.PNG",
-        root / "set/images/z/c.bmp", root / "set/images/x/.hidden/h.png", root / "set/images/x/deep/er/d.png",
+        root / "set/images/z/c.bmp", root / "set/images/x/.hidden/h.png",
+        root / "set/images/x/deep/er/d.png",
     )  # fmt: skip
     (root / "set/images/x/notes.txt").write_text("no image")
     (root / "set/list.txt").write_text(
