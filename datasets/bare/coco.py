@@ -60,7 +60,7 @@ def read_bare_coco(data: Path, images: Path | None = None) -> BareContents:
 
     Args:
         data: a JSON file, or a folder of them.
-        images: the folder that the files' ``file_name`` are relative to; None looks around the JSON.
+        images: the folder that each ``file_name`` is relative to; None looks around the JSON.
 
     Raises:
         AnnotationError: a file is no COCO, its categories are not those of the others, or none of

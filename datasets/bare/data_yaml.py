@@ -192,7 +192,8 @@ def _places(root: Path, value: Any, file: Path, part: str) -> list[Path]:
 def _images_of(place: Path) -> list[Path]:
     """The images below a folder, or those that a text file lists."""
     if place.is_dir():
-        listed = glob.glob(str(Path(glob.escape(str(place))) / "**" / "*.*"), recursive=True)
+        pattern = str(Path(glob.escape(str(place))) / "**" / "*.*")
+        listed = glob.glob(pattern, recursive=True)  # noqa: PTH207  as Ultralytics: none hidden
         return [f for f in map(Path, listed) if f.suffix.lower() in YOLO_SUFFIXES and f.is_file()]
     try:
         lines = place.read_text(encoding="utf-8-sig").strip().splitlines()
