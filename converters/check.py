@@ -12,9 +12,16 @@ from typing import Any, cast
 from spineline.converters.contradicted_labels import Contradiction, contradictions, write_pictures
 from spineline.converters.conversion import finding_counts
 from spineline.converters.dataset_findings import dataset_findings, image_findings
+from spineline.converters.export_sources import (
+    EXPORT_SETTINGS,
+    export_kind,
+    is_point_table,
+    read_export,
+)
 from spineline.converters.settings import DataCheck
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
+from spineline.converters.sources.exports.kinds import ExportKind
 from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import is_prepared_folder, read_prepared
 from spineline.converters.sources.report import read_report
@@ -27,7 +34,7 @@ from spineline.converters.sources.source import (
     load_json,
 )
 from spineline.converters.sources.tianchi import read_tianchi
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
@@ -102,6 +109,10 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
     if kind == "prepared":
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
+    if kind in EXPORT_SETTINGS:
+        keys = {"names": settings.names, "empty_tag": settings.empty_tag, "out": settings.out}
+        export = EXPORT_SETTINGS[cast(ExportKind, kind)]
+        return read_export(export(annotations=annotations, images=images, **keys))
     if kind == "result":
         return read_results(annotations, images, ResultRules(empty_tag=settings.empty_tag))
     if kind == "report":
@@ -110,7 +121,7 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
 
 
 def source_kind(annotations: Path) -> SourceKind:
-    """Which source a path holds: CSV files are cervical, JSON tells by its shape.
+    """Which source a path holds: CSV files are of points or cervical, JSON tells by its shape.
 
     A folder with a ``result.json`` below holds results of ``pipeline predict``.
 
@@ -118,13 +129,24 @@ def source_kind(annotations: Path) -> SourceKind:
         AnnotationError: of no known kind, or not readable.
     """
     if annotations.suffix.lower() == ".csv":
-        return "cervical"
+        return "csv" if is_point_table(annotations) else "cervical"
     if annotations.is_dir():
         if is_prepared_folder(annotations):
             return "prepared"
-        return "result" if is_result_source(annotations) else "cervical"
+        if is_result_source(annotations):
+            return "result"
+        found, _ = export_kind(annotations)
+        if found in EXPORT_SETTINGS and (found != "csv" or is_point_table(annotations)):
+            return cast(SourceKind, found)
+        return "cervical"
     if is_result_source(annotations):
         return "result"
+    if annotations.suffix.lower() != ".json" and annotations.is_file():
+        found, reason = export_kind(annotations)
+        if found in EXPORT_SETTINGS:
+            return cast(SourceKind, found)
+        if reason:
+            raise AnnotationError(f"annotations={annotations}: {reason}")
     return detect_kind(annotations, load_json(annotations))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from spineline.converters.sources.exports.kinds import ExportKind
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS
@@ -163,6 +165,114 @@ class ConvertPredicted(ConvertLumbar):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertExport(ConvertLumbar):
+    """Keys that the exports of other tools share."""
+
+    kind: ClassVar[ExportKind]
+
+    images: Path = key("folder of its images: DICOM, plain images or volumes, at any depth")
+    names: Path | None = key(
+        "YAML of what its words stand for: levels: {LWK1: L1, …}, grades: {attribute: pfirrmann, "
+        "1: v1, …}; none knows common spellings alone",
+        default=None,
+    )
+    patient: str | None = key(
+        "attribute or column that names the patient, or a file of patient by image as patients=",
+        default=None,
+    )
+    boxes: str = key(
+        "rectangles stay boxes, and the box rule makes those of points; or it makes all",
+        default="own",
+        choices=("own", "rule"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCoco(ConvertExport):
+    """Keys of ``spineline convert coco``."""
+
+    kind: ClassVar[ExportKind] = "coco"
+
+    annotations: Path = key("the COCO file (boxes or key points), or a folder of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCvat(ConvertExport):
+    """Keys of ``spineline convert cvat``."""
+
+    kind: ClassVar[ExportKind] = "cvat"
+
+    annotations: Path = key("annotations.xml of CVAT for images 1.1 (or for video), or its folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertLabelStudio(ConvertExport):
+    """Keys of ``spineline convert labelstudio``."""
+
+    kind: ClassVar[ExportKind] = "labelstudio"
+
+    annotations: Path = key("Label Studio's export as JSON, or a folder of them")
+    predictions: bool = key("take the prediction of a task that nobody annotated", default=False)
+    annotator: str | None = key(
+        "whose annotations count (completed_by, a number or address); none: a task may have one",
+        default=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertLabelme(ConvertExport):
+    """Keys of ``spineline convert labelme``."""
+
+    kind: ClassVar[ExportKind] = "labelme"
+
+    annotations: Path = key("folder of LabelMe's JSON files, or one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertSlicer(ConvertExport):
+    """Keys of ``spineline convert slicer``."""
+
+    kind: ClassVar[ExportKind] = "slicer"
+
+    annotations: Path = key(
+        "folder of 3D Slicer's .mrk.json and .fcsv, named after studies, or one of them"
+    )
+    images: Path = key("folder of the DICOM studies or volumes that were marked")
+    off_slice_mm: float = key(
+        "points that lie further off the nearest slice are left out", default=10.0, minimum=0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvColumns(Settings):
+    """Names of the columns of a CSV of points; letters' case does not matter."""
+
+    image: str = key(
+        "column of the image's file name; several joined by / make a path of their cells",
+        default="image",
+    )
+    uid: str = key("column of the SOP instance UID", default="sop_instance_uid")
+    x: str = key("column of the point's x in pixels", default="x")
+    y: str = key("column of the point's y in pixels", default="y")
+    level: str = key("column of the level", default="level")
+    grade: str = key("column of the grade", default="grade")
+    slice: str = key("column of a volume's slice, from 0", default="slice")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCsv(ConvertExport):
+    """Keys of ``spineline convert csv``."""
+
+    kind: ClassVar[ExportKind] = "csv"
+
+    annotations: Path = key("the CSV file of points, or a folder of them")
+    columns: CsvColumns = key("names of the columns", default=CsvColumns())
+    only: str | None = key(
+        "COLUMN:VALUE of the rows to take, such as condition:Spinal Canal Stenosis", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataCheck(Settings):
     """Keys of ``spineline data check``."""
 
@@ -190,6 +300,9 @@ class DataCheck(Settings):
         "of kfold classify OUT/VARIANT or classify val; labels that they contradict are found, "
         "with pictures",
         default=None,
+    )
+    names: Path | None = key(
+        "of another tool's export: YAML of what its words stand for, as of convert", default=None
     )
     limit: int = key("contradicted labels to list at most, the surest first", default=50, minimum=1)
     overwrite: bool = key("replace out if it exists", default=False)

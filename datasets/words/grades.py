@@ -17,7 +17,9 @@ _WORDS: dict[Kind, dict[str, str]] = {
         **dict.fromkeys(("bulge", "bulging", "bulged", "disc bulge"), "v2"),
         **dict.fromkeys(("protrusion", "protruded", "protruding"), "v3"),
         **dict.fromkeys(("extrusion", "extruded", "extruding"), "v4"),
-        **dict.fromkeys(("schmorl", "schmorls node", "schmorls nodes", "schmorl node", "schmorl nodes"), "v5"),
+        **dict.fromkeys(
+            ("schmorl", "schmorls node", "schmorls nodes", "schmorl node", "schmorl nodes"), "v5"
+        ),
     },
     "vertebra": {
         **dict.fromkeys(("normal", "healthy", "no finding"), "v1"),

@@ -12,7 +12,7 @@ leaves the structure unlabelled. Words that the map does not hold are still know
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,17 @@ class WordMap:
         """The level that a word names, ``ignore``, or None where it is not known."""
         return self.levels.get(_key(word)) or level_of_word(word)
 
-    def holds_grade(self, attribute: str, kind: Kind) -> bool:
-        """Whether an attribute is one that holds the grade of a kind."""
-        if kind in self.attribute:
-            return _key(attribute) == self.attribute[kind]
-        return _key(attribute) in GRADE_ATTRIBUTES
+    def grade_texts(self, attributes: Iterable[tuple[str, str]], kind: Kind) -> list[str]:
+        """What the attribute that holds the grade of a kind says; of several the first known one.
+
+        >>> WordMap().grade_texts([("Diagnosis", "bulging"), ("note", "v5")], "disc")
+        ['bulging']
+        """
+        listed = [(_key(name), text) for name, text in attributes]
+        for wanted in [self.attribute[kind]] if kind in self.attribute else GRADE_ATTRIBUTES:
+            if texts := [text for name, text in listed if name == wanted]:
+                return texts
+        return []
 
     def grade(self, word: str, kind: Kind) -> tuple[str, ...] | None:
         """The tags that a word stands for; None where it is not known."""

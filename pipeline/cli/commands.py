@@ -45,6 +45,36 @@ COMMANDS: dict[str, dict[str, Command]] = {
             f"{_CONVERT}:ConvertPredicted",
             "spineline.converters.convert:convert_result",
         ),
+        "coco": Command(
+            "COCO boxes or key points, as of CVAT, to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertCoco",
+            "spineline.converters.convert:convert_export",
+        ),
+        "cvat": Command(
+            "CVAT's XML (points, boxes, skeletons) to the same",
+            f"{_CONVERT}:ConvertCvat",
+            "spineline.converters.convert:convert_export",
+        ),
+        "labelstudio": Command(
+            "Label Studio's JSON (key points, rectangles) to the same",
+            f"{_CONVERT}:ConvertLabelStudio",
+            "spineline.converters.convert:convert_export",
+        ),
+        "labelme": Command(
+            "LabelMe's JSON files (points, rectangles) to the same",
+            f"{_CONVERT}:ConvertLabelme",
+            "spineline.converters.convert:convert_export",
+        ),
+        "slicer": Command(
+            "3D Slicer's points in DICOM studies or volumes to the same",
+            f"{_CONVERT}:ConvertSlicer",
+            "spineline.converters.convert:convert_export",
+        ),
+        "csv": Command(
+            "a CSV of points to the same",
+            f"{_CONVERT}:ConvertCsv",
+            "spineline.converters.convert:convert_export",
+        ),
     },
     "data": {
         "check": Command(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spineline.converters.sources.exports.kinds import EXPORT_KINDS, EXPORT_NAMES
 from spineline.converters.sources.report import read_report
 from spineline.converters.sources.source import LeftOut, detect_kind, load_json
 from spineline.converters.sources.tianchi import read_tianchi
@@ -91,6 +92,9 @@ def read_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
     kind = detect_kind(annotations, load_json(annotations))
     if kind == "tianchi":
         return _from_tianchi(settings, annotations, images)
+    if kind in EXPORT_KINDS:
+        msg = f"{annotations}: this is {EXPORT_NAMES[kind]}; spineline convert {kind} makes a "
+        raise AnnotationError(f"{msg}dataset of it, which data=… scores")
     if kind != "report":
         raise AnnotationError(f"{annotations}: a {kind} source names no levels to score")
     source = read_report(annotations, images)

@@ -171,9 +171,7 @@ def _points(
 def _box(value: Any, where: str) -> PixelBox | None:
     if not value:
         return None
-    left, top, width, height = pixel_numbers(
-        value, f"{where}: bbox", "[left, top, width, height]"
-    )
+    left, top, width, height = pixel_numbers(value, f"{where}: bbox", "[left, top, width, height]")
     if width < 0 or height < 0:
         detail = f"{where}: bbox {short(value)} has a negative width or height"
         raise EntryError("bad_entry", detail)

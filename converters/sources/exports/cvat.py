@@ -37,7 +37,9 @@ def read_cvat_export(annotations: Path) -> list[ExportedImage]:
     try:
         xml = path.read_bytes()
     except OSError as error:
-        raise AnnotationError(f"annotations={path}: cannot be read ({first_line(error)})") from error
+        raise AnnotationError(
+            f"annotations={path}: cannot be read ({first_line(error)})"
+        ) from error
     return parse_cvat(parse_xml(xml, where=str(path)), path.name)
 
 

@@ -3,7 +3,8 @@
 A reader of a tool's files turns them into [ExportedImage][]s and knows nothing of levels, grades or
 images on disk; it can be used by itself. Coordinates are the tool's own pixel numbers, x to the
 right and y down: half a pixel between tools that count from a pixel's corner and those that count
-from its centre is neither added nor taken away. ``point_mm`` is in DICOM's patient coordinates, LPS.
+from its centre is neither added nor taken away. ``point_mm`` is in DICOM's patient coordinates
+(LPS, mm).
 """
 
 from __future__ import annotations

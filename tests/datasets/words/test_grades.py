@@ -56,21 +56,21 @@ def test_a_map_names_levels_and_grades(tmp_path):
     assert words.grade("3", "vertebra") == ("v2",)
     assert words.grade("4", "vertebra") is None
     assert words.grade("unclear", "disc") == ()
-    assert words.holds_grade("pfirrmann", "disc")
-    assert not words.holds_grade("grade", "disc")
-    assert WordMap().holds_grade("Grade", "disc")
+    assert words.grade_texts([("grade", "v5"), ("pfirrmann", "3")], "disc") == ["3"]
+    assert words.grade_texts([("grade", "v5")], "disc") == []
+    assert WordMap().grade_texts([("diagnosis", "x"), ("Grade", "v5")], "disc") == ["v5"]
 
 
 def test_a_map_may_differ_by_kind(tmp_path):
     path = write(
         tmp_path,
-        "grades:\n  disc: {attribute: pfirrmann, 5: v4}\n  vertebra: {attribute: modic, 0: v1, 1: v2}\n",
+        "grades: {disc: {attribute: pfirrmann, 5: v4}, vertebra: {attribute: modic, 1: v2}}",
     )
     words = read_word_map(path)
     assert words.grade("5", "disc") == ("v4",)
     assert words.grade("1", "vertebra") == ("v2",)
-    assert words.holds_grade("Modic", "vertebra")
-    assert not words.holds_grade("Modic", "disc")
+    assert words.grade_texts([("Modic", "1"), ("Pfirrmann", "5")], "vertebra") == ["1"]
+    assert words.grade_texts([("Modic", "1"), ("Pfirrmann", "5")], "disc") == ["5"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from spineline.datasets.words.levels import level_of_word
 
 @pytest.mark.parametrize("level", [*LEVELS, *EXTRA_LEVELS])
 def test_own_names_are_known(level):
-    for word in (level, level.lower(), f" {level} ", level.replace("-", "_"),
-                 level.replace("-", "/"), level.replace("-", ""), level.replace("-", " – ")):  # fmt: skip
+    joined = [level.replace("-", join) for join in ("_", "/", "", " – ", " ")]
+    for word in (level, level.lower(), f" {level} ", *joined):
         assert level_of_word(word) == level, word
 
 
@@ -32,8 +32,8 @@ def test_spellings(word, level):
 
 @pytest.mark.parametrize(
     "word",
-    ["", " ", "L", "12", "L0", "L7", "L12", "L1-L3", "L2-L1", "S1-L5", "disc", "disc L4", "disco L4",
-     "vertebra L4-L5", "disc vertebra L4", "F-1", "lesion 1", "person", "T12-T1", "L5-1", "XL1",
+    ["", " ", "L", "12", "L0", "L7", "L12", "L1-L3", "L2-L1", "S1-L5", "disc", "disc L4",
+     "disco L4", "vertebra L4-L5", "disc vertebra L4", "F-1", "lesion 1", "person", "T12-T1", "L5-1", "XL1",
      "L4-L5-S1", "L1 and L2", "tL1", "L1x", "MarkupsFiducial_1", "C8", "L４５"],
 )  # fmt: skip
 def test_what_is_no_level(word):
