@@ -311,3 +311,38 @@ class DataCheck(Settings):
     )
     columns: CervicalColumns = key("names of its columns", default=CervicalColumns())
     classes: CervicalClasses = key("meanings of its classes", default=CervicalClasses())
+
+
+CORRECTION_TOOLS: tuple[str, ...] = ("cvat", "labelstudio", "slicer")
+"""Tools that ``data export`` writes for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataExport(Settings):
+    """Keys of ``data export``."""
+
+    to: tuple[str, ...] = key("tools to write for", choices=CORRECTION_TOOLS)
+    out: Path = key("folder to write to: images, and a folder for each tool")
+    data: Path | None = key(
+        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+    )
+    source: Path | None = key(
+        "in place of data: out folder of pipeline predict, a result.json, or a folder of them",
+        default=None,
+    )
+    images: Path | None = key(
+        "of source=: that run's source; of data= with to=slicer: the DICOM studies it is of; of a "
+        "COCO JSON file: folder of its images",
+        default=None,
+    )
+    shape: str = key(
+        "what stands for a structure in CVAT and Label Studio",
+        default="points",
+        choices=("points", "boxes"),
+    )
+    address: str = key(
+        "what stands before an image's name in Label Studio's tasks",
+        default="/data/local-files/?d=images/",
+    )
+    overwrite: bool = key("replace out if it exists", default=False)

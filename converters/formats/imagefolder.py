@@ -1,9 +1,10 @@
 """``images/PART/metadata.jsonl``: boxes as Hugging Face's ``imagefolder`` reads them.
 
 One line an image: ``file_name``, its study, and ``objects`` with a list for each of ``bbox`` (left,
-top, width, height, clipped to the frame), ``categories`` (class index from 0), ``names``, ``levels``,
-``points`` and ``pathology`` (``v2,v5``; empty where unlabelled). Coordinates are those of the COCO
-files. ``load_dataset("imagefolder", data_dir="OUT/images")`` finds the parts by their folders.
+top, width, height, clipped to the frame), ``categories`` (class index from 0), ``names``,
+``levels``, ``points`` and ``pathology`` (``v2,v5``; empty where unlabelled). Coordinates are those
+of the COCO files. ``load_dataset("imagefolder", data_dir="OUT/images")`` finds the parts by their
+folders.
 """
 
 from __future__ import annotations

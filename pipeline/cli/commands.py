@@ -97,6 +97,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.datasets.commands.settings:DataCrops",
             "spineline.datasets.commands.crops:crops",
         ),
+        "export": Command(
+            "a dataset or results for correction in CVAT, Label Studio or 3D Slicer",
+            f"{_CONVERT}:DataExport",
+            "spineline.converters.export:export",
+        ),
         "phantom": Command(
             "draw synthetic studies with their annotation",
             "spineline.datasets.commands.settings:DataPhantom",
