@@ -11,8 +11,8 @@ from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalC
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS
 
-FORMATS: tuple[str, ...] = ("yolo", "voc", "coco", "imagefolder")
-OTHER_FORMATS: tuple[str, ...] = ("pose", "labelstudio", "fasterrcnn")
+FORMATS: tuple[str, ...] = ("yolo", "voc", "coco")
+OTHER_FORMATS: tuple[str, ...] = ("imagefolder", "pose", "labelstudio", "fasterrcnn")
 """Formats that are written only where they are asked for."""
 
 
