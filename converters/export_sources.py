@@ -43,6 +43,8 @@ EXPORT_SETTINGS: dict[ExportKind, type[ConvertExport]] = {
 }  # fmt: skip
 """The settings of each tool's command."""
 
+_XML_OF_OTHERS = "this is XML of LabelMe's old form or Pascal VOC; export as JSON, COCO or CVAT"
+
 
 def read_export(settings: ConvertExport) -> AnnotationSource:
     """An export as a source, see [spineline.converters.sources.exports.read][].
@@ -87,14 +89,14 @@ def export_kind(annotations: Path) -> tuple[str | None, str]:
     if kind == "archive":
         return None, "this is an archive; unpack it and name what is in it"
     if kind == "labelme-xml":
-        return None, "this is XML of LabelMe's old form or Pascal VOC; export as JSON, COCO or CVAT"
+        return None, _XML_OF_OTHERS
     return kind, ""
 
 
 def _kind_of_folder(folder: Path) -> tuple[str | None, str]:
     """The kind of a folder by the first file in it that is of any."""
-    if (folder / "annotations.xml").is_file():
-        return "cvat", ""
+    if xml := sorted(folder.glob("*.xml")):
+        return kind_of_head(xml[0]), _XML_OF_OTHERS if kind_of_head(xml[0]) != "cvat" else ""
     if markup_files(folder):
         return "slicer", ""
     for path in sorted(p for p in folder.rglob("*.json") if p.name[0] != ".")[:20]:

@@ -28,19 +28,20 @@ _OTHER_SHAPES = ("polygon", "polyline", "mask", "ellipse", "cuboid")
 
 
 def read_cvat_export(annotations: Path) -> list[ExportedImage]:
-    """The images of CVAT's XML file, or of the ``annotations.xml`` of a folder.
+    """The images of CVAT's XML file, or of the XML files of a folder.
 
     Raises:
         AnnotationError: it cannot be read, is not well-formed, has a DOCTYPE, or is none of CVAT's.
     """
-    path = annotations / "annotations.xml" if annotations.is_dir() else annotations
-    try:
-        xml = path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(
-            f"annotations={path}: cannot be read ({first_line(error)})"
-        ) from error
-    return parse_cvat(parse_xml(xml, where=str(path)), path.name)
+    found: list[ExportedImage] = []
+    for path in sorted(annotations.glob("*.xml")) if annotations.is_dir() else [annotations]:
+        try:
+            xml = path.read_bytes()
+        except OSError as error:
+            msg = f"annotations={path}: cannot be read ({first_line(error)})"
+            raise AnnotationError(msg) from error
+        found += parse_cvat(parse_xml(xml, where=str(path)), path.name)
+    return found
 
 
 def parse_cvat(root: Any, where: str) -> list[ExportedImage]:

@@ -218,7 +218,7 @@ class ImagesOfExport:
         return _slice_of(found, entry)
 
     def _by_name(self, entry: ExportedImage) -> tuple[PurePosixPath | None, SliceHeader | None]:
-        parts = name_parts(entry.name)
+        parts = path_parts(entry.name)
         if not parts:
             detail = f"{entry.where}: {entry.name!r:.60} names no file"
             raise EntryError("label_without_frame", detail)
@@ -316,12 +316,12 @@ def _relative(path: Path, root: Path) -> PurePosixPath:
     return PurePosixPath(os.path.relpath(path, root).replace(os.sep, "/"))
 
 
-def name_parts(name: str) -> tuple[str, ...]:
+def path_parts(name: str) -> tuple[str, ...]:
     r"""The last parts of a name that an export gives an image, without what leads elsewhere.
 
-    >>> name_parts("../a/b.png"), name_parts(r"C:\scans\b.png")
+    >>> path_parts("../a/b.png"), path_parts(r"C:\scans\b.png")
     (('a', 'b.png'), ('scans', 'b.png'))
-    >>> name_parts("/data/local-files/?d=a/b%20c.png"), name_parts("s3://bucket/a/b.png?v=1")
+    >>> path_parts("/data/local-files/?d=a/b%20c.png"), path_parts("s3://bucket/a/b.png?v=1")
     (('data', 'local-files', 'a', 'b c.png'), ('a', 'b.png'))
     """
     text = name.strip()

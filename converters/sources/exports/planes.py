@@ -84,7 +84,8 @@ def on_nearest_slice(
         header = _nearest(usable, points_mm)
     marks, dropped, most = list[ExportedMark](), list(entry.dropped), 0.0
     for mark in entry.marks:
-        x, y, off_mm = patient_to_pixel(header, [mark.point_mm])[0].tolist()
+        # millionths of a pixel are what the way into the patient and back has cost
+        x, y, off_mm = patient_to_pixel(header, [mark.point_mm])[0].round(6).tolist()
         if abs(off_mm) > farthest_mm:
             detail = f"{mark.where}: lies {abs(off_mm):.1f} mm off the slice, allowed "
             dropped.append(DroppedMark("far_off_slice", f"{detail}off_slice_mm={farthest_mm:g}"))

@@ -33,8 +33,8 @@ def test_spellings(word, level):
 @pytest.mark.parametrize(
     "word",
     ["", " ", "L", "12", "L0", "L7", "L12", "L1-L3", "L2-L1", "S1-L5", "disc", "disc L4",
-     "disco L4", "vertebra L4-L5", "disc vertebra L4", "F-1", "lesion 1", "person", "T12-T1", "L5-1", "XL1",
-     "L4-L5-S1", "L1 and L2", "tL1", "L1x", "MarkupsFiducial_1", "C8", "L４５"],
+     "disco L4", "vertebra L4-L5", "disc vertebra L4", "F-1", "lesion 1", "person", "T12-T1",
+     "L5-1", "XL1",      "L4-L5-S1", "L1 and L2", "tL1", "L1x", "MarkupsFiducial_1", "C8", "L４５"],
 )  # fmt: skip
 def test_what_is_no_level(word):
     assert level_of_word(word) is None
