@@ -156,6 +156,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.export.export:export",
         ),
     },
+    "review": {
+        "": Command(
+            "look through results and correct them: a page on this machine",
+            "spineline.pipeline.review.settings:Review",
+            "spineline.pipeline.review.review:review",
+        ),
+    },
     "weights": {
         "list": Command(
             "bundled and local weights",

@@ -140,7 +140,7 @@ class Corrections:
         """
         schema = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
         _check(schema == CORRECTIONS_SCHEMA, f"{where}: schema", schema, repr(CORRECTIONS_SCHEMA))
-        allowed = {spec for spec in cls.__dataclass_fields__} | {"schema"}
+        allowed = set(cls.__dataclass_fields__) | {"schema"}
         _check_keys(value, allowed, where)
         given = {name: value.get(name) for name in allowed - {"schema"}}
         sha256, revision, comment = given["result_sha256"], given["revision"], given["comment"]
@@ -389,10 +389,10 @@ def _check_fit(
         raise AnnotationError(msg)
     width, height = values["image"]["width"], values["image"]["height"]
     for change in corrections.changes:
-        if change.v5 is False and change.seven is None and change.of is not None:
-            if _code(found[change.of], "seven") == 6:
-                msg = f"{where}: {change.now} is graded v5 alone; choose another grade first"
-                raise AnnotationError(msg)
+        takes_v5 = change.of is not None and change.v5 is False and change.seven is None
+        if takes_v5 and _code(found[str(change.of)], "seven") == 6:
+            msg = f"{where}: {change.now} is graded v5 alone; choose another grade first"
+            raise AnnotationError(msg)
         if change.point_xy is None:
             continue
         x, y = change.point_xy

@@ -1,0 +1,25 @@
+"""Settings of ``spineline review``, ``pipeline write`` and ``pipeline agreement``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spineline.datasets.common.settings import Settings, key
+
+_SOURCE = "out folder of pipeline predict: STUDY/result.json"
+_IMAGES = "source of that run, where it is no longer at the place that run.yaml names"
+_REVIEWER = "name or sign that is kept with each correction; none keeps none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review(Settings):
+    """Keys of ``spineline review``."""
+
+    source: Path = key(_SOURCE)
+    images: Path | None = key(_IMAGES, default=None)
+    port: int = key("of 127.0.0.1; 0: any that is free", default=0, minimum=0, maximum=65535)
+    readonly: bool = key("look, and change nothing", default=False)
+    open: bool = key("open the page in the browser", default=False)
+    reviewer: str | None = key(_REVIEWER, default=None)
+    timestamps: bool = key("keep the time of each correction", default=False)
