@@ -195,12 +195,14 @@ export class Viewer {
     pen.lineWidth = chosen ? 3 : 1.5;
     pen.strokeStyle = chosen ? CHOSEN : "#000";
     pen.stroke();
-    pen.font = `${chosen ? "700 " : "600 "}13px system-ui, sans-serif`;
+    pen.font = `${chosen ? "700 " : "600 "}${this.scale < 1.2 ? 12 : 13}px system-ui, sans-serif`;
     pen.textBaseline = "middle";
-    const wide = pen.measureText(mark.text).width;
-    const right = x + 14 + wide < this.canvas.clientWidth - 4 || x - 14 - wide < 4;
-    pen.textAlign = right ? "left" : "right";
-    const at = right ? x + 14 : x - 14;
+    // In front of the spine, where the text hides neither the canal nor the back of a disc.
+    const edges = [mark.box[0], mark.box[2]].map((edge) => this.onScreen(edge, mark.y)[0]);
+    const front = Math.min(...edges, x - 10) - 4;
+    const fits = front - pen.measureText(mark.text).width > 4;
+    pen.textAlign = fits ? "right" : "left";
+    const at = fits ? front : Math.max(...edges, x + 10) + 4;
     pen.lineJoin = "round";
     pen.lineWidth = 4;
     pen.strokeStyle = "#000c";

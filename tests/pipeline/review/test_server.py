@@ -321,5 +321,5 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, results: Path) -> N
     assert results_folder(results) == results
     with pytest.raises(AnnotationError, match="is one study"):
         results_folder(results / "a")
-    with pytest.raises(AnnotationError, match="holds no STUDY/result.json"):
+    with pytest.raises(AnnotationError, match=r"holds no STUDY/result\.json"):
         results_folder(tmp_path / "in")
