@@ -174,12 +174,21 @@ class ResultImages:
 
 
 def _record_of(results: Path) -> dict[str, Any]:
-    """The settings in a run's ``run.yaml``; none where it has no such file."""
+    """The settings in a run's ``run.yaml``; none where it has no such file.
+
+    What ``pipeline write`` wrote has the images of the results that it was written from.
+    """
+    place = results / "run.yaml"
     try:
-        settings = read_yaml(results / "run.yaml")["settings"]
-    except (OSError, YamlError, KeyError, TypeError):
+        record = read_yaml(place if place.exists() else results.parent / "run.yaml")
+        settings = dict(record["settings"])
+        if record["command"] == "spineline pipeline write":
+            images = settings.get("images")
+            earlier = _record_of(Path(settings["source"]))
+            return {**earlier, "source": images} if images else earlier
+    except (OSError, YamlError, KeyError, TypeError, ValueError, RecursionError):
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return settings
 
 
 def _located(

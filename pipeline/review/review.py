@@ -10,13 +10,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
+from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
+from spineline.pipeline.review.folder import results_folder
 from spineline.pipeline.review.images import ResultImages
 from spineline.pipeline.review.server import review_app
 from spineline.pipeline.review.settings import Review
-from spineline.pipeline.review.studies import RESULT, ReviewedStudies
+from spineline.pipeline.review.studies import ReviewedStudies
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +70,6 @@ def review(settings: Review) -> ReviewEnd:
         end = ReviewEnd(counts["statuses"].get("done", 0), counts["all"])
     LOG.info("%d of %d studies looked at; corrections lie beside the results", end.done, end.all)
     return end
-
-
-def results_folder(source: Path) -> Path:
-    """The folder that holds ``STUDY/result.json``: the source, or ``predictions`` in it.
-
-    Raises:
-        AnnotationError: there is no result.
-    """
-    for folder in (source, source / "predictions"):
-        if any(folder.glob(f"*/{RESULT}")):
-            return folder
-    if (source / RESULT).is_file():
-        raise AnnotationError(f"source={source}: is one study; give the folder that it lies in")
-    msg = f"source={source}: holds no STUDY/{RESULT}; wanted the out folder of pipeline predict"
-    raise AnnotationError(msg)
 
 
 @contextmanager

@@ -29,11 +29,11 @@ from spineline.datasets.common.files import write_bytes
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.warnings import CODES, codes_of
+from spineline.pipeline.review.folder import RESULT
 from spineline.pipeline.review.images import LocatedImage, ResultImages
 from spineline.pipeline.run.manifest import NAME as MANIFEST
 from spineline.pipeline.run.manifest import last_entries
 
-RESULT = "result.json"
 _IN_HAND = 4
 """Studies whose headers are kept, so that the next slice is there at once."""
 

@@ -8,6 +8,7 @@ import { toShown, toStored, Viewer } from "./viewer.js";
 const $ = (id) => document.getElementById(id);
 const MOST_UNDO = 200;
 const RETRY_MS = 3000;
+const COMMENT_MS = 1000;
 
 let setup = null;
 let study = null; // as the server gave it
@@ -21,6 +22,7 @@ let place = 0; // of the slice
 let turn = null; // of the result's slice
 let started = false; // corrections of an earlier result are begun anew
 let before = null; // the state before a drag
+let writing = 0; // waits for the end of what is typed
 let saving = null;
 let dirty = false;
 const slices = new Map();
@@ -427,6 +429,7 @@ async function agree(of) {
 
 async function settled() {
   if (document.activeElement === $("comment")) $("comment").blur();
+  clearTimeout(writing);
   if (saving !== null) await saving;
 }
 
@@ -568,6 +571,11 @@ function pressed(event) {
 
 // ---- the start ----
 
+function keepComment() {
+  clearTimeout(writing);
+  if (mayLook() && state.comment !== $("comment").value) change({ ...state, comment: $("comment").value });
+}
+
 async function start() {
   try {
     setup = await api.setup();
@@ -585,8 +593,10 @@ async function start() {
   $("help-button").addEventListener("click", () => $("help").showModal());
   $("help-close").addEventListener("click", () => $("help").close());
   $("looked-at").addEventListener("change", toggleLooked);
-  $("comment").addEventListener("change", () => {
-    if (mayLook() && state.comment !== $("comment").value) change({ ...state, comment: $("comment").value });
+  $("comment").addEventListener("change", keepComment);
+  $("comment").addEventListener("input", () => {
+    clearTimeout(writing);
+    writing = setTimeout(keepComment, COMMENT_MS);
   });
   document.addEventListener("keydown", pressed);
   window.addEventListener("focus", catchUp);

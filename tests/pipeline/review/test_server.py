@@ -7,6 +7,9 @@ import errno
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,17 +21,18 @@ import pytest
 from spineline.converters.sources.result.corrections import read_corrections
 from spineline.datasets.common.errors import AnnotationError, SpinelineError
 from spineline.datasets.common.locks import held_folder
+from spineline.pipeline.review.folder import results_folder
 from spineline.pipeline.review.images import ResultImages
 from spineline.pipeline.review.settings import Review
 from spineline.pipeline.review.studies import ReviewedStudies
 
 pytest.importorskip("starlette", reason="needs the package starlette (spineline[review])")
-pytest.importorskip("httpx", reason="needs the package httpx")
+httpx = pytest.importorskip("httpx", reason="needs the package httpx")
 
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient  # noqa: E402
 
-from spineline.pipeline.review.review import results_folder, review
-from spineline.pipeline.review.server import MOST_BYTES, review_app
+from spineline.pipeline.review.review import review  # noqa: E402
+from spineline.pipeline.review.server import MOST_BYTES, review_app  # noqa: E402
 
 TOKEN, PORT = "t0ken", 8765
 BASE = f"http://127.0.0.1:{PORT}"
@@ -323,3 +327,51 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, results: Path) -> N
         results_folder(results / "a")
     with pytest.raises(AnnotationError, match=r"holds no STUDY/result\.json"):
         results_folder(tmp_path / "in")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_nothing_and_holds_nothing(results: Path) -> None:
+    """The command itself, from another process, as a browser would speak to it."""
+    for turn in (1, 2):
+        command = [sys.executable, "-m", "spineline.pipeline.cli.main", "review"]
+        server = subprocess.Popen(
+            [*command, f"source={results}", "timestamps=true"],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=results.parent,
+        )
+        try:
+            assert server.stdout is not None
+            said = server.stdout.readline()
+            address = next(word for word in said.split() if word.startswith("http://127.0.0.1:"))
+            with httpx.Client(base_url=address, timeout=60) as page:
+                assert saved(page, comment=f"turn {turn}").json()["revision"] == turn
+            if turn == 1:
+                other = subprocess.run(
+                    [*command, f"source={results}"],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    cwd=results.parent,
+                )
+                assert (other.returncode, "readonly=true" in other.stderr) == (1, True)
+        finally:
+            server.kill()
+            server.wait()
+    stored = read_corrections(results / "a" / "corrections.json")
+    assert stored is not None
+    assert (stored.comment, stored.revision) == ("turn 2", 2)
+    assert str(stored.time).endswith("+00:00")
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_the_ordinary_end(results: Path) -> None:
+    command = [sys.executable, "-m", "spineline.pipeline.cli.main", "review", f"source={results}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=results.parent) as server:
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        address = next(word for word in said.split() if word.startswith("http://127.0.0.1:"))
+        assert httpx.get(address, timeout=60).status_code == 200
+        server.send_signal(signal.SIGINT)
+        assert "0 of 2 studies looked at" in server.stdout.read()
+    assert server.returncode == 0
