@@ -55,7 +55,7 @@ LATE = {
 """Late imports of our own modules, (who, whom), and the heavy library that is their reason."""
 
 NETWORKS = {"torch", "torchvision", "ultralytics", "timm"}
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/metrics.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/metrics.md", "docs/review.md")
 
 
 def setup_cfg() -> configparser.ConfigParser:

@@ -248,19 +248,15 @@ class ReviewedStudies:
 
     def _placed(self, name: str, made: Corrections, stored: Corrections | None) -> list[Change]:
         """The changes, each point with its millimetres as far as they are known."""
-        known = {c.point_xy: c.point_mm for c in (stored.changes if stored else ()) if c.point_xy}
-        placed = [change for change in made.changes if change.point_xy is not None]
-        points_mm = None
-        if placed:
-            with suppress(SpinelineError):
-                points_mm = self.located(name).points_mm([c.point_xy for c in placed])
-        if points_mm is not None:
-            known = {c.point_xy: p for c, p in zip(placed, points_mm, strict=True) if c.point_xy}
+        known = {c.point_xy: c.point_mm for c in (stored.changes if stored else ())}
+        points_xy = [c.point_xy for c in made.changes if c.point_xy is not None]
+        if points_xy:
+            with suppress(SpinelineError):  # without the image, what was known of a place stays
+                points_mm = self.located(name).points_mm(points_xy)
+                known = dict(zip(points_xy, points_mm or [None] * len(points_xy), strict=True))
         return [
-            change
-            if change.point_xy is None
-            else replace(change, point_mm=known.get(change.point_xy))
-            for change in made.changes
+            replace(c, point_mm=None if c.point_xy is None else known.get(c.point_xy))
+            for c in made.changes
         ]
 
     def _keep_stale(self, path: Path) -> None:

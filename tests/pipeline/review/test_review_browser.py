@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -13,9 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from spineline.converters.sources.result.corrections import Corrections, read_corrections
+from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.labels import LEVELS
 from spineline.pipeline.review.images import ResultImages
 from spineline.pipeline.review.studies import ReviewedStudies
@@ -55,6 +58,7 @@ class Page:
         self.driver = driver
         self.address = address
         self.window = driver.current_window_handle
+        self.scale = 1.0
 
     def open(self, width: int = 1400) -> None:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -197,6 +201,15 @@ def stored(results: Path) -> Callable[..., Corrections]:
     return read
 
 
+def spots_upside_down() -> np.ndarray:
+    """The fakes' spine with its head at the bottom of the stored image."""
+    image = np.full((150, 120), 20, np.uint8)
+    for rank in range(11):
+        y, x = 129 - 10 * rank, round(60 + 6 * math.sin(rank / 4))
+        image[y - 2 : y + 3, x - 2 : x + 3] = 250
+    return image
+
+
 def result_of(results: Path, name: str = "a") -> dict[str, Any]:
     return json.loads((results / name / "result.json").read_text())
 
@@ -323,6 +336,67 @@ def test_two_windows_lose_nothing_of_each_other(page: Page, driver, stored) -> N
         driver.switch_to.window(other.window)
         driver.close()
         driver.switch_to.window(first)
+
+
+def test_two_windows_at_the_same_structure(page: Page, driver, stored, results: Path) -> None:
+    """What was done last counts, the page says so, and undo brings back the other's."""
+    page.keys("\ue015", "6")
+    page.saved()
+    path = results / "a" / "corrections.json"
+    other = json.loads(path.read_text())
+    other["changes"][0]["seven"], other["revision"] = 2, 2
+    path.write_text(json.dumps(other))  # as another window would
+    page.keys("5")
+    page.wait_for(lambda: (stored().revision, stored().changes[0].seven) == (3, 4))
+    page.wait_for(lambda: "Another window changed T12-L1 too" in page.text("notices"))
+    page.keys("z", hold="\ue009")
+    page.wait_for(lambda: stored().changes[0].seven == 2)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize(("flip_x", "flip_y"), [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("scaled_hw", [None, (80, 90)])
+def test_points_are_turned_as_the_pipeline_turns_them(
+    page: Page, transpose: bool, flip_x: bool, flip_y: bool, scaled_hw: Any
+) -> None:
+    turn = Reorientation(transpose, flip_x, flip_y, (40, 90), scaled_hw)
+    plain = {
+        "transpose": transpose, "flip_x": flip_x, "flip_y": flip_y, "size_hw": [40, 90],
+        "scale_xy": list(turn.scale_xy),
+    }  # fmt: skip
+    shown, back = page.driver.execute_async_script(
+        """
+        const [turn, point, done] = arguments;
+        import(document.baseURI.split("#")[0] + "assets/viewer.js").then((viewer) => {
+          const shown = viewer.toShown(turn, ...point);
+          done([shown, viewer.toStored(turn, ...shown)]);
+        });
+        """,
+        plain,
+        [3.25, 17.5],
+    )
+    assert shown == pytest.approx(turn.from_native([[3.25, 17.5]])[0].tolist())
+    assert back == pytest.approx([3.25, 17.5])
+
+
+def test_a_study_that_is_stored_upside_down(
+    tmp_path: Path, make_study, fake_models, predict, driver, serve, results: Path
+) -> None:
+    """It is shown upright, and a point dragged down has another place in stored pixels."""
+    image = spots_upside_down()
+    make_study(tmp_path / "in" / "0", image, orientation=(0, 1, 0, 0, 0, 1))
+    predict(tmp_path / "in")
+    page = Page(driver, serve())
+    page.address += "#0"
+    page.open()
+    structure = result_of(results, "0")["structures"][4]
+    x, y = structure["point_xy"]
+    page.drag(page.place_of([x, 149 - y], (120, 150)), (0, 20))
+    page.saved()
+    found = read_corrections(results / "0" / "corrections.json")
+    assert found is not None
+    assert found.changes[0].of == structure["level"]
+    assert found.changes[0].point_xy == pytest.approx((x, y - 20 / page.scale), abs=0.5)
 
 
 def test_a_result_written_anew_is_told_and_the_old_work_kept(
