@@ -143,6 +143,12 @@ class ConvertPredicted(ConvertLumbar):
 
     annotations: Path = key("out folder of pipeline predict, a result.json, or a folder of them")
     images: Path = key("the source of that run: DICOM studies, or the folder of images")
+    studies: str = key(
+        "all, with the corrections that lie beside them; or those alone that a reader has looked "
+        "at in spineline review",
+        default="all",
+        choices=("all", "reviewed"),
+    )
     min_confidence: float = key(
         "structures of which the detector was less sure are left out of their record",
         default=0.0,

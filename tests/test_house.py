@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "pipeline": {"pipeline", "detect", "classify", "datasets", "weights", "converters"},
 }
 PARTS = (
-    ("cli",), ("kfold",), ("training", "export", "evaluation"), ("run",), ("outputs",),
+    ("cli",), ("kfold", "review"), ("training", "export", "evaluation"), ("run",), ("outputs",),
     ("inference",),
 )  # fmt: skip
 """Parts of ``pipeline``: each imports only what stands to its right."""
@@ -55,7 +55,7 @@ LATE = {
 """Late imports of our own modules, (who, whom), and the heavy library that is their reason."""
 
 NETWORKS = {"torch", "torchvision", "ultralytics", "timm"}
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/metrics.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/metrics.md", "docs/review.md")
 
 
 def setup_cfg() -> configparser.ConfigParser:
