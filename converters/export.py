@@ -16,9 +16,10 @@ from spineline.converters.formats.labelstudio import labelstudio_config, labelst
 from spineline.converters.formats.slicer import markups_to_correct
 from spineline.converters.settings import DataExport
 from spineline.converters.sources.result.content import parse_result
+from spineline.converters.sources.result.corrections import read_corrected
 from spineline.converters.sources.result.files import listed_results
 from spineline.converters.sources.result.read import ResultRules, read_results
-from spineline.converters.sources.source import AnnotationSource, load_json
+from spineline.converters.sources.source import AnnotationSource
 from spineline.converters.write import to_8_bit
 from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.common.files import (
@@ -176,7 +177,8 @@ def _contents(source: Path) -> dict[str, Any]:
     found = {}
     for entry in listed_results(source):
         try:
-            found[entry.image_id] = parse_result(load_json(entry.path), entry.where).structures
+            values = read_corrected(entry.path)[0]
+            found[entry.image_id] = parse_result(values, entry.where).structures
         except AnnotationError:
             continue  # is among what the source left out
     return found

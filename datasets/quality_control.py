@@ -42,6 +42,7 @@ SEVERITY: dict[str, Severity] = {
     "patient_in_two_parts": "error",
     "level_order": "error",
     "stale_corrections": "error",
+    "edited_markups": "error",
     "naming_abstained": "warning",
     "frame_without_label": "warning",
     "uid_mismatch": "warning",

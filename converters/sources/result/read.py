@@ -17,6 +17,7 @@ from spineline.converters.sources.result.corrections import (
 )
 from spineline.converters.sources.result.files import ResultFile, listed_results
 from spineline.converters.sources.result.images import ImagesOfResults
+from spineline.converters.sources.result.markups import check_markups
 from spineline.converters.sources.source import (
     AnnotationSource,
     EntryError,
@@ -117,7 +118,8 @@ def _content(entry: ResultFile, rules: ResultRules) -> ResultContent:
     """What counts in a result, corrected where a reader has corrected it.
 
     Raises:
-        EntryError: the corrections are of another result, or nobody has looked at it.
+        EntryError: the corrections are of another result, nobody has looked at it, or markups of
+            3D Slicer beside it say something else.
         AnnotationError: a file cannot be read.
     """
     values = load_json(entry.path)
@@ -125,13 +127,17 @@ def _content(entry: ResultFile, rules: ResultRules) -> ResultContent:
     if rules.reviewed_only and (corrections is None or not corrections.looked_at):
         detail = f"{entry.where}: nobody has looked at it to the end, and studies=reviewed"
         raise EntryError("not_looked_at", detail, failed=False)
+    content = parse_result(values, entry.where)
     if corrections is None:
-        return parse_result(values, entry.where)
+        check_markups(entry.path, entry.where, [content])
+        return content
     try:
         check_bound(corrections, sha256_of(entry.path), entry.where)
     except StaleCorrectionsError as error:
         raise EntryError("stale_corrections", str(error)) from error
-    return parse_result(corrected_values(values, corrections, entry.where), entry.where)
+    corrected = parse_result(corrected_values(values, corrections, entry.where), entry.where)
+    check_markups(entry.path, entry.where, [content, corrected])
+    return corrected
 
 
 def _read(
