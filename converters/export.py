@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from spineline.converters.formats.correction import ImageToCorrect, label_of
+from spineline.converters.formats.correction import ImageToCorrect, tool_label
 from spineline.converters.formats.cvat import Shape, cvat_labels, cvat_xml
 from spineline.converters.formats.labelstudio import labelstudio_config, labelstudio_tasks
 from spineline.converters.formats.slicer import markups_to_correct
@@ -139,7 +139,7 @@ def _of_dataset(
 def _check_labels(dataset: Dataset, data: Path) -> None:
     """Refuse structures that nothing names, such as the discs of a cervical source."""
     records = dataset.all_records()
-    if any(not label_of(s) for record in records for s in record.structures):
+    if any(not tool_label(s) for record in records for s in record.structures):
         msg = (
             f"data={data}: its discs have no level that could name them in a tool (a cervical or "
             "prepared source); wanted a dataset of levels"
@@ -204,7 +204,7 @@ def _write(stage: Path, images: Sequence[ImageToCorrect], settings: DataExport) 
 
 def _labels(images: Sequence[ImageToCorrect]) -> list[tuple[str, Kind]]:
     """What may be marked: the eleven levels, and whatever else is marked already."""
-    kinds = {label_of(s): s.kind for image in images for s in image.record.structures}
+    kinds = {tool_label(s): s.kind for image in images for s in image.record.structures}
     levels = [level for level in (*EXTRA_LEVELS, *LEVELS) if level in LEVELS or level in kinds]
     if not any(name in levels for name in kinds) and kinds:
         levels = []  # classes of its own alone

@@ -29,7 +29,7 @@ class ImageToCorrect:
     points_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
-def label_of(structure: Structure) -> str:
+def tool_label(structure: Structure) -> str:
     """What a structure is called: its level, or the name of its class where it has none."""
     return structure.level or structure.class_name
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lxml import etree
 
-from spineline.converters.formats.correction import UNGRADED, ImageToCorrect, grade_of, label_of
+from spineline.converters.formats.correction import UNGRADED, ImageToCorrect, grade_of, tool_label
 from spineline.datasets.drawing import COLOURS_RGB
 from spineline.datasets.labels import PATHOLOGY, Kind
 from spineline.datasets.types import Structure
@@ -81,7 +81,7 @@ def grades_of_kind(kind: Kind) -> tuple[str, ...]:
 
 
 def _add_structure(node: Any, structure: Structure, shape: Shape, source: str) -> None:
-    about = {"label": label_of(structure), "source": source, "occluded": "0", "z_order": "0"}
+    about = {"label": tool_label(structure), "source": source, "occluded": "0", "z_order": "0"}
     if shape == "points":
         place = _add(node, "points", **about, points=",".join(map(_number, structure.point_xy)))
     else:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from lxml import etree
 
-from spineline.converters.formats.correction import ImageToCorrect, label_of
+from spineline.converters.formats.correction import ImageToCorrect, tool_label
 from spineline.converters.formats.cvat import GRADE, Shape
 from spineline.datasets.drawing import COLOURS_RGB
 from spineline.datasets.labels import PATHOLOGY, Kind
@@ -67,7 +67,7 @@ def labelstudio_config(labels: Sequence[tuple[str, Kind]], shape: Shape) -> byte
 
 def _region(structure: Structure, image: ImageToCorrect, shape: Shape) -> list[dict[str, Any]]:
     """The items of one region: the shape, and its grades where it has some."""
-    label, (width, height) = label_of(structure), (image.record.width, image.record.height)
+    label, (width, height) = tool_label(structure), (image.record.width, image.record.height)
     value: dict[str, Any]
     if shape == "points":
         kind = "keypointlabels"

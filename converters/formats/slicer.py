@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spineline.converters.formats.correction import ImageToCorrect, grade_of, label_of
+from spineline.converters.formats.correction import ImageToCorrect, grade_of, tool_label
 from spineline.datasets.drawing import COLOURS_RGB
 
 _SCHEMA = (
@@ -64,7 +64,7 @@ def markups_to_correct(image: ImageToCorrect) -> dict[str, Any]:
     """The structures of an image that have a place in the patient; a description is the grade."""
     structures = [s for s in image.record.structures if s.level in image.points_mm]
     points = [
-        MarkupPoint(label_of(s), grade_of(s), image.points_mm[s.level], s.kind == "disc")
+        MarkupPoint(tool_label(s), grade_of(s), image.points_mm[s.level], s.kind == "disc")
         for s in structures
     ]
     return markups_document("spineline", points)

@@ -16,6 +16,7 @@ from spineline.converters.sources.exports.marks import ExportedImage
 from spineline.converters.sources.exports.slicer import markup_files, read_slicer_export
 from spineline.converters.sources.result.content import ResultContent, ResultStructure
 from spineline.converters.sources.source import EntryError, cut
+from spineline.datasets.labels import kind_of_level
 from spineline.datasets.words.grades import grades_of_word
 from spineline.datasets.words.levels import level_of_word
 
@@ -78,7 +79,7 @@ def _differences(found: ExportedImage, structures: Sequence[ResultStructure]) ->
 
 def _other_grade(attributes: Mapping[str, str], structure: ResultStructure) -> list[str]:
     """A description that is a grade and nothing else, and another one than the result's."""
-    kind = "disc" if "-" in structure.level else "vertebra"
+    kind = kind_of_level(structure.level)
     tags = grades_of_word(attributes.get("description", ""), kind)
     if tags is None or tags == structure.tags:
         return []
