@@ -63,6 +63,7 @@ def read_export(settings: ConvertExport) -> AnnotationSource:
         patient=settings.patient,
         own_boxes=settings.boxes == "own",
         empty_tag=settings.empty_tag,
+        studies_by_name=settings.patient is None and settings.patients is None,
         off_slice_mm=settings.off_slice_mm if isinstance(settings, ConvertSlicer) else 10.0,
     )
     return source_of_export(settings.kind, entries, settings.images, rules)

@@ -99,7 +99,7 @@ def read_word_map(path: Path) -> WordMap:
     }
     grades: dict[Kind, dict[str, tuple[str, ...]]] = {}
     attribute: dict[Kind, str] = {}
-    whole = content.get("grades")
+    whole: Any = content.get("grades")
     by_kind = isinstance(whole, Mapping) and any(kind in whole for kind in KINDS)
     if by_kind and set(whole) - set(KINDS):
         raise ConfigError(f"{where}: grades: disc and vertebra stand beside other words; wanted "

@@ -17,6 +17,7 @@ from spineline.converters.sources.exports.marks import (
     MarkList,
     attributes_of,
     json_files,
+    named,
     size_of,
 )
 from spineline.converters.sources.source import EntryError, PixelBox, pixel_numbers, short
@@ -83,7 +84,7 @@ def _image(
     if not isinstance(name, str) or not name or not _is_id(key):
         error = EntryError("bad_entry", f"{place}: has no id or no file_name")
         return ExportedImage(place, error=error)
-    place = f"{where}, {name}"
+    place = named(where, name)
     if times[key] > 1:
         detail = f"{place}: {times[key]} images have the id {short(key)}, so that it is not known "
         detail += "which of them an annotation is of"

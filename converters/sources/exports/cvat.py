@@ -17,6 +17,7 @@ from spineline.converters.sources.exports.marks import (
     ExportedImage,
     ExportedMark,
     MarkList,
+    named,
     size_of,
     turned_box,
     upright_box,
@@ -71,7 +72,7 @@ def _task_size(root: Any) -> tuple[int, int] | None:
 
 def _image(node: Any, where: str) -> ExportedImage:
     name = node.get("name") or ""
-    place = f"{where}, {name or 'an image'}"
+    place = named(where, name or "an image")
     if not name:
         error = EntryError("bad_entry", f"{place}, id {node.get('id')}: has no name")
         return ExportedImage(place, error=error)

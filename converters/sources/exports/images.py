@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from spineline.converters.sources.exports.marks import ExportedImage
 from spineline.converters.sources.frames import frame_size
@@ -26,7 +26,12 @@ from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import scan
 from spineline.datasets.images import IMAGE_SUFFIXES, ImageReadError, read_image
 from spineline.datasets.types import is_image_id
-from spineline.datasets.volumes.volume import read_volume, slice_pixels, volume_suffix
+from spineline.datasets.volumes.volume import (
+    VolumeReadError,
+    read_volume,
+    slice_pixels,
+    volume_suffix,
+)
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -79,8 +84,13 @@ class ImagesOfExport:
     DICOM headers are read when a name or UID is first asked for that is no plain image's.
     """
 
-    def __init__(self, images: Path) -> None:
+    def __init__(self, images: Path, *, studies_by_name: bool = True) -> None:
         """List a folder, or take one file of it.
+
+        Args:
+            images: the folder or file.
+            studies_by_name: plain images called ``053-000``, ``053-001`` are of one study; else
+                each is a study of its own, as is right where their patients are known.
 
         Raises:
             AnnotationError: no such folder or file.
@@ -91,6 +101,8 @@ class ImagesOfExport:
         self.root = images if images.is_dir() else images.parent
         found = _files_below(images) if images.is_dir() else [PurePosixPath(images.name)]
         self.files = tuple(sorted(found))
+        self.unreadable: dict[str, str] = {}
+        self._studies_by_name = studies_by_name
         self._volumes: dict[PurePosixPath, Study] = {}
         self._taken: dict[tuple[Path, int | None], str] = {}
         self._ids: set[str] = set()
@@ -150,7 +162,7 @@ class ImagesOfExport:
             except ImageReadError as error:
                 raise EntryError("unreadable_image", f"{where}: {error}") from error
             image_id = self._new_id(_ids_of_file(name))
-            study_id = study_of(image_id)
+            study_id = study_of(image_id) if self._studies_by_name else image_id
         else:
             width, height = header.columns, header.rows
             study_id = self._study_id(header, name)
@@ -158,12 +170,9 @@ class ImagesOfExport:
         self._taken[place] = where
         return FoundImage(image_id, study_id, width, height, str(name), path, header)
 
+    @cached_property
     def stacks(self) -> list[SliceStack]:
-        """The studies and volumes of the folder.
-
-        Raises:
-            VolumeReadError: a volume cannot be read.
-        """
+        """The studies and volumes of the folder; what cannot be read is in ``unreadable``."""
         found = [
             SliceStack(
                 study.name,
@@ -175,7 +184,13 @@ class ImagesOfExport:
         ]
         for file in self.files:
             if volume_suffix(Path(file.name)):
-                study = self._volume(file)
+                try:
+                    study = self._volume(file)
+                except VolumeReadError as error:
+                    self.unreadable[str(file)] = str(error).replace(
+                        str(self.root / str(file)), "it"
+                    )
+                    continue
                 slices = study.series[0].slices
                 found.append(SliceStack(_stem(file.name), file, slices, study))
         return found
@@ -325,10 +340,11 @@ def path_parts(name: str) -> tuple[str, ...]:
     (('data', 'local-files', 'a', 'b c.png'), ('a', 'b.png'))
     """
     text = name.strip()
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) or "?d=" in text:
-        address = urlsplit(text)
-        local = parse_qs(address.query).get("d", [])
-        text = "/".join([unquote(address.path), *local])
+    address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*", text)
+    if address or "?d=" in text:
+        path, _, query = text[address.end() if address else 0 :].partition("?")
+        local = parse_qs(query.partition("#")[0]).get("d", [])
+        text = "/".join([unquote(path.partition("#")[0]), *local])
     text = re.sub(r"^[A-Za-z]:", "", text.replace("\\", "/"))
     parts: list[str] = []
     for part in text.split("/"):

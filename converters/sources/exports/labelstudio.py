@@ -18,6 +18,7 @@ from spineline.converters.sources.exports.marks import (
     MarkList,
     attributes_of,
     json_files,
+    named,
     size_of,
     texts_of,
     turned_box,
@@ -77,7 +78,7 @@ def _task(
         return ExportedImage(where, error=EntryError("bad_entry", f"{where}: has no data"))
     uids = [data[key] for key in _UID_KEYS if isinstance(data.get(key), str)]
     name, uid = _image_name(task, data), uids[0] if uids else ""
-    place = f"{where} ({name})" if name else where
+    place = named(where, name) if name else where
     listed = MarkList()
     try:
         if not name and not uid:

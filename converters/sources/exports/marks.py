@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spineline.converters.sources.source import EntryError, PixelBox, load_json, pixel_numbers
+from spineline.converters.sources.source import (
+    EntryError,
+    PixelBox,
+    cut,
+    load_json,
+    pixel_numbers,
+)
 
 Attributes = tuple[tuple[str, str], ...]
 """Names and texts; a name may occur more than once."""
@@ -125,14 +131,23 @@ def size_of(width: Any, height: Any) -> tuple[int, int] | None:
     return int(values[0]), int(values[1])
 
 
-def texts_of(value: Any) -> tuple[str, ...]:
+def named(where: str, name: str) -> str:
+    r"""Which entry is meant, in messages: its file and the name of its image, fit for a terminal.
+
+    >>> named("a.json", "b.png"), named("a.json", "b\n.png")
+    ('a.json, b.png', "a.json, 'b\\n.png'")
+    """
+    return f"{where}, {cut(name) if name.isprintable() else cut(repr(name))}"
+
+
+def texts_of(value: Any, depth: int = 0) -> tuple[str, ...]:
     """A JSON value as texts: a list gives several, null and objects none.
 
     >>> texts_of(["v3", 5]), texts_of(2.0), texts_of(True), texts_of(None)
     (('v3', '5'), ('2',), ('true',), ())
     """
     if isinstance(value, list):
-        return tuple(text for item in value for text in texts_of(item))
+        return tuple(t for item in value for t in texts_of(item, depth + 1)) if depth < 4 else ()
     if isinstance(value, bool):
         return (str(value).lower(),)
     if isinstance(value, float) and value.is_integer():

@@ -28,7 +28,7 @@ def stack_of(entry: ExportedImage, images: ImagesOfExport) -> SliceStack:
     Raises:
         EntryError: none fits, or several do.
     """
-    stacks = images.stacks()
+    stacks = images.stacks
     if not stacks:
         detail = f"{entry.where}: there is neither a DICOM study nor a volume in the images folder"
         raise EntryError("label_without_frame", detail)

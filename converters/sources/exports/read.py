@@ -44,6 +44,7 @@ class ExportRules:
         patient: the attribute or column that names the patient; None: none does.
         own_boxes: rectangles stay the boxes of their structures; else the box rule makes all boxes.
         empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
+        studies_by_name: plain images called ``053-000``, ``053-001`` are of one study.
         off_slice_mm: points in the patient further off the nearest slice are left out.
     """
 
@@ -51,6 +52,7 @@ class ExportRules:
     patient: str | None = None
     own_boxes: bool = True
     empty_tag: str | None = None
+    studies_by_name: bool = True
     off_slice_mm: float = 10.0
 
 
@@ -71,7 +73,8 @@ def source_of_export(
     """
     if rules.patient is not None:
         _check_patient(entries, rules.patient)
-    reader = _Reader(kind, ImagesOfExport(images), rules, graded=_has_grades(entries, rules.words))
+    found = ImagesOfExport(images, studies_by_name=rules.studies_by_name)
+    reader = _Reader(kind, found, rules, graded=_has_grades(entries, rules.words))
     for entry in entries:
         reader.marks["read"] += len(entry.marks) + len(entry.dropped)
     if kind == "slicer":
@@ -241,7 +244,7 @@ class _Reader:
                 continue  # says the grade of its group
             if level is None:
                 word = mark.words[0]
-                self.unknown_levels[word] += 1
+                self.unknown_levels[cut(word)] += 1
                 detail = f"{mark.where}: {cut(word)!r} is no level{words.nearest_level(word)}"
                 self._drop(frame, "unknown_level", detail)
             elif level == IGNORED:
@@ -279,7 +282,7 @@ class _Reader:
         tags = [(text, words.grade(text, kind)) for text in said]
         for text, known in tags:
             if known is None:
-                self.unknown_grades[text] += 1
+                self.unknown_grades[cut(text)] += 1
                 detail = f"its {kind} grade is {cut(text)!r}{words.nearest_grade(text, kind)}"
                 return (), ("unknown_tag", detail)
         joined = {tag for _, known in tags for tag in known or ()}
@@ -367,6 +370,8 @@ class _Reader:
 
     def source(self) -> AnnotationSource:
         """What was read, as a source."""
+        for name, reason in self.images.unreadable.items():
+            self.builder.note(name, name, "unreadable_image", reason, "not looked at")
         for name in self.images.not_taken():
             detail = "no entry of the export is of it"
             self.builder.note(name, name, "frame_without_label", detail, "not converted")

@@ -204,3 +204,12 @@ def test_a_cut_file_is_named(spine, studies):
 def test_a_folder_without_markups(spine, studies):
     with pytest.raises(AnnotationError, match="nor of another tool"):
         read(spine, {"x.txt": "a"})
+
+
+def test_a_volume_that_cannot_be_read_hinders_no_other(spine, studies):
+    (spine.images.parent / "dicom" / "broken.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    content = markups(spine, places(spine, studies["study1", 1]))
+    source = read(spine, {"study1.mrk.json": content})
+    assert len(source.records) == 1
+    (finding,) = [f for f in source.findings if f.finding == "unreadable_image"]
+    assert finding.image_id == "broken.nii.gz"
