@@ -168,24 +168,24 @@ for part, rows in load_dataset("imagefolder", data_dir=root + "/images").items()
 
 @pytest.mark.slow
 def test_fiftyone_coco_importer(converted, run_tool):
+    """The importer itself, which needs no database, in place of a dataset, which does."""
     script = """
-import fiftyone
+from fiftyone.utils.coco import COCODetectionDatasetImporter
 found = {}
 for part in ("train", "val", "test"):
-    opened = fiftyone.Dataset.from_dir(
-        dataset_type=fiftyone.types.COCODetectionDataset, data_path=root + "/images/" + part,
-        labels_path=root + "/annotations/" + part + ".json",
+    importer = COCODetectionDatasetImporter(
+        data_path=root + "/images/" + part, labels_path=root + "/annotations/" + part + ".json",
         label_types=["detections", "keypoints"],
     )
-    opened.compute_metadata()
-    for sample in opened:
-        w, h = sample.metadata.width, sample.metadata.height
-        mine = found.setdefault(sample.filepath.replace("\\\\", "/").rpartition("/")[2][:-4], {})
-        for one in sample.detections.detections:
-            x, y, bw, bh = one.bounding_box
-            mine[one.label] = [x * w, y * h, (x + bw) * w, (y + bh) * h]
-        for one in sample.keypoints.keypoints:
-            mine[one.label] += [one.points[0][0] * w, one.points[0][1] * h]
+    with importer:
+        for path, about, labels in importer:
+            w, h = about.width, about.height
+            mine = found.setdefault(path.replace("\\\\", "/").rpartition("/")[2][:-4], {})
+            for one in labels["detections"].detections:
+                x, y, bw, bh = one.bounding_box
+                mine[one.label] = [x * w, y * h, (x + bw) * w, (y + bh) * h]
+            for one in labels["keypoints"].keypoints:
+                mine[one.label] += [one.points[0][0] * w, one.points[0][1] * h]
 """
     python = os.environ.get("SPINELINE_FIFTYONE_PYTHON", PYTHON)
     found = run_tool("fiftyone", script, converted.root, python)
