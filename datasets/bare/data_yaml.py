@@ -91,6 +91,14 @@ def read_data_yaml(file: Path) -> DataYaml:
     if "val" not in content and "validation" in content:
         content = {**content, "val": content["validation"]}
     names = _names(content, file)
+    try:
+        parts = _parts(content, file)
+    except (OSError, ValueError) as error:  # a zero byte, a name that is too long, no permission
+        raise AnnotationError(f"{file}: names what cannot be looked up ({error})") from error
+    return DataYaml(file.absolute(), names, parts, _keypoint_shape(content, file))
+
+
+def _parts(content: Mapping[str, Any], file: Path) -> dict[Part, tuple[Path, ...]]:
     root, reason = _root(content, file)
     parts: dict[Part, tuple[Path, ...]] = {}
     for part in PARTS:
@@ -99,7 +107,7 @@ def read_data_yaml(file: Path) -> DataYaml:
         if missing:
             raise AnnotationError(f"{file}: {part}: {missing[0]} does not exist{reason}")
         parts[part] = tuple(sorted(f for place in places for f in _images_of(place)))
-    return DataYaml(file.absolute(), names, parts, _keypoint_shape(content, file))
+    return parts
 
 
 def label_file(image: Path) -> Path:
