@@ -73,9 +73,10 @@ def check(settings: DataCheck) -> CheckResult:
     contradicted: list[Contradiction] = []
     dataset: Dataset | None = None
     if settings.data is not None:
-        dataset = load_dataset(settings.data)
+        dataset = load_dataset(settings.data, settings.images, own_classes=True)
         contradicted = contradictions(dataset, settings.predictions) if settings.predictions else []
-        total, findings = len(dataset.all_records()), dataset_findings(dataset)
+        findings = dataset_findings(dataset)
+        total = len(dataset.all_records()) + len(dataset.failures)
         shown = contradicted[: settings.limit]
         findings += [one.finding(n, len(contradicted)) for n, one in enumerate(shown, 1)]
     else:
@@ -158,7 +159,7 @@ def _check_keys(settings: DataCheck) -> None:
     if settings.predictions and settings.data is None:
         raise ConfigError("predictions=: are compared with a converted dataset; wanted data=… too")
     if settings.data is not None:
-        fits = annotations is None and images is None
+        fits = annotations is None
     elif annotations is not None and images is None:
         fits = annotations.exists() and source_kind(annotations) in ("cervical", "prepared")
     else:

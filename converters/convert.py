@@ -153,6 +153,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         keep_incomplete=settings.missing == "keep",
         rule_boxes=settings.boxes == "rule",
         empty_tag=settings.empty_tag,
+        reviewed_only=settings.studies == "reviewed",
     )
     source = read_results(settings.annotations, settings.images, rules)
     return _convert(of_kinds(source, settings.kinds), settings, "convert result")

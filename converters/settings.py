@@ -12,7 +12,7 @@ from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS
 
 FORMATS: tuple[str, ...] = ("yolo", "voc", "coco")
-OTHER_FORMATS: tuple[str, ...] = ("fasterrcnn",)
+OTHER_FORMATS: tuple[str, ...] = ("imagefolder", "pose", "labelstudio", "fasterrcnn")
 """Formats that are written only where they are asked for."""
 
 
@@ -143,6 +143,12 @@ class ConvertPredicted(ConvertLumbar):
 
     annotations: Path = key("out folder of pipeline predict, a result.json, or a folder of them")
     images: Path = key("the source of that run: DICOM studies, or the folder of images")
+    studies: str = key(
+        "all, with the corrections that lie beside them; or those alone that a reader has looked "
+        "at in spineline review",
+        default="all",
+        choices=("all", "reviewed"),
+    )
     min_confidence: float = key(
         "structures of which the detector was less sure are left out of their record",
         default=0.0,
@@ -282,9 +288,14 @@ class DataCheck(Settings):
         default=None,
     )
     images: Path | None = key(
-        "the source's images folder; a cervical or prepared source can do without", default=None
+        "the source's images folder; a cervical or prepared source can do without, and a COCO file "
+        "as data= whose images lie around it",
+        default=None,
     )
-    data: Path | None = key("a converted dataset, its folder or data.yaml", default=None)
+    data: Path | None = key(
+        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+    )
     empty_tag: str | None = key(
         "what conversion takes a missing or empty tag as; none leaves it unlabelled",
         default=None,
@@ -306,3 +317,38 @@ class DataCheck(Settings):
     )
     columns: CervicalColumns = key("names of its columns", default=CervicalColumns())
     classes: CervicalClasses = key("meanings of its classes", default=CervicalClasses())
+
+
+CORRECTION_TOOLS: tuple[str, ...] = ("cvat", "labelstudio", "slicer")
+"""Tools that ``data export`` writes for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataExport(Settings):
+    """Keys of ``data export``."""
+
+    to: tuple[str, ...] = key("tools to write for", choices=CORRECTION_TOOLS)
+    out: Path = key("folder to write to: images, and a folder for each tool")
+    data: Path | None = key(
+        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+    )
+    source: Path | None = key(
+        "in place of data: out folder of pipeline predict, a result.json, or a folder of them",
+        default=None,
+    )
+    images: Path | None = key(
+        "of source=: that run's source; of data= with to=slicer: the DICOM studies it is of; of a "
+        "COCO JSON file: folder of its images",
+        default=None,
+    )
+    shape: str = key(
+        "what stands for a structure in CVAT and Label Studio",
+        default="points",
+        choices=("points", "boxes"),
+    )
+    address: str = key(
+        "what stands before an image's name in Label Studio's tasks",
+        default="/data/local-files/?d=images/",
+    )
+    overwrite: bool = key("replace out if it exists", default=False)

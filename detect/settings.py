@@ -49,7 +49,15 @@ class DetectTrain(Settings):
         shown=MISSING,
     )
     data: Path | None = key(
-        "converted dataset: its folder or data.yaml", default=None, group="data", shown=MISSING
+        "dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+        group="data",
+        shown=MISSING,
+    )
+    images: Path | None = key(
+        "of a COCO JSON file: folder of its images; none looks around it",
+        default=None,
+        group="data",
     )
     out: Path = key("run folder to write")
     hyp: str | None = key(
@@ -310,7 +318,12 @@ class DetectorKeys(Settings):
 class DetectVal(DetectorKeys):
     """Keys of ``detect val``."""
 
-    data: Path = key("converted dataset: its folder or data.yaml")
+    data: Path = key(
+        "dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file"
+    )
+    images: Path | None = key(
+        "of a COCO JSON file: folder of its images; none looks around it", default=None
+    )
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
     confidence: float = key(
         "least confidence for the COCO figures", default=0.001, minimum=0.0, maximum=1.0

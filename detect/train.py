@@ -28,6 +28,7 @@ COMMAND = "spineline detect train"
 _MAY_CHANGE = (
     "resume",
     "data",
+    "images",
     "out",
     "device",
     "compile",
@@ -74,7 +75,7 @@ def _start(settings: DetectTrain, group: ProcessGroup) -> TrainingResult:
     _check_start(settings)
     resolved = resolve_recipe(settings)
     device_name(settings.device)
-    data = read_data(dataset)
+    data = read_data(dataset, settings.images)
     if group.first:
         _check_run_folder(settings)
     _check_group(settings, resolved.values, group)

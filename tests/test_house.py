@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "pipeline": {"pipeline", "detect", "classify", "datasets", "weights", "converters"},
 }
 PARTS = (
-    ("cli",), ("kfold",), ("training", "export", "evaluation"), ("run",), ("outputs",),
+    ("cli",), ("kfold", "review"), ("training", "export", "evaluation"), ("run",), ("outputs",),
     ("inference",),
 )  # fmt: skip
 """Parts of ``pipeline``: each imports only what stands to its right."""
@@ -58,7 +58,7 @@ NETWORKS = {"torch", "torchvision", "ultralytics", "timm"}
 PAGES = (
     "README.md", "CONTRIBUTING.md", "docs/metrics.md", "docs/convert_exports.md",
     "docs/convert_coco.md", "docs/convert_cvat.md", "docs/convert_labelstudio.md",
-    "docs/convert_labelme.md", "docs/convert_slicer.md", "docs/convert_csv.md",
+    "docs/convert_labelme.md", "docs/convert_slicer.md", "docs/convert_csv.md", "docs/review.md",
 )  # fmt: skip
 
 

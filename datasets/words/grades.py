@@ -37,11 +37,15 @@ def grades_of_word(word: str, kind: Kind) -> tuple[str, ...] | None:
     Combinations are joined by ``,``, ``;``, ``/``, ``+``, ``&``, ``|`` or ``and``. What is denied
     ("no bulging") is none of the words known.
 
+    ``ungraded``, which ``data export`` writes, stands for no tag.
+
     >>> grades_of_word("v3, V5", "disc"), grades_of_word("bulging + Schmorl's node", "disc")
     (('v3', 'v5'), ('v2', 'v5'))
     >>> grades_of_word("degenerated", "vertebra"), grades_of_word("no bulging", "disc")
     (('v2',), None)
     """
+    if word.strip().casefold() == "ungraded":
+        return ()
     pieces = [p for p in re.split(r"[,;/+&|]| and ", word.strip().casefold()) if p.strip()]
     if len(pieces) == 1:
         pieces = pieces[0].split() if re.fullmatch(r"\s*(v\d\s+)+v\d\s*", pieces[0]) else pieces

@@ -42,7 +42,6 @@ from spineline.detect.engine.dataset import (
     YoloImage,
     class_counts,
     read_data,
-    read_images,
     warn_of_absent_classes,
 )
 from spineline.detect.engine.distributed import ALONE, ProcessGroup, joined_processes
@@ -137,8 +136,8 @@ def make_plan(
     """
     architecture = architecture_of(str(settings.model))
     values = {**values, **architecture.input_defaults(settings, values)}
-    train = read_images(data.train, data.names, part="train")
-    val = read_images(data.val, data.names, part="val") if data.val else ()
+    train = data.part_images("train")
+    val = data.part_images("val")
     counts = class_counts(train, len(data.names))
     architecture.check(values, data.names, counts.tolist())
     warn_of_absent_classes(data.names, counts)
@@ -257,12 +256,12 @@ def resume_training(
     content = read_checkpoint(last, ("names", "description"))
     if content["optimizer"] is None:
         raise run_finished(last, content["done"])
-    data = read_data(Path(str(settings.data)))
+    data = read_data(Path(str(settings.data)), settings.images)
     if list(data.names) != content["names"]:
         msg = f"data={settings.data}: its classes {data.names} are not the run's {content['names']}"
         raise ConfigError(msg)
-    train = read_images(data.train, data.names, part="train")
-    val = read_images(data.val, data.names, part="val") if data.val else ()
+    train = data.part_images("train")
+    val = data.part_images("val")
     description = architecture_of(str(settings.model)).description(**content["description"])
     samples: dict[int, Sample] = {}
     if settings.cache == "ram":

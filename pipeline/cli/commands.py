@@ -97,6 +97,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.datasets.commands.settings:DataCrops",
             "spineline.datasets.commands.crops:crops",
         ),
+        "export": Command(
+            "a dataset or results for correction in CVAT, Label Studio or 3D Slicer",
+            f"{_CONVERT}:DataExport",
+            "spineline.converters.export:export",
+        ),
         "phantom": Command(
             "draw synthetic studies with their annotation",
             "spineline.datasets.commands.settings:DataPhantom",
@@ -180,10 +185,27 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.evaluation.settings:PipelineVal",
             "spineline.pipeline.evaluation.val:val",
         ),
+        "write": Command(
+            "outputs of results as corrected by hand, without running networks",
+            "spineline.pipeline.review.settings:PipelineWrite",
+            "spineline.pipeline.review.write:write",
+        ),
+        "agreement": Command(
+            "how often a reader left the program's answers as they were",
+            "spineline.pipeline.review.settings:PipelineAgreement",
+            "spineline.pipeline.review.agreement:agreement",
+        ),
         "export": Command(
             "the whole pipeline as one folder for ONNX Runtime or OpenVINO",
             "spineline.pipeline.export.settings:PipelineExport",
             "spineline.pipeline.export.export:export",
+        ),
+    },
+    "review": {
+        "": Command(
+            "look through results and correct them: a page on this machine",
+            "spineline.pipeline.review.settings:Review",
+            "spineline.pipeline.review.review:review",
         ),
     },
     "weights": {

@@ -137,7 +137,10 @@ class GroundTruthSettings(ModelSettings):
 
     source: Path | None = key("folder of DICOM studies, or of frames", default=None, group="data")
     annotations: Path | None = key(
-        "Tianchi or report JSON for the source", default=None, group="data"
+        "Tianchi or report JSON for the source, or a folder of results that a reader has looked at "
+        "in spineline review",
+        default=None,
+        group="data",
     )
     data: Path | None = key(
         "converted dataset, instead of source and annotations", default=None, group="data"
