@@ -370,9 +370,8 @@ def test_readme_lists_every_command() -> None:
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#]+)\)", text)
-    missing = [
-        t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()
-    ]
+    folder = (ROOT / page).parent
+    missing = [t for t in targets if "://" not in t and not (folder / t).exists()]
     assert not missing
 
 

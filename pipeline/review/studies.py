@@ -248,12 +248,12 @@ class ReviewedStudies:
 
     def _placed(self, name: str, made: Corrections, stored: Corrections | None) -> list[Change]:
         """The changes, each point with its millimetres as far as they are known."""
-        known = {c.point_xy: c.point_mm for c in (stored.changes if stored else ())}
+        known = {c.point_xy: c.point_mm for c in (stored.changes if stored else ()) if c.point_xy}
         points_xy = [c.point_xy for c in made.changes if c.point_xy is not None]
         if points_xy:
             with suppress(SpinelineError):  # without the image, what was known of a place stays
                 points_mm = self.located(name).points_mm(points_xy)
-                known = dict(zip(points_xy, points_mm or [None] * len(points_xy), strict=True))
+                known = {} if points_mm is None else dict(zip(points_xy, points_mm, strict=True))
         return [
             replace(c, point_mm=None if c.point_xy is None else known.get(c.point_xy))
             for c in made.changes

@@ -233,11 +233,6 @@ def read_bound(path: Path) -> tuple[Any, str]:
         raise AnnotationError(msg) from error
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def check_bound(corrections: Corrections, sha256: str, where: str) -> None:
     """Refuse corrections of another result.
 

@@ -12,8 +12,8 @@ from spineline.converters.sources.result.corrections import (
     check_bound,
     corrected_values,
     corrections_path,
+    read_bound,
     read_corrections,
-    sha256_of,
 )
 from spineline.converters.sources.result.files import ResultFile, listed_results
 from spineline.converters.sources.result.images import ImagesOfResults
@@ -132,7 +132,7 @@ def _content(entry: ResultFile, rules: ResultRules) -> ResultContent:
         check_markups(entry.path, entry.where, [content])
         return content
     try:
-        check_bound(corrections, sha256_of(entry.path), entry.where)
+        check_bound(corrections, read_bound(entry.path)[1], entry.where)
     except StaleCorrectionsError as error:
         raise EntryError("stale_corrections", str(error)) from error
     corrected = parse_result(corrected_values(values, corrections, entry.where), entry.where)

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 
 const LIMIT = 100;
+const MOST = 500;
 const WORDS = {
   open: "open", done: "looked at", refused: "refused", failed: "failed", stale: "result written anew",
 };
@@ -49,12 +50,17 @@ export class StudyList {
     this.asked += 1;
     const asked = this.asked;
     try {
-      const part = await api.studies(this.query(0, Math.min(Math.max(this.studies.length, LIMIT), 500)));
+      const part = await api.studies(this.query(0, Math.min(Math.max(this.studies.length, LIMIT), MOST)));
+      const studies = [...part.studies, ...this.studies.slice(MOST)];
+      const place = this.studies.findIndex((one) => one.name === this.current);
+      if (place >= 0 && !studies.some((one) => one.name === this.current)) {
+        // The study in hand fits the filters no longer: it keeps its place until the next choice.
+        const { studies: named } = await api.studies({ offset: 0, limit: MOST, text: this.current });
+        const own = named.find((one) => one.name === this.current);
+        if (own !== undefined) studies.splice(place, 0, own);
+      }
       if (asked !== this.asked) return;
-      const shown = this.studies.map((one) => one.name);
-      const news = new Map(part.studies.map((one) => [one.name, one]));
-      const filtered = this.filters.some(([, field]) => field.value);
-      this.studies = filtered || shown.length > 500 ? this.studies.map((one) => news.get(one.name) || one) : part.studies;
+      this.studies = studies;
       this.total = part.total;
       this.showCounts(part);
       this.render();

@@ -283,6 +283,24 @@ def test_everything_by_keyboard(page: Page, stored) -> None:
     assert page.complaints() == []
 
 
+def test_through_the_open_ones_by_enter_alone(page: Page, stored) -> None:
+    """With the list filtered, each study comes once, and the last says that it was the last."""
+    page.run(
+        "const s = document.getElementById('by-status'); s.value = 'open';"
+        "s.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    page.wait_for(lambda: page.text("count") == "3 studies, the doubtful first")
+    for name, done in (("b", 1), ("c", 2)):
+        page.keys("\ue007")
+        page.wait_for(lambda name=name: page.text("study-name") == name)  # type: ignore[misc]
+        progress = f"{done} of 3 looked at"
+        page.wait_for(lambda progress=progress: page.text("progress") == progress)  # type: ignore[misc]
+    page.keys("\ue007")
+    page.wait_for(lambda: page.text("saved") == "no further open study in the list")
+    assert page.text("progress") == "3 of 3 looked at"
+    assert all(stored(name).looked_at for name in "abc")
+
+
 def test_names_from_one_structure_on_and_one_alone(page: Page, stored) -> None:
     page.keys(*["\ue015"] * 10)  # L5
     page.keys("\ue015", hold="\ue00a")  # Alt and arrow down: L5 and L5-S1

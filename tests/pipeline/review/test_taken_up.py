@@ -190,6 +190,20 @@ def test_write_without_changes_gives_what_predict_gave(
     assert bytes_of(tmp_path / "again", without) == bytes_of(tmp_path / "first", without)
 
 
+def test_write_of_pseudonymous_results_tells_no_name(
+    tmp_path: Path, fake_models, predict, make_study, run_cli
+) -> None:
+    make_study(tmp_path / "in" / "Maier_Anna")
+    predict(tmp_path / "in", "names=hash")
+    keys = (f"images={tmp_path / 'in'}", "to=report,slicer,page")
+    code, said, warned = write(run_cli, tmp_path / "o", tmp_path / "w", *keys)
+    assert code == 0
+    told = [said, warned] + [
+        f"{path} {path.read_bytes()!r}" for path in (tmp_path / "w").rglob("*") if path.is_file()
+    ]
+    assert not [text[:200] for text in told if "Maier" in text]
+
+
 def test_write_goes_on_where_one_cannot_be(tmp_path: Path, results: Path, correct, run_cli) -> None:
     correct("a", MOVED)
     path = results / "a" / "result.json"
