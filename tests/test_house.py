@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "pipeline": {"pipeline", "detect", "classify", "datasets", "weights", "converters"},
 }
 PARTS = (
-    ("cli",), ("kfold",), ("training", "export", "evaluation"), ("run",), ("outputs",),
+    ("cli",), ("kfold",), ("training", "export", "evaluation", "pacs"), ("run",), ("outputs",),
     ("inference",),
 )  # fmt: skip
 """Parts of ``pipeline``: each imports only what stands to its right."""

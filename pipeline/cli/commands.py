@@ -156,6 +156,18 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.export.export:export",
         ),
     },
+    "pacs": {
+        "pull": Command(
+            "studies of a PACS as folders, over DICOMweb or DIMSE",
+            "spineline.pipeline.pacs.settings:PacsPull",
+            "spineline.pipeline.pacs.pull:pull",
+        ),
+        "push": Command(
+            "results as DICOM to a PACS",
+            "spineline.pipeline.pacs.settings:PacsPush",
+            "spineline.pipeline.pacs.push:push",
+        ),
+    },
     "weights": {
         "list": Command(
             "bundled and local weights",
