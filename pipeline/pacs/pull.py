@@ -77,8 +77,8 @@ def _studies_wanted(server: PacsServer, settings: PacsPull) -> list[str]:
     if not found:
         raise PacsError("query=…: no study of the server matches it")
     if len(found) > settings.most:
-        msg = f"query=…: {len(found)} studies match it, more than most={settings.most}; ask for less, "
-        raise PacsError(msg + "or set most=")
+        msg = f"query=…: {len(found)} studies match it, more than most={settings.most}"
+        raise PacsError(f"{msg}; ask for less, or set most=")
     LOG.info("%d stud%s found", len(found), "y" if len(found) == 1 else "ies")
     return found
 

@@ -116,8 +116,10 @@ class PacsPull(ServerSettings):
         for part in self.query:
             keyword, sign, value = part.partition("=")
             if not sign or not value.strip("*? "):
-                msg = f"query={keyword}=…: wanted KEYWORD=VALUE,… with a value, such as Modality=MR"
+                msg = f"query={keyword}=…: wanted KEYWORD=VALUE,… with a value, such as PatientID=…"
                 raise ConfigError(msg)
+            if keyword == "Modality":
+                raise ConfigError("query=Modality=…: is of series; of studies, ModalitiesInStudy=…")
             if tag_for_keyword(keyword) is None:
                 msg = f"query={keyword}=…: no keyword of DICOM; such as PatientID, AccessionNumber"
                 raise ConfigError(msg)

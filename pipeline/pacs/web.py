@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,14 @@ class WebServer:
     def find_studies(self, filters: Mapping[str, str]) -> list[str]:
         """See [spineline.pipeline.pacs.servers.PacsServer.find_studies][]."""
         with self._explained():
-            found = self._client.search_for_studies(
-                search_filters=dict(filters), get_remaining=True
-            )
-            return sorted({_value(each, _STUDY) for each in found or ()})
+            search = partial(self._client.search_for_studies, search_filters=dict(filters))
+            return sorted({uid for (uid,) in _all_pages(search, (_STUDY,))})
 
     def list_instances(self, study_uid: str) -> list[RemoteInstance]:
         """See [spineline.pipeline.pacs.servers.PacsServer.list_instances][]."""
         with self._explained():
-            found = self._client.search_for_instances(study_uid, get_remaining=True)
-            listed = {
-                (_value(each, _SERIES), _value(each, _INSTANCE), _value(each, _CLASS))
-                for each in found or ()
-            }
+            search = partial(self._client.search_for_instances, study_uid)
+            listed = _all_pages(search, (_SERIES, _INSTANCE, _CLASS))
         return [RemoteInstance(*each) for each in sorted(listed)]
 
     def fetch(
@@ -155,6 +151,25 @@ class _Bearer(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+
+def _all_pages(
+    search: Callable[..., Sequence[Mapping[str, Any]]], tags: Sequence[str]
+) -> set[tuple[str, ...]]:
+    """The values of elements in all that a search finds, page by page.
+
+    It ends where a page tells nothing new: some servers give the first page for every offset, and
+    dicomweb-client's own ``get_remaining`` then never ends.
+    """
+    rows: set[tuple[str, ...]] = set()
+    count = 0
+    while True:
+        page = search(offset=count) if count else search()
+        found = {tuple(_value(each, tag) for tag in tags) for each in page or ()}
+        if found <= rows:
+            return rows
+        rows |= found
+        count += len(page)
 
 
 def _value(found: Mapping[str, Any], tag: str) -> str:
