@@ -50,6 +50,7 @@ LATE = {
     ("pipeline.inference.pipeline", "classify"): "torch, which exported bundles do without",
     ("pipeline.inference.pipeline", "detect"): "the same",
     ("pipeline.inference.pipeline", "detect.level_reader.model"): "the same",
+    ("pipeline.pacs.listen", "pipeline.pacs.receiver"): "pynetdicom, which an extra brings",
     ("pipeline.inference.spine_warnings", "datasets.dicom.burned_text"): "OpenCV, slow to import",
 }
 """Late imports of our own modules, (who, whom), and the heavy library that is their reason."""

@@ -167,6 +167,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.pacs.settings:PacsPush",
             "spineline.pipeline.pacs.push:push",
         ),
+        "listen": Command(
+            "take studies as a PACS sends them, look at each, and send results back",
+            "spineline.pipeline.pacs.settings:PacsListen",
+            "spineline.pipeline.pacs.listen:listen",
+        ),
     },
     "weights": {
         "list": Command(
