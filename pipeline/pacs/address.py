@@ -31,6 +31,10 @@ class PacsError(SpinelineError):
     """A server cannot be reached, refuses, or answers with what it may not."""
 
 
+class NoServerError(PacsError):
+    """A server that will not do the next thing either: not reached, or it lets nobody in."""
+
+
 @dataclass(frozen=True, slots=True)
 class PacsAddress:
     """A server.

@@ -18,6 +18,8 @@ from spineline.pipeline.pacs.servers import PacsServer, RemoteInstance, connect_
 from spineline.pipeline.pacs.settings import PacsPull
 
 _COMMAND = "pacs pull"
+_RECORDS = ".pull"
+"""Folder of what is no image; hidden, so that nobody reads it as part of a study."""
 _HIDDEN = ("0",)
 """In place of what was asked for, which names patients; a UID that nothing has."""
 
@@ -50,22 +52,23 @@ def pull(settings: PacsPull) -> PullResult:
     """
     out = settings.out
     server = connect_to(settings.url, settings.access())
-    if settings.overwrite or recorded_command(out) != f"spineline {_COMMAND}":
+    earlier = recorded_command(out / _RECORDS) == f"spineline {_COMMAND}"
+    if settings.overwrite and not earlier and out.is_dir() and any(out.iterdir()):
+        raise OutputExistsError(f"{out}: holds no earlier pull, so it is not replaced")
+    if settings.overwrite or not earlier:
         check_output(out, overwrite=settings.overwrite)
-        if settings.overwrite and out.exists() and recorded_command(out) is None:
-            raise OutputExistsError(f"{out}: holds no earlier pull; choose another out=")
     uids = _studies_wanted(server, settings)
     if settings.overwrite:
         discard_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / _RECORDS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpinelineError(f"{out}: cannot be made ({error.strerror})") from error
     with held_folder(out, "pulling", inside=True):
         _check_names(settings)
-        salt = salt_of_folder(out, settings.salt) if settings.names == "hash" else None
+        salt = salt_of_folder(out / _RECORDS, settings.salt) if settings.names == "hash" else None
         hidden = replace(settings, overwrite=False, study=_HIDDEN, query=(), salt=None)
-        write_run_record(out, _COMMAND, hidden)
+        write_run_record(out / _RECORDS, _COMMAND, hidden)
         studies = ReceivedStudies(out, salt)
         return _told(_Pull(server, studies).all_of(uids), settings)
 
@@ -85,7 +88,7 @@ def _studies_wanted(server: PacsServer, settings: PacsPull) -> list[str]:
 
 def _check_names(settings: PacsPull) -> None:
     """Refuse other names beside those of an earlier pull, which would fetch all of it again."""
-    record = settings.out / "run.yaml"
+    record = settings.out / _RECORDS / "run.yaml"
     if not record.exists():
         return
     earlier = read_yaml(record).get("settings", {}).get("names")

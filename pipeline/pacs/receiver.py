@@ -116,9 +116,8 @@ class _Receiver:
         with self._lock:
             self._under_way.pop(id(event.assoc), None)
 
-    def rejected(self, event: evt.Event) -> None:
-        """Say that somebody was refused; who, says the setting, not the sender."""
-        text = (
-            "an association refused: its AE titles are not those of aet= and allow=, or %d are open"
-        )
+    def rejected(self, _: evt.Event) -> None:
+        """Say that somebody was refused, without the names that were sent."""
+        text = "an association refused: its AE titles are not those of aet= and allow=, "
+        text += "or %d are open"
         LOG.warning(text, _MOST_ASSOCIATIONS)

@@ -17,7 +17,13 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from spineline.datasets.common.errors import first_line
 from spineline.datasets.dicom.header import quiet_pydicom
-from spineline.pipeline.pacs.address import PacsAccess, PacsAddress, PacsError, tls_context
+from spineline.pipeline.pacs.address import (
+    NoServerError,
+    PacsAccess,
+    PacsAddress,
+    PacsError,
+    tls_context,
+)
 from spineline.pipeline.pacs.servers import RemoteInstance
 
 _AS_STORED = (("application/dicom", "*"),)
@@ -95,12 +101,19 @@ class WebServer:
 
     def store(self, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         """See [spineline.pipeline.pacs.servers.PacsServer.store][]."""
+        gone = ""
         for path in paths:
+            if gone:  # to ask for each of many would take its time
+                yield path, gone
+                continue
             try:
                 with self._explained():
                     answer = self._client.store_instances([pydicom.dcmread(path)])
                     failed = list(answer.get("FailedSOPSequence") or ())
                     reasons = [int(each.get("FailureReason") or 0) for each in failed]
+            except NoServerError as error:
+                gone = str(error)
+                yield path, gone
             except (PacsError, pydicom.errors.InvalidDicomError, OSError) as error:
                 yield path, first_line(error)
             else:
@@ -122,15 +135,15 @@ class WebServer:
             raise self._refused(_status_of(error)) from None
         except requests.exceptions.SSLError as error:
             msg = f"{self._address}: no TLS with it ({_deepest(error)}); see ca=, cert=, key="
-            raise PacsError(msg) from None
+            raise NoServerError(msg) from None
         except requests.exceptions.Timeout:
             msg = f"{self._address}: gave no answer in time; timeout=… waits longer"
-            raise PacsError(msg) from None
+            raise NoServerError(msg) from None
         except requests.exceptions.JSONDecodeError:
             raise self._no_web("no JSON") from None
         except (requests.exceptions.ConnectionError, OSError) as error:
             msg = f"{self._address}: cannot be reached ({_deepest(error)})"
-            raise PacsError(msg) from None
+            raise NoServerError(msg) from None
         except Exception as error:  # whatever the client and pydicom make of an odd answer
             raise self._no_web(type(error).__name__) from None
 
@@ -139,7 +152,8 @@ class WebServer:
 
     def _refused(self, status: int) -> PacsError:
         said = _REFUSED.get(status, "the server's own log says why")
-        return PacsError(f"{self._address}: answered {status}: {said}")
+        kind = NoServerError if status in (401, 403, 404, 405) else PacsError
+        return kind(f"{self._address}: answered {status}: {said}")
 
 
 class _Bearer(AuthBase):
