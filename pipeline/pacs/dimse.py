@@ -12,61 +12,74 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
-    AllTransferSyntaxes,
+    HTJ2K,
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
     JPEGLosslessSV1,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import sop_class as kinds
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # they are made at run time
-    CTImageStorage,
-    EnhancedMRColorImageStorage,
-    EnhancedMRImageStorage,
-    MRImageStorage,
-    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    SecondaryCaptureImageStorage,
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-)
 
 from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.dicom.header import quiet_pydicom
 from spineline.pipeline.pacs.address import PacsAccess, PacsAddress, PacsError, tls_context
 from spineline.pipeline.pacs.servers import RemoteInstance
 
-_FIND = StudyRootQueryRetrieveInformationModelFind
-_GET = StudyRootQueryRetrieveInformationModelGet
-_MOVE = StudyRootQueryRetrieveInformationModelMove
+_FIND = kinds.StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
+_GET = kinds.StudyRootQueryRetrieveInformationModelGet  # type: ignore[attr-defined]
+_MOVE = kinds.StudyRootQueryRetrieveInformationModelMove  # type: ignore[attr-defined]
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SYNTAXES: tuple[Sequence[str], ...] = (
     _PLAIN,
     (JPEG2000Lossless,),
-    tuple(JPEG2000TransferSyntaxes[1:2]),
+    (JPEG2000,),
     (JPEGLosslessSV1,),
-    (JPEGLSTransferSyntaxes[0],),
+    (JPEGLSLossless,),
     (RLELossless,),
-    (JPEGTransferSyntaxes[0],),
+    (JPEGBaseline8Bit,),
     (DeflatedExplicitVRLittleEndian,),
     (ExplicitVRBigEndian,),
 )
 """Each a context of its own, so that a server need decompress nothing; but for the first."""
-_USUAL = (
-    MRImageStorage, EnhancedMRImageStorage, EnhancedMRColorImageStorage, CTImageStorage,
-    SecondaryCaptureImageStorage, MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+_STORED_SYNTAXES = (
+    *_PLAIN, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit,
+    JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless,
+    JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K,
+)  # fmt: skip
+_USUAL = tuple(
+    getattr(kinds, f"{name}ImageStorage")
+    for name in (
+        "MR", "EnhancedMR", "EnhancedMRColor", "CT", "SecondaryCapture",
+        "MultiFrameGrayscaleByteSecondaryCapture", "MultiFrameGrayscaleWordSecondaryCapture",
+    )
 )  # fmt: skip
 """Of instances whose class the server does not tell."""
+_STORED = (*_USUAL, *(
+    getattr(kinds, f"{name}Storage")
+    for name in (
+        "LegacyConvertedEnhancedMRImage", "EnhancedCTImage", "LegacyConvertedEnhancedCTImage",
+        "MultiFrameSingleBitSecondaryCaptureImage", "MultiFrameTrueColorSecondaryCaptureImage",
+        "ComputedRadiographyImage",
+        "MRSpectroscopy", "RawData", "ParametricMap", "Segmentation", "SpatialRegistration",
+        "GrayscaleSoftcopyPresentationState", "ColorSoftcopyPresentationState",
+        "KeyObjectSelectionDocument", "BasicTextSR", "EnhancedSR", "ComprehensiveSR",
+        "Comprehensive3DSR", "EncapsulatedPDF",
+    )
+))  # fmt: skip
 _MOST_CONTEXTS = 128
 _PENDING = (0xFF00, 0xFF01)
 _DUPLICATE = 0x0111
@@ -288,16 +301,17 @@ def entity_of(access: PacsAccess) -> AE:
 
 
 def storage_contexts() -> list[PresentationContext]:
-    """All kinds of objects, in all transfer syntaxes that DICOM knows, as they are stored."""
-    from pynetdicom import AllStoragePresentationContexts
+    """The kinds of objects that a study of a spine may hold, in the syntaxes they are stored in.
 
-    kinds = (each.abstract_syntax for each in AllStoragePresentationContexts)
-    return [build_context(str(kind), list(AllTransferSyntaxes)) for kind in kinds]
+    Not all that DICOM knows: pynetdicom copies each of them for each association, which takes
+    seconds.
+    """
+    return [build_context(str(kind), list(_STORED_SYNTAXES)) for kind in _STORED]
 
 
-def _contexts_to_get(kinds: Iterable[str]) -> tuple[list[PresentationContext], list[Any]]:
+def _contexts_to_get(told_kinds: Iterable[str]) -> tuple[list[PresentationContext], list[Any]]:
     """Contexts in which a server may send instances of some kinds, and our role in them."""
-    told = sorted({kind for kind in kinds if kind})
+    told = sorted({kind for kind in told_kinds if kind})
     known = told or [str(kind) for kind in _USUAL]
     contexts = [build_context(kind, list(syntaxes)) for syntaxes in _SYNTAXES for kind in known]
     roles = [build_role(kind, scp_role=True) for kind in known]
