@@ -71,10 +71,10 @@ def listening(tmp_path, fake_models, free_port, wait_for) -> Callable[..., Any]:
 def _answers(made: Running) -> bool:
     assert made.thread.is_alive()
     line = associated(made, [Verification])
-    if line.is_established:
-        line.send_c_echo()
+    answers: bool = line.is_established
+    if answers:
         line.release()
-    return line.is_established
+    return answers
 
 
 def associated(made: Running, kinds: list, called: str = "SPINELINE", calling: str = "SENDER"):
