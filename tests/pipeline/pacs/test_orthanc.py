@@ -106,7 +106,7 @@ def start(orthanc, out: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
 def test_twenty_studies_and_a_kill_on_the_way(
     orthanc, credentials, tmp_path, free_port, wait_for
 ) -> None:
-    """Twenty phantoms in, twenty results back; the listener is killed among them, without a word."""
+    """Twenty phantoms in, twenty results back; the listener is killed among them."""
     from pynetdicom import AE, build_context
     from pynetdicom.sop_class import MRImageStorage, Verification
 
