@@ -1,4 +1,4 @@
-"""The three commands against a real Orthanc: there, back, and with the listener killed on the way."""
+"""The three commands against a real Orthanc: there, back, and with the listener killed."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def start(orthanc, out: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
-def test_twenty_studies_and_a_kill_on_the_way(
+def test_twenty_studies_and_a_kill_on_the_way(  # noqa: C901 (a whole day of a listener)
     orthanc, credentials, tmp_path, free_port, wait_for
 ) -> None:
     """Twenty phantoms in, twenty results back; the listener is killed among them."""
