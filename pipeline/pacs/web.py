@@ -48,7 +48,7 @@ class WebServer:
         self._address = address
         if address.tls:
             tls_context(access)  # its files are read, so that what is wrong is told now
-        session = requests.Session()
+        session = _StarSession()
         if access.credentials.token:
             session.auth = _Bearer(access.credentials.token)
         elif access.credentials.user:
@@ -154,6 +154,17 @@ class WebServer:
         said = _REFUSED.get(status, "the server's own log says why")
         kind = NoServerError if status in (401, 403, 404, 405) else PacsError
         return kind(f"{self._address}: answered {status}: {said}")
+
+
+class _StarSession(requests.Session):
+    """Sends ``*`` as it is, as a query may hold it (RFC 3986, 3.4).
+
+    dicomweb-client writes ``%2A``, which Orthanc's DICOMweb 1.7 takes by the letter.
+    """
+
+    def get(self, url: str | bytes, **keys: Any) -> requests.Response:
+        """See [requests.Session.get][]."""
+        return super().get(str(url).replace("%2A", "*"), **keys)
 
 
 class _Bearer(AuthBase):
