@@ -39,9 +39,9 @@ from spineline.datasets.dicom.header import quiet_pydicom
 from spineline.pipeline.pacs.address import PacsAccess, PacsAddress, PacsError, tls_context
 from spineline.pipeline.pacs.servers import RemoteInstance
 
-_FIND = kinds.StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
-_GET = kinds.StudyRootQueryRetrieveInformationModelGet  # type: ignore[attr-defined]
-_MOVE = kinds.StudyRootQueryRetrieveInformationModelMove  # type: ignore[attr-defined]
+_FIND = kinds.StudyRootQueryRetrieveInformationModelFind
+_GET = kinds.StudyRootQueryRetrieveInformationModelGet
+_MOVE = kinds.StudyRootQueryRetrieveInformationModelMove
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SYNTAXES: tuple[Sequence[str], ...] = (
     _PLAIN,

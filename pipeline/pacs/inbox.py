@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -166,7 +167,8 @@ def _size_of(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.lstat().st_size
+            status = path.lstat()
         except OSError:  # gone meanwhile
             continue
+        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total

@@ -238,7 +238,7 @@ def test_a_study_that_ends_the_listener_is_given_up(listening, study, wait_for, 
 def test_the_bound_of_the_disk(listening, study, wait_for, caplog) -> None:
     paths = study("a", slices=3)
     size = paths[0].stat().st_size
-    with listening(max_gb=2.5 * size / 1e9 + 4e-5, quiet=1000.0) as made:
+    with listening(max_gb=2.5 * size / 1e9 + 8e-6, quiet=1000.0) as made:
         answers = send(made, *paths)
         assert answers[0] == ""
         assert "A700H, the server has no room left" in answers[2]
