@@ -15,7 +15,7 @@ import retrying
 from dicomweb_client import DICOMwebClient
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from spineline.datasets.common.errors import first_line
+from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.dicom.header import quiet_pydicom
 from spineline.pipeline.pacs.address import (
     NoServerError,
@@ -126,7 +126,7 @@ class WebServer:
         try:
             with quiet_pydicom():
                 yield
-        except PacsError:
+        except SpinelineError:  # ours already, such as of a full disk
             raise
         except requests.exceptions.HTTPError as error:
             status = 0 if error.response is None else error.response.status_code
