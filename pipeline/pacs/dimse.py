@@ -249,15 +249,18 @@ class DimseServer:
             PacsError: there is none, and why.
         """
         address = self._address
-        line = self._entity.associate(
-            address.host,
-            address.port,
-            contexts=list(contexts),
-            ae_title=address.aet,
-            ext_neg=list(roles) or None,
-            evt_handlers=list(handlers) or None,
-            tls_args=None if self._tls is None else (self._tls, address.host),
-        )
+        try:
+            line = self._entity.associate(
+                address.host,
+                address.port,
+                contexts=list(contexts),
+                ae_title=address.aet,
+                ext_neg=list(roles) or None,
+                evt_handlers=list(handlers) or None,
+                tls_args=None if self._tls is None else (self._tls, address.host),
+            )
+        except (OSError, ValueError) as error:  # such as a host that nobody knows
+            raise PacsError(f"{address}: cannot be reached ({first_line(error)})") from None
         if not line.is_established:
             raise PacsError(f"{address}: {self._why_not(line)}")
         try:

@@ -64,7 +64,8 @@ def received_header(data: bytes) -> ReceivedHeader:
             raise PacsError(msg) from None
     if not all(uids):
         raise PacsError("an object came without the UID of its study, series or instance")
-    return ReceivedHeader(*uids, is_ours=model == _OUR_MODEL)
+    study, series, instance = uids
+    return ReceivedHeader(study, series, instance, is_ours=model == _OUR_MODEL)
 
 
 class ReceivedStudies:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
+from pynetdicom.sop_class import Verification
 
 from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.log import LOG

@@ -191,6 +191,8 @@ def _all_pages(
     while True:
         page = search(offset=count) if count else search()
         found = {tuple(_value(each, tag) for tag in tags) for each in page or ()}
+        if not all(first for first, *_ in found):
+            raise ValueError("a study or series without a UID")
         if found <= rows:
             return rows
         rows |= found
@@ -217,8 +219,8 @@ def _status_of(error: retrying.RetryError) -> int:
 def _deepest(error: BaseException) -> str:
     """What lies at the bottom of an error of requests, which wraps it several times."""
     while True:
-        inner = next((a for a in (*error.args, getattr(error, "reason", None))
-                      if isinstance(a, BaseException)), None)  # fmt: skip
+        wrapped = (*error.args, getattr(error, "reason", None), error.__cause__)
+        inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
         if inner is None:
             return first_line(error)
         error = inner
