@@ -208,6 +208,23 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.review.review:review",
         ),
     },
+    "pacs": {
+        "pull": Command(
+            "studies of a PACS as folders, over DICOMweb or DIMSE",
+            "spineline.pipeline.pacs.settings:PacsPull",
+            "spineline.pipeline.pacs.pull:pull",
+        ),
+        "push": Command(
+            "results as DICOM to a PACS",
+            "spineline.pipeline.pacs.settings:PacsPush",
+            "spineline.pipeline.pacs.push:push",
+        ),
+        "listen": Command(
+            "take studies as a PACS sends them, look at each, and send results back",
+            "spineline.pipeline.pacs.settings:PacsListen",
+            "spineline.pipeline.pacs.listen:listen",
+        ),
+    },
     "weights": {
         "list": Command(
             "bundled and local weights",

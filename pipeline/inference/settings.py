@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -107,6 +109,28 @@ def mixed_precision(settings: ModelSettings) -> bool:
     if isinstance(settings.half, str):
         return check_device(settings.device) not in ("cpu", "mps")
     return settings.half
+
+
+_TOLD_ELSEWHERE = (
+    "weights", "detector", "classifier", "namer", "trust", "batch", "device", "half",
+)  # fmt: skip
+"""By the hash of the weights, or they change no result but for its last digits."""
+
+
+def changed_settings(settings: ModelSettings) -> str:
+    """Six hexadecimal digits of those settings of the models that are not the default.
+
+    Returns:
+        The digits; empty where all of them are the default.
+
+    >>> changed_settings(ModelSettings()), changed_settings(ModelSettings(slices=1))
+    ('', 'ead8ce')
+    """
+    kept = [spec for spec in fields(ModelSettings) if spec.name not in _TOLD_ELSEWHERE]
+    changed = {spec.name: getattr(settings, spec.name) for spec in kept}
+    changed = {spec.name: changed[spec.name] for spec in kept if changed[spec.name] != spec.default}
+    text = json.dumps(changed, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:6] if changed else ""
 
 
 def spacing_key() -> Any:
