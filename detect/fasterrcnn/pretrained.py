@@ -24,7 +24,7 @@ from spineline.datasets.common.log import LOG
 from spineline.detect.fasterrcnn.backbones import TimmBody, build_backbone, timm_name
 from spineline.detect.yolo.environment import config_folder
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of the channels, pixels in 0 … 1, of torchvision's weights."""
 
 _NESTED = ("state_dict", "model")
@@ -41,11 +41,11 @@ def input_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, 
     """
     name = timm_name(backbone)
     if name is None:
-        return IMAGENET
+        return IMAGENET_MEAN_STD
     import timm
 
     config = timm.get_pretrained_cfg(name)
-    return IMAGENET if config is None else (tuple(config.mean), tuple(config.std))
+    return IMAGENET_MEAN_STD if config is None else (tuple(config.mean), tuple(config.std))
 
 
 def grey_normalisation(backbone: str) -> tuple[float, float]:
