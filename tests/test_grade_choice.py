@@ -20,7 +20,7 @@ NAMES = (
 
 
 def predictions(folder: Path, noise: float, seed: int, *, shift: int = 0) -> Path:
-    """Out-of-fold predictions that are right but for noise, in the columns of ``kfold classify``."""
+    """Predictions that are right but for noise, in the columns of ``kfold classify``."""
     draw = np.random.default_rng(0)
     codes = draw.integers(0, 7, 200)
     v5 = (codes == 6).astype(int)
