@@ -104,8 +104,8 @@ def test_help_is_in_groups(words: str, headings: list[str], run_cli: RunCli) -> 
 @pytest.mark.parametrize(
     ("words", "left"),
     [
-        ("detect train", {"weights", "hyp", "freeze", "yolo.KEY"}),
-        ("classify train", {"weights", "align", "class_weights"}),
+        ("detect train", {"weights", "backbone_weights", "images", "hyp", "freeze", "yolo.KEY"}),
+        ("classify train", {"weights", "pretrained", "align", "class_weights"}),
     ],
 )
 def test_help_shows_what_will_be_used(words: str, left: set[str], run_cli: RunCli) -> None:
