@@ -185,4 +185,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.cli.demo:demo",
         ),
     },
+    "doctor": {
+        "": Command(
+            "versions, extras, device, weights, network: what is here, and whether all holds",
+            "spineline.pipeline.cli.settings:Doctor",
+            "spineline.pipeline.cli.doctor:doctor",
+        ),
+    },
 }
