@@ -192,4 +192,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.cli.doctor:doctor",
         ),
     },
+    "completion": {
+        "": Command(
+            "print a script by which a shell completes tasks, modes, keys and values",
+            "spineline.pipeline.cli.settings:Completion",
+            "spineline.pipeline.cli.completion:completion",
+        ),
+    },
 }
