@@ -28,8 +28,8 @@ _CLOSE_PX = 8.0
 _NEXT = """\
 next, your own data: DICOM folders, volumes, archives or images
   spineline pipeline predict source=STUDIES out=results
-the same, with pages to look through
-  spineline pipeline predict source=STUDIES out=pages to=report,page
+look through the results and correct them
+  spineline review source=results
 your own annotations, for training and for figures
   spineline convert help
 all commands, and what is about a word
