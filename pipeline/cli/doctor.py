@@ -29,7 +29,7 @@ from spineline.pipeline.inference.bundles import exported_bundle, is_exported, r
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.weights import load_registry, resolve_bundle
 
-_NOT_FOR_USERS = ("test", "dev")  # extras of those who change spineline
+_NOT_FOR_USERS = ("dev", "docs", "test")  # extras of those who change spineline
 _LIBRARIES = ("numpy", "cv2", "pydicom", "torch", "torchvision", "timm")
 _VARIABLES = (
     "SPINELINE_CACHE_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",

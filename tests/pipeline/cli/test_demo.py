@@ -62,7 +62,8 @@ def test_writes_study_result_and_picture_and_says_where(
         if "help" in (task, *words):
             assert run_cli(task, *words)[0] == 0
         else:
-            settings_from_words(settings_of(task, words[0]), words[1:])
+            mode = "" if "" in COMMANDS[task] else words.pop(0)
+            settings_from_words(settings_of(task, mode), words)
     assert json.loads((out / "annotation.json").read_text())[0]["studyUid"]
     # An earlier demo is replaced; anything else is not.
     assert run_cli("demo", "seed=1")[0] == 0

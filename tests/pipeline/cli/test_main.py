@@ -163,7 +163,7 @@ def test_help_is_in_groups(words: str, headings: list[str], run_cli: RunCli) -> 
 @pytest.mark.parametrize(
     ("words", "left"),
     [
-        ("detect train", {"weights", "hyp", "freeze", "yolo.KEY"}),
+        ("detect train", {"weights", "backbone_weights", "images", "hyp", "freeze", "yolo.KEY"}),
         ("classify train", {"weights", "pretrained", "align", "class_weights"}),
     ],
 )
