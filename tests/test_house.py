@@ -327,7 +327,9 @@ def test_readme_has_the_two_lines() -> None:
 
 
 def test_ci_runs_the_readmes_test_line() -> None:
-    ci = {name: (ROOT / ".ci" / name).read_text(encoding="utf-8") for name in ("run", "test", "lint")}
+    ci = {
+        name: (ROOT / ".ci" / name).read_text(encoding="utf-8") for name in ("run", "test", "lint")
+    }
     assert "\npip install -e '.[test]' && python -m pytest " in ci["test"]
     for wanted in ("ruff check .", "ruff format --check .", ".ci/typecheck"):
         assert f"\n{wanted}\n" in ci["lint"]
