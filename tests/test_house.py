@@ -327,10 +327,14 @@ def test_readme_has_the_two_lines() -> None:
 
 
 def test_ci_runs_the_readmes_test_line() -> None:
-    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "pip install -e '.[test]' && python -m pytest " in ci
+    ci = {
+        name: (ROOT / ".ci" / name).read_text(encoding="utf-8") for name in ("run", "test", "lint")
+    }
+    assert "\npip install -e '.[test]' && python -m pytest " in ci["test"]
     for wanted in ("ruff check .", "ruff format --check .", ".ci/typecheck"):
-        assert wanted in ci
+        assert f"\n{wanted}\n" in ci["lint"]
+    for step in (".ci/test 2>&1 | tee ", ".ci/lint\n", ".ci/wheel\n", "  .ci/docs\n"):
+        assert f"\n{step}" in ci["run"]
 
 
 def test_readme_shows_many_commands() -> None:
