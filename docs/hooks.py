@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the command-line reference is written from the settings classes at build time."""
+"""Hooks of mkdocs: the command-line reference is made of the settings at build time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ PACKAGES = ("converters", "datasets", "detect", "classify", "pipeline", "weights
 MARK = "<!-- commands -->"
 
 
-def on_config(config: Any) -> Any:
+def on_startup(**_: Any) -> None:
     """Put the packages where their names say, since ``spineline`` itself is no folder."""
     place = ROOT / "build" / "api" / "spineline"
     place.mkdir(parents=True, exist_ok=True)
     for name in PACKAGES:
         if not (place / name).exists():
             (place / name).symlink_to(ROOT / name, target_is_directory=True)
-    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
