@@ -42,7 +42,7 @@ import numpy as np
 from default_weights import TEST_PATIENTS
 from harness import parse_words
 from pages import write_section
-from stress_set import STRESSES, Spine, inside, rung_of
+from stress_set import STRESSES, Spine, drawn_by, inside, rung_of
 
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import ConfigError
@@ -208,8 +208,7 @@ def external_spines(settings: StressSettings) -> Iterator[Spine]:
 def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
     """What the pipeline makes of a spine under a change."""
     spine, stress = task
-    drawn = hashlib.sha256(f"{seed} {spine.name} {stress}".encode()).digest()
-    changed = STRESSES[stress](spine, np.random.default_rng(list(drawn[:8])))
+    changed = STRESSES[stress](spine, drawn_by(seed, spine.name, stress))
     image = window_to_uint8(changed.image)
     height, width = image.shape
     turn = Reorientation(False, False, False, (height, width))

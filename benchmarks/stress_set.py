@@ -7,6 +7,7 @@ native pixels, x right, y down, origin at the centre of the top left pixel.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -48,6 +49,12 @@ class Spine:
 
 
 Change = Callable[[Spine, np.random.Generator], Spine]
+
+
+def drawn_by(seed: int, *words: str) -> np.random.Generator:
+    """A generator of its own for a seed and words, whatever else is drawn."""
+    digest = hashlib.sha256(" ".join([str(seed), *words]).encode()).digest()
+    return np.random.default_rng(list(digest[:8]))
 
 
 def grey(change: Callable[[PixelArray, np.random.Generator], PixelArray]) -> Change:

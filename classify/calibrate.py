@@ -120,8 +120,8 @@ class CalibrateResult:
     threshold: Threshold | None = None
 
 
-Member = tuple[dict[str, Tensor], NetworkConfig]
-Rows = list[dict[str, str]]
+_LoadedMember = tuple[dict[str, Tensor], NetworkConfig]
+_Rows = list[dict[str, str]]
 
 
 def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
@@ -168,7 +168,7 @@ def _kept(found: Mapping[str, Calibration]) -> dict[str, float]:
     return {name: c.temperature for name, c in found.items() if c.ece_after < c.ece_before}
 
 
-def _rows_of_members(predictions: Sequence[Path], models: int) -> list[Rows]:
+def _rows_of_members(predictions: Sequence[Path], models: int) -> list[_Rows]:
     """The lines of each model's predictions, those of one structure at the same place.
 
     Raises:
@@ -208,7 +208,7 @@ def _rows_of_members(predictions: Sequence[Path], models: int) -> list[Rows]:
     return [[each[key] for key in first] for each in by_place]
 
 
-def _by_structure(rows: Rows, place: Path) -> dict[tuple[str, str], dict[str, str]]:
+def _by_structure(rows: _Rows, place: Path) -> dict[tuple[str, str], dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         key = row["image"], row["level"]
@@ -219,7 +219,7 @@ def _by_structure(rows: Rows, place: Path) -> dict[tuple[str, str], dict[str, st
 
 
 def _calibrate_combined(
-    settings: ClassifyCalibrate, members: Sequence[Member], rows: Sequence[Rows]
+    settings: ClassifyCalibrate, members: Sequence[_LoadedMember], rows: Sequence[_Rows]
 ) -> CalibrateResult:
     """One file of all members; their mean's temperature, class adjustment and threshold."""
     heads = [config.head for _, config in members]

@@ -81,7 +81,8 @@ class ExportedClassifier:
         Raises:
             WeightsError: it does not run, or gives something else than the head says.
         """
-        inputs = [np.zeros((2, self.crop.size, self.crop.size), np.float32)]
+        crops = np.zeros((2, self.crop.size, self.crop.size), np.float32)
+        inputs: list[npt.NDArray[np.float32]] = [crops]
         if self.level_input:
             inputs.append(np.zeros(2, np.float32))
         try:

@@ -41,12 +41,13 @@ from spineline.classify.model import (
 )
 from spineline.classify.recipe import Head, Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
-from spineline.classify.trunks.blocks import freeze
+from spineline.classify.trunks.blocks import check_blocks, freeze
 from spineline.classify.trunks.components import ComponentTrunk
 from spineline.classify.trunks.gradients import GRADIENTS
 from spineline.classify.trunks.logistic import fit_logistic
 from spineline.classify.trunks.pretrained import (
     IMAGENET,
+    Origin,
     PretrainedTrunk,
     fetched_trunk,
     packaged_trunk,
@@ -130,11 +131,15 @@ def train(settings: ClassifyTrain) -> TrainingResult:
     given = overrides_of(settings)
     data = load_training_data(settings.data, recipe, given=given, seed=settings.seed)
     start = None if resuming else _pretrained_trunk(settings, data.recipe)
-    config = _begun_config(out) if resuming else _network_config(data, start)
+    own = None if resuming or start is not None else _own_weights(settings)
+    config = _begun_config(out) if resuming else _network_config(data, start, own)
     plan = ClassifierPlan(data, config, settings.seed, device, settings.val_every)
-    network = _start_network(plan.config, settings, start)
-    if start is not None or (settings.weights is None and not resuming):
+    network = _start_network(plan.config, settings, start, own)
+    if not resuming and own is None:
         fit_trunk(network, data.train, whiten=recipe.whiten)
+    if recipe.freeze_blocks:
+        key = f"freeze_blocks={recipe.freeze_blocks}"
+        check_blocks(network.trunk, recipe.freeze_blocks, key, recipe.model)
     out.mkdir(parents=True, exist_ok=True)
     with _threads(settings.threads), held_folder(out):
         clear_half_written(out)
@@ -187,14 +192,36 @@ def _pretrained_trunk(settings: ClassifyTrain, recipe: Recipe) -> PretrainedTrun
     return trunk_of_file(Path(weights), recipe.model, trust=settings.trust)
 
 
-def _network_config(data: TrainingData, start: PretrainedTrunk | None) -> NetworkConfig:
+OwnWeights = tuple[dict[str, Tensor], NetworkConfig]
+"""Tensors of a weights file of ours, and its network."""
+
+
+def _own_weights(settings: ClassifyTrain) -> OwnWeights | None:
+    """Weights of ours to start from, where they are asked for.
+
+    Raises:
+        WeightsError: they cannot be used.
+    """
+    if settings.weights is None:
+        return None
+    file = resolve(settings.weights, task="classify", trust=settings.trust)
+    return read_weights(file.path, trust=settings.trust)
+
+
+def _network_config(
+    data: TrainingData, start: PretrainedTrunk | None, own: OwnWeights | None
+) -> NetworkConfig:
+    """The network that the recipe describes; pretrained trunks keep the input that they want."""
     recipe = data.recipe
     head: Head = "both"
     if recipe.head in ("seven", "binary"):
         head = "seven" if recipe.head == "seven" else "binary"
     mean, std = mean_and_std(data.train) if recipe.normalise else (0.0, 1.0)
+    origin: Origin | None = None
     if start is not None:
-        mean, std = start.mean, start.std
+        mean, std, origin = start.mean, start.std, start.origin
+    elif own is not None and own[1].origin is not None:
+        mean, std, origin = own[1].mean, own[1].std, own[1].origin
     fixed = recipe.model == GRADIENTS or recipe.keep_blocks > 0
     return NetworkConfig(
         model=recipe.model,
@@ -212,7 +239,7 @@ def _network_config(data: TrainingData, start: PretrainedTrunk | None) -> Networ
         level_input=recipe.level_input,
         keep_blocks=recipe.keep_blocks,
         pool=recipe.pool if recipe.keep_blocks else 1,
-        origin=None if start is None else start.origin,
+        origin=origin,
     )
 
 
@@ -228,7 +255,10 @@ def mean_and_std(table: CropTable) -> tuple[float, float]:
 
 
 def _start_network(
-    config: NetworkConfig, settings: ClassifyTrain, start: PretrainedTrunk | None
+    config: NetworkConfig,
+    settings: ClassifyTrain,
+    start: PretrainedTrunk | None,
+    own: OwnWeights | None,
 ) -> Network:
     """A network as training begins with it: pretrained, from weights of ours, or drawn."""
     if start is not None:
@@ -238,9 +268,8 @@ def _start_network(
             config, seed=settings.seed, pretrained=pretrained, trunk_state=start.state
         )
     network = build_network(config, seed=settings.seed)
-    if settings.weights is not None and not settings.resume:
-        file = resolve(settings.weights, task="classify", trust=settings.trust)
-        start_from(network, *read_weights(file.path, trust=settings.trust), where=settings.weights)
+    if own is not None:
+        start_from(network, *own, where=str(settings.weights))
     return network
 
 

@@ -12,6 +12,12 @@ from typing import Any, cast
 from spineline.converters.contradicted_labels import Contradiction, contradictions, write_pictures
 from spineline.converters.conversion import finding_counts
 from spineline.converters.dataset_findings import dataset_findings, image_findings
+from spineline.converters.export_sources import (
+    EXPORT_SETTINGS,
+    export_kind,
+    is_point_table,
+    read_export,
+)
 from spineline.converters.settings import DataCheck
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
@@ -27,7 +33,7 @@ from spineline.converters.sources.source import (
     load_json,
 )
 from spineline.converters.sources.tianchi import read_tianchi
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
@@ -67,9 +73,10 @@ def check(settings: DataCheck) -> CheckResult:
     contradicted: list[Contradiction] = []
     dataset: Dataset | None = None
     if settings.data is not None:
-        dataset = load_dataset(settings.data)
+        dataset = load_dataset(settings.data, settings.images, own_classes=True)
         contradicted = contradictions(dataset, settings.predictions) if settings.predictions else []
-        total, findings = len(dataset.all_records()), dataset_findings(dataset)
+        findings = dataset_findings(dataset)
+        total = len(dataset.all_records()) + len(dataset.failures)
         shown = contradicted[: settings.limit]
         findings += [one.finding(n, len(contradicted)) for n, one in enumerate(shown, 1)]
     else:
@@ -101,6 +108,15 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
     if kind == "prepared":
         return read_prepared(annotations, settings.images)[0]
     images = cast(Path, settings.images)
+    if kind in EXPORT_SETTINGS:
+        export = EXPORT_SETTINGS[kind](
+            annotations=annotations,
+            images=images,
+            out=settings.out,
+            names=settings.names,
+            empty_tag=settings.empty_tag,
+        )
+        return read_export(export)
     if kind == "result":
         return read_results(annotations, images, ResultRules(empty_tag=settings.empty_tag))
     if kind == "report":
@@ -109,7 +125,7 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
 
 
 def source_kind(annotations: Path) -> SourceKind:
-    """Which source a path holds: CSV files are cervical, JSON tells by its shape.
+    """Which source a path holds: CSV files are of points or cervical, JSON tells by its shape.
 
     A folder with a ``result.json`` below holds results of ``pipeline predict``.
 
@@ -117,13 +133,24 @@ def source_kind(annotations: Path) -> SourceKind:
         AnnotationError: of no known kind, or not readable.
     """
     if annotations.suffix.lower() == ".csv":
-        return "cervical"
+        return "csv" if is_point_table(annotations) else "cervical"
     if annotations.is_dir():
         if is_prepared_folder(annotations):
             return "prepared"
-        return "result" if is_result_source(annotations) else "cervical"
+        if is_result_source(annotations):
+            return "result"
+        found, _ = export_kind(annotations)
+        if found in EXPORT_SETTINGS and (found != "csv" or is_point_table(annotations)):
+            return cast(SourceKind, found)
+        return "cervical"
     if is_result_source(annotations):
         return "result"
+    if annotations.suffix.lower() != ".json" and annotations.is_file():
+        found, reason = export_kind(annotations)
+        if found in EXPORT_SETTINGS:
+            return cast(SourceKind, found)
+        if reason:
+            raise AnnotationError(f"annotations={annotations}: {reason}")
     return detect_kind(annotations, load_json(annotations))
 
 
@@ -132,7 +159,7 @@ def _check_keys(settings: DataCheck) -> None:
     if settings.predictions and settings.data is None:
         raise ConfigError("predictions=: are compared with a converted dataset; wanted data=… too")
     if settings.data is not None:
-        fits = annotations is None and images is None
+        fits = annotations is None
     elif annotations is not None and images is None:
         fits = annotations.exists() and source_kind(annotations) in ("cervical", "prepared")
     else:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from spineline.converters.patients import patient_counts
 from spineline.converters.settings import ConvertSettings
-from spineline.converters.sources.source import AnnotationSource
+from spineline.converters.sources.source import AnnotationSource, cut
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.tables import aligned_text
@@ -46,6 +46,7 @@ def conversion_content(
         "formats": list(settings.to),
         "window": settings.window,
         **table,
+        **({"marks": dict(source.marks)} if source.marks else {}),
         "patients": patient_counts(source.records),
         "counts": _counts(source, records_by_part(source.records, parts), labels),
         "left_out": [entry.to_dict() for entry in source.left_out],
@@ -84,6 +85,8 @@ def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[
         LOG.warning("… and %d more left out, see conversion.json", len(shown) - _SHOWN)
     if source.table:
         LOG.info("%s", _table_text(source))
+    if source.marks:
+        _log_marks(source.marks)
     if missing := sum(source.is_missing(record) for record in source.records):
         LOG.warning("%d images are missing: their labels are written without them", missing)
     total = len(source.records) + len(source.left_out)
@@ -100,6 +103,24 @@ def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[
         failures.append(f"{settings.annotations}: no image of it could be converted ({found})")
         LOG.error("error: %s", failures[-1])
     return failures
+
+
+def _log_marks(marks: Mapping[str, Any]) -> None:
+    """Say what became of the marks of an export, and name the words that are not known."""
+    left_out = ", ".join(f"{name} {count}" for name, count in marks["left_out"].items())
+    LOG.info(
+        "%d of %d marks used%s",
+        marks["used"],
+        marks["read"],
+        f"; left out: {left_out}" * bool(left_out),
+    )
+    for what in ("levels", "grades"):
+        words = sorted(marks[f"unknown_{what}"].items(), key=lambda pair: (-pair[1], pair[0]))
+        if words:
+            shown = ", ".join(f"{cut(word)!r} ({count})" for word, count in words[:_SHOWN])
+            more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+            text = "words that are no %s known here: %s%s; names=MAP.yaml says what they stand for"
+            LOG.warning(text, what, shown, more)
 
 
 def _reasons(source: AnnotationSource) -> dict[str, int]:

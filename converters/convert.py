@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import cast
 
 from spineline.converters.conversion import conversion_content, log_conversion
+from spineline.converters.export_sources import read_export
 from spineline.converters.patients import warn_of_parted, with_patients
 from spineline.converters.settings import (
     ConvertCervical,
+    ConvertExport,
     ConvertPredicted,
     ConvertPrepared,
     ConvertReport,
@@ -151,9 +153,39 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         keep_incomplete=settings.missing == "keep",
         rule_boxes=settings.boxes == "rule",
         empty_tag=settings.empty_tag,
+        reviewed_only=settings.studies == "reviewed",
     )
     source = read_results(settings.annotations, settings.images, rules)
     return _convert(of_kinds(source, settings.kinds), settings, "convert result")
+
+
+def convert_export(settings: ConvertExport) -> ConvertResult:
+    """Run ``spineline convert coco``, ``cvat``, ``labelstudio``, ``labelme``, ``slicer``, ``csv``.
+
+    Raises:
+        AnnotationError: the export cannot be read, or is of another tool.
+        ConfigError: split or folds do not fit the studies, or a key does not fit the export.
+        OutputExistsError: the output exists already.
+    """
+    settings = _with_patient_file(settings)
+    _check_output(settings)
+    source = of_kinds(read_export(settings), settings.kinds)
+    return _convert(source, settings, f"convert {settings.kind}")
+
+
+def _with_patient_file(settings: ConvertExport) -> ConvertExport:
+    """The settings with ``patient=`` as ``patients=``, where it names a file."""
+    patient = settings.patient
+    if patient is None:
+        return settings
+    if settings.patients is not None:
+        msg = f"patient={patient} and patients={settings.patients}: one says who the patients are"
+        raise ConfigError(f"{msg}; leave one away")
+    if Path(patient).is_file():
+        return replace(settings, patient=None, patients=Path(patient))
+    if Path(patient).suffix.lower() in (".csv", ".json", ".yaml", ".yml", ".tsv"):
+        raise ConfigError(f"patient={patient}: no such file")
+    return settings
 
 
 def of_kinds(source: AnnotationSource, kinds: Sequence[str]) -> AnnotationSource:

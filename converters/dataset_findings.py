@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +31,22 @@ _AGAIN = "none: convert the source again"
 def dataset_findings(dataset: Dataset) -> list[Finding]:
     """What conversion found, and what is wrong with a dataset's records, label files and images."""
     records = dataset.all_records()
-    findings = _conversion_findings(dataset.root)
+    bare = bool(dataset.own_names)
+    findings = list(dataset.findings) if bare else _conversion_findings(dataset.root)
     known = {(f.image_id, f.level, f.finding) for f in findings}
+    marked = {s.level for record in records for s in record.structures}
+    wanted = tuple(level for level in LEVELS if not bare or level in marked)
     for record in records:
-        found = [*_record_findings(record), *_label_findings(dataset, record)]
+        found = _record_findings(record, wanted)
+        found += [] if bare else _label_findings(dataset, record)
         findings += [f for f in found if (f.image_id, f.level, f.finding) not in known]
-    findings += _files_without_record(dataset)
+    if bare and not any(s.pathology for record in records for s in record.structures):
+        LOG.info("grades: its structures have none, which a bare data set has no place for")
+    findings += [] if bare else _files_without_record(dataset)
     findings += _studies_in_two_parts(dataset)
     findings += _patients_in_two_parts(dataset)
-    findings += image_findings(records, lambda r: read_image(dataset.image_path(r)), _AGAIN)
+    action = "none: mend or remove the image" if bare else _AGAIN
+    findings += image_findings(records, lambda r: read_image(dataset.image_path(r)), action)
     return findings
 
 
@@ -92,14 +99,17 @@ def _conversion_findings(root: Path) -> list[Finding]:
     return [finding for finding in found if finding.finding in SEVERITY]
 
 
-def _record_findings(record: ImageRecord) -> list[Finding]:
+def _record_findings(record: ImageRecord, wanted: Sequence[str]) -> list[Finding]:
+    """What is wrong with a record of a dataset that marks the ``wanted`` levels."""
     frame = _frame(record)
     spine = [s for s in record.structures if s.level in LEVELS]
     found: list[Finding] = []
-    named = not any(s.level == NO_LEVEL for s in record.structures)  # or from a cervical source
-    if named and len(spine) != len(LEVELS):
-        missing = ", ".join(level for level in LEVELS if level not in {s.level for s in spine})
-        detail = f"{len(spine)} of {len(LEVELS)} levels; without {missing}"
+    named = not any(  # or from a cervical source
+        s.level == NO_LEVEL and not s.class_name for s in record.structures
+    )
+    if named and len(spine) != len(wanted):
+        missing = ", ".join(level for level in wanted if level not in {s.level for s in spine})
+        detail = f"{len(spine)} of {len(wanted)} levels; without {missing}"
         found.append(frame.finding("point_count", detail, "none"))
     ranked = sorted(spine, key=lambda s: s.point_xy[1])
     for structure, in_order in zip(spine, ranked, strict=True):
@@ -118,10 +128,11 @@ def _structure_findings(structure: Structure, frame: MarkedImage) -> list[Findin
     found += [
         frame.finding(name, "found when the source was converted", "see conversion", level)
         for name in structure.findings
-        if name in SEVERITY and name not in geometry
+        if name in SEVERITY and name not in geometry and not structure.class_name
     ]
     explained = ("empty_tag", "missing_tag", "unknown_tag", "order_kind")
-    if not structure.pathology and not any(name in explained for name in structure.findings):
+    graded = structure.pathology or structure.class_name  # which has no place for a grade
+    if not graded and not any(name in explained for name in structure.findings):
         action = "left out of classes"
         found.append(frame.finding("empty_tag", "no pathology tag", action, level))
     return found

@@ -49,7 +49,8 @@ def with_patients(source: AnnotationSource, patients: Path | None) -> Annotation
 
     Args:
         source: as it was read.
-        patients: CSV, JSON or YAML of patient by image or study; None asks the DICOM headers.
+        patients: CSV, JSON or YAML of patient by image or study; None takes whom the source itself
+            names, and else asks the DICOM headers.
 
     Raises:
         ConfigError: the file cannot be read, or gives one study two patients.
@@ -57,6 +58,9 @@ def with_patients(source: AnnotationSource, patients: Path | None) -> Annotation
     if patients is not None:
         found = _from_file(source.records, patients)
         told_by = f"patients={patients}"
+    elif source.patients:
+        found = {study: _token(name) for study, name in source.patients.items()}
+        told_by = "patient="
     else:
         found = _from_dicom(source)
         told_by = "PatientID"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from spineline.converters.sources.exports.kinds import ExportKind
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS
 
 FORMATS: tuple[str, ...] = ("yolo", "voc", "coco")
-OTHER_FORMATS: tuple[str, ...] = ("fasterrcnn",)
+OTHER_FORMATS: tuple[str, ...] = ("imagefolder", "pose", "labelstudio", "fasterrcnn")
 """Formats that are written only where they are asked for."""
 
 
@@ -141,6 +143,12 @@ class ConvertPredicted(ConvertLumbar):
 
     annotations: Path = key("out folder of pipeline predict, a result.json, or a folder of them")
     images: Path = key("the source of that run: DICOM studies, or the folder of images")
+    studies: str = key(
+        "all, with the corrections that lie beside them; or those alone that a reader has looked "
+        "at in spineline review",
+        default="all",
+        choices=("all", "reviewed"),
+    )
     min_confidence: float = key(
         "structures of which the detector was less sure are left out of their record",
         default=0.0,
@@ -163,6 +171,114 @@ class ConvertPredicted(ConvertLumbar):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertExport(ConvertLumbar):
+    """Keys that the exports of other tools share."""
+
+    kind: ClassVar[ExportKind]
+
+    images: Path = key("folder of its images: DICOM, plain images or volumes, at any depth")
+    names: Path | None = key(
+        "YAML of what its words stand for: levels: {LWK1: L1, …}, grades: {attribute: pfirrmann, "
+        "1: v1, …}; none knows common spellings alone",
+        default=None,
+    )
+    patient: str | None = key(
+        "attribute or column that names the patient, or a file of patient by image as patients=",
+        default=None,
+    )
+    boxes: str = key(
+        "rectangles stay boxes, and the box rule makes those of points; or it makes all",
+        default="own",
+        choices=("own", "rule"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCoco(ConvertExport):
+    """Keys of ``spineline convert coco``."""
+
+    kind: ClassVar[ExportKind] = "coco"
+
+    annotations: Path = key("the COCO file (boxes or key points), or a folder of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCvat(ConvertExport):
+    """Keys of ``spineline convert cvat``."""
+
+    kind: ClassVar[ExportKind] = "cvat"
+
+    annotations: Path = key("annotations.xml of CVAT for images 1.1 (or for video), or its folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertLabelStudio(ConvertExport):
+    """Keys of ``spineline convert labelstudio``."""
+
+    kind: ClassVar[ExportKind] = "labelstudio"
+
+    annotations: Path = key("Label Studio's export as JSON, or a folder of them")
+    predictions: bool = key("take the prediction of a task that nobody annotated", default=False)
+    annotator: str | None = key(
+        "whose annotations count (completed_by, a number or address); none: a task may have one",
+        default=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertLabelme(ConvertExport):
+    """Keys of ``spineline convert labelme``."""
+
+    kind: ClassVar[ExportKind] = "labelme"
+
+    annotations: Path = key("folder of LabelMe's JSON files, or one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertSlicer(ConvertExport):
+    """Keys of ``spineline convert slicer``."""
+
+    kind: ClassVar[ExportKind] = "slicer"
+
+    annotations: Path = key(
+        "folder of 3D Slicer's .mrk.json and .fcsv, named after studies, or one of them"
+    )
+    images: Path = key("folder of the DICOM studies or volumes that were marked")
+    off_slice_mm: float = key(
+        "points that lie further off the nearest slice are left out", default=10.0, minimum=0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvColumns(Settings):
+    """Names of the columns of a CSV of points; letters' case does not matter."""
+
+    image: str = key(
+        "column of the image's file name; several joined by / make a path of their cells",
+        default="image",
+    )
+    uid: str = key("column of the SOP instance UID", default="sop_instance_uid")
+    x: str = key("column of the point's x in pixels", default="x")
+    y: str = key("column of the point's y in pixels", default="y")
+    level: str = key("column of the level", default="level")
+    grade: str = key("column of the grade", default="grade")
+    slice: str = key("column of a volume's slice, from 0", default="slice")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCsv(ConvertExport):
+    """Keys of ``spineline convert csv``."""
+
+    kind: ClassVar[ExportKind] = "csv"
+
+    annotations: Path = key("the CSV file of points, or a folder of them")
+    columns: CsvColumns = key("names of the columns", default=CsvColumns())
+    only: str | None = key(
+        "COLUMN:VALUE of the rows to take, such as condition:Spinal Canal Stenosis", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataCheck(Settings):
     """Keys of ``spineline data check``."""
 
@@ -172,9 +288,14 @@ class DataCheck(Settings):
         default=None,
     )
     images: Path | None = key(
-        "the source's images folder; a cervical or prepared source can do without", default=None
+        "the source's images folder; a cervical or prepared source can do without, and a COCO file "
+        "as data= whose images lie around it",
+        default=None,
     )
-    data: Path | None = key("a converted dataset, its folder or data.yaml", default=None)
+    data: Path | None = key(
+        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+    )
     empty_tag: str | None = key(
         "what conversion takes a missing or empty tag as; none leaves it unlabelled",
         default=None,
@@ -186,6 +307,9 @@ class DataCheck(Settings):
         "with pictures",
         default=None,
     )
+    names: Path | None = key(
+        "of another tool's export: YAML of what its words stand for, as of convert", default=None
+    )
     limit: int = key("contradicted labels to list at most, the surest first", default=50, minimum=1)
     overwrite: bool = key("replace out if it exists", default=False)
     usable_value: str = key(
@@ -193,3 +317,38 @@ class DataCheck(Settings):
     )
     columns: CervicalColumns = key("names of its columns", default=CervicalColumns())
     classes: CervicalClasses = key("meanings of its classes", default=CervicalClasses())
+
+
+CORRECTION_TOOLS: tuple[str, ...] = ("cvat", "labelstudio", "slicer")
+"""Tools that ``data export`` writes for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataExport(Settings):
+    """Keys of ``data export``."""
+
+    to: tuple[str, ...] = key("tools to write for", choices=CORRECTION_TOOLS)
+    out: Path = key("folder to write to: images, and a folder for each tool")
+    data: Path | None = key(
+        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+    )
+    source: Path | None = key(
+        "in place of data: out folder of pipeline predict, a result.json, or a folder of them",
+        default=None,
+    )
+    images: Path | None = key(
+        "of source=: that run's source; of data= with to=slicer: the DICOM studies it is of; of a "
+        "COCO JSON file: folder of its images",
+        default=None,
+    )
+    shape: str = key(
+        "what stands for a structure in CVAT and Label Studio",
+        default="points",
+        choices=("points", "boxes"),
+    )
+    address: str = key(
+        "what stands before an image's name in Label Studio's tasks",
+        default="/data/local-files/?d=images/",
+    )
+    overwrite: bool = key("replace out if it exists", default=False)

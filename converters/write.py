@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from spineline.converters.formats.coco import write_coco
+from spineline.converters.formats.imagefolder import write_imagefolder
 from spineline.converters.formats.prepared import write_prepared
 from spineline.converters.formats.voc import write_voc
-from spineline.converters.formats.yolo import write_yolo
+from spineline.converters.formats.yolo import write_labelstudio, write_pose, write_yolo
 from spineline.converters.sources.source import AnnotationSource, LeftOut, Pixels
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import link_or_copy, write_text
@@ -33,7 +34,10 @@ _WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelS
     "yolo": write_yolo,
     "voc": write_voc,
     "coco": write_coco,
+    "imagefolder": write_imagefolder,
     "fasterrcnn": write_prepared,
+    "pose": write_pose,
+    "labelstudio": write_labelstudio,
 }
 
 
@@ -53,7 +57,8 @@ def write_dataset(
         records: what to write.
         parts: part by study.
         labels: label set of the boxes.
-        formats: of ``yolo``, ``voc``, ``coco``, ``fasterrcnn``.
+        formats: of ``yolo``, ``voc``, ``coco``, ``imagefolder``, ``fasterrcnn``, ``pose``,
+            ``labelstudio``.
         images: where the image file of a record lies; it gets a second name in the dataset. None
             where the images are in the dataset already, see [write_images][].
 

@@ -27,7 +27,9 @@ from spineline.datasets.labels import (
     LABEL_SETS,
     LEVELS,
     NO_LEVEL,
+    Classes,
     LabelSet,
+    class_names,
     kind_of_level,
 )
 from spineline.datasets.quality_control import MIN_BOX_SIDE
@@ -60,7 +62,7 @@ class BoxedStructures:
     without_box: tuple[Structure, ...]
 
 
-def boxed_structures(record: ImageRecord, labels: LabelSet) -> BoxedStructures:
+def boxed_structures(record: ImageRecord, labels: Classes) -> BoxedStructures:
     """What YOLO, VOC and COCO files hold of a record: clipped boxes with a class.
 
     No box is written for a structure without class in the label set, whose point lies outside the
@@ -82,13 +84,13 @@ def boxed_structures(record: ImageRecord, labels: LabelSet) -> BoxedStructures:
 
 
 def coco_from_records(
-    records: Sequence[ImageRecord], labels: LabelSet, file_names: Sequence[str]
+    records: Sequence[ImageRecord], labels: Classes, file_names: Sequence[str]
 ) -> dict[str, Any]:
     """Records as a COCO dict.
 
     Args:
         records: in the order their image ids 1, 2, … follow.
-        labels: the label set that decides the categories.
+        labels: the label set, or the own classes, that decide the categories.
         file_names: of each record's image, relative to the images folder of its part.
     """
     images: list[dict[str, Any]] = []
@@ -184,7 +186,7 @@ def records_from_coco(coco: Mapping[str, Any]) -> tuple[ImageRecord, ...]:
         raise AnnotationError(f"COCO: cannot be read as records ({error!r:.300})") from error
 
 
-def _categories(labels: LabelSet) -> list[dict[str, Any]]:
+def _categories(labels: Classes) -> list[dict[str, Any]]:
     return [
         {
             "id": index + CATEGORY_OFFSET,
@@ -193,11 +195,11 @@ def _categories(labels: LabelSet) -> list[dict[str, Any]]:
             "keypoints": ["centre"],
             "skeleton": [],
         }
-        for index, name in enumerate(LABEL_SETS[labels])
+        for index, name in enumerate(class_names(labels))
     ]
 
 
-def _supercategory(labels: LabelSet, index: int) -> str:
+def _supercategory(labels: Classes, index: int) -> str:
     if labels == "level":
         return kind_of_level(LEVELS[index])
     return KIND_OF_SEVEN[index] if labels == "seven" else "structure"

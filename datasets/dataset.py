@@ -1,36 +1,66 @@
-"""A converted dataset on disk, loaded back without loss."""
+"""A dataset on disk: a converted one, loaded back without loss, or a bare YOLO or COCO one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spineline.datasets.coco import labels_of_coco, records_from_coco
+from spineline.datasets.bare.coco import coco_files, read_bare_coco
+from spineline.datasets.bare.contents import LEFT_OUT, BareContents
+from spineline.datasets.bare.data_yaml import find_data_yaml
+from spineline.datasets.bare.yolo import read_bare_yolo
+from spineline.datasets.coco import COCO_SCHEMA, labels_of_coco, records_from_coco
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
-from spineline.datasets.labels import LABEL_SETS, LabelSet
+from spineline.datasets.labels import LEVELS, Classes, LabelSet, class_names
+from spineline.datasets.quality_control import Finding
 from spineline.datasets.splits import PARTS, Part, fold_folders
 from spineline.datasets.types import ImageRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A converted dataset.
+    """A dataset.
 
     Attributes:
-        root: the folder that holds ``images`` and ``annotations``.
-        labels: the label set of its boxes.
-        names: class names, by class index.
+        root: the folder that its files lie in; a converted one holds ``images`` and
+            ``annotations``.
+        classes: the label set of its boxes, or the names of classes of its own.
         records: of each part, in the order of the files; each part is there, maybe empty.
+        own_names: class names by class index as a bare data set has them; empty in a converted one.
+        findings: what was found wrong while a bare data set was read; images that cannot be used
+            have no record.
     """
 
     root: Path
-    labels: LabelSet
-    names: tuple[str, ...]
+    classes: Classes
     records: dict[Part, tuple[ImageRecord, ...]]
+    own_names: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, by class index."""
+        return class_names(self.classes)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The label set of its boxes.
+
+        Raises:
+            AnnotationError: its classes are its own.
+        """
+        if isinstance(self.classes, str):
+            return self.classes
+        raise AnnotationError(_no_levels(self.root, self.own_names))
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One message for each image that cannot be used."""
+        return tuple(f"{f.image_id}: {f.detail}" for f in self.findings if f.action == LEFT_OUT)
 
     def image_path(self, record: ImageRecord) -> Path:
         """Where the record's image lies."""
@@ -41,30 +71,81 @@ class Dataset:
         return tuple(record for part in PARTS for record in self.records[part])
 
 
-def load_dataset(data: Path) -> Dataset:
-    """Load a converted dataset from its folder or its ``data.yaml``.
+def load_dataset(data: Path, images: Path | None = None, *, own_classes: bool = False) -> Dataset:
+    """Load a converted dataset, or a bare YOLO or COCO one.
 
-    The COCO files in ``annotations`` are what counts.
+    Of a converted one, named by its folder or its ``data.yaml``, the COCO files in ``annotations``
+    are what counts. A bare YOLO data set is named by its ``data.yaml`` or its folder, a bare COCO
+    one by a JSON file or its folder; what their classes stand for is told by their names, see
+    [spineline.datasets.bare.contents][].
+
+    Args:
+        data: what names it.
+        images: of a bare COCO data set, the folder of its images; None looks around the JSON.
+        own_classes: take a bare data set too whose classes are no levels.
 
     Raises:
-        AnnotationError: not a converted dataset, or its COCO files cannot be read.
+        AnnotationError: no dataset, its files cannot be read, or its classes are its own.
     """
-    root = data if data.is_dir() else data.parent
     if not data.exists():
         raise AnnotationError(f"data={data}: no such file or folder")
+    if images is not None and not images.is_dir():
+        raise AnnotationError(f"images={images}: no such folder")
+    root = data if data.is_dir() else data.parent
     files = {part: root / "annotations" / f"{part}.json" for part in PARTS}
-    present = {part: path for part, path in files.items() if path.is_file()}
+    whole = data.suffix.lower() != ".json"
+    present = {
+        part: read_coco_file(path) for part, path in files.items() if whole and path.is_file()
+    }
+    bare = None if _are_ours(root, present.values()) else _bare(data, images)
+    if bare is not None:
+        if not own_classes and not isinstance(bare.classes, str):
+            raise AnnotationError(_no_levels(data, bare.names))
+        return Dataset(bare.root, bare.classes, bare.records, bare.names, bare.findings)
     if not present:
         raise AnnotationError(_not_a_dataset(data))
-    loaded = {part: _load_part(path, part) for part, path in present.items()}
+    if images is not None:
+        raise AnnotationError(f"images={images}: data={data} is a converted dataset with its own")
+    loaded = {part: _load_part(files[part], part, coco) for part, coco in present.items()}
     label_sets = sorted({labels for labels, _ in loaded.values()})
     if len(label_sets) > 1:
         msg = f"data={data}: its parts have different label sets, {', '.join(label_sets)}"
         raise AnnotationError(msg)
     records = {part: loaded[part][1] if part in loaded else () for part in PARTS}
     _check_unique(data, records)
-    labels = label_sets[0]
-    return Dataset(root, labels, LABEL_SETS[labels], records)
+    return Dataset(root, label_sets[0], records)
+
+
+def _are_ours(root: Path, contents: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether COCO files are a converted dataset's: by their ``info``, or categories and images."""
+    for content in contents:
+        info = content.get("info")
+        if isinstance(info, Mapping) and info.get("schema") == COCO_SCHEMA:
+            return True
+        try:
+            labels_of_coco(content)
+        except AnnotationError:
+            continue
+        return (root / "images").is_dir()
+    return False
+
+
+def _bare(data: Path, images: Path | None) -> BareContents | None:
+    """What a bare YOLO or COCO data set holds; None where it is neither."""
+    yaml_file = find_data_yaml(data) if images is None else None
+    if yaml_file is not None:
+        return read_bare_yolo(yaml_file)
+    if data.suffix.lower() == ".json" or (data.is_dir() and coco_files(data)):
+        return read_bare_coco(data, images)
+    return None
+
+
+def _no_levels(data: Path, names: Sequence[str]) -> str:
+    return (
+        f"data={data}: its classes ({', '.join(names)[:200]}) are none of spineline's levels "
+        f"({', '.join(LEVELS)}), which this needs; name them so, or convert the source with "
+        "spineline convert"
+    )
 
 
 def read_coco_file(path: Path) -> Mapping[str, Any]:
@@ -85,8 +166,9 @@ def read_coco_file(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _load_part(path: Path, part: Part) -> tuple[LabelSet, tuple[ImageRecord, ...]]:
-    coco = read_coco_file(path)
+def _load_part(
+    path: Path, part: Part, coco: Mapping[str, Any]
+) -> tuple[LabelSet, tuple[ImageRecord, ...]]:
     try:
         labels, records = labels_of_coco(coco), records_from_coco(coco)
     except AnnotationError as error:
@@ -120,5 +202,6 @@ def _not_a_dataset(data: Path) -> str:
         return f"data={data}: holds folds; name one of them, such as data={folds[0]}"
     return (
         f"data={data}: no converted dataset (annotations/train.json, val.json or test.json "
-        "wanted); make one with spineline convert … to=yolo,voc,coco"
+        "wanted), and no bare one (data.yaml, or a COCO JSON file); make one with spineline "
+        "convert … to=yolo,voc,coco"
     )

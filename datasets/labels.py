@@ -50,8 +50,20 @@ LABEL_SETS: dict[LabelSet, tuple[str, ...]] = {
     "health": HEALTH_NAMES,
 }
 
+Classes = LabelSet | tuple[str, ...]
+"""What the boxes of a data set are told apart by: a label set, or the names of its own classes."""
+
 KIND_OF_SEVEN: tuple[Kind, ...] = ("vertebra", "vertebra", "disc", "disc", "disc", "disc", "disc")
 """The kind each seven-class code belongs to, by code."""
+
+
+def class_names(classes: Classes) -> tuple[str, ...]:
+    """The names of classes, by index.
+
+    >>> class_names("health"), class_names(("sacrum",))
+    (('healthy', 'sick'), ('sacrum',))
+    """
+    return LABEL_SETS[classes] if isinstance(classes, str) else classes
 
 
 def kind_of_level(level: str) -> Kind:

@@ -41,6 +41,8 @@ SEVERITY: dict[str, Severity] = {
     "study_in_two_parts": "error",
     "patient_in_two_parts": "error",
     "level_order": "error",
+    "stale_corrections": "error",
+    "edited_markups": "error",
     "naming_abstained": "warning",
     "frame_without_label": "warning",
     "uid_mismatch": "warning",
@@ -53,10 +55,22 @@ SEVERITY: dict[str, Severity] = {
     "box_differs": "warning",
     "constant_image": "warning",
     "exif_orientation": "warning",
+    "other_size": "error",
+    "several_images": "error",
+    "no_slice": "error",
+    "no_size": "error",
+    "other_shape": "warning",
+    "turned_box": "warning",
+    "far_off_slice": "warning",
+    "off_slice": "note",
+    "other_level": "note",
+    "ignored_mark": "note",
+    "outside_mark": "note",
     "pixels_not_square": "note",
     "label_contradicted": "warning",
     "box_outside": "note",
     "low_confidence": "note",
+    "not_looked_at": "note",
     "extra_level": "note",
     "too_few_discs": "note",
     "rare_disc_count": "note",
@@ -299,7 +313,7 @@ def _ranks(spine: Sequence[MarkedPoint], rules: PointRules) -> tuple[list[int] |
     reason = f"{count} points, wanted {wanted}" + (f"; none is named {missing}" if missing else "")
     if not rules.keep_fewer or count > wanted:
         return None, reason
-    if count < 2:
+    if (count < 2 and any(m.box_xyxy is None for m in spine)) or not spine:
         return None, f"{reason}; boxes need two"
     named = [m.rank for m in spine if m.rank is not None]
     in_order = len(named) == count and all(a < b for a, b in pairwise(named))
@@ -322,7 +336,10 @@ def _build(
     findings: list[Finding],
 ) -> Resolution:
     points = [m.point_xy for m in spine]
-    boxes = [_as_box(box) for box in boxes_from_points(points, ranks).tolist()]
+    if all(m.box_xyxy is not None for m in spine):
+        boxes = [m.box_xyxy for m in spine if m.box_xyxy is not None]
+    else:
+        boxes = [_as_box(box) for box in boxes_from_points(points, ranks).tolist()]
     flat = [LEVELS[r] for r, box in zip(ranks, boxes, strict=True) if box[3] - box[1] <= 0]
     if flat:
         reason = f"points at the same height: {', '.join(flat)} would have an empty box"

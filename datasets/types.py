@@ -5,7 +5,8 @@ left pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy``
 bottom) and may reach over the image's edge; writers of file formats clip them.
 
 A lumbar structure has a level. A cervical source names no levels: its discs have the level ``""``
-and are tagged ``healthy`` or ``sick``, no further.
+and are tagged ``healthy`` or ``sick``, no further. A structure of a data set that is not ours
+carries the name of its class there; it has a level too where the name stands for one.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from spineline.datasets.labels import (
     LEVELS,
     NO_LEVEL,
     PATHOLOGY,
+    Classes,
     Kind,
-    LabelSet,
     class_of,
     kind_of_level,
 )
@@ -43,6 +44,7 @@ class Structure:
         pathology: tags ``v1`` … ``v5``, sorted; without level ``healthy`` or ``sick``; empty where
             unlabelled.
         findings: names of the problems that quality control found in this structure.
+        class_name: what a data set that is not ours calls its class; ``""`` in all others.
     """
 
     level: str
@@ -51,9 +53,11 @@ class Structure:
     box_xyxy: tuple[float, float, float, float]
     pathology: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    class_name: str = ""
 
     def __post_init__(self) -> None:
-        _check_level(self.level, self.kind)
+        if self.level or not self.class_name:
+            _check_level(self.level, self.kind)
         _check_numbers(self.level, (*self.point_xy, *self.box_xyxy))
         _check_pathology(self.level, self.kind, self.pathology)
 
@@ -63,8 +67,13 @@ class Structure:
         x, y = self.point_xy
         return (y, x, *self.box_xyxy)
 
-    def class_in(self, labels: LabelSet) -> int | None:
-        """Class index in a label set; None where it has none (unlabelled, or not of the eleven)."""
+    def class_in(self, labels: Classes) -> int | None:
+        """Class index in a label set; None where it has none (unlabelled, or not of the eleven).
+
+        Given the names of a data set's own classes, the index of this structure's among them.
+        """
+        if not isinstance(labels, str):
+            return labels.index(self.class_name) if self.class_name in labels else None
         return class_of(labels, self.level, self.kind, self.pathology)
 
 

@@ -102,7 +102,7 @@ def find_sources(source: Path) -> tuple[_Source, ...]:
     if not source.exists():
         raise SpinelineError(f"source={source}: no such file or folder")
     if source.name == "data.yaml":
-        dataset = load_dataset(source)
+        dataset = load_dataset(source, own_classes=True)
         records = dataset.all_records()
         return tuple(_Source(r.image_id, dataset.image_path(r), True) for r in records)
     files = [source] if source.is_file() else _images_in(source.iterdir())

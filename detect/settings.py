@@ -49,7 +49,15 @@ class DetectTrain(Settings):
         shown=MISSING,
     )
     data: Path | None = key(
-        "converted dataset: its folder or data.yaml", default=None, group="data", shown=MISSING
+        "dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        default=None,
+        group="data",
+        shown=MISSING,
+    )
+    images: Path | None = key(
+        "of a COCO JSON file: folder of its images; none looks around it",
+        default=None,
+        group="data",
     )
     out: Path = key("run folder to write")
     hyp: str | None = key(
@@ -63,13 +71,22 @@ class DetectTrain(Settings):
         default=None,
         group="model",
     )
+    backbone_weights: Path | None = key(
+        "fasterrcnn: start the backbone from an ImageNet state dict of torchvision or timm, a "
+        ".safetensors file, or .pth with trust=true; the input is then normalised as there",
+        default=None,
+        group="model",
+    )
     download: bool = key(
-        "YOLO: start from the official COCO weights of this model, fetched from the network",
+        "start from weights fetched from the network: YOLO from the official COCO weights of this "
+        "model, fasterrcnn's backbone from torchvision's ImageNet weights",
         default=False,
         group="model",
     )
     trust: bool = key(
-        "allow weights= to be a .pt pickle (it can run code)", default=False, group="model"
+        "allow weights= or backbone_weights= to be a pickle (it can run code)",
+        default=False,
+        group="model",
     )
     resume: bool = key(
         "continue the run in out= from its last checkpoint; fasterrcnn, unet: to the same numbers "
@@ -301,7 +318,12 @@ class DetectorKeys(Settings):
 class DetectVal(DetectorKeys):
     """Keys of ``detect val``."""
 
-    data: Path = key("converted dataset: its folder or data.yaml")
+    data: Path = key(
+        "dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file"
+    )
+    images: Path | None = key(
+        "of a COCO JSON file: folder of its images; none looks around it", default=None
+    )
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
     confidence: float = key(
         "least confidence for the COCO figures", default=0.001, minimum=0.0, maximum=1.0

@@ -16,7 +16,7 @@ from spineline.datasets.common.files import write_json
 from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.run_record import resumed_settings, write_run_record
 from spineline.datasets.networks.training import TrainingResult, check_new_run, clear_half_written
-from spineline.detect.architectures import OWN_LOOP, canonical_name
+from spineline.detect.architectures import FASTERRCNN, OWN_LOOP, UNET, canonical_name
 from spineline.detect.engine.compiling import check_compile
 from spineline.detect.engine.dataset import YoloData, read_data
 from spineline.detect.engine.distributed import ProcessGroup, first_speaks, group_of_environment
@@ -28,6 +28,7 @@ COMMAND = "spineline detect train"
 _MAY_CHANGE = (
     "resume",
     "data",
+    "images",
     "out",
     "device",
     "compile",
@@ -71,9 +72,10 @@ def _start(settings: DetectTrain, group: ProcessGroup) -> TrainingResult:
         raise ConfigError("missing data=… (a dataset written by `spineline convert`)")
     dataset = settings.data
     settings = replace(settings, model=canonical_name(settings.model))
+    _check_start(settings)
     resolved = resolve_recipe(settings)
     device_name(settings.device)
-    data = read_data(dataset)
+    data = read_data(dataset, settings.images)
     if group.first:
         _check_run_folder(settings)
     _check_group(settings, resolved.values, group)
@@ -88,6 +90,20 @@ def _start(settings: DetectTrain, group: ProcessGroup) -> TrainingResult:
             write_json(settings.out / "recipe.json", resolved.report())
         log_outcomes(resolved)
         return run()
+
+
+def _check_start(settings: DetectTrain) -> None:
+    """Refuse weights to start from that the model has no use for, or more than one kind of them."""
+    kinds = ("weights", "backbone_weights", "download")
+    given = [kind for kind in kinds if getattr(settings, kind)]
+    if len(given) > 1:
+        words = " and ".join(f"{kind}={'true' if kind == 'download' else '…'}" for kind in given)
+        raise ConfigError(f"{words}: give one of them")
+    if settings.backbone_weights is not None and settings.model != FASTERRCNN:
+        msg = f"backbone_weights=…: model={settings.model} has no such key, {FASTERRCNN} has"
+        raise ConfigError(f"{msg}; give weights=…")
+    if settings.download and settings.model == UNET:
+        raise ConfigError(f"download=true: model={UNET} is trained from scratch or weights=…")
 
 
 def _check_group(settings: DetectTrain, values: dict[str, Any], group: ProcessGroup) -> None:

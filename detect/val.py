@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,13 +56,15 @@ def val(settings: DetectVal) -> DetectValResult:
     _check_confidence(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     device_name(settings.device)
-    dataset = load_dataset(settings.data)
+    dataset = load_dataset(settings.data, settings.images, own_classes=True)
     records = dataset.records[cast("Part", settings.split)]
     if not records:
         filled = [part for part, found in dataset.records.items() if found]
         msg = f"data={settings.data}: its {settings.split} part is empty; split={'|'.join(filled)}"
         raise AnnotationError(msg)
     chosen = load_chosen(settings)
+    if chosen.detector.names == dataset.own_names:  # it was trained on such a bare data set
+        dataset = replace(dataset, classes=dataset.own_names)
     _check_classes(settings, chosen.detector, dataset)
     found, failures = _detect(settings, chosen.detector, dataset, records)
     rules = MatchingRules(
@@ -72,13 +74,13 @@ def val(settings: DetectVal) -> DetectValResult:
         draws=settings.draws,
         seed=settings.seed,
     )
-    evaluation = evaluate_detections(records, found, dataset.labels, rules)
+    evaluation = evaluate_detections(records, found, dataset.classes, rules)
     metrics = {"split": settings.split, **evaluation.metrics}
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         _write(stage, settings, metrics, evaluation)
         write_run_record(stage, "detect val", settings, weights=chosen.record)
     _report(metrics)
-    return DetectValResult(settings.out, metrics, tuple(failures))
+    return DetectValResult(settings.out, metrics, (*dataset.failures, *failures))
 
 
 def _check_confidence(settings: DetectVal) -> None:
@@ -96,7 +98,7 @@ def _check_classes(settings: DetectVal, detector: Detector, dataset: Dataset) ->
         given = given if settings.model is None else f"model={settings.model}"
         msg = (
             f"{given}: its classes ({', '.join(detector.names)}) are not those of "
-            f"data={settings.data} ({', '.join(dataset.names)})"
+            f"data={settings.data} ({', '.join(dataset.own_names or dataset.names)})"
         )
         raise WeightsError(msg)
 

@@ -30,6 +30,7 @@ SCRIPTS = {
     "convert_speed": ["n=3", "repeats=1"],
     "cohort_memory": ["n=10", "size=128"],
     "start_up": ["repeats=1"],
+    "grading_time": ["repeats=1", "classifiers=lumbar-gradients,lumbar-gradients"],
     "runtimes": ["n=1", "formats=onnx", "repeats=1", "cold=false"],
     "training_speed": ["n=3", "imgsz=64", "batch=2", "epochs=3", "repeats=1"],
 }

@@ -77,7 +77,9 @@ def mentioned_commands() -> list[str]:
     """Commands within a sentence or a table, which may leave keys out."""
     texts = [BLOCK.sub("", text_of(page)) for page in PAGES]
     found = [command for text in texts for command in re.findall(r"`(spineline [^`]+)`", text)]
-    return list(dict.fromkeys(command for command in found if command.islower()))
+    return list(
+        dict.fromkeys(line for line in found if re.match(r"spineline [a-z]+( [a-z]|$)", line))
+    )
 
 
 def settings_and_values(line: str) -> tuple[type[Settings], dict[str, str]]:

@@ -32,8 +32,8 @@ MAY_IMPORT = {
     "pipeline": {"pipeline", "detect", "classify", "datasets", "weights", "converters"},
 }
 PARTS = (
-    ("cli",), ("kfold",), ("training", "export", "evaluation"), ("run",), ("outputs",),
-    ("inference",),
+    ("cli",), ("kfold", "review"), ("training", "export", "evaluation", "pacs"), ("run",),
+    ("outputs",), ("inference",),
 )  # fmt: skip
 """Parts of ``pipeline``: each imports only what stands to its right."""
 
@@ -49,6 +49,7 @@ LATE = {
     ("pipeline.inference.pipeline", "classify"): "torch, which exported bundles do without",
     ("pipeline.inference.pipeline", "detect"): "the same",
     ("pipeline.inference.pipeline", "detect.level_reader.model"): "the same",
+    ("pipeline.pacs.listen", "pipeline.pacs.receiver"): "pynetdicom, which an extra brings",
     ("pipeline.inference.spine_warnings", "datasets.dicom.burned_text"): "OpenCV, slow to import",
 }
 """Late imports of our own modules, (who, whom), and the heavy library that is their reason."""

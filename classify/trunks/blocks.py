@@ -11,6 +11,8 @@ from torch.nn import functional
 from spineline.classify.trunks.components import ComponentTrunk
 from spineline.datasets.common.errors import ConfigError
 
+_AT_ONCE = 16  # crops whose early maps, a hundred times a crop's size, are held together
+
 
 class BlockTrunk(ComponentTrunk):
     """The first blocks of a network, as they are: the rest of it is neither kept nor run.
@@ -57,8 +59,9 @@ class BlockTrunk(ComponentTrunk):
 
     def measure(self, images: Tensor) -> Tensor:
         """(N, maps · pool · pool): the last block's maps, averaged, one after the other."""
-        maps = self.blocks(self.bn1(self.conv_stem(images)))
-        return functional.avg_pool2d(maps, self.window).flatten(1)
+        parts = [images] if torch.jit.is_tracing() else images.split(_AT_ONCE)
+        maps = [self.blocks(self.bn1(self.conv_stem(part))) for part in parts]
+        return functional.avg_pool2d(torch.cat(maps), self.window).flatten(1)
 
     def train(self, mode: bool = True) -> BlockTrunk:  # noqa: ARG002
         """It stays in evaluation mode: its batch norms learn nothing."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from spineline.datasets.common.arrays import FloatArray, IntArray
 
-ABSENT = -20.0
+_ABSENT_BIAS = -20.0
 """Bias of a class that no crop has; its weights are zero."""
 
 
@@ -42,7 +42,7 @@ def fit_logistic(
 
     place = {code: n for n, code in enumerate(classes)}
     weight = np.zeros((len(classes), features.shape[1]))
-    bias = np.full(len(classes), ABSENT)
+    bias = np.full(len(classes), _ABSENT_BIAS)
     present = np.unique(codes)
     if len(present) < 2:
         bias[[place[int(code)] for code in present]] = 0.0

@@ -1,5 +1,9 @@
 """COCO on disk: ``annotations/PART.json``, the canonical form of a converted dataset.
 
+A part that has images has a second name, ``annotations/person_keypoints_PART.json``, by which
+Datumaro and CVAT find boxes and points. They take one kind of file alone, and ``instances_`` before
+this one, so that there is no file of that name.
+
 The encoding itself is in [spineline.datasets.coco][]; [spineline.datasets.dataset][] reads it.
 """
 
@@ -9,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spineline.datasets.coco import coco_from_records, coco_text
+from spineline.datasets.common.files import link_or_copy
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.splits import PARTS, Part
 from spineline.datasets.types import ImageRecord
@@ -21,4 +26,7 @@ def write_coco(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels
     for part in PARTS:
         names = [f"{record.image_id}.png" for record in records[part]]
         text = coco_text(coco_from_records(records[part], labels, names))
-        (folder / f"{part}.json").write_text(text, encoding="utf-8", newline="\n")
+        path = folder / f"{part}.json"
+        path.write_text(text, encoding="utf-8", newline="\n")
+        if records[part]:
+            link_or_copy(path, folder / f"person_keypoints_{part}.json")

@@ -1,5 +1,8 @@
 """Pascal VOC: ``voc/Annotations/ID.xml`` and ``voc/ImageSets/Main/PART.txt``.
 
+``voc/JPEGImages`` holds second names of the images, and ``voc/labelmap.txt`` the classes: Datumaro
+and CVAT open the folder so, and take the classes of VOC's photographs without it.
+
 VOC counts pixels from 1 and includes the last one. A box (left, top, right, bottom) on continuous
 coordinates 0 … width is therefore written as (left + 1, top + 1, right, bottom), within 1 … width;
 Detectron2 and supervision read it back that way. The numbers keep their fractions, so that no
@@ -19,6 +22,7 @@ from lxml import etree
 
 from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.files import link_or_copy
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.quality_control import SEVERITY
 from spineline.datasets.splits import PARTS, Part
@@ -156,14 +160,22 @@ def read_voc(path: Path) -> VocAnnotation:
 
 
 def write_voc(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
-    """Write VOC files and image sets into a dataset folder."""
+    """Write VOC files, image sets and class names into a dataset folder, beside its images."""
     annotations, sets = root / "voc" / "Annotations", root / "voc" / "ImageSets" / "Main"
     annotations.mkdir(parents=True, exist_ok=True)
+    pictures = root / "voc" / "JPEGImages"
     sets.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(exist_ok=True)
+    classes = "".join(f"{name}:::\n" for name in ("background", *LABEL_SETS[labels]))
+    text = f"# label:color_rgb:parts:actions\n{classes}"
+    (root / "voc" / "labelmap.txt").write_text(text, encoding="utf-8", newline="\n")
     for part in PARTS:
         for record in records[part]:
             xml = voc_xml(voc_from_record(record, labels), folder=f"images/{part}")
             (annotations / f"{record.image_id}.xml").write_bytes(xml)
+            image = root / "images" / part / f"{record.image_id}.png"
+            if image.is_file():  # a source without images writes labels alone
+                link_or_copy(image, pictures / image.name)
         ids = "".join(f"{record.image_id}\n" for record in records[part])
         (sets / f"{part}.txt").write_text(ids, encoding="utf-8", newline="\n")
 

@@ -1,4 +1,4 @@
-"""YOLO as Ultralytics reads it: ``labels/PART/ID.txt`` and ``data.yaml``.
+"""YOLO as Ultralytics reads it: ``labels/PART/ID.txt`` and ``data.yaml``; the same with points.
 
 Nine digits of a box's centre and size keep the rounding below a millionth of a pixel. Label files
 are read by [spineline.datasets.yolo_labels][].
@@ -6,7 +6,7 @@ are read by [spineline.datasets.yolo_labels][].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,20 @@ import yaml
 
 from spineline.datasets.boxes import xyxy_to_cxcywhn
 from spineline.datasets.coco import boxed_structures
+from spineline.datasets.common.files import link_or_copy
 from spineline.datasets.labels import LABEL_SETS, LabelSet
 from spineline.datasets.splits import PARTS, Part
 from spineline.datasets.types import ImageRecord
 
-_DATA_YAML = """\
+_HEAD = """\
 # Ultralytics dataset file. The path is empty on purpose: Ultralytics then takes the folder that
 # this file lies in, so that the dataset can be moved.
 path: ''
-train: images/train
-val: images/val
-test: images/test
-names:
 """
+
+LABELSTUDIO_FOLDER = "labelstudio"
+POSE_FOLDER = "pose"
+"""Where ``to=pose`` goes: a dataset of its own, whose labels hold a key point behind each box."""
 
 
 def yolo_text(record: ImageRecord, labels: LabelSet) -> str:
@@ -37,19 +38,94 @@ def yolo_text(record: ImageRecord, labels: LabelSet) -> str:
     return ("%d %.9f %.9f %.9f %.9f\n" * len(rows)) % tuple(rows.ravel().tolist())
 
 
-def data_yaml_text(names: Sequence[str]) -> str:
-    """The text of ``data.yaml``."""
+def pose_text(record: ImageRecord, labels: LabelSet) -> str:
+    """The label file of a record for ``yolo pose``: behind each box its structure's point."""
+    boxed = boxed_structures(record, labels)
+    size_wh = np.array([record.width, record.height])
+    points = np.array([s.point_xy for s in boxed.structures]).reshape(-1, 2) / size_wh
+    lines = yolo_text(record, labels).splitlines()
+    return "".join(
+        f"{line} {x:.9f} {y:.9f} 2\n"
+        for line, (x, y) in zip(lines, points.clip(0, 1).tolist(), strict=True)
+    )
+
+
+def data_yaml_text(
+    names: Sequence[str], parts: Sequence[Part] = PARTS, *, pose: bool = False
+) -> str:
+    """The text of ``data.yaml``.
+
+    Args:
+        names: class names, by class index.
+        parts: those that have images. Ultralytics demands ``train`` and ``val`` of every file and
+            stops at a ``test`` without images, so that a part that is empty is left out if it can.
+        pose: labels hold one key point behind each box.
+    """
+    keys = "".join(f"{part}: images/{part}\n" for part in PARTS if part in parts or part != "test")
+    shape = "kpt_shape: [1, 3]\nflip_idx: [0]\n" if pose else ""
     listed = yaml.safe_dump(dict(enumerate(names)), sort_keys=False, allow_unicode=True)
-    return _DATA_YAML + "".join(f"  {line}\n" for line in listed.splitlines())
+    return _HEAD + keys + shape + "names:\n" + "".join(f"  {x}\n" for x in listed.splitlines())
 
 
 def write_yolo(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
-    """Write label files and ``data.yaml`` into a dataset folder."""
+    """Write label files, ``data.yaml`` and ``classes.txt`` (class names) into a dataset folder."""
+    _write(root, records, labels, yolo_text)
+    _write_text(root / "classes.txt", _classes_text(labels))
+
+
+def write_labelstudio(
+    root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet
+) -> None:
+    """Write ``labelstudio``: all parts in one folder, as Label Studio's YOLO import looks for them.
+
+    It lists ``images`` without the folders below.
+    """
+    folder = root / LABELSTUDIO_FOLDER
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    _write_text(folder / "classes.txt", _classes_text(labels))
+    for part in PARTS:
+        for record in records[part]:
+            image = root / "images" / part / f"{record.image_id}.png"
+            _write_text(folder / "labels" / f"{record.image_id}.txt", yolo_text(record, labels))
+            if image.is_file():
+                link_or_copy(image, folder / "images" / image.name)
+
+
+def write_pose(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
+    """Write a dataset for ``yolo pose`` into the folder ``pose``: its labels, and its images again.
+
+    The images are second names of those in ``images``, where the file system has such.
+    """
+    _write(root / POSE_FOLDER, records, labels, pose_text)
+    for part in PARTS:
+        folder = root / POSE_FOLDER / "images" / part
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in records[part]:
+            image = root / "images" / part / f"{record.image_id}.png"
+            if image.is_file():  # a source without images writes labels alone
+                link_or_copy(image, folder / image.name)
+
+
+def _write(
+    root: Path,
+    records: Mapping[Part, Sequence[ImageRecord]],
+    labels: LabelSet,
+    text_of: Callable[[ImageRecord, LabelSet], str],
+) -> None:
     for part in PARTS:
         folder = root / "labels" / part
         folder.mkdir(parents=True, exist_ok=True)
         for record in records[part]:
-            text = yolo_text(record, labels)
-            (folder / f"{record.image_id}.txt").write_text(text, encoding="utf-8", newline="\n")
-    text = data_yaml_text(LABEL_SETS[labels])
-    (root / "data.yaml").write_text(text, encoding="utf-8", newline="\n")
+            _write_text(folder / f"{record.image_id}.txt", text_of(record, labels))
+    filled = [part for part in PARTS if records[part]]
+    text = data_yaml_text(LABEL_SETS[labels], filled, pose=text_of is pose_text)
+    _write_text(root / "data.yaml", text)
+
+
+def _classes_text(labels: LabelSet) -> str:
+    return "".join(f"{name}\n" for name in LABEL_SETS[labels])
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

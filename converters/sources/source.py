@@ -7,11 +7,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from spineline.converters.sources.exports.kinds import (
+    EXPORT_NAMES,
+    ExportKind,
+    kind_of_json,
+    why_no_export,
+)
 from spineline.datasets.common.errors import AnnotationError, first_line
 from spineline.datasets.common.files import read_json
 from spineline.datasets.labels import NO_LEVEL
@@ -26,7 +32,7 @@ from spineline.datasets.quality_control import (
 )
 from spineline.datasets.types import ImageRecord, Structure
 
-SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"]
+SourceKind = Literal["tianchi", "report", "cervical", "prepared", "result"] | ExportKind
 
 PixelBox = tuple[float, float, float, float]
 """Absolute ``xyxy`` in native pixels."""
@@ -76,6 +82,8 @@ class AnnotationSource:
         pixels: decodes the image of a record: (H, W), uint8 or float32, as stored.
         path_of: the file that the image of a record lies in; None where it is missing.
         table: what else there is to count, from the rows of the source down; empty for most.
+        marks: of an export of another tool: what became of its marks, for ``conversion.json``.
+        patients: whom the source says the patient is, by study; never written anywhere.
     """
 
     kind: SourceKind
@@ -85,6 +93,8 @@ class AnnotationSource:
     pixels: Callable[[ImageRecord], Pixels]
     path_of: Callable[[ImageRecord], Path | None] = _no_path
     table: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, Any] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def is_missing(self, record: ImageRecord) -> bool:
         """Whether the record's image is missing, so that its labels are written alone."""
@@ -209,9 +219,12 @@ def detect_kind(path: Path, content: Any) -> SourceKind:
         AnnotationError: neither of those known.
     """
     what = "entries of a Tianchi, report or prepared source"
-    kind = _kind_of(json_list(path, content, what))
+    kind = kind_of_json(content)
     if kind is not None:
-        return kind
+        return cast(SourceKind, kind)
+    if reason := why_no_export(content):
+        raise AnnotationError(f"{path}: {reason}")
+    json_list(path, content, what)
     msg = (
         f"{path}: neither a Tianchi source (entries with studyUid and data) nor a report source "
         "(entries with id and point) nor a prepared one (entries with img_path and annotation)"
@@ -225,23 +238,12 @@ def source_entries(path: Path, kind: SourceKind, what: str) -> list[Any]:
     Raises:
         AnnotationError: not readable, not a list, empty, or a source of the other kind.
     """
-    entries = json_list(path, load_json(path), what)
-    found = _kind_of(entries)
+    content = load_json(path)
+    found = kind_of_json(content)
     if found not in (kind, None):
-        msg = f"{path}: entries are those of a {found} source, wanted {what}"
+        msg = f"{path}: this is {EXPORT_NAMES[str(found)]}, wanted {what}"
         raise AnnotationError(f"{msg}; use spineline convert {found}")
-    return entries
-
-
-def _kind_of(entries: Sequence[Any]) -> SourceKind | None:
-    for entry in entries:
-        if isinstance(entry, dict) and ("studyUid" in entry or "data" in entry):
-            return "tianchi"
-        if isinstance(entry, dict) and "point" in entry:
-            return "report"
-        if isinstance(entry, dict) and "img_path" in entry:
-            return "prepared"
-    return None
+    return json_list(path, content, what)
 
 
 def point_xy(value: Any, where: str) -> tuple[float, float]:

@@ -40,14 +40,14 @@ class CropsResult:
 
 
 def crops(settings: DataCrops) -> CropsResult:
-    """Cut the crops of a converted dataset and write them as a folder for ``classify``.
+    """Cut the crops of a dataset and write them as a folder for ``classify``.
 
     Raises:
         AnnotationError: the dataset cannot be read, or has no labelled structure.
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
     """
     check_output(settings.out, overwrite=settings.overwrite)
-    dataset = load_dataset(settings.data)
+    dataset = load_dataset(settings.data, settings.images)
     by: BalanceBy = "binary" if settings.balance_by == "binary" else "seven"
     balance: Balance = "noise" if settings.balance == "noise" else "none"
     tables: dict[Part, CropTable] = {}
@@ -68,7 +68,7 @@ def crops(settings: DataCrops) -> CropsResult:
         for part, table in tables.items()
     }
     after = {part: table.counts(by) for part, table in tables.items()}
-    failures = tuple(f for table in tables.values() for f in table.failures)
+    failures = dataset.failures + tuple(f for table in tables.values() for f in table.failures)
     if not any(len(table) for table in tables.values()):
         raise AnnotationError(f"{settings.data}: {why_no_crop(dataset, failures)}")
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:

@@ -14,7 +14,12 @@ from spineline.datasets.splits import PARTS
 class DataStats(Settings):
     """Keys of ``data stats``."""
 
-    data: Path = key("converted dataset: its folder or data.yaml")
+    data: Path = key(
+        "dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file"
+    )
+    images: Path | None = key(
+        "of a COCO JSON file: folder of its images; none looks around it", default=None
+    )
     out: Path = key("folder to write stats.json, stats.md and histograms to")
     overwrite: bool = key("replace out if it exists", default=False)
 
@@ -23,7 +28,12 @@ class DataStats(Settings):
 class DataShow(Settings):
     """Keys of ``data show``."""
 
-    data: Path = key("converted dataset: its folder or data.yaml")
+    data: Path = key(
+        "dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file"
+    )
+    images: Path | None = key(
+        "of a COCO JSON file: folder of its images; none looks around it", default=None
+    )
     out: Path = key("folder to write one PNG per image and a contact sheet to")
     part: str = key("which part to draw", default="all", choices=("all", *PARTS))
     ids: tuple[str, ...] = key(
@@ -55,7 +65,12 @@ class DataShow(Settings):
 class DataCrops(Settings):
     """Keys of ``spineline data crops``."""
 
-    data: Path = key("converted dataset: its folder or data.yaml")
+    data: Path = key(
+        "dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file"
+    )
+    images: Path | None = key(
+        "of a COCO JSON file: folder of its images; none looks around it", default=None
+    )
     out: Path = key("folder to write to")
     size: int = key("side of a crop in pixels", default=64, minimum=8, maximum=1024)
     margin: float = key("scale of the box that is cut", default=1.0, minimum=0.1, maximum=10)

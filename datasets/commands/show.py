@@ -1,4 +1,4 @@
-"""``spineline data show``: boxes, points, levels and tags of a converted dataset on its images.
+"""``spineline data show``: boxes, points, levels and tags of a dataset on its images.
 
 A dataset of healthy and sick structures (``labels=health``) is drawn in their colours, any other in
 those of discs and vertebrae. With ``predictions=…`` the labels stand on the left, what a detector
@@ -31,7 +31,7 @@ from spineline.datasets.drawing import (
     side_by_side,
 )
 from spineline.datasets.images import read_uint8_image
-from spineline.datasets.labels import LABEL_SETS, LabelSet, kind_of_class
+from spineline.datasets.labels import LABEL_SETS, Classes, kind_of_class
 from spineline.datasets.predictions import PredictedBox, read_predictions
 from spineline.datasets.types import ImageRecord
 
@@ -54,18 +54,18 @@ class ShowResult:
 
 
 def show(settings: DataShow) -> ShowResult:
-    """Draw images of a converted dataset with their structures, and a contact sheet of them.
+    """Draw images of a dataset with their structures, and a contact sheet of them.
 
     Raises:
         ConfigError: ``ids`` names an image that is not in the part.
         SpinelineError: the dataset cannot be loaded or has no image there, or ``out`` exists or
             cannot be written.
     """
-    dataset = load_dataset(settings.data)
+    dataset = load_dataset(settings.data, settings.images, own_classes=True)
     predictions = None if settings.predictions is None else read_predictions(settings.predictions)
     records = select_records(dataset, settings, predicted=predictions or ())
     pictures: dict[str, PixelArray] = {}
-    failures = []
+    failures = list(dataset.failures)
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
         for part, record in progress(records, description="drawing"):
             try:
@@ -139,9 +139,9 @@ def draw_record(
     """
     path = dataset.image_path(record)
     image = read_uint8_image(path)
-    legend = HEALTH_COLOURS_RGB if dataset.labels == "health" else None
+    legend = HEALTH_COLOURS_RGB if dataset.classes == "health" else None
     marks = record_marks(
-        record, labels=settings.labels, boxes=settings.boxes, label_set=dataset.labels
+        record, labels=settings.labels, boxes=settings.boxes, label_set=dataset.classes
     )
     left = draw_overlay(image, marks, title=title, scale=settings.scale, legend=legend)
     if predictions is None:
@@ -174,14 +174,20 @@ def record_marks(
     *,
     labels: str = "pathology",
     boxes: bool = True,
-    label_set: LabelSet = "level",
+    label_set: Classes = "level",
 ) -> Sequence[Mark]:
-    """The marks of a record's structures; one with findings carries an exclamation mark."""
+    """The marks of a record's structures; one with findings carries an exclamation mark.
+
+    A structure without level bears the name of its class; a question mark stands for no grade
+    where there could be one.
+    """
     marks = []
     for structure in record.structures:
-        words = [] if labels == "none" or not structure.level else [structure.level]
+        name = structure.level or structure.class_name
+        words = [] if labels == "none" or not name else [name]
         if labels == "pathology":
-            words += [",".join(structure.pathology) or "?"]
+            ungraded = [] if structure.class_name else ["?"]
+            words += [",".join(structure.pathology)] if structure.pathology else ungraded
             words += ["!"] if structure.findings else []
         box = structure.box_xyxy if boxes else None
         colour: Colour | None = None

@@ -1,4 +1,4 @@
-"""``spineline data stats``: what a converted dataset holds, in numbers and histograms.
+"""``spineline data stats``: what a dataset holds, in numbers and histograms.
 
 Images are read one by one, and only how often each value occurs is kept. Lengths are native pixels,
 spacing is mm, grey values are 0 … 255. A standard deviation is that of the population (divided by
@@ -28,10 +28,10 @@ from spineline.datasets.images import read_colours, read_uint8_image
 from spineline.datasets.labels import (
     EXTRA_LEVELS,
     KINDS,
-    LABEL_SETS,
     LEVELS,
+    Classes,
     Kind,
-    LabelSet,
+    class_names,
 )
 from spineline.datasets.splits import Part
 from spineline.datasets.types import ImageRecord, Structure, tags_of
@@ -67,16 +67,17 @@ class StatsResult:
 
 
 def stats(settings: DataStats) -> StatsResult:
-    """Count, measure and draw a converted dataset.
+    """Count, measure and draw a dataset.
 
     Raises:
         SpinelineError: the dataset cannot be loaded, or ``out`` exists or cannot be written.
     """
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        dataset = load_dataset(settings.data)
-        counts, failures = pixel_counts(dataset)
+        dataset = load_dataset(settings.data, settings.images, own_classes=True)
+        counts, unread = pixel_counts(dataset)
+        failures = [*dataset.failures, *unread]
         result = dataset_stats(dataset, counts)
-        result["failures"] = list(failures)
+        result["failures"] = failures
         write_json(stage / "stats.json", result)
         markdown = stats_markdown(result)
         write_text(stage / "stats.md", markdown)
@@ -101,11 +102,11 @@ def dataset_stats(dataset: Dataset, counts: Counts | None = None) -> dict[str, A
     tags = tags_of([structure for record in everything for structure in record.structures])
     nothing = np.zeros((1 + len(CHANNELS), 256), np.int64)
     blocks: dict[str, Any] = {
-        part: _block(records, dataset.labels, counts.get(part, nothing), tags)
+        part: _block(records, dataset.classes, counts.get(part, nothing), tags)
         for part, records in dataset.records.items()
     }
-    blocks[ALL] = _block(everything, dataset.labels, sum(counts.values(), nothing), tags)
-    return {"schema": STATS_SCHEMA, "labels": dataset.labels, "parts": blocks}
+    blocks[ALL] = _block(everything, dataset.classes, sum(counts.values(), nothing), tags)
+    return {"schema": STATS_SCHEMA, "labels": _label_set(dataset.classes), "parts": blocks}
 
 
 def summary(values: Iterable[float]) -> dict[str, float | int | None]:
@@ -167,7 +168,7 @@ def stats_markdown(result: Mapping[str, Any]) -> str:
 
 def _block(
     records: Sequence[ImageRecord],
-    labels: LabelSet,
+    labels: Classes,
     counts: IntArray,
     tags: Mapping[Kind, Sequence[str]],
 ) -> dict[str, Any]:
@@ -219,8 +220,12 @@ def _box_block(structures: Sequence[Structure]) -> dict[str, Any]:
     }
 
 
-def _class_counts(structures: Sequence[Structure], labels: LabelSet) -> dict[str, int]:
-    names = LABEL_SETS[labels]
+def _label_set(classes: Classes) -> str:
+    return classes if isinstance(classes, str) else "own"
+
+
+def _class_counts(structures: Sequence[Structure], labels: Classes) -> dict[str, int]:
+    names = class_names(labels)
     indices = [structure.class_in(labels) for structure in structures]
     counts = {name: indices.count(index) for index, name in enumerate(names)}
     return {**counts, "none": indices.count(None)}

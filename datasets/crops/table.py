@@ -220,6 +220,11 @@ def why_no_crop(dataset: Dataset, failures: Sequence[str]) -> str:
     structures = [s for record in dataset.all_records() for s in record.structures]
     if not structures:
         return "no crop can be made, it holds no structure; convert a source that does"
+    if dataset.own_names:
+        return (
+            "no crop can be made, a bare data set has no grades (v1 to v5); convert it from a "
+            "source that has them (spineline convert help lists them)"
+        )
     if all(s.level == NO_LEVEL for s in structures):
         return (
             "no crop can be made, its discs have no level and are graded healthy or sick alone "

@@ -1,28 +1,37 @@
 """The YOLO side of a dataset, read and checked before a network trains on it.
 
-Reads the layout that ``spineline convert`` writes and any other local Ultralytics detection
-dataset: ``data.yaml`` with ``path``, ``train``, ``val`` and ``names``; images in a folder
-``images``, labels beside it in ``labels``. Nothing is downloaded or executed, no cache is read or
-written, no image is altered.
+Reads the layout that ``spineline convert`` writes, any other local Ultralytics detection dataset by
+Ultralytics' own rules ([spineline.datasets.bare.data_yaml][]), and bare COCO ones. Nothing is
+downloaded or executed, no cache is read or written, no image is altered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from spineline.datasets.bare.data_yaml import (
+    YOLO_SUFFIXES,
+    find_data_yaml,
+    label_file,
+    read_data_yaml,
+)
+from spineline.datasets.boxes import xyxy_to_cxcywhn
+from spineline.datasets.coco import boxed_structures
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.log import LOG
-from spineline.datasets.common.yaml_files import YamlError, read_yaml
+from spineline.datasets.dataset import load_dataset
 from spineline.datasets.images import ImageReadError, image_size
-from spineline.datasets.yolo_labels import parse_yolo_labels, read_yolo_labels
+from spineline.datasets.labels import class_names
+from spineline.datasets.splits import PARTS, Part
+from spineline.datasets.yolo_labels import YoloBoxes, parse_yolo_labels, read_yolo_labels
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _SHOWN = 5
 
 
@@ -45,12 +54,35 @@ class YoloImage:
 
 @dataclass(frozen=True, slots=True)
 class YoloData:
-    """A dataset's class names and the image files of its training and validation parts."""
+    """A dataset's class names and the image files of its training and validation parts.
+
+    Attributes:
+        file: what named it.
+        names: class names, by class index.
+        train, val: image files.
+        keypoint_shape: of ``data.yaml``; (0, 0) where no key points follow the boxes.
+        boxes: of each image, where they lie in no label files; else None.
+    """
 
     file: Path
     names: tuple[str, ...]
     train: tuple[Path, ...]
     val: tuple[Path, ...]
+    keypoint_shape: tuple[int, int] = (0, 0)
+    boxes: Mapping[Path, YoloBoxes] | None = None
+
+    def part_images(self, part: Literal["train", "val"]) -> tuple[YoloImage, ...]:
+        """Every image of a part with its labels; see [read_images][].
+
+        Raises:
+            AnnotationError: an image or a label file that cannot be used, or no label at all.
+        """
+        files = self.train if part == "train" else self.val
+        if not files and part == "val":
+            return ()
+        return read_images(
+            files, self.names, part=part, keypoint_shape=self.keypoint_shape, boxes=self.boxes
+        )
 
 
 def class_counts(images: tuple[YoloImage, ...], classes: int) -> npt.NDArray[np.int64]:
@@ -66,83 +98,75 @@ def warn_of_absent_classes(names: tuple[str, ...], counts: npt.NDArray[np.int64]
         LOG.warning("no training label of class %s", ", ".join(missing))
 
 
-def read_data(data: Path) -> YoloData:
-    """The class names and image files behind a dataset's folder or ``data.yaml``.
+def read_data(data: Path, images: Path | None = None) -> YoloData:
+    """The class names and image files behind a dataset: YOLO's, or COCO's where there is no YOLO.
+
+    Args:
+        data: a folder, a ``data.yaml``, or a COCO JSON file.
+        images: of a COCO file, the folder of its images; None looks around the JSON.
 
     Raises:
-        AnnotationError: missing, not such a file, or without a training image.
+        AnnotationError: missing, not such a dataset, or without a training image.
     """
-    file = data / "data.yaml" if data.is_dir() else data
-    if not file.is_file():
-        msg = f"data={data}: no data.yaml there; give the folder that `spineline convert` wrote"
+    file = find_data_yaml(data) if images is None else None
+    if file is not None:
+        found = read_data_yaml(file)
+        result = YoloData(
+            found.file, found.names, found.parts["train"], found.parts["val"], found.keypoint_shape
+        )
+    elif data.suffix.lower() == ".json" or images is not None or (data / "annotations").is_dir():
+        result = _coco_data(data, images)
+    else:
+        msg = (
+            f"data={data}: no data.yaml there; give the folder that `spineline convert` wrote, a "
+            "data.yaml or a COCO JSON file"
+        )
         raise AnnotationError(msg)
-    try:
-        content = read_yaml(file)
-    except (OSError, YamlError) as error:
-        raise AnnotationError(f"{file}: cannot be read as YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise AnnotationError(f"{file}: holds no keys; wanted path, train, val and names")
-    names = _names(content.get("names"), file)
-    train = _part_files(content, "train", file)
-    if not train:
-        msg = f"{file}: the train part has no image; convert with a split that leaves some in it"
+    if not result.train:
+        msg = f"{result.file}: the train part has no image; convert with a split that leaves some "
+        raise AnnotationError(msg + "in it")
+    return result
+
+
+def _coco_data(data: Path, images: Path | None) -> YoloData:
+    """The boxes of COCO files, clipped to their images, in the place of label files."""
+    dataset = load_dataset(data, images, own_classes=True)
+    if dataset.failures:
+        shown = "; ".join(dataset.failures[:_SHOWN])
+        msg = f"data={data}: {len(dataset.failures)} images cannot be used: {shown}"
         raise AnnotationError(msg)
-    return YoloData(file.absolute(), names, train, _part_files(content, "val", file))
-
-
-def _names(value: object, file: Path) -> tuple[str, ...]:
-    if isinstance(value, dict) and value and set(value) == set(range(len(value))):
-        return tuple(str(value[i]) for i in range(len(value)))
-    if isinstance(value, list) and value:
-        return tuple(str(name) for name in value)
-    msg = f"{file}: names: wanted the class names as a list, or numbered from 0; found {value!r}"
-    raise AnnotationError(msg)
-
-
-def _part_files(content: dict[str, Any], part: str, file: Path) -> tuple[Path, ...]:
-    value = content.get(part)
-    root = file.absolute().parent / str(content.get("path") or ".")
-    found: list[Path] = []
-    for entry in value if isinstance(value, list) else [value]:
-        if not entry:
-            continue
-        folder = (root / str(entry)).resolve()
-        if not folder.exists():
-            raise AnnotationError(f"{file}: {part}: {folder} does not exist")
-        found += _listed(folder) if folder.is_file() else _images_below(folder)
-    return tuple(found)
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(
-        f for f in folder.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()
-    )
-
-
-def _listed(file: Path) -> list[Path]:
-    lines = file.read_text(encoding="utf-8-sig").split("\n")
-    return sorted((file.parent / line.strip()).resolve() for line in lines if line.strip())
-
-
-def label_file(image: Path) -> Path:
-    """Where an image's labels are: the last folder ``images`` of its path becomes ``labels``.
-
-    >>> label_file(Path("set/images/train/7.png")).as_posix()
-    'set/labels/train/7.txt'
-    """
-    parts = list(image.parts)
-    places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
-    if places:
-        parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    classes = dataset.own_names or dataset.classes
+    boxes: dict[Path, YoloBoxes] = {}
+    files: dict[Part, tuple[Path, ...]] = {}
+    for part in PARTS:
+        files[part] = tuple(dataset.image_path(r).absolute() for r in dataset.records[part])
+        for file, record in zip(files[part], dataset.records[part], strict=True):
+            boxed = boxed_structures(record, classes)
+            normalised = xyxy_to_cxcywhn(boxed.boxes_xyxy, record.width, record.height)
+            points = np.full((len(normalised), 2), np.nan)
+            boxes[file] = YoloBoxes(boxed.class_index, normalised, points)
+    names = class_names(classes)
+    return YoloData(data.absolute(), names, files["train"], files["val"], boxes=boxes)
 
 
 def read_images(
-    files: tuple[Path, ...], names: tuple[str, ...], *, part: str
+    files: tuple[Path, ...],
+    names: tuple[str, ...],
+    *,
+    part: str,
+    keypoint_shape: tuple[int, int] = (0, 0),
+    boxes: Mapping[Path, YoloBoxes] | None = None,
 ) -> tuple[YoloImage, ...]:
     """Every image of a part with its labels, decoded once to see that it can be.
 
     An image without a label file is a background.
+
+    Args:
+        files: the images.
+        names: class names, by class index.
+        part: named in messages.
+        keypoint_shape: see [YoloData][].
+        boxes: of each image, in the place of label files.
 
     Raises:
         AnnotationError: an image or a label file that cannot be used, or no label at all; says how
@@ -153,7 +177,11 @@ def read_images(
     repeated = 0
     for file in files:
         try:
-            image, repeats = _read_image(file, len(names))
+            if boxes is None:
+                labels = _labels_of(file, len(names), keypoint_shape)
+            else:
+                labels = boxes[file]
+            image, repeats = _read_image(file, labels)
         except AnnotationError as error:
             problems.append(str(error))
             continue
@@ -168,7 +196,7 @@ def read_images(
         raise AnnotationError(msg)
     empty = sum(1 for image in images if not len(image.class_index))
     if empty == len(images):
-        looked = label_file(files[0])
+        looked = str(label_file(files[0])) if boxes is None else "COCO"
         msg = f"none of the {len(images)} images of the {part} part has a label ({looked} …)"
         raise AnnotationError(msg)
     if empty:
@@ -177,7 +205,8 @@ def read_images(
         )
     if repeated:
         LOG.warning("%s: %d label lines repeat another and count once", part, repeated)
-    _warn_of_labels_alone(files, part)
+    if boxes is None:
+        _warn_of_labels_alone(files, part)
     return tuple(images)
 
 
@@ -188,7 +217,7 @@ def _warn_of_labels_alone(files: tuple[Path, ...], part: str) -> None:
         labels = label_file(images / "any").parent
         if labels == images or not labels.is_dir():
             continue
-        stems = {f.stem for f in images.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES}
+        stems = {f.stem for f in images.iterdir() if f.suffix.lower() in YOLO_SUFFIXES}
         alone += [f for f in sorted(labels.glob("*.txt")) if f.stem not in stems]
     if alone:
         shown = ", ".join(str(file) for file in alone[:_SHOWN])
@@ -196,11 +225,15 @@ def _warn_of_labels_alone(files: tuple[Path, ...], part: str) -> None:
         LOG.warning("%s: %d label files have no image: %s%s", part, len(alone), shown, more)
 
 
-def _read_image(file: Path, classes: int) -> tuple[YoloImage, int]:
+def _labels_of(file: Path, classes: int, keypoint_shape: tuple[int, int]) -> YoloBoxes:
+    labels = label_file(file)
+    if not labels.exists():
+        return parse_yolo_labels("", classes=classes)
+    return read_yolo_labels(labels, classes=classes, keypoint_shape=keypoint_shape)
+
+
+def _read_image(file: Path, labels: YoloBoxes) -> tuple[YoloImage, int]:
     """An image with its labels, each once, and how many lines repeat another."""
-    labels = parse_yolo_labels("", classes=classes)
-    if label_file(file).exists():
-        labels = read_yolo_labels(label_file(file), classes=classes)
     once = labels.without_repeats()
     class_index = once.class_index.astype(np.float32)
     boxes = once.boxes_cxcywhn.astype(np.float32)

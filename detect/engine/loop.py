@@ -35,13 +35,13 @@ from spineline.datasets.networks.training import (
     run_finished,
 )
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors, read_safetensors
+from spineline.detect.engine.class_rows import ClassRows, log_rows, matched_rows, taken_over
 from spineline.detect.engine.compiling import compile_backbone
 from spineline.detect.engine.dataset import (
     YoloData,
     YoloImage,
     class_counts,
     read_data,
-    read_images,
     warn_of_absent_classes,
 )
 from spineline.detect.engine.distributed import ALONE, ProcessGroup, joined_processes
@@ -75,6 +75,14 @@ Batch = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
+class StartWeights:
+    """What a network starts from: tensors by name, and the classes they know, if any."""
+
+    tensors: Mapping[str, torch.Tensor]
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """What a run trains with.
 
@@ -85,7 +93,7 @@ class TrainingPlan:
         train: images to train on, at the network's scale.
         val: images to validate on; without any nothing is validated.
         description: of the network, its architecture's.
-        start: tensors that the network starts from, where it does not start from scratch.
+        start: the network that it starts from, where it does not start from scratch.
         samples: training images at the network's scale that are in memory, by index.
         group: this process's place among those that train together.
     """
@@ -96,7 +104,7 @@ class TrainingPlan:
     train: tuple[YoloImage, ...]
     val: tuple[YoloImage, ...]
     description: Any
-    start: dict[str, torch.Tensor] | None = None
+    start: StartWeights | None = None
     samples: Mapping[int, Sample] = field(default_factory=dict)
     group: ProcessGroup = ALONE
 
@@ -126,12 +134,10 @@ def make_plan(
         ConfigError: a key that the network has no use for.
         WeightsError: weights to start from that cannot be used.
     """
-    if settings.download:
-        model = settings.model
-        raise ConfigError(f"download=true: model={model} is trained from scratch or weights=…")
     architecture = architecture_of(str(settings.model))
-    train = read_images(data.train, data.names, part="train")
-    val = read_images(data.val, data.names, part="val") if data.val else ()
+    values = {**values, **architecture.input_defaults(settings, values)}
+    train = data.part_images("train")
+    val = data.part_images("val")
     counts = class_counts(train, len(data.names))
     architecture.check(values, data.names, counts.tolist())
     warn_of_absent_classes(data.names, counts)
@@ -144,7 +150,7 @@ def make_plan(
     std = std if values["std"] is None else values["std"]
     description = architecture.describe(values, mean, std)
     _announce(data, train, val, values, description)
-    start = None if settings.weights is None else _start(settings, architecture, description)
+    start = _start(settings, architecture, description)
     return TrainingPlan(
         settings, values, data.names, train, val, description, start, samples, group
     )
@@ -181,9 +187,15 @@ def _announce(
 
 def _start(
     settings: DetectTrain, architecture: Architecture, description: Any
-) -> dict[str, torch.Tensor]:
+) -> StartWeights | None:
+    backbone = architecture.start_backbone(settings, description)
+    if backbone is not None:
+        return StartWeights(backbone)
+    if settings.weights is None:
+        return None
     file = resolve_weights(str(settings.weights), task="detect", trust=settings.trust).path
-    network, found = architecture.network_of(*read_safetensors(file), str(file))
+    meta, tensors = read_safetensors(file)
+    network, found = architecture.network_of(meta, tensors, str(file))
     has, wanted = (
         " ".join(f"{name}={getattr(one, name)}" for name in architecture.shaping)
         for one in (found, description)
@@ -192,7 +204,7 @@ def _start(
         keys = " and ".join(f"{name}=" for name in architecture.shaping)
         raise WeightsError(f"weights={file}: a network of {has}, wanted {wanted}; give {keys} so")
     LOG.info("starting from %s", file)
-    return dict(network.state_dict())
+    return StartWeights(network.state_dict(), meta.names)
 
 
 def run_training(plan: TrainingPlan) -> TrainingResult:
@@ -201,13 +213,20 @@ def run_training(plan: TrainingPlan) -> TrainingResult:
     Raises:
         SpinelineError: the loss is no number, or memory or disk do not suffice.
     """
+    return DetectorTrainer(plan, first_network(plan)).run()
+
+
+def first_network(plan: TrainingPlan) -> nn.Module:
+    """The network that a training begins with: fresh, or with the weights that it starts from."""
     network = _network(plan, seed=plan.settings.seed)
     if plan.start is not None:
-        own = network.state_dict()
-        taken = {k: v for k, v in plan.start.items() if own[k].shape == v.shape}
-        LOG.info("taken over: %d of %d tensors", len(taken), len(own))
-        network.load_state_dict({**own, **taken})
-    return DetectorTrainer(plan, network).run()
+        rows: ClassRows = ()
+        if plan.start.names is not None:
+            rows = matched_rows(plan.start.names, plan.names)
+            log_rows(plan.start.names, plan.names, rows)
+        heads = plan.architecture.heads
+        network.load_state_dict(taken_over(network.state_dict(), plan.start.tensors, heads, rows))
+    return network
 
 
 def _network(plan: TrainingPlan, *, seed: int = 0) -> nn.Module:
@@ -237,12 +256,12 @@ def resume_training(
     content = read_checkpoint(last, ("names", "description"))
     if content["optimizer"] is None:
         raise run_finished(last, content["done"])
-    data = read_data(Path(str(settings.data)))
+    data = read_data(Path(str(settings.data)), settings.images)
     if list(data.names) != content["names"]:
         msg = f"data={settings.data}: its classes {data.names} are not the run's {content['names']}"
         raise ConfigError(msg)
-    train = read_images(data.train, data.names, part="train")
-    val = read_images(data.val, data.names, part="val") if data.val else ()
+    train = data.part_images("train")
+    val = data.part_images("val")
     description = architecture_of(str(settings.model)).description(**content["description"])
     samples: dict[int, Sample] = {}
     if settings.cache == "ram":

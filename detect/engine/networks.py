@@ -19,10 +19,18 @@ from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.common.log import LOG
 from spineline.detect.architectures import FASTERRCNN, UNET
 from spineline.detect.checkpoints import DetectorMeta, parse_meta, read_safetensors
+from spineline.detect.engine.class_rows import HeadTensor
 from spineline.detect.engine.scaling import ScaledDetector, network_with
 from spineline.detect.fasterrcnn import model as fasterrcnn
 from spineline.detect.fasterrcnn.backbones import check_network, timm_name
 from spineline.detect.fasterrcnn.losses import training_weights
+from spineline.detect.fasterrcnn.pretrained import (
+    download_backbone,
+    fitted_backbone,
+    grey_normalisation,
+    read_backbone_weights,
+)
+from spineline.detect.settings import DetectTrain
 from spineline.detect.unet import model as unet
 
 Values = Mapping[str, Any]
@@ -40,6 +48,7 @@ class Architecture(ABC):
         name: by which ``model=`` and weights files call it.
         losses: names of the network's losses; their sum is trained on.
         shaping: fields of the description that decide the shapes of the weights.
+        heads: tensors of the network with rows of classes.
         description: its class.
         detector: its class behind the detectors' interface.
     """
@@ -47,6 +56,7 @@ class Architecture(ABC):
     name: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]
     shaping: ClassVar[tuple[str, ...]]
+    heads: ClassVar[Mapping[str, HeadTensor]]
     description: ClassVar[Callable[..., Any]]
     detector: ClassVar[type[ScaledDetector]]
 
@@ -97,6 +107,18 @@ class Architecture(ABC):
             counts: training labels of each class.
         """
 
+    def input_defaults(self, settings: DetectTrain, values: Values) -> Values:  # noqa: ARG002
+        """Values of ``mean`` and ``std`` that are not the data's, where none are given."""
+        return {}
+
+    def start_backbone(
+        self,
+        settings: DetectTrain,  # noqa: ARG002
+        description: Any,  # noqa: ARG002
+    ) -> dict[str, torch.Tensor] | None:
+        """Pretrained weights of the backbone alone, where the settings ask for them."""
+        return None
+
     def holds_weights_alone(self, description: Any) -> bool:  # noqa: ARG002
         """Whether all tensors of such a network are in its files; timm's may hold others."""
         return False
@@ -133,6 +155,7 @@ class FasterRCNNArchitecture(Architecture):
     name = FASTERRCNN
     losses = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
     shaping = ("backbone", "channels")
+    heads = fasterrcnn.FASTERRCNN_HEADS
     description = fasterrcnn.FasterRCNNDescription
     detector = fasterrcnn.FasterRCNNDetector
 
@@ -177,6 +200,34 @@ class FasterRCNNArchitecture(Architecture):
             focal_gamma=values["focal_gamma"],
         )
 
+    def input_defaults(self, settings: DetectTrain, values: Values) -> Values:
+        """With a pretrained backbone the input is normalised as its was."""
+        if settings.backbone_weights is None and not settings.download:
+            return {}
+        mean, std = grey_normalisation(values["backbone"])
+        given = {"mean": mean, "std": std}
+        return {name: value for name, value in given.items() if values[name] is None}
+
+    def start_backbone(
+        self, settings: DetectTrain, description: Any
+    ) -> dict[str, torch.Tensor] | None:
+        """From ``backbone_weights=``, or fetched with ``download=true``."""
+        file, trust = settings.backbone_weights, settings.trust
+        if settings.download:
+            file, trust = download_backbone(description.backbone), True
+        if file is None:
+            return None
+        tensors = fitted_backbone(
+            read_backbone_weights(file, trust=trust),
+            description.backbone,
+            description.channels,
+            mean=description.mean,
+            std=description.std,
+            where=f"backbone_weights={file}",
+        )
+        LOG.info("the backbone starts from %s", file)
+        return tensors
+
     def holds_weights_alone(self, description: Any) -> bool:
         """So with torchvision's backbones."""
         return timm_name(description.backbone) is None
@@ -188,6 +239,7 @@ class UNetArchitecture(Architecture):
     name = UNET
     losses = unet.LOSSES
     shaping = ("encoder", "channels")
+    heads = unet.UNET_HEADS
     description = unet.UNetDescription
     detector = unet.UNetDetector
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from spineline.datasets.coco import boxed_structures, coco_from_records
 from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
-from spineline.datasets.labels import HEALTH_NAMES, LABEL_SETS, LEVELS, LabelSet
+from spineline.datasets.labels import HEALTH_NAMES, LEVELS, Classes, class_names
 from spineline.datasets.metrics.bootstrap import DRAWS, draw_weights, ratio, with_interval
 from spineline.datasets.metrics.coco import BoxesOfImage, CocoMetrics, coco_metrics, coco_rows
 from spineline.datasets.metrics.levels import NEAR_PX, level_distances, level_labels
@@ -118,7 +118,7 @@ class Evaluation:
 def evaluate_detections(
     records: Sequence[ImageRecord],
     found: Sequence[Detections],
-    labels: LabelSet,
+    labels: Classes,
     rules: MatchingRules,
 ) -> Evaluation:
     """Score detections by every rule.
@@ -126,10 +126,10 @@ def evaluate_detections(
     Args:
         records: labels of each image; images of one study are drawn together.
         found: detections of each image, of a detector whose classes are those of ``labels``.
-        labels: the label set.
+        labels: the label set, or the names of a data set's own classes.
         rules: thresholds and the bootstrap.
     """
-    names = LABEL_SETS[labels]
+    names = class_names(labels)
     truth = coco_from_records(records, labels, [Path(str(record.file)).name for record in records])
     results = coco_rows(
         [(each.boxes_xyxy, each.class_index) for each in found], [f.confidence for f in found]

@@ -19,9 +19,18 @@ from torch import nn
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.detect.architectures import FASTERRCNN
 from spineline.detect.checkpoints import DetectorMeta
+from spineline.detect.engine.class_rows import HeadTensor
 from spineline.detect.engine.scaling import ScaledDetector
 from spineline.detect.fasterrcnn.backbones import build_backbone, check_backbone, make_anchors
 from spineline.detect.fasterrcnn.losses import set_class_loss
+
+_PREDICTOR = "roi_heads.box_predictor"
+FASTERRCNN_HEADS = {
+    f"{_PREDICTOR}.{layer}.{part}": HeadTensor(first=each, each=each)
+    for layer, each in (("cls_score", 1), ("bbox_pred", 4))
+    for part in ("weight", "bias")
+}
+"""Tensors with rows of classes, the background's first; a box has four numbers for each class."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,15 @@ from spineline.datasets.common.errors import ConfigError, SpinelineError, Weight
 from spineline.datasets.common.settings import close_match
 from spineline.detect.architectures import UNET
 from spineline.detect.checkpoints import DetectorMeta
+from spineline.detect.engine.class_rows import HeadTensor
 from spineline.detect.engine.scaling import ScaledDetector
 from spineline.detect.unet.heatmaps import GAUSSIAN, HEATMAPS, draw_heat, find_peaks
 
 LOSSES = ("loss_heat", "loss_size")
 """Losses of the network; their sum is trained on."""
+
+UNET_HEADS = {f"backbone.segmentation_head.0.{part}": HeadTensor() for part in ("weight", "bias")}
+"""Tensors with rows of classes; the two of the sizes, which all classes share, come last."""
 
 _STRIDE = 32
 _RARE = -4.6

@@ -32,7 +32,6 @@ from spineline.detect.engine.dataset import (
     YoloData,
     class_counts,
     read_data,
-    read_images,
     warn_of_absent_classes,
 )
 from spineline.detect.settings import DetectTrain
@@ -75,7 +74,7 @@ def resume_yolo(settings: DetectTrain, values: dict[str, Any]) -> TrainingResult
     if checkpoint["optimizer"] is None or done >= values["epochs"]:
         return _close(settings, values, checkpoint)
     device_name(settings.device)
-    data = read_data(Path(str(settings.data)))
+    data = read_data(Path(str(settings.data)), settings.images)
     names = tuple(checkpoint["ema"].names.values())
     if names != data.names:
         msg = f"data={settings.data}: its classes {data.names} are not the run's {names}"
@@ -100,8 +99,8 @@ def _close(
 
 
 def _read_parts(settings: DetectTrain, values: dict[str, Any], data: YoloData) -> TrainingParts:
-    train_images = read_images(data.train, data.names, part="train")
-    val_images = read_images(data.val, data.names, part="val") if data.val else ()
+    train_images = data.part_images("train")
+    val_images = data.part_images("val")
     LOG.info("data: %d images to train on, %d to validate on", len(train_images), len(val_images))
     counts = class_counts(train_images, len(data.names))
     warn_of_absent_classes(data.names, counts)
@@ -126,8 +125,6 @@ def _read_parts(settings: DetectTrain, values: dict[str, Any], data: YoloData) -
 
 
 def _start_network(settings: DetectTrain) -> nn.Module | None:
-    if settings.weights is not None and settings.download:
-        raise ConfigError("weights=… and download=true: give one of them")
     if settings.download:
         return network_from_pickle(_download(str(settings.model)), trust=True)[0]
     if settings.weights is None:

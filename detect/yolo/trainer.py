@@ -40,6 +40,7 @@ from spineline.detect.engine.tensorboard import Board, comparison
 from spineline.detect.engine.validation import labels_of, pictured
 from spineline.detect.yolo.backend import UltralyticsDetector
 from spineline.detect.yolo.environment import import_ultralytics
+from spineline.detect.yolo.start import take_over_yolo
 
 import_ultralytics()
 
@@ -276,7 +277,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         if parts.checkpoint is not None:
             network.load_state_dict(parts.checkpoint["ema"].float().state_dict())
         elif parts.start is not None:
-            network.load(parts.start, verbose=False)
+            take_over_yolo(network, parts.start)
         self.model = network
         return parts.checkpoint
 

@@ -45,6 +45,36 @@ COMMANDS: dict[str, dict[str, Command]] = {
             f"{_CONVERT}:ConvertPredicted",
             "spineline.converters.convert:convert_result",
         ),
+        "coco": Command(
+            "COCO boxes or key points, as of CVAT, to YOLO, VOC and COCO",
+            f"{_CONVERT}:ConvertCoco",
+            "spineline.converters.convert:convert_export",
+        ),
+        "cvat": Command(
+            "CVAT's XML (points, boxes, skeletons) to the same",
+            f"{_CONVERT}:ConvertCvat",
+            "spineline.converters.convert:convert_export",
+        ),
+        "labelstudio": Command(
+            "Label Studio's JSON (key points, rectangles) to the same",
+            f"{_CONVERT}:ConvertLabelStudio",
+            "spineline.converters.convert:convert_export",
+        ),
+        "labelme": Command(
+            "LabelMe's JSON files (points, rectangles) to the same",
+            f"{_CONVERT}:ConvertLabelme",
+            "spineline.converters.convert:convert_export",
+        ),
+        "slicer": Command(
+            "3D Slicer's points in DICOM studies or volumes to the same",
+            f"{_CONVERT}:ConvertSlicer",
+            "spineline.converters.convert:convert_export",
+        ),
+        "csv": Command(
+            "a CSV of points to the same",
+            f"{_CONVERT}:ConvertCsv",
+            "spineline.converters.convert:convert_export",
+        ),
     },
     "data": {
         "check": Command(
@@ -66,6 +96,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "crops for the classifier, jittered and balanced on request",
             "spineline.datasets.commands.settings:DataCrops",
             "spineline.datasets.commands.crops:crops",
+        ),
+        "export": Command(
+            "a dataset or results for correction in CVAT, Label Studio or 3D Slicer",
+            f"{_CONVERT}:DataExport",
+            "spineline.converters.export:export",
         ),
         "phantom": Command(
             "draw synthetic studies with their annotation",
@@ -150,10 +185,44 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.evaluation.settings:PipelineVal",
             "spineline.pipeline.evaluation.val:val",
         ),
+        "write": Command(
+            "outputs of results as corrected by hand, without running networks",
+            "spineline.pipeline.review.settings:PipelineWrite",
+            "spineline.pipeline.review.write:write",
+        ),
+        "agreement": Command(
+            "how often a reader left the program's answers as they were",
+            "spineline.pipeline.review.settings:PipelineAgreement",
+            "spineline.pipeline.review.agreement:agreement",
+        ),
         "export": Command(
             "the whole pipeline as one folder for ONNX Runtime or OpenVINO",
             "spineline.pipeline.export.settings:PipelineExport",
             "spineline.pipeline.export.export:export",
+        ),
+    },
+    "review": {
+        "": Command(
+            "look through results and correct them: a page on this machine",
+            "spineline.pipeline.review.settings:Review",
+            "spineline.pipeline.review.review:review",
+        ),
+    },
+    "pacs": {
+        "pull": Command(
+            "studies of a PACS as folders, over DICOMweb or DIMSE",
+            "spineline.pipeline.pacs.settings:PacsPull",
+            "spineline.pipeline.pacs.pull:pull",
+        ),
+        "push": Command(
+            "results as DICOM to a PACS",
+            "spineline.pipeline.pacs.settings:PacsPush",
+            "spineline.pipeline.pacs.push:push",
+        ),
+        "listen": Command(
+            "take studies as a PACS sends them, look at each, and send results back",
+            "spineline.pipeline.pacs.settings:PacsListen",
+            "spineline.pipeline.pacs.listen:listen",
         ),
     },
     "weights": {

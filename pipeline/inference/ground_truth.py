@@ -14,13 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
+from spineline.converters.sources.exports.kinds import EXPORT_KINDS, EXPORT_NAMES
 from spineline.converters.sources.report import read_report
-from spineline.converters.sources.source import LeftOut, detect_kind, load_json
+from spineline.converters.sources.result.files import is_result_source
+from spineline.converters.sources.result.read import ResultRules, read_results
+from spineline.converters.sources.source import AnnotationSource, LeftOut, detect_kind, load_json
 from spineline.converters.sources.tianchi import read_tianchi
-from spineline.datasets.common.errors import AnnotationError, ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, DicomReadError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
 from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.splits import PARTS, split_studies
@@ -88,9 +92,14 @@ def read_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
     if settings.source is None or settings.annotations is None:
         raise ConfigError("wanted source=… and annotations=…, or data=…")
     annotations, images = settings.annotations, settings.source
+    if annotations.exists() and is_result_source(annotations):
+        return _from_results(settings, annotations, images)
     kind = detect_kind(annotations, load_json(annotations))
     if kind == "tianchi":
         return _from_tianchi(settings, annotations, images)
+    if kind in EXPORT_KINDS:
+        msg = f"{annotations}: this is {EXPORT_NAMES[kind]}; spineline convert {kind} makes a "
+        raise AnnotationError(f"{msg}dataset of it, which data=… scores")
     if kind != "report":
         raise AnnotationError(f"{annotations}: a {kind} source names no levels to score")
     source = read_report(annotations, images)
@@ -159,17 +168,42 @@ def _moved(structure: GradedStructure, seen: SliceHeader, labelled: SliceHeader)
 
 def _from_tianchi(settings: GroundTruthSettings, annotations: Path, images: Path) -> GroundTruthSet:
     studies = scan(images)
-    source = read_tianchi(annotations, images, studies=studies)
+    return _of_studies(settings, read_tianchi(annotations, images, studies=studies), studies)
+
+
+def _of_studies(
+    settings: GroundTruthSettings, source: AnnotationSource, studies: Sequence[Study]
+) -> GroundTruthSet:
+    """The truths of a source whose records are slices of DICOM studies."""
     by_uid = {study.study_uid: study for study in studies if study.series}
     headers = instances_by_uid(list(by_uid.values()))
     truths = []
     for record in source.records:
+        if record.instance_uid is None:
+            continue
         study = by_uid[str(record.study_uid)]
         case = Case(study.name, study=study, slices=settings.slices, force=settings.force)
         if settings.slice == "annotated":
             case = Case(record.image_id, study=study, header=headers[str(record.instance_uid)])
         truths.append(GroundTruth(record, case))
     return GroundTruthSet(tuple(truths), source.left_out, headers)
+
+
+def _from_results(settings: GroundTruthSettings, annotations: Path, images: Path) -> GroundTruthSet:
+    """Results that a reader has looked at and corrected; the others say nothing of the truth."""
+    rules = ResultRules(reviewed_only=True, keep_abstained=True, rule_boxes=False)
+    try:
+        studies: Sequence[Study] = scan(images)
+    except DicomReadError:  # plain images
+        studies = ()
+    source = read_results(annotations, images, rules, studies=studies)
+    plain = [record for record in source.records if record.instance_uid is None]
+    truths = [
+        GroundTruth(r, Case(r.image_id, path=images / str(r.file), window=settings.window))
+        for r in plain
+    ]
+    found = _of_studies(settings, source, studies)
+    return replace(found, truths=(*truths, *found.truths))
 
 
 def _from_dataset(settings: GroundTruthSettings, data: Path) -> GroundTruthSet:

@@ -60,7 +60,12 @@ from spineline.pipeline.inference.grading import (
 )
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
-from spineline.pipeline.inference.settings import ModelSettings, SliceCount, mixed_precision
+from spineline.pipeline.inference.settings import (
+    ModelSettings,
+    SliceCount,
+    changed_settings,
+    mixed_precision,
+)
 from spineline.pipeline.inference.slices.join import Joined, look_around
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.inference.spine_warnings import spine_warnings
@@ -99,11 +104,13 @@ class Analysis:
         frame: as the models saw it.
         spine: the decoded structures, in the frame's own coordinates (upright).
         result: the answer, in the coordinates of the stored pixels.
+        settings: short hash of what was set for the models; empty by default.
     """
 
     frame: Frame
     spine: DecodedSpine
     result: StudyResult
+    settings: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +255,11 @@ class Pipeline:
                 ]
             frames, spines = [each.frame for each in looked], [each.spine for each in looked]
             grades, looks = self._grade(frames, spines)
+        made_with = changed_settings(self.settings)
         return [
-            Analysis(each.frame, each.spine, self._result(each, how, graded, refusal, look))
+            Analysis(
+                each.frame, each.spine, self._result(each, how, graded, refusal, look), made_with
+            )
             for each, graded, refusal, look in zip(looked, grades, refusals, looks, strict=True)
         ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -109,6 +111,28 @@ def mixed_precision(settings: ModelSettings) -> bool:
     return settings.half
 
 
+_TOLD_ELSEWHERE = (
+    "weights", "detector", "classifier", "namer", "trust", "batch", "device", "half",
+)  # fmt: skip
+"""By the hash of the weights, or they change no result but for its last digits."""
+
+
+def changed_settings(settings: ModelSettings) -> str:
+    """Six hexadecimal digits of those settings of the models that are not the default.
+
+    Returns:
+        The digits; empty where all of them are the default.
+
+    >>> changed_settings(ModelSettings()), changed_settings(ModelSettings(slices=1))
+    ('', 'ead8ce')
+    """
+    kept = [spec for spec in fields(ModelSettings) if spec.name not in _TOLD_ELSEWHERE]
+    changed = {spec.name: getattr(settings, spec.name) for spec in kept}
+    changed = {spec.name: changed[spec.name] for spec in kept if changed[spec.name] != spec.default}
+    text = json.dumps(changed, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:6] if changed else ""
+
+
 def spacing_key() -> Any:
     """The key ``spacing_mm``."""
     text = "pixel spacing of images that carry none"
@@ -137,7 +161,10 @@ class GroundTruthSettings(ModelSettings):
 
     source: Path | None = key("folder of DICOM studies, or of frames", default=None, group="data")
     annotations: Path | None = key(
-        "Tianchi or report JSON for the source", default=None, group="data"
+        "Tianchi or report JSON for the source, or a folder of results that a reader has looked at "
+        "in spineline review",
+        default=None,
+        group="data",
     )
     data: Path | None = key(
         "converted dataset, instead of source and annotations", default=None, group="data"

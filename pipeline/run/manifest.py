@@ -124,6 +124,16 @@ def is_manifest(path: Path) -> bool:
     return _entry_of(first) is not None if whole else first[: len(_BEGIN)] == _BEGIN[: len(first)]
 
 
+def last_entries(path: Path) -> dict[str, ManifestEntry]:
+    """The last entry of each study in a manifest, which is read alone; none without a file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return {}
+    entries = filter(None, map(_entry_of, lines))
+    return {entry.study: entry for entry in entries}
+
+
 @contextmanager
 def open_manifest(path: Path) -> Iterator[Manifest]:
     """Hold a manifest's folder, and make the file where there is none.

@@ -8,6 +8,7 @@ any moment and goes on when the command is run again.
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
+from spineline.converters.sources.result.corrections import CORRECTIONS_NAME
 from spineline.datasets.common.background import Background
 from spineline.datasets.common.errors import (
     AnnotationError,
@@ -69,6 +71,9 @@ __all__ = ["Failure", "PredictResult", "StoredResults", "predict"]
 
 _NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of writing one study that the next one would meet too."""
+
+_CORRECTIONS = "corrections*.json"
+"""What `spineline review` leaves in a study's folder."""
 
 _AHEAD = 16
 """Studies that wait for a thread to draw and write them while the next batch is analysed."""
@@ -194,6 +199,7 @@ def _run_folder(settings: PipelinePredict) -> Iterator[Manifest]:
     """Hold the run's folder; a new one vanishes where nothing comes of it."""
     out = settings.out
     if settings.overwrite and out.is_dir():
+        _refuse_corrected(out)
         is_run = is_manifest(out / MANIFEST)
         with open_manifest(out / MANIFEST) if is_run else nullcontext():  # none other is at it
             discard_folder(out)
@@ -284,7 +290,7 @@ class _Run:
             failure = self._written(outcome.name, outcome.analysis)
             refusal = outcome.analysis.result.refusal
         if failure is not None:
-            discard_folder(self._out / outcome.name)  # what an earlier run made of other files
+            _discard_result(self._out / outcome.name)  # what an earlier run made of other files
         self._manifest.add(
             ManifestEntry(
                 study=outcome.name,
@@ -318,6 +324,7 @@ class _Run:
                 )
                 write_study_extras(stage, analysis, settings)
                 write_log(stage, log_lines(name, analysis))
+                _keep_corrections(self._out / name, stage)
         except Exception as error:
             if _meets_all(error):
                 raise
@@ -366,6 +373,37 @@ class _Run:
         text = f"%d {_studies(done)} done, %d failed; results in %s"
         LOG.info(text, done, len(failures), self._out)
         LOG.info("what was looked at, what was left out and why: %s", self._out / LOG_NAME)
+
+
+def _keep_corrections(folder: Path, stage: Path) -> None:
+    """Take what a reader corrected of a study along into the folder that takes its place."""
+    for path in sorted(folder.glob(_CORRECTIONS)):
+        shutil.copyfile(path, stage / path.name)
+
+
+def _discard_result(folder: Path) -> None:
+    """Remove a study's folder, but for what a reader corrected in it."""
+    if not any(folder.glob(_CORRECTIONS)):
+        discard_folder(folder)
+        return
+    with staged_folder(folder, overwrite=True, sync=True) as stage:
+        _keep_corrections(folder, stage)
+
+
+def _refuse_corrected(out: Path) -> None:
+    """Refuse to replace a folder that holds somebody's work.
+
+    Raises:
+        OutputExistsError: studies in it are corrected.
+    """
+    studies = {path.parent for path in out.glob(f"*/{_CORRECTIONS}")}
+    if studies:
+        msg = (
+            f"{out}: {len(studies)} {_studies(len(studies))} in it are corrected by hand, and "
+            "overwrite=true would remove that; choose another out=, leave overwrite=true away, or "
+            f"remove {CORRECTIONS_NAME} first"
+        )
+        raise OutputExistsError(msg)
 
 
 def _status(failure: Failure | None, refusal: str | None) -> Status:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +217,26 @@ def test_near_duplicates_across_classes_go_when_asked(
         )
         counts.append(len(json.loads((out / "predictions.json").read_text())))
     assert 0 < counts[1] < counts[0]
+
+
+def test_bare_data_set_with_classes_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path, weights: Path
+) -> None:
+    """The classes of a detector that was trained on it are scored by its own names."""
+    names = tuple("abcdefghijk")
+    bare = tmp_path / "bare"
+    for folder in ("images", "labels"):
+        shutil.copytree(dataset / folder, bare / folder)
+    text = (dataset / "data.yaml").read_text().partition("names:")[0]
+    (bare / "data.yaml").write_text(f"{text}names: [{', '.join(names)}]\n")
+    oracle = Oracle(dataset, "val", (0, 0))
+    oracle.names = names
+    oracle.answers = [replace(answer, names=names) for answer in oracle.answers]
+    monkeypatch.setattr("spineline.detect.ensemble.load_detector", lambda *_, **__: oracle)
+    found = val(DetectVal(model=str(weights), data=bare / "data.yaml", out=tmp_path / "out"))
+    assert found.metrics["coco"]["map50"] == pytest.approx(1.0)
+    assert list(found.metrics["coco"]["per_class"]) == list(names)
+    assert "level_accuracy_8px" not in found.metrics
+    oracle.names = LEVELS
+    with pytest.raises(WeightsError, match=r"are not those of data=.*\(a, b, c"):
+        val(DetectVal(model=str(weights), data=bare / "data.yaml", out=tmp_path / "other"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from spineline.converters.sources.result.corrections import is_corrections
 from spineline.converters.sources.source import load_json
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.predictions import RESULT_SCHEMA
@@ -35,7 +36,8 @@ def result_files(annotations: Path) -> list[Path]:
         return [annotations]
     if not annotations.is_dir():
         raise AnnotationError(f"annotations={annotations}: no such file or folder")
-    found = _named_results(annotations) or sorted(annotations.glob("*.json"))
+    others = (path for path in annotations.glob("*.json") if not is_corrections(path))
+    found = _named_results(annotations) or sorted(others)
     if not found:
         msg = (
             f"annotations={annotations}: holds no {RESULT_NAME}; wanted the out folder of spineline"

@@ -48,11 +48,17 @@ class ImagesOfResults:
     done: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, images: Path, contents: Sequence[ResultContent]) -> ImagesOfResults:
+    def of(
+        cls,
+        images: Path,
+        contents: Sequence[ResultContent],
+        studies: Sequence[Study] | None = None,
+    ) -> ImagesOfResults:
         """Look for the images that the results need: DICOM by header, plain images by name."""
         found = cls(images if images.is_dir() else images.parent)
         if any(content.instance_uid is not None for content in contents):
-            found.studies = tuple(study for study in scan(images) if study.series)
+            scanned = scan(images) if studies is None else studies
+            found.studies = tuple(study for study in scanned if study.series)
             found.headers = instances_by_uid(found.studies)
         if any(content.instance_uid is None for content in contents):
             paths = _plain_images(images)

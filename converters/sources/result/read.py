@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from spineline.converters.sources.result.content import ResultContent, parse_result
+from spineline.converters.sources.result.corrections import (
+    StaleCorrectionsError,
+    check_bound,
+    corrected_values,
+    corrections_path,
+    read_bound,
+    read_corrections,
+)
 from spineline.converters.sources.result.files import ResultFile, listed_results
 from spineline.converters.sources.result.images import ImagesOfResults
+from spineline.converters.sources.result.markups import check_markups
 from spineline.converters.sources.source import (
     AnnotationSource,
     EntryError,
@@ -17,6 +27,7 @@ from spineline.converters.sources.source import (
 )
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.dicom.pixels import read_pixels
+from spineline.datasets.dicom.select import Study
 from spineline.datasets.images import read_image
 from spineline.datasets.labels import EXTRA_LEVELS, LEVELS, kind_of_level
 from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
@@ -33,6 +44,7 @@ class ResultRules:
         keep_incomplete: results in which levels are missing are kept, with a finding.
         rule_boxes: boxes are made from the points by the box rule; else the result's own count.
         empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
+        reviewed_only: results that no reader has looked at to the end are left out.
     """
 
     min_confidence: float = 0.0
@@ -40,12 +52,19 @@ class ResultRules:
     keep_incomplete: bool = True
     rule_boxes: bool = True
     empty_tag: str | None = None
+    reviewed_only: bool = False
 
 
 def read_results(
-    annotations: Path, images: Path, rules: ResultRules | None = None
+    annotations: Path,
+    images: Path,
+    rules: ResultRules | None = None,
+    *,
+    studies: Sequence[Study] | None = None,
 ) -> AnnotationSource:
-    """Read results and judge them against the images' headers; no pixel is decoded.
+    """Read results, and the corrections beside them, and judge both against the images' headers.
+
+    No pixel is decoded.
 
     An image's id is the name of its result's folder (where several have it in common, of the
     folders above it too); the JSON's own name where it is not called ``result.json``.
@@ -54,6 +73,7 @@ def read_results(
         annotations: see `result_files`.
         images: the source that the run had looked at: DICOM studies, or a folder of plain images.
         rules: what is taken.
+        studies: what ``images`` holds, where it has been scanned already.
 
     Raises:
         AnnotationError: there is no result, or no folder of images.
@@ -65,13 +85,13 @@ def read_results(
     for entry in listed_results(annotations):
         try:
             check_image_id(entry.image_id)
-            found.append((entry, parse_result(load_json(entry.path), entry.where)))
+            found.append((entry, _content(entry, rules)))
         except AnnotationError as error:
             text = str(error).replace(f"annotations={entry.path}", entry.where)
             text = text.replace(str(entry.path), entry.where)
             known = error if isinstance(error, EntryError) else EntryError("bad_entry", text)
             builder.leave_out(entry.image_id, entry.image_id, known)
-    index = ImagesOfResults.of(images, [content for _, content in found])
+    index = ImagesOfResults.of(images, [content for _, content in found], studies)
     index.seen.update(entry.image_id for entry in builder.left_out)
     for entry, content in found:
         study = index.study_of(entry, content)
@@ -92,6 +112,32 @@ def read_results(
         return index.root / str(record.file)
 
     return builder.source("result", pixels, path_of)
+
+
+def _content(entry: ResultFile, rules: ResultRules) -> ResultContent:
+    """What counts in a result, corrected where a reader has corrected it.
+
+    Raises:
+        EntryError: the corrections are of another result, nobody has looked at it, or markups of
+            3D Slicer beside it say something else.
+        AnnotationError: a file cannot be read.
+    """
+    values = load_json(entry.path)
+    corrections = read_corrections(corrections_path(entry.path))
+    if rules.reviewed_only and (corrections is None or not corrections.looked_at):
+        detail = f"{entry.where}: nobody has looked at it to the end, and studies=reviewed"
+        raise EntryError("not_looked_at", detail, failed=False)
+    content = parse_result(values, entry.where)
+    if corrections is None:
+        check_markups(entry.path, entry.where, [content])
+        return content
+    try:
+        check_bound(corrections, read_bound(entry.path)[1], entry.where)
+    except StaleCorrectionsError as error:
+        raise EntryError("stale_corrections", str(error)) from error
+    corrected = parse_result(corrected_values(values, corrections, entry.where), entry.where)
+    check_markups(entry.path, entry.where, [content, corrected])
+    return corrected
 
 
 def _read(

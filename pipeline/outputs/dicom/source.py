@@ -58,6 +58,7 @@ NO_DATE = "19000101"
 """Date of contents whose source has no date at all; an SR document has to have one."""
 
 _SERIES_NUMBERS = {"sr": 9001, "pr": 9002, "sc": 9003}
+"""Of each kind of object; four digits follow that tell weights and settings apart."""
 _SINGLE_FRAME = (MRImageStorage, CTImageStorage, SecondaryCaptureImageStorage)
 _KEPT_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040)
 _IMAGE_KEYWORDS = ("BodyPartExamined", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
@@ -88,6 +89,8 @@ class SourceInstance:
         header: the slice.
         frame_number: from 1, of a multi-frame instance; else None.
         left_empty: keywords of elements whose values break the standard's rules.
+        settings: short hash of what was set for the models, see
+            [spineline.pipeline.inference.settings.changed_settings][].
     """
 
     dataset: Dataset
@@ -95,6 +98,7 @@ class SourceInstance:
     header: SliceHeader
     frame_number: int | None
     left_empty: tuple[str, ...]
+    settings: str = ""
 
     @property
     def frame_numbers(self) -> list[int] | None:
@@ -192,7 +196,7 @@ def write_object(
         raise ValueError("a DICOM object needs a DICOM source")
     with _quiet():
         try:
-            source = read_source_instance(header)
+            source = replace(read_source_instance(header), settings=analysis.settings)
             data = _bytes_of(make(source), source)
         except NotRepresentableError as reason:
             LOG.warning("%s: to=%s: not written: %s", name, word, reason)
@@ -213,15 +217,24 @@ def write_object(
 
 
 def identity(word: str, source: SourceInstance, result: StudyResult) -> dict[str, Any]:
-    """Series and instance of an object, and the equipment that made it, as highdicom takes them."""
+    """Series and instance of an object, and the equipment that made it, as highdicom takes them.
+
+    Name and number of the series tell apart what other weights or settings made: the name holds the
+    first digits of their hashes, in at most the 64 characters that DICOM allows.
+    """
     guess = ", levels are a guess" if result.abstained else ""
     parts = (word, source.header.instance_uid, str(source.frame_number), fingerprint(result))
+    if source.settings:
+        parts = (*parts, source.settings)
+    made_by = "/".join(filter(None, (result.weights_sha256[:8], source.settings)))
+    both = f"{result.weights_sha256}/{source.settings}".encode()
+    digits = int(hashlib.sha256(both).hexdigest(), 16)
     return {
         "series_instance_uid": uid_of("series", *parts),
-        "series_number": _SERIES_NUMBERS[word],
+        "series_number": _SERIES_NUMBERS[word] * 10_000 + digits % 10_000,
         "sop_instance_uid": uid_of("instance", *parts),
         "instance_number": 1,
-        "series_description": f"spineline: research use only{guess}",
+        "series_description": f"spineline {made_by or 'unknown'}: research use only{guess}",
         "manufacturer": "spineline",
         "manufacturer_model_name": "spineline",
         "software_versions": result.version or "unknown",

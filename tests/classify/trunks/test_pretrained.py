@@ -137,11 +137,13 @@ def write_state(path: Path, *, channels: int = 3, classes: int = 10) -> dict[str
 
 def words(dataset: Path, out: Path, *more: str) -> list[str]:
     """A training of logistic heads on a tiny model."""
-    return [
+    found = [
         "classify", "train", f"data={dataset}", f"out={out}", f"model={TINY}", "channels=1",
-        "size=32", "fit=logistic", "hidden=0", "epochs=1", "plots=false", "jitter=false",
-        "balance=none", "threads=1", *more,
+        "size=32", "fit=logistic", "plots=false", "jitter=false", "balance=none", "threads=1",
+        *("" if any(m.startswith(w[:6]) for m in more) else w for w in ("hidden=0", "epochs=1")),
+        *more,
     ]  # fmt: skip
+    return [word for word in found if word]
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "state.pth"])
@@ -158,6 +160,22 @@ def test_training_starts_from_a_file_with_a_timm_state(
     stem = state["conv_stem.weight"].sum(dim=1, keepdim=True)
     torch.testing.assert_close(found["trunk.conv_stem.weight"], stem)
     torch.testing.assert_close(found["trunk.conv_head.weight"], state["conv_head.weight"])
+
+
+def test_fine_tuning_keeps_the_input_that_a_pretrained_trunk_wants(
+    dataset_folder: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    write_state(tmp_path / "a.safetensors")
+    more = f"weights={tmp_path / 'a.safetensors'}"
+    assert run_cli(*words(dataset_folder, tmp_path / "one", more))[0] == 0
+    first = tmp_path / "one" / "weights" / "last.safetensors"
+    assert run_cli(*words(dataset_folder, tmp_path / "two", f"weights={first}"))[0] == 0
+    one, other = (
+        read_weights(tmp_path / run / "weights" / "last.safetensors") for run in ("one", "two")
+    )
+    assert one[1] == other[1]
+    for name, tensor in one[0].items():
+        torch.testing.assert_close(tensor, other[0][name], msg=name)
 
 
 def test_a_pickle_needs_trust(dataset_folder: Path, tmp_path: Path, run_cli: Cli) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,3 +157,17 @@ def test_absent_classes_are_told(said: pytest.LogCaptureFixture) -> None:
     assert said.text == ""
     warn_of_absent_classes(("a", "b", "c"), np.array([0, 1, 0]))
     assert "no training label of class a, c" in said.text
+
+
+def test_coco_files_stand_in_for_label_files(dataset: Path, tmp_path: Path) -> None:
+    """The same boxes from the COCO files as from the label files of one dataset."""
+    root = tmp_path / "coco"
+    shutil.copytree(dataset / "annotations", root / "annotations")
+    shutil.copytree(dataset / "images", root / "images")
+    labels, coco = read_data(dataset), read_data(root)
+    assert labels.names == coco.names
+    for wanted, found in zip(labels.part_images("train"), coco.part_images("train"), strict=True):
+        assert found.file.name == wanted.file.name
+        assert found.size_hw == wanted.size_hw
+        np.testing.assert_array_equal(found.class_index, wanted.class_index)
+        np.testing.assert_allclose(found.box_cxcywhn, wanted.box_cxcywhn, atol=1e-6)

@@ -37,6 +37,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 CERVICAL: dict[str, Any] = {**TINY, "plots": True, "hyp": "cervical", "crop": 60}
+UNET = {"model": "unet"} | dict.fromkeys(("backbone", "rois", "proposals"))
 YOLO = {"model": "yolov8n"} | dict.fromkeys(("channels", "backbone", "rois", "proposals"))
 
 
@@ -211,7 +212,11 @@ def test_weights_to_start_from_are_taken_over(trained: Any, dataset: Path, tmp_p
         ({"hyp": "report"}, "is a recipe for the YOLO networks"),
         ({"distortion_min": 0.5}, "is more than distortion_max"),
         ({"crop": 5}, "at least 32 pixels"),
-        ({"download": True}, "from scratch or weights="),
+        ({"download": True}, "backbone=test_resnet is timm's.*give backbone_weights=FILE"),
+        ({"download": True, "weights": "x"}, "weights=… and download=true: give one of them"),
+        ({**UNET, "download": True}, "from scratch or weights="),
+        ({**UNET, "backbone_weights": Path("x")}, "model=unet has no such key, fasterrcnn has"),
+        ({**YOLO, "backbone_weights": Path("x")}, "model=yolov8n has no such key"),
         ({**YOLO, "backbone": "resnet18"}, "has no such key"),
         ({**YOLO, "hyp": "cervical"}, "a recipe for fasterrcnn"),
     ],

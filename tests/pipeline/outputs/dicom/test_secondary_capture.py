@@ -43,7 +43,7 @@ def test_a_capture_is_the_overlay(tmp_path, analysis, write, assert_valid, besid
     assert made.ImageType == ["DERIVED", "SECONDARY"]
     assert made.BurnedInAnnotation == "NO"  # none that tells who the patient is
     assert "research use only" in made.DerivationDescription
-    assert made.SeriesDescription == "spineline: research use only"
+    assert made.SeriesDescription == "spineline 00000000: research use only"
     assert "DateOfSecondaryCapture" not in made
     assert_valid(path)
 

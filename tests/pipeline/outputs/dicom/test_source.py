@@ -13,10 +13,13 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from spineline.datasets.common.errors import SpinelineError
+from spineline.pipeline.inference.naming import Naming
+from spineline.pipeline.inference.settings import ModelSettings, changed_settings
 from spineline.pipeline.outputs.dicom import codes as dicom_codes
 from spineline.pipeline.outputs.dicom import presentation_state
 from spineline.pipeline.outputs.dicom.source import (
     NO_DATE,
+    identity,
     moment_of,
     outline,
     plain_text,
@@ -307,3 +310,24 @@ def test_standard_codes_are_known_and_private_ones_said_to_be() -> None:
 def test_a_finding_of_the_other_kind(seven, kind) -> None:
     with pytest.raises(ValueError, match=f"code {seven} is none of a {kind}'s"):
         dicom_codes.finding_of(seven, kind)
+
+
+def test_series_of_other_weights_or_settings_are_told_apart(tmp_path, analyse, make_study) -> None:
+    """A list of series shows description and number; 64 characters are what it may have."""
+    make_study(tmp_path / "s")
+    first, again, other = (analyse(tmp_path / "s", slices=n) for n in ("auto", "auto", 1))
+    trained = replace(first, result=replace(first.result, weights_sha256="1" * 64))
+    shown = []
+    for each in (first, again, other, trained):
+        source = replace(read_source_instance(each.frame.header), settings=each.settings)
+        naming = Naming(0.5, (), True)
+        made = identity("sr", source, replace(each.result, naming=naming))
+        assert len(made["series_description"]) <= 64
+        assert 0 < made["series_number"] < 2**31
+        shown.append((made["series_description"], made["series_number"]))
+    assert shown[0] == shown[1]
+    assert len(set(shown)) == 3
+    assert shown[0][0] == "spineline 00000000: research use only, levels are a guess"
+    digits = changed_settings(ModelSettings(slices=1))
+    assert shown[2][0].startswith(f"spineline 00000000/{digits}: ")
+    assert shown[3][0].startswith("spineline 11111111:")

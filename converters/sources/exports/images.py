@@ -1,0 +1,434 @@
+"""The images that an export speaks of: DICOM, plain images, volumes, found by UID or by name.
+
+A name is looked up among the files of the images folder and never leads out of it: its last parts
+are compared with theirs, so that ``../a/b.png``, ``/data/upload/1/b.png`` and an address on the web
+all mean the ``b.png`` of the folder, the one below an ``a`` where there are several.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import parse_qs, unquote
+
+from spineline.converters.sources.exports.marks import ExportedImage
+from spineline.converters.sources.frames import frame_size
+from spineline.converters.sources.report import study_of
+from spineline.converters.sources.source import EntryError, Pixels, cut
+from spineline.datasets.common.errors import AnnotationError, DicomReadError, SpinelineError
+from spineline.datasets.dicom.header import SliceHeader
+from spineline.datasets.dicom.select import Study
+from spineline.datasets.dicom.study import scan
+from spineline.datasets.images import IMAGE_SUFFIXES, ImageReadError, read_image
+from spineline.datasets.types import is_image_id
+from spineline.datasets.volumes.volume import (
+    VolumeReadError,
+    read_volume,
+    slice_pixels,
+    volume_suffix,
+)
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the names of files that are uploaded."""
+
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """An image of an export on disk.
+
+    Attributes:
+        image_id: unique among the images found.
+        study_id: what splits keep together.
+        width, height: in pixels.
+        file: path relative to the images folder.
+        path: of the file.
+        header: the slice, of DICOM and volumes; None of plain images.
+    """
+
+    image_id: str
+    study_id: str
+    width: int
+    height: int
+    file: str
+    path: Path
+    header: SliceHeader | None = None
+
+    def pixels(self) -> Pixels:
+        """The image as stored, (height, width)."""
+        return read_image(self.path) if self.header is None else slice_pixels(self.header)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStack:
+    """All slices of one study or volume, for marks in the patient."""
+
+    name: str
+    folder: PurePosixPath
+    slices: tuple[SliceHeader, ...]
+    study: Study
+
+
+class ImagesOfExport:
+    """What lies in an images folder, and which of it has been found so far.
+
+    DICOM headers are read when a name or UID is first asked for that is no plain image's.
+    """
+
+    def __init__(self, images: Path, *, studies_by_name: bool = True) -> None:
+        """List a folder, or take one file of it.
+
+        Args:
+            images: the folder or file.
+            studies_by_name: plain images called ``053-000``, ``053-001`` are of one study; else
+                each is a study of its own, as is right where their patients are known.
+
+        Raises:
+            AnnotationError: no such folder or file.
+        """
+        if not images.exists():
+            raise AnnotationError(f"images={images}: no such folder or file")
+        self.source = images
+        self.root = images if images.is_dir() else images.parent
+        found = _files_below(images) if images.is_dir() else [PurePosixPath(images.name)]
+        self.files = tuple(sorted(found))
+        self.unreadable: dict[str, str] = {}
+        self._studies_by_name = studies_by_name
+        self._volumes: dict[PurePosixPath, Study] = {}
+        self._taken: dict[tuple[Path, int | None], str] = {}
+        self._ids: set[str] = set()
+
+    @cached_property
+    def _named(self) -> dict[str, list[PurePosixPath]]:
+        """Files by name."""
+        return _grouped((file.name, file) for file in self.files)
+
+    @cached_property
+    def _stemmed(self) -> dict[str, list[PurePosixPath]]:
+        """Plain images and volumes by name without suffix."""
+        return _grouped((_stem(file.name), file) for file in self.files if _is_image(file))
+
+    @cached_property
+    def _dicom(self) -> _DicomIndex:
+        if all(map(_is_image, self.files)):
+            return _DicomIndex.of((), self.root)
+        try:
+            return _DicomIndex.of(scan(self.source), self.root)
+        except DicomReadError:  # there is none: what is asked for is then said to be missing
+            return _DicomIndex.of((), self.root)
+
+    def find(self, entry: ExportedImage) -> FoundImage:
+        """The image that an entry is of.
+
+        Raises:
+            EntryError: it is not there, several fit, it was found before, cannot be read, or has
+                another size than the entry says.
+        """
+        header, file = None, None
+        if entry.instance_uid:
+            header = self._by_uid(entry)
+        if header is None:
+            file, header = self._by_name(entry)
+        return self._checked(entry, self.take(entry.where, header, file))
+
+    def take(
+        self, where: str, header: SliceHeader | None, file: PurePosixPath | None = None
+    ) -> FoundImage:
+        """A slice or a plain image as one that an entry is of, with an id of its own.
+
+        Raises:
+            EntryError: an earlier entry is of it, or it cannot be read.
+        """
+        path = header.path if header is not None else self.root / str(file)
+        name = _relative(path, self.root)
+        place = (path, None if header is None else header.frame)
+        if place in self._taken:
+            detail = (
+                f"{where}: {self._taken[place]} is of the same image ({name}); the first counts"
+            )
+            raise EntryError("duplicate_id", detail)
+        if header is None:
+            try:
+                width, height = frame_size(path)
+            except ImageReadError as error:
+                raise EntryError("unreadable_image", f"{where}: {error}") from error
+            image_id = self._new_id(_ids_of_file(name))
+            study_id = study_of(image_id) if self._studies_by_name else image_id
+        else:
+            width, height = header.columns, header.rows
+            study_id = self._study_id(header, name)
+            image_id = self._new_id(_numbered(study_id))
+        self._taken[place] = where
+        return FoundImage(image_id, study_id, width, height, str(name), path, header)
+
+    @cached_property
+    def stacks(self) -> list[SliceStack]:
+        """The studies and volumes of the folder; what cannot be read is in ``unreadable``."""
+        found = [
+            SliceStack(
+                study.name,
+                _relative(study.folder, self.root),
+                tuple(header for series in study.series for header in series.slices),
+                study,
+            )
+            for study in self._dicom.studies
+        ]
+        for file in self.files:
+            if volume_suffix(Path(file.name)):
+                try:
+                    study = self._volume(file)
+                except VolumeReadError as error:
+                    path = str(self.root / str(file))
+                    self.unreadable[str(file)] = str(error).replace(path, file.name)
+                    continue
+                slices = study.series[0].slices
+                found.append(SliceStack(_stem(file.name), file, slices, study))
+        return found
+
+    def not_taken(self) -> list[str]:
+        """Plain images, volumes and DICOM studies that no entry is of, by name."""
+        used = {path for path, _ in self._taken}
+        files = [
+            file for file in self.files if _is_image(file) if self.root / str(file) not in used
+        ]
+        names = [str(file) for file in files]
+        if "_dicom" in self.__dict__:
+            for study in self._dicom.studies:
+                if not {h.path for series in study.series for h in series.slices} & used:
+                    names.append(study.name)
+        return names
+
+    def _checked(self, entry: ExportedImage, found: FoundImage) -> FoundImage:
+        size = (found.width, found.height)
+        if entry.size_wh is None or entry.size_wh == size:
+            return found
+        width, height = entry.size_wh
+        detail = f"{entry.where}: the export says {width}x{height} pixels, the image {found.file} "
+        detail += f"has {size[0]}x{size[1]}: not the image that was marked, or resized since"
+        raise EntryError("other_size", detail)
+
+    def _by_uid(self, entry: ExportedImage) -> SliceHeader | None:
+        """The slice of a UID; None where it is not there, but the entry gives a name too."""
+        found = self._dicom.of_uid.get(entry.instance_uid, [])
+        if not found:
+            if entry.name:
+                return None
+            detail = f"{entry.where}: unknown UID, no DICOM instance {cut(entry.instance_uid)} in "
+            raise EntryError("unknown_uid", f"{detail}the images folder")
+        if len({header.path for header in found}) > 1:
+            if entry.name:
+                return None
+            detail = f"{entry.where}: {len(found)} files bear the UID {cut(entry.instance_uid)}; "
+            raise EntryError("several_images", f"{detail}name the image by its file instead")
+        return _slice_of(found, entry)
+
+    def _by_name(self, entry: ExportedImage) -> tuple[PurePosixPath | None, SliceHeader | None]:
+        parts = path_parts(entry.name)
+        if not parts:
+            detail = f"{entry.where}: {entry.name!r:.60} names no file"
+            raise EntryError("label_without_frame", detail)
+        for tried in (parts, (*parts[:-1], _UPLOAD.sub("", parts[-1]))):
+            for fitting in (self._same_name(tried), self._same_stem(tried)):
+                if len(fitting) > 1:
+                    shown = ", ".join(map(str, fitting[:3]))
+                    detail = f"{entry.where}: {len(fitting)} files fit its name: {shown}"
+                    raise EntryError("several_images", detail)
+                if fitting:
+                    return self._opened(fitting[0], entry)
+        if of_uid := self._dicom.of_uid.get(_stem(parts[-1])):
+            return None, _slice_of(of_uid, entry)
+        detail = f"{entry.where}: no file {cut(parts[-1])} in the images folder"
+        raise EntryError("label_without_frame", detail)
+
+    def _same_name(self, parts: Sequence[str]) -> list[PurePosixPath]:
+        return _longest_match(parts, self._named.get(parts[-1], []))
+
+    def _same_stem(self, parts: Sequence[str]) -> list[PurePosixPath]:
+        """Files that are called so but for their suffix; a DICOM file may have any."""
+        stem = _stem(parts[-1])
+        fitting = self._stemmed.get(stem) or self._dicom.of_stem.get(stem, [])
+        return _longest_match(parts, fitting)
+
+    def _opened(
+        self, file: PurePosixPath, entry: ExportedImage
+    ) -> tuple[PurePosixPath | None, SliceHeader | None]:
+        """A file as a plain image, or as a slice of what it holds."""
+        if _is_plain(file):
+            return file, None
+        if volume_suffix(Path(file.name)):
+            try:
+                return None, _slice_of(self._volume(file).series[0].slices, entry)
+            except SpinelineError as error:
+                if isinstance(error, EntryError):
+                    raise
+                raise EntryError("unreadable_image", f"{entry.where}: {error}") from error
+        path = self.root / str(file)
+        headers = self._dicom.of_path.get(path, [])
+        if not headers:
+            detail = f"{entry.where}: {file} is neither an image, a volume nor a DICOM file that "
+            raise EntryError("unreadable_image", f"{detail}can be read")
+        return None, _slice_of(headers, entry)
+
+    def _volume(self, file: PurePosixPath) -> Study:
+        if file not in self._volumes:
+            self._volumes[file] = read_volume(self.root / str(file)).study
+        return self._volumes[file]
+
+    def _study_id(self, header: SliceHeader, name: PurePosixPath) -> str:
+        if not header.instance_uid:
+            return _fit(_stem(name.name))
+        return self._dicom.study_of_path[header.path].name
+
+    def _new_id(self, names: Iterable[str]) -> str:
+        image_id = next(name for name in names if name not in self._ids and is_image_id(name))
+        self._ids.add(image_id)
+        return image_id
+
+
+@dataclass(frozen=True, slots=True)
+class _DicomIndex:
+    """The DICOM slices of a folder by UID, by file, and by the file's name without suffix."""
+
+    studies: tuple[Study, ...]
+    of_uid: dict[str, list[SliceHeader]]
+    of_path: dict[Path, list[SliceHeader]]
+    of_stem: dict[str, list[PurePosixPath]]
+    study_of_path: dict[Path, Study]
+
+    @staticmethod
+    def of(studies: Sequence[Study], root: Path) -> _DicomIndex:
+        pairs = [(s, h) for s in studies for series in s.series for h in series.slices]
+        headers = sorted((h for _, h in pairs), key=lambda h: h.frame or 0)
+        files = [_relative(path, root) for path in dict.fromkeys(h.path for h in headers)]
+        stems = ((stem, file) for file in files for stem in {file.name, _stem(file.name)})
+        return _DicomIndex(
+            tuple(study for study in studies if study.series),
+            _grouped((header.instance_uid, header) for header in headers),
+            _grouped((header.path, header) for header in headers),
+            _grouped(stems),
+            {header.path: study for study, header in pairs},
+        )
+
+
+def _grouped(pairs: Iterable[tuple[_Key, _Value]]) -> dict[_Key, list[_Value]]:
+    found: dict[_Key, list[_Value]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _relative(path: Path, root: Path) -> PurePosixPath:
+    return PurePosixPath(os.path.relpath(path, root).replace(os.sep, "/"))
+
+
+def path_parts(name: str) -> tuple[str, ...]:
+    r"""The last parts of a name that an export gives an image, without what leads elsewhere.
+
+    >>> path_parts("../a/b.png"), path_parts(r"C:\scans\b.png")
+    (('a', 'b.png'), ('scans', 'b.png'))
+    >>> path_parts("/data/local-files/?d=a/b%20c.png"), path_parts("s3://bucket/a/b.png?v=1")
+    (('data', 'local-files', 'a', 'b c.png'), ('a', 'b.png'))
+    """
+    text = name.strip()
+    address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*", text)
+    if address or "?d=" in text:
+        path, _, query = text[address.end() if address else 0 :].partition("?")
+        local = parse_qs(query.partition("#")[0]).get("d", [])
+        text = "/".join([unquote(path.partition("#")[0]), *local])
+    text = re.sub(r"^[A-Za-z]:", "", text.replace("\\", "/"))
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == "..":
+            parts = []
+        elif part not in ("", "."):
+            parts.append(part)
+    return tuple(parts)
+
+
+def _files_below(root: Path) -> Iterator[PurePosixPath]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        below = _relative(Path(folder), root)
+        yield from (below / name for name in names if name[0] != ".")
+
+
+def _longest_match(parts: Sequence[str], files: list[PurePosixPath]) -> list[PurePosixPath]:
+    """Of files that have a name in common, those that have most of the folders before it too."""
+    if len(files) < 2:
+        return files
+
+    def common(file: PurePosixPath) -> int:
+        pairs = zip(reversed(file.parts[:-1]), reversed(parts[:-1]), strict=False)
+        return next((n for n, (one, other) in enumerate(pairs) if one != other), len(parts) - 1)
+
+    most = max(map(common, files))
+    best = [file for file in files if common(file) == most]
+    if len(best) > 1:
+        best = [file for file in best if len(file.parts) == most + 1] or best
+    return best
+
+
+def _slice_of(headers: Sequence[SliceHeader], entry: ExportedImage) -> SliceHeader:
+    """The slice of a file that is meant: its only one, or the one of the index that is given."""
+    if len(headers) == 1 and entry.slice_index in (None, headers[0].frame, 0):
+        return headers[0]
+    if entry.slice_index is None:
+        detail = (
+            f"{entry.where}: {headers[0].path.name} holds {len(headers)} slices, and the export "
+        )
+        detail += "does not say which; a CSV can, in a column slice (from 0)"
+        raise EntryError("no_slice", detail)
+    for header in headers:
+        if header.frame == entry.slice_index:
+            return header
+    detail = (
+        f"{entry.where}: slice {entry.slice_index} is none of {headers[0].path.name}, which has "
+    )
+    raise EntryError("no_slice", f"{detail}{len(headers)}, from 0")
+
+
+def _is_image(file: PurePosixPath) -> bool:
+    return _is_plain(file) or bool(volume_suffix(Path(file.name)))
+
+
+def _is_plain(file: PurePosixPath) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _stem(name: str) -> str:
+    """A file's name without the suffix of an image, volume or DICOM file."""
+    suffix = volume_suffix(Path(name))
+    if not suffix:
+        own = PurePosixPath(name).suffix
+        suffix = own if own.lower() in (*IMAGE_SUFFIXES, *_DICOM_SUFFIXES, ".jpeg") else ""
+    return name[: -len(suffix)] if suffix else name
+
+
+def _fit(text: str) -> str:
+    """A text as an image id may be."""
+    return re.sub(r"[^\w.-]", "-", text).lstrip(".")[:100] or "image"
+
+
+def _ids_of_file(file: PurePosixPath) -> Iterator[str]:
+    stem = _fit(_stem(file.name))
+    yield stem
+    longer = _fit("-".join([*file.parts[:-1], _stem(file.name)]))
+    yield longer
+    yield from _numbered(longer)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 1
+    while True:
+        number += 1
+        yield f"{name}-{number}"

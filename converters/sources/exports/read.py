@@ -1,0 +1,409 @@
+"""An export of another tool as an annotation source: words understood, images found, levels judged.
+
+What becomes of a mark: it is used; or left out with a finding that says why. What becomes of an
+image: it is a record; or left out with a reason, as the other sources do it. Nothing is guessed: a
+level that is marked twice in one image makes its entry an error, as does an image that is there
+twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from spineline.converters.sources.exports.images import FoundImage, ImagesOfExport, SliceStack
+from spineline.converters.sources.exports.kinds import ExportKind
+from spineline.converters.sources.exports.marks import ExportedImage, ExportedMark
+from spineline.converters.sources.exports.planes import on_nearest_slice, stack_of
+from spineline.converters.sources.source import (
+    AnnotationSource,
+    EntryError,
+    Pixels,
+    SourceBuilder,
+    cut,
+)
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.labels import EXTRA_LEVELS, KINDS, LEVELS, Kind, kind_of_level
+from spineline.datasets.quality_control import MarkedImage, MarkedPoint, PointRules
+from spineline.datasets.types import ImageRecord, Structure
+from spineline.datasets.words.grades import is_grade_word, ordered_tags
+from spineline.datasets.words.word_map import IGNORED, WordMap
+
+_LEFT_OUT = "mark left out"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRules:
+    """How an export is understood.
+
+    Attributes:
+        words: what its words stand for.
+        patient: the attribute or column that names the patient; None: none does.
+        own_boxes: rectangles stay the boxes of their structures; else the box rule makes all boxes.
+        empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
+        studies_by_name: plain images called ``053-000``, ``053-001`` are of one study.
+        off_slice_mm: points in the patient further off the nearest slice are left out.
+    """
+
+    words: WordMap = field(default_factory=WordMap)
+    patient: str | None = None
+    own_boxes: bool = True
+    empty_tag: str | None = None
+    studies_by_name: bool = True
+    off_slice_mm: float = 10.0
+
+
+def source_of_export(
+    kind: ExportKind, entries: Sequence[ExportedImage], images: Path, rules: ExportRules
+) -> AnnotationSource:
+    """Entries of an export as a source; images are looked up, and no pixel of theirs is decoded.
+
+    Args:
+        kind: the tool.
+        entries: what its reader made of its files.
+        images: the folder of images: DICOM, plain images or volumes.
+        rules: how.
+
+    Raises:
+        AnnotationError: there is no such folder.
+        ConfigError: no entry has the attribute ``rules.patient``.
+    """
+    if rules.patient is not None:
+        _check_patient(entries, rules.patient)
+    found = ImagesOfExport(images, studies_by_name=rules.studies_by_name)
+    reader = _Reader(kind, found, rules, graded=_has_grades(entries, rules.words))
+    for entry in entries:
+        reader.marks["read"] += len(entry.marks) + len(entry.dropped)
+    if kind == "slicer":
+        reader.read_places(entries)
+    else:
+        for entry in entries:
+            reader.read(entry)
+    return reader.source()
+
+
+def _check_patient(entries: Sequence[ExportedImage], name: str) -> None:
+    if any(_value_of(entry, name) for entry in entries):
+        return
+    given = {key: None for e in entries for m in ((), *e.marks) for key, _ in _attributes(e, m)}
+    known = ", ".join(list(given)[:10]) or "none"
+    msg = f"patient={name}: neither a file nor an attribute or column of the export; it has: "
+    raise ConfigError(msg + known)
+
+
+def _attributes(entry: ExportedImage, mark: Any) -> Iterable[tuple[str, str]]:
+    return mark.attributes if isinstance(mark, ExportedMark) else entry.attributes
+
+
+def _value_of(entry: ExportedImage, name: str) -> str:
+    """The one value of an attribute of an image, or else of its marks; empty where it has none."""
+    wanted = name.casefold()
+    own = [value for key, value in entry.attributes if key.casefold() == wanted]
+    of_marks = (v for m in entry.marks for k, v in m.attributes if k.casefold() == wanted)
+    return next(iter(own), "") or next(of_marks, "")
+
+
+def _has_grades(entries: Sequence[ExportedImage], words: WordMap) -> bool:
+    """Whether the export says anything of grades, so that one without is worth noting."""
+    return any(
+        any(words.grade_texts(mark.attributes, kind) for kind in KINDS)
+        or any(is_grade_word(word) for word in mark.words)
+        for entry in entries
+        for mark in entry.marks
+    )
+
+
+@dataclass(slots=True)
+class _Understood:
+    """A mark whose level is known."""
+
+    level: str
+    mark: ExportedMark
+    tags: tuple[str, ...] = ()
+    tag_problem: tuple[str, str] | None = None
+
+
+class _Reader:
+    """One pass over the entries of an export."""
+
+    def __init__(
+        self, kind: ExportKind, images: ImagesOfExport, rules: ExportRules, *, graded: bool
+    ) -> None:
+        self.kind = kind
+        self.images = images
+        self.rules = rules
+        self.graded = graded
+        self.builder = SourceBuilder()
+        self.found: dict[str, FoundImage] = {}
+        self.patients: dict[str, str] = {}
+        self.marks: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.unknown_levels: Counter[str] = Counter()
+        self.unknown_grades: Counter[str] = Counter()
+
+    def read(self, entry: ExportedImage) -> None:
+        """One entry to a record, or to a reason why there is none."""
+        if entry.error is not None:
+            self._fail(entry, entry.where, entry.error)
+            return
+        try:
+            found = self.images.find(entry)
+        except SpinelineError as error:
+            self._fail(entry, entry.where, error)
+            return
+        self._read_found(entry, found)
+
+    def read_places(self, entries: Sequence[ExportedImage]) -> None:
+        """Entries of points in the patient: those of one study are read as one."""
+        stacks: dict[str, tuple[SliceStack, ExportedImage]] = {}
+        for entry in entries:
+            try:
+                if entry.error is not None:
+                    raise entry.error
+                stack = stack_of(entry, self.images)
+            except SpinelineError as error:
+                self._fail(entry, entry.where, error)
+                continue
+            if stack.name in stacks:
+                entry = _joined(stacks[stack.name][1], entry)
+            stacks[stack.name] = (stack, entry)
+        for stack, entry in stacks.values():
+            try:
+                header, placed, most_mm = on_nearest_slice(entry, stack, self.rules.off_slice_mm)
+                found = self.images.take(entry.where, header)
+            except SpinelineError as error:
+                self._fail(entry, entry.where, error)
+                continue
+            number = "" if header.instance_number is None else f" {header.instance_number}"
+            detail = f"points lie up to {most_mm:.1f} mm off slice{number} of {len(stack.slices)}"
+            action = "taken as the points of that slice nearest to them"
+            self.builder.note(found.image_id, found.study_id, "off_slice", detail, action)
+            self._read_found(placed, found)
+
+    def _read_found(self, entry: ExportedImage, found: FoundImage) -> None:
+        frame = MarkedImage(found.image_id, found.study_id, found.width, found.height)
+        try:
+            structures = self._structures(entry, frame)
+        except SpinelineError as error:
+            self._fail(entry, found.image_id, error, found.study_id)
+            return
+        if not structures:
+            self.left_out["image_left_out"] += len(entry.marks)
+            return
+        header = found.header
+        in_dicom = header is not None and bool(header.instance_uid)
+        self.found[found.image_id] = found
+        self.builder.records.append(
+            ImageRecord(
+                image_id=found.image_id,
+                study_id=found.study_id,
+                width=found.width,
+                height=found.height,
+                structures=structures,
+                spacing_rc_mm=None if header is None else header.spacing_rc_mm,
+                file=None if in_dicom else found.file,
+                study_uid=header.study_uid if header and in_dicom else None,
+                series_uid=header.series_uid if header and in_dicom else None,
+                instance_uid=header.instance_uid if header and in_dicom else None,
+            )
+        )
+        self._note_patient(entry, found.study_id)
+
+    def _note_patient(self, entry: ExportedImage, study_id: str) -> None:
+        if self.rules.patient is None or not (patient := _value_of(entry, self.rules.patient)):
+            return
+        if self.patients.setdefault(study_id, patient) != patient:
+            msg = f"patient={self.rules.patient}: gives study {study_id} two patients; wanted one"
+            raise ConfigError(msg)
+
+    def _structures(self, entry: ExportedImage, frame: MarkedImage) -> tuple[Structure, ...]:
+        for dropped in entry.dropped:
+            self._drop(frame, dropped.reason, dropped.detail)
+        understood = self._with_group_grades(self._understood(entry, frame), entry)
+        paired = self._paired(understood, frame)
+        marks = [self._marked_point(one, frame) for one in paired]
+        if not marks:
+            words = sorted({mark.words[0] for mark in entry.marks})
+            shown = f", its marks are called {', '.join(map(repr, words))[:80]}" if words else ""
+            raise EntryError("no_point", f"{entry.where}: no level is marked in it{shown}")
+        empty_tag = () if self.rules.empty_tag is None else (self.rules.empty_tag,)
+        rules = PointRules(keep_fewer=True, empty_tag=empty_tag)
+        structures = self.builder.judge(marks, frame, rules)
+        self.marks["used"] += len(understood) if structures else 0
+        return structures
+
+    def _understood(self, entry: ExportedImage, frame: MarkedImage) -> list[_Understood]:
+        """The marks whose words name one of our levels; the others are left out."""
+        words, found = self.rules.words, []
+        for mark in entry.marks:
+            level, others = self._level_of(mark)
+            if level is None and mark.group and is_grade_word(mark.words[0]):
+                continue  # says the grade of its group
+            if level is None:
+                word = mark.words[0]
+                self.unknown_levels[cut(word)] += 1
+                detail = f"{mark.where}: {cut(word)!r} is no level{words.nearest_level(word)}"
+                self._drop(frame, "unknown_level", detail)
+            elif level == IGNORED:
+                self._drop(frame, "ignored_mark", f"{mark.where}: ignored by names=")
+            elif level not in (*LEVELS, *EXTRA_LEVELS):
+                detail = f"{mark.where}: {level} is none of the eleven lumbar levels"
+                self._drop(frame, "other_level", detail)
+            elif _is_flat(mark):
+                self._drop(frame, "degenerate_box", f"{mark.where}: box without width or height")
+            else:
+                tags, problem = self._grade(mark, others, kind_of_level(level))
+                found.append(_Understood(level, mark, tags, problem))
+                if mark.turned:
+                    detail, action = f"{mark.where}: is turned", "its upright hull counts"
+                    self.builder.findings.append(frame.finding("turned_box", detail, action, level))
+        return found
+
+    def _level_of(self, mark: ExportedMark) -> tuple[str | None, tuple[str, ...]]:
+        """The level that the first of the words names that names any, and the other words."""
+        for n, word in enumerate(mark.words):
+            if (level := self.rules.words.level(word)) is not None:
+                return level, mark.words[:n] + mark.words[n + 1 :]
+        return None, mark.words
+
+    def _grade(
+        self, mark: ExportedMark, others: Sequence[str], kind: Kind
+    ) -> tuple[tuple[str, ...], tuple[str, str] | None]:
+        """Tags of a mark and what is wrong with them: by attributes, or else its other words."""
+        words = self.rules.words
+        said = words.grade_texts(mark.attributes, kind)
+        said = said or [word for word in others if words.grade(word, kind) is not None]
+        if not said:
+            wanted = self.graded or self.rules.empty_tag is not None
+            return (), ("empty_tag", f"its {kind} has no grade") if wanted else None
+        tags = [(text, words.grade(text, kind)) for text in said]
+        for text, known in tags:
+            if known is None:
+                self.unknown_grades[cut(text)] += 1
+                detail = f"its {kind} grade is {cut(text)!r}{words.nearest_grade(text, kind)}"
+                return (), ("unknown_tag", detail)
+        joined = {tag for _, known in tags for tag in known or ()}
+        if not joined:
+            return (), None  # the map says that it stands for no grade
+        if (ordered := ordered_tags(joined, kind)) is None:
+            detail = (
+                f"its {kind} grades are {', '.join(sorted(joined))}: one grade, at most with v5"
+            )
+            return (), ("unknown_tag", f"{detail} beside it")
+        return ordered, None
+
+    def _with_group_grades(
+        self, understood: Sequence[_Understood], entry: ExportedImage
+    ) -> list[_Understood]:
+        """Marks with the grades that further marks of their group say, where it has one level."""
+        found = list(understood)
+        for n, one in enumerate(understood):
+            group = one.mark.group
+            alone = len({o.level for o in understood if o.mark.group == group}) == 1
+            if not group or not alone or one.tags:
+                continue
+            said = [m.words[0] for m in entry.marks if m.group == group]
+            tags, problem = self._grade(one.mark, said, kind_of_level(one.level))
+            found[n] = replace(one, tags=tags, tag_problem=problem)
+        return found
+
+    def _paired(self, understood: Sequence[_Understood], frame: MarkedImage) -> list[_Understood]:
+        """One mark for each level: a point and a rectangle of one level are one.
+
+        Raises:
+            EntryError: a level is marked twice.
+        """
+        by_level: dict[str, list[_Understood]] = {}
+        for one in understood:
+            by_level.setdefault(one.level, []).append(one)
+        found = []
+        for level, listed in by_level.items():
+            points = [one for one in listed if one.mark.point_xy is not None]
+            boxes = [one for one in listed if one.mark.point_xy is None]
+            if len(points) > 1 or len(boxes) > 1:
+                places = "; ".join(one.mark.where for one in listed[:3])
+                detail = f"{frame.image_id}: {level} is marked {len(listed)} times ({places}): by "
+                detail += "two people, or one of them is another level; keep one"
+                raise EntryError("duplicate_level", detail)
+            kept = (points or boxes)[0]
+            if points and boxes and kept.mark.box_xyxy is None:
+                mark = replace(kept.mark, box_xyxy=boxes[0].mark.box_xyxy)
+                graded = kept if kept.tags else boxes[0]
+                kept = _Understood(level, mark, graded.tags, graded.tag_problem)
+            found.append(kept)
+        return found
+
+    def _marked_point(self, one: _Understood, frame: MarkedImage) -> MarkedPoint:
+        point, box, level = one.mark.point_xy, one.mark.box_xyxy, one.level
+        if point is None and box is not None:
+            point = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        if point is None:
+            raise EntryError("bad_entry", f"{one.mark.where}: has no place in the image")
+        kept = box if self.rules.own_boxes else None
+        if kept and not (kept[0] <= point[0] <= kept[2] and kept[1] <= point[1] <= kept[3]):
+            detail, action = "the point lies outside its box", "box made by the rule"
+            self.builder.findings.append(frame.finding("box_differs", detail, action, level))
+            kept = None
+        return MarkedPoint(
+            point_xy=point,
+            rank=LEVELS.index(level) if level in LEVELS else None,
+            extra_level=level if level in EXTRA_LEVELS else None,
+            kind=kind_of_level(level),
+            tags=one.tags,
+            tag_problem=one.tag_problem,
+            box_xyxy=kept,
+        )
+
+    def _drop(self, frame: MarkedImage, reason: str, detail: str) -> None:
+        self.left_out[reason] += 1
+        self.builder.findings.append(frame.finding(reason, detail, _LEFT_OUT))
+
+    def _fail(
+        self, entry: ExportedImage, image_id: str, error: SpinelineError, study: str = ""
+    ) -> None:
+        known = error if isinstance(error, EntryError) else EntryError("bad_entry", str(error))
+        self.left_out["image_left_out"] += len(entry.marks)
+        self.builder.leave_out(image_id, study or image_id, known)
+
+    def source(self) -> AnnotationSource:
+        """What was read, as a source."""
+        for name, reason in self.images.unreadable.items():
+            self.builder.note(name, name, "unreadable_image", reason, "not looked at")
+        for name in self.images.not_taken():
+            detail = "no entry of the export is of it"
+            self.builder.note(name, name, "frame_without_label", detail, "not converted")
+        found = self.found
+
+        def pixels(record: ImageRecord) -> Pixels:
+            return found[record.image_id].pixels()
+
+        def path_of(record: ImageRecord) -> Path:
+            return found[record.image_id].path
+
+        counts = {
+            "read": self.marks["read"],
+            "used": self.marks["used"],
+            "left_out": dict(sorted(self.left_out.items())),
+            "unknown_levels": dict(sorted(self.unknown_levels.items())),
+            "unknown_grades": dict(sorted(self.unknown_grades.items())),
+        }
+        source = self.builder.source(self.kind, pixels, path_of)
+        return replace(source, marks=counts, patients=self.patients)
+
+
+def _is_flat(mark: ExportedMark) -> bool:
+    box = mark.box_xyxy
+    return mark.point_xy is None and box is not None and (box[2] <= box[0] or box[3] <= box[1])
+
+
+def _joined(one: ExportedImage, other: ExportedImage) -> ExportedImage:
+    return replace(
+        one,
+        where=f"{one.where}, {other.where}",
+        attributes=(*one.attributes, *other.attributes),
+        marks=(*one.marks, *other.marks),
+        dropped=(*one.dropped, *other.dropped),
+    )

@@ -1,0 +1,124 @@
+"""The weights that a training starts from: those of another run, rows of classes by class name.
+
+A detector's head holds rows for each class. Where the classes of the data are others than those of
+the weights, or in another order, each class takes the rows of its namesake; without one its rows
+start afresh. Names are compared as ``ultralytics`` compares them, without case and outer spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from spineline.datasets.common.log import LOG
+
+ClassRows = tuple[int | None, ...]
+"""For each class of the data, its place among the classes of the weights, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTensor:
+    """Where a tensor of a head has the rows of its classes; those after them are shared.
+
+    Attributes:
+        first: rows before them, such as the background's, which are shared.
+        each: rows of every class.
+    """
+
+    first: int = 0
+    each: int = 1
+
+
+def matched_rows(has: Sequence[str], wanted: Sequence[str]) -> ClassRows:
+    """The place that each wanted class has among those of the weights, or None.
+
+    Numbers as names say nothing: as many classes are then the same ones in the same order.
+
+    >>> matched_rows(["L4", "L5", "S1"], ["S1", "T12", "l4"])
+    (2, None, 0)
+    >>> matched_rows(["0", "1"], ["L4", "L5"]), matched_rows(["0", "1"], ["L4"])
+    ((0, 1), (None,))
+    """
+    if _is_numbered(has) or _is_numbered(wanted):
+        by_place = len(has) == len(wanted)
+        return tuple(range(len(wanted))) if by_place else (None,) * len(wanted)
+    place = {_folded(name): n for n, name in enumerate(has)}
+    return tuple(place.get(_folded(name)) for name in wanted)
+
+
+def log_rows(has: Sequence[str], wanted: Sequence[str], rows: ClassRows) -> None:
+    """Say which classes are taken over, which start afresh, and which are left behind."""
+    taken = [name for name, row in zip(wanted, rows, strict=True) if row is not None]
+    afresh = [name for name, row in zip(wanted, rows, strict=True) if row is None]
+    left = [name for n, name in enumerate(has) if n not in rows]
+    if _is_numbered(has) or _is_numbered(wanted):
+        which, how = ("by place" if taken else "afresh"), f"{len(has)} and {len(wanted)} classes"
+        LOG.warning(
+            "classes bear numbers, not names: the head's rows are taken %s (%s)", which, how
+        )
+        return
+    if not taken:
+        LOG.warning(
+            "no class of the weights (%s) is one of the data (%s): the head's class rows start "
+            "afresh", ", ".join(has), ", ".join(wanted),
+        )  # fmt: skip
+        return
+    LOG.info("classes taken over by name: %s", ", ".join(taken))
+    if afresh:
+        LOG.info("classes that start afresh: %s", ", ".join(afresh))
+    if left:
+        LOG.info("classes of the weights that the data has not: %s", ", ".join(left))
+
+
+def taken_over(
+    own: Mapping[str, torch.Tensor],
+    start: Mapping[str, torch.Tensor],
+    heads: Mapping[str, HeadTensor],
+    rows: ClassRows,
+) -> dict[str, torch.Tensor]:
+    """The weights that a network begins with; how many are another's is logged.
+
+    Args:
+        own: the network's fresh weights, by name.
+        start: those to start from; what has another shape is left out.
+        heads: tensors with rows of classes.
+        rows: from [matched_rows][].
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name, fresh in own.items():
+        tensor = start.get(name)
+        if tensor is None:
+            continue
+        if name in heads and tensor.shape[1:] == fresh.shape[1:]:
+            found[name] = _with_rows(fresh, tensor, heads[name], rows)
+        elif name not in heads and tensor.shape == fresh.shape:
+            found[name] = tensor
+    LOG.info("taken over: %d of %d tensors", len(found), len(own))
+    return {**own, **found}
+
+
+def _with_rows(
+    fresh: torch.Tensor, start: torch.Tensor, head: HeadTensor, rows: ClassRows
+) -> torch.Tensor:
+    first, each = head.first, head.each
+    result = fresh.clone()
+    result[:first] = start[:first]
+    shared = len(fresh) - first - each * len(rows)
+    if shared:
+        result[-shared:] = start[-shared:]
+    for n, row in enumerate(rows):
+        if row is not None:
+            here, there = first + each * n, first + each * row
+            result[here : here + each] = start[there : there + each]
+    return result
+
+
+def _is_numbered(names: Sequence[str]) -> bool:
+    """Whether these are the names that classes bear where nobody named them: 0, 1, …"""
+    return all(name == str(n) for n, name in enumerate(names))
+
+
+def _folded(name: str) -> str:
+    return name.strip().lower()

@@ -1,0 +1,231 @@
+"""Where a server is, and what opens it: addresses, credentials, TLS.
+
+An address is the root of a DICOMweb service, ``https://HOST[:PORT]/PATH``, or an application entity
+of the older protocol (DIMSE), ``dicom://AET@HOST:PORT``, by TLS ``dicoms://AET@HOST:PORT``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
+from spineline.datasets.common.yaml_files import YamlError, read_yaml
+
+_VARIABLES = {
+    "user": "SPINELINE_PACS_USER",
+    "password": "SPINELINE_PACS_PASSWORD",
+    "token": "SPINELINE_PACS_TOKEN",
+}
+_FORMS = "http(s)://HOST[:PORT]/PATH of a DICOMweb service, or dicom(s)://AET@HOST:PORT"
+_AE_TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class PacsError(SpinelineError):
+    """A server cannot be reached, refuses, or answers with what it may not."""
+
+
+class NoServerError(PacsError):
+    """A server that will not do the next thing either: not reached, or it lets nobody in."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacsAddress:
+    """A server.
+
+    Attributes:
+        protocol: ``web`` (DICOMweb) or ``dimse``.
+        url: as given; of ``web`` alone, without a slash at the end.
+        host, port: where it listens.
+        aet: its AE title; of ``dimse`` alone.
+        tls: whether the line is encrypted.
+    """
+
+    protocol: Literal["web", "dimse"]
+    url: str
+    host: str
+    port: int
+    aet: str = ""
+    tls: bool = False
+
+    def __str__(self) -> str:
+        name = f"{self.aet} at " if self.aet else ""
+        return f"{name}{self.host}:{self.port}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the server is on this machine, so that no wire lies between."""
+        return self.host in _LOOPBACK
+
+
+def parse_address(url: str, key: str = "url") -> PacsAddress:
+    """The server behind a URL.
+
+    >>> str(parse_address("dicom://ORTHANC@127.0.0.1:4242"))
+    'ORTHANC at 127.0.0.1:4242'
+    >>> parse_address("https://pacs.example/dicom-web/").port
+    443
+
+    Args:
+        url: see the module.
+        key: of the command, for messages.
+
+    Raises:
+        ConfigError: it is no such address, or holds a password.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{key}=…: is no address ({error}); wanted {_FORMS}") from None
+    if parts.password is not None or (parts.username and parts.scheme in ("http", "https")):
+        msg = (
+            f"{key}=…: holds a user or password, which other users of this machine can read; set "
+            f"{_VARIABLES['user']} and {_VARIABLES['password']}, or give credentials=FILE"
+        )
+        raise ConfigError(msg)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        if parts.query or parts.fragment:
+            raise ConfigError(f"{key}=…: ends with ?… or #…; wanted the root of the service alone")
+        tls = parts.scheme == "https"
+        return PacsAddress(
+            "web", url.rstrip("/"), parts.hostname, port or (443 if tls else 80), tls=tls
+        )
+    if parts.scheme in ("dicom", "dicoms") and parts.hostname:
+        aet = check_ae_title(unquote(parts.username or ""), key)
+        if port is None or parts.path.strip("/") or parts.query:
+            raise ConfigError(f"{key}={url}: wanted dicom://AET@HOST:PORT and nothing else")
+        return PacsAddress("dimse", url, parts.hostname, port, aet, parts.scheme == "dicoms")
+    raise ConfigError(f"{key}={url}: is no address of a PACS; wanted {_FORMS}")
+
+
+def check_ae_title(title: str, key: str) -> str:
+    r"""The title itself: 1 to 16 characters of ASCII without ``\`` (PS3.5 6.2, AE).
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not _AE_TITLE.fullmatch(title):
+        msg = f"{key}=…: {title!r} is no AE title; wanted 1 to 16 characters of ASCII, without \\"
+        raise ConfigError(msg)
+    return title
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a DICOMweb service asks for: user and password, or a bearer token; or nothing."""
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.user or self.token)
+
+
+def read_credentials(path: Path | None) -> Credentials:
+    """Credentials from a YAML file with ``user`` and ``password``, or ``token``.
+
+    Without a file they come from the environment: ``SPINELINE_PACS_USER``, ``_PASSWORD``,
+    ``_TOKEN``.
+
+    Raises:
+        SpinelineError: the file cannot be read, is no such file, or every user can read it.
+    """
+    if path is None:
+        where = ", ".join(_VARIABLES.values())
+        values = {name: os.environ.get(variable, "") for name, variable in _VARIABLES.items()}
+    else:
+        where = f"credentials={path}"
+        values = _of_file(path, where)
+    if values["token"] and values["user"]:
+        raise SpinelineError(f"{where}: give user and password, or a token, not both")
+    if bool(values["user"]) != bool(values["password"]):
+        raise SpinelineError(f"{where}: a user and a password belong together, and one is missing")
+    try:
+        "".join(values.values()).encode("latin-1" if values["token"] else "utf-8")
+    except UnicodeEncodeError:
+        raise SpinelineError(f"{where}: the token holds characters that no header can") from None
+    return Credentials(**values)
+
+
+def _of_file(path: Path, where: str) -> dict[str, str]:
+    try:
+        mode = path.stat().st_mode
+        if os.name == "posix" and mode & 0o007:
+            msg = f"{where}: all users of this machine may read or change it; chmod 600 it"
+            raise SpinelineError(msg)
+        content = read_yaml(path)
+    except OSError as error:
+        raise SpinelineError(f"{where}: cannot be read ({first_line(error)})") from error
+    except YamlError:  # which would quote the line
+        content = None
+    known = isinstance(content, dict) and set(content) <= set(_VARIABLES)
+    if not known or not all(isinstance(value, (str, int)) for value in content.values()):
+        raise SpinelineError(f"{where}: wanted YAML with user: … and password: …, or token: …")
+    return {name: str(content.get(name, "")) for name in _VARIABLES}
+
+
+@dataclass(frozen=True, slots=True)
+class PacsAccess:
+    """How a server is talked to.
+
+    Attributes:
+        aet: our own AE title.
+        credentials: of DICOMweb.
+        ca: certificates that are trusted, PEM; None for the system's.
+        cert, key: our own certificate and its key, PEM; None for none.
+        timeout: seconds without an answer after which we give up.
+        port: our own port for images sent by C-MOVE; None asks for them by C-GET.
+        host: address that we listen at for C-MOVE.
+    """
+
+    aet: str = "SPINELINE"
+    credentials: Credentials = Credentials()
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    timeout: float = 60.0
+    port: int | None = None
+    host: str = "127.0.0.1"
+
+
+def check_tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> None:
+    """Refuse certificates that are not there, or one without its key.
+
+    Raises:
+        ConfigError: says which.
+    """
+    for name, path in {"ca": ca, "cert": cert, "key": key}.items():
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{name}={path}: no such file; wanted a PEM file")
+    if (cert is None) != (key is None):
+        raise ConfigError("cert=… and key=…: a certificate and its key belong together")
+
+
+def tls_context(access: PacsAccess, *, server: bool = False) -> ssl.SSLContext:
+    """TLS of a line that we begin, or that another begins (``server``).
+
+    As a server we ask for a certificate where ``ca`` says which are trusted.
+
+    Raises:
+        SpinelineError: a file holds no certificate, or no key to it.
+    """
+    purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+    try:
+        context = ssl.create_default_context(purpose, cafile=access.ca)
+        if access.cert is not None:
+            # An empty password: openssl would else ask for one on the terminal.
+            context.load_cert_chain(access.cert, access.key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        msg = f"ca=, cert=, key=: not read as PEM ({first_line(error)}); keys without password"
+        raise SpinelineError(msg) from error
+    if server and access.ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -1,0 +1,224 @@
+"""``spineline pacs listen``: studies are looked at as they arrive, and results sent on."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from spineline.datasets.common.errors import OutputExistsError, SpinelineError, first_line
+from spineline.datasets.common.files import check_output, discard_folder
+from spineline.datasets.common.locks import held_folder
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import recorded_command, write_run_record
+from spineline.pipeline.inference.pipeline import Pipeline
+from spineline.pipeline.pacs.address import parse_address
+from spineline.pipeline.pacs.inbox import Inbox, StudyState
+from spineline.pipeline.pacs.push import objects_of, send_objects
+from spineline.pipeline.pacs.received import salt_of_folder
+from spineline.pipeline.pacs.servers import check_pacs_package, connect_to
+from spineline.pipeline.pacs.settings import PacsListen
+from spineline.pipeline.run.predict import predict
+from spineline.pipeline.run.settings import PipelinePredict
+
+_COMMAND = "pacs listen"
+_MOST_ATTEMPTS = 3
+"""So often a study is begun that the listener did not outlive."""
+_NO_MORE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_TICK = 0.5
+_FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class ListenResult:
+    """What a listener did before it ended.
+
+    Attributes:
+        predicted: how many studies were looked at.
+        pushed: how many studies' results were sent on.
+        failures: name of each study that failed, and why, those of earlier listeners too.
+    """
+
+    predicted: int
+    pushed: int
+    failures: tuple[tuple[str, str], ...]
+
+
+def listen(settings: PacsListen, *, stop: threading.Event | None = None) -> ListenResult:
+    """Take studies and look at them until SIGTERM, SIGINT, or ``stop``.
+
+    Raises:
+        OutputExistsError: ``out`` is there and no earlier listener's.
+        SpinelineError: the port is taken, the weights cannot be loaded, another process listens
+            into ``out``.
+    """
+    check_pacs_package("pynetdicom")
+    out = settings.out
+    if settings.push is not None:
+        connect_to(settings.push, settings.access())  # so that what is wrong is told now
+    earlier = recorded_command(out) == f"spineline {_COMMAND}"
+    if settings.overwrite and out.exists() and not earlier and any(out.iterdir()):
+        raise OutputExistsError(f"{out}: holds no earlier listener's files; choose another out=")
+    if settings.overwrite or not earlier:
+        check_output(out, overwrite=settings.overwrite)
+    pipeline = Pipeline.from_settings(settings)
+    if settings.overwrite:
+        discard_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpinelineError(f"{out}: cannot be made ({first_line(error)})") from error
+    with held_folder(out, "listening", inside=True):
+        hidden = replace(settings, overwrite=False, retry=False, salt=None)
+        salt = salt_of_folder(out, settings.salt)
+        write_run_record(out, _COMMAND, hidden)
+        inbox = Inbox(out, salt, int(settings.max_gb * 1e9))
+        return _Listener(settings, inbox, pipeline, stop or threading.Event()).go()
+
+
+class _Listener:
+    """One listener, and what it did."""
+
+    def __init__(
+        self, settings: PacsListen, inbox: Inbox, pipeline: Pipeline, stop: threading.Event
+    ) -> None:
+        self._settings, self._inbox, self._pipeline = settings, inbox, pipeline
+        self._stop = stop
+        self._predicted = self._pushed = 0
+        self._wait, self._not_before = _FIRST_WAIT, 0.0
+
+    def go(self) -> ListenResult:
+        """Listen to the end."""
+        from spineline.pipeline.pacs.receiver import receiving
+
+        failed = self._inbox.failed()
+        for name in failed if self._settings.retry else ():
+            self._inbox.forget(name)
+        if failed and not self._settings.retry:
+            LOG.warning("%d studies failed earlier; retry=true tries them again", len(failed))
+        with receiving(self._settings, self._inbox) as port, _stopped_by_signals(self._stop):
+            where = (self._settings.aet, self._settings.host, port)
+            LOG.info("listening as %s at %s:%d", *where)
+            with suppress(KeyboardInterrupt):
+                while not self._stop.is_set():
+                    self._look_around()
+                    self._stop.wait(_TICK)
+        LOG.info(
+            "ended: %d studies looked at, results of %d sent on", self._predicted, self._pushed
+        )
+        failures = tuple((name, state.reason) for name, state in self._inbox.failed().items())
+        return ListenResult(self._predicted, self._pushed, failures)
+
+    def _look_around(self) -> None:
+        """Do what is to be done now, a study after the other."""
+        pushes = self._settings.push is not None
+        for name, state in list(self._inbox.waiting(self._settings.quiet, pushes)):
+            if self._stop.is_set():
+                return
+            try:
+                if state is None or state.stage == "running":
+                    self._predict(name, state)
+                elif time.monotonic() >= self._not_before:
+                    self._push(name, state)
+            except SpinelineError as error:  # such as a full disk: it would stop every study
+                LOG.error("error: %s: %s; it is tried again", name, error)
+                self._stop.wait(_FIRST_WAIT)
+
+    def _predict(self, name: str, state: StudyState | None) -> None:
+        """Look at a study, and write how far it is."""
+        images = self._inbox.images(name)
+        attempts = 1 if state is None else state.attempts + 1
+        running = StudyState("running", images, attempts=attempts)
+        if attempts > _MOST_ATTEMPTS:
+            reason = f"the listener ended {_MOST_ATTEMPTS} times while it looked at it"
+            self._finish(name, replace(running, stage="failed", reason=reason))
+            return
+        self._inbox.set_state(name, running)
+        keys = self._settings.model_keys()
+        run = PipelinePredict(
+            source=self._inbox.incoming / name,
+            out=self._inbox.results / name,
+            to=self._settings.to,
+            retry=True,
+            **keys,
+        )
+        try:
+            result = predict(run, pipeline=self._pipeline)
+        except KeyboardInterrupt:
+            self._inbox.forget(name)  # we ended by ourselves: it is no attempt that failed
+            raise
+        except Exception as error:
+            if _is_of_the_disk(error):
+                self._inbox.forget(name)
+                raise SpinelineError(first_line(error)) from error
+            known = isinstance(error, SpinelineError)
+            reason = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+            self._finish(name, replace(running, stage="failed", reason=reason))
+            return
+        self._predicted += 1
+        if result.failures:
+            reason = "; ".join(failure.reason for failure in result.failures)
+            self._finish(name, replace(running, stage="failed", reason=reason))
+        elif result.refused:
+            self._finish(name, replace(running, stage="refused"))
+        else:
+            self._finish(name, replace(running, stage="predicted"))
+
+    def _finish(self, name: str, state: StudyState) -> None:
+        self._inbox.set_state(name, state)
+        self._inbox.count()
+        if state.stage == "failed":
+            LOG.error("error: %s: %s", name, state.reason)
+
+    def _push(self, name: str, state: StudyState) -> None:
+        """Send the results of a study on; a server that does not take them is asked again later."""
+        url = str(self._settings.push)
+        folder = self._inbox.results / name
+        failures: tuple[tuple[str, str], ...]
+        try:
+            paths = objects_of(folder)
+            failures = send_objects(connect_to(url, self._settings.access()), paths).failures
+        except SpinelineError as error:
+            LOG.error("error: %s: %s", name, error)
+            failures = ((name, str(error)),)
+        if failures:
+            text = "%s: %d results not sent to %s; they are sent again in %g s"
+            LOG.warning(text, name, len(failures), parse_address(url), self._wait)
+            self._not_before = time.monotonic() + self._wait
+            self._wait = min(2 * self._wait, _LONGEST_WAIT)
+            return
+        self._wait, self._not_before = _FIRST_WAIT, 0.0
+        self._pushed += 1
+        self._inbox.set_state(name, replace(state, stage="pushed"))
+        LOG.info("%s: %d results sent to %s", name, len(paths), parse_address(url))
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """End at SIGTERM as at SIGINT, where signals are ours to take: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        stop.set()
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    """Whether an error is one of writing, which the next study would meet as well."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_MORE_WRITING:
+            return True
+        error = error.__cause__
+    return False

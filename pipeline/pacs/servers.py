@@ -1,0 +1,86 @@
+"""What all servers can do, whichever protocol they speak."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.log import LOG
+from spineline.pipeline.pacs.address import PacsAccess, PacsAddress, parse_address
+
+_CLASSES = {"web": "web:WebServer", "dimse": "dimse:DimseServer"}
+_PACKAGES = {"web": "dicomweb_client", "dimse": "pynetdicom"}
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteInstance:
+    """An instance that a server has of a study."""
+
+    series_uid: str
+    instance_uid: str
+    sop_class_uid: str = ""
+
+
+class PacsServer(Protocol):
+    """A PACS. All of its methods raise PacsError where it does not do as asked."""
+
+    def find_studies(self, filters: Mapping[str, str]) -> list[str]:
+        """UIDs of the studies that match all of the keywords, sorted."""
+
+    def list_instances(self, study_uid: str) -> list[RemoteInstance]:
+        """What it has of a study, in order of series and instance; () where it knows no such."""
+
+    def fetch(
+        self,
+        study_uid: str,
+        wanted: Sequence[RemoteInstance],
+        whole: bool,
+        keep: Callable[[bytes], None],
+    ) -> None:
+        """Have instances sent, and each kept as the bytes of a DICOM file.
+
+        Args:
+            study_uid: of all of them.
+            wanted: those to send; of one series.
+            whole: they are all that the server has of the series.
+            keep: called with each; a PacsError of it ends the transfer.
+        """
+
+    def store(self, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+        """Send files; of each, why it was not stored, or an empty text."""
+
+
+def connect_to(url: str, access: PacsAccess) -> PacsServer:
+    """The server at an address; nothing is sent yet.
+
+    Raises:
+        ConfigError: the address is none, or the package of its protocol is not installed.
+        SpinelineError: a certificate cannot be read.
+    """
+    address = parse_address(url)
+    check_pacs_package(_PACKAGES[address.protocol])
+    if access.credentials and address.protocol == "dimse":
+        LOG.warning("%s: a user, password or token is of DICOMweb alone; not used", address)
+    elif access.credentials and not (address.tls or address.is_here):
+        LOG.warning("%s: http sends the password in the clear; use https", address)
+    made: Callable[[PacsAddress, PacsAccess], PacsServer] = pkgutil.resolve_name(
+        f"spineline.pipeline.pacs.{_CLASSES[address.protocol]}"
+    )
+    return made(address, access)
+
+
+def check_pacs_package(name: str) -> None:
+    """Refuse to go on without a package of the extra ``pacs``.
+
+    Raises:
+        ConfigError: says how to install it.
+    """
+    if importlib.util.find_spec(name) is None:
+        wanted = name.replace("_", "-")
+        msg = f"needs the package {wanted}, which is not installed; pip install 'spineline[pacs]'"
+        raise ConfigError(msg)

@@ -1,0 +1,190 @@
+"""Bare data sets through the commands that take them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from spineline.converters.check import check
+from spineline.converters.settings import DataCheck
+from spineline.datasets.commands.crops import crops
+from spineline.datasets.commands.settings import DataCrops, DataShow, DataStats
+from spineline.datasets.commands.show import show
+from spineline.datasets.commands.stats import stats
+from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.labels import LEVELS
+
+SPELLINGS = ("L5/S1", "LWK5", "disc L4-5", "L4")
+LEVELS_OF_SPELLINGS = ("L5-S1", "L5", "L4-L5", "L4")
+BOXES = [(40, 70, 10, 8), (40, 55, 12, 10), (40, 40.5, 10, 8), (40, 26, 12, 10)]
+"""Centre and size in pixels of the four structures of an image of 80 x 100."""
+
+
+def draw(file: Path, grey: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((100, 80), grey, np.uint8)
+    pixels[10:20] = 200
+    Image.fromarray(pixels).save(file)
+
+
+def roboflow(root: Path, names: tuple[str, ...] = SPELLINGS) -> Path:
+    """Two training images, one to validate; Roboflow's layout and its ``../``."""
+    for n, (folder, stem) in enumerate((("train", "a b.rf.1"), ("train", "c"), ("valid", "d"))):
+        draw(root / folder / "images" / f"{stem}.png", 40 + n)
+        lines = [
+            f"{i} {x / 80} {y / 100} {w / 80} {h / 100}" for i, (x, y, w, h) in enumerate(BOXES)
+        ]
+        file = root / folder / "labels" / f"{stem}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines))
+    keys = {"train": "../train/images", "val": "../valid/images", "names": list(names)}
+    (root / "data.yaml").write_text(yaml.safe_dump(keys))
+    return root
+
+
+def coco(root: Path, file: str, image: str, **extra: object) -> Path:
+    """One image with the four boxes, ids from 5 and Roboflow's group above the categories."""
+    draw(root / image, 50)
+    content = {
+        "images": [{"id": 9, "file_name": Path(image).name, "width": 80, "height": 100}],
+        "categories": [
+            {"id": 0, "name": "spines", "supercategory": "none"},
+            *({"id": n + 5, "name": s, "supercategory": "spines"} for n, s in enumerate(SPELLINGS)),
+        ],
+        "annotations": [
+            {"id": n, "image_id": 9, "category_id": n + 5, "iscrowd": 0,
+             "bbox": [x - w / 2, y - h / 2, w, h], **extra}
+            for n, (x, y, w, h) in enumerate(BOXES)
+        ],
+    }  # fmt: skip
+    path = root / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_roboflow_yolo_by_its_spellings(tmp_path):
+    dataset = load_dataset(roboflow(tmp_path / "set"))
+    assert dataset.labels == "level"
+    assert dataset.names == LEVELS
+    assert dataset.own_names == SPELLINGS
+    assert {part: len(r) for part, r in dataset.records.items()} == {
+        "train": 2,
+        "val": 1,
+        "test": 0,
+    }
+    first = dataset.records["train"][0]
+    assert first.image_id == "a_b.rf.1"
+    assert dataset.image_path(first) == tmp_path / "set/train/images/a b.rf.1.png"
+    assert [s.level for s in first.structures] == ["L4", "L4-L5", "L5", "L5-S1"]
+    assert first.structures[0].point_xy == pytest.approx((40, 26))
+    assert first.structures[0].box_xyxy == pytest.approx((34, 21, 46, 31))
+
+
+@pytest.mark.parametrize(
+    ("file", "image"),
+    [
+        ("annotations/instances_val2017.json", "val2017/x.png"),
+        ("annotations/instances_val.json", "images/x.png"),
+        ("annotations/val.json", "images/val/x.png"),
+        ("valid/_annotations.coco.json", "valid/x.png"),
+        ("val.json", "data/x.png"),
+    ],
+)
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_coco_layouts(tmp_path, file, image, named):
+    path = coco(tmp_path / "set", file, image, keypoints=[41, 30, 2], num_keypoints=1)
+    dataset = load_dataset(tmp_path / "set" if named == "folder" else path)
+    assert dataset.own_names == SPELLINGS
+    (record,) = dataset.records["val"]
+    assert dataset.image_path(record) == tmp_path / "set" / image
+    assert [s.level for s in record.structures] == ["L4", "L4-L5", "L5", "L5-S1"]
+    assert record.structures[0].box_xyxy == (34, 21, 46, 31)
+    assert record.structures[0].point_xy == (41, 30)
+
+
+def test_images_of_a_coco_file_elsewhere(tmp_path):
+    path = coco(tmp_path / "set", "labels.json", "far/off/x.png")
+    with pytest.raises(AnnotationError, match=r"none of its 1 images is in .*images=… names"):
+        load_dataset(path)
+    dataset = load_dataset(path, tmp_path / "set/far/off")
+    assert len(dataset.records["train"]) == 1
+
+
+def test_commands_on_levels(tmp_path):
+    data = roboflow(tmp_path / "set")
+    result = check(DataCheck(data=data, out=tmp_path / "check"))
+    assert result.findings == ()
+    counted = stats(DataStats(data=data, out=tmp_path / "stats")).stats["parts"]["all"]
+    assert counted["images"] == 3
+    assert {k: n for k, n in counted["levels"].items() if n} == dict.fromkeys(
+        ("L4", "L4-L5", "L5", "L5-S1"), 3
+    )
+    assert len(show(DataShow(data=data, out=tmp_path / "show")).images) == 3
+    with pytest.raises(AnnotationError, match="a bare data set has no grades"):
+        crops(DataCrops(data=data, out=tmp_path / "crops"))
+
+
+def test_commands_on_classes_of_its_own(tmp_path):
+    names = ("lesion", "cord", "Vertebra", "node")
+    data = roboflow(tmp_path / "set", names) / "data.yaml"
+    assert check(DataCheck(data=data, out=tmp_path / "check")).findings == ()
+    counted = stats(DataStats(data=data, out=tmp_path / "stats")).stats
+    assert counted["labels"] == "own"
+    assert counted["parts"]["train"]["classes"] == {**dict.fromkeys(names, 2), "none": 0}
+    assert counted["parts"]["train"]["kinds"] == {"disc": 6, "vertebra": 2}
+    assert len(show(DataShow(data=data, out=tmp_path / "show")).images) == 3
+    with pytest.raises(AnnotationError, match=r"\(lesion, cord, Vertebra, node\) are none of"):
+        crops(DataCrops(data=data, out=tmp_path / "crops"))
+    with pytest.raises(AnnotationError, match=r"which this needs; name them so"):
+        load_dataset(data)
+
+
+def test_what_is_wrong_is_found_and_nothing_skipped_in_silence(tmp_path):
+    data = roboflow(tmp_path / "set")
+    (data / "train/labels/c.txt").write_text("0 0.5 0.5 0.1 0.1\n7 0.5 0.5 0.1 0.1\n")
+    (data / "train/labels/gone.txt").write_text("")
+    (data / "valid/labels/d.txt").write_text("1 0.5 0.5 0.1 0.1\n1 0.5 0.7 0.1 0.1\n")
+    (data / "valid/images/e.jpg").write_bytes(b"no image")
+    result = check(DataCheck(data=data, out=tmp_path / "check"))
+    found = {(f.image_id, f.finding): f.detail for f in result.findings}
+    assert found["c", "label_file"] == "train/labels/c.txt:2: class 7, allowed 0 … 3"
+    assert found["gone", "label_without_frame"].startswith("gone.txt has no image of its name")
+    assert found["d", "duplicate_level"] == "2 boxes are L5"
+    assert ("e", "unreadable_image") in found
+    assert {image for image, _ in found} == {"c", "gone", "d", "e"}
+    failures = stats(DataStats(data=data, out=tmp_path / "stats")).failures
+    assert [text.split(":")[0] for text in failures] == ["c", "e"]
+
+
+def test_outlines_and_key_points_as_ultralytics_takes_them(tmp_path):
+    data = roboflow(tmp_path / "set", ("L4",))
+    for stem, text in (
+        ("a b.rf.1", "0 0.1 0.2 0.5 0.2 0.5 0.4"),
+        ("c", "0 0.1 0.2 0.5 0.4 0.5 0.2"),
+    ):
+        (data / f"train/labels/{stem}.txt").write_text(text)
+    (data / "valid/labels/d.txt").write_text("0 0.3 0.3 0.4 0.2")
+    boxes = [r.structures[0].box_xyxy for r in load_dataset(data).all_records()]
+    assert boxes == [pytest.approx((8, 20, 40, 40))] * 3
+    keys = yaml.safe_load((data / "data.yaml").read_text())
+    (data / "data.yaml").write_text(yaml.safe_dump({**keys, "kpt_shape": [1, 3]}))
+    for stem in ("train/labels/a b.rf.1", "train/labels/c"):
+        (data / f"{stem}.txt").write_text("0 0.3 0.3 0.4 0.2 0.25 0.31 2")
+    (data / "valid/labels/d.txt").write_text("0 0.3 0.3 0.4 0.2 0 0 0")
+    points = [r.structures[0].point_xy for r in load_dataset(data).all_records()]
+    assert points == [pytest.approx(p) for p in ((20, 31), (20, 31), (24, 30))]
+
+
+def test_same_images_in_two_parts_are_told(tmp_path):
+    data = roboflow(tmp_path / "set")
+    keys = yaml.safe_load((data / "data.yaml").read_text())
+    (data / "data.yaml").write_text(yaml.safe_dump({**keys, "test": "../valid/images"}))
+    result = check(DataCheck(data=data, out=tmp_path / "check"))
+    assert {f.finding for f in result.findings} == {"study_in_two_parts"}
