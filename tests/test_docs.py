@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import os
 import re
@@ -60,6 +61,12 @@ def shell_lines(page: str) -> Iterator[str]:
     for line in BLOCK.sub("", text_of(page)).replace("\\\n", " ").splitlines():
         if line.startswith("    "):
             yield line.strip()
+
+
+def environment() -> dict[str, str]:
+    """The environment with the scripts of this Python first."""
+    folder = Path(sys.executable).parent
+    return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
 
 def spineline_commands() -> list[str]:
@@ -155,6 +162,31 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(leaves(config["nav"])) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
 
 
+def test_every_extra_is_explained() -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    page = (ROOT / "docs/getting_started.md").read_text(encoding="utf-8")
+    table = page.split("## Extras")[1].split("## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = re.findall(r"`([\w-]+)`", " ".join(cells))
+    assert sorted(named) == sorted(parser["options.extras_require"])
+
+
+@pytest.mark.slow
+def test_the_site_is_built(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocstrings", reason="needs the extra docs")
+    pytest.importorskip("codespell_lib", reason="needs the extra dev")
+    done = subprocess.run(
+        [ROOT / ".ci" / "docs", "--site-dir", tmp_path], env=environment(), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "cli.html").read_text(encoding="utf-8")
+    for task, modes in COMMANDS.items():
+        for mode in modes:
+            assert f'id="{task}-{mode}'.rstrip("-") in page
+
+
 def test_the_readme_is_one_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200
@@ -203,14 +235,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
 def test_what_a_page_shows_runs(page: str, tmp_path: Path, phantoms: Path) -> None:
-    bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     text = text_of(page)
     if "tour/phantoms" in text and "out=tour/phantoms" not in text:
         shutil.copytree(phantoms, tmp_path / "tour" / "phantoms")
     for command in runnable(page):
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
 
