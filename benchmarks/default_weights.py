@@ -7,7 +7,9 @@ points: {level: [x, y]}}``) and ``images``: slices of the SPIDER set (CC BY 4.0)
 those of `TEST_PATIENTS` train nothing and choose nothing.
 
 Three folds of the report's studies by patient, each with SPIDER's training part, give the networks
-that figures are taken of; all studies with the same part give those that ship. The detector that
+that figures are taken of; all studies with the same part give those that ship. Which classifiers
+answer as one, and their class adjustment, is chosen for each fold on folds of its training studies
+alone (`benchmarks/grade_choice.py`); what most of them choose ships. The detector that
 ships started from the one that shipped before (``start=``), whose hash its card has. A step whose
 output is there already is passed over, so a run that was stopped goes on.
 """
@@ -16,8 +18,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,12 @@ BASE = ("epochs=18", "close_mosaic=0", "lrf=0.6")
 FOLD = ("epochs=45", "close_mosaic=20")
 FINAL = ("epochs=26", "close_mosaic=12")
 """Keys of the detectors' trainings beside ``hyp=lumbar``."""
+
+RECIPES = ("lumbar", "lumbar_linear", "lumbar_features")
+"""Of the classifiers that may answer as one; the last needs the extra ``pretrained``."""
+
+SPECIFICITY = 0.95
+"""Of Schmorl's nodes on out-of-fold predictions: where the threshold is put."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +79,12 @@ def main(words: list[str]) -> None:
     base = out / "detector-base" / "weights" / "last.safetensors"
     for fold in ("0", "1", "2"):
         detector(fold, settings, *FOLD, f"weights={base}")
-        others(fold, settings)
+        level_reader(fold, settings)
+    combined_classifiers(settings)
     write_json(out / "fold_weights.json", fold_weights(out))
     keys = FOLD if settings.start is None else FINAL
     detector("all", settings, *keys, f"weights={settings.start or base}")
-    others("all", settings)
+    level_reader("all", settings)
 
 
 def write_sources(settings: WeightsSettings) -> None:
@@ -119,15 +130,71 @@ def detector(fold: str, settings: WeightsSettings, *words: str) -> None:
     strip(run / "weights" / "last.safetensors", out / f"detector-{fold}.safetensors")
 
 
-def others(fold: str, settings: WeightsSettings) -> None:
-    """Train the level reader and the classifier of a fold."""
-    out, data, seed = settings.out, f"data={settings.out / f'data-{fold}'}", f"seed={settings.seed}"
-    reader, classifier = out / f"reader-{fold}", out / f"classifier-{fold}"
-    once(reader, "naming", "train", data, seed)
+def level_reader(fold: str, settings: WeightsSettings) -> None:
+    """Train the level reader of a fold."""
+    out, reader = settings.out, settings.out / f"reader-{fold}"
+    once(reader, "naming", "train", f"data={out / f'data-{fold}'}", f"seed={settings.seed}")
     shutil.copyfile(reader / "namer.safetensors", out / f"reader-{fold}.safetensors")
-    once(classifier, "classify", "train", data, "hyp=lumbar", "threads=1", seed,
-         made=classifier / "weights" / "last.safetensors")  # fmt: skip
-    strip(classifier / "weights" / "last.safetensors", out / f"classifier-{fold}.safetensors")
+
+
+def combined_classifiers(settings: WeightsSettings) -> None:
+    """Choose, train and calibrate the classifiers of each fold and those that ship."""
+    out, choices = settings.out, []
+    trained = cross_validated("all", out / "folds", settings)
+    for n in range(3):
+        split, data = out / f"split-inner-{n}.json", out / f"data-inner-{n}"
+        training = read_json(out / "folds" / f"fold{n}" / "split.json")
+        write_json(split, {"train": training["train"], "val": [], "test": training["val"]})
+        once(data, "convert", "report", f"annotations={settings.labels}",
+             f"images={settings.frames}", f"split={split}", "to=coco")  # fmt: skip
+        inner = cross_validated(str(n), data, settings)
+        chosen = chosen_of(inner, out / f"choice-{n}")
+        choices.append(chosen)
+        members = {r: trained[r] / f"fold{n}" / "weights" / "last.safetensors" for r in inner}
+        calibrated(members, inner, chosen, out / f"classifier-{n}.safetensors")
+    members = {}
+    for recipe in RECIPES:
+        run = out / f"classifier-all-{recipe}"
+        once(run, "classify", "train", f"data={out / 'data-all'}", f"hyp={recipe}", "threads=1",
+             f"seed={settings.seed}", made=run / "weights" / "last.safetensors")  # fmt: skip
+        members[recipe] = run / "weights" / "last.safetensors"
+    most = Counter(tuple(each["members"]) for each in choices).most_common(1)[0][0]
+    tau = statistics.median(float(each["tau"]) for each in choices)
+    chosen = {"members": most, "tau": tau}
+    calibrated(members, trained, chosen, out / "classifier-all.safetensors")
+
+
+def cross_validated(name: str, data: Path, settings: WeightsSettings) -> dict[str, Path]:
+    """Cross-validate each recipe: the folder of its folds and out-of-fold predictions."""
+    found = {}
+    for recipe in RECIPES:
+        run = settings.out / f"kfold-{name}-{recipe}"
+        words = ("variants=original", f"seed={settings.seed}", "threads=1", "plots=false")
+        once(
+            run, "kfold", "classify", f"data={data}", f"hyp={recipe}", *words, made=run / "kfold.md"
+        )
+        found[recipe] = run / "original"
+    return found
+
+
+def chosen_of(predictions: dict[str, Path], out: Path) -> dict[str, Any]:
+    """What `benchmarks/grade_choice.py` chooses by some predictions."""
+    words = [f"{recipe}={folder}" for recipe, folder in predictions.items()]
+    script = Path(__file__).with_name("grade_choice.py")
+    line = [sys.executable, str(script), f"predictions={','.join(words)}", f"out={out}"]
+    subprocess.run(line, check=True)
+    chosen: dict[str, Any] = read_json(out / "choice.json")["chosen"]
+    return chosen
+
+
+def calibrated(
+    members: dict[str, Path], predictions: dict[str, Path], chosen: dict[str, Any], out: Path
+) -> None:
+    """Put the chosen members into one file, calibrated on out-of-fold predictions."""
+    names = chosen["members"]
+    once(out, "classify", "calibrate", f"model={','.join(str(members[n]) for n in names)}",
+         f"predictions={','.join(str(predictions[n]) for n in names)}", "shares=equal",
+         f"tau={chosen['tau']}", f"specificity={SPECIFICITY}", "half=true")  # fmt: skip
 
 
 def fold_weights(out: Path) -> dict[str, Any]:

@@ -17,7 +17,13 @@ import numpy as np
 from spineline.datasets.boxes import clip_xyxy
 from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.metrics.bootstrap import DRAWS, draw_weights, interval, with_interval
+from spineline.datasets.metrics.bootstrap import (
+    DRAWS,
+    Counted,
+    draw_weights,
+    interval,
+    with_interval,
+)
 from spineline.datasets.metrics.coco import BoxesOfImage, coco_metrics, coco_rows, coco_truth
 from spineline.datasets.metrics.grades import seven_confusion
 from spineline.datasets.metrics.levels import level_labels
@@ -58,25 +64,89 @@ def evaluate_images(
         ``{"report": {"recall": {value, ci95, n}, …}, "level_accuracy_8px": {value, ci95, n},
         "level_accuracy_6mm": {value, ci95, n, "disc": {…}, "vertebra": {…}}, …}``.
     """
+    flat = {
+        name: with_interval(values, n)
+        for name, (values, n) in drawn_metrics(
+            images, draws=draws, seed=seed, leave_out_abstained=leave_out_abstained
+        ).items()
+    }
+    images = _counted(images, leave_out_abstained=leave_out_abstained)
+    weights = draw_weights(len(studies_of(images)), draws, seed=seed)
+    labels = label_table(images)
+    flat["seven.confusion"] = _confusion(labels, weights)
+    return nested(flat | _coco(images, weights))
+
+
+def drawn_metrics(
+    images: Sequence[ScoredImage],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    leave_out_abstained: bool = False,
+) -> dict[str, Counted]:
+    """Each metric by its dotted name: its value on the studies and in every draw, and its count.
+
+    The same studies, draws and seed give the same draws, so that the differences of two sets of
+    predictions are paired by study.
+
+    Returns:
+        Name to ``(values, n)``; ``values`` is (1 + draws,) float64, the first without a draw.
+    """
     # The naming's probability is scored on every image, abstained or not.
     table, weights = naming_table(images), draw_weights(len(studies_of(images)), draws, seed=seed)
-    names = {key: with_interval(*metric(table, weights)) for key, metric in NAMING_METRICS.items()}
-    if leave_out_abstained:
-        images = [image for image in images if not image.abstained]
-        weights = draw_weights(len(studies_of(images)), draws, seed=seed)
-    else:
-        images = [replace(i, predictions=()) if i.abstained else i for i in images]
+    names = {key: metric(table, weights) for key, metric in NAMING_METRICS.items()}
+    images = _counted(images, leave_out_abstained=leave_out_abstained)
+    weights = draw_weights(len(studies_of(images)), draws, seed=seed)
     report, labels = report_table(images), label_table(images)
-    flat = {key: with_interval(*metric(report, weights)) for key, metric in REPORT_METRICS.items()}
-    flat |= {key: with_interval(*metric(labels, weights)) for key, metric in POINT_METRICS.items()}
-    flat["offset_accuracy"] = with_interval(*offset_accuracy(naming_table(images), weights))
-    flat |= names
+    found = {key: metric(report, weights) for key, metric in REPORT_METRICS.items()}
+    found |= {key: metric(labels, weights) for key, metric in POINT_METRICS.items()}
+    found["offset_accuracy"] = offset_accuracy(naming_table(images), weights)
+    found |= names
     for key, metric in GRADE_METRICS.items():
         values, n = metric(labels, weights)
         undefined = labels.ungraded and key.startswith(_NEED_GRADES)
-        flat[key] = with_interval(np.full_like(values, np.nan) if undefined else values, n)
-    flat["seven.confusion"] = _confusion(labels, weights)
-    return nested(flat | _coco(images, weights))
+        found[key] = np.full_like(values, np.nan) if undefined else values, n
+    return found
+
+
+def paired_differences(
+    images: Sequence[ScoredImage],
+    others: Sequence[ScoredImage],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    leave_out_abstained: bool = False,
+) -> dict[str, Any]:
+    """What each metric of ``images`` has over that of ``others``, paired by study.
+
+    Args:
+        images: labels with the predictions of one pipeline.
+        others: the same labels with those of another, in the same order.
+        draws: of the bootstrap over studies, the same for both.
+        seed: of the bootstrap.
+        leave_out_abstained: as in [evaluate_images][]; the studies then need not be the same, and
+            what is abstained by either is left out of both.
+
+    Returns:
+        The tree of ``metrics.json`` with ``{value, ci95, n}`` of each difference; COCO's and the
+        confusion are left out.
+    """
+    if leave_out_abstained:
+        both = [not a.abstained and not b.abstained for a, b in zip(images, others, strict=True)]
+        images = [image for image, counts in zip(images, both, strict=True) if counts]
+        others = [image for image, counts in zip(others, both, strict=True) if counts]
+    first = drawn_metrics(images, draws=draws, seed=seed)
+    second = drawn_metrics(others, draws=draws, seed=seed)
+    return nested(
+        {name: with_interval(values - second[name][0], n) for name, (values, n) in first.items()}
+    )
+
+
+def _counted(images: Sequence[ScoredImage], *, leave_out_abstained: bool) -> list[ScoredImage]:
+    """Images as the metrics of points and grades count those that the pipeline abstained from."""
+    if leave_out_abstained:
+        return [image for image in images if not image.abstained]
+    return [replace(i, predictions=()) if i.abstained else i for i in images]
 
 
 def _confusion(labels: LabelTable, weights: FloatArray) -> dict[str, Any]:

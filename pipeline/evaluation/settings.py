@@ -36,6 +36,12 @@ class PipelineVal(GroundTruthSettings):
         default=None,
         group="data",
     )
+    compare: Path | None = key(
+        "folder of another pipeline val of the same studies: what each metric has over it, "
+        "paired by study, stands under 'compared' in metrics.json",
+        default=None,
+        group="data",
+    )
     abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
     draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
     names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"), group="output")

@@ -14,7 +14,11 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version, write_run_record
 from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.metrics.grades import V5_THRESHOLD
-from spineline.pipeline.evaluation.evaluate import METRICS_SCHEMA, evaluate_images
+from spineline.pipeline.evaluation.evaluate import (
+    METRICS_SCHEMA,
+    evaluate_images,
+    paired_differences,
+)
 from spineline.pipeline.evaluation.fold_weights import FoldWeights, fold_by_study, read_fold_weights
 from spineline.pipeline.evaluation.match import ScoredImage, studies_of
 from spineline.pipeline.evaluation.names import ValNames, val_names
@@ -99,9 +103,9 @@ def val(settings: PipelineVal) -> PipelineValResult:
         results = (
             _run(groups, truth, stage, failures, names)
             if settings.predictions is None
-            else _stored(settings.predictions, truth, failures)
+            else stored_results(settings.predictions, truth, failures)
         )
-        images = _scored(truth, results, failures, settings.min_naming_probability)
+        images = scored_images(truth, results, failures, settings.min_naming_probability)
         failures = [names.failure(failure) for failure in failures]
         failures += [
             Failure(names.study(e.image_id), names.left_out(e)) for e in truth.left_out if e.failed
@@ -116,6 +120,8 @@ def val(settings: PipelineVal) -> PipelineValResult:
             ),
         }
         metrics["binary"]["threshold"] = _thresholds(results)
+        if settings.compare is not None:
+            metrics["compared"] = _compared(settings, settings.compare, truth, images)
         write_json(stage / "metrics.json", metrics)
         shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
         write_results_csv(stage / "results.csv", shown)
@@ -198,12 +204,12 @@ def _run(
     return {name: results[name] for name in done}
 
 
-def _stored(folder: Path, truth: GroundTruthSet, failures: list[Failure]) -> Results:
+def stored_results(folder: Path, truth: GroundTruthSet, failures: list[Failure]) -> Results:
     """Stored results by case: the folder of the case's name, else that of the same study."""
     folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
     paths = sorted(folder.glob("*/result.json"))
     if not paths:
-        raise ConfigError(f"predictions={folder}: holds no STUDY/result.json")
+        raise ConfigError(f"{folder}: holds no STUDY/result.json")
     found = {path.parent.name: read_result(path) for path in paths}
     by_uid = {result.study_uid: result for result in found.values() if result.study_uid}
     results: Results = {}
@@ -218,7 +224,7 @@ def _stored(folder: Path, truth: GroundTruthSet, failures: list[Failure]) -> Res
     return results
 
 
-def _scored(
+def scored_images(
     truth: GroundTruthSet, results: Results, failures: list[Failure], least: float
 ) -> list[ScoredImage]:
     """Labels with the predictions brought into their image; none where the pipeline failed.
@@ -248,6 +254,25 @@ def _scored(
                 image = replace(image, naming_probability=naming.probability, abstained=doubtful)
         images.append(image)
     return images
+
+
+def _compared(
+    settings: PipelineVal, folder: Path, truth: GroundTruthSet, images: Sequence[ScoredImage]
+) -> dict[str, Any]:
+    """What each metric has over that of the results of another run."""
+    missing: list[Failure] = []
+    others = stored_results(folder, truth, missing)
+    if missing:
+        named = f"{len(missing)} of {len(truth.truths)} studies"
+        raise ConfigError(f"compare={folder}: no results of {named}; compare runs of the same ones")
+    failures: list[Failure] = []
+    return paired_differences(
+        images,
+        scored_images(truth, others, failures, settings.min_naming_probability),
+        draws=settings.draws,
+        seed=settings.seed,
+        leave_out_abstained=settings.abstained == "leave_out",
+    )
 
 
 def _summary(

@@ -223,7 +223,12 @@ def identity(word: str, source: SourceInstance, result: StudyResult) -> dict[str
     first digits of their hashes, in at most the 64 characters that DICOM allows.
     """
     guess = ", levels are a guess" if result.abstained else ""
-    parts = (word, source.header.instance_uid, str(source.frame_number), fingerprint(result))
+    parts: tuple[str, ...] = (
+        word,
+        source.header.instance_uid,
+        str(source.frame_number),
+        fingerprint(result),
+    )
     if source.settings:
         parts = (*parts, source.settings)
     made_by = "/".join(filter(None, (result.weights_sha256[:8], source.settings)))

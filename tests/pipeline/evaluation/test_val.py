@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -332,6 +333,33 @@ def test_no_stored_predictions_at_all(tmp_path, fake_models, cohort, val) -> Non
     code, _, warned = val(*cohort, f"predictions={tmp_path / 'p'}")
     assert code == 2
     assert "holds no STUDY/result.json" in warned
+
+
+def test_what_it_has_over_another_run(tmp_path, fake_models, fake_pipeline, cohort, val) -> None:
+    assert val(*cohort)[0] == 0
+    worse = json.loads((tmp_path / "o" / "predictions" / "a" / "result.json").read_text("utf-8"))
+    for each in worse["structures"]:
+        each["point_xy"] = [each["point_xy"][0] + 60, each["point_xy"][1]]
+    shutil.copytree(tmp_path / "o" / "predictions", tmp_path / "worse")
+    (tmp_path / "worse" / "a" / "result.json").write_text(json.dumps(worse), encoding="utf-8")
+    words = (f"predictions={tmp_path / 'o'}", f"compare={tmp_path / 'worse'}")
+    code, said, _ = val(*cohort, *words, out=tmp_path / "p")
+    assert code == 0
+    compared = metrics_of(tmp_path / "p")["compared"]["level_accuracy_8px"]
+    low, high = compared["ci95"]
+    assert compared["value"] == pytest.approx(1 / 3, abs=1e-6)  # one study of three is all wrong
+    assert (low, high) == (0.0, 1.0)
+    assert "compared.level_accuracy_8px" in said
+
+
+def test_a_run_of_other_studies_is_not_compared(tmp_path, fake_models, cohort, val) -> None:
+    assert val(*cohort)[0] == 0
+    shutil.copytree(tmp_path / "o" / "predictions" / "a", tmp_path / "one" / "a")
+    words = (f"predictions={tmp_path / 'o'}", f"compare={tmp_path / 'one'}")
+    code, _, warned = val(*cohort, *words, out=tmp_path / "p")
+    assert code == 2
+    assert "no results of 2 of 3 studies" in warned
+    assert not (tmp_path / "p").exists()
 
 
 # Bringing points into the labelled image
