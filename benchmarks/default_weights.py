@@ -44,10 +44,10 @@ FOLD = ("epochs=45", "close_mosaic=20")
 FINAL = ("epochs=26", "close_mosaic=12")
 """Keys of the detectors' trainings beside ``hyp=lumbar``."""
 
-RECIPES = ("lumbar", "lumbar_linear", "lumbar_features")
+RECIPES = ("lumbar", "lumbar_linear", "lumbar_efficientnet")
 """Of the classifiers that may answer as one; the last needs the extra ``pretrained``."""
 
-SPECIFICITY = 0.95
+SPECIFICITY = 0.96
 """Of Schmorl's nodes on out-of-fold predictions: where the threshold is put."""
 
 
