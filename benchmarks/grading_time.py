@@ -28,7 +28,7 @@ class GradingTimeSettings(harness.BenchSettings):
     """Keys of this script."""
 
     classifiers: tuple[str, ...] = key(
-        "registry names or files", default=("lumbar-gradients", "lumbar-resnet18")
+        "registry names or files", default=("lumbar-gradients", "lumbar-grades")
     )
     repeats: int = key("rounds, after one that warms up", default=30, minimum=1)
 

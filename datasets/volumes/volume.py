@@ -47,6 +47,9 @@ _READERS = {"NIfTI": "NiftiImageIO", "MetaImage": "MetaImageIO", "NRRD": "NrrdIm
 MAX_VOXELS = 1 << 29
 """Volumes that hold more are refused before they are read."""
 
+_UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
+"""Units of a NRRD header."""
+
 _COARSE_MM = 1.5  # a voxel no larger can be seen as the pixel of a slice, whatever its shape
 _COARSE = 1.5  # nor one at most so much longer than it is wide
 _APART_MM = 0.5  # so far apart, two geometries of one file are two
@@ -315,10 +318,11 @@ def _grid_of(reader: Any, path: Path) -> _Grid:
         msg = f"{path}: its header says by neither qform nor sform how it lies in the patient; "
         raise VolumeReadError(f"{msg}convert it from DICOM again")
     matrix = np.array(reader.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
+    unit_mm = _nrrd_unit_mm(path)
     grid = _Grid(
         size=size[:3],
-        spacing_mm=np.array(reader.GetSpacing()[:3], dtype=np.float64),
-        origin_mm=np.array(reader.GetOrigin()[:3], dtype=np.float64),
+        spacing_mm=np.array(reader.GetSpacing()[:3], dtype=np.float64) * unit_mm,
+        origin_mm=np.array(reader.GetOrigin()[:3], dtype=np.float64) * unit_mm,
         directions=matrix[:3, :3],
         volumes=math.prod(size[3:]),
     )
@@ -326,6 +330,27 @@ def _grid_of(reader: Any, path: Path) -> _Grid:
         shown = " x ".join(f"{value:g}" for value in grid.spacing_mm)
         raise VolumeReadError(f"{path}: voxels of {shown} mm; wanted more than 0, below 100")
     return grid
+
+
+def _nrrd_unit_mm(path: Path) -> float:
+    """Millimetres of the unit that a NRRD header states; SimpleITK 2.5 takes it for mm unread.
+
+    Raises:
+        VolumeReadError: units that differ by axis, or that are none of `_UNITS_MM`.
+    """
+    if volume_suffix(path) not in (".nrrd", ".nhdr"):
+        return 1.0  # of NIfTI, SimpleITK converts; MetaImage has none but mm
+    with path.open("rb") as file:
+        head = re.split(r"\n\r?\n", file.read(1 << 16).decode("latin-1"), maxsplit=1)[0]
+    line = re.search(r"^space units:(.*)$", head, re.MULTILINE | re.IGNORECASE)
+    found = {} if line is None else dict.fromkeys(re.findall(r'"([^"]*)"', line.group(1)))
+    units = [unit for unit in found if unit.strip()]
+    if not units:
+        return 1.0
+    if len(units) > 1 or units[0].strip() not in _UNITS_MM:
+        msg = f"{path}: space units {', '.join(units):.60}; wanted one of "
+        raise VolumeReadError(f"{msg}{', '.join(_UNITS_MM)} for all axes: write it in mm")
+    return _UNITS_MM[units[0].strip()]
 
 
 def _plane_remarks(grid: _Grid, path: Path) -> list[Remark]:

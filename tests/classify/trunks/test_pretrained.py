@@ -213,7 +213,7 @@ def test_a_state_of_another_model_is_refused(
     ("more", "message"),
     [
         (["weights=imagenet"], "no package holds its ImageNet weights"),
-        (["download=true", "weights=lumbar-resnet18"], "download=true: starts from timm's"),
+        (["download=true", "weights=lumbar-gradients"], "download=true: starts from timm's"),
         (["hidden=8"], "hidden=8: fit=logistic"),
         (["epochs=3"], "epochs=3: fit=logistic"),
         (["freeze_blocks=40"], "freeze_blocks=40"),

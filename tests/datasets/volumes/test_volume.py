@@ -98,6 +98,35 @@ def test_every_format_agrees_with_simpleitk(tmp_path: Path, name: str) -> None:
     assert_array_equal(slice_pixels(header), whole[:, :, header.frame])
 
 
+def nrrd_in(path: Path, units: str, factor: float) -> Path:
+    """A sagittal NRRD volume of 3.5 x 0.75 x 0.8 mm voxels whose header states other units."""
+    axes = [f"({3.5 / factor},0,0)", f"(0,{0.75 / factor},0)", f"(0,0,{-0.8 / factor})"]
+    head = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 5 75 80\n"
+        f"space directions: {' '.join(axes)}\nkinds: domain domain domain\nendian: little\n"
+        f"encoding: raw\nspace units: {units}\n"
+        f"space origin: ({-7 / factor},{20 / factor},{30 / factor})\n\n"
+    )
+    voxels = np.random.default_rng(0).integers(0, 900, (80, 75, 5), dtype=np.int16)
+    path.write_bytes(head.encode() + voxels.tobytes())
+    return path
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("cm", 10), ("m", 1000), ("um", 0.001)])
+def test_the_units_of_a_nrrd_header_count(tmp_path: Path, unit: str, factor: float) -> None:
+    path = nrrd_in(tmp_path / "a.nrrd", " ".join([f'"{unit}"'] * 3), factor)
+    header = choose_slice(read_volume(path).study).slice
+    assert_allclose(header.spacing_rc_mm, (0.8, 0.75), rtol=1e-6)
+    corner = pixel_to_patient(header, [[0, 0]])[0]
+    assert_allclose(corner, (-7 + 3.5 * header.frame, 20, 30), atol=1e-4)
+
+
+@pytest.mark.parametrize("units", ['"mm" "cm" "mm"', '"inch" "inch" "inch"'])
+def test_units_that_are_not_known_are_refused(tmp_path: Path, units: str) -> None:
+    with pytest.raises(VolumeReadError, match=r"space units .*; wanted one of mm, cm, m, um"):
+        read_volume(nrrd_in(tmp_path / "a.nrrd", units, 1))
+
+
 def test_the_slices_are_those_of_a_study(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "t2_sag.nii", voxels((0, 1, 2)), sagittal((0, 1, 2), (1, 1, 1)))
     study = read_volume(path).study

@@ -413,7 +413,7 @@ def test_output_around_the_source_is_refused(tmp_path, fake_models, make_study, 
     ("weights", "status", "message"),
     [
         ("defualt", 2, "did you mean 'default'?"),
-        ("lumbar-yolov8,lumbar-resnet18", 2, "did you mean 'lumbar-yolov8n'?"),
+        ("lumbar-yolov8,lumbar-gradients", 2, "did you mean 'lumbar-yolov8n'?"),
         ("nowhere.safetensors,nothing.safetensors", 1, "no such weights file"),
         ("a.pt,b.pt", 1, "no such weights file"),
         ("my.safetensors", 1, "my.safetensors: no such weights file"),
