@@ -107,7 +107,7 @@ def _parts(content: Mapping[str, Any], file: Path) -> dict[Part, tuple[Path, ...
         missing = [place for place in places if not place.exists()]
         if missing and part == "test":  # Ultralytics asks for it as late as this part is used
             LOG.warning("%s: test: %s does not exist; the part is empty", file, missing[0])
-            places = ()
+            places = []
         elif missing:
             raise AnnotationError(f"{file}: {part}: {missing[0]} does not exist{reason}")
         parts[part] = tuple(sorted(f for place in places for f in _images_of(place)))
