@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.splits import PARTS, Part
 
@@ -109,7 +110,10 @@ def _parts(content: Mapping[str, Any], file: Path) -> dict[Part, tuple[Path, ...
     for part in PARTS:
         places = _places(root, content.get(part), file, part)
         missing = [place for place in places if not place.exists()]
-        if missing:
+        if missing and part == "test":  # Ultralytics asks for it as late as this part is used
+            LOG.warning("%s: test: %s does not exist; the part is empty", file, missing[0])
+            places = []
+        elif missing:
             raise AnnotationError(f"{file}: {part}: {missing[0]} does not exist{reason}")
         parts[part] = tuple(sorted(f for place in places for f in _images_of(place)))
     return parts

@@ -202,12 +202,12 @@ def distributions(names: list[str]) -> Iterator[Distribution]:
         names += [text for text in found.requires or [] if "extra ==" not in text]
 
 
-def test_the_list_of_the_readme_is_enough(bundle: Path, form: str, study: Path, tmp_path: Path):
-    """An environment in which the packages that the README lists are, and no others."""
+def test_the_list_of_the_page_is_enough(bundle: Path, form: str, study: Path, tmp_path: Path):
+    """An environment in which the packages that docs/weights.md lists are, and no others."""
     if form != "onnx":
         pytest.skip("of ONNX alone")
     line = next(
-        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        line for line in (ROOT / "docs/weights.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("pip install numpy ")
     )  # fmt: skip
     venv.create(tmp_path / "env", with_pip=False)
