@@ -33,11 +33,18 @@ def test_best_is_the_recipe_of_the_bundle() -> None:
 
 def test_finetune_starts_each_training_from_weights_that_ship() -> None:
     recipe, best = load_bundle_recipe("finetune"), load_bundle_recipe("best")
-    own = ("weights", "epochs", "lr", "lr0")
+    own = ("weights", "epochs", "lr", "lr0", "mosaic")
     kept = {stage: {k: v for k, v in recipe[stage].items() if k not in own} for stage in recipe}
     assert kept == best
     for stage, task in (("detector", "detect"), ("classifier", "classify"), ("namer", "name")):
         assert resolve(recipe[stage]["weights"], task=task).path.is_file()  # type: ignore[arg-type]
+
+
+def test_finetune_says_nothing_of_mosaic(go, trained) -> None:
+    """Its few epochs are fewer than those that best trains without mosaic at its end."""
+    code, said, warned = go("recipe=finetune", "epochs=2")
+    assert (code, len(trained)) == (0, 3)
+    assert "mosaic" not in said + warned
 
 
 def test_epochs_of_all_three(go, out, tmp_path, trained) -> None:
