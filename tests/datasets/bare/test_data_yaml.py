@@ -189,6 +189,8 @@ def test_an_absent_test_part_is_empty(tmp_path):
 
 
 def test_the_file_of_a_folder(tmp_path):
+    write_yaml(tmp_path / "run.yaml", command="spineline data phantom")
+    write_yaml(tmp_path / "below" / "run.yaml", command="spineline convert tianchi")
     assert find_data_yaml(tmp_path) is None
     other = write_yaml(tmp_path / "below" / "one.yaml", names=["a"])
     assert find_data_yaml(tmp_path) == other
