@@ -47,6 +47,7 @@ def test_a_sound_installation(diagnose) -> None:
     assert report["programs"]["needed"] == []
 
 
+@pytest.mark.slow
 def test_the_libraries_are_tried_in_a_process_of_its_own(tmp_path: Path) -> None:
     """All of the text, with torch, torchvision and ultralytics imported; no path in it."""
     words = [sys.executable, "-m", "spineline.pipeline.cli.main", "doctor"]

@@ -71,7 +71,7 @@ def nothing() -> list[Frame]:
     ]
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_it_says_what_the_original_says(original: Pipeline, exported: Pipeline, batch: int) -> None:
     """Levels the same, points within half a pixel, probabilities within a thousandth."""
     sizes = [(320, 320), (320, 320), (320, 320), (512, 300), (160, 200)]
