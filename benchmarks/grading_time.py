@@ -3,7 +3,8 @@
     python benchmarks/grading_time.py [classifiers=A,B] [repeats=30] …
 
 `python benchmarks/grading_time.py help` lists the keys. Each classifier is asked by itself, and all
-of them as one where several are named; arms take turns. Crops are cut from phantoms beforehand.
+of them as one where several single ones are named; arms take turns. Crops are cut from phantoms
+beforehand.
 To compare two versions, run each version's own script.
 """
 
@@ -51,12 +52,11 @@ def work(settings: GradingTimeSettings, _folder: Path) -> harness.BenchResult:
         return extract_crops(spine.pixels, points, boxes, spec)
 
     files = resolve_classifiers(settings.classifiers)
+    loaded = {file.name: load_classifier(file.path) for file in files}
+    if len(files) > 1 and not any(isinstance(c, CombinedClassifier) for c in loaded.values()):
+        loaded["all as one"] = load_classifier([file.path for file in files])
     arms = {}
-    for name, paths in [
-        *((file.name, [file.path]) for file in files),
-        *([("all as one", [file.path for file in files])] if len(files) > 1 else []),
-    ]:
-        found = load_classifier(paths)
+    for name, found in loaded.items():
         crops = found.cut(cut) if isinstance(found, CombinedClassifier) else cut(found.crop)
         arms[name] = partial(found.grade, crops, levels=LEVELS_OF_A_SPINE)
     try:
