@@ -158,6 +158,9 @@ def _of_results(
     for entry in read.left_out:
         if not entry.failed:
             LOG.info("not exported: %s", entry.detail)
+    for finding in read.findings:
+        if finding.finding in ("naming_abstained", "forced"):
+            LOG.warning("%s: %s; look at each label", finding.image_id, finding.detail)
     for record in progress(read.records, description="images"):
         name = f"{record.image_id}.png"
         try:
