@@ -25,6 +25,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from labelled_grades import command_text, figure
 from pages import write_section
 from stress_set import inside
 
-from spineline.classify import Classifier, load_classifier
+from spineline.classify import Classifier, CombinedClassifier, load_classifier
+from spineline.classify.combined import as_one
 from spineline.datasets.boxes import boxes_from_points
 from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 from spineline.datasets.common.errors import ConfigError
@@ -122,11 +124,12 @@ def read_slices(folder: Path) -> Iterator[tuple[dict[str, Any], list[Place], Flo
 
 
 def answers_of(
-    settings: SlicesSettings, classifiers: Mapping[str, Classifier]
+    settings: SlicesSettings, classifiers: Mapping[str, Classifier | CombinedClassifier]
 ) -> tuple[list[Place], dict[str, Answers]]:
     """Every place, and what each classifier says of them, and all together."""
     places: list[Place] = []
-    crops: dict[str, list[Any]] = {name: [] for name in classifiers}
+    graders = {name: as_one(classifier) for name, classifier in classifiers.items()}
+    crops: dict[str, list[Any]] = {name: [[] for _ in g.members] for name, g in graders.items()}
     for entry, levels, points in read_slices(settings.external):
         image = window_to_uint8(read_uint8_image(settings.external / "images" / entry["image"]))
         if len(points) < 2:
@@ -136,12 +139,16 @@ def answers_of(
         kept = np.array([p.level in held for p in levels])
         boxes = boxes_from_points(points)
         places += [p for p in levels if p.level in held]
-        for name, classifier in classifiers.items():
-            crops[name].append(extract_crops(image, points, boxes, classifier.crop)[kept])
+        cut = partial(extract_crops, image, points, boxes)
+        for name, grader in graders.items():
+            for each, own in zip(crops[name], grader.cut(cut), strict=True):
+                each.append(own[kept])
     kinds = [kind_of_level(p.level) for p in places]
     found: dict[str, Answers] = {}
-    for name, classifier in classifiers.items():
-        grades = classifier.grade(np.concatenate(crops[name]), kinds)
+    places_in_spine = np.array([LEVELS.index(p.level) for p in places])
+    for name, grader in graders.items():
+        joined = [np.concatenate(each) for each in crops[name]]
+        grades = grader.grade(joined, kinds, levels=places_in_spine)
         if grades.seven is None or grades.binary is None:
             raise ConfigError(f"classifiers={name}: wanted both heads (head=both)")
         found[name] = _answers(kinds, np.float64(grades.seven), np.float64(grades.binary))

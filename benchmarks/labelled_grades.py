@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from stress_set import Spine
 
-from spineline.classify import Classifier, Grades, load_classifier
+from spineline.classify import Classifier, CombinedClassifier, Grades, load_classifier
+from spineline.classify.combined import as_one
 from spineline.datasets.common.arrays import FloatArray, IntArray, PixelArray
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import Settings, key
@@ -107,7 +108,7 @@ class LabelledSet:
     """
 
     images: tuple[Labelled, ...]
-    classifiers: tuple[Classifier, ...]
+    classifiers: tuple[Classifier | CombinedClassifier, ...]
     studies: tuple[str, ...]
     study: IntArray
     kinds: tuple[Kind, ...]
@@ -213,13 +214,19 @@ def graded(data: LabelledSet, look: Look = as_labelled) -> Grades:
         own = [item for item in data.images if item.fold == number]
         if not own:
             continue
-        crops, kinds = [], []
+        grader = as_one(classifier)
+        crops: list[list[PixelArray]] = [[] for _ in grader.members]
+        kinds, levels = [], []
         for item in own:
             image, boxes = look(item)
-            points = np.array([s.point_xy for s in item.structures])
-            crops.append(extract_crops(window_to_uint8(image), points, boxes, classifier.crop))
+            points, pixels = np.array([s.point_xy for s in item.structures]), window_to_uint8(image)
+            cut = partial(extract_crops, pixels, points, boxes)
+            for each, found in zip(crops, grader.cut(cut), strict=True):
+                each.append(found)
             kinds += [s.kind for s in item.structures]
-        answers = classifier.grade(np.concatenate(crops), kinds)
+            levels += [LEVELS.index(s.level) for s in item.structures]
+        joined = [np.concatenate(each) for each in crops]
+        answers = grader.grade(joined, kinds, levels=np.array(levels))
         if answers.seven is None or answers.binary is None:
             raise ConfigError("folds=…: wanted classifiers with both heads (head=both)")
         sevens.append(answers.seven)

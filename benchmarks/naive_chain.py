@@ -23,6 +23,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import numpy.typing as npt
 import pydicom
 import torch
 
-from spineline.classify.model import Classifier
+from spineline.classify.combined import CombinedClassifier, as_one
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
@@ -77,7 +78,7 @@ class Naive:
     """
 
     yolo: Any
-    classifier: Classifier | None
+    classifier: CombinedClassifier | None
     resnet: torch.nn.Module
     draw: str
     imgsz: int
@@ -121,7 +122,7 @@ class Naive:
         """Probabilities of one box."""
         if self.classifier is not None:
             centre = np.array([[(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]])
-            crops = extract_crops(image, centre, box[None], self.classifier.crop)
+            crops = self.classifier.cut(partial(extract_crops, image, centre, box[None]))
             return list(map(float, self.classifier.grade(crops).seven[0]))
         left, top, right, bottom = (max(int(value), 0) for value in box)
         crop = cv2.resize(image[top : bottom + 1, left : right + 1], (224, 224))
@@ -193,7 +194,7 @@ def make_naive(pipeline: Pipeline, *, ours: bool, draw: str) -> Naive:
     network, meta = network_from_safetensors(bundle_of(ModelSettings()).detector.path)
     yolo.model = network
     resnet = timm.create_model("resnet18", pretrained=False, num_classes=7).eval()
-    return Naive(yolo, pipeline.classifier if ours else None, resnet, draw, meta.imgsz)
+    return Naive(yolo, as_one(pipeline.classifier) if ours else None, resnet, draw, meta.imgsz)
 
 
 def work(settings: NaiveSettings, folder: Path) -> harness.BenchResult:

@@ -25,6 +25,7 @@ import numpy as np
 import pydicom
 import torch
 
+from spineline.classify.combined import as_one
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
@@ -112,8 +113,8 @@ def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> 
         "read its pixels": lambda: read_pixels(frame.header),
         "window": lambda: window_to_uint8(pixels),
         "decode the spine": lambda: decode_spine(candidates_of(detections, 15)),
-        "cut crops": lambda: extract_crops(
-            frame.image, points, boxes, pipeline.classifier.crop
+        "cut crops": lambda: as_one(pipeline.classifier).cut(
+            lambda spec: extract_crops(frame.image, points, boxes, spec)
         ),
         "draw and pack the overlay": lambda: overlay_png(analysis),
         "write result.json": lambda: write_study(

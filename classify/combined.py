@@ -270,6 +270,13 @@ class CombinedClassifier:
         return combined_grades(found, self.combination, known)
 
 
+def as_one(classifier: MemberClassifier | CombinedClassifier) -> CombinedClassifier:
+    """A classifier as a combination, which one alone is of itself."""
+    if isinstance(classifier, CombinedClassifier):
+        return classifier
+    return CombinedClassifier((classifier,), Combination(equal_shares([classifier.head])))
+
+
 def combined_grades(
     grades: Sequence[Grades], combination: Combination, kinds: Sequence[Kind | None]
 ) -> Grades:

@@ -90,7 +90,7 @@ def encode_seven(kind: Kind, pathology: tuple[str, ...]) -> int | None:
     """The report's seven-class code of a structure, or None where it is unlabelled.
 
     Vertebra v1, v2 give 0, 1; disc v1 to v4 give 2 to 5; disc v5 alone gives 6; a disc vN with v5
-    keeps the code of vN (the report's encoding, see the README's table of codes).
+    keeps the code of vN (the report's encoding, see docs/convert.md).
 
     >>> encode_seven("disc", ("v2", "v5")), encode_seven("disc", ("v5",)), encode_seven("disc", ())
     (3, 6, None)

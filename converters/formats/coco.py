@@ -29,4 +29,6 @@ def write_coco(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels
         path = folder / f"{part}.json"
         path.write_text(text, encoding="utf-8", newline="\n")
         if records[part]:
-            link_or_copy(path, folder / f"person_keypoints_{part}.json")
+            second = folder / f"person_keypoints_{part}.json"
+            second.unlink(missing_ok=True)
+            link_or_copy(path, second)

@@ -14,12 +14,13 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 from spineline.datasets.splits import PARTS, Part
 
@@ -52,7 +53,8 @@ def find_data_yaml(data: Path) -> Path | None:
     """The ``data.yaml`` of a folder, or the file itself; None where the folder holds none.
 
     As Ultralytics looks: in the folder, else below it; of several, the one named as the folder. A
-    file called ``data.yaml`` in the folder itself comes first.
+    file called ``data.yaml`` in the folder itself comes first. A ``run.yaml``, the record of one of
+    our commands, is none.
 
     Raises:
         AnnotationError: there are several, and none is named as the folder.
@@ -62,7 +64,7 @@ def find_data_yaml(data: Path) -> Path | None:
     if (data / "data.yaml").is_file():
         return data / "data.yaml"
     for pattern in ("*.yaml", "*.yml"):
-        found = sorted(data.glob(pattern)) or sorted(data.rglob(pattern))
+        found = _sorted_but_records(data.glob(pattern)) or _sorted_but_records(data.rglob(pattern))
         if len(found) > 1:
             named = [file for file in found if file.stem == data.resolve().name]
             if len(named) != 1:
@@ -73,6 +75,10 @@ def find_data_yaml(data: Path) -> Path | None:
         if found:
             return found[0]
     return None
+
+
+def _sorted_but_records(files: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in files if file.name != "run.yaml")
 
 
 def read_data_yaml(file: Path) -> DataYaml:
@@ -104,7 +110,10 @@ def _parts(content: Mapping[str, Any], file: Path) -> dict[Part, tuple[Path, ...
     for part in PARTS:
         places = _places(root, content.get(part), file, part)
         missing = [place for place in places if not place.exists()]
-        if missing:
+        if missing and part == "test":  # Ultralytics asks for it as late as this part is used
+            LOG.warning("%s: test: %s does not exist; the part is empty", file, missing[0])
+            places = []
+        elif missing:
             raise AnnotationError(f"{file}: {part}: {missing[0]} does not exist{reason}")
         parts[part] = tuple(sorted(f for place in places for f in _images_of(place)))
     return parts

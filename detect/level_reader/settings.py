@@ -14,6 +14,11 @@ class NamingTrain(Settings):
 
     data: Path = key("converted dataset (folder or data.yaml), labels=level")
     out: Path = key("folder to write: namer.safetensors, results.csv, metrics.json, run.yaml")
+    weights: str | None = key(
+        "start from: a .safetensors file or a registry name, whose width= and hidden= must be the "
+        "same; none = from scratch",
+        default=None,
+    )
     epochs: int = key("times that each spine is seen", default=100, minimum=1)
     batch: int = key("strips per step", default=16, minimum=2)
     lr: float = key("highest learning rate, of one cycle", default=2e-3, minimum=0, maximum=1)

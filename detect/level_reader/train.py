@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spineline.datasets.common.devices import device_name
-from spineline.datasets.common.errors import AnnotationError, SpinelineError
+from spineline.datasets.common.errors import AnnotationError, SpinelineError, WeightsError
 from spineline.datasets.common.files import staged_folder, write_bytes, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
@@ -40,8 +40,10 @@ from spineline.detect.level_reader.model import (
     TorchLevelReader,
     build_level_reader,
     level_reader_bytes,
+    load_level_reader,
 )
 from spineline.detect.level_reader.settings import NamingTrain
+from spineline.weights import resolve
 
 WEIGHTS_FILE = "namer.safetensors"
 
@@ -66,6 +68,7 @@ def train(settings: NamingTrain) -> TrainingResult:
         AnnotationError: the dataset cannot be read, or has no labelled spine to train on.
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
         SpinelineError: the loss is not a number any more.
+        WeightsError: weights to start from cannot be used, or are of another network.
     """
     refuse_output_around(settings)
     device = torch.device(device_name(settings.device))
@@ -78,9 +81,10 @@ def train(settings: NamingTrain) -> TrainingResult:
         )
         raise AnnotationError(msg)
     config = LevelReaderConfig(settings.width, settings.hidden, settings.dropout)
+    start = None if settings.weights is None else _start_network(settings.weights, config)
     LOG.info("data: %d spines to train on", len(spines))
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
-        trainer = LevelReaderTrainer(spines, config, settings, stage, device)
+        trainer = LevelReaderTrainer(spines, config, settings, stage, device, start)
         trainer.run()
         network = trainer.network.eval()
         write_bytes(stage / WEIGHTS_FILE, level_reader_bytes(network, config))
@@ -172,6 +176,20 @@ def shares_right(reader: TorchLevelReader, spines: Sequence[Spine]) -> dict[str,
     }
 
 
+def _start_network(weights: str, config: LevelReaderConfig) -> LevelReaderNetwork:
+    """The network of weights to start from, which must see and be what the config says."""
+    found = load_level_reader(resolve(weights, task="name").path)
+    theirs = replace(found.config, dropout=config.dropout)
+    if theirs != config:
+        msg = (
+            f"weights={weights}: a level reader of width={theirs.width} hidden={theirs.hidden} and "
+            f"{theirs.strip}; wanted width={config.width} hidden={config.hidden} and {config.strip}"
+        )
+        raise WeightsError(msg)
+    LOG.info("starting from %s", weights)
+    return found.network
+
+
 def _spine(dataset: Dataset, record: ImageRecord) -> Spine | None:
     found = {s.level: s.point_xy for s in record.structures if s.level in LEVELS}
     ranks = [rank for rank, level in enumerate(LEVELS) if level in found]
@@ -225,6 +243,7 @@ class LevelReaderTrainer(Trainer):
         settings: the command's keys.
         out: folder of ``results.csv``.
         device: to train on.
+        start: network whose weights are taken over, or None.
     """
 
     checkpoint_name = ""
@@ -236,8 +255,12 @@ class LevelReaderTrainer(Trainer):
         settings: NamingTrain,
         out: Path,
         device: torch.device,
+        start: LevelReaderNetwork | None = None,
     ) -> None:
-        network = build_level_reader(config, seed=settings.seed).to(device).train()
+        network = build_level_reader(config, seed=settings.seed)
+        if start is not None:
+            network.load_state_dict(start.state_dict())
+        network.to(device).train()
         optimizer = torch.optim.AdamW(
             network.parameters(), settings.lr, weight_decay=settings.weight_decay
         )

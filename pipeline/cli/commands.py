@@ -254,4 +254,18 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.cli.demo:demo",
         ),
     },
+    "doctor": {
+        "": Command(
+            "versions, extras, device, weights, network: what is here, and whether all holds",
+            "spineline.pipeline.cli.settings:Doctor",
+            "spineline.pipeline.cli.doctor:doctor",
+        ),
+    },
+    "completion": {
+        "": Command(
+            "print a script by which a shell completes tasks, modes, keys and values",
+            "spineline.pipeline.cli.settings:Completion",
+            "spineline.pipeline.cli.completion:completion",
+        ),
+    },
 }

@@ -25,6 +25,17 @@ from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.outputs.study_files import write_study
 
 _CLOSE_PX = 8.0
+_NEXT = """\
+next, your own data: DICOM folders, volumes, archives or images
+  spineline pipeline predict source=STUDIES out=results
+look through the results and correct them
+  spineline review source=results
+your own annotations, for training and for figures
+  spineline convert help
+all commands, and what is about a word
+  spineline help
+  spineline help naming
+more is in README.md and docs/ of the project"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +126,4 @@ def _tell(result: DemoResult) -> None:
     )
     LOG.info("look at %s", result.out / "overlay.png")
     LOG.info("the rest is in %s: result.json, the DICOM study, its annotation", result.out)
+    LOG.info("\n%s", _NEXT)

@@ -5,8 +5,6 @@ Only settings classes are imported to parse and to help; the work's imports happ
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import logging
 import os
 import sys
@@ -21,25 +19,14 @@ from spineline.datasets.common.run_record import package_version
 from spineline.datasets.common.settings import (
     Settings,
     close_match,
-    describe,
     parse_settings,
     read_settings_file,
     refuse_output_around,
 )
 from spineline.pipeline.cli.commands import COMMANDS
+from spineline.pipeline.cli.help import command_help, help_about, load_named, overview
 
 _HELP = ("help", "--help", "-h")
-_USAGE = """\
-spineline: finds the vertebrae and discs of a spine MRI, names their levels, grades each for disease
-
-usage: spineline TASK MODE key=value …       run a command
-       spineline TASK MODE help              its keys, with type, default and meaning
-       spineline TASK MODE cfg=FILE.yaml …   keys from a file; the command line wins
-       spineline version
-
-commands:
-"""
-_FOOTER = "\nResearch use only, not a medical device."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +63,7 @@ def _dispatch_reporting(words: list[str]) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in _HELP:
-        print(overview())
+        print(_help_page(words[1:]))
         return 0
     if words[0] in ("version", "--version"):
         print(package_version())
@@ -88,7 +75,7 @@ def _dispatch(words: list[str]) -> int:
     if "" in modes:
         mode = ""
     elif not rest or rest[0] in _HELP:
-        print("\n\n".join(command_help(task, mode) for mode in modes))  # each with its keys
+        print(_help_page([task]))  # each mode with its keys
         return 0
     else:
         mode, rest = rest[0], rest[1:]
@@ -98,10 +85,22 @@ def _dispatch(words: list[str]) -> int:
         print(command_help(task, mode))
         return 0
     command = modes[mode]
-    settings = settings_from_words(_load(command.settings), rest)
+    settings = settings_from_words(load_named(command.settings), rest)
     refuse_output_around(settings)
-    result = _load(command.run)(settings)
+    result = load_named(command.run)(settings)
     return 1 if getattr(result, "failures", ()) or getattr(result, "refused", ()) else 0
+
+
+def _help_page(words: list[str]) -> str:
+    """The page of ``spineline help …``: of a command, or of what is about the words."""
+    if not words:
+        return overview()
+    task, mode = words[0], " ".join(words[1:])
+    if mode in COMMANDS.get(task, {}):
+        return command_help(task, mode)
+    if task in COMMANDS and not mode:
+        return "\n\n".join(command_help(task, mode) for mode in COMMANDS[task])
+    return help_about(words)
 
 
 def settings_from_words(settings_class: type[Settings], words: Sequence[str]) -> Settings:
@@ -123,37 +122,6 @@ def settings_from_words(settings_class: type[Settings], words: Sequence[str]) ->
         return parse_settings(settings_class, given, where="command line")
     merged = {**read_settings_file(Path(str(cfg))), **given}
     return parse_settings(settings_class, merged, where=f"command line and cfg={cfg}")
-
-
-def overview() -> str:
-    """The page of ``spineline help``."""
-    lines = [
-        f"  {f'{task} {mode}'.strip():<18} {command.summary}"
-        for task, modes in COMMANDS.items()
-        for mode, command in modes.items()
-    ]
-    return _USAGE + "\n".join(lines) + _FOOTER
-
-
-def command_help(task: str, mode: str) -> str:
-    """The page of ``spineline TASK MODE help``."""
-    command = COMMANDS[task][mode]
-    keys = describe(_load(command.settings))
-    name_width = max((len(k.name) for k in keys), default=0)
-    type_width = min(max((len(k.type) for k in keys), default=0), 28)
-    default_width = min(max((len(k.default) for k in keys), default=0), 24)
-    lines = [f"spineline {task} {mode}".rstrip() + f": {command.summary}"]
-    for group, members in itertools.groupby(keys, key=lambda k: k.group):
-        lines += ["", f"{group}:"] if group else [""]
-        for k in members:
-            words = f"{k.name:<{name_width}}  {k.type:<{type_width}}  {k.default:<{default_width}}"
-            lines.append(f"  {words}  {k.help}")
-    return "\n".join(lines)
-
-
-def _load(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 class _PlainLines(logging.StreamHandler[Any]):

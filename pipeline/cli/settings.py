@@ -1,4 +1,4 @@
-"""Settings of ``spineline weights list | verify | add`` and of ``spineline demo``."""
+"""Settings of ``spineline weights``, ``demo``, ``doctor`` and ``completion``."""
 
 from __future__ import annotations
 
@@ -49,3 +49,20 @@ class Demo(Settings):
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     overwrite: bool = key("replace the folder even if it is no demo", default=False)
     seed: int = key("decides the spine that is drawn", default=2, minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor(Settings):
+    """Keys of ``doctor``."""
+
+    weights: str = key("bundle name, or folder of pipeline export", default="default")
+    device: str = key("cpu, cuda, mps, or the number of one CUDA device", default="cpu")
+    quick: bool = key("import no network library, and look for no GPU", default=False)
+    json: bool = key("print JSON", default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion(Settings):
+    """Keys of ``completion``."""
+
+    shell: str = key("whose script to print", choices=("bash", "zsh", "fish"))

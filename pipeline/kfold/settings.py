@@ -120,8 +120,9 @@ class KfoldPipeline(Settings):
     data: Path = key(f"{_DATA}; labels=level", group="data")
     out: Path = key("folder to write: RECIPE/foldN, folds.json, kfold.md, .csv, .json, .png")
     recipe: tuple[str, ...] | None = key(
-        "best (what the default bundle is made by), and YAML files with keys of the trainings: "
-        "detector: {…}, classifier: {…}, namer: {…}; each is cross-validated",
+        "best (what the default bundle is made by), finetune (the same, starting from bundled "
+        "weights: not for the studies that those were trained on), and YAML files with keys of the "
+        "trainings: detector: {…}, classifier: {…}, namer: {…}; each is cross-validated",
         default=None,  # and not best, which a resumed run could not be given then
         group="training",
         shown="best",

@@ -246,7 +246,7 @@ class PipelineTask(KfoldTask):
     @property
     def words(self) -> tuple[str, ...]:
         """The recipes as they were named."""
-        return BUNDLE_RECIPES if self.settings.recipe is None else self.settings.recipe
+        return ("best",) if self.settings.recipe is None else self.settings.recipe
 
     def variants(self) -> tuple[Variant, ...]:
         """See [KfoldTask][]; each recipe bears the name of its file."""

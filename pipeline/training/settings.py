@@ -18,9 +18,13 @@ class PipelineTrain(Settings):
         "the run folder of each"
     )
     recipe: str = key(
-        "best (what the default bundle is made by), or a YAML file with keys of the trainings: "
-        "detector: {…}, classifier: {…}, namer: {…}",
+        "best (what the default bundle is made by), finetune (the same, starting from bundled "
+        "weights), or a YAML file with keys of the trainings: detector: {…}, classifier: {…}, "
+        "namer: {…}",
         default="best",
+    )
+    epochs: int | None = key(
+        "of every training; none = as the recipe says", default=None, minimum=1
     )
     seed: int = key("of every training", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")

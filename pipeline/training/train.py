@@ -40,7 +40,7 @@ from spineline.detect.settings import DetectTrain
 from spineline.pipeline.training.settings import PipelineTrain, WeightsStrip
 from spineline.pipeline.training.strip import strip_weights
 
-BUNDLE_RECIPES = ("best",)
+BUNDLE_RECIPES = ("best", "finetune")
 Training = DetectTrain | ClassifyTrain | NamingTrain
 
 STAGES: dict[str, type[Training]] = {
@@ -93,6 +93,8 @@ def train(settings: PipelineTrain) -> TrainedPipeline:
         OutputExistsError: ``out`` exists, and neither ``resume`` nor ``overwrite`` is set.
     """
     recipe = load_bundle_recipe(settings.recipe)
+    if settings.epochs is not None:
+        recipe = {stage: {**keys, "epochs": settings.epochs} for stage, keys in recipe.items()}
     check_recipe(settings, recipe)
     device_name(settings.device)
     data = check_data(settings)
@@ -128,10 +130,10 @@ def load_bundle_recipe(name: str) -> Keys:
     Raises:
         ConfigError: no such recipe, not a recipe's YAML, or a key that the command gives.
     """
-    best = _read_recipe(Path(__file__).parent / "recipes" / "best.yaml")
-    if name in BUNDLE_RECIPES:
-        return best
-    path = Path(name).expanduser()
+    recipes = Path(__file__).parent / "recipes"
+    best = _read_recipe(recipes / "best.yaml")
+    bundled = name in BUNDLE_RECIPES
+    path = recipes / f"{name}.yaml" if bundled else Path(name).expanduser()
     if not path.is_file():
         hint = close_match(name, BUNDLE_RECIPES)
         raise ConfigError(f"recipe={name}: no such recipe or file{hint}; or a YAML file")

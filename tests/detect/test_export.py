@@ -91,7 +91,7 @@ def test_refusals(
 @pytest.mark.parametrize(
     ("backbone", "form", "nothing"),
     [
-        ("mobilenet_v3_small", "torchscript", True),
+        pytest.param("mobilenet_v3_small", "torchscript", True, marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_large", "onnx", False, marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_large", "torchscript", False, marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_large", "onnx", True, marks=pytest.mark.slow),

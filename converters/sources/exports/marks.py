@@ -105,6 +105,9 @@ class MarkList:
 def json_files(annotations: Path) -> list[tuple[str, Any]]:
     """Names and contents of a JSON file, or of those of a folder's ``annotations`` or itself.
 
+    Where ``PART.json`` lies beside ``person_keypoints_PART.json`` or ``instances_PART.json``, these
+    are the same part under the names that other tools look for, and are passed over.
+
     Raises:
         AnnotationError: a file cannot be read.
     """
@@ -112,7 +115,15 @@ def json_files(annotations: Path) -> list[tuple[str, Any]]:
         return [(annotations.name, load_json(annotations))]
     for folder in (annotations / "annotations", annotations):
         if files := sorted(p for p in folder.glob("*.json") if p.name[0] != "."):
-            return [(path.name, load_json(path)) for path in files]
+            parts = {path.name for path in files}
+            return [
+                (path.name, load_json(path))
+                for path in files
+                if not any(
+                    path.name.startswith(prefix) and path.name.removeprefix(prefix) in parts
+                    for prefix in ("person_keypoints_", "instances_")
+                )
+            ]
     return []
 
 

@@ -181,7 +181,16 @@ def test_what_cannot_be_used_is_told(tmp_path, keys, message):
         read_data_yaml(write_yaml(tmp_path / "data.yaml", **keys))
 
 
+def test_an_absent_test_part_is_empty(tmp_path):
+    draw(tmp_path / "images/train/a.png", tmp_path / "images/val/b.png")
+    keys = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["L1"]}
+    found = read_data_yaml(write_yaml(tmp_path / "data.yaml", path=".", **keys))
+    assert [len(found.parts[part]) for part in ("train", "val", "test")] == [1, 1, 0]
+
+
 def test_the_file_of_a_folder(tmp_path):
+    write_yaml(tmp_path / "run.yaml", command="spineline data phantom")
+    write_yaml(tmp_path / "below" / "run.yaml", command="spineline convert tianchi")
     assert find_data_yaml(tmp_path) is None
     other = write_yaml(tmp_path / "below" / "one.yaml", names=["a"])
     assert find_data_yaml(tmp_path) == other

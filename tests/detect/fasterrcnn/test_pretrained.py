@@ -21,7 +21,7 @@ from spineline.detect.fasterrcnn.backbones import build_backbone
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 
-MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in pretrained.IMAGENET)
+MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in pretrained.IMAGENET_MEAN_STD)
 
 
 def random_torchvision(name: str = "resnet18") -> Any:

@@ -278,6 +278,26 @@ def test_the_same_run_gives_the_same_bytes(dataset: Path, tmp_path: Path, run_cl
     assert "overwrite=true" in warned
 
 
+def test_it_starts_from_weights(dataset: Path, tmp_path: Path, weights: Path, run_cli) -> None:
+    """With no learning rate, what is written is what it started from, but for running means."""
+    words = ("naming", "train", f"data={dataset}", "epochs=1", "lr=0", f"weights={weights}")
+    code, said, warned = run_cli(*words, f"out={tmp_path / 'o'}", "width=2", "hidden=8")
+    assert code == 0, warned
+    assert f"starting from {weights}" in said
+    before, after = load_file(weights), load_file(tmp_path / "o" / "namer.safetensors")
+    learnt = [name for name in before if "running" not in name and "num_batches" not in name]
+    assert learnt
+    assert all(torch.equal(before[name], after[name]) for name in learnt)
+    code, _, warned = run_cli(*words, f"out={tmp_path / 'p'}", "width=4", "hidden=8")
+    assert code == 1
+    assert "width=2 hidden=8" in warned
+    assert "wanted width=4 hidden=8" in warned
+    code, _, warned = run_cli(*words[:-1], f"out={tmp_path / 'p'}", "weights=lumbar-yolov8n")
+    assert code == 1
+    assert "lumbar-namer" in warned  # the one that is for this
+    assert not (tmp_path / "p").exists()
+
+
 def test_nothing_to_train_on(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "d", range(2), train=range(2))
     with pytest.raises(AnnotationError, match="no image of the train part has 3 labelled levels"):

@@ -6,10 +6,19 @@ import json
 import math
 from pathlib import Path
 
+from spineline.datasets.common.settings import Settings
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.types import Structure
+from spineline.pipeline.cli.commands import COMMANDS
 from spineline.pipeline.cli.demo import compare_with_drawn, draw_study
+from spineline.pipeline.cli.help import load_named
+from spineline.pipeline.cli.main import settings_from_words
 from spineline.pipeline.inference.results import GradedStructure, SevenGrade
+
+
+def settings_of(task: str, mode: str) -> type[Settings]:
+    found: type[Settings] = load_named(COMMANDS[task][mode].settings)
+    return found
 
 
 def found(level: str, x: float, y: float, seven: int) -> GradedStructure:
@@ -46,6 +55,15 @@ def test_writes_study_result_and_picture_and_says_where(
     assert "of 11 levels within 8 px" in said
     assert "knows real MR, not drawings" in said
     assert "left out, series 'T1_TSE_SAG'" in said
+    _, _, steps = said.partition("next, your own data")
+    commands = [line.split() for line in steps.splitlines() if line.startswith("  spineline ")]
+    assert len(commands) >= 4
+    for _, task, *words in commands:
+        if "help" in (task, *words):
+            assert run_cli(task, *words)[0] == 0
+        else:
+            mode = "" if "" in COMMANDS[task] else words.pop(0)
+            settings_from_words(settings_of(task, mode), words)
     assert json.loads((out / "annotation.json").read_text())[0]["studyUid"]
     # An earlier demo is replaced; anything else is not.
     assert run_cli("demo", "seed=1")[0] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import yaml
 
 from spineline.datasets.common.settings import Settings, describe
 from spineline.pipeline.cli.commands import COMMANDS, Command
-from spineline.pipeline.cli.main import main
+from spineline.pipeline.cli.examples import EXAMPLES, example
+from spineline.pipeline.cli.main import main, settings_from_words
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -83,6 +85,63 @@ def test_help_lists_every_key(task: str, mode: str, command: Command, run_cli: R
         assert line.endswith(key.help)
 
 
+def test_every_command_has_an_example_and_no_other() -> None:
+    known = {(task, mode) for task, modes in COMMANDS.items() for mode in modes}
+    assert set(EXAMPLES) == known
+
+
+@pytest.mark.parametrize(("task", "mode", "command"), ALL)
+def test_examples_parse(task: str, mode: str, command: Command, run_cli: RunCli) -> None:
+    """By the settings of the command; and it is the last line of its help."""
+    line = run_cli(*f"{task} {mode}".split(), "help")[1].splitlines()[-1]
+    assert line == f"example: {example(task, mode)}"
+    words = shlex.split(line.removeprefix("example: "))
+    assert words[: 2 + bool(mode)] == ["spineline", task, *filter(None, [mode])]
+    settings_from_words(settings_class(command), words[2 + bool(mode) :])
+
+
+@pytest.mark.parametrize("words", [["kfold"], ["demo"], ["detect", "train"]], ids=" ".join)
+def test_help_before_or_after_a_command(words: list[str], run_cli: RunCli) -> None:
+    assert run_cli("help", *words) == run_cli(*words, "help")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted", "unwanted"),
+    [
+        (["specificity"], ["keys:", "  specificity: call v5"], ["commands:"]),
+        (["SPECIFICITY"], ["  specificity: call v5"], []),
+        (["cross-validate"], ["commands:", "  kfold detect "], []),
+        (["naming", "probability"], ["  min_naming_probability: "], ["  naming train "]),
+        (["slices"], ["  slices: ", "    of pipeline predict, pipeline val"], []),
+    ],
+    ids=" ".join,
+)
+def test_help_about_a_word(words, wanted, unwanted, run_cli: RunCli) -> None:
+    code, output, errors = run_cli("help", *words)
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    for start in wanted:
+        assert any(line.startswith(start) for line in lines), output
+    for start in unwanted:
+        assert not any(line.startswith(start) for line in lines)
+
+
+def test_help_about_a_word_starts_with_keys_of_that_name(run_cli: RunCli) -> None:
+    lines = run_cli("help", "seed")[1].splitlines()
+    keys = [line for line in lines[lines.index("keys:") + 1 :] if not line.startswith("    ")]
+    named = ["seed" in line.partition(":")[0] for line in keys]
+    assert named == sorted(named, reverse=True)
+    assert not all(named)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("specificty", "did you mean 'specificity'?"), ("zzzz", "spineline help lists all commands")],
+)
+def test_help_about_nothing(refused, word: str, hint: str) -> None:
+    assert refused("help", word) == f"error: help: nothing is about {word!r}; {hint}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "headings"),
     [
@@ -104,8 +163,8 @@ def test_help_is_in_groups(words: str, headings: list[str], run_cli: RunCli) -> 
 @pytest.mark.parametrize(
     ("words", "left"),
     [
-        ("detect train", {"weights", "hyp", "freeze", "yolo.KEY"}),
-        ("classify train", {"weights", "align", "class_weights"}),
+        ("detect train", {"weights", "backbone_weights", "images", "hyp", "freeze", "yolo.KEY"}),
+        ("classify train", {"weights", "pretrained", "align", "class_weights"}),
     ],
 )
 def test_help_shows_what_will_be_used(words: str, left: set[str], run_cli: RunCli) -> None:
@@ -241,6 +300,8 @@ def test_version(run_cli: RunCli, word: str) -> None:
         ("classify", "help"),
         ("pipeline", "help"),
         ("demo", "help"),
+        ("help", "naming"),
+        ("completion", "shell=bash"),
         ("weights", "list"),
     ],
     ids=" ".join,

@@ -229,13 +229,14 @@ def files(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry whose bundle ``default`` holds d0, c0 and n0; any other name is a file."""
     from spineline.weights import WeightsFile, make_bundle
 
-    def file(name: str, *, task: str = "", trust: bool = False) -> WeightsFile:
+    def file(name: str, *, task: str = "", trust: bool = False, **_: object) -> WeightsFile:
         if name.startswith(("d", "c", "n")) and task and not name.startswith(task[0]):
             raise WeightsError(f"{name}: wanted weights to {task}")
         return WeightsFile(name, Path(name), (name * 32)[:64])
 
     bundle = make_bundle("default", file("d0"), file("c0"), file("n0"))
     monkeypatch.setattr("spineline.pipeline.inference.pipeline.resolve", file)
+    monkeypatch.setattr("spineline.weights.registry.resolve", file)
     monkeypatch.setattr(
         "spineline.pipeline.inference.pipeline.resolve_bundle", lambda name="default": bundle
     )

@@ -15,7 +15,6 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from spineline.datasets.common.errors import SpinelineError
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.inference.warnings import codes_of
 
@@ -93,8 +92,9 @@ def test_a_volume_that_is_named_after_another_contrast_is_refused(
     tmp_path, fake_pipeline, make_spots
 ) -> None:
     path = nifti(tmp_path / "7_T1.nii", spot_volume(make_spots()), (4.0, 1.25, 1.25))
-    with pytest.raises(SpinelineError, match=r"found series '7_T1\.nii'.*: T1-weighted"):
-        fake_pipeline.predict(path)
+    result = fake_pipeline.predict(path)
+    assert result.status == "refused"
+    assert "T1-weighted" in str(result.warnings[0])
 
 
 def test_points_of_a_volume_go_to_slicer(tmp_path, predict, fake_models, make_spots) -> None:

@@ -237,6 +237,11 @@ def web() -> Iterator[Web]:  # noqa: C901 (the server's methods)
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            if self.headers["Transfer-Encoding"] == "chunked":  # bodies above a megabyte
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
             if self.refused():
                 return
             failed = {"00081198": {"vr": "SQ", "Value": [

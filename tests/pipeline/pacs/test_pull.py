@@ -217,7 +217,9 @@ def test_bearer_and_basic(full_web, run_cli, tmp_path, monkeypatch) -> None:
         ("http://127.0.0.1:1/x", "cannot be reached (Connection refused)"),
         ("http://nowhere.invalid/x", "cannot be reached"),
         ("https://127.0.0.1:{port}/x", "127.0.0.1"),
-        ("http://127.0.0.1:{port}/x", "127.0.0.1"),
+        pytest.param(
+            "http://127.0.0.1:{port}/x", "127.0.0.1", marks=pytest.mark.slow
+        ),  # waits 10 s
     ],
 )
 def test_servers_that_are_not_what_they_should_be(full_peer, run_cli, tmp_path, url, said) -> None:

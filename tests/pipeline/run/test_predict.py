@@ -430,7 +430,7 @@ def test_unknown_weights(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-gradients"])
+@pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-grades"])
 @pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
 def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) -> None:
     from spineline.weights import resolve_bundle

@@ -18,6 +18,7 @@ from spineline.datasets.common.errors import ConfigError, RunFinishedError
 from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.settings import DetectTrain
 from spineline.pipeline.training.train import STAGES, load_bundle_recipe
+from spineline.weights import resolve
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -28,6 +29,35 @@ def test_best_is_the_recipe_of_the_bundle() -> None:
         "classifier": {"hyp": "lumbar"},
         "namer": {},
     }
+
+
+def test_finetune_starts_each_training_from_weights_that_ship() -> None:
+    recipe, best = load_bundle_recipe("finetune"), load_bundle_recipe("best")
+    own = ("weights", "epochs", "lr", "lr0", "mosaic")
+    kept = {stage: {k: v for k, v in recipe[stage].items() if k not in own} for stage in recipe}
+    assert kept == best
+    for stage, task in (("detector", "detect"), ("classifier", "classify"), ("namer", "name")):
+        assert resolve(recipe[stage]["weights"], task=task).path.is_file()  # type: ignore[arg-type]
+
+
+def test_finetune_says_nothing_of_mosaic(go, trained) -> None:
+    """Its few epochs are fewer than those that best trains without mosaic at its end."""
+    code, said, warned = go("recipe=finetune", "epochs=2")
+    assert (code, len(trained)) == (0, 3)
+    assert "mosaic" not in said + warned
+
+
+def test_epochs_of_all_three(go, out, tmp_path, trained) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("namer: {epochs: 7}")
+    words = (f"recipe={file}", "epochs=2")
+    assert go(*words)[0] == 0
+    assert [s.epochs for s in trained] == [2, 2, 2]
+    (out / "namer.safetensors").unlink()
+    code, _, errors = go(f"recipe={file}", "resume=true")
+    assert (code, "another recipe" in errors) == (2, True)
+    assert go(*words, "resume=true")[0] == 0
+    assert trained[3].epochs == 2
 
 
 def test_a_file_of_ones_own_replaces_keys(tmp_path: Path) -> None:
