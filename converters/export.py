@@ -85,7 +85,8 @@ def export(settings: DataExport) -> ExportResult:
         failures += _write(stage, images, settings)
         write_run_record(stage, "data export", replace(settings, out=Path()))
     for tool in settings.to:
-        LOG.info("%s: %s", settings.out / tool, _HOW[tool])
+        if (settings.out / tool).exists():
+            LOG.info("%s: %s", settings.out / tool, _HOW[tool])
     for failure in failures:
         LOG.error("left out: %s", failure)
     return ExportResult(settings.out, tuple(image.name for image in images), tuple(failures))
