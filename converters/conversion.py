@@ -107,7 +107,7 @@ def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[
 
 def _log_marks(marks: Mapping[str, Any]) -> None:
     """Say what became of the marks of an export, and name the words that are not known."""
-    left_out = ", ".join(f"{name} {count}" for name, count in marks["left_out"].items())
+    left_out = ", ".join(f"{name} {count}" for name, count in marks["left_out"].items() if count)
     LOG.info(
         "%d of %d marks used%s",
         marks["used"],

@@ -85,7 +85,8 @@ def export(settings: DataExport) -> ExportResult:
         failures += _write(stage, images, settings)
         write_run_record(stage, "data export", replace(settings, out=Path()))
     for tool in settings.to:
-        LOG.info("%s: %s", settings.out / tool, _HOW[tool])
+        if (settings.out / tool).exists():
+            LOG.info("%s: %s", settings.out / tool, _HOW[tool])
     for failure in failures:
         LOG.error("left out: %s", failure)
     return ExportResult(settings.out, tuple(image.name for image in images), tuple(failures))
@@ -158,6 +159,9 @@ def _of_results(
     for entry in read.left_out:
         if not entry.failed:
             LOG.info("not exported: %s", entry.detail)
+    for finding in read.findings:
+        if finding.finding in ("naming_abstained", "forced"):
+            LOG.warning("%s: %s; look at each label", finding.image_id, finding.detail)
     for record in progress(read.records, description="images"):
         name = f"{record.image_id}.png"
         try:

@@ -44,6 +44,7 @@ SEVERITY: dict[str, Severity] = {
     "stale_corrections": "error",
     "edited_markups": "error",
     "naming_abstained": "warning",
+    "forced": "warning",
     "frame_without_label": "warning",
     "uid_mismatch": "warning",
     "several_annotations": "warning",

@@ -118,8 +118,19 @@ def _read(path: Path, images: Path | None) -> tuple[tuple[str, ...], tuple[BareI
         if item.get("iscrowd"):
             crowds += 1
             continue
-        category = int(item["category_id"])
-        boxes[int(item["image_id"])].append(_box(item, str(categories[category]["name"])))
+        try:
+            category = int(item["category_id"])
+            boxes[int(item["image_id"])].append(_box(item, str(categories[category]["name"])))
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            found = ", ".join(
+                f"{k} {item.get(k)!r:.80}" for k in ("image_id", "category_id", "bbox")
+            )
+            msg = (
+                f"{path}: annotation {item.get('id')!r:.40} has {found}; wanted ids that the file "
+            )
+            raise AnnotationError(
+                f"{msg}lists and four numbers [left, top, width, height]"
+            ) from error
         used.add(category)
     if crowds:
         LOG.warning("%s: %d annotations are crowds (iscrowd) and left out", path.name, crowds)

@@ -171,7 +171,10 @@ def _log_classes(
 ) -> None:
     """Say what the class names were taken as, and how many boxes of which have no level."""
     if not known:
-        LOG.info("classes: %s; none of them is a level", ", ".join(names)[:300])
+        text = (
+            "classes: %s; none of them is a level; counted as discs unless the name says vertebra"
+        )
+        LOG.info(text, ", ".join(names)[:300])
         return
     renamed = [f"{name} → {meant}" for name, meant in known.items() if name != meant]
     if renamed:

@@ -37,8 +37,9 @@ class PipelineVal(GroundTruthSettings):
         group="data",
     )
     compare: Path | None = key(
-        "folder of another pipeline val of the same studies: what each metric has over it, "
-        "paired by study, stands under 'compared' in metrics.json",
+        "out folder of pipeline predict, or of a pipeline val without predictions=, of the same "
+        "studies: what each metric has over it, paired by study, stands under 'compared' in "
+        "metrics.json",
         default=None,
         group="data",
     )

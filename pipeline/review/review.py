@@ -15,7 +15,7 @@ from spineline.datasets.common.locks import held_folder
 from spineline.datasets.common.log import LOG
 from spineline.pipeline.review.folder import results_folder
 from spineline.pipeline.review.images import ResultImages
-from spineline.pipeline.review.server import review_app
+from spineline.pipeline.review.server import MISSING_PACKAGES, review_app
 from spineline.pipeline.review.settings import Review
 from spineline.pipeline.review.studies import ReviewedStudies
 
@@ -36,7 +36,10 @@ def review(settings: Review) -> ReviewEnd:
         ConfigError: the port is taken, or a package is missing.
         SpinelineError: another process writes into the folder of results.
     """
-    import uvicorn  # its import takes a third of a second
+    try:
+        import uvicorn  # its import takes a third of a second
+    except ImportError as missing:
+        raise ConfigError(MISSING_PACKAGES) from missing
 
     results = results_folder(settings.source)
     with ExitStack() as stack:

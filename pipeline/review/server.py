@@ -21,6 +21,11 @@ from spineline.datasets.common.log import LOG
 from spineline.datasets.labels import KIND_OF_SEVEN, LEVELS, SEVEN_NAMES
 from spineline.pipeline.review.studies import ConflictError, ReviewedStudies, to_bytes
 
+MISSING_PACKAGES = (
+    "review needs the packages starlette and uvicorn, which are not installed; "
+    "pip install 'spineline[review]' brings them"
+)
+
 try:
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -29,10 +34,7 @@ try:
     from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as missing:
-    raise ConfigError(
-        "review needs the packages starlette and uvicorn, which are not installed; "
-        "pip install 'spineline[review]' brings them"
-    ) from missing
+    raise ConfigError(MISSING_PACKAGES) from missing
 
 MOST_BYTES = 256 * 1024
 """Of a request's body; the changes of a study take a few thousand."""

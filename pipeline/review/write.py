@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from spineline.datasets.common.files import check_output, staged_folder
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
 from spineline.datasets.common.settings import refuse_output_around
+from spineline.datasets.labels import EXTRA_LEVELS, LEVELS
 from spineline.pipeline.inference.candidates import DecodedStructure
 from spineline.pipeline.inference.decode import DecodedSpine
 from spineline.pipeline.inference.pipeline import Analysis
@@ -102,9 +105,20 @@ def _analysis_of(study: CorrectedStudy, images: ResultImages) -> Analysis:
     located = images.located(study.name, result)
     frame = replace(load_frame(located.graded_case()), name=study.name)
     placed = tuple(_placed(frame, structure) for structure in result.structures)
+    _check_order(placed)
     missing = tuple((level, "no_candidate") for level in result.missing_levels)
     spine = DecodedSpine(placed, missing, naming=result.naming)  # type: ignore[arg-type]
     return Analysis(frame, spine, result)
+
+
+def _check_order(placed: Sequence[DecodedStructure]) -> None:
+    """Refuse what conversion refuses, too: points that were moved past a neighbour."""
+    order = (*EXTRA_LEVELS, *LEVELS)
+    ranked = sorted(placed, key=lambda structure: order.index(structure.level))
+    for above, below in pairwise(ranked):
+        if not above.point_xy[1] < below.point_xy[1]:
+            msg = f"{below.level} does not lie below {above.level}"
+            raise AnnotationError(f"{msg}; move one of them, or rename it, in spineline review")
 
 
 def _placed(frame: Frame, structure: GradedStructure) -> DecodedStructure:

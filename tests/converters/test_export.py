@@ -230,6 +230,34 @@ def test_predictions_carry_their_scores(spines, tmp_path):
     assert task["data"]["image"].startswith("/data/local-files/?d=images/")
 
 
+def test_labels_that_are_a_guess_are_said(spines, tmp_path, run_cli):
+    results = shutil.copytree(spines / "results", tmp_path / "results")
+    first, second = sorted(results.glob("*/result.json"))
+    for path, change in (
+        (first, {"status": "forced"}), (second, {"naming": {"abstained": True}}),
+    ):  # fmt: skip
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    words = (f"source={results}", f"images={spines / 'ph/studies'}", f"out={tmp_path / 'fix'}")
+    code, _, warned = run_cli("data", "export", *words, "to=cvat")
+    assert code == 0
+    assert f"{first.parent.name}: no sagittal lumbar T2, and looked at all the same" in warned
+    assert f"{second.parent.name}: its levels are a guess" in warned
+
+
+def test_nothing_is_said_of_a_tool_that_has_no_file(spines, tmp_path, run_cli):
+    results = shutil.copytree(spines / "results", tmp_path / "results")
+    for path in results.glob("*/result.json"):
+        content = json.loads(path.read_text())
+        content["structures"] = content["structures"][:1]
+        del content["structures"][0]["point_mm"]
+        path.write_text(json.dumps(content))
+    words = (f"source={results}", f"images={spines / 'ph/studies'}", f"out={tmp_path / 'fix'}")
+    code, said, warned = run_cli("data", "export", *words, "to=cvat,slicer")
+    assert code == 1
+    assert warned.count("its points have no known place in the patient") == 2
+    assert ("fix/cvat: make a task" in said, "fix/slicer" in said) == (True, False)
+
+
 def test_boxes_in_place_of_points(spines, tmp_path):
     for tool in ("cvat", "labelstudio"):
         out = tmp_path / tool

@@ -63,6 +63,7 @@ class ResultContent(ResultImage):
     structures: tuple[ResultStructure, ...]
     abstained: bool
     refused: bool = False
+    forced: bool = False
 
 
 def parse_result(content: Any, where: str) -> ResultContent:
@@ -98,6 +99,7 @@ def parse_result(content: Any, where: str) -> ResultContent:
         structures=structures,
         abstained=_abstained(content.get("naming"), f"{where}: naming"),
         refused=content.get("status") == "refused" and not structures,
+        forced=content.get("status") == "forced",
     )
 
 

@@ -169,6 +169,9 @@ def _read(
             raise EntryError("naming_abstained", f"{entry.where}: {detail}", failed=False)
         detail, action = "its levels are a guess (naming.abstained)", "kept: abstained=keep"
         builder.note(entry.image_id, study, "naming_abstained", detail, action)
+    if content.forced:
+        detail = "no sagittal lumbar T2, and looked at all the same (force=true)"
+        builder.note(entry.image_id, study, "forced", detail, "kept: its labels are not to rely on")
     marks = _marks(content, frame, rules, builder)
     if not rules.keep_incomplete and sum(m.rank is not None for m in marks) < len(LEVELS):
         named = {m.rank for m in marks}

@@ -146,6 +146,24 @@ def test_commands_on_classes_of_its_own(tmp_path):
         load_dataset(data)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"bbox": [1, None, 3, 4]}, {"bbox": [1, 2, 3]}, {"bbox": "x"}, {"category_id": 99},
+     {"image_id": 7}, {"category_id": None}],
+    ids=["null", "three", "text", "category", "image", "no category"],
+)  # fmt: skip
+def test_a_wrong_annotation_of_coco_is_named(tmp_path, wrong):
+    path = coco(tmp_path, "labels.json", "images/a.png")
+    content = json.loads(path.read_text())
+    content["annotations"][2] |= wrong
+    path.write_text(json.dumps(content))
+    (key, value), *_ = wrong.items()
+    with pytest.raises(AnnotationError) as caught:
+        load_dataset(path)
+    assert "labels.json: annotation 2 has " in str(caught.value)
+    assert f"{key} {value!r}" in str(caught.value)
+
+
 def test_what_is_wrong_is_found_and_nothing_skipped_in_silence(tmp_path):
     data = roboflow(tmp_path / "set")
     (data / "train/labels/c.txt").write_text("0 0.5 0.5 0.1 0.1\n7 0.5 0.5 0.1 0.1\n")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from spineline.converters.sources.result.corrections import read_corrections
-from spineline.datasets.common.errors import AnnotationError, SpinelineError
+from spineline.datasets.common.errors import AnnotationError, ConfigError, SpinelineError
 from spineline.datasets.common.locks import held_folder
 from spineline.pipeline.review.folder import results_folder
 from spineline.pipeline.review.images import ResultImages
@@ -375,3 +375,9 @@ def test_ctrl_c_is_the_ordinary_end(results: Path) -> None:
         server.send_signal(signal.SIGINT)
         assert "0 of 2 studies looked at" in server.stdout.read()
     assert server.returncode == 0
+
+
+def test_without_uvicorn(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'spineline\[review\]'"):
+        review(Review(source=results, readonly=True))

@@ -213,6 +213,22 @@ def test_write_goes_on_where_one_cannot_be(tmp_path: Path, results: Path, correc
     assert [p.name for p in (tmp_path / "w").iterdir() if p.is_dir()] == ["b"]
 
 
+def test_write_leaves_out_what_conversion_leaves_out(
+    tmp_path: Path, results: Path, studies: Path, correct, run_cli
+) -> None:
+    above = next(
+        s["point_xy"] for s in json.loads((results / "a/result.json").read_text())["structures"]
+        if s["level"] == "L2"
+    )  # fmt: skip
+    correct("a", Change("L4", point_xy=(above[0], above[1] - 1.0)))
+    code, records, _ = convert(run_cli, results, studies, tmp_path / "d")
+    assert (code, sorted(records)) == (1, ["b"])
+    code, _, warned = run_cli("pipeline", "write", f"source={results}", f"out={tmp_path / 'w'}")
+    assert code == 1
+    assert "L4 does not lie below L3-L4; move one of them" in warned
+    assert sorted(p.name for p in (tmp_path / "w").iterdir() if p.is_dir()) == ["b"]
+
+
 def test_agreement_counts_what_was_changed(tmp_path: Path, results: Path, correct, run_cli) -> None:
     correct("a", MOVED, REGRADED, Change("T12-L1", deleted=True), looked_at=True)
     correct("b", looked_at=True)

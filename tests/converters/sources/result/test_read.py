@@ -347,6 +347,16 @@ def test_an_abstained_naming(plain, run_cli) -> None:
     assert run_cli(*run.words(split="train", abstained="keep", overwrite="true"))[0] == 0
 
 
+def test_a_forced_look_is_said(plain, run_cli) -> None:
+    run = plain("one", "two")
+    run.results["one"]["status"] = "forced"
+    source = run.save().read()
+    assert [r.image_id for r in source.records] == ["one", "two"]
+    assert findings(source) == [("one", None, "forced")]
+    code, said, _ = run_cli(*run.words(split="train"))
+    assert (code, "findings: forced 1" in said) == (0, True)
+
+
 def test_results_of_earlier_versions(plain) -> None:
     """The first layout: warnings are lines of text, and at first there was no naming."""
     run = plain("one")
