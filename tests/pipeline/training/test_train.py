@@ -33,7 +33,7 @@ def test_best_is_the_recipe_of_the_bundle() -> None:
 
 def test_finetune_starts_each_training_from_weights_that_ship() -> None:
     recipe, best = load_bundle_recipe("finetune"), load_bundle_recipe("best")
-    own = ("weights", "epochs", "lr", "lr0", "mosaic")
+    own = ("weights", "epochs", "lr", "lr0", "warmup_bias_lr", "mosaic")
     kept = {stage: {k: v for k, v in recipe[stage].items() if k not in own} for stage in recipe}
     assert kept == best
     for stage, task in (("detector", "detect"), ("classifier", "classify"), ("namer", "name")):
