@@ -40,11 +40,12 @@ from spineline.datasets.common.arrays import BoolArray, Float32Array, FloatArray
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output
 from spineline.datasets.common.log import LOG
+from spineline.datasets.common.yaml_files import read_yaml
 from spineline.datasets.crops.grades_csv import read_grades
 from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
 from spineline.datasets.metrics.grades import V5_THRESHOLD, calibration_error
 from spineline.datasets.metrics.kind_masks import masked_seven
-from spineline.weights import names_in_list, resolve_classifiers
+from spineline.weights import WeightsFile, names_in_list, resolve_classifiers
 
 _SHARE_STEPS = 20_000
 _STEPS = 60  # halvings of the range of inverse temperatures
@@ -142,6 +143,8 @@ def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
     check_output(settings.out, overwrite=settings.overwrite)
     files = resolve_classifiers(settings.model, trust=settings.trust)
     members = [read_weights(file.path, trust=settings.trust) for file in files]
+    for file, (_, config) in zip(files, members, strict=True):
+        _check_untempered(settings.predictions, file, config)
     rows = _rows_of_members(settings.predictions, len(files))
     if len(members) > 1 or settings.tau or settings.specificity is not None:
         return _calibrate_combined(settings, members, rows)
@@ -161,6 +164,31 @@ def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
     save_weights(settings.out, state, config, half=settings.half)
     LOG.info("%s written", settings.out)
     return CalibrateResult(settings.out, found)
+
+
+def _check_untempered(
+    predictions: Sequence[Path], file: WeightsFile, config: NetworkConfig
+) -> None:
+    """Refuse predictions that the weights made at a temperature, which would be lost.
+
+    Raises:
+        ConfigError: ``run.yaml`` beside the predictions says so.
+    """
+    if config.temperature_seven == config.temperature_binary == 1:
+        return
+    for place in predictions:
+        record = (place if place.is_dir() else place.parent) / "run.yaml"
+        try:
+            same = read_yaml(record)["weights"]["sha256"] == file.sha256
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # nothing is known of these
+        if same:
+            msg = (
+                f"predictions={place}: were made with the temperature that {file.name} holds "
+                "already; give those of networks without one, as kfold classify writes them, or "
+                "classify val of the weights that classify train wrote"
+            )
+            raise ConfigError(msg)
 
 
 def _kept(found: Mapping[str, Calibration]) -> dict[str, float]:

@@ -164,8 +164,9 @@ class _Pull:
 
 
 def _told(result: PullResult, settings: PacsPull) -> PullResult:
-    text = "%d of %d studies whole: %d images came, %d were there; pipeline predict source=%s"
+    text = "%d of %d studies whole: %d images came, %d were there%s"
     whole = len(result.studies)
     every = whole + len(result.failures)
-    LOG.info(text, whole, every, result.images, result.earlier, settings.out)
+    then = f"; pipeline predict source={settings.out}" if whole else ""
+    LOG.info(text, whole, every, result.images, result.earlier, then)
     return result

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from scipy.optimize import minimize_scalar
 from torch.nn import functional
@@ -20,6 +21,7 @@ from spineline.classify.export import ExportNetwork
 from spineline.classify.model import MIN_TEMPERATURE
 from spineline.datasets.crops.grades_csv import GRADE_COLUMNS
 from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.weights import sha256_of
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -131,6 +133,25 @@ def test_the_temperature_is_written_and_applied(
     assert other.seven.max(1).mean() < one.seven.max(1).mean()
     exported = ExportNetwork(warm.network)(torch.tensor(crops).float())
     np.testing.assert_allclose(exported[0].detach().numpy(), warm.grade(crops).seven, atol=1e-6)
+
+
+def test_predictions_made_at_a_temperature_are_refused(
+    weights: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    folder = tmp_path / "val"
+    folder.mkdir()
+    predictions = write_predictions(folder / "predictions.csv", 2.0)
+    warm = tmp_path / "warm.safetensors"
+    words = [f"predictions={predictions}", f"out={warm}"]
+    assert run_cli("classify", "calibrate", f"model={weights}", *words)[0] == 0
+    for made_by, expected in ((warm, 2), (weights, 0)):
+        record = {"command": "spineline classify val", "weights": {"sha256": sha256_of(made_by)}}
+        (folder / "run.yaml").write_text(yaml.safe_dump(record))
+        for place in (folder, predictions):
+            again = [f"predictions={place}", f"out={tmp_path / 'o.safetensors'}", "overwrite=true"]
+            code, _, warned = run_cli("classify", "calibrate", f"model={warm}", *again)
+            assert code == expected
+            assert ("with the temperature that warm.safetensors holds" in warned) == bool(expected)
 
 
 def test_files_without_folds_are_a_fold_each(weights: Path, tmp_path: Path, run_cli: Cli) -> None:

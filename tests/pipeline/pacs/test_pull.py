@@ -288,3 +288,11 @@ def test_two_contents_under_one_uid_are_both_kept(tmp_path, make_slice, make_spo
         sent.append((data, studies.keep(received_header(data), data)))
     assert [new for _, new in sent] == [True, True, False]
     assert sorted(p.read_bytes() for p in pulled(tmp_path / "o")) == sorted({d for d, _ in sent})
+
+
+def test_no_next_command_is_named_where_nothing_came(run_cli, tmp_path) -> None:
+    keys = ("url=dicom://PEER@127.0.0.1:1", "study=1.2.3", f"out={tmp_path / 'o'}")
+    code, said, _ = run_cli("pacs", "pull", *keys)
+    assert code == 1
+    assert "0 of 1 studies whole" in said
+    assert "pipeline predict" not in said
