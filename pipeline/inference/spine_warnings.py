@@ -206,7 +206,7 @@ def naming_in_doubt(naming: Naming | None, sure: float) -> list[Remark]:
     ]
     off = " or ".join(("one", "two")[abs(rivals[0].shift) - 1] for rivals in ways)
     words = (
-        f"{('one rung', 'two rungs')[abs(rivals[0].shift) - 1]} "
+        f"{('one level', 'two levels')[abs(rivals[0].shift) - 1]} "
         + " or ".join("higher" if rival.shift < 0 else "lower" for rival in rivals)
         for rivals in ways
     )

@@ -344,7 +344,7 @@ def _disagreement(compared: Sequence[tuple[SliceLook, int]]) -> list[Remark]:
     if not others:
         return []
     ways = (
-        f"{abs(rungs)} rung{'s' * (abs(rungs) > 1)} {'lower' if rungs > 0 else 'higher'}"
+        f"{abs(rungs)} level{'s' * (abs(rungs) > 1)} {'lower' if rungs > 0 else 'higher'}"
         for rungs in sorted(set(others))
     )
     how = ", ".join(ways)

@@ -97,7 +97,8 @@ def _namings(naming: Naming | None) -> list[tuple[str, float, bool]]:
         return []
     ways = [("as named here", naming.probability, True)]
     for rival in naming.rivals:
-        steps = {1: "one rung", 2: "two rungs"}.get(abs(rival.shift), f"{abs(rival.shift)} rungs")
+        shift = abs(rival.shift)
+        steps = {1: "one level", 2: "two levels"}.get(shift, f"{shift} levels")
         where = "higher" if rival.shift < 0 else "lower"
         ways.append((f"every name {steps} {where}", rival.probability, False))
     return ways

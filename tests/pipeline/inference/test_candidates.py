@@ -198,7 +198,7 @@ def test_no_weight_and_no_other_names_change_nothing() -> None:
 
 
 def test_the_pipeline_asks_its_namer(fake_pipeline, tmp_path, make_study, make_points) -> None:
-    """The detector's spots are named from the top; the namer says they begin one rung lower."""
+    """The detector's spots are named from the top; the namer says they begin one level lower."""
     make_study(tmp_path / "s")
     y = make_points()[:, 1]
 

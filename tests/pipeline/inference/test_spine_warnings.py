@@ -216,7 +216,7 @@ def test_a_close_second_naming(shift: int, word: str) -> None:
         for step, rank in enumerate((1, 0) if shift > 0 else (9, 10))
     ]
     (doubt,) = (text for text in warned(rows) if text.startswith("naming_in_doubt"))
-    assert f"one rung {word}" in doubt
+    assert f"one level {word}" in doubt
     assert any(text.startswith("transitional_anatomy") for text in warned(rows))
 
 
@@ -228,7 +228,7 @@ def test_both_close_namings_are_in_one_warning() -> None:
         for shift in (-2, 0, 2)
     ]
     (doubt,) = (text for text in warned(rows) if "off by one" in text)
-    assert "one rung higher or lower fits nearly as well" in doubt
+    assert "one level higher or lower fits nearly as well" in doubt
 
 
 def test_a_gap_too_wide_for_its_levels() -> None:
@@ -295,20 +295,20 @@ def test_the_sacrum_was_not_found(ranks: range, height: int, levels) -> None:
 @pytest.mark.parametrize(
     ("shares", "said"),
     [
-        pytest.param((0, 0.3, 0, 0), "off by one: every name one rung higher fits", id="higher"),
-        pytest.param((0, 0, 0.3, 0), "off by one: every name one rung lower fits", id="lower"),
+        pytest.param((0, 0.3, 0, 0), "off by one: every name one level higher fits", id="higher"),
+        pytest.param((0, 0, 0.3, 0), "off by one: every name one level lower fits", id="lower"),
         pytest.param(
-            (0, 0.2, 0.1, 0), "off by one: every name one rung higher or lower fits", id="both"
+            (0, 0.2, 0.1, 0), "off by one: every name one level higher or lower fits", id="both"
         ),
-        pytest.param((0, 0, 0, 0.3), "off by two: every name two rungs lower fits", id="two"),
+        pytest.param((0, 0, 0, 0.3), "off by two: every name two levels lower fits", id="two"),
         pytest.param(
             (0.1, 0.2, 0, 0),
-            "off by one or two: every name one rung higher, or two rungs higher fits",
+            "off by one or two: every name one level higher, or two levels higher fits",
             id="one and two",
         ),
         pytest.param(
             (0.03, 0.04, 0.02, 0.03),
-            "every name one rung higher fits",
+            "every name one level higher fits",
             id="none much, the likeliest",
         ),
     ],

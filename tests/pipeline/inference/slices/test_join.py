@@ -186,7 +186,7 @@ def test_a_slice_that_names_it_otherwise_lowers_the_probability_and_is_told() ->
     assert joined.spine.naming is not None
     assert joined.spine.naming.probability < first.naming.probability
     (told,) = [each for each in joined.frame.warnings if each.code == "slice_choice"]
-    assert dict(told.parameters) == {"count": 1, "of": 2, "how": "1 rung lower"}
+    assert dict(told.parameters) == {"count": 1, "of": 2, "how": "1 level lower"}
 
 
 def test_a_poor_slice_that_names_it_otherwise_is_no_word() -> None:

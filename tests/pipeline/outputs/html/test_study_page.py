@@ -117,7 +117,7 @@ def test_what_is_wrong_stands_first(analysis) -> None:
     assert rows["L2"][0] == "not found"
     assert all(row[3].endswith("in doubt") for level, row in rows.items() if level not in
                ("L2", "L5-S1"))  # fmt: skip
-    assert "every name one rung higher0.40" in tree.text_content()
+    assert "every name one level higher0.40" in tree.text_content()
     assert "Research use only. Not for diagnosis." in tree.text_content()
 
 
