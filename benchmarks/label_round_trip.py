@@ -209,13 +209,12 @@ def work(settings: RoundTripSettings, folder: Path) -> harness.BenchResult:
     losses: dict[str, Loss] = {}
     write_csv(spines, folder / "points.csv")
     data = folder / "data"
-    losses["csv, in"] = loss(
+    losses["csv, in; COCO of the dataset"] = loss(
         known, converted(ConvertCsv(annotations=folder / "points.csv", images=studies, out=data))
     )
     records = load_dataset(data).all_records()
     images |= {record.image_id: str(record.instance_uid) for record in records}
 
-    losses["COCO of a dataset"] = loss(known, marks_of(records, images))
     coco = EXPORT_SETTINGS["coco"](
         annotations=data / "annotations" / "train.json", images=data / "images", out=folder / "coco"
     )
@@ -281,9 +280,11 @@ def work(settings: RoundTripSettings, folder: Path) -> harness.BenchResult:
         about="""\
 Errors are pixels: of a point its distance, of a box the largest of its four sides. 0 is below a
 thousand-millionth of a pixel, and a dash means that the format does not hold it. *Lost* are
-structures, and a grade has changed where any of its tags has. Of results, what stands in
-`result.json` is what goes in; `boxes=rule` makes boxes anew, from the points, so that they differ
-from the detector's.""",
+structures, and a grade has changed where any of its tags has. What a conversion makes is read from
+its COCO files; the rows of VOC and YOLO read those files of the first dataset. Of results,
+abstained ones included, what stands in `result.json` is what goes in. `boxes=rule` makes boxes
+anew, from the points, so that they differ from the result's own: most where the detector left out
+structures between two points.""",
         data=(
             f"{settings.n} phantom studies, {len(known)} structures of "
             f"{len({mark.tags for mark in known.values()})} grades; {len(given)} in results"

@@ -164,7 +164,8 @@ def work(settings: ReviewSettings, folder: Path) -> harness.BenchResult:
         title="Large cohorts",
         about="""\
 Medians over the rounds, after one that fills the disk's cache. Each step is asked for over HTTP
-when the one before is answered.""",
+when the one before is answered. Before the page answers, the headers of all images are looked
+through. Other programs ran beside it where the load average is above the number of cores.""",
         data=data,
         packages=("starlette", "uvicorn", "pydicom"),
         tables=(
