@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import cohort_memory
 import harness
 import health_folds as health
+import label_round_trip as round_trip
 import numpy as np
 import pytest
 import report_rows as rows
@@ -32,8 +33,13 @@ SCRIPTS = {
     "start_up": ["repeats=1"],
     "grading_time": ["repeats=1", "classifiers=lumbar-gradients,lumbar-gradients"],
     "runtimes": ["n=1", "formats=onnx", "repeats=1", "cold=false"],
+    "label_round_trip": ["n=1"],
+    "review_cohort": ["n=2", "slices=1", "repeats=1"],
     "training_speed": ["n=3", "imgsz=64", "batch=2", "epochs=3", "repeats=1"],
 }
+
+NEEDED = {"runtimes": ("onnxruntime",), "review_cohort": ("starlette", "uvicorn")}
+"""Packages of extras, without which a script is not run."""
 
 
 @pytest.fixture
@@ -96,8 +102,8 @@ def test_a_wrong_key_ends_a_script_as_it_ends_a_command() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_runs_and_writes_its_section(tmp_path: Path, name: str) -> None:
-    if name == "runtimes":
-        pytest.importorskip("onnxruntime")
+    for package in NEEDED.get(name, ()):
+        pytest.importorskip(package)
     out, page = tmp_path / "report.json", tmp_path / "page.md"
     page.write_text("# Benchmarks\n\nBy hand.\n")
     script = importlib.import_module(name)
@@ -637,3 +643,24 @@ def test_a_variant_is_finished_with_a_score_of_every_fold(tmp_path: Path) -> Non
             (folder / variant / f"fold{n}" / "val").mkdir(parents=True)
             (folder / variant / f"fold{n}" / "val" / "metrics.json").touch()
     assert rows.finished_variants(folder) == ("whole",)
+
+
+# label_round_trip
+
+
+def test_a_loss_counts_what_moved_what_is_gone_and_what_changed() -> None:
+    mark = round_trip.Mark((1.0, 2.0), (0.0, 0.0, 4.0, 4.0), ("v1",))
+    known = {("a", level): mark for level in ("L1", "L2", "L3")}
+    back = {
+        ("a", "L1"): round_trip.Mark((4.0, 6.0), (0.0, -3.0, 4.0, 5.0), ("v1",)),
+        ("a", "L2"): round_trip.Mark((1.0, 2.0), mark.box_xyxy, ("v2",)),
+    }
+    found = round_trip.loss(known, back)
+    assert found.points_px == (5.0, 0.0)
+    assert found.boxes_px == (3.0, 0.0)
+    assert found.row() == ("5", "2.5", "3", "1.5", "1", "1")
+    assert round_trip.loss(known, known).row() == ("0",) * 6
+    boxes = round_trip.loss(known, known, (round_trip.BOX,))
+    assert boxes.row() == ("–", "–", "0", "0", "0", "–")
+    with pytest.raises(SpinelineError, match="came back that did not go in"):
+        round_trip.loss(back, known)
