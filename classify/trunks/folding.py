@@ -13,9 +13,8 @@ def fold_norms(trunk: nn.Module) -> None:
     """Fold timm's batch norms (with their activation) into the convolution before, in place.
 
     In evaluation y = (conv(x) - mean) g + bias with g = weight / sqrt(variance + eps) is one
-    convolution: that of the kernels times g. Results differ by rounding, some 1e-6; an
-    EfficientNet needs a fifth to a quarter less time. Only pairs that follow each other in one
-    module are folded, as those of EfficientNet do.
+    convolution: that of the kernels times g. Results differ by rounding. Only pairs that follow
+    each other in one module are folded, as those of EfficientNet do.
     """
     from timm.layers import BatchNormAct2d
 

@@ -8,7 +8,7 @@ of a bootstrap over studies, and the number of labels or predictions it counts. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,44 +64,42 @@ def evaluate_images(
         ``{"report": {"recall": {value, ci95, n}, …}, "level_accuracy_8px": {value, ci95, n},
         "level_accuracy_6mm": {value, ci95, n, "disc": {…}, "vertebra": {…}}, …}``.
     """
-    flat = {
-        name: with_interval(values, n)
-        for name, (values, n) in drawn_metrics(
-            images, draws=draws, seed=seed, leave_out_abstained=leave_out_abstained
-        ).items()
-    }
-    images = _counted(images, leave_out_abstained=leave_out_abstained)
-    weights = draw_weights(len(studies_of(images)), draws, seed=seed)
-    labels = label_table(images)
+    counted = _counted(images, leave_out_abstained=leave_out_abstained)
+    weights = draw_weights(len(studies_of(counted)), draws, seed=seed)
+    labels = label_table(counted)
+    found = _drawn_metrics(counted, labels, weights, _naming_metrics(images, draws, seed))
+    flat = {name: with_interval(values, n) for name, (values, n) in found.items()}
     flat["seven.confusion"] = _confusion(labels, weights)
-    return nested(flat | _coco(images, weights))
+    return nested(flat | _coco(counted, weights))
 
 
-def drawn_metrics(
+def _naming_metrics(images: Sequence[ScoredImage], draws: int, seed: int) -> dict[str, Counted]:
+    """The naming's probability is scored on every image, abstained or not."""
+    table, weights = naming_table(images), draw_weights(len(studies_of(images)), draws, seed=seed)
+    return {key: metric(table, weights) for key, metric in NAMING_METRICS.items()}
+
+
+def _drawn_metrics(
     images: Sequence[ScoredImage],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    leave_out_abstained: bool = False,
+    labels: LabelTable,
+    weights: FloatArray,
+    naming: Mapping[str, Counted],
 ) -> dict[str, Counted]:
-    """Each metric by its dotted name: its value on the studies and in every draw, and its count.
+    """Each metric of points and grades by its dotted name, in every draw.
 
-    The same studies, draws and seed give the same draws, so that the differences of two sets of
+    The same studies and weights give the same draws, so that the differences of two sets of
     predictions are paired by study.
 
-    Returns:
-        Name to ``(values, n)``; ``values`` is (1 + draws,) float64, the first without a draw.
+    Args:
+        images: as they count, see [_counted][].
+        labels: their table.
+        weights: (1 + draws, studies).
+        naming: metrics of the naming's probability, which stand among them.
     """
-    # The naming's probability is scored on every image, abstained or not.
-    table, weights = naming_table(images), draw_weights(len(studies_of(images)), draws, seed=seed)
-    names = {key: metric(table, weights) for key, metric in NAMING_METRICS.items()}
-    images = _counted(images, leave_out_abstained=leave_out_abstained)
-    weights = draw_weights(len(studies_of(images)), draws, seed=seed)
-    report, labels = report_table(images), label_table(images)
+    report = report_table(images)
     found = {key: metric(report, weights) for key, metric in REPORT_METRICS.items()}
     found |= {key: metric(labels, weights) for key, metric in POINT_METRICS.items()}
-    found["offset_accuracy"] = offset_accuracy(naming_table(images), weights)
-    found |= names
+    found |= {"offset_accuracy": offset_accuracy(naming_table(images), weights), **naming}
     for key, metric in GRADE_METRICS.items():
         values, n = metric(labels, weights)
         undefined = labels.ungraded and key.startswith(_NEED_GRADES)
@@ -135,10 +133,17 @@ def paired_differences(
         both = [not a.abstained and not b.abstained for a, b in zip(images, others, strict=True)]
         images = [image for image, counts in zip(images, both, strict=True) if counts]
         others = [image for image, counts in zip(others, both, strict=True) if counts]
-    first = drawn_metrics(images, draws=draws, seed=seed)
-    second = drawn_metrics(others, draws=draws, seed=seed)
+    first, second = (_all_drawn(each, draws, seed) for each in (images, others))
     return nested(
         {name: with_interval(values - second[name][0], n) for name, (values, n) in first.items()}
+    )
+
+
+def _all_drawn(images: Sequence[ScoredImage], draws: int, seed: int) -> dict[str, Counted]:
+    counted = _counted(images, leave_out_abstained=False)
+    weights = draw_weights(len(studies_of(counted)), draws, seed=seed)
+    return _drawn_metrics(
+        counted, label_table(counted), weights, _naming_metrics(images, draws, seed)
     )
 
 
