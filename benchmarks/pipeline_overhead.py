@@ -51,7 +51,7 @@ ABOUT = f"""\
 classifier), on tensors prepared beforehand, and reads the pixels of each chosen file; the others
 are the command with models loaded, from the folder to its files on disk. Wanted is {GOAL} at most.
 {harness.ABOUT}"""
-Pass = tuple[torch.nn.Module, torch.Tensor]
+Pass = tuple[torch.nn.Module, tuple[torch.Tensor | None, ...]]
 WHOLE: dict[str, dict[str, Any]] = {
     "pipeline predict": {},
     "pipeline predict workers=0": {"workers": 0},
@@ -70,12 +70,15 @@ def kept_passes(pipeline: Pipeline, frames: list[Frame]) -> tuple[list[Pass], li
     """Every forward pass over frames, in batches as the command makes them, and what came of it."""
     passes: list[Pass] = []
     size = batch_size(pipeline.settings)
-    networks = [pipeline.detector.network, pipeline.classifier.network]
+    networks = [
+        pipeline.detector.network,
+        *(member.network for member in as_one(pipeline.classifier).members),
+    ]
     if pipeline.namer is not None:
         networks.append(pipeline.namer.network)
     handles = [
         network.register_forward_pre_hook(
-            lambda module, tensors: passes.append((module, tensors[0].clone()))
+            lambda module, tensors: passes.append((module, tuple(map(_kept, tensors))))
         )
         for network in networks
     ]
@@ -89,13 +92,17 @@ def kept_passes(pipeline: Pipeline, frames: list[Frame]) -> tuple[list[Pass], li
     return passes, analyses
 
 
+def _kept(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
 def bare(passes: list[Pass], files: list[Path]) -> None:
     """Only what cannot be left out."""
     for path in files:
         pydicom.dcmread(path).pixel_array  # noqa: B018 - decodes
     with torch.inference_mode():
-        for network, tensor in passes:
-            network(tensor)
+        for network, tensors in passes:
+            network(*tensors)
 
 
 def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> dict[str, float]:
