@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spineline.converters.disagreeing_levels import disagreeing_levels
 from spineline.converters.formats.voc import read_voc
 from spineline.converters.sources.source import Pixels
 from spineline.datasets.boxes import cxcywhn_to_xyxy
@@ -40,11 +41,13 @@ def dataset_findings(dataset: Dataset) -> list[Finding]:
         found = _record_findings(record, wanted)
         found += [] if bare else _label_findings(dataset, record)
         findings += [f for f in found if (f.image_id, f.level, f.finding) not in known]
-    if bare and not any(s.pathology for record in records for s in record.structures):
-        LOG.info("grades: its structures have none, which a bare data set has no place for")
+    if not any(s.pathology or s.class_name for record in records for s in record.structures):
+        LOG.info("grades: none of its structures has one, so their absence is no finding")
+        findings = [finding for finding in findings if finding.finding != "empty_tag"]
     findings += [] if bare else _files_without_record(dataset)
     findings += _studies_in_two_parts(dataset)
     findings += _patients_in_two_parts(dataset)
+    findings += disagreeing_levels(records)
     action = "none: mend or remove the image" if bare else _AGAIN
     findings += image_findings(records, lambda r: read_image(dataset.image_path(r)), action)
     return findings

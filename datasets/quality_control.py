@@ -69,6 +69,7 @@ SEVERITY: dict[str, Severity] = {
     "outside_mark": "note",
     "pixels_not_square": "note",
     "label_contradicted": "warning",
+    "levels_disagree": "warning",
     "box_outside": "note",
     "low_confidence": "note",
     "not_looked_at": "note",
