@@ -110,6 +110,10 @@ class StressSettings(ModelSettings):
         "of external; all: every one; others: all but the test part",
         default=TEST_PATIENTS,
     )
+    without: tuple[str, ...] = key(
+        "of external: images left out, such as those that data check finds by levels_disagree",
+        default=(),
+    )
     stresses: tuple[str, ...] = key("these alone", default=(), choices=tuple(STRESSES))
     every: int = key("of the spines only each n-th", default=1, minimum=1)
     seed: int = key("of what is drawn", default=0, minimum=0)
@@ -195,8 +199,8 @@ def external_spines(settings: StressSettings) -> Iterator[Spine]:
         wanted = {"all": True, "others": patient not in TEST_PATIENTS}.get(
             settings.patients[0], patient in settings.patients
         )
-        if wanted:
-            file = settings.external / "images" / entry["image"]
+        file = settings.external / "images" / entry["image"]
+        if wanted and file.stem not in settings.without:
             image = window_to_uint8(read_uint8_image(file))
             points = inside({k: (x, y) for k, (x, y) in entry["points"].items()}, image.shape)
             yield Spine(file.stem, patient, "external", image, points)

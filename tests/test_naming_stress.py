@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
+import harness
 import naming_stress as script
 import numpy as np
 import pytest
@@ -133,3 +137,15 @@ def test_the_script_reads_its_own_rows_again(tmp_path, capsys) -> None:
     assert {path.name for path in out.iterdir()} == {"stress.json", "stress.md", "reliability.png"}
     assert "| plain " in capsys.readouterr().out
     assert "spineline:naming-stress" in page.read_text()
+
+
+def test_images_named_in_without_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    points = {level: [90, 60 + 24 * rank] for rank, level in enumerate(LEVELS)}
+    entries = [{"image": f"{n}.png", "patient": "p1", "points": points} for n in "abc"]
+    (tmp_path / "points.json").write_text(json.dumps(entries))
+    for entry in entries:
+        cv2.imwrite(str(tmp_path / "images" / entry["image"]), drawn().image)
+    words = [f"external={tmp_path}", "patients=all", "without=b", f"out={tmp_path / 'out'}"]
+    settings = harness.parse_words(words, script.StressSettings)
+    assert [spine.name for spine in script.external_spines(settings)] == ["a", "c"]
