@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 from harness import FoldsSettings, figure_text, parse_words, recorded_command
-from pages import write_section
+from pages import folded, write_section
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
@@ -185,14 +185,7 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
     record = data / "run.yaml"
     converted = recorded_command(record, ConvertReport, {"out": str(data)})
     sizes = "The recipes in full." if settings.full else small_note(settings, data, models)
-    lines = [
-        "## Discs, healthy or sick",
-        "",
-        ABOUT,
-        markdown_table(HEADS, rows),
-        "",
-        f"In brackets: 95 % interval, bootstrap over patients. {sizes}",
-        "",
+    made = [
         f"- Data: {sum(studies)} patients, {models[0].figures['one_to_one.recall']['pooled']['n']} "
         f"discs, {len(studies)} folds",
         f"- Seed: {settings.seed} of folds, trainings and bootstrap",
@@ -201,6 +194,16 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         "Made by, in this order:",
         "",
         *(f"- `{command}`" for command in (converted, *(m.command for m in models))),
+    ]
+    lines = [
+        "## Discs, healthy or sick",
+        "",
+        ABOUT,
+        markdown_table(HEADS, rows),
+        "",
+        f"In brackets: 95 % interval, bootstrap over patients. {sizes}",
+        "",
+        *folded("Commands and data", made),
     ]
     return "\n".join(lines) + "\n"
 

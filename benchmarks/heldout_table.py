@@ -1,6 +1,7 @@
 """The figures of a folder of `pipeline val` as a section of a Markdown page.
 
-    python benchmarks/heldout_table.py val=OUT/val page=docs/results.md [section=heldout] [note=…]
+    python benchmarks/heldout_table.py val=OUT/val page=docs/results.md \\
+        [section=heldout] [title=…] [note=…]
 
 The rest of the page stays; figures that others published stand beside ours.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 from harness import parse_words
-from pages import check_name, write_section
+from pages import check_name, folded, write_section
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.run_record import run_script
@@ -52,22 +53,29 @@ class TableSettings(Settings):
     val: Path = key("folder that pipeline val wrote")
     page: Path = key("Markdown page to write a section of")
     section: str = key("name of that section", default="heldout")
+    title: str = key("heading of the section", default="")
     note: str = key("a sentence on the data", default="")
 
 
-def section_text(metrics: Mapping[str, Any], run: Mapping[str, Any], *, note: str = "") -> str:
+GRADES = ("report", "seven", "binary", "ccf.c_", "ccf.score", "tianchi.macro_f1")
+"""What the names of figures of grades begin with: left out where no grade is labelled."""
+
+
+def section_text(
+    metrics: Mapping[str, Any], run: Mapping[str, Any], *, title: str = "", note: str = ""
+) -> str:
     """Every figure, and what is needed to make it again, as Markdown.
 
     Args:
         metrics: the content of ``metrics.json``.
         run: the content of ``run.yaml`` beside it; of its paths the last part alone is shown.
+        title: heading of the section, if it has one.
         note: a sentence on the data.
     """
     settings = parse_settings(PipelineVal, run["settings"], where="run.yaml")
     weights, bootstrap = metrics["weights"], metrics["bootstrap"]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    lines = [note, ""] if note else []
-    lines += [
+    made = [
         f"- Command: `{command_line('pipeline val', settings)}`",
         f"- Data: {metrics['studies']} studies, {metrics['images']} images, "
         f"{metrics['labels']} labels; {len(metrics['failures'])} failed, "
@@ -76,13 +84,21 @@ def section_text(metrics: Mapping[str, Any], run: Mapping[str, Any], *, note: st
         f"- Bootstrap: {bootstrap['draws']} draws, seed {bootstrap['seed']}",
         f"- Versions: {versions}",
         f"- Machine: {machine()}",
-        "",
+    ]
+    lines = [f"## {title}", ""] if title else []
+    lines += [note, ""] if note else []
+    lines += [
         "| figure | value | 95 % interval | n | published |",
         "|---|--:|--:|--:|---|",
     ]
+    graded = metrics["report"]["recall"]["n"] > 0
     for name, *cells in metric_rows(metrics):
-        lines.append(f"| `{name}` | {' | '.join(cells)} | {PUBLISHED.get(name, '')} |")
-    return "\n".join([*lines, "", ABOUT_PUBLISHED, "", *confusion(metrics)]) + "\n"
+        if graded or not name.startswith(GRADES):
+            lines.append(f"| `{name}` | {' | '.join(cells)} | {PUBLISHED.get(name, '')} |")
+    lines += ["", ABOUT_PUBLISHED, ""]
+    if graded:
+        lines += [*confusion(metrics), ""]
+    return "\n".join([*lines, *folded("Command, data, weights and versions", made)]) + "\n"
 
 
 def confusion(metrics: Mapping[str, Any]) -> list[str]:
@@ -91,7 +107,7 @@ def confusion(metrics: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     lines = [
-        "## Seven-class confusion", "", "Rows: label; columns: answer.", "",
+        "### Seven-class confusion", "", "Rows: label; columns: answer.", "",
         "| | " + " | ".join(SEVEN_NAMES) + " | missed |", "|---|" + "--:|" * 8,
     ]  # fmt: skip
     for name, counts, missed in zip(SEVEN_NAMES, found["value"], found["missed"], strict=True):
@@ -109,7 +125,7 @@ def main(words: list[str]) -> None:
         run = yaml.safe_load((settings.val / "run.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"val={settings.val}: no folder of pipeline val ({error})") from error
-    text = section_text(metrics, run, note=settings.note)
+    text = section_text(metrics, run, title=settings.title, note=settings.note)
     write_section(settings.page, settings.section, text, title="Results")
 
 

@@ -1,4 +1,4 @@
-"""Names under stress: unseen spines, changed in many ways; are the names right, or the doubt told?
+"""Names under stress: unseen spines, changed in many ways; are names right, or is there a warning?
 
     python benchmarks/naming_stress.py annotations=LABELS.json images=FRAMES folds=FOLDS \\
         external=EXTERNAL/spider out=OUT page=docs/results.md
@@ -16,11 +16,11 @@ drawn by `seed`, the spine and the change. A spine is
 - *abstained* where nothing was found, its frame was refused, or its naming is marked as a guess;
 - *right* where it is not, and more than half of the structures that lie on a labelled place bear
   its name; where a vertebra was taken out or put in, *all* of them, counted from the sacrum;
-- *wrong and told* where it is neither, and a warning says so: one of `TOLD`;
-- *wrong in silence* otherwise.
+- *wrong with a warning* where it is neither, and a warning says so: one of `WARNED`;
+- *wrong without a warning* otherwise.
 
-*Doubted* are those that are right and told all the same. A place is labelled where a level's centre
-is less than half a rung away.
+*Doubted* are those that are right with such a warning. A place is labelled where a level's centre
+is less than half the distance of neighbours away.
 
 Into `out` go `stress.json` (all rows), `stress.md` (the table) and `reliability.png`. `fit=true`
 fits the probability of a naming on half of the patients, by the hash of the patient's name, and
@@ -41,7 +41,7 @@ from pathlib import Path
 import numpy as np
 from default_weights import TEST_PATIENTS
 from harness import parse_words
-from pages import write_section
+from pages import folded, write_section
 from stress_set import STRESSES, Spine, drawn_by, inside, rung_of
 
 from spineline.datasets.common.arrays import FloatArray
@@ -71,7 +71,7 @@ from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.settings import GroundTruthSettings, ModelSettings
 from spineline.pipeline.inference.sources import Frame
 
-TOLD = (
+WARNED = (
     "naming_in_doubt",
     "naming_abstained",
     "transitional_anatomy",
@@ -83,17 +83,22 @@ TOLD = (
 NO_SACRUM = "naming_in_doubt: sacrum"
 """In rows: the naming is in doubt because the sacrum was not seen, whatever its probability."""
 
-OUTCOMES = ("right", "abstained", "wrong_told", "wrong_silent")
+OUTCOMES = ("right", "abstained", "wrong_warned", "wrong_silent")
 HEADS = (
     "stress",
     "spines",
     "right",
     "doubted",
     "abstained",
-    "wrong and told",
-    "wrong in silence",
+    "wrong with a warning",
+    "wrong without one",
     "right of named",
 )
+ABOUT = """\
+Shares of the looks at spines. *Right*: named, and more than half of what lies on a label bears its
+name (all of it, where a vertebra was removed or doubled). *Doubted*: right, with a warning that
+names may be wrong. *Abstained*: marked as a guess, refused, or nothing found. *Wrong with a
+warning* and *without one* are the rest. *Right of named* leaves out what is abstained."""
 BINS = 10
 PENALTY = 0.001
 """Of the squares of the coefficients, so that they stay finite where few namings are wrong."""
@@ -120,13 +125,15 @@ class StressSettings(ModelSettings):
     rows: Path | None = key("stress.json of an earlier run, instead of looking", default=None)
     fit: bool = key("fit the probability of a naming on half of the patients", default=False)
     silent: float = key(
-        "share of namings that may be wrong in silence", default=0.005, minimum=0, maximum=1
+        "share of namings that may be wrong without a warning", default=0.005, minimum=0, maximum=1
     )
     right: float = key(
         "share of names given that has to be right", default=0.99, minimum=0, maximum=1
     )
     page: Path | None = key("Markdown page to write a section of", default=None)
     section: str = key("name of that section of page", default="naming-stress")
+    title: str = key("heading of the section", default="Names under stress")
+    note: str = key("sentences on the data, above the table", default="")
     overwrite: bool = key("replace out", default=False)
 
 
@@ -140,7 +147,7 @@ class Row:
         levels: how many were found.
         names_right: whether the names are right, given or not.
         abstained: nothing found, refused, or marked as a guess.
-        codes: of the warnings in `TOLD`.
+        codes: of the warnings in `WARNED`.
         probability: of the naming; None without one.
         evidence: what the probability is made of, by name.
     """
@@ -163,7 +170,7 @@ class Row:
             return "abstained"
         if self.names_right:
             return "right"
-        return "wrong_told" if self.codes else "wrong_silent"
+        return "wrong_warned" if self.codes else "wrong_silent"
 
 
 # ---- spines
@@ -219,7 +226,7 @@ def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
     frame = Frame("stress", image, turn, width, height)
     analysis = pipeline.analyse([frame])[0]
     result = analysis.result
-    codes = told_codes(result.warnings)
+    codes = warned_codes(result.warnings)
     naming = result.naming
     refused = "not_lumbar_t2" in codes
     found = [(s.level, s.point_xy) for s in result.structures]
@@ -237,14 +244,14 @@ def look(task: tuple[Spine, str], *, pipeline: Pipeline, seed: int) -> Row:
     )
 
 
-def told_codes(warnings: Sequence[Remark]) -> tuple[str, ...]:
-    """The codes in `TOLD`; `NO_SACRUM` for a doubt that is none of the probability."""
+def warned_codes(warnings: Sequence[Remark]) -> tuple[str, ...]:
+    """The codes in `WARNED`; `NO_SACRUM` for a doubt that is none of the probability."""
     codes = (
         NO_SACRUM
         if warning.code == "naming_in_doubt" and "probability" not in dict(warning.parameters)
         else warning.code
         for warning in warnings
-        if warning.code in TOLD
+        if warning.code in WARNED
     )
     return tuple(dict.fromkeys(codes))
 
@@ -315,7 +322,7 @@ def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     for name, group in groups:
         if group:
             c = counted(group)
-            shares = ("right", "doubted", "abstained", "wrong_told", "wrong_silent")
+            shares = ("right", "doubted", "abstained", "wrong_warned", "wrong_silent")
             cells = (f"{c[share]:.3f}" for share in (*shares, "right_of_named"))
             lines.append((name, str(len(group)), *cells))
     return lines
@@ -406,7 +413,7 @@ def with_coefficients(row: Row, coefficients: Mapping[str, float], least: float)
 def least_probability(
     rows: Sequence[Row], coefficients: Mapping[str, float], settings: StressSettings
 ) -> float:
-    """The least probability at which few enough are wrong in silence and names are mostly right."""
+    """The least probability with few enough wrong without a warning, and names mostly right."""
     for percent in range(100):
         found = counted([with_coefficients(row, coefficients, percent / 100) for row in rows])
         if found["wrong_silent"] <= settings.silent and found["right_of_named"] >= settings.right:
@@ -437,26 +444,20 @@ def fit_text(rows: Sequence[Row], settings: StressSettings) -> str:
 
 def section_text(settings: StressSettings, rows: Sequence[Row]) -> str:
     """The section of the page."""
-    hidden = {"out", "page", "overwrite", "rows"}
+    hidden = {"out", "page", "overwrite", "rows", "section", "title", "note"}
     words = command_line("", settings).removeprefix("spineline").split()
     shown = [word for word in words if word.partition("=")[0] not in hidden]
     spines = len({(row.source, row.spine) for row in rows})
     patients = len({(row.source, row.patient) for row in rows})
-    return "\n".join(
-        [
-            "## Names under stress",
-            "",
-            "Shares of the spines; what the words mean is told by `benchmarks/naming_stress.py`.",
-            "",
-            f"- Command: `{' '.join(['python benchmarks/naming_stress.py', *shown])}`",
-            f"- Data: {spines} images of {patients} patients, {len(rows)} looks; "
-            f"seed {settings.seed}",
-            f"- Expected calibration error of the probability: {calibration_gap(rows):.4f}",
-            "",
-            markdown_table(HEADS, table_rows(rows)),
-            "",
-        ]
-    )
+    made = [
+        f"- Command: `{' '.join(['python benchmarks/naming_stress.py', *shown])}`",
+        f"- Data: {spines} images of {patients} patients, {len(rows)} looks; seed {settings.seed}",
+        f"- Expected calibration error of the probability: {calibration_gap(rows):.4f}",
+    ]
+    lines = [f"## {settings.title}", ""]
+    lines += [settings.note, ""] if settings.note else []
+    lines += [ABOUT, "", markdown_table(HEADS, table_rows(rows)), ""]
+    return "\n".join([*lines, *folded("Command and data", made), ""])
 
 
 def main(words: list[str]) -> None:

@@ -12,6 +12,7 @@ A section named ``heldout`` stands between two lines of its own:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def read_sections(file: Path) -> dict[str, str]:
         SpinelineError: the page's comments are no pairs, or it cannot be read.
     """
     return {name: found.text for name, found in _sections(_read(file), str(file)).items()}
+
+
+def folded(summary: str, lines: Sequence[str]) -> list[str]:
+    """Lines of Markdown that a reader opens by a click, on the site and on GitHub."""
+    opened = f'<details markdown="1"><summary>{summary}</summary>'
+    return [opened, "", *lines, "", "</details>"]
 
 
 def check_name(name: str) -> None:

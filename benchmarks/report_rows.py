@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 from harness import FoldsSettings, figure_text, parse_words, recorded_command
-from pages import check_name, read_sections, write_section
+from pages import check_name, folded, read_sections, write_section
 
 from spineline.converters.convert import convert_report
 from spineline.converters.settings import ConvertReport
@@ -283,7 +283,7 @@ class RowsSettings(FoldsSettings):
         "metrics.json of pipeline val: the best of ours (else best_section of page)", default=None
     )
     best_section: str = key(
-        "section of page with the figures of the best of ours", default="heldout"
+        "section of page with the figures of the best of ours", default="out-of-fold"
     )
     section: str = key("name of that section of page", default="report-rows")
 
@@ -609,14 +609,14 @@ def section_text(settings: RowsSettings) -> str:
     }
     made = made_by(settings.out, shown)
     if made:
-        lines += ["Made by:", "", *made, f"- Machine: {machine()}", ""]
-    lines += ["Each row in full, `OUT` being one folder (`device=0` is a GPU):", ""]
+        lines += [*folded("Commands that made this", [*made, f"- Machine: {machine()}"]), ""]
     full = RowsSettings(out=settings.out, size="full", device="0", seed=settings.seed, k=settings.k)
     every = commands(full, chosen_variants(ROWS), "OUT")
     titles = {"data": "Folds", **{e.name: f"{e.title} (`{e.name}`)" for e in EXPERIMENTS}}
-    lines += [f"- {titles[name]}: `{text}`" for name, text in every]
+    each = [f"- {titles[name]}: `{text}`" for name, text in every]
     script = "python benchmarks/report_rows.py size=full device=0 annotations=LABELS.json"
-    lines += ["", f"All of them: `{script} images=FRAMES out=OUT page=docs/results.md`."]
+    each += ["", f"All of them: `{script} images=FRAMES out=OUT page=docs/results.md`."]
+    lines += folded("Each row in full: `OUT` is one folder, `device=0` a GPU", each)
     return "\n".join(lines) + "\n"
 
 

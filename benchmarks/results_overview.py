@@ -1,0 +1,283 @@
+"""The tables at the top of the page of results: one a question, quoted from the sections below.
+
+    python benchmarks/results_overview.py
+
+Nothing is measured here. A row names a section, a row of its table and a column; where a section
+does not have them any more, the script says which, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+from harness import parse_words
+from pages import read_sections, write_section
+
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import Settings, key
+from spineline.datasets.common.tables import markdown_table
+
+SECTION = "overview"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+HEADS = ("what", "value", "n", "data", "from")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverviewSettings(Settings):
+    docs: Path = key("folder with results.md and benchmarks.md", default=DOCS)
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """One line of a table.
+
+    Attributes:
+        what: in the words of a reader.
+        data: what it was measured on.
+        section: of the page; ``benchmarks:NAME`` for one of ``benchmarks.md``.
+        row: first cell of the row, without backticks; the first such row counts.
+        column: its head; ``value`` comes with the interval beside it.
+        unit: shown after the value.
+        beside: column of a figure that others published, shown in brackets after the value.
+    """
+
+    what: str
+    data: str
+    section: str
+    row: str
+    column: str = "value"
+    unit: str = ""
+    beside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A heading, its table, and what the table does not say."""
+
+    title: str
+    quotes: tuple[Quote, ...]
+    note: str
+
+
+SPIDER, TIANCHI = "SPIDER's test part", "Tianchi, out of fold"
+PHANTOMS = "phantoms"
+
+
+def _val(section: str, data: str, *rows: tuple[str, str], beside: str = "") -> tuple[Quote, ...]:
+    return tuple(Quote(what, data, section, row, beside=beside) for what, row in rows)
+
+
+def _stress(section: str, data: str, row: str) -> tuple[Quote, ...]:
+    shares = (
+        ("names right, of the names given, under 27 looks", "right of named"),
+        ("names wrong without a warning, under 27 looks", "wrong without one"),
+        ("abstained, under 27 looks", "abstained"),
+    )
+    return tuple(Quote(what, data, section, row, column) for what, column in shares)
+
+
+LEVELS = (
+    ("levels within 6 mm", "level_accuracy_6mm"),
+    ("levels within 8 pixels", "level_accuracy_8px"),
+    ("all names of the image right", "offset_accuracy"),
+    ("images that were named, not abstained from", "naming.coverage"),
+    ("calibration error of the naming's probability", "naming.ece"),
+)
+QUESTIONS = (
+    Question(
+        "Does it work on images from elsewhere?",
+        (
+            *_val("spider-test", SPIDER, *LEVELS),
+            *_stress("naming-stress-spider", SPIDER, "external, all"),
+        ),
+        "Six millimetres are taken as 12 pixels here. How well it *grades* images from elsewhere "
+        "is not in this table. Images that it should refuse: [Images that are refused]"
+        "(suitability.md). Broken and odd files: [Robustness](robustness.md).",
+    ),
+    Question(
+        "Does it find and name the structures?",
+        (
+            *_val("out-of-fold", TIANCHI, *LEVELS),
+            *_stress("naming-stress-lumbar", TIANCHI, "lumbar, all"),
+        ),
+        "The looks are changes of brightness, contrast, sharpness and view, some of which cut "
+        "levels off or turn the image by 90 degrees: abstaining is then right.",
+    ),
+    Question(
+        "How good are the grades?",
+        _val(
+            "out-of-fold",
+            TIANCHI,
+            ("grade among seven classes: accuracy", "seven.accuracy"),
+            ("grade among seven classes: macro F1", "seven.macro_f1"),
+            ("discs, normal against abnormal: AUC", "ccf.c_disc"),
+            ("vertebrae, normal against abnormal: AUC", "ccf.c_vertebra"),
+            ("Schmorl's nodes: AUC on discs", "binary.auc_disc"),
+            ("Schmorl's nodes: sensitivity", "binary.sensitivity"),
+            ("Schmorl's nodes: specificity", "binary.specificity"),
+            ("calibration error of the seven classes", "seven.ece"),
+        ),
+        "Grades are of the structures as the pipeline found them. What the labels allow, and what "
+        " changes of the image do to grades: [Limits of the grades](grade_limits.md).",
+    ),
+    Question(
+        "How does it compare with others?",
+        (
+            *_val(
+                "out-of-fold",
+                TIANCHI,
+                ("levels within 8 pixels", "level_accuracy_8px"),
+                ("grade among seven classes: accuracy", "seven.accuracy"),
+                ("Schmorl's node or not: accuracy", "binary.accuracy"),
+                ("level, place and grade right: recall", "report.recall"),
+                ("level, place and grade right: precision", "report.precision"),
+                ("level, place and grade right: AP", "report.ap"),
+                ("mean accuracy of levels times mean AUC", "ccf.score"),
+                beside="published",
+            ),
+            Quote(
+                "a study by a script of one's own, against ours: time",
+                PHANTOMS,
+                "benchmarks:naive-chain",
+                "naive: resnet18, matplotlib",
+                "by ours",
+                " times",
+            ),
+        ),
+        "*Published* figures are of other test studies or folds of the same set, so they are no "
+        "paired comparison. Each row of the report, reproduced: "
+        "[The report's rows](#the-reports-rows). The older project on cervical discs: "
+        "[Discs, healthy or sick](#discs-healthy-or-sick).",
+    ),
+    Question(
+        "How fast is it?",
+        (
+            Quote(
+                "a study, models loaded: processor time",
+                PHANTOMS,
+                "benchmarks:slices-cost",
+                "slices=auto",
+                "ms of processor",
+                " ms",
+            ),
+            Quote(
+                "a study, one slice, models loaded: processor time",
+                PHANTOMS,
+                "benchmarks:slices-cost",
+                "slices=1",
+                "ms of processor",
+                " ms",
+            ),
+            Quote(
+                "`spineline help`, as a process",
+                "",
+                "benchmarks:start-up",
+                "spineline help",
+                "seconds",
+                " s",
+            ),
+            Quote(
+                "converting 2,000 frames to three formats: supervision against ours",
+                PHANTOMS,
+                "benchmarks:convert-speed",
+                "supervision, images once",
+                "by ours",
+                " times",
+            ),
+            Quote(
+                "peak memory over 2,000 studies (PSS)",
+                PHANTOMS,
+                "benchmarks:cohort-memory",
+                "2000 studies",
+                "peak PSS, MiB",
+                " MiB",
+            ),
+        ),
+        "On two cores of an AMD EPYC, without a GPU. An older version's figure need not hold for "
+        "this one: see [Benchmarks](benchmarks.md).",
+    ),
+)
+
+
+def overview_text(docs: Path) -> str:
+    """All tables as Markdown.
+
+    Raises:
+        SpinelineError: a section, row or column that a quote names is not there.
+    """
+    pages = {name: read_sections(docs / f"{name}.md") for name in ("results", "benchmarks")}
+    lines = []
+    for question in QUESTIONS:
+        rows = [_cells(quote, pages) for quote in question.quotes]
+        lines += [f"## {question.title}", "", markdown_table(HEADS, rows), "", question.note, ""]
+    return "\n".join(lines)
+
+
+def _cells(quote: Quote, pages: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    page, _, name = f"results:{quote.section}".rpartition(":")
+    page = page.removeprefix("results:")
+    where = f"{page}.md: section {name!r}"
+    text = pages[page].get(name)
+    if text is None:
+        raise SpinelineError(f"{where} is not there; mend QUESTIONS in {Path(__file__).name}")
+    for row in _rows(text):
+        if next(iter(row.values())).strip("`") == quote.row and quote.column in row:
+            link = _anchor(text) if page == "results" else f"{page}.md{_anchor(text)}"
+            return _line(quote, row, link, "" if page == "results" else _version(text))
+    msg = f"{where} has no row {quote.row!r} with a column {quote.column!r}"
+    raise SpinelineError(f"{msg}; mend QUESTIONS in {Path(__file__).name}")
+
+
+def _line(quote: Quote, row: dict[str, str], link: str, version: str) -> tuple[str, ...]:
+    value, between = row[quote.column], row.get("95 % interval", "")
+    if quote.column == "value" and between:
+        value = f"{Decimal(value).quantize(Decimal('0.001'), ROUND_HALF_UP)} ({between})"
+    value += quote.unit
+    if quote.beside:
+        value += f"; published {row[quote.beside]}"
+    data = ", ".join(filter(None, (quote.data, version)))
+    return (quote.what, value, row.get("n", row.get("spines", "")), data, f"[section]({link})")
+
+
+def _rows(text: str) -> Iterator[dict[str, str]]:
+    """The rows of all tables of a section, by the heads of their columns."""
+    heads: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            heads = []
+            continue
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not heads:
+            heads = cells
+        elif not re.fullmatch(r"[|\-: ]+", line):
+            yield dict(zip(heads, cells, strict=False))
+
+
+def _version(text: str) -> str:
+    """The version of ours that a benchmark ran, which may be older than this one."""
+    found = re.search(r"\bspineline (\d+\.\d+\.\d+)", text)
+    return f"spineline {found[1]}" if found else ""
+
+
+def _anchor(text: str) -> str:
+    """Where the first heading of a section is, as the site and GitHub number headings."""
+    heading = re.search(r"^## (.+)$", text, re.MULTILINE)
+    if heading is None:
+        return ""
+    return "#" + re.sub(r"[^\w\- ]", "", heading[1].lower()).strip().replace(" ", "-")
+
+
+def main(words: list[str]) -> None:
+    settings = parse_words(words, OverviewSettings)
+    if settings is not None:
+        text = overview_text(settings.docs)
+        write_section(settings.docs / "results.md", SECTION, text, title="Results")
+
+
+if __name__ == "__main__":
+    run_script(main)
