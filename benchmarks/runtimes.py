@@ -25,7 +25,7 @@ import harness
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
-from spineline.datasets.networks.runtimes import FORMS, PACKAGES, threads
+from spineline.datasets.networks.runtimes import FORMS, PACKAGES, default_threads
 from spineline.pipeline.export.export import Agreement, export
 from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.pipeline import Pipeline
@@ -140,7 +140,7 @@ def found_in(settings: RuntimeSettings, measured: Measured) -> harness.BenchResu
         about=ABOUT,
         data=f"{measured.data}; {settings.weights} weights, exported",
         packages=tuple(packages),
-        threads=threads(),
+        threads=default_threads(),
         tables=(markdown_table(HEADS, rows_of(measured, settings.n)),),
         report={
             "loaded": harness.turns_json(measured.loaded),

@@ -25,7 +25,9 @@ from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.networks.runtimes import PACKAGES, import_runtime
 from spineline.detect.yolo.environment import OFFLINE_ENVIRONMENT, import_ultralytics
 from spineline.pipeline.cli.settings import Doctor
-from spineline.pipeline.inference.bundles import exported_bundle, is_exported, read_exported
+from spineline.pipeline.inference.bundles import exported_bundle, is_exported
+from spineline.pipeline.inference.pipeline import bundle_of
+from spineline.pipeline.inference.runtime import chosen_runtime
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
 from spineline.weights import load_registry, resolve_bundle
 
@@ -133,7 +135,8 @@ def _weights(model: ModelSettings, failures: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"bundle": model.weights, "sha256": None, "files": states}
     try:
         registry = load_registry()
-        states |= {entry.file: registry.state_of(entry) for entry in registry.entries}
+        for entry in registry.entries:
+            states |= {entry.file: registry.state_of(entry), **registry.graph_states(entry)}
         exported = is_exported(model.weights)
         bundle = exported_bundle(model) if exported else resolve_bundle(model.weights)
         found["sha256"] = bundle.sha256
@@ -153,8 +156,8 @@ def _run(model: ModelSettings, quick: bool, failures: list[str]) -> dict[str, An
     device: str | None = model.device
     gpus: list[str] | None = None
     try:
-        if is_exported(model.weights):
-            runtime = read_exported(model).form
+        runtime = chosen_runtime(model, bundle_of(model))
+        if runtime != "torch":
             import_runtime(PACKAGES[runtime])
         half = mixed_precision(model)
         if not quick:
