@@ -18,7 +18,13 @@ import numpy.typing as npt
 import torch
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.networks.exporting import OPSET, random_input, to_graph, to_onnx, to_torchscript
+from spineline.datasets.networks.exporting import (
+    OPSET,
+    random_input,
+    to_graph,
+    to_onnx,
+    to_torchscript,
+)
 from spineline.datasets.networks.runtimes import Session
 from spineline.detect.checkpoints import network_from_safetensors
 from spineline.detect.yolo.backend import UltralyticsDetector

@@ -15,9 +15,9 @@ from spineline.datasets.networks.runtimes import (
     PACKAGES,
     SUFFIXES,
     check_output_shape,
+    default_threads,
     import_runtime,
     open_session,
-    default_threads,
 )
 
 
