@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spineline.classify.grades import Grades
-from spineline.classify.recipe import Head
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.networks.runtimes import Session
+
+if TYPE_CHECKING:
+    from spineline.classify.recipe import Head
 
 BATCH = 256
 """Crops per forward pass."""

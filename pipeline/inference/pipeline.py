@@ -175,8 +175,8 @@ class Pipeline:
             device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
             slices: how many slices of a study [Pipeline.predict][] looks at; ``auto``: three, and
                 more in doubt.
-            runtime: ``torch``, ``onnx``, ``openvino``; ``auto``: ONNX Runtime on the CPU for weights
-                that come with spineline, else torch.
+            runtime: ``torch``, ``onnx``, ``openvino``, or ``auto``: ONNX Runtime on the CPU for
+                weights that come with spineline, else torch.
             trust: allow weights that are pickles.
 
         Raises:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
-from spineline.converters.sources.result.corrections import CORRECTIONS_NAME
 from spineline.datasets.common.background import Background
 from spineline.datasets.common.errors import (
     AnnotationError,
@@ -405,6 +404,8 @@ def _refuse_corrected(out: Path) -> None:
     """
     studies = {path.parent for path in out.glob(f"*/{_CORRECTIONS}")}
     if studies:
+        from spineline.converters.sources.result.corrections import CORRECTIONS_NAME
+
         msg = (
             f"{out}: {len(studies)} {_studies(len(studies))} in it are corrected by hand, and "
             "overwrite=true would remove that; choose another out=, leave overwrite=true away, or "

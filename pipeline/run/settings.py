@@ -68,8 +68,8 @@ class PipelinePredict(OutputSettings):
 
 _NOT_OF_RESULTS = (
     "source", "out", "overwrite", "retry", "seed", "engine", "workers", "threads", "timeout",
-    "max_memory", "batch", "device", "half", "runtime", "trust", "weights", "detector", "classifier", "namer",
-    "to", "names", "salt", "ray_address", "ray_workers",
+    "max_memory", "batch", "device", "half", "runtime", "trust", "weights", "detector",
+    "classifier", "namer", "to", "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip
 """Keys that say where and how to run; those of weights are told by their SHA-256."""
 
