@@ -152,7 +152,7 @@ def write_graphs(settings: WeightsGraphs) -> WeightsTable:
         ConfigError: no weights of that name, or a package is missing.
         WeightsError: the registry cannot be read.
     """
-    from spineline.pipeline.inference.graphs import make_graphs
+    from spineline.pipeline.inference.runtimes.graphs import make_graphs
 
     registry = load_registry(settings.folder)
     chosen = [e for e in registry.entries if settings.weights in ("all", e.name)]

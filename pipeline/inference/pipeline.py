@@ -60,12 +60,8 @@ from spineline.pipeline.inference.grading import (
 )
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
-from spineline.pipeline.inference.runtime import (
-    Runtime,
-    chosen_runtime,
-    load_by_graphs,
-    threads_of,
-)
+from spineline.pipeline.inference.runtimes.choice import Runtime, chosen_runtime, threads_of
+from spineline.pipeline.inference.runtimes.loading import load_by_graphs
 from spineline.pipeline.inference.settings import (
     ModelSettings,
     SliceCount,
@@ -203,9 +199,12 @@ class Pipeline:
         runtime = chosen_runtime(settings, bundle)
         if runtime != "torch":
             exported, threads = is_exported(settings.weights), threads_of(settings)
-            models = (
-                load_exported(settings) if exported else load_by_graphs(bundle, runtime, threads)
-            )
+            with networks_needed(settings.weights):
+                models = (
+                    load_exported(settings)
+                    if exported
+                    else load_by_graphs(bundle, runtime, threads)
+                )
             return cls(
                 models.detector,
                 models.classifier,

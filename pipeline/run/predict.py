@@ -35,7 +35,7 @@ from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.volumes.archives import Unpacking, unpacking
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
-from spineline.pipeline.inference.runtime import Runtime, chosen_runtime
+from spineline.pipeline.inference.runtimes.choice import Runtime, chosen_runtime
 from spineline.pipeline.inference.sources import Case, find_cases
 from spineline.pipeline.outputs.comparison import comparison_of
 from spineline.pipeline.outputs.study_files import (
@@ -404,12 +404,10 @@ def _refuse_corrected(out: Path) -> None:
     """
     studies = {path.parent for path in out.glob(f"*/{_CORRECTIONS}")}
     if studies:
-        from spineline.converters.sources.result.corrections import CORRECTIONS_NAME
-
         msg = (
             f"{out}: {len(studies)} {_studies(len(studies))} in it are corrected by hand, and "
             "overwrite=true would remove that; choose another out=, leave overwrite=true away, or "
-            f"remove {CORRECTIONS_NAME} first"
+            f"remove {_CORRECTIONS} first"
         )
         raise OutputExistsError(msg)
 

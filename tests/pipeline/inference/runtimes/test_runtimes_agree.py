@@ -21,7 +21,7 @@ from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.export.export import check_frames, frame_of
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
-from spineline.pipeline.inference.runtime import chosen_runtime
+from spineline.pipeline.inference.runtimes.choice import chosen_runtime
 from spineline.pipeline.inference.settings import ModelSettings, changed_settings
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 from spineline.pipeline.run import engine_local
@@ -201,7 +201,7 @@ def test_a_gpu_has_no_such_runtime() -> None:
 
 def test_without_the_package_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "spineline.pipeline.inference.runtime.importlib.util.find_spec", lambda _: None
+        "spineline.pipeline.inference.runtimes.choice.importlib.util.find_spec", lambda _: None
     )
     assert chosen() == "torch"
 
