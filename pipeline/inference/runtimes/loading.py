@@ -1,4 +1,4 @@
-"""Networks loaded by their graphs: ONNX Runtime or OpenVINO runs them, and torch is not imported."""
+"""Networks loaded by their graphs, for ONNX Runtime or OpenVINO to run; no torch is imported."""
 
 from __future__ import annotations
 
