@@ -138,7 +138,7 @@ def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> 
 def work(settings: OverheadSettings, folder: Path) -> harness.BenchResult:
     cohort = folder / "cohort"
     data = harness.draw_cohort(cohort, settings.n, seed=settings.seed, slices=settings.slices)
-    pipeline = Pipeline.from_settings(ModelSettings(weights=settings.weights))
+    pipeline = Pipeline.from_settings(ModelSettings(weights=settings.weights, runtime="torch"))
     frames = [load_frame(case) for case in find_cases(cohort)]
     passes, analyses = kept_passes(pipeline, frames)
     files = [frame.header.path for frame in frames]

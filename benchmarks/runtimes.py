@@ -1,9 +1,10 @@
 """How fast each runtime is: torch, ONNX Runtime and OpenVINO, side by side in one run.
 
-    python benchmarks/runtimes.py [n=20] [weights=default] [formats=onnx,openvino] …
+    python benchmarks/runtimes.py [n=20] [weights=default] [formats=onnx,openvino] [source=…] …
 
-`python benchmarks/runtimes.py help` lists the keys. The weights are exported to each format by
-`spineline pipeline export`, and phantom studies are read into memory. Then the runtimes take turns:
+`python benchmarks/runtimes.py help` lists the keys. Phantom studies, or those of ``source=``, are
+read into memory, and each runtime's answers about them are compared with torch's. Then the runtimes
+take turns:
 
 - *models loaded*: `Pipeline.analyse` of every study, one after the other, in this process: both
   networks, the namer, suppression, decoding, crops and grades, without reading and writing;
@@ -25,12 +26,12 @@ import harness
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
-from spineline.datasets.networks.runtimes import FORMS, PACKAGES, threads
-from spineline.pipeline.export.export import Agreement, export
-from spineline.pipeline.export.settings import PipelineExport
+from spineline.datasets.networks.runtimes import FORMS, PACKAGES, default_threads
+from spineline.pipeline.export.export import Agreement, check_agreement
 from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.sources import Frame, find_cases, load_frame
 
+AT_ONCE = 10
 TITLES = {
     "torch": "torch",
     "onnx": "ONNX Runtime",
@@ -47,18 +48,20 @@ HEADS = (
     "probability",
 )
 ABOUT = f"""\
-The same pipeline run by each runtime (`pipeline export`). *Models loaded* is `Pipeline.analyse` of
+The same pipeline run by each runtime (`runtime=`). *Models loaded* is `Pipeline.analyse` of
 one study after the other, from the frame to named and graded structures; *cold start* is the whole
 command on one study, a process of its own. Least and largest of the rounds in brackets; below 1 is
-faster than torch. The last two columns are what `pipeline export` found when it compared each with
-torch. Where the load average is above the number of cores, other programs ran beside it: times are
-then many times what they are alone, ratios say more, and processor time is disturbed least.
+faster than torch. The last two columns are the largest differences to torch's answers about these
+studies; levels are the same. Where the load average is above the number of cores, other programs
+ran beside it: times are then many times what they are alone, ratios say more, and processor time is
+disturbed least.
 {harness.ABOUT}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSettings(harness.BenchSettings):
-    n: int = key("phantom studies", default=20, minimum=1)
+    n: int = key("phantom studies, where there is no source", default=20, minimum=1)
+    source: Path | None = key("studies or frames instead of phantoms", default=None)
     weights: str = key("bundle, or DETECTOR,CLASSIFIER", default="default")
     formats: tuple[str, ...] = key("beside torch", default=FORMS, choices=FORMS)
     cold: bool = key("also time commands from a cold start", default=True)
@@ -66,33 +69,53 @@ class RuntimeSettings(harness.BenchSettings):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was drawn, all turns by runtime, and how well each export agrees with the original."""
+    """What was looked at, all turns by runtime, and how well each agrees with torch."""
 
     data: str
     loaded: Mapping[str, Sequence[harness.Turn]]
     cold: Mapping[str, Sequence[harness.Turn]]
     agreement: Mapping[str, Agreement]
+    studies: int
 
 
 def measure(settings: RuntimeSettings, folder: Path) -> Measured:
-    """Export, draw, and let the runtimes take turns."""
+    """Compare on phantoms or a source, and let the runtimes take turns."""
     logging.getLogger("spineline").setLevel(logging.ERROR)
-    studies = folder / "studies"
-    data = harness.draw_cohort(studies, settings.n, seed=settings.seed)
-    agreement, weights = {}, {"torch": settings.weights}
-    for form in settings.formats:
-        keys = PipelineExport(out=folder / form, weights=settings.weights, format=form)
-        agreement[form] = export(keys).agreement
-        weights[form] = str(folder / form)
+    studies = settings.source or folder / "studies"
+    if settings.source is None:
+        data = harness.draw_cohort(studies, settings.n, seed=settings.seed)
     frames = [load_frame(case) for case in find_cases(studies)]
+    if settings.source is not None:
+        data = f"{len(frames)} studies of {studies.name}"
+    names = ("torch", *settings.formats)
+    pipelines = {name: Pipeline.load(settings.weights, runtime=name) for name in names}
+    agreement = {
+        name: agreement_on(pipelines["torch"], pipelines[name], frames) for name in settings.formats
+    }
     loaded = harness.take_turns(
-        {name: analysing(Pipeline.load(w, trust=True), frames) for name, w in weights.items()},
+        {name: analysing(pipeline, frames) for name, pipeline in pipelines.items()},
         settings.repeats,
     )
-    one = min(path for path in studies.iterdir() if path.is_dir())
-    commands = {name: command(w, one, folder / f"cold-{name}") for name, w in weights.items()}
+    one = min(studies.iterdir())
+    commands = {
+        name: command(name, settings.weights, one, folder / f"cold-{name}") for name in names
+    }
     cold = harness.take_turns(commands, settings.repeats) if settings.cold else {}
-    return Measured(data, loaded, cold, agreement)
+    return Measured(data, loaded, cold, agreement, len(frames))
+
+
+def agreement_on(torch: Pipeline, other: Pipeline, frames: Sequence[Frame]) -> Agreement:
+    """How well two agree, at worst; so many frames at once as memory allows."""
+    parts = [
+        check_agreement(torch, other, frames[start : start + AT_ONCE])
+        for start in range(0, len(frames), AT_ONCE)
+    ]
+    return Agreement(
+        len(frames),
+        sum(part.structures for part in parts),
+        max(part.points_px for part in parts),
+        max(part.probability for part in parts),
+    )
 
 
 def analysing(pipeline: Pipeline, frames: Sequence[Frame]) -> Callable[[], None]:
@@ -105,14 +128,13 @@ def analysing(pipeline: Pipeline, frames: Sequence[Frame]) -> Callable[[], None]
     return run
 
 
-def command(weights: str, study: Path, out: Path) -> Callable[[], None]:
+def command(runtime: str, weights: str, study: Path, out: Path) -> Callable[[], None]:
     """The command on one study, in a process of its own."""
-    keys = {"weights": weights, "source": study, "out": out, "trust": "true", "overwrite": "true"}
-    words = [f"{name}={value}" for name, value in keys.items()]
-    return harness.process(*harness.CLI, "pipeline", "predict", *words)
+    words = [f"weights={weights}", f"runtime={runtime}", f"source={study}", f"out={out}"]
+    return harness.process(*harness.CLI, "pipeline", "predict", *words, "overwrite=true")
 
 
-def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
+def rows_of(measured: Measured) -> list[tuple[str, ...]]:
     """A row for each runtime."""
     rows = []
     torch = measured.loaded["torch"]
@@ -121,7 +143,7 @@ def rows_of(measured: Measured, studies: int) -> list[tuple[str, ...]]:
         rows.append(
             (
                 TITLES[name],
-                f"{harness.median(turns) / studies * 1e3:.1f}",
+                f"{harness.median(turns) / measured.studies * 1e3:.1f}",
                 *(str(harness.ratio(turns, torch, clock)) for clock in harness.CLOCKS),
                 f"{harness.median(cold):.2f}" if cold else "",
                 str(harness.ratio(cold, measured.cold["torch"])) if cold else "",
@@ -138,10 +160,10 @@ def found_in(settings: RuntimeSettings, measured: Measured) -> harness.BenchResu
     return harness.BenchResult(
         title="Runtimes",
         about=ABOUT,
-        data=f"{measured.data}; {settings.weights} weights, exported",
+        data=f"{measured.data}; {settings.weights} weights",
         packages=tuple(packages),
-        threads=threads(),
-        tables=(markdown_table(HEADS, rows_of(measured, settings.n)),),
+        threads=default_threads(),
+        tables=(markdown_table(HEADS, rows_of(measured)),),
         report={
             "loaded": harness.turns_json(measured.loaded),
             "cold": harness.turns_json(measured.cold),

@@ -13,19 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from spineline.classify.grades import Grades
-from spineline.classify.recipe import Head
 from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES, Kind
 from spineline.datasets.metrics.grades import V5_THRESHOLD
 from spineline.datasets.metrics.kind_masks import masked_seven
+
+if TYPE_CHECKING:
+    from spineline.classify.recipe import Head
 
 HEAD_NAMES = ("seven", "binary")
 Crops = npt.NDArray[np.uint8]

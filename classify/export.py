@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from spineline.classify.model import (
     load_network,
     network_metadata,
     network_state,
+    read_members,
     read_weights,
     save_weights,
 )
@@ -30,7 +32,13 @@ from spineline.classify.settings import ClassifyExport
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.files import check_output, write_bytes, write_json
 from spineline.datasets.common.log import LOG
-from spineline.datasets.networks.exporting import open_exported, to_onnx, to_torchscript
+from spineline.datasets.networks.exporting import (
+    open_exported,
+    random_input,
+    to_graph,
+    to_onnx,
+    to_torchscript,
+)
 from spineline.datasets.networks.runtimes import Session
 from spineline.weights import resolve
 
@@ -150,17 +158,45 @@ def write_onnx(network: Network, path: Path) -> None:
     Raises:
         ConfigError: the onnx package is not installed.
     """
+    write_bytes(path, _onnx_of(network, json.dumps(network_metadata(network.config)), fold=True))
+
+
+def classifier_graphs(weights: Path) -> list[bytes]:
+    """The graph of each classifier in a weights file, see [spineline.datasets.networks.graphs][].
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+        WeightsError: the weights cannot be used.
+    """
+    members, combination = read_members(weights)
+    graphs = []
+    for n, (state, config) in enumerate(members):
+        network = load_network(state, config, str(weights)).eval().requires_grad_(False)
+        before = f"member{n}." if combination else ""
+        crops = random_input(3, config.crop.size, config.crop.size, largest=255)
+        inputs = (crops, torch.tensor([-1.0, 0.0, 4.0]))[: 2 if config.level_input else 1]
+        name_of = partial(_name_in_file, before)
+        content = _onnx_of(network, None, fold=False)
+        graphs.append(to_graph(ExportNetwork(network).eval(), content, weights, name_of, inputs))
+    return graphs
+
+
+def _name_in_file(before: str, name: str) -> str:
+    return before + name.removeprefix("network.")
+
+
+def _onnx_of(network: Network, description: str | None, *, fold: bool) -> bytes:
     names = list(network.config.outputs())
     inputs = ["crops", "levels"] if network.config.level_input else ["crops"]
-    content = to_onnx(
+    return to_onnx(
         ExportNetwork(network).eval(),  # else the exporter leaves all of it in training mode
         _example(network),
         inputs=inputs,
         outputs=names,
         axes={name: {0: "count"} for name in (*inputs, *names)},
-        description=json.dumps(network_metadata(network.config)),
+        description=description,
+        fold=fold,
     )
-    write_bytes(path, content)
 
 
 def write_torchscript(network: Network, path: Path) -> None:

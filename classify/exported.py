@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spineline.classify.grades import Grades
-from spineline.classify.recipe import Head
 from spineline.datasets.common.errors import WeightsError
+from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES
 from spineline.datasets.networks.runtimes import Session
 
-BATCH = 256
-"""Crops per forward pass."""
+if TYPE_CHECKING:
+    from spineline.classify.recipe import Head
+
+BATCH = 4
+"""Crops per forward pass: no slower than all at once, in a fraction of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +33,14 @@ class ExportedClassifier:
         head: ``seven``, ``binary`` or ``both``.
         crop: how the crops it wants are cut.
         level_input: the network takes the levels of the crops, too.
+        greys: of the images that it was trained on; None where that was not kept.
     """
 
     session: Session
     head: Head
     crop: CropSpec
     level_input: bool = False
+    greys: GreyRange | None = None
 
     def grade(
         self, crops: npt.NDArray[np.uint8], *, levels: npt.NDArray[np.int64] | None = None
@@ -95,3 +102,15 @@ class ExportedClassifier:
             raise WeightsError(msg)
         if not all(np.isfinite(output).all() for output in found):
             raise WeightsError(f"{where}: gives numbers that are not finite; export it again")
+
+
+def described_classifier(description: Mapping[str, Any], session: Session) -> ExportedClassifier:
+    """A classifier by what a weights file that was checked says of it."""
+    crop, greys = description["crop"], description.get("greys")
+    return ExportedClassifier(
+        session,
+        description["head"],
+        CropSpec(crop["size"], crop["margin"], crop["align"]),
+        description.get("level_input", False),
+        None if greys is None else GreyRange(tuple(greys["low"]), tuple(greys["high"])),
+    )

@@ -553,20 +553,20 @@ def test_runtimes_are_told_as_ratios_to_torch() -> None:
         "onnx": [turn(0.2, 0.15), turn(0.2, 0.3), turn(0.3, 0.15)],
     }
     cold = {"torch": [turn(6.0, 3.0)] * 3, "onnx": [turn(2.0, 1.0)] * 3}
-    measured = runtimes.Measured("8 studies", loaded, cold, {"onnx": agreement})
-    torch, onnx = runtimes.rows_of(measured, 2)
+    measured = runtimes.Measured("8 studies", loaded, cold, {"onnx": agreement}, 2)
+    torch, onnx = runtimes.rows_of(measured)
     assert torch[:3] == ("torch", "200.0", "1.00 (1.00 – 1.00)")
     assert onnx == (
         "ONNX Runtime", "100.0", "0.50 (0.25 – 0.75)", "0.75 (0.75 – 0.75)", "2.00",
         "0.33 (0.33 – 0.33)", "5e-05", "0.0003",
     )  # fmt: skip
-    without = runtimes.Measured("8 studies", loaded, {}, {"onnx": agreement})
-    assert runtimes.rows_of(without, 2)[1][4:6] == ("", "")
+    without = runtimes.Measured("8 studies", loaded, {}, {"onnx": agreement}, 2)
+    assert runtimes.rows_of(without)[1][4:6] == ("", "")
     settings = runtimes.RuntimeSettings(n=8, formats=("onnx",), repeats=3)
     text = harness.section_text("runtimes", settings, runtimes.found_in(settings, measured))
     for word in ("python benchmarks/runtimes.py", "n=8", "formats=onnx", "repeats=3"):
         assert word in text.split("- Command: ")[1].splitlines()[0]
-    assert "8 studies; default weights, exported; 3 rounds" in text
+    assert "8 studies; default weights; 3 rounds" in text
 
 
 # harness, and cohort_memory

@@ -49,6 +49,11 @@ LATE = {
     ("pipeline.inference.pipeline", "classify"): "torch, which exported bundles do without",
     ("pipeline.inference.pipeline", "detect"): "the same",
     ("pipeline.inference.pipeline", "detect.level_reader.model"): "the same",
+    ("pipeline.inference.runtimes.graphs", "classify.export"): "torch and onnx",
+    ("pipeline.inference.runtimes.graphs", "detect.level_reader.export"): "the same",
+    ("pipeline.inference.runtimes.graphs", "detect.yolo.export"): "the same",
+    ("pipeline.cli.weights", "pipeline.inference.runtimes.graphs"): "numpy, which lists do without",
+    ("pipeline.outputs.comparison", "pipeline.inference.ground_truth"): "all converters",
     ("pipeline.pacs.listen", "pipeline.pacs.receiver"): "pynetdicom, which an extra brings",
     ("pipeline.inference.spine_warnings", "datasets.dicom.burned_text"): "OpenCV, slow to import",
 }

@@ -11,9 +11,11 @@ No network, no torch: a name or a path becomes a file whose content has been che
 from spineline.weights.registry import (
     Bundle,
     Entry,
+    GraphFile,
     Registry,
     Task,
     WeightsFile,
+    graph_paths,
     load_registry,
     make_bundle,
     names_in_list,
@@ -29,9 +31,11 @@ from spineline.weights.registry import (
 __all__ = [
     "Bundle",
     "Entry",
+    "GraphFile",
     "Registry",
     "Task",
     "WeightsFile",
+    "graph_paths",
     "load_registry",
     "make_bundle",
     "names_in_list",

@@ -30,8 +30,17 @@ REGISTRY_SCHEMA = 1
 BUNDLED = Path(__file__).resolve().parent
 """The folder of the weights that come with spineline."""
 
+_YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, many times faster
 _PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFile:
+    """A file beside the weights: an ONNX graph of one of their networks, without its tensors."""
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Entry:
     trained_on: str
     figures: dict[str, float] = field(default_factory=dict)
     card: str | None = None
+    graphs: tuple[GraphFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +91,14 @@ class Registry:
     def state_of(self, entry: Entry) -> State:
         """``ok``, ``missing``, or ``altered`` (another size or SHA-256 than the registry's)."""
         path = self.path_of(entry)
-        if not path.is_file():
-            return "missing"
-        same_size = path.stat().st_size == entry.size
-        return "ok" if same_size and sha256_of(path) == entry.sha256 else "altered"
+        if path.is_file() and path.stat().st_size != entry.size:
+            return "altered"
+        return _state_of(path, entry.sha256)
+
+    def graph_states(self, entry: Entry) -> dict[str, State]:
+        """The state of each of an entry's graphs by file."""
+        folder = self.folder
+        return {each.file: _state_of(folder / each.file, each.sha256) for each in entry.graphs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +304,20 @@ def load_registry(folder: Path | None = None) -> Registry:
     folder = BUNDLED if folder is None else folder
     path = folder / REGISTRY_FILE
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; a folder of weights needs one") from error
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    return _parsed_registry(folder, data)
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed_registry(folder: Path, data: bytes) -> Registry:
+    """The registry of a folder by the content of its file."""
+    path = folder / REGISTRY_FILE
+    try:
+        content = yaml.load(data.decode("utf-8"), Loader=_YAML_LOADER)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise WeightsError(f"{path}: cannot be read as YAML ({error!s:.300})") from error
     if not isinstance(content, dict) or content.get("schema") != REGISTRY_SCHEMA:
@@ -379,6 +404,34 @@ def _hash_file(path: str, _size: int, _changed_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def graph_paths(weights: WeightsFile, *, registry: Registry | None = None) -> tuple[Path, ...]:
+    """The graphs of the networks of a weights file, checked; none where the registry has none.
+
+    They are those of the entry whose SHA-256 the file has, whatever it is called.
+
+    Args:
+        weights: the file, whose SHA-256 is what it holds.
+        registry: where it is looked up; by default the bundled one.
+
+    Raises:
+        WeightsError: a graph is missing, or is not what the registry says.
+    """
+    registry = load_registry() if registry is None else registry
+    entry = next((e for e in registry.entries if e.sha256 == weights.sha256), None)
+    states = {} if entry is None else registry.graph_states(entry)
+    for file, state in states.items():
+        if state != "ok":
+            msg = f"{registry.folder / file}: the graph of {weights.name} is {state}; restore it "
+            raise WeightsError(f"{msg}(git checkout, or install anew), or use runtime=torch")
+    return tuple(registry.folder / file for file in states)
+
+
+def _state_of(path: Path, sha256: str) -> State:
+    if not path.is_file():
+        return "missing"
+    return "ok" if sha256_of(path) == sha256 else "altered"
+
+
 def _resolve_named(registry: Registry, bundle: str, name: str, task: Task) -> WeightsFile:
     entry = registry.find(name)
     if entry is None:
@@ -447,7 +500,7 @@ def _entry(raw: object, where: str) -> Entry:
     known = [spec.name for spec in fields(Entry)]
     if not isinstance(raw, dict):
         raise WeightsError(f"{where}: wanted a mapping with {', '.join(known)}")
-    optional = ("figures", "card")
+    optional = ("figures", "card", "graphs")
     missing = [name for name in known if name not in raw and name not in optional]
     unknown = [str(name) for name in raw if name not in known]
     if missing or unknown:
@@ -460,23 +513,41 @@ def _entry(raw: object, where: str) -> Entry:
         )
     _check_fields(raw, where)
     values = {**raw, "classes": tuple(raw["classes"]), "figures": dict(raw.get("figures") or {})}
-    return Entry(**values)
+    graphs = tuple(GraphFile(each["file"], each["sha256"]) for each in raw.get("graphs") or ())
+    return Entry(**{**values, "graphs": graphs})
 
 
 def _check_fields(raw: dict[str, Any], where: str) -> None:
     checks = {
         "task": raw["task"] in get_args(Task),
-        "file": isinstance(raw["file"], str) and Path(raw["file"]).name == raw["file"],
-        "sha256": isinstance(raw["sha256"], str)
-        and len(raw["sha256"]) == 64
-        and set(raw["sha256"]) <= set("0123456789abcdef"),
+        "file": _is_file_name(raw["file"]),
+        "sha256": _is_sha256(raw["sha256"]),
         "size": type(raw["size"]) is int and raw["size"] > 0,
         "classes": isinstance(raw["classes"], list) and all(type(c) is str for c in raw["classes"]),
         "figures": raw.get("figures") is None or isinstance(raw["figures"], dict),
+        "graphs": raw.get("graphs") is None or _are_graphs(raw["graphs"]),
     }
     wrong = [name for name, right in checks.items() if not right]
     if wrong:
         raise WeightsError(f"{where}: {wrong[0]}={raw[wrong[0]]!r:.100} is not a valid value")
+
+
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and Path(value).name == value
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _are_graphs(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict)
+        and set(each) == {"file", "sha256"}
+        and _is_file_name(each["file"])
+        and _is_sha256(each["sha256"])
+        for each in value
+    )
 
 
 def _bundles(raw: object, path: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -103,6 +103,15 @@ def _new_beside(path: Path, make: Callable[[str], Made]) -> tuple[Made, str]:
             continue
 
 
+def cache_folder() -> Path:
+    """Our folder in the user's cache; it need not be there, nor be one that can be written to.
+
+    In ``SPINELINE_CACHE_DIR``, else ``XDG_CACHE_HOME``, else ``~/.cache``.
+    """
+    cache = os.environ.get("SPINELINE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "spineline"
+
+
 def link_file(source: Path, target: Path) -> None:
     """Give a file a second name: a hard link where the disk has them, else a copy.
 

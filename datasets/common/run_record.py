@@ -24,7 +24,8 @@ from spineline.datasets.common.settings import (
 from spineline.datasets.common.yaml_files import YamlError, read_yaml
 
 _PACKAGES = (
-    "spineline", "torch", "torchvision", "ultralytics", "timm", "numpy", "opencv-python", "pydicom",
+    "spineline", "torch", "torchvision", "ultralytics", "timm", "onnxruntime", "numpy",
+    "opencv-python", "pydicom",
 )  # fmt: skip
 
 

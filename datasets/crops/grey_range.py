@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spineline.datasets.common.arrays import FloatArray, PixelArray
-from spineline.datasets.crops.table import CropTable
+
+if TYPE_CHECKING:
+    from spineline.datasets.crops.table import CropTable
 
 GREY_STATISTICS = ("brightness", "spread", "sharpness")
 """What is measured, in order: mean and standard deviation of the pixels in 0 … 1, and the mean

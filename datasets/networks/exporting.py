@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spineline.datasets.common.arrays import Float32Array
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.networks.graphs import read_tensors, with_tensors
 from spineline.datasets.networks.runtimes import Session, open_session
 from spineline.datasets.networks.tensors import METADATA_KEY
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 OPSET = 17
 """Operator set of ONNX files, where none is asked for."""
+
+GRAPH_TOLERANCE = 1e-4
+"""How far a graph's numbers may be off the network's, by the largest of them and 1."""
 
 
 def to_onnx(
@@ -30,6 +35,7 @@ def to_onnx(
     axes: Mapping[str, Mapping[int, str]] | None,
     description: str | None,
     opset: int = OPSET,
+    fold: bool = True,
 ) -> bytes:
     """A network as ONNX.
 
@@ -41,17 +47,14 @@ def to_onnx(
         axes: those whose length is free, by input or output, with a name each.
         description: text in the file's metadata, or None for none.
         opset: operator set.
+        fold: compute what depends on no input; else every tensor stays as the network has it.
 
     Raises:
         ConfigError: the onnx package is not installed.
     """
     import torch
 
-    try:
-        import onnx
-    except ImportError as error:
-        msg = "format=onnx needs the onnx package: pip install 'spineline[export]'"
-        raise ConfigError(msg) from error
+    onnx = _import_onnx()
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, but needs no more
@@ -60,6 +63,7 @@ def to_onnx(
             example if isinstance(example, tuple) else (example,),
             buffer,  # type: ignore[arg-type]  # its own text allows a file too
             dynamo=False,
+            do_constant_folding=fold,
             opset_version=opset,
             input_names=list(inputs),
             output_names=list(outputs),
@@ -73,6 +77,81 @@ def to_onnx(
     entry.key, entry.value = METADATA_KEY, description
     content: bytes = model.SerializeToString()
     return content
+
+
+def to_graph(
+    network: torch.nn.Module,
+    content: bytes,
+    weights: Path,
+    name_of: Callable[[str], str],
+    inputs: Sequence[torch.Tensor],
+) -> bytes:
+    """The graph of an ONNX model, without the tensors that a weights file has.
+
+    Args:
+        network: what the model was written from.
+        content: the ONNX model, its tensors not folded.
+        weights: the safetensors file.
+        name_of: from a tensor's name in the model to that in the file. A tensor that is not in the
+            file, or is another one there, stays in the graph.
+        inputs: of other sizes than those that the model was traced with, to compare both.
+
+    Raises:
+        ConfigError: the onnx package or ONNX Runtime is not installed.
+        SpinelineError: graph and tensors give other numbers than the network.
+    """
+    import torch
+
+    tensors = read_tensors(weights.read_bytes(), str(weights))
+    graph = _without_tensors(content, tensors, name_of)
+    run = open_session([with_tensors(graph, tensors)], "onnx", str(weights))
+    with torch.inference_mode():
+        found = network(*inputs)
+    wanted = found if isinstance(found, tuple | list) else (found,)
+    for mine, other in zip(wanted, run(*(each.numpy() for each in inputs)), strict=True):
+        scale = max(1.0, float(mine.abs().max()))
+        if not np.abs(mine.numpy() - other).max() <= GRAPH_TOLERANCE * scale:
+            raise SpinelineError(f"{weights}: its graph gives other numbers; it was not written")
+    return graph
+
+
+def _without_tensors(
+    content: bytes, stored: Mapping[str, Float32Array], name_of: Callable[[str], str]
+) -> bytes:
+    onnx = _import_onnx()
+    model = onnx.load_from_string(content)
+    names: dict[str, str] = {}
+    for tensor in list(model.graph.initializer):
+        name = name_of(tensor.name)
+        if name in stored and np.array_equal(onnx.numpy_helper.to_array(tensor), stored[name]):
+            names[tensor.name] = name
+            model.graph.initializer.remove(tensor)
+    for node in list(model.graph.node):  # the exporter keeps one of tensors that are the same
+        if node.op_type == "Identity" and node.input[0] in names:
+            names[node.output[0]] = names[node.input[0]]
+            model.graph.node.remove(node)
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+    graph: bytes = model.SerializeToString(deterministic=True)
+    return graph
+
+
+def random_input(*shape: int, largest: float = 1.0) -> torch.Tensor:
+    """Float32 numbers from 0 to the largest, the same each time."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.random(shape, dtype=np.float32) * np.float32(largest))
+
+
+def _import_onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        msg = "writing ONNX needs the onnx package: pip install 'spineline[export]'"
+        raise ConfigError(msg) from error
+    return onnx
 
 
 def to_torchscript(

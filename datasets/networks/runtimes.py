@@ -2,8 +2,8 @@
 
 Both kinds of files are graphs of known operations, and no programs.
 
-Networks run on the CPU, in 32 bits, with as many threads as ``OMP_NUM_THREADS`` says, else as the
-runtime likes.
+Networks run on the CPU, in 32 bits. Without a number of threads given they have as many as
+``OMP_NUM_THREADS`` says, else as the runtime likes.
 """
 
 from __future__ import annotations
@@ -35,18 +35,22 @@ Session = Callable[..., list[Float32Array]]
 """A network: a float32 array for each of its inputs, to its float32 outputs in their order."""
 
 _INSTALL = {
-    "onnxruntime": "pip install 'spineline[onnx]', or pip install onnxruntime",
+    "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install 'spineline[openvino]', or pip install openvino",
 }
 
 
-def open_session(contents: Sequence[bytes], form: Form, where: str) -> Session:
+def open_session(
+    contents: Sequence[bytes], form: Form, where: str, *, threads: int | None = None
+) -> Session:
     """A network from the bytes of its files.
 
     Args:
-        contents: of the files, in the order of `SUFFIXES`.
+        contents: of the files, in the order of `SUFFIXES`; OpenVINO takes one of ONNX, too.
         form: what they are.
         where: names the network in messages.
+        threads: that it computes with. A network of ONNX Runtime with one thread has no threads of
+            its own, and works in a fork of this process.
 
     Raises:
         ConfigError: the runtime is not installed.
@@ -56,7 +60,7 @@ def open_session(contents: Sequence[bytes], form: Form, where: str) -> Session:
     package = PACKAGES[form]
     runtime = import_runtime(package)
     try:
-        run = opening(runtime, contents)
+        run = opening(runtime, contents, default_threads() if threads is None else threads)
     except Exception as error:  # the runtimes have errors of many kinds
         msg = f"{where}: {package} cannot load it ({first_line(error)}); export it again"
         raise WeightsError(msg) from error
@@ -94,31 +98,32 @@ def _import_openvino() -> Any:
         del sys.modules[hidden]
 
 
-def threads() -> int:
+def default_threads() -> int:
     """Threads of a network: ``OMP_NUM_THREADS``, else 0, which leaves it to the runtime.
 
-    >>> threads() >= 0
+    >>> default_threads() >= 0
     True
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isascii() and given.isdigit() else 0
 
 
-def _onnx(runtime: Any, contents: Sequence[bytes]) -> Session:
+def _onnx(runtime: Any, contents: Sequence[bytes], threads: int) -> Session:
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; what it warns of is no matter of the user's
     session = runtime.InferenceSession(contents[0], options, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
     return lambda *arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
 
 
-def _openvino(runtime: Any, contents: Sequence[bytes]) -> Session:
+def _openvino(runtime: Any, contents: Sequence[bytes], threads: int) -> Session:
     core = runtime.Core()
-    model = core.read_model(contents[0], contents[1])
+    model = core.read_model(*contents)
     keys: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    if threads():
-        keys["INFERENCE_NUM_THREADS"] = threads()
+    if threads:
+        keys["INFERENCE_NUM_THREADS"] = threads
     compiled = core.compile_model(model, "CPU", keys)
     request, outputs = compiled.create_infer_request(), compiled.outputs
 

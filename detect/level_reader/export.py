@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 
 from spineline.datasets.labels import LEVELS
-from spineline.datasets.networks.exporting import to_onnx
-from spineline.detect.level_reader.model import TorchLevelReader
+from spineline.datasets.networks.exporting import random_input, to_graph, to_onnx
+from spineline.detect.level_reader.model import TorchLevelReader, load_level_reader
 
 
-def level_reader_to_onnx(reader: TorchLevelReader) -> bytes:
+def level_reader_graph(weights: Path) -> bytes:
+    """The graph of a weights file's network, see [spineline.datasets.networks.graphs][].
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+        WeightsError: the weights cannot be used.
+    """
+    reader = load_level_reader(weights)
+    content = level_reader_to_onnx(reader, fold=False)
+    strip = _example(reader)[:, :, reader.strip.rank_px :]
+    return to_graph(reader.network, content, weights, str, [random_input(*strip.shape)])
+
+
+def level_reader_to_onnx(reader: TorchLevelReader, *, fold: bool = True) -> bytes:
     """The network as ONNX, for any number of ranks.
+
+    Args:
+        reader: with its weights.
+        fold: as of [spineline.datasets.networks.exporting.to_onnx][].
 
     Raises:
         ConfigError: the onnx package is not installed.
@@ -24,6 +42,7 @@ def level_reader_to_onnx(reader: TorchLevelReader) -> bytes:
         outputs=["logits"],
         axes={"strips": {2: "rows"}, "logits": {2: "ranks"}},
         description=None,
+        fold=fold,
     )
 
 

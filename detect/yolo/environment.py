@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.common.files import write_bytes
+from spineline.datasets.common.files import cache_folder, write_bytes
 from spineline.datasets.common.log import LOG
 
 OFFLINE_ENVIRONMENT: dict[str, str] = {
@@ -68,9 +68,7 @@ def config_folder() -> Path:
     In the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``); a temporary folder where that
     cannot be written to.
     """
-    cache = os.environ.get("SPINELINE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-    base = Path(cache) if cache else Path.home() / ".cache"
-    folder = base / "spineline" / f"ultralytics-{metadata.version('ultralytics')}"
+    folder = cache_folder() / f"ultralytics-{metadata.version('ultralytics')}"
     try:
         _fill(folder / "Ultralytics")
     except SpinelineError:

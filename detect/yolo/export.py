@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,15 @@ import numpy.typing as npt
 import torch
 
 from spineline.datasets.common.errors import SpinelineError
-from spineline.datasets.networks.exporting import OPSET, to_onnx, to_torchscript
+from spineline.datasets.networks.exporting import (
+    OPSET,
+    random_input,
+    to_graph,
+    to_onnx,
+    to_torchscript,
+)
 from spineline.datasets.networks.runtimes import Session
+from spineline.detect.checkpoints import network_from_safetensors
 from spineline.detect.yolo.backend import UltralyticsDetector
 
 _AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch", 2: "places"}}
@@ -47,6 +55,29 @@ def yolo_to_onnx(
         description=replace(detector.meta, imgsz=size).to_json(),
         opset=opset,
     )
+
+
+def yolo_graph(weights: Path) -> bytes:
+    """The graph of a weights file's network, see [spineline.datasets.networks.graphs][].
+
+    Its input and output are those of [yolo_to_onnx][]; batch, height and width are free.
+
+    Raises:
+        ConfigError: the onnx package is not installed.
+        WeightsError: the weights cannot be used.
+    """
+    network, meta = network_from_safetensors(weights)
+    raw = _for_export(network.float(), "onnx", dynamic=True)
+    content = to_onnx(
+        raw,
+        torch.zeros(1, meta.channels, meta.imgsz, meta.imgsz),
+        inputs=["images"],
+        outputs=["output"],
+        axes=_AXES,
+        description=None,
+        fold=False,
+    )
+    return to_graph(raw, content, weights, str, [random_input(2, meta.channels, 96, 64)])
 
 
 def yolo_to_torchscript(
@@ -88,7 +119,10 @@ def _example(detector: UltralyticsDetector, size: int) -> torch.Tensor:
 
 def _raw_network(detector: UltralyticsDetector, form: str, *, dynamic: bool) -> Any:
     """The network, giving its raw output alone, as the package prepares it for export."""
-    network: Any = deepcopy(detector.network)
+    return _for_export(deepcopy(detector.network), form, dynamic=dynamic)
+
+
+def _for_export(network: Any, form: str, *, dynamic: bool) -> Any:
     head = network.model[-1]
     head.export, head.format, head.dynamic = True, form, dynamic
     return network

@@ -246,6 +246,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.cli.settings:WeightsAdd",
             "spineline.pipeline.cli.weights:add_weights",
         ),
+        "graphs": Command(
+            "write the graphs by which ONNX Runtime and OpenVINO run registered weights",
+            "spineline.pipeline.cli.settings:WeightsGraphs",
+            "spineline.pipeline.cli.weights:write_graphs",
+        ),
     },
     "demo": {
         "": Command(

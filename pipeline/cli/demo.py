@@ -76,7 +76,7 @@ def demo(settings: Demo) -> DemoResult:
         (case,) = find_cases(stage / "study", slices=pipeline.settings.slices)
         analysis = pipeline.analyse([load_frame(case)])[0]
         write_study(stage, analysis, overlay=True, doubtful=pipeline.settings.confidence)
-        write_run_record(stage, "demo", settings)
+        write_run_record(stage, "demo", settings, runtime=pipeline.runtime)
     result = compare_with_drawn(settings.out, drawn.structures, analysis.result.structures)
     for note in analysis.frame.notes:
         LOG.info("  %s", note)

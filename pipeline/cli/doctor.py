@@ -25,9 +25,10 @@ from spineline.datasets.common.tables import aligned_text
 from spineline.datasets.networks.runtimes import PACKAGES, import_runtime
 from spineline.detect.yolo.environment import OFFLINE_ENVIRONMENT, import_ultralytics
 from spineline.pipeline.cli.settings import Doctor
-from spineline.pipeline.inference.bundles import exported_bundle, is_exported, read_exported
+from spineline.pipeline.inference.bundles import exported_bundle, is_exported
+from spineline.pipeline.inference.runtimes.choice import chosen_runtime
 from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
-from spineline.weights import load_registry, resolve_bundle
+from spineline.weights import Bundle, load_registry, resolve_bundle
 
 _NOT_FOR_USERS = ("dev", "docs", "test")  # extras of those who change spineline
 _LIBRARIES = ("numpy", "cv2", "pydicom", "torch", "torchvision", "timm")
@@ -133,10 +134,9 @@ def _weights(model: ModelSettings, failures: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"bundle": model.weights, "sha256": None, "files": states}
     try:
         registry = load_registry()
-        states |= {entry.file: registry.state_of(entry) for entry in registry.entries}
-        exported = is_exported(model.weights)
-        bundle = exported_bundle(model) if exported else resolve_bundle(model.weights)
-        found["sha256"] = bundle.sha256
+        for entry in registry.entries:
+            states |= {entry.file: registry.state_of(entry), **registry.graph_states(entry)}
+        found["sha256"] = _bundle(model).sha256
     except SpinelineError as error:
         failures.append(str(error))
     failures += [
@@ -147,14 +147,19 @@ def _weights(model: ModelSettings, failures: list[str]) -> dict[str, Any]:
     return found
 
 
+def _bundle(model: ModelSettings) -> Bundle:
+    exported = is_exported(model.weights)
+    return exported_bundle(model) if exported else resolve_bundle(model.weights)
+
+
 def _run(model: ModelSettings, quick: bool, failures: list[str]) -> dict[str, Any]:
     """The runtime and the device that ``pipeline predict`` would use with these keys."""
     runtime, half = "torch", False
     device: str | None = model.device
     gpus: list[str] | None = None
     try:
-        if is_exported(model.weights):
-            runtime = read_exported(model).form
+        runtime = chosen_runtime(model, _bundle(model))
+        if runtime != "torch":
             import_runtime(PACKAGES[runtime])
         half = mixed_precision(model)
         if not quick:

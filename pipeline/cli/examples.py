@@ -52,6 +52,7 @@ EXAMPLES: dict[tuple[str, str], str] = {
         "weights=best.safetensors name=mine trained_on='150 studies' input='320x320 grey' "
         "folder=mine"
     ),
+    ("weights", "graphs"): "folder=mine",
     ("demo", ""): "out=spineline-demo",
     ("doctor", ""): "quick=true",
     ("completion", ""): "shell=bash",

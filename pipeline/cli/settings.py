@@ -39,6 +39,14 @@ class WeightsAdd(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsGraphs(Settings):
+    """Keys of ``weights graphs``."""
+
+    weights: str = key("name of the weights whose graphs to write, or all", default="all")
+    folder: Path | None = key("folder of the registry; none is the bundled one", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demo(Settings):
     """Keys of ``demo``."""
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.files import write_bytes, write_text
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.settings import close_match
 from spineline.datasets.common.tables import aligned_text
-from spineline.pipeline.cli.settings import WeightsAdd, WeightsList, WeightsVerify
+from spineline.pipeline.cli.settings import (
+    WeightsAdd,
+    WeightsGraphs,
+    WeightsList,
+    WeightsVerify,
+)
 from spineline.weights.registry import (
     BUNDLED,
     REGISTRY_FILE,
     REGISTRY_SCHEMA,
     Entry,
+    GraphFile,
     Registry,
     WrittenWeights,
     load_registry,
@@ -68,6 +74,14 @@ def verify_weights(settings: WeightsVerify) -> WeightsTable:
     failures = [
         f"{row['name']}: {row['file']} is {row['state']}" for row in rows if row["state"] != "ok"
     ]
+    failures += [
+        f"{entry.name}: {file} is {state}"
+        for registry in _registries(settings.folder)
+        for entry in registry.entries
+        if settings.weights in ("all", entry.name)
+        for file, state in registry.graph_states(entry).items()
+        if state != "ok"
+    ]
     if settings.weights == "all":
         failures += [
             f"bundle {name}: {member} is missing from {registry.folder / REGISTRY_FILE}"
@@ -86,7 +100,7 @@ def verify_weights(settings: WeightsVerify) -> WeightsTable:
 def add_weights(settings: WeightsAdd) -> WrittenWeights:
     """Copy stripped weights and their model card into a registry's folder and write the entry.
 
-    Task and classes come from the file's own metadata.
+    Task and classes come from the file's own metadata. `write_graphs` adds the graphs.
 
     Raises:
         WeightsError: the file is no stripped safetensors file, or the name is taken.
@@ -126,6 +140,44 @@ def add_weights(settings: WeightsAdd) -> WrittenWeights:
     _write_registry(registry, entry)
     LOG.info("%s: %s, %d bytes, SHA-256 %s", entry.name, target, entry.size, entry.sha256)
     return WrittenWeights(target, entry.sha256, entry.size)
+
+
+def write_graphs(settings: WeightsGraphs) -> WeightsTable:
+    """Write the graphs of registered weights beside them, and name them in the registry.
+
+    Each is made by torch, compared with it, and appears whole. Weights that have no graph, such as
+    those of a Faster R-CNN, are failures.
+
+    Raises:
+        ConfigError: no weights of that name, or a package is missing.
+        WeightsError: the registry cannot be read.
+    """
+    from spineline.pipeline.inference.runtimes.graphs import make_graphs
+
+    registry = load_registry(settings.folder)
+    chosen = [e for e in registry.entries if settings.weights in ("all", e.name)]
+    if not chosen:
+        hint = close_match(settings.weights, [*(e.name for e in registry.entries), "all"])
+        raise ConfigError(f"weights={settings.weights}: no such weights{hint}")
+    failures: list[str] = []
+    for entry in chosen:
+        try:
+            if registry.state_of(entry) != "ok":
+                raise WeightsError(f"{entry.file} is {registry.state_of(entry)}")
+            graphs = make_graphs(registry.path_of(entry), entry.task)
+        except SpinelineError as error:
+            failures.append(f"{entry.name}: {error}")
+            LOG.error("error: %s", failures[-1])
+            continue
+        files = []
+        for n, graph in enumerate(graphs):
+            path = registry.folder / f"{entry.name}.graph{n}.onnx"
+            write_bytes(path, graph)
+            files.append(GraphFile(path.name, sha256_of(path)))
+            LOG.info("%s: %s, %d bytes", entry.name, path.name, len(graph))
+        _write_registry(load_registry(settings.folder), replace(entry, graphs=tuple(files)))
+    rows = tuple(row for row in _rows(settings.folder) if row["name"] in {e.name for e in chosen})
+    return WeightsTable(rows, tuple(failures))
 
 
 def _registries(folder: Path | None) -> list[Registry]:
@@ -180,9 +232,15 @@ def _write_registry(registry: Registry, entry: Entry) -> None:
         | ({"namer": registry.namers[name]} if name in registry.namers else {})
         for name, (detector, *several) in registry.bundles.items()
     }
-    weights = [{**asdict(known), "classes": list(known.classes)} for known in entries.values()]
+    weights = [_plain(known) for known in entries.values()]
     content = {"schema": REGISTRY_SCHEMA, "bundles": bundles, "weights": weights}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     lines = (BUNDLED / REGISTRY_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
     about = itertools.takewhile(lambda line: line.startswith("#"), lines)  # it describes the fields
     write_text(registry.folder / REGISTRY_FILE, "".join(about) + text)
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    values = {**asdict(entry), "classes": list(entry.classes)}
+    values["graphs"] = [asdict(graph) for graph in entry.graphs]
+    return values if entry.graphs else {k: v for k, v in values.items() if k != "graphs"}

@@ -33,6 +33,7 @@ from spineline.pipeline.inference.ground_truth import (
 )
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
+from spineline.pipeline.inference.runtimes.choice import chosen_runtime
 from spineline.pipeline.inference.sources import Case
 from spineline.pipeline.outputs.study_files import (
     log_lines,
@@ -90,9 +91,13 @@ def val(settings: PipelineVal) -> PipelineValResult:
     refuse_output_around(settings)
     check_output(settings.out, overwrite=settings.overwrite)
     folds = read_fold_weights(settings.folds) if settings.folds else ()
+    record: dict[str, str] = {}
     if settings.predictions is None:
-        bundles = [bundle_of(each) for each in [f.applied(settings) for f in folds] or [settings]]
+        applied = [fold.applied(settings) for fold in folds] or [settings]
+        bundles = [bundle_of(each) for each in applied]
         _warn_of_shared(bundles)
+        runtimes = {chosen_runtime(s, bundle) for s, bundle in zip(applied, bundles, strict=True)}
+        record["runtime"] = ",".join(sorted(runtimes))
     with quiet_names(settings):
         truth = load_ground_truth(settings)
         groups = _groups(settings, truth, folds)
@@ -125,7 +130,7 @@ def val(settings: PipelineVal) -> PipelineValResult:
         write_json(stage / "metrics.json", metrics)
         shown = ((names.study(name), names.result(name, each)) for name, each in results.items())
         write_results_csv(stage / "results.csv", shown)
-        write_run_record(stage, "pipeline val", recorded(settings))
+        write_run_record(stage, "pipeline val", recorded(settings), **record)
     _tell(settings, truth, metrics, failures, names)
     return PipelineValResult(settings.out, metrics, tuple(failures))
 

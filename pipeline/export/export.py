@@ -247,6 +247,7 @@ def _classifier_values(
         "turned along the spine where align is spine, scaled to size",
         "output": "probabilities: (N, 7) and (N,), of the second class, where both are",
         "crop": asdict(classifier.crop),
+        **({} if classifier.greys is None else {"greys": asdict(classifier.greys)}),
         **_levels_of(classifier),
         "outputs": {k: list(v) for k, v in classifier.network.config.outputs().items()},
     }

@@ -39,5 +39,6 @@ class PipelineExport(Settings):
             detector=self.detector,
             classifier=self.classifier,
             namer=self.namer,
+            runtime="torch",
             trust=self.trust,
         )

@@ -24,6 +24,7 @@ from spineline.classify.combined import (
 )
 from spineline.datasets.common.errors import ConfigError, WeightsError, first_line
 from spineline.datasets.common.run_record import package_version
+from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
 from spineline.datasets.networks.runtimes import (
@@ -78,12 +79,14 @@ class ExportedMember:
     Attributes:
         files: in the order of `SUFFIXES`.
         head, crop, level_input: what it answers and looks at.
+        greys: of the images that it was trained on; None where that is not said.
     """
 
     files: tuple[Member, ...]
     head: Head
     crop: CropSpec
     level_input: bool = False
+    greys: GreyRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,9 @@ def load_exported(settings: ModelSettings) -> ExportedModels:
     classifiers = []
     for member in exported.classifiers:
         session, where = opened(member.files)
-        found = ExportedClassifier(session, member.head, member.crop, member.level_input)
+        found = ExportedClassifier(
+            session, member.head, member.crop, member.level_input, member.greys
+        )
         found.check(where)
         classifiers.append(found)
     classifier: ExportedClassifier | CombinedClassifier = classifiers[0]
@@ -390,7 +395,16 @@ def _classifier(network: dict[str, Any], name: str, form: Form) -> ExportedMembe
     head = heads.get(tuple(outputs))
     if head is None or any(known[name] != classes for name, classes in outputs.items()):
         raise ValueError(f"classifier: outputs {outputs!r:.100}")
-    return ExportedMember(_members(network, name, form), head, spec, _takes_levels(network))
+    levels, greys = _takes_levels(network), _greys(network)
+    return ExportedMember(_members(network, name, form), head, spec, levels, greys)
+
+
+def _greys(network: dict[str, Any]) -> GreyRange | None:
+    found = network.get("greys")
+    if found is None:
+        return None
+    low, high = ([_number(v, "classifier: greys") for v in found[end]] for end in ("low", "high"))
+    return GreyRange(tuple(low), tuple(high))
 
 
 def _takes_levels(network: dict[str, Any]) -> bool:

@@ -60,6 +60,8 @@ from spineline.pipeline.inference.grading import (
 )
 from spineline.pipeline.inference.naming import abstain
 from spineline.pipeline.inference.results import GradedStructure, StudyResult
+from spineline.pipeline.inference.runtimes.choice import Runtime, chosen_runtime, threads_of
+from spineline.pipeline.inference.runtimes.loading import load_by_graphs
 from spineline.pipeline.inference.settings import (
     ModelSettings,
     SliceCount,
@@ -127,6 +129,8 @@ class Pipeline:
             the detector.
         decoding: how candidates are weighed, but for what settings decide.
         suitability: where a frame stops being for us; None takes every frame.
+        runtime: what runs the networks: ``torch``, ``onnx`` or ``openvino``.
+        works_in_forks: whether a fork of this process can run the networks, too.
     """
 
     detector: Detector
@@ -137,6 +141,8 @@ class Pipeline:
     namer: LevelReader | None = None
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
     suitability: SuitabilityLimits | None = None
+    runtime: Runtime = "torch"
+    works_in_forks: bool = True
 
     def __post_init__(self) -> None:
         if not set(self.detector.names) & set(LEVELS):
@@ -154,6 +160,7 @@ class Pipeline:
         classifier: str | Path | Sequence[str | Path] | None = None,
         device: str = "cpu",
         slices: SliceCount = "auto",
+        runtime: str = "auto",
         trust: bool = False,
     ) -> Pipeline:
         """Load the models of a bundle, of ``"DETECTOR,CLASSIFIER"`` or of an exported folder.
@@ -164,6 +171,8 @@ class Pipeline:
             device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
             slices: how many slices of a study [Pipeline.predict][] looks at; ``auto``: three, and
                 more in doubt.
+            runtime: ``torch``, ``onnx``, ``openvino``, or ``auto``: ONNX Runtime on the CPU for
+                weights that come with spineline, else torch.
             trust: allow weights that are pickles.
 
         Raises:
@@ -174,6 +183,7 @@ class Pipeline:
             classifier=None if classifier is None else ",".join(names_in_list(classifier)),
             device=device,
             slices=slices,
+            runtime=runtime,
             trust=trust,
         )
         return cls.from_settings(settings)
@@ -186,10 +196,27 @@ class Pipeline:
             WeightsError: unknown, altered, of the wrong kind, or a pickle without ``trust=true``.
         """
         bundle = bundle_of(settings)
-        if is_exported(settings.weights):
-            models = load_exported(settings)
-            found = (models.detector, models.classifier, bundle.name, bundle.sha256, settings)
-            return cls(*found, models.namer, models.decoding, SuitabilityLimits())
+        runtime = chosen_runtime(settings, bundle)
+        if runtime != "torch":
+            exported, threads = is_exported(settings.weights), threads_of(settings)
+            with networks_needed(settings.weights):
+                models = (
+                    load_exported(settings)
+                    if exported
+                    else load_by_graphs(bundle, runtime, threads)
+                )
+            return cls(
+                models.detector,
+                models.classifier,
+                bundle.name,
+                bundle.sha256,
+                settings,
+                models.namer,
+                models.decoding,
+                SuitabilityLimits(),
+                runtime,
+                works_in_forks=runtime == "onnx" and threads == 1 and not exported,
+            )
         device, trust = settings.device, settings.trust
         with networks_needed(settings.weights):
             from spineline.classify import load_classifier

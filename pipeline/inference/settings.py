@@ -35,6 +35,10 @@ _SLICES = (
 _BATCH = (
     "images given to the models at once; auto: 1 on the CPU, else 32; halved if memory runs out"
 )
+_RUNTIME = (
+    "what runs the networks: torch, onnx (ONNX Runtime), openvino, or auto: onnx on the CPU for "
+    "weights that come with spineline, else torch"
+)
 _HALF = "mixed precision: true, false, or auto: on CUDA only"
 _CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
 
@@ -74,6 +78,7 @@ class ModelSettings(Settings):
     batch: int | Literal["auto"] = key(_BATCH, default="auto", minimum=1)
     device: str = key("cpu, cuda, mps, or the number of one CUDA device", default="cpu")
     half: bool | Literal["auto"] = key(_HALF, default="auto")
+    runtime: str = key(_RUNTIME, default="auto", choices=("auto", "torch", "onnx", "openvino"))
     trust: bool = key(
         "load weights that are pickles, which run the code in them", default=False, group="model"
     )
@@ -112,7 +117,7 @@ def mixed_precision(settings: ModelSettings) -> bool:
 
 
 _TOLD_ELSEWHERE = (
-    "weights", "detector", "classifier", "namer", "trust", "batch", "device", "half",
+    "weights", "detector", "classifier", "namer", "trust", "batch", "device", "half", "runtime",
 )  # fmt: skip
 """By the hash of the weights, or they change no result but for its last digits."""
 

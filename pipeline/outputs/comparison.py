@@ -21,18 +21,13 @@ from spineline.datasets.dicom.geometry import patient_to_pixel, pixel_to_patient
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.labels import LEVELS, Kind, encode_binary, encode_seven
 from spineline.datasets.types import ImageRecord, Structure
-from spineline.pipeline.inference.ground_truth import (
-    GroundTruth,
-    GroundTruthSet,
-    aligned,
-    read_ground_truth,
-)
 from spineline.pipeline.inference.results import GradedStructure
 from spineline.pipeline.inference.settings import GroundTruthSettings
 from spineline.pipeline.inference.sources import find_cases
 from spineline.pipeline.outputs.settings import OutputSettings
 
 if TYPE_CHECKING:
+    from spineline.pipeline.inference.ground_truth import GroundTruth, GroundTruthSet
     from spineline.pipeline.inference.pipeline import Analysis
 
 Point = tuple[float, float]
@@ -135,6 +130,8 @@ def _comparison_with(
     Raises:
         AnnotationError: the two images cannot be brought together.
     """
+    from spineline.pipeline.inference.ground_truth import aligned  # converters, for this key alone
+
     found = {s.level: s for s in aligned(analysis.result, record, headers).structures}
     labels = [s for s in record.structures if s.level in LEVELS]
     if not labels:
@@ -220,6 +217,8 @@ def _labels(annotations: Path, source: Path, window: str, state: tuple[int, int]
     del state  # a file that has changed is another one
     images = source.parent if source.is_file() else source
     settings = GroundTruthSettings(source=images, annotations=annotations, window=window)
+    from spineline.pipeline.inference.ground_truth import read_ground_truth
+
     truths = read_ground_truth(settings)
     by_uid: dict[str, tuple[GroundTruth, ...]] = {}
     for truth in truths.truths:

@@ -75,7 +75,7 @@ def listen(settings: PacsListen, *, stop: threading.Event | None = None) -> List
     with held_folder(out, "listening", inside=True):
         hidden = replace(settings, overwrite=False, retry=False, salt=None)
         salt = salt_of_folder(out, settings.salt)
-        write_run_record(out, _COMMAND, hidden)
+        write_run_record(out, _COMMAND, hidden, runtime=pipeline.runtime)
         inbox = Inbox(out, salt, int(settings.max_gb * 1e9))
         return _Listener(settings, inbox, pipeline, stop or threading.Event()).go()
 

@@ -3,7 +3,7 @@
 On the CPU a worker does the whole study, from its files to its analysis, by one thread. Networks as
 small as these gain little from threads of their own, which wait for each other at every layer, and
 a network's last digits depend on how many threads compute it: here that is one, unless ``threads``
-asks for more.
+asks for more. Workers share the networks of this process where those work in forks.
 
 On a GPU, with exported networks, and where images go through the models in batches, workers read
 and this process holds the models. So it is for a single study: its file is read while they load.
@@ -49,10 +49,11 @@ def run(
     """See [spineline.pipeline.run.engines.Engine][]; ``pipeline`` is one with models loaded."""
     workers, limits = workers_of(len(cases), settings), limits_of(settings)
     models = settings if pipeline is None else pipeline.settings
-    can_share = FORKS or pipeline is None
+    can_share = pipeline is None or (FORKS and pipeline.works_in_forks)
     if workers and len(cases) > 1 and can_share and does_whole_studies(models, settings):
         if pipeline is None and FORKS:
-            pipeline = Pipeline.from_settings(settings)
+            loaded = Pipeline.from_settings(settings)
+            pipeline = loaded if loaded.works_in_forks else None
         whole = WholeStudy(models, pipeline, settings.threads)
         with ProcessPool(whole, workers=workers, limits=limits) as studies:
             yield from map(outcome_of, studies.map(cases))
@@ -66,7 +67,7 @@ def run(
 
 
 def computes_by_one_thread(models: ModelSettings) -> bool:
-    """Whether one thread computes a study: by torch's networks on the CPU."""
+    """Whether one thread computes a study: on the CPU, but for exported folders."""
     return on_cpu(models) and not is_exported(models.weights)
 
 
@@ -90,7 +91,7 @@ def auto_workers() -> int:
     """As many as torch would use threads, which is asked only where it is imported already."""
     torch = sys.modules.get("torch")
     here = cores_here() if torch is None else int(torch.get_num_threads())
-    return min(runtimes.threads() or here, _MOST_WORKERS)
+    return min(runtimes.default_threads() or here, _MOST_WORKERS)
 
 
 def limits_of(settings: PipelinePredict) -> Limits:

@@ -209,7 +209,7 @@ class StudyActor:
         _set_threads(job.threads)  # of torch, which is imported by now
         self._analyser: Analyser | None = None
         if workers and does_whole_studies(settings, settings):
-            whole = WholeStudy(settings, pipeline)
+            whole = WholeStudy(settings, pipeline if pipeline.works_in_forks else None)
             self._studies: ProcessPool[Case, Analysis | Failure] = ProcessPool(
                 whole, workers=workers, limits=limits
             )
@@ -251,7 +251,7 @@ def _set_threads(count: int) -> None:
 
 def threads_here() -> int:
     """How many threads a network would have in this process; 0 where that cannot be told."""
-    if given := runtimes.threads():
+    if given := runtimes.default_threads():
         return given
     try:
         import torch

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
-from spineline.converters.sources.result.corrections import CORRECTIONS_NAME
 from spineline.datasets.common.background import Background
 from spineline.datasets.common.errors import (
     AnnotationError,
@@ -36,6 +35,7 @@ from spineline.datasets.common.settings import refuse_output_around
 from spineline.datasets.volumes.archives import Unpacking, unpacking
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
+from spineline.pipeline.inference.runtimes.choice import Runtime, chosen_runtime
 from spineline.pipeline.inference.sources import Case, find_cases
 from spineline.pipeline.outputs.comparison import comparison_of
 from spineline.pipeline.outputs.study_files import (
@@ -154,9 +154,12 @@ def _predict(
     settings = replace(settings, to=(*settings.to, *kept))
     check_extras(settings)
     if pipeline is None:
-        engine, weights = load_engine(settings.engine), bundle_of(settings).sha256
+        bundle = bundle_of(settings)
+        engine, weights = load_engine(settings.engine), bundle.sha256
+        runtime = chosen_runtime(settings, bundle)
     elif settings.engine == "local":
         engine, weights = partial(engine_local.run, pipeline=pipeline), pipeline.weights_sha256
+        runtime = pipeline.runtime
     else:
         raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline away")
     stamp = Stamp(weights, results_hash(settings), package_version())
@@ -175,7 +178,7 @@ def _predict(
     with _run_folder(settings) as manifest:
         hidden = pseudonyms_of(settings, cases, manifest.entries)
         cases = cases if hidden is None else hidden.cases()
-        run = _Run(settings, manifest, stamp, cases, hidden)
+        run = _Run(settings, manifest, stamp, cases, hidden, runtime)
         with hidden_in_log(settings, hidden):
             run.go(engine)
             return run.finish()
@@ -230,8 +233,10 @@ class _Run:
         stamp: Stamp,
         cases: Sequence[Case],
         hidden: Pseudonyms | None,
+        runtime: Runtime,
     ) -> None:
         self._hidden = hidden
+        self._runtime = runtime
         self._settings = settings
         self._manifest = manifest
         self._stamp = stamp
@@ -346,7 +351,8 @@ class _Run:
         write_log(self._out, self._log(done, failures))
         failed = [{"study": failure.name, "reason": failure.reason} for failure in failures]
         settings = recorded(replace(self._settings, overwrite=False, retry=False))
-        write_run_record(self._out, "pipeline predict", settings, failures=failed)
+        words = {"runtime": self._runtime, "failures": failed}
+        write_run_record(self._out, "pipeline predict", settings, **words)
         self._tell(len(done), failures, len(refused))
         return PredictResult(self._out, results, failures, self._skipped, refused)
 
@@ -401,7 +407,7 @@ def _refuse_corrected(out: Path) -> None:
         msg = (
             f"{out}: {len(studies)} {_studies(len(studies))} in it are corrected by hand, and "
             "overwrite=true would remove that; choose another out=, leave overwrite=true away, or "
-            f"remove {CORRECTIONS_NAME} first"
+            f"remove {_CORRECTIONS} first"
         )
         raise OutputExistsError(msg)
 

@@ -25,8 +25,8 @@ _WORKERS = (
 _TIMEOUT = "seconds that one study may take; then it fails, and the others go on"
 _MEMORY = "MB that one study may take; then it fails, and the others go on"
 _THREADS = (
-    "threads that torch's networks compute a study with on the CPU; by more than one the last "
-    "digits of numbers may differ"
+    "threads that the networks compute a study with on the CPU; by more than one the last digits "
+    "of numbers may differ"
 )
 _STACK = "the images of a folder are slices of one study, in the order of their names"
 _OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
@@ -68,8 +68,8 @@ class PipelinePredict(OutputSettings):
 
 _NOT_OF_RESULTS = (
     "source", "out", "overwrite", "retry", "seed", "engine", "workers", "threads", "timeout",
-    "max_memory", "batch", "device", "half", "trust", "weights", "detector", "classifier", "namer",
-    "to", "names", "salt", "ray_address", "ray_workers",
+    "max_memory", "batch", "device", "half", "runtime", "trust", "weights", "detector",
+    "classifier", "namer", "to", "names", "salt", "ray_address", "ray_workers",
 )  # fmt: skip
 """Keys that say where and how to run; those of weights are told by their SHA-256."""
 

@@ -15,9 +15,9 @@ from spineline.datasets.networks.runtimes import (
     PACKAGES,
     SUFFIXES,
     check_output_shape,
+    default_threads,
     import_runtime,
     open_session,
-    threads,
 )
 
 
@@ -67,7 +67,7 @@ def test_threads(value: str | None, wanted: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if value is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert threads() == wanted
+    assert default_threads() == wanted
 
 
 def test_openvino_is_imported_without_its_reports() -> None:

@@ -43,7 +43,7 @@ def test_a_sound_installation(diagnose) -> None:
     assert report["weights"]["sha256"] == bundle.sha256
     assert bundle.detector.path.name in report["weights"]["files"]
     assert set(report["weights"]["files"].values()) == {"ok"}
-    assert report["run"] == {"runtime": "torch", "device": "cpu", "half": False, "gpus": None}
+    assert report["run"] == {"runtime": "onnx", "device": "cpu", "half": False, "gpus": None}
     assert report["programs"]["needed"] == []
 
 
@@ -56,7 +56,7 @@ def test_the_libraries_are_tried_in_a_process_of_its_own(tmp_path: Path) -> None
     assert done.stdout.endswith("all that must hold does\n")
     lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert lines["torch"] == [metadata.version("torch")]
-    assert lines["runtime"] == ["torch"]
+    assert lines["runtime"] == ["onnx"]
     assert lines["device"] == ["cpu"]
     for private in (str(Path.home()), str(ROOT), sys.prefix):
         assert private not in done.stdout

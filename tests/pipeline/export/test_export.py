@@ -33,7 +33,7 @@ FORMS = ["onnx", pytest.param("openvino", marks=pytest.mark.slow)]
 
 @pytest.fixture(scope="module")
 def original() -> Pipeline:
-    return Pipeline.load()
+    return Pipeline.load(runtime="torch")
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -177,9 +177,13 @@ def test_the_command_runs_without_torch(
     assert list((tmp_path / "o").glob("*/overlay.png"))
 
 
-def test_ordinary_weights_without_torch_say_what_to_do(study: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["auto", "torch"])
+def test_ordinary_weights_without_torch_say_what_to_do(
+    study: Path, tmp_path: Path, runtime: str
+) -> None:
+    """By their graphs, they need safetensors even so."""
     words = ("pipeline", "predict", f"source={study}", f"out={tmp_path / 'o'}")
-    done = run(sys.executable, "-c", BLOCK, *words)
+    done = run(sys.executable, "-c", BLOCK, *words, f"runtime={runtime}")
     assert done.returncode == 2
     assert "weights=default: needs" in done.stderr
     assert "pipeline export" in done.stderr
