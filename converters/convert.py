@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -53,7 +54,7 @@ class ConvertResult:
     """What a conversion did.
 
     Attributes:
-        out: the folder written.
+        out: the folder written; it is not where every image was left out.
         source: what was written, left out and found.
         failures: one line per broken entry, and one where nothing is left; any makes the command
             exit 1.
@@ -235,6 +236,10 @@ def _check_output(settings: ConvertSettings) -> None:
     check_output(settings.out, overwrite=settings.overwrite)
 
 
+class _NothingToWriteError(Exception):
+    """Every image was left out; nothing is written, and an output that is there stays."""
+
+
 def _convert(
     source: AnnotationSource,
     settings: ConvertSettings,
@@ -250,8 +255,13 @@ def _convert(
         layouts = {"": dict(parts)}
     warn_of_parted(source.records, parts, f"split={settings.split}")
     labels = cast(LabelSet, settings.labels)
-    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+    with (
+        suppress(_NothingToWriteError),
+        staged_folder(settings.out, overwrite=settings.overwrite) as stage,
+    ):
         source = write_images(stage, source, layouts, window=settings.window)
+        if not source.records:
+            raise _NothingToWriteError
         for name, layout in layouts.items():
             root = stage / name
             write_dataset(root, source.records, layout, labels=labels, formats=settings.to)
