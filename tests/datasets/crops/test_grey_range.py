@@ -64,7 +64,8 @@ def test_a_single_image_tells_nothing_and_known_images_stay_known() -> None:
     assert grey_range(images_of(1, seed=0)) is None
     assert grey_range(images_of(1, seed=0), known) is known
     alone, both = grey_range(images_of(60, seed=0)), grey_range(images_of(60, seed=0), known)
-    assert alone is not None and both is not None
+    assert alone is not None
+    assert both is not None
     assert both.low == tuple(map(min, alone.low, known.low))
     assert both.high == tuple(map(max, alone.high, known.high))
 
