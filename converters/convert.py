@@ -155,6 +155,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         rule_boxes=settings.boxes == "rule",
         empty_tag=settings.empty_tag,
         reviewed_only=settings.studies == "reviewed",
+        volumes=True,
     )
     source = read_results(settings.annotations, settings.images, rules)
     return _convert(of_kinds(source, settings.kinds), settings, "convert result")

@@ -319,14 +319,15 @@ class ImagesOfExport:
         """The slice of a volume, or of a file of several frames, that a picture shows.
 
         Fields or ``slices=`` name the volume and the slice, or the picture's name does; the only
-        volume of the folder needs no name where the slice is said.
+        volume of the folder needs no name where the slice is said, and no other volume is named.
         """
         stem = _stem(parts[-1])
         number = slice_said(entry, self._slices, stem)
         fitting, is_certain = self._by_words(entry, stem, number)
         if not fitting and not is_certain:
             fitting = self._by_beginning(parts, stem, number)
-            if not fitting and number is not None and len(self._stacked) == 1:
+            named = entry.slice_index is not None or volume_suffix(Path(parts[-1]))
+            if not fitting and not named and number is not None and len(self._stacked) == 1:
                 fitting = [(self._stacked[0], number)]
         if len(fitting) > 1:
             shown = ", ".join(str(file) for file, _ in fitting[:3])

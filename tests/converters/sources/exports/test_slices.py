@@ -363,6 +363,15 @@ def test_what_says_no_slice_is_left_out(tmp_path, name, fields, keys, reason, wo
     assert source.records == ()
 
 
+@pytest.mark.parametrize("name", ["other.nii.gz", "other.png"])
+def test_a_table_that_names_another_volume_is_not_taken_for_the_only_one(tmp_path, name):
+    voxels = write_nifti(tmp_path / "volumes/case7.nii.gz", "RAS")
+    assert voxels.shape == (SLICES, WIDE, HIGH)
+    (tmp_path / "points.csv").write_text(f"image,slice,x,y,level\n{name},3,5,5,L1\n")
+    (entry,) = read("csv", tmp_path / "points.csv", tmp_path / "volumes").failures
+    assert entry.reason == "label_without_frame"
+
+
 def test_plain_images_come_before_slices(tmp_path, spine):
     """A picture that is there itself is taken, though its name begins with a volume's."""
     write_nifti(spine.images / "a.nii.gz", "RAS")
