@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from spineline.converters.conversion import conversion_content, log_conversion
-from spineline.converters.export_sources import read_export
+from spineline.converters.export_sources import export_kind, is_point_table, read_export
 from spineline.converters.patients import warn_of_parted, with_patients
 from spineline.converters.settings import (
     ConvertCervical,
@@ -22,6 +22,7 @@ from spineline.converters.settings import (
 )
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
+from spineline.converters.sources.exports.kinds import EXPORT_NAMES
 from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
@@ -29,7 +30,7 @@ from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import AnnotationSource, LeftOut
 from spineline.converters.sources.tianchi import read_tianchi
 from spineline.converters.write import write_dataset, write_images
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
@@ -47,6 +48,9 @@ from spineline.datasets.splits import (
     split_studies,
 )
 from spineline.datasets.types import ImageRecord
+
+
+_OTHER_COMMAND = "annotations=%s: this is %s; use spineline convert %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ def convert_cervical(settings: ConvertCervical) -> ConvertResult:
     _check_health(settings.labels, "cervical")
     _check_ratio(settings)
     _check_output(settings)
+    if settings.annotations.exists() and is_point_table(settings.annotations):
+        raise AnnotationError(_OTHER_COMMAND % (settings.annotations, EXPORT_NAMES["csv"], "csv"))
     rules = CervicalRules(
         columns=settings.columns,
         classes=settings.classes,
@@ -148,6 +154,10 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         OutputExistsError: the output exists already.
     """
     _check_output(settings)
+    found = export_kind(settings.annotations)[0] if settings.annotations.is_file() else None
+    if found not in (None, "result"):
+        name = EXPORT_NAMES[found]
+        raise AnnotationError(_OTHER_COMMAND % (settings.annotations, name, found))
     rules = ResultRules(
         min_confidence=settings.min_confidence,
         keep_abstained=settings.abstained == "keep",

@@ -375,3 +375,18 @@ def test_an_unknown_kind_is_refused_before_anything_is_written(report_source, ru
     assert code == 2
     assert "disc" in err
     assert not (files.root / "out").exists()
+
+
+def test_exports_of_other_tools_are_recognised_by_the_other_commands(tmp_path, run_cli):
+    points = tmp_path / "points.csv"
+    points.write_text("image,x,y,level\na.png,1,2,L1\n")
+    tracks = tmp_path / "annotations.xml"
+    tracks.write_text("<annotations><version>1.1</version></annotations>")
+    for command, path, words in (
+        ("cervical", points, "this is a CSV of points; use spineline convert csv"),
+        ("result", points, "this is a CSV of points; use spineline convert csv"),
+        ("result", tracks, "this is CVAT's XML; use spineline convert cvat"),
+    ):
+        given = (f"annotations={path}", f"images={tmp_path}", f"out={tmp_path / 'out'}")
+        code, _, err = run_cli("convert", command, *given)
+        assert (code, words in err) == (1, True), err
