@@ -49,7 +49,6 @@ from spineline.datasets.splits import (
 )
 from spineline.datasets.types import ImageRecord
 
-
 _OTHER_COMMAND = "annotations=%s: this is %s; use spineline convert %s"
 
 
