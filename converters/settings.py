@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from spineline.converters.sources.exports.kinds import ExportKind
-from spineline.converters.sources.exports.slices import VIEWS
+from spineline.converters.sources.exports.slices import SLICE_VIEWS
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS
@@ -209,7 +209,7 @@ class ConvertPictures(ConvertExport):
         "how these pictures show a slice: upright (head up, face left), stored (the file's axes "
         "as x and y), array (nibabel's volume[n]), rot90 (np.rot90 of it)",
         default="upright",
-        choices=tuple(VIEWS),
+        choices=tuple(SLICE_VIEWS),
     )
 
 
@@ -297,7 +297,7 @@ class ConvertCsv(ConvertPictures):
         "how the x and y of a volume's slice count: stored (the file's axes), or as a picture of "
         "it shows them: upright, array, rot90",
         default="stored",
-        choices=tuple(VIEWS),
+        choices=tuple(SLICE_VIEWS),
     )
     only: str | None = key(
         "COLUMN:VALUE of the rows to take, such as condition:Spinal Canal Stenosis", default=None

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from spineline.converters.sources.exports.marks import ExportedImage
 from spineline.converters.sources.exports.slices import (
-    VIEWS,
+    SLICE_VIEWS,
     SliceRules,
     shown_as,
     slice_in_name,
@@ -114,7 +114,7 @@ class FoundImage:
         """The views in which a volume's slice is a picture of this size."""
         if self.header is None or self.upright is None:
             return []
-        found = ((view, shown_as(self.header, view, size_wh)) for view in VIEWS)
+        found = ((view, shown_as(self.header, view, size_wh)) for view in SLICE_VIEWS)
         return [(view, turn) for view, turn in found if turn is not None]
 
 

@@ -5,8 +5,8 @@ a picture is of is said by a field of its entry (``slice: 12``), or by its name 
 the volume: ``case7_s12.png``, ``case7.nii.gz_012.png``, ``case7/slice_012.png``. Numbers run along
 the axis from side to side, in the order of the file.
 
-A picture may show the slice in another way than the file holds it. `VIEWS` are the usual ones; its
-size and the order of its levels are checked against the one that is named.
+A picture may show the slice in another way than the file holds it. `SLICE_VIEWS` are the usual
+ones; its size and the order of its levels are checked against the one that is named.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spineline.datasets.common.settings import close_match
 from spineline.datasets.dicom.geometry import Reorientation, standard_orientation
 from spineline.datasets.dicom.header import SliceHeader
 
-VIEWS: dict[str, str] = {
+SLICE_VIEWS: dict[str, str] = {
     "upright": "head up and face left, as 3D Slicer, ITK-SNAP and spineline show it",
     "stored": "as SimpleITK.GetArrayFromImage(image)[:, :, n] of a volume whose first axis runs "
     "from side to side: x counts along the first of the file's two other axes, y along the second",
@@ -61,7 +61,7 @@ class SliceRules:
             and, where there are several volumes, a group ``volume``; or the name of a field that
             holds the number; None: see the module.
         first: the number of the first slice.
-        view: one of `VIEWS`.
+        view: one of `SLICE_VIEWS`.
     """
 
     slices: str | None = None

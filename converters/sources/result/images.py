@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -98,8 +98,7 @@ class ImagesOfResults:
             raise EntryError("label_without_frame", detail)
         alike = [file for file in volumes.files if file.name == name]
         for file in alike if len(alike) > 1 else ():
-            stem = file.name[: -len(volume_suffix(Path(file.name)))]
-            if plain_name("_".join((*file.parts[:-1], stem)), "volume") == entry.image_name:
+            if entry.image_name in _case_names(file):
                 name = str(file)
         found = volumes.find(ExportedImage(entry.where, name, "", content.slice_index))
         if found.header is not None:
@@ -156,11 +155,18 @@ class ImagesOfResults:
         """Note the studies and frames that have no result."""
         others = [s.name for s in self.studies if not {s.study_uid, s.name} & self.seen]
         others += [name for name in self.frames if name not in self.seen]
-        volumes = [] if self.volumes is None else self.volumes.not_taken()
-        others += [name for name in volumes if volume_suffix(Path(name))]
+        for name in () if self.volumes is None else self.volumes.not_taken():
+            if volume_suffix(Path(name)) and _case_names(PurePosixPath(name)).isdisjoint(self.seen):
+                others.append(name)
         for name in others:
             detail = "there is no result of it"
             builder.note(name, name, "frame_without_label", detail, "not converted")
+
+
+def _case_names(volume: PurePosixPath) -> set[str]:
+    """The names that ``pipeline predict`` may give the results of a volume."""
+    stem = volume.name[: -len(volume_suffix(Path(volume.name)))]
+    return {stem, plain_name("_".join((*volume.parts[:-1], stem)), "volume")}
 
 
 def _check_size(entry: ResultFile, content: ResultContent, width: int, height: int) -> None:
