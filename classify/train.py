@@ -222,6 +222,8 @@ def _network_config(
         mean, std, origin = start.mean, start.std, start.origin
     elif own is not None and own[1].origin is not None:
         mean, std, origin = own[1].mean, own[1].std, own[1].origin
+    same_crops = own is not None and own[1].crop == recipe.crop()
+    known = own[1].greys if own is not None and same_crops else None
     fixed = recipe.model == GRADIENTS or recipe.keep_blocks > 0
     return NetworkConfig(
         model=recipe.model,
@@ -235,7 +237,7 @@ def _network_config(
         components=recipe.components if fixed else 0,
         members=recipe.members,
         feature_dropout=recipe.feature_dropout,
-        greys=grey_range(data.train),
+        greys=grey_range(data.train, known),
         level_input=recipe.level_input,
         keep_blocks=recipe.keep_blocks,
         pool=recipe.pool if recipe.keep_blocks else 1,

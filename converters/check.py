@@ -191,5 +191,6 @@ def _print(total: int, findings: Sequence[Finding], studies: Sequence[str], out:
     counts = ", ".join(f"{name} {count}" for name, count in finding_counts(findings).items())
     LOG.info("%d annotated images checked: %s", total, counts or "nothing found")
     if studies:
-        LOG.info("%d studies with errors: %s", len(studies), ", ".join(studies))
+        what = "study" if len(studies) == 1 else "studies"
+        LOG.info("%d %s with errors: %s", len(studies), what, ", ".join(studies))
     LOG.info("written to %s", out)

@@ -90,12 +90,14 @@ def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[
     if missing := sum(source.is_missing(record) for record in source.records):
         LOG.warning("%d images are missing: their labels are written without them", missing)
     total = len(source.records) + len(source.left_out)
-    LOG.info("%d of %d annotated images converted to %s", len(source.records), total, settings.out)
+    written = f"converted to {settings.out}" if source.records else "converted: nothing is written"
+    LOG.info("%d of %d annotated images %s", len(source.records), total, written)
     if counts := finding_counts(source.findings):
         LOG.info("findings: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
     if studies := has_errors(source.findings):
         names = ", ".join(studies[:_SHOWN]) + (" …" if len(studies) > _SHOWN else "")
-        LOG.info("studies with errors: %s (details: conversion.json or data check)", names)
+        where = "conversion.json or data check" if source.records else "data check"
+        LOG.info("studies with errors: %s (details: %s)", names, where)
     failures = [str(entry) for entry in source.failures]
     if not source.records:
         reasons = ", ".join(f"{name} {count}" for name, count in _reasons(source).items())

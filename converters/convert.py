@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from spineline.converters.conversion import conversion_content, log_conversion
-from spineline.converters.export_sources import read_export
+from spineline.converters.export_sources import export_kind, is_point_table, read_export
 from spineline.converters.patients import warn_of_parted, with_patients
 from spineline.converters.settings import (
     ConvertCervical,
@@ -21,6 +22,7 @@ from spineline.converters.settings import (
 )
 from spineline.converters.sources.cervical.filters import CervicalRules
 from spineline.converters.sources.cervical.read import read_cervical
+from spineline.converters.sources.exports.kinds import EXPORT_NAMES
 from spineline.converters.sources.frames import with_frame_findings
 from spineline.converters.sources.prepared import check_image_size, read_prepared
 from spineline.converters.sources.report import read_report
@@ -28,7 +30,7 @@ from spineline.converters.sources.result.read import ResultRules, read_results
 from spineline.converters.sources.source import AnnotationSource, LeftOut
 from spineline.converters.sources.tianchi import read_tianchi
 from spineline.converters.write import write_dataset, write_images
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.common.files import check_output, staged_folder, write_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import write_run_record
@@ -47,13 +49,15 @@ from spineline.datasets.splits import (
 )
 from spineline.datasets.types import ImageRecord
 
+_OTHER_COMMAND = "annotations=%s: this is %s; use spineline convert %s"
+
 
 @dataclass(frozen=True, slots=True)
 class ConvertResult:
     """What a conversion did.
 
     Attributes:
-        out: the folder written.
+        out: the folder written; it is not where every image was left out.
         source: what was written, left out and found.
         failures: one line per broken entry, and one where nothing is left; any makes the command
             exit 1.
@@ -102,6 +106,8 @@ def convert_cervical(settings: ConvertCervical) -> ConvertResult:
     _check_health(settings.labels, "cervical")
     _check_ratio(settings)
     _check_output(settings)
+    if settings.annotations.exists() and is_point_table(settings.annotations):
+        raise AnnotationError(_OTHER_COMMAND % (settings.annotations, EXPORT_NAMES["csv"], "csv"))
     rules = CervicalRules(
         columns=settings.columns,
         classes=settings.classes,
@@ -147,6 +153,10 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         OutputExistsError: the output exists already.
     """
     _check_output(settings)
+    found = export_kind(settings.annotations)[0] if settings.annotations.is_file() else None
+    if found not in (None, "result"):
+        name = EXPORT_NAMES[found]
+        raise AnnotationError(_OTHER_COMMAND % (settings.annotations, name, found))
     rules = ResultRules(
         min_confidence=settings.min_confidence,
         keep_abstained=settings.abstained == "keep",
@@ -154,6 +164,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
         rule_boxes=settings.boxes == "rule",
         empty_tag=settings.empty_tag,
         reviewed_only=settings.studies == "reviewed",
+        volumes=True,
     )
     source = read_results(settings.annotations, settings.images, rules)
     return _convert(of_kinds(source, settings.kinds), settings, "convert result")
@@ -235,6 +246,10 @@ def _check_output(settings: ConvertSettings) -> None:
     check_output(settings.out, overwrite=settings.overwrite)
 
 
+class _NothingToWriteError(Exception):
+    """Every image was left out; nothing is written, and an output that is there stays."""
+
+
 def _convert(
     source: AnnotationSource,
     settings: ConvertSettings,
@@ -250,8 +265,13 @@ def _convert(
         layouts = {"": dict(parts)}
     warn_of_parted(source.records, parts, f"split={settings.split}")
     labels = cast(LabelSet, settings.labels)
-    with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
+    with (
+        suppress(_NothingToWriteError),
+        staged_folder(settings.out, overwrite=settings.overwrite) as stage,
+    ):
         source = write_images(stage, source, layouts, window=settings.window)
+        if not source.records:
+            raise _NothingToWriteError
         for name, layout in layouts.items():
             root = stage / name
             write_dataset(root, source.records, layout, labels=labels, formats=settings.to)

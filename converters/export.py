@@ -152,7 +152,7 @@ def _of_results(
     stage: Path, settings: DataExport, source: Path
 ) -> tuple[list[ImageToCorrect], list[str]]:
     """The images of results, windowed to 8 bits, with how sure their structures are."""
-    rules = ResultRules(keep_abstained=True, rule_boxes=False)
+    rules = ResultRules(keep_abstained=True, rule_boxes=False, volumes=True)
     read = read_results(source, cast(Path, settings.images), rules)
     found = _contents(source)
     images, failures = list[ImageToCorrect](), [entry.detail for entry in read.failures]

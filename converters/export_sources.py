@@ -11,6 +11,7 @@ from spineline.converters.settings import (
     ConvertExport,
     ConvertLabelme,
     ConvertLabelStudio,
+    ConvertPictures,
     ConvertSlicer,
     CsvColumns,
 )
@@ -31,6 +32,7 @@ from spineline.converters.sources.exports.labelstudio import read_labelstudio_ex
 from spineline.converters.sources.exports.marks import ExportedImage
 from spineline.converters.sources.exports.read import ExportRules, source_of_export
 from spineline.converters.sources.exports.slicer import markup_files, read_slicer_export
+from spineline.converters.sources.exports.slices import SliceRules
 from spineline.converters.sources.source import AnnotationSource, load_json
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.words.word_map import WordMap, read_word_map
@@ -54,6 +56,9 @@ def read_export(settings: ConvertExport) -> AnnotationSource:
         ConfigError: ``names`` or ``patient`` do not fit.
     """
     words = WordMap() if settings.names is None else read_word_map(settings.names)
+    slices = SliceRules(view="stored")  # Slicer's points become pixels as stored
+    if isinstance(settings, ConvertPictures):
+        slices = SliceRules(settings.slices, settings.first_slice, settings.view)
     _check_kind(settings)
     entries = _entries(settings)
     if not entries:
@@ -65,6 +70,7 @@ def read_export(settings: ConvertExport) -> AnnotationSource:
         empty_tag=settings.empty_tag,
         studies_by_name=settings.patient is None and settings.patients is None,
         off_slice_mm=settings.off_slice_mm if isinstance(settings, ConvertSlicer) else 10.0,
+        slices=slices,
     )
     return source_of_export(settings.kind, entries, settings.images, rules)
 

@@ -108,8 +108,10 @@ def _tell(
         text += "say it: %s; patients=FILE (image or study, patient) keeps a patient's together"
         LOG.info(text, source.kind, _LEAVE_ALONE)
         return
-    counts = len(studies), len(set(of_study.values())), told_by
-    LOG.info("patients: %d studies of %d patients by %s; no part divides a patient's", *counts)
+    patients = len(set(of_study.values()))
+    one, many = "study" if len(studies) == 1 else "studies", "" if patients == 1 else "s"
+    text = "patients: %d %s of %d patient%s by %s; no part divides a patient's"
+    LOG.info(text, len(studies), one, patients, many, told_by)
     if unknown := studies - set(of_study):
         text = "patients: of %d of %d studies the patient is not known, such as %s: %s"
         LOG.warning(text, len(unknown), len(studies), min(unknown), _LEAVE_ALONE)

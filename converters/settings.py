@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from spineline.converters.sources.exports.kinds import ExportKind
+from spineline.converters.sources.exports.slices import SLICE_VIEWS
 from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalColumns
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.labels import KINDS, LABEL_SETS
@@ -194,7 +195,26 @@ class ConvertExport(ConvertLumbar):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertCoco(ConvertExport):
+class ConvertPictures(ConvertExport):
+    """Keys of the exports of tools that mark pictures, such as slices of volumes."""
+
+    slices: str | None = key(
+        "of pictures of a volume's slices: the field that holds the number of the slice, or a "
+        r"regular expression of the picture's name such as (?P<volume>.+)_s(?P<slice>\d+); none "
+        "takes the usual fields and names (case7_s12.png, case7/012.png)",
+        default=None,
+    )
+    first_slice: int = key("the number of a volume's first slice", default=0, minimum=0, maximum=1)
+    view: str = key(
+        "how these pictures show a slice: upright (head up, face left), stored (the file's axes "
+        "as x and y), array (nibabel's volume[n]), rot90 (np.rot90 of it)",
+        default="upright",
+        choices=tuple(SLICE_VIEWS),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertCoco(ConvertPictures):
     """Keys of ``spineline convert coco``."""
 
     kind: ClassVar[ExportKind] = "coco"
@@ -203,7 +223,7 @@ class ConvertCoco(ConvertExport):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertCvat(ConvertExport):
+class ConvertCvat(ConvertPictures):
     """Keys of ``spineline convert cvat``."""
 
     kind: ClassVar[ExportKind] = "cvat"
@@ -212,7 +232,7 @@ class ConvertCvat(ConvertExport):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertLabelStudio(ConvertExport):
+class ConvertLabelStudio(ConvertPictures):
     """Keys of ``spineline convert labelstudio``."""
 
     kind: ClassVar[ExportKind] = "labelstudio"
@@ -226,7 +246,7 @@ class ConvertLabelStudio(ConvertExport):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertLabelme(ConvertExport):
+class ConvertLabelme(ConvertPictures):
     """Keys of ``spineline convert labelme``."""
 
     kind: ClassVar[ExportKind] = "labelme"
@@ -262,17 +282,23 @@ class CsvColumns(Settings):
     y: str = key("column of the point's y in pixels", default="y")
     level: str = key("column of the level", default="level")
     grade: str = key("column of the grade", default="grade")
-    slice: str = key("column of a volume's slice, from 0", default="slice")
+    slice: str = key("column of a volume's slice, from 0 or first_slice", default="slice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertCsv(ConvertExport):
+class ConvertCsv(ConvertPictures):
     """Keys of ``spineline convert csv``."""
 
     kind: ClassVar[ExportKind] = "csv"
 
     annotations: Path = key("the CSV file of points, or a folder of them")
     columns: CsvColumns = key("names of the columns", default=CsvColumns())
+    view: str = key(
+        "how the x and y of a volume's slice count: stored (the file's axes), or as a picture of "
+        "it shows them: upright, array, rot90",
+        default="stored",
+        choices=tuple(SLICE_VIEWS),
+    )
     only: str | None = key(
         "COLUMN:VALUE of the rows to take, such as condition:Spinal Canal Stenosis", default=None
     )

@@ -3,6 +3,7 @@
 Read are the layouts that tools write: ``annotations/instances_PART.json`` with images beside or in
 ``images`` (COCO, CVAT, Datumaro), ``PART/_annotations.coco.json`` (Roboflow), ``labels.json`` with
 ``data`` (FiftyOne), or one file anywhere. The part of a file is told by its name or its folder's.
+Grades are read from ``attributes`` where they are words that are known (``grade: v3``).
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spineline.datasets.bare.classes import kind_of_name
 from spineline.datasets.bare.contents import BareBox, BareContents, BareImage, contents_of
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
 from spineline.datasets.common.log import LOG
 from spineline.datasets.images import ImageReadError, image_size
 from spineline.datasets.splits import Part
+from spineline.datasets.words.grades import ordered_tags
+from spineline.datasets.words.word_map import WordMap
 
 _PART_WORDS: dict[Part, str] = {"train": r"train", "val": r"val(id|idation)?", "test": r"test"}
 _NO_BOXES = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_", "stuff_")
@@ -160,7 +164,18 @@ def _box(item: Mapping[str, Any], name: str) -> BareBox:
     points = item.get("keypoints") or ()
     seen = [points[n : n + 2] for n in range(0, len(points), 3) if points[n + 2]]
     point = (float(seen[0][0]), float(seen[0][1])) if len(seen) == 1 else None
-    return BareBox(name, (left, top, left + width, top + height), point)
+    return BareBox(name, (left, top, left + width, top + height), point, _tags(item, name))
+
+
+def _tags(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The grade that an annotation's attributes state in words that are known; else none."""
+    given = item.get("attributes")
+    if not isinstance(given, Mapping):
+        return ()
+    words, kind = WordMap(), kind_of_name(name)
+    texts = [(str(key), str(value)) for key, value in given.items() if value is not None]
+    said = [words.grade(text, kind) for text in words.grade_texts(texts, kind)]
+    return ordered_tags({tag for tags in said for tag in tags or ()}, kind) or ()
 
 
 def _image(item: Mapping[str, Any], file: Path, boxes: Sequence[BareBox]) -> BareImage:

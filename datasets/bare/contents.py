@@ -21,11 +21,12 @@ LEFT_OUT = "none: the image is left out; mend or remove it"
 
 @dataclass(frozen=True, slots=True)
 class BareBox:
-    """One box: the name of its class, its place in native pixels, and its point, if it has one."""
+    """One box: the name of its class, its place in native pixels, its point and grade, if any."""
 
     name: str
     box_xyxy: tuple[float, float, float, float]
     point_xy: tuple[float, float] | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +134,15 @@ def _record(
         level = levels.get(box.name, "")
         twice = counts[level] > 1
         left, top, right, bottom = box.box_xyxy
-        tags = (health[box.name],) if box.name in health else ()
-        kind: Kind = "disc" if tags else kind_of_name(box.name)
+        healthy = (health[box.name],) if box.name in health else ()
+        kind: Kind = "disc" if healthy else kind_of_name(box.name)
         structures.append(
             Structure(
                 level="" if twice else level,
                 kind=kind,
                 point_xy=box.point_xy or ((left + right) / 2, (top + bottom) / 2),
                 box_xyxy=box.box_xyxy,
-                pathology=tags,
+                pathology=healthy or box.tags,
                 findings=("duplicate_level",) if level and twice else (),
                 class_name=box.name,
             )

@@ -18,6 +18,8 @@ GREY_STATISTICS = ("brightness", "spread", "sharpness")
 step from pixel to pixel in units of the standard deviation."""
 
 _WIDER = 0.25  # of the width of the training images' range, added at both ends
+_FEW = 50  # images that do not show how far their kind reaches
+_BEYOND = 0.0005  # of images of the same kind lie beyond either end of a range of few
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,19 @@ def grey_statistics(crops: PixelArray) -> FloatArray:
     return np.array([values.mean(), spread, np.mean(steps) / max(spread, 1e-6)])
 
 
-def grey_range(table: CropTable) -> GreyRange:
+def grey_range(table: CropTable, known: GreyRange | None = None) -> GreyRange | None:
     """The range over the images of a table, a quarter wider at both ends; copies do not count.
+
+    Of fewer than 50 images it is at least the prediction interval of one more image of a normal
+    distribution (mean ± t s √(1 + 1/n), Student's t with n - 1 degrees of freedom), since few
+    images do not reach as far as their kind does.
+
+    Args:
+        table: of crops.
+        known: the range of the weights that training started from, which is taken in.
+
+    Returns:
+        The range; of a single image, ``known``.
 
     Raises:
         ValueError: the table has no crop.
@@ -64,9 +77,21 @@ def grey_range(table: CropTable) -> GreyRange:
         if not row.variant:
             members.setdefault(row.image_id, []).append(n)
     found = np.array([grey_statistics(windows[n]) for n in members.values()])
+    count = len(found)
     low, high = found.min(axis=0), found.max(axis=0)
+    if count == 1:
+        return known
     more = _WIDER * (high - low)
-    return GreyRange(_plain(low - more), _plain(high + more))
+    low, high = low - more, high + more
+    if count < _FEW:
+        from scipy.stats import t  # slow to import, and needed seldom
+
+        reach = t.ppf(1 - _BEYOND, count - 1) * found.std(axis=0, ddof=1) * (1 + 1 / count) ** 0.5
+        middle = found.mean(axis=0)
+        low, high = np.minimum(low, middle - reach), np.maximum(high, middle + reach)
+    if known is not None:
+        low, high = np.minimum(low, known.low), np.maximum(high, known.high)
+    return GreyRange(_plain(low), _plain(high))
 
 
 def _plain(values: Iterable[float]) -> tuple[float, ...]:

@@ -222,8 +222,9 @@ def why_no_crop(dataset: Dataset, failures: Sequence[str]) -> str:
         return "no crop can be made, it holds no structure; convert a source that does"
     if dataset.own_names:
         return (
-            "no crop can be made, a bare data set has no grades (v1 to v5); convert it from a "
-            "source that has them (spineline convert help lists them)"
+            "no crop can be made, none of its boxes has a grade (v1 to v5): of a bare data set "
+            "COCO alone has them, as attributes (grade: v3); convert it from a source that has "
+            "them (spineline convert help lists them)"
         )
     if all(s.level == NO_LEVEL for s in structures):
         return (

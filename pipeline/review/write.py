@@ -94,8 +94,9 @@ def write(settings: PipelineWrite) -> WriteResult:
         write_run_record(stage, "pipeline write", settings)
     for failure in failures:
         LOG.error("error: %s", failure)
-    text = "%d studies written, %d of them corrected, %d failed; outputs in %s"
-    LOG.info(text, len(done), corrected, len(failures), settings.out)
+    what = "study" if len(done) == 1 else "studies"
+    text = "%d %s written, %d of them corrected, %d failed; outputs in %s"
+    LOG.info(text, len(done), what, corrected, len(failures), settings.out)
     return WriteResult(settings.out, tuple(done), tuple(failures))
 
 

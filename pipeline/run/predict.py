@@ -404,8 +404,9 @@ def _refuse_corrected(out: Path) -> None:
     """
     studies = {path.parent for path in out.glob(f"*/{_CORRECTIONS}")}
     if studies:
+        verb = "is" if len(studies) == 1 else "are"
         msg = (
-            f"{out}: {len(studies)} {_studies(len(studies))} in it are corrected by hand, and "
+            f"{out}: {len(studies)} {_studies(len(studies))} in it {verb} corrected by hand, and "
             "overwrite=true would remove that; choose another out=, leave overwrite=true away, or "
             f"remove {_CORRECTIONS} first"
         )

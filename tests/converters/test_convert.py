@@ -210,15 +210,28 @@ def test_broken_entries_exit_1_and_the_rest_is_converted(tianchi_source, run_cli
     assert len(load_dataset(files.root / "out").all_records()) == 1
 
 
-def test_nothing_to_convert_exits_1(report_source, run_cli):
+def test_nothing_to_convert_exits_1_and_writes_nothing(report_source, run_cli):
     files = report_source("001-000")
     files.entries[0]["point"].pop()
     files.save()
-    code, _, err = run_cli("convert", "report", *files.words())
+    code, out, err = run_cli("convert", "report", *files.words())
     assert code == 1
+    assert "001-000: left out (point_count): 10 points, wanted 11" in err
     assert "labels.json: no image of it could be converted" in err
-    left_out = json.loads((files.root / "out/conversion.json").read_text())["left_out"]
-    assert [entry["reason"] for entry in left_out] == ["point_count"]
+    assert "0 of 1 annotated images converted: nothing is written" in out
+    assert not (files.root / "out").exists()
+
+
+def test_nothing_to_convert_leaves_what_is_there(tianchi_source, slice_writer, run_cli):
+    """Also where it shows only when pixels are decoded that no image can be used."""
+    files = tianchi_source(1)
+    assert run_cli("convert", "tianchi", *files.words(split="train"))[0] == 0
+    before = (files.root / "out/conversion.json").read_bytes()
+    slice_writer(files.images / "study1" / "IM2", 1, 2, PixelData=b"\0" * 64)
+    words = files.words(split="train", overwrite="true")
+    assert run_cli("convert", "tianchi", *words)[0] == 1
+    assert (files.root / "out/conversion.json").read_bytes() == before
+    assert sorted(path.name for path in files.root.iterdir()) == ["dicom", "out", "tianchi.json"]
 
 
 def test_pixels_that_cannot_be_decoded_are_a_failure_of_that_record(
@@ -362,3 +375,18 @@ def test_an_unknown_kind_is_refused_before_anything_is_written(report_source, ru
     assert code == 2
     assert "disc" in err
     assert not (files.root / "out").exists()
+
+
+def test_exports_of_other_tools_are_recognised_by_the_other_commands(tmp_path, run_cli):
+    points = tmp_path / "points.csv"
+    points.write_text("image,x,y,level\na.png,1,2,L1\n")
+    tracks = tmp_path / "annotations.xml"
+    tracks.write_text("<annotations><version>1.1</version></annotations>")
+    for command, path, words in (
+        ("cervical", points, "this is a CSV of points; use spineline convert csv"),
+        ("result", points, "this is a CSV of points; use spineline convert csv"),
+        ("result", tracks, "this is CVAT's XML; use spineline convert cvat"),
+    ):
+        given = (f"annotations={path}", f"images={tmp_path}", f"out={tmp_path / 'out'}")
+        code, _, err = run_cli("convert", command, *given)
+        assert (code, words in err) == (1, True), err

@@ -50,6 +50,7 @@ def parse_coco(content: Any, where: str) -> list[ExportedImage]:
         key = entry.get("image_id")
         marks.setdefault(key if _is_id(key) else None, []).append(entry)
     times = Counter(entry.get("id") for entry in images if _is_id(entry.get("id")))
+    images = _with_videos(images, content.get("videos"))
     found = [_image(entry, times, marks, by_id, where) for entry in images]
     for key, entries in marks.items():
         if key not in times:
@@ -66,6 +67,20 @@ def _objects(content: Any, name: str, where: str) -> list[dict[str, Any]]:
         msg = f"{where}: {name} is no list of objects; wanted a COCO file with images, annotations "
         raise AnnotationError(f"{msg}and categories")
     return listed
+
+
+def _with_videos(images: list[dict[str, Any]], videos: Any) -> list[dict[str, Any]]:
+    """The images with the name of their video (``video_id``), which may be a volume's."""
+    listed = videos if isinstance(videos, list) else []
+    names = {
+        v.get("id"): v.get("name") for v in listed if isinstance(v, dict) and _is_id(v.get("id"))
+    }
+    keys = (entry.get("video_id") for entry in images)
+    found = [names.get(key) if _is_id(key) else None for key in keys]
+    return [
+        {"video": name, **entry} if isinstance(name, str) else entry
+        for entry, name in zip(images, found, strict=True)
+    ]
 
 
 def _is_id(value: Any) -> bool:

@@ -2,12 +2,13 @@
 
 Points, boxes (also turned ones) and the points of skeletons are marks; polygons, polylines, masks,
 ellipses and cuboids are left out. A track marks frames by number, whose images are those that CVAT
-exports beside it: ``frame_000007``. A shape that is ``outside`` is not in the frame.
+exports beside it: ``frame_000007``. A shape that is ``outside`` is not in the frame. The names of
+a task and of its source are fields of its images, since they may be those of a volume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,28 @@ def parse_cvat(root: Any, where: str) -> list[ExportedImage]:
     """
     if root.tag != "annotations":
         raise AnnotationError(f"{where}: the root is <{root.tag}>, wanted CVAT's <annotations>")
-    images = [_image(node, where) for node in root.findall("image")]
+    tasks = _tasks(root)
+    images = [_image(node, tasks, where) for node in root.findall("image")]
     frames: dict[str, list[tuple[Any, Any]]] = {}
     for track in root.findall("track"):
         for shape in _shapes(track):
             frames.setdefault(str(shape.get("frame")), []).append((track, shape))
     size = _task_size(root)
     ordered = sorted(frames, key=lambda text: (not text.isdecimal(), text.zfill(12)))
-    return images + [_frame(frame, frames[frame], size, where) for frame in ordered]
+    about = tasks.get("", ())
+    return images + [_frame(frame, frames[frame], size, about, where) for frame in ordered]
+
+
+def _tasks(root: Any) -> dict[str, Attributes]:
+    """The names of each task and its source by the task's id; of the only one also by ``""``."""
+    found = {}
+    for task in [*root.iterfind("meta/task"), *root.iterfind("meta/project/tasks/task")]:
+        said = {"task": task.findtext("name"), "source": task.findtext("source")}
+        said["source"] = said["source"] or root.findtext("meta/source")
+        found[task.findtext("id") or ""] = tuple((k, v.strip()) for k, v in said.items() if v)
+    if len(found) == 1:
+        found[""] = next(iter(found.values()))
+    return found
 
 
 def _task_size(root: Any) -> tuple[int, int] | None:
@@ -70,12 +85,13 @@ def _task_size(root: Any) -> tuple[int, int] | None:
     return size_of(sizes[0].findtext("width"), sizes[0].findtext("height"))
 
 
-def _image(node: Any, where: str) -> ExportedImage:
+def _image(node: Any, tasks: Mapping[str, Attributes], where: str) -> ExportedImage:
     name = node.get("name") or ""
     place = named(where, name or "an image")
     if not name:
         error = EntryError("bad_entry", f"{place}, id {node.get('id')}: has no name")
         return ExportedImage(place, error=error)
+    about = tasks.get(node.get("task_id") or "", ())
     listed, attributes = MarkList(), list[tuple[str, str]]()
     try:
         for number, shape in enumerate(_shapes(node)):
@@ -89,14 +105,18 @@ def _image(node: Any, where: str) -> ExportedImage:
         place,
         name,
         size_wh=size_of(node.get("width"), node.get("height")),
-        attributes=tuple(attributes),
+        attributes=(*attributes, *about),
         marks=tuple(listed.marks),
         dropped=tuple(listed.dropped),
     )
 
 
 def _frame(
-    frame: str, shapes: list[tuple[Any, Any]], size_wh: tuple[int, int] | None, where: str
+    frame: str,
+    shapes: list[tuple[Any, Any]],
+    size_wh: tuple[int, int] | None,
+    about: Attributes,
+    where: str,
 ) -> ExportedImage:
     place = f"{where}, frame {cut(frame)}"
     if not frame.isdecimal() or len(frame) > 9:
@@ -110,7 +130,12 @@ def _frame(
     except EntryError as error:
         return ExportedImage(place, name, error=error)
     return ExportedImage(
-        place, name, size_wh=size_wh, marks=tuple(listed.marks), dropped=tuple(listed.dropped)
+        place,
+        name,
+        size_wh=size_wh,
+        attributes=about,
+        marks=tuple(listed.marks),
+        dropped=tuple(listed.dropped),
     )
 
 

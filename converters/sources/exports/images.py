@@ -7,20 +7,35 @@ all mean the ``b.png`` of the folder, the one below an ``a`` where there are sev
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import parse_qs, unquote
 
+import numpy as np
+import numpy.typing as npt
+
 from spineline.converters.sources.exports.marks import ExportedImage
+from spineline.converters.sources.exports.slices import (
+    SLICE_VIEWS,
+    SliceRules,
+    shown_as,
+    slice_in_name,
+    slice_said,
+    view_of,
+    volumes_said,
+)
 from spineline.converters.sources.frames import frame_size
 from spineline.converters.sources.report import study_of
 from spineline.converters.sources.source import EntryError, Pixels, cut
+from spineline.datasets.common.arrays import FloatArray
 from spineline.datasets.common.errors import AnnotationError, DicomReadError, SpinelineError
+from spineline.datasets.dicom.geometry import Reorientation
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import scan
@@ -53,6 +68,9 @@ class FoundImage:
         file: path relative to the images folder.
         path: of the file.
         header: the slice, of DICOM and volumes; None of plain images.
+        upright: how a volume's slice, as stored, becomes this image, which has its head up; None
+            of DICOM and plain images, which stay as they are.
+        shown: how the slice became the picture that was marked, where that is another one.
     """
 
     image_id: str
@@ -62,10 +80,42 @@ class FoundImage:
     file: str
     path: Path
     header: SliceHeader | None = None
+    upright: Reorientation | None = None
+    shown: Reorientation | None = None
+
+    @property
+    def spacing_rc_mm(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in mm; None where they are not known."""
+        spacing = None if self.header is None else self.header.spacing_rc_mm
+        transposed = self.upright is not None and self.upright.transpose
+        return spacing[::-1] if spacing and transposed else spacing
 
     def pixels(self) -> Pixels:
-        """The image as stored, (height, width)."""
-        return read_image(self.path) if self.header is None else slice_pixels(self.header)
+        """The image, (height, width)."""
+        if self.header is None:
+            return read_image(self.path)
+        stored = slice_pixels(self.header)
+        return stored if self.upright is None else self.upright.apply(stored)
+
+    def places(self, points_xy: npt.ArrayLike, shown: Reorientation | None = None) -> FloatArray:
+        """(N, 2) points of the picture that was marked as points of this image.
+
+        Args:
+            points_xy: the points.
+            shown: in place of `shown`.
+        """
+        points = np.array(points_xy, dtype=np.float64).reshape(-1, 2)
+        if self.upright is None:
+            return points
+        shown = shown or self.shown
+        return self.upright.from_native(points if shown is None else shown.to_native(points))
+
+    def fitting_views(self, size_wh: tuple[int, int] | None) -> list[tuple[str, Reorientation]]:
+        """The views in which a volume's slice is a picture of this size."""
+        if self.header is None or self.upright is None:
+            return []
+        found = ((view, shown_as(self.header, view, size_wh)) for view in SLICE_VIEWS)
+        return [(view, turn) for view, turn in found if turn is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +134,16 @@ class ImagesOfExport:
     DICOM headers are read when a name or UID is first asked for that is no plain image's.
     """
 
-    def __init__(self, images: Path, *, studies_by_name: bool = True) -> None:
+    def __init__(
+        self, images: Path, *, studies_by_name: bool = True, slices: SliceRules | None = None
+    ) -> None:
         """List a folder, or take one file of it.
 
         Args:
             images: the folder or file.
             studies_by_name: plain images called ``053-000``, ``053-001`` are of one study; else
                 each is a study of its own, as is right where their patients are known.
+            slices: how entries say which slice of a volume they are of.
 
         Raises:
             AnnotationError: no such folder or file.
@@ -103,6 +156,7 @@ class ImagesOfExport:
         self.files = tuple(sorted(found))
         self.unreadable: dict[str, str] = {}
         self._studies_by_name = studies_by_name
+        self._slices = slices or SliceRules()
         self._volumes: dict[PurePosixPath, Study] = {}
         self._taken: dict[tuple[Path, int | None], str] = {}
         self._ids: set[str] = set()
@@ -156,6 +210,7 @@ class ImagesOfExport:
                 f"{where}: {self._taken[place]} is of the same image ({name}); the first counts"
             )
             raise EntryError("duplicate_id", detail)
+        upright = None
         if header is None:
             try:
                 width, height = frame_size(path)
@@ -164,11 +219,12 @@ class ImagesOfExport:
             image_id = self._new_id(_ids_of_file(name))
             study_id = study_of(image_id) if self._studies_by_name else image_id
         else:
-            width, height = header.columns, header.rows
+            upright = None if header.instance_uid else view_of(header, "upright")
+            height, width = upright.size_hw if upright else (header.rows, header.columns)
             study_id = self._study_id(header, name)
             image_id = self._new_id(_numbered(study_id))
         self._taken[place] = where
-        return FoundImage(image_id, study_id, width, height, str(name), path, header)
+        return FoundImage(image_id, study_id, width, height, str(name), path, header, upright)
 
     @cached_property
     def stacks(self) -> list[SliceStack]:
@@ -208,13 +264,21 @@ class ImagesOfExport:
         return names
 
     def _checked(self, entry: ExportedImage, found: FoundImage) -> FoundImage:
-        size = (found.width, found.height)
-        if entry.size_wh is None or entry.size_wh == size:
-            return found
-        width, height = entry.size_wh
+        view = self._slices.view
+        if found.header is not None and found.upright is not None:
+            if shown := shown_as(found.header, view, entry.size_wh):
+                return replace(found, shown=shown)
+            size = view_of(found.header, view).size_hw[::-1]
+        else:
+            size = (found.width, found.height)
+            if entry.size_wh in (None, size):
+                return found
+        width, height = entry.size_wh or size
+        shown_by = f" as view={view} shows it" if found.upright is not None else ""
         detail = f"{entry.where}: the export says {width}x{height} pixels, the image {found.file} "
-        detail += f"has {size[0]}x{size[1]}: not the image that was marked, or resized since"
-        raise EntryError("other_size", detail)
+        detail += f"has {size[0]}x{size[1]}{shown_by}: not the image that was marked, or resized "
+        others = " or ".join(f"view={name}" for name, _ in found.fitting_views(entry.size_wh))
+        raise EntryError("other_size", f"{detail}since" + (f"; {others} fits" if others else ""))
 
     def _by_uid(self, entry: ExportedImage) -> SliceHeader | None:
         """The slice of a UID; None where it is not there, but the entry gives a name too."""
@@ -229,7 +293,7 @@ class ImagesOfExport:
                 return None
             detail = f"{entry.where}: {len(found)} files bear the UID {cut(entry.instance_uid)}; "
             raise EntryError("several_images", f"{detail}name the image by its file instead")
-        return _slice_of(found, entry)
+        return self._slice_of(found, entry)
 
     def _by_name(self, entry: ExportedImage) -> tuple[PurePosixPath | None, SliceHeader | None]:
         parts = path_parts(entry.name)
@@ -245,9 +309,78 @@ class ImagesOfExport:
                 if fitting:
                     return self._opened(fitting[0], entry)
         if of_uid := self._dicom.of_uid.get(_stem(parts[-1])):
-            return None, _slice_of(of_uid, entry)
+            return None, self._slice_of(of_uid, entry)
+        if header := self._slice_named(entry, parts):
+            return None, header
         detail = f"{entry.where}: no file {cut(parts[-1])} in the images folder"
-        raise EntryError("label_without_frame", detail)
+        raise EntryError("label_without_frame", f"{detail}{self._nearest_volume(parts)}")
+
+    def _slice_named(self, entry: ExportedImage, parts: Sequence[str]) -> SliceHeader | None:
+        """The slice of a volume, or of a file of several frames, that a picture shows.
+
+        Fields or ``slices=`` name the volume and the slice, or the picture's name does; the only
+        volume of the folder needs no name where the slice is said, and no other volume is named.
+        """
+        stem = _stem(parts[-1])
+        number = slice_said(entry, self._slices, stem)
+        fitting, is_certain = self._by_words(entry, stem, number)
+        if not fitting and not is_certain:
+            fitting = self._by_beginning(parts, stem, number)
+            named = entry.slice_index is not None or volume_suffix(Path(parts[-1]))
+            if not fitting and not named and number is not None and len(self._stacked) == 1:
+                fitting = [(self._stacked[0], number)]
+        if len(fitting) > 1:
+            shown = ", ".join(str(file) for file, _ in fitting[:3])
+            detail = f"{entry.where}: {len(fitting)} volumes fit its name: {shown}"
+            raise EntryError("several_images", detail)
+        if not fitting:
+            return None
+        file, index = fitting[0]
+        return self._opened(file, replace(entry, slice_index=index))[1]
+
+    def _by_words(
+        self, entry: ExportedImage, stem: str, number: int | None
+    ) -> tuple[list[tuple[PurePosixPath, int | None]], bool]:
+        """The volumes that a field or ``slices=`` names, and whether it could name nothing else."""
+        said, is_certain = volumes_said(entry, self._slices, stem)
+        for words in map(path_parts, said):
+            names = {words[-1], _stem(words[-1]), PurePosixPath(words[-1]).stem} if words else set()
+            files = [file for file in self._stacked if names & {file.name, _stem(file.name)}]
+            if files:
+                return [(file, number) for file in _longest_match(words, files)], is_certain
+        return [], is_certain
+
+    def _by_beginning(
+        self, parts: Sequence[str], stem: str, number: int | None
+    ) -> list[tuple[PurePosixPath, int | None]]:
+        """The volumes whose name a picture's name begins with, the longest, and the slice."""
+        found: dict[PurePosixPath, int | None] = {}
+        for text in dict.fromkeys((stem, _UPLOAD.sub("", stem))):
+            for file in self._stacked:
+                if (n := slice_in_name(parts, text, file, _stem(file.name))) is not None:
+                    found.setdefault(file, n if number is None else number)
+        longest = max((len(_stem(file.name)) for file in found), default=0)
+        files = _longest_match(parts, [f for f in found if len(_stem(f.name)) == longest])
+        return [(file, found[file]) for file in files]
+
+    @cached_property
+    def _stacked(self) -> tuple[PurePosixPath, ...]:
+        """Volumes, and DICOM files of several frames."""
+        volumes = [file for file in self.files if volume_suffix(Path(file.name))]
+        several = (path for path, listed in self._dicom.of_path.items() if len(listed) > 1)
+        return (*volumes, *(_relative(path, self.root) for path in several))
+
+    def _nearest_volume(self, parts: Sequence[str]) -> str:
+        """How a slice of the volume whose name is nearest would be called."""
+        if not self._stacked:
+            return ""
+        names = {_stem(file.name): file for file in reversed(self._stacked)}
+        wanted = re.sub(r"[\W_]*\d+$", "", _stem(parts[-1]))
+        (near,) = difflib.get_close_matches(wanted, names, n=1, cutoff=0)
+        return (
+            f", nor a volume that its name begins with: slice 12 of {names[near].name} would be "
+            f"called {near}_012; fields volume and slice, or slices=, can say it too"
+        )
 
     def _same_name(self, parts: Sequence[str]) -> list[PurePosixPath]:
         return _longest_match(parts, self._named.get(parts[-1], []))
@@ -266,7 +399,7 @@ class ImagesOfExport:
             return file, None
         if volume_suffix(Path(file.name)):
             try:
-                return None, _slice_of(self._volume(file).series[0].slices, entry)
+                return None, self._slice_of(self._volume(file).series[0].slices, entry)
             except SpinelineError as error:
                 if isinstance(error, EntryError):
                     raise
@@ -276,7 +409,25 @@ class ImagesOfExport:
         if not headers:
             detail = f"{entry.where}: {file} is neither an image, a volume nor a DICOM file that "
             raise EntryError("unreadable_image", f"{detail}can be read")
-        return None, _slice_of(headers, entry)
+        return None, self._slice_of(headers, entry)
+
+    def _slice_of(self, headers: Sequence[SliceHeader], entry: ExportedImage) -> SliceHeader:
+        """The slice of a file that is meant: its only one, or that of the number."""
+        name, count, first = headers[0].path.name, len(headers), self._slices.first
+        if count == 1 and entry.slice_index in (None, headers[0].frame, first):
+            return headers[0]
+        number = slice_said(entry, self._slices, _stem((path_parts(entry.name) or ("",))[-1]))
+        if number is None:
+            detail = f"{entry.where}: {name} holds {count} slices, and the export does not say "
+            detail += f"which: by a picture's name such as {_stem(name)}_012, a field slice, or "
+            raise EntryError("no_slice", f"{detail}slices=; a CSV in a column slice")
+        for header in headers:
+            if header.frame == number - first:
+                return header
+        detail = f"{entry.where}: slice {number} is none of {name}, which has {count}, from {first}"
+        if number == count and first == 0:
+            detail += "; first_slice=1 counts from 1"
+        raise EntryError("no_slice", detail)
 
     def _volume(self, file: PurePosixPath) -> Study:
         if file not in self._volumes:
@@ -285,7 +436,10 @@ class ImagesOfExport:
 
     def _study_id(self, header: SliceHeader, name: PurePosixPath) -> str:
         if not header.instance_uid:
-            return _fit(_stem(name.name))
+            alike = len(self._stemmed.get(_stem(name.name), ())) > 1
+            return _fit(
+                "-".join([*name.parts[:-1], _stem(name.name)] if alike else [_stem(name.name)])
+            )
         return self._dicom.study_of_path[header.path].name
 
     def _new_id(self, names: Iterable[str]) -> str:
@@ -375,25 +529,6 @@ def _longest_match(parts: Sequence[str], files: list[PurePosixPath]) -> list[Pur
     if len(best) > 1:
         best = [file for file in best if len(file.parts) == most + 1] or best
     return best
-
-
-def _slice_of(headers: Sequence[SliceHeader], entry: ExportedImage) -> SliceHeader:
-    """The slice of a file that is meant: its only one, or the one of the index that is given."""
-    if len(headers) == 1 and entry.slice_index in (None, headers[0].frame, 0):
-        return headers[0]
-    if entry.slice_index is None:
-        detail = (
-            f"{entry.where}: {headers[0].path.name} holds {len(headers)} slices, and the export "
-        )
-        detail += "does not say which; a CSV can, in a column slice (from 0)"
-        raise EntryError("no_slice", detail)
-    for header in headers:
-        if header.frame == entry.slice_index:
-            return header
-    detail = (
-        f"{entry.where}: slice {entry.slice_index} is none of {headers[0].path.name}, which has "
-    )
-    raise EntryError("no_slice", f"{detail}{len(headers)}, from 0")
 
 
 def _is_image(file: PurePosixPath) -> bool:

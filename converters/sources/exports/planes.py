@@ -16,7 +16,6 @@ from spineline.datasets.common.errors import DicomReadError
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import choose_slice
-from spineline.datasets.volumes.volume import slice_pixels
 
 
 def stack_of(entry: ExportedImage, images: ImagesOfExport) -> SliceStack:
@@ -105,7 +104,7 @@ def _chosen_series(stack: SliceStack, usable: Sequence[SliceHeader]) -> Sequence
     if len(stack.study.series) == 1:
         return usable
     try:
-        uid = choose_slice(stack.study, read=slice_pixels).series.series_uid
+        uid = choose_slice(stack.study).series.series_uid
     except DicomReadError:
         return usable
     return [header for header in usable if header.series_uid == uid] or usable

@@ -18,6 +18,7 @@ from spineline.converters.sources.exports.images import FoundImage, ImagesOfExpo
 from spineline.converters.sources.exports.kinds import ExportKind
 from spineline.converters.sources.exports.marks import ExportedImage, ExportedMark
 from spineline.converters.sources.exports.planes import on_nearest_slice, stack_of
+from spineline.converters.sources.exports.slices import SliceRules
 from spineline.converters.sources.source import (
     AnnotationSource,
     EntryError,
@@ -46,6 +47,7 @@ class ExportRules:
         empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
         studies_by_name: plain images called ``053-000``, ``053-001`` are of one study.
         off_slice_mm: points in the patient further off the nearest slice are left out.
+        slices: which slice of a volume a picture is, and how it was shown.
     """
 
     words: WordMap = field(default_factory=WordMap)
@@ -54,6 +56,7 @@ class ExportRules:
     empty_tag: str | None = None
     studies_by_name: bool = True
     off_slice_mm: float = 10.0
+    slices: SliceRules = field(default_factory=SliceRules)
 
 
 def source_of_export(
@@ -73,7 +76,8 @@ def source_of_export(
     """
     if rules.patient is not None:
         _check_patient(entries, rules.patient)
-    found = ImagesOfExport(images, studies_by_name=rules.studies_by_name)
+    rules.slices.check_field(entries)
+    found = ImagesOfExport(images, studies_by_name=rules.studies_by_name, slices=rules.slices)
     reader = _Reader(kind, found, rules, graded=_has_grades(entries, rules.words))
     for entry in entries:
         reader.marks["read"] += len(entry.marks) + len(entry.dropped)
@@ -186,7 +190,7 @@ class _Reader:
     def _read_found(self, entry: ExportedImage, found: FoundImage) -> None:
         frame = MarkedImage(found.image_id, found.study_id, found.width, found.height)
         try:
-            structures = self._structures(entry, frame)
+            structures = self._structures(_placed(entry, found), frame, found)
         except SpinelineError as error:
             self._fail(entry, found.image_id, error, found.study_id)
             return
@@ -203,7 +207,7 @@ class _Reader:
                 width=found.width,
                 height=found.height,
                 structures=structures,
-                spacing_rc_mm=None if header is None else header.spacing_rc_mm,
+                spacing_rc_mm=found.spacing_rc_mm,
                 file=None if in_dicom else found.file,
                 study_uid=header.study_uid if header and in_dicom else None,
                 series_uid=header.series_uid if header and in_dicom else None,
@@ -219,7 +223,9 @@ class _Reader:
             msg = f"patient={self.rules.patient}: gives study {study_id} two patients; wanted one"
             raise ConfigError(msg)
 
-    def _structures(self, entry: ExportedImage, frame: MarkedImage) -> tuple[Structure, ...]:
+    def _structures(
+        self, entry: ExportedImage, frame: MarkedImage, found: FoundImage
+    ) -> tuple[Structure, ...]:
         for dropped in entry.dropped:
             self._drop(frame, dropped.reason, dropped.detail)
         understood = self._with_group_grades(self._understood(entry, frame), entry)
@@ -229,6 +235,7 @@ class _Reader:
             words = sorted({mark.words[0] for mark in entry.marks})
             shown = f", its marks are called {', '.join(map(repr, words))[:80]}" if words else ""
             raise EntryError("no_point", f"{entry.where}: no level is marked in it{shown}")
+        _check_upright(marks, entry, found)
         empty_tag = () if self.rules.empty_tag is None else (self.rules.empty_tag,)
         rules = PointRules(keep_fewer=True, empty_tag=empty_tag)
         structures = self.builder.judge(marks, frame, rules)
@@ -392,6 +399,62 @@ class _Reader:
         }
         source = self.builder.source(self.kind, pixels, path_of)
         return replace(source, marks=counts, patients=self.patients)
+
+
+def _placed(entry: ExportedImage, found: FoundImage) -> ExportedImage:
+    """An entry with its marks in pixels of the image that the dataset gets."""
+    if found.upright is None:
+        return entry
+    marks = []
+    for mark in entry.marks:
+        points = [] if mark.point_xy is None else [mark.point_xy]
+        corners = [] if mark.box_xyxy is None else [mark.box_xyxy[:2], mark.box_xyxy[2:]]
+        places = found.places([*points, *corners]).round(6)
+        box = places[len(points) :]
+        marks.append(
+            replace(
+                mark,
+                point_xy=tuple(places[0].tolist()) if points else None,
+                box_xyxy=(*box.min(axis=0).tolist(), *box.max(axis=0).tolist())
+                if corners
+                else None,
+            )
+        )
+    return replace(entry, marks=tuple(marks))
+
+
+_FEWEST_IN_ORDER = 4
+"""Levels that say which way is down."""
+
+
+def _check_upright(marks: Sequence[MarkedPoint], entry: ExportedImage, found: FoundImage) -> None:
+    """Refuse marks whose levels do not run downwards: the order of levels would rename them all.
+
+    Raises:
+        EntryError: the image is upside down or lies on its side.
+    """
+    ranked = sorted((m.rank, m.point_xy) for m in marks if m.rank is not None)
+    points = [point for _, point in ranked]
+    if len(points) < _FEWEST_IN_ORDER or _runs_down(points[0], points[-1]):
+        return
+    detail = f"{entry.where}: its levels do not run from top to bottom in {found.file}"
+    if found.upright is None:
+        detail += ": it is upside down, lies on its side, or its marks are named the other way "
+        raise EntryError("level_order", f"{detail}round; turn the image, or mend the names")
+    before = found.upright.to_native(points)
+    if found.shown is not None:
+        before = found.shown.from_native(before)
+    fitting = [
+        f"view={view}"
+        for view, shown in found.fitting_views(entry.size_wh)
+        if _runs_down(*found.places(before, shown)[[0, -1]].tolist())
+    ]
+    advice = f"; {' or '.join(fitting)} says that they do" if fitting else ""
+    raise EntryError("level_order", detail + advice)
+
+
+def _runs_down(first: Sequence[float], last: Sequence[float]) -> bool:
+    return last[1] - first[1] > abs(last[0] - first[0])
 
 
 def _is_flat(mark: ExportedMark) -> bool:

@@ -1,11 +1,12 @@
 """What counts in one ``result.json``, as ``pipeline predict`` wrote it or corrected by hand.
 
-What counts in a file: the identity of the image (``instance_uid``, or for a plain image the name of
-the result's folder) and its size; of each structure ``level``, ``point_xy``, ``confidence``, and
-the classes of ``seven`` and ``binary``, which become pathology tags (their probabilities and
-``point_mm`` are not looked at, but where a file holds several frames: the plane that ``point_mm``
-lie in tells the frame); ``naming.abstained``. So a point can be moved, a class changed, a structure
-deleted or added (``level`` and ``point_xy`` will do; null or absent codes leave it unlabelled).
+What counts in a file: the identity of the image (``instance_uid``; ``file`` and ``slice`` of a
+volume; or of a plain image the name of the result's folder) and its size; of each structure
+``level``, ``point_xy``, ``confidence``, and the classes of ``seven`` and ``binary``, which become
+pathology tags (their probabilities and ``point_mm`` are not looked at, but where a file holds
+several frames: the plane that ``point_mm`` lie in tells the frame); ``naming.abstained``. So a
+point can be moved, a class changed, a structure deleted or added (``level`` and ``point_xy`` will
+do; null or absent codes leave it unlabelled).
 Levels are taken as they are named and must run top to bottom. Coordinates as in
 [spineline.datasets.types][].
 """
@@ -16,6 +17,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from spineline.converters.sources.source import EntryError, PixelBox, pixel_numbers, short
@@ -28,8 +30,10 @@ from spineline.datasets.labels import (
     tags_of_codes,
 )
 from spineline.datasets.predictions import RESULT_SCHEMA, RESULT_SCHEMAS, ResultImage
+from spineline.datasets.volumes.volume import volume_suffix
 
 _FAR_MM = 1e6
+_MOST_SLICES = 1 << 20
 
 _STRUCTURE_KEYS = (
     "level", "kind", "point_xy", "point_mm", "box_xyxy", "confidence", "seven", "binary",
@@ -88,11 +92,15 @@ def parse_result(content: Any, where: str) -> ResultContent:
     structures = tuple(
         _structure(item, f"{where}: structures[{n}]") for n, item in enumerate(listed)
     )
-    _check_levels(structures, where)
+    _check_once(structures, where)
+    uid, (file, number) = _uid(content, "instance_uid", where), _slice(image, where)
+    in_volume = uid is None and file is not None and bool(volume_suffix(Path(file)))
+    if not in_volume:  # which may be stored upside down; it is set upright first
+        check_order(structures, where)
     return ResultContent(
         study_uid=_uid(content, "study_uid", where),
         series_uid=_uid(content, "series_uid", where),
-        instance_uid=_uid(content, "instance_uid", where),
+        instance_uid=uid,
         width=width,
         height=height,
         spacing_rc_mm=_spacing(image.get("spacing_rc_mm"), f"{where}: image.spacing_rc_mm"),
@@ -100,17 +108,37 @@ def parse_result(content: Any, where: str) -> ResultContent:
         abstained=_abstained(content.get("naming"), f"{where}: naming"),
         refused=content.get("status") == "refused" and not structures,
         forced=content.get("status") == "forced",
+        file=file,
+        slice_index=number if in_volume else None,
     )
 
 
-def _check_levels(structures: Sequence[ResultStructure], where: str) -> None:
-    """Refuse levels that are named twice or do not run top to bottom."""
+def _slice(image: Mapping[str, Any], where: str) -> tuple[str | None, int | None]:
+    """The file that the image is a slice of, and the number of the slice; None where neither is."""
+    file, number = image.get("file"), image.get("slice")
+    _check(file is None or isinstance(file, str), f"{where}: image.file", file, "a name, or null")
+    whole = number is None or (type(number) is int and 0 <= number < _MOST_SLICES)
+    _check(whole, f"{where}: image.slice", number, "a whole number from 0, or null")
+    return file, number
+
+
+def _check_once(structures: Sequence[ResultStructure], where: str) -> None:
+    """Refuse levels that are named twice."""
     order = (*EXTRA_LEVELS, *LEVELS)
     names = [s.level for s in structures]
     twice = [level for level in order if names.count(level) > 1]
     if twice:
         detail = f"{where}: structures: {names.count(twice[0])} of them are named {twice[0]}"
         raise EntryError("duplicate_level", f"{detail}; each level is there once at most")
+
+
+def check_order(structures: Sequence[ResultStructure], where: str) -> None:
+    """Refuse levels that do not run from top to bottom.
+
+    Raises:
+        EntryError: names the first two that do not.
+    """
+    order = (*EXTRA_LEVELS, *LEVELS)
     ranked = sorted(structures, key=lambda s: order.index(s.level))
     for above, below in pairwise(ranked):
         if not above.point_xy[1] < below.point_xy[1]:

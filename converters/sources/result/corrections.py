@@ -3,7 +3,8 @@
 The file lies beside its result and is bound to it by the SHA-256 of its bytes. It holds the
 differences alone: of each structure that was changed the level that the result gives it (``of``),
 and what takes the place of its point, level or grades; structures that a reader added have no
-``of``. `corrected_values` makes the corrected result of both.
+``of``. `corrected_values` makes the corrected result of both. One that is written by hand needs
+``schema``, ``result_sha256`` and ``changes`` (or ``looked_at: true``).
 
 Points are in native pixels of the result's image, as in [spineline.datasets.types][].
 """
@@ -136,13 +137,14 @@ class Corrections:
             where: names the file in messages, before the field.
 
         Raises:
-            AnnotationError: another schema, or a field is missing or malformed.
+            AnnotationError: another schema, or a field is malformed.
         """
         schema = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
         _check(schema == CORRECTIONS_SCHEMA, f"{where}: schema", schema, repr(CORRECTIONS_SCHEMA))
         allowed = set(cls.__dataclass_fields__) | {"schema"}
         _check_keys(value, allowed, where)
-        given = {name: value.get(name) for name in allowed - {"schema"}}
+        absent = {"comment": "", "revision": 0, "looked_at": False, "changes": []}
+        given = {name: value.get(name, absent.get(name)) for name in allowed - {"schema"}}
         sha256, revision, comment = given["result_sha256"], given["revision"], given["comment"]
         hexadecimal = isinstance(sha256, str) and len(sha256) == 64
         _check(hexadecimal, f"{where}: result_sha256", sha256, "64 hexadecimal digits")

@@ -5,20 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from spineline.converters.sources.exports.images import FoundImage, ImagesOfExport
+from spineline.converters.sources.exports.marks import ExportedImage
+from spineline.converters.sources.exports.slices import SliceRules
 from spineline.converters.sources.frames import find_frames, size_of_frame
 from spineline.converters.sources.report import study_of
 from spineline.converters.sources.result.content import ResultContent
 from spineline.converters.sources.result.files import ResultFile
 from spineline.converters.sources.source import EntryError, SourceBuilder
+from spineline.datasets.common.files import plain_name
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.dicom.select import Study
 from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.images import IMAGE_SUFFIXES, image_names
+from spineline.datasets.volumes.volume import volume_suffix
 
 _IN_PLANE_MM = 0.25  # numbers in results are rounded to micrometres; frames lie a millimetre apart
 _HASHED_NAME = re.compile(r"study-([0-9a-f]{16})")
@@ -37,6 +42,8 @@ class ImagesOfResults:
         study_ids: by study UID.
         seen: study UIDs and names of images that have a result, also one that cannot be read.
         done: instance UIDs and files of plain images that have a record.
+        volumes: where a result is of one.
+        slices: of volumes, by the id of the record.
     """
 
     root: Path
@@ -46,6 +53,8 @@ class ImagesOfResults:
     study_ids: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
+    volumes: ImagesOfExport | None = None
+    slices: dict[str, FoundImage] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -60,7 +69,9 @@ class ImagesOfResults:
             scanned = scan(images) if studies is None else studies
             found.studies = tuple(study for study in scanned if study.series)
             found.headers = instances_by_uid(found.studies)
-        if any(content.instance_uid is None for content in contents):
+        if any(content.slice_index is not None for content in contents):
+            found.volumes = ImagesOfExport(images, slices=SliceRules(view="stored"))
+        if any(c.instance_uid is None and c.slice_index is None for c in contents):
             paths = _plain_images(images)
             found.frames = dict(zip(image_names(paths), paths, strict=True))
         return found
@@ -72,6 +83,27 @@ class ImagesOfResults:
         header = self.headers.get(content.instance_uid)
         uid = header.study_uid if header else content.study_uid or content.instance_uid
         return self.study_ids.setdefault(uid, entry.image_id)
+
+    def slice_of(self, entry: ResultFile, content: ResultContent) -> FoundImage:
+        """The slice of a volume that a result is of.
+
+        Volumes of one name are told apart as ``pipeline predict`` names their results.
+
+        Raises:
+            EntryError: it is not there, or of another size than the result says.
+        """
+        name, volumes = str(content.file), self.volumes
+        if volumes is None:
+            detail = f"{entry.where}: is of a slice of {name}, and no folder of volumes was given"
+            raise EntryError("label_without_frame", detail)
+        alike = [file for file in volumes.files if file.name == name]
+        for file in alike if len(alike) > 1 else ():
+            if entry.image_name in _case_names(file):
+                name = str(file)
+        found = volumes.find(ExportedImage(entry.where, name, "", content.slice_index))
+        if found.header is not None:
+            _check_size(entry, content, found.header.columns, found.header.rows)
+        return found
 
     def image_of(
         self, entry: ResultFile, content: ResultContent
@@ -91,9 +123,7 @@ class ImagesOfResults:
             detail = f"{entry.where}: no image named {entry.image_name} in the images folder"
             missing = EntryError("label_without_frame", detail)
             width, height = size_of_frame(self.root, file, entry.where, missing)
-        if (width, height) != (content.width, content.height):
-            detail = f"{entry.where}: image is {content.width}x{content.height}, the file has "
-            raise EntryError("other_image", f"{detail}{width}x{height} pixels: not the same image")
+        _check_size(entry, content, width, height)
         return header, file
 
     def _slice_of(self, entry: ResultFile, content: ResultContent, uid: str) -> SliceHeader:
@@ -125,9 +155,24 @@ class ImagesOfResults:
         """Note the studies and frames that have no result."""
         others = [s.name for s in self.studies if not {s.study_uid, s.name} & self.seen]
         others += [name for name in self.frames if name not in self.seen]
+        for name in () if self.volumes is None else self.volumes.not_taken():
+            if volume_suffix(Path(name)) and _case_names(PurePosixPath(name)).isdisjoint(self.seen):
+                others.append(name)
         for name in others:
             detail = "there is no result of it"
             builder.note(name, name, "frame_without_label", detail, "not converted")
+
+
+def _case_names(volume: PurePosixPath) -> set[str]:
+    """The names that ``pipeline predict`` may give the results of a volume."""
+    stem = volume.name[: -len(volume_suffix(Path(volume.name)))]
+    return {stem, plain_name("_".join((*volume.parts[:-1], stem)), "volume")}
+
+
+def _check_size(entry: ResultFile, content: ResultContent, width: int, height: int) -> None:
+    if (width, height) != (content.width, content.height):
+        detail = f"{entry.where}: image is {content.width}x{content.height}, the file has "
+        raise EntryError("other_image", f"{detail}{width}x{height} pixels: not the same image")
 
 
 def _plain_images(images: Path) -> list[Path]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spineline.converters.sources.result.content import ResultContent, parse_result
+from spineline.converters.sources.result.content import ResultContent, check_order, parse_result
 from spineline.converters.sources.result.corrections import (
     StaleCorrectionsError,
     check_bound,
@@ -45,6 +45,7 @@ class ResultRules:
         rule_boxes: boxes are made from the points by the box rule; else the result's own count.
         empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
         reviewed_only: results that no reader has looked at to the end are left out.
+        volumes: results of volumes are taken, their slices set upright; else they are left out.
     """
 
     min_confidence: float = 0.0
@@ -53,6 +54,7 @@ class ResultRules:
     rule_boxes: bool = True
     empty_tag: str | None = None
     reviewed_only: bool = False
+    volumes: bool = False
 
 
 def read_results(
@@ -102,6 +104,8 @@ def read_results(
     index.note_others(builder)
 
     def pixels(record: ImageRecord) -> Pixels:
+        if record.image_id in index.slices:
+            return index.slices[record.image_id].pixels()
         if record.instance_uid is not None:
             return read_pixels(index.headers[record.instance_uid])
         return read_image(index.root / str(record.file))
@@ -149,12 +153,18 @@ def _read(
     builder: SourceBuilder,
 ) -> None:
     """One result to a record, or to a reason why there is none."""
-    header, file = images.image_of(entry, content)
+    header, file, place = None, None, ""
+    if content.slice_index is not None:
+        content = _in_volume(entry, content, images, rules)
+        file, place = images.slices[entry.image_id].file, f", slice {content.slice_index}"
+    else:
+        header, file = images.image_of(entry, content)
     if header is not None and content.study_uid != header.study_uid:
         detail = "the file of the instance belongs to another study"
         builder.note(entry.image_id, study, "uid_mismatch", detail, "the file counts")
     images.seen.add(header.study_uid if header else entry.image_name)
-    if (header.instance_uid if header else file) in images.done:
+    taken = header.instance_uid if header else f"{file}{place}"
+    if taken in images.done:
         detail = f"{entry.where}: an earlier result is of the same image; the first one counts"
         raise EntryError("duplicate_id", detail, failed=False)
     frame = MarkedImage(entry.image_id, study, content.width, content.height)
@@ -194,7 +204,40 @@ def _read(
             instance_uid=header.instance_uid if header else None,
         )
         builder.records.append(record)
-        images.done.add(str(record.instance_uid or record.file))
+        images.done.add(taken)
+
+
+def _in_volume(
+    entry: ResultFile, content: ResultContent, images: ImagesOfResults, rules: ResultRules
+) -> ResultContent:
+    """The content of a result of a volume, in pixels of its slice set upright.
+
+    Raises:
+        EntryError: the slice is not there, or levels do not run from top to bottom in it.
+    """
+    if not rules.volumes:
+        detail = f"{entry.where}: is of a slice of a volume, whose results can be converted and "
+        raise EntryError("label_without_frame", f"{detail}exported alone")
+    found = images.slices[entry.image_id] = images.slice_of(entry, content)
+    structures = []
+    for one in content.structures:
+        corners = [] if one.box_xyxy is None else [one.box_xyxy[:2], one.box_xyxy[2:]]
+        places = found.places([one.point_xy, *corners]).round(6)
+        x, y = places[0].tolist()
+        box = (
+            (*places[1:].min(axis=0).tolist(), *places[1:].max(axis=0).tolist())
+            if corners
+            else None
+        )
+        structures.append(replace(one, point_xy=(x, y), box_xyxy=box))
+    check_order(structures, entry.where)
+    return replace(
+        content,
+        width=found.width,
+        height=found.height,
+        spacing_rc_mm=found.spacing_rc_mm,
+        structures=tuple(structures),
+    )
 
 
 def _marks(

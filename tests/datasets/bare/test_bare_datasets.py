@@ -17,6 +17,7 @@ from spineline.datasets.commands.settings import DataCrops, DataShow, DataStats
 from spineline.datasets.commands.show import show
 from spineline.datasets.commands.stats import stats
 from spineline.datasets.common.errors import AnnotationError
+from spineline.datasets.crops.files import load_crops
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.labels import LEVELS
 
@@ -127,8 +128,27 @@ def test_commands_on_levels(tmp_path):
         ("L4", "L4-L5", "L5", "L5-S1"), 3
     )
     assert len(show(DataShow(data=data, out=tmp_path / "show")).images) == 3
-    with pytest.raises(AnnotationError, match="a bare data set has no grades"):
+    with pytest.raises(AnnotationError, match="none of its boxes has a grade"):
         crops(DataCrops(data=data, out=tmp_path / "crops"))
+
+
+def test_crops_of_coco_with_grades_as_attributes(tmp_path):
+    grades = [{"grade": "v3"}, {"Grade": "degenerative", "by": "x"}, {"pathology": "v2,v5"}, {}]
+    path = coco(tmp_path / "set", "instances_train.json", "images/x.png")
+    content = json.loads(path.read_text())
+    for entry, attributes in zip(content["annotations"], grades, strict=True):
+        entry["attributes"] = attributes
+    content["annotations"][3]["attributes"] = {"grade": "4 of 5"}  # no word that is known
+    path.write_text(json.dumps(content))
+    (record,) = load_dataset(path).records["train"]
+    assert {s.level: s.pathology for s in record.structures} == {
+        "L4": (), "L4-L5": ("v2", "v5"), "L5": ("v2",), "L5-S1": ("v3",),
+    }  # fmt: skip
+    crops(DataCrops(data=path, out=tmp_path / "crops"))
+    table = load_crops(tmp_path / "crops")["train"]
+    assert [(row.level, row.pathology) for row in table.rows] == [
+        ("L4-L5", ("v2", "v5")), ("L5", ("v2",)), ("L5-S1", ("v3",)),
+    ]  # fmt: skip
 
 
 def test_commands_on_classes_of_its_own(tmp_path):

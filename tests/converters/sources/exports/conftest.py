@@ -69,3 +69,35 @@ def expected(spine: MarkedSpine) -> Callable[..., None]:
         return True
 
     return check
+
+
+@dataclass(frozen=True)
+class MarkedVolume:
+    """A NIfTI file stored feet first, and what its slice 3 shows with the head up, face left."""
+
+    folder: Path
+    file: Path
+    pixels: np.ndarray
+    points: tuple[tuple[float, float], ...] = POINTS
+    levels: tuple[str, ...] = LEVELS
+
+    def check(self, source, tolerance=0.006):
+        (record,) = source.records
+        assert (record.file, source.left_out) == (self.file.name, ())
+        assert [s.level for s in record.structures] == list(self.levels)
+        assert np.allclose([s.point_xy for s in record.structures], self.points, atol=tolerance)
+        assert np.array_equal(source.pixels(record), self.pixels)
+        return True
+
+
+@pytest.fixture
+def marked_volume(tmp_path: Path) -> MarkedVolume:
+    sitk = pytest.importorskip("SimpleITK")
+    voxels = np.random.default_rng(0).integers(0, 900, (160, 96, 5)).astype(np.int16)
+    image = sitk.GetImageFromArray(voxels)  # to the head, to the front, to the left
+    image.SetSpacing((4.0, 1.0, 1.0))
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    sitk.WriteImage(image, str(folder / "case7.nii.gz"))
+    return MarkedVolume(folder, folder / "case7.nii.gz", voxels[::-1, ::-1, 3])

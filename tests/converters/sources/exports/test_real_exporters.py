@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
 from spineline.converters.export_sources import EXPORT_SETTINGS, read_export
+from spineline.converters.write import to_8_bit
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import LEVELS
 
 
 def read(spine, kind, annotations, **keys):
-    out = spine.images.parent / "out"
-    settings = EXPORT_SETTINGS[kind](annotations=annotations, images=spine.images, out=out, **keys)
-    return read_export(settings)
+    return read_from(spine.images, kind, annotations, **keys)
+
+
+def read_from(images, kind, annotations, **keys):
+    out = images.parent / "out"
+    return read_export(
+        EXPORT_SETTINGS[kind](annotations=annotations, images=images, out=out, **keys)
+    )
 
 
 @pytest.fixture
@@ -200,3 +207,65 @@ def test_slicer_older_form_to_the_newer(spine, slice_writer, tmp_path):
     assert first == second
     assert first.instance_uid == header.instance_uid
     assert np.allclose([s.point_xy for s in first.structures], spine.points, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["cvat", "coco_person_keypoints"])
+def test_datumaro_with_pictures_of_a_volume(datumaro, marked_volume, tmp_path, form):
+    from datumaro.components.media import Image
+
+    pixels = cv2.cvtColor(to_8_bit(marked_volume.pixels, "percentile"), cv2.COLOR_GRAY2BGR)
+    levels, points = marked_volume.levels, marked_volume.points
+    categories = list(levels)
+    marks = [datumaro.Points(point, label=n, id=n + 1) for n, point in enumerate(points)]
+    if form != "cvat":
+        flat = [value for point in points for value in point]
+        marks = [datumaro.Points(flat, [2] * 11, label=0, id=1)]
+        categories = {
+            datumaro.AnnotationType.label: datumaro.LabelCategories.from_iterable(["spine"]),
+            datumaro.AnnotationType.points: datumaro.PointsCategories.from_iterable(
+                [(0, list(levels), [])]
+            ),
+        }
+    item = datumaro.DatasetItem(
+        id="case7_s003", media=Image.from_numpy(pixels, ext=".png"), annotations=marks
+    )
+    dataset = datumaro.Dataset.from_iterable([item], categories=categories)
+    dataset.export(str(tmp_path / "out-of-it"), form)
+    kind = "cvat" if form == "cvat" else "coco"
+    assert marked_volume.check(read_from(marked_volume.folder, kind, tmp_path / "out-of-it"))
+
+
+def test_label_studio_with_pictures_of_a_volume(label_studio, marked_volume, tmp_path):
+    from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
+
+    content = {
+        "images": [{"id": 1, "file_name": "case7-slice003.png", "width": 96, "height": 160}],
+        "categories": [{"id": n, "name": v} for n, v in enumerate(marked_volume.levels)],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": n, "iscrowd": 0, "area": 40,
+             "bbox": [x - 5, y - 2, 10, 4], "keypoints": [x, y, 2]}
+            for n, (x, y) in enumerate(marked_volume.points)
+        ],
+    }  # fmt: skip
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    tasks = tmp_path / "tasks.json"
+    convert_coco_to_ls(str(tmp_path / "coco.json"), str(tasks), image_root_url="/data/upload/7/")
+    assert marked_volume.check(read_from(marked_volume.folder, "labelstudio", tasks))
+
+
+def test_labelme_with_pictures_of_a_volume(marked_volume, tmp_path):
+    pytest.importorskip("labelme")
+    label_file = pytest.importorskip("labelme._label_file")
+    (tmp_path / "pictures").mkdir()
+    picture = tmp_path / "pictures/case7.nii.gz_003.png"
+    cv2.imwrite(str(picture), to_8_bit(marked_volume.pixels, "percentile"))
+    shapes = [
+        {"label": level, "points": [list(point)], "group_id": None, "description": "",
+         "shape_type": "point", "flags": {}, "mask": None}
+        for level, point in zip(marked_volume.levels, marked_volume.points, strict=True)
+    ]  # fmt: skip
+    label_file.write_label_file(
+        str(tmp_path / "case7.json"), shapes=shapes, image_path="pictures/case7.nii.gz_003.png",
+        image_height=160, image_width=96, image_data=picture.read_bytes(),
+    )  # fmt: skip
+    assert marked_volume.check(read_from(marked_volume.folder, "labelme", tmp_path / "case7.json"))

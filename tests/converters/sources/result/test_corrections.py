@@ -202,6 +202,13 @@ def test_a_malformed_file_is_refused(field: str, bad: Any) -> None:
         Corrections.from_json({**Corrections(SHA).to_json(), field: bad}, "f")
 
 
+def test_a_file_by_hand_needs_no_more_than_what_it_changes() -> None:
+    value = {"schema": "spineline-corrections/1", "result_sha256": SHA}
+    found = Corrections.from_json({**value, "changes": [{"of": "L4", "seven": 1}]}, "f")
+    assert found == Corrections(SHA, (Change("L4", seven=1),))
+    assert Corrections.from_json({**value, "looked_at": True}, "f").looked_at
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -1,0 +1,127 @@
+"""Results of volumes, which are stored whichever way round, become upright images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spineline.converters.convert import convert_result
+from spineline.converters.settings import ConvertPredicted
+from spineline.converters.sources.result.read import ResultRules, read_results
+from spineline.datasets.dataset import load_dataset
+from spineline.datasets.labels import LEVELS
+
+VALUES = tuple(1000 + 100 * n for n in range(11))
+WIDE, HIGH = 60, 130
+
+
+def write_volume(path: Path, axes: str) -> np.ndarray:
+    """Voxels of which each level's has a value of its own; axes run towards these sides."""
+    nibabel = pytest.importorskip("nibabel")
+    pytest.importorskip("SimpleITK")
+    voxels = np.random.default_rng(0).integers(0, 900, (5, WIDE, HIGH)).astype(np.int16)
+    for n, value in enumerate(VALUES):
+        voxels[3, 20 + n, 8 + 11 * n] = value  # [to the right, to the back, to the foot]
+    names = {"R": (0, 1), "L": (0, -1), "P": (1, 1), "A": (1, -1), "I": (2, 1), "S": (2, -1)}
+    signs = {"R": 1, "L": -1, "A": 1, "P": -1, "S": 1, "I": -1}
+    affine = np.diag([0.0, 0.0, 0.0, 1.0])
+    for column, letter in enumerate(axes):
+        affine[names[letter][0], column] = signs[letter]
+    turned = voxels.transpose([names[v][0] for v in axes])
+    turned = turned[tuple(slice(None, None, names[v][1]) for v in axes)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(turned, affine), path)
+    return turned
+
+
+def write_result(path: Path, name: str, voxels: np.ndarray, axes: str, **image) -> None:
+    """A result as ``pipeline predict`` writes it: points count voxels along the file's axes."""
+    across = next(n for n, letter in enumerate(axes) if letter in "RL")
+    structures = []
+    for level, value in zip(LEVELS, VALUES, strict=True):
+        (index,) = np.argwhere(voxels == value).tolist()
+        number = index.pop(across)
+        x, y = index
+        box = [x - 5.0, y - 3.0, x + 5.0, y + 3.0]
+        structures.append({"level": level, "point_xy": [x, y], "box_xyxy": box})
+    wide, high = (side for n, side in enumerate(voxels.shape) if n != across)
+    told = {"width": wide, "height": high, "spacing_rc_mm": [1.0, 1.0], "file": name,
+            "slice": number, **image}  # fmt: skip
+    content = {"schema": "spineline-result/3", "status": "ok", "image": told,
+               "structures": structures, "warnings": [], "missing_levels": []}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("axes", ["LPI", "RAS", "PSR", "SRA"])
+def test_points_boxes_and_pixels_are_set_upright(tmp_path: Path, axes: str) -> None:
+    voxels = write_volume(tmp_path / "volumes/case7.nii.gz", axes)
+    write_result(tmp_path / "run/case7/result.json", "case7.nii.gz", voxels, axes)
+    out = tmp_path / "out"
+    done = convert_result(
+        ConvertPredicted(
+            annotations=tmp_path / "run", images=tmp_path / "volumes", out=out, boxes="result",
+            split="train",
+        )
+    )  # fmt: skip
+    assert done.failures == ()
+    (record,) = done.source.records
+    assert (record.width, record.height, record.file) == (WIDE, HIGH, "case7.nii.gz")
+    pixels = done.source.pixels(record)
+    points = [s.point_xy for s in record.structures]
+    assert [pixels[int(y), int(x)] for x, y in points] == list(VALUES)
+    assert points == sorted(points)  # the face looks left
+    halves = {
+        (round(x - b[0]), round(y - b[1]), round(b[2] - x), round(b[3] - y))
+        for (x, y), b in ((s.point_xy, s.box_xyxy) for s in record.structures)
+    }
+    assert halves == ({(3, 5, 3, 5)} if axes == "SRA" else {(5, 3, 5, 3)})
+    assert load_dataset(out).all_records()[0].structures == record.structures
+
+
+def test_volumes_of_one_name_are_told_apart_as_predict_names_them(tmp_path: Path) -> None:
+    for case, axes in (("a", "RAS"), ("b", "LPI")):
+        voxels = write_volume(tmp_path / f"volumes/{case}/T2.nii.gz", axes)
+        write_result(tmp_path / f"run/{case}_T2/result.json", "T2.nii.gz", voxels, axes)
+    rules = ResultRules(volumes=True)
+    source = read_results(tmp_path / "run", tmp_path / "volumes", rules)
+    assert [(r.image_id, r.file) for r in source.records] == [
+        ("a_T2", "a/T2.nii.gz"), ("b_T2", "b/T2.nii.gz"),
+    ]  # fmt: skip
+    assert "frame_without_label" not in {f.finding for f in source.findings}
+    write_volume(tmp_path / "volumes/c/T2.nii.gz", "RAS")
+    reviewed = ResultRules(volumes=True, reviewed_only=True)
+    source = read_results(tmp_path / "run", tmp_path / "volumes", reviewed)
+    assert [f.image_id for f in source.findings if f.finding == "frame_without_label"] == [
+        "c/T2.nii.gz"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ({"file": "other.nii.gz"}, "no file other.nii.gz in the images folder"),
+        ({"slice": 9}, "slice 9 is none of case7.nii.gz, which has 5, from 0"),
+        ({"slice": -1}, "image.slice is -1, wanted a whole number from 0"),
+        ({"width": 99}, "image is 99x130, the file has 60x130 pixels: not the same image"),
+        ({"file": "../../case8.nii.gz"}, "no file case8.nii.gz in the images folder"),
+    ],
+    ids=["file", "slice", "negative", "size", "outside"],
+)
+def test_a_volume_that_does_not_fit_is_said(tmp_path: Path, image, words: str) -> None:
+    voxels = write_volume(tmp_path / "volumes/case7.nii.gz", "RAS")
+    write_volume(tmp_path / "case8.nii.gz", "RAS")
+    write_result(tmp_path / "run/case7/result.json", "case7.nii.gz", voxels, "RAS", **image)
+    rules = ResultRules(volumes=True)
+    (entry,) = read_results(tmp_path / "run", tmp_path / "volumes", rules).failures
+    assert words in entry.detail
+
+
+def test_evaluation_takes_no_results_of_volumes(tmp_path: Path) -> None:
+    voxels = write_volume(tmp_path / "volumes/case7.nii.gz", "RAS")
+    write_result(tmp_path / "run/case7/result.json", "case7.nii.gz", voxels, "RAS")
+    (entry,) = read_results(tmp_path / "run", tmp_path / "volumes").failures
+    assert "can be converted and exported alone" in entry.detail
