@@ -26,6 +26,7 @@ from spineline.classify.recipe import HEADS, MAX_BLOCKS, MAX_MEMBERS, MAX_POOL, 
 from spineline.classify.trunks.blocks import BlockTrunk
 from spineline.classify.trunks.folding import fold_norms
 from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
+from spineline.classify.trunks.padding import fix_padding
 from spineline.classify.trunks.pretrained import Origin, load_trunk
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
@@ -269,17 +270,18 @@ def _build_trunk(
 def _whole_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
     """A timm model and its features; one of a single input size is built for the crops'."""
     problems: list[Exception] = []
+    crops = torch.zeros((1, config.channels, config.crop.size, config.crop.size))
     for more in ({}, {"img_size": config.crop.size}):
         try:
             trunk = _create(config, more)
-            with torch.no_grad():
-                shape = (1, config.channels, config.crop.size, config.crop.size)
-                features = trunk.eval()(torch.zeros(shape))
+            features = fix_padding(trunk.eval(), crops)
         except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
             problems.append(error)
             continue
         if features.ndim == 2:
-            trunk = _fetch(config, more) if pretrained else trunk
+            if pretrained:
+                trunk = _fetch(config, more)
+                fix_padding(trunk.eval(), crops)
             return trunk.train(), int(features.shape[1])
         problems.append(ValueError(f"its features have shape {tuple(features.shape)}"))
     msg = (
