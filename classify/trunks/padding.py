@@ -38,7 +38,7 @@ class _OnnxConv(torch.autograd.Function):
     """The convolution as one node of ONNX."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,  # noqa: ARG004
         images: Tensor,
         weight: Tensor,
@@ -46,14 +46,10 @@ class _OnnxConv(torch.autograd.Function):
         conv: FixedPaddingConv,
     ) -> Tensor:
         padded = functional.pad(images, conv.edges)
-        return functional.conv2d(
-            padded, weight, bias, conv.stride, 0, conv.dilation, conv.groups
-        )
+        return functional.conv2d(padded, weight, bias, conv.stride, 0, conv.dilation, conv.groups)
 
     @staticmethod
-    def symbolic(  # noqa: D102
-        g: Any, images: Any, weight: Any, bias: Any, conv: FixedPaddingConv
-    ) -> Any:
+    def symbolic(g: Any, images: Any, weight: Any, bias: Any, conv: FixedPaddingConv) -> Any:
         left, right, top, bottom = conv.edges
         return g.op(
             "Conv",

@@ -17,7 +17,13 @@ from spineline.classify.trunks.padding import FixedPaddingConv, fix_padding
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation", "size"),
-    [(3, 2, 1, (16, 16)), (5, 2, 1, (8, 11)), (3, 1, 2, (9, 9)), (2, 3, 1, (7, 8)), (1, 2, 1, (6, 6))],
+    [
+        (3, 2, 1, (16, 16)),
+        (5, 2, 1, (8, 11)),
+        (3, 1, 2, (9, 9)),
+        (2, 3, 1, (7, 8)),
+        (1, 2, 1, (6, 6)),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("bias", [True, False])
