@@ -205,7 +205,8 @@ def calibrated(
     names = chosen["members"]
     once(out, "classify", "calibrate", f"model={','.join(str(members[n]) for n in names)}",
          f"predictions={','.join(str(predictions[n]) for n in names)}", "shares=equal",
-         f"kinds={','.join(chosen['kinds'])}", f"tau={chosen['tau']}", f"specificity={SPECIFICITY}", "half=true")  # fmt: skip
+         f"kinds={','.join(chosen['kinds'])}", f"tau={chosen['tau']}",
+         f"specificity={SPECIFICITY}", "half=true")  # fmt: skip
 
 
 def fold_weights(out: Path) -> dict[str, Any]:

@@ -4,9 +4,9 @@
 
 Each FOLDER holds the ``predictions.csv`` of one recipe, as ``kfold classify`` leaves it under its
 variant; all are of the same folds. Every mean of some of them with equal shares, once more with
-the recipes of ``discs=`` left out for vertebrae, and each class adjustment of `TAUS`, is scored by the sum of `RULE`'s figures; the best is written to
-``OUT/choice.json``, all to ``OUT/choice.md``. Nested: one choice for each outer fold, on folds of
-its training studies alone.
+the recipes of ``discs=`` left out for vertebrae, and each class adjustment of `TAUS`, is scored by
+the sum of `RULE`'s figures; the best is written to ``OUT/choice.json``, all to ``OUT/choice.md``.
+Nested: one choice for each outer fold, on folds of its training studies alone.
 """
 
 from __future__ import annotations

@@ -307,13 +307,13 @@ def _calibrate_combined(
 
 
 def _kinds(asked: Sequence[str], models: int) -> list[MemberKind]:
-    """What each model answers for; nothing where that is not said."""
+    """What each model answers for; empty where all answer for both."""
     known: dict[str, MemberKind] = {name: name for name in get_args(MemberKind)}
     unknown = [word for word in asked if word not in known]
     if unknown or (asked and len(asked) != models):
         msg = f"kinds={','.join(asked):.60}: wanted {', '.join(known)} for each of {models} models"
         raise ConfigError(msg)
-    return [known[word] for word in asked]
+    return [known[word] for word in asked] if set(asked) != {"both"} else []
 
 
 def _shares(

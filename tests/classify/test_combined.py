@@ -68,6 +68,11 @@ def crops_of(size: int) -> np.ndarray:
     return np.random.default_rng(size).integers(0, 256, (11, size, size), dtype=np.uint8)
 
 
+def both_crops() -> list[np.ndarray]:
+    """What the two of `pair` want to see."""
+    return [crops_of(32), crops_of(24)]
+
+
 def words_of(files: Sequence[Path]) -> str:
     return ",".join(map(str, files))
 
