@@ -262,7 +262,8 @@ def _calibrate_combined(
         ]
         for name in heads_together(heads)
     }
-    of = [kind_of_level(row["level"]) for row in rows[0]]
+    of: list[Kind] = [kind_of_level(row["level"]) for row in rows[0]]
+    discs: list[Kind] = [kind for kind in of if kind == "disc"]
     kinds = _kinds(settings.kinds, len(heads))
     shares, vertebra = _shares(settings.shares, tables, heads, kinds, of)
     combination = Combination(shares, tau=settings.tau, vertebra=vertebra)
@@ -271,7 +272,7 @@ def _calibrate_combined(
     for name, of_members in tables.items():
         first = next(each for each in of_members if each is not None)
         p = [None if each is None else np.exp(each.log_p) for each in of_members]
-        own = of if name == "seven" else ["disc"] * len(first.true)
+        own = of if name == "seven" else discs
         with np.errstate(divide="ignore"):
             mean = np.log(mean_probabilities(p, combination.shares_of(name, own)))
         means[name] = replace(first, log_p=mean)

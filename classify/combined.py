@@ -52,7 +52,7 @@ class GroupClassifier(Protocol):
     """Members that one forward pass answers for, because they measure the same crops alike."""
 
     def grades(  # noqa: D102
-        self, crops: Crops, *, levels: IntArray | None = None, batch: int | None = None
+        self, crops: Crops, *, levels: IntArray | None = None
     ) -> list[Grades]: ...
 
 
@@ -122,7 +122,8 @@ def combination_from_json(value: Any, heads: Sequence[Head]) -> Combination:
         ValueError: a number that cannot be, or shares of other heads than the members have.
         KeyError, TypeError: something is missing, or of another type.
     """
-    said, vertebra = dict(value["shares"]), ()
+    said: dict[str, Any] = dict(value["shares"])
+    vertebra: tuple[float, ...] = ()
     if isinstance(said.get("seven"), dict):
         by_kind = said["seven"]
         if sorted(by_kind) != ["disc", "vertebra"]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -214,14 +214,26 @@ class GradientNetworks(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
+    @property
+    def configs(self) -> list[NetworkConfig]:
+        """Of each network."""
+        return [network.config for network in self._members()]
+
     def forward(self, images: Tensor, levels: Tensor | None = None) -> tuple[Outputs, ...]:
         """What each network gives for images (N, 1, S, S) in 0 … 1, see [Network.forward][]."""
-        first: Any = self.networks[0]
-        measures = first.trunk.measure(first.normalised(images).float())
+        members = self._members()
+        measures = _histograms(members[0]).measure(members[0].normalised(images).float())
         return tuple(
-            network.outputs_of_features(network.trunk.project(measures), levels)
-            for network in self.networks
+            member.outputs_of_features(_histograms(member).project(measures), levels)
+            for member in members
         )
+
+    def _members(self) -> list[Network]:
+        return [network for network in self.networks if isinstance(network, Network)]
+
+
+def _histograms(network: Network) -> GradientTrunk:
+    return cast(GradientTrunk, network.trunk)
 
 
 def same_measures(one: NetworkConfig, other: NetworkConfig) -> bool:
@@ -692,7 +704,7 @@ class GradientClassifiers:
         batch: int = 256,
     ) -> list[Grades]:
         """What each classifier says of crops, without regard to kind; see [Classifier.grade][]."""
-        configs = [network.config for network in self.network.networks]
+        configs = self.network.configs
         crops = _checked_crops(crops, configs[0].crop, levels)
         heads = [config.head for config in configs]
         found = _logits(self.network, heads, crops, levels, batch, self.device)
