@@ -25,7 +25,7 @@ from spineline.classify.combined import (
 from spineline.classify.grades import Grades
 from spineline.classify.recipe import HEADS, MAX_BLOCKS, MAX_MEMBERS, MAX_POOL, Head
 from spineline.classify.trunks.blocks import BlockTrunk
-from spineline.classify.trunks.folding import fold_norms
+from spineline.classify.trunks.folding import fold_norms, multiply_pixels
 from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
 from spineline.classify.trunks.padding import fix_padding
 from spineline.classify.trunks.pretrained import Origin, load_trunk
@@ -894,6 +894,7 @@ def load_classifier(
             where = str(file) if combination is None else f"{file}, member {n}"
             network = load_network(state, config, where).eval()
             fold_norms(network.trunk)
+            multiply_pixels(network.trunk)
             network.to(target).to(memory_format=torch.channels_last)
             members.append(Classifier(network, target))
     if len(files) == 1 and combination is None:

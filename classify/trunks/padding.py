@@ -28,10 +28,24 @@ class FixedPaddingConv(nn.Conv2d):
         if torch.onnx.is_in_onnx_export():
             exported: Tensor = _OnnxConv.apply(images, self.weight, self.bias, self)
             return exported
-        padded = functional.pad(images, self.edges)
-        return functional.conv2d(
-            padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        return _convolved(images, self.weight, self.bias, self)
+
+
+def _convolved(
+    images: Tensor, weight: Tensor, bias: Tensor | None, conv: FixedPaddingConv
+) -> Tensor:
+    """The convolution without a copy of the images: where the right and bottom edges are wider,
+    the left and top ones are made as wide, and kernels have zeros in front that pass over them.
+    """
+    left, right, top, bottom = conv.edges
+    if max(conv.dilation) > 1:  # zeros in front would be as far apart as the weights
+        images, padding = functional.pad(images, conv.edges), (0, 0)
+    else:
+        weight, padding = (
+            functional.pad(weight, (right - left, 0, bottom - top, 0)),
+            (bottom, right),
         )
+    return functional.conv2d(images, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class _OnnxConv(torch.autograd.Function):
@@ -45,8 +59,7 @@ class _OnnxConv(torch.autograd.Function):
         bias: Tensor | None,
         conv: FixedPaddingConv,
     ) -> Tensor:
-        padded = functional.pad(images, conv.edges)
-        return functional.conv2d(padded, weight, bias, conv.stride, 0, conv.dilation, conv.groups)
+        return _convolved(images, weight, bias, conv)
 
     @staticmethod
     def symbolic(g: Any, images: Any, weight: Any, bias: Any, conv: FixedPaddingConv) -> Any:
