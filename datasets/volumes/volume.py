@@ -230,6 +230,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         shown = lines[-1].replace(str(path), path.name) if lines else first_line(error)
+        shown = re.sub(r"\(0x[0-9a-f]+\)", "", shown)  # where ITK's object lies in memory
         msg = f"{path}: cannot be read as {kind} ({shown:.200}); the file may be damaged, or no "
         raise VolumeReadError(f"{msg}{kind} at all: export it again") from error
 

@@ -215,7 +215,7 @@ class ImagesOfExport:
             try:
                 width, height = frame_size(path)
             except ImageReadError as error:
-                raise EntryError("unreadable_image", f"{where}: {error}") from error
+                raise EntryError("unreadable_image", f"{where}: {self._told(error)}") from error
             image_id = self._new_id(_ids_of_file(name))
             study_id = study_of(image_id) if self._studies_by_name else image_id
         else:
@@ -313,7 +313,9 @@ class ImagesOfExport:
         if header := self._slice_named(entry, parts):
             return None, header
         detail = f"{entry.where}: no file {cut(parts[-1])} in the images folder"
-        raise EntryError("label_without_frame", f"{detail}{self._nearest_volume(parts)}")
+        said, is_certain = volumes_said(entry, self._slices, _stem(parts[-1]))
+        nearest = self._nearest_volume(path_parts(said[0]) if is_certain else parts, is_certain)
+        raise EntryError("label_without_frame", detail + nearest)
 
     def _slice_named(self, entry: ExportedImage, parts: Sequence[str]) -> SliceHeader | None:
         """The slice of a volume, or of a file of several frames, that a picture shows.
@@ -370,13 +372,16 @@ class ImagesOfExport:
         several = (path for path, listed in self._dicom.of_path.items() if len(listed) > 1)
         return (*volumes, *(_relative(path, self.root) for path in several))
 
-    def _nearest_volume(self, parts: Sequence[str]) -> str:
-        """How a slice of the volume whose name is nearest would be called."""
+    def _nearest_volume(self, parts: Sequence[str], is_volume: bool) -> str:
+        """That there is no such volume, and how a slice of the nearest one would be called."""
         if not self._stacked:
             return ""
         names = {_stem(file.name): file for file in reversed(self._stacked)}
-        wanted = re.sub(r"[\W_]*\d+$", "", _stem(parts[-1]))
+        name = _stem(parts[-1]) if parts else ""
+        wanted = name if is_volume else re.sub(r"[\W_]*\d+$", "", name)
         (near,) = difflib.get_close_matches(wanted, names, n=1, cutoff=0)
+        if is_volume:
+            return f", nor a volume {cut(name)!r}; the nearest is {names[near].name}"
         return (
             f", nor a volume that its name begins with: slice 12 of {names[near].name} would be "
             f"called {near}_012; fields volume and slice, or slices=, can say it too"
@@ -403,7 +408,8 @@ class ImagesOfExport:
             except SpinelineError as error:
                 if isinstance(error, EntryError):
                     raise
-                raise EntryError("unreadable_image", f"{entry.where}: {error}") from error
+                detail = f"{entry.where}: {self._told(error)}"
+                raise EntryError("unreadable_image", detail) from error
         path = self.root / str(file)
         headers = self._dicom.of_path.get(path, [])
         if not headers:
@@ -428,6 +434,10 @@ class ImagesOfExport:
         if number == count and first == 0:
             detail += "; first_slice=1 counts from 1"
         raise EntryError("no_slice", detail)
+
+    def _told(self, error: SpinelineError) -> str:
+        """An error with its file relative to the images folder."""
+        return str(error).replace(f"{self.root}{os.sep}", "")
 
     def _volume(self, file: PurePosixPath) -> Study:
         if file not in self._volumes:

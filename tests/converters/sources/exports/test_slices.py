@@ -345,7 +345,8 @@ def test_volumes_of_one_name_are_several_studies(tmp_path):
         ("case7_77.png", {}, {}, "no_slice", "slice 77 is none of case7.nii.gz, which has 5"),
         ("case7_0.png", {}, {"first_slice": 1}, "no_slice", "which has 5, from 1"),
         ("case7.png", {"slice": "mid"}, {}, "no_slice", "slice is 'mid', wanted a whole number"),
-        ("a.png", {"volume": "other", "slice": 3}, {}, "label_without_frame", "nor a volume"),
+        ("a.png", {"volume": "other", "slice": 3}, {}, "label_without_frame",
+         "nor a volume 'other'; the nearest is case7.nii.gz"),
         ("case7_3.png", {}, {"slices": r"(?P<volume>.+)\.(?P<slice>\d+)"}, "", ""),
         ("../../etc/case7_3.png", {}, {}, "", ""),
     ],
@@ -370,6 +371,17 @@ def test_a_table_that_names_another_volume_is_not_taken_for_the_only_one(tmp_pat
     (tmp_path / "points.csv").write_text(f"image,slice,x,y,level\n{name},3,5,5,L1\n")
     (entry,) = read("csv", tmp_path / "points.csv", tmp_path / "volumes").failures
     assert entry.reason == "label_without_frame"
+
+
+def test_a_volume_that_cannot_be_read_says_so_by_its_name(tmp_path):
+    voxels = write_nifti(tmp_path / "volumes/case7.nii.gz", "RAS")
+    (tmp_path / "volumes/case8.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    pictures = [Picture("case8_3.png", upright(voxels, "RAS"), {})]
+    source = read("coco", export("coco", pictures, tmp_path / "marks"), tmp_path / "volumes")
+    (entry,) = source.failures
+    assert "case8.nii.gz: cannot be read as NIfTI" in entry.detail
+    assert str(tmp_path) not in entry.detail
+    assert "0x" not in entry.detail  # no place in memory: the same input gives the same bytes
 
 
 def test_plain_images_come_before_slices(tmp_path, spine):

@@ -93,8 +93,8 @@ def test_volumes_of_one_name_are_told_apart_as_predict_names_them(tmp_path: Path
     ]  # fmt: skip
     assert "frame_without_label" not in {f.finding for f in source.findings}
     write_volume(tmp_path / "volumes/c/T2.nii.gz", "RAS")
-    reviewed = ResultRules(volumes=True, reviewed_only=True)
-    source = read_results(tmp_path / "run", tmp_path / "volumes", reviewed)
+    (tmp_path / "run/b_T2/result.json").write_text("{}")  # left out, but there
+    source = read_results(tmp_path / "run", tmp_path / "volumes", rules)
     assert [f.image_id for f in source.findings if f.finding == "frame_without_label"] == [
         "c/T2.nii.gz"
     ]
