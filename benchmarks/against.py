@@ -213,9 +213,9 @@ def layout_of(checkout: Path, folder: Path) -> Path:
     return folder
 
 
-def git(*words: object, folder: Path = HERE) -> str:
-    """What git says; empty where it fails."""
-    command = ["git", "-C", str(folder), *map(str, words)]
+def git(*words: object, folder: Path | None = None) -> str:
+    """What git says in a folder, or of this checkout; empty where it fails."""
+    command = ["git", "-C", str(folder or HERE), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -246,7 +246,7 @@ def checkouts(settings: AgainstSettings, folder: Path) -> Iterator[tuple[Checkou
             git("worktree", "remove", "--force", root)
 
 
-def commit_of(folder: Path = HERE) -> str:
+def commit_of(folder: Path | None = None) -> str:
     """A checkout's commit in short, with a plus where files differ from it."""
     commit = git("rev-parse", "--short=12", "HEAD", folder=folder) or "unknown"
     return commit + ("+" if git("status", "--porcelain", folder=folder) else "")
