@@ -39,13 +39,14 @@ class MemorySettings(harness.BenchSettings):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The process tree at one moment: studies done, processes, MiB by RSS and by PSS, seconds."""
+    """The process tree at one moment: studies done, processes, MiB by RSS and PSS, both clocks."""
 
     done: int
     processes: int
     rss_mb: float
     pss_mb: float
     at_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ def watch(source: Path, out: Path, studies: int, every: float, *more: str) -> Me
         while process.poll() is None:
             manifest = out / "manifest.jsonl"
             done = manifest.read_bytes().count(b'"done"') if manifest.exists() else 0
-            looks.append(Look(done, *memory_of(process.pid), time.monotonic() - start))
             used |= processor_seconds_of(process.pid)
+            clocks = time.monotonic() - start, sum(used.values())
+            looks.append(Look(done, *memory_of(process.pid), *clocks))
             time.sleep(every)
     if process.returncode:
         raise SpinelineError(f"the command ended with status {process.returncode}")

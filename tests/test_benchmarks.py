@@ -760,18 +760,18 @@ def test_files_of_two_versions_are_compared_by_their_bytes(tmp_path: Path) -> No
 
 
 def test_what_a_run_over_a_cohort_was_like(tmp_path: Path) -> None:
-    looks = [
-        cohort_memory.Look(n, 3, 100.0, 50.0 + n, at) for n, at in ((0, 1.0), (1, 2.0), (5, 6))
-    ]
+    seen = ((0, 1.0, 2.0), (1, 2.0, 3.0), (5, 6.0, 8.0))
+    looks = [cohort_memory.Look(n, 3, 100.0, 50.0 + n, *clocks) for n, *clocks in seen]
     (tmp_path / "one").write_bytes(b"123")
     run = growth.grown("local", cohort_memory.MemoryRun(5, 7.5, tuple(looks), 10.0), tmp_path)
     assert (run.first_s, run.last_s, run.study_s) == (2.0, 1.5, 1.0)
+    assert (run.first_cpu_s, run.last_cpu_s) == (3.0, 2.0)
     assert (run.pss_mb, run.files, run.bytes, run.cpu_s) == (55.0, 1, 3, 10.0)
 
 
 def test_large_cohorts_cost_what_one_more_study_does() -> None:
-    small = growth.Grown("local", 100, 20.0, 30.0, 2.0, 1.0, 500.0, 400, 10_000)
-    large = growth.Grown("local", 1100, 90.0, 102.0, 4.0, 2.0, 510.0, 4400, 110_000)
+    small = growth.Grown("local", 100, 20.0, 30.0, 9.0, 2.0, 9.0, 1.0, 500.0, 400, 10_000)
+    large = growth.Grown("local", 1100, 90.0, 102.0, 9.0, 4.0, 9.0, 2.0, 510.0, 4400, 110_000)
     (row, _) = growth.large_rows(small, large)
     assert row == ("100,000", "2.0", "3.3", "1.7", "1.5", "0.0", "0.40")
 
