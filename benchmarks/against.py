@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -312,13 +313,17 @@ def slices_of(checkout: Checkout, slices: int) -> dict[str, int]:
 def per_study(
     whole: Sequence[harness.Turn], one: Sequence[harness.Turn], n: int
 ) -> list[harness.Turn]:
-    """What each further study of a cohort costs, round by round.
+    """What each further study of a cohort costs, round by round; NaN where that cannot be told.
 
     >>> per_study([harness.Turn(9.0, 12.0)], [harness.Turn(4.0, 5.0)], 6)
     [Turn(wall_s=1.0, cpu_s=1.4)]
     """
+
+    def each(whole_s: float, one_s: float) -> float:
+        return (whole_s - one_s) / (n - 1) if whole_s > one_s else math.nan
+
     return [
-        harness.Turn((a.wall_s - b.wall_s) / (n - 1), (a.cpu_s - b.cpu_s) / (n - 1))
+        harness.Turn(each(a.wall_s, b.wall_s), each(a.cpu_s, b.cpu_s))
         for a, b in zip(whole, one, strict=True)
     ]
 

@@ -426,6 +426,9 @@ def _chunks(path: str | Path) -> set[bytes]:
 
 
 def _read_picture(path: Path) -> npt.NDArray[Any]:
+    unpacked = _unpacked_png(path) if path.suffix.lower() == ".png" else None
+    if unpacked is not None:
+        return unpacked
     with _opened_picture(path) as (picture, orientation):
         if _is_deep_colour(picture, path):
             pixels = _read_deep_colour(path)
@@ -433,17 +436,18 @@ def _read_picture(path: Path) -> npt.NDArray[Any]:
             pixels = np.asarray(picture).astype(np.float32)
             if picture.format == "TIFF" and picture.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
                 pixels = (65535 if picture.mode.startswith("I;16") else pixels.max()) - pixels
-        elif picture.mode == "L":
-            pixels = _read_8_bit(picture, path)
         else:
-            pixels = np.asarray(picture.convert("L"))
+            pixels = np.asarray(picture if picture.mode == "L" else picture.convert("L"))
         return upright(pixels, orientation)
 
 
-def _read_8_bit(picture: Picture, path: Path) -> PixelArray:
-    """The pixels of a grey picture, which Pillow has opened, as stored."""
-    pixels = unpack_grey(path.read_bytes()) if picture.format == "PNG" else None
-    return np.asarray(picture) if pixels is None else pixels
+def _unpacked_png(path: Path) -> PixelArray | None:
+    """The pixels of a plain grey PNG file; None where Pillow has to read it, or to refuse it."""
+    try:
+        small = path.stat().st_size <= MAX_PIXELS
+        return unpack_grey(path.read_bytes(), MAX_PIXELS) if small else None
+    except OSError:
+        return None
 
 
 def _is_deep_colour(picture: Picture, path: Path) -> bool:

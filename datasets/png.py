@@ -7,6 +7,7 @@ fast as zlib. OpenCV filters every row by "sub" by default, which NumPy undoes i
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 from isal import isal_zlib
@@ -17,37 +18,38 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SUB = 1
 
 
-def unpack_grey(data: bytes) -> PixelArray | None:
+def unpack_grey(data: bytes, most_pixels: int) -> PixelArray | None:
     """The pixels of a PNG file, (rows, columns) uint8, where this module can unpack it.
 
     Args:
         data: of the file.
+        most_pixels: that an image may have.
 
     Returns:
         None for all but whole, grey, not interlaced images of 8 bits whose rows are filtered by
-        "sub" or not at all: a general reader unpacks those, or says what is wrong with them.
+        "sub" or not at all, and that no EXIF may turn: a general reader unpacks those, or says what
+        is wrong with them.
     """
     if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
         return None
-    width, height, *form = struct.unpack_from(">IIBBBBB", data, 16)
-    if form != [8, 0, 0, 0, 0]:
+    width, height, *form, check = struct.unpack_from(">IIBBBBBI", data, 16)
+    if form != [8, 0, 0, 0, 0] or check != zlib.crc32(data[12:29]):
         return None
+    if not 0 < width * height <= most_pixels:
+        return None
+    size, unpacker = height * (width + 1), isal_zlib.decompressobj()
     try:
-        rows = np.frombuffer(isal_zlib.decompress(_image_data(data)), np.uint8)
+        unpacked = unpacker.decompress(_image_data(data), size + 1)  # a few bytes may hold billions
     except isal_zlib.error:
         return None
-    if rows.size != height * (width + 1) or rows.size == 0:
+    if len(unpacked) != size or not unpacker.eof:
         return None
-    rows = rows.reshape(height, width + 1)
+    rows = np.frombuffer(unpacked, np.uint8).reshape(height, width + 1)
     filters, pixels = rows[:, 0], rows[:, 1:]
     if filters.max() > _SUB:
         return None
-    if filters.all():
-        return np.add.accumulate(pixels, axis=1, dtype=np.uint8)
-    unpacked = pixels.copy()
-    filtered = filters == _SUB
-    unpacked[filtered] = np.add.accumulate(pixels[filtered], axis=1, dtype=np.uint8)
-    return unpacked
+    sums = np.add.accumulate(pixels, axis=1, dtype=np.uint8)
+    return sums if filters.all() else np.where(filters[:, None] == _SUB, sums, pixels)
 
 
 def _image_data(data: bytes) -> bytes:
@@ -60,5 +62,7 @@ def _image_data(data: bytes) -> bytes:
             parts.append(data[place + 8 : place + 8 + size])
         elif name == b"IEND":
             return b"".join(parts)
+        elif name == b"eXIf":
+            return b""
         place += 12 + size
     return b""

@@ -11,11 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spineline.datasets import png
 from spineline.datasets.images import read_image
-from spineline.datasets.png import unpack_grey
+
+
+def unpack_grey(data: bytes) -> np.ndarray | None:
+    return png.unpack_grey(data, 1 << 20)
+
 
 FILTERS = ["FILTER_NONE", "FILTER_SUB", "FILTER_UP", "FILTER_AVG", "FILTER_PAETH", "ALL_FILTERS"]
-SHAPES = [(1, 1), (3, 1), (40000, 1), (1, 40000), (2, 20000), (127, 257), (128, 255), (448, 330)]
+SHAPES = [
+    (1, 1),
+    (3, 1),
+    (40000, 1),
+    (1, 40000),
+    (1024, 1024),
+    (2, 20000),
+    (127, 257),
+    (128, 255),
+    (448, 330),
+]
 
 
 def images(shape: tuple[int, int]) -> list[np.ndarray]:
@@ -64,6 +79,27 @@ def test_other_kinds_are_left_to_a_general_reader(mode: str) -> None:
     file = io.BytesIO()
     Image.fromarray(images((50, 60))[2]).convert(mode).save(file, "png")
     assert unpack_grey(file.getvalue()) is None
+
+
+def test_exif_is_left_to_a_general_reader() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(images((50, 60))[1]).save(file, "png", exif=exif)
+    assert unpack_grey(file.getvalue()) is None
+
+
+def test_more_pixels_than_allowed_are_not_unpacked() -> None:
+    data = cv2.imencode(".png", np.zeros((30, 50), np.uint8))[1].tobytes()
+    assert png.unpack_grey(data, 1500) is not None
+    assert png.unpack_grey(data, 1499) is None
+
+
+def test_few_bytes_that_hold_billions_are_not_unpacked() -> None:
+    data = bytearray(cv2.imencode(".png", np.zeros((3000, 3000), np.uint8))[1].tobytes())
+    data[16:24] = struct.pack(">II", 30, 30)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    assert unpack_grey(bytes(data)) is None
 
 
 def test_damaged_files_are_left_to_a_general_reader() -> None:
