@@ -39,21 +39,24 @@ class MemorySettings(harness.BenchSettings):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The process tree at one moment: studies done, processes, MiB by RSS and by PSS."""
+    """The process tree at one moment: studies done, processes, MiB by RSS and PSS, both clocks."""
 
     done: int
     processes: int
     rss_mb: float
     pss_mb: float
+    at_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRun:
-    """One run of the command."""
+    """One run of the command: its studies, its time by both clocks, and its memory."""
 
     studies: int
     seconds: float
     looks: tuple[Look, ...]
+    cpu_s: float = 0.0
 
     def peak(self, clock: str, first: float = 0.0, last: float = 1.0) -> float:
         """Most MiB while the share of studies done was between two."""
@@ -77,22 +80,36 @@ def memory_of(root: int) -> tuple[int, float, float]:
     return len(found), sum(rss for rss, _ in found), sum(pss for _, pss in found)
 
 
-def watch(source: Path, out: Path, studies: int, every: float) -> MemoryRun:
-    """Run the command and look at its memory until it ends."""
-    words = ["pipeline", "predict", f"source={source}", f"out={out}"]
+def processor_seconds_of(root: int) -> dict[int, float]:
+    """Seconds of processor of a process and of all that descend from it, by their numbers."""
+    found = {}
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(root)
+        for process in (top, *top.children(recursive=True)):
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                found[process.pid] = times.user + times.system
+    return found
+
+
+def watch(source: Path, out: Path, studies: int, every: float, *more: str) -> MemoryRun:
+    """Run the command, with more keys, and look at its processes until it ends."""
+    words = ["pipeline", "predict", f"source={source}", f"out={out}", *more]
     start = time.monotonic()
-    looks = []
+    looks, used = [], dict[int, float]()
     with subprocess.Popen(
         [sys.executable, *harness.CLI, *words], stdout=subprocess.DEVNULL
     ) as process:
         while process.poll() is None:
             manifest = out / "manifest.jsonl"
             done = manifest.read_bytes().count(b'"done"') if manifest.exists() else 0
-            looks.append(Look(done, *memory_of(process.pid)))
+            used |= processor_seconds_of(process.pid)
+            clocks = time.monotonic() - start, sum(used.values())
+            looks.append(Look(done, *memory_of(process.pid), *clocks))
             time.sleep(every)
     if process.returncode:
         raise SpinelineError(f"the command ended with status {process.returncode}")
-    return MemoryRun(studies, time.monotonic() - start, tuple(looks))
+    return MemoryRun(studies, time.monotonic() - start, tuple(looks), sum(used.values()))
 
 
 def work(settings: MemorySettings, folder: Path) -> harness.BenchResult:

@@ -176,20 +176,25 @@ def afresh(out: Path, call: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def process(*words: str) -> Callable[[], None]:
+def process(
+    *words: object,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> Callable[[], None]:
     """A Python process with these arguments, from its start to its end, without network."""
 
     def run() -> None:
         done = subprocess.run(
-            [sys.executable, *words],
-            env=os.environ | OFFLINE_ENVIRONMENT,
+            [python, *map(str, words)],
+            env={**os.environ, **OFFLINE_ENVIRONMENT, **(environment or {})},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise SpinelineError(f"python {' '.join(words)}: {done.stderr.strip()[-500:]}")
+            told = done.stderr.strip()[-500:]
+            raise SpinelineError(f"python {' '.join(map(str, words))}: {told}")
 
     return run
 

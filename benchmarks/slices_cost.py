@@ -1,12 +1,11 @@
-"""What `slices=auto` costs beside `slices=1`, and beside another version of this project.
+"""What `slices=auto` costs beside `slices=1`; `against.py` compares with another version.
 
-    python benchmarks/slices_cost.py [n=16] [repeats=9] [source=STUDIES] [base=CHECKOUT] …
+    python benchmarks/slices_cost.py [n=16] [repeats=9] [source=STUDIES] …
 
 `python benchmarks/slices_cost.py help` lists the keys. Every arm is a process of its own with its
 models loaded, which computes by one thread; each round it is asked for the result of every study
 (`Pipeline.predict`: from the study's folder to its result, nothing written), and says how much
-processor time that took. `base=` names a checkout of another version, whose only way is that of
-one slice.
+processor time that took.
 """
 
 from __future__ import annotations
@@ -23,12 +22,11 @@ from typing import Any
 
 import harness
 
-from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 
 GOAL = 1.5
-ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
 ABOUT = f"""\
 Each arm is a process that asks `Pipeline.predict` for every study of the cohort, by one thread.
 Wanted of `slices=auto` is at most {GOAL} times the processor time that one slice takes.
@@ -50,7 +48,7 @@ for line in sys.stdin:
     looked = [1 if s is None else len(s.looked_at) + s.other_series for s in seen]
     print(json.dumps([wall, cpu, sum(looked)]), flush=True)
 """
-"""What the process of an arm runs; it holds to what both versions have."""
+"""What the process of an arm runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +56,6 @@ class SlicesCostSettings(harness.BenchSettings):
     repeats: int = key("rounds, after one that warms up", default=9, minimum=1)
     n: int = key("phantom studies, where there is no source", default=16, minimum=1)
     source: Path | None = key("folder of study folders, instead of phantoms", default=None)
-    base: Path | None = key("checkout of another version to compare with", default=None)
     weights: str = key("bundle, as for pipeline predict", default="default")
 
 
@@ -90,11 +87,9 @@ class Arm:
 
 
 @contextmanager
-def arm(studies: Path, keys: dict[str, Any], layout: Path | None) -> Iterator[Arm]:
-    """A process with models loaded; of another checkout where ``layout`` links to its rooms."""
+def arm(studies: Path, keys: dict[str, Any]) -> Iterator[Arm]:
+    """A process with models loaded."""
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    if layout is not None:
-        one["PYTHONPATH"] = str(layout)
     words = (sys.executable, "-P", "-c", ANSWERING, json.dumps(keys), str(studies))
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **one}
@@ -109,20 +104,6 @@ def arm(studies: Path, keys: dict[str, Any], layout: Path | None) -> Iterator[Ar
         process.wait()
 
 
-def layout_of(checkout: Path, folder: Path) -> Path:
-    """A folder in which a checkout's rooms lie as they are installed.
-
-    Raises:
-        ConfigError: no checkout.
-    """
-    if not (checkout / "pipeline").is_dir():
-        raise ConfigError(f"base={checkout}: no checkout of this project; make one by git worktree")
-    (folder / "spineline").mkdir(parents=True)
-    for room in ROOMS:
-        (folder / "spineline" / room).symlink_to((checkout / room).resolve())
-    return folder
-
-
 def work(settings: SlicesCostSettings, folder: Path) -> harness.BenchResult:
     if settings.source is None:
         studies = folder / "cohort"
@@ -130,17 +111,14 @@ def work(settings: SlicesCostSettings, folder: Path) -> harness.BenchResult:
     else:
         studies = settings.source.resolve()
         data = f"{len(list(studies.iterdir()))} studies of {studies.name}"
-    weights = {"weights": settings.weights}
-    arms: dict[str, tuple[dict[str, Any], Path | None]] = {
-        "slices=1": ({**weights, "slices": 1}, None),
-        "slices=auto": ({**weights, "slices": "auto"}, None),
-    }
-    under = "slices=1"
-    if settings.base is not None:
-        under = "base"
-        arms[under] = (weights, layout_of(settings.base, folder / "layout"))
+    under, arms = "slices=1", (1, "auto")
     with ExitStack() as stack:
-        running = {name: stack.enter_context(arm(studies, *how)) for name, how in arms.items()}
+        running = {
+            f"slices={n}": stack.enter_context(
+                arm(studies, {"weights": settings.weights, "slices": n})
+            )
+            for n in arms
+        }
         calls: dict[str, Callable[[], object]] = {name: a.turn for name, a in running.items()}
         turns = harness.take_turns(calls, settings.repeats, measure=lambda turn: turn())
         looks = {name: each.looks for name, each in running.items()}

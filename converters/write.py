@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ from spineline.converters.formats.prepared import write_prepared
 from spineline.converters.formats.voc import write_voc
 from spineline.converters.formats.yolo import write_labelstudio, write_pose, write_yolo
 from spineline.converters.sources.source import AnnotationSource, LeftOut, Pixels
+from spineline.datasets.common.devices import cores_here
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import link_or_copy, write_text
 from spineline.datasets.common.log import progress
-from spineline.datasets.images import window_to_uint8
+from spineline.datasets.images import IMAGE_SUFFIXES, window_to_uint8
 from spineline.datasets.labels import LabelSet
 from spineline.datasets.quality_control import Finding
 from spineline.datasets.splits import PARTS, Part, patients_of, records_by_part, write_manifest
 from spineline.datasets.types import ImageRecord
 
-_PACKERS = 2
-"""Threads that window and pack images; a few images wait for each."""
+_MOST_THREADS = 8
+"""Threads that read, window and pack images; a few images wait for each."""
 
 _WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelSet], None]] = {
     "yolo": write_yolo,
@@ -106,26 +107,14 @@ def write_images(
         for part in PARTS:
             (stage / name / "images" / part).mkdir(parents=True, exist_ok=True)
     kept, failed, found = [], [], []
-    with closing(_Packer(window)) as packer:
-        for record in progress(source.records, description="images"):
-            if source.is_missing(record):
-                kept.append(record)
-                continue
-            targets = [
-                stage / name / "images" / parts[record.study_id] / f"{record.image_id}.png"
-                for name, parts in layouts.items()
-            ]
-            image_id, study = record.image_id, record.study_id
-            try:
-                pixels = source.pixels(record)
-                _check_fits(pixels, record, window)
-            except SpinelineError as error:
-                detail, reason = f"{image_id}: {error}", "unreadable_image"
-                failed.append(LeftOut(image_id, study, reason, detail, failed=True))
-                found.append(Finding(image_id, study, None, reason, detail, "record left out"))
-                continue
-            packer.pack(pixels, targets)
+    for record, error in _written(stage, source, layouts, window):
+        if error is None:
             kept.append(record)
+            continue
+        image_id, study = record.image_id, record.study_id
+        detail, reason = f"{image_id}: {error}", "unreadable_image"
+        failed.append(LeftOut(image_id, study, reason, detail, failed=True))
+        found.append(Finding(image_id, study, None, reason, detail, "record left out"))
     return replace(
         source,
         records=tuple(kept),
@@ -147,38 +136,71 @@ def to_8_bit(pixels: Pixels, window: str) -> np.ndarray[Any, np.dtype[np.uint8]]
     return pixels.astype(np.uint8)
 
 
-class _Packer:
-    """Windows, packs and writes images in threads, while the next ones are read."""
+def _written(
+    stage: Path,
+    source: AnnotationSource,
+    layouts: Mapping[str, Mapping[str, Part]],
+    window: str,
+) -> Iterator[tuple[ImageRecord, SpinelineError | None]]:
+    """Every record in its order when its image is written, or with why it cannot be read."""
+    threads = max(2, min(cores_here(), _MOST_THREADS))
+    jobs: deque[tuple[ImageRecord, Future[SpinelineError | None]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="spineline-image")
+    try:
+        for record in progress(source.records, description="images"):
+            while len(jobs) > 2 * threads:
+                done, job = jobs.popleft()
+                yield done, job.result()
+            targets = [
+                stage / name / "images" / parts[record.study_id] / f"{record.image_id}.png"
+                for name, parts in layouts.items()
+            ]
+            read = partial(source.pixels, record)
+            if source.is_missing(record):
+                jobs.append((record, pool.submit(lambda: None)))
+            elif _is_plain_image(source.path_of(record)):
+                jobs.append((record, pool.submit(_write, read, record, window, targets)))
+            else:  # slices of one file, which is read in their order
+                pixels = _tried(read)
+                jobs.append((record, pool.submit(_write, pixels, record, window, targets)))
+        for done, job in jobs:
+            yield done, job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def __init__(self, window: str) -> None:
-        self._window = window
-        self._pool = ThreadPoolExecutor(_PACKERS, thread_name_prefix="spineline-packer")
-        self._jobs: deque[Future[None]] = deque()
 
-    def pack(self, pixels: Pixels, targets: Sequence[Path]) -> None:
-        """Write an image under all its names, soon; raises what an earlier one raised."""
-        while len(self._jobs) > 2 * _PACKERS:
-            self._jobs.popleft().result()
-        self._jobs.append(self._pool.submit(self._write, pixels, targets))
+def _is_plain_image(path: Path | None) -> bool:
+    return path is not None and path.suffix.lower() in IMAGE_SUFFIXES
 
-    def close(self) -> None:
-        """Until all are written; raises what one raised."""
-        try:
-            while self._jobs:
-                self._jobs.popleft().result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
 
-    def _write(self, pixels: Pixels, targets: Sequence[Path]) -> None:
-        import cv2
+def _tried(read: Callable[[], Pixels]) -> Callable[[], Pixels]:
+    """Call a function now, and give what it gave, or raise what it raised, later."""
+    job: Future[Pixels] = Future()
+    try:
+        job.set_result(read())
+    except SpinelineError as error:
+        job.set_exception(error)
+    return job.result
 
-        image = np.ascontiguousarray(to_8_bit(pixels, self._window))
-        done, data = cv2.imencode(".png", image)
-        if not done:
-            raise SpinelineError("the image cannot be written as PNG")
-        targets[0].write_bytes(data.tobytes())
-        for target in targets[1:]:
-            link_or_copy(targets[0], target)
+
+def _write(
+    read: Callable[[], Pixels], record: ImageRecord, window: str, targets: Sequence[Path]
+) -> SpinelineError | None:
+    """Read, window, pack and write an image under all its names; why it cannot be read, if so."""
+    import cv2
+
+    try:
+        pixels = read()
+        _check_fits(pixels, record, window)
+    except SpinelineError as error:
+        return error
+    done, data = cv2.imencode(".png", np.ascontiguousarray(to_8_bit(pixels, window)))
+    if not done:
+        raise SpinelineError("the image cannot be written as PNG")
+    targets[0].write_bytes(data.data)
+    for target in targets[1:]:
+        link_or_copy(targets[0], target)
+    return None
 
 
 def _check_fits(pixels: Pixels, record: ImageRecord, window: str) -> None:

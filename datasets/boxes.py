@@ -54,6 +54,26 @@ def clip_xyxy(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> FloatArray:
     return np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64))
 
 
+def clip_box(
+    box_xyxy: Sequence[float], width: int, height: int
+) -> tuple[float, float, float, float]:
+    """One box cut to the image, as by [clip_xyxy][].
+
+    >>> clip_box((-1.5, 2.0, 9.0, 4.0), 8, 8)
+    (0.0, 2.0, 8.0, 4.0)
+    """
+    left, top, right, bottom = box_xyxy
+    wide, high = float(width), float(height)
+    if 0.0 <= left <= right <= wide and 0.0 <= top <= bottom <= high:
+        return left, top, right, bottom
+    return (
+        min(max(left, 0.0), wide),
+        min(max(top, 0.0), high),
+        min(max(right, 0.0), wide),
+        min(max(bottom, 0.0), high),
+    )
+
+
 def xyxy_to_cxcywhn(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> FloatArray:
     """(N, 4) absolute boxes to YOLO's normalised centre and size."""
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from spineline.datasets.boxes import clip_xyxy, xyxy_to_xywh
+from spineline.datasets.boxes import clip_box, clip_xyxy, xyxy_to_xywh
 from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import (
@@ -68,18 +68,22 @@ def boxed_structures(record: ImageRecord, labels: Classes) -> BoxedStructures:
     No box is written for a structure without class in the label set, whose point lies outside the
     frame, or of which less than a pixel is left inside it.
     """
-    classes = [s.class_in(labels) for s in record.structures]
-    boxes = clip_xyxy([s.box_xyxy for s in record.structures], record.width, record.height)
-    large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= MIN_BOX_SIDE
-    keep = [
-        c is not None and fits and "outside_frame" not in s.findings
-        for s, c, fits in zip(record.structures, classes, large.tolist(), strict=True)
-    ]
+    structures, classes, boxes, without_box = [], [], [], []
+    for structure in record.structures:
+        index = structure.class_in(labels)
+        box = left, top, right, bottom = clip_box(structure.box_xyxy, record.width, record.height)
+        large = min(right - left, bottom - top) >= MIN_BOX_SIDE
+        if index is not None and large and "outside_frame" not in structure.findings:
+            structures.append(structure)
+            classes.append(index)
+            boxes.append(box)
+        else:
+            without_box.append(structure)
     return BoxedStructures(
-        structures=tuple(s for s, k in zip(record.structures, keep, strict=True) if k),
-        class_index=np.array([c for c, k in zip(classes, keep, strict=True) if k], dtype=np.int64),
-        boxes_xyxy=boxes[np.array(keep, dtype=bool)],
-        without_box=tuple(s for s, k in zip(record.structures, keep, strict=True) if not k),
+        structures=tuple(structures),
+        class_index=np.array(classes, dtype=np.int64),
+        boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        without_box=tuple(without_box),
     )
 
 
@@ -321,5 +325,4 @@ def _box(
     return cast("tuple[float, float, float, float]", tuple(whole))
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

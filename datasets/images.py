@@ -20,6 +20,7 @@ import numpy.typing as npt
 from spineline.datasets.common.arrays import Float32Array, IntArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.files import plain_name
+from spineline.datasets.png import unpack_grey
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -37,6 +38,7 @@ _SMALL = (np.uint8, np.int8, np.uint16, np.int16, np.float16)  # all exact as fl
 _GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _ORIENTATION = 0x0112  # the tag's number in EXIF and in TIFF
 _MOST_FILE_BYTES = 1 << 30
+_MOST_COUNTED = 1 << 24  # OpenCV counts in float32, which holds whole numbers up to here
 
 
 class ImageReadError(SpinelineError):
@@ -136,14 +138,28 @@ def _counted(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int] | None:
 
 def _window_counted(steps: npt.NDArray[Any], least: int, low: float, high: float) -> PixelArray:
     """The window of whole numbers; to the bit what sorting gives."""
-    counts = np.bincount(steps.ravel())
+    counts = _counts(steps)
     up_to = counts.cumsum()
     bottom, top = (_percentile(up_to, least, float(edge)) for edge in (low, high))
     if not top > bottom:
         (used,) = np.nonzero(counts)
         bottom, top = float(used[0] + least), float(used[-1] + least)
     table = _stretched(np.arange(least, least + len(counts), dtype=np.float32), bottom, top)
+    if steps.dtype == np.uint8 and steps.ndim == 2:
+        import cv2
+
+        return cv2.LUT(np.ascontiguousarray(steps), table)
     return np.take(table, steps)
+
+
+def _counts(steps: npt.NDArray[Any]) -> IntArray:
+    """How often each whole number occurs, from 0 on."""
+    if steps.dtype == np.uint8 and steps.size <= _MOST_COUNTED:
+        import cv2
+
+        counts = cv2.calcHist([np.ascontiguousarray(steps)], [0], None, [256], [0, 256])
+        return counts.ravel().astype(np.int64)
+    return np.bincount(steps.ravel(), minlength=256)
 
 
 def _percentile(up_to: IntArray, least: int, percent: float) -> float:
@@ -248,7 +264,8 @@ def exif_orientation(path: Path) -> int:
     Raises:
         ImageReadError: missing, or damaged.
     """
-    if path.suffix.lower() == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy" or (suffix == ".png" and _is_png_without_exif(path)):
         return 1
     with _opened_picture(path, header_alone=True) as (_, orientation):
         return orientation
@@ -373,9 +390,9 @@ def _without_orientation(path: Path) -> tuple[bytes, int]:
     return bytes(data), 1
 
 
-def _orientation_of(picture: Picture, file: io.BufferedIOBase) -> int:
+def _orientation_of(picture: Picture, file: io.BufferedReader) -> int:
     """The EXIF orientation of a picture that Pillow does not turn, 1 where it has none."""
-    if picture.format == "PNG" and "exif" not in picture.info and not _has_late_exif(file):
+    if picture.format == "PNG" and "exif" not in picture.info and b"eXIf" not in _chunks(file.name):
         return 1  # else Pillow decodes all pixels to look for a chunk behind them
     try:
         orientation = picture.getexif().get(_ORIENTATION, 1)
@@ -384,23 +401,34 @@ def _orientation_of(picture: Picture, file: io.BufferedIOBase) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _has_late_exif(file: io.BufferedIOBase) -> bool:
-    """Whether a PNG file has an eXIf chunk somewhere; leaves the place in the file as it was."""
-    before, place = file.tell(), 8
+def _is_png_without_exif(path: Path) -> bool:
+    """Whether a file is a whole PNG without an eXIf chunk."""
     try:
-        while True:
+        names = _chunks(path)
+    except OSError:
+        return False
+    return {b"IHDR", b"IEND"} <= names and b"eXIf" not in names
+
+
+def _chunks(path: str | Path) -> set[bytes]:
+    """The names of the chunks of a PNG file, ``IEND`` among them where it is whole."""
+    names: set[bytes] = set()
+    with open(path, "rb", buffering=0) as file:  # a buffer would be filled anew for each chunk
+        place = 8
+        while b"IEND" not in names:
             file.seek(place)
             head = file.read(8)
-            if len(head) < 8 or head[4:] == b"IEND":
-                return False
-            if head[4:] == b"eXIf":
-                return True
+            if len(head) < 8:
+                break
+            names.add(head[4:])
             place += 12 + int.from_bytes(head[:4], "big")
-    finally:
-        file.seek(before)
+    return names
 
 
 def _read_picture(path: Path) -> npt.NDArray[Any]:
+    unpacked = _unpacked_png(path) if path.suffix.lower() == ".png" else None
+    if unpacked is not None:
+        return unpacked
     with _opened_picture(path) as (picture, orientation):
         if _is_deep_colour(picture, path):
             pixels = _read_deep_colour(path)
@@ -411,6 +439,15 @@ def _read_picture(path: Path) -> npt.NDArray[Any]:
         else:
             pixels = np.asarray(picture if picture.mode == "L" else picture.convert("L"))
         return upright(pixels, orientation)
+
+
+def _unpacked_png(path: Path) -> PixelArray | None:
+    """The pixels of a plain grey PNG file; None where Pillow has to read it, or to refuse it."""
+    try:
+        small = path.stat().st_size <= MAX_PIXELS
+        return unpack_grey(path.read_bytes(), MAX_PIXELS) if small else None
+    except OSError:
+        return None
 
 
 def _is_deep_colour(picture: Picture, path: Path) -> bool:

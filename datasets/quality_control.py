@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from spineline.datasets.boxes import boxes_from_points, clip_xyxy
+from spineline.datasets.boxes import boxes_from_points, clip_box
 from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.labels import EXTRA_LEVELS, LEVELS, Kind, kind_of_level
 from spineline.datasets.types import Structure
@@ -258,8 +258,8 @@ def geometry_findings(
         detail = _outside_detail(point_xy, frame)
         return [frame.finding("outside_frame", detail, "kept in the record, no box written", level)]
     size = f"{frame.width}x{frame.height}"
-    inside = clip_xyxy([box_xyxy], frame.width, frame.height)[0]
-    over = max(abs(a - b) for a, b in zip(inside.tolist(), box_xyxy, strict=True))
+    inside = clip_box(box_xyxy, frame.width, frame.height)
+    over = max(abs(a - b) for a, b in zip(inside, box_xyxy, strict=True))
     if over <= 0:
         return []
     detail = f"box reaches {over:.1f} px over the frame of {size}"
@@ -270,6 +270,8 @@ def geometry_findings(
 def _direction_corrected(spine: Sequence[MarkedPoint]) -> list[MarkedPoint]:
     """Marks sorted by y whose ranks run top to bottom in most pairs."""
     ranks = [m.rank for m in spine if m.rank is not None]
+    if ranks == sorted(ranks):
+        return list(spine)
     ordered = sum(
         (later > earlier) - (later < earlier)
         for n, earlier in enumerate(ranks)

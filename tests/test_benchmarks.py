@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import against
 import cohort_memory
+import growth
 import harness
 import health_folds as health
+import history
 import label_round_trip as round_trip
 import numpy as np
 import pytest
@@ -36,6 +39,7 @@ SCRIPTS = {
     "label_round_trip": ["n=1"],
     "review_cohort": ["n=2", "slices=1", "repeats=1"],
     "training_speed": ["n=3", "imgsz=64", "batch=2", "epochs=3", "repeats=1"],
+    "growth": ["sizes=2,4", "size=128", "engines=local"],
 }
 
 NEEDED = {"runtimes": ("onnxruntime",), "review_cohort": ("starlette", "uvicorn")}
@@ -664,3 +668,177 @@ def test_a_loss_counts_what_moved_what_is_gone_and_what_changed() -> None:
     assert boxes.row() == ("–", "–", "0", "0", "0", "–")
     with pytest.raises(SpinelineError, match="came back that did not go in"):
         round_trip.loss(back, known)
+
+
+# against, growth, history
+
+
+def git(folder: Path, *words: str) -> None:
+    own = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    subprocess.run(["git", "-C", str(folder), *own, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch) -> Path:
+    """A repository whose rooms hold a command line that says which version it is."""
+    root = tmp_path / "repository"
+    for room in against.ROOMS:
+        (root / room).mkdir(parents=True)
+        (root / room / "__init__.py").touch()
+    (root / "pipeline" / "cli.py").write_text("open('said', 'a').write('old ')\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "old")
+    (root / "pipeline" / "cli.py").write_text("open('said', 'a').write('new ')\n")
+    monkeypatch.setattr(against, "HERE", root)
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def test_two_versions_are_run_by_the_same_command(repository: Path, tmp_path: Path) -> None:
+    settings = against.AgainstSettings(base="HEAD")
+    with against.checkouts(settings, tmp_path) as both:
+        for checkout in both:
+            checkout.command("pipeline", "predict")()
+        commits = [checkout.commit for checkout in both]
+    assert (tmp_path / "said").read_text() == "old new "
+    assert commits[1] == f"{commits[0]}+"  # its files differ from the commit
+    assert not (tmp_path / "worktree").exists()
+
+
+@pytest.mark.parametrize("base", ["nothing", "--all", "tmp"])
+def test_a_base_that_is_neither_commit_nor_checkout(base: str, repository: Path, tmp_path) -> None:
+    (tmp_path / "tmp").mkdir()
+    message = "neither a folder nor a commit|no checkout of this project"
+    with (
+        pytest.raises(ConfigError, match=message),
+        against.checkouts(against.AgainstSettings(base=base), tmp_path),
+    ):
+        pass
+
+
+def test_the_base_may_stand_alone(monkeypatch) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(harness, "run_bench", lambda words, *_: given.append(words))
+    against.main(["bc51b37", "n=3"])
+    against.main(["base=bc51b37"])
+    against.main(["help"])
+    assert given == [["base=bc51b37", "n=3"], ["base=bc51b37"], ["help"]]
+
+
+def test_a_figure_is_reached_by_the_clock_that_it_names() -> None:
+    over, under = [harness.Turn(0.5, 0.9)] * 3, [harness.Turn(1.0, 1.0)] * 3
+    by_clock = against.Figure("start", "s", over, under, 0.6)
+    by_processor = against.Figure("study", "ms", over, under, 0.6, "cpu_s")
+    faster = against.Figure("supervision", "s", under, over, 2.0, at_least=True)
+    assert [f.reached for f in (by_clock, by_processor, faster)] == [True, False, True]
+    assert by_clock.row()[1:4] == ("1.00", "0.50", "0.50 (0.50 – 0.50)")
+    assert by_processor.row()[4:] == ("1000.0", "900.0", "0.90 (0.90 – 0.90)", "≤ 0.6 cpu: no")
+    assert len(by_clock.row()) == len(against.HEADS)
+
+
+def test_results_of_two_versions_are_compared_by_level(tmp_path: Path) -> None:
+    for name, levels in (("base", {"L1": [1, 2], "L2": [5, 5]}), ("now", {"L1": [4, 6]})):
+        (tmp_path / name / "study").mkdir(parents=True)
+        found = [{"level": level, "point_xy": xy} for level, xy in levels.items()]
+        file = tmp_path / name / "study" / "result.json"
+        file.write_text(json.dumps({"structures": found}))
+    words = against.difference(tmp_path / "base", tmp_path / "now")
+    assert words == "1 of 2 levels of the base, 5 px apart at most"
+    (tmp_path / "now" / "study" / "result.json").unlink()
+    assert against.difference(tmp_path / "base", tmp_path / "now").startswith("0 of 2 levels")
+
+
+def test_files_of_two_versions_are_compared_by_their_bytes(tmp_path: Path) -> None:
+    for name, text in (("base", "a"), ("now", "b")):
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "same").write_text("same")
+        (tmp_path / name / "other").write_text(text)
+    (tmp_path / "now" / "more").write_text("more")
+    words = against.files_apart(tmp_path / "base", tmp_path / "now")
+    assert words == "1 of 2 files the same to the byte; not other"
+
+
+def test_what_a_run_over_a_cohort_was_like(tmp_path: Path) -> None:
+    seen = ((0, 1.0, 2.0), (1, 2.0, 3.0), (5, 6.0, 8.0))
+    looks = [cohort_memory.Look(n, 3, 100.0, 50.0 + n, *clocks) for n, *clocks in seen]
+    (tmp_path / "one").write_bytes(b"123")
+    run = growth.grown("local", cohort_memory.MemoryRun(5, 7.5, tuple(looks), 10.0), tmp_path)
+    assert (run.first_s, run.last_s, run.study_s) == (2.0, 1.5, 1.0)
+    assert (run.first_cpu_s, run.last_cpu_s) == (3.0, 2.0)
+    assert (run.pss_mb, run.files, run.bytes, run.cpu_s) == (55.0, 1, 3, 10.0)
+
+
+def test_large_cohorts_cost_what_one_more_study_does() -> None:
+    small = growth.Grown("local", 100, 20.0, 30.0, 9.0, 2.0, 9.0, 1.0, 500.0, 400, 10_000)
+    large = growth.Grown("local", 1100, 90.0, 102.0, 9.0, 4.0, 9.0, 2.0, 510.0, 4400, 110_000)
+    (row, _) = growth.large_rows(small, large)
+    assert row == ("100,000", "2.0", "3.3", "1.7", "1.5", "0.0", "0.40")
+
+
+@pytest.mark.parametrize("sizes", ["10", "10,5", "5,5"])
+def test_cohorts_must_grow(sizes: str) -> None:
+    with pytest.raises(ConfigError, match=f"sizes={sizes}: wanted at least two"):
+        growth.main([f"sizes={sizes}"])
+
+
+def kept(folder: Path, commit: str, date: str, seconds: float, **more: object) -> None:
+    turn = {"wall_s": 9.0, "cpu_s": seconds}
+    entry = {
+        "schema": history.SCHEMA,
+        "commit": commit,
+        "committed": date,
+        "machine": history.machine(),
+        "reports": {"start_up": {"turns": {"spineline pipeline predict": [turn]}}},
+        **more,
+    }
+    folder.mkdir(exist_ok=True)
+    history.file_of(entry, folder).write_text(json.dumps(entry))
+
+
+def test_what_is_kept_is_drawn_in_the_order_of_commits(tmp_path: Path) -> None:
+    kept(tmp_path / "kept", "b" * 12, "2026-02-01T00:00:00+00:00", 1.5)
+    kept(tmp_path / "kept", "c" * 12 + "+", "2026-01-01T00:00:00+00:00", 4.0)
+    names = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert names == ["2026-01-01-cccccccccccc-changed.json", "2026-02-01-bbbbbbbbbbbb.json"]
+    entries = history.read_entries(tmp_path / "kept")
+    assert history.points(history.PANELS[0], entries) == [("ccccccc", 4.0), ("bbbbbbb", 1.5)]
+    assert history.points(history.PANELS[-1], entries) == []
+    picture = tmp_path / "picture.png"
+    history.main(["run=false", f"into={tmp_path / 'kept'}", f"picture={picture}"])
+    first = picture.read_bytes()
+    history.main(["run=false", f"into={tmp_path / 'kept'}", f"picture={picture}"])
+    assert first[:4] == b"\x89PNG"
+    assert picture.read_bytes() == first
+
+
+def test_a_folder_that_keeps_nothing_or_something_else(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing is kept there"):
+        history.main(["run=false", f"into={tmp_path}"])
+    kept(tmp_path, "b" * 12, "2026-02-01T00:00:00+00:00", 1.5, schema="other/1")
+    with pytest.raises(SpinelineError, match="no benchmark that was kept"):
+        history.main(["run=false", f"into={tmp_path}"])
+
+
+@pytest.mark.slow
+def test_one_command_runs_and_keeps_them(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(history.RUNS, "grading_time", SCRIPTS["grading_time"])
+    picture = tmp_path / "picture.png"
+    history.main(["only=grading_time", f"into={tmp_path / 'kept'}", f"picture={picture}"])
+    (entry,) = history.read_entries(tmp_path / "kept")
+    assert entry["commit"].startswith(against.commit_of().rstrip("+"))
+    assert history.points(history.PANELS[5], [entry])[0][1] > 0
+    assert picture.is_file()
+
+
+@pytest.mark.slow
+def test_a_version_against_itself(tmp_path: Path) -> None:
+    out, page = tmp_path / "a.json", tmp_path / "a.md"
+    small = ["n=2", "repeats=1", "frames=3", "supervision=false", "only=start,cohort,convert"]
+    against.main([f"base={ROOT}", *small, f"out={out}", f"page={page}"])
+    figures = json.loads(out.read_text())["figures"]
+    assert len(figures) == 4
+    text = page.read_text()
+    assert "22 of 22 levels of the base, 0 px apart at most" in text
+    assert "files the same to the byte" in text
+    assert str(tmp_path) not in text

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 from lxml import etree
 
@@ -31,6 +32,36 @@ from spineline.datasets.types import ImageRecord
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _OFFSET = (1.0, 1.0, 0.0, 0.0)
 _MAX_BYTES = 16 << 20
+_ANNOTATION = """\
+<?xml version='1.0' encoding='utf-8'?>
+<annotation>
+  <folder>{folder}</folder>
+  <filename>{filename}</filename>
+  <source>
+    <database>spineline</database>
+  </source>
+  <size>
+    <width>{width}</width>
+    <height>{height}</height>
+    <depth>1</depth>
+  </size>
+  <segmented>0</segmented>
+{objects}</annotation>
+"""
+_OBJECT = """\
+  <object>
+    <name>%s</name>
+    <pose>Unspecified</pose>
+    <truncated>%d</truncated>
+    <difficult>%d</difficult>
+    <bndbox>
+      <xmin>%s</xmin>
+      <ymin>%s</ymin>
+      <xmax>%s</xmax>
+      <ymax>%s</ymax>
+    </bndbox>
+  </object>
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +111,15 @@ def voc_from_record(record: ImageRecord, labels: LabelSet) -> VocAnnotation:
 
 def voc_xml(annotation: VocAnnotation, *, folder: str = "images") -> bytes:
     """A VOC annotation as XML."""
-    root = etree.Element("annotation")
-    _add(root, "folder", folder)
-    _add(root, "filename", annotation.filename)
-    _add(_add(root, "source"), "database", "spineline")
-    size = _add(root, "size")
-    for name, pixels in (("width", annotation.width), ("height", annotation.height), ("depth", 1)):
-        _add(size, name, str(pixels))
-    _add(root, "segmented", "0")
-    for item in annotation.objects:
-        node = _add(root, "object")
-        _add(node, "name", item.name)
-        _add(node, "pose", "Unspecified")
-        _add(node, "truncated", str(int(item.truncated)))
-        _add(node, "difficult", str(int(item.difficult)))
-        box = _add(node, "bndbox")
-        for side, value, offset in zip(_SIDES, item.box_xyxy, _OFFSET, strict=True):
-            _add(box, side, f"{value + offset:.6f}".rstrip("0").rstrip("."))
-    return bytes(etree.tostring(root, pretty_print=True, encoding="utf-8", xml_declaration=True))
+    objects = "".join(map(_object_text, annotation.objects))
+    text = _ANNOTATION.format(
+        folder=escape(folder),
+        filename=escape(annotation.filename),
+        width=annotation.width,
+        height=annotation.height,
+        objects=objects,
+    )
+    return text.encode()
 
 
 def parse_voc(xml: bytes, *, where: str = "VOC file") -> VocAnnotation:
@@ -211,7 +233,9 @@ def _number(node: Any, name: str, where: str) -> float:
     return value
 
 
-def _add(parent: Any, name: str, text: str | None = None) -> Any:
-    node = etree.SubElement(parent, name)
-    node.text = text
-    return node
+def _object_text(item: VocObject) -> str:
+    sides = (
+        f"{value + offset:.6f}".rstrip("0").rstrip(".")
+        for value, offset in zip(item.box_xyxy, _OFFSET, strict=True)
+    )
+    return _OBJECT % (escape(item.name), item.truncated, item.difficult, *sides)

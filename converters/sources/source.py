@@ -252,8 +252,14 @@ def point_xy(value: Any, where: str) -> tuple[float, float]:
     Raises:
         EntryError: not two finite numbers.
     """
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_coordinate, value)):
+        return float(value[0]), float(value[1])
     x, y = pixel_numbers(value, f"{where}: coord", "[x, y]")
     return x, y
+
+
+def _is_coordinate(value: Any) -> bool:
+    return type(value) in (float, int) and -LARGEST_COORDINATE <= value <= LARGEST_COORDINATE
 
 
 def pixel_numbers(value: Any, what: str, wanted: str) -> tuple[float, ...]:

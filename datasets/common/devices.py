@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from spineline.datasets.common.errors import ConfigError
@@ -48,3 +49,11 @@ def device_name(device: str) -> str:
         msg = f"device={device}: no such CUDA device, there are {count} here; use device=cpu"
         raise ConfigError(msg)
     return f"cuda:{number}"
+
+
+def cores_here() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

@@ -294,14 +294,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
 
 
-def cores_here() -> int:
-    """How many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
 def _applied(
     function: Callable[[Item], Value], item: Item, limits: Limits
 ) -> tuple[Value | None, TaskFailure | None]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from spineline.datasets.common.devices import cores_here
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.log import LOG, progress
 from spineline.datasets.networks import runtimes
@@ -28,7 +29,6 @@ from spineline.pipeline.inference.process_pool import (
     Limits,
     ProcessPool,
     TaskResult,
-    cores_here,
     is_out_of_memory,
 )
 from spineline.pipeline.inference.settings import ModelSettings

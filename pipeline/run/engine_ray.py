@@ -23,13 +23,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spineline.datasets.common.devices import check_device
+from spineline.datasets.common.devices import check_device, cores_here
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.run_record import package_version
 from spineline.datasets.networks import runtimes
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, batch_size, bundle_of
-from spineline.pipeline.inference.process_pool import ProcessPool, cores_here
+from spineline.pipeline.inference.process_pool import ProcessPool
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import Case, Frame, load_frame
 from spineline.pipeline.run.engine_local import (

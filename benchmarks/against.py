@@ -1,0 +1,521 @@
+"""This checkout against another version of the project, side by side in one run.
+
+    python benchmarks/against.py BASE [only=start,cohort,memory,convert,train,finetune] …
+
+`python benchmarks/against.py help` lists the keys. BASE is a commit, of which a worktree is made
+and removed again, or a folder that holds a checkout. Both are run by the same commands, each as a
+process of its own that finds its checkout alone (`PYTHONPATH`), on the same files:
+
+- *start*: `pipeline predict` of one phantom study, from the process' start to its end;
+- *cohort*: a study of many. The same command over `n` studies, less the time of one in the same
+  round, by `n - 1`: with `slices=1`, and with `slices=auto`. An older base knows one slice alone;
+- *memory*: the peak of that command's process tree by PSS, with `slices=1`;
+- *convert*: `convert report` to YOLO, VOC and COCO, and supervision's converters on its records;
+- *train*: `pipeline train recipe=best`. A whole training takes too long to be run ten times. It is
+  run for few epochs and for more of them; what an epoch adds is counted for all of the recipe's;
+- *finetune*: `pipeline train recipe=finetune` likewise, by the base's time from scratch.
+
+Beside the times stands what the same build gets right: levels of phantoms, whose truth is known,
+the difference of the two builds' results, and files that the two wrote differently.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cohort_memory
+import convert_speed
+import harness
+import training_speed
+
+from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.log import LOG
+from spineline.datasets.common.run_record import run_script
+from spineline.datasets.common.settings import key
+from spineline.datasets.common.tables import markdown_table
+
+HERE = Path(__file__).resolve().parents[1]
+ROOMS = ("converters", "datasets", "detect", "classify", "pipeline", "weights")
+GROUPS = ("start", "cohort", "memory", "convert", "train", "finetune")
+CLI = ("-P", "-m", "spineline.pipeline.cli")
+EPOCHS_OF_RECIPE = """
+import sys
+from pathlib import Path
+try:
+    from spineline.pipeline.training.settings import PipelineTrain
+    from spineline.pipeline.training.train import check_recipe, load_bundle_recipe
+except ImportError:
+    from spineline.pipeline.train import check_recipe, load_recipe as load_bundle_recipe
+    from spineline.pipeline.train_settings import PipelineTrain
+keys = PipelineTrain(data=Path(sys.argv[1]), out=Path("out"), recipe=sys.argv[2])
+print(check_recipe(keys, load_bundle_recipe(keys.recipe))["detector"]["epochs"])
+"""
+SUPERVISE = """
+import sys
+from pathlib import Path
+import convert_speed
+convert_speed.supervise(Path(sys.argv[1]), Path(sys.argv[2]), images=True)
+"""
+ABOUT = f"""\
+*Now* is this checkout, *base* the other version. Each figure is of whole commands, processes of
+their own. A study of a cohort costs the time of the command over all of them, less that over one,
+by the others' number. Trainings are run for few epochs and for more of them; the time that an epoch
+adds is counted for all epochs of the recipe, so that these two rows are estimates. *Wanted* is a
+ratio to the base, by the clock or by processor time (cpu); of supervision, what it takes by ours.
+{harness.ABOUT}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstSettings(harness.BenchSettings):
+    base: str = key("commit, or folder of a checkout, to compare with")
+    python: Path | None = key("Python with the base's packages; none = this one", default=None)
+    only: tuple[str, ...] = key("what to measure", default=GROUPS, choices=GROUPS)
+    n: int = key("phantom studies of the cohort", default=100, minimum=2)
+    frames: int = key("frames to convert", default=2000, minimum=1)
+    supervision: bool = key("also time supervision's converters", default=True)
+    data: Path | None = key("converted dataset to train on; none draws phantoms", default=None)
+    studies: int = key("phantom studies to train on, a third of them to validate", default=24)
+    few: int = key("epochs of the short training", default=3, minimum=1)
+    more: int = key("epochs of the longer training", default=9, minimum=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """One of the two versions.
+
+    Attributes:
+        name: ``base`` or ``now``.
+        layout: folder in which its rooms lie as they are installed.
+        python: that runs it.
+        commit: in short, or ``unknown``.
+    """
+
+    name: str
+    layout: Path
+    python: str
+    commit: str
+
+    def command(self, *words: object) -> Callable[[], None]:
+        """A command of spineline, such as ``pipeline predict source=…``."""
+        return self.run(*CLI, *words)
+
+    def run(self, *words: object) -> Callable[[], None]:
+        """A Python process that finds this checkout."""
+        path = os.pathsep.join((str(self.layout), str(HERE / "benchmarks")))
+        return harness.process(*words, python=self.python, environment={"PYTHONPATH": path})
+
+    def says(self, code: str, *words: object) -> str:
+        """What a Python program prints that finds this checkout."""
+        command = [self.python, "-P", "-c", code, *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(self.layout)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SpinelineError(f"{self.name}: {done.stderr.strip()[-500:]}")
+        return done.stdout.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of the table.
+
+    Attributes:
+        name: what is measured.
+        unit: of the values: ``s``, ``ms``, ``MiB``.
+        over, under: turns of what is divided, and of what by: a round each. Of memory, both clocks
+            are MiB.
+        wanted: the ratio; at most, or at least where ``at_least``.
+        clock: by which the ratio is wanted.
+        beside: what the build gets right.
+        at_least: the ratio is wanted to be as large.
+    """
+
+    name: str
+    unit: str
+    over: Sequence[harness.Turn]
+    under: Sequence[harness.Turn]
+    wanted: float
+    clock: harness.Clock = "wall_s"
+    beside: str = ""
+    at_least: bool = False
+
+    def ratio(self, clock: harness.Clock) -> harness.Ratio:
+        """Median, least and largest of the rounds."""
+        return harness.ratio(self.over, self.under, clock)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the median is as wanted."""
+        value = self.ratio(self.clock).value
+        return value >= self.wanted if self.at_least else value <= self.wanted
+
+    def row(self) -> tuple[str, ...]:
+        """As the table shows it."""
+        scale, digits = {"ms": (1e3, 1), "s": (1.0, 2), "MiB": (1.0, 0)}[self.unit]
+        times = [
+            f"{harness.median(turns, clock) * scale:.{digits}f}"
+            for clock in harness.CLOCKS
+            for turns in (self.under, self.over)
+        ]
+        ratios = [str(self.ratio(clock)) for clock in harness.CLOCKS]
+        if self.unit == "MiB":
+            times[2:], ratios[1:] = ["", ""], [""]
+        sign, by = "≥" if self.at_least else "≤", "" if self.clock == "wall_s" else " cpu"
+        wanted = f"{sign} {self.wanted:g}{by}: {'yes' if self.reached else 'no'}"
+        return (f"{self.name}, {self.unit}", *times[:2], ratios[0], *times[2:], ratios[1], wanted)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        ratios = {clock: self.ratio(clock).to_json() for clock in harness.CLOCKS}
+        return {
+            "unit": self.unit,
+            "wanted": self.wanted,
+            "at_least": self.at_least,
+            "clock": self.clock,
+            "reached": self.reached,
+            "ratio": ratios,
+            "beside": self.beside,
+            "turns": harness.turns_json({"base": self.under, "now": self.over}),
+        }
+
+
+HEADS = (
+    "figure", "base", "now", "now by base", "base, cpu", "now, cpu", "now by base, cpu", "wanted",
+)  # fmt: skip
+
+
+# The two checkouts
+
+
+def layout_of(checkout: Path, folder: Path) -> Path:
+    """A folder in which a checkout's rooms lie as they are installed.
+
+    Raises:
+        ConfigError: no checkout.
+    """
+    missing = [room for room in ROOMS if not (checkout / room).is_dir()]
+    if missing:
+        msg = f"base={checkout}: no checkout of this project, it has no folder {missing[0]!r}"
+        raise ConfigError(msg)
+    (folder / "spineline").mkdir(parents=True)
+    for room in ROOMS:
+        (folder / "spineline" / room).symlink_to((checkout / room).resolve())
+    return folder
+
+
+def git(*words: object, folder: Path | None = None) -> str:
+    """What git says in a folder, or of this checkout; empty where it fails."""
+    command = ["git", "-C", str(folder or HERE), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@contextmanager
+def checkouts(settings: AgainstSettings, folder: Path) -> Iterator[tuple[Checkout, Checkout]]:
+    """The base and this checkout; a worktree of a commit is removed in the end.
+
+    Raises:
+        ConfigError: the base is neither a folder nor a commit.
+    """
+    root, made = Path(settings.base), False
+    if not root.is_dir():
+        commit = git("rev-parse", "--verify", "--quiet", f"{settings.base}^{{commit}}")
+        if not commit:
+            msg = f"base={settings.base}: neither a folder nor a commit of this repository; "
+            raise ConfigError(msg + "give a commit that git log shows, or a checkout's folder")
+        root, made = folder / "worktree", True
+        git("worktree", "add", "--detach", root, commit)
+    python = str(settings.python or sys.executable)
+    try:
+        yield (
+            Checkout("base", layout_of(root, folder / "layout-base"), python, commit_of(root)),
+            Checkout("now", layout_of(HERE, folder / "layout-now"), sys.executable, commit_of()),
+        )
+    finally:
+        if made:
+            git("worktree", "remove", "--force", root)
+
+
+def commit_of(folder: Path | None = None) -> str:
+    """A checkout's commit in short, with a plus where files differ from it."""
+    commit = git("rev-parse", "--short=12", "HEAD", folder=folder) or "unknown"
+    return commit + ("+" if git("status", "--porcelain", folder=folder) else "")
+
+
+# Predicting
+
+
+def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> list[Figure]:
+    """Cold start, a study of a cohort, memory."""
+    base, now = both
+    cohort, one = folder / "cohort", folder / "one"
+    harness.draw_cohort(cohort, settings.n, seed=settings.seed)
+    one.mkdir()
+    first = min(cohort.iterdir())
+    (one / first.name).symlink_to(first, target_is_directory=True)
+
+    def predict(checkout: Checkout, source: Path, **more: object) -> list[str]:
+        name = "-".join([checkout.name, source.name, *map(str, more.values())])
+        keys = {"source": source, "out": folder / f"out-{name}", "overwrite": "true", **more}
+        return ["pipeline", "predict", *(f"{name}={value}" for name, value in keys.items())]
+
+    whole = {
+        "base": (base, predict(base, cohort, **slices_of(base, 1))),
+        "slices=1": (now, predict(now, cohort, slices=1)),
+        "slices=auto": (now, predict(now, cohort, slices="auto")),
+    }
+    arms = {f"one {c.name}": c.command(*predict(c, one)) for c in both}
+    if "cohort" in settings.only:
+        arms |= {name: checkout.command(*words) for name, (checkout, words) in whole.items()}
+    figures = []
+    if {"start", "cohort"} & set(settings.only):
+        turns = harness.take_turns(arms, settings.repeats)
+        figures += [Figure("start", "s", turns["one now"], turns["one base"], 0.35)]
+    if "cohort" in settings.only:
+        under = per_study(turns["base"], turns["one base"], settings.n)
+        beside = levels_right(folder, both)
+        for name, wanted in (("slices=1", 0.55), ("slices=auto", 1.0)):
+            over = per_study(turns[name], turns["one now"], settings.n)
+            outs = [folder / f"out-base-cohort{'-1' if slices_of(base, 1) else ''}"]
+            outs.append(folder / f"out-now-cohort-{name.partition('=')[2]}")
+            words = f"{beside}; {difference(*outs)}"
+            title = f"cohort `{name}`, a study"
+            figures.append(Figure(title, "ms", over, under, wanted, "cpu_s", words))
+    if "memory" in settings.only:
+        peaks = {
+            name: functools.partial(peak_mb, checkout, words)
+            for name, (checkout, words) in whole.items()
+            if name != "slices=auto"
+        }
+        found = harness.take_turns(peaks, settings.repeats, warm=0, measure=lambda peak: peak())
+        figures += [Figure("memory `slices=1`", "MiB", found["slices=1"], found["base"], 0.6)]
+    return figures
+
+
+def slices_of(checkout: Checkout, slices: int) -> dict[str, int]:
+    """The key that says how many slices are looked at, where the checkout knows it."""
+    code = "from spineline.pipeline import Pipeline; print(Pipeline.load.__doc__)"
+    known = "slices" in checkout.says(code) or checkout.name == "now"
+    return {"slices": slices} if known else {}
+
+
+def per_study(
+    whole: Sequence[harness.Turn], one: Sequence[harness.Turn], n: int
+) -> list[harness.Turn]:
+    """What each further study of a cohort costs, round by round; NaN where that cannot be told.
+
+    >>> per_study([harness.Turn(9.0, 12.0)], [harness.Turn(4.0, 5.0)], 6)
+    [Turn(wall_s=1.0, cpu_s=1.4)]
+    """
+
+    def each(whole_s: float, one_s: float) -> float:
+        return (whole_s - one_s) / (n - 1) if whole_s > one_s else math.nan
+
+    return [
+        harness.Turn(each(a.wall_s, b.wall_s), each(a.cpu_s, b.cpu_s))
+        for a, b in zip(whole, one, strict=True)
+    ]
+
+
+def peak_mb(checkout: Checkout, words: Sequence[str], every: float = 0.1) -> harness.Turn:
+    """The largest PSS of a command's process tree, in MiB."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout.layout)}
+    peak = 0.0
+    with subprocess.Popen(
+        [checkout.python, *CLI, *words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None:
+            peak = max(peak, cohort_memory.memory_of(process.pid)[2])
+            time.sleep(every)
+    if process.returncode:
+        raise SpinelineError(f"{checkout.name}: {' '.join(words)}: status {process.returncode}")
+    return harness.Turn(peak, peak)
+
+
+def levels_right(folder: Path, both: Sequence[Checkout]) -> str:
+    """The share of levels that each checkout finds on the drawn phantoms, in words."""
+    drawn = folder / "cohort-drawn"
+    shares = []
+    for checkout in both:
+        out = folder / f"val-{checkout.name}"
+        keys = (f"source={drawn / 'studies'}", f"annotations={drawn / 'annotations.json'}")
+        checkout.command("pipeline", "val", *keys, f"out={out}", "draws=10")()
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        shares.append(metrics["level_accuracy_6mm"]["value"])
+    return f"levels right within 6 mm: base {shares[0]:.3f}, now {shares[1]:.3f}"
+
+
+def difference(base: Path, now: Path) -> str:
+    """How far the results of two runs over the same studies lie apart, in words."""
+    same, count, farthest = 0, 0, 0.0
+    for path in sorted(base.glob("*/result.json")):
+        levels = [points_of(root / path.parent.name) for root in (base, now)]
+        count += len(levels[0])
+        for level in levels[0].keys() & levels[1].keys():
+            same += 1
+            (x, y), (a, b) = levels[0][level], levels[1][level]
+            farthest = max(farthest, ((x - a) ** 2 + (y - b) ** 2) ** 0.5)
+    return f"{same} of {count} levels of the base, {farthest:.2g} px apart at most"
+
+
+def points_of(folder: Path) -> dict[str, tuple[float, float]]:
+    """The points of a study's result by level."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return {each["level"]: tuple(each["point_xy"]) for each in result["structures"]}
+
+
+# Converting
+
+
+def converting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> list[Figure]:
+    """Frames to three formats, by both and by supervision."""
+    frames, annotations = convert_speed.draw_frames(folder, settings.frames, settings.seed)
+    keys = (f"annotations={annotations}", f"images={frames}", "split=train")
+    outs = {checkout.name: folder / f"converted-{checkout.name}" for checkout in both}
+    arms = {
+        checkout.name: harness.afresh(
+            outs[checkout.name],
+            checkout.command("convert", "report", *keys, f"out={outs[checkout.name]}"),
+        )
+        for checkout in both
+    }
+    if settings.supervision:
+        records, out = folder / "records", folder / "supervised"
+        both[1].command("convert", "report", *keys, f"out={records}")()
+        supervise = both[1].run("-P", "-c", SUPERVISE, records, out)
+        arms["supervision"] = harness.afresh(out, supervise)
+    turns = harness.take_turns(arms, settings.repeats)
+    words = files_apart(outs["base"], outs["now"])
+    title = f"convert, {settings.frames} frames"
+    figures = [Figure(title, "s", turns["now"], turns["base"], 0.6, beside=words)]
+    if settings.supervision:
+        title = "supervision (now) by `convert` (base)"
+        figures.append(Figure(title, "s", turns["supervision"], turns["now"], 2.5, at_least=True))
+    return figures
+
+
+def files_apart(base: Path, now: Path) -> str:
+    """How many files of one folder are the same in another, and which are not, in words."""
+    names = sorted(p.relative_to(base).as_posix() for p in base.rglob("*") if p.is_file())
+    differ = [
+        name
+        for name in names
+        if not (now / name).is_file() or (now / name).read_bytes() != (base / name).read_bytes()
+    ]
+    shown = f"; not {', '.join(differ[:5])}" if differ else ""
+    return f"{len(names) - len(differ)} of {len(names)} files the same to the byte{shown}"
+
+
+# Training
+
+
+def training(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]) -> list[Figure]:
+    """From scratch by both, and from this checkout's weights, for all epochs of the recipes."""
+    if settings.more <= settings.few:
+        raise ConfigError(f"few={settings.few} more={settings.more}: wanted more than few")
+    speed = training_speed.SpeedSettings(data=settings.data, n=settings.studies, seed=settings.seed)
+    data = training_speed.prepare_data(speed, folder)
+    base, now = both
+    runs = {"base": (base, "best")}
+    runs |= {"now": (now, "best")} if "train" in settings.only else {}
+    runs |= {"finetune": (now, "finetune")} if "finetune" in settings.only else {}
+    arms: dict[str, Callable[[], Any]] = {}
+    for name, (checkout, recipe) in runs.items():
+        for epochs in (settings.few, settings.more):
+            out = folder / f"trained-{name}-{epochs}"
+            keys = (f"data={data}", f"out={out}", f"recipe={recipe}", f"epochs={epochs}")
+            command = checkout.command("pipeline", "train", *keys)
+            arms[f"{name} {epochs}"] = harness.afresh(out, command)
+    turns = harness.take_turns(arms, settings.repeats, warm=0)
+    whole = {}
+    for name, (checkout, recipe) in runs.items():
+        epochs = int(checkout.says(EPOCHS_OF_RECIPE, data, recipe))
+        short, long = turns[f"{name} {settings.few}"], turns[f"{name} {settings.more}"]
+        whole[name] = of_all_epochs(short, long, settings.few, settings.more, epochs)
+    titles = {"now": ("train `recipe=best`", 0.33), "finetune": ("train `recipe=finetune`", 0.1)}
+    said = f"for all epochs, counted from {settings.few} and {settings.more}"
+    return [
+        Figure(title, "s", whole[name], whole["base"], wanted, beside=said)
+        for name, (title, wanted) in titles.items()
+        if name in whole
+    ]
+
+
+def of_all_epochs(
+    short: Sequence[harness.Turn], long: Sequence[harness.Turn], few: int, more: int, epochs: int
+) -> list[harness.Turn]:
+    """The time of a whole training from those of two shorter ones, round by round.
+
+    >>> of_all_epochs([harness.Turn(5.0, 7.0)], [harness.Turn(9.0, 11.0)], 1, 3, 100)
+    [Turn(wall_s=203.0, cpu_s=205.0)]
+    """
+    share = (epochs - few) / (more - few)
+    return [
+        harness.Turn(
+            a.wall_s + (b.wall_s - a.wall_s) * share, a.cpu_s + (b.cpu_s - a.cpu_s) * share
+        )
+        for a, b in zip(short, long, strict=True)
+    ]
+
+
+# Telling
+
+
+def work(settings: AgainstSettings, folder: Path) -> harness.BenchResult:
+    groups = {
+        predicting: {"start", "cohort", "memory"},
+        converting: {"convert"},
+        training: {"train", "finetune"},
+    }
+    figures: list[Figure] = []
+    with checkouts(settings, folder) as both:
+        for number, (measure, names) in enumerate(groups.items()):
+            if names & set(settings.only):
+                LOG.info("%s", ", ".join(sorted(names & set(settings.only))))
+                place = folder / f"group{number}"
+                place.mkdir()
+                figures += measure(settings, place, both)
+                shutil.rmtree(place)
+        commits = {checkout.name: checkout.commit for checkout in both}
+    beside = [f"- {figure.name}: {figure.beside}." for figure in figures if figure.beside]
+    kept = f"{settings.n} phantom studies, {settings.frames} frames"
+    trained = settings.data.name if settings.data else f"{settings.studies} phantoms"
+    return harness.BenchResult(
+        title=f"Against {settings.base if commits['base'] == 'unknown' else commits['base']}",
+        about=ABOUT,
+        data=f"{kept}; trained on {trained}; now is {commits['now']}, base {commits['base']}",
+        packages=("torch", "onnxruntime", "ultralytics", "supervision", "opencv-python"),
+        tables=(markdown_table(HEADS, [f.row() for f in figures]), "\n".join(beside)),
+        report={"commits": commits, "figures": {f.name: f.to_json() for f in figures}},
+    )
+
+
+def main(words: list[str]) -> None:
+    words = [f"base={words[0]}", *words[1:]] if words and is_plain(words[0]) else words
+    harness.run_bench(words, AgainstSettings, work, "against")
+
+
+def is_plain(word: str) -> bool:
+    """Whether a word is no key."""
+    return "=" not in word and word != "help"
+
+
+if __name__ == "__main__":
+    run_script(main)
