@@ -131,7 +131,7 @@ class Recipe(Settings):
     lr: float = key("learning rate", minimum=0)
     momentum: float = key("momentum of sgd", minimum=0, maximum=0.9999)
     weight_decay: float = key("weight decay", minimum=0)
-    scheduler: str = key("course of the learning rate", choices=("step", "cosine", "none"))
+    scheduler: str = key("schedule of the learning rate", choices=("step", "cosine", "none"))
     step_size: int = key("scheduler=step: epochs between steps", minimum=1)
     gamma: float = key("scheduler=step: factor of a step", minimum=0, maximum=1)
     warmup_epochs: float = key("epochs of linear warm-up", minimum=0)
@@ -149,7 +149,7 @@ class Recipe(Settings):
     kind_loss: bool = key("rule out the other kind's classes in the loss, too")
     mask_kind: bool = key("rule out the other kind's classes: the level tells the kind")
     select_by: str = key(
-        "what the best epoch is best at on val", choices=("auc", "macro_f1", "accuracy")
+        "metric on val by which the best epoch is chosen", choices=("auc", "macro_f1", "accuracy")
     )
 
     @property

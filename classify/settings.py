@@ -27,8 +27,8 @@ class ClassifyTrain(Settings):
     )
     out: Path = key("run folder to write")
     hyp: str | None = key(
-        f"recipe: {', '.join(RECIPES)}, or a YAML file; its values stand in for the defaults "
-        "shown here, and a key given beats it",
+        f"recipe: {', '.join(RECIPES)}, or a YAML file; its values replace the defaults "
+        "shown here, and keys given beside it win",
         default=None,
         group="training",
         shown="report",

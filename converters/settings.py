@@ -157,7 +157,9 @@ class ConvertPredicted(ConvertLumbar):
         maximum=1,
     )
     abstained: str = key(
-        "results whose levels are but a guess", default="leave_out", choices=("leave_out", "keep")
+        "keep or leave out results whose levels are a guess",
+        default="leave_out",
+        choices=("leave_out", "keep"),
     )
     missing: str = key(
         "results in which levels are missing: kept with those that are there, in order",
@@ -369,12 +371,12 @@ class DataExport(Settings):
         default=None,
     )
     shape: str = key(
-        "what stands for a structure in CVAT and Label Studio",
+        "shape that marks a structure in CVAT and Label Studio",
         default="points",
         choices=("points", "boxes"),
     )
     address: str = key(
-        "what stands before an image's name in Label Studio's tasks",
+        "prefix of an image's name in Label Studio's tasks",
         default="/data/local-files/?d=images/",
     )
     overwrite: bool = key("replace out if it exists", default=False)

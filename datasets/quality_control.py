@@ -292,9 +292,7 @@ def _duplicate_levels(
         frame.finding(
             "duplicate_level",
             f"{names.count(level)} points are named {level}",
-            "first of them kept"
-            if level in EXTRA_LEVELS
-            else "level by rank, where it can be told",
+            "first of them kept" if level in EXTRA_LEVELS else "level by rank, where it is known",
             level,
         )
         for level in (*EXTRA_LEVELS, *LEVELS)

@@ -61,8 +61,8 @@ class DetectTrain(Settings):
     )
     out: Path = key("run folder to write")
     hyp: str | None = key(
-        "recipe: report, lumbar, cervical (fasterrcnn), or a YAML file; its values stand in for "
-        "the defaults shown here, and a key given beats it",
+        "recipe: report, lumbar, cervical (fasterrcnn), or a YAML file; its values replace "
+        "the defaults shown here, and keys given beside it win",
         default=None,
         group="training",
     )
@@ -205,11 +205,11 @@ class DetectTrain(Settings):
         "channels", "1 = grey, 3 = grey three times", "model", minimum=1, maximum=3
     )
     mean: float | None = _fraction(
-        "mean", "what is taken from the pixels, in 0 … 1", "model", shown="the data's"
+        "mean", "mean that is subtracted from the pixels, in 0 … 1", "model", shown="the data's"
     )
     std: float | None = _recipe_key(
         "std",
-        "what the pixels are then divided by",
+        "standard deviation by which the pixels are then divided",
         "model",
         shown="the data's",
         minimum=0.001,

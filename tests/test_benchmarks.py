@@ -412,7 +412,9 @@ def test_table_of_finished_rows(tmp_path: Path) -> None:
     out, page = tmp_path / "out", tmp_path / "page.md"
     heldout = "| `level_accuracy_8px` | 0.9777 | 0.955 – 0.994 | 539 | 0.878 |\n"
     heldout += "| `report.ap` | 0.6360 |  | 524 | 0.6574 |\n"
-    page.write_text(f"<!-- spineline:out-of-fold -->\n\n{heldout}\n<!-- /spineline:out-of-fold -->\n")
+    page.write_text(
+        f"<!-- spineline:out-of-fold -->\n\n{heldout}\n<!-- /spineline:out-of-fold -->\n"
+    )
     accuracy = {
         name: {"level_accuracy_8px": kfold_figure(0.81, 0.8, 0.82, 0.81)}
         for name in ("original", "mixup")

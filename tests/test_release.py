@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("test", "lint", "wheel", "typecheck", "coverage", "run")
+STEPS = ("test", "lint", "wheel", "typecheck", "coverage", "docs", "lowest", "run")
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,7 @@ def test_pythons_that_are_named_are_those_of_ci(cfg, workflow) -> None:
     """A version is claimed only where the tests run under it."""
     stated = metadata("spineline").get_all("Classifier") or []
     claimed = set(re.findall(r"Python :: (3\.\d+)", "\n".join(stated)))
-    used = re.findall(
-        r'python-version: "([\d.]+)"', (ROOT / ".github/workflows/ci.yml").read_text()
-    )
-    assert claimed == set(used)
+    assert claimed == set(workflow["jobs"]["tests"]["strategy"]["matrix"]["python"])
     assert cfg["options"]["python_requires"] == ">=" + min(claimed)
 
 
@@ -79,9 +76,16 @@ def test_ci_runs_the_same_scripts(workflow) -> None:
     run = [
         step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
     ]
-    for script in (".ci/test", ".ci/lint", ".ci/wheel dist", ".ci/coverage"):
+    for script in (
+        ".ci/test",
+        ".ci/lowest",
+        ".ci/lint",
+        ".ci/wheel dist",
+        ".ci/coverage",
+        ".ci/docs",
+    ):
         assert script in run
-    assert any(".ci/docs" in line for line in run)
+    assert all(line.startswith((".ci/", "pip install -e ")) for line in run)
     assert workflow["permissions"] == {"contents": "read"}
 
 
@@ -96,6 +100,19 @@ def test_files_of_the_forge_are_yaml(path: Path) -> None:
         ids = [field["id"] for field in content["body"] if field["type"] != "markdown"]
         assert len(ids) == len(set(ids)) >= 3
         assert "patient data" in str(content["body"]) or path.name == "feature.yml"
+
+
+def test_lowest_dependencies_are_the_floors_of_setup_cfg(cfg) -> None:
+    """Each has a floor, and the script pins to it."""
+    done = subprocess.run(
+        [ROOT / ".ci/lowest", "--constraints"], capture_output=True, text=True, check=True
+    )
+    pins = dict(line.split("==") for line in done.stdout.splitlines())
+    wanted = cfg["options"]["install_requires"].split()
+    for extra in ("dicom", "pacs", "review", "export", "test"):
+        wanted += [w for w in cfg["options.extras_require"][extra].split() if "%" not in w]
+    floors = {re.split("[<>=]", spec)[0]: spec.split(">=")[1].split(",")[0] for spec in wanted}
+    assert floors.items() <= pins.items()
 
 
 def test_the_source_distribution_has_the_pages() -> None:

@@ -48,7 +48,10 @@ class DataShow(Settings):
     )
     boxes: bool = key("draw the boxes", default=True)
     scale: int | None = key(
-        "how often images are enlarged; none fits the image", default=None, minimum=1, maximum=8
+        "factor by which images are enlarged; none fits the image",
+        default=None,
+        minimum=1,
+        maximum=8,
     )
     predictions: Path | None = key(
         "predictions.json of detect predict on this dataset: labels left, predictions right",

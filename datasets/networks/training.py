@@ -204,7 +204,7 @@ class Trainer(ABC):
                 if self.writes and self.saved < self.done:
                     self.save_checkpoint(force=True)
             except (RuntimeError, OSError, ValueError) as error:  # out of memory, disk full
-                again = "; resume=true goes on with it" if self.checkpoint_name else ""
+                again = "; resume=true continues it" if self.checkpoint_name else ""
                 msg = f"out={self.out}: training stopped ({error}){again}"
                 raise SpinelineError(msg) from error
             finally:

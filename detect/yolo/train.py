@@ -162,7 +162,7 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
         except ValueError as error:
             raise ConfigError(f"ultralytics refuses these settings: {error}") from error
         except (RuntimeError, OSError) as error:  # out of memory, disk full, losses not numbers
-            msg = f"out={settings.out}: training stopped ({error}); resume=true goes on with it"
+            msg = f"out={settings.out}: training stopped ({error}); resume=true continues it"
             raise SpinelineError(msg) from error
         trainer.strip_last()
         return _write_weights(settings, values["imgsz"], trainer.epoch + 1)

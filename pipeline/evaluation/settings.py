@@ -10,7 +10,9 @@ from spineline.datasets.common.settings import key
 from spineline.pipeline.inference.settings import GroundTruthSettings, check_spacing
 from spineline.pipeline.outputs.settings import NAMES_HELP, SALT_HELP, check_salt
 
-_ABSTAINED = "studies whose levels are but a guess are wrong, or left out but for naming.*"
+_ABSTAINED = (
+    "studies whose levels are a guess: count them as wrong, or leave them out of all but naming.*"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,7 +148,7 @@ def _make_room(settings: KfoldSettings) -> Path | None:
     except OutputExistsError as error:
         if settings.overwrite:
             raise
-        msg = f"{out}: exists already; resume=true goes on with it, overwrite=true begins anew"
+        msg = f"{out}: exists already; resume=true continues it, overwrite=true begins anew"
         raise OutputExistsError(msg) from error
     if out.is_dir() and any(out.iterdir()):
         if not str(recorded_command(out)).startswith("spineline kfold "):

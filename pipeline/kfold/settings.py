@@ -35,7 +35,7 @@ FOLDS_FOLDER = "folds"
 
 _DATA = "converted dataset, whose train and val parts are folded, or a folder of folds"
 _OUT = "folder to write: VARIANT/foldN, folds.json, kfold.md, kfold.csv, kfold.json, kfold.png"
-_RESUME = "go on with the cross-validation in out= where it stopped; variants may be added"
+_RESUME = "continue the cross-validation in out= where it stopped; variants may be added"
 _DEVICE = "cpu, cuda or a number; several, such as 0,1, run folds side by side"
 _K = "number of folds"
 _FOLDS = "folds.json to use: of another cross-validation, or of convert … kfold="
@@ -136,7 +136,7 @@ class KfoldPipeline(Settings):
     seed: int = key("of the folds, and of every training", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
     resume: bool = key(
-        "go on with the cross-validation in out= where it stopped; recipes may be added",
+        "continue the cross-validation in out= where it stopped; recipes may be added",
         default=False,
     )
     overwrite: bool = key("replace an earlier cross-validation in out=", default=False)

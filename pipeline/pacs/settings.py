@@ -76,7 +76,7 @@ class ServerSettings(Settings):
 class PacsPull(ServerSettings):
     """Keys of ``pacs pull``."""
 
-    out: Path = _key("folder to write studies to, or of a pull to go on with")
+    out: Path = _key("folder to write studies to, or of a pull to continue")
     study: tuple[str, ...] = _key("UIDs of studies", default=())
     query: tuple[str, ...] = _key(_QUERY, default=())
     most: int = _key("a query that finds more studies is refused", default=100, minimum=1)
@@ -84,7 +84,7 @@ class PacsPull(ServerSettings):
     host: str = _key("address that we listen at for C-MOVE", default="127.0.0.1")
     names: str = _key(_NAMES, default="hash", choices=("hash", "uid"))
     salt: str | None = _key(SALT_HELP, default=None)
-    overwrite: bool = _key("start anew instead of going on with an earlier pull", default=False)
+    overwrite: bool = _key("start anew instead of continuing an earlier pull", default=False)
 
     def __post_init__(self) -> None:
         ServerSettings.__post_init__(self)
@@ -138,7 +138,9 @@ class PacsPush(ServerSettings):
 class PacsListen(ModelSettings):
     """Keys of ``pacs listen``, beside those of the models."""
 
-    out: Path = _key("folder of what arrives and of its results, or of an earlier one to go on")
+    out: Path = _key(
+        "folder of what arrives and of its results, or of an earlier listener to continue"
+    )
     port: int = _key("TCP port to listen at", default=11112, minimum=1, maximum=65535)
     host: str = _key("address to listen at; 0.0.0.0: all of this machine", default="127.0.0.1")
     aet: str = _key("our own AE title, which senders have to call", default="SPINELINE")
@@ -160,7 +162,7 @@ class PacsListen(ModelSettings):
     key: Path | None = _key("PEM file of the key of cert, without a password", default=None)
     timeout: float = _key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
     salt: str | None = _key("of the names of studies; none: made at random, kept", default=None)
-    overwrite: bool = _key("throw away an earlier listener's studies and results", default=False)
+    overwrite: bool = _key("delete an earlier listener's studies and results", default=False)
 
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)

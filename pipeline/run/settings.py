@@ -29,7 +29,7 @@ _THREADS = (
     "of numbers may differ"
 )
 _STACK = "the images of a folder are slices of one study, in the order of their names"
-_OUT = "folder to write, or of a run to go on with: STUDY/result.json, results.csv, manifest.jsonl"
+_OUT = "folder to write, or of a run to continue: STUDY/result.json, results.csv, manifest.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class PipelinePredict(OutputSettings):
 
     out: Path = key(_OUT)
     stack: bool = key(_STACK, default=False, group="data")
-    overwrite: bool = key("start anew instead of going on with an earlier run", default=False)
+    overwrite: bool = key("start anew instead of continuing an earlier run", default=False)
     retry: bool = key("try studies again that failed in an earlier run", default=False)
     engine: str = key(_ENGINE, default="local", choices=tuple(ENGINES))
     ray_address: str | None = key(_RAY_ADDRESS, default=None)

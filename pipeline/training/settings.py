@@ -28,7 +28,7 @@ class PipelineTrain(Settings):
     )
     seed: int = key("of every training", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    resume: bool = key("go on with the trainings in out= where they stopped", default=False)
+    resume: bool = key("continue the trainings in out= where they stopped", default=False)
     overwrite: bool = key("replace earlier trainings in out=", default=False)
 
 

@@ -272,11 +272,11 @@ def test_table(tmp_path, fake_models, cohort, val) -> None:
     page.write_text("By hand.\n")
     val(*cohort, out=out)
     script = Path(__file__).parents[3] / "benchmarks" / "heldout_table.py"
-    words = [f"val={out}", f"page={page}", "note=Three drawn studies."]
+    words = [f"val={out}", f"page={page}", "note=Three drawn studies.", "title=Drawn"]
     subprocess.run([sys.executable, str(script), *words], check=True)
     text = page.read_text()
     assert text.startswith(
-        "By hand.\n\n<!-- spineline:heldout -->\n\nThree drawn studies.\n\n- Command: "
+        "By hand.\n\n<!-- spineline:heldout -->\n\n## Drawn\n\nThree drawn studies.\n\n| figure |"
     )
     assert "| `level_accuracy_8px` | 1.0000 | 1.000 – 1.000 | 33 | 0.878 |" in text
     assert "| `ccf.score` | not defined |" in text
@@ -287,6 +287,29 @@ def test_table(tmp_path, fake_models, cohort, val) -> None:
     assert machine() in text
     assert str(tmp_path) not in text
     assert "| disc-bulging | 0 | 0 | 0 | 18 | 0 | 0 | 0 | 0 |" in text
+    folded = text.partition('<details markdown="1">')[2].partition("</details>")[0]
+    assert "- Command: `" in folded
+    assert "- Weights: " in folded
+
+
+def test_table_of_labels_without_grades(tmp_path, fake_models, frames, val) -> None:
+    """Figures of grades, which would be of nothing, are left out."""
+    folder, labels = frames
+    entries = json.loads(labels.read_text())
+    for entry in entries:
+        for mark in entry["point"]:
+            mark["class"] = "null"
+    labels.write_text(json.dumps(entries))
+    page, out = tmp_path / "results.md", tmp_path / "o"
+    val(folder, labels, out=out)
+    script = Path(__file__).parents[3] / "benchmarks" / "heldout_table.py"
+    subprocess.run([sys.executable, str(script), f"val={out}", f"page={page}"], check=True)
+    text = page.read_text()
+    assert "| `level_accuracy_8px` |" in text
+    assert "| `ccf.l_disc` |" in text
+    for name in ("report.recall", "seven.accuracy", "binary.auc", "ccf.c_disc", "tianchi.macro_f1"):
+        assert f"`{name}`" not in text
+    assert "Seven-class confusion" not in text
 
 
 @pytest.mark.parametrize(

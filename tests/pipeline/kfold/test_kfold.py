@@ -522,7 +522,7 @@ def test_it_goes_on_where_it_was_stopped(go, out, dataset, tmp_path, fake, run_c
     fake.stop, done = None, len(fake.trained)
     code, _, warned = go()
     assert (code, len(fake.trained)) == (1, done)
-    assert "resume=true goes on with it" in warned
+    assert "resume=true continues it" in warned
     assert go("resume=true")[0] == 0
     assert [job[:2] for job in fake.trained[done:]] == [
         ("original", 2), *(("label_smoothing", n) for n in range(3))
