@@ -20,7 +20,7 @@ import numpy.typing as npt
 from spineline.datasets.common.arrays import Float32Array, IntArray, PixelArray
 from spineline.datasets.common.errors import SpinelineError, first_line
 from spineline.datasets.common.files import plain_name
-from spineline.datasets.png import unpack_grey
+from spineline.datasets.common.png import unpack_grey
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
