@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spineline.datasets import png
+from spineline.datasets.common import png
 from spineline.datasets.images import read_image
 
 
