@@ -820,6 +820,24 @@ def test_a_folder_that_keeps_nothing_or_something_else(tmp_path: Path) -> None:
         history.main(["run=false", f"into={tmp_path}"])
 
 
+def test_scripts_of_one_commit_are_kept_together(tmp_path: Path, monkeypatch) -> None:
+    reports = {
+        "start_up": {"turns": {"spineline pipeline predict": [{"wall_s": 9.0, "cpu_s": 2.0}]}},
+        "grading_time": {"turns": {"all as one": [{"wall_s": 9.0, "cpu_s": 4.0}]}},
+    }
+
+    def run(_script: Path, *words: object):
+        out = Path(str(words[-1]).removeprefix("out="))
+        return lambda: out.write_text(json.dumps(reports[out.stem]))
+
+    monkeypatch.setattr(harness, "process", run)
+    for name in reports:
+        history.main([f"only={name}", f"into={tmp_path / 'k'}", f"picture={tmp_path / 'p.png'}"])
+    (entry,) = history.read_entries(tmp_path / "k")
+    assert entry["reports"] == reports
+    assert [round(history.points(history.PANELS[n], [entry])[0][1]) for n in (0, 5)] == [2, 4000]
+
+
 @pytest.mark.slow
 def test_one_command_runs_and_keeps_them(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(history.RUNS, "grading_time", SCRIPTS["grading_time"])
