@@ -765,8 +765,8 @@ def test_trainings_are_counted_for_all_epochs_of_their_recipe(tmp_path, monkeypa
 
     def command(checkout: against.Checkout, *words: object):
         run.append((checkout.name, *words))
-        recipe, epochs = (str(word).partition("=")[2] for word in words[-2:])
-        seconds = took[recipe][int(epochs) // 2] * (2 if checkout.name == "base" else 1)
+        recipe, few = (str(word).partition("=")[2] for word in words[-2:])
+        seconds = took[recipe][int(few) // 2] * (2 if checkout.name == "base" else 1)
         return lambda: harness.Turn(seconds, seconds)
 
     def take_turns(arms, rounds, *, warm):
