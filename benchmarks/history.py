@@ -154,11 +154,12 @@ def draw(entries: Sequence[Mapping[str, Any]], picture: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    panels = [panel for panel in PANELS if points(panel, entries)]
     columns = 2
-    rows = -(-len(PANELS) // columns)
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(9, 2.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for number, panel in enumerate(PANELS, 1):
+    for number, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
         found = points(panel, entries)
         axes.plot([value for _, value in found], marker="o", color="tab:blue")
@@ -177,7 +178,10 @@ def main(words: list[str]) -> None:
         return
     if settings.run:
         entry = run_all(settings.only)
-        write_json(file_of(entry, settings.into), entry)
+        file = file_of(entry, settings.into)
+        if file.exists():  # of the same commit: what other scripts have found stays
+            entry["reports"] = read_json(file)["reports"] | entry["reports"]
+        write_json(file, entry)
         for panel in PANELS:
             for _, value in points(panel, [entry]):
                 print(f"{panel.title}: {value:.2f}")

@@ -761,6 +761,41 @@ def test_files_of_two_versions_are_compared_by_their_bytes(tmp_path: Path) -> No
     assert words == "1 of 2 files the same to the byte; not other"
 
 
+def test_trainings_are_counted_for_all_epochs_of_their_recipe(tmp_path, monkeypatch) -> None:
+    run: list[tuple[object, ...]] = []
+    took = {"best": (3.0, 5.0), "finetune": (2.0, 2.5)}  # by one epoch, and by three
+
+    def command(checkout: against.Checkout, *words: object):
+        run.append((checkout.name, *words))
+        recipe, few = (str(word).partition("=")[2] for word in words[-2:])
+        seconds = took[recipe][int(few) // 2] * (2 if checkout.name == "base" else 1)
+        return lambda: harness.Turn(seconds, seconds)
+
+    def take_turns(arms, rounds, *, warm):
+        assert warm == 0
+        return {name: [call() for _ in range(rounds)] for name, call in arms.items()}
+
+    both = [against.Checkout(name, tmp_path, "python", "") for name in ("base", "now")]
+    monkeypatch.setattr(against.Checkout, "command", command)
+    monkeypatch.setattr(
+        against.Checkout,
+        "says",
+        lambda _, code, data, recipe: {"best": 101, "finetune": 31}[recipe],
+    )
+    monkeypatch.setattr(harness, "take_turns", take_turns)
+    monkeypatch.setattr(harness, "afresh", lambda _out, call: call)
+    monkeypatch.setattr(speed, "prepare_data", lambda *_: tmp_path / "data")
+    settings = against.AgainstSettings(base="HEAD", few=1, more=3, repeats=2)
+    scratch, warm = against.training(settings, tmp_path, both)
+    assert scratch.ratio("wall_s").value == pytest.approx(0.5)  # 103 s by 206 s
+    assert warm.ratio("wall_s").value == pytest.approx(9.5 / 206)
+    assert [figure.reached for figure in (scratch, warm)] == [False, True]
+    assert len(run) == 6
+    assert all(words[1:3] == ("pipeline", "train") for words in run)
+    with pytest.raises(ConfigError, match="few=3 more=3: wanted more than few"):
+        against.training(against.AgainstSettings(base="HEAD", few=3, more=3), tmp_path, both)
+
+
 def test_what_a_run_over_a_cohort_was_like(tmp_path: Path) -> None:
     seen = ((0, 1.0, 2.0), (1, 2.0, 3.0), (5, 6.0, 8.0))
     looks = [cohort_memory.Look(n, 3, 100.0, 50.0 + n, *clocks) for n, *clocks in seen]
@@ -820,6 +855,24 @@ def test_a_folder_that_keeps_nothing_or_something_else(tmp_path: Path) -> None:
     kept(tmp_path, "b" * 12, "2026-02-01T00:00:00+00:00", 1.5, schema="other/1")
     with pytest.raises(SpinelineError, match="no benchmark that was kept"):
         history.main(["run=false", f"into={tmp_path}"])
+
+
+def test_scripts_of_one_commit_are_kept_together(tmp_path: Path, monkeypatch) -> None:
+    reports = {
+        "start_up": {"turns": {"spineline pipeline predict": [{"wall_s": 9.0, "cpu_s": 2.0}]}},
+        "grading_time": {"turns": {"all as one": [{"wall_s": 9.0, "cpu_s": 4.0}]}},
+    }
+
+    def run(_script: Path, *words: object):
+        out = Path(str(words[-1]).removeprefix("out="))
+        return lambda: out.write_text(json.dumps(reports[out.stem]))
+
+    monkeypatch.setattr(harness, "process", run)
+    for name in reports:
+        history.main([f"only={name}", f"into={tmp_path / 'k'}", f"picture={tmp_path / 'p.png'}"])
+    (entry,) = history.read_entries(tmp_path / "k")
+    assert entry["reports"] == reports
+    assert [round(history.points(history.PANELS[n], [entry])[0][1]) for n in (0, 5)] == [2, 4000]
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def unpack_grey(data: bytes, most_pixels: int) -> PixelArray | None:
     size, unpacker = height * (width + 1), isal_zlib.decompressobj()
     try:
         unpacked = unpacker.decompress(_image_data(data), size + 1)  # a few bytes may hold billions
-    except isal_zlib.error:
+    except isal_zlib.error:  # type: ignore[misc]  # a class, which its stubs take for an instance
         return None
     if len(unpacked) != size or not unpacker.eof:
         return None
