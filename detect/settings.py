@@ -104,7 +104,10 @@ class DetectTrain(Settings):
     cache: str = key(
         "keep decoded images in memory (ram) or not (none)", default="ram", choices=("ram", "none")
     )
-    amp: bool = key("bfloat16 on a CUDA device that has it, and yolo: on a CPU that multiplies it faster", default=True)
+    amp: bool = key(
+        "bfloat16 on a CUDA device that has it, and yolo: on a CPU that multiplies it faster",
+        default=True,
+    )
     compile: bool = key(
         "torch.compile the network: slow first steps, faster ones after", default=False
     )

@@ -237,7 +237,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         self.add_callback("on_train_start", _open_board)
         self.add_callback("on_train_start", self.reporter.start)
         if parts.bf16:
-            self.add_callback("on_train_start", _compute_in_bf16)
+            self.add_callback("on_train_start", compute_in_bf16)
         self.add_callback("on_train_batch_end", _check_loss)
         self.add_callback("on_train_batch_end", self.reporter.batch)
         self.add_callback("on_fit_epoch_end", self.reporter.epoch)
@@ -307,10 +307,9 @@ class SpineDetectionTrainer(DetectionTrainer):
         prepared: dict[str, Any] = super().preprocess_batch(batch)
         images = prepared["img"]
         if self.epoch < round(self.parts.progressive * self.epochs):
-            size = round(_SMALL * images.shape[-1] / self.stride) * self.stride
-            images = functional.interpolate(
-                images, (size, size), mode="bilinear", antialias=True, align_corners=False
-            )
+            steps = [max(round(_SMALL * side / self.stride), 1) for side in images.shape[2:]]
+            size_hw = [step * self.stride for step in steps]
+            images = functional.interpolate(images, size_hw, mode="bilinear", antialias=True)
         if self.parts.bf16:
             images = images.contiguous(memory_format=torch.channels_last)
         prepared["img"] = images
@@ -507,7 +506,7 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def _compute_in_bf16(trainer: SpineDetectionTrainer) -> None:
+def compute_in_bf16(trainer: SpineDetectionTrainer) -> None:
     """Let the network compute in bfloat16 on the CPU; weights, loss and optimizer stay float32.
 
     The package's own mixed precision is for CUDA. The averaged copy, which is what is written, was

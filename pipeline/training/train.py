@@ -166,7 +166,8 @@ def expanded(recipe: Keys) -> Keys:
      'classifier/lumbar_linear': {'hyp': 'lumbar_linear'}}
     """
     found: Keys = {}
-    for stage, keys in recipe.items():
+    for stage in (stage for stage in STAGES if stage in recipe):
+        keys = recipe[stage]
         if MEMBERS not in keys:
             found[stage] = dict(keys)
             continue
@@ -361,7 +362,9 @@ def _run_light(settings: PipelineTrain, recipe: Keys, stages: Keys) -> None:
     members = recipe["classifier"].get(MEMBERS)
     with _one_thread(settings):
         if members is not None and recipe["classifier"].get("weights") is not None:
-            starts = write_members(recipe["classifier"]["weights"], members, settings.out / "classifier")
+            starts = write_members(
+                recipe["classifier"]["weights"], members, settings.out / "classifier"
+            )
             for name, file in starts.items():
                 stages[f"classifier/{name}"]["weights"] = str(file)
         run_stages(settings, stages)
