@@ -198,6 +198,8 @@ class TrainingParts:
         checkpoint: the checkpoint to resume, or None.
         label_smoothing: ε of [SmoothedBCE][].
         scanner_looks, cut_view: see [CheckedDataset][].
+        progressive: share of the epochs, the first, that see images at 0.7 of the size.
+        bf16: compute in bfloat16 on the CPU.
         val_every: epochs from one validation to the next.
         cache: keep decoded images in memory.
         tensorboard: write event files.
