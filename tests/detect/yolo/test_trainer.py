@@ -251,6 +251,28 @@ def test_the_first_epochs_see_small_images(
     assert list(dict.fromkeys(trainers[0].sizes)) == [(0, 96), (1, 96), (2, 128)]
 
 
+def test_adams_one_kernel_takes_the_steps_of_the_formula(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside torch's plain loop, from the same gradients."""
+    trainers = _noted_trainers(monkeypatch)
+    train(DetectTrain(data=dataset, out=tmp_path / "run", optimizer="AdamW", epochs=1, **TINY))
+    groups = trainers[0].optimizer.param_groups
+    assert all(group["fused"] for group in groups)
+    assert isinstance(trainers[0].optimizer, torch.optim.AdamW)
+    start = torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for options in ({}, {"fused": True}):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = torch.optim.AdamW([weight], lr=0.01, weight_decay=0.1, foreach=False)
+        optimizer.param_groups[0].update(options)
+        for step in range(5):
+            weight.grad = torch.cos(weight.detach() + step)
+            optimizer.step()
+        found.append(weight.detach())
+    torch.testing.assert_close(*found)
+
+
 TINY: dict[str, Any] = {
     "model": "yolov8n", "imgsz": 64, "batch": 3, "plots": False, "val": False,
 }  # fmt: skip
