@@ -39,7 +39,7 @@ TEST_PATIENTS = (
 )  # fmt: skip
 """Of SPIDER: 47 of its 135 slices. No weights, threshold or temperature saw them."""
 
-WHOLE = ("progressive=0", "amp=false")
+WHOLE = ("progressive=0", "amp=false", "lr0=0.001")
 BASE = ("epochs=18", "close_mosaic=0", "lrf=0.6", *WHOLE)
 FOLD = ("epochs=45", "close_mosaic=20", *WHOLE)
 FINAL = ("epochs=26", "close_mosaic=12", *WHOLE)

@@ -55,7 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {
 FULL: dict[str, dict[str, Any]] = {"fasterrcnn": {"epochs": 200}, "yolo": {"epochs": 100}}
 BASE: dict[str, dict[str, Any]] = {
     "fasterrcnn": {"model": "fasterrcnn", "hyp": "cervical"},
-    "yolo": {"model": "yolov8n", "hyp": "lumbar", "progressive": 0.0, "amp": False},
+    "yolo": {"model": "yolov8n", "hyp": "lumbar", "progressive": 0.0, "amp": False, "lr0": 0.001},
 }
 RULES = {
     "seed": "older project's",
