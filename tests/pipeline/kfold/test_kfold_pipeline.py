@@ -161,9 +161,9 @@ def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
         }
     assert (
         "\n- Variants: best: detector(model=yolov8n, hyp=lumbar, val=False), "
-        "classifier(members=['lumbar', 'lumbar_linear', 'lumbar_efficientnet']); longer: "
-        "detector(model=yolov8n, hyp=lumbar, val=True, epochs=7), "
-        "classifier(members=['lumbar', 'lumbar_linear', 'lumbar_efficientnet'])\n"
+        "classifier(members=['lumbar', 'lumbar_linear', 'lumbar_efficientnet'], val_every=100); "
+        "longer: detector(model=yolov8n, hyp=lumbar, val=True, epochs=7), "
+        "classifier(members=['lumbar', 'lumbar_linear', 'lumbar_efficientnet'], val_every=100)\n"
     ) in (out / "kfold.md").read_text()
 
 

@@ -40,7 +40,10 @@ Cli = Callable[..., tuple[int, str, str]]
 def test_best_is_the_recipe_of_the_bundle() -> None:
     assert load_bundle_recipe("best") == {
         "detector": {"model": "yolov8n", "hyp": "lumbar", "val": False},
-        "classifier": {"members": ["lumbar", "lumbar_linear", "lumbar_efficientnet"]},
+        "classifier": {
+            "members": ["lumbar", "lumbar_linear", "lumbar_efficientnet"],
+            "val_every": 100,
+        },
         "namer": {},
     }
 
@@ -88,7 +91,10 @@ def test_a_file_of_ones_own_replaces_keys(tmp_path: Path) -> None:
     file.write_text("detector: {epochs: 3, model: yolov8s}\nnamer:\n")
     assert load_bundle_recipe(str(file)) == {
         "detector": {"model": "yolov8s", "hyp": "lumbar", "val": False, "epochs": 3},
-        "classifier": {"members": ["lumbar", "lumbar_linear", "lumbar_efficientnet"]},
+        "classifier": {
+            "members": ["lumbar", "lumbar_linear", "lumbar_efficientnet"],
+            "val_every": 100,
+        },
         "namer": {},
     }
 
@@ -111,7 +117,7 @@ def test_a_member_without_its_weights_is_left_out_and_said(go, out, trained, mon
     assert "spineline[pretrained]" in warned
     assert [s.hyp for s in trained if isinstance(s, ClassifyTrain)] == ["lumbar", "lumbar_linear"]
     kept = yaml.safe_load((out / "run.yaml").read_text())["trainings"]["classifier"]
-    assert kept == {"members": ["lumbar", "lumbar_linear"]}
+    assert kept == {"members": ["lumbar", "lumbar_linear"], "val_every": 100}
 
 
 @pytest.mark.parametrize(
