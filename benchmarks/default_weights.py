@@ -40,10 +40,11 @@ TEST_PATIENTS = (
 )  # fmt: skip
 """Of SPIDER: 47 of its 135 slices. No weights, threshold or temperature saw them."""
 
-BASE = ("epochs=18", "close_mosaic=0", "lrf=0.6")
-FOLD = ("epochs=45", "close_mosaic=20")
-FINAL = ("epochs=26", "close_mosaic=12")
-"""Keys of the detectors' trainings beside ``hyp=lumbar``."""
+WHOLE = ("progressive=0", "amp=false", "lr0=0.001")
+BASE = ("epochs=18", "close_mosaic=0", "lrf=0.6", *WHOLE)
+FOLD = ("epochs=45", "close_mosaic=20", *WHOLE)
+FINAL = ("epochs=26", "close_mosaic=12", *WHOLE)
+"""Keys of the detectors' trainings beside ``hyp=lumbar``: whole images in float32 throughout."""
 
 RECIPES = ("lumbar", "lumbar_linear", "lumbar_efficientnet")
 """Of the classifiers that may answer as one; the last needs the extra ``pretrained``."""

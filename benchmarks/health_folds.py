@@ -52,10 +52,13 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "yolo": {"epochs": 60, "close_mosaic": 24},
 }
-FULL: dict[str, dict[str, Any]] = {"fasterrcnn": {"epochs": 200}, "yolo": {"epochs": 100}}
+FULL: dict[str, dict[str, Any]] = {
+    "fasterrcnn": {"epochs": 200},
+    "yolo": {"epochs": 100, "close_mosaic": 40},
+}
 BASE: dict[str, dict[str, Any]] = {
     "fasterrcnn": {"model": "fasterrcnn", "hyp": "cervical"},
-    "yolo": {"model": "yolov8n", "hyp": "lumbar"},
+    "yolo": {"model": "yolov8n", "hyp": "lumbar", "progressive": 0.0, "amp": False, "lr0": 0.001},
 }
 RULES = {
     "seed": "older project's",

@@ -113,6 +113,7 @@ class Row:
 _REPORT_DETECT = {"hyp": "report", "imgsz": "800", "batch": "16", "epochs": "200"}
 _SMALL_YOLO = {
     "hyp": "lumbar", "imgsz": "256", "epochs": "40", "close_mosaic": "16", "plots": "false",
+    "progressive": "0", "amp": "false", "lr0": "0.001",
 }  # fmt: skip
 _SMALL_HEAD = {
     "hyp": "report", "model": "resnet18", "channels": "1", "epochs": "20", "batch": "128",

@@ -12,6 +12,10 @@ order that moves on by one each round, on the same images, batch, size, epochs a
   reads grey images and augments one channel, and its images are scaled once, not twice. For YOLO
   it is `YOLO(…).train(…)` of ultralytics with the very arguments that ours hands to it.
 
+Beside them stand three arms of what `hyp=lumbar` switches on: the network in float32 at the whole
+size, in bfloat16, and in bfloat16 on small images. From them follows what the detector of a
+pipeline takes by the recipe's own epochs, and what it took before, in `BEFORE`.
+
 What is measured is the time from the end of an epoch to the end of the next, checkpoint included:
 neither the first epoch, which warms up and fills the cache, nor the last, which may validate. The
 ratio is the median of the ratios of the rounds, each of two runs that were neighbours in time.
@@ -23,10 +27,11 @@ import json
 import logging
 import random
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +64,18 @@ BACKENDS = ("fasterrcnn", "yolo")
 CACHES = ("ram", "none")
 PASSED_ON = ("epochs", "imgsz", "batch", "workers", "device", "seed")
 GOAL = 1.05
+WHOLE = {"amp": False, "progressive": 0.0}
+"""Keys of a YOLO network's training that the bare library can match."""
+
+PARTS: dict[str, dict[str, Any]] = {
+    "float32": WHOLE,
+    "bfloat16": {"amp": True, "progressive": 0.0},
+    "bfloat16, small images": {"amp": True, "progressive": 1.0},
+}
+"""What the recipe switches on, one after the other."""
+
+BEFORE = 100
+"""Epochs of `hyp=lumbar` up to version 0.2.0, in float32 at the whole size throughout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +118,7 @@ ARMS = tuple(Arm(b, side, cache) for b in BACKENDS for cache in CACHES for side 
 
 def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> DetectTrain:
     """The keys of `detect train` for an arm; a bare one takes its values from the same keys."""
-    own: dict[str, Any] = {"model": settings.model, "hyp": "lumbar", "close_mosaic": 0}
+    own: dict[str, Any] = {"model": settings.model, "hyp": "lumbar", "close_mosaic": 0, **WHOLE}
     if arm.backend == "fasterrcnn":
         crop = max(settings.imgsz * 330 // 384, 32)
         own = {"model": "fasterrcnn", "hyp": "cervical", "backbone": settings.backbone}
@@ -117,8 +134,16 @@ def settings_of(arm: Arm, settings: SpeedSettings, data: Path, out: Path) -> Det
     )
 
 
-def run_ours(keys: DetectTrain) -> list[float]:
-    marks: list[float] = []
+Marks = list[harness.Turn]
+"""The ends of epochs, by both clocks."""
+
+
+def now() -> harness.Turn:
+    return harness.Turn(time.perf_counter(), harness.processor_seconds())
+
+
+def run_ours(keys: DetectTrain) -> Marks:
+    marks: Marks = []
     if keys.model != "fasterrcnn":
         with ultralytics_epochs(marks):
             train(keys)
@@ -126,7 +151,7 @@ def run_ours(keys: DetectTrain) -> list[float]:
 
     def note(record: logging.LogRecord) -> bool:
         if record.getMessage().startswith("epoch "):
-            marks.append(time.perf_counter())
+            marks.append(now())
         return True
 
     LOG.addFilter(note)
@@ -212,7 +237,7 @@ def plain_network(values: Mapping[str, Any], classes: int) -> Any:
     return detection.FasterRCNN(body, **options)
 
 
-def run_bare_torchvision(keys: DetectTrain) -> list[float]:
+def run_bare_torchvision(keys: DetectTrain) -> Marks:
     values, device = resolve(keys).values, device_name(keys.device)
     torch.manual_seed(keys.seed)
     frames = PlainFrames(Path(str(keys.data)), values, cache=keys.cache == "ram")
@@ -231,7 +256,7 @@ def run_bare_torchvision(keys: DetectTrain) -> list[float]:
     kind = torch.device(device).type
     half = kind == "cuda" and keys.amp and torch.cuda.is_bf16_supported()
     keys.out.mkdir(parents=True)
-    marks = []
+    marks: Marks = []
     for _ in range(values["epochs"]):
         for images, targets in loader:
             there = [image.to(device) for image in images]
@@ -245,12 +270,12 @@ def run_bare_torchvision(keys: DetectTrain) -> list[float]:
             optimizer.step()
         state = {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(state, keys.out / "last.pt")
-        marks.append(time.perf_counter())
+        marks.append(now())
     return marks
 
 
 @contextmanager
-def ultralytics_epochs(marks: list[float]) -> Iterator[None]:
+def ultralytics_epochs(marks: Marks) -> Iterator[None]:
     """Note the ends of epochs of any trainer of ultralytics, ours or its own."""
     import_ultralytics()
     from ultralytics.engine.trainer import BaseTrainer
@@ -260,7 +285,7 @@ def ultralytics_epochs(marks: list[float]) -> Iterator[None]:
     def noted(self: Any, event: str) -> None:
         original(self, event)
         if event == "on_train_epoch_end":
-            marks.append(time.perf_counter())
+            marks.append(now())
 
     BaseTrainer.run_callbacks = noted
     try:
@@ -269,7 +294,7 @@ def ultralytics_epochs(marks: list[float]) -> Iterator[None]:
         BaseTrainer.run_callbacks = original
 
 
-def run_bare_yolo(keys: DetectTrain) -> list[float]:
+def run_bare_yolo(keys: DetectTrain) -> Marks:
     import_ultralytics()
     from ultralytics import YOLO
 
@@ -283,7 +308,7 @@ def run_bare_yolo(keys: DetectTrain) -> list[float]:
         "verbose": False,
     }
     arguments.pop("save_dir")
-    marks: list[float] = []
+    marks: Marks = []
     with ultralytics_epochs(marks):
         YOLO(description, task="detect").train(**arguments)
     return marks
@@ -353,13 +378,45 @@ def measure(settings: SpeedSettings, data: Path, folder: Path) -> dict[str, list
             keys = settings_of(arm, settings, data, folder / "run")
             train_it = run_ours if arm.side == "ours" else BARE[arm.backend]
             arms[arm.name] = harness.afresh(keys.out, partial(train_it, keys))
+    if "yolo" in settings.backends:
+        for name, more in PARTS.items():
+            keys = replace(settings_of(ARMS[-1], settings, data, folder / "run"), **more)
+            keys = replace(keys, cache="ram")
+            arms[name] = harness.afresh(keys.out, partial(run_ours, keys))
     return harness.take_turns(arms, settings.repeats, measure=time_of_an_epoch)
 
 
-def time_of_an_epoch(call: Callable[[], list[float]]) -> harness.Turn:
-    """Train; processor time is not kept."""
+def time_of_an_epoch(call: Callable[[], Marks]) -> harness.Turn:
+    """Train, and say what an epoch took."""
     with own_surroundings():
-        return harness.Turn(seconds_per_epoch(call()), 0.0)
+        marks = call()
+    wall, cpu = ([getattr(mark, clock) for mark in marks] for clock in harness.CLOCKS)
+    return harness.Turn(seconds_per_epoch(wall), seconds_per_epoch(cpu))
+
+
+def whole_training(times: Mapping[str, Sequence[harness.Turn]]) -> dict[str, harness.Ratio]:
+    """By the recipe before, what its epochs now take: in bfloat16, and where a CPU lacks it.
+
+    A small image has half the pixels: without bfloat16 the same gain is assumed of it.
+
+    >>> one, half, quarter = ([harness.Turn(s, s)] for s in (1.0, 0.5, 0.25))
+    >>> found = whole_training(dict(zip(PARTS, (one, half, quarter), strict=True)))
+    >>> round(found["bfloat16"].value, 3), round(found["float32"].value, 3)
+    (0.225, 0.45)
+    """
+    recipe = resolve(DetectTrain(model="yolov8n", out=Path("run"), hyp="lumbar")).values
+    epochs, share = recipe["epochs"], recipe["progressive"]
+    whole, half, small = (times[name] for name in PARTS)
+    found: dict[str, list[float]] = {"bfloat16": [], "float32": []}
+    for slow, fast, least in zip(whole, half, small, strict=True):
+        taken = epochs * (share * least.cpu_s + (1 - share) * fast.cpu_s)
+        found["bfloat16"].append(taken / (BEFORE * slow.cpu_s))
+        gain = share * least.cpu_s / fast.cpu_s + 1 - share
+        found["float32"].append(epochs * gain / BEFORE)
+    return {
+        name: harness.Ratio(statistics.median(all_), min(all_), max(all_))
+        for name, all_ in found.items()
+    }
 
 
 def compare(times: Mapping[str, Sequence[harness.Turn]]) -> list[dict[str, Any]]:
@@ -391,9 +448,10 @@ ABOUT = f"""\
 Seconds per epoch of `spineline detect train` and of the library under it: a plain loop around
 torchvision's Faster R-CNN, and `train` of ultralytics with the same arguments; images kept in
 memory (ours by default, `cache=ram`) or read in every epoch. They take turns in one run; the ratio
-is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. All write a
-checkpoint each epoch, but for our Faster R-CNN: at most every ten seconds, and beside training. On
-the CPU, ultralytics by itself leaves one core idle, and ours does not."""
+is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. YOLO trains
+in float32 at the whole size in both. All write a checkpoint each epoch, but for our Faster R-CNN:
+at most every ten seconds, and beside training. On the CPU, ultralytics by itself leaves one core
+idle, and ours does not."""
 
 
 def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -412,11 +470,24 @@ def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
+def parts_text(times: Mapping[str, Sequence[harness.Turn]]) -> str:
+    """The table of what the recipe switches on, and what follows for a whole training."""
+    found = whole_training(times)
+    table = harness.arms_table({name: times[name] for name in PARTS}, "float32", "float32")
+    return (
+        f"An epoch of YOLO by what `hyp=lumbar` switches on:\n\n{table}\n\n"
+        f"By processor time, the recipe's epochs take {found['bfloat16']} of the {BEFORE} epochs "
+        "in float32 at the whole size that it had up to version 0.2.0, and "
+        f"{found['float32']} on a CPU without bfloat16."
+    )
+
+
 def work(settings: SpeedSettings, folder: Path) -> harness.BenchResult:
     data = prepare_data(settings, folder)
     times = measure(settings, data, folder)
     rows = compare(times)
     images = len(list((data / "images" / "train").iterdir()))
+    yolo = "yolo" in settings.backends
     source = "phantoms" if settings.data is None else settings.data.name
     names = {"fasterrcnn": f"Faster R-CNN with {settings.backbone}", "yolo": settings.model}
     networks = ", ".join(names[backend] for backend in settings.backends)
@@ -428,7 +499,7 @@ def work(settings: SpeedSettings, folder: Path) -> harness.BenchResult:
         data=f"{source}, {images} images to train on; {sizes}; {settings.epochs} epochs a round",
         packages=("torch", "torchvision", "ultralytics"),
         threads=torch.get_num_threads(),
-        tables=(markdown_table(HEADS, table_rows(rows)),),
+        tables=(markdown_table(HEADS, table_rows(rows)), *([parts_text(times)] if yolo else [])),
         report={
             "images": images,
             "networks": networks,
@@ -436,8 +507,10 @@ def work(settings: SpeedSettings, folder: Path) -> harness.BenchResult:
             "device": device,
             "threads": torch.get_num_threads(),
             "rows": rows,
-            "seconds_per_epoch": {
-                name: [round(turn.wall_s, 4) for turn in all_] for name, all_ in times.items()
+            "seconds_per_epoch": harness.turns_json(times),
+            "whole_training": {
+                name: found.to_json()
+                for name, found in (whole_training(times) if yolo else {}).items()
             },
         },
     )

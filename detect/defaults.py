@@ -17,10 +17,11 @@ DEFAULTS: dict[str, Any] = {
     "degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0,
     "flipud": 0.0, "fliplr": 0.5, "mosaic": 1.0, "close_mosaic": 10, "mixup": 0.0, "cutmix": 0.0,
     "multi_scale": 0.0, "rect": False, "freeze": None, "scanner_looks": 0.0, "cut_view": 0.0,
+    "progressive": 0.0,
 }  # fmt: skip
 """The keys a recipe can hold, with the defaults of ``ultralytics`` (a test compares them)."""
 
-OWN_KEYS = ("label_smoothing", "scanner_looks", "cut_view")
+OWN_KEYS = ("label_smoothing", "scanner_looks", "cut_view", "progressive")
 """Those of them that are ours: the package has no argument for them."""
 
 FASTERRCNN_DEFAULTS: dict[str, Any] = {

@@ -104,7 +104,10 @@ class DetectTrain(Settings):
     cache: str = key(
         "keep decoded images in memory (ram) or not (none)", default="ram", choices=("ram", "none")
     )
-    amp: bool = key("bfloat16 on a CUDA device that has it", default=True)
+    amp: bool = key(
+        "bfloat16 on a CUDA device that has it, and yolo: on a CPU that multiplies it faster",
+        default=True,
+    )
     compile: bool = key(
         "torch.compile the network: slow first steps, faster ones after", default=False
     )
@@ -189,6 +192,9 @@ class DetectTrain(Settings):
     )
     cut_view: float | None = _fraction(
         "cut_view", "chance that rows are cut off above or below, with up to four structures"
+    )
+    progressive: float | None = _fraction(
+        "progressive", "share of the epochs, the first, that see images at 0.7 of imgsz: faster"
     )
     multi_scale: float | None = _fraction("multi_scale", "jitter of imgsz as a share")
     rect: bool | None = _recipe_key(

@@ -122,6 +122,7 @@ def test_every_script_runs_and_writes_its_section(tmp_path: Path, name: str) -> 
         assert len(report["rows"]) == 6
         assert all(row["ratio"] > 0 for row in report["rows"])
         assert report["images"] == 2
+        assert 0 < report["whole_training"]["bfloat16"]["value"] < 1
 
 
 # training_speed

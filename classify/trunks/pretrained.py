@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,12 @@ class PretrainedTrunk:
     mean: float
     std: float
     origin: Origin
+
+
+def is_packaged(model: str) -> bool:
+    """Whether a package that is installed holds ImageNet weights of a model."""
+    package = _PACKAGED.get(model)
+    return package is not None and importlib.util.find_spec(package.replace("-", "_")) is not None
 
 
 def packaged_trunk(model: str) -> PretrainedTrunk:

@@ -40,6 +40,7 @@ from spineline.detect.yolo.hyperparameters import PREFIX
 from spineline.detect.yolo.trainer import (
     SpineDetectionTrainer,
     TrainingParts,
+    cpu_has_bf16,
     finish_checkpoint,
     kept_generators,
     yolo_meta,
@@ -118,6 +119,8 @@ def _read_parts(settings: DetectTrain, values: dict[str, Any], data: YoloData) -
         label_smoothing=values["label_smoothing"],
         scanner_looks=values["scanner_looks"],
         cut_view=values["cut_view"],
+        progressive=values["progressive"],
+        bf16=settings.amp and device_name(settings.device) == "cpu" and cpu_has_bf16(),
         val_every=settings.val_every,
         cache=settings.cache == "ram",
         tensorboard=settings.tensorboard,

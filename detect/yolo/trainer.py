@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.common.files import write_bytes
@@ -55,6 +56,10 @@ YOLO_METRICS = {"map50": "metrics/mAP50(B)", "map50_95": "metrics/mAP50-95(B)"}
 
 PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrained", "cfg")
 """Training arguments that hold paths; a checkpoint keeps none of them."""
+
+
+_SMALL = 0.7
+"""What ``progressive`` makes of the size: half the pixels."""
 
 
 class SmoothedBCE(nn.Module):
@@ -193,6 +198,8 @@ class TrainingParts:
         checkpoint: the checkpoint to resume, or None.
         label_smoothing: ε of [SmoothedBCE][].
         scanner_looks, cut_view: see [CheckedDataset][].
+        progressive: share of the epochs, the first, that see images at 0.7 of the size.
+        bf16: compute in bfloat16 on the CPU.
         val_every: epochs from one validation to the next.
         cache: keep decoded images in memory.
         tensorboard: write event files.
@@ -208,6 +215,8 @@ class TrainingParts:
     label_smoothing: float = 0.0
     scanner_looks: float = 0.0
     cut_view: float = 0.0
+    progressive: float = 0.0
+    bf16: bool = False
     val_every: int = 1
     cache: bool = True
     tensorboard: bool = False
@@ -229,6 +238,8 @@ class SpineDetectionTrainer(DetectionTrainer):
         self.val_asked = bool(self.args.val)
         self.add_callback("on_train_start", _open_board)
         self.add_callback("on_train_start", self.reporter.start)
+        if parts.bf16:
+            self.add_callback("on_train_start", compute_in_bf16)
         self.add_callback("on_train_batch_end", _check_loss)
         self.add_callback("on_train_batch_end", self.reporter.batch)
         self.add_callback("on_fit_epoch_end", self.reporter.epoch)
@@ -278,8 +289,18 @@ class SpineDetectionTrainer(DetectionTrainer):
             network.load_state_dict(parts.checkpoint["ema"].float().state_dict())
         elif parts.start is not None:
             take_over_yolo(network, parts.start)
+        if parts.bf16:
+            network.to(memory_format=torch.channels_last)
         self.model = network
         return parts.checkpoint
+
+    def build_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """The package's; on the CPU, too, Adam takes its step in one kernel."""
+        optimizer: torch.optim.Optimizer = super().build_optimizer(*arguments, **options)
+        if self.device.type == "cpu" and isinstance(optimizer, torch.optim.Adam):
+            for group in optimizer.param_groups:
+                group["fused"] = True
+        return optimizer
 
     def set_class_weights(self) -> None:
         """The package's class weights, then the smoothed loss where it is asked for."""
@@ -294,6 +315,14 @@ class SpineDetectionTrainer(DetectionTrainer):
         """The package's; takes note of the files, to name them."""
         self.files = [Path(file).name for file in batch["im_file"]]
         prepared: dict[str, Any] = super().preprocess_batch(batch)
+        images = prepared["img"]
+        if self.epoch < round(self.parts.progressive * self.epochs):
+            steps = [max(round(_SMALL * side / self.stride), 1) for side in images.shape[2:]]
+            size_hw = [step * self.stride for step in steps]
+            images = functional.interpolate(images, size_hw, mode="bilinear", antialias=True)
+        if self.parts.bf16:
+            images = images.contiguous(memory_format=torch.channels_last)
+        prepared["img"] = images
         return prepared
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
@@ -480,6 +509,28 @@ def kept_generators() -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX-512 BF16 or AMX)."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def compute_in_bf16(trainer: SpineDetectionTrainer) -> None:
+    """Let the network compute in bfloat16 on the CPU; weights, loss and optimizer stay float32.
+
+    The package's own mixed precision is for CUDA. The averaged copy, which is what is written, was
+    made before and computes in float32.
+    """
+    network = unwrap_model(trainer.model)
+    predict = network.predict
+
+    def in_bf16(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = predict(*args, **kwargs)
+        return {name: v if name == "feats" else v.float() for name, v in found.items()}
+
+    network.predict = in_bf16
 
 
 def _open_board(trainer: SpineDetectionTrainer) -> None:

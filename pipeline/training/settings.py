@@ -20,7 +20,7 @@ class PipelineTrain(Settings):
     recipe: str = key(
         "best (what the default bundle is made by), finetune (the same, starting from bundled "
         "weights), or a YAML file with keys of the trainings: detector: {…}, classifier: {…}, "
-        "namer: {…}",
+        "namer: {…}; with members: [RECIPE, …] several classifiers that answer as one",
         default="best",
     )
     epochs: int | None = key(
@@ -28,6 +28,9 @@ class PipelineTrain(Settings):
     )
     seed: int = key("of every training", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
+    side_by_side: bool = key(
+        "on the CPU, train the detector in a process of its own beside the others", default=True
+    )
     resume: bool = key("continue the trainings in out= where they stopped", default=False)
     overwrite: bool = key("replace earlier trainings in out=", default=False)
 

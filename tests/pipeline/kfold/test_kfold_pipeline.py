@@ -161,8 +161,9 @@ def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
         }
     assert (
         "\n- Variants: best: detector(model=yolov8n, hyp=lumbar, val=False), "
-        "classifier(hyp=lumbar); longer: detector(model=yolov8n, hyp=lumbar, val=True, epochs=7), "
-        "classifier(hyp=lumbar)\n"
+        "classifier(members=['lumbar', 'lumbar_linear', 'lumbar_efficientnet'], val_every=100); "
+        "longer: detector(model=yolov8n, hyp=lumbar, val=True, epochs=7), "
+        "classifier(members=['lumbar', 'lumbar_linear', 'lumbar_efficientnet'], val_every=100)\n"
     ) in (out / "kfold.md").read_text()
 
 
@@ -263,7 +264,7 @@ def test_recipes_that_cannot_be(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own_recipe(tmp_path, "twin.yaml", "detector: {model: yolov8n}")
-    own_recipe(tmp_path, "default.yaml", "classifier: {epochs: 80}")
+    own_recipe(tmp_path, "default.yaml", "detector: {hyp: lumbar, weight_decay: 0.01}")
     own_recipe(tmp_path, "one.yaml", "detector: {epochs: 3, imgsz: 64}")
     own_recipe(tmp_path, "other.yaml", "detector: {imgsz: 64, epochs: 3}")
     own_recipe(tmp_path, "typo.yaml", "detector: {epoch: 3}")

