@@ -278,13 +278,12 @@ def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
     arms = {f"one {c.name}": c.command(*predict(c, one)) for c in both}
     if "cohort" in settings.only:
         arms |= {name: checkout.command(*words) for name, (checkout, words) in whole.items()}
-    figures = []
+    figures, beside = [], levels_right(folder, both)
     if {"start", "cohort"} & set(settings.only):
         turns = harness.take_turns(arms, settings.repeats)
-        figures += [Figure("start", "s", turns["one now"], turns["one base"], 0.35)]
+        figures += [Figure("start", "s", turns["one now"], turns["one base"], 0.35, beside=beside)]
     if "cohort" in settings.only:
         under = per_study(turns["base"], turns["one base"], settings.n)
-        beside = levels_right(folder, both)
         for name, wanted in (("slices=1", 0.55), ("slices=auto", 1.0)):
             over = per_study(turns[name], turns["one now"], settings.n)
             outs = [folder / f"out-base-cohort{'-1' if slices_of(base, 1) else ''}"]
@@ -299,7 +298,8 @@ def predicting(settings: AgainstSettings, folder: Path, both: Sequence[Checkout]
             if name != "slices=auto"
         }
         found = harness.take_turns(peaks, settings.repeats, warm=0, measure=lambda peak: peak())
-        figures += [Figure("memory `slices=1`", "MiB", found["slices=1"], found["base"], 0.6)]
+        both_peaks = found["slices=1"], found["base"]
+        figures += [Figure("memory `slices=1`", "MiB", *both_peaks, 0.6, beside=beside)]
     return figures
 
 

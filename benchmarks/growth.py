@@ -27,6 +27,8 @@ from spineline.datasets.common.tables import markdown_table
 
 ENGINES = ("local", "ray1", "ray2", "ray4")
 LARGE = (100_000, 1_000_000)
+ENOUGH = 100
+"""Studies of the largest cohort below which nothing is counted from it."""
 ABOUT = """\
 Each line is one run of the command. *First* is the time until the first study was done: imports,
 weights, the list of all files, workers. *Last* is the time from the last study to the end: the
@@ -198,12 +200,11 @@ def work(settings: GrowthSettings, folder: Path) -> harness.BenchResult:
         "studies", "hours of one core", "list and load, min", "cohort's files, min",
         "memory, GiB", "written, GB", "files, millions",
     )  # fmt: skip
-    each = slope(*first[-2:])
+    each, enough = slope(*first[-2:]), first[-1].studies >= ENOUGH
     told = f"""\
 One more study of `{first[0].engine}`, from {first[-2].studies} to {first[-1].studies} studies:
-{each.cpu_s * 1e3:.1f} ms of processor, of which {each.first_cpu_s * 1e3:.2f} ms before the first
-study and {each.last_cpu_s * 1e3:.2f} ms after the last, and {each.pss_mb * 1024:.1f} KiB of
-memory. By these:"""
+{each.cpu_s * 1e3:.1f} ms of processor, {each.first_cpu_s * 1e3:.2f} of them before the first study
+and {each.last_cpu_s * 1e3:.2f} after the last, and {each.pss_mb * 1024:.1f} KiB of memory. So:"""
     return harness.BenchResult(
         title="Cohorts that grow",
         about=ABOUT,
@@ -211,8 +212,7 @@ memory. By these:"""
         packages=("torch", "ray", "pydicom"),
         tables=(
             markdown_table(heads, rows_of(runs)),
-            told,
-            markdown_table(large_heads, large_rows(*first[-2:])),
+            *((told, markdown_table(large_heads, large_rows(*first[-2:]))) if enough else ()),
         ),
         report={"runs": [asdict(run) for run in runs], "one_more": asdict(each)},
     )

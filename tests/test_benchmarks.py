@@ -814,6 +814,12 @@ def test_large_cohorts_cost_what_one_more_study_does() -> None:
     assert row == ("100,000", "2.0", "3.3", "1.7", "1.5", "0.0", "0.40")
 
 
+def test_the_sizes_stand_in_the_command() -> None:
+    settings = growth.GrowthSettings(sizes=(2, 4), engines=("local",))
+    wanted = "python benchmarks/growth.py sizes=2,4 engines=local"
+    assert harness.command_of("growth", settings) == wanted
+
+
 @pytest.mark.parametrize("sizes", ["10", "10,5", "5,5"])
 def test_cohorts_must_grow(sizes: str) -> None:
     with pytest.raises(ConfigError, match=f"sizes={sizes}: wanted at least two"):

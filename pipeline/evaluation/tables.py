@@ -46,7 +46,7 @@ def command_line(command: str, settings: Settings) -> str:
         shown = value.name if isinstance(value, Path) else plain[spec.name]
         if isinstance(shown, bool):
             shown = str(shown).lower()
-        text = ",".join(shown) if isinstance(shown, list) else str(shown)
+        text = ",".join(map(str, shown)) if isinstance(shown, list) else str(shown)
         parts = (part.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] for part in text.split(","))
         words.append(f"{spec.name}={','.join(parts)}")
     return " ".join(words)
