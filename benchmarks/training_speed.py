@@ -494,7 +494,11 @@ def work(settings: SpeedSettings, folder: Path) -> harness.BenchResult:
     device = device_name(settings.device)
     sizes = f"{settings.imgsz} px, batch {settings.batch}, {networks}; device {device}"
     return harness.BenchResult(
-        title="Training, against the bare libraries",
+        title=(
+            "Training of YOLO, against ultralytics"
+            if settings.backends == ("yolo",)
+            else "Training, against the bare libraries"
+        ),
         about=ABOUT,
         data=f"{source}, {images} images to train on; {sizes}; {settings.epochs} epochs a round",
         packages=("torch", "torchvision", "ultralytics"),
