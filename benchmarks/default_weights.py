@@ -47,6 +47,9 @@ FINAL = ("epochs=26", "close_mosaic=12")
 RECIPES = ("lumbar", "lumbar_linear", "lumbar_efficientnet")
 """Of the classifiers that may answer as one; the last needs the extra ``pretrained``."""
 
+DISCS = ("lumbar_efficientnet",)
+"""Recipes that may answer for discs alone: what costs most, and is least needed for vertebrae."""
+
 SPECIFICITY = 0.96
 """Of Schmorl's nodes on out-of-fold predictions: where the threshold is put. Set after 0.95 had
 ended at 0.949 on the outer folds."""
@@ -159,10 +162,16 @@ def combined_classifiers(settings: WeightsSettings) -> None:
         once(run, "classify", "train", f"data={out / 'data-all'}", f"hyp={recipe}", "threads=1",
              f"seed={settings.seed}", made=run / "weights" / "last.safetensors")  # fmt: skip
         members[recipe] = run / "weights" / "last.safetensors"
-    most = Counter(tuple(each["members"]) for each in choices).most_common(1)[0][0]
-    tau = statistics.median(float(each["tau"]) for each in choices)
-    chosen = {"members": most, "tau": tau}
+    chosen = commonest(choices)
     calibrated(members, trained, chosen, out / "classifier-all.safetensors")
+
+
+def commonest(choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """The members that most folds chose with what they answer for, and the median tau."""
+    pairs = ((tuple(each["members"]), tuple(each["kinds"])) for each in choices)
+    members, kinds = Counter(pairs).most_common(1)[0][0]
+    tau = statistics.median(float(each["tau"]) for each in choices)
+    return {"members": members, "kinds": kinds, "tau": tau}
 
 
 def cross_validated(name: str, data: Path, settings: WeightsSettings) -> dict[str, Path]:
@@ -182,7 +191,8 @@ def chosen_of(predictions: dict[str, Path], out: Path) -> dict[str, Any]:
     """What `benchmarks/grade_choice.py` chooses by some predictions."""
     words = [f"{recipe}={folder}" for recipe, folder in predictions.items()]
     script = Path(__file__).with_name("grade_choice.py")
-    line = [sys.executable, str(script), f"predictions={','.join(words)}", f"out={out}"]
+    line = [sys.executable, str(script), f"predictions={','.join(words)}",
+            f"discs={','.join(DISCS)}", f"out={out}"]  # fmt: skip
     subprocess.run(line, check=True)
     chosen: dict[str, Any] = read_json(out / "choice.json")["chosen"]
     return chosen
@@ -195,7 +205,8 @@ def calibrated(
     names = chosen["members"]
     once(out, "classify", "calibrate", f"model={','.join(str(members[n]) for n in names)}",
          f"predictions={','.join(str(predictions[n]) for n in names)}", "shares=equal",
-         f"tau={chosen['tau']}", f"specificity={SPECIFICITY}", "half=true")  # fmt: skip
+         f"kinds={','.join(chosen['kinds'])}", f"tau={chosen['tau']}",
+         f"specificity={SPECIFICITY}", "half=true")  # fmt: skip
 
 
 def fold_weights(out: Path) -> dict[str, Any]:

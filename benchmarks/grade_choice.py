@@ -3,10 +3,10 @@
     python benchmarks/grade_choice.py predictions=NAME=FOLDER,NAME=FOLDER,… out=OUT
 
 Each FOLDER holds the ``predictions.csv`` of one recipe, as ``kfold classify`` leaves it under its
-variant; all are of the same folds. Every mean of some of them with equal shares, and each class
-adjustment of `TAUS`, is scored by the sum of `RULE`'s figures; the best is written to
-``OUT/choice.json``, all to ``OUT/choice.md``. Nested: one choice for each outer fold, on folds of
-its training studies alone.
+variant; all are of the same folds. Every mean of some of them with equal shares, once more with
+the recipes of ``discs=`` left out for vertebrae, and each class adjustment of `TAUS`, is scored by
+the sum of `RULE`'s figures; the best is written to ``OUT/choice.json``, all to ``OUT/choice.md``.
+Nested: one choice for each outer fold, on folds of its training studies alone.
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ from typing import Any
 import numpy as np
 from harness import parse_words
 
-from spineline.classify.combined import adjusted_codes
+from spineline.classify.combined import (
+    Combination,
+    MemberKind,
+    adjusted_codes,
+    given_shares,
+    mean_probabilities,
+)
 from spineline.datasets.common.arrays import FloatArray, IntArray
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.files import write_json, write_text
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import Settings, key
 from spineline.datasets.common.tables import markdown_table
+from spineline.datasets.labels import Kind
 from spineline.datasets.metrics.grades import abnormal_probability
 
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -41,6 +48,9 @@ VERTEBRA, DISC = range(2), range(2, 7)
 class ChoiceSettings(Settings):
     predictions: tuple[str, ...] = key("NAME=FOLDER of each recipe")
     out: Path = key("folder of choice.json and choice.md")
+    discs: tuple[str, ...] = key(
+        "recipes that may answer for discs alone, where another answers for vertebrae", default=()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +78,39 @@ def main(words: list[str]) -> None:
     graded = dict(named(word) for word in settings.predictions)
     if len({one.where for one in graded.values()}) != 1:
         raise ConfigError("predictions=: the recipes graded different structures")
+    unknown = [name for name in settings.discs if name not in graded]
+    if unknown:
+        raise ConfigError(f"discs={unknown[0]}: not among {', '.join(graded)} of predictions=")
     scored = [
-        {"members": list(names), "tau": tau, **figures([graded[n] for n in names], tau)}
+        {
+            "members": list(names),
+            "kinds": kinds,
+            "tau": tau,
+            **figures([graded[n] for n in names], kinds, tau),
+        }
         for size in range(1, len(graded) + 1)
         for names in itertools.combinations(graded, size)
+        for kinds in kinds_of(names, settings.discs)
         for tau in TAUS
     ]
     best = max(scored, key=lambda row: row["sum"])
     settings.out.mkdir(parents=True, exist_ok=True)
     write_json(settings.out / "choice.json", {"rule": RULE, "chosen": best, "scored": scored})
     write_text(settings.out / "choice.md", table(scored, best))
-    print(f"chosen: {' + '.join(best['members'])}, tau {best['tau']}")
+    print(f"chosen: {shown(best)}, tau {best['tau']}")
+
+
+def kinds_of(names: Sequence[str], discs: Sequence[str]) -> list[list[MemberKind]]:
+    """What members may answer for: both kinds all of them, or some of them discs alone."""
+    some: list[MemberKind] = ["disc" if name in discs else "both" for name in names]
+    both: list[MemberKind] = ["both"] * len(names)
+    return [both, some] if "both" in some and "disc" in some else [both]
+
+
+def shown(row: dict[str, Any]) -> str:
+    """The members of a candidate by name."""
+    pairs = zip(row["members"], row["kinds"], strict=True)
+    return " + ".join(n if kind == "both" else f"{n} ({kind}s alone)" for n, kind in pairs)
 
 
 def named(word: str) -> tuple[str, Graded]:
@@ -100,12 +132,15 @@ def read_graded(path: Path) -> Graded:
     )
 
 
-def figures(members: Sequence[Graded], tau: float) -> dict[str, float]:
+def figures(members: Sequence[Graded], kinds: Sequence[MemberKind], tau: float) -> dict[str, float]:
     """AUCs of the mean, accuracy and macro F1 with the class adjustment, and their sum."""
     from sklearn.metrics import f1_score, roc_auc_score
 
-    mean = np.mean([one.probabilities for one in members], axis=0)
     seven, v5 = members[0].seven, members[0].v5
+    of: list[Kind] = ["disc" if code in DISC else "vertebra" for code in seven]
+    shares, vertebra = given_shares([1.0] * len(members), ["both"] * len(members), kinds)
+    weights = Combination(shares, vertebra=vertebra).shares_of("seven", of)
+    mean = mean_probabilities([one.probabilities for one in members], weights)
     called = adjusted_codes(mean[:, :7], tau, np.bincount(seven, minlength=7).tolist())
     disc = np.isin(seven, DISC)
     normal = np.where(disc, mean[:, DISC[0]], mean[:, VERTEBRA[0]])
@@ -126,7 +161,7 @@ def table(scored: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
     """Every candidate, best first; the chosen one in bold."""
     rows = [
         [
-            f"**{' + '.join(row['members'])}**" if row is best else " + ".join(row["members"]),
+            f"**{shown(row)}**" if row is best else shown(row),
             f"{row['tau']:.1f}",
             *(f"{row[name]:.3f}" for name in (*RULE, "sum")),
         ]

@@ -17,6 +17,7 @@ from pathlib import Path
 import harness
 import numpy as np
 
+from spineline.datasets.common.arrays import BoolArray
 from spineline.datasets.common.run_record import run_script
 from spineline.datasets.common.settings import key
 from spineline.datasets.common.tables import markdown_table
@@ -48,8 +49,10 @@ def work(settings: GradingTimeSettings, _folder: Path) -> harness.BenchResult:
     points = np.array([s.point_xy for s in spine.record.structures])
     boxes = np.array([s.box_xyxy for s in spine.record.structures])
 
-    def cut(spec: CropSpec) -> np.ndarray:
-        return extract_crops(spine.pixels, points, boxes, spec)
+    kinds = [s.kind for s in spine.record.structures]
+
+    def cut(spec: CropSpec, only: BoolArray | None = None) -> np.ndarray:
+        return extract_crops(spine.pixels, points, boxes, spec, only)
 
     files = resolve_classifiers(settings.classifiers)
     loaded = {file.name: load_classifier(file.path) for file in files}
@@ -57,8 +60,9 @@ def work(settings: GradingTimeSettings, _folder: Path) -> harness.BenchResult:
         loaded["all as one"] = load_classifier([file.path for file in files])
     arms = {}
     for name, found in loaded.items():
-        crops = found.cut(cut) if isinstance(found, CombinedClassifier) else cut(found.crop)
-        arms[name] = partial(found.grade, crops, levels=LEVELS_OF_A_SPINE)
+        several = isinstance(found, CombinedClassifier)
+        crops = found.cut(cut, kinds) if several else cut(found.crop)
+        arms[name] = partial(found.grade, crops, kinds, levels=LEVELS_OF_A_SPINE)
     try:
         torch.set_num_threads(1)
         turns = harness.take_turns(arms, settings.repeats)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,12 @@ def kept_passes(pipeline: Pipeline, frames: list[Frame]) -> tuple[list[Pass], li
     """Every forward pass over frames, in batches as the command makes them, and what came of it."""
     passes: list[Pass] = []
     size = batch_size(pipeline.settings)
+    classifier = as_one(pipeline.classifier)
+    grouped = {number for numbers, _ in classifier.groups for number in numbers}
     networks = [
         pipeline.detector.network,
-        *(member.network for member in as_one(pipeline.classifier).members),
+        *(group.network for _, group in classifier.groups),
+        *(m.network for n, m in enumerate(classifier.members) if n not in grouped),
     ]
     if pipeline.namer is not None:
         networks.append(pipeline.namer.network)
@@ -121,7 +125,7 @@ def steps(pipeline: Pipeline, study: Path, analysis: Analysis, folder: Path) -> 
         "window": lambda: window_to_uint8(pixels),
         "decode the spine": lambda: decode_spine(candidates_of(detections, 15)),
         "cut crops": lambda: as_one(pipeline.classifier).cut(
-            lambda spec: extract_crops(frame.image, points, boxes, spec)
+            partial(extract_crops, frame.image, points, boxes), [s.kind for s in found]
         ),
         "draw and pack the overlay": lambda: overlay_png(analysis),
         "write result.json": lambda: write_study(

@@ -12,13 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from torch import Tensor
 
 from spineline.classify.combined import (
     Combination,
-    equal_shares,
+    MemberKind,
+    answering,
     given_shares,
     has_head,
     heads_together,
@@ -42,7 +44,7 @@ from spineline.datasets.common.files import check_output
 from spineline.datasets.common.log import LOG
 from spineline.datasets.common.yaml_files import read_yaml
 from spineline.datasets.crops.grades_csv import read_grades
-from spineline.datasets.labels import SEVEN_NAMES, kind_of_level
+from spineline.datasets.labels import SEVEN_NAMES, Kind, kind_of_level
 from spineline.datasets.metrics.grades import V5_THRESHOLD, calibration_error
 from spineline.datasets.metrics.kind_masks import masked_seven
 from spineline.weights import WeightsFile, names_in_list, resolve_classifiers
@@ -148,8 +150,10 @@ def calibrate(settings: ClassifyCalibrate) -> CalibrateResult:
     rows = _rows_of_members(settings.predictions, len(files))
     if len(members) > 1 or settings.tau or settings.specificity is not None:
         return _calibrate_combined(settings, members, rows)
-    if settings.shares != "equal":
-        raise ConfigError(f"shares={settings.shares}: of several models; one was given")
+    if settings.shares != "equal" or settings.kinds:
+        name = "shares" if settings.shares != "equal" else "kinds"
+        given = settings.shares if name == "shares" else ",".join(settings.kinds)
+        raise ConfigError(f"{name}={given}: of several models; one was given")
     state, config = members[0]
     found: dict[str, Calibration] = {}
     for head in config.outputs():
@@ -258,17 +262,22 @@ def _calibrate_combined(
         ]
         for name in heads_together(heads)
     }
-    shares = _shares(settings.shares, tables, heads)
+    of: list[Kind] = [kind_of_level(row["level"]) for row in rows[0]]
+    discs: list[Kind] = [kind for kind in of if kind == "disc"]
+    kinds = _kinds(settings.kinds, len(heads))
+    shares, vertebra = _shares(settings.shares, tables, heads, kinds, of)
+    combination = Combination(shares, tau=settings.tau, vertebra=vertebra)
     found: dict[str, Calibration] = {}
     means: dict[str, Graded] = {}
     for name, of_members in tables.items():
         first = next(each for each in of_members if each is not None)
         p = [None if each is None else np.exp(each.log_p) for each in of_members]
+        own = of if name == "seven" else discs
         with np.errstate(divide="ignore"):
-            mean = np.log(mean_probabilities(p, shares[name]))
+            mean = np.log(mean_probabilities(p, combination.shares_of(name, own)))
         means[name] = replace(first, log_p=mean)
         found[name] = calibration(means[name])
-        _tell_shares(name, of_members, shares[name])
+        _tell_shares(name, of_members, combination, means[name])
         _tell(name, found[name])
     temperature = _kept(found)
     counts: tuple[int, ...] = ()
@@ -283,12 +292,11 @@ def _calibrate_combined(
         v5 = with_temperature(np.exp(means["binary"].log_p), temperature.get("binary", 1.0))[:, 1]
         vertebrae = [int(r["fold"]) for r in rows[0] if kind_of_level(r["level"]) == "vertebra"]
         threshold = _threshold(v5, means["binary"], vertebrae, settings.specificity)
-    combination = Combination(
-        shares,
-        temperature,
-        settings.tau,
-        counts,
-        V5_THRESHOLD if threshold is None else threshold.value,
+    combination = replace(
+        combination,
+        temperature=temperature,
+        counts=counts,
+        threshold=V5_THRESHOLD if threshold is None else threshold.value,
     )
     cold = [
         (state, replace(config, temperature_seven=1.0, temperature_binary=1.0))
@@ -299,19 +307,55 @@ def _calibrate_combined(
     return CalibrateResult(settings.out, found, shares, threshold)
 
 
+def _kinds(asked: Sequence[str], models: int) -> list[MemberKind]:
+    """What each model answers for; empty where all answer for both."""
+    known: dict[str, MemberKind] = {name: name for name in get_args(MemberKind)}
+    unknown = [word for word in asked if word not in known]
+    if unknown or (asked and len(asked) != models):
+        msg = f"kinds={','.join(asked):.60}: wanted {', '.join(known)} for each of {models} models"
+        raise ConfigError(msg)
+    return [known[word] for word in asked] if set(asked) != {"both"} else []
+
+
 def _shares(
-    asked: str, tables: Mapping[str, Sequence[Graded | None]], heads: Sequence[Head]
-) -> dict[str, tuple[float, ...]]:
+    asked: str,
+    tables: Mapping[str, Sequence[Graded | None]],
+    heads: Sequence[Head],
+    kinds: Sequence[MemberKind],
+    of: Sequence[Kind],
+) -> tuple[dict[str, tuple[float, ...]], tuple[float, ...]]:
+    """Shares by head, and those for vertebrae where they are others.
+
+    Args:
+        asked: the key ``shares``.
+        tables: predictions by head and member.
+        heads: of the members.
+        kinds: what each member answers for; empty where all answer for both.
+        of: the kinds of the structures that ``seven`` was predicted of.
+    """
+    if asked not in ("equal", "fit"):
+        try:
+            numbers = [float(part) for part in names_in_list(asked)]
+        except ValueError as error:
+            msg = f"shares={asked:.60}: not an allowed value (equal, fit, or a number for each "
+            raise ConfigError(f"{msg}model)") from error
+        return given_shares(numbers, heads, kinds)
+    shares, vertebra = given_shares([1.0] * len(heads), heads, kinds)
     if asked == "equal":
-        return equal_shares(heads)
-    if asked == "fit":
-        return {name: fit_shares(of_members) for name, of_members in tables.items()}
-    try:
-        numbers = [float(part) for part in names_in_list(asked)]
-    except ValueError as error:
-        msg = f"shares={asked:.60}: not an allowed value (equal, fit, or a number for each model)"
-        raise ConfigError(msg) from error
-    return given_shares(numbers, heads)
+        return shares, vertebra
+
+    def fitted(name: str, kind: Kind | None) -> tuple[float, ...]:
+        rows = np.array([kind in (None, each) for each in of], dtype=np.bool_)
+        answers = [True] * len(heads) if kind is None else answering(kinds, len(heads), kind)
+        members = [each if may else None for each, may in zip(tables[name], answers, strict=True)]
+        return fit_shares([_of_rows(m, rows) if m and name == "seven" else m for m in members])
+
+    shares = {name: fitted(name, "disc" if kinds else None) for name in shares}
+    return shares, fitted("seven", "vertebra") if vertebra else ()
+
+
+def _of_rows(graded: Graded, rows: BoolArray) -> Graded:
+    return Graded(graded.log_p[rows], graded.true[rows], graded.fold[rows])
 
 
 def fit_shares(members: Sequence[Graded | None]) -> tuple[float, ...]:
@@ -350,21 +394,25 @@ def _log_loss(graded: Graded) -> float:
     return float(-np.log(likelihood[likelihood > 0]).mean()) if (likelihood > 0).any() else math.nan
 
 
-def _tell_shares(name: str, members: Sequence[Graded | None], shares: Sequence[float]) -> None:
+def _tell_shares(
+    name: str, members: Sequence[Graded | None], combination: Combination, mean: Graded
+) -> None:
     """What each member's log loss is, and that of the mean."""
     if len(members) == 1:
         return
-    p = [None if each is None else np.exp(each.log_p) for each in members]
-    known = next(each for each in members if each is not None)
-    with np.errstate(divide="ignore"):
-        mean = replace(known, log_p=np.log(mean_probabilities(p, shares)))
+    vertebra = combination.vertebra if name == "seven" else ()
     LOG.info(
-        "%s: shares %s; log loss of the members %s, of their mean %.4f",
+        "%s: shares %s%s; log loss of the members %s, of their mean %.4f",
         name,
-        ", ".join(f"{share:.4f}" for share in shares),
+        _listed(combination.shares[name]),
+        f" (of vertebrae {_listed(vertebra)})" if vertebra else "",
         ", ".join("-" if each is None else f"{_log_loss(each):.4f}" for each in members),
         _log_loss(mean),
     )
+
+
+def _listed(shares: Sequence[float]) -> str:
+    return ", ".join(f"{share:.4f}" for share in shares)
 
 
 def _threshold(

@@ -2,8 +2,9 @@
 
 Each member sees the structure in a crop of its own: its own margin, size and normalisation. For
 each head the members' probabilities, with those of the other kind ruled out, are averaged by their
-shares. The mean is then put through a temperature, so that it says how often it is right. The
-class is chosen by the mean divided by the training class frequency to the power of tau (logit
+shares, which may be others for vertebrae than for discs. A member without a share of a kind is not
+asked about it. The mean is then put through a temperature, so that it says how often it is right.
+The class is chosen by the mean divided by the training class frequency to the power of tau (logit
 adjustment: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021), and v5 is called
 from a threshold on. The probabilities that are given stay those of the temperature.
 """
@@ -13,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from spineline.classify.grades import Grades
-from spineline.datasets.common.arrays import FloatArray, IntArray
+from spineline.datasets.common.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import SEVEN_NAMES, Kind
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 HEAD_NAMES = ("seven", "binary")
 Crops = npt.NDArray[np.uint8]
+
+
+MemberKind = Literal["both", "disc", "vertebra"]
+"""What a member answers for."""
 
 
 class MemberClassifier(Protocol):
@@ -45,17 +50,26 @@ class MemberClassifier(Protocol):
     def grade(self, crops: Crops, *, levels: IntArray | None = None) -> Grades: ...  # noqa: D102
 
 
+class GroupClassifier(Protocol):
+    """Members that one forward pass answers for, because they measure the same crops alike."""
+
+    def grades(  # noqa: D102
+        self, crops: Crops, *, levels: IntArray | None = None
+    ) -> list[Grades]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Combination:
     """How members answer as one.
 
     Attributes:
         shares: of the members, by head; those of a head add up to 1, and a member without the head
-            has 0.
+            has 0. Of discs alone where ``vertebra`` has others.
         temperature: by head; 1 leaves the mean as it is.
         tau: of the class adjustment; 0 chooses the most probable class.
         counts: training structures of each of the seven classes; empty where tau is 0.
         threshold: from which probability on v5 is called.
+        vertebra: shares of ``seven`` for vertebrae; empty where they are those of discs.
     """
 
     shares: Mapping[str, tuple[float, ...]]
@@ -63,11 +77,35 @@ class Combination:
     tau: float = 0.0
     counts: tuple[int, ...] = ()
     threshold: float = V5_THRESHOLD
+    vertebra: tuple[float, ...] = ()
+
+    def shares_of(self, head: str, kinds: Sequence[Kind | None]) -> FloatArray:
+        """(members, N) shares of a head for structures; of unknown kind: the mean of both kinds'.
+
+        No head but ``seven`` tells vertebrae apart, so that the others have one row for both.
+        """
+        disc = np.array(self.shares[head], dtype=np.float64)
+        if head != "seven" or not self.vertebra:
+            return np.repeat(disc[:, None], len(kinds), axis=1)
+        vertebra = np.array(self.vertebra, dtype=np.float64)
+        by_kind = {"disc": disc, "vertebra": vertebra, None: (disc + vertebra) / 2}
+        return np.array([by_kind[kind] for kind in kinds]).reshape(-1, len(disc)).T
+
+    def asked(self, kinds: Sequence[Kind | None]) -> BoolArray:
+        """(members, N) whether a member's answer about a structure counts."""
+        counts = np.any([self.shares_of(head, kinds) > 0 for head in self.shares], axis=0)
+        if not self.vertebra:
+            return np.asarray(counts, dtype=np.bool_)
+        vertebra = np.array([kind == "vertebra" for kind in kinds], dtype=np.bool_)
+        return np.where(vertebra, self.shares_of("seven", kinds) > 0, counts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the description of a weights file or of a bundle."""
+        shares: dict[str, Any] = {head: list(shares) for head, shares in self.shares.items()}
+        if self.vertebra:
+            shares["seven"] = {"disc": shares["seven"], "vertebra": list(self.vertebra)}
         return {
-            "shares": {head: list(shares) for head, shares in self.shares.items()},
+            "shares": shares,
             "temperature": {head: self.temperature.get(head, 1.0) for head in self.shares},
             "tau": self.tau,
             "counts": list(self.counts),
@@ -86,7 +124,15 @@ def combination_from_json(value: Any, heads: Sequence[Head]) -> Combination:
         ValueError: a number that cannot be, or shares of other heads than the members have.
         KeyError, TypeError: something is missing, or of another type.
     """
-    shares = {name: tuple(map(_number, row)) for name, row in value["shares"].items()}
+    said: dict[str, Any] = dict(value["shares"])
+    vertebra: tuple[float, ...] = ()
+    if isinstance(said.get("seven"), dict):
+        by_kind = said["seven"]
+        if sorted(by_kind) != ["disc", "vertebra"]:
+            raise ValueError(f"shares of {', '.join(by_kind)!r:.80}, wanted disc and vertebra")
+        said["seven"], vertebra = by_kind["disc"], tuple(map(_number, by_kind["vertebra"]))
+        check_shares(vertebra, "seven", heads)
+    shares = {name: tuple(map(_number, row)) for name, row in said.items()}
     wanted = heads_together(heads)
     if list(shares) != list(wanted):
         raise ValueError(f"shares of {', '.join(shares)}, wanted {', '.join(wanted)}")
@@ -101,7 +147,7 @@ def combination_from_json(value: Any, heads: Sequence[Head]) -> Combination:
         raise ValueError(f"temperature {temperature}, tau {tau}, threshold {threshold}")
     if len(counts) != (len(SEVEN_NAMES) if tau else len(counts)):
         raise ValueError(f"tau {tau} with {len(counts)} counts, wanted {len(SEVEN_NAMES)}")
-    return Combination(shares, temperature, tau, counts, threshold)
+    return Combination(shares, temperature, tau, counts, threshold, vertebra)
 
 
 def _number(value: Any) -> float:
@@ -134,11 +180,21 @@ def check_shares(shares: Sequence[float], name: str, heads: Sequence[Head]) -> N
         raise ValueError(f"a member without a {name} head has a share of it")
 
 
-def given_shares(numbers: Sequence[float], heads: Sequence[Head]) -> dict[str, tuple[float, ...]]:
-    """Shares by head in proportion to numbers, one for each member.
+def given_shares(
+    numbers: Sequence[float], heads: Sequence[Head], kinds: Sequence[MemberKind] = ()
+) -> tuple[dict[str, tuple[float, ...]], tuple[float, ...]]:
+    """Shares by head in proportion to numbers, one for each member; and those for vertebrae.
+
+    Args:
+        numbers: of the members.
+        heads: of the members.
+        kinds: what each member answers for; empty where all answer for both.
+
+    Returns:
+        [Combination.shares][] and [Combination.vertebra][].
 
     Raises:
-        ConfigError: another count, a negative number, or no positive one for a head.
+        ConfigError: another count, a negative number, or no positive one for a head of a kind.
     """
     shown = ",".join(f"{number:g}" for number in numbers)
     if len(numbers) != len(heads):
@@ -146,14 +202,31 @@ def given_shares(numbers: Sequence[float], heads: Sequence[Head]) -> dict[str, t
         raise ConfigError(msg)
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
         raise ConfigError(f"shares={shown}: wanted numbers of 0 or more")
-    found: dict[str, tuple[float, ...]] = {}
-    for name in heads_together(heads):
-        pairs = zip(numbers, heads, strict=True)
-        own = [number if has_head(head, name) else 0.0 for number, head in pairs]
+
+    def row(name: str, kind: Kind) -> tuple[float, ...]:
+        own = [
+            number if has_head(head, name) and answers else 0.0
+            for number, head, answers in zip(
+                numbers, heads, answering(kinds, len(heads), kind), strict=True
+            )
+        ]
         if not sum(own):
-            raise ConfigError(f"shares={shown}: no classifier with a {name} head has a share")
-        found[name] = tuple(number / sum(own) for number in own)
-    return found
+            msg = f"shares={shown}: no classifier with a {name} head has a share"
+            raise ConfigError(f"{msg} for the kind {kind}" if kinds else msg)
+        return tuple(number / sum(own) for number in own)
+
+    shares = {name: row(name, "disc") for name in heads_together(heads)}
+    split = "seven" in shares and any(kind != "both" for kind in kinds)
+    return shares, row("seven", "vertebra") if split else ()
+
+
+def answering(kinds: Sequence[MemberKind], count: int, kind: Kind) -> list[bool]:
+    """Which of ``count`` members answer for a kind; all where nothing is said of theirs.
+
+    >>> answering(["both", "disc"], 2, "vertebra")
+    [True, False]
+    """
+    return [each in ("both", kind) for each in kinds] or [True] * count
 
 
 def equal_shares(heads: Sequence[Head]) -> dict[str, tuple[float, ...]]:
@@ -162,13 +235,18 @@ def equal_shares(heads: Sequence[Head]) -> dict[str, tuple[float, ...]]:
     >>> equal_shares(["both", "seven"])
     {'seven': (0.5, 0.5), 'binary': (1.0, 0.0)}
     """
-    return given_shares([1.0] * len(heads), heads)
+    return given_shares([1.0] * len(heads), heads)[0]
 
 
-def mean_probabilities(tables: Sequence[FloatArray | None], shares: Sequence[float]) -> FloatArray:
-    """(N, C) mean of the members' (N, C) probabilities; those without a share are not looked at."""
-    pairs = [(t, s) for t, s in zip(tables, shares, strict=True) if s and t is not None]
-    return np.asarray(sum(table * share for table, share in pairs), dtype=np.float64)
+def mean_probabilities(tables: Sequence[FloatArray | None], shares: FloatArray) -> FloatArray:
+    """(N, C) mean of the members' (N, C) probabilities.
+
+    Args:
+        tables: of the members; those without a share are not looked at.
+        shares: (members, N), see [Combination.shares_of][].
+    """
+    pairs = [(t, s) for t, s in zip(tables, shares, strict=True) if t is not None and s.any()]
+    return np.asarray(sum(table * share[:, None] for table, share in pairs), dtype=np.float64)
 
 
 def tempered(log_p: FloatArray, temperature: npt.ArrayLike) -> FloatArray:
@@ -210,10 +288,13 @@ class CombinedClassifier:
     Attributes:
         members: each with a crop of its own.
         combination: how their answers become one.
+        groups: members by their numbers that one forward pass answers for, and what does; the
+            others pass by themselves.
     """
 
     members: tuple[MemberClassifier, ...]
     combination: Combination
+    groups: tuple[tuple[tuple[int, ...], GroupClassifier], ...] = ()
 
     @property
     def crops(self) -> tuple[CropSpec, ...]:
@@ -226,17 +307,37 @@ class CombinedClassifier:
         names = heads_together([member.head for member in self.members])
         return "both" if len(names) == 2 else "seven" if "seven" in names else "binary"
 
-    def cut(self, cut: Callable[[CropSpec], Crops]) -> list[Crops]:
+    def asked(self, kinds: Sequence[Kind | None]) -> BoolArray:
+        """(members, N) about which structures each member is asked; those of a group together."""
+        asked = self.combination.asked(kinds)
+        for numbers, _ in self.groups:
+            asked[list(numbers)] = asked[list(numbers)].any(axis=0)
+        return asked
+
+    def cut(
+        self,
+        cut: Callable[[CropSpec, BoolArray | None], Crops],
+        kinds: Sequence[Kind | None] | None = None,
+    ) -> list[Crops]:
         """Crops for each member; members that want the same crops share them.
 
         Args:
-            cut: gives the crops (N, S, S) of the structures, cut as asked.
+            cut: gives the crops (N, S, S) of the structures, cut as asked; where the second
+                argument (N,) is not None, of those alone that it is true of.
+            kinds: of each structure; members are then given the crops alone that they are asked
+                about. None gives all of them to each.
         """
-        by_spec: dict[CropSpec, Crops] = {}
-        for spec in self.crops:
-            if spec not in by_spec:
-                by_spec[spec] = cut(spec)
-        return [by_spec[spec] for spec in self.crops]
+        if kinds is None:
+            by_spec = {spec: cut(spec, None) for spec in dict.fromkeys(self.crops)}
+            return [by_spec[spec] for spec in self.crops]
+        found: dict[tuple[CropSpec, bytes], Crops] = {}
+        crops: list[Crops] = []
+        for spec, rows in zip(self.crops, self.asked(kinds), strict=True):
+            key = spec, rows.tobytes()
+            if key not in found:
+                found[key] = cut(spec, None if rows.all() else rows)
+            crops.append(found[key])
+        return crops
 
     def grade(
         self,
@@ -249,7 +350,8 @@ class CombinedClassifier:
         """Grade structures, all of them in one go for each member.
 
         Args:
-            crops: for each member (N, size, size) uint8, see `cut`.
+            crops: for each member (N, size, size) uint8, or those alone that it is asked about,
+                see `cut`.
             kinds: of each structure where it is known; the other kind's classes are ruled out.
             levels: (N,) place of each structure's level among the eleven, -1 where it is unknown.
             batch: crops per forward pass; None for the member's own.
@@ -257,19 +359,49 @@ class CombinedClassifier:
         Raises:
             ValueError: crops of another shape, dtype or count.
         """
-        counts = sorted({len(each) for each in crops})
-        if len(crops) != len(self.members) or len(counts) != 1:
-            msg = f"crops of {len(crops)} members ({counts} structures) for {len(self.members)}"
-            raise ValueError(msg)
-        known = [None] * counts[0] if kinds is None else list(kinds)
-        if len(known) != counts[0]:
-            raise ValueError(f"{counts[0]} crops but {len(known)} kinds")
+        counts = [len(each) for each in crops]
+        known = [None] * max(counts, default=0) if kinds is None else list(kinds)
+        asked = self.asked(known)
+        if len(crops) != len(self.members) or (kinds is None and len(set(counts)) > 1):
+            msg = f"crops of {len(crops)} members ({sorted(set(counts))} structures)"
+            raise ValueError(f"{msg} for {len(self.members)}")
+        for count, rows in zip(counts, asked, strict=True):
+            if count not in (len(known), rows.sum()):
+                raise ValueError(f"{count} crops but {len(known)} kinds")
+        alone = {
+            number: (own if len(own) == rows.sum() else own[rows], rows)
+            for number, (own, rows) in enumerate(zip(crops, asked, strict=True))
+        }
+        places = None if levels is None else np.asarray(levels)
         more = {} if batch is None else {"batch": batch}
-        found = [
-            member.grade(own, levels=levels, **more)
-            for member, own in zip(self.members, crops, strict=True)
-        ]
-        return combined_grades(found, self.combination, known)
+        found: dict[int, Grades] = {}
+        for numbers, group in self.groups:
+            own, rows = alone[numbers[0]]
+            said = group.grades(own, levels=None if places is None else places[rows], **more)
+            found |= {n: _spread(each, rows) for n, each in zip(numbers, said, strict=True)}
+        for number, member in enumerate(self.members):
+            if number not in found:
+                own, rows = alone[number]
+                answer = member.grade(own, levels=None if places is None else places[rows], **more)
+                found[number] = _spread(answer, rows)
+        return combined_grades(
+            [found[number] for number in range(len(self.members))], self.combination, known
+        )
+
+
+def _spread(grades: Grades, rows: BoolArray) -> Grades:
+    """Grades of the rows that are true among all (N,); the others are zero."""
+    if rows.all():
+        return grades
+
+    def spread(table: Float32Array | None) -> Float32Array | None:
+        if table is None:
+            return None
+        whole = np.zeros((len(rows), *table.shape[1:]), table.dtype)
+        whole[rows] = table
+        return whole
+
+    return Grades(spread(grades.seven), spread(grades.binary))
 
 
 def as_one(classifier: MemberClassifier | CombinedClassifier) -> CombinedClassifier:
@@ -289,7 +421,8 @@ def combined_grades(
         combination: how they are joined.
         kinds: of the structures; None where it is not known.
     """
-    shares, temperature = combination.shares, combination.temperature
+    shares = {head: combination.shares_of(head, kinds) for head in combination.shares}
+    temperature = combination.temperature
     found = Grades(None, None, threshold=combination.threshold)
     if "seven" in shares:
         tables = [None if g.seven is None else masked_seven(kinds, g.seven) for g in grades]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,15 @@ from spineline.classify.combined import (
     CombinedClassifier,
     combination_from_json,
     equal_shares,
+    has_head,
     heads_together,
 )
 from spineline.classify.grades import Grades
 from spineline.classify.recipe import HEADS, MAX_BLOCKS, MAX_MEMBERS, MAX_POOL, Head
 from spineline.classify.trunks.blocks import BlockTrunk
-from spineline.classify.trunks.folding import fold_norms
+from spineline.classify.trunks.folding import fold_norms, multiply_pixels
 from spineline.classify.trunks.gradients import GRADIENTS, GradientTrunk
+from spineline.classify.trunks.padding import fix_padding
 from spineline.classify.trunks.pretrained import Origin, load_trunk
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
@@ -157,7 +159,11 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor, levels: Tensor | None = None) -> Outputs:
         """Logits (N, 7) and (N, 2), the members' mean over the temperature; None where no head."""
-        members = self.member_logits(images, levels)
+        return self.outputs_of_features(self.features(images), levels)
+
+    def outputs_of_features(self, features: Tensor, levels: Tensor | None = None) -> Outputs:
+        """What [forward][] gives, of features (N, F) of the trunk."""
+        members = self.logits_of_features(features, levels)
         return (
             _tempered([seven for seven, _ in members], self.config.temperature_seven),
             _tempered([binary for _, binary in members], self.config.temperature_binary),
@@ -195,6 +201,46 @@ class Network(nn.Module):
             binary = member.heads["binary"](hidden) if "binary" in member.heads else None
             found.append((seven, binary))
         return found
+
+
+class GradientNetworks(nn.Module):
+    """Networks on the same histograms of gradient orientations, which are measured once.
+
+    Args:
+        networks: alike in crop, normalisation and trunk; see [same_measures][].
+    """
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    @property
+    def configs(self) -> list[NetworkConfig]:
+        """Of each network."""
+        return [network.config for network in self._members()]
+
+    def forward(self, images: Tensor, levels: Tensor | None = None) -> tuple[Outputs, ...]:
+        """What each network gives for images (N, 1, S, S) in 0 … 1, see [Network.forward][]."""
+        members = self._members()
+        measures = _histograms(members[0]).measure(members[0].normalised(images).float())
+        return tuple(
+            member.outputs_of_features(_histograms(member).project(measures), levels)
+            for member in members
+        )
+
+    def _members(self) -> list[Network]:
+        return [network for network in self.networks if isinstance(network, Network)]
+
+
+def _histograms(network: Network) -> GradientTrunk:
+    return cast(GradientTrunk, network.trunk)
+
+
+def same_measures(one: NetworkConfig, other: NetworkConfig) -> bool:
+    """Whether the histograms of gradient orientations of two networks are one and the same."""
+    return one.model == GRADIENTS and all(
+        getattr(one, name) == getattr(other, name) for name in ("model", "crop", "mean", "std")
+    )
 
 
 def build_network(
@@ -269,17 +315,18 @@ def _build_trunk(
 def _whole_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, int]:
     """A timm model and its features; one of a single input size is built for the crops'."""
     problems: list[Exception] = []
+    crops = torch.zeros((1, config.channels, config.crop.size, config.crop.size))
     for more in ({}, {"img_size": config.crop.size}):
         try:
             trunk = _create(config, more)
-            with torch.no_grad():
-                shape = (1, config.channels, config.crop.size, config.crop.size)
-                features = trunk.eval()(torch.zeros(shape))
+            features = fix_padding(trunk.eval(), crops)
         except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
             problems.append(error)
             continue
         if features.ndim == 2:
-            trunk = _fetch(config, more) if pretrained else trunk
+            if pretrained:
+                trunk = _fetch(config, more)
+                fix_padding(trunk.eval(), crops)
             return trunk.train(), int(features.shape[1])
         problems.append(ValueError(f"its features have shape {tuple(features.shape)}"))
     msg = (
@@ -618,19 +665,10 @@ class Classifier:
             ValueError: crops of another shape or dtype, or another number of kinds or levels.
             WeightsError: the network answers with what is no number.
         """
-        size = self.crop.size
-        crops = np.asarray(crops)
-        if crops.dtype != np.uint8 or crops.shape[1:] != (size, size):
-            msg = f"wanted (N, {size}, {size}) uint8 crops, found {crops.shape} {crops.dtype}"
-            raise ValueError(msg)
+        crops = _checked_crops(crops, self.crop, levels)
         if kinds is not None and len(kinds) != len(crops):
             raise ValueError(f"{len(crops)} crops but {len(kinds)} kinds")
-        if levels is not None and np.shape(levels) != (len(crops),):
-            raise ValueError(f"{len(crops)} crops but levels of shape {np.shape(levels)}")
-        logits = self.logits(crops, levels, batch=batch)
-        if not all(each is None or bool(each.isfinite().all()) for each in logits):
-            raise WeightsError("the classifier answers with what is no number: its weights are bad")
-        return grades_of(logits, kinds)
+        return _finite_grades(self.logits(crops, levels, batch=batch), kinds)
 
     def logits(
         self,
@@ -640,20 +678,87 @@ class Classifier:
         batch: int = 256,
     ) -> Outputs:
         """Logits of (N, size, size) uint8 crops, on the CPU, float32: (N, 7) and (N, 2) or None."""
-        places = torch.tensor(np.full(len(crops), -1) if levels is None else levels).float()
-        head = self.network.config.outputs()
-        sevens = [torch.empty((0, len(SEVEN_NAMES)))] if "seven" in head else []
-        binaries = [torch.empty((0, len(BINARY_NAMES)))] if "binary" in head else []
-        with torch.inference_mode():
-            for start in range(0, len(crops), batch):
-                pixels = torch.tensor(crops[start : start + batch], device=self.device)
-                known = places[start : start + batch].to(self.device)
-                seven, binary = self.network(pixels.unsqueeze(1).float() / 255, known)
-                if seven is not None:
-                    sevens.append(seven.float().cpu())
-                if binary is not None:
-                    binaries.append(binary.float().cpu())
-        return (torch.cat(sevens) if sevens else None, torch.cat(binaries) if binaries else None)
+        network, heads = self.network, [self.head]
+        return _logits(lambda *given: (network(*given),), heads, crops, levels, batch, self.device)[
+            0
+        ]
+
+
+@dataclass(frozen=True)
+class GradientClassifiers:
+    """Classifiers on the same histograms: one measuring answers for all of them.
+
+    Attributes:
+        network: in evaluation mode, on ``device``.
+        device: where it computes.
+    """
+
+    network: GradientNetworks
+    device: torch.device
+
+    def grades(
+        self,
+        crops: npt.NDArray[np.uint8],
+        *,
+        levels: npt.NDArray[np.int64] | None = None,
+        batch: int = 256,
+    ) -> list[Grades]:
+        """What each classifier says of crops, without regard to kind; see [Classifier.grade][]."""
+        configs = self.network.configs
+        crops = _checked_crops(crops, configs[0].crop, levels)
+        heads = [config.head for config in configs]
+        found = _logits(self.network, heads, crops, levels, batch, self.device)
+        return [_finite_grades(logits, None) for logits in found]
+
+
+def _checked_crops(
+    crops: npt.NDArray[np.uint8], spec: CropSpec, levels: npt.NDArray[np.int64] | None
+) -> npt.NDArray[np.uint8]:
+    size, crops = spec.size, np.asarray(crops)
+    if crops.dtype != np.uint8 or crops.shape[1:] != (size, size):
+        msg = f"wanted (N, {size}, {size}) uint8 crops, found {crops.shape} {crops.dtype}"
+        raise ValueError(msg)
+    if levels is not None and np.shape(levels) != (len(crops),):
+        raise ValueError(f"{len(crops)} crops but levels of shape {np.shape(levels)}")
+    return crops
+
+
+def _logits(
+    network: Callable[[Tensor, Tensor], Sequence[Outputs]],
+    heads: Sequence[Head],
+    crops: npt.NDArray[np.uint8],
+    levels: npt.NDArray[np.int64] | None,
+    batch: int,
+    device: torch.device,
+) -> list[Outputs]:
+    """Logits of (N, size, size) crops, on the CPU, float32, one pair for each of ``heads``."""
+    places = torch.tensor(np.full(len(crops), -1) if levels is None else levels).float()
+    empty = [
+        (
+            torch.empty((0, len(SEVEN_NAMES))) if has_head(head, "seven") else None,
+            torch.empty((0, len(BINARY_NAMES))) if has_head(head, "binary") else None,
+        )
+        for head in heads
+    ]
+    parts: list[Sequence[Outputs]] = [empty]
+    with torch.inference_mode():
+        for start in range(0, len(crops), batch):
+            pixels = torch.tensor(crops[start : start + batch], device=device)
+            known = places[start : start + batch].to(device)
+            parts.append(network(pixels.unsqueeze(1).float() / 255, known))
+        return [(_joined([p[n][0] for p in parts]), _joined([p[n][1] for p in parts]))
+                for n in range(len(heads))]  # fmt: skip
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part.float().cpu() for part in parts if part is not None]
+    return torch.cat(found) if found else None
+
+
+def _finite_grades(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
+    if not all(each is None or bool(each.isfinite().all()) for each in logits):
+        raise WeightsError("the classifier answers with what is no number: its weights are bad")
+    return grades_of(logits, kinds)
 
 
 def grades_of(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
@@ -789,10 +894,27 @@ def load_classifier(
             where = str(file) if combination is None else f"{file}, member {n}"
             network = load_network(state, config, where).eval()
             fold_norms(network.trunk)
+            multiply_pixels(network.trunk)
             network.to(target).to(memory_format=torch.channels_last)
             members.append(Classifier(network, target))
     if len(files) == 1 and combination is None:
         return members[0]
     if combination is None:
         combination = Combination(equal_shares([member.head for member in members]))
-    return CombinedClassifier(tuple(members), combination)
+    return CombinedClassifier(tuple(members), combination, _groups(members))
+
+
+def _groups(
+    members: Sequence[Classifier],
+) -> tuple[tuple[tuple[int, ...], GradientClassifiers], ...]:
+    """Members by their numbers whose histograms are the same, and what measures them once."""
+    left, found = list(range(len(members))), []
+    while left:
+        first = members[left[0]].network.config
+        same = [n for n in left if same_measures(first, members[n].network.config)]
+        left = [n for n in left[1:] if n not in same]
+        if len(same) > 1:
+            networks = GradientNetworks([members[n].network for n in same]).eval()
+            group = GradientClassifiers(networks, members[same[0]].device)
+            found.append((tuple(same), group))
+    return tuple(found)

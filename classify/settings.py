@@ -160,6 +160,11 @@ class ClassifyCalibrate(Settings):
         "each, as 2,1",
         default="equal",
     )
+    kinds: tuple[str, ...] = key(
+        "what each of several models answers for: both, disc or vertebra, as both,disc; it is not "
+        "asked about the other kind; none = both, all of them",
+        default=(),
+    )
     tau: float = key(
         "class adjustment: the grade is the class with the greatest probability over its "
         "frequency among the predictions to this power; 0 = the most probable one",

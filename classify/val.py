@@ -90,7 +90,7 @@ def _graded(
     if any(each.rows != first.rows for each in tables.values()):
         msg = f"{settings.data}: not every structure has a crop for each of the classifiers"
         raise AnnotationError(msg)
-    crops = classifier.cut(lambda spec: tables[spec].windows())
+    crops = classifier.cut(lambda spec, _: tables[spec].windows())
     kinds = first.kind if settings.mask_kind else None
     return first, classifier.grade(crops, kinds, levels=first.level, batch=settings.batch)
 

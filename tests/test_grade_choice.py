@@ -42,7 +42,8 @@ def predictions(folder: Path, noise: float, seed: int, *, shift: int = 0) -> Pat
 
 def choose(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, str(ROOT / "benchmarks" / "grade_choice.py")]
-    line += [f"predictions={','.join(words)}", f"out={out}"]
+    line += [f"predictions={','.join(w for w in words if '/' in w)}", f"out={out}"]
+    line += [word for word in words if "/" not in word]
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
@@ -55,6 +56,24 @@ def test_the_better_is_chosen_and_every_candidate_is_told(tmp_path: Path) -> Non
     assert found["chosen"]["members"] == ["good"]
     assert len(found["scored"]) == 3 * 5
     assert (tmp_path / "out" / "choice.md").read_text(encoding="utf-8").count("\n| ") >= 15
+
+
+def test_a_recipe_may_answer_for_discs_alone(tmp_path: Path) -> None:
+    one, other = (predictions(tmp_path / name, 6.0, n) for n, name in enumerate("ab"))
+    done = choose(tmp_path / "out", f"one={one}", f"other={other}", "discs=other")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "choice.json").read_text(encoding="utf-8"))
+    assert len(found["scored"]) == 4 * 5
+    first = [row for row in found["scored"] if row["tau"] == 0]
+    alone = next(row for row in first if row["members"] == ["one"])
+    together, split = (row for row in first if len(row["members"]) == 2)
+    assert (together["kinds"], split["kinds"]) == (["both", "both"], ["both", "disc"])
+    assert split["auc_vertebra"] == alone["auc_vertebra"] != together["auc_vertebra"]
+    assert split["auc_disc"] == together["auc_disc"] != alone["auc_disc"]
+    assert "other (discs alone)" in (tmp_path / "out" / "choice.md").read_text(encoding="utf-8")
+    refused = choose(tmp_path / "no", f"one={one}", "discs=none")
+    assert refused.returncode == 2
+    assert "discs=none: not among one" in refused.stderr
 
 
 def test_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:

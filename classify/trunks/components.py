@@ -47,7 +47,11 @@ class ComponentTrunk(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, components) float32."""
         with torch.no_grad():
-            return (self.measure(images.float()) - self.mean) @ self.weight.T
+            return self.project(self.measure(images.float()))
+
+    def project(self, measures: Tensor) -> Tensor:
+        """(N, components) float32 of (N, measures)."""
+        return (measures - self.mean) @ self.weight.T
 
     def fit(self, measures: Tensor, *, whiten: bool = True) -> None:
         """Take the principal components of the training crops, in place.

@@ -13,6 +13,7 @@ A gain of the brightness scales every gradient alike, and so changes nothing.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,26 +30,24 @@ VIEWS = (0.375, 0.5, 0.75, 1.0)
 SIDE, CELLS, BINS = 64, 8, 6
 FEATURES = len(VIEWS) * 2 * BINS * CELLS * CELLS
 _TINY = 1e-6
-_NEXT_TO_NONE = 1e-20  # in place of a gradient of 0, which nothing can be divided by
+_NEXT_TO_NONE = 1e-20  # added to gradients, for none can be divided by 0; others stay
 
 
 class GradientTrunk(ComponentTrunk):
     """(N, 1, S, S) in 0 … 1 to (N, components): the principal components of the histograms."""
 
-    sobel: Tensor
-    numbers: Tensor
+    pool: Tensor
 
     def __init__(self, size: int, components: int) -> None:
         super().__init__(FEATURES, components, name=GRADIENTS)
         self.sides = [min(max(round(size * share / 2) * 2, 2), size) for share in VIEWS]
         self.size = size
-        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
-        kernels = torch.stack([across, across.T])[:, None]
-        self.register_buffer("sobel", kernels, persistent=False)
-        numbers = torch.arange(BINS, dtype=torch.float32)[None, :, None, None]
-        self.register_buffer("numbers", numbers, persistent=False)
+        pool = torch.eye(CELLS).repeat_interleave(SIDE // CELLS, dim=0) * (CELLS / SIDE)
+        self.register_buffer("pool", pool, persistent=False)
         for n, side in enumerate(self.sides):
-            self.register_buffer(f"resample{n}", resampling(side), persistent=False)
+            rows = resampling(side)
+            edged = torch.cat([rows[:1], rows, rows[-1:]])  # the edge pixels once more
+            self.register_buffer(f"resample{n}", edged, persistent=False)
 
     def measure(self, images: Tensor) -> Tensor:
         """(N, FEATURES): the histograms."""
@@ -56,34 +55,46 @@ class GradientTrunk(ComponentTrunk):
 
     def histograms(self, images: Tensor) -> Tensor:
         """(N, FEATURES): for each view the histograms by the view's energy, then by the cells'."""
-        found: list[Tensor] = []
+        views: list[Tensor] = []
         for n, side in enumerate(self.sides):
             start = (self.size - side) // 2
-            view = images[..., start : start + side, start : start + side]
+            view = images[:, 0, start : start + side, start : start + side]
             resample: Tensor = getattr(self, f"resample{n}")
-            cells = self._cells(resample @ view @ resample.T)
-            whole = cells.square().mean(dim=(1, 2, 3), keepdim=True)
-            energy = cells.square().sum(dim=1, keepdim=True)
-            around = functional.avg_pool2d(energy, 3, 1, 1, count_include_pad=False)
-            floor = 0.05 * around.mean(dim=(2, 3), keepdim=True) + _TINY
-            found.append((cells / (whole + _TINY).sqrt()).flatten(1))
-            found.append((cells / (around + floor).sqrt()).flatten(1))
-        return torch.cat(found, dim=1)
+            views.append(resample @ (view @ resample.T))
+        cells = self._cells(torch.cat(views))
+        whole = cells.square().mean(dim=(1, 2, 3), keepdim=True)
+        energy = cells.square().sum(dim=1, keepdim=True)
+        around = functional.avg_pool2d(energy, 3, 1, 1, count_include_pad=False)
+        floor = 0.05 * around.mean(dim=(2, 3), keepdim=True) + _TINY
+        by_view = (cells / (whole + _TINY).sqrt()).flatten(1)
+        by_cells = (cells / (around + floor).sqrt()).flatten(1)
+        both = torch.cat([by_view, by_cells], dim=1).unflatten(0, (len(VIEWS), -1))
+        return both.transpose(0, 1).flatten(1)
 
-    def _cells(self, view: Tensor) -> Tensor:
-        """(N, 1, SIDE, SIDE) to (N, BINS, CELLS, CELLS): mean magnitude by orientation."""
-        steps = functional.conv2d(functional.pad(view, (1, 1, 1, 1), mode="replicate"), self.sobel)
-        steps = steps.contiguous()  # on channels_last the two gradients would lie interleaved
-        along, down = steps[:, :1], steps[:, 1:]
+    def _cells(self, views: Tensor) -> Tensor:
+        """(N, SIDE + 2, SIDE + 2), one more pixel on each edge, to (N, BINS, CELLS, CELLS).
+
+        Mean magnitude of the gradient (Sobel's) by orientation. A pixel's share of bin n is how far
+        its orientation is past n - 1, less how far it is past n, both within 0 … 1. Every step
+        passes over one number a pixel; differences are taken of the few cells.
+        """
+        across, down = views[..., 2:] - views[..., :-2], views[:, 2:] - views[:, :-2]
+        along = across[:, :-2] + across[:, 2:] + 2 * across[:, 1:-1]
+        down = down[..., :-2] + down[..., 2:] + 2 * down[..., 1:-1]
         magnitude = (along.square() + down.square()).sqrt()
-        turn = torch.atan(down / torch.where(along == 0, _NEXT_TO_NONE, along)) * (BINS / math.pi)
-        place = torch.where(turn < 0, turn + BINS, turn)  # orientation, not direction: 0 … BINS
-        # A pixel's share of bin n is how far its place is past n - 1, less how far it is past n,
-        # both within 0 … 1; differences are taken of the few cells instead of the many pixels.
-        past = (place - self.numbers).clamp(0, 1) * magnitude
-        cells = functional.avg_pool2d(torch.cat([magnitude, past], dim=1), SIDE // CELLS)
-        first = cells[:, :1] - cells[:, 1:2] + cells[:, -1:]  # the last turn leads back to it
-        return torch.cat([first, cells[:, 1:-1] - cells[:, 2:]], dim=1)
+        turn = torch.atan(down / (along + _NEXT_TO_NONE)) * (BINS / math.pi)
+        mean = self._means(magnitude)
+        half = BINS // 2  # turns are from -half to half; which of the two an end is, is all one
+        past = [
+            self._means(turn.clamp(n, n + 1) * magnitude) - n * mean for n in range(-half, half)
+        ]
+        shares = [before - after for before, after in pairwise(past)]
+        join = mean - past[0] + past[-1]
+        return torch.stack([*shares[half - 1 :], join, *shares[: half - 1]], dim=1)
+
+    def _means(self, pixels: Tensor) -> Tensor:
+        """(N, SIDE, SIDE) to (N, CELLS, CELLS)."""
+        return self.pool.T @ (pixels @ self.pool)
 
 
 def resampling(side: int) -> Tensor:

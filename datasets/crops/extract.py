@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from spineline.datasets.common.arrays import FloatArray, PixelArray
+from spineline.datasets.common.arrays import BoolArray, FloatArray, PixelArray
 from spineline.datasets.crops.spec import CropSpec
 
 JITTER_SHARE = 0.1
@@ -28,7 +28,11 @@ _MAX_OVERSAMPLING = 32
 
 
 def extract_crops(
-    image: PixelArray, points_xy: npt.ArrayLike, boxes_xyxy: npt.ArrayLike, spec: CropSpec
+    image: PixelArray,
+    points_xy: npt.ArrayLike,
+    boxes_xyxy: npt.ArrayLike,
+    spec: CropSpec,
+    only: BoolArray | None = None,
 ) -> PixelArray:
     """The crops of the structures of one image.
 
@@ -38,10 +42,11 @@ def extract_crops(
             local direction of the spine.
         boxes_xyxy: (N, 4) boxes in native pixels, any part of which may lie outside the image.
         spec: size, margin and alignment.
+        only: (N,) the structures to cut; None for all.
 
     Returns:
-        (N, size, size) uint8. Where a box is larger than the crop, pixels are averages over the
-        area they cover.
+        (N, size, size) uint8, or as many as ``only`` has. Where a box is larger than the crop,
+        pixels are averages over the area they cover.
 
     Raises:
         ValueError: the image is not a grey uint8 array, or boxes and points do not fit each other.
@@ -50,7 +55,8 @@ def extract_crops(
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     if len(points) != len(boxes):
         raise ValueError(f"{len(points)} points but {len(boxes)} boxes")
-    return cut_windows(image, boxes, window_directions(points, spec), spec)
+    rows = slice(None) if only is None else only
+    return cut_windows(image, boxes[rows], window_directions(points, spec)[rows], spec)
 
 
 def spine_directions(points_xy: npt.ArrayLike) -> FloatArray:

@@ -33,6 +33,7 @@ from spineline.pipeline.export.settings import PipelineExport
 from spineline.pipeline.inference.bundles import (
     BUNDLE_FILE,
     BUNDLE_SCHEMA,
+    BY_KIND_SCHEMA,
     COMBINED_SCHEMA,
     KIND,
     USE,
@@ -176,7 +177,9 @@ def bundle_description(
         name: _classifier_values(network, name, _weights_of(bundle, n), form, folder)
         for n, (name, network) in enumerate(_classifiers(pipeline).items())
     }
-    several = isinstance(combined, CombinedClassifier)
+    schema = BUNDLE_SCHEMA
+    if isinstance(combined, CombinedClassifier):
+        schema = BY_KIND_SCHEMA if combined.combination.vertebra else COMBINED_SCHEMA
     namer: dict[str, Any] | None = None
     if pipeline.namer is not None and bundle.namer is not None:
         namer = {
@@ -191,7 +194,7 @@ def bundle_description(
     names = [file.name for file in networks if file]
     return {
         "kind": KIND,
-        "schema": COMBINED_SCHEMA if several else BUNDLE_SCHEMA,
+        "schema": schema,
         "version": package_version(),
         "format": form,
         "name": f"{bundle.name}-{form}",

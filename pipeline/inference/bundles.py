@@ -54,6 +54,9 @@ BUNDLE_SCHEMA = 1
 COMBINED_SCHEMA = 2
 """Of a bundle whose classifier is a list of members and how they answer as one."""
 
+BY_KIND_SCHEMA = 3
+"""The same where shares differ between discs and vertebrae, which older versions do not read."""
+
 USE = "research use only, not a medical device"
 
 _AGAIN = "make it anew with spineline pipeline export, or copy the whole folder again"
@@ -248,11 +251,11 @@ def read_bundle(folder: Path) -> Exported:
     """
     path = folder / BUNDLE_FILE
     content, sha256 = _read_json(path)
-    if content.get("schema") not in (BUNDLE_SCHEMA, COMBINED_SCHEMA):
+    if content.get("schema") not in (BUNDLE_SCHEMA, COMBINED_SCHEMA, BY_KIND_SCHEMA):
         msg = (
             f"{path}: a bundle of schema {content.get('schema')!r:.40}, written by spineline "
             f"{content.get('version')!r:.40}; this one, {package_version()}, reads schema "
-            f"{BUNDLE_SCHEMA} and {COMBINED_SCHEMA}: export it again with this version, or use the "
+            f"{BUNDLE_SCHEMA} to {BY_KIND_SCHEMA}: export it again with this version, or use the "
             "one that wrote it"
         )
         raise WeightsError(msg)
@@ -337,7 +340,7 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
         raise ValueError(f"detector: names {names!r:.100}, wanted levels")
     if not isinstance(content["name"], str):
         raise ValueError("name is no text")
-    several = content["schema"] == COMBINED_SCHEMA
+    several = content["schema"] != BUNDLE_SCHEMA
     described = list(classifier["members"]) if several else [classifier]
     if not described:
         raise ValueError("classifier: no member")

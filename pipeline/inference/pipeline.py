@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spineline.classify.combined import CombinedClassifier
+from spineline.datasets.common.arrays import BoolArray
 from spineline.datasets.common.devices import check_device
 from spineline.datasets.common.errors import ConfigError, SpinelineError, WeightsError
 from spineline.datasets.common.remarks import Remark
@@ -367,7 +369,7 @@ class Pipeline:
             return [[(None, None)] * count for count in counts], [[] for _ in counts]
         combined = self.classifier if isinstance(self.classifier, CombinedClassifier) else None
         crops = [
-            combined.cut(partial(self._crops, frame, spine))
+            combined.cut(partial(self._crops, frame, spine), [s.kind for s in spine.structures])
             if combined
             else [self._crops(frame, spine, self.classifier.crop)]  # type: ignore[union-attr]
             for frame, spine in zip(frames, spines, strict=True)
@@ -386,17 +388,23 @@ class Pipeline:
                 of_frames[n] = without_vertebrae([s.kind for s in spine.structures], of_frames[n])
         graders = combined.members if combined else (self.classifier,)
         return of_frames, [
-            next(filter(None, map(unlike_training, graders, of_members)), [])
-            for of_members in crops
+            next(filter(None, starmap(unlike_training, whole)), [])
+            for whole in (
+                # what a classifier knows is the range of all crops of an image
+                [pair for pair in zip(graders, own, strict=True) if len(pair[1]) == count]
+                for own, count in zip(crops, counts, strict=True)
+            )
         ]
 
-    def _crops(self, frame: Frame, spine: DecodedSpine, spec: CropSpec) -> npt.NDArray[np.uint8]:
-        """(N, size, size): the structures of a frame, cut as a classifier wants them."""
+    def _crops(
+        self, frame: Frame, spine: DecodedSpine, spec: CropSpec, only: BoolArray | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """(N, size, size): the structures of a frame, all or some, cut as a classifier wants."""
         if not spine.structures:
             return np.empty((0, spec.size, spec.size), np.uint8)
         points = np.array([s.point_xy for s in spine.structures])
         boxes = crop_boxes(spine.structures, self.settings.crop_boxes)
-        return extract_crops(frame.image, points, boxes, spec)
+        return extract_crops(frame.image, points, boxes, spec, only)
 
     def _result(
         self,

@@ -307,7 +307,11 @@ def _structure_to_json(structure: GradedStructure) -> dict[str, Any]:
         else {
             "class": binary.class_index,
             "probability": round(binary.probability, 6),
-            **({} if binary.threshold == V5_THRESHOLD else {"threshold": binary.threshold}),
+            **(
+                {}
+                if binary.threshold == V5_THRESHOLD
+                else {"threshold": round(binary.threshold, 6)}
+            ),
         },
     }
 

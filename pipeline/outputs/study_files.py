@@ -24,7 +24,7 @@ RESULT_COLUMNS = (
     "study", "study_uid", "series_uid", "instance_uid", "level", "kind", "x", "y", "x_mm", "y_mm",
     "z_mm", "left", "top", "right", "bottom", "confidence", "seven_class", "seven_name",
     "seven_probability", "seven_tied_with", "binary_class", "binary_probability",
-    "naming_probability", "naming_abstained", "warnings", "status",
+    "binary_threshold", "naming_probability", "naming_abstained", "warnings", "status",
 )  # fmt: skip
 """Columns of results.csv: points and boxes in stored pixels, mm in the patient's frame (LPS).
 
@@ -229,13 +229,14 @@ _NO_CELLS: list[object] = [""] * (
 
 def _cells(structure: GradedStructure) -> list[object]:
     """A structure's own cells, from its level to its grades."""
-    grades: list[object] = [""] * 6
+    grades: list[object] = [""] * 7
     if (seven := structure.seven) is not None:
         code, tied = seven.class_index, seven.tied_with
         grades[:3] = code, SEVEN_NAMES[code], round(seven.probabilities[code], 6)
         grades[3] = "" if tied is None else SEVEN_NAMES[tied]
     if (binary := structure.binary) is not None:
-        grades[4:] = binary.class_index, round(binary.probability, 6)
+        grades[4:6] = binary.class_index, round(binary.probability, 6)
+        grades[6] = round(binary.threshold, 6)
     point_mm = structure.point_mm
     return [
         structure.level,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import log_loss, roc_curve
 
 from spineline.classify import Combination, CombinedClassifier, Grades, load_classifier
-from spineline.classify.calibrate import Graded, fit_shares, threshold_at
+from spineline.classify.calibrate import Graded, fit_shares, fit_temperature, threshold_at
 from spineline.classify.combined import (
     adjusted_codes,
     combination_from_json,
@@ -65,6 +66,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def crops_of(size: int) -> np.ndarray:
     return np.random.default_rng(size).integers(0, 256, (11, size, size), dtype=np.uint8)
+
+
+def both_crops() -> list[np.ndarray]:
+    """What the two of `pair` want to see."""
+    return [crops_of(32), crops_of(24)]
 
 
 def words_of(files: Sequence[Path]) -> str:
@@ -153,7 +159,8 @@ def test_members_that_look_at_levels(tmp_path: Path) -> None:
 def test_crops_are_cut_once_for_members_that_want_the_same(pair: list[Path]) -> None:
     asked: list[CropSpec] = []
 
-    def cut(spec: CropSpec) -> np.ndarray:
+    def cut(spec: CropSpec, only: np.ndarray | None) -> np.ndarray:
+        assert only is None
         asked.append(spec)
         return crops_of(spec.size)
 
@@ -260,8 +267,14 @@ def test_lists_of_names(pair: list[Path], tmp_path: Path) -> None:
 
 
 def test_shares_that_are_given() -> None:
-    assert given_shares([3, 1], ["both", "both"]) == {"seven": (0.75, 0.25), "binary": (0.75, 0.25)}
-    assert given_shares([3, 1], ["seven", "both"])["binary"] == (0.0, 1.0)
+    even = {"seven": (0.75, 0.25), "binary": (0.75, 0.25)}
+    assert given_shares([3, 1], ["both", "both"]) == (even, ())
+    assert given_shares([3, 1], ["seven", "both"])[0]["binary"] == (0.0, 1.0)
+    shares, vertebra = given_shares([2, 1, 1], ["both"] * 3, ["vertebra", "both", "disc"])
+    assert shares == {"seven": (0.0, 0.5, 0.5), "binary": (0.0, 0.5, 0.5)}
+    assert vertebra == pytest.approx((2 / 3, 1 / 3, 0))
+    with pytest.raises(ConfigError, match="seven head has a share for the kind vertebra"):
+        given_shares([1, 1], ["both", "both"], ["disc", "disc"])
     for numbers, message in (
         ([1], "1 numbers for 2"), ([1, -1], "0 or more"), ([0, 0], "no classifier with a seven"),
         ([float("nan"), 1], "0 or more"), ([1, 0], "no classifier with a binary"),
@@ -270,6 +283,132 @@ def test_shares_that_are_given() -> None:
             given_shares(numbers, ["seven", "both"])
     again = combination_from_json(Combination(equal_shares(["both"])).to_json(), ["both"])
     assert again.shares == equal_shares(["both"])
+
+
+BY_KIND = Combination(
+    {"seven": (0.25, 0.75), "binary": (0.5, 0.5)}, threshold=0.25, vertebra=(1.0, 0.0)
+)
+"""The second member answers for discs alone."""
+
+
+def test_a_member_that_answers_for_discs_alone(pair: list[Path]) -> None:
+    asked: dict[int, np.ndarray | None] = {}
+
+    def cut(spec: CropSpec, only: np.ndarray | None) -> np.ndarray:
+        asked[spec.size] = only
+        return crops_of(spec.size)[slice(None) if only is None else only]
+
+    members = load_classifier(pair).members
+    combined = CombinedClassifier(members, BY_KIND)
+    crops = combined.cut(cut, KINDS)
+    assert [len(each) for each in crops] == [11, 6]
+    assert asked[32] is None
+    np.testing.assert_array_equal(asked[24], DISC)
+    found = combined.grade(crops, KINDS, levels=np.arange(11))
+    alone = [
+        load_classifier(f).grade(crops_of(size), KINDS)
+        for f, size in zip(pair, (32, 24), strict=True)
+    ]
+    np.testing.assert_allclose(found.seven[~DISC], alone[0].seven[~DISC], atol=1e-6)
+    mean = 0.25 * alone[0].seven + 0.75 * alone[1].seven
+    np.testing.assert_allclose(found.seven[DISC], mean[DISC], atol=1e-6)
+    yes = (alone[0].binary + alone[1].binary) / 2
+    np.testing.assert_allclose(found.binary, np.where(DISC, yes, 0), atol=1e-6)
+    whole = combined.grade([crops_of(32), crops_of(24)], KINDS)
+    np.testing.assert_array_equal(whole.seven, found.seven)
+    with pytest.raises(ValueError, match="3 crops"):
+        combined.grade([crops_of(32), crops_of(24)[:3]], KINDS)
+
+
+def test_vertebrae_alone_leave_a_member_nothing_to_do(pair: list[Path]) -> None:
+    combined = CombinedClassifier(load_classifier(pair).members, BY_KIND)
+    kinds = ["vertebra"] * 3
+    crops = combined.cut(
+        lambda spec, only: crops_of(spec.size)[:3][slice(None) if only is None else only], kinds
+    )
+    assert [len(each) for each in crops] == [3, 0]
+    found = combined.grade(crops, kinds)
+    wanted = load_classifier(pair[0]).grade(crops_of(32)[:3], kinds)
+    np.testing.assert_allclose(found.seven, wanted.seven, atol=1e-6)
+    assert not found.binary.any()
+
+
+def test_structures_of_unknown_kind_are_asked_of_all(pair: list[Path]) -> None:
+    combined = CombinedClassifier(load_classifier(pair).members, BY_KIND)
+    found = combined.grade([crops_of(32), crops_of(24)])
+    alone = [
+        load_classifier(f).grade(crops_of(size)) for f, size in zip(pair, (32, 24), strict=True)
+    ]
+    mean = (1.25 * alone[0].seven + 0.75 * alone[1].seven) / 2
+    np.testing.assert_allclose(found.seven, mean, atol=1e-6)
+
+
+def test_shares_by_kind_in_a_file(pair: list[Path], tmp_path: Path) -> None:
+    values = BY_KIND.to_json()
+    assert values["shares"]["seven"] == {"disc": [0.25, 0.75], "vertebra": [1.0, 0.0]}
+    assert combination_from_json(values, ["both", "both"]) == replace(
+        BY_KIND, temperature={"seven": 1.0, "binary": 1.0}
+    )
+    plain = Combination(BY_KIND.shares).to_json()
+    assert plain["shares"]["seven"] == [0.25, 0.75]  # as versions before read it
+    for by_kind, message in (
+        ({"disc": [0.5, 0.5]}, "wanted disc and vertebra"),
+        ({"disc": [0.5, 0.5], "vertebra": [0.5]}, "1 shares of seven"),
+        ({"disc": [0.5, 0.5], "vertebra": [0.9, 0.9]}, "add up to 1"),
+        ({"disc": [0.5, 0.5], "vertebra": ["a", 1]}, "wanted a number"),
+    ):
+        damaged = {**values, "shares": {**values["shares"], "seven": by_kind}}
+        with pytest.raises(ValueError, match=message):
+            combination_from_json(damaged, ["both", "both"])
+    states = [load_classifier(file).network for file in pair]
+    file = tmp_path / "kinds.safetensors"
+    save_combined(file, [(network_state(n), n.config) for n in states], BY_KIND)
+    crops = [crops_of(32), crops_of(24)]
+    loaded = load_classifier(file)
+    assert loaded.combination.vertebra == (1.0, 0.0)
+    wanted = CombinedClassifier(load_classifier(pair).members, BY_KIND).grade(crops, KINDS)
+    np.testing.assert_array_equal(loaded.grade(crops, KINDS).seven, wanted.seven)
+
+
+def write_histograms(path: Path, seed: int, **values) -> Path:
+    """A network on gradient histograms, fitted to drawn crops."""
+    crop = CropSpec(32, values.pop("margin", 1.0), "none")
+    made = NetworkConfig("gradients", "both", 8, 0.0, 1, crop, components=6, **values)
+    network = build_network(made, seed=seed)
+    network.trunk.fit(network.trunk.measure(torch.rand(20, 1, 32, 32)))
+    save_weights(path, network_state(network), network.config)
+    return path
+
+
+def test_histograms_of_the_same_crops_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spineline.classify.trunks.gradients import GradientTrunk
+
+    files = [
+        write_histograms(tmp_path / "a.safetensors", 1),
+        write_histograms(tmp_path / "b.safetensors", 2, level_input=True, members=2),
+        write_histograms(tmp_path / "c.safetensors", 3, margin=2.0),
+    ]
+    alone = [load_classifier(f).grade(crops_of(32), KINDS, levels=np.arange(11)) for f in files]
+    measured: list[int] = []
+    measure = GradientTrunk.measure
+
+    def counted(self: GradientTrunk, images: torch.Tensor) -> torch.Tensor:
+        measured.append(len(images))
+        return measure(self, images)
+
+    monkeypatch.setattr(GradientTrunk, "measure", counted)
+    combined = load_classifier(files)
+    found = combined.grade([crops_of(32)] * 3, KINDS, levels=np.arange(11))
+    assert measured == [11, 11]
+    mean = sum(each.seven for each in alone) / 3
+    np.testing.assert_allclose(found.seven, mean, atol=1e-6)
+    mean = sum(each.binary for each in alone) / 3
+    np.testing.assert_allclose(found.binary, mean, atol=1e-6)
+    assert [numbers for numbers, _ in combined.groups] == [(0, 1)]
+    with pytest.raises(ValueError, match="wanted"):
+        combined.grade([crops_of(24)] * 3, KINDS)
 
 
 def drawn_members(count: int = 600) -> tuple[list[np.ndarray], np.ndarray]:
@@ -385,6 +524,37 @@ def test_calibrate_writes_one_file_of_all(pair: list[Path], tmp_path: Path, run_
     assert run_cli("weights", "list", f"folder={tmp_path}")[0] == 0
 
 
+@pytest.mark.parametrize("shares", ["equal", "fit", "1,3"])
+def test_calibrate_a_member_for_discs_alone(
+    pair: list[Path], tmp_path: Path, run_cli: Cli, shares: str
+) -> None:
+    files = [write_grades(tmp_path / f"{n}.csv", n + 1, noise=n + 1) for n in range(2)]
+    out = tmp_path / "combined.safetensors"
+    code, _, errors = run_cli(
+        "classify", "calibrate", f"model={words_of(pair)}", f"predictions={words_of(files)}",
+        f"shares={shares}", "kinds=both,disc", f"out={out}",
+    )  # fmt: skip
+    assert code == 0, errors
+    how = read_metadata(out)["combination"]
+    one, other = (table_of(file) for file in files)
+    disc = one["seven_true"] >= 2
+    assert how["shares"]["seven"]["vertebra"] == [1.0, 0.0]
+    of_discs = how["shares"]["seven"]["disc"]
+    if shares == "fit":
+        fold = np.zeros(disc.sum(), dtype=np.int64)
+        with np.errstate(divide="ignore"):
+            logs = [np.log(t["seven"][disc]) for t in (one, other)]
+        wanted = fit_shares([Graded(log, one["seven_true"][disc], fold) for log in logs])
+        assert of_discs == pytest.approx(list(wanted))
+    else:
+        assert of_discs == ([0.5, 0.5] if shares == "equal" else [0.25, 0.75])
+    mean = of_discs[0] * one["seven"] + of_discs[1] * other["seven"]
+    mean = np.where(disc[:, None], mean, one["seven"])
+    with np.errstate(divide="ignore"):
+        wanted = fit_temperature(np.log(mean), one["seven_true"])
+    assert how["temperature"]["seven"] in (pytest.approx(wanted, abs=1e-3), 1.0)
+
+
 def test_one_model_may_have_a_threshold(pair: list[Path], tmp_path: Path, run_cli: Cli) -> None:
     file, out = write_grades(tmp_path / "p.csv", 1), tmp_path / "o.safetensors"
     words = (f"model={pair[0]}", f"predictions={file}", "specificity=0.9", f"out={out}")
@@ -446,6 +616,9 @@ def test_predictions_that_do_not_fit(
         (["shares=1"], "1 numbers for 2"),
         (["shares=some"], "equal, fit, or a number"),
         (["shares=1,-1"], "0 or more"),
+        (["kinds=both"], "wanted both, disc, vertebra for each of 2 models"),
+        (["kinds=both,spine"], "kinds=both,spine: wanted both, disc, vertebra"),
+        (["kinds=disc,disc"], "for the kind vertebra"),
         (["tau=9"], "out of range"),
         (["specificity=1.5"], "out of range"),
         (["model=[]"], "names no classifier"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +32,12 @@ from spineline.pipeline.inference.bundles import read_bundle
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.inference.settings import ModelSettings
+from spineline.pipeline.outputs.study_files import write_results_csv
 from spineline.weights import load_registry, resolve_bundle, sha256_of
 
 Cli = Callable[..., tuple[int, str, str]]
+THRESHOLD = 0.30000000000004
+"""Of v5; outputs round it as they round probabilities."""
 
 
 def write_network(path: Path, seed: int, crop: CropSpec, **more) -> tuple[dict, NetworkConfig]:
@@ -48,13 +52,14 @@ def write_network(path: Path, seed: int, crop: CropSpec, **more) -> tuple[dict, 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a and b, of another margin, size and input each, and both in one file."""
+    """a and b, of another margin, size and input each; both in one file, b for discs alone too."""
     folder = tmp_path_factory.mktemp("classifiers")
     a = write_network(folder / "a.safetensors", 1, CropSpec(32, 1.2, "spine"))
     b = write_network(folder / "b.safetensors", 2, CropSpec(24, 1.8, "spine"), level_input=True)
     counts = (90, 60, 70, 40, 20, 10, 2)
-    how = Combination(equal_shares(["both", "both"]), {"binary": 1.5}, 0.3, counts, 0.3)
+    how = Combination(equal_shares(["both", "both"]), {"binary": 1.5}, 0.3, counts, THRESHOLD)
     save_combined(folder / "both.safetensors", [a, b], how)
+    save_combined(folder / "kinds.safetensors", [a, b], replace(how, vertebra=(1.0, 0.0)))
     return folder
 
 
@@ -96,7 +101,9 @@ def test_the_pipeline_gives_the_mean(pair: list[Path], together: list[Analysis])
     assert other.sha256 != bundle.sha256
 
 
-def test_a_file_of_several_decides_by_what_is_in_it(folder: Path, together: list[Analysis]) -> None:
+def test_a_file_of_several_decides_by_what_is_in_it(
+    folder: Path, together: list[Analysis], tmp_path: Path
+) -> None:
     found = analysed(Pipeline.load(classifier=folder / "both.safetensors"))
     p, _ = numbers(together)
     q, v5 = numbers(found)
@@ -109,6 +116,35 @@ def test_a_file_of_several_decides_by_what_is_in_it(folder: Path, together: list
     value = found[0].result.to_json()
     assert {s["binary"]["threshold"] for s in value["structures"]} == {0.3}
     assert StudyResult.from_json(value).to_json() == value
+    write_results_csv(tmp_path / "results.csv", [("x", found[0].result)])
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as stream:
+        assert {row["binary_threshold"] for row in csv.DictReader(stream)} == {"0.3"}
+
+
+def test_a_member_for_discs_alone_sees_no_vertebra(
+    folder: Path, pair: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline.load(classifier=folder / "kinds.safetensors")
+    seen: list[tuple[int, int]] = []
+    grade = type(pipeline.classifier.members[0]).grade
+
+    def counted(self, crops, *args, **keys):
+        seen.append((self.crop.size, len(crops)))
+        return grade(self, crops, *args, **keys)
+
+    monkeypatch.setattr(type(pipeline.classifier.members[0]), "grade", counted)
+    found = analysed(pipeline)
+    kinds = np.array([s.kind for analysis in found for s in analysis.result.structures])
+    assert seen == [(32, len(kinds)), (24, (kinds == "disc").sum())]
+    monkeypatch.undo()
+    seven, v5 = numbers(found)
+    alone = [numbers(analysed(Pipeline.load(classifier=file))) for file in pair]
+    disc = kinds == "disc"
+    np.testing.assert_allclose(seven[~disc], alone[0][0][~disc], atol=1e-6)
+    mean = (alone[0][0] + alone[1][0]) / 2
+    np.testing.assert_allclose(seven[disc], mean[disc], atol=1e-6)
+    assert (v5[~disc] == 0).all()
+    assert (v5[disc] > 0).all()
 
 
 def test_a_bundle_of_a_registry(folder: Path, tmp_path: Path, run_cli: Cli) -> None:
@@ -151,21 +187,23 @@ def test_stripped_it_says_the_same(folder: Path, tmp_path: Path, run_cli: Cli) -
     rng = np.random.default_rng(0)
     crops = [rng.integers(0, 256, (5, size, size), dtype=np.uint8) for size in (32, 24)]
     one, other = (load_classifier(file).grade(crops, ["disc"] * 5) for file in (source, out))
-    assert one.threshold == other.threshold == 0.3
+    assert one.threshold == other.threshold == THRESHOLD
     np.testing.assert_allclose(one.seven, other.seven, atol=0.02)
 
 
 @pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("several", ["list", "file"])
+@pytest.mark.parametrize("several", ["list", "both", "kinds"])
 def test_exported_it_says_the_same(
     folder: Path, pair: list[Path], tmp_path: Path, form: str, several: str
 ) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip(PACKAGES[form])
-    classifier = str(folder / "both.safetensors") if several == "file" else ",".join(map(str, pair))
+    file = str(folder / f"{several}.safetensors")
+    classifier = ",".join(map(str, pair)) if several == "list" else file
     out = tmp_path / "bundle"
     export(PipelineExport(out=out, format=form, classifier=classifier))
     content = json.loads((out / "bundle.json").read_text())
+    assert content["schema"] == (3 if several == "kinds" else 2)
     members = content["networks"]["classifier"]["members"]
     assert [m["crop"]["margin"] for m in members] == [1.2, 1.8]
     assert [m.get("level_input", False) for m in members] == [False, True]
