@@ -11,7 +11,8 @@ that figures are taken of; all studies with the same part give those that ship. 
 answer as one, and their class adjustment, is chosen for each fold on folds of its training studies
 alone (`benchmarks/grade_choice.py`); what most of them choose ships. The detector that
 ships started from the one that shipped before (``start=``), whose hash its card has. A step whose
-output is there already is passed over, so a run that was stopped goes on.
+output is there already is passed over, so a run that was stopped goes on. `spineline weights add`
+and `spineline weights graphs` then register what was made.
 """
 
 from __future__ import annotations

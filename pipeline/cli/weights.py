@@ -115,7 +115,8 @@ def add_weights(settings: WeightsAdd) -> WrittenWeights:
     folder = BUNDLED if settings.folder is None else settings.folder
     exists = (folder / REGISTRY_FILE).is_file()
     registry = load_registry(folder) if exists else Registry(folder, (), {})
-    if registry.find(settings.name) is not None and not settings.overwrite:
+    earlier = registry.find(settings.name)
+    if earlier is not None and not settings.overwrite:
         raise WeightsError(
             f"{settings.name}: is in {registry.folder / REGISTRY_FILE} already; choose another "
             "name= or add overwrite=true"
@@ -138,6 +139,8 @@ def add_weights(settings: WeightsAdd) -> WrittenWeights:
     if settings.card is not None:
         write_bytes(registry.folder / f"{entry.name}.md", card)
     _write_registry(registry, entry)
+    for graph in () if earlier is None else earlier.graphs:  # they were of the weights replaced
+        (registry.folder / graph.file).unlink(missing_ok=True)
     LOG.info("%s: %s, %d bytes, SHA-256 %s", entry.name, target, entry.size, entry.sha256)
     return WrittenWeights(target, entry.sha256, entry.size)
 
@@ -176,6 +179,8 @@ def write_graphs(settings: WeightsGraphs) -> WeightsTable:
             files.append(GraphFile(path.name, sha256_of(path)))
             LOG.info("%s: %s, %d bytes", entry.name, path.name, len(graph))
         _write_registry(load_registry(settings.folder), replace(entry, graphs=tuple(files)))
+        for old in {graph.file for graph in entry.graphs} - {graph.file for graph in files}:
+            (registry.folder / old).unlink(missing_ok=True)
     rows = tuple(row for row in _rows(settings.folder) if row["name"] in {e.name for e in chosen})
     return WeightsTable(rows, tuple(failures))
 

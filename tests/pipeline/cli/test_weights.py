@@ -313,3 +313,47 @@ def test_strip_runs_no_code_of_a_pickle(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="trust=true"):
         strip_weights(WeightsStrip(weights=path, out=tmp_path / "out.safetensors"))
     assert not (tmp_path / "touched").exists()
+
+
+def test_graphs_are_written_beside_the_weights_and_named(tmp_path: Path, run_cli: RunCli) -> None:
+    """The same bytes each time; one that is wanted no more is removed."""
+    pytest.importorskip("onnx")
+    folder = tmp_path / "mine"
+    source = resolve("lumbar-namer", task="name").path
+    words = ("weights", "add", f"weights={source}", "name=reader", "trained_on=a", "input=b")
+    assert run_cli(*words, f"folder={folder}")[0] == 0
+    content = yaml.safe_load((folder / "registry.yaml").read_text())
+    assert "graphs" not in content["weights"][0]
+    (folder / "old.onnx").write_bytes(b"old")
+    content["weights"][0]["graphs"] = [
+        {"file": "old.onnx", "sha256": hashlib.sha256(b"old").hexdigest()}
+    ]
+    (folder / "registry.yaml").write_text(yaml.safe_dump(content))
+    found: list[bytes] = []
+    for _ in range(2):
+        assert run_cli("weights", "graphs", f"folder={folder}")[0] == 0
+        (graph,) = load_registry(folder).entries[0].graphs
+        found.append((folder / graph.file).read_bytes())
+        assert graph.sha256 == hashlib.sha256(found[-1]).hexdigest()
+    assert found[0] == found[1]
+    assert len(found[0]) < 10_000 < source.stat().st_size
+    assert str(tmp_path).encode() not in found[0]
+    assert not (folder / "old.onnx").exists()
+    assert run_cli(*words, f"folder={folder}", "overwrite=true")[0] == 0
+    assert not list(folder.glob("*.onnx"))
+    assert run_cli("weights", "graphs", f"folder={folder}")[0] == 0
+    assert run_cli("weights", "verify", f"folder={folder}", "weights=reader")[0] == 0
+    (folder / graph.file).write_bytes(found[0][:-1])
+    code, _, errors = run_cli("weights", "verify", f"folder={folder}", "weights=reader")
+    assert (code, f"reader: {graph.file} is altered" in errors) == (1, True)
+
+
+def test_graphs_of_weights_that_have_none_are_failures(local: Path, run_cli: RunCli) -> None:
+    pytest.importorskip("onnx")
+    before = (local / "registry.yaml").read_bytes()
+    code, _, errors = run_cli("weights", "graphs", f"folder={local}")
+    assert code == 1
+    assert "error: judge: " in errors
+    assert (local / "registry.yaml").read_bytes() == before
+    code, _, errors = run_cli("weights", "graphs", f"folder={local}", "weights=juge")
+    assert (code, "did you mean 'judge'" in errors) == (2, True)
