@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,10 +48,12 @@ def grey_statistics(crops: PixelArray) -> FloatArray:
     >>> grey_statistics(np.zeros((2, 8, 8), np.uint8)).tolist()
     [0.0, 0.0, 0.0]
     """
-    values = crops / 255
-    spread = float(values.std())
-    steps = [np.abs(np.diff(values, axis=axis)).mean() for axis in (1, 2)]
-    return np.array([values.mean(), spread, np.mean(steps) / max(spread, 1e-6)])
+    counts, greys = np.bincount(crops.ravel(), minlength=256), np.arange(256) / 255
+    mean = float(counts @ greys / crops.size)
+    spread = math.sqrt(float(counts @ (greys - mean) ** 2) / crops.size)
+    signed = crops.astype(np.int16)
+    steps = [float(np.abs(np.diff(signed, axis=axis)).mean()) / 255 for axis in (1, 2)]
+    return np.array([mean, spread, sum(steps) / 2 / max(spread, 1e-6)])
 
 
 def grey_range(table: CropTable) -> GreyRange:

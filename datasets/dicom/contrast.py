@@ -195,17 +195,19 @@ def _skin_of_the_back(values: Float32Array) -> IntArray | None:
 
 def _best_way_down(gain: Float32Array) -> IntArray:
     """The column in each row of the way down that gains most, one column aside per row at most."""
-    width = gain.shape[1]
-    total = np.zeros(width)
-    steps = []
-    for row in gain:
-        left, right = np.append(-np.inf, total[:-1]), np.append(total[1:], -np.inf)
-        choices = np.stack([left - 0.02, total, right - 0.02])
-        steps.append(choices.argmax(axis=0) - 1)
-        total = choices.max(axis=0) + row
+    total = np.zeros(gain.shape[1])
+    left, right = np.full_like(total, -np.inf), np.full_like(total, -np.inf)
+    steps = np.empty(gain.shape, np.int8)
+    for row, step in zip(gain, steps, strict=True):
+        left[1:], right[:-1] = total[:-1] - 0.02, total[1:] - 0.02
+        best = np.maximum(left, total)
+        step[:] = total > left
+        step[right > best] = 2
+        step -= 1
+        total = np.maximum(best, right) + row
     column = int(total.argmax())
     way = []
-    for step in reversed(steps):
+    for step in steps[::-1]:
         way.append(column)
         column += int(step[column])
     return np.array(way[::-1])

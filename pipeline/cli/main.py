@@ -5,6 +5,7 @@ Only settings classes are imported to parse and to help; the work's imports happ
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -26,6 +27,9 @@ from spineline.datasets.common.settings import (
 from spineline.pipeline.cli.commands import COMMANDS
 from spineline.pipeline.cli.help import command_help, help_about, load_named, overview
 
+_OBJECTS = 50_000
+"""New objects before the collector looks at them: imports make many, and all of them stay."""
+
 _HELP = ("help", "--help", "-h")
 
 
@@ -37,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         key or value.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    gc.set_threshold(_OBJECTS, 20, 20)
     try:
         with _command_log():
             status = _dispatch_reporting(words)
