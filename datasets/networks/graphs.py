@@ -54,21 +54,29 @@ def with_tensors(graph: bytes, tensors: Mapping[str, Float32Array]) -> bytes:
     the tensors are a model that has nothing else, written behind the graph. Those that the graph
     does not name are left aside by the runtimes.
     """
-    initializers = b"".join(
-        _field(_GRAPH_INITIALIZER, _tensor(name, array)) for name, array in tensors.items()
-    )
-    return graph + _field(_MODEL_GRAPH, initializers)
+    parts: list[bytes | memoryview] = []
+    for name, array in tensors.items():
+        before, raw = _tensor(name, array)
+        parts += [_start(_GRAPH_INITIALIZER, len(before) + raw.nbytes), before, raw]
+    size = sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts)
+    return b"".join([graph, _start(_MODEL_GRAPH, size), *parts])  # many MB, copied once
 
 
-def _tensor(name: str, array: Float32Array) -> bytes:
-    dims = b"".join(_varint(_TENSOR_DIMS << 3 | _VARINT) + _varint(side) for side in array.shape)
-    kind = _varint(_TENSOR_TYPE << 3 | _VARINT) + _varint(_FLOAT)
-    raw = array.astype("<f4", copy=False).tobytes()
-    return dims + kind + _field(_TENSOR_NAME, name.encode()) + _field(_TENSOR_RAW, raw)
+def _tensor(name: str, array: Float32Array) -> tuple[bytes, memoryview]:
+    """A tensor's message: all of it up to its numbers, and those."""
+    text, raw = name.encode(), np.ascontiguousarray(array, dtype="<f4")
+    before = [
+        *(_varint(_TENSOR_DIMS << 3 | _VARINT) + _varint(side) for side in array.shape),
+        _varint(_TENSOR_TYPE << 3 | _VARINT) + _varint(_FLOAT),
+        _start(_TENSOR_NAME, len(text)) + text,
+        _start(_TENSOR_RAW, raw.nbytes),
+    ]
+    return b"".join(before), memoryview(raw.reshape(-1).view(np.uint8))
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
+def _start(number: int, size: int) -> bytes:
+    """What stands before so many bytes of a field."""
+    return _varint(number << 3 | _BYTES) + _varint(size)
 
 
 def _varint(value: int) -> bytes:
