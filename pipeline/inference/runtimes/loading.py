@@ -88,7 +88,8 @@ def _classifier(runner: _Runner, file: WeightsFile) -> ExportedClassifier | Comb
     if "combined" not in said:
         return described_classifier(said, sessions[0])
     described = said["combined"]
-    groups, members = [], {}
+    groups: list[tuple[tuple[int, ...], ExportedGroup]] = []
+    members: dict[int, ExportedClassifier] = {}
     for numbers, session in zip(groups_alike(described), sessions, strict=True):
         group = ExportedGroup(
             session, tuple(described_classifier(described[n], session) for n in numbers)
