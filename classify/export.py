@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from spineline.classify.exported import groups_alike
 from spineline.classify.model import (
+    GradientNetworks,
     Network,
+    NetworkConfig,
     load_network,
     network_metadata,
     network_state,
@@ -60,20 +64,40 @@ class ClassifyExportResult:
 
 
 class ExportNetwork(nn.Module):
-    """A network from grey levels to probabilities."""
+    """A network, or several on the same histograms, from grey levels to probabilities.
 
-    def __init__(self, network: Network) -> None:
+    Attributes:
+        outputs: names of the outputs.
+        level_input: levels are an input beside the crops.
+    """
+
+    def __init__(self, *networks: Network) -> None:
         super().__init__()
-        self.network = network
+        self.network = networks[0] if len(networks) == 1 else GradientNetworks(networks)
+        self.level_input = any(network.config.level_input for network in networks)
+        names = [list(network.config.outputs()) for network in networks]
+        self.outputs = (
+            names[0]
+            if len(networks) == 1
+            else [f"{name}{n}" for n, own in enumerate(names) for name in own]
+        )
+
+    @property
+    def networks(self) -> list[Network]:
+        """All of them."""
+        several = isinstance(self.network, GradientNetworks)
+        found: Any = self.network.networks if several else [self.network]
+        return list(found)
 
     def forward(self, crops: Tensor, levels: Tensor | None = None) -> tuple[Tensor, ...]:
-        """(N, S, S) float32 in 0 … 255 to (N, 7) and (N,), those that there are."""
-        seven, binary = self.network(crops.unsqueeze(1) / 255, levels)
+        """(N, S, S) float32 in 0 … 255 to (N, 7) and (N,) of each, those that there are."""
+        given = self.network(crops.unsqueeze(1) / 255, levels)
         found: list[Tensor] = []
-        if seven is not None:
-            found.append(seven.softmax(dim=1))
-        if binary is not None:
-            found.append(binary.softmax(dim=1)[:, 1])
+        for seven, binary in [given] if isinstance(self.network, Network) else given:
+            if seven is not None:
+                found.append(seven.softmax(dim=1))
+            if binary is not None:
+                found.append(binary.softmax(dim=1)[:, 1])
         return tuple(found)
 
 
@@ -158,42 +182,55 @@ def write_onnx(network: Network, path: Path) -> None:
     Raises:
         ConfigError: the onnx package is not installed.
     """
-    write_bytes(path, _onnx_of(network, json.dumps(network_metadata(network.config)), fold=True))
+    description = json.dumps(network_metadata(network.config))
+    module = ExportNetwork(network).eval()  # else the exporter leaves all of it in training mode
+    write_bytes(path, _onnx_of(module, description, fold=True))
 
 
 def classifier_graphs(weights: Path) -> list[bytes]:
-    """The graph of each classifier in a weights file, see [spineline.datasets.networks.graphs][].
+    """The graphs of the classifiers in a weights file, see [spineline.datasets.networks.graphs][].
+
+    There is one for each group of [spineline.classify.exported.groups_alike][], with the outputs
+    of one member after the other.
 
     Raises:
         ConfigError: the onnx package is not installed.
         WeightsError: the weights cannot be used.
     """
     members, combination = read_members(weights)
+    networks = [
+        load_network(state, config, str(weights)).eval().requires_grad_(False)
+        for state, config in members
+    ]
     graphs = []
-    for n, (state, config) in enumerate(members):
-        network = load_network(state, config, str(weights)).eval().requires_grad_(False)
-        before = f"member{n}." if combination else ""
-        crops = random_input(3, config.crop.size, config.crop.size, largest=255)
-        inputs = (crops, torch.tensor([-1.0, 0.0, 4.0]))[: 2 if config.level_input else 1]
-        name_of = partial(_name_in_file, before)
-        content = _onnx_of(network, None, fold=False)
-        graphs.append(to_graph(ExportNetwork(network).eval(), content, weights, name_of, inputs))
+    for numbers in groups_alike([network_metadata(config) for _, config in members]):
+        module = ExportNetwork(*(networks[n] for n in numbers)).eval()
+        size = networks[numbers[0]].config.crop.size
+        inputs = [random_input(3, size, size, largest=255), torch.tensor([-1.0, 0.0, 4.0])]
+        before = [f"member{n}." if combination else "" for n in numbers]
+        content = _onnx_of(module, None, fold=False)
+        given = inputs if module.level_input else inputs[:1]
+        graphs.append(to_graph(module, content, weights, partial(_name_in_file, before), given))
     return graphs
 
 
-def _name_in_file(before: str, name: str) -> str:
-    return before + name.removeprefix("network.")
+def _name_in_file(before: Sequence[str], name: str) -> str:
+    """From ``network.trunk.…``, or ``network.networks.N.trunk.…`` of several, to the file's."""
+    name = name.removeprefix("network.")
+    if len(before) == 1 or not name.startswith("networks."):
+        return before[0] + name
+    number, _, own = name.removeprefix("networks.").partition(".")
+    return before[int(number)] + own
 
 
-def _onnx_of(network: Network, description: str | None, *, fold: bool) -> bytes:
-    names = list(network.config.outputs())
-    inputs = ["crops", "levels"] if network.config.level_input else ["crops"]
+def _onnx_of(module: ExportNetwork, description: str | None, *, fold: bool) -> bytes:
+    inputs = ["crops", "levels"] if module.level_input else ["crops"]
     return to_onnx(
-        ExportNetwork(network).eval(),  # else the exporter leaves all of it in training mode
-        _example(network),
+        module,
+        _example(module.networks[0].config, levels=module.level_input),
         inputs=inputs,
-        outputs=names,
-        axes={name: {0: "count"} for name in (*inputs, *names)},
+        outputs=module.outputs,
+        axes={name: {0: "count"} for name in (*inputs, *module.outputs)},
         description=description,
         fold=fold,
     )
@@ -203,12 +240,13 @@ def write_torchscript(network: Network, path: Path) -> None:
     """Write a network as TorchScript, for any number of crops; nothing is compared."""
     description = json.dumps(network_metadata(network.config))
     traced = ExportNetwork(network).eval()
-    write_bytes(path, to_torchscript(traced, _example(network), description=description))
+    example = _example(network.config, levels=traced.level_input)
+    write_bytes(path, to_torchscript(traced, example, description=description))
 
 
-def _example(network: Network) -> tuple[Tensor, ...]:
-    crops = torch.zeros((2, network.config.crop.size, network.config.crop.size))
-    return (crops, torch.tensor([-1.0, 0.0])) if network.config.level_input else (crops,)
+def _example(config: NetworkConfig, *, levels: bool) -> tuple[Tensor, ...]:
+    crops = torch.zeros((2, config.crop.size, config.crop.size))
+    return (crops, torch.tensor([-1.0, 0.0])) if levels else (crops,)
 
 
 def _run_torch(

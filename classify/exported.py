@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spineline.classify.grades import Grades
+from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
@@ -54,28 +56,20 @@ class ExportedClassifier:
         Raises:
             ValueError: crops of another shape or dtype, or another number of levels.
         """
-        size = self.crop.size
-        if crops.dtype != np.uint8 or crops.shape[1:] != (size, size):
-            msg = f"wanted (N, {size}, {size}) uint8 crops, found {crops.shape} {crops.dtype}"
-            raise ValueError(msg)
-        places = np.full(len(crops), -1) if levels is None else np.asarray(levels)
-        if places.shape != (len(crops),):
-            raise ValueError(f"{len(crops)} crops but levels of shape {places.shape}")
-        inputs = (crops, places) if self.level_input else (crops,)
-        found = [
-            self.session(*(each[start : start + BATCH].astype(np.float32) for each in inputs))
-            for start in range(0, len(crops), BATCH)
-        ]
-        outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-        if not outputs:
-            outputs = [np.zeros((0, *shape), np.float32) for shape in self._shapes]
+        outputs = _outputs(
+            self.session, self.crop, self.shapes, crops, levels, with_levels=self.level_input
+        )
+        return self.grades_of(outputs)
+
+    def grades_of(self, outputs: Sequence[Float32Array]) -> Grades:
+        """The grades of what the session gives."""
         return Grades(
             outputs[0] if self.head != "binary" else None,
             outputs[-1] if self.head != "seven" else None,
         )
 
     @property
-    def _shapes(self) -> list[tuple[int, ...]]:
+    def shapes(self) -> list[tuple[int, ...]]:
         """Shape of each output for one crop."""
         seven: tuple[int, ...] = (len(SEVEN_NAMES),)
         if self.head == "seven":
@@ -96,12 +90,99 @@ class ExportedClassifier:
             found = self.session(*inputs)
         except RuntimeError as error:
             raise WeightsError(f"{error}; export it again") from error
-        shapes, wanted = [output.shape for output in found], [(2, *s) for s in self._shapes]
+        shapes, wanted = [output.shape for output in found], [(2, *s) for s in self.shapes]
         if shapes != wanted:
             msg = f"{where}: gives outputs of shapes {shapes}, wanted {wanted}; export it again"
             raise WeightsError(msg)
         if not all(np.isfinite(output).all() for output in found):
             raise WeightsError(f"{where}: gives numbers that are not finite; export it again")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedGroup:
+    """Members of a combination that one network answers for: they measure the same crops alike.
+
+    Attributes:
+        session: as of `ExportedClassifier`, with the outputs of one member after the other.
+        members: alike in their crops.
+    """
+
+    session: Session
+    members: tuple[ExportedClassifier, ...]
+
+    def grades(
+        self, crops: npt.NDArray[np.uint8], *, levels: npt.NDArray[np.int64] | None = None
+    ) -> list[Grades]:
+        """What each member says of crops; see `ExportedClassifier.grade`.
+
+        Raises:
+            ValueError: crops of another shape or dtype, or another number of levels.
+        """
+        shapes = [shape for member in self.members for shape in member.shapes]
+        outputs = _outputs(
+            self.session,
+            self.members[0].crop,
+            shapes,
+            crops,
+            levels,
+            with_levels=any(member.level_input for member in self.members),
+        )
+        left = iter(outputs)
+        return [member.grades_of([next(left) for _ in member.shapes]) for member in self.members]
+
+    def __getitem__(self, number: int) -> ExportedClassifier:
+        """One member, which answers by itself."""
+        member = self.members[number]
+        first = sum(len(each.shapes) for each in self.members[:number])
+        takes_levels = any(each.level_input for each in self.members)
+
+        def session(*inputs: Float32Array) -> list[Float32Array]:
+            crops, *places = inputs
+            if takes_levels and not places:
+                places = [np.full(len(crops), -1, np.float32)]
+            return self.session(crops, *places)[first : first + len(member.shapes)]
+
+        return replace(member, session=session)
+
+
+def groups_alike(descriptions: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
+    """Which classifiers one network answers for, by what the weights file says of each.
+
+    Those on the same histograms of gradient orientations are together; any other is alone.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, said in enumerate(descriptions):
+        alike = [said[name] for name in ("crop", "mean", "std")]
+        gradients = said["model"] == "gradients"
+        key = json.dumps(alike, sort_keys=True) if gradients else str(number)
+        groups.setdefault(key, []).append(number)
+    return [tuple(numbers) for numbers in groups.values()]
+
+
+def _outputs(
+    session: Session,
+    spec: CropSpec,
+    shapes: Sequence[tuple[int, ...]],
+    crops: npt.NDArray[np.uint8],
+    levels: npt.NDArray[np.int64] | None,
+    *,
+    with_levels: bool,
+) -> list[Float32Array]:
+    """What a session gives for crops, few at once; ``shapes`` are those of one crop's outputs."""
+    if crops.dtype != np.uint8 or crops.shape[1:] != (spec.size, spec.size):
+        msg = f"wanted (N, {spec.size}, {spec.size}) uint8 crops, found {crops.shape} {crops.dtype}"
+        raise ValueError(msg)
+    places = np.full(len(crops), -1) if levels is None else np.asarray(levels)
+    if places.shape != (len(crops),):
+        raise ValueError(f"{len(crops)} crops but levels of shape {places.shape}")
+    inputs = (crops, places) if with_levels else (crops,)
+    found = [
+        session(*(each[start : start + BATCH].astype(np.float32) for each in inputs))
+        for start in range(0, len(crops), BATCH)
+    ]
+    if not found:
+        return [np.zeros((0, *shape), np.float32) for shape in shapes]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def described_classifier(description: Mapping[str, Any], session: Session) -> ExportedClassifier:

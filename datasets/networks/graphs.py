@@ -71,7 +71,7 @@ def _tensor(name: str, array: Float32Array) -> tuple[bytes, memoryview]:
         _start(_TENSOR_NAME, len(text)) + text,
         _start(_TENSOR_RAW, raw.nbytes),
     ]
-    return b"".join(before), memoryview(raw.reshape(-1).view(np.uint8))
+    return b"".join(before), raw.reshape(-1).view(np.uint8).data
 
 
 def _start(number: int, size: int) -> bytes:

@@ -43,7 +43,9 @@ def from_settings(cls, settings):
     return Pipeline(Slow(), ShadeClassifier(), "fake", "0" * 64, settings)
 
 Pipeline.from_settings = classmethod(from_settings)
-command.bundle_of = lambda settings: SimpleNamespace(sha256="0" * 64)
+command.bundle_of = lambda settings: SimpleNamespace(
+        sha256="0" * 64, detector=SimpleNamespace(sha256=""), classifiers=(), namer=None
+    )
 raise SystemExit(main(sys.argv[1:]))
 """
 
@@ -137,7 +139,13 @@ def test_a_new_study_is_done_and_an_unbroken_run_gives_the_same(go, make_study, 
 
 
 def _weights(monkeypatch) -> None:
-    monkeypatch.setattr(command, "bundle_of", lambda settings: SimpleNamespace(sha256="1" * 64))
+    monkeypatch.setattr(
+        command,
+        "bundle_of",
+        lambda settings: SimpleNamespace(
+            sha256="1" * 64, detector=SimpleNamespace(sha256=""), classifiers=(), namer=None
+        ),
+    )
 
 
 def _version(monkeypatch) -> None:

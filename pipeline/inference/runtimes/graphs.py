@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spineline.classify.exported import groups_alike
 from spineline.datasets.common.errors import ConfigError, SpinelineError, first_line
 from spineline.datasets.common.files import cache_folder, write_bytes
 from spineline.datasets.common.log import LOG
@@ -32,7 +33,7 @@ def graphs_of(weights: WeightsFile, task: Task) -> list[bytes]:
         msg = f"{weights.path}: a pickle runs by torch alone; use runtime=torch, or make a "
         raise ConfigError(f"{msg}.safetensors file of it by spineline weights strip")
     metadata = read_metadata(weights.path)
-    count = len(metadata.get("combined", ())) or 1
+    count = len(groups_alike(metadata.get("combined", ()))) or 1
     try:
         folder = cache_folder() / "graphs"
     except RuntimeError:  # no home

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from spineline.classify.combined import (
@@ -11,7 +12,12 @@ from spineline.classify.combined import (
     combination_from_json,
     equal_shares,
 )
-from spineline.classify.exported import ExportedClassifier, described_classifier
+from spineline.classify.exported import (
+    ExportedClassifier,
+    ExportedGroup,
+    described_classifier,
+    groups_alike,
+)
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import WeightsError
 from spineline.datasets.networks.graphs import read_tensors, with_tensors
@@ -22,7 +28,29 @@ from spineline.detect.yolo.exported import ExportedDetector
 from spineline.pipeline.inference.bundles import ExportedModels
 from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.runtimes.graphs import graphs_of
-from spineline.weights import Bundle, WeightsFile, read_metadata
+from spineline.weights import Bundle, Task, WeightsFile, read_metadata
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """Opens the networks of weights files."""
+
+    form: Form
+    threads: int
+
+    def sessions(self, file: WeightsFile, task: Task) -> tuple[dict[str, Any], list[Session]]:
+        """What a weights file says of itself, and its networks."""
+        graphs = graphs_of(file, task)
+        metadata = read_metadata(file.path)
+        tensors = read_tensors(file.path.read_bytes(), str(file.path))
+        parts = [tensors]
+        if "combined" in metadata:
+            parts = [_of_members(tensors, group) for group in groups_alike(metadata["combined"])]
+        where = str(file.path)
+        return metadata, [
+            open_session([with_tensors(graph, part)], self.form, where, threads=self.threads)
+            for graph, part in zip(graphs, parts, strict=True)
+        ]
 
 
 def load_by_graphs(bundle: Bundle, form: Form, threads: int) -> ExportedModels:
@@ -32,52 +60,50 @@ def load_by_graphs(bundle: Bundle, form: Form, threads: int) -> ExportedModels:
         ConfigError: a package is missing, or a network has no graph.
         WeightsError: the weights or a graph cannot be used.
     """
-
-    def networks(file: WeightsFile, task: Any) -> tuple[dict[str, Any], list[Session]]:
-        graphs = graphs_of(file, task)
-        metadata = read_metadata(file.path)
-        tensors = read_tensors(file.path.read_bytes(), str(file.path))
-        several = "combined" in metadata
-        return metadata, [
-            open_session(
-                [with_tensors(graph, _of_member(tensors, n) if several else tensors)],
-                form,
-                str(file.path),
-                threads=threads,
-            )
-            for n, graph in enumerate(graphs)
-        ]
-
-    metadata, (session,) = networks(bundle.detector, "detect")
-    detector = ExportedDetector(
-        session, tuple(metadata["names"]), metadata["imgsz"], metadata["channels"]
-    )
-    members: list[ExportedClassifier] = []
-    combination: Combination | None = None
-    for file in bundle.classifiers:
-        metadata, sessions = networks(file, "classify")
-        described = metadata.get("combined", [metadata])
-        pairs = zip(described, sessions, strict=True)
-        members += [described_classifier(said, session) for said, session in pairs]
-        if "combined" in metadata:
-            if len(bundle.classifiers) > 1:
-                msg = f"{file.path}: holds several classifiers that answer as one already; name it "
-                raise WeightsError(f"{msg}alone, or name the weights of single classifiers")
-            heads = [member.head for member in members]
-            combination = combination_from_json(metadata["combination"], heads)
-    if combination is None and len(members) > 1:
-        combination = Combination(equal_shares([member.head for member in members]))
+    runner = _Runner(form, threads)
+    said, (session,) = runner.sessions(bundle.detector, "detect")
+    detector = ExportedDetector(session, tuple(said["names"]), said["imgsz"], said["channels"])
     namer = None
     if bundle.namer is not None:
-        metadata, (session,) = networks(bundle.namer, "name")
-        strip = StripSpec(**{name: metadata["strip"][name] for name in STRIP_BOUNDS})
+        said, (session,) = runner.sessions(bundle.namer, "name")
+        strip = StripSpec(**{name: said["strip"][name] for name in STRIP_BOUNDS})
         namer = ExportedLevelReader(session, strip)
-    classifier = (
-        members[0] if combination is None else CombinedClassifier(tuple(members), combination)
-    )
-    return ExportedModels(detector, classifier, namer, DecodeSettings())
+    loaded = [_classifier(runner, file) for file in bundle.classifiers]
+    if len(loaded) == 1:
+        return ExportedModels(detector, loaded[0], namer, DecodeSettings())
+    members: list[ExportedClassifier] = []
+    for each, file in zip(loaded, bundle.classifiers, strict=True):
+        if isinstance(each, CombinedClassifier):
+            msg = f"{file.path}: holds several classifiers that answer as one already; name it "
+            raise WeightsError(f"{msg}alone, or name the weights of single classifiers")
+        members.append(each)
+    combination = Combination(equal_shares([member.head for member in members]))
+    combined = CombinedClassifier(tuple(members), combination)
+    return ExportedModels(detector, combined, namer, DecodeSettings())
 
 
-def _of_member(tensors: Mapping[str, Float32Array], number: int) -> dict[str, Float32Array]:
-    before = f"member{number}."
+def _classifier(runner: _Runner, file: WeightsFile) -> ExportedClassifier | CombinedClassifier:
+    """The classifier of a weights file, or those that answer as one."""
+    said, sessions = runner.sessions(file, "classify")
+    if "combined" not in said:
+        return described_classifier(said, sessions[0])
+    described = said["combined"]
+    groups: list[tuple[tuple[int, ...], ExportedGroup]] = []
+    members: dict[int, ExportedClassifier] = {}
+    for numbers, session in zip(groups_alike(described), sessions, strict=True):
+        group = ExportedGroup(
+            session, tuple(described_classifier(described[n], session) for n in numbers)
+        )
+        members |= {number: group[n] for n, number in enumerate(numbers)}
+        if len(numbers) > 1:
+            groups.append((numbers, group))
+    in_order = tuple(members[n] for n in range(len(described)))
+    combination = combination_from_json(said["combination"], [member.head for member in in_order])
+    return CombinedClassifier(in_order, combination, tuple(groups))
+
+
+def _of_members(
+    tensors: Mapping[str, Float32Array], numbers: Sequence[int]
+) -> dict[str, Float32Array]:
+    before = tuple(f"member{number}." for number in numbers)
     return {name: array for name, array in tensors.items() if name.startswith(before)}
