@@ -55,7 +55,7 @@ def test_grades_are_those_of_the_original(head: str, count: int) -> None:
         assert (mine is None) == (other is None)
         if mine is not None and other is not None:
             assert mine.shape == other.shape
-            np.testing.assert_allclose(mine, other, atol=1e-6)
+            np.testing.assert_allclose(mine, other, atol=1e-5)  # other batches, other last digits
 
 
 def test_a_crop_without_gradient_is_graded_by_onnx_too(tmp_path: Path) -> None:

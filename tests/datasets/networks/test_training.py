@@ -202,7 +202,7 @@ def test_a_training_that_breaks_off_says_so(tmp_path: Path, kind: type[Exception
         def validate(self) -> dict[str, float]:
             raise kind("out of memory")
 
-    with pytest.raises(SpinelineError, match=r"stopped \(out of memory\); resume=true goes on"):
+    with pytest.raises(SpinelineError, match=r"stopped \(out of memory\); resume=true continues it"):
         Broken(tmp_path).run()
 
 
