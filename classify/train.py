@@ -652,7 +652,7 @@ class ClassifierTrainer(Trainer):
 
 def _epoch_seed(seed: int, epoch: int) -> int:
     """A seed per epoch, far from those of neighbours."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _moment(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
@@ -771,7 +771,7 @@ def _fits(
 
 def _copy_seed(seed: int, copy: int) -> int:
     """A seed per copy, none of which is an epoch's."""
-    return int(np.random.SeedSequence([seed, copy, 1]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, copy, 1]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _right(outputs: Outputs, seven: Tensor, binary: Tensor) -> int:
