@@ -25,11 +25,12 @@ from spineline.datasets.common.tables import markdown_table
 SECTION = "overview"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEADS = ("what", "value", "n", "data", "from")
+PAGES = ("results", "benchmarks", "speed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverviewSettings(Settings):
-    docs: Path = key("folder with results.md and benchmarks.md", default=DOCS)
+    docs: Path = key("folder with results.md, benchmarks.md and speed.md", default=DOCS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Quote:
     Attributes:
         what: in the words of a reader.
         data: what it was measured on.
-        section: of the page; ``benchmarks:NAME`` for one of ``benchmarks.md``.
+        section: of the page; ``benchmarks:NAME`` and ``speed:NAME`` for one of another page.
         row: first cell of the row, without backticks; the first such row counts.
         column: its head; ``value`` comes with the interval beside it.
         unit: shown after the value.
@@ -158,20 +159,52 @@ QUESTIONS = (
         "How fast is it?",
         (
             Quote(
-                "a study, models loaded: processor time",
+                "one study, from the start of the process to its end",
                 PHANTOMS,
-                "benchmarks:slices-cost",
-                "slices=auto",
-                "ms of processor",
-                " ms",
+                "speed:against",
+                "start, s",
+                "now",
+                " s",
             ),
             Quote(
-                "a study, one slice, models loaded: processor time",
+                "the same, by version 0.1",
                 PHANTOMS,
-                "benchmarks:slices-cost",
-                "slices=1",
-                "ms of processor",
-                " ms",
+                "speed:against",
+                "start, s",
+                "now by base",
+                " times",
+            ),
+            Quote(
+                "a study of a cohort, one slice: processor time, by version 0.1",
+                PHANTOMS,
+                "speed:against",
+                "cohort `slices=1`, a study, ms",
+                "now by base, cpu",
+                " times",
+            ),
+            Quote(
+                "a study of a cohort, several slices: processor time, by one slice of version 0.1",
+                PHANTOMS,
+                "speed:against",
+                "cohort `slices=auto`, a study, ms",
+                "now by base, cpu",
+                " times",
+            ),
+            Quote(
+                "peak memory (PSS), by version 0.1",
+                PHANTOMS,
+                "speed:against",
+                "memory `slices=1`, MiB",
+                "now by base",
+                " times",
+            ),
+            Quote(
+                "converting 2,000 frames, by version 0.1",
+                PHANTOMS,
+                "speed:against",
+                "convert, 2000 frames, s",
+                "now by base",
+                " times",
             ),
             Quote(
                 "`spineline help`, as a process",
@@ -198,8 +231,9 @@ QUESTIONS = (
                 " MiB",
             ),
         ),
-        "On two cores of an AMD EPYC, without a GPU. An older version's figure need not hold for "
-        "this one: see [Benchmarks](benchmarks.md).",
+        "On two cores without a GPU: of an AMD EPYC, or of an Intel Xeon where it is by version "
+        "0.1. An older version's figure need not hold for this one: see "
+        "[Benchmarks](benchmarks.md).",
     ),
 )
 
@@ -210,7 +244,7 @@ def overview_text(docs: Path) -> str:
     Raises:
         SpinelineError: a section, row or column that a quote names is not there.
     """
-    pages = {name: read_sections(docs / f"{name}.md") for name in ("results", "benchmarks")}
+    pages = {name: read_sections(docs / f"{name}.md") for name in PAGES}
     lines = []
     for question in QUESTIONS:
         rows = [_cells(quote, pages) for quote in question.quotes]

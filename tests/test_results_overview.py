@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
-    for name in ("results.md", "benchmarks.md"):
+    for name in ("results.md", "benchmarks.md", "speed.md"):
         shutil.copy(DOCS / name, tmp_path)
     return tmp_path
 
