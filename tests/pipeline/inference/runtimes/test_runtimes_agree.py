@@ -271,7 +271,7 @@ def test_own_weights_run_by_torch_unless_asked(
     first = Pipeline.from_settings(settings)
     kept = sorted(path.name for path in cache.iterdir())
     assert [name[:64] for name in kept] == sorted(
-        [registry.sha256_of(own["namer"])] + [registry.sha256_of(own["classifier"])] * 3
+        [registry.sha256_of(own["namer"])] + [registry.sha256_of(own["classifier"])] * 2
     )
     frames = check_frames()[:3]
     wanted = Pipeline.from_settings(replace(settings, runtime="torch")).analyse(frames)
