@@ -202,7 +202,8 @@ def test_a_training_that_breaks_off_says_so(tmp_path: Path, kind: type[Exception
         def validate(self) -> dict[str, float]:
             raise kind("out of memory")
 
-    with pytest.raises(SpinelineError, match=r"stopped \(out of memory\); resume=true continues it"):
+    said = r"stopped \(out of memory\); resume=true continues it"
+    with pytest.raises(SpinelineError, match=said):
         Broken(tmp_path).run()
 
 
