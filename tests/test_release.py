@@ -78,7 +78,6 @@ def test_ci_runs_the_same_scripts(workflow) -> None:
     ]
     for script in (
         ".ci/test",
-        ".ci/lowest",
         ".ci/lint",
         ".ci/wheel dist",
         ".ci/coverage",
