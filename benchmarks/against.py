@@ -163,11 +163,12 @@ class Figure:
     def row(self) -> tuple[str, ...]:
         """As the table shows it."""
         scale, digits = {"ms": (1e3, 1), "s": (1.0, 2), "MiB": (1.0, 0)}[self.unit]
-        times = [
-            f"{harness.median(turns, clock) * scale:.{digits}f}"
+        medians = (
+            harness.median(turns, clock) * scale
             for clock in harness.CLOCKS
             for turns in (self.under, self.over)
-        ]
+        )
+        times = ["not told" if math.isnan(each) else f"{each:.{digits}f}" for each in medians]
         ratios = [str(self.ratio(clock)) for clock in harness.CLOCKS]
         if self.unit == "MiB":
             times[2:], ratios[1:] = ["", ""], [""]

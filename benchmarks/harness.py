@@ -9,6 +9,7 @@ process and of its ended children is kept, which others disturb less.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import shutil
@@ -92,18 +93,20 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of two arms: median, least and largest of the rounds."""
+    """Of two arms: median, least and largest of the rounds; NaN where a round tells none."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "not told"
         return f"{self.value:.2f} ({self.low:.2f} – {self.high:.2f})"
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | None]:
         """As plain values."""
-        return {name: round(getattr(self, name), 4) for name in ("value", "low", "high")}
+        return {name: json_number(getattr(self, name), 4) for name in ("value", "low", "high")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,19 +209,30 @@ def processor_seconds() -> float:
 
 
 def median(turns: Sequence[Turn], clock: Clock = "wall_s") -> float:
-    """The median of one clock, in seconds."""
-    return statistics.median(getattr(turn, clock) for turn in turns)
+    """The median of one clock, in seconds; NaN where a turn's is."""
+    return median_of([getattr(turn, clock) for turn in turns])
 
 
 def ratio(over: Sequence[Turn], under: Sequence[Turn], clock: Clock = "wall_s") -> Ratio:
     """One arm's time by another's, round by round."""
     found = [getattr(a, clock) / getattr(b, clock) for a, b in zip(over, under, strict=True)]
-    return Ratio(statistics.median(found), min(found), max(found))
+    value = median_of(found)
+    return Ratio(value, value, value) if math.isnan(value) else Ratio(value, min(found), max(found))
+
+
+def median_of(values: Sequence[float]) -> float:
+    """The median; NaN where one of the values is."""
+    return math.nan if any(map(math.isnan, values)) else statistics.median(values)
+
+
+def json_number(value: float, digits: int) -> float | None:
+    """A number as JSON holds it: none where it is NaN."""
+    return None if math.isnan(value) else round(value, digits)
 
 
 def ratios_json(
     turns: Mapping[str, Sequence[Turn]], under: str, name: str = "ratio"
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, float | None]]]:
     """The times of all arms by that of one, as plain values: by the clock and by processor time."""
     clocks: tuple[tuple[str, Clock], ...] = ((name, "wall_s"), (f"{name}_cpu", "cpu_s"))
     return {
@@ -230,7 +244,7 @@ def ratios_json(
 def turns_json(turns: Mapping[str, Sequence[Turn]]) -> dict[str, Any]:
     """Every turn, as plain values."""
     return {
-        name: [{"wall_s": round(t.wall_s, 5), "cpu_s": round(t.cpu_s, 5)} for t in all_]
+        name: [{clock: json_number(getattr(t, clock), 5) for clock in CLOCKS} for t in all_]
         for name, all_ in turns.items()
     }
 

@@ -25,6 +25,7 @@ import torch
 import training_speed as speed
 
 from spineline.datasets.common.errors import ConfigError, SpinelineError
+from spineline.datasets.common.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -594,6 +595,22 @@ def test_ratios_are_of_neighbours() -> None:
     assert (found.value, found.low, found.high) == (3.0, 2.0, 9.0)
     assert str(harness.ratio(over, under, "cpu_s")) == "3.00 (1.00 – 9.00)"
     assert harness.median(over) == 6.0
+
+
+def test_a_round_that_tells_nothing_is_no_figure(tmp_path: Path) -> None:
+    turn = harness.Turn
+    # Load on the machine can make a whole cohort quicker than the one study before it.
+    under = [turn(1.0, 1.0), turn(1.0, 1.0)]
+    over = against.per_study([turn(9.0, 3.0), turn(5.0, 9.0)], [turn(4.0, 4.0), turn(4.0, 4.0)], 2)
+    figure = against.Figure("cohort", "ms", over, under, 1.0, "cpu_s")
+    assert str(figure.ratio("cpu_s")) == "not told"
+    assert str(figure.ratio("wall_s")) == "3.00 (1.00 – 5.00)"
+    assert not figure.reached
+    assert figure.row()[5:7] == ("not told", "not told")
+    write_json(tmp_path / "a.json", figure.to_json())
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["ratio"]["cpu_s"] == {"value": None, "low": None, "high": None}
+    assert [one["cpu_s"] for one in written["turns"]["now"]] == [None, 5.0]
 
 
 def test_processor_time_of_ended_children_counts() -> None:
