@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.phantoms.phantom import draw_spine
+from spineline.pipeline.cli.main import main
 from spineline.pipeline.export.export import check_frames, frame_of
 from spineline.pipeline.inference.pipeline import Analysis, Pipeline, bundle_of
 from spineline.pipeline.inference.runtimes.choice import chosen_runtime
@@ -46,11 +47,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "spineline" / "graphs"
 
 
-@pytest.fixture
-def studies(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> Path:
-    """Three phantom studies of DICOM files."""
-    assert run_cli("data", "phantom", f"out={tmp_path / 'ph'}", "n=3", "region=lumbar")[0] == 0
-    return tmp_path / "ph" / "studies"
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three phantom studies of DICOM files, which no test changes."""
+    out = tmp_path_factory.mktemp("phantoms") / "ph"
+    assert main(["data", "phantom", f"out={out}", "n=3", "size=256", "slices=3"]) == 0
+    return out / "studies"
 
 
 def assert_same(wanted: Sequence[Analysis], found: Sequence[Analysis]) -> int:
@@ -96,13 +98,13 @@ def test_phantoms_have_the_same_answers(by_torch: Pipeline, runtime: str) -> Non
     frames = [*check_frames(), frame_of("dim", draw_spine(9, (320, 320)).pixels // 4)]
     assert assert_same(by_torch.analyse(frames), pipeline.analyse(frames)) > 40
     force = [replace(p, settings=replace(p.settings, force=True)) for p in (by_torch, pipeline)]
-    assert_same(*(each.analyse(frames) for each in force))
+    assert_same(*(each.analyse(frames[-2:]) for each in force))
 
 
 def test_real_frames_have_the_same_answers(by_torch: Pipeline, shared_lumbar: Path) -> None:
-    cases = find_cases(shared_lumbar / "images")[::15]
+    cases = find_cases(shared_lumbar / "images")[::30]
     frames = [load_frame(case) for case in cases]
-    assert assert_same(by_torch.analyse(frames), Pipeline.load().analyse(frames)) > 90
+    assert assert_same(by_torch.analyse(frames), Pipeline.load().analyse(frames)) > 45
 
 
 def test_a_grader_knows_what_grey_values_it_was_trained_on(by_torch: Pipeline) -> None:

@@ -15,6 +15,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from spineline.datasets.labels import LEVELS, kind_of_level
+from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.results import StudyResult
 from spineline.pipeline.outputs.dicom import codes as dicom_codes
 
@@ -33,6 +34,12 @@ CODE_OF = {
 def write(writer_of) -> Callable[..., Path]:
     """Write the report of an analysis."""
     return writer_of("sr")
+
+
+def few(analysis: Analysis) -> Analysis:
+    """Every third structure, discs and vertebrae: highdicom takes long to read them all."""
+    result = analysis.result
+    return replace(analysis, result=replace(result, structures=result.structures[::3]))
 
 
 def groups_of(path: Path) -> list:
@@ -119,6 +126,7 @@ def test_a_report_says_what_the_result_says(tmp_path, analysis, write) -> None:
 
 
 def test_schmorls_node_is_asked_of_discs_alone(analysis, write) -> None:
+    analysis = few(analysis)
     for group, structure in zip(
         groups_of(write(analysis)), analysis.result.structures, strict=True
     ):
@@ -131,7 +139,7 @@ def test_schmorls_node_is_asked_of_discs_alone(analysis, write) -> None:
 
 
 def test_who_made_it_and_how_far_it_goes(analysis, write) -> None:
-    report = sr.srread(write(analysis))
+    report = sr.srread(write(few(analysis)))
     flags = report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag
     assert flags == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
     (context,) = report.content.get_observer_contexts()
@@ -227,10 +235,12 @@ def test_points_lie_on_the_stored_pixels(
     }[name]  # fmt: skip
     make_study(tmp_path / "s", np.ascontiguousarray(stored), orientation=ORIENTATIONS[name])
     analysis = analyse(tmp_path / "s")
+    assert [s.level for s in analysis.result.structures] == list(LEVELS)
+    analysis = few(analysis)
     path = write(analysis)
     assert_says(path, analysis.result)
     groups = groups_of(path)
-    assert [g.tracking_identifier for g in groups] == list(LEVELS)
+    assert len(groups) == 4
     files = {
         pydicom.dcmread(file).SOPInstanceUID: pydicom.dcmread(file).pixel_array
         for file in (tmp_path / "s").iterdir()
@@ -253,7 +263,7 @@ def test_points_lie_on_the_stored_pixels(
     ids=["no spacing", "no patient", "no place", "one name, no modality"],
 )
 def test_headers_that_lack_what_others_have(analyse_slice, write, assert_valid, change) -> None:
-    analysis = analyse_slice(change)
+    analysis = few(analyse_slice(change))
     path = write(analysis)
     assert_says(path, analysis.result)
     written = pydicom.dcmread(path)
@@ -264,6 +274,7 @@ def test_headers_that_lack_what_others_have(analyse_slice, write, assert_valid, 
 def test_monochrome1(monochrome1, analyse_slice, write) -> None:
     analysis = analyse_slice(monochrome1)
     assert len(analysis.result.structures) == 11
+    analysis = few(analysis)
     assert_says(write(analysis), analysis.result)
 
 
@@ -271,7 +282,7 @@ def test_a_frame_is_pointed_at_by_its_number(
     tmp_path, make_multi_frame, analyse, write, assert_valid
 ) -> None:
     make_multi_frame(tmp_path / "e" / "enhanced.dcm")
-    analysis = analyse(tmp_path / "e")
+    analysis = few(analyse(tmp_path / "e"))
     assert analysis.frame.header.frame == 1
     path = write(analysis)
     assert_says(path, analysis.result)
@@ -286,7 +297,7 @@ def test_a_box_is_cut_at_the_edge_of_the_image(
     tmp_path, make_study, make_points, make_spots, analyse, write
 ) -> None:
     make_study(tmp_path / "s", make_spots(make_points(x=10.0)))
-    analysis = analyse(tmp_path / "s")
+    analysis = few(analyse(tmp_path / "s"))
     assert min(s.box_xyxy[0] for s in analysis.result.structures) < -0.5
     path = write(analysis)
     assert_says(path, analysis.result, cut=True)
@@ -295,7 +306,7 @@ def test_a_box_is_cut_at_the_edge_of_the_image(
 
 
 def test_grades_that_were_not_given(analysis, write) -> None:
-    bare = tuple(replace(s, seven=None, binary=None) for s in analysis.result.structures)
+    bare = tuple(replace(s, seven=None, binary=None) for s in few(analysis).result.structures)
     ungraded = replace(analysis, result=replace(analysis.result, structures=bare, naming=None))
     for group in groups_of(write(ungraded)):
         assert group.finding_type is None
