@@ -95,12 +95,12 @@ def test_keys_that_do_not_fit(tmp_path, monkeypatch, script, words, message) -> 
 
 
 def test_a_wrong_key_ends_a_script_as_it_ends_a_command() -> None:
-    path = ROOT / "benchmarks" / "report_rows.py"
+    path = ROOT / "benchmarks" / "review_cohort.py"
     done = subprocess.run(
-        [sys.executable, str(path), "imagsz=3"], capture_output=True, text=True, check=False
+        [sys.executable, str(path), "sede=3"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "unknown key 'imagsz'" in done.stderr
+    assert "unknown key 'sede'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

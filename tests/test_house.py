@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import fnmatch
+import functools
 import importlib
 import re
 import subprocess
@@ -108,18 +109,26 @@ def module_name(path: Path) -> str:
     return ".".join(("spineline", *(part for part in parts if part != "__init__")))
 
 
-def edges(path: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def edges(path: Path) -> tuple[tuple[str, str], ...]:
     """What a module imports of ours, late or not, and for types: ("late" | "start", module)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-    late = {id(inner) for function in functions for inner in ast.walk(function)}
-    for node in ast.walk(tree):
+    found: list[tuple[str, str]] = []
+
+    def visit(node: ast.AST, when: str) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
             for name in imported(node):
                 while name and name not in OURS:
                     name = name.rpartition(".")[0]
                 if name:
-                    yield "late" if id(node) in late else "start", name
+                    found.append((when, name))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            when = "late"
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.expr):
+                visit(child, when)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), "start")
+    return tuple(found)
 
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -193,12 +193,16 @@ def test_stripped_it_says_the_same(folder: Path, tmp_path: Path, run_cli: Cli) -
 
 
 @pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("several", ["list", "both", "kinds"])
+@pytest.mark.parametrize(
+    "several", [pytest.param("list", marks=pytest.mark.slow), "both", "kinds"]
+)
 def test_exported_it_says_the_same(
-    folder: Path, pair: list[Path], tmp_path: Path, form: str, several: str
-) -> None:
+    folder: Path, pair: list[Path], tmp_path: Path, form: str, several: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     pytest.importorskip("onnx")
     pytest.importorskip(PACKAGES[form])
+    monkeypatch.setattr("spineline.pipeline.export.export.check_frames", lambda: FRAMES[:1])
     file = str(folder / f"{several}.safetensors")
     classifier = ",".join(map(str, pair)) if several == "list" else file
     out = tmp_path / "bundle"
