@@ -477,26 +477,6 @@ def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
         Pipeline(fake_pipeline.detector, None)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda v: v.update(schema="other/1"), "schema is 'other/1'"),
-        (lambda v: v.pop("image"), "not a result"),
-        (lambda v: v["structures"][0].update(level="C7"), "unknown level 'C7'"),
-        (lambda v: v["structures"][0].update(point_xy=["a", 1]), "not a result"),
-    ],
-)
-def test_damaged_results_are_refused(
-    tmp_path, fake_pipeline, make_study, change, message: str
-) -> None:
-    make_study(tmp_path / "s")
-    value = fake_pipeline.predict(tmp_path / "s").to_json()
-    change(value)
-    (tmp_path / "result.json").write_text(json.dumps(value))
-    with pytest.raises(SpinelineError, match=message):
-        read_result(tmp_path / "result.json")
-
-
 def test_a_folder_that_may_not_be_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predict
 ) -> None:
