@@ -532,12 +532,12 @@ def _one_by_one(paths: Sequence[Path], limits: Limits) -> list[IndexEntry]:
     entries = []
     with ProcessPool(index_files, workers=1, limits=limits) as pool:
         for result in pool.map([path] for path in paths):
-            if result.value is not None:
-                entries += result.value
-            elif result.failure is not None:
-                path = result.item[0]
-                rejection = Rejection(path, result.failure.reason)
-                entries.append(IndexEntry(path, "", "", b"", rejection))
+            if result.failure is None:
+                entries += result.value or ()
+                continue
+            path = result.item[0]
+            rejection = Rejection(path, result.failure.reason)
+            entries.append(IndexEntry(path, "", "", b"", rejection))
     return entries
 
 

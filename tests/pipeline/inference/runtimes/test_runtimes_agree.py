@@ -17,6 +17,8 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from spineline.datasets.commands.phantom import phantom
+from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.phantoms.phantom import draw_spine
 from spineline.pipeline.export.export import check_frames, frame_of
@@ -46,11 +48,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "spineline" / "graphs"
 
 
-@pytest.fixture
-def studies(tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]) -> Path:
-    """Three phantom studies of DICOM files."""
-    assert run_cli("data", "phantom", f"out={tmp_path / 'ph'}", "n=3", "region=lumbar")[0] == 0
-    return tmp_path / "ph" / "studies"
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three phantom studies of DICOM files, which no test changes."""
+    out = tmp_path_factory.mktemp("phantoms") / "ph"
+    phantom(DataPhantom(out=out, n=3, format=("dicom",), slices=3))
+    return out / "studies"
 
 
 def assert_same(wanted: Sequence[Analysis], found: Sequence[Analysis]) -> int:
@@ -94,15 +97,18 @@ def test_phantoms_have_the_same_answers(by_torch: Pipeline, runtime: str) -> Non
     assert pipeline.weights_name == by_torch.weights_name == "default"
     assert pipeline.weights_sha256 == by_torch.weights_sha256
     frames = [*check_frames(), frame_of("dim", draw_spine(9, (320, 320)).pixels // 4)]
-    assert assert_same(by_torch.analyse(frames), pipeline.analyse(frames)) > 40
+    found = by_torch.analyse(frames)
+    assert assert_same(found, pipeline.analyse(frames)) > 40
+    refused = [each.frame for each in found if each.result.status == "refused"]
+    assert len(refused) > 1
     force = [replace(p, settings=replace(p.settings, force=True)) for p in (by_torch, pipeline)]
-    assert_same(*(each.analyse(frames) for each in force))
+    assert_same(*(each.analyse(refused) for each in force))
 
 
 def test_real_frames_have_the_same_answers(by_torch: Pipeline, shared_lumbar: Path) -> None:
-    cases = find_cases(shared_lumbar / "images")[::15]
+    cases = find_cases(shared_lumbar / "images")[::25]
     frames = [load_frame(case) for case in cases]
-    assert assert_same(by_torch.analyse(frames), Pipeline.load().analyse(frames)) > 90
+    assert assert_same(by_torch.analyse(frames), Pipeline.load().analyse(frames)) > 55
 
 
 def test_a_grader_knows_what_grey_values_it_was_trained_on(by_torch: Pipeline) -> None:
