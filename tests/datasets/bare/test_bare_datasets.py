@@ -118,6 +118,7 @@ def test_images_of_a_coco_file_elsewhere(tmp_path):
     assert len(dataset.records["train"]) == 1
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_commands_on_levels(tmp_path):
     data = roboflow(tmp_path / "set")
     result = check(DataCheck(data=data, out=tmp_path / "check"))
@@ -151,6 +152,7 @@ def test_crops_of_coco_with_grades_as_attributes(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_commands_on_classes_of_its_own(tmp_path):
     names = ("lesion", "cord", "Vertebra", "node")
     data = roboflow(tmp_path / "set", names) / "data.yaml"
@@ -184,6 +186,7 @@ def test_a_wrong_annotation_of_coco_is_named(tmp_path, wrong):
     assert f"{key} {value!r}" in str(caught.value)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_is_wrong_is_found_and_nothing_skipped_in_silence(tmp_path):
     data = roboflow(tmp_path / "set")
     (data / "train/labels/c.txt").write_text("0 0.5 0.5 0.1 0.1\n7 0.5 0.5 0.1 0.1\n")

@@ -169,7 +169,9 @@ def test_grey_summary(counts: dict[int, int], mean: float | None, std: float | N
     assert (found["mean"], found["std"]) == (mean, std)
 
 
-def test_files(data: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+def test_files_and_the_same_bytes_again(
+    data: Path, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
     out = tmp_path / "out"
     code, output, _ = run_cli("data", "stats", f"data={data}", f"out={out}")
     assert code == 0
@@ -183,17 +185,12 @@ def test_files(data: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
     assert table in output
     assert "| v5         | 1     | 0   | 0    | 1   |" in table
     assert json.loads((out / "stats.json").read_text())["failures"] == []
+    stats(DataStats(data=data, out=tmp_path / "again"))
+    for name in expected - {"run.yaml"}:  # it names the output folder
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_same_bytes_twice(data: Path, tmp_path: Path) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        stats(DataStats(data=data, out=folder))
-    for path in sorted(folders[0].iterdir()):
-        if path.name != "run.yaml":  # it names the output folder
-            assert path.read_bytes() == (folders[1] / path.name).read_bytes()
-
-
+@pytest.mark.usefixtures("without_figures")
 def test_an_unreadable_image_is_a_failure(
     data: Path, tmp_path: Path, run_cli: Callable[..., Any], frames: list[NDArray[np.uint8]]
 ) -> None:
@@ -253,6 +250,7 @@ def test_discs_per_image(result: dict[str, Any]) -> None:
     assert result["parts"]["all"]["discs_per_image"] == {"1": 2, "2": 1}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_dataset_without_any_image_is_counted_all_the_same(
     data: Path, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:
