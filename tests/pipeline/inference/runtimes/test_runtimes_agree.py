@@ -17,6 +17,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from spineline.classify.combined import CombinedClassifier
 from spineline.datasets.commands.phantom import phantom
 from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.errors import ConfigError, WeightsError
@@ -116,6 +117,23 @@ def test_a_grader_knows_what_grey_values_it_was_trained_on(by_torch: Pipeline) -
     greys = [[getattr(member, "greys", None) for member in each] for each in members]
     assert greys[0] == greys[1]
     assert any(greys[0])
+
+
+def test_single_classifiers_answer_as_one() -> None:
+    """One and the same twice gives what it gives alone; several that are one already do not go."""
+    name = "lumbar-gradients"
+    alone, twice = (
+        Pipeline.from_settings(ModelSettings(classifier=classifier, namer="none"))
+        for classifier in (name, f"{name},{name}")
+    )
+    assert alone.runtime == twice.runtime == "onnx"
+    assert twice.namer is None
+    assert not isinstance(alone.classifier, CombinedClassifier)
+    assert isinstance(twice.classifier, CombinedClassifier)
+    frames = check_frames()[:1]
+    assert assert_same(alone.analyse(frames), twice.analyse(frames)) == 11
+    with pytest.raises(WeightsError, match="holds several classifiers that answer as one already"):
+        Pipeline.load(classifier=[name, "lumbar-grades"])
 
 
 # What is imported
