@@ -116,6 +116,15 @@ def test_a_chain_is_shifted_and_what_falls_off_is_kept_beyond() -> None:
     assert back.changes == ()
 
 
+def test_what_says_the_same_as_the_result_is_no_change() -> None:
+    """But a structure that is deleted or added is one, and so is the rest of a change."""
+    kept = (Change("L1", deleted=True), Change(None, "S1", (50.0, 140.0)))
+    idle = Change("L3", "L3", (50.0, 70.0), (0.0, 50.0, -70.0), seven=0, v5=False)
+    half = Change("L4", "L4", (53.0, 88.0), seven=0)
+    found = without_idle(Corrections(SHA, (*kept, idle, half)), result())
+    assert found.changes == (*kept, Change("L4", point_xy=(53.0, 88.0)))
+
+
 def test_an_added_structure_gets_the_rules_box_and_is_missing_no_more() -> None:
     values = result(tuple(level for level in LEVELS if level != "L3"))
     made = corrected(Change(None, "L3", (50.0, 70.0), seven=1), values=values)
@@ -216,11 +225,15 @@ def test_a_file_by_hand_needs_no_more_than_what_it_changes() -> None:
         ((Change(None, "L4", (1.0, 1.0)),), "two structures would be named L4"),
         ((Change("L4", seven=1), Change("L4", seven=0)), "L4 is changed twice"),
         ((Change("L4", point_xy=(100.0, 5.0)),), "outside the image"),
+        ((Change("S1", seven=2),), "the result has no S1 that could be changed"),
+        ((Change("L1-L2", v5=False),), "L1-L2 is graded v5 alone; choose another grade first"),
     ],
 )
 def test_changes_that_do_not_fit_are_refused(changes: Any, words: str) -> None:
+    values = result()
+    at(values, "L1-L2")["seven"]["class"] = 6
     with pytest.raises(AnnotationError, match=words):
-        corrected(*changes)
+        corrected(*changes, values=values)
 
 
 def test_a_refused_result_has_nothing_to_correct() -> None:
