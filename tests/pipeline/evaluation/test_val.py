@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import heldout_table
 import numpy as np
 import pytest
 
@@ -266,8 +267,7 @@ def test_table_of_labels_without_grades(tmp_path, fake_models, frames, val) -> N
     labels.write_text(json.dumps(entries))
     page, out = tmp_path / "results.md", tmp_path / "o"
     val(folder, labels, out=out)
-    script = Path(__file__).parents[3] / "benchmarks" / "heldout_table.py"
-    subprocess.run([sys.executable, str(script), f"val={out}", f"page={page}"], check=True)
+    heldout_table.main([f"val={out}", f"page={page}"])
     text = page.read_text()
     assert "| `level_accuracy_8px` |" in text
     assert "| `ccf.l_disc` |" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,17 @@ def result(levels: tuple[str, ...] = LEVELS) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@functools.cache
+def validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(result_schema())
+
+
 def corrected(*changes: Change, values: dict[str, Any] | None = None, **more: Any) -> Any:
     values = result() if values is None else values
     before = copy.deepcopy(values)
     made = corrected_values(values, Corrections(SHA, changes, **more), "s")
     assert values == before  # neither is changed
-    jsonschema.validate(made, result_schema())
+    validator().validate(made)
     StudyResult.from_json(made)
     return made
 
