@@ -529,7 +529,7 @@ def _numbered_entries(chunk: tuple[int, Sequence[Path]]) -> list[IndexEntry]:
 
 def _one_by_one(paths: Sequence[Path], limits: Limits) -> list[IndexEntry]:
     """Entries of files of which one crashes, hangs or floods whoever reads its header."""
-    entries = []
+    entries: list[IndexEntry] = []
     with ProcessPool(index_files, workers=1, limits=limits) as pool:
         for result in pool.map([path] for path in paths):
             if result.failure is None:
