@@ -97,3 +97,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``data stats`` counts and draws nothing, for tests of its counts: eight figures take long."""
+    monkeypatch.setattr("spineline.datasets.commands.stats._figures", lambda *_: {})

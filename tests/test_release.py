@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import metadata, version
 from pathlib import Path
@@ -122,8 +124,27 @@ def test_the_source_distribution_has_the_pages() -> None:
         assert (ROOT / page).is_file()
 
 
-def test_coverage_has_a_floor() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r"\[tool\.coverage\.run\]\nbranch = true", text)
-    assert re.search(r"^fail_under = \d\d$", text, re.MULTILINE)
-    assert "--cov" not in text.partition("[tool.pytest.ini_options]")[2].partition("[tool.")[0]
+def test_coverage_has_floors() -> None:
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    tools = content["tool"]
+    assert tools["coverage"]["run"]["branch"] is True
+    assert "--cov" not in tools["pytest"]["ini_options"]["addopts"]
+    floors = tools["spineline"]["branch-floors"]
+    assert set(floors) == {"converters", "datasets", "pipeline/inference"}
+    assert all(90 <= floor <= 100 for floor in floors.values())
+    assert all((ROOT / "tests" / package).is_dir() for package in floors)
+
+
+@pytest.mark.parametrize(("reached", "status"), [(190, 0), (179, 1)])
+def test_a_package_below_its_floor_fails(tmp_path: Path, reached: int, status: int) -> None:
+    """Lines do not make up for branches; a package without a floor is only told of."""
+    lines = {"covered_lines": 1000, "num_statements": 1000}
+    for name, branches in (("pipeline.inference", reached), ("weights", 0)):
+        totals = {"covered_branches": branches, "num_branches": 200, **lines}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"totals": totals}))
+    words = [sys.executable, ROOT / ".ci" / "branches.py", *sorted(tmp_path.iterdir())]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    share = f"{reached / 2:.2f} % of branches ({reached} of 200), 100.00 % of lines (1000 of 1000)"
+    assert done.stdout.startswith(f"pipeline/inference: {share}; floor 9")
+    assert "weights: 0.00 % of branches (0 of 200)" in done.stdout

@@ -80,8 +80,7 @@ def import_runtime(package: str) -> Any:
     except ModuleNotFoundError as error:
         msg = f"{error.name} is not installed, and this format needs it: {_INSTALL[package]}"
         raise ConfigError(msg) from error
-    if package == "onnxruntime":
-        runtime.disable_telemetry_events()
+    runtime.disable_telemetry_events()
     return runtime
 
 

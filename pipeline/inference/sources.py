@@ -529,15 +529,15 @@ def _numbered_entries(chunk: tuple[int, Sequence[Path]]) -> list[IndexEntry]:
 
 def _one_by_one(paths: Sequence[Path], limits: Limits) -> list[IndexEntry]:
     """Entries of files of which one crashes, hangs or floods whoever reads its header."""
-    entries = []
+    entries: list[IndexEntry] = []
     with ProcessPool(index_files, workers=1, limits=limits) as pool:
         for result in pool.map([path] for path in paths):
-            if result.value is not None:
-                entries += result.value
-            elif result.failure is not None:
-                path = result.item[0]
-                rejection = Rejection(path, result.failure.reason)
-                entries.append(IndexEntry(path, "", "", b"", rejection))
+            if result.failure is None:
+                entries += result.value or ()
+                continue
+            path = result.item[0]
+            rejection = Rejection(path, result.failure.reason)
+            entries.append(IndexEntry(path, "", "", b"", rejection))
     return entries
 
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from spineline.converters.check import check
+from spineline.converters.check import check, source_kind
 from spineline.converters.settings import DataCheck
-from spineline.datasets.common.errors import ConfigError
+from spineline.datasets.common.errors import AnnotationError, ConfigError
 
 
 def rows(root: Path) -> list[tuple[str, str | None, str]]:
@@ -201,6 +201,59 @@ def test_findings_of_conversion_are_not_told_twice(report_source, run_cli):
     files.entries[0]["point"][0]["class"] = "null"
     run_cli("convert", "report", *files.save().words(split="train"))
     assert check_dataset(run_cli, files.root / "out") == [("001-000", "T12-L1", "empty_tag")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.xml", "<annotations></annotations>", "cvat"),
+        ("a.fcsv", "# Markups fiducial file version = 4.11", "slicer"),
+        ("a.mrk.json", '{"markups": []}', "slicer"),
+        ("a.json", '{"shapes": [], "imagePath": "a.png"}', "labelme"),
+        ("a.csv", "image,level,x,y\n", "csv"),
+        ("a.csv", "Файлы,XML\n", "cervical"),
+        ("folder/a.xml", "<annotations></annotations>", "cvat"),
+        ("folder/a.fcsv", "# Markups fiducial file version = 4.11", "slicer"),
+        ("folder/deep/a.json", '{"shapes": [], "imagePath": "a.png"}', "labelme"),
+        ("folder/a.csv", "image;level;x;y\n", "csv"),
+        ("folder/a.csv", "Файлы,XML\n", "cervical"),
+    ],
+)
+def test_which_source_a_path_holds(tmp_path, name, content, kind):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    assert source_kind(tmp_path / "folder" if "/" in name else path) == kind
+
+
+def test_a_json_that_cannot_be_read_does_not_hide_what_else_a_folder_holds(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "c.json").write_text('{"shapes": [], "imagePath": "a.png"}')
+    assert source_kind(tmp_path) == "labelme"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.zip", b"PK\x03\x04", "this is an archive; unpack it and name what is in it"),
+        ("a.xml", b"<annotation></annotation>", r"annotations=.*a\.xml: "),
+    ],
+)
+def test_what_is_near_to_a_source_says_what_to_do(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(AnnotationError, match=message):
+        source_kind(tmp_path / name)
+
+
+def test_of_many_findings_the_first_are_shown(report_source, run_cli, monkeypatch):
+    files = report_source("001-000")
+    for point in files.entries[0]["point"][:3]:
+        point["class"] = "(9,9)"
+    monkeypatch.setattr("spineline.converters.check._SHOWN", 1)
+    code, said, _ = run_cli("data", "check", *files.save().words())
+    assert code == 0
+    assert "… and 2 more, see check.csv" in said
 
 
 @pytest.mark.parametrize(

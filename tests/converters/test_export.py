@@ -19,15 +19,17 @@ from spineline.converters.convert import convert_tianchi
 from spineline.converters.export import export
 from spineline.converters.export_sources import EXPORT_SETTINGS, read_export
 from spineline.converters.settings import ConvertTianchi, DataExport
+from spineline.datasets.coco import coco_from_records, coco_text
 from spineline.datasets.commands.phantom import phantom
 from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.common.errors import AnnotationError, ConfigError
 from spineline.datasets.dataset import load_dataset
 from spineline.datasets.dicom.geometry import pixel_to_patient
 from spineline.datasets.dicom.study import instances_by_uid, scan
-from spineline.datasets.labels import BINARY_NAMES, SEVEN_NAMES
+from spineline.datasets.labels import BINARY_NAMES, NO_LEVEL, SEVEN_NAMES
 from spineline.datasets.predictions import RESULT_SCHEMA
-from spineline.datasets.types import ImageRecord
+from spineline.datasets.splits import PARTS
+from spineline.datasets.types import ImageRecord, Structure
 
 PYTHON = os.environ.get("SPINELINE_TOOLS_PYTHON", sys.executable)
 TOOLS = ("cvat", "labelstudio", "slicer")
@@ -258,6 +260,52 @@ def test_nothing_is_said_of_a_tool_that_has_no_file(spines, tmp_path, run_cli):
     assert ("fix/cvat: make a task" in said, "fix/slicer" in said) == (True, False)
 
 
+def test_a_result_that_was_refused_is_not_exported(spines, tmp_path, run_cli):
+    results = shutil.copytree(spines / "results", tmp_path / "results")
+    paths = sorted(results.glob("*/result.json"))
+    words = (f"source={results}", f"images={spines / 'ph/studies'}", "to=cvat")
+    for left, path in ((1, paths[0]), (0, paths[1])):
+        refused = json.loads(path.read_text()) | {"status": "refused", "structures": []}
+        path.write_text(json.dumps(refused))
+        out = tmp_path / f"fix{left}"
+        code, said, warned = run_cli("data", "export", *words, f"out={out}")
+        assert "not exported" in said
+        assert "refused as no sagittal lumbar T2" in said
+        assert code == 1 - left
+        assert len(list((out / "images").glob("*"))) == left if left else not out.exists()
+    assert f"{results}: holds no image" in warned
+
+
+def test_images_that_are_gone_or_of_one_study_are_told(spines, tmp_path):
+    """A study has one file of markups; where an image is missing, the others are exported."""
+    data = shutil.copytree(spines / "data", tmp_path / "data")
+    first, second = sorted(load_dataset(data).all_records(), key=lambda r: r.image_id)
+    for path in (data / "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        for image in content["images"]:
+            image["study_id"] = first.study_id
+        path.write_text(json.dumps(content))
+    keys = {"data": data, "images": spines / "ph/studies", "to": ("slicer",)}
+    (failure,) = export(DataExport(out=tmp_path / "one", **keys)).failures
+    assert "is of the same study, which has one file; export one image a study" in failure
+    load_dataset(data).image_path(second).unlink()
+    done = export(DataExport(out=tmp_path / "two", **keys))
+    assert [Path(name).stem for name in done.images] == [first.image_id]
+    assert f"{second.image_id}: the image cannot be copied" in done.failures[0]
+
+
+def test_discs_that_nothing_names_are_not_exported(tmp_path):
+    """A disc of which it is said that it is sick, and not which one it is."""
+    disc = Structure(NO_LEVEL, "disc", (40.0, 50.0), (30.0, 45.0, 50.0, 55.0), ("sick",))
+    (tmp_path / "annotations").mkdir()
+    for part in PARTS:
+        records = [ImageRecord("a", "a", 80, 100, (disc,))] if part == "train" else []
+        text = coco_text(coco_from_records(records, "health", ["a.png"][: len(records)]))
+        (tmp_path / "annotations" / f"{part}.json").write_text(text)
+    with pytest.raises(AnnotationError, match="its discs have no level that could name them"):
+        export(DataExport(data=tmp_path, to=("cvat",), out=tmp_path / "out"))
+
+
 def test_boxes_in_place_of_points(spines, tmp_path):
     for tool in ("cvat", "labelstudio"):
         out = tmp_path / tool
@@ -279,6 +327,11 @@ def test_boxes_in_place_of_points(spines, tmp_path):
         ({"data": "data", "to": ("slicer",)}, ConfigError, "marks the patient; wanted images=…"),
         ({"data": "data", "images": "ph"}, ConfigError, "is for source=, to=slicer, or a COCO"),
         ({"data": "nowhere"}, AnnotationError, "no such file or folder"),
+        (
+            {"data": "data/annotations/val.json", "images": "ph/studies", "to": ("slicer",)},
+            ConfigError,
+            "a bare COCO file does not say which DICOM slice it marks",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

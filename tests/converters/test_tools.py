@@ -1,12 +1,13 @@
 """A converted dataset opens in other tools, nothing renamed.
 
-Each tool runs in an interpreter of its own: ``SPINELINE_TOOLS_PYTHON`` names one that has tools
-which do not go with ours (Datumaro, Label Studio's SDK, Hugging Face's datasets, FiftyOne); without
-it this one is asked. What is not installed there is skipped.
+Tools that do not go with our packages (Datumaro, Label Studio's SDK, Hugging Face's datasets,
+FiftyOne) run in an interpreter of their own, which ``SPINELINE_TOOLS_PYTHON`` names; without it
+this one is asked. What is not installed there is skipped.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from spineline.datasets.commands.phantom import phantom
 from spineline.datasets.commands.settings import DataPhantom
 from spineline.datasets.dataset import Dataset, load_dataset
 from spineline.datasets.labels import LEVELS
+from spineline.datasets.splits import PARTS
 
 PYTHON = os.environ.get("SPINELINE_TOOLS_PYTHON", sys.executable)
 OFFLINE = {
@@ -50,13 +52,19 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_dataset(root / "out")
 
 
+@functools.cache
+def is_installed(package: str, python: str) -> bool:
+    call = [python, "-P", "-c", _FOUND, package]
+    return subprocess.run(call, check=False).returncode == 0
+
+
 @pytest.fixture
 def run_tool(tmp_path: Path) -> RunTool:
     """Run a script with a package and the dataset's folder; what it calls ``found`` comes back."""
 
     def run(package: str, script: str, root: Path, python: str = PYTHON) -> Any:
         call = [python, "-P", "-c"]
-        if subprocess.run([*call, _FOUND, package], check=False).returncode:
+        if not is_installed(package, python):
             pytest.skip(f"{package} is not installed in {python}")
         out = tmp_path / "found.json"
         code = f"import json, sys\nroot, out = sys.argv[1:]\n{script}\n"
@@ -192,59 +200,38 @@ for part in ("train", "val", "test"):
     assert_same(found, converted, (0, 0, 0, 0, 0, 0))
 
 
-SUPERVISION = """
-import supervision as sv
-found = {}
-for part in ("train", "val", "test"):
-    opened = OPENED
-    for path, _, boxes in opened:
-        mine = found.setdefault(path.replace("\\\\", "/").rpartition("/")[2][:-4], {})
-        for box, index in zip(boxes.xyxy.tolist(), boxes.class_id.tolist()):
-            mine[opened.classes[index]] = box
-"""
-
-
-@pytest.mark.parametrize(
-    "opened",
-    [
-        'sv.DetectionDataset.from_yolo(root + "/images/" + part, root + "/labels/" + part, '
-        'root + "/data.yaml")',
-        'sv.DetectionDataset.from_coco(root + "/images/" + part, '
-        'root + "/annotations/" + part + ".json")',
-    ],
-    ids=["yolo", "coco"],
-)
-def test_supervision(converted, run_tool, opened):
-    script = SUPERVISION.replace("OPENED", opened)
-    found = run_tool("supervision", script, converted.root, sys.executable)
+@pytest.mark.parametrize("form", ["yolo", "coco", "voc"])
+def test_supervision(converted: Dataset, form: str) -> None:
+    """Of Pascal VOC it takes one from the left and top, as Detectron2 does."""
+    make = pytest.importorskip("supervision").DetectionDataset
+    root, found = str(converted.root), {}
+    for part in PARTS:
+        if form == "yolo":
+            folders = (f"{root}/images/{part}", f"{root}/labels/{part}", f"{root}/data.yaml")
+            opened = make.from_yolo(*folders)
+        elif form == "coco":
+            opened = make.from_coco(f"{root}/images/{part}", f"{root}/annotations/{part}.json")
+        else:
+            opened = make.from_pascal_voc(f"{root}/voc/JPEGImages", f"{root}/voc/Annotations")
+        for path, _, boxes in opened:
+            rows = zip(boxes.xyxy.tolist(), boxes.class_id.tolist(), strict=True)
+            found[Path(path).stem] = {opened.classes[index]: box for box, index in rows}
     assert_same(found, converted, (0, 0, 0, 0))
 
 
-def test_supervision_voc(converted, run_tool):
-    """It takes one from the left and top, as Detectron2 does."""
-    opened = (
-        'sv.DetectionDataset.from_pascal_voc(root + "/voc/JPEGImages", root + "/voc/Annotations")'
-    )
-    script = SUPERVISION.replace("OPENED", opened)
-    found = run_tool("supervision", script, converted.root, sys.executable)
-    assert_same(found, converted, (0, 0, 0, 0))
-
-
-def test_torchvision_coco(converted, run_tool):
-    script = """
-from torchvision.datasets import CocoDetection
-found = {}
-for part in ("train", "val", "test"):
-    opened = CocoDetection(root + "/images/" + part, root + "/annotations/" + part + ".json")
-    for number, (image, rows) in zip(opened.ids, opened):
-        assert image.size == (160, 160)
-        mine = found.setdefault(opened.coco.loadImgs(number)[0]["file_name"][:-4], {})
-        for row in rows:
-            x, y, w, h = row["bbox"]
-            name = opened.coco.cats[row["category_id"]]["name"]
-            mine[name] = [x, y, x + w, y + h, *row["keypoints"][:2]]
-"""
-    found = run_tool("torchvision", script, converted.root, sys.executable)
+def test_torchvision_coco(converted: Dataset) -> None:
+    torchvision = pytest.importorskip("torchvision.datasets")
+    root, found = str(converted.root), {}
+    for part in PARTS:
+        labels = f"{root}/annotations/{part}.json"
+        opened = torchvision.CocoDetection(f"{root}/images/{part}", labels)
+        for number, (image, rows) in zip(opened.ids, opened, strict=True):
+            assert image.size == (160, 160)
+            mine = found[Path(opened.coco.loadImgs(number)[0]["file_name"]).stem] = {}
+            for row in rows:
+                x, y, w, h = row["bbox"]
+                name = opened.coco.cats[row["category_id"]]["name"]
+                mine[name] = [x, y, x + w, y + h, *row["keypoints"][:2]]
     assert_same(found, converted, (0, 0, 0, 0, 0, 0))
 
 

@@ -8,6 +8,7 @@ from spineline.datasets.boxes import (
     clip_xyxy,
     cxcywhn_to_xyxy,
     iou_matrix,
+    suppressed_boxes,
     xywh_to_xyxy,
     xyxy_to_cxcywhn,
     xyxy_to_xywh,
@@ -71,3 +72,24 @@ def test_overlap_is_that_of_torchvision() -> None:
 def test_overlap_of_degenerate_boxes_is_nought() -> None:
     line = np.array([[1.0, 1.0, 1.0, 5.0]])
     assert iou_matrix(line, line).tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_boxes_are_suppressed_as_torchvision_does(by_class: bool) -> None:
+    import torch
+    from torchvision.ops import batched_nms, nms
+
+    rng = np.random.default_rng(1)
+    boxes = np.sort(rng.uniform(0, 20, (40, 2, 2)), axis=1).reshape(40, 4)
+    classes = rng.integers(0, 3, 40)
+    given, scores = torch.from_numpy(boxes), torch.arange(40, 0, -1.0).double()
+    stay = nms(given, scores, 0.3)
+    if by_class:
+        stay = batched_nms(given, scores, torch.from_numpy(classes), 0.3)
+    gone = suppressed_boxes(boxes, 0.3, classes if by_class else None)
+    assert np.flatnonzero(~gone).tolist() == sorted(stay.tolist())
+    assert gone.any()
+
+
+def test_no_box_suppresses_none() -> None:
+    assert suppressed_boxes([], 0.5).tolist() == []

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from spineline.datasets.images import (
     ImageReadError,
     exif_orientation,
+    image_names,
     image_size,
     read_colours,
     read_image,
@@ -168,3 +169,40 @@ def test_files_cut_short_are_errors(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(whole[:length])
         with pytest.raises(ImageReadError, match=name):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size_wh"), [((24, 40), (40, 24)), ((24, 40, 3), (40, 24)), ((7,), None)]
+)
+def test_the_size_of_an_array_is_told_by_its_header(
+    tmp_path: Path, shape: tuple[int, ...], size_wh: tuple[int, int] | None
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    if size_wh is not None:
+        assert image_size(tmp_path / "a.npy") == size_wh
+        assert read_colours(tmp_path / "a.npy") is None
+        return
+    with pytest.raises(ImageReadError, match=r"a\.npy: holds an array of shape \(7,\), wanted"):
+        image_size(tmp_path / "a.npy")
+    with pytest.raises(ImageReadError, match=r"a\.npy: has shape \(7,\); wanted one grey image"):
+        read_image(tmp_path / "a.npy")
+
+
+def test_an_array_that_is_none_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"no array")
+    with pytest.raises(ImageReadError, match=r"a\.npy: cannot be read"):
+        image_size(tmp_path / "a.npy")
+
+
+def test_a_tiff_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spineline.datasets.images._MOST_FILE_BYTES", 500)
+    Image.fromarray(STORED).save(tmp_path / "a.tif")
+    with pytest.raises(ImageReadError, match=r"a\.tif: 0 MiB are more than the 1024 allowed"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_names_of_images_are_told_apart_as_file_systems_do() -> None:
+    paths = [Path("a b.png"), Path("x/A_B.png"), Path("a?b.png"), Path("c.png")]
+    assert image_names(paths) == ["a_b.png", "A_B.png-2", "a_b.png-3", "c"]

@@ -12,8 +12,10 @@ from spineline.datasets.labels import (
     encode_binary,
     encode_health,
     encode_seven,
+    kind_of_class,
     kind_of_level,
     pathology_from_codes,
+    tags_of_codes,
 )
 
 TABLE = [
@@ -39,6 +41,8 @@ def test_codes(kind, tags, seven, binary, health):
     assert encode_health(tags) == health
     if seven is not None:
         assert pathology_from_codes(kind, seven, binary) == tags
+        assert tags_of_codes(kind, seven, binary) == tags
+        assert kind_of_class(SEVEN_NAMES[seven]) == kind
         assert KIND_OF_SEVEN[seven] == kind
 
 
@@ -70,3 +74,14 @@ def test_a_disc_without_level_has_a_health_and_no_other_class(tags, health):
     assert class_of("health", NO_LEVEL, "disc", tags) == health
     assert all(class_of(labels, NO_LEVEL, "disc", tags) is None for labels in LABEL_SETS
                if labels != "health")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "seven", "binary", "tags"),
+    [
+        ("disc", 6, 0, ("v5",)), ("disc", 3, -1, ("v2",)), ("disc", 0, 1, ("v5",)),
+        ("vertebra", 2, 0, ()), ("vertebra", 0, 1, ("v1",)),
+    ],
+)  # fmt: skip
+def test_codes_that_do_not_agree_have_tags_all_the_same(kind, seven, binary, tags):
+    assert tags_of_codes(kind, seven, binary) == tags

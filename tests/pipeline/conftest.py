@@ -343,6 +343,33 @@ def make_annotation() -> Callable[..., Path]:
 
 
 @pytest.fixture
+def cohort(tmp_path, make_study, make_annotation, make_points) -> tuple[Path, Path]:
+    """Three studies whose middle slice is annotated exactly, discs v2 and vertebrae v1."""
+    for name in ("a", "b", "c"):
+        make_study(tmp_path / "studies" / name)
+    points = {name: make_points() for name in ("a", "b", "c")}
+    return tmp_path / "studies", make_annotation(tmp_path / "labels.json", points)
+
+
+@pytest.fixture
+def frames(tmp_path, make_spots, make_points) -> tuple[Path, Path]:
+    """Two plain frames with a report label file: discs (3,0), vertebrae (0,0)."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    entries = []
+    for name in ("001-000", "002-000"):
+        cv2.imwrite(str(folder / f"{name}.png"), make_spots())
+        marks = [
+            {"identification": 10 - n, "class": "(3,0)" if n % 2 == 0 else "(0,0)", "coord": [x, y]}
+            for n, (x, y) in enumerate(make_points())
+        ]
+        entries.append({"id": name, "point": marks})
+    labels = tmp_path / "report.json"
+    labels.write_text(json.dumps(entries))
+    return folder, labels
+
+
+@pytest.fixture
 def analyse() -> Callable[..., Analysis]:
     """What the fakes make of a source of one case; keys are those of the models' settings."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.dicom.geometry import patient_to_pixel
 from spineline.datasets.dicom.study import scan
 from spineline.pipeline import Pipeline
 from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.settings import ModelSettings
-from spineline.pipeline.inference.sources import Case, find_cases, load_frame
-from spineline.pipeline.inference.warnings import codes_of
+from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.run.settings import PipelinePredict, results_hash
 
 
@@ -37,17 +34,6 @@ def test_the_result_says_which_slices_were_looked_at(tmp_path, fake_pipeline, ma
     assert "slices" not in one.to_json()
     assert replace(auto, slices=None, naming=None) == replace(one, naming=None)
     assert auto.as_stored().slices == auto.slices
-
-
-def test_one_slice_is_what_the_slice_alone_gives(tmp_path, fake_pipeline, make_study) -> None:
-    make_study(tmp_path / "s", slices=5)
-    (study,) = scan(tmp_path)
-    middle = study.series[0].slices[2]
-    named = load_frame(Case("s", study=study, header=middle))
-    (alone,) = fake_pipeline.analyse([named])
-    one = analysed(fake_pipeline, tmp_path, 1)
-    assert replace(one.result, warnings=()) == replace(alone.result, warnings=())
-    np.testing.assert_array_equal(one.frame.image, named.image)
 
 
 def test_outputs_are_of_the_graded_slice(
@@ -78,42 +64,7 @@ def test_outputs_are_of_the_graded_slice(
     assert "slice 2 was graded (11 levels)" in log
 
 
-def test_no_name_of_a_file_is_in_what_is_told_of_a_slice_that_cannot_be_read(
-    tmp_path, fake_pipeline, make_study
-) -> None:
-    make_study(tmp_path / "s", slices=5)
-    beside = tmp_path / "s" / "im1"
-    shutil.move(beside, tmp_path / "s" / "SECRET-ID")
-    dataset = pydicom.dcmread(tmp_path / "s" / "SECRET-ID")
-    dataset.PixelData = dataset.PixelData[:100]
-    dataset.save_as(tmp_path / "s" / "SECRET-ID")
-    analysis = analysed(fake_pipeline, tmp_path, "auto")
-    (note,) = [n for n in analysis.frame.notes if "was not looked at" in n.text]
-    assert "SECRET" not in note.text
-    assert analysis.result.slices is not None
-    assert analysis.result.slices.looked_at == (3, 4)
-
-
-@pytest.mark.parametrize("whole", ["a", "b"])
-def test_the_better_of_equal_series_keeps_what_is_told_of_the_study(
-    tmp_path, fake_pipeline, make_slice, make_spots, make_points, whole: str
-) -> None:
-    for series in "ab":
-        image = make_spots(make_points() if series == whole else make_points()[:5])
-        for number in (1, 2, 3):
-            make_slice(
-                tmp_path / "s" / f"{series}{number}", image, study="s", series=series,
-                number=number, description=f"T2_TSE_SAG {series}",
-                position=(-4.0 * number, -100.0, 100.0),
-            )  # fmt: skip
-    damaged = (tmp_path / "s" / "a1").read_bytes()[:400]
-    (tmp_path / "s" / "cut.dcm").write_bytes(damaged)
-    result = analysed(fake_pipeline, tmp_path, "auto").result
-    assert len(result.structures) == 11
-    assert codes_of(result.warnings).count("files_left_out") == 1
-
-
-@pytest.mark.parametrize("value", ["some", "0", "-1", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5"])
 def test_other_values_are_refused(tmp_path, make_study, run_cli, value: str) -> None:
     make_study(tmp_path / "s")
     words = (f"source={tmp_path / 's'}", f"out={tmp_path / 'o'}", f"slices={value}")
@@ -121,11 +72,6 @@ def test_other_values_are_refused(tmp_path, make_study, run_cli, value: str) -> 
     assert code == 2
     assert "slices" in err
     assert not (tmp_path / "o").exists()
-
-
-def test_python_takes_the_key_too() -> None:
-    with pytest.raises(ConfigError, match="slices=some: wanted auto, or a number of slices"):
-        Pipeline.load(slices="some")  # type: ignore[arg-type]
 
 
 def test_a_run_that_goes_on_with_other_slices_does_studies_again(tmp_path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 import numpy as np
 
@@ -92,10 +93,7 @@ class ImagesOfResults:
         Raises:
             EntryError: it is not there, or of another size than the result says.
         """
-        name, volumes = str(content.file), self.volumes
-        if volumes is None:
-            detail = f"{entry.where}: is of a slice of {name}, and no folder of volumes was given"
-            raise EntryError("label_without_frame", detail)
+        name, volumes = str(content.file), cast(ImagesOfExport, self.volumes)  # see `of`
         alike = [file for file in volumes.files if file.name == name]
         for file in alike if len(alike) > 1 else ():
             if entry.image_name in _case_names(file):

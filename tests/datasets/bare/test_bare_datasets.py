@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,7 @@ def test_images_of_a_coco_file_elsewhere(tmp_path):
     assert len(dataset.records["train"]) == 1
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_commands_on_levels(tmp_path):
     data = roboflow(tmp_path / "set")
     result = check(DataCheck(data=data, out=tmp_path / "check"))
@@ -151,6 +153,7 @@ def test_crops_of_coco_with_grades_as_attributes(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_commands_on_classes_of_its_own(tmp_path):
     names = ("lesion", "cord", "Vertebra", "node")
     data = roboflow(tmp_path / "set", names) / "data.yaml"
@@ -184,6 +187,100 @@ def test_a_wrong_annotation_of_coco_is_named(tmp_path, wrong):
     assert f"{key} {value!r}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("images", [{"id": 9, "file_name": "a.png"}] * 2, "two images have the same id"),
+        (
+            "categories",
+            [{"id": n, "name": "L4"} for n in range(9)],
+            "not named one by one: 'L4, L4",
+        ),
+        ("images", [{"id": 9}], "cannot be read as COCO .*file_name"),
+    ],
+    ids=["image twice", "name twice", "no file name"],
+)
+def test_a_coco_file_that_contradicts_itself_is_refused(tmp_path, key, value, message):
+    path = coco(tmp_path, "labels.json", "images/a.png")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(AnnotationError, match=rf"labels\.json: .*{message}"):
+        load_dataset(path)
+
+
+def test_parts_of_coco_with_other_categories_are_no_data_set(tmp_path):
+    coco(tmp_path, "annotations/train.json", "images/a.png")
+    other = coco(tmp_path, "annotations/val.json", "images/b.png")
+    other.write_text(other.read_text().replace("LWK5", "LWK4"))
+    with pytest.raises(AnnotationError, match=r"val\.json: its categories .* not those of the oth"):
+        load_dataset(tmp_path)
+
+
+def test_which_of_several_coco_files_counts(tmp_path):
+    """Other JSON and key points beside the boxes do not; two of one part must be told apart."""
+    coco(tmp_path, "annotations/instances_val.json", "images/a.png")
+    coco(tmp_path, "annotations/person_keypoints_val.json", "images/a.png")
+    (tmp_path / "annotations" / "notes.json").write_text("[]")
+    (tmp_path / "annotations" / "half.json").write_text("{")
+    assert len(load_dataset(tmp_path).records["val"]) == 1
+    coco(tmp_path, "annotations/instances_val2.json", "images/a.png")
+    with pytest.raises(AnnotationError, match=r"val2?\.json are all of the val part; name"):
+        load_dataset(tmp_path)
+
+
+def test_crowds_are_left_out_and_told_of(tmp_path, caplog):
+    path = coco(tmp_path, "labels.json", "images/a.png")
+    content = json.loads(path.read_text())
+    content["annotations"][1]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    (record,) = load_dataset(path).all_records()
+    assert [s.level for s in record.structures] == ["L4", "L4-L5", "L5-S1"]
+    assert "labels.json: 1 annotations are crowds (iscrowd) and left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "message"),
+    [
+        ("b.png", 80, r"b\.png: no such image file"),
+        ("c.png", 80, r"c\.png: "),
+        ("d.png", 99, r"d\.png: the image is 80x100, its label says 99x100"),
+    ],
+    ids=["missing", "damaged", "another size"],
+)
+def test_an_image_of_coco_that_cannot_be_used_is_named(tmp_path, name, width, message):
+    path = coco(tmp_path, "labels.json", "images/a.png")
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 10, "file_name": name, "width": width, "height": 100})
+    (tmp_path / "images" / "c.png").write_bytes(b"no picture")
+    draw(tmp_path / "images" / "d.png", 60)
+    path.write_text(json.dumps(content))
+    dataset = load_dataset(path)
+    assert len(dataset.all_records()) == 1
+    (failure,) = dataset.failures
+    assert re.search(message, failure)
+
+
+def test_images_without_label_files_are_backgrounds(tmp_path):
+    data = roboflow(tmp_path / "set")
+    (data / "train/labels/c.txt").unlink()
+    found = {r.image_id: len(r.structures) for r in load_dataset(data).records["train"]}
+    assert found == {"a_b.rf.1": 4, "c": 0}
+    for file in data.rglob("*.png"):
+        file.unlink()
+    with pytest.raises(AnnotationError, match=r"data\.yaml: none of its parts has an image"):
+        load_dataset(data)
+
+
+def test_classes_of_health_and_classes_beside_levels(tmp_path, caplog):
+    dataset = load_dataset(roboflow(tmp_path / "one", ("Healthy", "sick", "a", "b")))
+    assert dataset.labels == "health"
+    tags = [s.pathology for s in dataset.records["val"][0].structures]
+    assert sorted(tags) == [(), (), ("healthy",), ("sick",)]
+    caplog.clear()
+    load_dataset(roboflow(tmp_path / "two", ("L5", "cord", "cyst", "L4")))
+    assert "no level: cord (3 boxes), cyst (3 boxes); their boxes have no level" in caplog.text
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_what_is_wrong_is_found_and_nothing_skipped_in_silence(tmp_path):
     data = roboflow(tmp_path / "set")
     (data / "train/labels/c.txt").write_text("0 0.5 0.5 0.1 0.1\n7 0.5 0.5 0.1 0.1\n")

@@ -181,6 +181,26 @@ def test_what_cannot_be_used_is_told(tmp_path, keys, message):
         read_data_yaml(write_yaml(tmp_path / "data.yaml", **keys))
 
 
+def test_keys_that_are_none_are_told(tmp_path):
+    (tmp_path / "data.yaml").write_text("- images\n")
+    with pytest.raises(AnnotationError, match="holds no keys; wanted path, train, val and names"):
+        read_data_yaml(tmp_path / "data.yaml")
+
+
+def test_a_list_is_of_images_beside_it_or_in_the_current_folder(tmp_path, monkeypatch):
+    draw(tmp_path / "far/near.png", tmp_path / "here.png")
+    (tmp_path / "far/list.txt").write_text("near.png\n\nhere.png\n")
+    keys = {"path": ".", "train": "list.txt", "val": "list.txt", "names": ["L1"]}
+    file = write_yaml(tmp_path / "far/data.yaml", **keys)
+    monkeypatch.chdir(tmp_path)
+    wanted = (tmp_path / "far/near.png", tmp_path / "here.png")
+    assert read_data_yaml(file).parts["train"] == wanted
+    assert label_file(wanted[1]) == tmp_path / "here.txt"
+    (tmp_path / "far/list.txt").write_text("near.png\nnotes.doc\n")
+    with pytest.raises(AnnotationError, match=r"list\.txt: lists 'notes\.doc', which is no image"):
+        read_data_yaml(file)
+
+
 def test_an_absent_test_part_is_empty(tmp_path):
     draw(tmp_path / "images/train/a.png", tmp_path / "images/val/b.png")
     keys = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["L1"]}

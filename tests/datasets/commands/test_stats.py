@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.preprocessing import StandardScaler
 
+from spineline.datasets.commands import stats as commands
 from spineline.datasets.commands.settings import DataStats
 from spineline.datasets.commands.stats import (
     dataset_stats,
@@ -34,6 +35,19 @@ PLOTS = (
     "pathology",
     "spacing",
 )
+
+OF_EACH_KIND = ("classes", "boxes", "grey")
+
+
+@pytest.fixture
+def one_figure_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars, histograms and grey values are drawn once each: a figure takes half a second."""
+    whole = commands._figures
+
+    def few(*words: Any) -> dict[str, Any]:
+        return {name: figure for name, figure in whole(*words).items() if name in OF_EACH_KIND}
+
+    monkeypatch.setattr(commands, "_figures", few)
 
 
 @pytest.fixture
@@ -185,15 +199,17 @@ def test_files(data: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
     assert json.loads((out / "stats.json").read_text())["failures"] == []
 
 
-def test_same_bytes_twice(data: Path, tmp_path: Path) -> None:
+def test_same_bytes_twice(data: Path, tmp_path: Path, one_figure_of_each_kind: None) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         stats(DataStats(data=data, out=folder))
     for path in sorted(folders[0].iterdir()):
         if path.name != "run.yaml":  # it names the output folder
             assert path.read_bytes() == (folders[1] / path.name).read_bytes()
+    assert {path.stem for path in folders[0].glob("*.png")} == set(OF_EACH_KIND)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_an_unreadable_image_is_a_failure(
     data: Path, tmp_path: Path, run_cli: Callable[..., Any], frames: list[NDArray[np.uint8]]
 ) -> None:
@@ -218,7 +234,9 @@ def test_existing_output_is_refused(
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
-def test_an_empty_dataset(write_dataset: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_empty_dataset(
+    write_dataset: Callable[..., Path], tmp_path: Path, one_figure_of_each_kind: None
+) -> None:
     found = stats(DataStats(data=write_dataset({}), out=tmp_path / "out"))
     assert found.stats["parts"]["all"]["images"] == 0
     assert found.stats["parts"]["all"]["grey"]["mean"] is None
@@ -253,6 +271,7 @@ def test_discs_per_image(result: dict[str, Any]) -> None:
     assert result["parts"]["all"]["discs_per_image"] == {"1": 2, "2": 1}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_dataset_without_any_image_is_counted_all_the_same(
     data: Path, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:

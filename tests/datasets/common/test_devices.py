@@ -15,6 +15,18 @@ def test_one_name_per_device(monkeypatch: pytest.MonkeyPatch, device: str, wante
     assert device_name(device) == wanted
 
 
+@pytest.mark.parametrize("here", [False, True])
+def test_an_apple_gpu_is_used_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: here)
+    if here:
+        assert device_name("MPS") == "mps"
+        return
+    with pytest.raises(ConfigError, match="device=mps: there is no Apple GPU here; use device=cpu"):
+        device_name("mps")
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [

@@ -9,12 +9,15 @@ import pytest
 from spineline.datasets.common.errors import OutputExistsError, SpinelineError
 from spineline.datasets.common.files import (
     check_output,
+    clear_unfinished,
+    discard_folder,
     link_file,
     plain_name,
     read_json,
     staged_folder,
     write_bytes,
     write_json,
+    write_lines,
     write_text,
     write_through,
 )
@@ -243,3 +246,84 @@ def test_what_is_no_json_is_a_value_error(tmp_path: Path, data: bytes) -> None:
     assert len(str(caught.value)) < 300
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "b.json")
+
+
+def test_lines_are_written_as_a_text_of_them(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a", (line for line in ("one", "\ud800 two", "")))
+    write_text(tmp_path / "b", "one\n\ud800 two\n\n")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_folder_is_discarded_with_all_that_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "run" / "deep").mkdir(parents=True)
+    (tmp_path / "run" / "deep" / "a").touch()
+    discard_folder(tmp_path / "run")
+    assert names(tmp_path) == []
+    discard_folder(tmp_path / "run")  # none is there
+
+
+def test_a_folder_that_cannot_be_moved_aside_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(SpinelineError, match=r"run: cannot be written \(Permission denied\)"):
+        discard_folder(tmp_path / "run")
+    assert (tmp_path / "run").is_dir()
+
+
+def test_what_a_killed_run_left_is_cleared_away_and_no_more(tmp_path: Path) -> None:
+    """What a link of such a name leads to stays, as do files that look alike."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "a").touch()
+    (tmp_path / ".b.1a2b.partial").mkdir()
+    (tmp_path / ".b.1a2b.partial" / "half").touch()
+    (tmp_path / ".c.old").mkdir()
+    (tmp_path / ".d.partial").touch()
+    (tmp_path / ".e.old").symlink_to("kept")
+    (tmp_path / "f.partial").touch()
+    clear_unfinished(tmp_path)
+    assert names(tmp_path) == ["f.partial", "kept"]
+    assert names(tmp_path / "kept") == ["a"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names of open files")
+@pytest.mark.parametrize("refused", ["nothing", "folders", "files"])
+def test_a_folder_waits_for_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """Not every file system can sync a folder; where a file cannot be, nothing appears."""
+    synced: list[str] = []
+    opened, fsync = os.open, os.fsync
+
+    def sync(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if refused == ("folders" if path.is_dir() else "files"):
+            raise OSError(22, "Invalid argument")
+        synced.append(path.name)
+        fsync(handle)
+
+    def open_(path: Path, *words: int, **keys: int | None) -> int:
+        if refused == "folders" and Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")  # as Windows does for each of them
+        return opened(path, *words, **keys)
+
+    def fill() -> None:
+        with staged_folder(tmp_path / "out", overwrite=False, sync=True) as stage:
+            (stage / "a").write_text("x")
+            (stage / "closed").mkdir()
+            monkeypatch.setattr(os, "fsync", sync)
+            monkeypatch.setattr(os, "open", open_)
+
+    if refused == "files":
+        with pytest.raises(SpinelineError, match="Invalid argument"):
+            fill()
+        assert names(tmp_path) == []
+        return
+    fill()
+    assert names(tmp_path) == ["out"]
+    assert "a" in synced
+    assert ("closed" in synced) == (refused == "nothing")

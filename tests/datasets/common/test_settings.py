@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -34,6 +35,9 @@ class Example(Settings):
     weights: str = key("a name or files", default="default")
     to: tuple[str, ...] = key("formats", default=("a",), choices=("a", "b"))
     overwrite: bool = key("replace", default=False)
+    batch: int | Literal["auto"] = key("at once", default="auto")
+    limits: Mapping[str, float] | None = key("of each", default=None)
+    names: tuple[str, ...] = key("any", default=())
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,12 @@ class Example(Settings):
     [
         ("epochs", "7", 7),
         ("epochs", 7.0, 7),
+        ("weights", ["a", "b"], "a,b"),
+        ("weights", True, "true"),
+        ("to", ("b", "a"), ("b", "a")),
+        ("batch", "auto", "auto"),
+        ("batch", "8", 8),
+        ("limits", {"a": "1"}, {"a": 1.0}),
         ("rate", "1e-3", 0.001),
         ("size", "320", 320),
         ("size", "auto", "auto"),
@@ -69,6 +79,10 @@ def test_values_become_their_types(name, raw, value):
         ({"out": "o", "epochs": "many"}, "epochs=many: not a valid value, wanted int"),
         ({"out": "o", "epochs": "2.5"}, "wanted int"),
         ({"out": "o", "epochs": True}, "wanted int"),
+        ({"out": "o", "epochs": 2.5}, "wanted int"),
+        ({"out": "o", "epochs": None}, "epochs=None: not a valid value, wanted int"),
+        ({"out": "o", "to": 5}, "to=5: not an allowed value"),
+        ({"out": "o", "limits": 5}, "limits=5: not a valid value, wanted float"),
         ({"out": "o", "epochs": 0}, "epochs=0: out of range, allowed 1 … 9"),
         ({"out": "o", "steps": 0}, "steps=0: out of range, allowed 1 or more"),
         ({"out": "o", "rate": "inf"}, "rate=inf: out of range, allowed any number, finite"),
@@ -138,6 +152,8 @@ def test_help_names_type_and_default():
     assert lines["kfold"] == ("int|none", "none")
     assert lines["to"] == ("a|b", "a")
     assert lines["overwrite"] == ("true|false", "false")
+    assert lines["names"] == ("text,…", "none")
+    assert lines["batch"] == ("int|auto", "auto")
 
 
 def test_the_record_of_a_run_is_a_settings_file(tmp_path):
@@ -177,6 +193,16 @@ def test_every_run_record_has_a_seed(tmp_path):
     for settings, seed in [(Drawing(seed=7), 7), (Example(out=Path("o")), None)]:
         path = write_run_record(tmp_path, "data example", settings)
         assert yaml.safe_load(path.read_text())["seed"] == seed
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [("", {}), ("epochs: 4\nout: o\n", {"epochs": 4, "out": "o"}), ("7: x\n", {"7": "x"})],
+    ids=["empty", "keys", "a number for a key"],
+)
+def test_a_settings_file_holds_keys_and_values(tmp_path, text, given):
+    (tmp_path / "c.yaml").write_text(text)
+    assert read_settings_file(tmp_path / "c.yaml") == given
 
 
 @pytest.mark.parametrize("text", ["- a", "{", "\x00"], ids=["list", "broken", "binary"])

@@ -48,9 +48,9 @@ def images_of(count: int, seed: int) -> CropTable:
 
 @pytest.mark.parametrize("count", [3, 6, 12, 40])
 def test_few_images_of_the_same_kind_warn_of_few_others(count: int) -> None:
-    others = images_of(500, seed=99).pixels
+    others = images_of(200, seed=99).pixels
     warned = []
-    for seed in range(20):
+    for seed in range(10):
         found = grey_range(images_of(count, seed))
         assert found is not None
         warned.append(np.mean([bool(found.beyond(other[None])) for other in others]))

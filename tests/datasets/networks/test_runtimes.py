@@ -83,6 +83,19 @@ def test_openvino_is_imported_without_its_reports() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_shapes_of_another_number_of_axes_are_refused() -> None:
-    with pytest.raises(WeightsError, match=r"wanted \(1, any\)"):
-        check_output_shape(np.zeros(3, np.float32), (1, None), "here")
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.zeros(3), r"here: gives an output of shape \(3,\), wanted \(1, any\); export it again"),
+        (np.zeros((2, 3)), r"wanted \(1, any\)"),
+        (np.full((1, 3), np.nan), "here: gives numbers that are not finite"),
+        (np.zeros((1, 3)), None),
+    ],
+    ids=["axes", "length", "not finite", "fits"],
+)
+def test_what_a_network_must_give(found: np.ndarray, message: str | None) -> None:
+    if message is None:
+        check_output_shape(found, (1, None), "here")
+        return
+    with pytest.raises(WeightsError, match=message):
+        check_output_shape(found, (1, None), "here")

@@ -192,17 +192,18 @@ def test_files(written: Path) -> None:
     assert (written / "run.yaml").read_text().startswith("command: spineline data phantom\n")
 
 
-def test_the_same_settings_write_the_same_bytes(written: Path, tmp_path: Path) -> None:
-    phantom(DataPhantom(out=tmp_path / "b", n=2, size=192, slices=3, seed=5))
-    assert digest(tmp_path / "b") == digest(written)
-    phantom(DataPhantom(out=tmp_path / "c", n=1, size=192, slices=3, seed=6))
-    assert not set(digest(tmp_path / "c").values()) & set(digest(written).values())
-
-
-def test_more_phantoms_leave_the_first_as_they_were(written: Path, tmp_path: Path) -> None:
-    phantom(DataPhantom(out=tmp_path / "b", n=1, size=192, slices=3, seed=5))
+def test_the_same_seed_writes_the_same_bytes_however_many_there_are(
+    written: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("same", 5), ("other", 6)):
+        phantom(DataPhantom(out=tmp_path / name, n=1, size=192, slices=3, seed=seed))
     first = {k: v for k, v in digest(written).items() if "study0" in k or "000-000" in k}
-    assert first.items() <= digest(tmp_path / "b").items()
+    assert len(first) == 10
+    assert first.items() <= digest(tmp_path / "same").items()
+    for name in ("annotations.json", "report_labels.json"):
+        both, one = (json.loads((out / name).read_text()) for out in (written, tmp_path / "same"))
+        assert both[:1] == one
+    assert not set(digest(tmp_path / "other").values()) & set(digest(written).values())
 
 
 def test_studies_are_chosen_as_annotated(written: Path) -> None:

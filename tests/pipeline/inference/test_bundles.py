@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from spineline.datasets.common.errors import ConfigError, WeightsError
+from spineline.datasets.crops.grey_range import GreyRange
 from spineline.datasets.crops.spec import CropSpec
 from spineline.datasets.labels import BINARY_NAMES, LEVELS, SEVEN_NAMES
 from spineline.datasets.straighten import StripSpec
@@ -20,10 +21,12 @@ from spineline.pipeline.inference.bundles import (
     exported_bundle,
     is_exported,
     load_exported,
+    networks_needed,
     read_bundle,
 )
 from spineline.pipeline.inference.decode import DecodeSettings
 from spineline.pipeline.inference.pipeline import Pipeline, bundle_of
+from spineline.pipeline.inference.runtimes.choice import chosen_runtime
 from spineline.pipeline.inference.settings import ModelSettings
 
 Change = Callable[[dict[str, Any]], object]
@@ -91,11 +94,18 @@ def settings(bundle: Path, **keys: Any) -> ModelSettings:
 
 
 def test_what_it_says_is_read(bundle: Path) -> None:
-    changed(bundle, lambda c: c["decode"]["spine"].update(skip_cost=4))
-    found = read_bundle(bundle)
+    greys = {"low": [0.1, 0.2, 0.3], "high": [0.7, 0.8, 0.9]}
+
+    def change(content: dict[str, Any]) -> None:
+        content["decode"]["spine"].update(skip_cost=4)
+        content["networks"]["classifier"].update(greys=greys, level_input=True)
+
+    found = read_bundle(changed(bundle, change))
     assert (found.form, found.name, found.names, found.imgsz) == ("onnx", "mine-onnx", LEVELS, 320)
     (classifier,) = found.classifiers
     assert (classifier.head, classifier.crop) == ("both", CropSpec(64, 1.3, "spine"))
+    assert classifier.greys == GreyRange((0.1, 0.2, 0.3), (0.7, 0.8, 0.9))
+    assert classifier.level_input
     assert found.combination is None
     assert found.strip == StripSpec()
     assert found.decoding == DecodeSettings(skip_cost=4)
@@ -167,6 +177,9 @@ DAMAGED: dict[str, tuple[str, Any, str]] = {
     "align": ("networks.classifier.crop.align", ["x"], "align"),
     "outputs": ("networks.classifier.outputs", {"nine": []}, "outputs"),
     "classes": ("networks.classifier.outputs.binary", ["a", "b"], "outputs"),
+    "level input": ("networks.classifier.level_input", 1, "level_input 1, wanted true or false"),
+    "greys": ("networks.classifier.greys", {"low": [1], "high": ["x"]}, "greys 'x', wanted a num"),
+    "combined": ("schema", 2, "members is missing"),
     "strip": ("networks.namer.strip.above", 10**9, "above 1000000000"),
     "name": ("name", 5, "name is no text"),
     "decode": ("decode.spine", GONE, "spine is missing"),
@@ -279,3 +292,39 @@ def test_programs_are_not_run(bundle: Path) -> None:
     changed(bundle, lambda content: content.update(format="torchscript"))
     with pytest.raises(WeightsError, match=r"TorchScript files.*again with format=onnx"):
         bundle_of(settings(bundle, trust=True))
+
+
+def test_a_bundle_of_no_classifier_is_refused(bundle: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content.update(schema=2)
+        content["networks"]["classifier"] = {"members": []}
+
+    with pytest.raises(WeightsError, match=r"its description is damaged \(classifier: no member"):
+        bundle_of(settings(changed(bundle, change)))
+
+
+def test_a_folder_without_a_description_is_no_bundle(tmp_path: Path) -> None:
+    message = r"is a folder without bundle\.json, so no bundle .*name the weights file in it"
+    with pytest.raises(WeightsError, match=message):
+        bundle_of(settings(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [("torch", "is exported for onnx; use runtime=auto"), ("openvino", "is exported for onnx")],
+)
+def test_a_bundle_runs_by_what_it_was_made_for(bundle: Path, runtime: str, message: str) -> None:
+    for given in ("auto", "onnx"):
+        fits = settings(bundle, runtime=given)
+        assert chosen_runtime(fits, bundle_of(fits)) == "onnx"
+    other = settings(bundle, runtime=runtime)
+    with pytest.raises(ConfigError, match=message):
+        chosen_runtime(other, bundle_of(other))
+
+
+def test_a_package_that_is_not_installed_is_told_with_what_to_do() -> None:
+    wanted = r"weights=mine: needs torchvision, which is not installed; .*\(pipeline export\)"
+    with pytest.raises(ConfigError, match=wanted), networks_needed("mine"):
+        raise ModuleNotFoundError("No module named 'torchvision.ops'", name="torchvision.ops")
+    with pytest.raises(ModuleNotFoundError, match="of ours"), networks_needed("mine"):
+        raise ModuleNotFoundError("of ours", name="spineline.misspelt")

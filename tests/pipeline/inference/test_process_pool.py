@@ -142,14 +142,14 @@ def test_workers_killed_at_any_moment_cost_at_most_their_items() -> None:
     """Also one that is writing a value, which fills its pipe."""
     with ProcessPool(act, workers=2) as pool:
         found = []
-        for result in pool.map(f"big:{3_000_000 + n}" for n in range(60)):
+        for result in pool.map(f"big:{3_000_000 + n}" for n in range(30)):
             found.append(result)
             if len(found) % 10 == 0:
                 os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     failed = [result.failure.kind for result in found if result.failure is not None]
-    assert len(found) == 60
+    assert len(found) == 30
     assert set(failed) <= {"crash"}
-    assert len(failed) <= 6
+    assert len(failed) <= 3
 
 
 def test_no_more_items_are_taken_than_there_are_workers() -> None:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from spineline.datasets.common.errors import SpinelineError
+from spineline.datasets.dicom.study import scan
+from spineline.datasets.volumes.archives import MAX_NESTED, unpacking
+from spineline.pipeline import Pipeline
 from spineline.pipeline.inference import sources
+from spineline.pipeline.inference.pipeline import Analysis
 from spineline.pipeline.inference.process_pool import FORKS, Limits
-from spineline.pipeline.inference.sources import find_cases
+from spineline.pipeline.inference.sources import Case, find_cases, load_frame
+from spineline.pipeline.inference.warnings import codes_of
 
 
 def in_chinese(dataset: Dataset) -> None:
@@ -94,3 +107,227 @@ def test_the_same_studies_whoever_reads(
     assert find_cases(tmp_path / "cohort", workers=workers) == expected
     monkeypatch.setattr(sources, "_FEW_FILES", 1)
     assert find_cases(tmp_path / "cohort", workers=workers) == expected
+
+
+# What a source is, and what it is not
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", r"empty: .*; nor does it hold images \(.*png.*\) directly in it, nor volumes or"),
+        ("notes.txt", r"notes\.txt"),
+        ("study.zip", r"study\.zip: archives are unpacked by pipeline predict alone"),
+        ("nowhere", r"nowhere"),
+    ],
+)
+def test_a_source_that_holds_nothing_to_look_at(tmp_path, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "study.zip").write_bytes(b"PK")
+    with pytest.raises(SpinelineError, match=message):
+        find_cases(tmp_path / name)
+
+
+def test_archives_beside_a_study_are_left_out_and_told_of(tmp_path, make_study, caplog) -> None:
+    make_study(tmp_path / "cohort" / "a")
+    (tmp_path / "cohort" / "b").mkdir()
+    (tmp_path / "cohort" / "b" / "more.tar.gz").write_bytes(b"none")
+    assert [case.name for case in find_cases(tmp_path / "cohort")] == ["a"]
+    assert "b/more.tar.gz: left out: archives are unpacked by pipeline predict alone" in caplog.text
+
+
+def test_archives_within_archives_have_an_end(tmp_path, make_study) -> None:
+    """The innermost of so many holds a study; one more, and it is not reached."""
+    make_study(tmp_path / "study")
+    (tmp_path / "cohort").mkdir()
+    inner = Path(shutil.make_archive(str(tmp_path / "deep0"), "zip", tmp_path / "study"))
+    for depth in range(1, MAX_NESTED + 1):
+        outer = tmp_path / f"deep{depth}.zip"
+        with zipfile.ZipFile(outer, "w") as zipped:
+            zipped.write(inner, inner.name)
+        inner = outer
+    with unpacking() as archives:
+        (problem,) = find_cases(inner, unpacking=archives)
+        (case,) = find_cases(tmp_path / f"deep{MAX_NESTED - 1}.zip", unpacking=archives)
+    assert f"an archive in {MAX_NESTED} others; unpack it and give the folder" in problem.problem
+    with pytest.raises(SpinelineError, match=f"an archive in {MAX_NESTED} others"):
+        load_frame(problem)
+    assert (case.problem, case.name) == ("", f"deep{MAX_NESTED - 1}")
+
+
+def test_cases_of_one_name_are_told_apart_whatever_their_kind(tmp_path, make_study) -> None:
+    """And none of them is called like a file that a run writes beside its folders."""
+    for folder in ("x", "y"):
+        make_study(tmp_path / folder)
+        (tmp_path / "cohort" / folder).mkdir(parents=True)
+        for name in ("Same", "results.csv"):
+            shutil.make_archive(str(tmp_path / "cohort" / folder / name), "zip", tmp_path / folder)
+    with unpacking() as archives:
+        cases = find_cases(tmp_path / "cohort", unpacking=archives)
+    names = {"Same", "Same-2", "results.csv-2", "results.csv_study"}
+    assert {case.name for case in cases} == names
+    assert len(cases) == 4
+
+
+def test_hidden_images_are_no_slices_of_a_stack(tmp_path, make_spots) -> None:
+    for name in ("im1.png", "im2.png", ".im3.png"):
+        cv2.imwrite(str(tmp_path / name), make_spots())
+    (case,) = find_cases(tmp_path, stack=True)
+    assert [path.name for path in case.stack] == ["im1.png", "im2.png"]
+
+
+def test_how_far_the_headers_are_is_told(tmp_path, monkeypatch, caplog, make_study) -> None:
+    caplog.set_level(logging.INFO, "spineline")
+    make_study(tmp_path / "a", slices=7, change=in_chinese)
+    monkeypatch.setattr(sources, "_FEW_FILES", 3)
+    monkeypatch.setattr(sources, "_CHUNK", 2)
+    assert len(find_cases(tmp_path)[0].files.paths) == 7
+    told = [record.getMessage() for record in caplog.records]
+    assert [text for text in told if "headers" in text] == [
+        f"DICOM headers: {count} of 7" for count in (4, 6)
+    ]
+
+
+# Frames that cannot be looked at, or that something is to be said of
+
+
+def test_a_constant_image_is_an_error(tmp_path) -> None:
+    cv2.imwrite(str(tmp_path / "even.png"), np.full((90, 80), 7, np.uint8))
+    with pytest.raises(SpinelineError, match=r"even\.png: constant image, nothing can be seen"):
+        load_frame(find_cases(tmp_path / "even.png")[0])
+
+
+def test_a_case_of_nothing_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="a case without a study needs the path of an image"):
+        load_frame(Case("nothing"))
+
+
+def test_a_plain_image_in_which_fat_is_dark_is_told_of(tmp_path, monkeypatch, make_spots) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), make_spots())
+    (case,) = find_cases(tmp_path / "a.png")
+    assert load_frame(case).warnings == ()
+    dark = SimpleNamespace(has_suppressed_fat=True)
+    monkeypatch.setattr(sources, "look_at_sagittal", lambda pixels: dark)
+    (told,) = load_frame(case).warnings
+    assert (told.code, "grades are less sure" in told.text) == ("fat_suppressed", True)
+
+
+def named(ds: Dataset) -> None:
+    ds.PatientName, ds.SeriesDescription, ds.SeriesNumber = "Qwertzmann^Xaverine", "Qwertzmann", 7
+
+
+@pytest.mark.parametrize("pseudonymous", [False, True])
+def test_neither_notes_nor_warnings_tell_the_patients_name(
+    tmp_path, make_study, pseudonymous: bool
+) -> None:
+    """The name stands in a folder, a file and a description; that it does is told."""
+    make_study(tmp_path / "qwertzmann", change=named)
+    damaged = (tmp_path / "qwertzmann" / "im0").read_bytes()[:150]
+    (tmp_path / "qwertzmann" / "im-Xaverine9").write_bytes(damaged)
+    (case,) = find_cases(tmp_path / "qwertzmann")
+    frame = load_frame(replace(case, is_pseudonymous=pseudonymous))
+    texts = " ".join(each.text for each in (*frame.notes, *frame.warnings)).lower()
+    assert "of series 7" in texts
+    assert "qwertz" not in texts
+    assert "xaver" not in texts
+    assert "identity_in_name" in codes_of(frame.warnings)
+
+
+# What is told of who the patient is
+
+
+@pytest.mark.parametrize("value", ["YES", "NO", None])
+def test_burned_in_annotation(tmp_path, make_study, value) -> None:
+    def mark(ds: pydicom.Dataset) -> None:
+        if value is not None:
+            ds.BurnedInAnnotation = value
+
+    make_study(tmp_path / "s", change=mark)
+    warnings = load_frame(find_cases(tmp_path / "s")[0]).warnings
+    assert [each.code for each in warnings] == ["burned_in_text"] * (value == "YES")
+
+
+@pytest.mark.parametrize(
+    ("stored", "orientation"),
+    [
+        (lambda image: image, (0, 1, 0, 0, 0, -1)),
+        (lambda image: image, (0, 1, 0, 0, 0, 1)),
+        (lambda image: image, (0, 0, -1, 0, 1, 0)),
+    ],
+    ids=["upright", "feet first", "lying"],
+)
+def test_text_in_the_pixels_is_told_however_the_slice_is_stored(
+    tmp_path, analyse, make_study, make_spots, stored, orientation
+) -> None:
+    image = np.ascontiguousarray(make_spots() // 2)
+    make_study(tmp_path / "plain", image, orientation=orientation)
+    assert "burned_in_text" not in codes_of(analyse(tmp_path / "plain").result.warnings)
+    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
+    make_study(tmp_path / "s", stored(image), orientation=orientation)
+    warnings = analyse(tmp_path / "s").result.warnings
+    assert any("stands in a row as letters do" in each.text for each in warnings)
+    assert not any("DOE" in each.text for each in warnings)
+
+
+def test_what_the_header_says_is_not_said_again(tmp_path, analyse, make_study, make_spots) -> None:
+    image = make_spots() // 2
+    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
+    make_study(tmp_path / "s", image, change=lambda ds: setattr(ds, "BurnedInAnnotation", "YES"))
+    warnings = analyse(tmp_path / "s").result.warnings
+    assert [each.code for each in warnings].count("burned_in_text") == 1
+
+
+# Several slices of a study
+
+
+def analysed(pipeline: Pipeline, study: Path, slices: Any) -> Analysis:
+    (case,) = find_cases(study, slices=slices)
+    (analysis,) = pipeline.analyse([load_frame(case)])
+    return analysis
+
+
+def test_one_slice_is_what_the_slice_alone_gives(tmp_path, fake_pipeline, make_study) -> None:
+    make_study(tmp_path / "s", slices=5)
+    (study,) = scan(tmp_path)
+    middle = study.series[0].slices[2]
+    named = load_frame(Case("s", study=study, header=middle))
+    (alone,) = fake_pipeline.analyse([named])
+    one = analysed(fake_pipeline, tmp_path, 1)
+    assert replace(one.result, warnings=()) == replace(alone.result, warnings=())
+    np.testing.assert_array_equal(one.frame.image, named.image)
+
+
+def test_no_name_of_a_file_is_in_what_is_told_of_a_slice_that_cannot_be_read(
+    tmp_path, fake_pipeline, make_study
+) -> None:
+    make_study(tmp_path / "s", slices=5)
+    beside = tmp_path / "s" / "im1"
+    shutil.move(beside, tmp_path / "s" / "SECRET-ID")
+    dataset = pydicom.dcmread(tmp_path / "s" / "SECRET-ID")
+    dataset.PixelData = dataset.PixelData[:100]
+    dataset.save_as(tmp_path / "s" / "SECRET-ID")
+    analysis = analysed(fake_pipeline, tmp_path, "auto")
+    (note,) = [n for n in analysis.frame.notes if "was not looked at" in n.text]
+    assert "SECRET" not in note.text
+    assert analysis.result.slices is not None
+    assert analysis.result.slices.looked_at == (3, 4)
+
+
+@pytest.mark.parametrize("whole", ["a", "b"])
+def test_the_better_of_equal_series_keeps_what_is_told_of_the_study(
+    tmp_path, fake_pipeline, make_slice, make_spots, make_points, whole: str
+) -> None:
+    for series in "ab":
+        image = make_spots(make_points() if series == whole else make_points()[:5])
+        for number in (1, 2, 3):
+            make_slice(
+                tmp_path / "s" / f"{series}{number}", image, study="s", series=series,
+                number=number, description=f"T2_TSE_SAG {series}",
+                position=(-4.0 * number, -100.0, 100.0),
+            )  # fmt: skip
+    damaged = (tmp_path / "s" / "a1").read_bytes()[:400]
+    (tmp_path / "s" / "cut.dcm").write_bytes(damaged)
+    result = analysed(fake_pipeline, tmp_path, "auto").result
+    assert len(result.structures) == 11
+    assert codes_of(result.warnings).count("files_left_out") == 1

@@ -21,9 +21,9 @@ import pytest
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, SpinelineError
 from spineline.pipeline.evaluation.settings import PipelineVal
-from spineline.pipeline.inference.pipeline import Pipeline, batch_size
+from spineline.pipeline.inference.pipeline import Pipeline
 from spineline.pipeline.inference.process_pool import FORKS
-from spineline.pipeline.inference.settings import ModelSettings, mixed_precision
+from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.run import engine_local
 from spineline.pipeline.run.engine_local import (
@@ -299,30 +299,9 @@ def test_one_frame_that_the_models_fail_on(cohort, fake_pipeline, error, reason:
 
 
 @pytest.mark.parametrize(
-    ("keys", "size", "half"),
-    [
-        ({}, 1, False),
-        ({"device": "0"}, 32, True),
-        ({"device": "cuda"}, 32, True),
-        ({"device": "cuda:1", "half": False, "batch": 3}, 3, False),
-        ({"device": "mps"}, 32, False),
-        ({"device": "mps", "half": True}, 32, True),
-        ({"batch": 16}, 16, False),
-    ],
-    ids=str,
-)
-def test_what_auto_means(keys: dict, size: int, half: bool) -> None:
-    settings = ModelSettings(**keys)
-    assert batch_size(settings) == size
-    assert mixed_precision(settings) is half
-
-
-@pytest.mark.parametrize(
     ("word", "message"),
     [
         ("batch=0", "batch=0: out of range, allowed 1 or more"),
-        ("batch=many", "batch=many: wanted auto, or a number of images, 1 or more"),
-        ("half=maybe", "half=maybe: wanted auto, true or false"),
         ("half=true", "half=true: the CPU computes in full precision; use half=auto"),
         ("device=gpu", "device=gpu: not a device; allowed: cpu, cuda, mps, or a number"),
         ("device=0,1", "device=0,1: wanted one device"),

@@ -12,13 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from spineline.datasets.common.errors import SpinelineError, WeightsError
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.predictions import RESULT_SCHEMA
-from spineline.pipeline import Pipeline
-from spineline.pipeline.inference.pipeline import bundle_of
 from spineline.pipeline.inference.results import StudyResult, read_result
-from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.inference.sources import find_cases, load_frame
 from spineline.pipeline.outputs.study_files import title_of
 
@@ -430,18 +426,6 @@ def test_unknown_weights(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("name", ["lumbar-yolov8n", "lumbar-grades"])
-@pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
-def test_one_network_takes_its_place_in_the_default(name: str, as_path: bool) -> None:
-    from spineline.weights import resolve_bundle
-    from spineline.weights.registry import BUNDLED
-
-    weights = str(BUNDLED / f"{name}.safetensors") if as_path else name
-    found = bundle_of(ModelSettings(weights=weights))
-    assert found.sha256 == resolve_bundle().sha256
-    assert Path(weights).name in found.name.split(",")
-
-
 @pytest.mark.parametrize("networks", [1, 2])
 def test_a_pickle_is_refused(tmp_path, make_study, predict, networks: int) -> None:
     make_study(tmp_path / "s")
@@ -462,39 +446,6 @@ def test_from_python(tmp_path, fake_pipeline, make_study) -> None:
     assert isinstance(result, StudyResult)
     assert result.structures[10].level == "L5-S1"
     assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))).missing_levels == ()
-
-
-def test_from_python_one_study_at_a_time(tmp_path, fake_pipeline, make_study) -> None:
-    make_study(tmp_path / "c" / "a")
-    make_study(tmp_path / "c" / "b")
-    with pytest.raises(SpinelineError, match="holds 2 studies"):
-        fake_pipeline.predict(tmp_path / "c")
-
-
-def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
-    fake_pipeline.detector.names = ("cat", "dog")
-    with pytest.raises(WeightsError, match="are no levels"):
-        Pipeline(fake_pipeline.detector, None)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda v: v.update(schema="other/1"), "schema is 'other/1'"),
-        (lambda v: v.pop("image"), "not a result"),
-        (lambda v: v["structures"][0].update(level="C7"), "unknown level 'C7'"),
-        (lambda v: v["structures"][0].update(point_xy=["a", 1]), "not a result"),
-    ],
-)
-def test_damaged_results_are_refused(
-    tmp_path, fake_pipeline, make_study, change, message: str
-) -> None:
-    make_study(tmp_path / "s")
-    value = fake_pipeline.predict(tmp_path / "s").to_json()
-    change(value)
-    (tmp_path / "result.json").write_text(json.dumps(value))
-    with pytest.raises(SpinelineError, match=message):
-        read_result(tmp_path / "result.json")
 
 
 def test_a_folder_that_may_not_be_listed(

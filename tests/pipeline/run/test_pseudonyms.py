@@ -22,7 +22,6 @@ from spineline.datasets.dicom.privacy import (
     privacy_remarks,
 )
 from spineline.datasets.dicom.study import scan
-from spineline.pipeline.inference.warnings import codes_of
 
 NAME, NUMBER = "Qwertzmann^Xaverine", "PID-778899"
 IN_HEADERS = {
@@ -446,55 +445,12 @@ def test_a_folder_with_the_patients_name_is_told_without_it(make_study, run, sou
     assert "Xaverine" not in said
 
 
-@pytest.mark.parametrize("value", ["YES", "NO", None])
-def test_burned_in_annotation(tmp_path, fake_pipeline, make_study, value) -> None:
-    from spineline.pipeline.inference.sources import find_cases, load_frame
-
-    def mark(ds: pydicom.Dataset) -> None:
-        if value is not None:
-            ds.BurnedInAnnotation = value
-
-    make_study(tmp_path / "s", change=mark)
-    warnings = load_frame(find_cases(tmp_path / "s")[0]).warnings
-    assert [each.code for each in warnings] == ["burned_in_text"] * (value == "YES")
-
-
-@pytest.mark.parametrize(
-    ("stored", "orientation"),
-    [
-        (lambda image: image, (0, 1, 0, 0, 0, -1)),
-        (lambda image: image, (0, 1, 0, 0, 0, 1)),
-        (lambda image: image, (0, 0, -1, 0, 1, 0)),
-    ],
-    ids=["upright", "feet first", "lying"],
-)
-def test_text_in_the_pixels_is_told_however_the_slice_is_stored(
-    tmp_path, analyse, make_study, make_spots, stored, orientation
-) -> None:
-    image = np.ascontiguousarray(make_spots() // 2)
-    make_study(tmp_path / "plain", image, orientation=orientation)
-    assert "burned_in_text" not in codes_of(analyse(tmp_path / "plain").result.warnings)
-    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
-    make_study(tmp_path / "s", stored(image), orientation=orientation)
-    warnings = analyse(tmp_path / "s").result.warnings
-    assert any("stands in a row as letters do" in each.text for each in warnings)
-    assert not any("DOE" in each.text for each in warnings)
-
-
 def test_text_in_a_plain_image_is_told_once(tmp_path, make_spots, run, source, out) -> None:
     image = cv2.resize(make_spots() // 2, None, fx=3, fy=3)
     cv2.putText(image, "DOE JOHN 1961", (5, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1)
     cv2.imwrite(str(tmp_path / "a.png"), image)
     assert run(source=tmp_path / "a.png")[0] == 0
     assert [each["code"] for each in result_in(out, "a")["warnings"]].count("burned_in_text") == 1
-
-
-def test_what_the_header_says_is_not_said_again(tmp_path, analyse, make_study, make_spots) -> None:
-    image = make_spots() // 2
-    cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
-    make_study(tmp_path / "s", image, change=lambda ds: setattr(ds, "BurnedInAnnotation", "YES"))
-    warnings = analyse(tmp_path / "s").result.warnings
-    assert [each.code for each in warnings].count("burned_in_text") == 1
 
 
 def test_a_secondary_capture_is_told(tmp_path, make_slice, make_spots) -> None:

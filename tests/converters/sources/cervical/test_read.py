@@ -691,6 +691,7 @@ def test_data_check_takes_the_names_of_columns(source: FilesOfCervical, run_cli)
     assert "1 annotated images checked: nothing found" in output
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_converted_dataset_has_no_findings(source: FilesOfCervical, run_cli) -> None:
     source.csv(table(row("a.png"), row("b.png"))).image("a.png", "b.png")
     assert run_cli("convert", "cervical", *source.words(split="train"))[0] == 0

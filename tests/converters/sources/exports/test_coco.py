@@ -242,6 +242,7 @@ def test_a_patient_attribute_that_no_entry_has(spine):
         read(spine, boxes(spine), patient="pat")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_converted_dataset_opens_as_all_others(spine, run_cli, tmp_path):
     path, out = tmp_path / "export.json", tmp_path / "out"
     path.write_text(json.dumps(boxes(spine)))

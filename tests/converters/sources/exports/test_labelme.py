@@ -84,6 +84,26 @@ def test_other_shapes_are_left_out_and_counted(spine):
     assert source.marks["left_out"] == {"other_shape": 2}
 
 
+def test_flat_boxes_and_words_to_ignore_are_left_out_and_counted(spine):
+    names = spine.images.parent / "names.yaml"
+    names.write_text("levels: {cord: ignore}\n")
+    more = [shape("cord", [(1, 1)]), shape("L1", [(1, 5), (9, 5)], "rectangle")]
+    source = read(spine, [label_file(spine, 0, graded_points(spine) + more)], names=names)
+    assert source.marks["left_out"] == {"ignored_mark": 1, "degenerate_box": 1}
+    assert len(source.records[0].structures) == 11
+
+
+def test_one_file_alone_and_what_else_lies_in_a_folder(spine):
+    content = label_file(spine, 0, graded_points(spine))
+    folder = write(spine, [content, {"settings": 1}, "[1]"])
+    (folder / ".hidden.json").write_text(json.dumps(label_file(spine, 1, [])))
+    for place in (folder, folder / "0.json"):
+        keys = {"annotations": place, "images": spine.images, "out": folder / "out"}
+        source = read_export(ConvertLabelme(**keys))
+        assert [record.image_id for record in source.records] == ["a-1"]
+        assert source.left_out == ()
+
+
 def test_two_files_of_one_image_are_an_error(spine):
     shapes = graded_points(spine)
     source = read(spine, [label_file(spine, 0, shapes), label_file(spine, 0, shapes)])

@@ -148,6 +148,15 @@ def test_other_regions_are_left_out_and_counted(spine):
     assert len(source.records[0].structures) == 11
 
 
+def test_a_region_without_a_place_and_a_list_of_no_tasks(spine):
+    content = tasks(spine)
+    content[1]["annotations"][0]["result"][0]["value"] = "here"
+    (entry,) = read(spine, content).failures
+    assert (entry.reason, "has no x and y" in entry.detail) == ("bad_entry", True)
+    with pytest.raises(AnnotationError, match="wanted a list of Label Studio's tasks"):
+        read(spine, [*content, "task"])
+
+
 def test_patients_by_data_or_by_a_choice(spine):
     content = tasks(spine)
     for n, one in enumerate(content):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,17 @@ def result(levels: tuple[str, ...] = LEVELS) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@functools.cache
+def validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(result_schema())
+
+
 def corrected(*changes: Change, values: dict[str, Any] | None = None, **more: Any) -> Any:
     values = result() if values is None else values
     before = copy.deepcopy(values)
     made = corrected_values(values, Corrections(SHA, changes, **more), "s")
     assert values == before  # neither is changed
-    jsonschema.validate(made, result_schema())
+    validator().validate(made)
     StudyResult.from_json(made)
     return made
 
@@ -114,6 +120,15 @@ def test_a_chain_is_shifted_and_what_falls_off_is_kept_beyond() -> None:
     assert "11 renamed" in made["warnings"][0]["text"]
     back = without_idle(Corrections(SHA, tuple(Change(level, level) for level in LEVELS)), result())
     assert back.changes == ()
+
+
+def test_what_says_the_same_as_the_result_is_no_change() -> None:
+    """But a structure that is deleted or added is one, and so is the rest of a change."""
+    kept = (Change("L1", deleted=True), Change(None, "S1", (50.0, 140.0)))
+    idle = Change("L3", "L3", (50.0, 70.0), (0.0, 50.0, -70.0), seven=0, v5=False)
+    half = Change("L4", "L4", (53.0, 88.0), seven=0)
+    found = without_idle(Corrections(SHA, (*kept, idle, half)), result())
+    assert found.changes == (*kept, Change("L4", point_xy=(53.0, 88.0)))
 
 
 def test_an_added_structure_gets_the_rules_box_and_is_missing_no_more() -> None:
@@ -216,11 +231,15 @@ def test_a_file_by_hand_needs_no_more_than_what_it_changes() -> None:
         ((Change(None, "L4", (1.0, 1.0)),), "two structures would be named L4"),
         ((Change("L4", seven=1), Change("L4", seven=0)), "L4 is changed twice"),
         ((Change("L4", point_xy=(100.0, 5.0)),), "outside the image"),
+        ((Change("S1", seven=2),), "the result has no S1 that could be changed"),
+        ((Change("L1-L2", v5=False),), "L1-L2 is graded v5 alone; choose another grade first"),
     ],
 )
 def test_changes_that_do_not_fit_are_refused(changes: Any, words: str) -> None:
+    values = result()
+    at(values, "L1-L2")["seven"]["class"] = 6
     with pytest.raises(AnnotationError, match=words):
-        corrected(*changes)
+        corrected(*changes, values=values)
 
 
 def test_a_refused_result_has_nothing_to_correct() -> None:

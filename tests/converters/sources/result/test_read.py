@@ -193,6 +193,25 @@ def test_shapes_of_a_source(plain, tmp_path, shape: str) -> None:
     assert is_result_source(place) == (shape != "flat folder")
 
 
+def test_a_single_image_may_be_what_a_run_had_looked_at(plain) -> None:
+    run = plain("one")
+    source = read_results(run.folder, run.images / "one.png")
+    (record,) = source.records
+    assert source.path_of(record) == run.images / "one.png"
+    assert source.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({}, "not_looked_at"), ({"status": "refused", "structures": []}, "not_lumbar_t2")],
+)
+def test_results_that_say_nothing_are_left_out_on_purpose(plain, change, reason: str) -> None:
+    run = plain("one")
+    run.results["one"] |= change
+    (entry,) = run.save().read(reviewed_only=reason == "not_looked_at").left_out
+    assert (entry.reason, entry.failed) == (reason, False)
+
+
 def test_hidden_folders_are_passed_over(plain) -> None:
     run = plain("one")
     half = run.folder / ".two.partial" / "result.json"
