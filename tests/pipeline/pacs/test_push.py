@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pydicom
 import pytest
 
 pytest.importorskip("highdicom")
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("push") / "run"
+
+
 @pytest.fixture
-def run(tmp_path, make_study, fake_models, predict):
-    """The folder of a run over two studies."""
-    for name in ("a", "b"):
-        make_study(tmp_path / "s" / name)
-    code, _, _ = predict(tmp_path / "s", "to=sr,pr,sc", out=tmp_path / "run")
-    assert code == 0
-    return tmp_path / "run"
+def run(kept, tmp_path, make_study, fake_models, predict) -> Path:
+    """The folder of a run over two studies, made once and copied."""
+    if not kept.exists():
+        for name in ("a", "b"):
+            make_study(tmp_path / "s" / name)
+        code, _, _ = predict(tmp_path / "s", "to=sr,pr,sc", out=kept)
+        assert code == 0
+    return Path(shutil.copytree(kept, tmp_path / "run"))
 
 
 def test_over_dimse_and_a_second_time(run, peer, run_cli) -> None:
