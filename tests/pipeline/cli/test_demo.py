@@ -10,7 +10,7 @@ from spineline.datasets.common.settings import Settings
 from spineline.datasets.labels import LEVELS
 from spineline.datasets.types import Structure
 from spineline.pipeline.cli.commands import COMMANDS
-from spineline.pipeline.cli.demo import compare_with_drawn, draw_study
+from spineline.pipeline.cli.demo import compare_with_drawn
 from spineline.pipeline.cli.help import load_named
 from spineline.pipeline.cli.main import settings_from_words
 from spineline.pipeline.inference.results import GradedStructure, SevenGrade
@@ -26,6 +26,13 @@ def found(level: str, x: float, y: float, seven: int) -> GradedStructure:
     return GradedStructure(
         level, kind, (x, y), (0, 0, 1, 1), 0.9, None, SevenGrade(seven, (0.0,) * 7)
     )
+
+
+def points_of(path: Path) -> dict[str, list[float]]:
+    """Where an annotation of one study has its levels."""
+    (study,) = json.loads(path.read_text())
+    (points,) = [one["data"]["point"] for one in study["data"][0]["annotation"]]
+    return {point["tag"]["identification"]: point["coord"] for point in points}
 
 
 def test_comparison_by_hand() -> None:
@@ -64,17 +71,13 @@ def test_writes_study_result_and_picture_and_says_where(
         else:
             mode = "" if "" in COMMANDS[task] else words.pop(0)
             settings_from_words(settings_of(task, mode), words)
-    assert json.loads((out / "annotation.json").read_text())[0]["studyUid"]
+    drawn = points_of(out / "annotation.json")
+    assert set(drawn) == set(LEVELS)
     # An earlier demo is replaced; anything else is not.
     assert run_cli("demo", "seed=1")[0] == 0
+    assert points_of(out / "annotation.json") != drawn
     (out / "run.yaml").write_text("command: spineline detect train\n")
     code, _, warned = run_cli("demo")
     assert code == 1
     assert "exists already" in warned
     assert run_cli("demo", "overwrite=true")[0] == 0
-
-
-def test_seed_decides_the_spine(tmp_path) -> None:
-    records = [draw_study(tmp_path / str(seed), seed) for seed in (1, 2)]
-    assert records[0].structures != records[1].structures
-    assert [s.level for s in records[0].structures] == list(LEVELS)
