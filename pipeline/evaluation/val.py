@@ -214,9 +214,7 @@ def stored_results(folder: Path, truth: GroundTruthSet, failures: list[Failure])
     folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
     paths = sorted(folder.glob("*/result.json"))
     if not paths:
-        msg = (
-            f"{folder}: holds no STUDY/result.json; wanted the out folder of pipeline predict, or "
-        )
+        msg = f"{folder}: holds no STUDY/result.json; wanted the output folder of pipeline predict, or "
         raise ConfigError(f"{msg}of pipeline val (of one with predictions=, name that folder)")
     found = {path.parent.name: read_result(path) for path in paths}
     by_uid = {result.study_uid: result for result in found.values() if result.study_uid}

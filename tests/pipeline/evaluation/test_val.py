@@ -355,7 +355,7 @@ def test_no_stored_predictions_at_all(tmp_path, fake_models, cohort, val) -> Non
     (tmp_path / "p").mkdir()
     code, _, warned = val(*cohort, f"predictions={tmp_path / 'p'}")
     assert code == 2
-    assert "holds no STUDY/result.json; wanted the out folder of pipeline predict" in warned
+    assert "holds no STUDY/result.json; wanted the output folder of pipeline predict" in warned
 
 
 def test_what_it_has_over_another_run(tmp_path, fake_models, fake_pipeline, cohort, val) -> None:
