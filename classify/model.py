@@ -338,7 +338,7 @@ def _whole_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, in
 
 def _gradient_trunk(config: NetworkConfig, pretrained: bool) -> GradientTrunk:
     if config.channels != 1:
-        msg = f"channels={config.channels}: model={GRADIENTS} looks at grey crops; use channels=1"
+        msg = f"channels={config.channels}: model={GRADIENTS} uses grey crops; set channels=1"
         raise ConfigError(msg)
     if pretrained:
         raise ConfigError(f"download=true: model={GRADIENTS} has no pretrained weights to fetch")
@@ -536,7 +536,7 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
     else:
         state, metadata = _read_pickle(path)
     if isinstance(metadata, dict) and "combined" in metadata:
-        msg = f"{path}: holds several classifiers that answer as one; wanted a single one"
+        msg = f"{path}: holds several combined classifiers; wanted a single one"
         raise WeightsError(msg)
     metadata, state = _by_our_names(metadata, state)
     config = config_from_metadata(metadata, str(path))
@@ -583,7 +583,7 @@ def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) ->
     """A network with given weights.
 
     Raises:
-        WeightsError: the weights do not fit the configuration, or are no finite numbers.
+        WeightsError: the weights do not fit the configuration, or are not finite numbers.
     """
     _check_hidden(state, config, where)
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
@@ -757,7 +757,7 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 def _finite_grades(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
     if not all(each is None or bool(each.isfinite().all()) for each in logits):
-        raise WeightsError("the classifier answers with what is no number: its weights are bad")
+        raise WeightsError("the classifier's answer is not a number: its weights are damaged")
     return grades_of(logits, kinds)
 
 
@@ -888,7 +888,7 @@ def load_classifier(
     for file in files:
         found, combination = read_members(file, trust=trust)
         if combination is not None and len(files) > 1:
-            msg = f"{file}: holds several classifiers that answer as one already; name it alone, "
+            msg = f"{file}: already holds several combined classifiers; give only this file, "
             raise WeightsError(msg + "or name the weights of single classifiers")
         for n, (state, config) in enumerate(found):
             where = str(file) if combination is None else f"{file}, member {n}"

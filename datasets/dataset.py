@@ -82,7 +82,7 @@ def load_dataset(data: Path, images: Path | None = None, *, own_classes: bool = 
     Args:
         data: what names it.
         images: of a bare COCO data set, the folder of its images; None looks around the JSON.
-        own_classes: take a bare data set too whose classes are no levels.
+        own_classes: take a bare data set too whose classes are not levels.
 
     Raises:
         AnnotationError: no dataset, its files cannot be read, or its classes are its own.

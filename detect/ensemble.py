@@ -267,7 +267,7 @@ def check_choice(settings: DetectVal | DetectPredict) -> None:
         ]
         if changed:
             msg = f"{changed[0]}=: is for an ensemble, and model= names one detector"
-            raise ConfigError(f"{msg}; name several by weights=FILE,FILE, or leave it away")
+            raise ConfigError(f"{msg}; name several by weights=FILE,FILE, or leave it out")
         return
     shown = ",".join(settings.weights)
     if settings.model is not None:

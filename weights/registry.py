@@ -437,7 +437,7 @@ def _resolve_named(registry: Registry, bundle: str, name: str, task: Task) -> We
     if entry is None:
         raise WeightsError(
             f"weights={bundle}: the bundle wants {name!r}, which is not in "
-            f"{registry.folder / REGISTRY_FILE}; install spineline anew, or name your own weights"
+            f"{registry.folder / REGISTRY_FILE}; reinstall spineline, or name your own weights"
         )
     return _resolve_entry(registry, entry, task)
 
@@ -455,7 +455,7 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
     if found != entry.sha256:
         raise WeightsError(
             f"{entry.name}: {path} has been altered: expected SHA-256 {entry.sha256}, "
-            f"found {found}; restore it (git checkout, or install spineline anew); to use the "
+            f"found {found}; restore it (git checkout, or reinstall spineline); to use the "
             "altered file on purpose, copy it elsewhere and name it by its path"
         )
     return WeightsFile(entry.name, path, found)

@@ -65,11 +65,11 @@ def log_rows(has: Sequence[str], wanted: Sequence[str], rows: ClassRows) -> None
             "afresh", ", ".join(has), ", ".join(wanted),
         )  # fmt: skip
         return
-    LOG.info("classes taken over by name: %s", ", ".join(taken))
+    LOG.info("classes matched by name: %s", ", ".join(taken))
     if afresh:
-        LOG.info("classes that start afresh: %s", ", ".join(afresh))
+        LOG.info("new classes, with new weights: %s", ", ".join(afresh))
     if left:
-        LOG.info("classes of the weights that the data has not: %s", ", ".join(left))
+        LOG.info("classes of the weights that the data does not have: %s", ", ".join(left))
 
 
 def taken_over(

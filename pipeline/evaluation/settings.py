@@ -58,11 +58,9 @@ class PipelineVal(GroundTruthSettings):
         GroundTruthSettings.__post_init__(self)
         check_salt(self.salt, self.names)
         if self.data is None and (self.source is None or self.annotations is None):
-            raise ConfigError("wanted source=… and annotations=…, or data=…")
+            raise ConfigError("give source=… and annotations=…, or data=…")
         if self.data is not None and (self.source or self.annotations):
-            raise ConfigError(
-                "data=…: stands instead of source=… and annotations=…; give one of both"
-            )
+            raise ConfigError("data=…: replaces source=… and annotations=…; give only one")
         if self.split is not None and self.part is None:
             raise ConfigError("split=…: say which part to score, such as part=val")
         if self.split is None and self.part is not None and self.data is None:

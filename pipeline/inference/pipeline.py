@@ -150,7 +150,7 @@ class Pipeline:
         if not set(self.detector.names) & set(LEVELS):
             msg = (
                 f"weights={self.weights_name}: the detector's classes {list(self.detector.names)} "
-                f"are no levels; wanted one trained with labels=level ({', '.join(LEVELS)})"
+                f"are not levels; wanted one trained with labels=level ({', '.join(LEVELS)})"
             )
             raise WeightsError(msg)
 

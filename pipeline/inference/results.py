@@ -103,7 +103,7 @@ class SlicesSeen:
 
     def __post_init__(self) -> None:
         if self.graded not in self.looked_at:
-            raise ValueError(f"slice {self.graded} was graded and not looked at")
+            raise ValueError(f"slice {self.graded} was graded but not read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,7 @@ def _check(result: StudyResult) -> None:
 def _check_structure(structure: GradedStructure) -> None:
     places = (*structure.point_xy, *structure.box_xyxy, *(structure.point_mm or ()))
     if not all(map(math.isfinite, places)):
-        raise ValueError(f"{structure.level}: a coordinate is no finite number")
+        raise ValueError(f"{structure.level}: a coordinate is not a finite number")
     _check_shares(structure.confidence, what=f"{structure.level}: confidence")
     if (seven := structure.seven) is not None:
         if len(seven.probabilities) != 7 or not 0 <= seven.class_index < 7:

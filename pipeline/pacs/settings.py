@@ -96,7 +96,7 @@ class PacsPull(ServerSettings):
             if not is_plain_uid(uid):
                 raise ConfigError(f"study={uid[:64]}: is no UID; wanted numbers with dots between")
         if self.port is not None and parse_address(self.url).protocol != "dimse":
-            raise ConfigError("port=…: is of dicom://…, which can send by C-MOVE; leave it away")
+            raise ConfigError("port=…: is of dicom://…, which can send by C-MOVE; leave it out")
         self.filters()
 
     def access(self) -> PacsAccess:

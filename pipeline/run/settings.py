@@ -57,7 +57,7 @@ class PipelinePredict(OutputSettings):
     def __post_init__(self) -> None:
         OutputSettings.__post_init__(self)
         if self.stack and self.window == "none":
-            msg = "stack=true and window=none: slices of a stack are windowed alike; leave one away"
+            msg = "stack=true and window=none: slices of a stack are windowed alike; leave one out"
             raise ConfigError(msg)
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"

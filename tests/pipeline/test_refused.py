@@ -187,7 +187,7 @@ def test_a_study_without_a_sagittal_t2_series(
     assert (result.status, len(result.structures)) == ("forced", 11)
     (warning,) = [w for w in result.warnings if w.code == "not_lumbar_t2"]
     assert "by force=true: do not rely on them" in warning.text
-    assert "taken by force=true, although it is" in (tmp_path / "f" / "c" / "log.txt").read_text()
+    assert "used because of force=true, although it is" in (tmp_path / "f" / "c" / "log.txt").read_text()
 
 
 def test_names_of_series_stay_hidden(tmp_path, fake_models, make_study, predict) -> None:
@@ -222,7 +222,7 @@ def test_val_counts_its_levels_as_missed(
     assert metrics["refused"] == ["b"]
     assert metrics["failures"] == []
     assert metrics["level_accuracy_8px"]["value"] == 0.5
-    assert "1 of 2 images: refused as no sagittal lumbar T2" in said + warned
+    assert "1 of 2 images: refused as not sagittal lumbar T2" in said + warned
 
 
 def test_older_results_were_refused_nothing(tmp_path, cohort, predict) -> None:

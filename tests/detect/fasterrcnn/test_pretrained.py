@@ -181,7 +181,7 @@ def test_weights_are_fetched_when_asked_for(
     fetched.unlink()
     with pytest.raises(WeightsError, match=r"could not be fetched.*give backbone_weights=FILE"):
         pretrained.download_backbone("resnet18")
-    with pytest.raises(ConfigError, match="torchvision's alone are fetched"):
+    with pytest.raises(ConfigError, match="torchvision's can be downloaded"):
         pretrained.download_backbone("convnext_tiny")
 
 

@@ -190,7 +190,7 @@ def test_frames_without_spacing(tmp_path, fake_models, frames, val) -> None:
     code, said, _ = val(*frames)
     flat = flatten(metrics_of(tmp_path / "o"))
     assert code == 0
-    assert "figures in mm are not defined" in said
+    assert "metrics in mm are undefined" in said
     assert flat["level_accuracy_8px"]["value"] == 1.0
     assert flat["seven.accuracy"]["value"] == 1.0
     assert flat["level_accuracy_6mm"] == {"value": None, "ci95": [None, None], "n": 0}
@@ -315,12 +315,12 @@ def test_table_of_labels_without_grades(tmp_path, fake_models, frames, val) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["out=o"], "wanted source=… and annotations=…, or data=…"),
-        (["out=o", "source=s"], "wanted source=… and annotations=…, or data=…"),
-        (["out=o", "data=d", "source=s"], "give one of both"),
+        (["out=o"], "give source=… and annotations=…, or data=…"),
+        (["out=o", "source=s"], "give source=… and annotations=…, or data=…"),
+        (["out=o", "data=d", "source=s"], "give only one"),
         (["out=o", "data=d", "split=s"], "say which part"),
         (["out=o", "source=s", "annotations=a", "part=val"], "needs split=MANIFEST"),
-        (["out=o", "data=d", "spacing_mm=1", "fov_mm=2"], "give one of both"),
+        (["out=o", "data=d", "spacing_mm=1", "fov_mm=2"], "give only one"),
         (["out=o", "data=d", "slice=best"], "slice=best"),
         (["out=o", "data=d", "abstained=skip"], "abstained=skip"),
         (

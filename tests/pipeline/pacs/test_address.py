@@ -83,8 +83,8 @@ def test_a_file_that_all_can_read_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({}, "give one of both"),
-        ({"study": "1.2", "query": "PatientID=1"}, "give one of both"),
+        ({}, "give only one"),
+        ({"study": "1.2", "query": "PatientID=1"}, "give only one"),
         ({"study": "../../x"}, "is no UID"),
         ({"query": "PatientID"}, "wanted KEYWORD=VALUE"),
         ({"query": "PatientID=*"}, "wanted KEYWORD=VALUE"),

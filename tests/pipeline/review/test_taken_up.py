@@ -92,7 +92,7 @@ def test_convert_mixes_nothing(
     path.write_text(path.read_text() + "\n")
     code, records, warned = convert(run_cli, results, studies, tmp_path / "d")
     assert (code, sorted(records)) == (1, ["b"])
-    assert "written anew since it was corrected" in warned
+    assert "rewritten after it was corrected" in warned
 
 
 def test_val_scores_against_what_a_reader_made_of_results(
