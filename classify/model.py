@@ -630,17 +630,17 @@ class Classifier:
 
     @property
     def crop(self) -> CropSpec:
-        """How the crops it wants are cut."""
+        """How its crops are cut."""
         return self.network.config.crop
 
     @property
     def level_input(self) -> bool:
-        """Whether grades depend on the levels that are given."""
+        """Whether grades depend on the given levels."""
         return self.network.config.level_input
 
     @property
     def greys(self) -> GreyRange | None:
-        """Of the images that it was trained on; None where that was not kept."""
+        """Grey range of the training images; None if it was not stored."""
         return self.network.config.greys
 
     def grade(
@@ -655,15 +655,15 @@ class Classifier:
 
         Args:
             crops: (N, size, size) uint8.
-            kinds: kind of each crop where it is known (from its level): the other kind's classes
-                get probability zero and the rest add up to one; a vertebra carries no v5.
-            levels: (N,) place of each crop's level among the eleven, -1 where it is unknown; what
-                a network without ``level_input`` leaves aside.
+            kinds: kind of each crop, if known from its level. Classes of the other kind get
+                probability zero and the rest add up to one; a vertebra has no v5.
+            levels: (N,) index of each crop's level among the eleven, -1 if unknown; ignored by a
+                network without ``level_input``.
             batch: crops per forward pass.
 
         Raises:
             ValueError: crops of another shape or dtype, or another number of kinds or levels.
-            WeightsError: the network answers with what is no number.
+            WeightsError: the network's answer is not a number.
         """
         crops = _checked_crops(crops, self.crop, levels)
         if kinds is not None and len(kinds) != len(crops):
@@ -866,11 +866,11 @@ def read_members(
 def load_classifier(
     weights: Path | Sequence[Path], *, device: str = "cpu", trust: bool = False
 ) -> Classifier | CombinedClassifier:
-    """Load a classifier from a weights file, or several that answer as one.
+    """Load a classifier from a weights file, or combine several.
 
     Args:
         weights: ``.safetensors`` file of one classifier or of a combination, or a run's
-            ``checkpoint.pt``; or several files of one classifier each, which have equal shares.
+            ``checkpoint.pt``; or several files of single classifiers, which get equal shares.
         device: ``cpu``, ``cuda`` or the number of a CUDA device.
         trust: allow a ``.pt`` file, which is a pickle.
 

@@ -187,7 +187,10 @@ def test_a_study_without_a_sagittal_t2_series(
     assert (result.status, len(result.structures)) == ("forced", 11)
     (warning,) = [w for w in result.warnings if w.code == "not_lumbar_t2"]
     assert "by force=true: do not rely on them" in warning.text
-    assert "used because of force=true, although it is" in (tmp_path / "f" / "c" / "log.txt").read_text()
+    assert (
+        "used because of force=true, although it is"
+        in (tmp_path / "f" / "c" / "log.txt").read_text()
+    )
 
 
 def test_names_of_series_stay_hidden(tmp_path, fake_models, make_study, predict) -> None:

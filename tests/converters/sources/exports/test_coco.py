@@ -174,7 +174,7 @@ def test_a_point_and_a_box_of_a_level_are_one(spine, expected):
         (lambda c: c["images"][0].update(width=512, height=512), "other_size", "512x512 pixels"),
         (lambda c: c["images"][0].update(file_name="none.png"), "label_without_frame", "no file"),
         (lambda c: c["images"][0].update(file_name="../b-1.png"), "duplicate_id", "same image"),
-        (lambda c: c["images"][1].update(file_name="x/a-1.png"), "duplicate_id", "first one is used"),
+        (lambda c: c["images"][1].update(file_name="x/a-1.png"), "duplicate_id", "first one is"),
         (lambda c: c["images"][1].update(id=1), "duplicate_id", "2 images have the id 1"),
         (lambda c: c["images"][0].update(file_name=""), "bad_entry", "no file_name"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, "x", 3]), "not_a_number", "bbox"),
