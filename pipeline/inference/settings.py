@@ -161,7 +161,7 @@ def check_spacing(spacing_mm: float | None, fov_mm: float | None) -> None:
         ConfigError: both are given.
     """
     if spacing_mm is not None and fov_mm is not None:
-        raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")
+        raise ConfigError("spacing_mm=… and fov_mm=…: give only one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

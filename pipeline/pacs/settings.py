@@ -91,7 +91,7 @@ class PacsPull(ServerSettings):
         ServerSettings.__post_init__(self)
         check_salt(self.salt, self.names)
         if bool(self.study) == bool(self.query):
-            raise ConfigError("study=… and query=…: give one of both")
+            raise ConfigError("study=… and query=…: give only one")
         for uid in self.study:
             if not is_plain_uid(uid):
                 raise ConfigError(f"study={uid[:64]}: is no UID; wanted numbers with dots between")

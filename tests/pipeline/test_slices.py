@@ -88,7 +88,7 @@ def test_no_name_of_a_file_is_in_what_is_told_of_a_slice_that_cannot_be_read(
     dataset.PixelData = dataset.PixelData[:100]
     dataset.save_as(tmp_path / "s" / "SECRET-ID")
     analysis = analysed(fake_pipeline, tmp_path, "auto")
-    (note,) = [n for n in analysis.frame.notes if "was not looked at" in n.text]
+    (note,) = [n for n in analysis.frame.notes if "was not used" in n.text]
     assert "SECRET" not in note.text
     assert analysis.result.slices is not None
     assert analysis.result.slices.looked_at == (3, 4)

@@ -167,7 +167,7 @@ def test_numbers_for_names_are_taken_by_place_with_a_warning(
     start, begun = first("unet", HAS, ("0", "1", "2", "3"))
     for name in architecture_of("unet").heads:
         assert torch.equal(begun.network.state_dict()[name], start.network.state_dict()[name])
-    assert "classes bear numbers, not names: the head's rows are taken by place" in said.text
+    assert "classes have numbers instead of names: the head's rows are taken by place" in said.text
 
 
 def test_weights_without_class_names_are_refused(dataset: Path, tmp_path: Path) -> None:

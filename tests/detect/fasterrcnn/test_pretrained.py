@@ -111,7 +111,7 @@ def test_old_files_without_counters_are_taken(network: Any) -> None:
             {"conv1.weight": torch.zeros(64, 3, 3, 3)},
             r"\(64, 3, 3, 3\), wanted of shape \(64, 3, 7",
         ),
-        ({"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}, "no finite numbers"),
+        ({"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}, "not finite numbers"),
     ],
     ids=["missing", "shape", "nan"],
 )

@@ -209,7 +209,7 @@ def test_frames_with_a_stated_spacing(
         point["coord"][0] += 3
     frames[1].write_text(json.dumps(entries))
     _, said, _ = val(*frames, word)
-    assert "not defined: the images" not in said
+    assert "undefined: the images" not in said
     assert metrics_of(tmp_path / "o")["level_accuracy_6mm"]["value"] == value
 
 

@@ -83,7 +83,7 @@ def test_values_come_from_other_processes(capfd, caplog) -> None:
         ("bug", "reading", "ZeroDivisionError: a bug"),
         ("exit", "crash", "its worker process ended: exit status 3"),
         ("segfault", "crash", r"ended: signal 11 \(SIGSEGV\)"),
-        ("kill", "crash", "SIGKILL.*where memory runs out"),
+        ("kill", "crash", "SIGKILL.*when memory runs out"),
         ("lambda", "reading", "pickle"),
     ],
 )

@@ -317,7 +317,7 @@ def test_names_from_one_structure_on_and_one_alone(page: Page, stored) -> None:
 def test_slices_window_and_zoom(page: Page, stored, results: Path) -> None:
     before = page.brightness()
     page.keys("\ue014")
-    page.wait_for(lambda: page.text("slice").startswith("slice 3 of 3 · beside"))
+    page.wait_for(lambda: page.text("slice").startswith("slice 3 of 3 · not the slice"))
     page.keys("\ue015", "l")
     page.wait_for(lambda: "on the slice of the result" in page.text("saved"))
     page.keys("\ue011")

@@ -232,7 +232,7 @@ def test_a_slice_stored_upside_down_gives_points_of_the_stored_pixels(
     found = result_of(tmp_path / "o", "s")
     points = np.array([s["point_xy"] for s in found["structures"]])
     np.testing.assert_allclose(points, np.array([119, 149]) - make_points(), atol=1e-3)
-    assert "turned or mirrored" in found["warnings"][0]["text"]
+    assert "rotated or mirrored" in found["warnings"][0]["text"]
     boxes = np.array([s["box_xyxy"] for s in found["structures"]])
     np.testing.assert_allclose((boxes[:, :2] + boxes[:, 2:]) / 2, points, atol=1e-3)
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -473,7 +473,7 @@ def test_from_python_one_study_at_a_time(tmp_path, fake_pipeline, make_study) ->
 
 def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
     fake_pipeline.detector.names = ("cat", "dog")
-    with pytest.raises(WeightsError, match="are no levels"):
+    with pytest.raises(WeightsError, match="are not levels"):
         Pipeline(fake_pipeline.detector, None)
 
 
