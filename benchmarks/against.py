@@ -69,11 +69,12 @@ import convert_speed
 convert_speed.supervise(Path(sys.argv[1]), Path(sys.argv[2]), images=True)
 """
 ABOUT = f"""\
-*Now* is this checkout, *base* the other version. Each figure is of whole commands, processes of
-their own. A study of a cohort costs the time of the command over all of them, less that over one,
-by the others' number. Trainings are run for few epochs and for more of them; the time that an epoch
-adds is counted for all epochs of the recipe, so that these two rows are estimates. *Wanted* is a
-ratio to the base, by the clock or by processor time (cpu); of supervision, what it takes by ours.
+*Now* is this checkout, and *base* the other version. Each value is for whole commands in their own
+processes. The time of a cohort's study is the time of the command over all studies minus that over
+one, divided by the number of the others. Trainings run once for few epochs and once for more. The
+time that an epoch adds is scaled to all epochs of the recipe, so these two rows are estimates.
+*Wanted* is the target ratio to the base, by wall-clock or processor time (cpu). For supervision, it
+is its time divided by ours.
 {harness.ABOUT}"""
 
 

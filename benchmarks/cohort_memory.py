@@ -148,9 +148,9 @@ def work(settings: MemorySettings, folder: Path) -> harness.BenchResult:
     return harness.BenchResult(
         title="Memory over a cohort",
         about=f"""\
-Resident memory of all processes of `pipeline predict`, looked at every {settings.every:g} s: by
-RSS, which counts what processes share once for each of them, and by PSS, which counts it once.
-Wanted: under {GOAL_MB} MiB, and no more over ten times the studies.""",
+The table gives the resident memory of all processes of `pipeline predict`, sampled every
+{settings.every:g} s. RSS counts shared memory once for each process, PSS only once in total. The
+target is less than {GOAL_MB} MiB, and no increase over ten times the studies.""",
         data=data,
         packages=("torch", "pydicom"),
         tables=(markdown_table(heads, rows),),

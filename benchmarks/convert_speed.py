@@ -35,10 +35,10 @@ AS_IS = "convert report window=none"
 THEIRS = "supervision, images with each format"
 LEAN = "supervision, images once"
 ABOUT = f"""\
-The same records to YOLO, VOC and COCO. Ours starts from the report's JSON and the frames: every
-frame is judged, decoded, windowed, packed as PNG and written once for all formats. supervision
-starts from the COCO file and the images that ours wrote, and copies the images with each format,
-or with one alone. Wanted is to be faster.
+Both convert the same records to YOLO, VOC and COCO. spineline starts from the report's JSON and the
+frames: every frame is checked, decoded, windowed, packed as PNG and written once for all formats.
+supervision starts from the COCO file and the images that spineline wrote, and copies the images
+with each format, or with only one. The target is to be faster.
 {harness.ABOUT}"""
 
 
@@ -110,7 +110,7 @@ def work(settings: ConvertSpeedSettings, folder: Path) -> harness.BenchResult:
     return harness.BenchResult(
         title="Converting to three formats, against supervision",
         about=ABOUT,
-        data=f"{settings.n} phantom frames, {min(settings.n, DRAWN)} of them drawn anew",
+        data=f"{settings.n} phantom frames, {min(settings.n, DRAWN)} of them distinct",
         packages=("supervision", "numpy", "opencv-python", "pillow", "lxml"),
         tables=(harness.arms_table(turns, OURS, "ours"),),
         report={**harness.ratios_json(turns, OURS), "turns": harness.turns_json(turns)},

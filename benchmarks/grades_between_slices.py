@@ -244,18 +244,18 @@ def _spread(values: FloatArray) -> dict[str, Any]:
 
 
 ABOUT = """\
-Every level is graded at its marked point in each slice of a spine of another scanner, three slices
+Every level is graded at its marked point in each slice of spines from other scanners, three slices
 apart. **Nobody has graded these spines: agreement is measured, and whether a grade is right is not
-known.** Slices that agree may all be wrong, and a finding on one side alone may rightly differ. A
-flip is another grade in the neighbouring slice; spread is the standard deviation of a probability
-over the slices of a level. Vertebrae carry no V5. Where nearly all are called abnormal, few can
-flip, so that few flips say nothing good."""
+known.** Slices that agree may all be wrong, and a finding on only one side may rightly differ. A
+*flip* is a different grade in the neighbouring slice; *spread* is the standard deviation of a
+probability over the slices of a level. Vertebrae have no V5. If nearly all structures are called
+abnormal, few can flip, so few flips are no sign of quality."""
 
 AVERAGED = """\
-Averaging: of levels with two slices or more on each side of the middle, the nearest slice of the
-one side is compared with that of the other, then the mean probabilities of each side. The sides
-share no slice, so means do not agree because they are made of the same. A mean reaches further from
-the middle than the slice it is compared with."""
+The next table shows the effect of averaging, on levels with two or more slices on each side of the
+middle. First, the nearest slices of the two sides are compared, then the mean probabilities of each
+side. The sides share no slice, so their means do not agree merely because they share data. A mean
+reaches farther from the middle than the slice that it is compared with."""
 
 
 def section_text(

@@ -130,12 +130,12 @@ def table_of(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 ABOUT = f"""\
-Every structure is graded at its labelled point by the classifier of the fold that did not see its
-study. Boxes are shifted by {SHIFT:.0%} of their larger side, noise is Rician with a deviation of
-6 % of white, and the fat-suppressed look takes 90 % of the fat's signal. AUC is that of normal
-against abnormal; V5 AUC is among discs alone. Differences are paired by study; bold ones have a
-95 % interval that holds no 0. Real fat suppression and real noise are more than these changes of
-grey values: a figure that holds here may still fall on another scanner."""
+Every structure is graded at its labelled point by the classifier of the fold that was not trained
+on its study. Boxes are shifted by {SHIFT:.0%} of their larger side, noise is Rician with a
+deviation of 6 % of white, and simulated fat suppression removes 90 % of the fat's signal. AUC is
+that of normal against abnormal; V5 AUC is for discs only. Differences are paired by study; the 95 %
+interval of those in bold excludes 0. Real fat suppression and real noise change more than these
+grey values: a metric that holds here may still fall on another scanner."""
 
 
 def section_text(

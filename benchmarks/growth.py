@@ -30,10 +30,11 @@ LARGE = (100_000, 1_000_000)
 ENOUGH = 100
 """Studies of the largest cohort below which nothing is counted from it."""
 ABOUT = """\
-Each line is one run of the command. *First* is the time until the first study was done: imports,
-weights, the list of all files, workers. *Last* is the time from the last study to the end: the
-cohort's own files. *A study* is the time between the two by the other studies. Memory is the peak
-of all processes together by PSS. Every engine writes the same files."""
+Each row is one run of the command. *First* is the time until the first study was done: imports,
+weights, listing all files, starting workers. *Last* is the time from the last study to the end,
+when the cohort's own files are written. *A study* is the time between the two, divided by the
+number of the other studies. Memory is the peak of all processes together by PSS. Every engine
+writes the same files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,18 +202,19 @@ def work(settings: GrowthSettings, folder: Path) -> harness.BenchResult:
         "memory, GiB", "written, GB", "files, millions",
     )  # fmt: skip
     each, enough = slope(*first[-2:]), first[-1].studies >= ENOUGH
-    told = f"""\
-One more study of `{first[0].engine}`, from {first[-2].studies} to {first[-1].studies} studies:
-{each.cpu_s * 1e3:.1f} ms of processor, {each.first_cpu_s * 1e3:.2f} of them before the first study
-and {each.last_cpu_s * 1e3:.2f} after the last, and {each.pss_mb * 1024:.1f} KiB of memory. So:"""
+    slopes = f"""\
+With `{first[0].engine}`, from {first[-2].studies} to {first[-1].studies} studies, one more study
+takes {each.cpu_s * 1e3:.1f} ms of processor time and {each.pss_mb * 1024:.1f} KiB of memory.
+Of that time, {each.first_cpu_s * 1e3:.2f} ms are spent before the first study and
+{each.last_cpu_s * 1e3:.2f} ms after the last. For large cohorts, this means:"""
     return harness.BenchResult(
-        title="Cohorts that grow",
+        title="Cost by cohort size",
         about=ABOUT,
         data=data,
         packages=("torch", "ray", "pydicom"),
         tables=(
             markdown_table(heads, rows_of(runs)),
-            *((told, markdown_table(large_heads, large_rows(*first[-2:]))) if enough else ()),
+            *((slopes, markdown_table(large_heads, large_rows(*first[-2:]))) if enough else ()),
         ),
         report={"runs": [asdict(run) for run in runs], "one_more": asdict(each)},
     )

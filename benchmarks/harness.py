@@ -45,10 +45,10 @@ CLI = ("-m", "spineline.pipeline.cli.main")
 """Arguments of Python that run the command line."""
 
 ABOUT = """\
-Arms take turns in one run, in an order that moves on by one each round, after a round that warms
-up; a ratio is the median of the rounds' ratios, each of two neighbours in time, with the least and
-the largest. Other programs ran beside it where the load average is above the number of cores:
-processor time then says more than the clock."""
+The variants run in turn, in an order that rotates each round, after a warm-up round. A ratio is the
+median of the rounds' ratios, each of two neighbouring runs, with the smallest and largest in
+brackets. If the load average exceeds the number of cores, other programs were running too, and
+processor time is more reliable than wall-clock time."""
 DRAWN = 8
 """Studies of a cohort that are drawn; the others are copies of them."""
 
@@ -385,7 +385,7 @@ def draw_cohort(
     for number in range(n):
         files += copy_study(originals[number % drawn], folder / f"study{number:04d}", number)
     words = "various sizes" if size is None else f"{size} px"
-    return f"{n} phantom studies, {files // n} files each, {words}, {drawn} of them drawn anew"
+    return f"{n} phantom studies, {files // n} files each, {words}, {drawn} of them distinct"
 
 
 def copy_study(original: Path, target: Path, number: int) -> int:

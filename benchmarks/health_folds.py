@@ -168,16 +168,17 @@ def rows_of(scored: Scored) -> list[tuple[str, ...]]:
 
 
 ABOUT = """\
-Real T2 frames of the Tianchi spinal-disease set, discs alone: v1 is healthy, any other tag sick.
-Folds are by patient; networks are trained from scratch, and the weights of the last epoch are
-taken, so nothing is chosen on what is scored. The network that scores a patient was trained without
-that patient.
+The data are the discs of real T2 frames of the Tianchi spinal-disease set. Discs with v1 are
+healthy, and any other tag is sick. Folds are by patient. Networks are trained from scratch, and the
+weights of the last epoch are used, so nothing is chosen on what is scored. Each patient is scored
+by a network that was trained without that patient.
 
-The older project's figures are of other data, cervical discs with labels of their own, and its rule
-names things its own way: its "precision" is about the share of labels that were found; its
-"recall", of the boxes that lie on a label, about the share that has the label's class (see
-`detect/evaluation/seed_metrics.py`). One-to-one is COCO's matching at IoU 0.5, precision and recall
-at confidence 0.5; of any class: a disc counts as found whatever it is called.
+The older project's values are for other data: cervical discs with labels of their own. Its rule
+also uses unusual names. Its "precision" is roughly the share of labels that were found. Its
+"recall" is roughly the share of boxes on a label that have the label's class (see
+`detect/evaluation/seed_metrics.py`). *One-to-one* is COCO's matching at IoU 0.5, with precision and
+recall at confidence 0.5. *Of any class* means that a disc counts as found whatever its predicted
+class.
 """
 
 
@@ -194,7 +195,7 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         f"- Seed: {settings.seed} of folds, trainings and bootstrap",
         f"- Machine: {machine()}",
         "",
-        "Made by, in this order:",
+        "Commands, in this order:",
         "",
         *(f"- `{command}`" for command in (converted, *(m.command for m in models))),
     ]
@@ -204,7 +205,7 @@ def section_text(settings: HealthSettings, data: Path, models: Sequence[Scored])
         ABOUT,
         markdown_table(HEADS, rows),
         "",
-        f"In brackets: 95 % interval, bootstrap over patients. {sizes}",
+        f"Brackets give the 95 % interval, from a bootstrap over patients. {sizes}",
         "",
         *folded("Commands and data", made),
     ]
@@ -220,8 +221,9 @@ def small_note(settings: HealthSettings, data: Path, models: Sequence[Scored]) -
     source = yaml.safe_load((data / "run.yaml").read_text(encoding="utf-8"))["settings"]
     names = " ".join(f"{key}={Path(source[key]).name}" for key in ("annotations", "images"))
     return (
-        f"Small runs for a CPU ({epochs}; a small backbone): not the best that either network can "
-        f"do. In full: `python benchmarks/health_folds.py full=true device=0 {names} out=OUT`."
+        f"These are small runs for a CPU ({epochs}; a small backbone), not the best that either "
+        f"network can do. The full run is `python benchmarks/health_folds.py full=true device=0 "
+        f"{names} out=OUT`."
     )
 
 

@@ -41,10 +41,10 @@ PUBLISHED: dict[str, str] = {
 """The report's own figures on its 50 test studies; ``ccf`` on the same studies, 4 folds."""
 
 ABOUT_PUBLISHED = (
-    "Published: the report's figures on its own 50 test studies, which are not the studies scored "
-    "here, and for `ccf` other published figures on the same studies (4 folds). Always answering "
-    '"not V5" scores 0.971 in binary accuracy there, and the commonest class of each kind 0.61 in '
-    "seven-class accuracy. Intervals: bootstrap over studies."
+    "*Published* values are the report's on its own 50 test studies, which are not the studies "
+    "scored here. For `ccf`, they are other published values on the same studies (4 folds). There, "
+    'always answering "not V5" scores 0.971 in binary accuracy, and the most common class of each '
+    "kind scores 0.61 in seven-class accuracy. Intervals are from a bootstrap over studies."
 )
 
 

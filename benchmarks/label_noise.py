@@ -389,27 +389,30 @@ def noise_cell(found: Mapping[str, Any]) -> str:
 
 
 ABOUT = """\
-Confident learning asks, of structures graded out of fold, whether the classifier is as sure of
-another class as it is of that class on average. It cannot tell a wrong label from a hard structure.
-The number after the semicolon is what it says where no label is wrong: labels are then drawn from
-the probabilities. Only what exceeds that number is evidence of noise, and it is evidence against
-this classifier's probabilities, not a second reading. No figure here says who is right."""
+Confident learning uses out-of-fold predictions. For each structure, it asks whether the classifier
+is as sure of another class as it is of that class on average. It cannot tell a wrong label from a
+hard structure. The number after the semicolon is its result if no label is wrong; for that, labels
+are drawn from the probabilities. Only an excess over that number is evidence of noise, and it is
+evidence against this classifier's probabilities, not a second reading. None of these values says
+who is right."""
 
 ORACLE = """\
-An oracle that knows each true class, as estimated above, and says nothing else would score the
-third column against the labels; the fourth is the same where no label is wrong, and shows how far
-the estimate is the classifier's own doubt. Where the measured figure reaches the oracle's, the
-estimated noise is too high: no classifier is better than the truth, and the row bounds nothing."""
+The third column is the score against the labels of an oracle that knows each true class, as
+estimated above, and nothing else. The fourth column is the same if no label is wrong, and shows how
+much of the estimate is the classifier's own uncertainty. If the measured value reaches the
+oracle's, the estimated noise is too high, because no classifier is better than the truth; the row
+then bounds nothing."""
 
 RATES = """\
-The rates of V5 bound its AUC without any classifier, if V5 is as frequent in both sets of studies
-and the annotators alone differ. Then one habit misses V5 or the other invents it, and an oracle
-that knows the truth still scores this much against the labels:"""
+Without any classifier, the rates of V5 bound its AUC, if V5 is equally frequent in both sets of
+studies and only the annotators differ. Then one set of labels misses V5 or the other invents it. An
+oracle that knows the truth would score this against the labels:"""
 
 CROSSED = """\
-A classifier is fitted on the studies of one habit and tested on those of the other. In brackets
-stands the 95 % interval, then the difference to the out-of-fold classifiers on the same studies,
-which saw both habits, paired by study. Fits on fewer studies are worse for that alone."""
+A classifier is fitted on the studies of one habit and tested on those of the other. The 95 %
+interval is in brackets. The difference that follows is to the out-of-fold classifiers, which were
+trained on both habits, on the same studies and paired by study. Training on fewer studies alone
+makes a classifier worse."""
 
 
 def section_text(

@@ -276,15 +276,15 @@ def work(settings: RoundTripSettings, folder: Path) -> harness.BenchResult:
 
     heads = ("way", "points, largest", "mean", "boxes, largest", "mean", "lost", "grades changed")
     return harness.BenchResult(
-        title="What a round trip loses",
+        title="Round-trip accuracy of labels",
         about="""\
-Errors are pixels: of a point its distance, of a box the largest of its four sides. 0 is below a
-thousand-millionth of a pixel, and a dash means that the format does not hold it. *Lost* are
-structures, and a grade has changed where any of its tags has. What a conversion makes is read from
-its COCO files; the rows of VOC and YOLO read those files of the first dataset. Of results,
-abstained ones included, what stands in `result.json` is what goes in. `boxes=rule` makes boxes
-anew, from the points, so that they differ from the result's own: most where the detector left out
-structures between two points.""",
+Errors are in pixels: the distance for a point, the largest difference of the four sides for a box.
+0 means less than a thousand-millionth of a pixel, and a dash means that the format does not store
+it. *Lost* counts structures. A grade counts as changed if any of its tags has changed. The result
+of a conversion is read from its COCO files; the rows of VOC and YOLO read those files of the first
+dataset. For results, including abstained ones, the input is what `result.json` says. `boxes=rule`
+makes new boxes from the points, so they differ from the result's own, most of all where the
+detector missed structures between two points.""",
         data=(
             f"{settings.n} phantom studies, {len(known)} structures of "
             f"{len({mark.tags for mark in known.values()})} grades; {len(given)} in results"

@@ -50,11 +50,12 @@ GOAL = 5
 OURS = "pipeline predict"
 PARTS = ("read", "detect", "grade", "draw", "write")
 ABOUT = f"""\
-The *naive* chain reads every file of the folder with its pixels, runs ultralytics' own predictor on
-the middle sagittal T2 slice, then one forward pass per crop, and draws. The first arm grades by a
-timm resnet18 on crops of 224 pixels and draws with matplotlib, as such scripts do; the second, by
-our own classifier one crop at a time, and draws with OpenCV. All have their models loaded. Wanted
-is {GOAL} times faster than the first.
+The *naive* script reads every file of the folder with its pixels and runs ultralytics' own
+predictor on the middle sagittal T2 slice. It then makes one forward pass per crop and draws the
+result. The first variant grades with a timm resnet18 on crops of 224 pixels and draws with
+matplotlib, as such scripts do. The second grades with our own classifier, one crop at a time, and
+draws with OpenCV. All have their models loaded. The target is to be {GOAL} times faster than the
+first.
 {harness.ABOUT}"""
 Grey = npt.NDArray[np.uint8]
 
@@ -224,7 +225,7 @@ def work(settings: NaiveSettings, folder: Path) -> harness.BenchResult:
         threads=torch.get_num_threads(),
         tables=(
             harness.arms_table(turns, OURS, "ours", studies=settings.n),
-            "What the naive chains spend on each part, ms per study:",
+            "Time that the naive scripts spend on each part, in ms per study:",
             markdown_table(("arm", *PARTS), of_parts),
         ),
         report={

@@ -95,10 +95,10 @@ HEADS = (
     "right of named",
 )
 ABOUT = """\
-Shares of the looks at spines. *Right*: named, and more than half of what lies on a label bears its
-name (all of it, where a vertebra was removed or doubled). *Doubted*: right, with a warning that
+Values are shares of the predictions. *Right*: named, and more than half of what lies on a label has
+its name (all of it, if a vertebra was removed or doubled). *Doubted*: right, with a warning that
 names may be wrong. *Abstained*: marked as a guess, refused, or nothing found. *Wrong with a
-warning* and *without one* are the rest. *Right of named* leaves out what is abstained."""
+warning* and *without one* are the rest. *Right of named* leaves out abstained predictions."""
 BINS = 10
 PENALTY = 0.001
 """Of the squares of the coefficients, so that they stay finite where few namings are wrong."""
@@ -122,13 +122,21 @@ class StressSettings(ModelSettings):
     stresses: tuple[str, ...] = key("these alone", default=(), choices=tuple(STRESSES))
     every: int = key("of the spines only each n-th", default=1, minimum=1)
     seed: int = key("of what is drawn", default=0, minimum=0)
-    rows: Path | None = key("stress.json of an earlier run, instead of looking", default=None)
+    rows: Path | None = key(
+        "stress.json of an earlier run, to use instead of predicting", default=None
+    )
     fit: bool = key("fit the probability of a naming on half of the patients", default=False)
     silent: float = key(
-        "share of namings that may be wrong without a warning", default=0.005, minimum=0, maximum=1
+        "largest accepted share of namings that are wrong without a warning",
+        default=0.005,
+        minimum=0,
+        maximum=1,
     )
     right: float = key(
-        "share of names given that has to be right", default=0.99, minimum=0, maximum=1
+        "smallest accepted share of correct names among those given",
+        default=0.99,
+        minimum=0,
+        maximum=1,
     )
     page: Path | None = key("Markdown page to write a section of", default=None)
     section: str = key("name of that section of page", default="naming-stress")
@@ -451,7 +459,8 @@ def section_text(settings: StressSettings, rows: Sequence[Row]) -> str:
     patients = len({(row.source, row.patient) for row in rows})
     made = [
         f"- Command: `{' '.join(['python benchmarks/naming_stress.py', *shown])}`",
-        f"- Data: {spines} images of {patients} patients, {len(rows)} looks; seed {settings.seed}",
+        f"- Data: {spines} images of {patients} patients, {len(rows)} predictions; "
+        f"seed {settings.seed}",
         f"- Expected calibration error of the probability: {calibration_gap(rows):.4f}",
     ]
     lines = [f"## {settings.title}", ""]

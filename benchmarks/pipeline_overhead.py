@@ -48,9 +48,10 @@ from spineline.pipeline.run.settings import PipelinePredict
 GOAL = 1.2
 BARE = "bare"
 ABOUT = f"""\
-*Bare* replays every forward pass that the pipeline makes over the cohort (detector, namer,
-classifier), on tensors prepared beforehand, and reads the pixels of each chosen file; the others
-are the command with models loaded, from the folder to its files on disk. Wanted is {GOAL} at most.
+*Bare* replays every forward pass that the pipeline makes over the cohort (detector, level reader,
+classifier), on tensors prepared beforehand, and reads the pixels of each chosen file. The other
+rows are the command with models loaded, from the folder to its files on disk. The target ratio is
+at most {GOAL}.
 {harness.ABOUT}"""
 Pass = tuple[torch.nn.Module, tuple[torch.Tensor | None, ...]]
 WHOLE: dict[str, dict[str, Any]] = {
@@ -155,14 +156,14 @@ def work(settings: OverheadSettings, folder: Path) -> harness.BenchResult:
     turns = harness.take_turns(arms, settings.repeats)
     each = steps(pipeline, cohort / "study0000", analyses[0], folder)
     return harness.BenchResult(
-        title="What the pipeline adds to its networks",
+        title="Pipeline overhead",
         about=ABOUT,
         data=data,
         packages=("torch", "ultralytics", "pydicom", "numpy", "opencv-python"),
         threads=torch.get_num_threads(),
         tables=(
             harness.arms_table(turns, BARE, "bare", studies=settings.n),
-            "Each step of one study that is no forward pass, by itself:",
+            "Time of each step of one study other than forward passes:",
             markdown_table(("step", "ms of processor"), list(each.items())),
         ),
         report={

@@ -120,12 +120,12 @@ _SMALL_HEAD = {
     "plots": "false",
 }  # fmt: skip
 _UNKNOWN_RULE = (
-    "By which rule the report scored this, and at which sizes, is not known to us: mAP at IoU 0.5 "
-    "of the seven classes is shown, and the sizes are those of its YOLOv5."
+    "The report does not say how it scored this, or at which sizes. The table shows mAP at IoU 0.5 "
+    "of the seven classes, at the sizes of the report's YOLOv5."
 )
 _HEAD_SIZES = (
     "ResNet-50, 3 channels, 100 epochs, batch 512",
-    "ResNet-18, 1 channel, 20 epochs, batch 128 where the row names none",
+    "ResNet-18, 1 channel, 20 epochs, batch 128 unless the row says otherwise",
 )
 _AT_LABELS = "Crops at the labelled points, every class of both kinds allowed"
 
@@ -135,7 +135,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         {"model": "yolov5x", "download": "true", **_REPORT_DETECT, "mixup": "0"},
         {"model": "yolov5n", **_SMALL_YOLO},
         ("YOLOv5x from its COCO weights, 800 px, 200 epochs, batch 16, recipe report "
-         "without mixup but where the row has it",
+         "without mixup except where the row has it",
          "YOLOv5n from scratch, 256 px, 40 epochs, recipe lumbar"),
         "level_accuracy_8px",
         (("original", "original", "0.849"), ("label_smoothing", "label smoothing", "0.860"),
@@ -169,7 +169,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "level_accuracy_8px",
         (("onehot", "one-hot", "0.184 (test, one for both)"),
          ("gaussian", "Gaussian", "0.184 (test, one for both)")),
-        note="One figure is published for both kinds of heat maps; the sizes are ours.",
+        note="One value is published for both kinds of heat maps; the sizes are ours.",
     ),
     Experiment(
         "binary", "Binary head", "kfold classify", LEVEL,
@@ -178,7 +178,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         _HEAD_SIZES, "binary.accuracy",
         (("resize", "resize", "0.978"), ("normalise", "+ normalise", "0.973"),
          ("noise_normalise_rotation", "+ noise and rotation", "0.998")),
-        note=f"{_AT_LABELS}. Always answering \"not V5\" is right nearly as often: see the AUC in "
+        note=f"{_AT_LABELS}. Always answering \"not V5\" is right nearly as often; see the AUC in "
         "`kfold.md`.",
     ),
     Experiment(
@@ -197,8 +197,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ("ResNet-50, 3 channels, 100 epochs, batch 1024",
          "ResNet-18, 1 channel, 60 epochs, batch 1024"),
         "seven.accuracy", (("batch_1024", "batch 1024", "0.588"),),
-        note=f"{_AT_LABELS}. A fold has about 1,090 crops to train on, so that an epoch of this "
-        "batch is two steps, the second of some 60 or 70 crops.",
+        note=f"{_AT_LABELS}. A fold has about 1,090 training crops, so an epoch with this batch "
+        "size is two steps, the second with some 60 or 70 crops.",
     ),
     Experiment(
         "noisy", "Seven-class head", "kfold classify", LEVEL,
@@ -207,8 +207,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         (_HEAD_SIZES[0], "ResNet-18, 1 channel, 2 epochs, batch 128"), "seven.accuracy",
         (("noise", "noise", "0.658"),
          ("noise_normalise_rotation", "noise + normalise + rotation", "0.654")),
-        note=f"{_AT_LABELS}. The noisy copies make twelve to thirteen times as many crops, and as "
-        "many steps of an epoch.",
+        note=f"{_AT_LABELS}. With the noisy copies, an epoch has twelve to thirteen times as many "
+        "crops and steps.",
     ),
     Experiment(
         "networks", "Other networks, seven classes", "kfold classify", LEVEL,
@@ -220,7 +220,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "seven.accuracy",
         (("original", "ResNet-50", "0.654"), ("vgg16", "VGG-16", "worse, not given"),
          *((f"resnet{n}", f"ResNet-{n}", "worse, not given") for n in (18, 34, 101))),
-        note=f"{_AT_LABELS}. ResNet-50 stands there for comparison.",
+        note=f"{_AT_LABELS}. ResNet-50 is listed for comparison.",
     ),
     Experiment(
         "heads", "Classifier of the chain", "kfold classify", LEVEL,
@@ -236,9 +236,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
          "detector `regions-mixup` and a classifier with both heads, at the small size"),
         rows=(("recall", "recall", "0.667"), ("precision", "precision", "0.402"),
               ("ap", "AP", "0.657")),
-        note="Every study by the networks of the fold that left it out, and the surest box of each "
-        "level; the published precision counts several boxes of a level. The two heads, which the "
-        "report lists apart, share a trunk here.",
+        note="Every study is scored by the networks of the fold that left it out, with the most "
+        "confident box of each level; the published precision counts several boxes per level. The "
+        "two heads, which the report lists separately, share a trunk here.",
     ),
 )  # fmt: skip
 AT: dict[str, Experiment] = {experiment.name: experiment for experiment in EXPERIMENTS}
@@ -582,12 +582,12 @@ def cells_of(row: Row, found: Found | None, best: Mapping[str, str]) -> tuple[st
 
 
 ABOUT = """\
-Published: the report's figures, by its own scoring and on its own split. Reproduced: real T2 frames
-of the Tianchi spinal-disease set, folds by patient; a figure is of all studies, each scored by the
-network that was trained without it, with a 95 % interval from a bootstrap over studies. The weights
-of the last epoch are scored, so nothing is chosen on what is scored. *small* is a run for a CPU,
-smaller than the report's in the way that is said below the table, and no measure of what the row
-can do; *full* is the report's size."""
+*Published* values are the report's, by its own scoring and on its own split. *Reproduced* values
+are for real T2 frames of the Tianchi spinal-disease set, with folds by patient. They cover all
+studies, each scored by the network that was trained without it, with a 95 % interval from a
+bootstrap over studies. The weights of the last epoch are scored, so nothing is chosen on what is
+scored. *small* is a run for a CPU, smaller than the report's as described below the table, and says
+nothing about what the row can reach. *full* is the report's size."""
 
 
 def section_text(settings: RowsSettings) -> str:
@@ -624,8 +624,8 @@ def section_text(settings: RowsSettings) -> str:
 def best_text(settings: RowsSettings, best: Mapping[str, str]) -> str:
     """Where the last column comes from."""
     about = (
-        "Best of ours: the whole pipeline, so grades are of crops at predicted points, which is "
-        "harder than at the labels; –: no figure of the pipeline means the same."
+        "*Best of ours* is the whole pipeline, so crops are at predicted points, which is harder "
+        "than at the labels. A dash means that the pipeline has no comparable metric."
     )
     if not best:
         return f"{about} It is not given here."

@@ -75,9 +75,9 @@ def _val(section: str, data: str, *rows: tuple[str, str], beside: str = "") -> t
 
 def _stress(section: str, data: str, row: str) -> tuple[Quote, ...]:
     shares = (
-        ("names right, of the names given, under 27 looks", "right of named"),
-        ("names wrong without a warning, under 27 looks", "wrong without one"),
-        ("abstained, under 27 looks", "abstained"),
+        ("correct names, of the names given, over 27 image variants", "right of named"),
+        ("wrong names without a warning, over 27 image variants", "wrong without one"),
+        ("abstained, over 27 image variants", "abstained"),
     )
     return tuple(Quote(what, data, section, row, column) for what, column in shares)
 
@@ -85,9 +85,9 @@ def _stress(section: str, data: str, row: str) -> tuple[Quote, ...]:
 LEVELS = (
     ("levels within 6 mm", "level_accuracy_6mm"),
     ("levels within 8 pixels", "level_accuracy_8px"),
-    ("all names of the image right", "offset_accuracy"),
-    ("images that were named, not abstained from", "naming.coverage"),
-    ("calibration error of the naming's probability", "naming.ece"),
+    ("all names of the image correct", "offset_accuracy"),
+    ("images named without abstention", "naming.coverage"),
+    ("calibration error of the naming probability", "naming.ece"),
 )
 QUESTIONS = (
     Question(
@@ -96,9 +96,9 @@ QUESTIONS = (
             *_val("spider-test", SPIDER, *LEVELS),
             *_stress("naming-stress-spider", SPIDER, "external, all"),
         ),
-        "Six millimetres are taken as 12 pixels here. How well it *grades* images from elsewhere "
-        "is not in this table. Images that it should refuse: [Images that are refused]"
-        "(suitability.md). Broken and odd files: [Robustness](robustness.md).",
+        "Six millimetres are taken as 12 pixels here. The table does not say how well images from "
+        "elsewhere are *graded*. [Images that are refused](suitability.md) covers unsuitable "
+        "images, and [Robustness](robustness.md) broken and unusual files.",
     ),
     Question(
         "Does it find and name the structures?",
@@ -106,8 +106,8 @@ QUESTIONS = (
             *_val("out-of-fold", TIANCHI, *LEVELS),
             *_stress("naming-stress-lumbar", TIANCHI, "lumbar, all"),
         ),
-        "The looks are changes of brightness, contrast, sharpness and view, some of which cut "
-        "levels off or turn the image by 90 degrees: abstaining is then right.",
+        "The image variants differ in brightness, contrast, sharpness and view. Some cut levels "
+        "off or rotate the image by 90 degrees; abstaining is then right.",
     ),
     Question(
         "How good are the grades?",
@@ -123,8 +123,8 @@ QUESTIONS = (
             ("Schmorl's nodes: specificity", "binary.specificity"),
             ("calibration error of the seven classes", "seven.ece"),
         ),
-        "Grades are of the structures as the pipeline found them. What the labels allow, and what "
-        " changes of the image do to grades: [Limits of the grades](grade_limits.md).",
+        "Grades are for the structures as the pipeline found them. [Limits of the grades]"
+        "(grade_limits.md) says what the labels allow, and how changes of the image affect grades.",
     ),
     Question(
         "How does it compare with others?",
@@ -142,7 +142,7 @@ QUESTIONS = (
                 beside="published",
             ),
             Quote(
-                "a study by a script of one's own, against ours: time",
+                "time of a naive script for a study, relative to ours",
                 PHANTOMS,
                 "benchmarks:naive-chain",
                 "naive: resnet18, matplotlib",
@@ -150,10 +150,10 @@ QUESTIONS = (
                 " times",
             ),
         ),
-        "*Published* figures are of other test studies or folds of the same set, so they are no "
-        "paired comparison. Each row of the report, reproduced: "
-        "[The report's rows](#the-reports-rows). The older project on cervical discs: "
-        "[Discs, healthy or sick](#discs-healthy-or-sick).",
+        "*Published* values are for other test studies or folds of the same set, so this is not a "
+        "paired comparison. [The report's rows](#the-reports-rows) reproduces each row of the "
+        "report. [Discs, healthy or sick](#discs-healthy-or-sick) compares with the older project "
+        "on cervical discs.",
     ),
     Question(
         "How fast is it?",
@@ -167,7 +167,7 @@ QUESTIONS = (
                 " s",
             ),
             Quote(
-                "the same, by version 0.1",
+                "the same, relative to version 0.1",
                 PHANTOMS,
                 "speed:against",
                 "start, s",
@@ -175,7 +175,7 @@ QUESTIONS = (
                 " times",
             ),
             Quote(
-                "a study of a cohort, one slice: processor time, by version 0.1",
+                "a study of a cohort, one slice: processor time relative to version 0.1",
                 PHANTOMS,
                 "speed:against",
                 "cohort `slices=1`, a study, ms",
@@ -183,7 +183,8 @@ QUESTIONS = (
                 " times",
             ),
             Quote(
-                "a study of a cohort, several slices: processor time, by one slice of version 0.1",
+                "a study of a cohort, several slices: processor time relative to one slice in "
+                "version 0.1",
                 PHANTOMS,
                 "speed:against",
                 "cohort `slices=auto`, a study, ms",
@@ -191,7 +192,7 @@ QUESTIONS = (
                 " times",
             ),
             Quote(
-                "peak memory (PSS), by version 0.1",
+                "peak memory (PSS) relative to version 0.1",
                 PHANTOMS,
                 "speed:against",
                 "memory `slices=1`, MiB",
@@ -199,7 +200,7 @@ QUESTIONS = (
                 " times",
             ),
             Quote(
-                "converting 2,000 frames, by version 0.1",
+                "converting 2,000 frames, relative to version 0.1",
                 PHANTOMS,
                 "speed:against",
                 "convert, 2000 frames, s",
@@ -207,7 +208,7 @@ QUESTIONS = (
                 " times",
             ),
             Quote(
-                "`spineline help`, as a process",
+                "`spineline help`, whole process",
                 "",
                 "benchmarks:start-up",
                 "spineline help",
@@ -215,7 +216,7 @@ QUESTIONS = (
                 " s",
             ),
             Quote(
-                "converting 2,000 frames to three formats: supervision against ours",
+                "converting 2,000 frames to three formats: time of supervision relative to ours",
                 PHANTOMS,
                 "benchmarks:convert-speed",
                 "supervision, images once",
@@ -231,9 +232,9 @@ QUESTIONS = (
                 " MiB",
             ),
         ),
-        "On two cores without a GPU: of an AMD EPYC, or of an Intel Xeon where it is by version "
-        "0.1. An older version's figure need not hold for this one: see "
-        "[Benchmarks](benchmarks.md).",
+        "These were measured on two cores without a GPU: of an Intel Xeon for comparisons with "
+        "version 0.1, otherwise of an AMD EPYC. A value of an older version need not hold for "
+        "this one: see [Benchmarks](benchmarks.md).",
     ),
 )
 

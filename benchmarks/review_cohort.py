@@ -163,9 +163,9 @@ def work(settings: ReviewSettings, folder: Path) -> harness.BenchResult:
     return harness.BenchResult(
         title="Large cohorts",
         about="""\
-Medians over the rounds, after one that fills the disk's cache. Each step is asked for over HTTP
-when the one before is answered. Before the page answers, the headers of all images are looked
-through. Other programs ran beside it where the load average is above the number of cores.""",
+Values are medians over the rounds, after one that fills the disk cache. Each step is requested over
+HTTP when the previous one has been answered. Before the page answers, the headers of all images are
+read. If the load average exceeds the number of cores, other programs were running too.""",
         data=data,
         packages=("starlette", "uvicorn", "pydicom"),
         tables=(

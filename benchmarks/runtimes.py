@@ -48,13 +48,13 @@ HEADS = (
     "probability",
 )
 ABOUT = f"""\
-The same pipeline run by each runtime (`runtime=`). *Models loaded* is `Pipeline.analyse` of
-one study after the other, from the frame to named and graded structures; *cold start* is the whole
-command on one study, a process of its own. Least and largest of the rounds in brackets; below 1 is
-faster than torch. The last two columns are the largest differences to torch's answers about these
-studies; levels are the same. Where the load average is above the number of cores, other programs
-ran beside it: times are then many times what they are alone, ratios say more, and processor time is
-disturbed least.
+Each runtime (`runtime=`) runs the same pipeline. *Models loaded* is `Pipeline.analyse` of one study
+after the other, from the frame to named and graded structures. *Cold start* is the whole command on
+one study, in its own process. Brackets give the smallest and largest value of the rounds; below 1
+is faster than torch. The last two columns are the largest differences from torch's answers on these
+studies; levels are the same. If the load average exceeds the number of cores, other programs were
+running too. Times are then far longer than on an idle machine, ratios are more reliable, and
+processor time is least affected.
 {harness.ABOUT}"""
 
 

@@ -28,8 +28,8 @@ from spineline.datasets.common.settings import key
 
 GOAL = 1.5
 ABOUT = f"""\
-Each arm is a process that asks `Pipeline.predict` for every study of the cohort, by one thread.
-Wanted of `slices=auto` is at most {GOAL} times the processor time that one slice takes.
+Each variant is a process that calls `Pipeline.predict` for every study of the cohort, with one
+thread. The target for `slices=auto` is at most {GOAL} times the processor time of one slice.
 {harness.ABOUT}"""
 ANSWERING = """
 import json, sys, time
@@ -124,7 +124,7 @@ def work(settings: SlicesCostSettings, folder: Path) -> harness.BenchResult:
         looks = {name: each.looks for name, each in running.items()}
     count = len(list(studies.iterdir()))
     return harness.BenchResult(
-        title="What several slices cost",
+        title="Cost of several slices",
         about=ABOUT,
         data=data,
         packages=("torch", "ultralytics", "pydicom", "numpy", "opencv-python"),
@@ -132,7 +132,7 @@ def work(settings: SlicesCostSettings, folder: Path) -> harness.BenchResult:
         tables=(
             harness.arms_table(turns, under, under, studies=count),
             f"{median_of_medians(turns, under)}.",
-            f"Images looked at: {looks['slices=auto'] / count:.2f} a study.",
+            f"Images read: {looks['slices=auto'] / count:.2f} per study.",
         ),
         report={
             "goal": GOAL,

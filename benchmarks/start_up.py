@@ -22,9 +22,8 @@ from spineline.datasets.common.tables import markdown_table
 GOALS = {"spineline help": 0.5, "spineline pipeline predict": 10.0}
 IMPORTS = "import torch, timm, pydicom, cv2, matplotlib.pyplot; from ultralytics import YOLO"
 ABOUT = f"""\
-Each is a process of its own, from its start to its end; the study is a whole `pipeline predict`
-from DICOM files to files on disk. The first
-round, which fills the disk's cache, stands apart.
+Each row is a separate process, from its start to its end. The study is a whole `pipeline predict`,
+from DICOM files to files on disk. The first round, which fills the disk cache, is shown separately.
 {harness.ABOUT}"""
 
 

@@ -37,9 +37,9 @@ from spineline.pipeline.inference.suitability import TURNS, SuitabilityLimits, m
 
 TEST = ("p022", "p041", "p057", "p078", "p107", "p136", "p152", "p166", "p209", "p239")
 ABOUT = """\
-Both measures of `pipeline/inference/suitability.py` on frames that are for us and on frames that
-are not: least, 2 %, median, 98 % and largest. *Evidence* has to reach {lumbar:g}, *contrast*
-{contrast:g}; a frame below {whole:g} is also looked at turned."""
+The table gives both measures of `pipeline/inference/suitability.py` on suitable frames (*ours*) and
+unsuitable ones: minimum, 2 %, median, 98 % and maximum. *Evidence* has to reach {lumbar:g}, and
+*contrast* {contrast:g}. A frame whose evidence is below {whole:g} is also tested rotated."""
 SHARES = (0, 2, 50, 98, 100)
 CANAL, DISC, VERTEBRA = 150, 29, 76  # grey values of the masks
 Grey = npt.NDArray[np.uint8]
@@ -49,7 +49,7 @@ Grey = npt.NDArray[np.uint8]
 class SuitabilitySettings(harness.BenchSettings):
     lumbar: Path | None = key("folder with images/ of lumbar frames", default=None)
     spider: Path | None = key("the same, with masks/ of canal, discs and vertebrae", default=None)
-    test: tuple[str, ...] = key("begins of names of frames that are left out", default=TEST)
+    test: tuple[str, ...] = key("prefixes of the names of frames to leave out", default=TEST)
     weights: str = key("bundle whose limits are sought", default="default")
     every: int = key("take each so many-th frame of a folder", default=1, minimum=1)
     drawn: int = key("phantoms, and pictures of each kind", default=20, minimum=1)
@@ -96,7 +96,7 @@ def compute(settings: SuitabilitySettings, _: Path) -> harness.BenchResult:
         kind.reasons[None if refusal is None else refusal.reason] += 1
     values = {"lumbar": limits.lumbar, "contrast": limits.contrast, "whole": limits.whole}
     return harness.BenchResult(
-        title="Which frames are for us",
+        title="Suitable and unsuitable frames",
         about=ABOUT.format(**values),
         data=data_of(settings),
         packages=("numpy", "torch"),
@@ -215,8 +215,8 @@ def middle(kinds: Mapping[str, Kind]) -> str:
             low, high = float(np.percentile(ours, 0.5)), float(np.percentile(rest, 95))
             named = ", ".join(name for name in others if name in kinds)
             lines.append(
-                f"- {what}: 99.5 % of ours have {low:.2f} or more, 95 % of {named} have "
-                f"{high:.2f} or less; between them {(low + high) / 2:.2f}"
+                f"- {what}: 99.5 % of ours have {low:.2f} or more, and 95 % of {named} have "
+                f"{high:.2f} or less; the midpoint is {(low + high) / 2:.2f}"
             )
     return "\n".join(lines)
 

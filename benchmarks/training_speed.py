@@ -445,13 +445,13 @@ def compare(times: Mapping[str, Sequence[harness.Turn]]) -> list[dict[str, Any]]
 
 HEADS = ("backend", "ours", "bare", "ours, s", "bare, s", "ours / bare", "of the rounds")
 ABOUT = f"""\
-Seconds per epoch of `spineline detect train` and of the library under it: a plain loop around
-torchvision's Faster R-CNN, and `train` of ultralytics with the same arguments; images kept in
-memory (ours by default, `cache=ram`) or read in every epoch. They take turns in one run; the ratio
-is the median of the rounds' ratios; wanted is {GOAL:.2f} at most between equal caches. YOLO trains
-in float32 at the whole size in both. All write a checkpoint each epoch, but for our Faster R-CNN:
-at most every ten seconds, and beside training. On the CPU, ultralytics by itself leaves one core
-idle, and ours does not."""
+The table compares seconds per epoch of `spineline detect train` and of the underlying library: a
+plain loop around torchvision's Faster R-CNN, and `train` of ultralytics with the same arguments.
+Images are kept in memory (`cache=ram`, our default) or read in every epoch. The two run in turn;
+the ratio is the median of the rounds' ratios. The target is at most {GOAL:.2f} between equal
+caches. YOLO trains in float32 at full size in both. All write a checkpoint each epoch, except our
+Faster R-CNN, which writes one at most every ten seconds, in parallel with training. On the CPU,
+ultralytics on its own leaves one core idle, and ours does not."""
 
 
 def table_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -475,9 +475,9 @@ def parts_text(times: Mapping[str, Sequence[harness.Turn]]) -> str:
     found = whole_training(times)
     table = harness.arms_table({name: times[name] for name in PARTS}, "float32", "float32")
     return (
-        f"An epoch of YOLO by what `hyp=lumbar` switches on:\n\n{table}\n\n"
-        f"By processor time, the recipe's epochs take {found['bfloat16']} of the {BEFORE} epochs "
-        "in float32 at the whole size that it had up to version 0.2.0, and "
+        f"Time of a YOLO epoch as the parts of `hyp=lumbar` are switched on:\n\n{table}\n\n"
+        f"Up to version 0.2.0, the recipe had {BEFORE} epochs in float32 at full size. Relative to "
+        f"them, its epochs now take {found['bfloat16']} of the processor time, and "
         f"{found['float32']} on a CPU without bfloat16."
     )
 

@@ -303,7 +303,7 @@ def _calibrate_combined(
         for state, config in members
     ]
     save_combined(settings.out, cold, combination, half=settings.half)
-    LOG.info("%s written: %d classifiers that answer as one", settings.out, len(cold))
+    LOG.info("%s written: %d combined classifiers", settings.out, len(cold))
     return CalibrateResult(settings.out, found, shares, threshold)
 
 

@@ -60,16 +60,16 @@ class GroupClassifier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """How members answer as one.
+    """How the members' answers are combined.
 
     Attributes:
         shares: of the members, by head; those of a head add up to 1, and a member without the head
-            has 0. Of discs alone where ``vertebra`` has others.
-        temperature: by head; 1 leaves the mean as it is.
-        tau: of the class adjustment; 0 chooses the most probable class.
-        counts: training structures of each of the seven classes; empty where tau is 0.
-        threshold: from which probability on v5 is called.
-        vertebra: shares of ``seven`` for vertebrae; empty where they are those of discs.
+            has 0. For discs only, if ``vertebra`` has others.
+        temperature: by head; 1 leaves the mean unchanged.
+        tau: exponent of the class adjustment; 0 chooses the most probable class.
+        counts: number of training structures of each of the seven classes; empty if tau is 0.
+        threshold: lowest probability at which v5 is called.
+        vertebra: shares of ``seven`` for vertebrae; empty if they equal those for discs.
     """
 
     shares: Mapping[str, tuple[float, ...]]
@@ -283,11 +283,11 @@ def adjusted_codes(p: FloatArray, tau: float, counts: Sequence[int]) -> IntArray
 
 @dataclass(frozen=True)
 class CombinedClassifier:
-    """Classifiers that answer as one.
+    """Several classifiers whose answers are combined.
 
     Attributes:
-        members: each with a crop of its own.
-        combination: how their answers become one.
+        members: the classifiers, each with its own crops.
+        combination: how their answers are combined.
         groups: members by their numbers that one forward pass answers for, and what does; the
             others pass by themselves.
     """
@@ -303,7 +303,7 @@ class CombinedClassifier:
 
     @property
     def head(self) -> Head:
-        """What the members answer together."""
+        """The heads of the combined answer."""
         names = heads_together([member.head for member in self.members])
         return "both" if len(names) == 2 else "seven" if "seven" in names else "binary"
 

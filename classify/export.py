@@ -114,7 +114,7 @@ def export(settings: ClassifyExport) -> ClassifyExportResult:
     if settings.out.suffix != suffix:
         raise ConfigError(f"out={settings.out}: format={settings.format} wants a {suffix} file")
     if settings.half and settings.format != "safetensors":
-        raise ConfigError("half=true: for format=safetensors alone")
+        raise ConfigError("half=true: only for format=safetensors")
     check_output(settings.out, overwrite=settings.overwrite)
     weights = resolve(settings.model, task="classify", trust=settings.trust)
     state, config = read_weights(weights.path, trust=settings.trust)

@@ -19,8 +19,8 @@ class Grades:
     Attributes:
         seven: (N, 7) float32 probabilities of the seven classes, or None without that head.
         binary: (N,) float32 probability of v5, or None without that head.
-        seven_code: (N,) the class that is answered, where that need not be the most probable one.
-        threshold: from which probability on the answer is v5.
+        seven_code: (N,) the predicted class, if it need not be the most probable one.
+        threshold: lowest probability at which v5 is called.
     """
 
     seven: ProbabilityArray | None
@@ -30,14 +30,14 @@ class Grades:
 
     @property
     def seven_given(self) -> npt.NDArray[np.int64] | None:
-        """(N,) the class that is answered; None without that head."""
+        """(N,) the predicted class; None without that head."""
         if self.seven_code is not None or self.seven is None:
             return self.seven_code
         return np.asarray(self.seven.argmax(axis=1), dtype=np.int64)
 
     @property
     def binary_given(self) -> npt.NDArray[np.int64] | None:
-        """(N,) 1 where the answer is v5; None without that head."""
+        """(N,) 1 where v5 is called; None without that head."""
         if self.binary is None:
             return None
         return (self.binary >= self.threshold).astype(np.int64)

@@ -338,7 +338,7 @@ def _whole_trunk(config: NetworkConfig, pretrained: bool) -> tuple[nn.Module, in
 
 def _gradient_trunk(config: NetworkConfig, pretrained: bool) -> GradientTrunk:
     if config.channels != 1:
-        msg = f"channels={config.channels}: model={GRADIENTS} looks at grey crops; use channels=1"
+        msg = f"channels={config.channels}: model={GRADIENTS} uses grey crops; set channels=1"
         raise ConfigError(msg)
     if pretrained:
         raise ConfigError(f"download=true: model={GRADIENTS} has no pretrained weights to fetch")
@@ -536,7 +536,7 @@ def read_weights(path: Path, *, trust: bool = False) -> tuple[dict[str, Tensor],
     else:
         state, metadata = _read_pickle(path)
     if isinstance(metadata, dict) and "combined" in metadata:
-        msg = f"{path}: holds several classifiers that answer as one; wanted a single one"
+        msg = f"{path}: holds several combined classifiers; wanted a single one"
         raise WeightsError(msg)
     metadata, state = _by_our_names(metadata, state)
     config = config_from_metadata(metadata, str(path))
@@ -583,7 +583,7 @@ def load_network(state: dict[str, Tensor], config: NetworkConfig, where: str) ->
     """A network with given weights.
 
     Raises:
-        WeightsError: the weights do not fit the configuration, or are no finite numbers.
+        WeightsError: the weights do not fit the configuration, or are not finite numbers.
     """
     _check_hidden(state, config, where)
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
@@ -630,17 +630,17 @@ class Classifier:
 
     @property
     def crop(self) -> CropSpec:
-        """How the crops it wants are cut."""
+        """How its crops are cut."""
         return self.network.config.crop
 
     @property
     def level_input(self) -> bool:
-        """Whether grades depend on the levels that are given."""
+        """Whether grades depend on the given levels."""
         return self.network.config.level_input
 
     @property
     def greys(self) -> GreyRange | None:
-        """Of the images that it was trained on; None where that was not kept."""
+        """Grey range of the training images; None if it was not stored."""
         return self.network.config.greys
 
     def grade(
@@ -655,15 +655,15 @@ class Classifier:
 
         Args:
             crops: (N, size, size) uint8.
-            kinds: kind of each crop where it is known (from its level): the other kind's classes
-                get probability zero and the rest add up to one; a vertebra carries no v5.
-            levels: (N,) place of each crop's level among the eleven, -1 where it is unknown; what
-                a network without ``level_input`` leaves aside.
+            kinds: kind of each crop, if known from its level. Classes of the other kind get
+                probability zero and the rest add up to one; a vertebra has no v5.
+            levels: (N,) index of each crop's level among the eleven, -1 if unknown; ignored by a
+                network without ``level_input``.
             batch: crops per forward pass.
 
         Raises:
             ValueError: crops of another shape or dtype, or another number of kinds or levels.
-            WeightsError: the network answers with what is no number.
+            WeightsError: the network's answer is not a number.
         """
         crops = _checked_crops(crops, self.crop, levels)
         if kinds is not None and len(kinds) != len(crops):
@@ -757,7 +757,7 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 def _finite_grades(logits: Outputs, kinds: Sequence[Kind | None] | None) -> Grades:
     if not all(each is None or bool(each.isfinite().all()) for each in logits):
-        raise WeightsError("the classifier answers with what is no number: its weights are bad")
+        raise WeightsError("the classifier's answer is not a number: its weights are damaged")
     return grades_of(logits, kinds)
 
 
@@ -866,11 +866,11 @@ def read_members(
 def load_classifier(
     weights: Path | Sequence[Path], *, device: str = "cpu", trust: bool = False
 ) -> Classifier | CombinedClassifier:
-    """Load a classifier from a weights file, or several that answer as one.
+    """Load a classifier from a weights file, or combine several.
 
     Args:
         weights: ``.safetensors`` file of one classifier or of a combination, or a run's
-            ``checkpoint.pt``; or several files of one classifier each, which have equal shares.
+            ``checkpoint.pt``; or several files of single classifiers, which get equal shares.
         device: ``cpu``, ``cuda`` or the number of a CUDA device.
         trust: allow a ``.pt`` file, which is a pickle.
 
@@ -888,7 +888,7 @@ def load_classifier(
     for file in files:
         found, combination = read_members(file, trust=trust)
         if combination is not None and len(files) > 1:
-            msg = f"{file}: holds several classifiers that answer as one already; name it alone, "
+            msg = f"{file}: already holds several combined classifiers; give only this file, "
             raise WeightsError(msg + "or name the weights of single classifiers")
         for n, (state, config) in enumerate(found):
             where = str(file) if combination is None else f"{file}, member {n}"

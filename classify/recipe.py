@@ -37,89 +37,99 @@ class Recipe(Settings):
     """A resolved recipe. Angles in degrees, sizes in pixels of the crop, noise in grey levels."""
 
     model: str = key("timm architecture, or gradients: histograms of gradient orientations")
-    head: str = key("classes to tell apart", choices=HEADS)
+    head: str = key(
+        "output of the classifier: seven grades, Schmorl's node or not (binary), or both",
+        choices=HEADS,
+    )
     channels: int = key("input channels; a grey crop is repeated", minimum=1, maximum=3)
-    hidden: int = key("units of the hidden layer, 0 for none", minimum=0, maximum=65536)
+    hidden: int = key("units of the hidden layer; 0: none", minimum=0, maximum=65536)
     dropout: float = key("dropout after the hidden layer", minimum=0, maximum=0.99)
     components: int = key(
-        "model=gradients, keep_blocks: principal components to keep", minimum=1, maximum=3072
+        "model=gradients, keep_blocks: number of principal components to keep",
+        minimum=1,
+        maximum=3072,
     )
     whiten: bool = key(
-        "scale every component to unit variance; false = all of them alike, the first to it"
+        "scale every component to unit variance; false: scale all by the same factor, "
+        "so that the first has unit variance"
     )
     feature_dropout: float = key("dropout of the trunk's features", minimum=0, maximum=0.99)
     members: int = key(
-        "hidden layers with heads, trained side by side on one trunk and averaged",
+        "number of hidden layers with heads, trained in parallel on one trunk and averaged",
         minimum=1,
         maximum=MAX_MEMBERS,
     )
     copies: int = key(
-        "where the trunk does not learn (model=gradients, keep_blocks, freeze_trunk): augmented "
-        "copies of each crop whose features are kept and drawn from; 0 = a fresh copy every time, "
-        "and with fit=logistic the crops as they are",
+        "with a fixed trunk (model=gradients, keep_blocks, freeze_trunk): number of "
+        "augmented copies of each crop whose features are stored and sampled; 0 = a new"
+        " copy every time, or the plain crops with fit=logistic",
         minimum=0,
         maximum=1000,
     )
     pretrained: str = key(
-        "weights that the trunk starts from: drawn, or ImageNet's of an installed package",
+        "initial weights of the trunk: random, or ImageNet weights of an installed package",
         choices=("none", "imagenet"),
     )
     keep_blocks: int = key(
-        "EfficientNet and its like: the trunk is the stem and so many blocks, which do not learn; "
-        "0 = the whole network",
+        "EfficientNet and similar: use the stem and this many blocks as a fixed trunk; "
+        "0 = train the whole network",
         minimum=0,
         maximum=MAX_BLOCKS,
     )
     pool: int = key(
-        "keep_blocks: average to so many places along each side", minimum=1, maximum=MAX_POOL
+        "keep_blocks: average to this many cells along each side", minimum=1, maximum=MAX_POOL
     )
     freeze_blocks: int = key(
-        "EfficientNet and its like: the stem and so many blocks do not learn",
+        "EfficientNet and similar: freeze the stem and this many blocks",
         minimum=0,
         maximum=MAX_BLOCKS,
     )
-    freeze_norm: bool = key("the trunk's batch norms do not learn")
-    freeze_trunk: bool = key("train the hidden layer and the heads alone")
-    level_input: bool = key("the level of a crop joins the trunk's features")
+    freeze_norm: bool = key("freeze the trunk's batch norms")
+    freeze_trunk: bool = key("train only the hidden layer and the heads")
+    level_input: bool = key("add the level of a crop to the trunk's features")
 
     size: int = key("side of a crop in pixels", minimum=8, maximum=1024)
-    margin: float = key("scale of the box that is cut", minimum=0.1, maximum=10)
-    align: str = key("turn crops so that the spine is upright", choices=ALIGNS)
+    margin: float = key("size of the crop relative to the box", minimum=0.1, maximum=10)
+    align: str = key("rotate crops so that the spine is upright", choices=ALIGNS)
     normalise: bool = key("subtract the mean and divide by the std of the training crops")
 
-    jitter: bool = key("add training crops moved by a tenth of the larger side")
+    jitter: bool = key("add training crops shifted by a tenth of the larger side")
     balance: str = key(
-        "even out classes: noisy copies, or a weighted draw", choices=("none", "noise", "sampler")
+        "balance classes: by noisy copies, or by weighted sampling",
+        choices=("none", "noise", "sampler"),
     )
     sampler_power: float = key(
-        "balance=sampler draws a class by its count to this power less; 1 evens out fully",
+        "balance=sampler: exponent by which frequent classes are sampled less; 1 balances fully",
         minimum=0,
         maximum=1,
     )
     noise_std: float = key(
-        "balance=noise: noise of the copies, grey levels", minimum=0, maximum=128
+        "balance=noise: noise of the copies, in grey levels", minimum=0, maximum=128
     )
 
-    rotation: float = key("turn by up to so many degrees", minimum=0, maximum=180)
-    translate: float = key("move by up to this share of the crop", minimum=0, maximum=1)
-    scale: float = key("zoom by up to this share", minimum=0, maximum=0.9)
-    fliplr: float = key("chance of a mirror image", minimum=0, maximum=1)
+    rotation: float = key("largest rotation, in degrees", minimum=0, maximum=180)
+    translate: float = key("largest shift, as a fraction of the crop", minimum=0, maximum=1)
+    scale: float = key("largest zoom, as a fraction", minimum=0, maximum=0.9)
+    fliplr: float = key("probability of a left-right flip", minimum=0, maximum=1)
     color_jitter: float = key(
-        "change brightness and contrast by up to this share", minimum=0, maximum=1
+        "largest change of brightness and contrast, as a fraction", minimum=0, maximum=1
     )
-    noise: float = key("Gaussian noise while training, grey levels", minimum=0, maximum=128)
+    noise: float = key("Gaussian noise during training, in grey levels", minimum=0, maximum=128)
     scanner_looks: float = key(
-        "chance that a crop is shown as another scanner might: brightness, contrast, shading, fat "
+        "probability of simulating another scanner: brightness, contrast, shading, fat "
         "suppression, sharpness, noise",
         minimum=0,
         maximum=1,
     )
     mixup: float = key(
-        "mix pairs of crops by shares from Beta(a, a), a being this; 0 = off", minimum=0, maximum=10
+        "mixup: parameter a of Beta(a, a), from which the shares of mixed crops are drawn; 0 = off",
+        minimum=0,
+        maximum=10,
     )
 
     fit: str = key(
-        "epochs of gradient descent, or logistic: heads alone, fitted once on the trunk's features",
+        "training method: epochs of gradient descent, or logistic: only the heads, "
+        "fitted once on the trunk's features",
         choices=("epochs", "logistic"),
     )
     logistic_c: float = key(
@@ -136,20 +146,20 @@ class Recipe(Settings):
     gamma: float = key("scheduler=step: factor of a step", minimum=0, maximum=1)
     warmup_epochs: float = key("epochs of linear warm-up", minimum=0)
 
-    amp: bool = key("train in bfloat16 where that is safe: faster, a little less exact")
+    amp: bool = key("train in bfloat16 where it is safe: faster, slightly less exact")
 
     label_smoothing: float = key("label smoothing of the cross-entropy", minimum=0, maximum=0.99)
     class_weights: str = key(
-        "weight classes in the loss by 1 / count, or by its root",
+        "weight classes in the loss by 1 / count, or by its square root",
         choices=("none", "balanced", "sqrt"),
     )
-    binary_on: str = key("crops that the binary loss counts", choices=("all", "disc"))
+    binary_on: str = key("crops to include in the binary loss", choices=("all", "disc"))
     binary_weight: float = key("head=both: weight of the binary loss", minimum=0)
 
-    kind_loss: bool = key("rule out the other kind's classes in the loss, too")
-    mask_kind: bool = key("rule out the other kind's classes: the level tells the kind")
+    kind_loss: bool = key("also exclude classes of the other kind in the loss")
+    mask_kind: bool = key("exclude classes of the other kind, which the level implies")
     select_by: str = key(
-        "metric on val by which the best epoch is chosen", choices=("auc", "macro_f1", "accuracy")
+        "metric on val that selects the best epoch", choices=("auc", "macro_f1", "accuracy")
     )
 
     @property

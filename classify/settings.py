@@ -9,10 +9,8 @@ from spineline.classify.recipe import RECIPES, recipe_key
 from spineline.datasets.common.settings import Settings, key
 
 _DEVICE = "cpu, cuda, or the number of one CUDA device"
-_CLASSIFIERS = (
-    "weights: a .safetensors file or a registry name; several, as A,B, answer as one by their mean"
-)
-_TRUST = "allow a .pt file, which is a pickle"
+_CLASSIFIERS = "weights: a .safetensors file or a registry name; several, as A,B, are averaged"
+_TRUST = "allow a .pt file, a pickle that can run code"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +18,7 @@ class ClassifyTrain(Settings):
     """Keys of ``classify train``; those of the recipe beat ``hyp``."""
 
     data: Path | None = key(
-        "converted dataset (folder or data.yaml), or a folder of data crops",
+        "converted dataset (folder or data.yaml), or a folder written by data crops",
         default=None,
         group="data",
         shown=MISSING,
@@ -28,7 +26,7 @@ class ClassifyTrain(Settings):
     out: Path = key("run folder to write")
     hyp: str | None = key(
         f"recipe: {', '.join(RECIPES)}, or a YAML file; its values replace the defaults "
-        "shown here, and keys given beside it win",
+        "shown here, and other keys override it",
         default=None,
         group="training",
         shown="report",
@@ -36,24 +34,27 @@ class ClassifyTrain(Settings):
     model: str | None = recipe_key("model", "model")
     head: str = recipe_key("head", "model")
     weights: str | None = key(
-        "start from: imagenet (of the extra 'pretrained'), a .safetensors file of ours or of a "
-        "timm model's state, or a registry name; none = as the recipe says",
+        "initial weights: imagenet (needs the extra 'pretrained'), a .safetensors file "
+        "written by spineline or with a timm model's state, or a registry name; none: "
+        "as the recipe says",
         default=None,
         group="model",
     )
     download: bool = key(
-        "start from timm's pretrained weights, fetched from the network",
+        "download timm's pretrained weights and start from them",
         default=False,
         group="model",
     )
     trust: bool = key(_TRUST, default=False, group="model")
     resume: bool = key("continue the run in out from its last epoch", default=False)
     overwrite: bool = key("replace an earlier run in out", default=False)
-    seed: int = key("seed of initial weights, order and augmentation", default=0, minimum=0)
+    seed: int = key("random seed for initial weights, order and augmentation", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
-    threads: int = key("CPU threads to train with; 0 = torch's choice", default=0, minimum=0)
-    plots: bool = key("draw curves and confusion at the end", default=True)
-    val_every: int = key("epochs from one validation to the next", default=1, minimum=1)
+    threads: int = key(
+        "number of CPU threads for training; 0 = torch's default", default=0, minimum=0
+    )
+    plots: bool = key("draw curves and confusion plots at the end", default=True)
+    val_every: int = key("number of epochs between validations", default=1, minimum=1)
 
     channels: int | None = recipe_key("channels", "model")
     hidden: int | None = recipe_key("hidden", "model")
@@ -113,11 +114,11 @@ class ClassifyVal(Settings):
     """Keys of ``classify val``."""
 
     model: str = key(_CLASSIFIERS)
-    data: Path = key("converted dataset (folder or data.yaml), or a folder of data crops")
+    data: Path = key("converted dataset (folder or data.yaml), or a folder written by data crops")
     out: Path = key("folder to write")
     split: str = key("part to score", default="val", choices=("train", "val", "test"))
     mask_kind: bool = key(
-        "rule out the other kind's classes: the level tells the kind", default=True
+        "exclude classes of the other kind, which the level implies", default=True
     )
     batch: int = key("crops per forward pass", default=256, minimum=1)
     device: str = key(_DEVICE, default="cpu")
@@ -130,10 +131,10 @@ class ClassifyPredict(Settings):
     """Keys of ``classify predict``."""
 
     model: str = key(_CLASSIFIERS)
-    source: Path = key("a crop, or a folder of crops (any depth)")
+    source: Path = key("a crop, or a folder of crops at any depth")
     out: Path = key("folder to write")
     mask_kind: bool = key(
-        "rule out the other kind's classes where a file name ends in a level", default=True
+        "exclude classes of the other kind if a file name ends in a level", default=True
     )
     batch: int = key("crops per forward pass", default=256, minimum=1)
     device: str = key(_DEVICE, default="cpu")
@@ -146,35 +147,36 @@ class ClassifyCalibrate(Settings):
     """Keys of ``classify calibrate``."""
 
     model: str = key(
-        "weights to calibrate: a .safetensors file or a registry name; several, as A,B, are put "
-        "into one file and answer as one"
+        "weights to calibrate: a .safetensors file or a registry name; several, as A,B,"
+        " are combined in one file"
     )
     predictions: tuple[Path, ...] = key(
-        "predictions.csv, or folders with one, on studies that the networks did not see: of "
-        "kfold classify OUT/VARIANT, or of classify val; of networks without a temperature; of "
-        "several models one each, in their order"
+        "out-of-fold predictions.csv, or folders with one (kfold classify OUT/VARIANT, "
+        "or classify val), of networks without a temperature; for several models one "
+        "each, in their order"
     )
     out: Path = key("weights file to write, .safetensors")
     shares: str = key(
-        "of several models in their mean: equal, fit (likeliest on the predictions), or a number "
-        "each, as 2,1",
+        "shares of several models in the mean: equal, fit (maximum likelihood on the "
+        "predictions), or one number each, as 2,1",
         default="equal",
     )
     kinds: tuple[str, ...] = key(
-        "what each of several models answers for: both, disc or vertebra, as both,disc; it is not "
-        "asked about the other kind; none = both, all of them",
+        "kinds that each of several models grades: both, disc or vertebra, as "
+        "both,disc; it is not run on other kinds; none = both, for all of them",
         default=(),
     )
     tau: float = key(
-        "class adjustment: the grade is the class with the greatest probability over its "
-        "frequency among the predictions to this power; 0 = the most probable one",
+        "class adjustment: the grade is the class with the greatest probability / "
+        "frequency ^ tau, with the frequency among the predictions; 0 = the most "
+        "probable class",
         default=0.0,
         minimum=0,
         maximum=2,
     )
     specificity: float | None = key(
-        "call v5 from the least probability on at which this share of the predicted structures "
-        "without it is called so; none = from 0.5 on",
+        "call v5 from the lowest probability at which at least this share of the "
+        "structures without v5 is called negative; none: from 0.5",
         default=None,
         minimum=0,
         maximum=1,
@@ -189,10 +191,8 @@ class ClassifyExport(Settings):
     """Keys of ``classify export``."""
 
     model: str = key("weights: a .safetensors file or a registry name")
-    out: Path = key("file to write; its description is written beside it as .json")
-    format: str = key(
-        "kind of file to write", default="onnx", choices=("onnx", "torchscript", "safetensors")
-    )
+    out: Path = key("file to write; its description is written beside it, as .json")
+    format: str = key("file format", default="onnx", choices=("onnx", "torchscript", "safetensors"))
     half: bool = key("format=safetensors: store 16-bit floats", default=False)
     trust: bool = key(_TRUST, default=False)
     overwrite: bool = key("replace out if it exists", default=False)

@@ -333,7 +333,7 @@ def _announce(plan: ClassifierPlan) -> None:
     val = f"{len(data.val)} to validate on" if data.val is not None else "no val part"
     LOG.info("%d crops to train on, %s", len(data.train), val)
     if data.val is None:
-        LOG.warning("no labelled crop in val: the last epoch is kept, no best one is chosen")
+        LOG.warning("no labelled crop in val: the last epoch is kept, and no best one is chosen")
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def source_kind(annotations: Path) -> SourceKind:
 def _check_keys(settings: DataCheck) -> None:
     annotations, images = settings.annotations, settings.images
     if settings.predictions and settings.data is None:
-        raise ConfigError("predictions=: are compared with a converted dataset; wanted data=… too")
+        raise ConfigError("predictions=: need a converted dataset to compare with; give data=… too")
     if settings.data is not None:
         fits = annotations is None
     elif annotations is not None and images is None:

@@ -182,7 +182,10 @@ def _check_coverage(dataset: Dataset, graded: set[tuple[str, str]], places: Sequ
         if structure.class_in("seven") is not None
     }
     if not graded:
-        msg = f"{places[0]}: holds no labelled structure of {dataset.root}; is it of other data?"
+        msg = (
+            f"{places[0]}: has no labelled structure of {dataset.root}; was it made from "
+            f"other data?"
+        )
         raise AnnotationError(msg)
     without = len(labelled - graded)
     if without:

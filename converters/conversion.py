@@ -102,7 +102,7 @@ def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[
     if not source.records:
         reasons = ", ".join(f"{name} {count}" for name, count in _reasons(source).items())
         found = f"left out: {reasons}" if reasons else "it holds none"
-        failures.append(f"{settings.annotations}: no image of it could be converted ({found})")
+        failures.append(f"{settings.annotations}: no image in it could be converted ({found})")
         LOG.error("error: %s", failures[-1])
     return failures
 
@@ -121,7 +121,7 @@ def _log_marks(marks: Mapping[str, Any]) -> None:
         if words:
             shown = ", ".join(f"{cut(word)!r} ({count})" for word, count in words[:_SHOWN])
             more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-            text = "words that are no %s known here: %s%s; names=MAP.yaml says what they stand for"
+            text = "words that are not %s known here: %s%s; names=MAP.yaml says what they stand for"
             LOG.warning(text, what, shown, more)
 
 

@@ -191,7 +191,7 @@ def _with_patient_file(settings: ConvertExport) -> ConvertExport:
         return settings
     if settings.patients is not None:
         msg = f"patient={patient} and patients={settings.patients}: one says who the patients are"
-        raise ConfigError(f"{msg}; leave one away")
+        raise ConfigError(f"{msg}; leave one out")
     if Path(patient).is_file():
         return replace(settings, patient=None, patients=Path(patient))
     if Path(patient).suffix.lower() in (".csv", ".json", ".yaml", ".yml", ".tsv"):
@@ -234,7 +234,7 @@ def _check_ratio(settings: ConvertCervical) -> None:
     if not 0 < ratio < 1:
         raise ConfigError(f"train_ratio={ratio}: wanted a ratio between 0 and 1, such as 0.67")
     if settings.split != ConvertSettings.__dataclass_fields__["split"].default:
-        msg = f"train_ratio={ratio} and split={settings.split}: one of them decides; leave one away"
+        msg = f"train_ratio={ratio} and split={settings.split}: one of them decides; leave one out"
         raise ConfigError(msg)
     if settings.kfold is not None:
         raise ConfigError(f"train_ratio={ratio} and kfold={settings.kfold}: leave one away")

@@ -42,13 +42,13 @@ def dataset_findings(dataset: Dataset) -> list[Finding]:
         found += [] if bare else _label_findings(dataset, record)
         findings += [f for f in found if (f.image_id, f.level, f.finding) not in known]
     if not any(s.pathology or s.class_name for record in records for s in record.structures):
-        LOG.info("grades: none of its structures has one, so their absence is no finding")
+        LOG.info("grades: no structure has one, so missing grades are not reported")
         findings = [finding for finding in findings if finding.finding != "empty_tag"]
     findings += [] if bare else _files_without_record(dataset)
     findings += _studies_in_two_parts(dataset)
     findings += _patients_in_two_parts(dataset)
     findings += disagreeing_levels(records)
-    action = "none: mend or remove the image" if bare else _AGAIN
+    action = "none: fix or remove the image" if bare else _AGAIN
     findings += image_findings(records, lambda r: read_image(dataset.image_path(r)), action)
     return findings
 
@@ -78,7 +78,7 @@ def image_findings(
             found.append(frame.finding("unreadable_image", detail, action))
         if image.size and (image == image.flat[0]).all():
             detail = "every pixel has the same value"
-            found.append(frame.finding("constant_image", detail, "converted as it is"))
+            found.append(frame.finding("constant_image", detail, "converted unchanged"))
         digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
         other = first.setdefault(digest, record.image_id)
         if other != record.image_id:
@@ -220,7 +220,7 @@ def _studies_in_two_parts(dataset: Dataset) -> list[Finding]:
             parts.setdefault(study, []).append(part)
     return [
         Finding(study, study, None, "study_in_two_parts", f"it is in {' and '.join(named)}",
-                "none: what is trained on must not be tested on")
+                "none: training studies must not be used for testing")
         for study, named in parts.items()
         if len(named) > 1
     ]  # fmt: skip
@@ -237,7 +237,7 @@ def _patients_in_two_parts(dataset: Dataset) -> list[Finding]:
     for studies in parted_patients(patients, parts):
         where = ", ".join(f"{study} in {parts[study]}" for study in studies)
         detail = f"{patients[studies[0]]} has studies in several parts: {where}"
-        action = "none: what is trained on must not be tested on"
+        action = "none: training studies must not be used for testing"
         name = "patient_in_two_parts"
         found.append(Finding(studies[0], studies[0], None, name, detail, action))
     return found

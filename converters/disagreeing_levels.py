@@ -57,7 +57,7 @@ def _of_one_spine(group: Sequence[ImageRecord]) -> list[Finding]:
             f"its names lie {levels:g} level{'' if levels == 1 else 's'} {where} those of "
             f"{', '.join(sorted(shifts))}, which show the same spine"
         )
-        action = "none: look which of them is right"
+        action = "none: check which of them is right"
         found.append(
             Finding(record.image_id, record.study_id, None, "levels_disagree", detail, action)
         )

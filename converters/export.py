@@ -96,10 +96,13 @@ def _check_keys(settings: DataExport) -> None:
     if (settings.data is None) == (settings.source is None):
         raise ConfigError("wanted either data=… (a dataset) or source=… (results)")
     if settings.source is not None and settings.images is None:
-        raise ConfigError("source=…: wanted images=… too, the source of that run of the pipeline")
+        raise ConfigError("source=…: give images=… too, the source of that pipeline run")
     coco = settings.data is not None and settings.data.suffix.lower() == ".json"
     if "slicer" in settings.to and settings.images is None and settings.data is not None:
-        msg = "to=slicer: marks the patient; wanted images=… too, the DICOM studies of the dataset"
+        msg = (
+            "to=slicer: points are in patient coordinates; give images=… too, the DICOM "
+            "studies of the dataset"
+        )
         raise ConfigError(msg)
     if settings.data is not None and settings.images is not None:
         if "slicer" not in settings.to and not coco:
@@ -161,7 +164,7 @@ def _of_results(
             LOG.info("not exported: %s", entry.detail)
     for finding in read.findings:
         if finding.finding in ("naming_abstained", "forced"):
-            LOG.warning("%s: %s; look at each label", finding.image_id, finding.detail)
+            LOG.warning("%s: %s; check each label", finding.image_id, finding.detail)
     for record in progress(read.records, description="images"):
         name = f"{record.image_id}.png"
         try:
@@ -228,7 +231,7 @@ def _write_markups(folder: Path, images: Sequence[ImageToCorrect]) -> list[str]:
             failures.append(f"{record.image_id}: {detail}its UID, or one without geometry)")
         elif study in done:
             detail = f"to=slicer: {done[study]} is of the same study, which has one file"
-            failures.append(f"{record.image_id}: {detail}; export one image a study")
+            failures.append(f"{record.image_id}: {detail}; export one image per study")
         else:
             done[study] = record.image_id
             write_json(folder / f"{study}.mrk.json", markups_to_correct(image), sync=False)

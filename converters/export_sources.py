@@ -62,7 +62,7 @@ def read_export(settings: ConvertExport) -> AnnotationSource:
     _check_kind(settings)
     entries = _entries(settings)
     if not entries:
-        raise AnnotationError(f"annotations={settings.annotations}: marks no image")
+        raise AnnotationError(f"annotations={settings.annotations}: has no annotated image")
     rules = ExportRules(
         words=words,
         patient=settings.patient,
@@ -94,7 +94,7 @@ def export_kind(annotations: Path) -> tuple[str | None, str]:
         return kind_of_json(content), why_no_export(content)
     kind = kind_of_head(annotations)
     if kind == "archive":
-        return None, "this is an archive; unpack it and name what is in it"
+        return None, "this is an archive; unpack it and give its content"
     if kind == "labelme-xml":
         return None, _XML_OF_OTHERS
     return kind, ""
@@ -145,7 +145,9 @@ def _check_kind(settings: ConvertExport) -> None:
         )
         raise AnnotationError(f"{msg}use spineline convert {found}")
     others = ", ".join(EXPORT_KINDS)
-    msg = f"annotations={settings.annotations}: is not {wanted}, nor of another tool that is known "
+    msg = (
+        f"annotations={settings.annotations}: is not {wanted}, nor a known export of another tool "
+    )
     raise AnnotationError(f"{msg}(convert {others})")
 
 

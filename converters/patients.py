@@ -41,7 +41,7 @@ _TAGS = ["PatientID", "PatientName", "PatientBirthDate"]
 _IMAGE_COLUMNS = ("image", "study", "study_id", "study_uid", "image_id", "id", "file", "name")
 _PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id")
 _MOST_BYTES = 64 << 20
-_LEAVE_ALONE = "each study is taken as a patient of its own"
+_LEAVE_ALONE = "each study is treated as a separate patient"
 
 
 def with_patients(source: AnnotationSource, patients: Path | None) -> AnnotationSource:
@@ -93,8 +93,8 @@ def patient_counts(records: Iterable[ImageRecord]) -> dict[str, int]:
 def warn_of_parted(records: Iterable[ImageRecord], parts: Mapping[str, Part], what: str) -> None:
     """Say where a division that was given puts the studies of one patient into several parts."""
     if parted := parted_patients(patients_of(records), parts):
-        text = "%s: %d patients have studies in more than one part, such as %s: what is trained "
-        text += "on must not be tested on"
+        text = "%s: %d patients have studies in more than one part, such as %s: training studies "
+        text += "must not be used for testing"
         LOG.warning(text, what, len(parted), " and ".join(parted[0]))
 
 
@@ -110,7 +110,7 @@ def _tell(
         return
     patients = len(set(of_study.values()))
     one, many = "study" if len(studies) == 1 else "studies", "" if patients == 1 else "s"
-    text = "patients: %d %s of %d patient%s by %s; no part divides a patient's"
+    text = "patients: %d %s of %d patient%s by %s; no part separates a patient's"
     LOG.info(text, len(studies), one, patients, many, told_by)
     if unknown := studies - set(of_study):
         text = "patients: of %d of %d studies the patient is not known, such as %s: %s"
@@ -127,7 +127,10 @@ def _from_dicom(source: AnnotationSource) -> dict[str, str]:
     tokens = {study: None if path is None else _token_in(path) for study, path in path_of.items()}
     found = {study: token for study, token in tokens.items() if token is not None}
     if 1 < len(found) == len(tokens) and len(set(found.values())) == 1:
-        text = "patients: all %d studies bear one PatientID: taken as what an anonymiser left there"
+        text = (
+            "patients: all %d studies have the same PatientID: assumed to come from an "
+            "anonymiser, and ignored"
+        )
         LOG.warning(text, len(found))  # nothing could be divided, were it a patient's
         return {}
     return found
@@ -163,13 +166,13 @@ def _from_file(records: Iterable[ImageRecord], path: Path) -> dict[str, str]:
             used.add(name)
             token = _token(listed[name])
             if found.setdefault(record.study_id, token) != token:
-                msg = f"patients={path}: gives study {record.study_id} two patients; wanted one"
+                msg = f"patients={path}: gives study {record.study_id} two patients; give one"
                 raise ConfigError(msg)
     if not found:
         msg = f"patients={path}: {min(listed)!r:.60} and its others name no image or study of the "
         raise ConfigError(f"{msg}source; wanted ids, study UIDs or file names")
     if len(used) < len(listed):
-        LOG.info("patients=%s: %d of its entries are of no image", path, len(listed) - len(used))
+        LOG.info("patients=%s: %d of its entries match no image", path, len(listed) - len(used))
     return found
 
 

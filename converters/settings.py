@@ -21,31 +21,33 @@ OTHER_FORMATS: tuple[str, ...] = ("imagefolder", "pose", "labelstudio", "fasterr
 class ConvertSettings(Settings):
     """Keys that every source shares."""
 
-    annotations: Path = key("the source's annotation file (JSON)")
-    images: Path = key("folder of its images")
+    annotations: Path = key("annotation file of the source (JSON)")
+    images: Path = key("folder of the source's images")
     out: Path = key("folder to write the dataset to")
     to: tuple[str, ...] = key(
         "formats to write", default=FORMATS, choices=(*FORMATS, *OTHER_FORMATS)
     )
-    labels: str = key("what the boxes' classes are", default="level", choices=tuple(LABEL_SETS))
+    labels: str = key("classes of the boxes", default="level", choices=tuple(LABEL_SETS))
     split: str = key(
-        "by patient: train, val or test (all into one part), report (number up to 150 train, the "
-        "rest test), a ratio such as 0.67 (train, the rest val), 0.7,0.15,0.15, or a manifest file",
+        "split by patient: train, val or test (everything into one part), report "
+        "(studies up to 150 train, the rest test), a ratio such as 0.67 (train, the "
+        "rest val), 0.7,0.15,0.15, or a manifest file",
         default="0.67",
     )
     kfold: int | None = key(
-        "write out/fold0 … each a whole dataset; what split makes test is tested in every fold",
+        "number of folds to write, as out/fold0 … each a whole dataset; the test part "
+        "of split is the test part of every fold",
         default=None,
         minimum=2,
     )
     patients: Path | None = key(
-        "CSV, JSON or YAML of patient by image or study, whose studies no ratio or fold parts; "
-        "none: by PatientID where the images are DICOM",
+        "CSV, JSON or YAML file that maps images or studies to patients, whose studies "
+        "ratios and folds keep together; none: use PatientID of DICOM images",
         default=None,
     )
-    seed: int = key("decides ratios and folds", default=0, minimum=0)
+    seed: int = key("random seed for ratios and folds", default=0, minimum=0)
     window: str = key(
-        "grey values: stretched between percentiles 0.5 and 99.5, or left as they are (8 bit only)",
+        "grey values: stretched between percentiles 0.5 and 99.5, or unchanged (8 bit only)",
         default="percentile",
         choices=("percentile", "none"),
     )
@@ -57,12 +59,12 @@ class ConvertLumbar(ConvertSettings):
     """Keys that the lumbar sources share."""
 
     empty_tag: str | None = key(
-        "what a missing or empty tag is taken as; none leaves it unlabelled",
+        "grade to use for a missing or empty tag; none leaves the structure unlabelled",
         default=None,
         choices=("v1",),
     )
     kinds: tuple[str, ...] = key(
-        "structures to keep in the dataset; the others are counted and dropped",
+        "kinds of structures to keep in the dataset; the others are counted and dropped",
         default=KINDS,
         choices=KINDS,
     )
@@ -83,7 +85,7 @@ class ConvertWithoutLevels(ConvertSettings):
     """Keys that the sources of discs without level share."""
 
     labels: str = key(
-        "what the boxes' classes are: health, as the source names no levels",
+        "classes of the boxes: health, because the source does not name levels",
         default="health",
         choices=tuple(LABEL_SETS),
     )
@@ -93,29 +95,31 @@ class ConvertWithoutLevels(ConvertSettings):
 class ConvertCervical(ConvertWithoutLevels):
     """Keys of ``spineline convert cervical``."""
 
-    annotations: Path = key("folder of the source's CSV files, or one of them")
+    annotations: Path = key("folder of the source's CSV files, or a single file")
     images: Path | None = key(  # type: ignore[assignment]
-        "folder of its images; none writes the labels alone, with sizes from the XML", default=None
+        "folder of the source's images; none writes only the labels, with sizes from the XML",
+        default=None,
     )
     min_boxes: int = key("images with fewer discs are left out", default=3, minimum=1)
     min_bin_size: int | None = key(
-        "images whose number of discs occurs in fewer images are left out; none takes 9, or 1 in a "
-        "source of fewer than 100 images",
+        "images whose disc count is shared by fewer images are left out; none: 9, or 1 "
+        "if the source has fewer than 100 images",
         default=None,
         minimum=1,
     )
     iou: float = key(
-        "of two boxes that overlap by more, one is dropped (the healthy one)",
+        "if two boxes overlap by more, the healthy one is dropped",
         default=0.65,
         minimum=0,
         maximum=1,
     )
     train_ratio: float | None = key(
-        "in place of split: this share trains, rounded down, the rest is val; seed decides which",
+        "instead of split: share of images to train on, rounded down, chosen by seed; "
+        "the rest is val",
         default=None,
     )
-    require_images: bool = key("a missing image is an error", default=False)
-    usable_value: str = key("what says that a slice is usable", default=USABLE_VALUE)
+    require_images: bool = key("treat a missing image as an error", default=False)
+    usable_value: str = key("value that marks a slice as usable", default=USABLE_VALUE)
     columns: CervicalColumns = key("names of the columns", default=CervicalColumns())
     classes: CervicalClasses = key("meanings of the classes", default=CervicalClasses())
 
@@ -124,17 +128,21 @@ class ConvertCervical(ConvertWithoutLevels):
 class ConvertPrepared(ConvertWithoutLevels):
     """Keys of ``spineline convert prepared``."""
 
-    annotations: Path = key("the prepared JSON, or a folder of train.json, val.json, test.json")
+    annotations: Path = key(
+        "the prepared JSON, or a folder with train.json, val.json and test.json"
+    )
     images: Path | None = key(  # type: ignore[assignment]
-        "folder of its images; none takes all as missing, see image_size", default=None
+        "folder of the source's images; none treats all of them as missing, see image_size",
+        default=None,
     )
     split: str = key(
-        "source keeps the parts of the files (0.67 where there is one file); else as in the other "
-        "conversions",
+        "source keeps the parts of the files (0.67 if there is only one file); "
+        "otherwise as in the other conversions",
         default="source",
     )
     image_size: tuple[int, ...] = key(
-        "width,height in pixels to take where an image is missing; none leaves it out", default=()
+        "width,height in pixels to use if an image is missing; none leaves the image out",
+        default=(),
     )
 
 
@@ -142,16 +150,16 @@ class ConvertPrepared(ConvertWithoutLevels):
 class ConvertPredicted(ConvertLumbar):
     """Keys of ``spineline convert result``."""
 
-    annotations: Path = key("out folder of pipeline predict, a result.json, or a folder of them")
-    images: Path = key("the source of that run: DICOM studies, or the folder of images")
+    annotations: Path = key("output folder of pipeline predict, a result.json, or a folder of them")
+    images: Path = key("source of that run: DICOM studies, or the folder of images")
     studies: str = key(
-        "all, with the corrections that lie beside them; or those alone that a reader has looked "
-        "at in spineline review",
+        "all, with the corrections stored beside them, or only those that a reader has "
+        "reviewed in spineline review",
         default="all",
         choices=("all", "reviewed"),
     )
     min_confidence: float = key(
-        "structures of which the detector was less sure are left out of their record",
+        "structures with a lower detection confidence are left out",
         default=0.0,
         minimum=0,
         maximum=1,
@@ -162,12 +170,12 @@ class ConvertPredicted(ConvertLumbar):
         choices=("leave_out", "keep"),
     )
     missing: str = key(
-        "results in which levels are missing: kept with those that are there, in order",
+        "keep or leave out results in which levels are missing",
         default="keep",
         choices=("keep", "leave_out"),
     )
     boxes: str = key(
-        "made from the points by the box rule, or the result's own",
+        "boxes made from the points by the box rule, or the result's own boxes",
         default="rule",
         choices=("rule", "result"),
     )
@@ -179,18 +187,21 @@ class ConvertExport(ConvertLumbar):
 
     kind: ClassVar[ExportKind]
 
-    images: Path = key("folder of its images: DICOM, plain images or volumes, at any depth")
+    images: Path = key(
+        "folder of the source's images: DICOM, plain images or volumes, at any depth"
+    )
     names: Path | None = key(
-        "YAML of what its words stand for: levels: {LWK1: L1, …}, grades: {attribute: pfirrmann, "
-        "1: v1, …}; none knows common spellings alone",
+        "YAML file that maps the source's words: levels: {LWK1: L1, …}, grades: "
+        "{attribute: pfirrmann, 1: v1, …}; none: only common spellings are known",
         default=None,
     )
     patient: str | None = key(
-        "attribute or column that names the patient, or a file of patient by image as patients=",
+        "attribute or column that names the patient, or a file that maps images to "
+        "patients, as in patients=",
         default=None,
     )
     boxes: str = key(
-        "rectangles stay boxes, and the box rule makes those of points; or it makes all",
+        "keep rectangles as boxes and use the box rule for points, or use the rule for all",
         default="own",
         choices=("own", "rule"),
     )
@@ -201,15 +212,17 @@ class ConvertPictures(ConvertExport):
     """Keys of the exports of tools that mark pictures, such as slices of volumes."""
 
     slices: str | None = key(
-        "of pictures of a volume's slices: the field that holds the number of the slice, or a "
-        r"regular expression of the picture's name such as (?P<volume>.+)_s(?P<slice>\d+); none "
-        "takes the usual fields and names (case7_s12.png, case7/012.png)",
+        "for pictures of a volume's slices: the field that holds the slice number, or a"
+        " regular expression for the picture's name such as "
+        "(?P<volume>.+)_s(?P<slice>\\d+); none: the usual fields and names "
+        "(case7_s12.png, case7/012.png)",
         default=None,
     )
-    first_slice: int = key("the number of a volume's first slice", default=0, minimum=0, maximum=1)
+    first_slice: int = key("number of a volume's first slice", default=0, minimum=0, maximum=1)
     view: str = key(
-        "how these pictures show a slice: upright (head up, face left), stored (the file's axes "
-        "as x and y), array (nibabel's volume[n]), rot90 (np.rot90 of it)",
+        "how these pictures show a slice: upright (head up, face left), stored (the "
+        "file's axes as x and y), array (nibabel's volume[n]), or rot90 (np.rot90 of "
+        "it)",
         default="upright",
         choices=tuple(SLICE_VIEWS),
     )
@@ -239,10 +252,11 @@ class ConvertLabelStudio(ConvertPictures):
 
     kind: ClassVar[ExportKind] = "labelstudio"
 
-    annotations: Path = key("Label Studio's export as JSON, or a folder of them")
-    predictions: bool = key("take the prediction of a task that nobody annotated", default=False)
+    annotations: Path = key("JSON export of Label Studio, or a folder of them")
+    predictions: bool = key("use the prediction of a task that nobody annotated", default=False)
     annotator: str | None = key(
-        "whose annotations count (completed_by, a number or address); none: a task may have one",
+        "annotator whose annotations to use (completed_by, a number or e-mail address);"
+        " none: a task may have only one annotation",
         default=None,
     )
 
@@ -253,7 +267,7 @@ class ConvertLabelme(ConvertPictures):
 
     kind: ClassVar[ExportKind] = "labelme"
 
-    annotations: Path = key("folder of LabelMe's JSON files, or one of them")
+    annotations: Path = key("folder of LabelMe's JSON files, or a single file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,11 +277,13 @@ class ConvertSlicer(ConvertExport):
     kind: ClassVar[ExportKind] = "slicer"
 
     annotations: Path = key(
-        "folder of 3D Slicer's .mrk.json and .fcsv, named after studies, or one of them"
+        "folder of 3D Slicer's .mrk.json and .fcsv files, named after studies, or a single file"
     )
-    images: Path = key("folder of the DICOM studies or volumes that were marked")
+    images: Path = key("folder of the DICOM studies or volumes that were annotated")
     off_slice_mm: float = key(
-        "points that lie further off the nearest slice are left out", default=10.0, minimum=0
+        "points farther than this from the nearest slice are left out, in mm",
+        default=10.0,
+        minimum=0,
     )
 
 
@@ -276,7 +292,7 @@ class CsvColumns(Settings):
     """Names of the columns of a CSV of points; letters' case does not matter."""
 
     image: str = key(
-        "column of the image's file name; several joined by / make a path of their cells",
+        "column of the image's file name; several columns joined by / form a path from their cells",
         default="image",
     )
     uid: str = key("column of the SOP instance UID", default="sop_instance_uid")
@@ -284,7 +300,9 @@ class CsvColumns(Settings):
     y: str = key("column of the point's y in pixels", default="y")
     level: str = key("column of the level", default="level")
     grade: str = key("column of the grade", default="grade")
-    slice: str = key("column of a volume's slice, from 0 or first_slice", default="slice")
+    slice: str = key(
+        "column of a volume's slice number, counted from 0 or first_slice", default="slice"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,13 +314,13 @@ class ConvertCsv(ConvertPictures):
     annotations: Path = key("the CSV file of points, or a folder of them")
     columns: CsvColumns = key("names of the columns", default=CsvColumns())
     view: str = key(
-        "how the x and y of a volume's slice count: stored (the file's axes), or as a picture of "
-        "it shows them: upright, array, rot90",
+        "how to count x and y in a volume's slice: stored (the file's axes), or as in a"
+        " picture of the slice: upright, array, rot90",
         default="stored",
         choices=tuple(SLICE_VIEWS),
     )
     only: str | None = key(
-        "COLUMN:VALUE of the rows to take, such as condition:Spinal Canal Stenosis", default=None
+        "COLUMN:VALUE of the rows to use, such as condition:Spinal Canal Stenosis", default=None
     )
 
 
@@ -312,36 +330,41 @@ class DataCheck(Settings):
 
     out: Path = key("folder to write check.json and check.csv to")
     annotations: Path | None = key(
-        "a source's annotation file, or folder of CSV files or results (its kind is recognised)",
+        "annotation file of a source, or folder of CSV files or results (the kind is recognised)",
         default=None,
     )
     images: Path | None = key(
-        "the source's images folder; a cervical or prepared source can do without, and a COCO file "
-        "as data= whose images lie around it",
+        "folder of the source's images; optional for a cervical or prepared source, and"
+        " for a COCO file as data= with its images nearby",
         default=None,
     )
     data: Path | None = key(
-        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        "dataset: its folder or data.yaml, converted or plain YOLO; or a COCO JSON file",
         default=None,
     )
     empty_tag: str | None = key(
-        "what conversion takes a missing or empty tag as; none leaves it unlabelled",
+        "grade that conversion uses for a missing or empty tag; none leaves the "
+        "structure unlabelled",
         default=None,
         choices=("v1",),
     )
     predictions: tuple[Path, ...] | None = key(
-        "of data=: predictions.csv on studies that the networks did not see, or folders with one, "
-        "of kfold classify OUT/VARIANT or classify val; labels that they contradict are found, "
-        "with pictures",
+        "with data=: out-of-fold predictions.csv, or folders with one (kfold classify "
+        "OUT/VARIANT, or classify val); labels that contradict them are listed, with "
+        "pictures",
         default=None,
     )
     names: Path | None = key(
-        "of another tool's export: YAML of what its words stand for, as of convert", default=None
+        "for another tool's export: YAML file that maps its words, as in convert", default=None
     )
-    limit: int = key("contradicted labels to list at most, the surest first", default=50, minimum=1)
+    limit: int = key(
+        "largest number of contradicted labels to list, the most certain first",
+        default=50,
+        minimum=1,
+    )
     overwrite: bool = key("replace out if it exists", default=False)
     usable_value: str = key(
-        "of a cervical source: what says that a slice is usable", default=USABLE_VALUE
+        "for a cervical source: value that marks a slice as usable", default=USABLE_VALUE
     )
     columns: CervicalColumns = key("names of its columns", default=CervicalColumns())
     classes: CervicalClasses = key("meanings of its classes", default=CervicalClasses())
@@ -355,23 +378,24 @@ CORRECTION_TOOLS: tuple[str, ...] = ("cvat", "labelstudio", "slicer")
 class DataExport(Settings):
     """Keys of ``data export``."""
 
-    to: tuple[str, ...] = key("tools to write for", choices=CORRECTION_TOOLS)
-    out: Path = key("folder to write to: images, and a folder for each tool")
+    to: tuple[str, ...] = key("tools to export for", choices=CORRECTION_TOOLS)
+    out: Path = key("folder to write: the images, and a folder for each tool")
     data: Path | None = key(
-        "a dataset: its folder or data.yaml, converted or bare YOLO; or a COCO JSON file",
+        "dataset: its folder or data.yaml, converted or plain YOLO; or a COCO JSON file",
         default=None,
     )
     source: Path | None = key(
-        "in place of data: out folder of pipeline predict, a result.json, or a folder of them",
+        "instead of data: output folder of pipeline predict, a result.json, or a folder of them",
         default=None,
     )
     images: Path | None = key(
-        "of source=: that run's source; of data= with to=slicer: the DICOM studies it is of; of a "
-        "COCO JSON file: folder of its images",
+        "with source=: the source of that run; with data= and to=slicer: the DICOM "
+        "studies that the dataset was made from; for a COCO JSON file: the folder of "
+        "its images",
         default=None,
     )
     shape: str = key(
-        "shape that marks a structure in CVAT and Label Studio",
+        "shape of the marks in CVAT and Label Studio",
         default="points",
         choices=("points", "boxes"),
     )

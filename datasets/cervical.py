@@ -25,8 +25,8 @@ class CervicalColumns(Settings):
     )
     xml: str = key("column of the LabelMe XML", default="XML")
     patient: str | None = key(
-        "column of the patient, whose images a split keeps together; none takes each image for a "
-        "patient",
+        "column of the patient, whose images a split keeps together; none treats each "
+        "image as a patient",
         default=None,
     )
 
@@ -36,7 +36,9 @@ class CervicalClasses(Settings):
     """What the classes of a cervical source mean: patterns in which * stands for anything."""
 
     cervical: tuple[str, ...] = key("classes of cervical discs", default=("shejnyj-*",))
-    thoracic: tuple[str, ...] = key("classes of thoracic discs, left out", default=("grudnoj-*",))
+    thoracic: tuple[str, ...] = key(
+        "classes of thoracic discs, which are left out", default=("grudnoj-*",)
+    )
     healthy: tuple[str, ...] = key(
         "classes of healthy discs; other cervical discs are sick", default=("*-zdorovyj",)
     )

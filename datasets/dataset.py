@@ -72,17 +72,17 @@ class Dataset:
 
 
 def load_dataset(data: Path, images: Path | None = None, *, own_classes: bool = False) -> Dataset:
-    """Load a converted dataset, or a bare YOLO or COCO one.
+    """Load a converted dataset, or a plain YOLO or COCO data set.
 
-    Of a converted one, named by its folder or its ``data.yaml``, the COCO files in ``annotations``
-    are what counts. A bare YOLO data set is named by its ``data.yaml`` or its folder, a bare COCO
-    one by a JSON file or its folder; what their classes stand for is told by their names, see
+    A converted dataset is given by its folder or its ``data.yaml``, and is read from the COCO files
+    in ``annotations``. A plain YOLO data set is given by its ``data.yaml`` or its folder, a plain
+    COCO one by a JSON file or its folder. Their class names say what the classes are, see
     [spineline.datasets.bare.contents][].
 
     Args:
-        data: what names it.
-        images: of a bare COCO data set, the folder of its images; None looks around the JSON.
-        own_classes: take a bare data set too whose classes are no levels.
+        data: folder or file of the dataset.
+        images: folder of the images of a plain COCO data set; None searches near the JSON file.
+        own_classes: also accept a plain data set whose classes are not levels.
 
     Raises:
         AnnotationError: no dataset, its files cannot be read, or its classes are its own.

@@ -219,7 +219,7 @@ def read_image(path: Path) -> GreyImage:
 
 
 def read_uint8_image(path: Path) -> PixelArray:
-    """Read a grey image as models see it: 8 bits as they are, deeper values windowed to 8 bits.
+    """Read a grey image as models see it: 8-bit values unchanged, deeper values windowed to 8 bits.
 
     Args:
         path: as for [read_image][].

@@ -2,11 +2,11 @@
 
 Coordinates: pixels of the image as stored (native resolution), origin at the centre of the top
 left pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy`` (left, top, right,
-bottom) and may reach over the image's edge; writers of file formats clip them.
+bottom) and may extend beyond the image; writers of file formats clip them.
 
-A lumbar structure has a level. A cervical source names no levels: its discs have the level ``""``
-and are tagged ``healthy`` or ``sick``, no further. A structure of a data set that is not ours
-carries the name of its class there; it has a level too where the name stands for one.
+A lumbar structure has a level. A cervical source does not name levels: its discs have the level
+``""`` and are only tagged ``healthy`` or ``sick``. A structure of a data set from elsewhere keeps
+the name of its class, and also has a level if the name stands for one.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Structure:
     Attributes:
         level: one of the eleven levels, or one of ``EXTRA_LEVELS``; ``""`` for a disc whose source
             names no level.
-        kind: ``disc`` or ``vertebra``; follows from the level; without level a disc.
+        kind: ``disc`` or ``vertebra``, which follows from the level; a disc without a level.
         point_xy: centre in native pixels.
         box_xyxy: absolute box in native pixels, unclipped.
-        pathology: tags ``v1`` … ``v5``, sorted; without level ``healthy`` or ``sick``; empty where
-            unlabelled.
+        pathology: tags ``v1`` … ``v5``, sorted, or ``healthy`` or ``sick`` without a level; empty
+            if unlabelled.
         findings: names of the problems that quality control found in this structure.
-        class_name: what a data set that is not ours calls its class; ``""`` in all others.
+        class_name: name of the class in a data set from elsewhere; ``""`` otherwise.
     """
 
     level: str
@@ -68,7 +68,8 @@ class Structure:
         return (y, x, *self.box_xyxy)
 
     def class_in(self, labels: Classes) -> int | None:
-        """Class index in a label set; None where it has none (unlabelled, or not of the eleven).
+        """Class index in a label set; None without one (unlabelled, or not one of the eleven
+        levels).
 
         Given the names of a data set's own classes, the index of this structure's among them.
         """
@@ -83,15 +84,15 @@ class ImageRecord:
 
     Attributes:
         image_id: unique in its source; used as file name, so letters, digits, ``. _ -`` only.
-        study_id: of the study, or of the patient where the source says no more.
+        study_id: id of the study, or of the patient if the source does not name studies.
         width, height: in pixels.
         structures: sorted top to bottom, by level or, without levels, by their points.
         spacing_rc_mm: pixel spacing in mm, (between rows, between columns), or None.
         file: path of the image file relative to its images folder, or None.
         study_uid, series_uid, instance_uid: DICOM identity, or None.
         findings: names of the problems that quality control found in the image as a whole.
-        patient_id: the same in all studies of one patient, so that splits keep them together: a
-            number counted while converting, never the hospital's own; None where it is not known.
+        patient_id: the same in all studies of one patient, so that splits keep them together. It is
+            a pseudonym made by conversion, never the hospital's own id; None if unknown.
     """
 
     image_id: str
@@ -142,7 +143,7 @@ def is_image_id(image_id: str) -> bool:
 
 
 def check_image_id(image_id: str) -> None:
-    """Refuse an id that could not be a plain file name.
+    """Raise an error for an id that could not be a plain file name.
 
     Raises:
         AnnotationError: the id is empty, starts with a dot, or holds other characters than letters,

@@ -32,7 +32,7 @@ class Detector(Protocol):
 
     Attributes:
         names: class names.
-        imgsz: longer side, in pixels, that images are scaled to.
+        imgsz: the longer side, in pixels, to which images are scaled.
     """
 
     @property
@@ -58,9 +58,10 @@ class Detector(Protocol):
 
         Args:
             images: uint8 (H, W) grey each, of any sizes.
-            confidence: least confidence.
-            iou: of two boxes of one class that overlap by more than this, the less confident goes.
-            max_detections: most boxes per image.
+            confidence: lowest confidence.
+            iou: if two boxes of one class overlap by more than this, the less confident one is
+                dropped.
+            max_detections: largest number of boxes per image.
             batch: images per forward pass.
 
         Returns:
@@ -75,8 +76,8 @@ def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) ->
     Args:
         weights: a ``.safetensors`` file written by ``spineline detect train``, or a ``.pt`` pickle.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
-        trust: allow a ``.pt`` file. Even then it is read by an unpickler that knows the package's
-            classes alone.
+        trust: allow a ``.pt`` file. Even then, it is read by an unpickler that knows only the
+            package's classes.
 
     Raises:
         WeightsError: missing, damaged, not a detector's, of an unknown backend, or a pickle

@@ -229,7 +229,7 @@ def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
         msg = f"{path}: its weights do not fit its description ({error!s:.1000})"
         raise WeightsError(msg) from error
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
-        raise WeightsError(f"{path}: holds weights that are no finite numbers; train it again")
+        raise WeightsError(f"{path}: holds weights that are not finite numbers; train it again")
     network.names = dict(enumerate(meta.names))  # type: ignore[assignment]  # as ultralytics does
     return network.eval(), meta
 

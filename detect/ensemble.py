@@ -36,7 +36,8 @@ _MEMBER_CONFIDENCE = 0.1
 
 
 class EnsembleDetector:
-    """Detectors of the same classes behind [spineline.detect.backend.Detector][].
+    """Several detectors of the same classes with the interface of
+    [spineline.detect.backend.Detector][].
 
     Attributes:
         detectors: the members, of any backends.
@@ -83,7 +84,7 @@ class EnsembleDetector:
 
     @property
     def imgsz(self) -> int:
-        """The largest of the members' longer sides, in pixels, that images are scaled to."""
+        """The largest of the members' longer sides, in pixels, to which images are scaled."""
         return max(detector.imgsz for detector in self.detectors)
 
     def detect(
@@ -95,10 +96,10 @@ class EnsembleDetector:
         max_detections: int = 300,
         batch: int = 16,
     ) -> list[Detections]:
-        """See [spineline.detect.backend.Detector.detect][]; ``confidence`` is that after fusion.
+        """See [spineline.detect.backend.Detector.detect][]; ``confidence`` applies after fusion.
 
-        Of one detector's boxes of a class that overlap by more than ``fusion_iou``, the most
-        confident one goes on to the fusion, which would take the others for further detectors'.
+        If boxes of one detector and class overlap by more than ``fusion_iou``, only the most
+        confident one is fused, because the others would count as boxes of further detectors.
         """
         least = confidence * _MEMBER_CONFIDENCE if self.fusion == "wbf" else confidence
         answers = [
@@ -198,8 +199,8 @@ def load_ensemble(
         trust: allow ``.pt`` files.
 
     Raises:
-        ConfigError: no file, weights that do not fit, another fusion, or one that needs a package
-            which is not installed.
+        ConfigError: no file, weights that do not fit, an unknown fusion, or one that needs a
+            package which is not installed.
         WeightsError: a file cannot be used, or the classes of two files differ.
     """
     _check_fusion(fusion, fusion_iou)
@@ -267,7 +268,7 @@ def check_choice(settings: DetectVal | DetectPredict) -> None:
         ]
         if changed:
             msg = f"{changed[0]}=: is for an ensemble, and model= names one detector"
-            raise ConfigError(f"{msg}; name several by weights=FILE,FILE, or leave it away")
+            raise ConfigError(f"{msg}; name several by weights=FILE,FILE, or leave it out")
         return
     shown = ",".join(settings.weights)
     if settings.model is not None:

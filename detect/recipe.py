@@ -298,7 +298,7 @@ def check_fasterrcnn(values: Mapping[str, Any]) -> None:
         ConfigError: what is wrong.
     """
     if values["optimizer"] != "SGD":
-        raise ConfigError(f"optimizer={values['optimizer']}: model={FASTERRCNN} has SGD alone")
+        raise ConfigError(f"optimizer={values['optimizer']}: model={FASTERRCNN} supports only SGD")
     _check_own_loop(values)
 
 

@@ -12,9 +12,9 @@ from spineline.datasets.boxes import suppressed_boxes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """What a detector found in one image, by falling confidence.
+    """Detections in one image, in order of falling confidence.
 
-    One place of the image may carry several classes (a box each): suppression is per class.
+    One place may have boxes of several classes, because suppression is per class.
 
     Attributes:
         boxes_xyxy: (N, 4) float32, absolute, native pixels of the image, clipped to it.
@@ -47,29 +47,29 @@ class Detections:
         return ((low + high) / 2).astype(np.float32)
 
     def at_least(self, confidence: float) -> Detections:
-        """Those of at least that confidence."""
+        """The detections of at least that confidence."""
         return self._take(self.confidence >= confidence)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Detections:
-        """Those at which ``mask``, bool (N,), is true."""
+        """The detections for which ``mask``, bool (N,), is true."""
         return self._take(mask)
 
     def first(self, count: int) -> Detections:
-        """The first ``count``, the most confident ones."""
+        """The ``count`` most confident detections."""
         return self._take(np.arange(min(count, len(self))))
 
     def by_confidence(self) -> Detections:
-        """By falling confidence; equals keep their order."""
+        """Sort by falling confidence; equal ones keep their order."""
         return self._take(np.argsort(-self.confidence, kind="stable"))
 
     def best_of_each_class(self) -> Detections:
-        """The most confident one of each class (the first, among equals), by falling confidence."""
+        """The most confident detection of each class (the first among equals), sorted."""
         order = np.argsort(-self.confidence, kind="stable")
         _, first = np.unique(self.class_index[order], return_index=True)
         return self._take(order[np.sort(first)])
 
     def without_near_duplicates(self, iou: float) -> Detections:
-        """Those that overlap no more confident one, of any class, by more than ``iou``."""
+        """The detections that overlap no more confident one, of any class, by more than ``iou``."""
         ordered = self.by_confidence()
         return ordered.where(~suppressed_boxes(ordered.boxes_xyxy, iou))
 

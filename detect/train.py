@@ -158,7 +158,7 @@ def _resume(given: DetectTrain, group: ProcessGroup) -> TrainingResult:
     _check_packages(settings)
     if settings.model is None or settings.data is None:
         record = settings.out / "run.yaml"
-        raise WeightsError(f"{record}: names no model or data; start the run anew")
+        raise WeightsError(f"{record}: names no model or data; start a new run")
     if settings.model not in OWN_LOOP:
         from spineline.detect.yolo import train as yolo_train  # ultralytics
 
@@ -178,7 +178,7 @@ def _check_run_folder(settings: DetectTrain) -> None:
     out = settings.out
     check_new_run(out, overwrite=settings.overwrite)
     if out.exists() and any(out.iterdir()) and not _is_run_folder(out):
-        msg = f"{out}: is no run folder of {COMMAND}; remove it yourself or choose another out="
+        msg = f"{out}: is not a run folder of {COMMAND}; remove it yourself or choose another out="
         raise OutputExistsError(msg)
 
 

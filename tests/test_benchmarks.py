@@ -623,7 +623,7 @@ def test_copies_of_studies_are_studies_of_their_own(tmp_path: Path) -> None:
     from spineline.datasets.dicom.study import scan
 
     words = harness.draw_cohort(tmp_path / "c", 10, seed=0, slices=1, size=128)
-    assert words == "10 phantom studies, 3 files each, 128 px, 8 of them drawn anew"
+    assert words == "10 phantom studies, 3 files each, 128 px, 8 of them distinct"
     studies = scan(tmp_path / "c")
     assert len({study.study_uid for study in studies}) == len(studies) == 10
     slices = [one for study in studies for series in study.series for one in series.slices]

@@ -71,7 +71,7 @@ def served(command: str, folder: Path) -> Iterator[str]:
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 0, said
-        assert "3 of 12 studies looked at" in said
+        assert "3 of 12 studies reviewed" in said
     finally:
         process.kill()
         process.wait()

@@ -34,7 +34,7 @@ def test_a_changed_figure_is_quoted_as_changed(docs: Path) -> None:
     )
     page.write_text(text)
     overview.main([f"docs={docs}"])
-    line = "| all names of the image right                    | 0.124 (0.830 – 0.979)"
+    line = "| all names of the image correct                            | 0.124 (0.830 – 0.979)"
     assert line in page.read_text()
 
 

@@ -65,13 +65,14 @@ class Entry:
 class Registry:
     """A folder of weights: its entries, and the bundles of a detector and a classifier.
 
-    A bundle may hold a namer besides: the network that reads levels off the straightened spine.
+    A bundle may also hold a namer: the level reader, which reads levels from the straightened
+        spine.
 
     Attributes:
         folder: where the files are.
         entries: in the order of the file.
-        bundles: names of (detector, classifier, …) by bundle name; several classifiers answer as
-            one.
+        bundles: names of (detector, classifier, …) by bundle name; several classifiers are
+            combined.
         namers: name of the namer by the name of each bundle that has one.
     """
 
@@ -85,7 +86,7 @@ class Registry:
         return next((entry for entry in self.entries if entry.name == name), None)
 
     def path_of(self, entry: Entry) -> Path:
-        """Where an entry's file is (or should be)."""
+        """The path of an entry's file, whether it exists or not."""
         return self.folder / entry.file
 
     def state_of(self, entry: Entry) -> State:
@@ -103,7 +104,7 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A weights file that exists and is what it should be.
+    """A weights file that exists and has been verified.
 
     Attributes:
         name: the registry's name, or the file's name without its folders.
@@ -136,7 +137,7 @@ class Bundle:
         sha256: SHA-256 of the files' SHA-256 hex digests, detector, classifiers and namer if there
             is one, 64 ASCII letters each.
         namer: its namer, or None.
-        more_classifiers: those beside the first, which answer with it as one.
+        more_classifiers: the other classifiers, which are combined with the first.
     """
 
     name: str
@@ -155,19 +156,20 @@ class Bundle:
 def resolve(
     name: str, *, task: Task, trust: bool = False, registry: Registry | None = None
 ) -> WeightsFile:
-    """The weights file behind a registry name or a path.
+    """Find the weights file for a registry name or a path.
 
-    A registry name wins over a file of that name in the current folder; ``./NAME`` means the file.
+    A registry name takes precedence over a file of that name in the current folder; ``./NAME``
+    means the file.
 
     Args:
         name: a name of the registry, or the path of a file.
         task: what the weights must be for.
-        trust: take a pickle too. Loading a pickle runs code that is in it.
+        trust: also accept a pickle, although loading a pickle runs the code in it.
         registry: where names are looked up; by default the bundled one.
 
     Raises:
         WeightsError: no such name or file, another SHA-256 than the registry's, weights for another
-            task, a pickle without ``trust``, or a file that is no weights file.
+            task, a pickle without ``trust``, or a file that is not a weights file.
     """
     registry = load_registry() if registry is None else registry
     entry = registry.find(name)
@@ -187,11 +189,11 @@ def resolve_classifiers(
     trust: bool = False,
     registry: Registry | None = None,
 ) -> tuple[WeightsFile, ...]:
-    """The weights files of one classifier, or of several that answer as one.
+    """Find the weights files of one classifier, or of several combined ones.
 
     Args:
         names: names of the registry or paths; in a text divided by commas, as ``A,B`` or ``[A,B]``.
-        trust: take pickles too.
+        trust: also accept pickles.
         registry: where names are looked up; by default the bundled one.
 
     Raises:
@@ -245,7 +247,7 @@ def task_of(name: str, *, trust: bool = False, registry: Registry | None = None)
 
 
 def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -> Bundle:
-    """The detector and the classifiers of a bundle, and its namer if it has one.
+    """Find the detector and the classifiers of a bundle, and its level reader if it has one.
 
     Raises:
         WeightsError: no such bundle, or one of its files is missing or altered.
@@ -284,7 +286,7 @@ def digest_of(files: Sequence[WeightsFile]) -> str:
 
 
 def weights_record(files: Sequence[WeightsFile]) -> dict[str, Any]:
-    """What a run's record says of the files of one network, or of several that answer as one."""
+    """The entry of a run's record for the files of one network, or of several combined ones."""
     if len(files) == 1:
         return {"name": files[0].name, "sha256": files[0].sha256}
     return {
@@ -437,7 +439,7 @@ def _resolve_named(registry: Registry, bundle: str, name: str, task: Task) -> We
     if entry is None:
         raise WeightsError(
             f"weights={bundle}: the bundle wants {name!r}, which is not in "
-            f"{registry.folder / REGISTRY_FILE}; install spineline anew, or name your own weights"
+            f"{registry.folder / REGISTRY_FILE}; reinstall spineline, or name your own weights"
         )
     return _resolve_entry(registry, entry, task)
 
@@ -455,7 +457,7 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
     if found != entry.sha256:
         raise WeightsError(
             f"{entry.name}: {path} has been altered: expected SHA-256 {entry.sha256}, "
-            f"found {found}; restore it (git checkout, or install spineline anew); to use the "
+            f"found {found}; restore it (git checkout, or reinstall spineline); to use the "
             "altered file on purpose, copy it elsewhere and name it by its path"
         )
     return WeightsFile(entry.name, path, found)

@@ -60,7 +60,7 @@ def parse_prepared(entry: Any, where: str) -> PreparedImage:
         raise EntryError("bad_entry", f"{where}: wanted an object with img_path and annotation")
     listed = entry.get("annotation")
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise EntryError("bad_entry", f"{where}: annotation is no list of objects")
+        raise EntryError("bad_entry", f"{where}: annotation is not a list of objects")
     tags = [_tag(item.get("label"), f"{where}, box {n}") for n, item in enumerate(listed)]
     boxes = [_box(item.get("bbox"), f"{where}, box {n}") for n, item in enumerate(listed)]
     return PreparedImage(entry["img_path"], tuple(boxes), tuple(tags))
@@ -108,7 +108,7 @@ def _tag(label: Any, where: str) -> str:
 def _box(values: Any, where: str) -> PixelBox:
     numbers = isinstance(values, list) and len(values) == 4
     if not numbers or not all(type(v) in (int, float) for v in values):
-        raise EntryError("not_a_number", f"{where}: bbox is no list of four numbers")
+        raise EntryError("not_a_number", f"{where}: bbox is not a list of four numbers")
     if not all(abs(v) <= LARGEST_COORDINATE for v in values):
         raise EntryError("not_a_number", f"{where}: bbox is absurdly large, wanted pixels")
     left, top, right, bottom = (float(value) for value in values)

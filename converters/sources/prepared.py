@@ -87,7 +87,7 @@ def read_prepared(
                 file = named_frame(images, frames, str(img_path), img_path.stem)
                 taken = ids.take(str(img_path), file)
                 if taken is None:
-                    detail = f"{where}: the image occurs more than once; the first entry counts"
+                    detail = f"{where}: the image occurs more than once; the first entry is used"
                     repeated = EntryError("duplicate_id", detail, failed=False)
                     builder.leave_out(img_path.stem, img_path.stem, repeated)
                     continue

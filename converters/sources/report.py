@@ -61,7 +61,7 @@ def read_report(
         image_id = _id_of(number, entry)
         study = study_of(image_id)
         if image_id in seen:
-            detail = "the id occurs more than once in the annotations; the first entry counts"
+            detail = "the id occurs more than once in the annotations; the first entry is used"
             builder.leave_out(image_id, study, EntryError("duplicate_id", detail, failed=False))
             continue
         seen.add(image_id)

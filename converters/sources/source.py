@@ -301,7 +301,7 @@ def point_list(value: Any, where: str) -> list[dict[str, Any]]:
     if value is None or value == []:
         raise EntryError("no_point", f"{where}: no point, wanted eleven")
     if not isinstance(value, list) or not all(isinstance(point, dict) for point in value):
-        raise EntryError("bad_entry", f"{where}: point is no list of objects")
+        raise EntryError("bad_entry", f"{where}: point is not a list of objects")
     if len(value) == 1:
         raise EntryError("one_point", f"{where}: one point only, wanted eleven; boxes need two")
     return value

@@ -198,7 +198,7 @@ def _read_slice(
         study = index.names[header.study_uid]
         if header.instance_uid in index.instances:
             image_id = study
-            detail = f"{where}: the slice was annotated before; the first entry counts"
+            detail = f"{where}: the slice was annotated before; the first entry is used"
             raise EntryError("duplicate_id", detail, failed=False)
         index.instances.add(header.instance_uid)
         image_id = index.image_id(header)

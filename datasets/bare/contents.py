@@ -16,7 +16,7 @@ from spineline.datasets.quality_control import Finding, MarkedImage
 from spineline.datasets.splits import PARTS, Part
 from spineline.datasets.types import ImageRecord, Structure
 
-LEFT_OUT = "none: the image is left out; mend or remove it"
+LEFT_OUT = "none: the image is left out; fix or remove it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +184,4 @@ def _log_classes(
     others = Counter(name for name in boxes if name not in known)
     if others:
         text = ", ".join(f"{name} ({others[name]} boxes)" for name in names if others[name])
-        LOG.warning("classes that are no level: %s; their boxes have no level", text)
+        LOG.warning("classes that are not levels: %s; their boxes have no level", text)

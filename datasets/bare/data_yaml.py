@@ -100,7 +100,9 @@ def read_data_yaml(file: Path) -> DataYaml:
     try:
         parts = _parts(content, file)
     except (OSError, ValueError) as error:  # a zero byte, a name that is too long, no permission
-        raise AnnotationError(f"{file}: names what cannot be looked up ({error})") from error
+        raise AnnotationError(
+            f"{file}: names something that cannot be looked up ({error})"
+        ) from error
     return DataYaml(file.absolute(), names, parts, _keypoint_shape(content, file))
 
 
@@ -222,7 +224,7 @@ def _images_of(place: Path) -> list[Path]:
         if not path.is_absolute():  # from the current folder, else from the list's
             path = path.absolute() if path.exists() else place.parent / path
         if path.suffix.lower() not in YOLO_SUFFIXES:
-            msg = f"{place}: lists {line[:100]!r}, which is no image; allowed: "
+            msg = f"{place}: lists {line[:100]!r}, which is not an image; allowed: "
             raise AnnotationError(msg + ", ".join(YOLO_SUFFIXES))
         files.append(path)
     return files

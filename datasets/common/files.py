@@ -161,7 +161,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("lists and objects lie too deep in each other") from error
+        raise ValueError("lists and objects are nested too deeply") from error
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:

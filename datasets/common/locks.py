@@ -34,7 +34,7 @@ def held_folder(folder: Path, doing: str = "training", *, inside: bool = False) 
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        msg = f"{folder}: another process is {doing} into it; wait, or choose another out="
+        msg = f"{folder}: another process is {doing} there; wait, or choose another out="
         raise SpinelineError(msg) from error
     except (OSError, NotImplementedError):  # such as a network disk without locks
         yield

@@ -111,7 +111,9 @@ def resumed_settings(
         msg = f"out={folder}: nothing to resume, no run.yaml there; start it without resume=true"
         raise WeightsError(msg) from error
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        raise WeightsError(f"{record}: is no record of such a training run ({error!r})") from error
+        raise WeightsError(
+            f"{record}: is not a record of such a training run ({error!r})"
+        ) from error
     changed: dict[str, Any] = {}
     for spec in fields(given):
         value, began = getattr(given, spec.name), getattr(earlier, spec.name)
@@ -121,7 +123,7 @@ def resumed_settings(
             shown = values.get(spec.name, began)
             msg = (
                 f"{spec.name}={value}: the run in {folder} began with {spec.name}={shown}, and "
-                "resume=true keeps that; leave the key away, or start another run"
+                "resume=true keeps that; leave the key out, or start another run"
             )
             raise ConfigError(msg)
         changed[spec.name] = value

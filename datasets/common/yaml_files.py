@@ -93,6 +93,6 @@ def _check_size(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
         if len(open_values) > MAX_DEPTH:
-            raise YamlError(f"lists and mappings lie more than {MAX_DEPTH} deep in each other")
+            raise YamlError(f"lists and mappings are nested more than {MAX_DEPTH} deep")
         if total > MAX_VALUES:
             raise YamlError(f"holds more than {MAX_VALUES:,} values, aliases counted in full")

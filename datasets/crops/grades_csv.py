@@ -48,5 +48,5 @@ def _read_file(file: Path) -> list[dict[str, str]]:
         if missing is not None:
             raise AnnotationError(f"{wanted}, found no column {missing} in line {line}")
         if row["level"] not in LEVELS:
-            raise AnnotationError(f"{file}, line {line}: {row['level'][:40]!r} is no level")
+            raise AnnotationError(f"{file}, line {line}: {row['level'][:40]!r} is not a level")
     return rows

@@ -229,7 +229,7 @@ def why_no_crop(dataset: Dataset, failures: Sequence[str]) -> str:
     if all(s.level == NO_LEVEL for s in structures):
         return (
             "no crop can be made, its discs have no level and are graded healthy or sick alone "
-            "(a cervical or prepared source), while crops are of named levels graded v1 to v5; "
+            "(a cervical or prepared source), while crops need named levels graded v1 to v5; "
             "use detect train and detect val on it, or crops of a lumbar dataset (convert report, "
             "convert tianchi)"
         )

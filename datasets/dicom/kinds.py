@@ -91,7 +91,7 @@ _T2_REPETITION_MS = 1500.0
 def no_anatomy(header: SliceHeader) -> str | None:
     """Why a slice is no image of the anatomy as it was scanned, or None."""
     if is_capture(header):
-        return "a screen shot or secondary capture"
+        return "a screenshot or secondary capture"
     if is_localizer(header):
         return "a localizer"
     text = " ".join((header.words, *header.image_type))
@@ -101,7 +101,7 @@ def no_anatomy(header: SliceHeader) -> str | None:
 
 
 def is_capture(header: SliceHeader) -> bool:
-    """Whether a slice is a screen shot or secondary capture."""
+    """Whether a slice is a screenshot or secondary capture."""
     screen = any("SCREEN" in word for word in header.image_type) or "SCREEN" in header.words
     return header.sop_class_uid.startswith(_SECONDARY_CAPTURE) or screen
 

@@ -206,7 +206,7 @@ def _decode(header: SliceHeader, dataset: Dataset) -> npt.NDArray[Any]:
         )
     except DecoderMissingError as error:
         found = f"pixels are stored as '{syntax.name}', which needs a decoder that is not installed"
-        advice = f"pip install 'spineline[{EXTRA}]' brings it; or export uncompressed DICOM"
+        advice = f"install it with pip install 'spineline[{EXTRA}]', or export uncompressed DICOM"
         raise _error(header, found, advice) from error
     except (RuntimeError, NotImplementedError) as error:
         found = f"pixels stored as '{syntax.name}' cannot be decoded"

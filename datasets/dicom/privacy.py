@@ -81,7 +81,7 @@ def privacy_remarks(header: SliceHeader, names: Iterable[str]) -> PrivacyRemarks
     if told.annotated:
         reasons.append("its header says so (BurnedInAnnotation)")
     elif is_capture(header):
-        reasons.append("it is a screen shot or secondary capture")
+        reasons.append("it is a screenshot or secondary capture")
     if told.drawn_over:
         reasons.append("viewers draw graphics over it that its file holds (overlay plane 60xx)")
     named = any(holds_identity(name, told.identity) for name in names)

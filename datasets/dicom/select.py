@@ -88,7 +88,7 @@ class Demerit(NamedTuple):
 
 
 def _dark_fat(how: str) -> Demerit:
-    text = f"fat-suppressed ({how}); grades are less sure on it"
+    text = f"fat-suppressed ({how}); grades are less certain on it"
     return Demerit(5, text, "fat_suppressed")
 
 
@@ -96,11 +96,11 @@ _OF_DIXON: dict[DixonPart, Demerit] = {
     "water": _dark_fat("the water image of a Dixon scan"),
     "in-phase": Demerit(6, ""),
     "opposed-phase": Demerit(
-        12, "the opposed-phase image of a Dixon scan; grades are less sure on it"
+        12, "the opposed-phase image of a Dixon scan; grades are less certain on it"
     ),
     "fat": Demerit(
         14,
-        "fat alone, the opposite of fat-suppressed (the fat image of a Dixon scan); grades are "
+        "fat only, the opposite of fat-suppressed (the fat image of a Dixon scan); grades are "
         "less sure on it",
     ),
 }
@@ -252,8 +252,8 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
     if not usable and (study.single_file or force) and refused:
         taken, reason = min(refused, key=lambda each: _strangeness(each[0]))
         usable, refused = [taken], [each for each in refused if each[0] is not taken]
-        asked = "the file was taken as asked"
-        asked = asked if study.single_file else "{series.shown}: taken by force=true"
+        asked = "the file was used as requested"
+        asked = asked if study.single_file else "{series.shown}: used because of force=true"
         warnings.append(
             taken.remark("slice_choice", f"{asked}, although it is: {{reason}}", reason)
         )
@@ -439,7 +439,7 @@ def _upper_stations(best: _Stack, stacks: Sequence[_Stack]) -> list[Remark]:
     count = sum(_lies_above(replace(stack, seen=()), best) for stack in stacks)
     if not count:
         return []
-    wording = "{series.shown} was taken, the lowest of {count} stations of a whole spine"
+    wording = "{series.shown} was chosen, the lowest of {count} stations of a whole spine"
     return [best.remark("slice_choice", wording, count=count + 1)]
 
 
@@ -563,7 +563,7 @@ def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[Remark]:
     equal = _equals(best, others)
     if not equal:
         return []
-    wording = "{series.shown} was taken out of {count} equally suited series: {reason} decided"
+    wording = "{series.shown} was chosen from {count} equally suited series; {reason} decided"
     why = _why_not(equal[0], best)
     return [best.remark("slice_choice", wording, why, count=len(equal) + 1)]
 
@@ -599,7 +599,7 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
     place = min(places, key=lambda n: _within_place(slices[n]))
     warnings = []
     if len(places) > 1:
-        text = "of several images in the middle the one with fat and the longest echo was taken"
+        text = "of several middle images, the one with fat and the longest echo was chosen"
         warnings.append(stack.remark("slice_choice", "{series.shown}: {reason}", text))
     return slices[place], place, warnings
 
@@ -720,7 +720,7 @@ def _nothing_found(study: Study, series: Sequence[Remark]) -> Remark:
         "",
         f"study {{study}}: no sagittal T2 series; found {wording}. "
         "Export the T2 sagittal series"
-        + (", or take one of these all the same by force=true" if series else ""),
+        + (", or use one of these all the same with force=true" if series else ""),
         study=NameText(study.name),
         found=found,
     )

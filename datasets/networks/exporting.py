@@ -111,7 +111,9 @@ def to_graph(
     for mine, other in zip(wanted, run(*(each.numpy() for each in inputs)), strict=True):
         scale = max(1.0, float(mine.abs().max()))
         if not np.abs(mine.numpy() - other).max() <= GRAPH_TOLERANCE * scale:
-            raise SpinelineError(f"{weights}: its graph gives other numbers; it was not written")
+            raise SpinelineError(
+                f"{weights}: its graph gives different numbers; it was not written"
+            )
     return graph
 
 

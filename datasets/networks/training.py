@@ -136,7 +136,7 @@ class Trainer(ABC):
             Means over the epoch, such as losses.
 
         Raises:
-            SpinelineError: a loss is no finite number.
+            SpinelineError: a loss is not a finite number.
         """
 
     def validate(self) -> Mapping[str, Any] | None:
@@ -186,7 +186,7 @@ class Trainer(ABC):
         """Train up to the last epoch; the caller's random generators are left as they were.
 
         Raises:
-            SpinelineError: a loss or weight is no finite number, or memory or disk do not suffice.
+            SpinelineError: a loss or weight is not a finite number, or memory or disk runs out.
         """
         import torch
 
@@ -389,7 +389,10 @@ def check_there_is_a_checkpoint(file: Path) -> None:
         WeightsError: so.
     """
     if not file.is_file():
-        msg = f"{file}: nothing to resume, no epoch was finished; start it anew with overwrite=true"
+        msg = (
+            f"{file}: nothing to resume, no epoch was finished; start from scratch with "
+            f"overwrite=true"
+        )
         raise WeightsError(msg)
 
 

@@ -218,7 +218,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import SimpleITK
     except ImportError as error:
         msg = f"{path}: {kind} files need the package SimpleITK, which is not installed; "
-        raise VolumeReadError(f"{msg}pip install 'spineline[volumes]' brings it") from error
+        raise VolumeReadError(f"{msg}install it with pip install 'spineline[volumes]'") from error
     _check_data_file(path)
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     reader = SimpleITK.ImageFileReader()

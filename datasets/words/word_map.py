@@ -143,7 +143,7 @@ def _level(value: Any, where: str) -> str:
     level = level_of_word(value) if isinstance(value, str) else None
     if level is None:
         hint = close_match(str(value), (*LEVELS, *EXTRA_LEVELS, IGNORED))
-        raise ConfigError(f"{where}: {value!r:.60} is no level{hint}")
+        raise ConfigError(f"{where}: {value!r:.60} is not a level{hint}")
     return level
 
 

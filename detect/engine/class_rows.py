@@ -54,22 +54,25 @@ def log_rows(has: Sequence[str], wanted: Sequence[str], rows: ClassRows) -> None
     afresh = [name for name, row in zip(wanted, rows, strict=True) if row is None]
     left = [name for n, name in enumerate(has) if n not in rows]
     if _is_numbered(has) or _is_numbered(wanted):
-        which, how = ("by place" if taken else "afresh"), f"{len(has)} and {len(wanted)} classes"
+        which, how = (
+            ("by place" if taken else "with new weights"),
+            f"{len(has)} and {len(wanted)} classes",
+        )
         LOG.warning(
-            "classes bear numbers, not names: the head's rows are taken %s (%s)", which, how
+            "classes have numbers instead of names: the head's rows are taken %s (%s)", which, how
         )
         return
     if not taken:
         LOG.warning(
             "no class of the weights (%s) is one of the data (%s): the head's class rows start "
-            "afresh", ", ".join(has), ", ".join(wanted),
+            "with new weights", ", ".join(has), ", ".join(wanted),
         )  # fmt: skip
         return
-    LOG.info("classes taken over by name: %s", ", ".join(taken))
+    LOG.info("classes matched by name: %s", ", ".join(taken))
     if afresh:
-        LOG.info("classes that start afresh: %s", ", ".join(afresh))
+        LOG.info("new classes, with new weights: %s", ", ".join(afresh))
     if left:
-        LOG.info("classes of the weights that the data has not: %s", ", ".join(left))
+        LOG.info("classes of the weights that the data does not have: %s", ", ".join(left))
 
 
 def taken_over(

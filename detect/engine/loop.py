@@ -366,7 +366,7 @@ class DetectorTrainer(Trainer):
         """One step of the optimizer; the losses, averaged over the processes.
 
         Raises:
-            SpinelineError: the loss of a process is no finite number; raised in all of them, and
+            SpinelineError: the loss of a process is not a finite number; raised in all of them, and
                 no weight was changed by this step.
         """
         plan, device = self.plan, torch.device(self.plan.device)
@@ -399,7 +399,7 @@ class DetectorTrainer(Trainer):
             words += wrong
             files += names if wrong else []
         return (
-            f"epoch {self.done + 1}, batch {step + 1}: the loss is no finite number "
+            f"epoch {self.done + 1}, batch {step + 1}: the loss is not a finite number "
             f"({', '.join(words)}); its images: {', '.join(files)}; "
             f"{self.plan.group.from_first(self.kept())}; look at their labels, or lower lr0"
         )

@@ -126,10 +126,10 @@ def network_with(
         complete: the weights are all the tensors that the network holds.
 
     Raises:
-        WeightsError: weights that do not fit, or are no finite numbers.
+        WeightsError: weights that do not fit, or are not finite numbers.
     """
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
-        raise WeightsError(f"{where}: holds weights that are no finite numbers; train it again")
+        raise WeightsError(f"{where}: holds weights that are not finite numbers; train it again")
     try:
         with torch.device("meta"):
             network = build()

@@ -108,7 +108,10 @@ def download_backbone(backbone: str) -> Path:
         WeightsError: they cannot be fetched, or are not those that torchvision names.
     """
     if timm_name(backbone) is not None:
-        msg = f"download=true: backbone={backbone} is timm's, and torchvision's alone are fetched"
+        msg = (
+            f"download=true: backbone={backbone} is timm's, and only torchvision's can be "
+            f"downloaded"
+        )
         raise ConfigError(f"{msg}; give backbone_weights=FILE")
     from torchvision.models import get_model_weights
 
@@ -153,7 +156,7 @@ def fitted_backbone(
         body: nn.Module = build_backbone(backbone, 3).body
     found = _matched(tensors, body, f"{where}: not the weights of backbone={backbone}")
     if not all(bool(torch.isfinite(t).all()) for t in found.values()):
-        raise WeightsError(f"{where}: holds weights that are no finite numbers")
+        raise WeightsError(f"{where}: holds weights that are not finite numbers")
     _fold_input(found, body, channels, (mean, std), input_normalisation(backbone))
     return {f"backbone.body.{name}": tensor for name, tensor in found.items()}
 

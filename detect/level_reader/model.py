@@ -171,7 +171,10 @@ def _config(found: Any, weights: Path) -> LevelReaderConfig:
         config = LevelReaderConfig(found["width"], found["hidden"], float(found["dropout"]), strip)
         _check({**asdict(config), **asdict(strip)})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        msg = f"{weights}: is no namer's weights file ({type(error).__name__}: {error!s:.300})"
+        msg = (
+            f"{weights}: is not a level reader's weights file ({type(error).__name__}: "
+            f"{error!s:.300})"
+        )
         raise WeightsError(msg) from error
     return config
 

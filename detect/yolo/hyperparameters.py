@@ -62,6 +62,6 @@ def _package_defaults() -> dict[str, Any]:
     """The content of the package's ``default.yaml``, read without importing the package."""
     spec = find_spec("ultralytics")
     if spec is None or spec.origin is None:
-        raise ConfigError("ultralytics is not installed; install spineline anew")
+        raise ConfigError("ultralytics is not installed; reinstall spineline")
     content: dict[str, Any] = read_yaml(Path(spec.origin).parent / "cfg" / "default.yaml")
     return content

@@ -81,7 +81,7 @@ def resume_yolo(settings: DetectTrain, values: dict[str, Any]) -> TrainingResult
         msg = f"data={settings.data}: its classes {data.names} are not the run's {names}"
         raise ConfigError(msg)
     parts = replace(_read_parts(settings, values, data), checkpoint=checkpoint)
-    LOG.info("resuming after epoch %d of %d; random state starts afresh", done, values["epochs"])
+    LOG.info("resuming after epoch %d of %d; with a new random state", done, values["epochs"])
     trim_results(settings.out / "results.csv", done)
     return _run(settings, values, parts)
 

@@ -550,7 +550,7 @@ def _check_loss(trainer: SpineDetectionTrainer) -> None:
         return
     wrong = [f"{name}={value:g}" for name, value in losses.items() if not math.isfinite(value)]
     msg = (
-        f"epoch {trainer.epoch + 1}: the loss is no finite number "
+        f"epoch {trainer.epoch + 1}: the loss is not a finite number "
         f"({', '.join(wrong) or f'{total:g}'}); the images of its batch: "
         f"{', '.join(trainer.files)}{trainer._kept()}; look at their labels, or lower lr0"
     )

@@ -21,84 +21,84 @@ _CLASSIFY = "spineline.classify.settings"
 COMMANDS: dict[str, dict[str, Command]] = {
     "convert": {
         "tianchi": Command(
-            "Tianchi JSON with DICOM studies to YOLO, VOC and COCO",
+            "convert Tianchi JSON with DICOM studies to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertTianchi",
             "spineline.converters.convert:convert_tianchi",
         ),
         "report": Command(
-            "the report's JSON with frames to YOLO, VOC and COCO",
+            "convert the report's JSON with frames to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertReport",
             "spineline.converters.convert:convert_report",
         ),
         "cervical": Command(
-            "cervical CSV with LabelMe XML to YOLO, VOC and COCO: healthy and sick discs",
+            "convert cervical CSV with LabelMe XML to YOLO, VOC and COCO: healthy and sick discs",
             f"{_CONVERT}:ConvertCervical",
             "spineline.converters.convert:convert_cervical",
         ),
         "prepared": Command(
-            "the older cervical project's prepared JSON to YOLO, VOC and COCO",
+            "convert the older cervical project's prepared JSON to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertPrepared",
             "spineline.converters.convert:convert_prepared",
         ),
         "result": Command(
-            "results of pipeline predict, corrected or not, to YOLO, VOC and COCO",
+            "convert results of pipeline predict, corrected or not, to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertPredicted",
             "spineline.converters.convert:convert_result",
         ),
         "coco": Command(
-            "COCO boxes or key points, as of CVAT, to YOLO, VOC and COCO",
+            "convert COCO boxes or key points, such as CVAT's, to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertCoco",
             "spineline.converters.convert:convert_export",
         ),
         "cvat": Command(
-            "CVAT's XML (points, boxes, skeletons) to the same",
+            "convert CVAT's XML (points, boxes, skeletons) to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertCvat",
             "spineline.converters.convert:convert_export",
         ),
         "labelstudio": Command(
-            "Label Studio's JSON (key points, rectangles) to the same",
+            "convert Label Studio's JSON (key points, rectangles) to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertLabelStudio",
             "spineline.converters.convert:convert_export",
         ),
         "labelme": Command(
-            "LabelMe's JSON files (points, rectangles) to the same",
+            "convert LabelMe's JSON files (points, rectangles) to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertLabelme",
             "spineline.converters.convert:convert_export",
         ),
         "slicer": Command(
-            "3D Slicer's points in DICOM studies or volumes to the same",
+            "convert 3D Slicer's points in DICOM studies or volumes to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertSlicer",
             "spineline.converters.convert:convert_export",
         ),
         "csv": Command(
-            "a CSV of points to the same",
+            "convert a CSV file of points to YOLO, VOC and COCO",
             f"{_CONVERT}:ConvertCsv",
             "spineline.converters.convert:convert_export",
         ),
     },
     "data": {
         "check": Command(
-            "find what is wrong with a source or a converted dataset",
+            "find problems in an annotation source or a dataset",
             f"{_CONVERT}:DataCheck",
             "spineline.converters.check:check",
         ),
         "stats": Command(
-            "counts, sizes, spacing, mean and std, histograms",
+            "report counts, sizes, spacing, mean, std and histograms",
             "spineline.datasets.commands.settings:DataStats",
             "spineline.datasets.commands.stats:stats",
         ),
         "show": Command(
-            "overlays of boxes, points and levels",
+            "draw boxes, points and levels over the images",
             "spineline.datasets.commands.settings:DataShow",
             "spineline.datasets.commands.show:show",
         ),
         "crops": Command(
-            "crops for the classifier, jittered and balanced on request",
+            "write crops for the classifier, jittered and balanced on request",
             "spineline.datasets.commands.settings:DataCrops",
             "spineline.datasets.commands.crops:crops",
         ),
         "export": Command(
-            "a dataset or results for correction in CVAT, Label Studio or 3D Slicer",
+            "export a dataset or results for correction in CVAT, Label Studio or 3D Slicer",
             f"{_CONVERT}:DataExport",
             "spineline.converters.export:export",
         ),
@@ -113,15 +113,19 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "train a detector", f"{_DETECT}:DetectTrain", "spineline.detect.train:train"
         ),
         "val": Command(
-            "figures of boxes: COCO, one to one, the older rule",
+            "score boxes: COCO, one-to-one matching, and the older project's rule",
             f"{_DETECT}:DetectVal",
             "spineline.detect.val:val",
         ),
         "predict": Command(
-            "boxes on images", f"{_DETECT}:DetectPredict", "spineline.detect.predict:predict"
+            "predict boxes on images",
+            f"{_DETECT}:DetectPredict",
+            "spineline.detect.predict:predict",
         ),
         "export": Command(
-            "to ONNX or TorchScript", f"{_DETECT}:DetectExport", "spineline.detect.export:export"
+            "export to ONNX or TorchScript",
+            f"{_DETECT}:DetectExport",
+            "spineline.detect.export:export",
         ),
     },
     "classify": {
@@ -129,32 +133,34 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "train a classifier", f"{_CLASSIFY}:ClassifyTrain", "spineline.classify.train:train"
         ),
         "val": Command(
-            "accuracy, F1, AUC on crops", f"{_CLASSIFY}:ClassifyVal", "spineline.classify.val:val"
+            "score a classifier on crops: accuracy, F1, AUC",
+            f"{_CLASSIFY}:ClassifyVal",
+            "spineline.classify.val:val",
         ),
         "predict": Command(
-            "grades of crops", f"{_CLASSIFY}:ClassifyPredict", "spineline.classify.predict:predict"
+            "grade crops", f"{_CLASSIFY}:ClassifyPredict", "spineline.classify.predict:predict"
         ),
         "calibrate": Command(
-            "fit a temperature on out-of-fold predictions, and write it into weights",
+            "fit a temperature on out-of-fold predictions, and store it in the weights",
             f"{_CLASSIFY}:ClassifyCalibrate",
             "spineline.classify.calibrate:calibrate",
         ),
         "export": Command(
-            "to ONNX or TorchScript",
+            "export to ONNX or TorchScript",
             f"{_CLASSIFY}:ClassifyExport",
             "spineline.classify.export:export",
         ),
     },
     "naming": {
         "train": Command(
-            "train the network that reads levels off the straightened spine",
+            "train the level reader, which reads levels from the straightened spine",
             "spineline.detect.level_reader.settings:NamingTrain",
             "spineline.detect.level_reader.train:train",
         ),
     },
     "kfold": {
         "detect": Command(
-            "cross-validate variants of a detector: each fold, mean, spread, intervals",
+            "cross-validate variants of a detector",
             "spineline.pipeline.kfold.settings:KfoldDetect",
             "spineline.pipeline.kfold.kfold:kfold_detect",
         ),
@@ -164,19 +170,20 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.kfold.kfold:kfold_classify",
         ),
         "pipeline": Command(
-            "cross-validate the recipe of all three networks, scored as one pipeline",
+            "cross-validate the recipe of all three networks as one pipeline",
             "spineline.pipeline.kfold.settings:KfoldPipeline",
             "spineline.pipeline.kfold.kfold:kfold_pipeline",
         ),
     },
     "pipeline": {
         "train": Command(
-            "detector, classifier and namer of one dataset, by the default bundle's recipe",
+            "train detector, classifier and level reader on one dataset, with the default "
+            "bundle's recipe",
             "spineline.pipeline.training.settings:PipelineTrain",
             "spineline.pipeline.training.train:train",
         ),
         "predict": Command(
-            "studies in, named and graded structures out",
+            "find, name and grade the structures of studies",
             "spineline.pipeline.run.settings:PipelinePredict",
             "spineline.pipeline.run.predict:predict",
         ),
@@ -186,48 +193,48 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.evaluation.val:val",
         ),
         "write": Command(
-            "outputs of results as corrected by hand, without running networks",
+            "write outputs of corrected results again, without running networks",
             "spineline.pipeline.review.settings:PipelineWrite",
             "spineline.pipeline.review.write:write",
         ),
         "agreement": Command(
-            "how often a reader left the program's answers as they were",
+            "count how often readers left the program's answers unchanged",
             "spineline.pipeline.review.settings:PipelineAgreement",
             "spineline.pipeline.review.agreement:agreement",
         ),
         "export": Command(
-            "the whole pipeline as one folder for ONNX Runtime or OpenVINO",
+            "export the whole pipeline as one folder for ONNX Runtime or OpenVINO",
             "spineline.pipeline.export.settings:PipelineExport",
             "spineline.pipeline.export.export:export",
         ),
     },
     "review": {
         "": Command(
-            "look through results and correct them: a page on this machine",
+            "review and correct results on a local page",
             "spineline.pipeline.review.settings:Review",
             "spineline.pipeline.review.review:review",
         ),
     },
     "pacs": {
         "pull": Command(
-            "studies of a PACS as folders, over DICOMweb or DIMSE",
+            "fetch studies from a PACS into folders, over DICOMweb or DIMSE",
             "spineline.pipeline.pacs.settings:PacsPull",
             "spineline.pipeline.pacs.pull:pull",
         ),
         "push": Command(
-            "results as DICOM to a PACS",
+            "send results to a PACS as DICOM",
             "spineline.pipeline.pacs.settings:PacsPush",
             "spineline.pipeline.pacs.push:push",
         ),
         "listen": Command(
-            "take studies as a PACS sends them, look at each, and send results back",
+            "receive studies from a PACS, analyse them, and send results back",
             "spineline.pipeline.pacs.settings:PacsListen",
             "spineline.pipeline.pacs.listen:listen",
         ),
     },
     "weights": {
         "list": Command(
-            "bundled and local weights",
+            "list bundled and local weights",
             "spineline.pipeline.cli.settings:WeightsList",
             "spineline.pipeline.cli.weights:list_weights",
         ),
@@ -237,7 +244,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.cli.weights:verify_weights",
         ),
         "strip": Command(
-            "a checkpoint to safetensors without optimizer state and paths",
+            "convert a checkpoint to safetensors without optimizer state and paths",
             "spineline.pipeline.training.settings:WeightsStrip",
             "spineline.pipeline.training.strip:strip_weights",
         ),
@@ -247,7 +254,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "spineline.pipeline.cli.weights:add_weights",
         ),
         "graphs": Command(
-            "write the graphs by which ONNX Runtime and OpenVINO run registered weights",
+            "write the graphs with which ONNX Runtime and OpenVINO run registered weights",
             "spineline.pipeline.cli.settings:WeightsGraphs",
             "spineline.pipeline.cli.weights:write_graphs",
         ),
@@ -261,14 +268,14 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "doctor": {
         "": Command(
-            "versions, extras, device, weights, network: what is here, and whether all holds",
+            "check the installation: versions, extras, device, weights, network",
             "spineline.pipeline.cli.settings:Doctor",
             "spineline.pipeline.cli.doctor:doctor",
         ),
     },
     "completion": {
         "": Command(
-            "print a script by which a shell completes tasks, modes, keys and values",
+            "print a shell script that completes tasks, modes, keys and values",
             "spineline.pipeline.cli.settings:Completion",
             "spineline.pipeline.cli.completion:completion",
         ),

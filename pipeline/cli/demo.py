@@ -119,8 +119,8 @@ def _tell(result: DemoResult) -> None:
     count = len(result.distance_px)
     LOG.info("%d of %d levels within %g px", result.close, count, _CLOSE_PX)
     LOG.info(
-        "%d of %d grades as drawn: the classifier knows real MR, not drawings, so the grades of a "
-        "phantom only show what an answer looks like",
+        "%d of %d grades as drawn: the classifier was trained on real MR, not drawings, so the "
+        "grades of a phantom only show what an answer looks like",
         result.seven_right,
         count,
     )

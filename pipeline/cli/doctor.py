@@ -140,7 +140,7 @@ def _weights(model: ModelSettings, failures: list[str]) -> dict[str, Any]:
     except SpinelineError as error:
         failures.append(str(error))
     failures += [
-        f"weights/{file} is {state}; install spineline anew"
+        f"weights/{file} is {state}; reinstall spineline"
         for file, state in states.items()
         if state != "ok"
     ]
@@ -183,7 +183,7 @@ def _import_failures() -> Iterator[str]:
         try:
             importlib.import_module(name)
         except Exception as error:  # a broken library fails in many ways
-            yield f"{name} cannot be imported ({first_line(error)}); install spineline anew"
+            yield f"{name} cannot be imported ({first_line(error)}); reinstall spineline"
             return
     import torch
     import torchvision
@@ -193,15 +193,15 @@ def _import_failures() -> Iterator[str]:
     except (RuntimeError, NotImplementedError) as error:
         yield (
             f"torch {torch.__version__} and torchvision {torchvision.__version__} do not belong "
-            f"together ({first_line(error)}); install both anew, from one index"
+            f"together ({first_line(error)}); reinstall both from one index"
         )
     try:
         utils = importlib.import_module(f"{import_ultralytics().__name__}.utils")
     except Exception as error:
-        yield f"ultralytics cannot be imported ({first_line(error)}); install spineline anew"
+        yield f"ultralytics cannot be imported ({first_line(error)}); reinstall spineline"
         return
     if utils.ONLINE:
-        yield "ultralytics takes itself to be online, in spite of YOLO_OFFLINE=1; please report it"
+        yield "ultralytics believes it is online, in spite of YOLO_OFFLINE=1; please report it"
 
 
 def _remarks() -> Iterator[str]:

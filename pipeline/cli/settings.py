@@ -12,7 +12,7 @@ from spineline.datasets.common.settings import Settings, key
 class WeightsList(Settings):
     """Keys of ``weights list``."""
 
-    folder: Path | None = key("folder of weights to list beside the bundled ones", default=None)
+    folder: Path | None = key("folder of further weights to list", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class WeightsVerify(Settings):
     """Keys of ``weights verify``."""
 
     weights: str = key("name of the weights to verify, or all", default="all")
-    folder: Path | None = key("folder of weights to verify beside the bundled ones", default=None)
+    folder: Path | None = key("folder of further weights to verify", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class WeightsAdd(Settings):
 
     weights: Path = key("stripped .safetensors file to add")
     name: str = key("its name in the registry")
-    trained_on: str = key("the data it was trained on, in words")
-    input: str = key("what the network sees, in words")
+    trained_on: str = key("description of the training data")
+    input: str = key("description of the network's input")
     licence: str = key("SPDX licence", default="AGPL-3.0-or-later")
-    figures: tuple[str, ...] = key("figures on held-out data, NAME:VALUE,…", default=())
+    figures: tuple[str, ...] = key("metrics on held-out data, NAME:VALUE,…", default=())
     card: Path | None = key("model card, a Markdown file", default=None)
-    folder: Path | None = key("folder of the registry; none is the bundled one", default=None)
+    folder: Path | None = key("folder of the registry; none: the bundled one", default=None)
     overwrite: bool = key("replace the entry of that name", default=False)
 
 
@@ -43,7 +43,7 @@ class WeightsGraphs(Settings):
     """Keys of ``weights graphs``."""
 
     weights: str = key("name of the weights whose graphs to write, or all", default="all")
-    folder: Path | None = key("folder of the registry; none is the bundled one", default=None)
+    folder: Path | None = key("folder of the registry; none: the bundled one", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,8 @@ class Demo(Settings):
     )
     weights: str = key("bundle name, or DETECTOR,CLASSIFIER", default="default")
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
-    overwrite: bool = key("replace the folder even if it is no demo", default=False)
-    seed: int = key("decides the spine that is drawn", default=2, minimum=0)
+    overwrite: bool = key("replace the folder even if it does not hold a demo", default=False)
+    seed: int = key("random seed for the drawn phantom", default=2, minimum=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Doctor(Settings):
 
     weights: str = key("bundle name, or folder of pipeline export", default="default")
     device: str = key("cpu, cuda, mps, or the number of one CUDA device", default="cpu")
-    quick: bool = key("import no network library, and look for no GPU", default=False)
+    quick: bool = key("skip importing network libraries and looking for a GPU", default=False)
     json: bool = key("print JSON", default=False)
 
 
@@ -73,4 +73,4 @@ class Doctor(Settings):
 class Completion(Settings):
     """Keys of ``completion``."""
 
-    shell: str = key("whose script to print", choices=("bash", "zsh", "fish"))
+    shell: str = key("shell to print the script for", choices=("bash", "zsh", "fish"))

@@ -93,7 +93,7 @@ def verify_weights(settings: WeightsVerify) -> WeightsTable:
     for row in rows:
         LOG.info("%-8s %s", row["state"], row["name"])
     for failure in failures:
-        LOG.error("error: %s; restore it, or install spineline anew", failure)
+        LOG.error("error: %s; restore it, or reinstall spineline", failure)
     return WeightsTable(tuple(rows), tuple(failures))
 
 

@@ -242,7 +242,7 @@ def _joined(
             raise ConfigError(msg)
         twice = sorted(set(fold.models) & set(other.models))
         if twice:
-            raise ConfigError(f"folds={where}: both give {twice[0]}, fold {n}; leave one away")
+            raise ConfigError(f"folds={where}: both give {twice[0]}, fold {n}; leave one out")
         uids = fold.study_uids
         if not any(uids):
             uid_of = dict(zip(other.studies, other.study_uids, strict=True))

@@ -11,7 +11,8 @@ from spineline.pipeline.inference.settings import GroundTruthSettings, check_spa
 from spineline.pipeline.outputs.settings import NAMES_HELP, SALT_HELP, check_salt
 
 _ABSTAINED = (
-    "studies whose levels are a guess: count them as wrong, or leave them out of all but naming.*"
+    "how to score studies whose levels are a guess: as wrong, or left out of all "
+    "metrics but naming.*"
 )
 
 
@@ -21,14 +22,14 @@ class PipelineVal(GroundTruthSettings):
 
     out: Path = key("folder to write: metrics.json, predictions/, results.csv, log.txt")
     folds: tuple[Path, ...] = key(
-        "weights by fold, each study run with those that did not see it: variant folders of kfold "
-        "detect and kfold classify, or JSON files",
+        "weights by fold, so that each study is run with weights that did not see it: "
+        "variant folders of kfold detect and kfold classify, or JSON files",
         default=(),
         group="model",
     )
     fold_match: str = key(
-        "how studies are found in folds: by study UID, else by name; or by the number in the name "
-        "(study12 is 012)",
+        "how studies are matched with folds: by study UID, else by name; or by the "
+        "number in the name (study12 is 012)",
         default="auto",
         choices=("auto", "number"),
         group="model",
@@ -39,29 +40,27 @@ class PipelineVal(GroundTruthSettings):
         group="data",
     )
     compare: Path | None = key(
-        "out folder of pipeline predict, or of a pipeline val without predictions=, of the same "
-        "studies: what each metric has over it, paired by study, stands under 'compared' in "
-        "metrics.json",
+        "output folder of pipeline predict, or of pipeline val without predictions=, "
+        "for the same studies; the difference of each metric, paired by study, is "
+        "stored under 'compared' in metrics.json",
         default=None,
         group="data",
     )
     abstained: str = key(_ABSTAINED, default="wrong", choices=("wrong", "leave_out"))
-    draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+    draws: int = key("number of bootstrap draws", default=1000, minimum=1, maximum=100000)
     names: str = key(NAMES_HELP, default="folder", choices=("folder", "hash"), group="output")
     salt: str | None = key(SALT_HELP, default=None, group="output")
     overlay: bool = key("draw an overlay of each image", default=False, group="output")
     overwrite: bool = key("replace an earlier output", default=False)
-    seed: int = key("of the bootstrap", default=0, minimum=0)
+    seed: int = key("random seed for the bootstrap", default=0, minimum=0)
 
     def __post_init__(self) -> None:
         GroundTruthSettings.__post_init__(self)
         check_salt(self.salt, self.names)
         if self.data is None and (self.source is None or self.annotations is None):
-            raise ConfigError("wanted source=… and annotations=…, or data=…")
+            raise ConfigError("give source=… and annotations=…, or data=…")
         if self.data is not None and (self.source or self.annotations):
-            raise ConfigError(
-                "data=…: stands instead of source=… and annotations=…; give one of both"
-            )
+            raise ConfigError("data=…: replaces source=… and annotations=…; give only one")
         if self.split is not None and self.part is None:
             raise ConfigError("split=…: say which part to score, such as part=val")
         if self.split is None and self.part is not None and self.data is None:

@@ -215,7 +215,8 @@ def stored_results(folder: Path, truth: GroundTruthSet, failures: list[Failure])
     paths = sorted(folder.glob("*/result.json"))
     if not paths:
         msg = (
-            f"{folder}: holds no STUDY/result.json; wanted the out folder of pipeline predict, or "
+            f"{folder}: holds no STUDY/result.json; wanted the output folder of pipeline "
+            f"predict, or "
         )
         raise ConfigError(f"{msg}of pipeline val (of one with predictions=, name that folder)")
     found = {path.parent.name: read_result(path) for path in paths}
@@ -353,7 +354,7 @@ def _tell(
             LOG.info("not scored: %s", names.left_out(entry))
     if metrics["level_accuracy_6mm"]["n"] == 0:
         LOG.info(
-            "figures in mm are not defined: the images carry no pixel spacing; state it by "
+            "metrics in mm are undefined: the images have no pixel spacing; give "
             "spacing_mm=… or fov_mm=… if you know it"
         )
     if metrics["other_slice"]:
@@ -365,8 +366,8 @@ def _tell(
         )
     if metrics["refused"]:
         LOG.info(
-            "%d of %d images: refused as no sagittal lumbar T2, so that all their levels count as "
-            "missed; force=true looks all the same",
+            "%d of %d images: refused as not sagittal lumbar T2, so all their levels count as "
+            "missed; force=true analyses them all the same",
             len(metrics["refused"]),
             metrics["images"],
         )

@@ -123,8 +123,8 @@ def write_networks(pipeline: Pipeline, form: Form, folder: Path) -> None:
     """
     if not isinstance(pipeline.detector, UltralyticsDetector):
         msg = (
-            f"{pipeline.weights_name}: its detector is no YOLO network, and only those can be "
-            "exported with the pipeline; detect export takes a Faster R-CNN alone"
+            f"{pipeline.weights_name}: its detector is not a YOLO network, and only those can be "
+            "exported with the pipeline; use detect export for a Faster R-CNN"
         )
         raise ConfigError(msg)
     classifiers = _classifiers(pipeline)

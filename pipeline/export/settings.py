@@ -16,20 +16,21 @@ class PipelineExport(Settings):
 
     out: Path = key("folder to write: bundle.json and the networks' files")
     format: str = key(
-        "what runs it, without torch: ONNX Runtime or OpenVINO",
+        "library that runs it without torch: ONNX Runtime or OpenVINO",
         default="onnx",
         choices=FORMS,
     )
     weights: str = key(
-        "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files",
+        "bundle, DETECTOR,CLASSIFIER, or one network that replaces its counterpart in "
+        "the default bundle: names or files",
         default="default",
     )
     detector: str | None = key("detector instead of that of weights", default=None)
     classifier: str | None = key(
-        "classifier instead of that of weights; several, as A,B, answer as one", default=None
+        "classifier instead of that of weights; several, as A,B, are averaged", default=None
     )
-    namer: str = key("namer instead of that of weights, or none", default="bundle")
-    trust: bool = key("load weights that are pickles, which run the code in them", default=False)
+    namer: str = key("level reader instead of that of weights, or none", default="bundle")
+    trust: bool = key("allow weights that are pickles, which can run code", default=False)
     overwrite: bool = key("replace an earlier output", default=False)
 
     def models(self) -> ModelSettings:

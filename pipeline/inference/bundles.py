@@ -59,7 +59,7 @@ BY_KIND_SCHEMA = 3
 
 USE = "research use only, not a medical device"
 
-_AGAIN = "make it anew with spineline pipeline export, or copy the whole folder again"
+_AGAIN = "make it again with spineline pipeline export, or copy the whole folder again"
 _LARGEST = 1_000_000  # bytes of bundle.json
 _IMGSZ = (32, 8192)
 _OF_SETTINGS = ("method", "confidence")  # fields of decoding that the keys of a command decide
@@ -320,7 +320,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is not JSON ({error!s:.200}); {_AGAIN}") from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise WeightsError(f"{path}: is no description of a bundle (kind {KIND!r}); {_AGAIN}")
+        raise WeightsError(f"{path}: is not the description of a bundle (kind {KIND!r}); {_AGAIN}")
     return content, hashlib.sha256(data).hexdigest()
 
 

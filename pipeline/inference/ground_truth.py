@@ -90,7 +90,7 @@ def read_ground_truth(settings: GroundTruthSettings) -> GroundTruthSet:
     if settings.data is not None:
         return _from_dataset(settings, settings.data)
     if settings.source is None or settings.annotations is None:
-        raise ConfigError("wanted source=… and annotations=…, or data=…")
+        raise ConfigError("give source=… and annotations=…, or data=…")
     annotations, images = settings.annotations, settings.source
     if annotations.exists() and is_result_source(annotations):
         return _from_results(settings, annotations, images)

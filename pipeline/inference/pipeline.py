@@ -119,20 +119,20 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A detector and a classifier with everything around them.
+    """The whole pipeline: a detector, a level reader and a classifier, ready to analyse studies.
 
     Attributes:
         detector: see ``spineline.detect``.
-        classifier: see ``spineline.classify``, or several that answer as one; None leaves
-            structures ungraded.
-        weights_name, weights_sha256: what the models are, for the results.
-        settings: thresholds and choices; its weights are those that were loaded.
-        namer: reads levels, see ``spineline.detect.level_reader.model``; None leaves the naming to
-            the detector.
-        decoding: how candidates are weighed, but for what settings decide.
-        suitability: where a frame stops being for us; None takes every frame.
-        runtime: what runs the networks: ``torch``, ``onnx`` or ``openvino``.
-        works_in_forks: whether a fork of this process can run the networks, too.
+        classifier: see ``spineline.classify``; several may be combined. None leaves structures
+            ungraded.
+        weights_name, weights_sha256: name and hash of the weights, for the results.
+        settings: thresholds and options; its weights are those that were loaded.
+        namer: the level reader, see ``spineline.detect.level_reader.model``; None leaves the naming
+            to the detector.
+        decoding: how candidates are weighted, except for what the settings decide.
+        suitability: limits of a suitable frame; None accepts every frame.
+        runtime: library that runs the networks: ``torch``, ``onnx`` or ``openvino``.
+        works_in_forks: whether a fork of this process can run the networks.
     """
 
     detector: Detector
@@ -150,7 +150,7 @@ class Pipeline:
         if not set(self.detector.names) & set(LEVELS):
             msg = (
                 f"weights={self.weights_name}: the detector's classes {list(self.detector.names)} "
-                f"are no levels; wanted one trained with labels=level ({', '.join(LEVELS)})"
+                f"are not levels; wanted one trained with labels=level ({', '.join(LEVELS)})"
             )
             raise WeightsError(msg)
 
@@ -169,10 +169,10 @@ class Pipeline:
 
         Args:
             weights: a bundle, two or three files, or an exported folder.
-            classifier: instead of that of weights; several answer as one.
+            classifier: instead of that of weights; several are averaged.
             device: ``cpu``, ``cuda``, ``mps`` or the number of a CUDA device.
-            slices: how many slices of a study [Pipeline.predict][] looks at; ``auto``: three, and
-                more in doubt.
+            slices: how many slices of a study [Pipeline.predict][] reads; ``auto``: three, and more
+                in doubt.
             runtime: ``torch``, ``onnx``, ``openvino``, or ``auto``: ONNX Runtime on the CPU for
                 weights that come with spineline, else torch.
             trust: allow weights that are pickles.
@@ -235,11 +235,12 @@ class Pipeline:
         return cls(detector, classifier, *names, settings, namer, suitability=limits)
 
     def predict(self, source: str | Path, *, stack: bool = False) -> StudyResult:
-        """The result of one study, DICOM file, volume or image, or of an archive of one.
+        """Find, name and grade the structures of one study, DICOM file, volume, image or archive.
 
         Args:
-            source: its folder or file.
-            stack: the images of a folder are the slices of one study, in the order of their names.
+            source: folder or file of the study.
+            stack: treat the images of a folder as the slices of one study, in the order of their
+                names.
 
         Raises:
             SpinelineError: not readable, or more than one study.
@@ -298,12 +299,12 @@ class Pipeline:
         candidates: Candidates,
         context: Context | None = None,
     ) -> Refusal | None:
-        """Why an image is no sagittal T2 of a lumbar spine, head up; None where it is one.
+        """Why an image is not a sagittal T2 of a lumbar spine with the head up; None if it is one.
 
         Args:
-            image: (H, W) grey, as the detector saw it.
+            image: (H, W) grey, as given to the detector.
             candidates: the detector's.
-            context: what the level reader read along its spine, where it has been read.
+            context: the level reader's output along the spine, if there is one.
         """
         if self.suitability is None:
             return None

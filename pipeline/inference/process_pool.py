@@ -197,7 +197,7 @@ class _Worker(Generic[Item, Value]):
         try:
             value, failure = self.connection.recv()
         except (EOFError, OSError):
-            reason = f"the process that worked on it ended: {how_it_ended(self.end())}"
+            reason = f"its worker process ended: {how_it_ended(self.end())}"
             value, failure = None, TaskFailure("crash", reason)
         if failure is not None and failure.kind == "memory":
             self.end()  # what it still holds is not worth keeping
@@ -282,7 +282,7 @@ def how_it_ended(status: int | None) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = "unknown"
-    by_system = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+    by_system = ", as the system sends when memory runs out" if name == "SIGKILL" else ""
     return f"signal {-status} ({name}){by_system}"
 
 

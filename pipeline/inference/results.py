@@ -73,7 +73,7 @@ class BinaryGrade:
 
 @dataclass(frozen=True, slots=True)
 class GradedStructure:
-    """One level found in a study, with its grades (None where no classifier gave one)."""
+    """One structure found in a study, with its grades (None without a classifier)."""
 
     level: str
     kind: Kind
@@ -103,23 +103,23 @@ class SlicesSeen:
 
     def __post_init__(self) -> None:
         if self.graded not in self.looked_at:
-            raise ValueError(f"slice {self.graded} was graded and not looked at")
+            raise ValueError(f"slice {self.graded} was graded but not read")
 
 
 @dataclass(frozen=True, slots=True)
 class StudyResult(ResultImage):
     """The pipeline's answer for one study or image.
 
-    Attributes, beside those of the image:
+    Attributes, in addition to those of the image:
         structures: top to bottom, at most one per level.
         missing_levels: levels without a structure, top to bottom; ``warnings`` says why.
         warnings: everything the user should know about how the answer came about.
-        weights_name, weights_sha256: what the models were.
+        weights_name, weights_sha256: name and hash of the weights.
         version: of spineline.
-        naming: how sure the levels are as a whole; None where that is not known.
-        slices: those looked at; None where one alone was to be (``slices=1``, plain images).
-        status: ``refused`` where the image is not for us, see the warning ``not_lumbar_t2``: it
-            has no structures then; ``forced`` where it was looked at all the same.
+        naming: the probability of the levels as a whole; None if it is unknown.
+        slices: the slices that were read; None if only one was to be (``slices=1``, plain images).
+        status: ``refused`` if the image is unsuitable, see the warning ``not_lumbar_t2``; the
+            result then has no structures. ``forced`` if it was analysed all the same.
     """
 
     structures: tuple[GradedStructure, ...]
@@ -134,23 +134,23 @@ class StudyResult(ResultImage):
 
     @property
     def refusal(self) -> str | None:
-        """Why the image is not for us, in words; None where it was not refused."""
+        """Why the image is unsuitable, in words; None if it was not refused."""
         if self.status != "refused":
             return None
         return "; ".join(each.text for each in self.warnings if each.code == "not_lumbar_t2")
 
     @property
     def forced(self) -> bool:
-        """Whether the image is not for us and was looked at all the same, by ``force=true``."""
+        """Whether the image is unsuitable and was analysed all the same (``force=true``)."""
         return self.status == "forced"
 
     @property
     def abstained(self) -> bool:
-        """Whether the levels are but a guess, by the user's least probability of the naming."""
+        """Whether the levels are a guess: the naming probability is below the minimum."""
         return self.naming is not None and self.naming.abstained
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values in the layout of ``result.json``; numbers rounded to what they can mean."""
+        """Plain values in the layout of ``result.json``, with rounded numbers."""
         return {
             "schema": RESULT_SCHEMA,
             "study_uid": self.study_uid,
@@ -182,12 +182,13 @@ class StudyResult(ResultImage):
         }
 
     def as_stored(self) -> StudyResult:
-        """The result as ``result.json`` gives it back: the same, numbers rounded."""
+        """The result as read back from ``result.json``: the same, with rounded numbers."""
         return StudyResult.from_json(self.to_json())
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StudyResult:
-        """The result behind the values of ``result.json``, of this version's layout or an earlier.
+        """The result from the values of ``result.json``, in the layout of this or an earlier
+        version.
 
         Raises:
             AnnotationError: another schema, or something missing or malformed.
@@ -264,7 +265,7 @@ def _check(result: StudyResult) -> None:
 def _check_structure(structure: GradedStructure) -> None:
     places = (*structure.point_xy, *structure.box_xyxy, *(structure.point_mm or ()))
     if not all(map(math.isfinite, places)):
-        raise ValueError(f"{structure.level}: a coordinate is no finite number")
+        raise ValueError(f"{structure.level}: a coordinate is not a finite number")
     _check_shares(structure.confidence, what=f"{structure.level}: confidence")
     if (seven := structure.seven) is not None:
         if len(seven.probabilities) != 7 or not 0 <= seven.class_index < 7:

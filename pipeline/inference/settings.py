@@ -17,30 +17,34 @@ from spineline.weights import names_in_list
 SliceCount: TypeAlias = "int | Literal['auto']"
 """How many slices of a study are looked at."""
 
-_WEIGHTS = "bundle, DETECTOR,CLASSIFIER, or one network in the default's place: names or files"
+_WEIGHTS = (
+    "bundle, DETECTOR,CLASSIFIER, or one network that replaces its counterpart in "
+    "the default bundle: names or files"
+)
 _DETECTOR = "detector instead of that of weights: a registry name or a file"
 _CLASSIFIER = (
-    "classifier instead of that of weights: a registry name or a file; several, as A,B, answer as "
-    "one by their mean"
+    "classifier instead of that of weights: a registry name or a file; several, as "
+    "A,B, are averaged"
 )
-_CONFIDENCE = "boxes less sure are marked as doubtful, and left out by decode=argmax"
-_CANDIDATES = "boxes less sure are no candidates for the spine"
-_NAMER = "network that reads levels off the straightened spine: name, file, none, or the bundle's"
-_NAMING = "where the levels as a whole are less probable, they are marked as a guess (0: never)"
-_FORCE = "name and grade also what is no sagittal T2 of a lumbar spine, head up, and say so"
+_CONFIDENCE = "boxes with a lower confidence are marked as doubtful, and left out by decode=argmax"
+_CANDIDATES = "boxes with a lower confidence are not candidates for the spine"
+_NAMER = "level reader instead of that of weights: a registry name, a file, or none"
+_NAMING = "if the naming probability is lower, the levels are marked as a guess; 0: never"
+_FORCE = (
+    "also name and grade images that are not a sagittal T2 of a lumbar spine with "
+    "the head up, and say so"
+)
 _WINDOW = "8-bit window of plain images: percentile, or none for images already windowed"
-_SLICES = (
-    "slices looked at: auto (three, more in doubt, T1 too), or a number; 1: the middle one alone"
-)
-_BATCH = (
-    "images given to the models at once; auto: 1 on the CPU, else 32; halved if memory runs out"
-)
+_SLICES = "slices to read: auto (three; in doubt more, and T1), or a number; 1: only the middle one"
+_BATCH = "images per model batch; auto: 1 on the CPU, else 32; halved if memory runs out"
 _RUNTIME = (
-    "what runs the networks: torch, onnx (ONNX Runtime), openvino, or auto: onnx on the CPU for "
-    "weights that come with spineline, else torch"
+    "library that runs the networks: torch, onnx (ONNX Runtime), openvino, or auto:"
+    " onnx on the CPU for weights that come with spineline, else torch"
 )
 _HALF = "mixed precision: true, false, or auto: on CUDA only"
-_CROPS = "crops for grading: by the box rule from the points, or the detector's own boxes"
+_CROPS = (
+    "boxes of the crops for grading: made from the points by the box rule, or the detector's own"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ class ModelSettings(Settings):
     classifier: str | None = key(_CLASSIFIER, default=None, group="model")
     namer: str = key(_NAMER, default="bundle", group="model")
     decode: str = key(
-        "ordered spine, or the surest box of each level",
+        "decode boxes as one ordered spine, or take the most confident box of each level",
         default="spine",
         choices=("spine", "argmax"),
         group="model",
@@ -66,7 +70,7 @@ class ModelSettings(Settings):
     )
     force: bool = key(_FORCE, default=False, group="model")
     iou: float = key(
-        "boxes of one level that overlap more are one box",
+        "boxes of one level that overlap by more are merged",
         default=0.8,
         minimum=0,
         maximum=1,
@@ -80,7 +84,7 @@ class ModelSettings(Settings):
     half: bool | Literal["auto"] = key(_HALF, default="auto")
     runtime: str = key(_RUNTIME, default="auto", choices=("auto", "torch", "onnx", "openvino"))
     trust: bool = key(
-        "load weights that are pickles, which run the code in them", default=False, group="model"
+        "allow weights that are pickles, which can run code", default=False, group="model"
     )
 
     def __post_init__(self) -> None:
@@ -140,13 +144,13 @@ def changed_settings(settings: ModelSettings) -> str:
 
 def spacing_key() -> Any:
     """The key ``spacing_mm``."""
-    text = "pixel spacing of images that carry none"
+    text = "pixel spacing, in mm, of images without one"
     return key(text, default=None, minimum=1e-3, maximum=100, group="data")
 
 
 def fov_key() -> Any:
     """The key ``fov_mm``."""
-    text = "field of view along the longer side of images that carry no spacing"
+    text = "field of view, in mm, along the longer side of images without a pixel spacing"
     return key(text, default=None, minimum=1, maximum=10000, group="data")
 
 
@@ -157,7 +161,7 @@ def check_spacing(spacing_mm: float | None, fov_mm: float | None) -> None:
         ConfigError: both are given.
     """
     if spacing_mm is not None and fov_mm is not None:
-        raise ConfigError("spacing_mm=… and fov_mm=…: give one of both")
+        raise ConfigError("spacing_mm=… and fov_mm=…: give only one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +170,8 @@ class GroundTruthSettings(ModelSettings):
 
     source: Path | None = key("folder of DICOM studies, or of frames", default=None, group="data")
     annotations: Path | None = key(
-        "Tianchi or report JSON for the source, or a folder of results that a reader has looked at "
-        "in spineline review",
+        "Tianchi or report JSON for the source, or a folder of results that a reader "
+        "has reviewed in spineline review",
         default=None,
         group="data",
     )
@@ -175,17 +179,17 @@ class GroundTruthSettings(ModelSettings):
         "converted dataset, instead of source and annotations", default=None, group="data"
     )
     part: str | None = key(
-        "part of data, or of split, to score (none: val of data, all of a source)",
+        "part of data or of split to score; none: val of data, everything of a source",
         default=None,
         choices=("train", "val", "test"),
         group="data",
     )
     split: Path | None = key(
-        "split manifest that says which studies part is", default=None, group="data"
+        "split manifest that lists the studies of part", default=None, group="data"
     )
-    ids: tuple[str, ...] = key("score these studies alone", default=(), group="data")
+    ids: tuple[str, ...] = key("score only these studies", default=(), group="data")
     slice: str = key(
-        "the pipeline's own choice of slice, or the annotated one",
+        "slice to score: the pipeline's choice, or the annotated one",
         default="auto",
         choices=("auto", "annotated"),
         group="data",

@@ -92,7 +92,7 @@ _CHUNK = 128
 _RUN_SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".txt", ".yaml")
 """Of the files of a run: a study of such a name would be in their way."""
 _NAMED = "the name of the study's folder or file holds the patient's name, number or birth date"
-_BY_NAME = "the middle one by the names of the images was taken: they do not say where they lie"
+_BY_NAME = "the middle one by file name was chosen, because the images do not say where they lie"
 _OTHER_SUFFIXES = {Path(f"a{each}").suffix for each in (*VOLUME_FORMATS, *ARCHIVE_SUFFIXES)}
 _MOST_RIVALS = 2
 """Of equally suited series, so many are looked at beside the first."""
@@ -318,7 +318,7 @@ class _Search:
             _hint_at_stack(images, source)
             return image_cases(images, window=self.window)
         if problem is None or not source.is_dir():
-            raise problem or DicomReadError(f"{source}: nothing in it could be looked at")
+            raise problem or DicomReadError(f"{source}: nothing in it could be read")
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         msg = (
             f"{problem}; nor does it hold images ({kinds}) directly in it, nor volumes or archives"
@@ -368,7 +368,7 @@ class _Search:
             name = _stem(path, archive_suffix(path))
             if self.unpacking is None:
                 way = PathText(str(path.relative_to(source)))
-                LOG.warning("%s: left out: archives are unpacked by pipeline predict alone", way)
+                LOG.warning("%s: left out: only pipeline predict unpacks archives", way)
                 continue
             try:
                 found += self._in_archive(path, name)
@@ -383,7 +383,7 @@ class _Search:
             SpinelineError: it cannot be unpacked, or holds nothing that could be looked at.
         """
         if self.unpacking is None:
-            raise ArchiveError(f"{archive}: archives are unpacked by pipeline predict alone")
+            raise ArchiveError(f"{archive}: only pipeline predict unpacks archives")
         if self.depth >= MAX_NESTED:
             msg = f"{archive}: an archive in {MAX_NESTED} others; unpack it and give the folder"
             raise ArchiveError(msg)
@@ -454,7 +454,7 @@ def _apart(cases: Sequence[Case]) -> tuple[Case, ...]:
 def _hint_at_stack(images: Sequence[Path], source: Path) -> None:
     if looks_like_stack(images):
         text = "source=%s: %d images of one size with running numbers look like the slices of one "
-        text += "study; they are taken as %d studies: stack=true takes them as one"
+        text += "study; they are treated as %d studies; stack=true treats them as one"
         LOG.warning(text, PathText(source.name), len(images), len(images))
 
 
@@ -728,10 +728,10 @@ def _framed(
     (unread,) = _unread(study, [header])
     frame = replace(reader.frame(case.name, header, unread.slice_index), notes=notes)
     if frame.turn.is_turned:
-        text = "the slice is stored turned or mirrored; it was set upright to look"
+        text = "the slice is stored rotated or mirrored; it was set upright for the analysis"
         warnings = (warning("orientation_unusual", text), *warnings)
     if not header.has_geometry:
-        text = "no usable pixel spacing or position: points have no mm"
+        text = "no usable pixel spacing or position, so points have no mm"
         warnings = (*warnings, warning("no_geometry", text))
     names = (case.name, study.folder.name, header.path.stem)
     return replace(frame, warnings=(*warnings, *_privacy(header, names)))
@@ -752,7 +752,7 @@ def _surrounded(frame: Frame, around: Surroundings) -> Frame:
         try:
             near.append(read_beside(frame, each))
         except SpinelineError as error:
-            wording = "a slice beside the one chosen was not looked at: {reason}"
+            wording = "a slice beside the one chosen was not used: {reason}"
             note = remark("", wording, reason=FreeText(first_line(error)))
             frame = replace(frame, notes=(*frame.notes, note))
     return replace(frame, around=replace(around, near=tuple(near)))
@@ -789,7 +789,7 @@ def _privacy(header: SliceHeader, names: Sequence[str]) -> list[Remark]:
     remarks, found = privacy_remarks(header, names), []
     if remarks.burned_in:
         wording = "the image may show the patient's name or number: {reason}"
-        wording += "; look before you pass pictures on"
+        wording += "; check it before you share images"
         found.append(warning("burned_in_text", wording, reason=remarks.burned_in))
     if remarks.named:
         found.append(warning("identity_in_name", f"{_NAMED}; names=hash keeps it out of outputs"))
@@ -817,7 +817,7 @@ def _fat_warning(pixels: GreyImage) -> tuple[Remark, ...]:
     look = look_at_sagittal(pixels.astype(np.float32)) if pixels.ndim == 2 else None
     if look is None or not look.has_suppressed_fat:
         return ()
-    text = "fat is dark in the image, so fat suppression is taken for granted; grades are less sure"
+    text = "fat is dark in the image, so fat suppression is assumed; grades are less certain"
     return (warning("fat_suppressed", text),)
 
 
@@ -826,8 +826,8 @@ def _exif_warning(path: Path) -> tuple[Remark, ...]:
     orientation = exif_orientation(path)
     if orientation == 1:
         return ()
-    wording = "the image was turned as viewers show it, by its EXIF orientation ({orientation}): "
-    wording += "points are in pixels of the turned image"
+    wording = "the image was rotated as viewers show it, by its EXIF orientation ({orientation}): "
+    wording += "points are in pixels of the rotated image"
     return (warning("orientation_unusual", wording, orientation=orientation),)
 
 

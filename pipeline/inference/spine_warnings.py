@@ -226,7 +226,7 @@ def naming_abstained(naming: Naming | None, minimum: float) -> list[Remark]:
         return []
     text = (
         f"the naming's probability is {naming.probability:.3g}, and "
-        f"min_naming_probability={minimum:g}; take the levels as a guess"
+        f"min_naming_probability={minimum:g}; treat the levels as a guess"
     )
     probability = round(naming.probability, 6)
     return [warning("naming_abstained", text, probability=probability, minimum=minimum)]
@@ -284,10 +284,10 @@ def _unusual_slice(frame: Frame) -> list[Remark]:
         if not 1 / _MOST_ASPECT <= between_rows / between_columns <= _MOST_ASPECT:
             text = (
                 f"pixels are {between_rows:g} mm high and {between_columns:g} mm wide by the "
-                "header; the image is looked at as stored, and millimetres may be wrong"
+                "header; the image is analysed as stored, and millimetres may be wrong"
                 if frame.turn.scaled_hw is None
                 else f"pixels are {between_rows:g} mm high and {between_columns:g} mm wide by the "
-                "header; the image was made square by that to look: is it true?"
+                "header; pixels were made square accordingly: is the header right?"
             )
             spacing = header.spacing_rc_mm
             found.append(warning("spacing_implausible", text, spacing_rc_mm=spacing))
@@ -302,7 +302,9 @@ def _leaning(structures: Sequence[DecodedStructure]) -> list[Remark]:
     angle = math.degrees(math.atan2(abs(dx), dy))
     if angle <= _MOST_TILT:
         return []
-    text = f"the spine leans {angle:.0f} degrees: is the image upright? Levels are less sure on it"
+    text = (
+        f"the spine leans {angle:.0f} degrees: is the image upright? Levels are less certain on it"
+    )
     return [warning("orientation_unusual", text, degrees=round(angle, 1))]
 
 
@@ -343,7 +345,7 @@ def _odd_spacing(frame: Frame, structures: Sequence[DecodedStructure]) -> list[R
         return []
     text = (
         f"vertebra and disc lie {typical:.1f} mm apart by the header's PixelSpacing, wanted "
-        f"{_STEP_MM[0]:g} to {_STEP_MM[1]:g}: the spacing is wrong, or this is no grown spine"
+        f"{_STEP_MM[0]:g} to {_STEP_MM[1]:g}: the spacing is wrong, or this is not an adult spine"
     )
     return [warning("spacing_implausible", text, step_mm=round(typical, 3))]
 
@@ -368,6 +370,6 @@ def _text_in_pixels(frame: Frame) -> list[Remark]:
     stored = stored[:, ::-1] if turn.flip_x else stored
     if not looks_like_text(stored.T if turn.transpose else stored):
         return []
-    text = "the image may show the patient's name or number: something in it stands in a row as "
-    text += "letters do; look before you pass pictures on"
+    text = "the image may show the patient's name or number: something in it looks like a row of "
+    text += "letters; check it before you share images"
     return [warning("burned_in_text", text)]

@@ -151,9 +151,12 @@ class Refusal:
 
     def remark(self, *, forced: bool) -> Remark:
         """The warning ``not_lumbar_t2``; ``forced`` where the frame was looked at all the same."""
-        end = "levels and grades are given all the same, by force=true: do not rely on them"
+        end = "levels and grades are given because of force=true: do not rely on them"
         end = end if forced else "nothing is named or graded; force=true does it all the same"
-        wording = f"this is no sagittal T2 image of a lumbar spine, head up: {self.text}; {end}"
+        wording = (
+            f"this is not a sagittal T2 image of a lumbar spine with the head up: "
+            f"{self.text}; {end}"
+        )
         found = {"found": self.found} if self.found else {}
         return warning("not_lumbar_t2", wording, reason=self.reason, **dict(self.measured), **found)
 
@@ -255,7 +258,7 @@ def refusal_of(
     goes_on = found.continuation is not None and found.continuation > limits.going_on
     wanted = limits.lumbar_going_on if goes_on else limits.lumbar
     if found.evidence < wanted:
-        text = "the vertebrae and discs in it do not read as those of a lumbar spine"
+        text = "the vertebrae and discs in it do not look like those of a lumbar spine"
         text += ", and go on below as if there were no sacrum" if goes_on else ""
         return Refusal("region", text, (evidence, ("wanted", wanted)))
     if found.contrast is not None and found.contrast < limits.contrast:

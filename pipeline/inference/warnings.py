@@ -21,10 +21,10 @@ from spineline.datasets.common.remarks import (
 )
 
 CODES: dict[str, str] = {
-    "not_lumbar_t2": "no sagittal T2 image of a lumbar spine, head up, and why",
+    "not_lumbar_t2": "not a sagittal T2 image of a lumbar spine with the head up, and why",
     "missing_levels": "levels without a structure, and why",
-    "few_levels": "less than half of the levels were found: no lumbar spine, or not upright?",
-    "low_confidence": "boxes that the detector is not sure of",
+    "few_levels": "less than half of the levels were found: not a lumbar spine, or not upright?",
+    "low_confidence": "boxes with a low detection confidence",
     "naming_in_doubt": "every name may be one or two levels off",
     "naming_abstained": "the levels are a guess, by min_naming_probability",
     "transitional_anatomy": "more segments than levels: the count does not fit",
@@ -33,13 +33,13 @@ CODES: dict[str, str] = {
     "orientation_unusual": "the slice was set upright, is oblique, or its spine leans",
     "volume_geometry": "a volume's header places it in two ways that differ",
     "no_geometry": "no usable pixel spacing, orientation or position: points have no millimetres",
-    "slice_choice": "what speaks against the series or slice that was taken",
+    "slice_choice": "what speaks against the chosen series or slice",
     "fat_suppressed": "fat is suppressed, by the header or by what the pixels show",
     "files_left_out": "files of the study that are damaged, missing, or copies of others",
     "burned_in_text": "the pixels may show text, such as the patient's name",
     "identity_in_name": "a folder's or file's name holds the patient's name, number or birth date",
     "grade_withheld": "structures that were found and are not graded, and why",
-    "unlike_training": "the image looks like none that the classifier was trained on",
+    "unlike_training": "the image is unlike those that the classifier was trained on",
     "reviewed": "a reader looked at the result, and what was corrected by hand",
 }
 """The code words and what each says."""

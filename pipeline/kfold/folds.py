@@ -113,10 +113,10 @@ def read_manifest(path: Path) -> list[list[str]]:
 
 def _check_given(settings: KfoldSettings, count: int) -> None:
     if settings.folds is not None:
-        msg = f"folds={settings.folds}: data={settings.data} holds folds already; leave one away"
+        msg = f"folds={settings.folds}: data={settings.data} holds folds already; leave one out"
         raise ConfigError(msg)
     if settings.k is not None and settings.k != count:
-        msg = f"k={settings.k}: data={settings.data} holds {count} folds; leave k= away"
+        msg = f"k={settings.k}: data={settings.data} holds {count} folds; leave k= out"
         raise ConfigError(msg)
     if count < 2:
         raise ConfigError(f"data={settings.data}: holds one fold; wanted two or more")
@@ -133,7 +133,10 @@ def _laid_out(settings: KfoldSettings, manifest: Path) -> tuple[Path, ...]:
     records = _present(dataset, [*dataset.records["train"], *dataset.records["val"]])
     test = _present(dataset, dataset.records["test"])
     if both := {record.study_id for record in records} & {record.study_id for record in test}:
-        msg = f"data={settings.data}: study {min(both)} is in test and in another part; split anew"
+        msg = (
+            f"data={settings.data}: study {min(both)} is in test and in another part; split "
+            f"the data again"
+        )
         raise AnnotationError(msg)
     source = manifest if manifest.is_file() else settings.folds
     fold_of = _drawn(settings, records) if source is None else _given(settings, source, records)
@@ -161,9 +164,9 @@ def _check_drawn(settings: KfoldSettings, manifest: Path) -> None:
     """
     drawn = _sorted_folds(manifest)
     if settings.k not in (None, len(drawn)):
-        raise ConfigError(f"k={settings.k}: {manifest} holds {len(drawn)} folds; leave k= away")
+        raise ConfigError(f"k={settings.k}: {manifest} holds {len(drawn)} folds; leave k= out")
     if settings.folds is not None and _sorted_folds(settings.folds) != drawn:
-        msg = f"folds={settings.folds}: is not what {manifest} holds; leave it away"
+        msg = f"folds={settings.folds}: is not what {manifest} holds; leave it out"
         raise ConfigError(f"{msg}, or give another out=")
     if not settings.data.exists():
         return
@@ -204,7 +207,7 @@ def _drawn(settings: KfoldSettings, records: Sequence[ImageRecord]) -> dict[str,
 def _given(settings: KfoldSettings, path: Path, records: Sequence[ImageRecord]) -> dict[str, int]:
     folds = read_manifest(path)
     if settings.k is not None and settings.k != len(folds):
-        raise ConfigError(f"k={settings.k}: folds={path} holds {len(folds)}; leave k= away")
+        raise ConfigError(f"k={settings.k}: folds={path} holds {len(folds)}; leave k= out")
     fold_of = {study: n for n, fold in enumerate(folds) for study in fold}
     studies = sorted({record.study_id for record in records})
     missing = [study for study in studies if study not in fold_of]

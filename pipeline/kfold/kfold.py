@@ -148,11 +148,11 @@ def _make_room(settings: KfoldSettings) -> Path | None:
     except OutputExistsError as error:
         if settings.overwrite:
             raise
-        msg = f"{out}: exists already; resume=true continues it, overwrite=true begins anew"
+        msg = f"{out}: exists already; resume=true continues it, overwrite=true starts from scratch"
         raise OutputExistsError(msg) from error
     if out.is_dir() and any(out.iterdir()):
         if not str(recorded_command(out)).startswith("spineline kfold "):
-            msg = f"{out}: is no folder of spineline kfold; remove it yourself or choose another"
+            msg = f"{out}: is not a folder of spineline kfold; remove it yourself or choose another"
             raise OutputExistsError(f"{msg} out=")
         aside = out.parent / f".{out.name}.{os.getpid()}.replaced"
         with held_folder(out):
@@ -212,7 +212,7 @@ def _folds_and_metric(
 
 def _tell_plan(settings: KfoldSettings, folds: Folds, variants: Sequence[Variant]) -> None:
     sizes = ", ".join(str(len(folds.studies(n))) for n in range(len(folds.folders)))
-    out = f"; {folds.test_studies} studies of test stay out" if folds.test_studies else ""
+    out = f"; {folds.test_studies} test studies are not used" if folds.test_studies else ""
     LOG.info("%d folds of %s studies%s", len(folds.folders), sizes, out)
     for variant in variants:
         LOG.info("variant %s", variant)

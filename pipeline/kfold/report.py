@@ -103,7 +103,11 @@ class KfoldReport:
             f"- Data: {settings.data.name}, {len(self.folds.folders)} folds of {sizes} studies "
             f"(fold 1 is `fold0`), seed {settings.seed}",
             f"- Scored: the weights of the {settings.checkpoint} epoch"
-            + (", so that no fold chooses what it scores" if settings.checkpoint == "last" else ""),
+            + (
+                ", so no fold selects its weights on the studies it is scored on"
+                if settings.checkpoint == "last"
+                else ""
+            ),
             f"- Bootstrap: {settings.draws} draws, seed {settings.seed}",
             f"- Versions: {packages}",
             f"- Machine: {machine()}",

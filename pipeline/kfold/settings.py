@@ -33,13 +33,13 @@ NOT_OF_A_VARIANT = ("data", "out", "resume", "overwrite", "device", "trust")
 FOLDS_FOLDER = "folds"
 """Folder of the folds' datasets within the output; no variant may bear the name."""
 
-_DATA = "converted dataset, whose train and val parts are folded, or a folder of folds"
+_DATA = "converted dataset, whose train and val parts are split into folds, or a folder of folds"
 _OUT = "folder to write: VARIANT/foldN, folds.json, kfold.md, kfold.csv, kfold.json, kfold.png"
-_RESUME = "continue the cross-validation in out= where it stopped; variants may be added"
-_DEVICE = "cpu, cuda or a number; several, such as 0,1, run folds side by side"
+_RESUME = "continue the cross-validation in out= where it stopped; you may add variants"
+_DEVICE = "cpu, cuda or a number; several, such as 0,1, run folds in parallel"
 _K = "number of folds"
-_FOLDS = "folds.json to use: of another cross-validation, or of convert … kfold="
-_CHECKPOINT = "weights that are scored; best is chosen on the very fold that scores it"
+_FOLDS = "folds.json of another cross-validation, or of convert … kfold="
+_CHECKPOINT = "weights to score; best is chosen on the same fold that scores it"
 
 
 def _k() -> Any:
@@ -47,7 +47,7 @@ def _k() -> Any:
 
 
 def _metric(choices: tuple[str, ...], chosen: str) -> Any:
-    return key(f"figures of the table ({chosen})", default=None, choices=choices, shown="chosen")
+    return key(f"metrics of the table ({chosen})", default=None, choices=choices, shown="chosen")
 
 
 def _checkpoint() -> Any:
@@ -62,24 +62,24 @@ class KfoldDetect(DetectTrain):
     out: Path = key(_OUT)
     resume: bool = key(_RESUME, default=False)
     overwrite: bool = key("replace an earlier cross-validation in out=", default=False)
-    seed: int = key("of the folds, and of every training", default=0, minimum=0)
+    seed: int = key("random seed for the folds and every training", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
     val: bool = key(
-        "validate on the fold's val part while training, which early stopping and best then go by",
+        "validate on the fold's val part during training, for early stopping and the best weights",
         default=False,
     )
     k: int | None = _k()
     variants: tuple[str, ...] = key(
-        "names of variants (original, label_smoothing, mixup), and YAML files of own ones",
+        "names of variants (original, label_smoothing, mixup), and YAML files with your own",
         default=("original", "label_smoothing", "mixup"),
         group="training",
     )
     folds: Path | None = key(_FOLDS, default=None, group="data")
     checkpoint: str = _checkpoint()
     metric: tuple[str, ...] | None = _metric(
-        DETECT_FIGURES, "level_accuracy_8px where the classes are levels, else coco.map50"
+        DETECT_FIGURES, "level_accuracy_8px if the classes are levels, else coco.map50"
     )
-    draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+    draws: int = key("number of bootstrap draws", default=1000, minimum=1, maximum=100000)
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -95,22 +95,23 @@ class KfoldClassify(ClassifyTrain):
     out: Path = key(_OUT)
     resume: bool = key(_RESUME, default=False)
     overwrite: bool = key("replace an earlier cross-validation in out=", default=False)
-    seed: int = key("of the folds, and of every training", default=0, minimum=0)
+    seed: int = key("random seed for the folds and every training", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
     k: int | None = _k()
     variants: tuple[str, ...] = key(
-        "names of variants (original, label_smoothing, mixup; the report's rows resize, "
-        "batch_1024, normalise, rotation, colour_jitter, noise, noise_normalise_rotation; "
-        "resnet18, resnet34, resnet101, vgg16), and YAML files of own ones",
+        "names of variants (original, label_smoothing, mixup; the report's rows resize,"
+        " batch_1024, normalise, rotation, colour_jitter, noise, "
+        "noise_normalise_rotation; resnet18, resnet34, resnet101, vgg16), and YAML "
+        "files with your own",
         default=("original", "label_smoothing", "mixup"),
         group="training",
     )
     folds: Path | None = key(_FOLDS, default=None, group="data")
     checkpoint: str = _checkpoint()
     metric: tuple[str, ...] | None = _metric(
-        CLASSIFY_FIGURES, "seven.accuracy, or binary.accuracy of a binary head"
+        CLASSIFY_FIGURES, "seven.accuracy, or binary.accuracy for a binary head"
     )
-    draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
+    draws: int = key("number of bootstrap draws", default=1000, minimum=1, maximum=100000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +121,10 @@ class KfoldPipeline(Settings):
     data: Path = key(f"{_DATA}; labels=level", group="data")
     out: Path = key("folder to write: RECIPE/foldN, folds.json, kfold.md, .csv, .json, .png")
     recipe: tuple[str, ...] | None = key(
-        "best (what the default bundle is made by), finetune (the same, starting from bundled "
-        "weights: not for the studies that those were trained on), and YAML files with keys of the "
-        "trainings: detector: {…}, classifier: {…}, namer: {…}; each is cross-validated",
+        "best (the recipe of the default bundle), finetune (the same, starting from "
+        "bundled weights; not for studies that they were trained on), and YAML files "
+        "with keys for the trainings: detector: {…}, classifier: {…}, namer: {…}; each "
+        "is cross-validated",
         default=None,  # and not best, which a resumed run could not be given then
         group="training",
         shown="best",
@@ -132,11 +134,11 @@ class KfoldPipeline(Settings):
     metric: tuple[str, ...] | None = _metric(PIPELINE_FIGURES, "level_accuracy_8px, seven.accuracy")
     spacing_mm: float | None = spacing_key()
     fov_mm: float | None = fov_key()
-    draws: int = key("bootstrap draws", default=1000, minimum=1, maximum=100000)
-    seed: int = key("of the folds, and of every training", default=0, minimum=0)
+    draws: int = key("number of bootstrap draws", default=1000, minimum=1, maximum=100000)
+    seed: int = key("random seed for the folds and every training", default=0, minimum=0)
     device: str = key(_DEVICE, default="cpu")
     resume: bool = key(
-        "continue the cross-validation in out= where it stopped; recipes may be added",
+        "continue the cross-validation in out= where it stopped; you may add recipes",
         default=False,
     )
     overwrite: bool = key("replace an earlier cross-validation in out=", default=False)

@@ -148,7 +148,7 @@ class OneStageTask(KfoldTask):
                 keys = keys_text(variant.keys) if variant.keys else "those"
                 msg = (
                     f"variants={seen[resolved]},{variant.name}: train alike, since the recipe and "
-                    f"keys given for all are {keys} already; leave one away, or give another value "
+                    f"keys given for all are {keys} already; leave one out, or give another value "
                     "for all"
                 )
                 raise ConfigError(msg)
@@ -270,7 +270,7 @@ class PipelineTask(KfoldTask):
             train = PipelineTrain(data=self.settings.data, out=self.settings.out, recipe=word)
             same = repr(check_recipe(train, {stage: dict(k) for stage, k in variant.keys.items()}))
             if same in seen:
-                raise ConfigError(f"recipe={word}: says what {seen[same]} says; leave one away")
+                raise ConfigError(f"recipe={word}: says what {seen[same]} says; leave one out")
             seen[same] = variant.name
 
     def metric(self, folds: Folds, variants: Sequence[Variant]) -> tuple[str, ...]:  # noqa: ARG002

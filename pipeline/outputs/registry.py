@@ -69,6 +69,6 @@ def check_packages(words: Iterable[str]) -> None:
         if output.package and importlib.util.find_spec(output.package) is None:
             msg = (
                 f"to={output.word}: needs the package {output.package}, which is not installed; "
-                f"pip install 'spineline[{output.extra}]' brings it"
+                f"install it with pip install 'spineline[{output.extra}]'"
             )
             raise ConfigError(msg)

@@ -10,14 +10,17 @@ from spineline.datasets.common.settings import key
 from spineline.pipeline.inference.settings import ModelSettings
 from spineline.pipeline.outputs.registry import check_packages, list_outputs
 
-_COMPARE = "Tianchi or report JSON for the source: its labels beside what was found, in pictures"
+_COMPARE = "Tianchi or report JSON for the source, whose labels are drawn beside the predictions"
 _TO = (
-    "what else to write: report (STUDY/report.html), page (index.html, all studies), tianchi (a "
-    "submission to the challenge), coco (detections); of DICOM studies sr (structured report), pr "
-    "(presentation state), sc (secondary capture), slicer (points for 3D Slicer)"
+    "further outputs: report (STUDY/report.html), page (index.html, all studies), "
+    "tianchi (a submission to the challenge), coco (detections); for DICOM studies "
+    "also sr (structured report), pr (presentation state), sc (secondary capture), "
+    "slicer (points for 3D Slicer)"
 )
-NAMES_HELP = "studies by their folder, or by a salted hash that hides names, UIDs and paths"
-SALT_HELP = "of names=hash; none: made at random and kept in OUT/salt.txt, for you alone"
+NAMES_HELP = "name studies by their folder, or by a salted hash that hides names, UIDs and paths"
+SALT_HELP = (
+    "salt of names=hash; none: a random one is stored in OUT/salt.txt, which you must keep secret"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,8 @@ class OutputSettings(ModelSettings):
     """The keys that decide what is written of a study."""
 
     source: Path = key(
-        "study, folder of studies, DICOM file, volume (NIfTI, MHA, NRRD), image, folder of images, "
-        "or an archive (zip, tar) of these",
+        "study, folder of studies, DICOM file, volume (NIfTI, MHA, NRRD), image, folder"
+        " of images, or an archive (zip, tar) of these",
         group="data",
     )
     overlay: bool = key("draw STUDY/overlay.png", default=True, group="output")

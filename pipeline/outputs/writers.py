@@ -75,8 +75,10 @@ def check_extras(settings: OutputSettings) -> None:
     """
     kept = [word for word in settings.to if list_outputs()[word].package == "highdicom"]
     if settings.names == "hash" and kept:
-        text = "to=%s: these files keep the patient's name and UIDs, as DICOM wants; names=hash "
-        LOG.warning(text + "leaves them as they are: do not pass them on", ",".join(kept))
+        text = (
+            "to=%s: these files contain the patient's name and UIDs, as DICOM requires; names=hash "
+        )
+        LOG.warning(text + "does not change that: do not share them", ",".join(kept))
     check_compare(settings)
 
 

@@ -83,7 +83,7 @@ def parse_address(url: str, key: str = "url") -> PacsAddress:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"{key}=…: is no address ({error}); wanted {_FORMS}") from None
+        raise ConfigError(f"{key}=…: is not an address ({error}); wanted {_FORMS}") from None
     if parts.password is not None or (parts.username and parts.scheme in ("http", "https")):
         msg = (
             f"{key}=…: holds a user or password, which other users of this machine can read; set "
@@ -92,7 +92,7 @@ def parse_address(url: str, key: str = "url") -> PacsAddress:
         raise ConfigError(msg)
     if parts.scheme in ("http", "https") and parts.hostname:
         if parts.query or parts.fragment:
-            raise ConfigError(f"{key}=…: ends with ?… or #…; wanted the root of the service alone")
+            raise ConfigError(f"{key}=…: ends with ?… or #…; wanted only the root of the service")
         tls = parts.scheme == "https"
         return PacsAddress(
             "web", url.rstrip("/"), parts.hostname, port or (443 if tls else 80), tls=tls
@@ -102,7 +102,7 @@ def parse_address(url: str, key: str = "url") -> PacsAddress:
         if port is None or parts.path.strip("/") or parts.query:
             raise ConfigError(f"{key}={url}: wanted dicom://AET@HOST:PORT and nothing else")
         return PacsAddress("dimse", url, parts.hostname, port, aet, parts.scheme == "dicoms")
-    raise ConfigError(f"{key}={url}: is no address of a PACS; wanted {_FORMS}")
+    raise ConfigError(f"{key}={url}: is not an address of a PACS; wanted {_FORMS}")
 
 
 def check_ae_title(title: str, key: str) -> str:
@@ -112,7 +112,9 @@ def check_ae_title(title: str, key: str) -> str:
         ConfigError: it is none.
     """
     if not _AE_TITLE.fullmatch(title):
-        msg = f"{key}=…: {title!r} is no AE title; wanted 1 to 16 characters of ASCII, without \\"
+        msg = (
+            f"{key}=…: {title!r} is not an AE title; wanted 1 to 16 characters of ASCII, without \\"
+        )
         raise ConfigError(msg)
     return title
 

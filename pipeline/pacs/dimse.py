@@ -89,7 +89,7 @@ _STATUS = {
     0x0122: "the server does not store this kind of object",
     0x0124: "we may not store there",
     0xA700: "the server has no room left",
-    0xA801: "the server does not know our AE title as a place to send to (C-MOVE)",
+    0xA801: "the server does not know spineline's AE title as a C-MOVE destination",
 }
 
 
@@ -280,7 +280,10 @@ class DimseServer:
         if line.is_rejected:
             answer = line.acceptor.primitive
             reason = getattr(answer, "reason_str", "")
-            return f"refused the association ({reason}); is its AE title right, does it know ours?"
+            return (
+                f"refused the association ({reason}); is its AE title right, and does it "
+                f"know spineline's?"
+            )
         try:
             with socket.create_connection(
                 (self._address.host, self._address.port), timeout=self._access.timeout
@@ -292,7 +295,9 @@ class DimseServer:
             return f"no TLS with it ({first_line(error)}); see ca=, cert=, key="
         except OSError as error:
             return f"cannot be reached ({first_line(error)})"
-        return "gave no answer as DICOM; is it the port of DIMSE, not of http, and is it TLS?"
+        return (
+            "did not answer in DICOM; is this its DIMSE port rather than HTTP, and does it use TLS?"
+        )
 
 
 def entity_of(access: PacsAccess) -> AE:

@@ -31,7 +31,7 @@ _SPARE_BYTES = 256 << 20
 
 
 class NoRoomError(SpinelineError):
-    """The bound of the folder is reached, or the disk is all but full."""
+    """The bound of the folder is reached, or the disk is nearly full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Inbox:
             if self._bytes + len(data) > self._max_bytes:
                 raise NoRoomError(f"{self._out}: holds as much as max_gb= allows")
             if shutil.disk_usage(self._out).free < len(data) + _SPARE_BYTES:
-                raise NoRoomError(f"{self._out}: the disk is all but full")
+                raise NoRoomError(f"{self._out}: the disk is nearly full")
             if self._studies.keep(header, data):
                 self._bytes += len(data)
 

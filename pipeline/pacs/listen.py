@@ -107,9 +107,7 @@ class _Listener:
                 while not self._stop.is_set():
                     self._look_around()
                     self._stop.wait(_TICK)
-        LOG.info(
-            "ended: %d studies looked at, results of %d sent on", self._predicted, self._pushed
-        )
+        LOG.info("ended: %d studies analysed, results of %d sent", self._predicted, self._pushed)
         failures = tuple((name, state.reason) for name, state in self._inbox.failed().items())
         return ListenResult(self._predicted, self._pushed, failures)
 
@@ -134,7 +132,7 @@ class _Listener:
         attempts = 1 if state is None else state.attempts + 1
         running = StudyState("running", images, attempts=attempts)
         if attempts > _MOST_ATTEMPTS:
-            reason = f"the listener ended {_MOST_ATTEMPTS} times while it looked at it"
+            reason = f"the listener ended {_MOST_ATTEMPTS} times while analysing it"
             self._finish(name, replace(running, stage="failed", reason=reason))
             return
         self._inbox.set_state(name, running)

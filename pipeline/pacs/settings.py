@@ -25,22 +25,23 @@ from spineline.pipeline.pacs.address import (
 
 _URL = "DICOMweb service http(s)://HOST[:PORT]/PATH, or dicom(s)://AET@HOST:PORT (s: TLS)"
 _CREDENTIALS = (
-    "YAML file with user: and password:, or token:, that you alone can read; none: the variables "
-    "SPINELINE_PACS_USER, SPINELINE_PACS_PASSWORD, SPINELINE_PACS_TOKEN"
+    "YAML file with user: and password:, or token:, readable only by you; none: the"
+    " variables SPINELINE_PACS_USER, SPINELINE_PACS_PASSWORD, SPINELINE_PACS_TOKEN"
 )
-_CA = "PEM file of the certificates that are trusted; none: the system's"
-_CERT = "PEM file of our own certificate, for servers that want one"
-_TIMEOUT = "seconds without an answer after which the other side is given up"
+_CA = "PEM file of the trusted certificates; none: the system's"
+_CERT = "PEM file of the client certificate, for servers that ask for one"
+_TIMEOUT = "seconds to wait for an answer"
 _QUERY = (
-    "or which studies: KEYWORD=VALUE,… such as PatientID=…,StudyDate=20260101-20260131; * and ?"
+    "instead of study: KEYWORD=VALUE,… such as "
+    "PatientID=…,StudyDate=20260101-20260131; * and ? are wildcards"
 )
-_PORT = "our port, at which the PACS knows aet: images come by C-MOVE; none: by C-GET"
-_NAMES = "studies and files by a salted hash of their UIDs, or by the UIDs themselves"
-_ALLOW = "AE titles that may send; none: any, where host is this machine alone"
-_QUIET = "seconds without a new image after which a study is taken as whole"
-_MAX_GB = "GB that out may hold; then images are refused with Out of Resources"
-_MEMORY = "MB that images under way may take together; then their connection is ended"
-_TLS = "connections are encrypted, by cert and key; with ca, senders have to show a certificate"
+_PORT = "port that the PACS has registered for aet, to fetch images by C-MOVE; none: by C-GET"
+_NAMES = "name studies and files by a salted hash of their UIDs, or by the UIDs themselves"
+_ALLOW = "AE titles that may send; none: any, if host is this machine only"
+_QUIET = "seconds without a new image after which a study counts as complete"
+_MAX_GB = "size limit of out, in GB; beyond it, images are refused with Out of Resources"
+_MEMORY = "memory limit for images in transit, in MB; beyond it, their connection is closed"
+_TLS = "encrypt connections with cert and key; with ca, senders have to show a certificate"
 
 _DICOM_OUTPUTS = ("sr", "pr", "sc")
 
@@ -50,7 +51,7 @@ class ServerSettings(Settings):
     """The keys that say which server is talked to, and how."""
 
     url: str = _key(_URL)
-    aet: str = _key("our own AE title", default="SPINELINE")
+    aet: str = _key("spineline's own AE title", default="SPINELINE")
     credentials: Path | None = _key(_CREDENTIALS, default=None)
     ca: Path | None = _key(_CA, default=None)
     cert: Path | None = _key(_CERT, default=None)
@@ -76,26 +77,26 @@ class ServerSettings(Settings):
 class PacsPull(ServerSettings):
     """Keys of ``pacs pull``."""
 
-    out: Path = _key("folder to write studies to, or of a pull to continue")
+    out: Path = _key("folder to write studies to, or an earlier pull to resume")
     study: tuple[str, ...] = _key("UIDs of studies", default=())
     query: tuple[str, ...] = _key(_QUERY, default=())
-    most: int = _key("a query that finds more studies is refused", default=100, minimum=1)
+    most: int = _key("largest number of studies that a query may find", default=100, minimum=1)
     port: int | None = _key(_PORT, default=None, minimum=1, maximum=65535)
-    host: str = _key("address that we listen at for C-MOVE", default="127.0.0.1")
+    host: str = _key("address to listen on for C-MOVE", default="127.0.0.1")
     names: str = _key(_NAMES, default="hash", choices=("hash", "uid"))
     salt: str | None = _key(SALT_HELP, default=None)
-    overwrite: bool = _key("start anew instead of continuing an earlier pull", default=False)
+    overwrite: bool = _key("start from scratch instead of resuming an earlier pull", default=False)
 
     def __post_init__(self) -> None:
         ServerSettings.__post_init__(self)
         check_salt(self.salt, self.names)
         if bool(self.study) == bool(self.query):
-            raise ConfigError("study=… and query=…: give one of both")
+            raise ConfigError("study=… and query=…: give only one")
         for uid in self.study:
             if not is_plain_uid(uid):
                 raise ConfigError(f"study={uid[:64]}: is no UID; wanted numbers with dots between")
         if self.port is not None and parse_address(self.url).protocol != "dimse":
-            raise ConfigError("port=…: is of dicom://…, which can send by C-MOVE; leave it away")
+            raise ConfigError("port=…: is of dicom://…, which can send by C-MOVE; leave it out")
         self.filters()
 
     def access(self) -> PacsAccess:
@@ -131,7 +132,7 @@ class PacsPull(ServerSettings):
 class PacsPush(ServerSettings):
     """Keys of ``pacs push``."""
 
-    source: Path = _key("results of pipeline predict to=sr,pr,sc, or of one study of it")
+    source: Path = _key("results of pipeline predict to=sr,pr,sc, or one study of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,29 +140,36 @@ class PacsListen(ModelSettings):
     """Keys of ``pacs listen``, beside those of the models."""
 
     out: Path = _key(
-        "folder of what arrives and of its results, or of an earlier listener to continue"
+        "folder for received studies and their results, or an earlier listener's to resume"
     )
-    port: int = _key("TCP port to listen at", default=11112, minimum=1, maximum=65535)
-    host: str = _key("address to listen at; 0.0.0.0: all of this machine", default="127.0.0.1")
-    aet: str = _key("our own AE title, which senders have to call", default="SPINELINE")
+    port: int = _key("TCP port to listen on", default=11112, minimum=1, maximum=65535)
+    host: str = _key(
+        "address to listen on; 0.0.0.0: all addresses of this machine", default="127.0.0.1"
+    )
+    aet: str = _key("spineline's own AE title, which senders have to address", default="SPINELINE")
     allow: tuple[str, ...] = _key(_ALLOW, default=())
     quiet: float = _key(_QUIET, default=30.0, minimum=0.1, maximum=86400)
     to: tuple[str, ...] = _key(
-        "results as DICOM: sr (structured report), pr (presentation state), sc (picture)",
+        "DICOM results to write: sr (structured report), pr (presentation state), sc "
+        "(secondary capture)",
         default=_DICOM_OUTPUTS,
         choices=_DICOM_OUTPUTS,
     )
-    push: str | None = _key(f"where results are sent: {_URL}; none: nowhere", default=None)
+    push: str | None = _key(
+        f"destination of the results: {_URL}; none: they are not sent", default=None
+    )
     max_gb: float = _key(_MAX_GB, default=50.0, minimum=1e-6, maximum=1e6)
     max_memory: int = _key(_MEMORY, default=2048, minimum=1, maximum=1 << 20)
-    retry: bool = _key("try studies again that failed earlier", default=False)
-    credentials: Path | None = _key(f"of push: {_CREDENTIALS}", default=None)
+    retry: bool = _key("repeat studies that failed earlier", default=False)
+    credentials: Path | None = _key(f"credentials for push: {_CREDENTIALS}", default=None)
     tls: bool = _key(_TLS, default=False)
     ca: Path | None = _key(_CA, default=None)
-    cert: Path | None = _key("PEM file of our own certificate", default=None)
+    cert: Path | None = _key("PEM file of the server certificate", default=None)
     key: Path | None = _key("PEM file of the key of cert, without a password", default=None)
     timeout: float = _key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
-    salt: str | None = _key("of the names of studies; none: made at random, kept", default=None)
+    salt: str | None = _key(
+        "salt for the names of studies; none: a random one, which is stored", default=None
+    )
     overwrite: bool = _key("delete an earlier listener's studies and results", default=False)
 
     def __post_init__(self) -> None:

@@ -98,7 +98,7 @@ def agreement(settings: PipelineAgreement) -> AgreementResult:
     studies = [each for each in found if isinstance(each, CorrectedStudy)]
     looked_at = [study for study in studies if study.looked_at]
     if not looked_at:
-        msg = f"source={settings.source}: nobody has looked at a study of it in spineline review"
+        msg = f"source={settings.source}: no study in it has been reviewed in spineline review"
         raise AnnotationError(msg)
     judged = [structure for study in looked_at for structure in judged_structures(study)]
     unchanged = len(looked_at) - len({one.study for one in judged if one.changed})
@@ -255,7 +255,7 @@ def _tell(
         LOG.error("error: %s", failure)
     studies = content["studies"]
     LOG.info(
-        "%d of %d studies looked at, nothing was changed in %d of them; tables in %s",
+        "%d of %d studies reviewed, %d of them unchanged; tables in %s",
         studies["looked_at"],
         studies["looked_at"] + studies["not_looked_at"],
         studies["unchanged"],

@@ -46,8 +46,10 @@ def results_folder(source: Path) -> Path:
         if any(folder.glob(f"*/{RESULT}")):
             return folder
     if (source / RESULT).is_file():
-        raise AnnotationError(f"source={source}: is one study; give the folder that it lies in")
-    msg = f"source={source}: holds no STUDY/{RESULT}; wanted the out folder of pipeline predict"
+        raise AnnotationError(
+            f"source={source}: is a single study; give the folder that contains it"
+        )
+    msg = f"source={source}: holds no STUDY/{RESULT}; wanted the output folder of pipeline predict"
     raise AnnotationError(msg)
 
 

@@ -49,14 +49,14 @@ def review(settings: Review) -> ReviewEnd:
         port = int(listening.getsockname()[1])
         images = ResultImages(results, settings.images, stack)
         if images.problem:
-            LOG.warning("warning: there are no images: %s", images.problem)
+            LOG.warning("warning: no images are available: %s", images.problem)
         studies = ReviewedStudies(
             results, images, reviewer=settings.reviewer, timestamps=settings.timestamps
         )
         token = secrets.token_urlsafe(24)
         app = review_app(studies, token=token, port=port, readonly=settings.readonly)
         address = f"http://127.0.0.1:{port}/{token}/"
-        LOG.info("%d studies; open %s (Ctrl+C ends)", len(studies.names()), address)
+        LOG.info("%d studies; open %s (Ctrl+C to stop)", len(studies.names()), address)
         if settings.open:
             webbrowser.open(address)
         config = uvicorn.Config(
@@ -71,7 +71,9 @@ def review(settings: Review) -> ReviewEnd:
             uvicorn.Server(config).run(sockets=[listening])
         counts = studies.page(limit=1)
         end = ReviewEnd(counts["statuses"].get("done", 0), counts["all"])
-    LOG.info("%d of %d studies looked at; corrections lie beside the results", end.done, end.all)
+    LOG.info(
+        "%d of %d studies reviewed; corrections are stored beside the results", end.done, end.all
+    )
     return end
 
 
@@ -83,7 +85,7 @@ def _held(results: Path) -> Iterator[None]:
         stack.enter_context(held_folder(results, "writing", inside=True))
     except SpinelineError as error:
         msg = (
-            f"{results}: another process, such as a review or a run, is writing into it; wait "
+            f"{results}: another process, such as a review or a run, is writing to it; wait "
             "until it ends, or add readonly=true"
         )
         raise SpinelineError(msg) from error

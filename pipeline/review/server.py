@@ -23,7 +23,7 @@ from spineline.pipeline.review.studies import ConflictError, ReviewedStudies, to
 
 MISSING_PACKAGES = (
     "review needs the packages starlette and uvicorn, which are not installed; "
-    "pip install 'spineline[review]' brings them"
+    "install them with pip install 'spineline[review]'"
 )
 
 try:
@@ -119,14 +119,14 @@ class _Guard:
         headers = scope["headers"]
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or hosts[0] not in self._hosts:
-            return _error(421, "this server answers for 127.0.0.1 alone")
+            return _error(421, "this server answers only for 127.0.0.1")
         origins = [value for name, value in headers if name == b"origin"]
         sites = [value for name, value in headers if name == b"sec-fetch-site"]
         opens = scope["method"] == "GET" and (b"sec-fetch-mode", b"navigate") in headers
         if any(origin not in self._origins for origin in origins):
-            return _error(403, "a request of another origin")
+            return _error(403, "the request comes from another origin")
         if not opens and any(site not in (b"same-origin", b"none") for site in sites):
-            return _error(403, "a request of another site")
+            return _error(403, "the request comes from another site")
         given, slash, _ = scope["path"][1:].partition("/")
         if not slash or not hmac.compare_digest(given.encode("utf-8", "replace"), self._token):
             return _error(404, "no such page; open the whole address that spineline review printed")
@@ -173,7 +173,7 @@ class _Answers:
         try:
             offset, limit = int(query.get("offset", "0")), int(query.get("limit", "100"))
         except ValueError:
-            return _error(400, "offset and limit are whole numbers")
+            return _error(400, "offset and limit must be whole numbers")
         if offset < 0 or not 1 <= limit <= 500:
             return _error(400, "wanted offset from 0 and limit from 1 to 500")
         words = {name: query.get(name, "") for name in ("status", "code", "text")}
@@ -213,9 +213,9 @@ class _Answers:
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
-            return _error(400, "the body is no JSON")
+            return _error(400, "the body is not JSON")
         if not isinstance(value, Mapping):
-            return _error(400, "the body is no JSON object")
+            return _error(400, "the body is not a JSON object")
         return await _answered(lambda: _json(self._studies.save(name, value).to_json()))
 
 
@@ -235,7 +235,7 @@ async def _answered(answer: Callable[[], Response]) -> Response:
     except SpinelineError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
-            return _error(507, "not saved: the disk is full; make room, then go on")
+            return _error(507, "not saved: the disk is full; free some space, then continue")
         if isinstance(cause, OSError):
             LOG.error("error: %s", error)
             return _error(500, f"not saved: {cause.strerror or 'the file cannot be written'}")

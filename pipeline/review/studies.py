@@ -227,11 +227,9 @@ class ReviewedStudies:
             stored = read_corrections(path)
             asked = Corrections.from_json({**_BARE, **value}, "the changes")
             if asked.result_sha256 != sha256:
-                raise ConflictError(
-                    f"{name}: its result was written anew; the page is to be loaded"
-                )
+                raise ConflictError(f"{name}: its result was rewritten; reload the page")
             if asked.revision != (0 if stored is None else stored.revision):
-                raise ConflictError(f"{name}: another window has saved it in between")
+                raise ConflictError(f"{name}: another window has saved it in the meantime")
             made = without_idle(asked, values) if _fits(asked, values) else asked
             made = replace(
                 made,
@@ -315,7 +313,7 @@ def _entry_of(name: str, path: Path) -> ReviewEntry:
         words = summary_of(stored)
         status = "done" if stored.looked_at else "open"
         if stored.result_sha256 != sha256:
-            status, reason = "stale", "the result was written anew since it was corrected"
+            status, reason = "stale", "the result was rewritten after it was corrected"
     if result.refusal is not None:
         status, reason = "refused", result.refusal
     naming = result.naming

@@ -86,7 +86,7 @@ def write(settings: PipelineWrite) -> WriteResult:
             done.append(study.name)
             corrected += study.corrections is not None
         if not done and not failures:
-            raise AnnotationError(f"source={settings.source}: nobody has looked at a study of it")
+            raise AnnotationError(f"source={settings.source}: no study in it has been reviewed")
         stored = StoredResults(stage, done)
         write_results_csv(stage / "results.csv", stored, [each.name for each in failures])
         write_cohort_extras(stage, stored, [(f.name, f.reason) for f in failures], outputs)

@@ -15,21 +15,26 @@ from spineline.pipeline.outputs.registry import list_outputs
 from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.run.engines import ENGINES, check_engine
 
-_ENGINE = "this machine, or a Ray cluster (spineline[ray])"
-_RAY_ADDRESS = "cluster of engine=ray: auto or HOST:PORT; else RAY_ADDRESS, or a local one"
-_RAY_WORKERS = "actors of engine=ray that hold models; auto: as many as its CPUs or GPUs allow"
+_ENGINE = "run on this machine, or on a Ray cluster (spineline[ray])"
+_RAY_ADDRESS = "cluster of engine=ray: auto or HOST:PORT; none: RAY_ADDRESS, or a local cluster"
+_RAY_WORKERS = (
+    "actors of engine=ray, each with its own models; auto: as many as the CPUs or GPUs allow"
+)
 _WORKERS = (
-    "worker processes, each at one study (on a GPU and for exported networks they read alone); 0: "
-    "none beside this process, and no limits; auto: as many as torch would use threads, 8 at most"
+    "worker processes, each with one study (on a GPU and with exported networks, "
+    "they only read files); 0: none, and no limits; auto: as many as torch would "
+    "use threads, at most 8"
 )
-_TIMEOUT = "seconds that one study may take; then it fails, and the others go on"
-_MEMORY = "MB that one study may take; then it fails, and the others go on"
+_TIMEOUT = (
+    "time limit for a study, in seconds; a study that exceeds it fails, and the others continue"
+)
+_MEMORY = "memory limit for a study, in MB; a study that exceeds it fails, and the others continue"
 _THREADS = (
-    "threads that the networks compute a study with on the CPU; by more than one the last digits "
-    "of numbers may differ"
+    "threads per study for the networks on the CPU; with more than one, the last "
+    "digits of numbers may differ"
 )
-_STACK = "the images of a folder are slices of one study, in the order of their names"
-_OUT = "folder to write, or of a run to continue: STUDY/result.json, results.csv, manifest.jsonl"
+_STACK = "treat the images of a folder as slices of one study, in the order of their names"
+_OUT = "folder to write, or a run to resume: STUDY/result.json, results.csv, manifest.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +43,8 @@ class PipelinePredict(OutputSettings):
 
     out: Path = key(_OUT)
     stack: bool = key(_STACK, default=False, group="data")
-    overwrite: bool = key("start anew instead of continuing an earlier run", default=False)
-    retry: bool = key("try studies again that failed in an earlier run", default=False)
+    overwrite: bool = key("start from scratch instead of resuming an earlier run", default=False)
+    retry: bool = key("repeat studies that failed in an earlier run", default=False)
     engine: str = key(_ENGINE, default="local", choices=tuple(ENGINES))
     ray_address: str | None = key(_RAY_ADDRESS, default=None)
     ray_workers: int | Literal["auto"] = key(_RAY_WORKERS, default="auto", minimum=1, maximum=10000)
@@ -47,12 +52,12 @@ class PipelinePredict(OutputSettings):
     threads: int = key(_THREADS, default=1, minimum=1, maximum=256)
     timeout: float = key(_TIMEOUT, default=60.0, minimum=0.1, maximum=86400)
     max_memory: int = key(_MEMORY, default=2048, minimum=64, maximum=1 << 20)
-    seed: int = key("kept in run.yaml; prediction draws no random number", default=0, minimum=0)
+    seed: int = key("recorded in run.yaml; prediction uses no random numbers", default=0, minimum=0)
 
     def __post_init__(self) -> None:
         OutputSettings.__post_init__(self)
         if self.stack and self.window == "none":
-            msg = "stack=true and window=none: slices of a stack are windowed alike; leave one away"
+            msg = "stack=true and window=none: slices of a stack are windowed alike; leave one out"
             raise ConfigError(msg)
         if isinstance(self.workers, str) and self.workers != "auto":
             msg = f"workers={self.workers}: wanted auto, or a number of processes, 0 or more"

@@ -18,18 +18,20 @@ class PipelineTrain(Settings):
         "the run folder of each"
     )
     recipe: str = key(
-        "best (what the default bundle is made by), finetune (the same, starting from bundled "
-        "weights), or a YAML file with keys of the trainings: detector: {…}, classifier: {…}, "
-        "namer: {…}; with members: [RECIPE, …] several classifiers that answer as one",
+        "best (the recipe of the default bundle), finetune (the same, starting from "
+        "bundled weights), or a YAML file with keys for the trainings: detector: {…}, "
+        "classifier: {…}, namer: {…}; members: [RECIPE, …] trains several classifiers "
+        "and combines them",
         default="best",
     )
     epochs: int | None = key(
-        "of every training; none = as the recipe says", default=None, minimum=1
+        "epochs of every training; none: as the recipe says", default=None, minimum=1
     )
-    seed: int = key("of every training", default=0, minimum=0)
+    seed: int = key("random seed for every training", default=0, minimum=0)
     device: str = key("cpu, cuda, or the number of one CUDA device", default="cpu")
     side_by_side: bool = key(
-        "on the CPU, train the detector in a process of its own beside the others", default=True
+        "on the CPU, train the detector in its own process, in parallel with the others",
+        default=True,
     )
     resume: bool = key("continue the trainings in out= where they stopped", default=False)
     overwrite: bool = key("replace earlier trainings in out=", default=False)
@@ -42,5 +44,5 @@ class WeightsStrip(Settings):
     weights: Path = key("checkpoint: .safetensors, or .pt; a YOLO network's .pt with trust=true")
     out: Path = key("file to write, .safetensors")
     half: bool = key("store fp16 (the network still computes in fp32)", default=True)
-    trust: bool = key("load a pickle, which runs the code in it", default=False)
+    trust: bool = key("allow a pickle, which can run code", default=False)
     overwrite: bool = key("replace out if it exists", default=False)

@@ -171,7 +171,7 @@ def test_files_without_folds_are_a_fold_each(weights: Path, tmp_path: Path, run_
         (None, "cannot be read"),
         ("", "found no line"),
         ("image,study\na,b\n", "found no column level in line 2"),
-        ("bad level", "'L9' is no level"),
+        ("bad level", "'L9' is not a level"),
         ("no head", "has no probabilities of head seven"),
         ("code", "a code of seven is out of"),
         ("not a number", "are no numbers"),

@@ -241,7 +241,7 @@ def test_a_damaged_file_is_refused(pair: list[Path], tmp_path: Path, change, mes
 
 def test_a_combination_is_no_member(pair: list[Path], tmp_path: Path, run_cli: Cli) -> None:
     file = combined_file(tmp_path / "both.safetensors", pair)
-    with pytest.raises(WeightsError, match="several classifiers that answer as one already"):
+    with pytest.raises(WeightsError, match="several combined classifiers already"):
         load_classifier([file, pair[0]])
     out = tmp_path / "o.onnx"
     code, _, errors = run_cli("classify", "export", f"model={file}", f"out={out}")

@@ -91,7 +91,7 @@ def test_a_network_that_says_something_else_is_not_kept(
     ("words", "code", "message"),
     [
         (["out=net.bin"], 2, "wants a .onnx file"),
-        (["out=net.onnx", "half=true"], 2, "safetensors alone"),
+        (["out=net.onnx", "half=true"], 2, "only for format=safetensors"),
         (["out=net.onnx", "format=tflite"], 2, "format=tflite"),
     ],
 )

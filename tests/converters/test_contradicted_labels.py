@@ -222,4 +222,4 @@ def test_predictions_need_a_dataset(report_source, tmp_path: Path, run_cli) -> N
     words = files.words(out=tmp_path / "check", predictions=tmp_path)
     code, _, errors = run_cli("data", "check", *words)
     assert code == 2
-    assert "wanted data=" in errors
+    assert "give data=" in errors

@@ -217,7 +217,7 @@ def test_nothing_to_convert_exits_1_and_writes_nothing(report_source, run_cli):
     code, out, err = run_cli("convert", "report", *files.words())
     assert code == 1
     assert "001-000: left out (point_count): 10 points, wanted 11" in err
-    assert "labels.json: no image of it could be converted" in err
+    assert "labels.json: no image in it could be converted" in err
     assert "0 of 1 annotated images converted: nothing is written" in out
     assert not (files.root / "out").exists()
 

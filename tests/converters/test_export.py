@@ -323,8 +323,8 @@ def test_boxes_in_place_of_points(spines, tmp_path):
     ("keys", "error", "message"),
     [
         ({}, ConfigError, "wanted either data=… .* or source=…"),
-        ({"source": "results"}, ConfigError, "wanted images=… too, the source of that run"),
-        ({"data": "data", "to": ("slicer",)}, ConfigError, "marks the patient; wanted images=…"),
+        ({"source": "results"}, ConfigError, "give images=… too, the source of that pipeline run"),
+        ({"data": "data", "to": ("slicer",)}, ConfigError, "in patient coordinates; give images=…"),
         ({"data": "data", "images": "ph"}, ConfigError, "is for source=, to=slicer, or a COCO"),
         ({"data": "nowhere"}, AnnotationError, "no such file or folder"),
         (

@@ -135,7 +135,7 @@ def test_patient_may_be_a_file(tmp_path, run_cli, report_source):
     assert counts == {"studies": 2, "patients": 1, "studies_without_patient": 0}
     both = [*words, f"patient={tmp_path / 'who.csv'}", f"patients={tmp_path / 'who.csv'}"]
     code, _, errors = run_cli("convert", "csv", *both, "overwrite=true")
-    assert (code, "leave one away" in errors) == (2, True)
+    assert (code, "leave one out" in errors) == (2, True)
 
 
 def test_data_check_knows_exports(tmp_path, run_cli, report_source):

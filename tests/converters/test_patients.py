@@ -96,7 +96,7 @@ def test_one_number_in_all_studies_is_told_and_taken_as_none(tianchi_source, run
     run = tianchi_source(1, 2, 3, 4)
     code, _, said = run_cli("convert", "tianchi", *run.words(split="0.5"))
     assert code == 0
-    assert "all 4 studies bear one PatientID" in said
+    assert "all 4 studies have the same PatientID" in said
     assert sorted(part_of(run.root / "out").values()) == ["train", "train", "val", "val"]
 
 

@@ -228,7 +228,7 @@ def _killed_copy(finished: Any, folder: Path, epochs: int = 2) -> Path:
 
 def test_a_run_killed_before_its_first_checkpoint(finished: Any, tmp_path: Path) -> None:
     out = _killed_copy(finished, tmp_path)
-    with pytest.raises(WeightsError, match="no epoch was finished; start it anew"):
+    with pytest.raises(WeightsError, match="no epoch was finished; start from scratch"):
         train(DetectTrain(out=out, resume=True))
 
 
@@ -371,7 +371,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     monkeypatch.setattr(SpineDetectionTrainer, "preprocess_batch", note)
     out = tmp_path / "run"
     given = {**TINY, "epochs": 2, "val": False, "nbs": nbs}
-    with pytest.raises(SpinelineError, match="epoch 2: the loss is no finite number") as caught:
+    with pytest.raises(SpinelineError, match="epoch 2: the loss is not a finite number") as caught:
         train(DetectTrain(data=dataset, out=out, **given))
     assert len(names) == 3
     assert len(names[2]) == 3

@@ -99,7 +99,7 @@ def test_what_is_written_of_it(tmp_path, cohort, predict, monkeypatch) -> None:
     assert {path.name for path in (out / "a").iterdir()} > kept
     titles = [title for title, marks in drawn if not marks]
     assert len(titles) == 1
-    assert titles[0].startswith("spineline; refused: this is no sagittal T2 image")
+    assert titles[0].startswith("spineline; refused: this is not a sagittal T2 image")
     assert "<strong>Refused</strong>: this is no" in (out / "b" / "report.html").read_text()
     page = (out / "index.html").read_text()
     assert "refused" in page
@@ -177,7 +177,7 @@ def test_a_study_without_a_sagittal_t2_series(
     assert "no series of the study is sagittal and T2-weighted; found series" in warning.text
     assert found in warning.text
     assert dict(warning.parameters)["reason"] == "series"
-    assert "taken by force" not in (tmp_path / "o" / "c" / "log.txt").read_text()
+    assert "used because of force" not in (tmp_path / "o" / "c" / "log.txt").read_text()
     entry = json.loads((tmp_path / "o" / "manifest.jsonl").read_text().splitlines()[-1])
     assert (entry["study"], entry["status"]) == ("c", "refused")
     assert [row["status"] for row in rows_of(tmp_path / "o")] == ["refused"]
@@ -186,8 +186,11 @@ def test_a_study_without_a_sagittal_t2_series(
     result = read_result(tmp_path / "f" / "c" / "result.json")
     assert (result.status, len(result.structures)) == ("forced", 11)
     (warning,) = [w for w in result.warnings if w.code == "not_lumbar_t2"]
-    assert "by force=true: do not rely on them" in warning.text
-    assert "taken by force=true, although it is" in (tmp_path / "f" / "c" / "log.txt").read_text()
+    assert "because of force=true: do not rely on them" in warning.text
+    assert (
+        "used because of force=true, although it is"
+        in (tmp_path / "f" / "c" / "log.txt").read_text()
+    )
 
 
 def test_names_of_series_stay_hidden(tmp_path, fake_models, make_study, predict) -> None:
@@ -222,7 +225,7 @@ def test_val_counts_its_levels_as_missed(
     assert metrics["refused"] == ["b"]
     assert metrics["failures"] == []
     assert metrics["level_accuracy_8px"]["value"] == 0.5
-    assert "1 of 2 images: refused as no sagittal lumbar T2" in said + warned
+    assert "1 of 2 images: refused as not sagittal lumbar T2" in said + warned
 
 
 def test_older_results_were_refused_nothing(tmp_path, cohort, predict) -> None:

@@ -349,7 +349,7 @@ def test_two_at_a_time(go, fake_models) -> None:
         for words in ((), ("overwrite=true",)):
             second = go(*words)
             assert second.code == 1
-            assert "another process is running into it; wait, or choose" in second.warned
+            assert "another process is running there; wait, or choose" in second.warned
     assert Path("o/results.csv").exists()
 
 

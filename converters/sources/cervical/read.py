@@ -146,7 +146,7 @@ class _Reader:
         file = named_frame(self.images, self.frames, name, found.image_id)
         image_id = self.ids.take(name, file)
         if image_id is None:
-            detail = f"{where}: the image occurs more than once; the first row counts"
+            detail = f"{where}: the image occurs more than once; the first row is used"
             raise EntryError("duplicate_id", detail, failed=False)
         found.image_id, found.file = image_id, file
         found.study = self._study(row, image_id)
@@ -157,7 +157,7 @@ class _Reader:
         found.frame = MarkedImage(image_id, found.study, *size_wh)
         self._sort_objects(label, found, found.frame, name)
         if not found.discs:
-            detail = f"{where}: no cervical disc is marked"
+            detail = f"{where}: no cervical disc is annotated"
             raise EntryError("no_cervical_disc", detail, failed=False)
         self.with_discs += 1
 

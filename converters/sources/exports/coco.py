@@ -64,7 +64,10 @@ def parse_coco(content: Any, where: str) -> list[ExportedImage]:
 def _objects(content: Any, name: str, where: str) -> list[dict[str, Any]]:
     listed = content.get(name) if isinstance(content, Mapping) else None
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        msg = f"{where}: {name} is no list of objects; wanted a COCO file with images, annotations "
+        msg = (
+            f"{where}: {name} is not a list of objects; wanted a COCO file with images, "
+            f"annotations "
+        )
         raise AnnotationError(f"{msg}and categories")
     return listed
 
@@ -101,8 +104,8 @@ def _image(
         return ExportedImage(place, error=error)
     place = named(where, name)
     if times[key] > 1:
-        detail = f"{place}: {times[key]} images have the id {short(key)}, so that it is not known "
-        detail += "which of them an annotation is of"
+        detail = f"{place}: {times[key]} images have the id {short(key)}, so it is not clear "
+        detail += "which of them an annotation belongs to"
         return ExportedImage(place, name, error=EntryError("duplicate_id", detail))
     listed = MarkList()
     attributes = attributes_of({k: v for k, v in entry.items() if k not in ("id", "file_name")})
@@ -153,7 +156,7 @@ def _read_annotation(
         return
     point = points[0] if points else None
     if point is None and box is None:
-        listed.drop("other_shape", f"{where}: has neither a point that is marked nor a bbox")
+        listed.drop("other_shape", f"{where}: has neither a marked point nor a bbox")
         return
     words = (str(category["name"]), *level, *names)
     listed.marks.append(ExportedMark(where, words, point, box, attributes=attributes))

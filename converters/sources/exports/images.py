@@ -207,7 +207,8 @@ class ImagesOfExport:
         place = (path, None if header is None else header.frame)
         if place in self._taken:
             detail = (
-                f"{where}: {self._taken[place]} is of the same image ({name}); the first counts"
+                f"{where}: {self._taken[place]} is of the same image ({name}); the first "
+                f"one is used"
             )
             raise EntryError("duplicate_id", detail)
         upright = None
@@ -291,8 +292,8 @@ class ImagesOfExport:
         if len({header.path for header in found}) > 1:
             if entry.name:
                 return None
-            detail = f"{entry.where}: {len(found)} files bear the UID {cut(entry.instance_uid)}; "
-            raise EntryError("several_images", f"{detail}name the image by its file instead")
+            detail = f"{entry.where}: {len(found)} files have the UID {cut(entry.instance_uid)}; "
+            raise EntryError("several_images", f"{detail}name the image file instead")
         return self._slice_of(found, entry)
 
     def _by_name(self, entry: ExportedImage) -> tuple[PurePosixPath | None, SliceHeader | None]:
@@ -432,7 +433,7 @@ class ImagesOfExport:
                 return header
         detail = f"{entry.where}: slice {number} is none of {name}, which has {count}, from {first}"
         if number == count and first == 0:
-            detail += "; first_slice=1 counts from 1"
+            detail += "; with first_slice=1, they count from 1"
         raise EntryError("no_slice", detail)
 
     def _told(self, error: SpinelineError) -> str:

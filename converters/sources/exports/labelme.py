@@ -53,7 +53,7 @@ def parse_labelme_json(content: Any, where: str) -> ExportedImage:
     """The image of one LabelMe file."""
     shapes = content.get("shapes") if isinstance(content, Mapping) else None
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
-        error = EntryError("bad_entry", f"{where}: shapes is no list of objects")
+        error = EntryError("bad_entry", f"{where}: shapes is not a list of objects")
         return ExportedImage(where, error=error)
     name = content.get("imagePath")
     listed = MarkList()

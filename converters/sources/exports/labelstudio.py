@@ -2,7 +2,7 @@
 
 Regions of one id are one mark: its labels, and what choices, texts and numbers say of it. Polygons,
 brushes and ellipses are left out, and so are predictions, unless they are asked for. A rectangle is
-turned clockwise about its top left corner; its upright hull counts.
+turned clockwise about its top left corner; its upright hull is used.
 """
 
 from __future__ import annotations
@@ -123,17 +123,17 @@ def _result(
     if len(kept) > 1:
         people = ", ".join(sorted({(_people(e.get("completed_by")) or ["?"])[0] for e in kept}))
         detail = f"{where}: has {len(kept)} annotations (completed_by {people}), wanted one; "
-        raise EntryError("several_annotations", f"{detail}annotator=… says whose counts")
+        raise EntryError("several_annotations", f"{detail}annotator=… says whose to use")
     if not kept and predictions:
         kept = _objects(task.get("predictions"))[:1]
     if not kept:
         why = "is not annotated" if not done else "has no annotation that counts"
         if task.get("predictions") and not predictions:
-            why += "; predictions=true takes its predictions"
+            why += "; predictions=true uses its predictions"
         raise EntryError("no_annotation", f"{where}: {why}", failed=False)
     result = kept[0].get("result")
     if not isinstance(result, list) or not all(isinstance(item, dict) for item in result):
-        raise EntryError("bad_entry", f"{where}: its result is no list of regions")
+        raise EntryError("bad_entry", f"{where}: its result is not a list of regions")
     return result
 
 
@@ -217,11 +217,11 @@ def _read_region(
     words = tuple(dict.fromkeys(text for _, text in labels)) or ("",)
     shape = shapes[0]
     if shape.get("image_rotation"):
-        listed.drop("other_shape", f"{where}: was drawn on the image turned (image_rotation)")
+        listed.drop("other_shape", f"{where}: was drawn on the rotated image (image_rotation)")
         return
     if size_wh is None:
         detail = f"{where}: no region gives original_width and original_height"
-        raise EntryError("no_size", f"{detail}, so that per cent cannot be taken of it")
+        raise EntryError("no_size", f"{detail}, so percentages cannot be converted")
     value, (width, height) = shape.get("value"), size_wh
     if not isinstance(value, Mapping) or not _has_place(shape):
         raise EntryError("bad_entry", f"{where}: has no x and y")

@@ -252,7 +252,7 @@ class _Reader:
             if level is None:
                 word = mark.words[0]
                 self.unknown_levels[cut(word)] += 1
-                detail = f"{mark.where}: {cut(word)!r} is no level{words.nearest_level(word)}"
+                detail = f"{mark.where}: {cut(word)!r} is not a level{words.nearest_level(word)}"
                 self._drop(frame, "unknown_level", detail)
             elif level == IGNORED:
                 self._drop(frame, "ignored_mark", f"{mark.where}: ignored by names=")
@@ -265,7 +265,7 @@ class _Reader:
                 tags, problem = self._grade(mark, others, kind_of_level(level))
                 found.append(_Understood(level, mark, tags, problem))
                 if mark.turned:
-                    detail, action = f"{mark.where}: is turned", "its upright hull counts"
+                    detail, action = f"{mark.where}: is turned", "its upright hull is used"
                     self.builder.findings.append(frame.finding("turned_box", detail, action, level))
         return found
 
@@ -348,7 +348,7 @@ class _Reader:
         if point is None and box is not None:
             point = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
         if point is None:
-            raise EntryError("bad_entry", f"{one.mark.where}: has no place in the image")
+            raise EntryError("bad_entry", f"{one.mark.where}: lies outside the image")
         kept = box if self.rules.own_boxes else None
         if kept and not (kept[0] <= point[0] <= kept[2] and kept[1] <= point[1] <= kept[3]):
             detail, action = "the point lies outside its box", "box made by the rule"
@@ -380,7 +380,7 @@ class _Reader:
         for name, reason in self.images.unreadable.items():
             self.builder.note(name, name, "unreadable_image", reason, "not looked at")
         for name in self.images.not_taken():
-            detail = "no entry of the export is of it"
+            detail = "no entry of the export refers to it"
             self.builder.note(name, name, "frame_without_label", detail, "not converted")
         found = self.found
 
@@ -439,8 +439,8 @@ def _check_upright(marks: Sequence[MarkedPoint], entry: ExportedImage, found: Fo
         return
     detail = f"{entry.where}: its levels do not run from top to bottom in {found.file}"
     if found.upright is None:
-        detail += ": it is upside down, lies on its side, or its marks are named the other way "
-        raise EntryError("level_order", f"{detail}round; turn the image, or mend the names")
+        detail += ": it is upside down or on its side, or its marks are named in reverse "
+        raise EntryError("level_order", f"{detail}order; rotate the image, or correct the names")
     before = found.upright.to_native(points)
     if found.shown is not None:
         before = found.shown.from_native(before)

@@ -92,7 +92,7 @@ def parse_markups(content: Any, where: str, name: str = "") -> ExportedImage:
     """
     markups = content.get("markups") if isinstance(content, Mapping) else None
     if not isinstance(markups, list) or not all(isinstance(entry, dict) for entry in markups):
-        raise EntryError("bad_entry", f"{where}: markups is no list of objects")
+        raise EntryError("bad_entry", f"{where}: markups is not a list of objects")
     listed = MarkList()
     for number, markup in enumerate(markups):
         kind = str(markup.get("type", "Fiducial"))
@@ -104,7 +104,7 @@ def parse_markups(content: Any, where: str, name: str = "") -> ExportedImage:
         _check_unit(markup.get("coordinateUnits"), place)
         points = markup.get("controlPoints")
         if not isinstance(points, list) or not all(isinstance(p, dict) for p in points):
-            raise EntryError("bad_entry", f"{place}: controlPoints is no list of objects")
+            raise EntryError("bad_entry", f"{place}: controlPoints is not a list of objects")
         for n, point in enumerate(points):
             _read_point(point, system, f"{place}, point {n}", listed)
     return ExportedImage(where, name, marks=tuple(listed.marks), dropped=tuple(listed.dropped))

@@ -192,7 +192,7 @@ def read_corrections(path: Path) -> Corrections | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        msg = f"{path}: cannot be read as JSON ({first_line(error)}); mend or remove it"
+        msg = f"{path}: cannot be read as JSON ({first_line(error)}); fix or remove it"
         raise AnnotationError(msg) from error
     return Corrections.from_json(value, str(path))
 
@@ -498,7 +498,7 @@ def _warnings(
     if not done and not corrections.looked_at:
         return kept
     text = f"corrected by hand: {done}" if done else "nothing was changed by hand"
-    text += "; looked at" if corrections.looked_at else "; not looked at to the end"
+    text += "; reviewed" if corrections.looked_at else "; not marked as reviewed"
     return [{"code": "reviewed", "text": text}, *kept]
 
 

@@ -129,7 +129,7 @@ def _content(entry: ResultFile, rules: ResultRules) -> ResultContent:
     values = load_json(entry.path)
     corrections = read_corrections(corrections_path(entry.path))
     if rules.reviewed_only and (corrections is None or not corrections.looked_at):
-        detail = f"{entry.where}: nobody has looked at it to the end, and studies=reviewed"
+        detail = f"{entry.where}: it is not marked as reviewed, and studies=reviewed"
         raise EntryError("not_looked_at", detail, failed=False)
     content = parse_result(values, entry.where)
     if corrections is None:
@@ -165,13 +165,11 @@ def _read(
     images.seen.add(header.study_uid if header else entry.image_name)
     taken = header.instance_uid if header else f"{file}{place}"
     if taken in images.done:
-        detail = f"{entry.where}: an earlier result is of the same image; the first one counts"
+        detail = f"{entry.where}: an earlier result is for the same image; the first one counts"
         raise EntryError("duplicate_id", detail, failed=False)
     frame = MarkedImage(entry.image_id, study, content.width, content.height)
     if content.refused:
-        detail = (
-            f"{entry.where}: refused as no sagittal lumbar T2 (status), so that it has no level"
-        )
+        detail = f"{entry.where}: refused as not sagittal lumbar T2 (status), so it has no level"
         raise EntryError("not_lumbar_t2", detail, failed=False)
     if content.abstained:
         if not rules.keep_abstained:
@@ -181,7 +179,7 @@ def _read(
         builder.note(entry.image_id, study, "naming_abstained", detail, action)
     if content.forced:
         detail = "no sagittal lumbar T2, and looked at all the same (force=true)"
-        builder.note(entry.image_id, study, "forced", detail, "kept: its labels are not to rely on")
+        builder.note(entry.image_id, study, "forced", detail, "kept: its labels are not reliable")
     marks = _marks(content, frame, rules, builder)
     if not rules.keep_incomplete and sum(m.rank is not None for m in marks) < len(LEVELS):
         named = {m.rank for m in marks}

@@ -30,7 +30,7 @@ def graphs_of(weights: WeightsFile, task: Task) -> list[bytes]:
     if paths := graph_paths(weights):
         return [path.read_bytes() for path in paths]
     if is_pickle(weights.path):
-        msg = f"{weights.path}: a pickle runs by torch alone; use runtime=torch, or make a "
+        msg = f"{weights.path}: a pickle runs only with torch; use runtime=torch, or make a "
         raise ConfigError(f"{msg}.safetensors file of it by spineline weights strip")
     metadata = read_metadata(weights.path)
     count = len(groups_alike(metadata.get("combined", ()))) or 1
@@ -64,7 +64,9 @@ def make_graphs(weights: Path, task: Task) -> list[bytes]:
     """
     backend = read_metadata(weights).get("backend", "ultralytics")
     if task == "detect" and backend != "ultralytics":
-        msg = f"{weights}: its network ({backend}) is no YOLO network, and only those have a graph"
+        msg = (
+            f"{weights}: its network ({backend}) is not a YOLO network, and only those have a graph"
+        )
         raise ConfigError(f"{msg}; use runtime=torch")
     try:
         return _made(weights, task)

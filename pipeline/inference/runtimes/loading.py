@@ -74,8 +74,8 @@ def load_by_graphs(bundle: Bundle, form: Form, threads: int) -> ExportedModels:
     members: list[ExportedClassifier] = []
     for each, file in zip(loaded, bundle.classifiers, strict=True):
         if isinstance(each, CombinedClassifier):
-            msg = f"{file.path}: holds several classifiers that answer as one already; name it "
-            raise WeightsError(f"{msg}alone, or name the weights of single classifiers")
+            msg = f"{file.path}: already holds several combined classifiers; give only this file, "
+            raise WeightsError(f"{msg}or the weights of single classifiers")
         members.append(each)
     combination = Combination(equal_shares([member.head for member in members]))
     combined = CombinedClassifier(tuple(members), combination)

@@ -188,7 +188,7 @@ def _best_series(first: SliceLook, find: Finder) -> tuple[SliceLook, list[SliceL
     best = _best([first, *rivals], first)
     others = [replace(each, role="series") for each in (first, *rivals) if each is not best]
     notes = [note for note in first.frame.notes[1:] if not _is_of(note, best.frame)]
-    wording = "looked at too, as well suited: {series.shown}; {found} levels there, {kept} here"
+    wording = "also read, as equally suited: {series.shown}; {found} levels there, {kept} here"
     counts = {"kept": len(best.spine.structures)}
     notes[:0] = [
         remark("", wording, series=series, found=len(each.spine.structures), **counts)
@@ -226,7 +226,7 @@ def _read(frame: Frame, beside: Sequence[Frame | Unread]) -> tuple[list[Frame], 
         try:
             frames.append(read_beside(frame, each))
         except SpinelineError:
-            wording = "slice {place} of its series was not looked at: it cannot be read"
+            wording = "slice {place} of its series was not used: it cannot be read"
             notes.append(remark("", wording, place=each.slice_index + 1))
     return frames, notes
 
@@ -282,7 +282,7 @@ def _decoded_as_one(graded: SliceLook, looks: Sequence[SliceLook], find: Finder)
 
 
 def _decoded_note(alone: SliceLook, graded: SliceLook, count: int) -> Remark:
-    wording = "slice {place}: what {of} images show was decoded as one, {levels} levels; "
+    wording = "slice {place}: candidates of {of} images were decoded together, {levels} levels; "
     wording += "{alone} by that slice alone"
     counts = {
         "place": graded.frame.slice_index + 1,
@@ -348,7 +348,7 @@ def _disagreement(compared: Sequence[tuple[SliceLook, int]]) -> list[Remark]:
         for rungs in sorted(set(others))
     )
     how = ", ".join(ways)
-    wording = "{count} of {of} images of this spine that were looked at name it otherwise: {how}; "
+    wording = "{count} of {of} images of this spine name it differently: {how}; "
     wording += "count the levels by hand"
     return [warning("slice_choice", wording, count=len(others), of=len(lower), how=how)]
 
@@ -359,7 +359,7 @@ def _notes_of(first: SliceLook, graded: SliceLook) -> tuple[Remark, ...]:
     if graded.frame is first.frame or not notes:
         return notes
     chosen = notes[0]
-    wording = f"{chosen.wording or chosen.text}, the middle one, was looked at ({{fewer}} levels); "
+    wording = f"{chosen.wording or chosen.text}, the middle one, was read ({{fewer}} levels); "
     wording += "slice {graded} was graded ({levels} levels)"
     counts = {
         "fewer": len(first.spine.structures),

@@ -29,7 +29,7 @@ from spineline.pipeline.outputs.study_files import doubt_words, overlay_png
 
 _RESEARCH_USE = "RESEARCH USE ONLY, not for diagnosis"
 _GUESS = "LEVELS ARE A GUESS"
-_FORCED = "FORCED: this is no sagittal T2 image of a lumbar spine; do not rely on it"
+_FORCED = "FORCED: this is not a sagittal T2 image of a lumbar spine; do not rely on it"
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TEXT_SIZE = 900  # pixels of width for which letters have their natural size
 _STRAIGHT = ("P", "F")

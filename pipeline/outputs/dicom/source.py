@@ -206,12 +206,12 @@ def write_object(
         except Exception as error:  # a header that no rule above foresaw; its values stay unsaid
             msg = (
                 f"{name}: to={word}: cannot be made of this source ({type(error).__name__}); "
-                "leave the word away for it, or export the study again"
+                "leave the format out for it, or export the study again"
             )
             raise SpinelineError(msg) from error
     if source.left_empty:
         shown = ", ".join(source.left_empty)
-        text = "%s: to=%s: left empty, since the source breaks the rules of DICOM there: %s"
+        text = "%s: to=%s: left empty, because the source violates the DICOM standard there: %s"
         LOG.warning(text, name, word, shown)
     write_bytes(path, data, sync=False)
 

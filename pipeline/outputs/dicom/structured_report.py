@@ -37,11 +37,13 @@ from spineline.pipeline.outputs.dicom.source import (
 from spineline.pipeline.outputs.settings import OutputSettings
 from spineline.pipeline.outputs.study_files import label_of
 
-RESEARCH_USE = "Research use only, not for diagnosis. Made by software, verified by no person."
+RESEARCH_USE = (
+    "Research use only, not for diagnosis. Made by software and not verified by any person."
+)
 
 _FORCED = (
-    "FORCED: this is no sagittal T2 image of a lumbar spine; levels and grades are given all the "
-    "same, do not rely on them."
+    "FORCED: this is not a sagittal T2 image of a lumbar spine; levels and grades are given all "
+    "the same, do not rely on them."
 )
 
 

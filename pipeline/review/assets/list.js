@@ -5,7 +5,7 @@ import * as api from "./api.js";
 const LIMIT = 100;
 const MOST = 500;
 const WORDS = {
-  open: "open", done: "looked at", refused: "refused", failed: "failed", stale: "result written anew",
+  open: "open", done: "reviewed", refused: "refused", failed: "failed", stale: "result changed",
 };
 
 export class StudyList {
@@ -71,9 +71,9 @@ export class StudyList {
 
   showCounts(part) {
     const done = part.statuses.done || 0;
-    document.getElementById("progress").textContent = `${done} of ${part.all} looked at`;
+    document.getElementById("progress").textContent = `${done} of ${part.all} reviewed`;
     document.getElementById("count").textContent = part.total === part.all
-      ? `${part.all} studies, the doubtful first`
+      ? `${part.all} studies, doubtful ones first`
       : `${part.total} of ${part.all} studies`;
     const codes = this.filters[2][1];
     const known = [...codes.options].map((option) => option.value);
@@ -133,7 +133,7 @@ export class StudyList {
 function aboutOf(one) {
   if (one.status === "failed" || one.status === "refused") return `${one.status}: ${one.reason}`;
   const words = [WORDS[one.status], `${one.found} of ${one.of}`];
-  if (one.naming !== null) words.push(one.abstained ? "names a guess" : `names ${one.naming.toFixed(2)}`);
+  if (one.naming !== null) words.push(one.abstained ? "levels are a guess" : `names ${one.naming.toFixed(2)}`);
   if (one.changes) words.push(one.changes);
   if (one.codes.length) words.push(one.codes.join(" "));
   return words.join(" · ");

@@ -151,7 +151,7 @@ function show(whole) {
   viewer.draw();
   if (study !== null && study.image.count) {
     const graded = place === study.image.graded;
-    $("slice").textContent = `slice ${place + 1} of ${study.image.count}${graded ? "" : " · beside that of the result (Home)"}`;
+    $("slice").textContent = `slice ${place + 1} of ${study.image.count}${graded ? "" : " · not the slice of the result (Home)"}`;
   } else $("slice").textContent = "";
   if (before === null) showTable();
   if (whole) showStudy();
@@ -175,12 +175,12 @@ function textOf(one, beyond) {
 function showStudy() {
   $("study-name").textContent = study.name;
   const notes = [];
-  if (study.refusal !== null) notes.push(notice(`Refused, so that nothing is named: ${study.refusal}`));
-  if (study.problem) notes.push(notice(`Its corrections cannot be read, and are left alone: ${study.problem}`));
+  if (study.refusal !== null) notes.push(notice(`Refused, so nothing is named: ${study.refusal}`));
+  if (study.problem) notes.push(notice(`Its corrections cannot be read and are left unchanged: ${study.problem}`));
   if (study.stale && !started) {
     const anew = button("Correct the new result", () => { started = true; show(true); });
-    notes.push(notice("The result was written anew since it was corrected. The earlier corrections do not "
-      + "count for it; their file is kept.", setup.readonly ? "" : anew));
+    notes.push(notice("The result was rewritten after it was corrected. The earlier corrections do not "
+      + "apply to it; their file is kept.", setup.readonly ? "" : anew));
   }
   if (study.image.problem) notes.push(notice(`No image: ${study.image.problem}`));
   const warnings = study.result.warnings.map((one) => (typeof one === "string" ? one : `${one.code}: ${one.text}`));
@@ -188,12 +188,12 @@ function showStudy() {
     const items = document.createElement("ul");
     items.append(...warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
     const fold = document.createElement("details");
-    fold.append(Object.assign(document.createElement("summary"), { textContent: `${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"} of the program` }), items);
+    fold.append(Object.assign(document.createElement("summary"), { textContent: `${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}` }), items);
     notes.push(fold);
   }
   $("notices").replaceChildren(...notes);
   const known = study.image.count ? "" : "No image. ";
-  $("picture").setAttribute("aria-label", `${known}Slice of ${study.name}; the table of structures tells what is marked in it`);
+  $("picture").setAttribute("aria-label", `${known}Slice of ${study.name}; the table of structures lists what is marked in it`);
 }
 
 function showTable() {
@@ -222,7 +222,7 @@ function showOrder() {
   const height = (one) => (turn === null ? one.y : toShown(turn, one.x, one.y)[1]);
   const wrong = spine.outOfOrder(state, setup.beyond, height);
   if (!wrong.length) return;
-  const note = notice(`${wrong.join(", ")}: not below the level above; convert and write leave such a study out`);
+  const note = notice(`${wrong.join(", ")}: not below the level above it; convert and write leave such a study out`);
   note.id = "order";
   $("notices").append(note);
 }
@@ -335,13 +335,13 @@ function removed(n) {
 }
 
 function withChosen(act) {
-  if (chosen === null) say("choose a structure first (↑ ↓)", "bad");
+  if (chosen === null) say("select a structure first (↑ ↓)", "bad");
   else attempt(() => act(chosen));
 }
 
 function nudge(dx, dy) {
   if (place !== study?.image.graded && study?.image.count) {
-    say("points are moved on the slice of the result (Home)", "bad");
+    say("points can only be moved on the slice of the result (Home)", "bad");
     return;
   }
   withChosen((n) => {
@@ -410,7 +410,7 @@ async function agree(of) {
     slices.clear();
     show(true);
     await showSlice(found.image.graded, true);
-    say("the result was written anew; look at it again", "bad");
+    say("the result was rewritten; review it again", "bad");
     return false;
   }
   const theirs = spine.stateOf(found.result, found.corrections);
@@ -423,7 +423,7 @@ async function agree(of) {
   chosen = null;
   show(true);
   dirty = true;
-  if (both.length) $("notices").prepend(notice(`Another window changed ${both.join(", ")} too; what was done here counts, and undo brings back the other.`));
+  if (both.length) $("notices").prepend(notice(`Another window changed ${both.join(", ")} too; the change made here counts, and undo restores the other.`));
   return true;
 }
 
@@ -449,7 +449,7 @@ async function catchUp() {
     adopt(found);
     chosen = null;
     show(true);
-    say("changed by another window", "");
+    say("changed in another window", "");
     list.refresh();
   } catch { /* the next save tells */ }
 }
@@ -517,32 +517,32 @@ const ACTIONS = {
 
 // [keys, what they do, in words, the action]; a key is written as [modifier+]event.key.
 const KEYS = [
-  [["ArrowUp", "ArrowDown"], "↑ ↓", "choose a structure", (key) => chooseBy(key === "ArrowUp" ? -1 : 1)],
-  [["ArrowLeft", "ArrowRight"], "← →", "slice before, after", (key) => showSlice(place + (key === "ArrowLeft" ? -1 : 1))],
+  [["ArrowUp", "ArrowDown"], "↑ ↓", "select a structure", (key) => chooseBy(key === "ArrowUp" ? -1 : 1)],
+  [["ArrowLeft", "ArrowRight"], "← →", "previous, next slice", (key) => showSlice(place + (key === "ArrowLeft" ? -1 : 1))],
   [["Home"], "Home", "the slice of the result", () => showSlice(study ? study.image.graded : 0)],
   [["[", "]", "Shift+ArrowUp", "Shift+ArrowDown"], "[ ]  Shift+↑ ↓", "all names one level up, down", (key) => shift(key === "[" || key.endsWith("Up") ? -1 : 1)],
-  [["{", "}", "Alt+ArrowUp", "Alt+ArrowDown"], "{ }  Alt+↑ ↓", "names of the chosen structure and all below it", (key) => shiftBelow(key === "{" || key.endsWith("Up") ? -1 : 1)],
-  [[",", "."], ", .", "name of the chosen structure alone", (key) => shiftOne(key === "," ? -1 : 1)],
+  [["{", "}", "Alt+ArrowUp", "Alt+ArrowDown"], "{ }  Alt+↑ ↓", "names of the selected structure and all below it, one level up, down", (key) => shiftBelow(key === "{" || key.endsWith("Up") ? -1 : 1)],
+  [[",", "."], ", .", "name of the selected structure, one level up, down", (key) => shiftOne(key === "," ? -1 : 1)],
   [["1", "2", "3", "4", "5", "6", "7"], "1 … 7", "grade: 1–2 of a vertebra, 3–7 of a disc", (key) => grade(Number(key) - 1)],
-  [["v"], "v", "V5 (Schmorl's node) on, off", () => withChosen((n) => spine.withV5(state, n, !state.structures[n].v5))],
-  [["h", "j", "k", "l"], "h j k l", "move the point left, down, up, right by a pixel", (key) => nudge({ h: -1, l: 1 }[key] || 0, { j: 1, k: -1 }[key] || 0)],
+  [["v"], "v", "switch V5 (Schmorl's node)", () => withChosen((n) => spine.withV5(state, n, !state.structures[n].v5))],
+  [["h", "j", "k", "l"], "h j k l", "move the point left, down, up, right by one pixel", (key) => nudge({ h: -1, l: 1 }[key] || 0, { j: 1, k: -1 }[key] || 0)],
   [["H", "J", "K", "L"], "H J K L", "the same by five pixels", (key) => nudge({ H: -5, L: 5 }[key] || 0, { J: 5, K: -5 }[key] || 0)],
   [["Delete", "Backspace"], "Delete", "delete the structure", () => withChosen((n) => spine.deleted(state, n))],
-  [["a"], "a", "add the missing level that is chosen below the table", add],
+  [["a"], "a", "add the missing level that is selected below the table", add],
   [["Ctrl+z", "z"], "Ctrl+Z", "undo", undo],
   [["Ctrl+y", "Ctrl+Z", "y"], "Ctrl+Y", "redo", redo],
-  [["Enter"], "Enter", "looked at, and on to the next open study", () => lookedAt()],
-  [["x"], "x", "looked at on, off", () => toggleLooked()],
-  [["n", "p"], "n p", "study after, before", (key) => step(key === "n" ? 1 : -1)],
-  [["c"], "c", "write a comment (Esc leaves it)", () => $("comment").focus()],
-  [["/"], "/", "look for a study by its name", () => { $("list-fold").open = true; $("by-text").focus(); }],
-  [["b", "m"], "b m", "boxes, points on, off", (key) => toggle(key === "b" ? "boxes" : "marks")],
+  [["Enter"], "Enter", "mark as reviewed and go to the next open study", () => lookedAt()],
+  [["x"], "x", "mark or unmark as reviewed", () => toggleLooked()],
+  [["n", "p"], "n p", "next, previous study", (key) => step(key === "n" ? 1 : -1)],
+  [["c"], "c", "write a comment (Esc to leave)", () => $("comment").focus()],
+  [["/"], "/", "find a study by name", () => { $("list-fold").open = true; $("by-text").focus(); }],
+  [["b", "m"], "b m", "show or hide boxes, points", (key) => toggle(key === "b" ? "boxes" : "marks")],
   [["+", "=", "-"], "+ -", "zoom", (key) => viewer.zoom(key === "-" ? 0.8 : 1.25)],
-  [["Ctrl+ArrowUp", "Ctrl+ArrowDown", "Ctrl+ArrowLeft", "Ctrl+ArrowRight"], "Ctrl+arrows", "move the picture", (key) => viewer.pan(...{ Up: [0, PAN], Down: [0, -PAN], Left: [PAN, 0], Right: [-PAN, 0] }[key.slice(10)])],
+  [["Ctrl+ArrowUp", "Ctrl+ArrowDown", "Ctrl+ArrowLeft", "Ctrl+ArrowRight"], "Ctrl+arrows", "move the image", (key) => viewer.pan(...{ Up: [0, PAN], Down: [0, -PAN], Left: [PAN, 0], Right: [-PAN, 0] }[key.slice(10)])],
   [["q", "w"], "q w", "brighter, darker", (key) => viewer.rewindow(key === "q" ? -0.05 : 0.05, 0)],
   [["e", "r"], "e r", "more, less contrast", (key) => viewer.rewindow(0, key === "e" ? -0.1 : 0.1)],
-  [["f"], "f", "whole image, usual window", () => viewer.fit()],
-  [["?"], "?", "these keys", () => $("help").showModal()],
+  [["f"], "f", "reset view and window", () => viewer.fit()],
+  [["?"], "?", "list these keys", () => $("help").showModal()],
 ];
 
 function toggleLooked() {

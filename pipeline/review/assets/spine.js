@@ -117,7 +117,7 @@ export function shifted(state, by, beyond, from = null) {
     const rank = beyond.indexOf(one.level);
     if (one.deleted || rank < first) return one;
     const level = beyond[rank + 2 * by];
-    if (level === undefined) throw new Refusal("the names can be shifted no further");
+    if (level === undefined) throw new Refusal("the names cannot be shifted any further");
     return { ...one, level };
   });
   return free({ ...state, structures });
@@ -126,14 +126,14 @@ export function shifted(state, by, beyond, from = null) {
 function free(state) {
   const names = state.structures.filter((one) => !one.deleted).map((one) => one.level);
   const twice = names.find((name, n) => names.indexOf(name) !== n);
-  if (twice !== undefined) throw new Refusal(`${twice} would be there twice; shift all names, or delete it first`);
+  if (twice !== undefined) throw new Refusal(`${twice} would occur twice; shift all names, or delete it first`);
   return state;
 }
 
 /** One structure under another name; the one that bears it takes the name that becomes free. */
 export function renamed(state, place, level) {
   const one = state.structures[place];
-  if (kindOf(level) !== kindOf(one.level)) throw new Refusal(`${one.level} is a ${kindOf(one.level)}, and ${level} is none`);
+  if (kindOf(level) !== kindOf(one.level)) throw new Refusal(`${one.level} is a ${kindOf(one.level)}, but ${level} is not`);
   const structures = state.structures.map((each, n) => {
     if (n === place) return { ...each, level };
     return !each.deleted && each.level === level ? { ...each, level: one.level } : each;
@@ -143,7 +143,7 @@ export function renamed(state, place, level) {
 
 export function renamedBy(state, place, by, beyond) {
   const level = beyond[beyond.indexOf(state.structures[place].level) + 2 * by];
-  if (level === undefined) throw new Refusal("the name can be shifted no further");
+  if (level === undefined) throw new Refusal("the name cannot be shifted any further");
   return renamed(state, place, level);
 }
 
@@ -160,8 +160,8 @@ export function graded(state, place, code, grades) {
 
 export function withV5(state, place, v5) {
   const one = state.structures[place];
-  if (kindOf(one.level) !== "disc") throw new Refusal(`${one.level} is a vertebra, which bears no V5`);
-  if (!v5 && one.seven === 6) throw new Refusal("the grade is V5 alone; choose another grade first");
+  if (kindOf(one.level) !== "disc") throw new Refusal(`${one.level} is a vertebra, which cannot have V5`);
+  if (!v5 && one.seven === 6) throw new Refusal("the only grade is V5; select another grade first");
   return replaced(state, place, { ...one, v5 });
 }
 

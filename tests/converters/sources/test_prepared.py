@@ -96,8 +96,8 @@ def test_a_lumbar_source_can_be_written_so_too(report_source, run_cli) -> None:
 @pytest.mark.parametrize(
     ("change", "reason", "message"),
     [
-        pytest.param({"annotation": None}, "bad_entry", "no list of objects", id="no list"),
-        pytest.param({"annotation": [5]}, "bad_entry", "no list of objects", id="no object"),
+        pytest.param({"annotation": None}, "bad_entry", "not a list of objects", id="no list"),
+        pytest.param({"annotation": [5]}, "bad_entry", "not a list of objects", id="no object"),
         pytest.param(
             {"annotation": [{"label": 0, "bbox": BOXES[0]}]},
             "unknown_label", "label is '0', allowed 1 (healthy), 2 (sick)", id="background",

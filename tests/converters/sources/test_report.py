@@ -103,7 +103,7 @@ def test_wrong_number_of_points_leaves_the_record_out(report_source):
         pytest.param({"point": None}, "no_point", "no point", id="null point"),
         pytest.param({"point": [{"coord": [1, 2]}]}, "one_point", "one point only", id="one point"),
         pytest.param(
-            {"point": [[1, 2], [3, 4]]}, "bad_entry", "no list of objects", id="no objects"
+            {"point": [[1, 2], [3, 4]]}, "bad_entry", "not a list of objects", id="no objects"
         ),
         pytest.param({"id": "../x"}, "bad_entry", "cannot name a file", id="bad id"),
         pytest.param({"id": 5}, "bad_entry", "wanted an object", id="id is a number"),

@@ -170,8 +170,11 @@ def test_download_is_never_executed(tmp_path):
         ({"names": ["a", "a"]}, "'a' names two classes"),
         ({"names": ["a"], "nc": 2}, "nc is 2, but names are 1"),
         ({"names": ["a"], "train": 3}, "train: is 3, wanted a folder"),
-        ({"names": ["a"], "train": "a\0b"}, "names what cannot be looked up"),
-        ({"names": ["a"], "path": "a" * 5000, "train": "x"}, "names what cannot be looked up"),
+        ({"names": ["a"], "train": "a\0b"}, "names something that cannot be looked up"),
+        (
+            {"names": ["a"], "path": "a" * 5000, "train": "x"},
+            "names something that cannot be looked up",
+        ),
         ({"names": ["a"], "kpt_shape": [1, 4]}, r"kpt_shape is \[1, 4\]"),
     ],
     ids=lambda value: str(value)[:30],

@@ -29,7 +29,7 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path, inside: bool) -> None:
     out.mkdir()
     for _ in range(2):
         with held_folder(out, inside=inside):
-            message = "another process is training into it; wait, or choose another out="
+            message = "another process is training there; wait, or choose another out="
             with pytest.raises(SpinelineError, match=message), held_folder(out, inside=inside):
                 pass
             assert any(out.iterdir()) is inside

@@ -177,7 +177,7 @@ def test_letters_at_the_end_mean_nothing_alone() -> None:
         (make_series("T2 SAG", modality="CT"), "modality CT, not MR"),
         (
             make_series("T2 SAG", sop_class_uid="1.2.840.10008.5.1.4.1.1.7"),
-            "a screen shot or secondary capture",
+            "a screenshot or secondary capture",
         ),
         (make_series("T2 SAG MIP"), "a projection"),
         (make_series("T2 SAG SUB"), "a subtraction"),
@@ -194,7 +194,7 @@ def test_a_study_without_sagittal_t2_says_what_was_found(series: Series, reason:
     with pytest.raises(DicomReadError, match="no sagittal T2 series; found") as caught:
         choose(series)
     assert reason in str(caught.value)
-    assert "or take one of these all the same by force=true" in str(caught.value)
+    assert "or use one of these all the same with force=true" in str(caught.value)
     choice = choose(series, make_series("T2 sagittal good", count=3))
     assert choice.series.description == "T2 sagittal good"
     assert any(reason in note.text for note in choice.notes)
@@ -299,7 +299,7 @@ def test_of_several_images_at_one_place_the_longest_echo_is_taken() -> None:
     ]  # fmt: skip
     choice = choose(Series("1", "T2 SAG", tuple(slices)))
     assert choice.slice.instance_uid == "0.0/110.0"
-    assert "the longest echo was taken" in str(choice.warnings[0])
+    assert "the longest echo was chosen" in str(choice.warnings[0])
 
 
 def test_planes_within_one_series_are_kept_apart() -> None:
@@ -321,7 +321,7 @@ def test_a_slightly_oblique_stack_is_sagittal() -> None:
 def test_a_single_file_is_taken_as_asked() -> None:
     choice = choose(make_series("T1_TSE_SAG", count=1), single_file=True)
     assert choice.slice.series_description == "T1_TSE_SAG"
-    assert "taken as asked, although it is: T1-weighted" in str(choice.warnings[0])
+    assert "used as requested, although it is: T1-weighted" in str(choice.warnings[0])
 
 
 def test_by_force_the_least_strange_series_is_taken() -> None:
@@ -330,7 +330,7 @@ def test_by_force_the_least_strange_series_is_taken() -> None:
     study = Study("1", "study", Path(), (axial, t1))
     choice = choose_slice(study, force=True)
     assert choice.series is t1
-    assert "taken by force=true, although it is: T1-weighted" in str(choice.warnings[0])
+    assert "used because of force=true, although it is: T1-weighted" in str(choice.warnings[0])
     assert [str(note) for note in choice.notes if "left out" in str(note)] == [
         "left out, series 'T2 TRA': transverse, not sagittal"
     ]

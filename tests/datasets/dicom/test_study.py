@@ -148,7 +148,7 @@ def test_one_file_is_a_study(tmp_path: Path, write_dicom: WriteDicom) -> None:
     write_dicom("s/other", index=1)
     (study,) = scan(path)
     assert (study.name, len(study.series[0].slices), study.single_file) == ("IM_7", 1, True)
-    assert "taken as asked" in choose_slice(study).warnings[0].text
+    assert "used as requested" in choose_slice(study).warnings[0].text
 
 
 def test_a_folder_of_damaged_files_is_a_study_that_fails(

@@ -100,5 +100,5 @@ def test_a_graph_that_gives_other_numbers_is_not_written(tmp_path: Path) -> None
     graph = to_graph(network, content, weights, str, [x])
     assert not onnx.load_from_string(graph).graph.initializer
     network.by = 3.0
-    with pytest.raises(SpinelineError, match=r"w\.safetensors: its graph gives other numbers"):
+    with pytest.raises(SpinelineError, match=r"w\.safetensors: its graph gives different numbers"):
         to_graph(network, content, weights, str, [x])

@@ -209,7 +209,7 @@ def test_a_training_that_breaks_off_says_so(tmp_path: Path, kind: type[Exception
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights" / "last.pt"
-    with pytest.raises(WeightsError, match="no epoch was finished; start it anew"):
+    with pytest.raises(WeightsError, match="no epoch was finished; start from scratch"):
         read_checkpoint(path)
     Line(tmp_path, epochs=1).run()
     with pytest.raises(WeightsError, match="no checkpoint of this run, lacks names"):

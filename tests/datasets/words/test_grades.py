@@ -76,7 +76,7 @@ def test_a_map_may_differ_by_kind(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("levels: {a: L9}", "'L9' is no level; did you mean 'L1'|is no level"),
+        ("levels: {a: L9}", "'L9' is no level; did you mean 'L1'|is not a level"),
         ("levels: [a]", "wanted words"),
         ("level: {a: L1}", "unknown key 'level'; allowed: levels, grades"),
         ("grades: {1: v7}", "'v7' is no grade; allowed: v1, v2, v3, v4, v5"),

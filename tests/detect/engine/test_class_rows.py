@@ -110,7 +110,7 @@ def test_reordered_classes_find_the_same_under_each_name(
             np.testing.assert_allclose(np.sort(a, axis=0), np.sort(b, axis=0), atol=1e-3)
     scores = [np.sort(before[name][0])[-1] for name in HAS if len(before[name][0])]
     assert len(set(scores)) == len(scores) > 1  # classes differ: by place this would fail
-    assert f"classes taken over by name: {', '.join(wanted)}" in said.text
+    assert f"classes matched by name: {', '.join(wanted)}" in said.text
 
 
 @pytest.mark.parametrize("model", DESCRIPTIONS)
@@ -134,9 +134,9 @@ def test_more_classes_keep_the_shared_ones(
     others = [name for name in has if name not in heads and name.endswith("weight")]
     assert others
     assert all(torch.equal(has[name], now[name]) for name in others)
-    assert "classes taken over by name: L5, L5-S1, L4" in said.text
-    assert "classes that start afresh: T12-L1, S1-S2" in said.text
-    assert "classes of the weights that the data has not: L4-L5" in said.text
+    assert "classes matched by name: L5, L5-S1, L4" in said.text
+    assert "new classes, with new weights: T12-L1, S1-S2" in said.text
+    assert "classes of the weights that the data does not have: L4-L5" in said.text
 
 
 def test_sizes_of_a_unet_are_shared_by_all_classes(first: Callable[..., Any]) -> None:
@@ -167,7 +167,7 @@ def test_numbers_for_names_are_taken_by_place_with_a_warning(
     start, begun = first("unet", HAS, ("0", "1", "2", "3"))
     for name in architecture_of("unet").heads:
         assert torch.equal(begun.network.state_dict()[name], start.network.state_dict()[name])
-    assert "classes bear numbers, not names: the head's rows are taken by place" in said.text
+    assert "classes have numbers instead of names: the head's rows are taken by place" in said.text
 
 
 def test_weights_without_class_names_are_refused(dataset: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_yolo_rows_of_classes_that_share_no_name_start_afresh(
         assert torch.equal(now, fresh.model[-1].cv3[level][-1].weight)
         assert not torch.equal(now, start.model[-1].cv3[level][-1].weight)
     assert torch.equal(network.model[0].conv.weight, start.model[0].conv.weight)
-    assert "the head's class rows start afresh" in said.text
+    assert "the head's class rows start with new weights" in said.text
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all(dataset: Path, tmp_pa
     given = {"data": dataset, "out": out, "epochs": 3, "batch": 6, "val": "false"}
     done = driven(tmp_path, 2, *words_of(**given))
     assert done.returncode != 0
-    assert "epoch 2, batch 1: the loss is no finite number (loss_objectness=nan)" in done.stderr
+    assert "epoch 2, batch 1: the loss is not a finite number (loss_objectness=nan)" in done.stderr
     content = torch.load(out / "weights" / "last.pt", weights_only=True)
     assert content["done"] == 1
     assert f"{out / 'weights' / 'last.pt'} holds epoch 1" in done.stderr

@@ -164,7 +164,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     real = loop.network_losses
     monkeypatch.setattr(loop, "network_losses", losses)
     out = tmp_path / "run"
-    with pytest.raises(SpinelineError, match="epoch 2, batch 2: the loss is no finite") as caught:
+    with pytest.raises(
+        SpinelineError, match="epoch 2, batch 2: the loss is not a finite"
+    ) as caught:
         train(DetectTrain(out=out, data=dataset, **TINY, val=False))
     for name in calls[-1]:
         assert name in str(caught.value)
@@ -208,7 +210,7 @@ def test_weights_to_start_from_are_taken_over(trained: Any, dataset: Path, tmp_p
     [
         ({"mosaic": 1.0}, "mosaic=1.0: model=fasterrcnn has no such key"),
         ({"channels": 2}, "channels=2: allowed: 1, 3"),
-        ({"optimizer": "AdamW"}, "has SGD alone"),
+        ({"optimizer": "AdamW"}, "supports only SGD"),
         ({"hyp": "report"}, "is a recipe for the YOLO networks"),
         ({"distortion_min": 0.5}, "is more than distortion_max"),
         ({"crop": 5}, "at least 32 pixels"),

@@ -111,7 +111,7 @@ def test_old_files_without_counters_are_taken(network: Any) -> None:
             {"conv1.weight": torch.zeros(64, 3, 3, 3)},
             r"\(64, 3, 3, 3\), wanted of shape \(64, 3, 7",
         ),
-        ({"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}, "no finite numbers"),
+        ({"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}, "not finite numbers"),
     ],
     ids=["missing", "shape", "nan"],
 )
@@ -181,7 +181,7 @@ def test_weights_are_fetched_when_asked_for(
     fetched.unlink()
     with pytest.raises(WeightsError, match=r"could not be fetched.*give backbone_weights=FILE"):
         pretrained.download_backbone("resnet18")
-    with pytest.raises(ConfigError, match="torchvision's alone are fetched"):
+    with pytest.raises(ConfigError, match="torchvision's can be downloaded"):
         pretrained.download_backbone("convnext_tiny")
 
 

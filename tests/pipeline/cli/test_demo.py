@@ -60,7 +60,7 @@ def test_writes_study_result_and_picture_and_says_where(
     ]  # fmt: skip
     assert f"look at {Path('spineline-demo') / 'overlay.png'}" in said
     assert "of 11 levels within 8 px" in said
-    assert "knows real MR, not drawings" in said
+    assert "was trained on real MR, not drawings" in said
     assert "left out, series 'T1_TSE_SAG'" in said
     _, _, steps = said.partition("next, your own data")
     commands = [line.split() for line in steps.splitlines() if line.startswith("  spineline ")]

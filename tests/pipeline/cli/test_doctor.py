@@ -126,7 +126,7 @@ def test_weights_that_do_not_verify(
     code, report, _ = diagnose()
     assert code == 1
     assert report["weights"]["files"][file] == state
-    assert f"weights/{file} is {state}; install spineline anew" in report["failures"]
+    assert f"weights/{file} is {state}; reinstall spineline" in report["failures"]
 
 
 def test_a_device_that_is_not_here(diagnose) -> None:

@@ -158,7 +158,7 @@ def test_frames_without_spacing(tmp_path, fake_models, frames, val) -> None:
     code, said, _ = val(*frames)
     flat = flatten(metrics_of(tmp_path / "o"))
     assert code == 0
-    assert "figures in mm are not defined" in said
+    assert "metrics in mm are undefined" in said
     assert flat["level_accuracy_8px"]["value"] == 1.0
     assert flat["seven.accuracy"]["value"] == 1.0
     assert flat["level_accuracy_6mm"] == {"value": None, "ci95": [None, None], "n": 0}
@@ -177,7 +177,7 @@ def test_frames_with_a_stated_spacing(
         point["coord"][0] += 3
     frames[1].write_text(json.dumps(entries))
     _, said, _ = val(*frames, word)
-    assert "not defined: the images" not in said
+    assert "undefined: the images" not in said
     assert metrics_of(tmp_path / "o")["level_accuracy_6mm"]["value"] == value
 
 
@@ -279,12 +279,12 @@ def test_table_of_labels_without_grades(tmp_path, fake_models, frames, val) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["out=o"], "wanted source=… and annotations=…, or data=…"),
-        (["out=o", "source=s"], "wanted source=… and annotations=…, or data=…"),
-        (["out=o", "data=d", "source=s"], "give one of both"),
+        (["out=o"], "give source=… and annotations=…, or data=…"),
+        (["out=o", "source=s"], "give source=… and annotations=…, or data=…"),
+        (["out=o", "data=d", "source=s"], "give only one"),
         (["out=o", "data=d", "split=s"], "say which part"),
         (["out=o", "source=s", "annotations=a", "part=val"], "needs split=MANIFEST"),
-        (["out=o", "data=d", "spacing_mm=1", "fov_mm=2"], "give one of both"),
+        (["out=o", "data=d", "spacing_mm=1", "fov_mm=2"], "give only one"),
         (["out=o", "data=d", "slice=best"], "slice=best"),
         (["out=o", "data=d", "abstained=skip"], "abstained=skip"),
         (
@@ -319,7 +319,7 @@ def test_no_stored_predictions_at_all(tmp_path, fake_models, cohort, val) -> Non
     (tmp_path / "p").mkdir()
     code, _, warned = val(*cohort, f"predictions={tmp_path / 'p'}")
     assert code == 2
-    assert "holds no STUDY/result.json; wanted the out folder of pipeline predict" in warned
+    assert "holds no STUDY/result.json; wanted the output folder of pipeline predict" in warned
 
 
 def test_what_it_has_over_another_run(tmp_path, fake_models, fake_pipeline, cohort, val) -> None:

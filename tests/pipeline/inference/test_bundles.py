@@ -145,7 +145,7 @@ GONE = object()
 DAMAGED: dict[str, tuple[str, Any, str]] = {
     "schema": ("schema", 4, r"schema 4.*reads schema 1 to 3: export it again"),
     "no schema": ("schema", GONE, r"schema None"),
-    "kind": ("kind", "other", "no description of a bundle"),
+    "kind": ("kind", "other", "not the description of a bundle"),
     "format": ("format", "pickle", "format 'pickle', wanted one of onnx"),
     "format list": ("format", [], "format"),
     "no networks": ("networks", GONE, "networks is missing"),
@@ -213,8 +213,8 @@ def test_a_damaged_description_is_refused(bundle: Path, way: str, value: Any, me
         (b"", "is not JSON"),
         (b"\xff\xfe{", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[]", "no description of a bundle"),
-        (b'{"kind": "spineline-bundle"}' + b" " * 1_000_000, "no description of a bundle"),
+        (b"[]", "not the description of a bundle"),
+        (b'{"kind": "spineline-bundle"}' + b" " * 1_000_000, "not the description of a bundle"),
     ],
     ids=["empty", "no text", "deep", "list", "large"],
 )
@@ -239,7 +239,7 @@ def to_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (Path.unlink, "this file of the bundle is missing; make it anew"),
+        (Path.unlink, "this file of the bundle is missing; make it again"),
         (to_folder, "is missing"),
         (alter, "has been altered: SHA-256 [0-9a-f]{64}, bundle.json says"),
         (lambda path: path.write_bytes(b"short"), r"has been altered: 5 bytes, bundle.json says"),

@@ -81,9 +81,9 @@ def test_values_come_from_other_processes(capfd, caplog) -> None:
     [
         ("raise", "reading", "no good"),
         ("bug", "reading", "ZeroDivisionError: a bug"),
-        ("exit", "crash", "the process that worked on it ended: exit status 3"),
+        ("exit", "crash", "its worker process ended: exit status 3"),
         ("segfault", "crash", r"ended: signal 11 \(SIGSEGV\)"),
-        ("kill", "crash", "SIGKILL.*where memory runs out"),
+        ("kill", "crash", "SIGKILL.*when memory runs out"),
         ("lambda", "reading", "pickle"),
     ],
 )

@@ -85,7 +85,7 @@ def test_pixels_that_are_not_square_are_made_so(
     shown = (POINTS + 0.5) * (1.25 / wide, 1.25 / high) - 0.5
     assert_allclose(stored, np.array(image.shape[::-1]) - 1 - shown, atol=1.1)
     told = [w for w in result.warnings if w.code == "spacing_implausible"]
-    assert ["made square by that" in w.text for w in told] == [True]
+    assert ["made square accordingly" in w.text for w in told] == [True]
 
 
 def test_a_volume_that_is_named_after_another_contrast_is_refused(
@@ -264,10 +264,10 @@ def test_a_folder_of_slices_is_one_study(tmp_path, predict, fake_models, make_sp
     assert result["image"]["file"] == "im7.png"  # of im3 … im11
     assert result["image"]["slice"] == 4
     assert len(result["structures"]) == 11
-    assert "by the names of the images" in said
+    assert "by file name" in said
     code, _, said = predict(source, out=tmp_path / "p")
     assert "look like the slices of one study" in said
-    assert "stack=true takes them as one" in said
+    assert "stack=true treats them as one" in said
     assert len(list((tmp_path / "p").glob("*/result.json"))) == 9
 
 

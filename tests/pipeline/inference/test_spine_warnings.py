@@ -331,7 +331,7 @@ def test_a_sure_naming_says_nothing() -> None:
 def test_an_abstained_naming() -> None:
     (found,) = naming_abstained(abstain(Naming(0.79), 0.8), 0.8)
     assert str(found) == (
-        "naming_abstained: the naming's probability is 0.79, and min_naming_probability=0.8; take "
+        "naming_abstained: the naming's probability is 0.79, and min_naming_probability=0.8; treat "
         "the levels as a guess"
     )
     assert naming_abstained(Naming(0.79), 0.0) == []

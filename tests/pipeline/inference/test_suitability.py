@@ -117,7 +117,7 @@ def test_the_warning() -> None:
     assert plain.code == forced.code == "not_lumbar_t2"
     assert dict(plain.parameters) == {"reason": "contrast", "contrast": -0.1, "wanted": 0.0}
     assert "nothing is named or graded" in plain.text
-    assert "by force=true" in forced.text
+    assert "because of force=true" in forced.text
 
 
 # The bundled networks

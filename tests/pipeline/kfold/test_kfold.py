@@ -637,7 +637,7 @@ def test_overwriting_replaces_a_cross_validation_and_nothing_else(go, out, tmp_p
     (tmp_path / "mine" / "thesis.txt").touch()
     code, _, warned = go("overwrite=true", out=tmp_path / "mine")
     assert code == 1
-    assert "is no folder of spineline kfold" in warned
+    assert "is not a folder of spineline kfold" in warned
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 

@@ -251,9 +251,9 @@ def test_a_recipe_that_changed_is_refused(trained, tmp_path, go) -> None:
         ("bset", "recipe=bset: no such recipe or file; did you mean 'best'?"),
         ("best,best", "best is named twice"),
         ("twin.yaml", None),
-        ("best,twin.yaml", "says what best says; leave one away"),
-        ("best,default.yaml", "says what best says; leave one away"),
-        ("one.yaml,other.yaml", "says what one says; leave one away"),
+        ("best,twin.yaml", "says what best says; leave one out"),
+        ("best,default.yaml", "says what best says; leave one out"),
+        ("one.yaml,other.yaml", "says what one says; leave one out"),
         ("typo.yaml", "unknown key 'epoch'"),
         ("folds.yaml", "'folds' cannot name a variant"),
         ("wrong.yaml", "wrong.yaml, detector:"),
@@ -290,7 +290,7 @@ def test_other_classes_than_levels_are_refused(go, make_data, out) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["spacing_mm=1", "fov_mm=2"], "give one of both"),
+        (["spacing_mm=1", "fov_mm=2"], "give only one"),
         (["metric=level_acuracy_8px"], "did you mean 'level_accuracy_8px'"),
         (["k=10"], "has 9 studies in train and val"),
         (["device=,"], "names none"),

@@ -31,12 +31,12 @@ def test_addresses(url: str, protocol: str, place: str, tls: bool) -> None:
         ("http://u:secret@h/x", "SPINELINE_PACS_PASSWORD"),
         ("https://token@h/x", "credentials=FILE"),
         ("dicom://AE:secret@h:104", "SPINELINE_PACS_PASSWORD"),
-        ("dicom://h:104", "no AE title"),
-        ("dicom://SEVENTEEN-LETTERS@h:104", "no AE title"),
+        ("dicom://h:104", "not an AE title"),
+        ("dicom://SEVENTEEN-LETTERS@h:104", "not an AE title"),
         ("dicom://AE@h", r"wanted dicom://AET@HOST:PORT"),
-        ("dicom://AE@h:99999", "is no address"),
-        ("ftp://h/x", "is no address of a PACS"),
-        ("h:104", "is no address of a PACS"),
+        ("dicom://AE@h:99999", "is not an address"),
+        ("ftp://h/x", "is not an address of a PACS"),
+        ("h:104", "is not an address of a PACS"),
         ("http://h/x?a=1", "the root of the service"),
     ],
 )
@@ -83,8 +83,8 @@ def test_a_file_that_all_can_read_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({}, "give one of both"),
-        ({"study": "1.2", "query": "PatientID=1"}, "give one of both"),
+        ({}, "give only one"),
+        ({"study": "1.2", "query": "PatientID=1"}, "give only one"),
         ({"study": "../../x"}, "is no UID"),
         ({"query": "PatientID"}, "wanted KEYWORD=VALUE"),
         ({"query": "PatientID=*"}, "wanted KEYWORD=VALUE"),
@@ -92,7 +92,7 @@ def test_a_file_that_all_can_read_is_refused(tmp_path) -> None:
         ({"query": "Modality=MR"}, "ModalitiesInStudy"),
         ({"study": "1.2", "port": 104}, "is of dicom"),
         ({"study": "1.2", "cert": "none.pem"}, "no such file"),
-        ({"study": "1.2", "aet": "A\\B"}, "no AE title"),
+        ({"study": "1.2", "aet": "A\\B"}, "not an AE title"),
     ],
 )
 def test_keys_of_pull_that_do_not_fit(keys: dict, said: str) -> None:
@@ -104,7 +104,7 @@ def test_keys_of_pull_that_do_not_fit(keys: dict, said: str) -> None:
     ("keys", "said"),
     [
         ({"host": "0.0.0.0"}, "allow=AET"),
-        ({"allow": "TOO-LONG-A-TITLE-"}, "no AE title"),
+        ({"allow": "TOO-LONG-A-TITLE-"}, "not an AE title"),
         ({"tls": True}, "needs cert="),
         ({"push": "http://u:p@h/x"}, "push=.*holds a user or password"),
     ],

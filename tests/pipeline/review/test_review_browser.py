@@ -279,7 +279,7 @@ def test_everything_by_keyboard(page: Page, stored) -> None:
     page.keys("\ue007")  # enter: looked at, on to the next
     page.wait_for(lambda: page.text("study-name") == "b" and page.text("slice") != "")
     assert stored().looked_at
-    page.wait_for(lambda: page.text("progress") == "1 of 3 looked at")
+    page.wait_for(lambda: page.text("progress") == "1 of 3 reviewed")
     assert page.complaints() == []
 
 
@@ -293,11 +293,11 @@ def test_through_the_open_ones_by_enter_alone(page: Page, stored) -> None:
     for name, done in (("b", 1), ("c", 2)):
         page.keys("\ue007")
         page.wait_for(lambda name=name: page.text("study-name") == name)  # type: ignore[misc]
-        progress = f"{done} of 3 looked at"
+        progress = f"{done} of 3 reviewed"
         page.wait_for(lambda progress=progress: page.text("progress") == progress)  # type: ignore[misc]
     page.keys("\ue007")
     page.wait_for(lambda: page.text("saved") == "no further open study in the list")
-    assert page.text("progress") == "3 of 3 looked at"
+    assert page.text("progress") == "3 of 3 reviewed"
     assert all(stored(name).looked_at for name in "abc")
 
 
@@ -308,7 +308,7 @@ def test_names_from_one_structure_on_and_one_alone(page: Page, stored) -> None:
     page.keys("\ue013", hold="\ue00a")
     page.wait_for(lambda: stored().changes == ())
     page.keys("\ue013", hold="\ue00a")  # L4 is there already
-    page.wait_for(lambda: "would be there twice" in page.text("saved"))
+    page.wait_for(lambda: "would occur twice" in page.text("saved"))
     page.keys(",")  # L5 and L4 change places, and the page tells of the order
     page.wait_for(lambda: {c.of: c.now for c in stored().changes} == {"L4": "L5", "L5": "L4"})
     page.wait_for(lambda: "not below the level above" in page.text("notices"))
@@ -317,7 +317,7 @@ def test_names_from_one_structure_on_and_one_alone(page: Page, stored) -> None:
 def test_slices_window_and_zoom(page: Page, stored, results: Path) -> None:
     before = page.brightness()
     page.keys("\ue014")
-    page.wait_for(lambda: page.text("slice").startswith("slice 3 of 3 · beside"))
+    page.wait_for(lambda: page.text("slice").startswith("slice 3 of 3 · not the slice"))
     page.keys("\ue015", "l")
     page.wait_for(lambda: "on the slice of the result" in page.text("saved"))
     page.keys("\ue011")

@@ -323,7 +323,7 @@ def test_a_second_writer_is_refused(results: Path) -> None:
 
 def test_a_folder_without_results_is_refused(tmp_path: Path, results: Path) -> None:
     assert results_folder(results) == results
-    with pytest.raises(AnnotationError, match="is one study"):
+    with pytest.raises(AnnotationError, match="is a single study"):
         results_folder(results / "a")
     with pytest.raises(AnnotationError, match=r"holds no STUDY/result\.json"):
         results_folder(tmp_path / "in")
@@ -373,7 +373,7 @@ def test_ctrl_c_is_the_ordinary_end(results: Path) -> None:
         address = next(word for word in said.split() if word.startswith("http://127.0.0.1:"))
         assert httpx.get(address, timeout=60).status_code == 200
         server.send_signal(signal.SIGINT)
-        assert "0 of 2 studies looked at" in server.stdout.read()
+        assert "0 of 2 studies reviewed" in server.stdout.read()
     assert server.returncode == 0
 
 

@@ -92,7 +92,7 @@ def test_convert_mixes_nothing(
     path.write_text(path.read_text() + "\n")
     code, records, warned = convert(run_cli, results, studies, tmp_path / "d")
     assert (code, sorted(records)) == (1, ["b"])
-    assert "written anew since it was corrected" in warned
+    assert "rewritten after it was corrected" in warned
 
 
 def test_val_scores_against_what_a_reader_made_of_results(
@@ -233,7 +233,7 @@ def test_agreement_counts_what_was_changed(tmp_path: Path, results: Path, correc
     correct("a", MOVED, REGRADED, Change("T12-L1", deleted=True), looked_at=True)
     correct("b", looked_at=True)
     code, said, _ = run_cli("pipeline", "agreement", f"source={results}", f"out={tmp_path / 'g'}")
-    assert (code, "2 of 2 studies looked at" in said) == (0, True)
+    assert (code, "2 of 2 studies reviewed" in said) == (0, True)
     table = json.loads((tmp_path / "g" / "agreement.json").read_text())
     assert table["studies"] == {"looked_at": 2, "unchanged": 1, "not_looked_at": 0}
     by = {row["level"]: row for row in table["levels"]}
@@ -257,5 +257,5 @@ def test_agreement_needs_somebody_to_have_looked(
 ) -> None:
     correct("a", MOVED)
     code, _, warned = run_cli("pipeline", "agreement", f"source={results}", f"out={tmp_path / 'g'}")
-    assert (code, "nobody has looked at" in warned) == (1, True)
+    assert (code, "has been reviewed" in warned) == (1, True)
     assert not (tmp_path / "g").exists()

@@ -97,7 +97,7 @@ def test_one_without_a_line_is_removed(tmp_path) -> None:
 def test_it_is_held_by_one_at_a_time(tmp_path) -> None:
     path = tmp_path / "m.jsonl"
     with open_manifest(path):
-        with pytest.raises(SpinelineError, match="another process is running into it"):
+        with pytest.raises(SpinelineError, match="another process is running there"):
             open_manifest(path).__enter__()
         assert path.exists()  # the second, refused, does not take it away
     filled(path)

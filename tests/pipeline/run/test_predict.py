@@ -110,7 +110,7 @@ def test_a_naming_that_is_not_sure_enough_is_marked(
     (warning,) = found["warnings"]
     assert warning["code"] == "naming_abstained"
     assert warning["text"].startswith("the naming's probability is 0.9")
-    assert warning["text"].endswith("min_naming_probability=1; take the levels as a guess")
+    assert warning["text"].endswith("min_naming_probability=1; treat the levels as a guess")
     assert (warning["probability"], warning["minimum"]) == (
         found["naming"]["offset_probability"],
         1,
@@ -228,7 +228,7 @@ def test_a_slice_stored_upside_down_gives_points_of_the_stored_pixels(
     found = result_of(tmp_path / "o", "s")
     points = np.array([s["point_xy"] for s in found["structures"]])
     np.testing.assert_allclose(points, np.array([119, 149]) - make_points(), atol=1e-3)
-    assert "turned or mirrored" in found["warnings"][0]["text"]
+    assert "rotated or mirrored" in found["warnings"][0]["text"]
     boxes = np.array([s["box_xyxy"] for s in found["structures"]])
     np.testing.assert_allclose((boxes[:, :2] + boxes[:, 2:]) / 2, points, atol=1e-3)
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -369,7 +369,7 @@ def test_a_study_without_t2_is_looked_at_by_force(
     assert "force=true does it all the same" in warned
     code, _, warned = predict(tmp_path / "s", "force=true", "overwrite=true")
     assert code == 0
-    assert "taken by force=true, although it is: T1-weighted" in warned
+    assert "used because of force=true, although it is: T1-weighted" in warned
     told = [warning["code"] for warning in result_of(tmp_path / "o", "s")["warnings"]]
     assert told[:2] == ["not_lumbar_t2", "slice_choice"]
 

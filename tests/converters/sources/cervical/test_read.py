@@ -385,8 +385,8 @@ def test_folds(source: FilesOfCervical, run_cli) -> None:
         pytest.param({"labels": "seven"}, "labels=seven: a cervical source", id="seven"),
         pytest.param({"labels": "binary"}, "use labels=health", id="binary"),
         pytest.param({"train_ratio": "1"}, "train_ratio=1.0: wanted a ratio", id="ratio"),
-        pytest.param({"train_ratio": "0.5", "split": "val"}, "leave one away", id="two splits"),
-        pytest.param({"train_ratio": "0.5", "kfold": "3"}, "leave one away", id="ratio and folds"),
+        pytest.param({"train_ratio": "0.5", "split": "val"}, "leave one out", id="two splits"),
+        pytest.param({"train_ratio": "0.5", "kfold": "3"}, "leave one out", id="ratio and folds"),
         pytest.param({"iou": "2"}, "iou=2.0: out of range", id="iou"),
         pytest.param({"min_boxes": "0"}, "min_boxes=0: out of range", id="min_boxes"),
         pytest.param({"columns.fiel": "x"}, "did you mean 'columns.file'", id="column key"),
@@ -663,7 +663,7 @@ def test_a_source_of_which_nothing_is_left_fails(source: FilesOfCervical, run_cl
     source.csv(table(row("a.png", annotation([]))))
     code, _, errors = run_cli("convert", "cervical", *source.words(images=None))
     assert code == 1
-    assert "no image of it could be converted" in errors
+    assert "no image in it could be converted" in errors
 
 
 # Other commands on it

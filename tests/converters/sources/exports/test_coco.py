@@ -100,7 +100,7 @@ def test_unknown_and_other_levels_are_counted_and_named(spine):
     assert source.marks["left_out"] == {"other_level": 6, "unknown_level": 3}
     assert source.marks["unknown_levels"] == {"Lz-L3": 3}
     details = [f.detail for f in source.findings if f.finding == "unknown_level"]
-    assert "'Lz-L3' is no level; the nearest known word is 'l2-l3'" in details[0]
+    assert "'Lz-L3' is not a level; the nearest known word is 'l2-l3'" in details[0]
 
 
 def test_grades_by_a_map(spine, tmp_path):
@@ -174,7 +174,7 @@ def test_a_point_and_a_box_of_a_level_are_one(spine, expected):
         (lambda c: c["images"][0].update(width=512, height=512), "other_size", "512x512 pixels"),
         (lambda c: c["images"][0].update(file_name="none.png"), "label_without_frame", "no file"),
         (lambda c: c["images"][0].update(file_name="../b-1.png"), "duplicate_id", "same image"),
-        (lambda c: c["images"][1].update(file_name="x/a-1.png"), "duplicate_id", "first counts"),
+        (lambda c: c["images"][1].update(file_name="x/a-1.png"), "duplicate_id", "first one is"),
         (lambda c: c["images"][1].update(id=1), "duplicate_id", "2 images have the id 1"),
         (lambda c: c["images"][0].update(file_name=""), "bad_entry", "no file_name"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, "x", 3]), "not_a_number", "bbox"),
@@ -263,7 +263,7 @@ def test_a_converted_dataset_opens_as_all_others(spine, run_cli, tmp_path):
 
 
 def test_what_is_no_coco_file():
-    with pytest.raises(AnnotationError, match="categories is no list"):
+    with pytest.raises(AnnotationError, match="categories is not a list"):
         parse_coco({"images": [], "annotations": []}, "x.json")
 
 
@@ -303,6 +303,6 @@ def test_unknown_words_are_said(spine, run_cli, tmp_path):
     code, printed, errors = run_cli("convert", "coco", *words, f"out={tmp_path / 'out'}")
     assert code == 0
     said = printed + errors
-    assert "words that are no levels known here: 'Lendenwirbel zwei' (3); names=MAP.yaml" in said
-    assert "words that are no grades known here: 'odd' (1)" in said
+    assert "words that are not levels known here: 'Lendenwirbel zwei' (3); names=MAP.yaml" in said
+    assert "words that are not grades known here: 'odd' (1)" in said
     assert "30 of 33 marks used; left out: unknown_level 3" in said

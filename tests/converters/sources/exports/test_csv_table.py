@@ -152,7 +152,7 @@ def test_what_is_broken_is_left_out_and_the_rest_converted(spine, cells, reason,
         ("", {}, "wanted a header and rows"),
         ("image,x,y,level\na,1,2,L1\n", {"columns": CsvColumns(grade="g")}, "no column 'g'"),
         ("image,x,y,level\na,1,2,L1\n", {"only": "levle:L1"}, "did you mean 'level'"),
-        ("image,x,y,level\na,1,2,L1\n", {"only": "level:L2"}, "marks no image"),
+        ("image,x,y,level\na,1,2,L1\n", {"only": "level:L2"}, "has no annotated image"),
     ],
     ids=["level", "image", "twice", "rows", "empty", "grade", "only", "none"],
 )

@@ -154,7 +154,7 @@ def test_what_is_broken_is_left_out_and_the_rest_converted(spine, change, reason
         ('<!DOCTYPE a [<!ENTITY b "bb">]><annotations>&b;</annotations>', "DOCTYPE|Entity"),
         ('<!DOCTYPE annotations SYSTEM "http://x/y"><annotations/>', "DOCTYPE is not allowed"),
         ("<annotation/>", "LabelMe's old form or Pascal VOC"),
-        ("<annotations/>", "marks no image"),
+        ("<annotations/>", "has no annotated image"),
     ],
     ids=["cut", "entities", "doctype", "voc", "empty"],
 )

@@ -119,7 +119,7 @@ def test_two_files_of_one_image_are_an_error(spine):
         ({"imageWidth": 512}, "other_size", "512x160"),
         ({"imagePath": "../none.png"}, "label_without_frame", "no file none.png"),
         ({"imagePath": ""}, "bad_entry", "no imagePath"),
-        ({"shapes": 3}, "bad_entry", "no list"),
+        ({"shapes": 3}, "bad_entry", "not a list"),
         ({"shapes": [shape("L1", [(1, "x")])]}, "not_a_number", "'x'"),
         ({"shapes": [shape("L1", [(1, 2)], "rectangle")]}, "not_a_number", "two corners"),
         ({"shapes": [shape("L1", [(1, 2)])]}, "point_count", "boxes need two"),
@@ -156,5 +156,5 @@ def test_one_box_is_enough_where_it_stays(spine):
 
 
 def test_a_folder_of_nothing(spine):
-    with pytest.raises(AnnotationError, match="nor of another tool"):
+    with pytest.raises(AnnotationError, match="nor a known export of another tool"):
         read(spine, [])

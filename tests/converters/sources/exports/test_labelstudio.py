@@ -177,7 +177,7 @@ def test_patients_by_data_or_by_a_choice(spine):
         (lambda t: t["annotations"][0]["result"][0].update(original_width=50), "other_size",
          "several sizes"),
         (lambda t: t["annotations"][0]["result"][0]["value"].update(x="1"), "not_a_number", "'1'"),
-        (lambda t: t["annotations"][0].update(result={}), "bad_entry", "no list of regions"),
+        (lambda t: t["annotations"][0].update(result={}), "bad_entry", "not a list of regions"),
         (lambda t: t["data"].update(image="/data/local-files/?d=../../etc/passwd"),
          "label_without_frame", "no file passwd"),
         (lambda t: t.update(data={"text": "abc"}), "bad_entry", "names no image"),

@@ -163,7 +163,7 @@ def test_the_label_may_stand_in_the_description(spine, studies):
         (lambda m: m.update(coordinateUnits="cm"), "bad_entry", "wanted mm"),
         (lambda m: m["controlPoints"][0].update(position=[1, "x", 3]), "not_a_number", "'x'"),
         (lambda m: m["controlPoints"][0].update(position=[1, 2]), "not_a_number", "[x, y, z]"),
-        (lambda m: m.update(controlPoints={}), "bad_entry", "no list"),
+        (lambda m: m.update(controlPoints={}), "bad_entry", "not a list"),
         (lambda m: m.update(type="Line"), "no_point", "no point is placed"),
     ],
     ids=["ijk", "cm", "text", "two", "points", "line"],
@@ -202,7 +202,7 @@ def test_a_cut_file_is_named(spine, studies):
 
 
 def test_a_folder_without_markups(spine, studies):
-    with pytest.raises(AnnotationError, match="nor of another tool"):
+    with pytest.raises(AnnotationError, match="nor a known export of another tool"):
         read(spine, {"x.txt": "a"})
 
 

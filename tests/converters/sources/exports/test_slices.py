@@ -341,7 +341,7 @@ def test_volumes_of_one_name_are_several_studies(tmp_path):
         ("case9_3.png", {}, {}, "label_without_frame",
          "slice 12 of case7.nii.gz would be called case7_012"),
         ("case7.png", {}, {}, "no_slice", "name such as case7_012, a field slice, or slices="),
-        ("case7_5.png", {}, {}, "no_slice", "has 5, from 0; first_slice=1 counts from 1"),
+        ("case7_5.png", {}, {}, "no_slice", "has 5, from 0; with first_slice=1, they count from 1"),
         ("case7_77.png", {}, {}, "no_slice", "slice 77 is none of case7.nii.gz, which has 5"),
         ("case7_0.png", {}, {"first_slice": 1}, "no_slice", "which has 5, from 1"),
         ("case7.png", {"slice": "mid"}, {}, "no_slice", "slice is 'mid', wanted a whole number"),

@@ -257,7 +257,7 @@ def test_files_go_there_and_back(tmp_path: Path) -> None:
     assert read_corrections(path) == made
     assert summary_of(made) == "1 moved, 1 regraded, 1 deleted"
     path.write_text("{")
-    with pytest.raises(AnnotationError, match="mend or remove it"):
+    with pytest.raises(AnnotationError, match="fix or remove it"):
         read_corrections(path)
 
 
@@ -271,7 +271,7 @@ def test_corrections_are_of_one_result_alone(tmp_path: Path) -> None:
     assert at(values, "L4")["seven"]["class"] == 1
     assert corrections is not None
     path.write_text(json.dumps(result(), indent=1))
-    with pytest.raises(StaleCorrectionsError, match="written anew since it was corrected"):
+    with pytest.raises(StaleCorrectionsError, match="rewritten after it was corrected"):
         read_corrected(path)
 
 

@@ -165,7 +165,7 @@ def test_what_no_slice_shows_whole_is_decoded_as_one() -> None:
     assert [s.level for s in joined.spine.structures] == list(LEVELS)
     assert joined.seen is not None
     assert joined.seen.graded == 5
-    assert "what 3 images show was decoded as one, 11 levels; 8 by that slice" in str(
+    assert "candidates of 3 images were decoded together, 11 levels; 8 by that slice" in str(
         joined.frame.notes[-1]
     )
 
@@ -233,9 +233,7 @@ def test_a_slice_further_off_that_cannot_be_read_is_told(monkeypatch: pytest.Mon
     monkeypatch.setattr(join, "read_beside", damaged)
     around = Surroundings((frame(0, 3),), (Unread(header(8), 8),))
     joined = looked(Eyes(spine([4, 5, 6])), frame(0, 4, around))
-    assert "slice 9 of its series was not looked at: it cannot be read" in map(
-        str, joined.frame.notes
-    )
+    assert "slice 9 of its series was not used: it cannot be read" in map(str, joined.frame.notes)
 
 
 @pytest.mark.parametrize("better", [0, 1])
@@ -255,7 +253,7 @@ def test_of_equally_suited_series_the_better_is_kept(better: int) -> None:
     assert joined.seen.other_series == 1
     kept, other = ("t2", "other") if better == 0 else ("other", "t2")
     assert f"series 'SAG {kept}'" in joined.frame.notes[0].text
-    assert f"looked at too, as well suited: series 'SAG {other}' (number 3); 5 levels there" in (
+    assert f"also read, as equally suited: series 'SAG {other}' (number 3); 5 levels there" in (
         joined.frame.notes[1].text
     )
 

@@ -76,7 +76,7 @@ def test_what_it_is_good_for_stands_in_the_pixels(
         analysis = replace(analysis, result=result)
     said = text_below(pydicom.dcmread(write(analysis)), overlay_png(analysis))
     assert "RESEARCH USE ONLY, not for diagnosis" in said
-    assert ("FORCED: this is no sagittal T2 image" in said) == forced
+    assert ("FORCED: this is not a sagittal T2 image" in said) == forced
     assert said.endswith("LEVELS ARE A GUESS") == forced
 
 

@@ -133,7 +133,7 @@ def test_values_that_break_the_rules_are_left_empty_and_told(analyse_slice, writ
     assert not [element for element in written if element.tag.is_private]
     (line,) = [r.getMessage() for r in caplog.records if "left empty" in r.getMessage()]
     told = "StudyDate, StudyDescription, CodeValue, PatientBirthDate, PatientAge, PatientSex"
-    assert line.endswith(f"the source breaks the rules of DICOM there: {told}")
+    assert line.endswith(f"the source violates the DICOM standard there: {told}")
     for secret in ("SECRET", "1960", "sixty", "yesterday"):
         assert secret not in caplog.text
 
