@@ -168,7 +168,7 @@ DAMAGED: dict[str, tuple[str, Any, str]] = {
     "outputs": ("networks.classifier.outputs", {"nine": []}, "outputs"),
     "classes": ("networks.classifier.outputs.binary", ["a", "b"], "outputs"),
     "strip": ("networks.namer.strip.above", 10**9, "above 1000000000"),
-    "name": ("name", 5, "name is no text"),
+    "name": ("name", 5, "name is not text"),
     "decode": ("decode.spine", GONE, "spine is missing"),
     "decode unknown": ("decode.spine.magic", 1, "magic unknown or missing"),
     "decode zero": ("decode.spine.temperature", 0, "temperature 0"),

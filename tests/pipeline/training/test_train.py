@@ -133,7 +133,7 @@ def test_a_member_without_its_weights_is_left_out_and_said(go, out, trained, mon
         ("classifier: {members: []}", "wanted a list"),
         ("classifier: {members: [lumbar, lumbar]}", "wanted a list"),
         ("classifier: {members: [lumbar, 3]}", "wanted a list"),
-        ("detector: {members: [lumbar]}", "in classifier alone"),
+        ("detector: {members: [lumbar]}", "only in classifier"),
         ("classifier: {members: [a/b.yaml]}", "without folder"),
         ("classifier: {members: [lumbar], hyp: lumbar}", "no hyp beside members"),
     ],
