@@ -161,7 +161,7 @@ def _predict(
         engine, weights = partial(engine_local.run, pipeline=pipeline), pipeline.weights_sha256
         runtime = pipeline.runtime
     else:
-        raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline away")
+        raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline out")
     stamp = Stamp(weights, results_hash(settings), package_version())
     with quiet_names(settings):
         cases: Sequence[Case] = find_cases(

@@ -285,7 +285,7 @@ def test_resume_needs_the_same_recipe(go, tmp_path, trained) -> None:
     file = tmp_path / "mine.yaml"
     code, _, errors = go("resume=true")
     assert code == 2
-    assert "no record" in errors
+    assert "not a record" in errors
     assert go()[0] == 0
     file.write_text("namer: {epochs: 7}")
     code, _, errors = go("resume=true", f"recipe={file}")
