@@ -511,7 +511,7 @@ def _graded(
         msg = f"{file}: has no probabilities of head {head} ({error})"
         raise AnnotationError(msg) from error
     if not len(p) or not np.isfinite(p).all() or (p < 0).any() or (p > 1).any():
-        raise AnnotationError(f"{file}: head {head} has no predictions, or such as are no numbers")
+        raise AnnotationError(f"{file}: head {head} has no predictions, or some are not numbers")
     if head == "binary":
         p = two_classes(p[:, 0])
     elif masked:

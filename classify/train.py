@@ -317,7 +317,7 @@ def start_from(
         raise WeightsError(f"weights={where}: {missing[0]} is missing or of another shape")
     network.load_state_dict({**own, **fits})
     if missing:
-        LOG.info("weights=%s: %s start afresh", where, ", ".join(missing))
+        LOG.info("weights=%s: %s start with new weights", where, ", ".join(missing))
 
 
 def _write_records(out: Path, settings: ClassifyTrain, plan: ClassifierPlan) -> None:

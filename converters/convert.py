@@ -237,7 +237,7 @@ def _check_ratio(settings: ConvertCervical) -> None:
         msg = f"train_ratio={ratio} and split={settings.split}: one of them decides; leave one out"
         raise ConfigError(msg)
     if settings.kfold is not None:
-        raise ConfigError(f"train_ratio={ratio} and kfold={settings.kfold}: leave one away")
+        raise ConfigError(f"train_ratio={ratio} and kfold={settings.kfold}: leave one out")
 
 
 def _check_output(settings: ConvertSettings) -> None:

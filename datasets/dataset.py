@@ -178,7 +178,7 @@ def _load_part(
 
 def _image_file(path: Path, part: Part, file_name: str) -> str:
     if "/" in file_name or "\\" in file_name or file_name in ("", ".", ".."):
-        msg = f"{path}: file_name {file_name!r} is no plain file name in images/{part}"
+        msg = f"{path}: file_name {file_name!r} is not a plain file name in images/{part}"
         raise AnnotationError(msg)
     return f"images/{part}/{file_name}"
 

@@ -273,7 +273,7 @@ def check_choice(settings: DetectVal | DetectPredict) -> None:
     shown = ",".join(settings.weights)
     if settings.model is not None:
         msg = f"model={settings.model} and weights={shown}: give one of the two"
-        raise ConfigError(f"{msg}; an ensemble is named by weights= alone")
+        raise ConfigError(f"{msg}; use only weights= for an ensemble")
     if len(settings.weights) < 2:
         msg = f"weights={shown}: an ensemble needs two files or more, found {len(settings.weights)}"
         raise ConfigError(f"{msg}; model=FILE for one detector")

@@ -414,7 +414,7 @@ def log_outcomes(resolved: Resolved) -> None:
     )
     beside = [o for o in by_status["applied"] if o.reason == BESIDE]
     if beside:
-        LOG.info("recipe %s: set beside them: %s", resolved.recipe, _words(beside))
+        LOG.info("recipe %s: also set: %s", resolved.recipe, _words(beside))
     for status, word in (("overridden", "overridden"), ("not_applicable", "not applied")):
         for o in by_status[status]:
             LOG.info("recipe %s: %s=%s %s: %s", resolved.recipe, o.key, o.value, word, o.reason)

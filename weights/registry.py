@@ -324,7 +324,7 @@ def _parsed_registry(folder: Path, data: bytes) -> Registry:
         raise WeightsError(f"{path}: cannot be read as YAML ({error!s:.300})") from error
     if not isinstance(content, dict) or content.get("schema") != REGISTRY_SCHEMA:
         raise WeightsError(
-            f"{path}: is no weights registry (wanted a mapping with schema: {REGISTRY_SCHEMA})"
+            f"{path}: is not a weights registry (wanted a mapping with schema: {REGISTRY_SCHEMA})"
         )
     listed = content.get("weights") or []
     if not isinstance(listed, list):
@@ -424,7 +424,7 @@ def graph_paths(weights: WeightsFile, *, registry: Registry | None = None) -> tu
     for file, state in states.items():
         if state != "ok":
             msg = f"{registry.folder / file}: the graph of {weights.name} is {state}; restore it "
-            raise WeightsError(f"{msg}(git checkout, or install anew), or use runtime=torch")
+            raise WeightsError(f"{msg}(git checkout, or reinstall), or use runtime=torch")
     return tuple(registry.folder / file for file in states)
 
 

@@ -87,7 +87,7 @@ def parse_report_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
     """One point of the report's JSON.
 
     Raises:
-        EntryError: its coordinates are no numbers.
+        EntryError: its coordinates are not numbers.
     """
     codes = point.get("class")
     rank = point.get("identification")

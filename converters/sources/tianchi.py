@@ -78,7 +78,7 @@ def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
     """One point of the Tianchi JSON.
 
     Raises:
-        EntryError: its coordinates are no numbers, or its level is unknown.
+        EntryError: its coordinates are not numbers, or its level is unknown.
     """
     xy = point_xy(point.get("coord"), where)
     tag = point.get("tag")

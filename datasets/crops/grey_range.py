@@ -33,7 +33,7 @@ class GreyRange:
     def __post_init__(self) -> None:
         ends = list(zip(self.low, self.high, strict=True))
         if len(ends) != len(GREY_STATISTICS) or not all(low <= high for low, high in ends):
-            raise ValueError(f"low {self.low} and high {self.high} are no ranges of grey values")
+            raise ValueError(f"low {self.low} and high {self.high} are not ranges of grey values")
 
     def beyond(self, crops: PixelArray) -> dict[str, float]:
         """The statistics of an image's crops that lie outside, with their values."""

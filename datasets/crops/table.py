@@ -173,7 +173,7 @@ def make_crops(
         ValueError: jitter or balancing of another part than ``train``.
     """
     if part != "train" and (jitter or balance != "none"):
-        raise ValueError(f"part {part}: jitter and balancing are for training crops alone")
+        raise ValueError(f"part {part}: jitter and balancing are only for training crops")
     table = _cut_records(dataset, part, spec, pad, tuple(JITTER_XY) if jitter else ("",))
     if balance == "noise":
         table = balance_with_noise(table, by=balance_by, noise_std=noise_std, seed=seed)

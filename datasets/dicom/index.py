@@ -342,7 +342,7 @@ def _entries(
     seen.add((status.st_dev, status.st_ino))
     names = {entry.name for entry in entries}
     if RESULTS_NAME in names and not is_source and _is_of_results(folder):
-        LOG.info("%s: results of an earlier run, not looked into", folder)
+        LOG.info("%s: results of an earlier run, not searched", folder)
         return []
     return entries
 
@@ -359,7 +359,7 @@ def refuse_no_image(
         return
     shown = "; ".join(f"{r.path.name}: {r.reason}" for r in rejections[:3])
     more = f"; and {len(rejections) - 3} more" if len(rejections) > 3 else ""
-    looked = f"{len(files)} file{'s' * (len(files) != 1)} looked at ({shown}{more})"
+    looked = f"{len(files)} file{'s' * (len(files) != 1)} checked ({shown}{more})"
     raise DicomReadError(f"{source}: no DICOM image: {looked}")
 
 

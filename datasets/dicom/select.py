@@ -513,7 +513,11 @@ def _demerits(stack: _Stack) -> list[Demerit]:
     fat = None if is_of_dixon_scan(header) or stack.part else fat_suppression(header)
     echo = header.echo_time_ms
     found = (
-        (contrast == "unknown", 8, "weighting unknown (no description, echo time); taken as T2"),
+        (
+            contrast == "unknown",
+            8,
+            "weighting unknown (no description, echo time); assumed to be T2",
+        ),
         (
             is_of_other_region(header),
             8,
@@ -531,8 +535,12 @@ def _demerits(stack: _Stack) -> list[Demerit]:
             3,
             f"heavily T2-weighted (echo time {echo or 0:g} ms), as for myelography",
         ),
-        (header.orientation is None, 3, "no orientation; taken as sagittal by its description"),
-        (header.modality == "", 1, "modality is absent; taken as MR"),
+        (
+            header.orientation is None,
+            3,
+            "no orientation; assumed to be sagittal by its description",
+        ),
+        (header.modality == "", 1, "modality is missing; assumed to be MR"),
         (header.samples > 1, 4, "a colour image"),
         (len(stack.slices) < 3, 2, f"only {len(stack.slices)} slice(s)"),
     )

@@ -117,7 +117,7 @@ class Unpacking:
             )
             raise ArchiveError(f"{msg}of another kind: unpack it and give the folder") from error
         if left_out:
-            text = "%s: %d entries that are no plain files (links, devices) were left out"
+            text = "%s: %d entries that are not plain files (links, devices) were left out"
             LOG.warning(text, archive, left_out)
         return folder
 

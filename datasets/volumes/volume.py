@@ -127,7 +127,7 @@ def read_volume(path: Path) -> Volume:
         grid = _grid_of(reader, path)
         remarks = [*_plane_remarks(grid, path), *_form_remarks(reader, path)]
     if grid.volumes > 1:
-        wording = "{file.shown} holds {count} volumes, one behind the other: the first was taken"
+        wording = "{file.shown} holds {count} volumes: only the first was used"
         count = grid.volumes
         name = PathText(path.name)
         remarks.append(remark("slice_choice", wording, file=name, count=count))
@@ -408,7 +408,7 @@ def _form_remarks(reader: Any, path: Path) -> list[Remark]:
     origin = np.array(reader.GetOrigin()[:3]) * (-1, -1, 1)  # LPS to RAS
     taken = "qform" if np.abs(qform[:, 3] - origin).max() < 1e-3 else "sform"
     wording = "{file.shown} places its voxels in two ways that lie up to {apart_mm} mm apart: "
-    wording += "point_mm are by its {taken}, and programs that take the other see them elsewhere"
+    wording += "point_mm are by its {taken}, and programs that use the other show them elsewhere"
     name = PathText(path.name)
     return [remark("volume_geometry", wording, file=name, apart_mm=round(apart, 1), taken=taken)]
 

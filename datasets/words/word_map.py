@@ -130,7 +130,7 @@ def _words(value: Any, where: str) -> dict[str, Any]:
         if isinstance(word, bool):
             raise ConfigError(f"{where}: YAML reads a word as {word}; put it into quotes")
         if not isinstance(word, str | int | float):
-            raise ConfigError(f"{where}: {word!r:.60} is no word; put it into quotes")
+            raise ConfigError(f"{where}: {word!r:.60} is not a word; put it in quotes")
         if _key(str(word)) in found:
             raise ConfigError(f"{where}: {word!r:.60} is given twice, but for its letters' case")
         found[_key(str(word))] = stands_for

@@ -191,7 +191,7 @@ def read_images(
         more = f" … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         msg = (
             f"{len(problems)} of {len(files)} images of the {part} part cannot be used: "
-            f"{'; '.join(problems[:_SHOWN])}{more}; mend or remove them, or convert again"
+            f"{'; '.join(problems[:_SHOWN])}{more}; fix or remove them, or convert again"
         )
         raise AnnotationError(msg)
     empty = sum(1 for image in images if not len(image.class_index))

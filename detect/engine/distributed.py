@@ -125,7 +125,7 @@ def group_of_environment(environment: Mapping[str, str] | None = None) -> Proces
     try:
         rank, local, size = (int(found[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     except ValueError as error:
-        raise ConfigError(f"RANK, LOCAL_RANK or WORLD_SIZE is no number ({error})") from error
+        raise ConfigError(f"RANK, LOCAL_RANK or WORLD_SIZE is not a number ({error})") from error
     if not (0 <= rank < size and local >= 0):
         raise ConfigError(f"RANK={rank} LOCAL_RANK={local} WORLD_SIZE={size}: out of range")
     return ProcessGroup(rank, size, local)

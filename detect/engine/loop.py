@@ -386,7 +386,7 @@ class DetectorTrainer(Trainer):
         return dict(zip(names, mean, strict=True))
 
     def _not_finite(self, found: Sequence[tuple[list[str], dict[str, float]]], step: int) -> str:
-        """What to say of losses that are no numbers.
+        """What to say of losses that are not numbers.
 
         Args:
             found: the files and losses of each process.
@@ -401,7 +401,7 @@ class DetectorTrainer(Trainer):
         return (
             f"epoch {self.done + 1}, batch {step + 1}: the loss is not a finite number "
             f"({', '.join(words)}); its images: {', '.join(files)}; "
-            f"{self.plan.group.from_first(self.kept())}; look at their labels, or lower lr0"
+            f"{self.plan.group.from_first(self.kept())}; check their labels, or lower lr0"
         )
 
     def validate(self) -> dict[str, float] | None:

@@ -121,7 +121,7 @@ def read_fasterrcnn_description(meta: DetectorMeta, where: str) -> FasterRCNNDes
         raise WeightsError(f"{where}: no description of a Faster R-CNN")
     backbone, mean, std = found["backbone"], found["mean"], found["std"]
     if not isinstance(backbone, str):
-        raise WeightsError(f"{where}: its backbone is no name")
+        raise WeightsError(f"{where}: its backbone is not a name")
     try:
         check_backbone(backbone)
     except ConfigError as error:

@@ -180,7 +180,7 @@ def _matched(tensors: Mapping[str, torch.Tensor], body: nn.Module, problem: str)
     left = sorted(name for name in tensors if name not in used)
     if left:
         more = f" and {len(left) - 6} more" if len(left) > 6 else ""
-        LOG.info("backbone: %d tensors taken; left out: %s%s",
+        LOG.info("backbone: %d tensors used; left out: %s%s",
                  len(found), ", ".join(left[:6]), more)  # fmt: skip
     return found
 

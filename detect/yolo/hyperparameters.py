@@ -43,7 +43,7 @@ def check_hyperparameters(names: Iterable[str], *, where: str) -> None:
             raise ConfigError(f"{where}: {name}: has no effect, since {NO_EFFECT[own]}")
         known = [word for word in _package_hyperparameters() if word not in (*ours, *NO_EFFECT)]
         if own in _package_defaults() and own not in known:
-            raise ConfigError(f"{where}: {name}: is no hyperparameter, and spineline's to set")
+            raise ConfigError(f"{where}: {name}: is not a hyperparameter; spineline sets it itself")
         if own not in known:
             hint = close_match(own, known)
             raise ConfigError(f"{where}: {name}: ultralytics has no such hyperparameter{hint}")

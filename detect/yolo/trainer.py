@@ -329,7 +329,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         """The package would go back to the last checkpoint without a word; here a run stops.
 
         Raises:
-            SpinelineError: the figures of the validation are no numbers.
+            SpinelineError: the figures of the validation are not numbers.
         """
         if self.fitness is not None and not math.isfinite(self.fitness):
             msg = f"epoch {epoch + 1}: the validation gives no finite figures{self._kept()}"
@@ -376,7 +376,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         if not _is_finite(self.ema.ema):
             msg = (
                 f"epoch {self.epoch + 1}: the weights are no longer finite numbers; lower lr0, "
-                "lengthen warmup_epochs, or look at the labels"
+                "lengthen warmup_epochs, or check the labels"
             )
             raise SpinelineError(msg)
         network = _stripped(self.ema.ema)
@@ -552,7 +552,7 @@ def _check_loss(trainer: SpineDetectionTrainer) -> None:
     msg = (
         f"epoch {trainer.epoch + 1}: the loss is not a finite number "
         f"({', '.join(wrong) or f'{total:g}'}); the images of its batch: "
-        f"{', '.join(trainer.files)}{trainer._kept()}; look at their labels, or lower lr0"
+        f"{', '.join(trainer.files)}{trainer._kept()}; check their labels, or lower lr0"
     )
     raise SpinelineError(msg)
 

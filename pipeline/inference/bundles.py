@@ -300,7 +300,7 @@ def _check_keys(settings: ModelSettings) -> None:
         raise ConfigError(msg)
     if settings.device.strip().lower() != "cpu":
         msg = f"device={settings.device}: exported bundles run on the CPU; use device=cpu"
-        raise ConfigError(f"{msg}, or weights that are no export")
+        raise ConfigError(f"{msg}, or weights that are not an export")
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], str]:
@@ -339,7 +339,7 @@ def _parsed(folder: Path, content: dict[str, Any], sha256: str) -> Exported:
     if not (texts and len(set(names)) == len(names) <= 1000 and set(names) & set(LEVELS)):
         raise ValueError(f"detector: names {names!r:.100}, wanted levels")
     if not isinstance(content["name"], str):
-        raise ValueError("name is no text")
+        raise ValueError("name is not text")
     several = content["schema"] != BUNDLE_SCHEMA
     described = list(classifier["members"]) if several else [classifier]
     if not described:

@@ -752,7 +752,7 @@ def _surrounded(frame: Frame, around: Surroundings) -> Frame:
         try:
             near.append(read_beside(frame, each))
         except SpinelineError as error:
-            wording = "a slice beside the one chosen was not used: {reason}"
+            wording = "a slice next to the chosen one was not used: {reason}"
             note = remark("", wording, reason=FreeText(first_line(error)))
             frame = replace(frame, notes=(*frame.notes, note))
     return replace(frame, around=replace(around, near=tuple(near)))

@@ -40,7 +40,7 @@ CODES: dict[str, str] = {
     "identity_in_name": "a folder's or file's name holds the patient's name, number or birth date",
     "grade_withheld": "structures that were found and are not graded, and why",
     "unlike_training": "the image is unlike those that the classifier was trained on",
-    "reviewed": "a reader looked at the result, and what was corrected by hand",
+    "reviewed": "a reader reviewed the result, and what was corrected by hand",
 }
 """The code words and what each says."""
 

@@ -229,7 +229,7 @@ def _warn_of_parted(
         LOG.warning(text, where, len(parted), " and ".join(parted[0]))
     if unknown := len(set(fold_of) - set(patients)):
         text = "patients: of %d of %d studies it is not known whether they share one with another: "
-        text += "each is taken as a patient of its own (patients= of convert tells)"
+        text += "each is treated as a separate patient (patients= of convert says who is)"
         LOG.info(text, unknown, len(fold_of))
 
 

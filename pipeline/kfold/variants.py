@@ -53,7 +53,7 @@ def named_variants(word: str, built_in: Mapping[str, Mapping[str, Any]]) -> Iter
     path, where = Path(word).expanduser(), f"variants={word}"
     if path.suffix not in (".yaml", ".yml"):
         hint = close_match(word, list(built_in))
-        raise ConfigError(f"{where}: no such variant{hint}; or a YAML file of own ones")
+        raise ConfigError(f"{where}: no such variant{hint}; or a YAML file with your own")
     try:
         content = read_yaml(path)
     except (OSError, YamlError) as error:

@@ -65,7 +65,7 @@ def connect_to(url: str, access: PacsAccess) -> PacsServer:
     address = parse_address(url)
     check_pacs_package(_PACKAGES[address.protocol])
     if access.credentials and address.protocol == "dimse":
-        LOG.warning("%s: a user, password or token is of DICOMweb alone; not used", address)
+        LOG.warning("%s: a user, password or token is only for DICOMweb; not used", address)
     elif access.credentials and not (address.tls or address.is_here):
         LOG.warning("%s: http sends the password in the clear; use https", address)
     made: Callable[[PacsAddress, PacsAccess], PacsServer] = pkgutil.resolve_name(

@@ -152,7 +152,9 @@ def open_manifest(path: Path) -> Iterator[Manifest]:
     try:
         with held_folder(path.parent, "running", inside=True):
             if not is_manifest(path):
-                msg = f"{path}: is no manifest of a run; choose another out= or add overwrite=true"
+                msg = (
+                    f"{path}: is not a manifest of a run; choose another out= or add overwrite=true"
+                )
                 raise OutputExistsError(msg)
             try:
                 yield Manifest(handle, _repaired(handle, path))

@@ -161,7 +161,7 @@ def _predict(
         engine, weights = partial(engine_local.run, pipeline=pipeline), pipeline.weights_sha256
         runtime = pipeline.runtime
     else:
-        raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline away")
+        raise ConfigError(f"engine={settings.engine}: loads its own models; leave pipeline out")
     stamp = Stamp(weights, results_hash(settings), package_version())
     with quiet_names(settings):
         cases: Sequence[Case] = find_cases(
@@ -374,11 +374,13 @@ class _Run:
             lines = summary_lines(done - self._skipped, self._skipped, failures)
             LOG.info("%s", "\n".join(lines))
         if refused:
-            text = f"%d {_studies(refused)} refused: no sagittal lumbar T2; force=true takes all"
+            text = (
+                f"%d {_studies(refused)} refused: not sagittal lumbar T2; force=true analyses all"
+            )
             LOG.error(text, refused)
         text = f"%d {_studies(done)} done, %d failed; results in %s"
         LOG.info(text, done, len(failures), self._out)
-        LOG.info("what was looked at, what was left out and why: %s", self._out / LOG_NAME)
+        LOG.info("what was used, what was left out and why: %s", self._out / LOG_NAME)
 
 
 def _keep_corrections(folder: Path, stage: Path) -> None:

@@ -271,7 +271,7 @@ def _salt_of(settings: PipelinePredict, *, goes_on: bool) -> str:
         SpinelineError: the salt of an earlier run cannot be read, or none can be kept.
     """
     out, kept, check = settings.out, settings.out / SALT_NAME, settings.out / CHECK_NAME
-    advice = "choose another out=, or add overwrite=true to name all studies anew"
+    advice = "choose another out=, or add overwrite=true to rename all studies"
     if settings.salt is None and not kept.exists() and (goes_on or check.exists()):
         msg = (
             f"{out}: an earlier run named its studies with a salt=… of yours, and none is given "

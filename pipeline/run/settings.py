@@ -67,7 +67,7 @@ class PipelinePredict(OutputSettings):
             msg = f"ray_workers={actors}: wanted auto, or a number of actors, 1 or more"
             raise ConfigError(msg)
         if self.engine != "ray" and (actors != "auto" or self.ray_address is not None):
-            raise ConfigError("ray_workers=… and ray_address=…: are of engine=ray alone")
+            raise ConfigError("ray_workers=… and ray_address=…: only for engine=ray")
         check_engine(self.engine)
 
 

@@ -272,7 +272,7 @@ def _check_members(path: Path, stage: str, keys: Mapping[str, Any]) -> None:
     names = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
     if stage != "classifier" or not names or len(set(names)) != len(found):
         msg = f"recipe={path}, {stage}: {MEMBERS}={found!r:.100}"
-        raise ConfigError(f"{msg}; wanted a list of recipes of classify train, in classifier alone")
+        raise ConfigError(f"{msg}; wanted a list of recipes of classify train, only in classifier")
     wrong = [name for name in names if Path(name).name != name or "hyp" in keys]
     if wrong:
         msg = f"recipe={path}, {stage}: {wrong[0]}: wanted the name of a recipe without folder"
@@ -343,17 +343,19 @@ def _as_begun(settings: PipelineTrain, recipe: Keys, data: str) -> PipelineTrain
         began, seed = content["trainings"], int(content["seed"])
         began_data = content.get("annotations_sha256", data)
     except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
-        msg = f"resume=true: {record} is no record of spineline pipeline train; leave resume= out"
+        msg = (
+            f"resume=true: {record} is not a record of spineline pipeline train; leave resume= out"
+        )
         raise ConfigError(msg) from error
     begun = f"resume=true: the trainings in {settings.out} began with"
     if began != recipe:
-        msg = f"{begun} another recipe; give that one, or begin anew with overwrite=true"
+        msg = f"{begun} another recipe; give that one, or start from scratch with overwrite=true"
         raise ConfigError(msg)
     if settings.seed not in (0, seed):
-        raise ConfigError(f"{begun} seed={seed}; leave seed= away, or begin anew")
+        raise ConfigError(f"{begun} seed={seed}; leave seed= out, or start from scratch")
     if began_data != data:
         msg = f"{begun} other annotations than those of data={settings.data}; give the same data"
-        raise ConfigError(f"{msg}, or begin anew with overwrite=true")
+        raise ConfigError(f"{msg}, or start from scratch with overwrite=true")
     return replace(settings, seed=seed)
 
 

@@ -174,7 +174,7 @@ def test_files_without_folds_are_a_fold_each(weights: Path, tmp_path: Path, run_
         ("bad level", "'L9' is not a level"),
         ("no head", "has no probabilities of head seven"),
         ("code", "a code of seven is out of"),
-        ("not a number", "are no numbers"),
+        ("not a number", "are not numbers"),
         ("long code", "has no probabilities of head seven"),
     ],
 )

@@ -241,7 +241,7 @@ def test_a_damaged_file_is_refused(pair: list[Path], tmp_path: Path, change, mes
 
 def test_a_combination_is_no_member(pair: list[Path], tmp_path: Path, run_cli: Cli) -> None:
     file = combined_file(tmp_path / "both.safetensors", pair)
-    with pytest.raises(WeightsError, match="several combined classifiers already"):
+    with pytest.raises(WeightsError, match="already holds several combined classifiers"):
         load_classifier([file, pair[0]])
     out = tmp_path / "o.onnx"
     code, _, errors = run_cli("classify", "export", f"model={file}", f"out={out}")
@@ -593,7 +593,7 @@ def bad_predictions(folder: Path) -> dict[str, list[Path]]:
         ("one file", 2, "1 files for 2 models"),
         ("shorter", 1, "short.csv: has no line of image '39-0', L5-S1"),
         ("twice", 1, "occurs twice"),
-        ("nan", 1, "no numbers"),
+        ("nan", 1, "not numbers"),
         ("label", 1, "label.csv: image '0-0', L2-L3: seven is"),
         ("fold", 1, "fold is"),
         ("none", 1, "cannot be read"),

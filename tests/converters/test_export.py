@@ -242,7 +242,7 @@ def test_labels_that_are_a_guess_are_said(spines, tmp_path, run_cli):
     words = (f"source={results}", f"images={spines / 'ph/studies'}", f"out={tmp_path / 'fix'}")
     code, _, warned = run_cli("data", "export", *words, "to=cvat")
     assert code == 0
-    assert f"{first.parent.name}: no sagittal lumbar T2, and looked at all the same" in warned
+    assert f"{first.parent.name}: not sagittal lumbar T2, but analysed all the same" in warned
     assert f"{second.parent.name}: its levels are a guess" in warned
 
 

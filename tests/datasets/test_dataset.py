@@ -66,7 +66,7 @@ def test_file_names_stay_inside_the_dataset(tmp_path, name):
     content = json.loads(path.read_text())
     content["images"][0]["file_name"] = name
     path.write_text(json.dumps(content))
-    with pytest.raises(AnnotationError, match="no plain file name in images/train"):
+    with pytest.raises(AnnotationError, match="not a plain file name in images/train"):
         load_dataset(tmp_path)
 
 

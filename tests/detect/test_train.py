@@ -163,7 +163,11 @@ def test_weights_to_start_from(dataset: Path, finished: Any, tmp_path: Path) -> 
         (["model=yolov8n", "data={data}", "out={out}", "cache=disk"], 2, "not an allowed value"),
         (["model=yolov8n", "data={data}", "out={out}", "weights=no.pt"], 1, "no.pt"),
         (["model=yolov8n", "data={data}", "out={data}"], 1, "exists already"),
-        (["model=yolov8n", "data={data}", "out={data}/images", "overwrite=true"], 1, "is no run"),
+        (
+            ["model=yolov8n", "data={data}", "out={data}/images", "overwrite=true"],
+            1,
+            "is not a run",
+        ),
         (["out={out}", "resume=true"], 1, "nothing to resume, no run.yaml there"),
     ],
     ids=lambda value: value[-1].split("=")[0] if isinstance(value, list) else None,

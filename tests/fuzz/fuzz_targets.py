@@ -243,7 +243,7 @@ def _check_analysis(analysis: Any) -> None:
         sane(math.isfinite(x) and math.isfinite(y_), "a point that is no number")
         sane(-0.5 * frame.width < x < 1.5 * frame.width, "a point far outside")
         sane(0 <= s.confidence <= 1, "a confidence outside 0 … 1")
-        sane(s.point_mm is None or all(map(math.isfinite, s.point_mm)), "mm that are no numbers")
+        sane(s.point_mm is None or all(map(math.isfinite, s.point_mm)), "mm that are not numbers")
         if s.seven is not None:
             sane(abs(sum(s.seven.probabilities) - 1) < 1e-3, "probabilities that do not add up")
     json.dumps(result.to_json(), allow_nan=False)
@@ -387,14 +387,14 @@ def _run_weights(task: str, trust: bool = False) -> Callable[[Path, Path], Warni
         image = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
         if task == "detect":
             for found in load_detector(file.path, trust=trust).detect([image]):
-                sane(np.isfinite(found.boxes_xyxy).all(), "boxes that are no numbers")
+                sane(np.isfinite(found.boxes_xyxy).all(), "boxes that are not numbers")
         elif task == "classify":
             classifier = load_classifier(file.path, trust=trust)
             size = classifier.crop.size
             crop = np.resize(image, (1, size, size))
             grades = classifier.grade(crop)
             for values in (grades.seven, grades.binary):
-                sane(values is None or np.isfinite(values).all(), "grades that are no numbers")
+                sane(values is None or np.isfinite(values).all(), "grades that are not numbers")
         else:
             load_level_reader(file.path)
         return ()

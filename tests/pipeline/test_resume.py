@@ -382,7 +382,7 @@ def test_results_inside_the_source_are_not_looked_into(cohort, fake_models, run_
     assert "done earlier       3" in said
     code, said, _ = run_cli(*words, "out=second")
     assert code == 0
-    assert "cohort/first: results of an earlier run, not looked into" in said
+    assert "cohort/first: results of an earlier run, not searched" in said
     assert "3 studies done, 0 failed" in said
     assert "sr.dcm" not in Path("second/log.txt").read_text()
 

@@ -236,7 +236,7 @@ def test_files_that_are_not_the_weights_wanted(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"schema": 2}, "no weights registry", id="schema"),
+        pytest.param({"schema": 2}, "not a weights registry", id="schema"),
         pytest.param({"weights": ["eyes"]}, r"weights\[0\]: wanted a mapping", id="not-mapping"),
         pytest.param({"weights": [{"name": "a"}]}, "file is missing; sha256 is", id="missing"),
         pytest.param(

@@ -61,7 +61,7 @@ def parse_labelme(xml: str, where: str) -> LabelMe:
 
     Raises:
         EntryError: not well-formed, with a DOCTYPE, no such annotation, or with coordinates that
-            are no numbers.
+            are not numbers.
     """
     text = _XML_DECLARATION.sub("", xml)  # it is text by now, whatever it says of its encoding
     try:

@@ -196,7 +196,7 @@ class _Reader:
             return "unknown_class", f"class {cut(item.name)!r} is neither cervical nor thoracic"
         box = rectangle(item.points_xy)
         if box is None:
-            detail = f"a polygon of {len(item.points_xy)} points that is no upright rectangle"
+            detail = f"a polygon of {len(item.points_xy)} points that is not an upright rectangle"
             return "not_rectangle", detail
         if box[0] == box[2] or box[1] == box[3]:
             return "degenerate_box", "a polygon without width or height"

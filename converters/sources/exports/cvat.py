@@ -120,7 +120,7 @@ def _frame(
 ) -> ExportedImage:
     place = f"{where}, frame {cut(frame)}"
     if not frame.isdecimal() or len(frame) > 9:
-        error = EntryError("bad_entry", f"{place}: is no number of a frame")
+        error = EntryError("bad_entry", f"{place}: is not a frame number")
         return ExportedImage(place, error=error)
     name, listed = f"frame_{int(frame):06d}", MarkList()
     try:
@@ -179,7 +179,7 @@ def _read_shape(node: Any, label: str, where: str, listed: MarkList) -> None:
         )
     else:
         known = node.tag in _OTHER_SHAPES
-        detail = f"{where}: {'is neither a point nor a box' if known else 'is no shape known here'}"
+        detail = f"{where}: {'is neither a point nor a box' if known else 'is not a known shape'}"
         listed.drop("other_shape", detail)
 
 
@@ -188,7 +188,7 @@ def _floats(texts: list[str], where: str) -> list[float]:
         values = [float(text) for text in texts]
     except ValueError as error:
         shown = cut(",".join(texts))
-        raise EntryError("not_a_number", f"{where}: {shown!r} are no numbers") from error
+        raise EntryError("not_a_number", f"{where}: {shown!r} are not numbers") from error
     if not all(abs(value) < 1e9 for value in values):
-        raise EntryError("not_a_number", f"{where}: {cut(','.join(texts))!r} are no pixels")
+        raise EntryError("not_a_number", f"{where}: {cut(','.join(texts))!r} are not pixels")
     return values

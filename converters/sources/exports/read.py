@@ -183,7 +183,7 @@ class _Reader:
                 continue
             number = "" if header.instance_number is None else f" {header.instance_number}"
             detail = f"points lie up to {most_mm:.1f} mm off slice{number} of {len(stack.slices)}"
-            action = "taken as the points of that slice nearest to them"
+            action = "moved to the nearest points of that slice"
             self.builder.note(found.image_id, found.study_id, "off_slice", detail, action)
             self._read_found(placed, found)
 

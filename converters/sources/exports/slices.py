@@ -79,7 +79,7 @@ class SliceRules:
         if self.slices is None or self.pattern or any(field_of(e, [self.slices]) for e in entries):
             return
         given = list({name: None for entry in entries for name, _ in entry.attributes})[:20]
-        msg = f"slices={self.slices}: is no field of the export's images"
+        msg = f"slices={self.slices}: is not a field of the export's images"
         raise ConfigError(msg + close_match(self.slices, given or ["none, they have no fields"]))
 
     @cached_property
@@ -90,7 +90,10 @@ class SliceRules:
         try:
             return re.compile(self.slices)
         except re.error as error:
-            msg = f"slices={self.slices}: is no regular expression ({first_line(error)}); wanted a "
+            msg = (
+                f"slices={self.slices}: is not a regular expression ({first_line(error)}); "
+                f"wanted a "
+            )
             raise ConfigError(
                 msg + r"field's name, or such as (?P<volume>.+)_s(?P<slice>\d+)"
             ) from error

@@ -243,7 +243,7 @@ def check_bound(corrections: Corrections, sha256: str, where: str) -> None:
     """
     if corrections.result_sha256 != sha256:
         msg = (
-            f"{where}: written anew since it was corrected: {CORRECTIONS_NAME} is of another "
+            f"{where}: rewritten after it was corrected: {CORRECTIONS_NAME} is of another "
             "result; look at the study again in spineline review, or remove the corrections"
         )
         raise StaleCorrectionsError(msg)

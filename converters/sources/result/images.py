@@ -157,7 +157,7 @@ class ImagesOfResults:
             if volume_suffix(Path(name)) and _case_names(PurePosixPath(name)).isdisjoint(self.seen):
                 others.append(name)
         for name in others:
-            detail = "there is no result of it"
+            detail = "it has no result"
             builder.note(name, name, "frame_without_label", detail, "not converted")
 
 

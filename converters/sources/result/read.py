@@ -178,7 +178,7 @@ def _read(
         detail, action = "its levels are a guess (naming.abstained)", "kept: abstained=keep"
         builder.note(entry.image_id, study, "naming_abstained", detail, action)
     if content.forced:
-        detail = "no sagittal lumbar T2, and looked at all the same (force=true)"
+        detail = "not sagittal lumbar T2, but analysed all the same (force=true)"
         builder.note(entry.image_id, study, "forced", detail, "kept: its labels are not reliable")
     marks = _marks(content, frame, rules, builder)
     if not rules.keep_incomplete and sum(m.rank is not None for m in marks) < len(LEVELS):

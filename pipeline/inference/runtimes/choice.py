@@ -33,7 +33,7 @@ def chosen_runtime(settings: ModelSettings, bundle: Bundle) -> Runtime:
         form = read_exported(settings).form
         if wanted not in ("auto", form):
             msg = f"runtime={wanted}: {settings.weights} is exported for {form}; use runtime=auto"
-            raise ConfigError(f"{msg}, or weights that are no export")
+            raise ConfigError(f"{msg}, or weights that are not an export")
         return form
     on_cpu = check_device(settings.device) == "cpu"
     if wanted != "auto":

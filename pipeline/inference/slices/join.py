@@ -283,7 +283,7 @@ def _decoded_as_one(graded: SliceLook, looks: Sequence[SliceLook], find: Finder)
 
 def _decoded_note(alone: SliceLook, graded: SliceLook, count: int) -> Remark:
     wording = "slice {place}: candidates of {of} images were decoded together, {levels} levels; "
-    wording += "{alone} by that slice alone"
+    wording += "{alone} by only that slice"
     counts = {
         "place": graded.frame.slice_index + 1,
         "of": count,

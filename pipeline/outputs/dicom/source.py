@@ -155,7 +155,7 @@ def read_source_instance(header: SliceHeader) -> SourceInstance:
     sop_class_uid = header.sop_class_uid or str(raw.file_meta.get("MediaStorageSOPClassUID", ""))
     header = replace(header, sop_class_uid=sop_class_uid)
     if not UID(sop_class_uid).name.endswith("Image Storage"):
-        found = "is no image of the standard's" if sop_class_uid else "is absent"
+        found = "is not an image class of the standard" if sop_class_uid else "is absent"
         raise NotRepresentableError(f"its SOP class {found}, so nothing can point at it")
     if header.frame is not None and sop_class_uid in _SINGLE_FRAME:
         raise NotRepresentableError("it holds several frames, which its SOP class does not allow")

@@ -296,7 +296,7 @@ def test_balancing_nothing_gives_nothing() -> None:
 def test_only_training_crops_are_made_more(
     dataset_folder: Path, part: str, option: dict[str, object]
 ) -> None:
-    with pytest.raises(ValueError, match="training crops alone"):
+    with pytest.raises(ValueError, match="only for training crops"):
         make_crops(load_dataset(dataset_folder), part, CropSpec(16), **option)  # type: ignore[arg-type]
 
 

@@ -224,9 +224,9 @@ def test_echo_and_repetition_time_decide_where_words_are_silent() -> None:
         (make_series("T2 SAG", image_type=("DERIVED", "SECONDARY")), "derived image"),
         (make_series("T2 SAG CERVICAL"), "another part of the body"),
         (make_series("T2 SAG", body_part="CSPINE"), "another part of the body"),
-        (make_series("T2 SAG", modality=""), "modality is absent"),
+        (make_series("T2 SAG", modality=""), "modality is missing"),
         (make_series("T2 SAG", count=2), r"only 2 slice\(s\)"),
-        (make_series("T2 SAG", orientation=None), "taken as sagittal by its description"),
+        (make_series("T2 SAG", orientation=None), "assumed to be sagittal by its description"),
     ],
     ids=[
         "unknown", "t2-star", "myelography", "short-echo", "derived", "cervical-word",

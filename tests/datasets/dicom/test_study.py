@@ -43,7 +43,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 def test_a_folder_without_dicom(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("hello")
     (tmp_path / "empty.dcm").write_bytes(b"")
-    with pytest.raises(DicomReadError, match="no DICOM image: 2 files looked at") as caught:
+    with pytest.raises(DicomReadError, match="no DICOM image: 2 files checked") as caught:
         scan(tmp_path)
     assert "empty.dcm: empty file" in str(caught.value)
     assert "readme.txt: not DICOM" in str(caught.value)
@@ -286,7 +286,7 @@ def test_bad_orientation_is_none_with_a_warning(
     (study,) = scan(write_dicom("s/a", ImageOrientationPatient=orientation))
     choice = choose_slice(study)
     assert choice.slice.orientation is None
-    assert any("taken as sagittal by its description" in each.text for each in choice.warnings)
+    assert any("assumed to be sagittal by its description" in each.text for each in choice.warnings)
 
 
 def test_no_identifier_of_a_patient_is_told(

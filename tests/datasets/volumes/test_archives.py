@@ -102,7 +102,7 @@ def test_links_and_devices_are_left_out_and_told(tmp_path: Path, caplog) -> None
     for name, count in (("in.tar", 4), ("in.zip", 1)):
         caplog.clear()
         assert unpacked(tmp_path / name) == {"good": b"1"}
-        assert f"{count} entries that are no plain files" in caplog.text
+        assert f"{count} entries that are not plain files" in caplog.text
 
 
 def test_what_archives_grow_to_is_bounded(tmp_path: Path, temporary: Path, monkeypatch) -> None:

@@ -151,7 +151,7 @@ def test_of_several_volumes_the_first_is_taken_and_told(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii.gz", data, sagittal((0, 1, 2), (1, 1, 1)))
     volume = read_volume(path)
     assert [str(each) for each in volume.remarks] == [
-        "slice_choice: file a.nii.gz holds 2 volumes, one behind the other: the first was taken"
+        "slice_choice: file a.nii.gz holds 2 volumes: only the first was used"
     ]
     assert_array_equal(slice_pixels(choose_slice(volume.study).slice), data[2, :, :, 0].T)
 

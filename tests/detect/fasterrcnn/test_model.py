@@ -162,7 +162,7 @@ def test_numbers_too_large_for_16_bits_are_kept_in_32(tmp_path: Path) -> None:
         ({"backbone": "os"}, "unknown backbone 'os', none of torchvision's or timm's"),
         ({"backbone": "hf-hub:timm/resnet18"}, "unknown backbone 'hf-hub:timm/resnet18'"),
         ({"backbone": "resnet18" * 100_000}, "unknown backbone 'resnet18"),
-        ({"backbone": ["resnet18"]}, "its backbone is no name"),
+        ({"backbone": ["resnet18"]}, "its backbone is not a name"),
         ({"backbone": "vit_tiny_patch16_224"}, "do not fit its description"),
         ({"backbone": "convnextv2_large"}, "do not fit its description"),
         ({"channels": -1}, "out of range"),
@@ -266,7 +266,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     network = make_network()
     network.backbone.body.conv1.weight.data[0] = float("nan")
     save_safetensors(network, make_meta(SMALL, NAMES, 64), tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match="no finite numbers"):
+    with pytest.raises(WeightsError, match="not finite numbers"):
         load_detector(tmp_path / "w.safetensors")
 
 

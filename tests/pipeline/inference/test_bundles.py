@@ -181,7 +181,7 @@ DAMAGED: dict[str, tuple[str, Any, str]] = {
     "greys": ("networks.classifier.greys", {"low": [1], "high": ["x"]}, "greys 'x', wanted a num"),
     "combined": ("schema", 2, "members is missing"),
     "strip": ("networks.namer.strip.above", 10**9, "above 1000000000"),
-    "name": ("name", 5, "name is no text"),
+    "name": ("name", 5, "name is not text"),
     "decode": ("decode.spine", GONE, "spine is missing"),
     "decode unknown": ("decode.spine.magic", 1, "magic unknown or missing"),
     "decode zero": ("decode.spine.temperature", 0, "temperature 0"),

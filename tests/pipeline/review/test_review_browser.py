@@ -425,7 +425,7 @@ def test_a_result_written_anew_is_told_and_the_old_work_kept(
     path = results / "a" / "result.json"
     path.write_text(json.dumps(result_of(results)))
     page.driver.refresh()
-    page.wait_for(lambda: "written anew" in page.text("notices"))
+    page.wait_for(lambda: "rewritten" in page.text("notices"))
     assert page.run("return document.getElementById('grade-0').disabled")
     page.driver.find_element("css selector", "#notices button").click()
     page.keys("\ue015", "\ue015", "2")

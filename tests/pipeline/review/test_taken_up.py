@@ -209,7 +209,7 @@ def test_write_goes_on_where_one_cannot_be(tmp_path: Path, results: Path, correc
     path = results / "a" / "result.json"
     path.write_text(path.read_text() + "\n")
     code, _, warned = write(run_cli, results, tmp_path / "w")
-    assert (code, "a: " in warned, "written anew" in warned) == (1, True, True)
+    assert (code, "a: " in warned, "rewritten after it was corrected" in warned) == (1, True, True)
     assert [p.name for p in (tmp_path / "w").iterdir() if p.is_dir()] == ["b"]
 
 

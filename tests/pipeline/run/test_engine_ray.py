@@ -77,8 +77,8 @@ def test_a_package_that_is_missing(tmp_path, run_cli, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["ray_workers=2"], "are of engine=ray alone"),
-        (["ray_address=auto"], "are of engine=ray alone"),
+        (["ray_workers=2"], "only for engine=ray"),
+        (["ray_address=auto"], "only for engine=ray"),
         (["ray_workers=0", "engine=ray"], "ray_workers=0: out of range"),
         (["ray_workers=all", "engine=ray"], "ray_workers=all: wanted auto, or a number of actors"),
     ],

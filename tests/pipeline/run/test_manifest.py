@@ -83,7 +83,7 @@ def test_another_file_of_that_name_is_left_alone(tmp_path, content: bytes) -> No
     path = tmp_path / "m.jsonl"
     path.write_bytes(content)
     assert not is_manifest(path)
-    with pytest.raises(OutputExistsError, match="no manifest of a run"), open_manifest(path):
+    with pytest.raises(OutputExistsError, match="not a manifest of a run"), open_manifest(path):
         pass
     assert path.read_bytes() == content
 

@@ -285,7 +285,7 @@ def test_files_are_numbered_where_nothing_is_a_dicom_image(names, run, source) -
     (folder / "a.txt").write_text("x")
     code, said = run(f"names={names}")
     assert code == 1
-    assert "no DICOM image: 2 files looked at" in said
+    assert "no DICOM image: 2 files checked" in said
     hidden = names == "hash"
     assert ("Xaverine" in said, str(source) in said) == (not hidden, not hidden)
     assert ("file-2: named as DICOM" in said) is hidden

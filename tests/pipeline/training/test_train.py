@@ -133,7 +133,7 @@ def test_a_member_without_its_weights_is_left_out_and_said(go, out, trained, mon
         ("classifier: {members: []}", "wanted a list"),
         ("classifier: {members: [lumbar, lumbar]}", "wanted a list"),
         ("classifier: {members: [lumbar, 3]}", "wanted a list"),
-        ("detector: {members: [lumbar]}", "in classifier alone"),
+        ("detector: {members: [lumbar]}", "only in classifier"),
         ("classifier: {members: [a/b.yaml]}", "without folder"),
         ("classifier: {members: [lumbar], hyp: lumbar}", "no hyp beside members"),
     ],
@@ -285,7 +285,7 @@ def test_resume_needs_the_same_recipe(go, tmp_path, trained) -> None:
     file = tmp_path / "mine.yaml"
     code, _, errors = go("resume=true")
     assert code == 2
-    assert "no record" in errors
+    assert "not a record" in errors
     assert go()[0] == 0
     file.write_text("namer: {epochs: 7}")
     code, _, errors = go("resume=true", f"recipe={file}")

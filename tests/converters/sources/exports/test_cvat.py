@@ -130,8 +130,12 @@ def test_patients_by_a_tag(spine):
     ("change", "reason", "words"),
     [
         (lambda xml: xml.replace('width="96"', 'width="512"', 1), "other_size", "512x160"),
-        (lambda xml: xml.replace('points="48.00,', 'points="x,', 1), "not_a_number", "no numbers"),
-        (lambda xml: xml.replace('points="48.00,', 'points="nan,', 1), "not_a_number", "no pixels"),
+        (lambda xml: xml.replace('points="48.00,', 'points="x,', 1), "not_a_number", "not numbers"),
+        (
+            lambda xml: xml.replace('points="48.00,', 'points="nan,', 1),
+            "not_a_number",
+            "not pixels",
+        ),
         (lambda xml: xml.replace('points="48.00,', 'points="1e999,', 1), "not_a_number", "pixels"),
         (lambda xml: xml.replace("a-1.png", "b-1.png"), "duplicate_id", "same image"),
         (lambda xml: xml.replace("a-1.png", "../../x.png"), "label_without_frame", "no file x.png"),

@@ -421,8 +421,8 @@ def test_a_table_and_markups_of_volumes_stored_the_other_way(tmp_path, axes):
     ("slices", "match"),
     [
         (r"(?P<volume>.+)_\d+", "has no group slice"),
-        ("(?P<slice>", "is no regular expression"),
-        ("lyaer", "is no field of the export's images; did you mean 'layer'"),
+        ("(?P<slice>", "is not a regular expression"),
+        ("lyaer", "is not a field of the export's images; did you mean 'layer'"),
     ],
     ids=["group", "broken", "field"],
 )

@@ -165,7 +165,7 @@ def test_what_no_slice_shows_whole_is_decoded_as_one() -> None:
     assert [s.level for s in joined.spine.structures] == list(LEVELS)
     assert joined.seen is not None
     assert joined.seen.graded == 5
-    assert "candidates of 3 images were decoded together, 11 levels; 8 by that slice" in str(
+    assert "candidates of 3 images were decoded together, 11 levels; 8 by only that slice" in str(
         joined.frame.notes[-1]
     )
 
