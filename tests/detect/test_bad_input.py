@@ -13,6 +13,8 @@ import pytest
 
 from spineline.datasets.labels import LEVELS
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 Cli = Callable[..., tuple[int, str, str]]
 TRAIN = ("epochs=1", "batch=2", "plots=false")
 YOLO, REGION = "model=yolov8n", ("model=fasterrcnn", "backbone=resnet18")

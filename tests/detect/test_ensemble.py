@@ -21,6 +21,8 @@ from spineline.detect.results import Detections
 from spineline.detect.settings import DetectPredict, DetectVal
 from spineline.weights import sha256_of
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 Cli = Callable[..., tuple[int, str, str]]
 NAMES = ("healthy", "sick")
 SIZE_HW = (80, 120)

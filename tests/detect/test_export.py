@@ -16,6 +16,8 @@ from spineline.detect import load_detector
 from spineline.detect.export import export
 from spineline.detect.settings import DetectExport
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 
 def test_onnx_agrees_with_the_original_at_other_sizes_and_batches(
     weights: Path, tmp_path: Path

@@ -31,6 +31,8 @@ from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 TINY: dict[str, Any] = {
     "model": "fasterrcnn", "backbone": "test_resnet", "imgsz": 64, "epochs": 2, "batch": 3,
     "channels": 1, "plots": False, "rois": 16, "proposals": 40,

@@ -19,6 +19,8 @@ from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.yolo import trainer as trainer_module
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 MODELS: dict[str, dict[str, Any]] = {
     "fasterrcnn": {
         "model": "fasterrcnn",

@@ -19,6 +19,8 @@ from spineline.detect.fasterrcnn.model import (
     build_fasterrcnn,
 )
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 NAMES = LEVELS[:3]
 PROPOSALS = 60  # of torchvision's 1000, to be quick
 SMALL = FasterRCNNDescription("resnet18", 1, 0.25, 0.5)
