@@ -250,6 +250,12 @@ def save_figures_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Figure, "savefig", saved)
 
 
+@pytest.fixture
+def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn with few pixels in this test."""
+    save_figures_small(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The result of a finished run of two epochs with the report's recipe; not to be changed."""
