@@ -366,7 +366,7 @@ def test_it_is_scored_and_predicts_like_every_detector(
 def test_it_starts_from_weights_of_the_same_shape(
     trained: Any, dataset: Path, tmp_path: Path
 ) -> None:
-    start = {**TINY, "data": dataset, "weights": str(trained.last), "epochs": 1}
+    start = {**TINY, "data": dataset, "weights": str(trained.last), "epochs": 1, "val": False}
     again = train(DetectTrain(out=tmp_path / "a", **{**start, "lr0": 0.0, "weight_decay": 0.0}))
     wanted = load_detector(trained.last).network.state_dict()
     found = load_detector(again.last).network.state_dict()
