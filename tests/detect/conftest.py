@@ -127,6 +127,15 @@ def small_box_heads() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def whole_box_heads(small_box_heads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Box heads of torchvision's own width in one test of such a module."""
+    from torchvision.models.detection import faster_rcnn
+
+    for name in ("TwoMLPHead", "FastRCNNPredictor"):
+        monkeypatch.setattr(faster_rcnn, name, getattr(faster_rcnn, name).__base__)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six drawn spines to train on, two to validate on, two to test on; not to be changed."""
