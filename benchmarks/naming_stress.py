@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -304,9 +305,10 @@ def looked_at(settings: StressSettings) -> list[Row]:
 def counted(rows: Sequence[Row]) -> dict[str, float]:
     """Shares of the rows."""
     total = len(rows)
-    of = {name: sum(row.outcome == name for row in rows) / total for name in OUTCOMES}
+    outcomes = Counter(row.outcome for row in rows)
+    of = {name: outcomes[name] / total for name in OUTCOMES}
     named = 1 - of["abstained"]
-    doubted = sum(row.outcome == "right" and bool(row.codes) for row in rows) / total
+    doubted = sum(bool(row.codes) and row.outcome == "right" for row in rows) / total
     return {
         "spines": total,
         **of,
@@ -402,28 +404,44 @@ def fitted(rows: Sequence[Row]) -> dict[str, float]:
 
 def with_coefficients(row: Row, coefficients: Mapping[str, float], least: float) -> Row:
     """The row as it would be with other coefficients and another least probability."""
-    if not row.evidence or "not_lumbar_t2" in row.codes:
+    return with_least(with_probability(row, coefficients), least)
+
+
+def with_probability(row: Row, coefficients: Mapping[str, float]) -> Row:
+    """The row as it would be with other coefficients and no least probability."""
+    if not is_judged(row):
         return row
     probability = NamingEvidence(row.evidence["margin"], row.evidence["score"]).probability(
         coefficients
     )
     own = ("naming_in_doubt", "naming_abstained")
     codes = tuple(code for code in row.codes if code not in own)
-    doubtful = probability < SURE
     return replace(
         row,
         probability=probability,
-        abstained=probability < least,
-        codes=(*codes, "naming_in_doubt") if doubtful else codes,
+        abstained=False,
+        codes=(*codes, "naming_in_doubt") if probability < SURE else codes,
     )
+
+
+def with_least(row: Row, least: float) -> Row:
+    """The row of `with_probability` as it would be with a least probability."""
+    unlikely = is_judged(row) and row.probability is not None and row.probability < least
+    return replace(row, abstained=True) if unlikely else row
+
+
+def is_judged(row: Row) -> bool:
+    """Whether the naming's probability decides if it is given at all."""
+    return bool(row.evidence) and "not_lumbar_t2" not in row.codes
 
 
 def least_probability(
     rows: Sequence[Row], coefficients: Mapping[str, float], settings: StressSettings
 ) -> float:
     """The least probability with few enough wrong without a warning, and names mostly right."""
+    judged = [with_probability(row, coefficients) for row in rows]
     for percent in range(100):
-        found = counted([with_coefficients(row, coefficients, percent / 100) for row in rows])
+        found = counted([with_least(row, percent / 100) for row in judged])
         if found["wrong_silent"] <= settings.silent and found["right_of_named"] >= settings.right:
             return percent / 100
     return 1.0

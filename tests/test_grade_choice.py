@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grade_choice
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+
+from spineline.datasets.common.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
@@ -40,18 +43,16 @@ def predictions(folder: Path, noise: float, seed: int, *, shift: int = 0) -> Pat
     return folder
 
 
-def choose(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(ROOT / "benchmarks" / "grade_choice.py")]
-    line += [f"predictions={','.join(w for w in words if '/' in w)}", f"out={out}"]
-    line += [word for word in words if "/" not in word]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+def line(out: Path, *words: str) -> list[str]:
+    """The words of the script's command line; those with a folder are predictions."""
+    given = [f"predictions={','.join(w for w in words if '/' in w)}", f"out={out}"]
+    return given + [word for word in words if "/" not in word]
 
 
 def test_the_better_is_chosen_and_every_candidate_is_told(tmp_path: Path) -> None:
     good = predictions(tmp_path / "good", 0.5, 1)
     bad = predictions(tmp_path / "bad", 8.0, 2)
-    done = choose(tmp_path / "out", f"good={good}", f"bad={bad}")
-    assert done.returncode == 0, done.stderr
+    grade_choice.main(line(tmp_path / "out", f"good={good}", f"bad={bad}"))
     found = json.loads((tmp_path / "out" / "choice.json").read_text(encoding="utf-8"))
     assert found["chosen"]["members"] == ["good"]
     assert len(found["scored"]) == 3 * 5
@@ -60,8 +61,7 @@ def test_the_better_is_chosen_and_every_candidate_is_told(tmp_path: Path) -> Non
 
 def test_a_recipe_may_answer_for_discs_alone(tmp_path: Path) -> None:
     one, other = (predictions(tmp_path / name, 6.0, n) for n, name in enumerate("ab"))
-    done = choose(tmp_path / "out", f"one={one}", f"other={other}", "discs=other")
-    assert done.returncode == 0, done.stderr
+    grade_choice.main(line(tmp_path / "out", f"one={one}", f"other={other}", "discs=other"))
     found = json.loads((tmp_path / "out" / "choice.json").read_text(encoding="utf-8"))
     assert len(found["scored"]) == 4 * 5
     first = [row for row in found["scored"] if row["tau"] == 0]
@@ -71,14 +71,13 @@ def test_a_recipe_may_answer_for_discs_alone(tmp_path: Path) -> None:
     assert split["auc_vertebra"] == alone["auc_vertebra"] != together["auc_vertebra"]
     assert split["auc_disc"] == together["auc_disc"] != alone["auc_disc"]
     assert "other (discs alone)" in (tmp_path / "out" / "choice.md").read_text(encoding="utf-8")
-    refused = choose(tmp_path / "no", f"one={one}", "discs=none")
-    assert refused.returncode == 2
-    assert "discs=none: not among one" in refused.stderr
+    with pytest.raises(ConfigError, match="discs=none: not among one"):
+        grade_choice.main(line(tmp_path / "no", f"one={one}", "discs=none"))
 
 
 def test_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
     folder = predictions(tmp_path / "one", 6.0, 3)
-    choose(tmp_path / "out", f"one={folder}")
+    grade_choice.main(line(tmp_path / "out", f"one={folder}"))
     found = json.loads((tmp_path / "out" / "choice.json").read_text(encoding="utf-8"))
     with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if int(row["seven"]) < 2]
@@ -91,7 +90,11 @@ def test_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
 def test_predictions_of_other_structures_are_refused(tmp_path: Path) -> None:
     one = predictions(tmp_path / "one", 1.0, 1)
     other = predictions(tmp_path / "other", 1.0, 1, shift=5)
-    done = choose(tmp_path / "out", f"one={one}", f"other={other}")
+    script = str(ROOT / "benchmarks" / "grade_choice.py")
+    words = line(tmp_path / "out", f"one={one}", f"other={other}")
+    done = subprocess.run(
+        [sys.executable, script, *words], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "different structures" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -50,6 +50,36 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     write_through(path, lambda partial: torch.save(content, str(partial)))
 
 
+_FILLS = ("normal_", "uniform_", "erfinv_", "fill_", "zero_", "mul_", "add_", "clamp_")
+"""Methods of tensors by which networks draw their first weights."""
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks that are built in this block have weights of a shape and a type, without numbers.
+
+    On torch's ``meta`` device; what would fill weights there is left out, as it takes most time.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    fills = {getattr(torch.Tensor, name) for name in _FILLS}
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            given = kwargs or {}
+            if function in fills or getattr(function, "__module__", "") == "torch.nn.init":
+                filled = args[0] if args else given.get("tensor")
+                if isinstance(filled, torch.Tensor) and filled.is_meta:
+                    return filled
+            return function(*args, **given)
+
+    with torch.device("meta"), Unfilled():
+        yield
+
+
 def largest_magnitude(tensors: Mapping[str, Tensor]) -> float:
     """The greatest absolute number in these; NaN where there is one."""
     from torch.nn.utils import get_total_norm

@@ -22,7 +22,7 @@ from torch import nn
 from spineline.datasets.common.devices import device_name
 from spineline.datasets.common.errors import ConfigError, WeightsError
 from spineline.datasets.common.files import write_bytes
-from spineline.datasets.networks.tensors import largest_magnitude
+from spineline.datasets.networks.tensors import largest_magnitude, without_memory
 from spineline.detect.batches import BatchedDetector, DetectionLimits, fit_longer_side
 from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
 from spineline.detect.results import Detections
@@ -131,7 +131,7 @@ def network_with(
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
         raise WeightsError(f"{where}: holds weights that are not finite numbers; train it again")
     try:
-        with torch.device("meta"):
+        with without_memory():
             network = build()
         types = {name: t.dtype for name, t in network.state_dict().items()}
         typed = {name: t.to(types.get(name, t.dtype)) for name, t in tensors.items()}

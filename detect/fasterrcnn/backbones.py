@@ -19,6 +19,7 @@ from torch import nn
 
 from spineline.datasets.common.errors import ConfigError
 from spineline.datasets.common.settings import close_match
+from spineline.datasets.networks.tensors import without_memory
 from spineline.detect.architectures import FASTERRCNN_BACKBONES, TIMM_PREFIX
 
 STRIDES = (4, 32)
@@ -141,7 +142,7 @@ def timm_stages(name: str, channels: int) -> Stages:
     """
     where = f"backbone={name}"
     try:
-        with torch.device("meta"):
+        with without_memory():
             info = _create(name, channels).feature_info
     except _BUILD_ERRORS as error:
         msg = f"{where}: timm builds no feature extractor of it ({error!s:.200}); choose another"
@@ -169,7 +170,7 @@ def _is_channels_last(name: str, channels: int, indices: tuple[int, ...], free_s
     Raises:
         ValueError: they are not those of the model's strides (and whatever a model raises).
     """
-    with torch.device("meta"), torch.no_grad():
+    with without_memory(), torch.no_grad():
         network = _create(name, channels, indices, free_size=free_size).eval()
         shapes = [
             [tuple(f.shape) for f in network(torch.zeros(1, channels, *hw))] for hw in _PROBES_HW

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,43 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spineline.datasets.networks.training.CHECKPOINT_SECONDS", 0.0)
 
 
+BOX_HEAD = 64
+"""Width of a Faster R-CNN's box head in tests; torchvision's 1024 take most of their time."""
+
+
+def make_box_heads_small(patch: pytest.MonkeyPatch) -> None:
+    """Let every Faster R-CNN that is built have a narrow box head."""
+    from torchvision.models.detection import faster_rcnn
+
+    class Head(faster_rcnn.TwoMLPHead):
+        def __init__(self, in_channels: int, _size: int) -> None:
+            super().__init__(in_channels, BOX_HEAD)
+
+    class Predictor(faster_rcnn.FastRCNNPredictor):
+        def __init__(self, _size: int, num_classes: int) -> None:
+            super().__init__(BOX_HEAD, num_classes)
+
+    patch.setattr(faster_rcnn, "TwoMLPHead", Head)
+    patch.setattr(faster_rcnn, "FastRCNNPredictor", Predictor)
+
+
+@pytest.fixture(scope="module")
+def small_box_heads() -> Iterator[None]:
+    """Narrow box heads for all tests of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_box_heads_small(patch)
+        yield
+
+
+@pytest.fixture
+def whole_box_heads(small_box_heads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Box heads of torchvision's own width in one test of such a module."""
+    from torchvision.models.detection import faster_rcnn
+
+    for name in ("TwoMLPHead", "FastRCNNPredictor"):
+        monkeypatch.setattr(faster_rcnn, name, getattr(faster_rcnn, name).__base__)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six drawn spines to train on, two to validate on, two to test on; not to be changed."""
@@ -185,8 +222,10 @@ def region_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from spineline.detect.engine.scaling import make_meta as describe
     from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 
-    description = FasterRCNNDescription("resnet18", 1, 0.25, 0.5)
-    network: Any = build_fasterrcnn(description, len(LEVELS), 64, seed=1)
+    description = FasterRCNNDescription("test_resnet", 1, 0.25, 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        make_box_heads_small(patch)
+        network: Any = build_fasterrcnn(description, len(LEVELS), 64, seed=1)
     with torch.random.fork_rng():
         torch.manual_seed(2)
         torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.02)
@@ -208,6 +247,24 @@ def pickle_weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+def save_figures_small(patch: pytest.MonkeyPatch) -> None:
+    """Let figures be drawn with few pixels, which takes a part of the time."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def saved(self: Figure, *where: Any, **options: Any) -> None:
+        save(self, *where, **{**options, "dpi": 20})
+
+    patch.setattr(Figure, "savefig", saved)
+
+
+@pytest.fixture
+def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn with few pixels in this test."""
+    save_figures_small(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The result of a finished run of two epochs with the report's recipe; not to be changed."""
@@ -215,12 +272,14 @@ def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from spineline.detect.train import train
 
     out = tmp_path_factory.mktemp("run") / "run"
-    return train(
-        DetectTrain(
-            model="yolov5n", data=dataset, out=out, hyp="report", imgsz=64, epochs=2, batch=3,
-            label_smoothing=0.1, val_every=2,
-        )
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        save_figures_small(patch)
+        return train(
+            DetectTrain(
+                model="yolov5n", data=dataset, out=out, hyp="report", imgsz=64, epochs=2, batch=3,
+                label_smoothing=0.1, val_every=2,
+            )
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

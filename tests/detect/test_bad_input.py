@@ -13,6 +13,8 @@ import pytest
 
 from spineline.datasets.labels import LEVELS
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 Cli = Callable[..., tuple[int, str, str]]
 TRAIN = ("epochs=1", "batch=2", "plots=false")
 YOLO, REGION = "model=yolov8n", ("model=fasterrcnn", "backbone=resnet18")
@@ -67,7 +69,7 @@ def test_val_counts_an_unreadable_image_as_one_without_detection(
 ) -> None:
     data, out = own_dataset(), tmp_path / "out"
     (data / "images" / "val" / "s06.png").write_bytes(b"broken")
-    words = (detector, f"data={data}", f"out={out}", "plots=false", "confidence=0.3")
+    words = (detector, f"data={data}", f"out={out}", "plots=false", "draws=20", "confidence=0.3")
     code, _, errors = run_cli("detect", "val", *words)
     assert code == 1
     assert "s06.png: cannot be decoded" in errors
@@ -85,7 +87,7 @@ def test_val_on_a_dataset_without_boxes_or_without_a_class(
 ) -> None:
     data, out = own_dataset(), tmp_path / "out"
     keep_annotations(data, lambda name: name in LEVELS[:present])
-    words = (detector, f"data={data}", f"out={out}", "plots=false", "confidence=0.3")
+    words = (detector, f"data={data}", f"out={out}", "plots=false", "draws=20", "confidence=0.3")
     code, _, errors = run_cli("detect", "val", *words)
     assert code == 0, errors
     coco = json.loads((out / "metrics.json").read_text())["coco"]

@@ -251,11 +251,18 @@ def test_good_pickle(network: Any, pickle_weights: Path, meta_of: Callable[..., 
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+@pytest.fixture(scope="module")
+def pickle_content(pickle_weights: Path) -> dict[str, Any]:
+    """What an Ultralytics checkpoint holds; not to be changed."""
+    return load_pickle(pickle_weights, trust=True)
+
+
 @pytest.mark.parametrize("imgsz", [float("inf"), "big", [96, 96]], ids=str)
-def test_a_pickle_that_says_odd_things(pickle_weights: Path, tmp_path: Path, imgsz: object) -> None:
-    content = load_pickle(pickle_weights, trust=True)
+def test_a_pickle_that_says_odd_things(
+    pickle_content: dict[str, Any], tmp_path: Path, imgsz: object
+) -> None:
     path = tmp_path / "odd.pt"
-    write_checkpoint({**content, "train_args": {"imgsz": imgsz}}, path)
+    write_checkpoint({**pickle_content, "train_args": {"imgsz": imgsz}}, path)
     with pytest.raises(WeightsError, match="what it says of its network is not as expected"):
         network_from_pickle(path, trust=True)
 

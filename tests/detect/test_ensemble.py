@@ -21,6 +21,8 @@ from spineline.detect.results import Detections
 from spineline.detect.settings import DetectPredict, DetectVal
 from spineline.weights import sha256_of
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 Cli = Callable[..., tuple[int, str, str]]
 NAMES = ("healthy", "sick")
 SIZE_HW = (80, 120)
@@ -299,7 +301,7 @@ def test_val_scores_an_ensemble(
         out = tmp_path / str(number)
         code, _, errors = run_cli(
             "detect", "val", f"weights=[{weights},{other_weights}]", f"data={dataset}",
-            f"out={out}", "confidence=0.3", "plots=false", *more,
+            f"out={out}", "confidence=0.3", "plots=false", "draws=20", *more,
         )  # fmt: skip
         assert code == 0, errors
         figures.append(json.loads((out / "predictions.json").read_text()))

@@ -16,6 +16,8 @@ from spineline.detect import load_detector
 from spineline.detect.export import export
 from spineline.detect.settings import DetectExport
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 
 def test_onnx_agrees_with_the_original_at_other_sizes_and_batches(
     weights: Path, tmp_path: Path
@@ -106,10 +108,12 @@ def test_refusals(
     ],
 )
 def test_a_faster_rcnn_agrees_with_the_original(
-    tmp_path: Path, backbone: str, form: Any, nothing: bool
+    request: pytest.FixtureRequest, tmp_path: Path, backbone: str, form: Any, nothing: bool
 ) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime")
+    if request.node.get_closest_marker("slow"):
+        request.getfixturevalue("whole_box_heads")
     from spineline.detect.engine.scaling import make_meta, save_network
     from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_fasterrcnn
 

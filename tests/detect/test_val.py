@@ -44,7 +44,7 @@ def scored(
 ) -> dict[str, Any]:
     oracle = Oracle(data, given.get("split", "val"), shift)
     monkeypatch.setattr("spineline.detect.ensemble.load_detector", lambda *_, **__: oracle)
-    val(DetectVal(model=str(weights), data=data, out=out, **given))
+    val(DetectVal(model=str(weights), data=data, out=out, **{"plots": False, "draws": 20, **given}))
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return metrics
 
@@ -73,7 +73,7 @@ def test_the_tables_are_straight_whatever_the_class_names(
     monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path, weights: Path,
     said: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    metrics = scored(monkeypatch, dataset, tmp_path / "out", weights, (0, 0), plots=False, draws=0)
+    metrics = scored(monkeypatch, dataset, tmp_path / "out", weights, (0, 0), draws=0)
     figures = {"ap50": 0.5, "ap50_95": None}
     per_class = metrics["one_to_one"]["per_class"]
     metrics["coco"]["per_class"] = {"vertebra-degenerative": figures, "disc-normal": figures}
@@ -101,7 +101,9 @@ def test_figures_are_those_of_pycocotools_on_the_files_on_disk(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    metrics = scored(monkeypatch, dataset, tmp_path / "out", weights, (1.5, 1.0), split="test")
+    metrics = scored(
+        monkeypatch, dataset, tmp_path / "out", weights, (1.5, 1.0), split="test", draws=0
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         labels = COCO(str(dataset / "annotations" / "test.json"))
         results = labels.loadRes(str(tmp_path / "out" / "predictions.json"))
@@ -120,6 +122,7 @@ def test_writes_figures_and_repeats_to_the_byte(
     outs = [tmp_path / "a", tmp_path / "b"]
     for out in outs:
         words = (f"model={weights}", f"data={dataset / 'data.yaml'}", f"out={out}", "split=train")
+        words += ("draws=20",)
         code, text, errors = run_cli("detect", "val", *words)
         assert code == 0, errors
     assert "mAP50-95" in text
@@ -139,7 +142,8 @@ def test_unreadable_image_is_counted_and_fails_the_command(
     data = own_dataset()
     (data / "images" / "val" / "s06.png").write_bytes(b"broken")
     out = tmp_path / "out"
-    code, _, errors = run_cli("detect", "val", f"model={weights}", f"data={data}", f"out={out}")
+    words = (f"model={weights}", f"data={data}", f"out={out}", "plots=false", "draws=0")
+    code, _, errors = run_cli("detect", "val", *words)
     assert code == 1
     assert "s06.png" in errors
     assert json.loads((out / "metrics.json").read_text())["images"] == 2
@@ -212,9 +216,10 @@ def test_near_duplicates_across_classes_go_when_asked(
         out = tmp_path / str(number)
         val(
             DetectVal(
-                model=str(weights), data=dataset, out=out, plots=False, across_classes_iou=iou
+                model=str(weights), data=dataset, out=out, plots=False, draws=0,
+                across_classes_iou=iou,
             )
-        )
+        )  # fmt: skip
         counts.append(len(json.loads((out / "predictions.json").read_text())))
     assert 0 < counts[1] < counts[0]
 
@@ -233,10 +238,11 @@ def test_bare_data_set_with_classes_of_its_own(
     oracle.names = names
     oracle.answers = [replace(answer, names=names) for answer in oracle.answers]
     monkeypatch.setattr("spineline.detect.ensemble.load_detector", lambda *_, **__: oracle)
-    found = val(DetectVal(model=str(weights), data=bare / "data.yaml", out=tmp_path / "out"))
+    given = {"model": str(weights), "data": bare / "data.yaml", "plots": False, "draws": 0}
+    found = val(DetectVal(out=tmp_path / "out", **given))
     assert found.metrics["coco"]["map50"] == pytest.approx(1.0)
     assert list(found.metrics["coco"]["per_class"]) == list(names)
     assert "level_accuracy_8px" not in found.metrics
     oracle.names = LEVELS
     with pytest.raises(WeightsError, match=r"are not those of data=.*\(a, b, c"):
-        val(DetectVal(model=str(weights), data=bare / "data.yaml", out=tmp_path / "other"))
+        val(DetectVal(out=tmp_path / "other", **given))

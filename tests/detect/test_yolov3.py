@@ -36,7 +36,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Training
     return train(
         DetectTrain(
             model="yolov3-tiny", data=dataset, out=out, imgsz=64, epochs=1, batch=3,
-            label_smoothing=0.1, plots=False,
+            label_smoothing=0.1, plots=False, val=False,
         )
     )  # fmt: skip
 

@@ -307,7 +307,8 @@ def test_the_other_kinds_logits_learn_nothing(
 @pytest.fixture(scope="module")
 def run(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gradients") / "run"
-    train(ClassifyTrain(data=dataset_folder, out=out, threads=1, epochs=12, **VALUES))  # type: ignore[arg-type]
+    values = {**VALUES, "epochs": 12, "plots": False}
+    train(ClassifyTrain(data=dataset_folder, out=out, threads=1, **values))  # type: ignore[arg-type]
     return out
 
 

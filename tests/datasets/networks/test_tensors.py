@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from spineline.datasets.common.errors import WeightsError
-from spineline.datasets.networks.tensors import parse_description, read_described, read_description
+from spineline.datasets.networks.tensors import (
+    parse_description,
+    read_described,
+    read_description,
+    without_memory,
+)
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2, dtype=torch.int64)}
 
@@ -98,3 +103,26 @@ def test_numbers_that_torch_may_not_have(
     path = raw(tmp_path / "a.safetensors", header, b"\0" * size)
     with pytest.raises(WeightsError, match=f"{of_torch}|Dtype not understood: {dtype}"):
         read_described(path)
+
+
+def test_a_network_without_memory_has_its_shapes_and_types() -> None:
+    def build() -> torch.nn.Module:
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Linear(8, 2).half()
+        )
+        torch.nn.init.trunc_normal_(network[0].weight, std=0.02)
+        torch.nn.init.zeros_(tensor=network[2].bias)
+        return network
+
+    before = torch.get_rng_state()
+    with without_memory():
+        network = build()
+        made = torch.ones(2, device="cpu").mul_(3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert made.tolist() == [3, 3]
+    wanted = build().state_dict()
+    found = network.state_dict()
+    assert {t.device.type for t in found.values()} == {"meta"}
+    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {
+        n: (t.shape, t.dtype) for n, t in wanted.items()
+    }

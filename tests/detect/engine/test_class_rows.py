@@ -26,6 +26,8 @@ from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.unet.model import UNetDescription
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 HAS = ("L4", "L4-L5", "L5", "L5-S1")
 DESCRIPTIONS: dict[str, Any] = {
     "fasterrcnn": FasterRCNNDescription("test_resnet", 1, 0.25, 0.5),

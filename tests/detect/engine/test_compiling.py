@@ -16,6 +16,8 @@ from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_faste
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 TINY: dict[str, Any] = {"imgsz": 64, "epochs": 1, "batch": 3, "plots": False, "compile": True}
 RCNN = {"model": "fasterrcnn", "backbone": "test_resnet", "channels": 1, "proposals": 40}
 

@@ -31,6 +31,8 @@ from spineline.detect.settings import DetectTrain, DetectVal
 from spineline.detect.train import train
 from spineline.detect.val import val
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 TINY: dict[str, Any] = {
     "model": "fasterrcnn", "backbone": "test_resnet", "imgsz": 64, "epochs": 2, "batch": 3,
     "channels": 1, "plots": False, "rois": 16, "proposals": 40,
@@ -114,7 +116,8 @@ def test_figures_of_training_are_those_of_the_best_weights(trained: Any, dataset
 def test_val_runs_and_agrees_with_the_validation_of_training(
     trained: Any, dataset: Path, tmp_path: Path
 ) -> None:
-    result = val(DetectVal(model=str(trained.weights), data=dataset, out=tmp_path / "val"))
+    given = {"model": str(trained.weights), "data": dataset, "plots": False, "draws": 0}
+    result = val(DetectVal(out=tmp_path / "val", **given))
     best = max(float(row["metrics/mAP50(B)"]) for row in rows_of(trained.out))
     assert result.metrics["coco"]["map50"] == pytest.approx(best, abs=0.02)
     assert not result.failures

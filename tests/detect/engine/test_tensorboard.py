@@ -19,6 +19,8 @@ from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 from spineline.detect.yolo import trainer as trainer_module
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 MODELS: dict[str, dict[str, Any]] = {
     "fasterrcnn": {
         "model": "fasterrcnn",
@@ -64,7 +66,7 @@ def same_as_results(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=[pytest.mark.slow] * (m == "fasterrcnn")) for m in MODELS]
+    "model", [pytest.param(m, marks=[pytest.mark.slow] * (m == "yolo")) for m in MODELS]
 )
 def test_events_are_those_of_results_csv_also_when_a_run_is_resumed(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str

@@ -25,6 +25,8 @@ from spineline.detect.fasterrcnn.model import FasterRCNNDescription, build_faste
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 SMALL = FasterRCNNDescription("mobilenet_v3_small", 1, 0.25, 0.5)
 NAMES = ("healthy", "sick", "other")
 

@@ -19,6 +19,8 @@ from spineline.detect.fasterrcnn.model import (
     build_fasterrcnn,
 )
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 NAMES = LEVELS[:3]
 PROPOSALS = 60  # of torchvision's 1000, to be quick
 SMALL = FasterRCNNDescription("resnet18", 1, 0.25, 0.5)
@@ -58,11 +60,13 @@ def plain_torchvision(network: Any, size: int, **limits: Any) -> Any:
     return other.eval()
 
 
+@pytest.mark.usefixtures("whole_box_heads")
 def test_finds_what_torchvision_finds(images: list[np.ndarray]) -> None:
     description = FasterRCNNDescription("resnet18", 3, 0.25, 0.5)
     network = make_network(description, imgsz=96)
     detector = FasterRCNNDetector(network, make_meta(description, NAMES, 96))
     limits = {"box_score_thresh": 0.2, "box_nms_thresh": 0.4, "box_detections_per_img": 40}
+    assert network.roi_heads.box_head.fc6.out_features == 1024
     oracle = plain_torchvision(network, 96, **limits)
     image = images[0]
     (found,) = detector.detect([image], confidence=0.2, iou=0.4, max_detections=40)

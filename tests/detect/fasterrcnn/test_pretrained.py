@@ -21,6 +21,8 @@ from spineline.detect.fasterrcnn.backbones import build_backbone
 from spineline.detect.settings import DetectTrain
 from spineline.detect.train import train
 
+pytestmark = pytest.mark.usefixtures("small_box_heads")
+
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in pretrained.IMAGENET_MEAN_STD)
 
 

@@ -350,9 +350,8 @@ def test_it_is_scored_and_predicts_like_every_detector(
     trained: Any, dataset: Path, tmp_path: Path, run_cli: Any
 ) -> None:
     weights = f"model={trained.last}"
-    code, _, _ = run_cli(
-        "detect", "val", weights, f"data={dataset}", f"out={tmp_path / 'v'}", "draws=0"
-    )
+    words = (weights, f"data={dataset}", f"out={tmp_path / 'v'}", "draws=0", "plots=false")
+    code, _, _ = run_cli("detect", "val", *words)
     assert code == 0
     metrics = json.loads((tmp_path / "v" / "metrics.json").read_text())
     assert {"coco", "one_to_one", "seed", "level_accuracy_8px"} <= set(metrics)
@@ -367,7 +366,7 @@ def test_it_is_scored_and_predicts_like_every_detector(
 def test_it_starts_from_weights_of_the_same_shape(
     trained: Any, dataset: Path, tmp_path: Path
 ) -> None:
-    start = {**TINY, "data": dataset, "weights": str(trained.last), "epochs": 1}
+    start = {**TINY, "data": dataset, "weights": str(trained.last), "epochs": 1, "val": False}
     again = train(DetectTrain(out=tmp_path / "a", **{**start, "lr0": 0.0, "weight_decay": 0.0}))
     wanted = load_detector(trained.last).network.state_dict()
     found = load_detector(again.last).network.state_dict()

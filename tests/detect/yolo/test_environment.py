@@ -50,6 +50,7 @@ def run_without_network(folder: Path, *words: object) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_predict_uses_no_network(dataset: Path, weights: Path, tmp_path: Path) -> None:
     source = dataset / "images" / "val"
     out = tmp_path / "out"

@@ -236,7 +236,8 @@ def test_bfloat16_is_for_cpus_that_multiply_it(
 ) -> None:  # fmt: skip
     trainers = _noted_trainers(monkeypatch)
     monkeypatch.setattr("spineline.detect.yolo.train.cpu_has_bf16", lambda: has)
-    train(DetectTrain(data=dataset, out=tmp_path / "run", amp=amp, **TINY, epochs=1))
+    with pytest.raises(_Trained):
+        train(DetectTrain(data=dataset, out=tmp_path / "run", amp=amp, **TINY, epochs=1))
     assert trainers[0].parts.bf16 is wanted
     assert ("predict" in vars(trainers[0].model)) is wanted
     assert "predict" not in vars(trainers[0].ema.ema)  # what is written computes in float32
@@ -246,8 +247,13 @@ def test_the_first_epochs_see_small_images(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainers = _noted_trainers(monkeypatch)
-    values = {**TINY, "imgsz": 128}
-    train(DetectTrain(data=dataset, out=tmp_path / "run", progressive=0.5, epochs=3, **values))
+    with pytest.raises(_Trained):
+        train(
+            DetectTrain(
+                data=dataset, out=tmp_path / "run", progressive=0.5, epochs=3,
+                **{**TINY, "imgsz": 128, "batch": 6},
+            )
+        )  # fmt: skip
     assert list(dict.fromkeys(trainers[0].sizes)) == [(0, 96), (1, 96), (2, 128)]
 
 
@@ -256,7 +262,8 @@ def test_adams_one_kernel_takes_the_steps_of_the_formula(
 ) -> None:
     """Beside torch's plain loop, from the same gradients."""
     trainers = _noted_trainers(monkeypatch)
-    train(DetectTrain(data=dataset, out=tmp_path / "run", optimizer="AdamW", epochs=1, **TINY))
+    with pytest.raises(_Trained):
+        train(DetectTrain(data=dataset, out=tmp_path / "run", optimizer="AdamW", epochs=1, **TINY))
     groups = trainers[0].optimizer.param_groups
     assert all(group["fused"] for group in groups)
     assert isinstance(trainers[0].optimizer, torch.optim.AdamW)
@@ -278,8 +285,12 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+class _Trained(BaseException):
+    """Ends a run after its last epoch, before anything is written."""
+
+
 def _noted_trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The trainers that are made; each notes its batches' sizes by epoch."""
+    """The trainers that are made; each notes its batches' sizes by epoch, and writes nothing."""
     made: list[Any] = []
 
     class Noted(SpineDetectionTrainer):
@@ -293,6 +304,11 @@ def _noted_trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             self.sizes.append((self.epoch, found["img"].shape[-1]))
             assert found["img"].shape[-1] == found["img"].shape[-2]
             return found
+
+        def save_model(self) -> bool:
+            if self.epoch + 1 == self.epochs:
+                raise _Trained
+            return True
 
     monkeypatch.setattr("spineline.detect.yolo.train.SpineDetectionTrainer", Noted)
     return made

@@ -61,3 +61,9 @@ def write_dataset() -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn of the folds, which takes longer than all else of a small run."""
+    monkeypatch.setattr("spineline.pipeline.kfold.report.rows_png", lambda *_: b"no picture")

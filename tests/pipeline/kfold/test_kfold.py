@@ -504,6 +504,7 @@ def test_table_and_files(go, out, tmp_path, fake) -> None:
     assert figure["pooled"]["n"] == 10
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_fold_weights_are_what_pipeline_val_reads(go, out) -> None:
     go()
     folds = read_fold_weights([out / "original"])
@@ -515,6 +516,7 @@ def test_fold_weights_are_what_pipeline_val_reads(go, out) -> None:
     assert folds[0].study_uids == tuple(f"1.2.{int(study)}" for study in folds[0].studies)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_it_goes_on_where_it_was_stopped(go, out, dataset, tmp_path, fake, run_cli) -> None:
     fake.stop = ("original", 2)
     assert go()[0] == 130
@@ -537,29 +539,23 @@ def test_it_goes_on_where_it_was_stopped(go, out, dataset, tmp_path, fake, run_c
     assert (whole / "kfold.json").read_bytes() == (out / "kfold.json").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["lr=0.5"], "lr=0.5: the run in"),
-        (["seed=4"], "seed=4: the run in"),
-        (["checkpoint=best"], "checkpoint=best: the run in"),
-        (["k=2"], "holds 3 folds"),
-        (["folds={tmp_path}/f.json"], "leave "),
-    ],
-)
-def test_what_changes_is_refused_and_not_remembered(
-    go, out, fake, tmp_path, more: list[str], message: str
-) -> None:
+@pytest.mark.usefixtures("no_picture")
+def test_what_changes_is_refused_and_not_remembered(go, out, fake, tmp_path) -> None:
     go()
-    (tmp_path / "f.json").write_text(
-        json.dumps({"folds": [["000"], [f"{n:03}" for n in range(1, 9)]]})
-    )
+    drawn = tmp_path / "f.json"
+    drawn.write_text(json.dumps({"folds": [["000"], [f"{n:03}" for n in range(1, 9)]]}))
     record = (out / "run.yaml").read_bytes()
-    code, _, warned = go("resume=true", *(word.format(tmp_path=tmp_path) for word in more))
-    assert code == 2
-    assert message in warned
-    assert (out / "kfold.md").exists()
-    assert (out / "run.yaml").read_bytes() == record
+    for more, message in (
+        ("lr=0.5", "lr=0.5: the run in"),
+        ("seed=4", "seed=4: the run in"),
+        ("checkpoint=best", "checkpoint=best: the run in"),
+        ("k=2", "holds 3 folds"),
+        (f"folds={drawn}", "leave "),
+    ):
+        code, _, warned = go("resume=true", more)
+        assert (code, message in warned) == (2, True), warned
+        assert (out / "kfold.md").exists()
+        assert (out / "run.yaml").read_bytes() == record
     assert go("resume=true")[0] == 0
 
 
@@ -571,6 +567,7 @@ def test_what_changes_is_refused_and_not_remembered(
         ("predictions.csv", "", "found no line"),
     ],
 )
+@pytest.mark.usefixtures("no_picture")
 def test_scores_that_cannot_be_read_say_what_to_do(
     go, out, name: str, text: str, message: str
 ) -> None:
@@ -583,6 +580,7 @@ def test_scores_that_cannot_be_read_say_what_to_do(
     assert "run with resume=true" in warned
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_variants_may_be_added_but_not_changed(go, out, tmp_path, fake) -> None:
     file = tmp_path / "v.yaml"
     file.write_text("mine: {lr: 0.5}")
@@ -600,6 +598,7 @@ def test_variants_may_be_added_but_not_changed(go, out, tmp_path, fake) -> None:
     assert told["mine"]["seven.accuracy"]["mean"] is not None
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_failing_fold_does_not_lose_the_others(go, out, fake) -> None:
     fake.fail = {("original", 1)}
     code, said, warned = go()
@@ -624,6 +623,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_overwriting_replaces_a_cross_validation_and_nothing_else(go, out, tmp_path) -> None:
     go()
     (out / "old").touch()
@@ -671,6 +671,7 @@ def test_a_job_comes_through_the_pipe_as_it_was(dataset: Path, tmp_path: Path) -
 # The command, with true trainings of a tiny network
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_stopped_training_goes_on_to_the_same_weights(
     dataset: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,10 +57,12 @@ def go(tmp_path, make_data, trained, run_cli, out) -> Callable[..., tuple[int, s
     """Cross-validate recipes on nine studies, with trainings that take no time."""
     made: list[Path] = []
 
-    def run(*words: str, data: Path | None = None, out: Path = out) -> tuple[int, str, str]:
+    def run(
+        *words: str, data: Path | None = None, out: Path = out, draws: int = 2
+    ) -> tuple[int, str, str]:
         if data is None and not made:
             made.append(make_data())
-        keys = (f"data={data or made[0]}", f"out={out}", "draws=20")
+        keys = (f"data={data or made[0]}", f"out={out}", f"draws={draws}")
         return run_cli("kfold", "pipeline", *keys, *words)
 
     return run
@@ -96,7 +98,7 @@ def rows_of(out: Path, figure: str) -> list[dict[str, str]]:
 
 
 def test_figures_counted_by_hand(go, out) -> None:
-    code, said, warned = go("metric=level_accuracy_8px,report.recall")
+    code, said, warned = go("metric=level_accuracy_8px,report.recall", draws=20)
     assert code == 0, warned
     folds = json.loads((out / "folds.json").read_text())["folds"]
     assert sorted(study for fold in folds for study in fold) == [f"{n:03}" for n in range(9)]
@@ -116,6 +118,7 @@ def test_figures_counted_by_hand(go, out) -> None:
     assert "report.recall" in said
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_images_converted_from_dicom(go, make_data, out) -> None:
     uids = {f"{what}_uid": f"1.2.{n}.{{n}}" for n, what in enumerate(("study", "instance"))}
     data = make_data(**uids, spacing_rc_mm=(2.0, 2.0))
@@ -128,6 +131,7 @@ def test_images_converted_from_dicom(go, make_data, out) -> None:
         assert held.study_uids == tuple(f"1.2.0.{int(study)}" for study in held.studies)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_each_study_is_scored_by_the_fold_that_left_it_out(trained, go, out) -> None:
     assert go("seed=3", "k=2")[0] == 0
     folds = json.loads((out / "folds.json").read_text())["folds"]
@@ -146,6 +150,7 @@ def test_each_study_is_scored_by_the_fold_that_left_it_out(trained, go, out) -> 
     assert not any(s.resume for s in trained)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
     longer = own_recipe(tmp_path, "longer.yaml", "detector: {epochs: 7, val: true}")
     assert go(f"recipe=best,{longer}")[0] == 0
@@ -167,6 +172,7 @@ def test_recipes_side_by_side(trained, tmp_path, go, out) -> None:
     ) in (out / "kfold.md").read_text()
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_fold_that_fails_is_told_and_done_alone_later(trained, monkeypatch, go, out) -> None:
     import spineline.pipeline.training.train as module
 
@@ -193,6 +199,7 @@ def test_a_fold_that_fails_is_told_and_done_alone_later(trained, monkeypatch, go
     assert rows_of(out, "level_accuracy_8px")[0]["pooled"] != ""
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_best_is_added_to_a_recipe_of_ones_own(trained, tmp_path, go, out) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
     assert go(f"recipe={mine}")[0] == 0
@@ -205,6 +212,7 @@ def test_best_is_added_to_a_recipe_of_ones_own(trained, tmp_path, go, out) -> No
     assert names == ["mine", "best"]
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_folder_with_a_comma(fake_models, tmp_path, go) -> None:
     out = tmp_path / "a,b"
     assert go(out=out)[0] == 0
@@ -217,6 +225,7 @@ def test_a_folder_with_a_comma(fake_models, tmp_path, go) -> None:
     assert given == wanted * 2  # each fold, then all out of fold
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_study_that_fails_is_told(go, make_data, out) -> None:
     data = make_data()
     broken = data / "images" / "train" / "000-000.png"
@@ -231,6 +240,7 @@ def test_a_study_that_fails_is_told(go, make_data, out) -> None:
     assert figure["pooled"]["value"] == pytest.approx(5 / 9)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_recipe_that_changed_is_refused(trained, tmp_path, go) -> None:
     mine = own_recipe(tmp_path, "mine.yaml", "namer: {epochs: 3}")
     assert go(f"recipe={mine}")[0] == 0
@@ -245,6 +255,7 @@ def test_a_recipe_that_changed_is_refused(trained, tmp_path, go) -> None:
     assert len(trained) == 3
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

@@ -362,6 +362,38 @@ def test_members_of_a_file_to_start_from(tmp_path: Path) -> None:
         write_members("lumbar-grades", ["lumbar"], tmp_path)
 
 
+def beside_runs(monkeypatch: pytest.MonkeyPatch, code: str) -> list[subprocess.Popen[str]]:
+    """Let the process beside run this code instead; the list holds it when it has started."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(_words: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen([sys.executable, "-c", code], **options))
+        return started[0]
+
+    monkeypatch.setattr(
+        "spineline.pipeline.training.beside.subprocess", SimpleNamespace(Popen=start, PIPE=-1)
+    )
+    return started
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print('epoch 1'); print('error: no memory'); exit(1)", "^detector: no memory$"),
+        ("exit(3)", "^detector: its process ended with 3$"),
+    ],
+    ids=["said", "silent"],
+)
+def test_the_reason_of_a_process_beside_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    beside_runs(monkeypatch, code)
+    with pytest.raises(SpinelineError, match=message):  # noqa: SIM117
+        with trained_beside(PipelineTrain(data=tmp_path, out=tmp_path), {"detector": {}}):
+            pass
+
+
+@pytest.mark.slow
 def test_a_stage_beside_that_fails_says_why(tmp_path: Path) -> None:
     settings = PipelineTrain(data=tmp_path / "none", out=tmp_path / "out")
     stages = {"detector": load_bundle_recipe("best")["detector"]}
@@ -373,16 +405,7 @@ def test_a_stage_beside_that_fails_says_why(tmp_path: Path) -> None:
 def test_a_stage_beside_ends_with_the_block_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[subprocess.Popen[str]] = []
-
-    def sleeper(_words: Any, **options: Any) -> subprocess.Popen[str]:
-        code = "import time; time.sleep(600)"
-        started.append(subprocess.Popen([sys.executable, "-c", code], **options))
-        return started[0]
-
-    monkeypatch.setattr(
-        "spineline.pipeline.training.beside.subprocess", SimpleNamespace(Popen=sleeper, PIPE=-1)
-    )
+    started = beside_runs(monkeypatch, "import time; time.sleep(600)")
     with pytest.raises(ConfigError, match="mistake"):  # noqa: SIM117
         with trained_beside(PipelineTrain(data=tmp_path, out=tmp_path), {"detector": {}}):
             raise ConfigError("a mistake")
