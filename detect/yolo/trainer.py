@@ -516,7 +516,7 @@ def cpu_has_bf16() -> bool:
 
     torch before 2.11 cannot be asked; with it the answer is no.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16", False))
 
 
