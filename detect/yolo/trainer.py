@@ -512,8 +512,12 @@ def kept_generators() -> Iterator[None]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX-512 BF16 or AMX)."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX-512 BF16 or AMX).
+
+    torch before 2.11 cannot be asked; with it the answer is no.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16", False))
 
 
 def compute_in_bf16(trainer: SpineDetectionTrainer) -> None:

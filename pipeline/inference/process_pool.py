@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Literal, TypeVar
 
@@ -314,6 +314,15 @@ def _failure_of(error: Exception, limits: Limits) -> TaskFailure:
     return TaskFailure("reading", f"{type(error).__name__}: {text}".removesuffix(": "))
 
 
+def _unsendable(error: Exception, limits: Limits) -> TaskFailure:
+    """What it means for the item that its value could not be pickled; Python may not say so."""
+    failure = _failure_of(error, limits)
+    if failure.kind != "reading":
+        return failure
+    reason = f"its result cannot leave the worker process: no pickle can hold it ({failure.reason})"
+    return replace(failure, reason=reason)
+
+
 # What runs in a worker
 
 
@@ -334,7 +343,7 @@ def _serve(
             except OSError:
                 raise
             except Exception as error:  # no pickle can hold it
-                connection.send((None, _failure_of(error, limits)))
+                connection.send((None, _unsendable(error, limits)))
             faulthandler.cancel_dump_traceback_later()
     except (EOFError, OSError):
         return

@@ -113,7 +113,9 @@ def test_labels_are_apart_even_when_points_crowd() -> None:
     """Eleven points a pixel apart: each label still has its own lines of pixels."""
     marks = [Mark((100.0, 100.0 + rank), None, "disc", level) for rank, level in enumerate(LEVELS)]
     picture = draw_overlay(np.zeros((300, 300), np.uint8), marks, scale=1)
-    column = (picture[:, 125:] == COLOURS_RGB["disc"]).all(axis=2).any(axis=1)
+    colour = np.array(COLOURS_RGB["disc"])
+    strength = picture[:, 125:].astype(int) @ colour / (colour @ colour)
+    column = (strength > 0.5).any(axis=1)  # thin letters may be blended all over
     starts = np.flatnonzero(np.diff(column.astype(int)) == 1)
     assert len(starts) >= len(LEVELS)
     assert starts[-1] - starts[0] >= 22 * 9

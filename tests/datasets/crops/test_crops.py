@@ -214,7 +214,8 @@ def test_windows_of_padded_crops_are_the_plain_crops(dataset_folder: Path) -> No
         plain = make_crops(dataset, "train", spec)
         assert padded.pixels.shape == (20, 24, 24)
         difference = padded.windows().astype(int) - plain.pixels.astype(int)
-        assert np.abs(difference).max() <= 1  # rounding of the warp's fixed-point grid
+        # Rounding: OpenCV before 5 takes places to a thirty-second of a pixel.
+        assert np.abs(difference).max() <= (1 if int(cv2.__version__.split(".")[0]) >= 5 else 4)
 
 
 @pytest.mark.parametrize(

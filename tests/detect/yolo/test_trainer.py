@@ -200,7 +200,7 @@ def test_checkpoints_hold_no_path_and_no_repository(finished: Any, dataset: Path
 
 
 def test_bfloat16_changes_the_loss_by_its_rounding_alone(untrained: Callable[..., Any]) -> None:
-    """Eight bits of mantissa: a relative error below 2⁻⁸ in each product, less in their sums."""
+    """Eight bits of mantissa: an error below 2⁻⁸ in a product; processors sum them differently."""
     network = untrained().train()
     network.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
     generator = torch.Generator().manual_seed(0)
@@ -217,7 +217,7 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone(untrained: Callable[...
     assert network.predict(batch["img"])["scores"].dtype == torch.float32
     found, _ = network(batch)
     found.sum().backward()
-    torch.testing.assert_close(found, wanted, rtol=2**-5, atol=0)
+    torch.testing.assert_close(found, wanted, rtol=2**-4, atol=0)
     assert not torch.equal(found, wanted)
     assert {own.dtype for own in network.parameters()} == {torch.float32}
     gradients = [own.grad for own in network.parameters() if own.grad is not None]

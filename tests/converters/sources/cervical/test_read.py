@@ -504,7 +504,7 @@ OUTSIDE = (
         pytest.param("<annotationgroup/>", "broken_xml", "without annotation", id="empty group"),
         pytest.param("<annotation>\x01</annotation>", "broken_xml", "well-formed", id="control"),
         pytest.param(
-            "<annotation>\x00</annotation>", "broken_xml", "out of allowed range , line 1",
+            "<annotation>\x00</annotation>", "broken_xml", "Char 0x0 out of allowed range",
             id="zero byte",
         ),
         pytest.param(
