@@ -246,7 +246,7 @@ def test_a_combination_is_no_member(pair: list[Path], tmp_path: Path, run_cli: C
     out = tmp_path / "o.onnx"
     code, _, errors = run_cli("classify", "export", f"model={file}", f"out={out}")
     assert code == 1
-    assert "several classifiers" in errors
+    assert "several combined classifiers" in errors
     assert not out.exists()
 
 

@@ -236,7 +236,7 @@ def test_a_json_that_cannot_be_read_does_not_hide_what_else_a_folder_holds(tmp_p
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.zip", b"PK\x03\x04", "this is an archive; unpack it and name what is in it"),
+        ("a.zip", b"PK\x03\x04", "this is an archive; unpack it and give its content"),
         ("a.xml", b"<annotation></annotation>", r"annotations=.*a\.xml: "),
     ],
 )

@@ -270,7 +270,7 @@ def test_a_result_that_was_refused_is_not_exported(spines, tmp_path, run_cli):
         out = tmp_path / f"fix{left}"
         code, said, warned = run_cli("data", "export", *words, f"out={out}")
         assert "not exported" in said
-        assert "refused as no sagittal lumbar T2" in said
+        assert "refused as not sagittal lumbar T2" in said
         assert code == 1 - left
         assert len(list((out / "images").glob("*"))) == left if left else not out.exists()
     assert f"{results}: holds no image" in warned
@@ -287,7 +287,7 @@ def test_images_that_are_gone_or_of_one_study_are_told(spines, tmp_path):
         path.write_text(json.dumps(content))
     keys = {"data": data, "images": spines / "ph/studies", "to": ("slicer",)}
     (failure,) = export(DataExport(out=tmp_path / "one", **keys)).failures
-    assert "is of the same study, which has one file; export one image a study" in failure
+    assert "is of the same study, which has one file; export one image per study" in failure
     load_dataset(data).image_path(second).unlink()
     done = export(DataExport(out=tmp_path / "two", **keys))
     assert [Path(name).stem for name in done.images] == [first.image_id]

@@ -70,7 +70,7 @@ def test_log_names_every_value(said: pytest.LogCaptureFixture) -> None:
     for name in REPORT:
         assert f"{name}=" in said.text
     assert "recipe report: 17 of its 27 values applied: lrf=0.2 " in said.text
-    assert "recipe report: set beside them: optimizer=SGD close_mosaic=0 cos_lr=True" in said.text
+    assert "recipe report: also set: optimizer=SGD close_mosaic=0 cos_lr=True" in said.text
     assert "lr0=0.01 overridden: lr0=0.02 was given" in said.text
     assert "obj=1.0 not applied: the anchor-free head has no objectness" in said.text
 

@@ -175,7 +175,7 @@ def test_a_flat_crop_has_no_gradients(grey: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "pretrained", "message"),
     [
-        ({"channels": 3}, False, "channels=3: model=gradients looks at grey crops"),
+        ({"channels": 3}, False, "channels=3: model=gradients uses grey crops"),
         ({"components": 0}, False, r"components=0: model=gradients has 1 … 3072"),
         ({"components": FEATURES + 1}, False, "components=3073"),
         ({}, True, "download=true: model=gradients has no pretrained weights"),

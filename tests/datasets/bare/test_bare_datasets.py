@@ -277,7 +277,7 @@ def test_classes_of_health_and_classes_beside_levels(tmp_path, caplog):
     assert sorted(tags) == [(), (), ("healthy",), ("sick",)]
     caplog.clear()
     load_dataset(roboflow(tmp_path / "two", ("L5", "cord", "cyst", "L4")))
-    assert "no level: cord (3 boxes), cyst (3 boxes); their boxes have no level" in caplog.text
+    assert "not levels: cord (3 boxes), cyst (3 boxes); their boxes have no level" in caplog.text
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -69,10 +69,10 @@ def test_what_it_trains_with_may_not(folder: Path, keys: dict[str, object], mess
     ("text", "message"),
     [
         (None, "nothing to resume, no run.yaml there; start it without resume=true"),
-        ("{", "is no record of such a training run"),
-        ("- a", "is no record of such a training run"),
-        ("settings: {out: o}", "is no record of such a training run"),
-        ("settings: {out: o, far: 1}\nused: {}", "is no record of such a training run"),
+        ("{", "is not a record of such a training run"),
+        ("- a", "is not a record of such a training run"),
+        ("settings: {out: o}", "is not a record of such a training run"),
+        ("settings: {out: o, far: 1}\nused: {}", "is not a record of such a training run"),
     ],
     ids=["none", "broken", "a list", "not resolved", "another command"],
 )

@@ -35,7 +35,7 @@ def test_lines_of_files_and_folders_with_the_number_of_their_fold(tmp_path: Path
     [
         ((), GRADE_COLUMNS, r"wanted the predictions\.csv of .*, found no line"),
         (("L1",), GRADE_COLUMNS[:-1], "found no column p_v5 in line 2"),
-        (("L1", "C7"), GRADE_COLUMNS, "line 3: 'C7' is no level"),
+        (("L1", "C7"), GRADE_COLUMNS, "line 3: 'C7' is not a level"),
     ],
     ids=["empty", "no column", "no level"],
 )

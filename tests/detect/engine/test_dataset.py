@@ -36,12 +36,13 @@ def test_reading_writes_nothing(dataset: Path) -> None:
     assert sorted(dataset.rglob("*")) == before
 
 
-def test_sizes_are_those_of_images_as_they_are_shown(dataset: Path) -> None:
-    file = read_data(dataset).train[0]
+def test_sizes_are_those_of_images_as_they_are_shown(own_dataset: Callable[..., Path]) -> None:
+    data = read_data(own_dataset(train=1))
+    (file,) = data.train
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((40, 60), np.uint8)).save(file, exif=exif)
-    (image,) = read_images((file,), read_data(dataset).names, part="train")
+    (image,) = read_images((file,), data.names, part="train")
     assert image.size_hw == (60, 40)
 
 

@@ -269,7 +269,7 @@ def test_other_levels_are_no_agreement(fake_pipeline: Pipeline, make_spots: Any)
 
 
 def test_only_yolo_networks_can_be_exported(fake_pipeline: Pipeline, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="fake: its detector is no YOLO network"):
+    with pytest.raises(ConfigError, match="fake: its detector is not a YOLO network"):
         write_networks(fake_pipeline, "onnx", tmp_path)
 
 

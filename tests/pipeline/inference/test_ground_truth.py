@@ -199,7 +199,7 @@ def test_labels_that_cannot_be_scored(frames: Labels, content: object, message: 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "wanted source=… and annotations=…, or data=…"),
+        ({}, "give source=… and annotations=…, or data=…"),
         ({"ids": ("zzz",), "data": "d"}, "ids=zzz: no annotated study or image of that name"),
         ({"part": "test", "data": "d"}, "part=test: data=.* it has train 0, val 2, test 0"),
     ],

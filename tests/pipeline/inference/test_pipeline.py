@@ -56,5 +56,5 @@ def test_from_python_one_study_at_a_time(tmp_path, fake_pipeline, make_study) ->
 
 def test_detector_of_something_else_is_refused(fake_pipeline) -> None:
     fake_pipeline.detector.names = ("cat", "dog")
-    with pytest.raises(WeightsError, match="are no levels"):
+    with pytest.raises(WeightsError, match="are not levels"):
         Pipeline(fake_pipeline.detector, None)

@@ -77,7 +77,7 @@ def test_why_an_image_was_refused(make_result: Make, tmp_path: Path) -> None:
 
 
 def test_the_graded_slice_is_one_of_those_looked_at() -> None:
-    with pytest.raises(ValueError, match="slice 4 was graded and not looked at"):
+    with pytest.raises(ValueError, match="slice 4 was graded but not read"):
         SlicesSeen(4, (1, 2, 3))
 
 
@@ -96,8 +96,8 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "version": ("version", None, "a text is none"),
     "three numbers": ("structures.0.point_xy", [1, 2, 3], "too many values"),
     "point": ("structures.0.point_xy", ["a", 1], "not a result of spineline"),
-    "endless point": ("structures.0.point_xy", [float("nan"), 1], "T12-L1: a coordinate is no fin"),
-    "endless mm": ("structures.0.point_mm", [1, 2, float("inf")], "T12-L1: a coordinate is no fin"),
+    "endless point": ("structures.0.point_xy", [float("nan"), 1], "T12-L1: a coordinate is not a fin"),
+    "endless mm": ("structures.0.point_mm", [1, 2, float("inf")], "T12-L1: a coordinate is not a fin"),
     "more than sure": ("structures.0.confidence", 1.5, "T12-L1: confidence: a probability outside"),
     "six classes": ("structures.0.seven.probabilities", [0.5] * 6, "T12-L1: seven has another num"),
     "eighth class": ("structures.0.seven.class", 7, "T12-L1: seven has another number of classes"),
@@ -107,7 +107,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "threshold": ("structures.0.binary.threshold", 2, "T12-L1: binary: a probability outside"),
     "naming": ("naming.offset_probability", 1.1, "naming: a probability outside"),
     "rival": ("naming.alternatives.0.probability", -1, "naming: a probability outside"),
-    "slice not seen": ("slices.graded", 7, "slice 7 was graded and not looked at"),
+    "slice not seen": ("slices.graded", 7, "slice 7 was graded but not read"),
 }
 
 

@@ -82,5 +82,5 @@ def test_settings_that_change_results_are_told_apart() -> None:
 def test_one_spacing_is_stated_in_one_way() -> None:
     check_spacing(1.0, None)
     check_spacing(None, 300.0)
-    with pytest.raises(ConfigError, match="spacing_mm=… and fov_mm=…: give one of both"):
+    with pytest.raises(ConfigError, match="spacing_mm=… and fov_mm=…: give only one"):
         check_spacing(1.0, 300.0)

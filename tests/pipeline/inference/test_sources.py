@@ -117,7 +117,7 @@ def test_the_same_studies_whoever_reads(
     [
         ("empty", r"empty: .*; nor does it hold images \(.*png.*\) directly in it, nor volumes or"),
         ("notes.txt", r"notes\.txt"),
-        ("study.zip", r"study\.zip: archives are unpacked by pipeline predict alone"),
+        ("study.zip", r"study\.zip: only pipeline predict unpacks archives"),
         ("nowhere", r"nowhere"),
     ],
 )
@@ -134,7 +134,7 @@ def test_archives_beside_a_study_are_left_out_and_told_of(tmp_path, make_study, 
     (tmp_path / "cohort" / "b").mkdir()
     (tmp_path / "cohort" / "b" / "more.tar.gz").write_bytes(b"none")
     assert [case.name for case in find_cases(tmp_path / "cohort")] == ["a"]
-    assert "b/more.tar.gz: left out: archives are unpacked by pipeline predict alone" in caplog.text
+    assert "b/more.tar.gz: left out: only pipeline predict unpacks archives" in caplog.text
 
 
 def test_archives_within_archives_have_an_end(tmp_path, make_study) -> None:
@@ -210,7 +210,7 @@ def test_a_plain_image_in_which_fat_is_dark_is_told_of(tmp_path, monkeypatch, ma
     dark = SimpleNamespace(has_suppressed_fat=True)
     monkeypatch.setattr(sources, "look_at_sagittal", lambda pixels: dark)
     (told,) = load_frame(case).warnings
-    assert (told.code, "grades are less sure" in told.text) == ("fat_suppressed", True)
+    assert (told.code, "grades are less certain" in told.text) == ("fat_suppressed", True)
 
 
 def named(ds: Dataset) -> None:
@@ -266,7 +266,7 @@ def test_text_in_the_pixels_is_told_however_the_slice_is_stored(
     cv2.putText(image, "DOE JOHN", (5, 145), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 255, 1)
     make_study(tmp_path / "s", stored(image), orientation=orientation)
     warnings = analyse(tmp_path / "s").result.warnings
-    assert any("stands in a row as letters do" in each.text for each in warnings)
+    assert any("looks like a row of letters" in each.text for each in warnings)
     assert not any("DOE" in each.text for each in warnings)
 
 
@@ -308,7 +308,7 @@ def test_no_name_of_a_file_is_in_what_is_told_of_a_slice_that_cannot_be_read(
     dataset.PixelData = dataset.PixelData[:100]
     dataset.save_as(tmp_path / "s" / "SECRET-ID")
     analysis = analysed(fake_pipeline, tmp_path, "auto")
-    (note,) = [n for n in analysis.frame.notes if "was not looked at" in n.text]
+    (note,) = [n for n in analysis.frame.notes if "was not used" in n.text]
     assert "SECRET" not in note.text
     assert analysis.result.slices is not None
     assert analysis.result.slices.looked_at == (3, 4)

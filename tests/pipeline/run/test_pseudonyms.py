@@ -525,4 +525,4 @@ def test_dicom_outputs_of_hashed_names_are_warned_of(caplog, names, to, warns) -
 
     check_extras(SimpleNamespace(names=names, to=to, compare=None))
     assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["to=sr"] * warns
-    assert ("to=sr: these files keep the patient's name" in caplog.text) is warns
+    assert ("to=sr: these files contain the patient's name" in caplog.text) is warns

@@ -132,7 +132,7 @@ def test_single_classifiers_answer_as_one() -> None:
     assert isinstance(twice.classifier, CombinedClassifier)
     frames = check_frames()[:1]
     assert assert_same(alone.analyse(frames), twice.analyse(frames)) == 11
-    with pytest.raises(WeightsError, match="holds several classifiers that answer as one already"):
+    with pytest.raises(WeightsError, match="already holds several combined classifiers"):
         Pipeline.load(classifier=[name, "lumbar-grades"])
 
 
@@ -325,7 +325,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_a_pickle_runs_by_torch_alone(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "best.pt"
     path.write_bytes(b"PK\x03\x04")
-    with pytest.raises(ConfigError, match=r"best\.pt: a pickle runs by torch alone.*weights strip"):
+    with pytest.raises(ConfigError, match=r"best\.pt: a pickle runs only with torch.*weights strip"):
         Pipeline.from_settings(ModelSettings(detector=str(path), runtime="onnx", trust=True))
     assert not cache.exists()
 
@@ -334,7 +334,7 @@ def test_only_yolo_detectors_have_a_graph(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "boxes.safetensors"
     description = {"task": "detect", "backend": "fasterrcnn", "names": ["L1"]}
     save_file({"w": np.zeros(2, np.float32)}, path, {"spineline": json.dumps(description)})
-    with pytest.raises(ConfigError, match=r"\(fasterrcnn\) is no YOLO network.*runtime=torch"):
+    with pytest.raises(ConfigError, match=r"\(fasterrcnn\) is not a YOLO network.*runtime=torch"):
         Pipeline.from_settings(ModelSettings(detector=str(path), runtime="onnx"))
     assert not cache.exists()
 
