@@ -37,8 +37,8 @@ def test_reading_writes_nothing(dataset: Path) -> None:
 
 
 def test_sizes_are_those_of_images_as_they_are_shown(own_dataset: Callable[..., Path]) -> None:
-    data = read_data(own_dataset(train=1))
-    (file,) = data.train
+    data = read_data(own_dataset())
+    file = data.train[0]
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((40, 60), np.uint8)).save(file, exif=exif)

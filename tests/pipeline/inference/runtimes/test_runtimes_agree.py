@@ -325,7 +325,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_a_pickle_runs_by_torch_alone(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "best.pt"
     path.write_bytes(b"PK\x03\x04")
-    with pytest.raises(ConfigError, match=r"best\.pt: a pickle runs only with torch.*weights strip"):
+    with pytest.raises(ConfigError, match=r"best\.pt: a pickle runs only with torch.*strip"):
         Pipeline.from_settings(ModelSettings(detector=str(path), runtime="onnx", trust=True))
     assert not cache.exists()
 
