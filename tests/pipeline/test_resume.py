@@ -511,7 +511,7 @@ def _killed_then_resumed(script: Path, kills: int, seed: int, words: list[str]) 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
 @pytest.mark.parametrize(
     ("seed", "workers"),
-    [(1, 1), *(pytest.param(n, n % 3, marks=pytest.mark.slow) for n in range(2, 8))],
+    [pytest.param(n, n % 3, marks=pytest.mark.slow) for n in range(1, 8)],
 )
 def test_killed_at_any_moment_it_goes_on(tmp_path, make_study, seed: int, workers: int) -> None:
     for n in range(10):

@@ -200,7 +200,7 @@ def test_a_list_is_of_images_beside_it_or_in_the_current_folder(tmp_path, monkey
     assert read_data_yaml(file).parts["train"] == wanted
     assert label_file(wanted[1]) == tmp_path / "here.txt"
     (tmp_path / "far/list.txt").write_text("near.png\nnotes.doc\n")
-    with pytest.raises(AnnotationError, match=r"list\.txt: lists 'notes\.doc', not an image"):
+    with pytest.raises(AnnotationError, match=r"list\.txt: lists 'notes\.doc', which is not"):
         read_data_yaml(file)
 
 
