@@ -170,6 +170,7 @@ def test_the_bare_network_is_ours() -> None:
     assert {k: v.shape for k, v in bare.items()} == {k: v.shape for k, v in ours.items()}
 
 
+@pytest.mark.slow
 def test_the_bare_dataset_holds_what_ours_trains_on(drawn: Path, tmp_path) -> None:
     from spineline.detect.engine.dataset import read_data, read_images
     from spineline.detect.engine.images import read_sample

@@ -356,7 +356,13 @@ def test_a_training_that_breaks_off_says_so(
         train(settings)
 
 
-@pytest.mark.parametrize("nbs", [3, 64], ids=["step by step", "accumulated"])
+@pytest.mark.parametrize(
+    "nbs",
+    [
+        pytest.param(3, id="step by step", marks=pytest.mark.slow),
+        pytest.param(64, id="accumulated"),
+    ],
+)
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbs: int
 ) -> None:

@@ -254,6 +254,6 @@ def test_it_is_refused_or_makes_sense(base: Path, name: str, data: st.DataObject
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", TEXTS)
 @given(data=st.data())
-@settings(UNHURRIED, max_examples=150, derandomize=True)
+@settings(UNHURRIED, max_examples=80, derandomize=True)
 def test_hundreds_of_them(base: Path, name: str, data: st.DataObject) -> None:
     check(base, name, data.draw)

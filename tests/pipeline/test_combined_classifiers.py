@@ -193,7 +193,9 @@ def test_stripped_it_says_the_same(folder: Path, tmp_path: Path, run_cli: Cli) -
 
 
 @pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("several", [pytest.param("list", marks=pytest.mark.slow), "both", "kinds"])
+@pytest.mark.parametrize(
+    "several", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("list", "both")), "kinds"]
+)
 def test_exported_it_says_the_same(
     folder: Path, pair: list[Path], tmp_path: Path, form: str, several: str,
     monkeypatch: pytest.MonkeyPatch,

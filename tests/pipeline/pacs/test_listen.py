@@ -198,6 +198,7 @@ def test_results_of_ours_that_come_back_are_not_looked_at(
     assert made.result.predicted == 1
 
 
+@pytest.mark.slow
 def test_a_listener_that_was_killed_goes_on(listening, study, peer, wait_for, tmp_path) -> None:
     """Each place at which it may be killed, as it is found on the disk afterwards."""
     with listening(quiet=1000.0) as made:

@@ -139,7 +139,7 @@ def test_single_classifiers_answer_as_one() -> None:
 # What is imported
 
 
-@pytest.mark.parametrize("source", ["a study", "an image"])
+@pytest.mark.parametrize("source", ["a study", pytest.param("an image", marks=pytest.mark.slow)])
 def test_a_prediction_imports_no_heavy_package(source: str, studies: Path, tmp_path: Path) -> None:
     """DICOM files in, overlay, results and report out, in a process of its own."""
     given = studies / "study0"
