@@ -289,7 +289,7 @@ def test_through_the_open_ones_by_enter_alone(page: Page, stored) -> None:
         "const s = document.getElementById('by-status'); s.value = 'open';"
         "s.dispatchEvent(new Event('input', {bubbles: true}))"
     )
-    page.wait_for(lambda: page.text("count") == "3 studies, the doubtful first")
+    page.wait_for(lambda: page.text("count") == "3 studies, doubtful ones first")
     for name, done in (("b", 1), ("c", 2)):
         page.keys("\ue007")
         page.wait_for(lambda name=name: page.text("study-name") == name)  # type: ignore[misc]
@@ -467,7 +467,7 @@ def test_many_studies_and_a_name_that_is_code(driver, serve, results: Path) -> N
     page.open()
     count = "return document.querySelectorAll('#studies li').length"
     assert page.run(count) == 100
-    assert page.text("count") == "503 studies, the doubtful first"
+    assert page.text("count") == "503 studies, doubtful ones first"
     page.run("document.getElementById('more').click()")
     page.wait_for(lambda: page.run(count) == 200)
     field = page.driver.find_element("id", "by-text")
