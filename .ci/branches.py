@@ -1,8 +1,8 @@
-"""Branches and lines that tests reach: python .ci/branches.py REPORT.json …
+"""Check the share of branches that tests reach: python .ci/branches.py REPORT.json …
 
-Each report is that of coverage about one package, and named after it: ``pipeline.inference.json``.
-The exit status is 1 where one has fewer of its branches than its floor in pyproject.toml says.
-Without words the packages that have a floor are named, a line each.
+Each argument is a coverage report of one package, named after it: ``pipeline.inference.json``.
+The exit status is 1 if a package reaches fewer of its branches than its floor in pyproject.toml.
+Without arguments, the packages that have a floor are printed, one per line.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def floors() -> dict[str, int]:
-    """Per cent of branches that must be reached, by package."""
+    """Minimum percentage of branches that must be reached, by package."""
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return dict(content["tool"]["spineline"]["branch-floors"])
 
 
 def judged(report: Path, floor: int | None) -> tuple[str, bool]:
-    """What a report says in a line, and whether that is enough."""
+    """A one-line summary of a report, and whether it reaches the floor."""
     totals = json.loads(report.read_text(encoding="utf-8"))["totals"]
     branches, lines = (
         (totals["covered_branches"], totals["num_branches"]),
@@ -41,7 +41,7 @@ def _share(what: str, reached: int, of: int) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Print a line for each report; 1 where one is below its floor."""
+    """Print a line for each report and return 1 if one is below its floor, else 0."""
     if not words:
         print("\n".join(floors()))
         return 0

@@ -1,4 +1,4 @@
-"""Whether the built distributions hold what they should: python .ci/contents.py FOLDER."""
+"""Check the contents of the built distributions: python .ci/contents.py FOLDER."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PAGES = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "SECURITY.md", 
 
 
 def tracked(*places: str) -> set[str]:
-    """Files of the checkout below some folders, by git."""
+    """Files below some folders of the checkout that git tracks."""
     words = ["git", "ls-files", "-z", *places]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     return {name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()}
 
 
 def lacks(dist: Path) -> list[str]:
-    """What the wheel and the source distribution in a folder lack, or have too much of."""
+    """Files that the wheel and the source distribution lack, and files that should not be there."""
     (wheel,) = dist.glob("*.whl")
     (sdist,) = dist.glob("*.tar.gz")
     rooms = tracked(*ROOMS)

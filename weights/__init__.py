@@ -5,7 +5,7 @@
     bundle = resolve_bundle("default")
     bundle.detector.path, bundle.classifier.path
 
-No network, no torch: a name or a path becomes a file whose content has been checked.
+A name or a path becomes a file with verified content. It needs neither a network nor torch.
 """
 
 from spineline.weights.registry import (

@@ -1,10 +1,10 @@
-"""From a registry name or a path to a weights file that has been checked.
+"""Resolve a registry name or a path to a verified weights file.
 
-A registry is a folder with a ``registry.yaml`` (its fields are described at the top of the bundled
-one) and the files that it names. Weights are safetensors with one metadata entry, ``spineline``: a
-JSON object whose ``task`` is ``detect``, ``classify`` or ``name`` and which holds all that is
-needed to build the network. A pickle (``.pt`` and its like) runs code when it is loaded, so it is
-refused unless the caller says ``trust=True``.
+A registry is a folder with a ``registry.yaml`` and the files that it names. The fields are
+described at the top of the bundled ``registry.yaml``. Weights are safetensors with one metadata
+entry, ``spineline``. It is a JSON object with everything that is needed to build the network, and
+its ``task`` is ``detect``, ``classify`` or ``name``. A pickle (``.pt`` and similar) runs code when
+it is loaded, so it is refused unless the caller passes ``trust=True``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ State = Literal["ok", "missing", "altered"]
 REGISTRY_FILE = "registry.yaml"
 REGISTRY_SCHEMA = 1
 BUNDLED = Path(__file__).resolve().parent
-"""The folder of the weights that come with spineline."""
+"""The folder of the bundled weights."""
 
 _YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, many times faster
 _PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
@@ -37,7 +37,7 @@ _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 @dataclass(frozen=True, slots=True)
 class GraphFile:
-    """A file beside the weights: an ONNX graph of one of their networks, without its tensors."""
+    """A file beside the weights: the ONNX graph of one of their networks, without its tensors."""
 
     file: str
     sha256: str
@@ -45,7 +45,7 @@ class GraphFile:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a registry; the fields are those of ``registry.yaml``."""
+    """One entry of a registry, with the fields of ``registry.yaml``."""
 
     name: str
     file: str
@@ -63,17 +63,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A folder of weights: its entries, and the bundles of a detector and a classifier.
+    """A folder of weights: its entries, and its bundles of a detector and a classifier.
 
     A bundle may also hold a namer: the level reader, which reads levels from the straightened
-        spine.
+    spine.
 
     Attributes:
         folder: where the files are.
         entries: in the order of the file.
         bundles: names of (detector, classifier, …) by bundle name; several classifiers are
             combined.
-        namers: name of the namer by the name of each bundle that has one.
+        namers: the namer's name by bundle name, for the bundles that have one.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Registry:
     namers: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Entry | None:
-        """The entry of that name, or None."""
+        """Return the entry of that name, or None."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
     def path_of(self, entry: Entry) -> Path:
@@ -90,14 +90,14 @@ class Registry:
         return self.folder / entry.file
 
     def state_of(self, entry: Entry) -> State:
-        """``ok``, ``missing``, or ``altered`` (another size or SHA-256 than the registry's)."""
+        """``ok``, ``missing``, or ``altered`` if its size or SHA-256 is not the registry's."""
         path = self.path_of(entry)
         if path.is_file() and path.stat().st_size != entry.size:
             return "altered"
         return _state_of(path, entry.sha256)
 
     def graph_states(self, entry: Entry) -> dict[str, State]:
-        """The state of each of an entry's graphs by file."""
+        """The state of each graph of an entry, by file."""
         folder = self.folder
         return {each.file: _state_of(folder / each.file, each.sha256) for each in entry.graphs}
 
@@ -108,8 +108,8 @@ class WeightsFile:
 
     Attributes:
         name: the registry's name, or the file's name without its folders.
-        path: the file.
-        sha256: of its content, lower-case hex.
+        path: path of the file.
+        sha256: SHA-256 of its content, lower-case hex.
     """
 
     name: str
@@ -131,11 +131,11 @@ class Bundle:
     """A detector and a classifier that belong together.
 
     Attributes:
-        name: of the bundle.
+        name: the bundle's name.
         detector: its detector.
-        classifier: its classifier; the first of several.
-        sha256: SHA-256 of the files' SHA-256 hex digests, detector, classifiers and namer if there
-            is one, 64 ASCII letters each.
+        classifier: its classifier, or the first of several.
+        sha256: SHA-256 of the files' concatenated SHA-256 hex digests (64 ASCII letters each), in
+            the order detector, classifiers, namer.
         namer: its namer, or None.
         more_classifiers: the other classifiers, which are combined with the first.
     """
@@ -158,8 +158,8 @@ def resolve(
 ) -> WeightsFile:
     """Find the weights file for a registry name or a path.
 
-    A registry name takes precedence over a file of that name in the current folder; ``./NAME``
-    means the file.
+    A registry name takes precedence over a file of that name in the current folder. Write
+    ``./NAME`` for the file.
 
     Args:
         name: a name of the registry, or the path of a file.
@@ -168,8 +168,9 @@ def resolve(
         registry: where names are looked up; by default the bundled one.
 
     Raises:
-        WeightsError: no such name or file, another SHA-256 than the registry's, weights for another
-            task, a pickle without ``trust``, or a file that is not a weights file.
+        WeightsError: there is no such name or file, the SHA-256 differs from the registry's, or the
+            file is for another task. Also raised for a pickle without ``trust`` and for a file that
+            does not hold weights.
     """
     registry = load_registry() if registry is None else registry
     entry = registry.find(name)
@@ -192,13 +193,13 @@ def resolve_classifiers(
     """Find the weights files of one classifier, or of several combined ones.
 
     Args:
-        names: names of the registry or paths; in a text divided by commas, as ``A,B`` or ``[A,B]``.
+        names: registry names or paths; a string separates them by commas, as ``A,B`` or ``[A,B]``.
         trust: also accept pickles.
         registry: where names are looked up; by default the bundled one.
 
     Raises:
-        ConfigError: names nothing.
-        WeightsError: as of `resolve`.
+        ConfigError: the list of names is empty.
+        WeightsError: as for `resolve`.
     """
     found = tuple(
         resolve(name, task="classify", trust=trust, registry=registry)
@@ -210,7 +211,7 @@ def resolve_classifiers(
 
 
 def names_in_list(names: str | Path | Sequence[str | Path]) -> list[str]:
-    """The names that a key holds; a file whose own name has a comma is one.
+    """Split a key's value into names; a file whose own name contains a comma counts as one.
 
     >>> names_in_list("[a.safetensors, b]"), names_in_list(("a", "b")), names_in_list("[]")
     (['a.safetensors', 'b'], ['a', 'b'], [])
@@ -226,11 +227,11 @@ def names_in_list(names: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def task_of(name: str, *, trust: bool = False, registry: Registry | None = None) -> Task:
-    """What the weights behind a registry name or a path are for.
+    """Return the task of the weights behind a registry name or a path.
 
     Raises:
-        WeightsError: no such name or file, a file that is no weights file, or a pickle, which does
-            not say (and without ``trust`` is not taken anyway).
+        WeightsError: there is no such name or file, or the file does not hold weights. A pickle
+            raises too, because it does not state its task.
     """
     registry = load_registry() if registry is None else registry
     entry = registry.find(name)
@@ -250,7 +251,7 @@ def resolve_bundle(name: str = "default", *, registry: Registry | None = None) -
     """Find the detector and the classifiers of a bundle, and its level reader if it has one.
 
     Raises:
-        WeightsError: no such bundle, or one of its files is missing or altered.
+        WeightsError: there is no such bundle, or one of its files is missing or altered.
     """
     registry = load_registry() if registry is None else registry
     if name not in registry.bundles:
@@ -274,19 +275,19 @@ def make_bundle(
     classifiers: WeightsFile | Sequence[WeightsFile],
     namer: WeightsFile | None = None,
 ) -> Bundle:
-    """A bundle of files, with the SHA-256 of all (see [Bundle][])."""
+    """Make a bundle of files, with the SHA-256 of all of them (see [Bundle][])."""
     first, *more = [classifiers] if isinstance(classifiers, WeightsFile) else classifiers
     files = [detector, first, *more, *([namer] if namer else [])]
     return Bundle(name, detector, first, digest_of(files), namer, tuple(more))
 
 
 def digest_of(files: Sequence[WeightsFile]) -> str:
-    """SHA-256 of the SHA-256 hex digests of files, in their order."""
+    """SHA-256 of the files' concatenated SHA-256 hex digests, in order."""
     return hashlib.sha256("".join(file.sha256 for file in files).encode("ascii")).hexdigest()
 
 
 def weights_record(files: Sequence[WeightsFile]) -> dict[str, Any]:
-    """The entry of a run's record for the files of one network, or of several combined ones."""
+    """The entry in a run's record for the files of one network or of several combined ones."""
     if len(files) == 1:
         return {"name": files[0].name, "sha256": files[0].sha256}
     return {
@@ -297,10 +298,10 @@ def weights_record(files: Sequence[WeightsFile]) -> dict[str, Any]:
 
 
 def load_registry(folder: Path | None = None) -> Registry:
-    """Read a folder's ``registry.yaml``; by default the bundled one.
+    """Read the ``registry.yaml`` of a folder; by default the bundled one.
 
     Raises:
-        WeightsError: the file is missing, is not YAML, or an entry is incomplete or contradicts
+        WeightsError: the file is missing or is not YAML, or an entry is incomplete or contradicts
             another.
     """
     folder = BUNDLED if folder is None else folder
@@ -316,7 +317,7 @@ def load_registry(folder: Path | None = None) -> Registry:
 
 @functools.lru_cache(maxsize=8)
 def _parsed_registry(folder: Path, data: bytes) -> Registry:
-    """The registry of a folder by the content of its file."""
+    """Parse the content of a folder's ``registry.yaml``."""
     path = folder / REGISTRY_FILE
     try:
         content = yaml.load(data.decode("utf-8"), Loader=_YAML_LOADER)
@@ -338,13 +339,13 @@ def _parsed_registry(folder: Path, data: bytes) -> Registry:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The ``spineline`` metadata of a safetensors file, without reading its tensors.
+    """Read the ``spineline`` metadata of a safetensors file, without reading its tensors.
 
     Returns:
         The JSON object; its ``task`` is ``detect``, ``classify`` or ``name``.
 
     Raises:
-        WeightsError: the file is missing, is no safetensors file, or carries no such metadata.
+        WeightsError: the file is missing, is not a safetensors file, or has no such metadata.
     """
     header = _safetensors_header(path)
     if header is None:
@@ -371,8 +372,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def is_pickle(path: Path) -> bool:
     """Whether a file is a pickle by its name or, whatever its name, by its first bytes.
 
-    The name decides for ``.pt``, ``.pth``, ``.ckpt`` and their like; otherwise a zip archive
-    (torch's format) or a pickle's protocol mark is one, unless a sound safetensors header follows.
+    Names that end in ``.pt``, ``.pth``, ``.ckpt`` and similar mean a pickle. Otherwise a file is a
+    pickle if it starts as a zip archive (torch's format) or with a pickle's protocol mark. A valid
+    safetensors header overrules these first bytes.
     """
     if path.suffix.lower() in _PICKLE_SUFFIXES:
         return True
@@ -388,7 +390,7 @@ def is_pickle(path: Path) -> bool:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, lower-case hex.
 
-    Remembered while the process runs and the file keeps its size and time of change.
+    The result is cached within the process as long as the file keeps its size and time of change.
 
     Raises:
         WeightsError: the file cannot be read.
@@ -407,16 +409,16 @@ def _hash_file(path: str, _size: int, _changed_ns: int) -> str:
 
 
 def graph_paths(weights: WeightsFile, *, registry: Registry | None = None) -> tuple[Path, ...]:
-    """The graphs of the networks of a weights file, checked; none where the registry has none.
+    """Return the verified graphs of a weights file's networks, or none if the registry has none.
 
-    They are those of the entry whose SHA-256 the file has, whatever it is called.
+    The graphs belong to the entry whose SHA-256 the file has, whatever the file's name.
 
     Args:
-        weights: the file, whose SHA-256 is what it holds.
+        weights: the file; its ``sha256`` must be that of its content.
         registry: where it is looked up; by default the bundled one.
 
     Raises:
-        WeightsError: a graph is missing, or is not what the registry says.
+        WeightsError: a graph is missing or differs from the registry.
     """
     registry = load_registry() if registry is None else registry
     entry = next((e for e in registry.entries if e.sha256 == weights.sha256), None)
@@ -464,7 +466,7 @@ def _resolve_entry(registry: Registry, entry: Entry, task: Task) -> WeightsFile:
 
 
 def _file_of(name: str, registry: Registry, *, trust: bool) -> Path:
-    """The file of a path; there is one, and it is no pickle but with ``trust``."""
+    """The existing file of a path; a pickle is refused without ``trust``."""
     path = Path(name).expanduser()
     if path.is_file():
         if trust or not is_pickle(path):
@@ -553,7 +555,7 @@ def _are_graphs(value: object) -> bool:
 
 
 def _bundles(raw: object, path: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """(detector, classifier, …) of each bundle, and the namer of those that have one."""
+    """(detector, classifier, …) of each bundle, and the namers of bundles that have one."""
     if not isinstance(raw, dict):
         raise WeightsError(f"{path}: bundles: wanted a mapping of names")
     found: dict[str, tuple[str, ...]] = {}
@@ -571,7 +573,7 @@ def _bundles(raw: object, path: Path) -> tuple[dict[str, tuple[str, ...]], dict[
 
 
 def _safetensors_header(path: Path) -> dict[str, Any] | None:
-    """The JSON header of a safetensors file; None where the file is not one."""
+    """The JSON header of a safetensors file, or None if the file is not one."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
