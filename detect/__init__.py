@@ -1,13 +1,13 @@
-"""Detection: networks behind one small interface, one result type.
+"""Detection networks behind one small interface, with one result type.
 
-Commands are functions of their settings, in modules of their names:
+Each command is a function of its settings, in the module of its name:
 
     from spineline.detect import DetectTrain
     from spineline.detect.train import train
 
     result = train(DetectTrain(data=Path("dataset"), out=Path("run"), model="yolov8n"))
 
-Heavy imports happen when used: importing this package imports no torch.
+Heavy imports happen on use: importing this package does not import torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The interface that every detector has, and the way from a weights file to one.
+"""The interface of every detector, and the loading of one from a weights file.
 
-To add a backend: a module with a class that has [Detector][]'s members and a function
-``load(weights, *, device, trust)``, and its name in [BACKENDS][].
+To add a backend, write a module with a class that has the members of [Detector][] and a function
+``load(weights, *, device, trust)``. Then add its name to [BACKENDS][].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BACKENDS: dict[str, str] = {
     "fasterrcnn": "spineline.detect.engine.networks",
     "unet": "spineline.detect.engine.networks",
 }
-"""Module of each backend, by the name that weights files carry."""
+"""Module of each backend, by the backend name in weights files."""
 
 PICKLE_SUFFIXES = (".pt", ".pth")
 
@@ -32,7 +32,7 @@ class Detector(Protocol):
 
     Attributes:
         names: class names.
-        imgsz: the longer side, in pixels, to which images are scaled.
+        imgsz: length in pixels to which an image's longer side is scaled.
     """
 
     @property
@@ -42,7 +42,7 @@ class Detector(Protocol):
 
     @property
     def imgsz(self) -> int:
-        """Longer side, in pixels, that images are scaled to."""
+        """Length in pixels to which an image's longer side is scaled."""
         ...
 
     def detect(
@@ -57,7 +57,7 @@ class Detector(Protocol):
         """Find boxes.
 
         Args:
-            images: uint8 (H, W) grey each, of any sizes.
+            images: grey images, each uint8 (H, W), of any size.
             confidence: lowest confidence.
             iou: if two boxes of one class overlap by more than this, the less confident one is
                 dropped.
@@ -76,12 +76,12 @@ def load_detector(weights: Path, *, device: str = "cpu", trust: bool = False) ->
     Args:
         weights: a ``.safetensors`` file written by ``spineline detect train``, or a ``.pt`` pickle.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
-        trust: allow a ``.pt`` file. Even then, it is read by an unpickler that knows only the
-            package's classes.
+        trust: allow a ``.pt`` file. Even then, a restricted unpickler reads it, which knows only
+            the classes of the ``ultralytics`` package.
 
     Raises:
-        WeightsError: missing, damaged, not a detector's, of an unknown backend, or a pickle
-            without ``trust``.
+        WeightsError: the file is missing, damaged or not a detector, its backend is unknown, or it
+            is a pickle without ``trust``.
     """
     backend = "ultralytics"
     if weights.suffix.lower() not in PICKLE_SUFFIXES:

@@ -1,4 +1,4 @@
-"""What every backend does to images before its network: refuse, group and scale them. No torch."""
+"""What every backend does to images before the network: check, group and scale. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spineline.detect.results import Detections
 
 @dataclass(frozen=True, slots=True)
 class DetectionLimits:
-    """Which boxes of an image are given; see [spineline.detect.backend.Detector.detect][]."""
+    """Limits on the boxes returned; see [spineline.detect.backend.Detector.detect][]."""
 
     confidence: float
     iou: float
@@ -22,7 +22,7 @@ class DetectionLimits:
 
 
 class BatchedDetector(ABC):
-    """A detector whose network takes images of one size together."""
+    """A detector whose network takes a batch of images of one size."""
 
     __slots__ = ()
 
@@ -49,19 +49,19 @@ class BatchedDetector(ABC):
     def detect_alike(
         self, images: Sequence[npt.NDArray[np.uint8]], limits: DetectionLimits
     ) -> Iterable[Detections]:
-        """One result per image, in order.
+        """Detect on one batch and return one result per image, in order.
 
         Args:
-            images: uint8 (H, W) grey, all of one size, as many as go through the network at once.
-            limits: which boxes to give.
+            images: grey images, uint8 (H, W), all of one size, for one forward pass.
+            limits: limits on the boxes returned.
         """
 
 
 def check_image(image: npt.NDArray[np.uint8]) -> None:
-    """Refuse what is not an 8-bit grey image.
+    """Refuse anything but an 8-bit grey image.
 
     Raises:
-        ValueError: another dtype or shape, or empty.
+        ValueError: the dtype or shape is different, or the image is empty.
     """
     if image.dtype != np.uint8 or image.ndim != 2 or not image.size:
         msg = (
@@ -72,9 +72,9 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
 
 
 def batches_by_shape(images: Sequence[npt.NDArray[np.uint8]], batch: int) -> list[list[int]]:
-    """Indices of images, batch by batch.
+    """Return the indices of images, batch by batch.
 
-    Images of one size go together, so that an image's result never depends on others.
+    A batch holds images of one size, so that an image's result never depends on other images.
     """
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
@@ -96,7 +96,7 @@ def fit_longer_side(
         size: longer side afterwards, in pixels.
 
     Returns:
-        uint8 (h, w), and fitted size by native size in x and in y.
+        uint8 (h, w), and the ratio of fitted to native size in x and in y.
     """
     import cv2
 

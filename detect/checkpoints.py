@@ -1,7 +1,8 @@
-"""Weights on disk: safetensors that we write and read, and checkpoints of a run.
+"""Weights on disk: our safetensors files, and the checkpoints of ``ultralytics``.
 
-A safetensors file cannot run code, but the network's description in it is built into layers: it is
-held to the few layers and argument types that YOLOv3, v5 and v8 use before anything is made of it.
+A safetensors file cannot run code, but its description of the network is built into layers. So the
+description is first checked: it may hold only the few layers and argument types that YOLOv3, v5
+and v8 use.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _YAML_KEYS = (
     "width_multiple", "reg_max",
 )  # fmt: skip
 _WORDS = ("nc", "None", "nearest", "bilinear")
-_LARGEST = 4096  # channels have 1024 at most; what is far larger takes endless time or memory
+_LARGEST = 4096  # real networks have at most 1024 channels; far more takes endless time or memory
 _LARGEST_STEP = 16  # of kernels, strides and paddings
 _MOST_LAYERS, _MOST_REPEATS = 256, 64
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorMeta:
-    """What a detector's weights file says of itself; the JSON in the safetensors metadata."""
+    """A detector's description in its weights file: the JSON in the safetensors metadata."""
 
     backend: str
     model: str
@@ -53,7 +54,7 @@ class DetectorMeta:
     task: str = "detect"
 
     def to_json(self) -> str:
-        """The metadata text, keys in a fixed order."""
+        """The metadata as JSON, keys in a fixed order."""
         return json.dumps(
             {
                 "task": self.task,
@@ -68,10 +69,10 @@ class DetectorMeta:
 
 
 def build_yolo(description: str | dict[str, Any], *, classes: int, channels: int = 3) -> nn.Module:
-    """An Ultralytics detection network with fresh weights.
+    """Build an Ultralytics detection network with fresh weights.
 
     Args:
-        description: the package's own file, such as ``yolov8n.yaml``, or a description from a
+        description: a file of the package, such as ``yolov8n.yaml``, or a description from a
             weights file, which must have passed [check_description][].
         classes: number of classes.
         channels: channels of the input.
@@ -84,10 +85,10 @@ def build_yolo(description: str | dict[str, Any], *, classes: int, channels: int
 
 
 def check_description(description: object, where: str) -> dict[str, Any]:
-    """A network's description from a file, held to known layers and plain arguments.
+    """Check that a network's description has only known layers and plain arguments, and return it.
 
     Raises:
-        WeightsError: anything else in it.
+        WeightsError: the description holds anything else.
     """
     if not isinstance(description, dict) or not {"backbone", "head"} <= set(description):
         raise WeightsError(f"{where}: no description of a network (yaml with backbone and head)")
@@ -121,7 +122,7 @@ def _is_layer(layer: object) -> bool:
 
 
 def _is_argument(value: object, largest: int) -> bool:
-    """Texts are names that the package looks up, or evaluates as a literal."""
+    """Whether a value may be an argument; the package looks strings up or evaluates them."""
     return value in _WORDS if isinstance(value, str) else _is_plain(value, largest)
 
 
@@ -142,13 +143,13 @@ def _is_plain(value: object, largest: int, *, depth: int = 3) -> bool:
 def save_safetensors(
     network: nn.Module, meta: DetectorMeta, path: Path, *, half: bool = True
 ) -> None:
-    """Write a network's weights with their description; the file appears whole.
+    """Write a network's weights with their description, atomically.
 
     Args:
         network: the network; its weights are read, not changed.
-        meta: what the file says of itself.
+        meta: the description.
         path: file to write.
-        half: store floating-point numbers in 16 bits (half the size; computing is in 32 bits).
+        half: store floating-point numbers in 16 bits, at half the size; inference uses 32 bits.
     """
     write_bytes(path, packed_safetensors(network.state_dict(), meta, half=half))
 
@@ -161,29 +162,29 @@ def packed_safetensors(
 
 
 def read_safetensors(path: Path) -> tuple[DetectorMeta, dict[str, torch.Tensor]]:
-    """A detector's weights and what the file says of itself.
+    """Read a detector's description and weights.
 
     Raises:
-        WeightsError: missing, damaged, or not a detector's.
+        WeightsError: the file is missing, damaged or not a detector.
     """
     found, tensors = read_described(path)
     return _meta_of(found, str(path)), tensors
 
 
 def read_meta(path: Path) -> DetectorMeta:
-    """What a safetensors file says of itself; no weights are read.
+    """Read the description in a safetensors file without its weights.
 
     Raises:
-        WeightsError: missing, damaged, or not a detector's.
+        WeightsError: the file is missing, damaged or not a detector.
     """
     return _meta_of(read_description(path), str(path))
 
 
 def parse_meta(text: str, where: str) -> DetectorMeta:
-    """What a weights file says of itself, checked.
+    """Parse and check the description of a weights file.
 
     Raises:
-        WeightsError: not JSON, or another task's.
+        WeightsError: it is not JSON, or the weights are for another task.
     """
     return _meta_of(parse_description(text, where), where)
 
@@ -212,11 +213,11 @@ def _meta_of(found: Any, where: str) -> DetectorMeta:
 
 
 def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
-    """An Ultralytics network with the weights of a safetensors file, in float32, for evaluation.
+    """Load an Ultralytics network from a safetensors file, in float32, for evaluation.
 
     Raises:
-        WeightsError: missing, damaged, another backend's, or weights that do not fit the
-            description.
+        WeightsError: the file is missing, damaged or for another backend, or the weights do not
+            fit the description.
     """
     meta, tensors = read_safetensors(path)
     if meta.backend != "ultralytics":
@@ -235,10 +236,10 @@ def network_from_safetensors(path: Path) -> tuple[nn.Module, DetectorMeta]:
 
 
 def load_pickle(path: Path, *, trust: bool) -> dict[str, Any]:
-    """An Ultralytics checkpoint, read by the restricted unpickler that knows its classes alone.
+    """Read an Ultralytics checkpoint with a restricted unpickler, which knows only its classes.
 
     Raises:
-        WeightsError: not trusted, missing, damaged, or a pickle that holds anything else.
+        WeightsError: the file is not trusted, missing or damaged, or holds other classes.
     """
     if not trust:
         msg = (
@@ -252,7 +253,7 @@ def load_pickle(path: Path, *, trust: bool) -> dict[str, Any]:
 
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
-    except Exception as error:  # the unpickler raises whatever the file makes it raise
+    except Exception as error:  # a pickle can make the unpickler raise anything
         first = first_line(error, 300)
         msg = f"{path}: not an Ultralytics checkpoint, or damaged, or unsafe ({first})"
         raise WeightsError(msg) from error
@@ -262,10 +263,10 @@ def load_pickle(path: Path, *, trust: bool) -> dict[str, Any]:
 
 
 def network_from_pickle(path: Path, *, trust: bool) -> tuple[nn.Module, DetectorMeta]:
-    """The detection network of an Ultralytics checkpoint, in float32, for evaluation.
+    """Load the detection network of an Ultralytics checkpoint, in float32, for evaluation.
 
     Raises:
-        WeightsError: as [load_pickle][], or another task's network.
+        WeightsError: as for [load_pickle][], or the network is for another task.
     """
     checkpoint = load_pickle(path, trust=trust)
     network = _network_in(checkpoint)
@@ -279,7 +280,7 @@ def network_from_pickle(path: Path, *, trust: bool) -> tuple[nn.Module, Detector
 
 
 def _meta_in(checkpoint: dict[str, Any], network: Any, name: str) -> DetectorMeta:
-    """What an Ultralytics checkpoint says of its network; ``name`` is for one without."""
+    """The description of a checkpoint's network; ``name`` is used if it has no name."""
     arguments = checkpoint.get("train_args") or {}
     names = network.names
     names = tuple(names.values()) if isinstance(names, dict) else tuple(names)
@@ -295,7 +296,7 @@ def _meta_in(checkpoint: dict[str, Any], network: Any, name: str) -> DetectorMet
 
 
 def assert_detection(network: nn.Module, path: Path) -> None:
-    """Refuse a network of another task.
+    """Refuse a network for another task.
 
     Raises:
         WeightsError: it is not a plain detection network.
@@ -307,7 +308,7 @@ def assert_detection(network: nn.Module, path: Path) -> None:
 
 
 def plain_description(description: dict[str, Any]) -> dict[str, Any]:
-    """A network's description as stored: known keys alone, no path in it."""
+    """A network's description as it is stored: only known keys, and no path."""
     kept = {k: v for k, v in description.items() if k in _YAML_KEYS}
     if "yaml_file" in kept:
         kept["yaml_file"] = Path(str(kept["yaml_file"])).name

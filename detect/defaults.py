@@ -1,4 +1,4 @@
-"""What each kind of network trains with where neither a key nor a recipe says another value."""
+"""Default training values of each kind of network, used where no key or recipe sets one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
 """The keys a recipe can hold, with the defaults of ``ultralytics`` (a test compares them)."""
 
 OWN_KEYS = ("label_smoothing", "scanner_looks", "cut_view", "progressive")
-"""Those of them that are ours: the package has no argument for them."""
+"""Keys among them that are our own: ``ultralytics`` has no argument for them."""
 
 FASTERRCNN_DEFAULTS: dict[str, Any] = {
     "epochs": 100, "imgsz": 640, "batch": 8, "patience": 100, "optimizer": "SGD", "lr0": 0.005,
@@ -33,7 +33,7 @@ FASTERRCNN_DEFAULTS: dict[str, Any] = {
     "contrast": 0.0, "brightness_contrast_p": 0.0, "min_visibility": 0.0, "proposals": 2000,
     "rois": 512, "cls_pw": 0.0, "focal_gamma": 0.0, "class_weights": (),
 }  # fmt: skip
-"""The same for ``model=fasterrcnn``; the learning rate, momentum and weight decay are those of the
+"""Defaults for ``model=fasterrcnn``; learning rate, momentum and weight decay are those of the
 older cervical project."""
 
 UNET_DEFAULTS: dict[str, Any] = {
@@ -46,8 +46,8 @@ UNET_DEFAULTS: dict[str, Any] = {
     "flipud": 0.0, "brightness": 0.2, "contrast": 0.2, "brightness_contrast_p": 0.5,
     "min_visibility": 0.75,
 }  # fmt: skip
-"""The same for ``model=unet``. A box that is cut off has its centre, the point, elsewhere: hence
-the high least visibility."""
+"""Defaults for ``model=unet``. The least visibility is high because cutting a box moves its
+centre, which is the point."""
 
 DEFAULTS_OF: dict[str, dict[str, Any]] = {
     YOLO: DEFAULTS,
@@ -57,7 +57,7 @@ DEFAULTS_OF: dict[str, dict[str, Any]] = {
 
 
 def model_defaults(model: str | None) -> dict[str, Any]:
-    """The keys that a recipe for a model can hold, with their defaults.
+    """Return the keys that a recipe for a model can hold, with their defaults.
 
     >>> model_defaults("unet")["imgsz"], model_defaults("yolov8n")["imgsz"]
     (256, 640)

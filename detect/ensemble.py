@@ -1,16 +1,16 @@
-"""Several detectors that answer as one: their boxes fused, image by image.
+"""Several detectors that act as one: their boxes are fused, image by image.
 
-Boxes are native pixels on both sides. In between, the fusion sees them as shares of the image's
-width and height (0 … 1), one list per detector.
+Input and output boxes are in native pixels. In between, the fusion works with fractions of the
+image's width and height (0 … 1), one list per detector.
 
 ``wbf``: weighted box fusion (Solovyev, Wang and Gabruseva 2021, doi:10.1016/j.imavis.2021.104117).
-    Boxes of one class that overlap become their mean, weighted by confidence; its confidence is
-    the mean over the detectors, so that what one of two has found keeps half of it.
-``nmw``: non-maximum weighted. Boxes become a mean too; the greatest confidence is kept.
-``nms``: plain suppression. The most confident box is kept as it is.
+    Overlapping boxes of one class become their mean, weighted by confidence. The confidence is
+    the mean over the detectors, so a box found by one of two detectors keeps half of it.
+``nmw``: non-maximum weighted. Boxes are averaged too, and the greatest confidence is kept.
+``nms``: plain suppression. The most confident box is kept unchanged.
 
-The first two are those of the package ``ensemble-boxes``, an extra of this project. Its soft
-suppression gives boxes the confidences of others and is not offered.
+The first two come from the package ``ensemble-boxes``, an extra of this project. Its soft
+suppression gives boxes the confidences of other boxes, so it is not offered.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from spineline.detect.settings import FUSIONS, DetectPredict, DetectVal
 from spineline.weights import resolve
 
 _MEMBER_CONFIDENCE = 0.1
-"""wbf asks each detector for boxes down to this share of the confidence wanted of the mean."""
+"""For wbf, detectors return boxes down to this fraction of the confidence wanted of the mean."""
 
 
 class EnsembleDetector:
-    """Several detectors of the same classes with the interface of
-    [spineline.detect.backend.Detector][].
+    """Several detectors of the same classes with the interface of a single one.
+
+    See [spineline.detect.backend.Detector][].
 
     Attributes:
         detectors: the members, of any backends.
         fusion: ``wbf``, ``nmw`` or ``nms``.
-        fusion_iou: boxes of one class that overlap by more than this are one.
+        fusion_iou: boxes of one class that overlap by more than this are merged.
         model_weights: weight of each member.
     """
 
@@ -54,7 +55,7 @@ class EnsembleDetector:
         fusion_iou: float = 0.55,
         model_weights: Sequence[float] | None = None,
     ) -> None:
-        """Put detectors together.
+        """Combine detectors.
 
         Args:
             detectors: one or more.
@@ -63,8 +64,8 @@ class EnsembleDetector:
             model_weights: one number above zero per detector; only their ratios count. None: all 1.
 
         Raises:
-            ConfigError: no detector, weights that do not fit, another fusion, or one that needs
-                a package which is not installed.
+            ConfigError: there is no detector, the weights do not fit, the fusion is unknown, or it
+                needs a package that is not installed.
             WeightsError: the classes of two detectors differ.
         """
         self.detectors = tuple(detectors)
@@ -84,7 +85,7 @@ class EnsembleDetector:
 
     @property
     def imgsz(self) -> int:
-        """The largest of the members' longer sides, in pixels, to which images are scaled."""
+        """The largest ``imgsz`` of the members: the longer side of scaled images, in pixels."""
         return max(detector.imgsz for detector in self.detectors)
 
     def detect(
@@ -133,22 +134,22 @@ def fuse(
     fusion_iou: float = 0.55,
     model_weights: Sequence[float] | None = None,
 ) -> Detections:
-    """The boxes that several detectors found in one image, as one result.
+    """Fuse the boxes that several detectors found in one image.
 
     Args:
-        found: one result per detector, of the same classes; boxes (N, 4) in native pixels, of
-            which those without area are left out.
+        found: one result per detector, of the same classes; boxes (N, 4) in native pixels. Boxes
+            without area are left out.
         size_hw: height and width of the image in pixels.
         fusion: ``wbf``, ``nmw`` or ``nms``; see the module.
-        fusion_iou: boxes of one class that overlap by more than this are one.
-        model_weights: weight of each detector. With ``wbf`` a confidence is their weighted mean;
-            else that of a detector is multiplied by its weight's share of the largest.
+        fusion_iou: boxes of one class that overlap by more than this are merged.
+        model_weights: weight of each detector. With ``wbf``, a confidence is their weighted mean.
+            Otherwise a detector's confidences are multiplied by its weight over the largest weight.
 
     Returns:
-        By falling confidence, boxes in native pixels, clipped to the image.
+        Boxes by falling confidence, in native pixels, clipped to the image.
 
     Raises:
-        ConfigError: weights that do not fit, another fusion, or one that needs a package which is
+        ConfigError: the weights do not fit, the fusion is unknown, or it needs a package that is
             not installed.
     """
     _check_fusion(fusion, fusion_iou)
@@ -193,14 +194,14 @@ def load_ensemble(
     Args:
         weights: one file per detector, of any backends; see [spineline.detect.load_detector][].
         fusion: ``wbf``, ``nmw`` or ``nms``; see the module.
-        fusion_iou: boxes of one class that overlap by more than this are one.
+        fusion_iou: boxes of one class that overlap by more than this are merged.
         model_weights: one number above zero per file. None: all 1.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
         trust: allow ``.pt`` files.
 
     Raises:
-        ConfigError: no file, weights that do not fit, an unknown fusion, or one that needs a
-            package which is not installed.
+        ConfigError: there is no file, the weights do not fit, the fusion is unknown, or it needs a
+            package that is not installed.
         WeightsError: a file cannot be used, or the classes of two files differ.
     """
     _check_fusion(fusion, fusion_iou)
@@ -214,11 +215,11 @@ def load_ensemble(
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The detector that a command's keys name.
+    """The detector that a command's keys select.
 
     Attributes:
-        detector: one of ``model=``, or the ensemble of ``weights=``.
-        record: for the run's record: name and hash of the file, or a list of them.
+        detector: the detector of ``model=``, or the ensemble of ``weights=``.
+        record: entry for the run's record: name and hash of the file, or a list of them.
     """
 
     detector: Detector
@@ -226,11 +227,11 @@ class Chosen:
 
 
 def load_chosen(settings: DetectVal | DetectPredict) -> Chosen:
-    """The detector of ``model=``, or the ensemble of ``weights=``.
+    """Load the detector of ``model=``, or the ensemble of ``weights=``.
 
     Raises:
-        ConfigError: not exactly one of the two, or keys of an ensemble that do not fit.
-        WeightsError: weights that cannot be used, or that differ in their classes.
+        ConfigError: not exactly one of the two is given, or keys of the ensemble do not fit.
+        WeightsError: weights cannot be used, or their classes differ.
     """
     check_choice(settings)
     names = [settings.model] if settings.model is not None else settings.weights or ()
@@ -252,10 +253,10 @@ def load_chosen(settings: DetectVal | DetectPredict) -> Chosen:
 
 
 def check_choice(settings: DetectVal | DetectPredict) -> None:
-    """Refuse keys that name no detector, two, or an ensemble that is none.
+    """Refuse keys that select no detector, two of them, or an ensemble of fewer than two.
 
     Raises:
-        ConfigError: so.
+        ConfigError: the keys do so.
     """
     if settings.model is None and settings.weights is None:
         raise ConfigError("missing model=FILE (one detector) or weights=FILE,FILE (an ensemble)")
@@ -335,7 +336,7 @@ def _scaled(found: Detections, share: float) -> Detections:
 
 
 def _by_suppression(found: Sequence[Detections], iou: float) -> Detections:
-    """Suppression per class over all boxes, as torchvision does it; by falling confidence."""
+    """Suppress per class over all boxes, as torchvision does; by falling confidence."""
     import torch
     from torchvision.ops import batched_nms
 

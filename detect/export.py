@@ -1,8 +1,8 @@
 """``spineline detect export``: a detector as ONNX or TorchScript, compared with the original.
 
-What the file takes and gives is told by [spineline.detect.yolo.export][] and
-[spineline.detect.fasterrcnn.export][]. It carries the same description as our weights files, under
-the key ``spineline``.
+The modules [spineline.detect.yolo.export][] and [spineline.detect.fasterrcnn.export][] describe
+the inputs and outputs of the file. It carries the description of our weights files, under the key
+``spineline``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from spineline.weights import resolve
 
 BOX_TOLERANCE_PX = 0.05
 SCORE_TOLERANCE = 1e-3
-"""How far an exported network may be off the original, in pixels of its input and in score."""
+"""Largest allowed difference of an exported network, in pixels of its input and in score."""
 
 Errors = tuple[float, float]
 
@@ -45,9 +45,9 @@ class DetectExportResult:
 
     Attributes:
         out: the file.
-        box_error_px: largest difference of a box to the original's, pixels of the input; None where
-            it could not be compared.
-        score_error: largest difference of a score; None likewise.
+        box_error_px: largest difference of a box from the original's, in pixels of the input; None
+            if it could not be compared.
+        score_error: largest difference of a score; None in the same case.
     """
 
     out: Path
@@ -59,9 +59,9 @@ def export(settings: DetectExport) -> DetectExportResult:
     """Write a detector as ONNX or TorchScript and compare it with the original.
 
     Raises:
-        ConfigError: an input size that does not fit, or a package that is not installed.
+        ConfigError: the input size does not fit, or a package is not installed.
         WeightsError: the weights cannot be used.
-        SpinelineError: the exported network does not agree with the original; nothing is kept.
+        SpinelineError: the exported network does not agree with the original; nothing is written.
     """
     check_output(settings.out, overwrite=settings.overwrite)
     if settings.out.is_dir():
@@ -97,7 +97,7 @@ def _fasterrcnn(
     size, channels = settings.imgsz or detector.imgsz, detector.meta.channels
     network, text = exported_copy(detector, size), replace(detector.meta, imgsz=size).to_json()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scripting
+        warnings.simplefilter("ignore")  # warnings of scripting
         if settings.format == "onnx":
             content = fasterrcnn_to_onnx(
                 network, text, channels=channels, size=size, opset=settings.opset
@@ -110,7 +110,7 @@ def _fasterrcnn(
 
 
 def _session(content: bytes, settings: DetectExport) -> Session | None:
-    """The exported network; None where its runtime is not installed."""
+    """The exported network, or None if its runtime is not installed."""
     try:
         return open_exported(content, settings.format, str(settings.out))
     except ConfigError:
@@ -148,7 +148,7 @@ def _images(size: int) -> list[npt.NDArray[np.uint8]]:
 
 
 def _pattern(size: int) -> npt.NDArray[np.uint8]:
-    """Bright blocks on a dark ground with noise, a little like a spine; always the same."""
+    """Bright blocks on a dark, noisy background, a little like a spine; always the same."""
     image = np.random.default_rng(0).integers(0, 40, (size, size), dtype=np.uint8)
     step = size // 8
     for top in range(step // 2, size - step // 2, step):

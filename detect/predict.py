@@ -46,7 +46,7 @@ class DetectPredictResult:
 
     Attributes:
         out: the folder written.
-        images: how many images were looked at.
+        images: number of images read.
         failures: images that could not be used, with the reason.
     """
 
@@ -66,7 +66,7 @@ def predict(settings: DetectPredict) -> DetectPredictResult:
     """Detect on an image, a folder of images, or all images of a converted dataset.
 
     Raises:
-        SpinelineError: nothing to look at, weights that cannot be used, or ``out`` exists.
+        SpinelineError: there is no image, the weights cannot be used, or ``out`` exists.
     """
     check_choice(settings)
     check_output(settings.out, overwrite=settings.overwrite)
@@ -94,10 +94,10 @@ def predict(settings: DetectPredict) -> DetectPredictResult:
 
 
 def find_sources(source: Path) -> tuple[_Source, ...]:
-    """The images behind a path, in a fixed order, with a name of its own for each.
+    """Find the images at a path, in a fixed order, each with a unique name.
 
     Raises:
-        SpinelineError: no such path, or no image there.
+        SpinelineError: there is no such path, or no image in it.
     """
     if not source.exists():
         raise SpinelineError(f"source={source}: no such file or folder")
@@ -131,7 +131,7 @@ def _read(source: _Source, settings: DetectPredict) -> npt.NDArray[np.uint8]:
 def _batches(
     sources: Sequence[_Source], settings: DetectPredict, failures: list[str]
 ) -> Iterator[list[tuple[_Source, npt.NDArray[np.uint8]]]]:
-    """Images with their sources, ``batch`` at a time; ``failures`` gets those that have none."""
+    """Images with their sources, ``batch`` at a time; unreadable ones are added to ``failures``."""
     batch: list[tuple[_Source, npt.NDArray[np.uint8]]] = []
     for source in progress(sources, description="image"):
         try:
@@ -197,7 +197,7 @@ def _rows(number: int, file_name: str, found: Detections) -> list[dict[str, Any]
 
 
 def _yolo_text(found: Detections, width: int, height: int) -> str:
-    """A line per box: class, centre and size (normalised), confidence."""
+    """One line per box: class, centre and size (normalised), confidence."""
     boxes = xyxy_to_cxcywhn(found.boxes_xyxy, width, height)
     lines = [
         f"{index} {' '.join(f'{n:.6f}' for n in box)} {score:.6f}\n"
@@ -209,7 +209,7 @@ def _yolo_text(found: Detections, width: int, height: int) -> str:
 
 
 def marks_of(found: Detections) -> Sequence[Mark]:
-    """Detections as marks to draw, as `spineline data show` draws them."""
+    """Convert detections to marks, as `spineline data show` draws them."""
     return prediction_marks(
         [
             PredictedBox(found.names[index], score, (left, top, right, bottom))

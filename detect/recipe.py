@@ -1,8 +1,8 @@
-"""Training recipes: hyperparameters by name, what became of each, and what a run trains with.
+"""Training recipes: hyperparameters by name, what became of each, and the training values.
 
-A recipe file is either ours (``values`` with a status each, ``settings`` beside them; see
-``recipes/report.yaml``) or flat, as YOLOv5's hyp files and Ultralytics' settings are: ``key:
-value``.
+A recipe file has one of two forms. Ours has ``values`` with a status each, and ``settings`` beside
+them; see ``recipes/report.yaml``. The flat form is ``key: value``, as in YOLOv5's hyp files and
+Ultralytics' settings.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _YOLO = "the YOLO networks"
 _MODELS_OF = {"report": _YOLO, "lumbar": _YOLO, "cervical": FASTERRCNN}
 
 _CLOSED_WITH_MOSAIC = ("mosaic", "mixup", "cutmix")
-"""What ends in the last ``close_mosaic`` epochs."""
+"""Augmentations that end with the mosaic, before the last ``close_mosaic`` epochs."""
 
 OFF = dict.fromkeys(_CLOSED_WITH_MOSAIC, 0.0)
-"""What a key that is switched off trains with, where that is known."""
+"""Value of a key that is switched off, where it is known."""
 
 _UNET_OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
@@ -44,23 +44,23 @@ ANCHOR_ONLY: dict[str, str] = {
     "fl_gamma": "the package's loss has no focal term",
     "anchors": "the head has no anchors",
 }
-"""Keys of YOLOv5's hyp files without a counterpart, with the reason."""
+"""Keys of YOLOv5's hyp files without a counterpart here, with the reason."""
 
 OTHER_MEANING: dict[str, str] = {
     "box": "in a YOLOv5 file: gain of the anchor-based box loss, on another scale",
     "cls_pw": "in a YOLOv5 file: weight of positives; here an exponent of inverse frequency",
 }
-"""Keys that mean something else in a YOLOv5 file than in the package."""
+"""Keys with a different meaning in a YOLOv5 file than in the package."""
 
 BESIDE = "needed beside the values above"
-"""Why a setting of a recipe is among the outcomes of its values."""
+"""Reason that marks a setting of a recipe among the outcomes of its values."""
 
 ValueStatus = Literal["mapped", "not_applicable"]
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeValue:
-    """One value of a recipe: as its author gives it, and whether the trainer has a place for it."""
+    """One value of a recipe as its author wrote it, and whether the trainer can use it."""
 
     key: str
     value: Any
@@ -70,7 +70,7 @@ class RecipeValue:
 
 @dataclass(frozen=True, slots=True)
 class DetectRecipe:
-    """A recipe: its values in the file's order, and the settings that it needs beside them."""
+    """A recipe: its values in the file's order, and the settings that go with them."""
 
     name: str
     source: str
@@ -91,7 +91,7 @@ class ValueOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a run trains with: every key of [DEFAULTS][], and what became of the recipe's values."""
+    """Training values: every key of [DEFAULTS][], and what became of the recipe's values."""
 
     recipe: str | None
     source: str
@@ -109,14 +109,15 @@ class Resolved:
 
 
 def load_detect_recipe(hyp: str, *, model: str | None = None) -> DetectRecipe:
-    """A bundled recipe by name, or one from a YAML file.
+    """Load a bundled recipe by name, or a recipe from a YAML file.
 
     Args:
         hyp: name or path.
-        model: canonical name of the architecture it is for; None is a YOLO network.
+        model: canonical name of the architecture; None for a YOLO network.
 
     Raises:
-        ConfigError: no such recipe, another model's, not YAML, or a key that is none.
+        ConfigError: there is no such recipe, it is for another model or is not YAML, or a key is
+            unknown.
     """
     if hyp in DETECT_RECIPES:
         if _MODELS_OF[hyp] != (model if model in OWN_LOOP else _YOLO):
@@ -138,10 +139,10 @@ def load_detect_recipe(hyp: str, *, model: str | None = None) -> DetectRecipe:
 def parse_recipe(
     content: object, *, where: str, name: str = "recipe", model: str | None = None
 ) -> DetectRecipe:
-    """A recipe from the content of its YAML file, of either form.
+    """Parse the content of a recipe's YAML file, of either form.
 
     Raises:
-        ConfigError: not a mapping, or a key or value that is none.
+        ConfigError: it is not a mapping, or a key or value is not valid.
     """
     if not isinstance(content, dict) or not content:
         found = type(content).__name__
@@ -158,7 +159,7 @@ def parse_recipe(
 
 
 def _dotted(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The keys as texts; those of ``yolo: {…}`` as ``yolo.KEY``."""
+    """Flatten the keys to strings: ``yolo: {…}`` becomes ``yolo.KEY``."""
     found: dict[str, Any] = {}
     for word, value in content.items():
         if f"{word}." == PREFIX and isinstance(value, Mapping):
@@ -174,7 +175,7 @@ def _check_known(
     """Refuse keys that a recipe for the model cannot hold.
 
     Raises:
-        ConfigError: names the closest key.
+        ConfigError: a key is unknown; the message suggests the closest.
     """
     defaults = model_defaults(model)
     for word in words:
@@ -236,20 +237,21 @@ def _mapped(recipe: DetectRecipe) -> dict[str, Any]:
 
 
 def _typed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Values with the types and ranges of the settings class, the one source of both."""
+    """Check values against the settings class, the only source of their types and ranges."""
     settings = parse_settings(DetectTrain, {"out": "run", **values}, where=where)
     found = {**settings_to_dict(settings), **_dotted({"yolo": settings.yolo or {}})}
     return {name: found[name] for name in values}
 
 
 def resolve_recipe(settings: DetectTrain) -> Resolved:
-    """What a run trains with: a key given, else the recipe's, else the default.
+    """Return the training values: a given key, else the recipe's value, else the default.
 
     Args:
-        settings: the command's keys; ``model`` by its canonical name.
+        settings: the command's keys, with the canonical name in ``model``.
 
     Raises:
-        ConfigError: the recipe is none, a key is another model's, or a combination cannot work.
+        ConfigError: the recipe is not valid, a key is for another model, or a combination cannot
+            work.
     """
     defaults = model_defaults(settings.model)
     checks = {FASTERRCNN: check_fasterrcnn, UNET: check_unet}
@@ -273,7 +275,7 @@ def resolve_recipe(settings: DetectTrain) -> Resolved:
 
 
 def _given(settings: DetectTrain, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's keys that were given.
+    """The recipe's keys that the user gave.
 
     Raises:
         ConfigError: one of them has no meaning for the model.
@@ -295,7 +297,7 @@ def check_fasterrcnn(values: Mapping[str, Any]) -> None:
     """Refuse values that a Faster R-CNN cannot be trained with.
 
     Raises:
-        ConfigError: what is wrong.
+        ConfigError: a value cannot be used; the message gives the reason.
     """
     if values["optimizer"] != "SGD":
         raise ConfigError(f"optimizer={values['optimizer']}: model={FASTERRCNN} supports only SGD")
@@ -306,7 +308,7 @@ def check_unet(values: Mapping[str, Any]) -> None:
     """Refuse values that a U-Net cannot be trained with.
 
     Raises:
-        ConfigError: what is wrong.
+        ConfigError: a value cannot be used; the message gives the reason.
     """
     if values["optimizer"] not in _UNET_OPTIMIZERS:
         known = ", ".join(_UNET_OPTIMIZERS)
@@ -352,7 +354,7 @@ def _outcome(
 
 
 def check_combination(values: Mapping[str, Any]) -> None:
-    """Refuse what cannot work, and warn of keys that switch others off.
+    """Refuse combinations that cannot work, and warn of keys that switch others off.
 
     Raises:
         ConfigError: ``imgsz`` is not a multiple of the networks' stride, 32.
@@ -376,10 +378,12 @@ def check_combination(values: Mapping[str, Any]) -> None:
 
 
 def switched_off(values: Mapping[str, Any], *, model: str | None) -> dict[str, str]:
-    """The keys that have no effect as others are given, with the reason; see `check_combination`.
+    """Return the keys without effect because of other keys, with the reason.
+
+    See also `check_combination`.
 
     Args:
-        values: of a training, from [resolve_recipe][]; other keys may be among them.
+        values: training values from [resolve_recipe][]; other keys may be among them.
         model: canonical name of the architecture.
     """
     if model in OWN_LOOP:
@@ -396,7 +400,7 @@ def switched_off(values: Mapping[str, Any], *, model: str | None) -> dict[str, s
 
 
 def log_outcomes(resolved: Resolved) -> None:
-    """Say what became of each value of the recipe."""
+    """Log what became of each value of the recipe."""
     if resolved.recipe is None:
         LOG.info("recipe: none given, the model's defaults and the keys given")
         return

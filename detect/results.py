@@ -1,4 +1,4 @@
-"""The one result type of every detector."""
+"""The result type of all detectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spineline.datasets.boxes import suppressed_boxes
 class Detections:
     """Detections in one image, in order of falling confidence.
 
-    One place may have boxes of several classes, because suppression is per class.
+    One structure may have boxes of several classes, because suppression is per class.
 
     Attributes:
         boxes_xyxy: (N, 4) float32, absolute, native pixels of the image, clipped to it.
@@ -69,7 +69,7 @@ class Detections:
         return self._take(order[np.sort(first)])
 
     def without_near_duplicates(self, iou: float) -> Detections:
-        """The detections that overlap no more confident one, of any class, by more than ``iou``."""
+        """Drop boxes that overlap a more confident one, of any class, by more than ``iou``."""
         ordered = self.by_confidence()
         return ordered.where(~suppressed_boxes(ordered.boxes_xyxy, iou))
 
@@ -80,7 +80,7 @@ class Detections:
 
 
 def no_detections(names: tuple[str, ...]) -> Detections:
-    """Nothing found."""
+    """Return an empty result."""
     return Detections(
         np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), names
     )

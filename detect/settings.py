@@ -15,7 +15,7 @@ FUSIONS = ("wbf", "nmw", "nms")
 
 
 def _recipe_key(name: str, help: str, group: str, **limits: Any) -> Any:
-    """A key that beats the recipe; help says which models have it, and their defaults."""
+    """A key that overrides the recipe; its help lists the models that have it, with defaults."""
     values = {model: table[name] for model, table in DEFAULTS_OF.items() if name in table}
     first = next(iter(values.values()))
     models = "" if len(values) == len(DEFAULTS_OF) else f"{', '.join(values)}: "
@@ -37,8 +37,8 @@ def _gain(name: str, help: str, group: str = "training") -> Any:
 class DetectTrain(Settings):
     """Keys of ``detect train``.
 
-    A key of a recipe is None where it is not given: its value is the recipe's, else the model's
-    default. A key that the model has no use for is refused.
+    A key that a recipe can set is None if not given: its value is then the recipe's, else the
+    model's default. A key that does not apply to the model is refused.
     """
 
     model: str | None = key(

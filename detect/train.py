@@ -40,7 +40,7 @@ _MAY_CHANGE = (
     "trust",
     "overwrite",
 )
-"""Keys that a resumed run may be given otherwise than the run it continues."""
+"""Keys that may change when a run is resumed."""
 
 
 def train(settings: DetectTrain) -> TrainingResult:
@@ -52,12 +52,12 @@ def train(settings: DetectTrain) -> TrainingResult:
         settings: the command's keys.
 
     Returns:
-        Where the weights are.
+        The paths of the weights.
 
     Raises:
-        ConfigError: a key or recipe that cannot work.
+        ConfigError: a key or recipe cannot work.
         AnnotationError: the dataset is missing or cannot be used.
-        WeightsError: weights to start from cannot be used, or there is nothing to resume.
+        WeightsError: the initial weights cannot be used, or there is nothing to resume.
         OutputExistsError: the run folder exists and neither resume nor overwrite is given.
     """
     group = group_of_environment()
@@ -93,7 +93,7 @@ def _start(settings: DetectTrain, group: ProcessGroup) -> TrainingResult:
 
 
 def _check_start(settings: DetectTrain) -> None:
-    """Refuse weights to start from that the model has no use for, or more than one kind of them."""
+    """Refuse initial weights that do not apply to the model, or more than one kind of them."""
     kinds = ("weights", "backbone_weights", "download")
     given = [kind for kind in kinds if getattr(settings, kind)]
     if len(given) > 1:
@@ -107,7 +107,7 @@ def _check_start(settings: DetectTrain) -> None:
 
 
 def _check_group(settings: DetectTrain, values: dict[str, Any], group: ProcessGroup) -> None:
-    """Refuse what several processes cannot train together, or one device for all of them."""
+    """Refuse settings that several processes cannot train with, or one device for all of them."""
     if group.alone:
         return
     if settings.model not in OWN_LOOP:
@@ -136,7 +136,7 @@ def _check_packages(settings: DetectTrain) -> None:
 def _prepared(
     settings: DetectTrain, resolved: Resolved, data: YoloData, group: ProcessGroup
 ) -> Callable[[], TrainingResult]:
-    """Everything read and checked before anything is written; the call that trains."""
+    """Read and check everything before anything is written; returns the call that trains."""
     if settings.model in OWN_LOOP:
         from spineline.detect.engine import loop  # torch
 

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DetectValResult:
-    """What ``detect val`` found.
+    """Result of ``detect val``.
 
     Attributes:
         out: the folder written.
         metrics: the content of ``metrics.json``.
-        failures: images that could not be read, with the reason; they count as without detection.
+        failures: images that could not be read, with the reason; they count as without detections.
     """
 
     out: Path
@@ -48,7 +48,7 @@ def val(settings: DetectVal) -> DetectValResult:
 
     Raises:
         AnnotationError: the dataset cannot be read, or the part is empty.
-        ConfigError: keys that do not go together.
+        ConfigError: keys do not go together.
         WeightsError: the weights cannot be used, or their classes are not the dataset's.
         OutputExistsError: ``out`` exists.
     """
@@ -63,7 +63,7 @@ def val(settings: DetectVal) -> DetectValResult:
         msg = f"data={settings.data}: its {settings.split} part is empty; split={'|'.join(filled)}"
         raise AnnotationError(msg)
     chosen = load_chosen(settings)
-    if chosen.detector.names == dataset.own_names:  # it was trained on such a bare data set
+    if chosen.detector.names == dataset.own_names:  # trained on this dataset's own classes
         dataset = replace(dataset, classes=dataset.own_names)
     _check_classes(settings, chosen.detector, dataset)
     found, failures = _detect(settings, chosen.detector, dataset, records)
@@ -183,7 +183,7 @@ def _report_classes(metrics: dict[str, Any]) -> None:
 
 
 def _report_rules(matched: dict[str, Any], seed: dict[str, Any]) -> None:
-    """The rules beside each other, and where F1 would be best."""
+    """Log the rules side by side, and the confidence of the best F1."""
     keys = ("precision", "recall", "f1", "average_precision")
     lines = {"one_to_one": matched, "any class": matched["class_agnostic"], "seed": seed}
     rows = [(name, *(_text(f[key]["value"]) for key in keys)) for name, f in lines.items()]

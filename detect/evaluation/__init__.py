@@ -1,1 +1,1 @@
-"""Metrics of detections: COCO, one-to-one matching, level accuracy, the older rule."""
+"""Metrics of detections: COCO, one-to-one matching, level accuracy, the older project's rule."""

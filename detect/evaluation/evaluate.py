@@ -1,16 +1,16 @@
-"""One evaluator of detections: the same boxes scored by every rule in use.
+"""One evaluator of detections: the same boxes are scored by every rule in use.
 
-`evaluate_detections` gives what ``spineline detect val`` writes as ``metrics.json``:
+`evaluate_detections` returns what ``spineline detect val`` writes as ``metrics.json``:
 
     coco: pycocotools' mean average precision
-    one_to_one: precision, recall, F1 and average precision, each label hit once
+    one_to_one: precision, recall, F1 and average precision, each label matched once
         (spineline.detect.evaluation.matching); class_agnostic: the same without regard to classes
     seed: the older cervical project's metrics (spineline.detect.evaluation.seed_metrics)
-    level_accuracy_8px: of datasets whose classes are the levels
+    level_accuracy_8px: only for datasets whose classes are the levels
 
-A metric of ``one_to_one`` and ``seed`` is ``{value, ci95: [low, high], n}``: the value, the 2.5 %
-and 97.5 % points of a bootstrap over studies, and the number of labels, detections or pairs that
-the value is a share of. What is undefined is null.
+A metric of ``one_to_one`` and ``seed`` is ``{value, ci95: [low, high], n}``. ``ci95`` holds the
+2.5 % and 97.5 % points of a bootstrap over studies. ``n`` is the number of labels, detections or
+pairs in the metric's denominator. An undefined metric is null.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from spineline.detect.evaluation.matching import (
 from spineline.detect.results import Detections
 
 SICK = HEALTH_NAMES[1]
-"""The class whose average precision the older project's rule gives."""
+"""The class whose average precision the older project reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +49,9 @@ class MatchingRules:
     """How detections are scored.
 
     Attributes:
-        match_iou: least overlap of a hit, for ``one_to_one`` and the confusion.
-        match_confidence: least confidence for precision, recall, F1 and the confusion.
-        least_confidence: of the detections given, which bounds what ``seed`` can see.
+        match_iou: smallest overlap of a match, for ``one_to_one`` and the confusion.
+        match_confidence: lowest confidence for precision, recall, F1 and the confusion.
+        least_confidence: lowest confidence of the detections given; ``seed`` sees none below it.
         draws, seed: of the bootstrap over studies; 0 draws: no intervals.
     """
 
@@ -64,7 +64,7 @@ class MatchingRules:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LevelHits:
-    """Labels of the eleven levels, and whether they are found (L rows).
+    """Labels of the eleven levels, and whether each is found (L rows).
 
     Attributes:
         image: (L,) index of the image.
@@ -79,16 +79,16 @@ class LevelHits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Metrics, and what pictures and files are made of.
+    """The metrics, and the data for plots and files.
 
     Attributes:
         metrics: plain values for ``metrics.json``.
-        matches: one to one, class by class.
-        confusion: (classes + 1, classes + 1) counts, row the label, the last is background.
+        matches: one-to-one matches, class by class.
+        confusion: (classes + 1, classes + 1) counts; the row is the label, the last is background.
         truth: the labels as a COCO dict.
-        results: the detections as COCO's list of results.
-        coco: what pycocotools says.
-        levels: of datasets whose classes are the levels, else None.
+        results: the detections as a COCO list of results.
+        coco: the metrics of pycocotools.
+        levels: hits by level if the dataset's classes are the levels, else None.
         weights: (draws + 1, images) how often each image counts.
     """
 
@@ -102,7 +102,7 @@ class Evaluation:
     weights: FloatArray
 
     def more_intervals(self) -> dict[str, dict[str, Any]]:
-        """``{value, ci95, n}`` by dotted key of what stands in ``metrics`` without an interval."""
+        """``{value, ci95, n}`` by dotted key, for what ``metrics`` holds without an interval."""
         map50, map50_95 = self.coco.drawn(self.weights)
         found = {
             "coco.map50": with_interval(map50, self.coco.labels),
@@ -124,9 +124,9 @@ def evaluate_detections(
     """Score detections by every rule.
 
     Args:
-        records: labels of each image; images of one study are drawn together.
-        found: detections of each image, of a detector whose classes are those of ``labels``.
-        labels: the label set, or the names of a data set's own classes.
+        records: labels of each image; the bootstrap draws the images of one study together.
+        found: detections of each image; their classes must be those of ``labels``.
+        labels: the label set, or the names of a dataset's own classes.
         rules: thresholds and the bootstrap.
     """
     names = class_names(labels)
@@ -186,11 +186,11 @@ def evaluate_detections(
 
 
 def level_hits(records: Sequence[ImageRecord], found: Sequence[Detections]) -> LevelHits:
-    """Which labels are found: ``level_accuracy_8px`` is their share.
+    """Determine which labels are found; ``level_accuracy_8px`` is their proportion.
 
     Args:
         records: labels; structures outside the eleven levels do not count.
-        found: detections of each image, of a detector whose classes are the levels.
+        found: detections of each image; their classes must be the levels.
     """
     image, level, hit = [], [], []
     for number, (record, detections) in enumerate(zip(records, found, strict=True)):

@@ -1,15 +1,15 @@
 """One-to-one matching of detections to labels, and the metrics that follow from it.
 
-The rule is COCO's (Lin et al. 2014, ``COCOeval``): in each image and class, detections by falling
-confidence each take the label with the highest overlap among those that are still free, if that
-overlap is at least ``iou``; a detection without such a label is a false positive, a label without
-detection a false negative. So each label is hit once, a second box on it counts against precision,
-and what is hit above some confidence does not depend on what lies below it.
+The rule is COCO's (Lin et al. 2014, ``COCOeval``). In each image and class, detections are taken
+by falling confidence. Each is matched to the free label with the highest overlap, if that is at
+least ``iou``. A detection without a label is a false positive, and a label without a detection is
+a false negative. So each label is matched once, and a second box on it counts against precision.
+Matches above some confidence do not depend on the boxes below it.
 
-Average precision is the exact area under the interpolated precision-recall curve (PASCAL VOC since
-2010: at each recall, the highest precision at that recall or a greater one), over all confidences
-that the detections have. COCO's own average precision reads the same curve at 101 recalls.
-Boxes are ``xyxy``, absolute, native pixels; areas without a ``+ 1``.
+Average precision is the exact area under the interpolated precision-recall curve, over all
+confidences of the detections. As in PASCAL VOC since 2010, the precision at a recall is the highest
+at that recall or a greater one. COCO's own average precision reads the same curve at 101 recalls.
+Boxes are ``xyxy`` in absolute native pixels; areas have no ``+ 1``.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.results import Detections
 
 _CELLS = 4_000_000
-"""Cells of the largest table that average precision of many draws builds at once."""
+"""Most cells in a table that average precision over many draws builds at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Every detection, hit or not, by falling confidence (images in order among equals).
+    """Every detection, matched or not, by falling confidence (ties in the order of images).
 
     Attributes:
         image: (N,) index of the image.
-        class_index: (N,).
+        class_index: (N,) index of the class.
         confidence: (N,) float32.
-        hit: (N,) whether the detection takes a label.
+        hit: (N,) whether the detection is matched to a label.
         labels: (images, classes) number of labels.
     """
 
@@ -49,7 +49,7 @@ class Matches:
     labels: IntArray
 
     def of_class(self, index: int) -> Matches:
-        """Those of one class."""
+        """The matches of one class."""
         which = self.class_index == index
         return Matches(
             self.image[which],
@@ -65,9 +65,9 @@ class Curve:
     """Precision and recall at each confidence that occurs, from the highest down.
 
     Attributes:
-        confidence: (N,) distinct.
-        precision: (N,) of the detections of at least that confidence; not interpolated.
-        recall: (N,); NaN without any label.
+        confidence: (N,) distinct values.
+        precision: (N,) precision of detections of at least that confidence; not interpolated.
+        recall: (N,) their recall; NaN if there is no label.
     """
 
     confidence: FloatArray
@@ -77,15 +77,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rates:
-    """What follows from matches, one number for each row of weights, (B,).
+    """Metrics of matches, one number for each row of weights, (B,).
 
     Attributes:
-        precision: hits of all detections; NaN without any detection.
-        recall: hits of all labels; NaN without any label.
+        precision: fraction of detections that are hits; NaN without any detection.
+        recall: fraction of labels that are hit; NaN without any label.
         f1: 2 TP / (2 TP + FP + FN); NaN without detections and labels.
         average_precision: area under the interpolated curve over all confidences; NaN without any
             label.
-        tp, fp, fn: hits, detections without label, labels without detection, each image once.
+        tp, fp, fn: hits, unmatched detections and unmatched labels, each image counted once.
     """
 
     precision: FloatArray
@@ -109,17 +109,17 @@ def match(
     iou: float = 0.5,
     class_agnostic: bool = False,
 ) -> Matches:
-    """Match detections of all confidences to labels; see the module.
+    """Match detections of all confidences to labels; see the module for the rule.
 
     Args:
         labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
-        found: detections of each image, at all confidences that average precision is to see.
-        iou: least overlap of a hit.
-        class_agnostic: take no account of classes: localisation alone. Two boxes of two classes at
-            one place are then one hit and one false positive.
+        found: detections of each image, down to the lowest confidence for average precision.
+        iou: smallest overlap of a match.
+        class_agnostic: ignore classes, to measure localisation alone. Two boxes of two classes on
+            one structure are then one hit and one false positive.
 
     Raises:
-        ValueError: not as many images in ``labels`` as in ``found``, or names that differ.
+        ValueError: ``labels`` and ``found`` differ in their number of images, or names differ.
     """
     names = found[0].names if found else ()
     if any(detections.names != names for detections in found):
@@ -166,11 +166,11 @@ def _hits(
 
 
 def rates(matches: Matches, confidence: float, weights: FloatArray | None = None) -> Rates:
-    """Precision, recall, F1 and counts at a confidence, and average precision.
+    """Return precision, recall, F1 and counts at a confidence, and average precision.
 
     Args:
         matches: of one class, or of all classes counted together.
-        confidence: least confidence for all but average precision.
+        confidence: lowest confidence for everything but average precision.
         weights: (B, images) how often each image counts; None: once each (B = 1).
     """
     images = len(matches.labels)
@@ -195,7 +195,7 @@ def rates(matches: Matches, confidence: float, weights: FloatArray | None = None
 
 
 def precision_recall(matches: Matches) -> Curve:
-    """Precision and recall at each confidence that occurs."""
+    """Return precision and recall at each confidence that occurs."""
     ends = _ends(matches.confidence)
     tp = np.cumsum(matches.hit)[ends]
     labels = int(matches.labels.sum())
@@ -204,9 +204,9 @@ def precision_recall(matches: Matches) -> Curve:
 
 
 def _average_precision(matches: Matches, table: FloatArray) -> FloatArray:
-    """(B,) area under the interpolated precision-recall curve; NaN where a draw has no label."""
+    """(B,) area under the interpolated precision-recall curve; NaN if a draw has no label."""
     labels = table @ matches.labels.sum(axis=1).astype(np.float64)
-    # Precision is highest where a hit has just been added, so it is wanted there alone.
+    # Precision peaks where a hit has just been added, so it is needed only there.
     ends = _ends(matches.confidence)
     group = np.searchsorted(ends, np.arange(len(matches.hit)))
     with_hit = np.unique(group[matches.hit])
@@ -230,16 +230,16 @@ def _area(tp: FloatArray, detected: FloatArray) -> FloatArray:
 
 
 def _ends(confidence: npt.NDArray[np.float32]) -> IntArray:
-    """Last place of each run of equal confidences."""
+    """Last index of each run of equal confidences."""
     if not len(confidence):
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.r_[confidence[1:] != confidence[:-1], True])
 
 
 def best_f1(curve: Curve) -> tuple[float | None, float | None]:
-    """The highest F1 over all confidences, and the confidence; None where no F1 is defined.
+    """Return the highest F1 over all confidences and its confidence, or None if F1 is undefined.
 
-    It is chosen on the very data that it is scored on, so it is no estimate for other data.
+    The confidence is chosen on the data that it is scored on, so F1 is no estimate for other data.
     """
     total = curve.precision + curve.recall
     f1 = np.divide(
@@ -259,27 +259,28 @@ def confusion(
     confidence: float = 0.25,
     iou: float = 0.5,
 ) -> IntArray:
-    """Confusion of classes at places that overlap.
+    """Count the confusion of classes between overlapping labels and detections.
 
     Detections of at least ``confidence`` are matched to labels one to one by falling overlap,
-    whatever their class; what overlaps nothing by ``iou`` is background.
+    whatever their class. A box without a match of at least ``iou`` counts as background.
 
     Args:
         labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
         found: detections of each image.
         classes: number of classes.
-        confidence: least confidence.
-        iou: least overlap.
+        confidence: lowest confidence.
+        iou: smallest overlap of a match.
 
     Returns:
-        (classes + 1, classes + 1): row is the label, column the detection, the last is background.
+        (classes + 1, classes + 1): the row is the label, the column the detection, the last is
+        background.
     """
     table = np.zeros((classes + 1, classes + 1), dtype=np.int64)
     for (boxes, label_class), detections in zip(labels, found, strict=True):
         kept = detections.at_least(confidence)
         overlap = iou_matrix(boxes, kept.boxes_xyxy)
         taken = np.full(len(boxes), classes)  # class of the detection on each label
-        beside = kept.class_index.copy()  # class of each detection that takes no label, else -1
+        beside = kept.class_index.copy()  # class of each unmatched detection, else -1
         for place in np.argsort(-overlap, axis=None, kind="stable").tolist():
             row, column = divmod(place, len(kept))
             if overlap[row, column] < iou:

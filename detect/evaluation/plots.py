@@ -1,4 +1,4 @@
-"""Pictures of ``detect val`` as PNG bytes; the same numbers give the same bytes."""
+"""Plots of ``detect val`` as PNG bytes; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from spineline.detect.evaluation.matching import Curve, Matches, best_f1, precis
 def precision_recall_png(
     matches: Matches, names: Sequence[str], *, iou: float, confidence: float
 ) -> bytes:
-    """Precision by recall of one-to-one matching: a thin line per class, a thick one for all.
+    """Plot precision by recall of one-to-one matching: a thin line per class, a thick one for all.
 
-    Dots mark the confidence that the metrics were counted at, the ring that of the best F1. The
-    steps are the curve as measured, not interpolated; average precision is of the interpolated one.
+    Dots mark the confidence at which the metrics were counted, and the ring marks the best F1.
+    The steps are the measured curve; average precision is computed from the interpolated one.
 
     Args:
-        matches: of all classes.
-        names: of the classes.
-        iou: least overlap of a hit.
-        confidence: of the dots.
+        matches: matches of all classes.
+        names: class names.
+        iou: smallest overlap of a match, for the title.
+        confidence: confidence marked by the dots.
     """
     from matplotlib import colormaps
 
@@ -50,7 +50,7 @@ def _line(axes: Any, matches: Matches, confidence: float, name: str, **style: An
     found, curve = rates(matches, confidence), precision_recall(matches)
     recall, precision = np.r_[0.0, curve.recall], np.r_[curve.precision[:1], curve.precision]
     label = f"{name} {found.average_precision[0]:.3f}"
-    if len(recall) == 1:  # no detection: nothing but its name
+    if len(recall) == 1:  # no detection: only the name goes into the legend
         axes.plot([], [], label=label, **style)
         return
     axes.plot(recall, precision, label=label, **style)
@@ -59,7 +59,7 @@ def _line(axes: Any, matches: Matches, confidence: float, name: str, **style: An
 
 
 def _ring(axes: Any, curve: Curve) -> None:
-    """The point of the best F1, if there is one."""
+    """Mark the point of the best F1, if there is one."""
     value, confidence = best_f1(curve)
     if confidence is None:
         return

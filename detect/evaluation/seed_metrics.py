@@ -1,41 +1,42 @@
-"""The older cervical project's metrics, ``seed.*``, by its own rule, odd as it is.
+"""The older cervical project's metrics, ``seed.*``, by its own unusual rule.
 
-The project found healthy and sick cervical discs with torchvision's Faster R-CNN and published
+The project found healthy and sick cervical discs with torchvision's Faster R-CNN. It published
 precision 0.773, recall 0.817, F1 0.795 and average precision 0.42 on 109 test images, matched at
-IoU 0.5. The rule below is that of its last evaluator, ``common/evaluator.py``, with
-``postprocessing`` of ``common/utils.py`` before it:
-https://github.com/resolator/vertebra-detection (read at commits 963ad73 and c6f2e97). This is a
-description and code of our own; none of theirs is copied.
+IoU 0.5. The rule below is that of its last evaluator, ``common/evaluator.py``, applied after
+``postprocessing`` of ``common/utils.py``:
+https://github.com/resolator/vertebra-detection (read at commits 963ad73 and c6f2e97). Description
+and code are our own; nothing of theirs is copied.
 
-Boxes first: torchvision's defaults (confidence above 0.05, suppression per class at IoU 0.5, at
-most 100 boxes), then near-duplicates go: each box, by falling confidence, adds up its overlaps with
-the boxes after it, in order; from the place where that running sum passes 0.65 on, of the box and
-each later one the less confident goes, whether those two overlap or not.
+First, boxes are filtered by torchvision's defaults: confidence above 0.05, suppression per class
+at IoU 0.5, at most 100 boxes. Then near-duplicates are removed. By falling confidence, each box
+adds up its overlaps with the boxes after it, in order. From the place where that running sum
+passes 0.65, the less confident of the box and each later one is removed, whether they overlap or
+not.
 
-Then, in each image, every label meets every box, so a box may serve several labels:
+Then, in each image, every label is compared with every box, so a box may serve several labels:
 
-- a label that some box of its class overlaps by at least 0.5 is a true positive, once;
-- each box of another class that overlaps it so far is a false negative;
-- false positives are the labels of the image less its true positives.
+- A label that some box of its class overlaps by at least 0.5 is one true positive.
+- Each box of another class that overlaps a label by at least 0.5 is a false negative.
+- False positives are the labels of the image minus its true positives.
 
-So ``fp`` counts labels that were missed. A box that lies on nothing is never counted, however many
-there are; a label on which no box lies is no false negative. Hence "precision" is the share of
-labels that were found (what is called recall elsewhere), and "recall" is, of the boxes that lie on
-a label, about the share that has its class. "Average precision" is no area under a curve of
-detections: each label with each box that overlaps it makes a pair; the pairs are ranked by the
-box's confidence, whatever its class, and scored by whether the *label* is sick (scikit-learn's
-``average_precision_score``, not interpolated). It falls towards the share of sick labels and below
-it where healthy discs are the surer ones: the project has 0.316 on its training images, at a
-precision and recall of 0.998. Do not compare any of the four with a metric of the same name; the
-one-to-one rule stands beside them for that.
+So ``fp`` counts missed labels. A box that lies on no label is never counted, and a label without
+any box is not a false negative. Hence "precision" is the fraction of labels that were found, which
+is usually called recall. "Recall" is about the fraction of boxes on a label that have its class.
 
-Overlap counts pixels inclusively here: one is added to each side, of the shared part too.
+"Average precision" is not the area under a curve of detections. Each label forms a pair with each
+box that overlaps it. The pairs are ranked by the box's confidence, whatever its class, and scored
+by whether the *label* is sick (scikit-learn's ``average_precision_score``, not interpolated). It
+falls towards the fraction of sick labels, and below it if healthy discs have higher confidences.
+The project has 0.316 on its training images, at a precision and recall of 0.998. Do not compare
+any of the four with a metric of the same name; use the one-to-one rule beside them for that.
 
-Known differences: the project scored frames resized to 384 × 384 and cropped to 330 × 330; here
-boxes and labels are native pixels of the whole frame, so that the added pixel weighs less in a
-larger frame. Its training loop removed near-duplicates at 0.65, its demonstration, which printed
-the figures of a whole file, at 0.5 by default; which of the two the published figures have is not
-said, and 0.65 is taken.
+Overlaps count pixels inclusively here: one is added to each side, also of the intersection.
+
+Known differences: the project scored frames resized to 384 × 384 and cropped to 330 × 330. Here
+boxes and labels are native pixels of the whole frame, so the added pixel weighs less in a larger
+frame. Its training loop removed near-duplicates at 0.65. Its demonstration, which printed the
+figures of a whole file, used 0.5 by default. It does not say which of the two gave the published
+figures, and 0.65 is used here.
 """
 
 from __future__ import annotations
@@ -53,19 +54,19 @@ from spineline.datasets.metrics.coco import BoxesOfImage
 from spineline.detect.results import Detections
 
 SEED_IOU = 0.5
-"""A box that overlaps a label by this much or more lies on it."""
+"""A box lies on a label if it overlaps it by at least this much."""
 
 SEED_CONFIDENCE = 0.05
-"""Boxes must be more confident than this: torchvision's default."""
+"""Boxes must have a higher confidence than this: torchvision's default."""
 
 SEED_NMS_IOU = 0.5
 """Suppression per class: torchvision's default."""
 
 SEED_MAX_DETECTIONS = 100
-"""Most boxes per image before near-duplicates go: torchvision's default."""
+"""Most boxes per image before near-duplicates are removed: torchvision's default."""
 
 SEED_NEAR_DUPLICATE_IOU = 0.65
-"""Running sum of overlaps from which on boxes go, whatever their class."""
+"""Running sum of overlaps above which boxes are removed, whatever their class."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,11 +75,11 @@ class SeedCounts:
 
     Attributes:
         tp, wrong, labels: (images,) labels with a box of their class on them; boxes of another
-            class, counted once for each label they lie on; labels.
+            class, counted once for each label they lie on; number of labels.
         pair_image: (P,) index of the image of each pair of a label and a box on it.
-        pair_confidence: (P,) of the box, by falling confidence.
+        pair_confidence: (P,) confidence of the box, by falling confidence.
         pair_positive: (P,) whether the label is of the positive class (sick).
-        has_positive: whether the classes have a positive one at all.
+        has_positive: whether there is a positive class.
     """
 
     tp: IntArray
@@ -95,9 +96,9 @@ class SeedRates:
     """The older metrics, one number for each row of weights, (B,).
 
     Attributes:
-        precision, recall, f1: 0 where a divisor is 0, as the older evaluator has it.
-        average_precision: 0 without any pair; NaN where no pair has a sick label, or the classes
-            know no sick.
+        precision, recall, f1: 0 where a divisor is 0, as in the older evaluator.
+        average_precision: 0 without any pair; NaN if no pair has a sick label, or there is no
+            positive class.
     """
 
     precision: FloatArray
@@ -109,7 +110,7 @@ class SeedRates:
 def seed_boxes(
     detections: Detections, *, near_duplicate_iou: float = SEED_NEAR_DUPLICATE_IOU
 ) -> Detections:
-    """The boxes that the older project's evaluator would have seen, by falling confidence."""
+    """Return the boxes that the older project's evaluator would see, by falling confidence."""
     kept = detections.where(detections.confidence > np.float32(SEED_CONFIDENCE)).by_confidence()
     gone = suppressed_boxes(kept.boxes_xyxy, SEED_NMS_IOU, kept.class_index)
     kept = kept.where(~gone).first(SEED_MAX_DETECTIONS)
@@ -135,9 +136,9 @@ def seed_counts(
     Args:
         labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
         found: detections of each image, as [seed_boxes][] leaves them.
-        positive: index of the class sick; None where the classes know none, and average precision
+        positive: index of the class sick; None if there is no such class, and average precision
             has no meaning.
-        iou: least overlap, pixels counted inclusively.
+        iou: smallest overlap, with pixels counted inclusively.
     """
     tp, wrong = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
     image_of, confidence, label_class = [], [], []
@@ -166,7 +167,7 @@ def seed_counts(
 
 
 def seed_rates(counts: SeedCounts, weights: FloatArray | None = None) -> SeedRates:
-    """The four metrics.
+    """Compute the four metrics.
 
     Args:
         counts: of all images.

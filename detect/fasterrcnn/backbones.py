@@ -1,9 +1,9 @@
 """Backbones of a Faster R-CNN: torchvision's by name, and timm's feature extractors.
 
-Each is a body that gives feature maps from fine to coarse, under torchvision's pyramid of 256
-channels and one coarser level by pooling. Nothing is downloaded: weights are drawn, or read from a
-file by the caller. A name comes from a user or from a weights file; it is a word that torchvision
-or timm knows, never an address or a path.
+Each is a body that returns feature maps from fine to coarse, below torchvision's pyramid of 256
+channels with one coarser level by pooling. Nothing is downloaded: weights are random, or the caller
+reads them from a file. A name comes from a user or a weights file. It is a name that torchvision or
+timm knows, never an address or a path.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from spineline.datasets.networks.tensors import without_memory
 from spineline.detect.architectures import FASTERRCNN_BACKBONES, TIMM_PREFIX
 
 STRIDES = (4, 32)
-"""Finest and coarsest stage that the pyramid takes."""
+"""Finest and coarsest stage that the pyramid uses."""
 
 _WIDTH = 256
 _PROBES_HW = ((64, 96), (224, 160))
-"""Image sizes that a timm model must take; (height, width) in pixels."""
+"""Image sizes that a timm model must accept; (height, width) in pixels."""
 
 _BUILD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, KeyError, IndexError)
-"""What timm's models raise where they do not fit."""
+"""Errors that timm's models raise if they do not fit."""
 
 
 class TimmBody(nn.Module):
-    """A timm feature extractor whose stages have names, as torchvision's pyramid wants them.
+    """A timm feature extractor with named stages, as torchvision's pyramid expects them.
 
     Args:
-        features: timm's network; gives one feature map per stage.
-        channels_last: its feature maps are (N, h, w, channels).
+        features: timm's network, which returns one feature map per stage.
+        channels_last: whether its feature maps are (N, h, w, channels).
     """
 
     def __init__(self, features: nn.Module, *, channels_last: bool) -> None:
@@ -47,7 +47,7 @@ class TimmBody(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, images: torch.Tensor) -> Dict[str, torch.Tensor]:  # noqa: UP006
-        """Feature maps (N, channels, h, w) by ``0``, ``1``, … from fine to coarse."""
+        """Feature maps (N, channels, h, w) by ``0``, ``1``, …, from fine to coarse."""
         found: Dict[str, torch.Tensor] = {}  # noqa: UP006
         for number, feature in enumerate(self.features(images)):
             found[str(number)] = feature.permute(0, 3, 1, 2) if self.channels_last else feature
@@ -55,7 +55,7 @@ class TimmBody(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """A timm body with torchvision's pyramid; parts are named as in torchvision's backbones."""
+    """A timm body with torchvision's pyramid; modules are named as in torchvision's backbones."""
 
     def __init__(self, body: TimmBody, channels: list[int]) -> None:
         from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
@@ -71,7 +71,7 @@ class TimmBackbone(nn.Module):
 
 
 def timm_name(backbone: str) -> str | None:
-    """The name of a timm model; None for one of torchvision's, whose names win.
+    """Return the name of a timm model, or None for torchvision's, whose names take precedence.
 
     >>> timm_name("resnet50"), timm_name("timm/resnet50"), timm_name("convnext_tiny")
     (None, 'resnet50', 'convnext_tiny')
@@ -82,10 +82,10 @@ def timm_name(backbone: str) -> str | None:
 
 
 def check_backbone(backbone: str) -> None:
-    """Refuse a name that neither torchvision nor timm knows; builds nothing.
+    """Refuse a name that neither torchvision nor timm knows, without building anything.
 
     Raises:
-        ConfigError: with a close match, if there is one.
+        ConfigError: the name is unknown; the message suggests a close match, if there is one.
     """
     name = timm_name(backbone)
     if name is None:
@@ -103,10 +103,10 @@ def check_backbone(backbone: str) -> None:
 
 
 def check_network(backbone: str, channels: int) -> None:
-    """Refuse a backbone that cannot be built, before anything else is done.
+    """Refuse a backbone that cannot be built, before any other work.
 
     Raises:
-        ConfigError: no such backbone, or a timm model that cannot carry a pyramid.
+        ConfigError: there is no such backbone, or a timm model does not fit a pyramid.
     """
     check_backbone(backbone)
     name = timm_name(backbone)
@@ -116,12 +116,12 @@ def check_network(backbone: str, channels: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What of a timm model a pyramid takes.
+    """The stages of a timm model that a pyramid uses.
 
     Attributes:
-        indices: of its stages, from fine to coarse.
-        channels_last: its feature maps are (N, h, w, channels).
-        free_size: it has to be told that images may be of any size.
+        indices: indices of the stages, from fine to coarse.
+        channels_last: whether the feature maps are (N, h, w, channels).
+        free_size: whether timm needs an option to accept images of any size.
     """
 
     indices: tuple[int, ...]
@@ -131,14 +131,14 @@ class Stages:
 
 @cache
 def timm_stages(name: str, channels: int) -> Stages:
-    """The stages of a timm model that the pyramid takes, tried out without memory for weights.
+    """Find the stages of a timm model for the pyramid, by a trial without memory for weights.
 
     Args:
         name: a model that timm knows.
-        channels: of the input.
+        channels: channels of the input.
 
     Raises:
-        ConfigError: it gives no feature maps, none of use, or takes images of one size alone.
+        ConfigError: the model returns no usable feature maps, or takes only images of one size.
     """
     where = f"backbone={name}"
     try:
@@ -168,7 +168,7 @@ def _is_channels_last(name: str, channels: int, indices: tuple[int, ...], free_s
     """Whether feature maps are (N, h, w, channels), tried with images of two sizes.
 
     Raises:
-        ValueError: they are not those of the model's strides (and whatever a model raises).
+        ValueError: the maps do not fit the model's strides; the model may raise other errors.
     """
     with without_memory(), torch.no_grad():
         network = _create(name, channels, indices, free_size=free_size).eval()
@@ -189,7 +189,7 @@ def _fit(
     image_hw: tuple[int, int],
     last: bool,
 ) -> bool:
-    """Whether feature maps have the channels, and within rounding the sizes, of their strides."""
+    """Whether feature maps have the channels, and up to rounding the sizes, of their strides."""
     for shape, (stride, channels) in zip(shapes, wanted, strict=True):
         if len(shape) != 4:
             return False
@@ -207,25 +207,25 @@ def _create(
 
     options: dict[str, Any] = {} if indices is None else {"out_indices": indices}
     if free_size:
-        options["strict_img_size"] = False  # of Swin transformers
+        options["strict_img_size"] = False  # option of Swin transformers
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of timm's own use of torch
+        warnings.simplefilter("ignore")  # warnings about timm's own use of torch
         return timm.create_model(
             name, pretrained=False, features_only=True, in_chans=channels, **options
         )
 
 
 def build_backbone(backbone: str, channels: int) -> Any:
-    """A body with its pyramid and fresh weights, from the global generator.
+    """Build a body with its pyramid; fresh weights come from the global generator.
 
-    Every layer is trainable and batch normalisation is live, as torchvision has it without weights.
+    Every layer is trainable and batch normalisation is active, as in torchvision without weights.
 
     Args:
-        backbone: a name that [check_backbone][] lets pass.
-        channels: of the input.
+        backbone: a name that [check_backbone][] accepts.
+        channels: channels of the input.
 
     Raises:
-        ConfigError: a timm model that cannot carry a pyramid.
+        ConfigError: a timm model does not fit a pyramid.
     """
     from torchvision.models.detection import backbone_utils
 
@@ -246,10 +246,10 @@ def build_backbone(backbone: str, channels: int) -> Any:
 
 
 def make_anchors(backbone: Any) -> Any:
-    """Anchors for the levels of a pyramid; None where torchvision's own fit.
+    """Make anchors for the levels of a pyramid, or return None if torchvision's own fit.
 
-    Five levels, strides 4 to 64, have torchvision's, one size each (32 to 512 pixels); at fewer
-    each level has every size, as torchvision does for its MobileNets.
+    Five levels of strides 4 to 64 use torchvision's anchors, one size each (32 to 512 pixels). With
+    fewer levels each one has every size, as torchvision does for its MobileNets.
     """
     from torchvision.models.detection.rpn import AnchorGenerator
 
@@ -260,7 +260,7 @@ def make_anchors(backbone: Any) -> Any:
 
 
 def _set_channels(body: nn.Module, channels: int) -> None:
-    """Give the first convolution another number of input channels, and fresh weights."""
+    """Change the number of input channels of the first convolution, with fresh weights."""
     name, old = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
     new = nn.Conv2d(
         channels,

@@ -1,8 +1,8 @@
 """A Faster R-CNN as ONNX or TorchScript, compared with the original.
 
-The exported network takes one image, float32 (1, channels, size, size) in 0 … 1, and gives boxes
-(N, 4) in its pixels, classes (N,) from 0, and scores (N,): suppression is inside, with
-torchvision's settings (score over 0.05, overlap 0.5 within a class, 100 boxes at most).
+The exported network takes one image, float32 (1, channels, size, size) in 0 … 1. It returns boxes
+(N, 4) in pixels of that image, classes (N,) from 0, and scores (N,). Suppression is included, with
+torchvision's settings: score over 0.05, overlap 0.5 within a class, at most 100 boxes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Traced(nn.Module):
 
 
 class _Scripted(nn.Module):
-    """The same for TorchScript, whose network gives losses too."""
+    """The same for TorchScript, where the network returns losses too."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _Scripted(nn.Module):
 
 
 def exported_copy(detector: FasterRCNNDetector, size: int) -> Any:
-    """The network for one size, with torchvision's suppression."""
+    """A copy of the network for one size, with torchvision's suppression."""
     network: Any = deepcopy(detector.network).eval()
     heads = network.roi_heads
     heads.score_thresh, heads.nms_thresh, heads.detections_per_img = 0.05, 0.5, 100
@@ -60,7 +60,7 @@ def exported_copy(detector: FasterRCNNDetector, size: int) -> Any:
 
 
 def fasterrcnn_to_torchscript(network: Any, description: str, *, channels: int, size: int) -> bytes:
-    """The network as TorchScript; a timm body is traced, for not every one can be scripted."""
+    """Export the network as TorchScript; a timm body is traced, because not all can be scripted."""
     body = network.backbone.body
     if isinstance(body, TimmBody):
         with torch.no_grad():
@@ -74,12 +74,12 @@ def fasterrcnn_to_torchscript(network: Any, description: str, *, channels: int, 
 def fasterrcnn_to_onnx(
     network: Any, description: str, *, channels: int, size: int, opset: int
 ) -> bytes:
-    """The network as ONNX.
+    """Export the network as ONNX.
 
     Raises:
         ConfigError: the onnx package is not installed.
     """
-    # Some structure, so that every branch of the network has something to trace.
+    # The example has some structure, so that every branch of the network has something to trace.
     example = torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
     return to_onnx(
         _Traced(network).eval(),
@@ -95,10 +95,10 @@ def fasterrcnn_to_onnx(
 def largest_fasterrcnn_errors(
     network: Any, session: Session, images: Iterable[npt.NDArray[np.uint8]], channels: int
 ) -> tuple[float, float]:
-    """Largest differences of boxes (pixels) and scores to the original's.
+    """Return the largest differences from the original in boxes (pixels) and scores.
 
     Raises:
-        SpinelineError: another number of boxes, or other classes.
+        SpinelineError: the number of boxes or the classes differ.
     """
     box_error = score_error = 0.0
     for image in images:

@@ -1,10 +1,10 @@
 """Class loss of a Faster R-CNN's head: cross-entropy, weighted by class, or focal.
 
-The loss of a region of class y (0 is the background) to which the network gives the probability p
-is ``w_y (1 - p)^γ (-ln p)``, and that of a batch is the mean over its regions. Weights are not
-divided out: a class of weight 2 counts twice, and the others as before. With γ = 0 and every weight
-1 this is torchvision's loss. Lin et al. 2017, "Focal loss for dense object detection", with the
-softmax that this head has in place of sigmoids.
+For a region of class y (0 is the background) with predicted probability p, the loss is
+``w_y (1 - p)^γ (-ln p)``. The loss of a batch is the mean over its regions. It is not divided by
+the weights: a class of weight 2 counts twice, and the others count as before. With γ = 0 and all
+weights 1, this is torchvision's loss. The source is Lin et al. 2017, "Focal loss for dense object
+detection", with this head's softmax instead of sigmoids.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def class_loss(
     weights: torch.Tensor | None = None,
     gamma: float = 0.0,
 ) -> torch.Tensor:
-    """The loss of the module's text.
+    """Compute the loss described in the module.
 
     Args:
         logits: (N, 1 + classes), the background first.
         labels: int64 (N,), 0 for the background.
         weights: (1 + classes,), or None for 1 each.
-        gamma: of the focal term, 0 or more.
+        gamma: exponent of the focal term, 0 or more.
 
     Returns:
         A scalar.
@@ -52,12 +52,12 @@ def class_loss(
 
 
 class ClassWeightedHeads(RoIHeads):
-    """torchvision's heads with another class loss; their weights have the same names.
+    """torchvision's heads with another class loss; their weights keep the same names.
 
     Args:
-        heads: the heads of a network, whose layers and settings are taken over.
-        weights: of each class, without the background, which has 1; none for 1 each.
-        gamma: of the focal term.
+        heads: the heads of a network, whose layers and settings are reused.
+        weights: weight of each class without the background, which has 1; empty: 1 each.
+        gamma: exponent of the focal term.
     """
 
     def __init__(self, heads: Any, *, weights: Sequence[float] = (), gamma: float = 0.0) -> None:
@@ -82,7 +82,7 @@ class ClassWeightedHeads(RoIHeads):
     def forward(
         self, features: Any, proposals: Any, image_shapes: Any, targets: Any = None
     ) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-        """See torchvision's; in evaluation it is torchvision's."""
+        """See torchvision's method, which evaluation uses unchanged."""
         if not self.training:
             found: tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
             found = super().forward(features, proposals, image_shapes, targets)
@@ -98,7 +98,7 @@ class ClassWeightedHeads(RoIHeads):
 
 
 def set_class_loss(network: Any, *, weights: Sequence[float] = (), gamma: float = 0.0) -> nn.Module:
-    """Give a Faster R-CNN another class loss, in place; with no weights and γ = 0 it keeps its own.
+    """Set the class loss of a Faster R-CNN in place; no weights and γ = 0 leave it unchanged.
 
     Returns:
         The network.
@@ -112,18 +112,18 @@ def set_class_loss(network: Any, *, weights: Sequence[float] = (), gamma: float 
 def training_weights(
     values: Mapping[str, Any], names: Sequence[str], counts: Sequence[int]
 ) -> tuple[float, ...]:
-    """The weight of each class: ``class_weights=`` times those that ``cls_pw=`` makes of counts.
+    """Return the weight of each class: ``class_weights=`` times the weights of ``cls_pw=``.
 
     Args:
-        values: what a run trains with.
-        names: of the classes.
-        counts: boxes to train on, by class.
+        values: the training values.
+        names: class names.
+        counts: number of training boxes of each class.
 
     Returns:
-        One weight per class; none where all are 1.
+        One weight per class; empty if all are 1.
 
     Raises:
-        ConfigError: not one weight per class, or a weight that cannot be used.
+        ConfigError: the number of weights is not that of the classes, or a weight is not usable.
     """
     given = tuple(values["class_weights"] or ())
     words = ",".join(f"{w:g}" for w in given)
@@ -139,9 +139,10 @@ def training_weights(
 
 
 def inverse_frequency(counts: Sequence[int], power: float) -> tuple[float, ...]:
-    """Weights by the inverse frequency of classes, as ``cls_pw`` of ``ultralytics`` has them.
+    """Compute weights by inverse class frequency, as ``cls_pw`` of ``ultralytics`` does.
 
-    ``count^-power``, the mean of the others for a class without a box, divided by the mean of all.
+    A weight is ``count^-power`` divided by the mean of all weights. A class without a box gets the
+    mean of the others.
 
     >>> inverse_frequency([1, 4], 0.5)
     (1.3333333333333333, 0.6666666666666666)

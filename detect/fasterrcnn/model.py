@@ -1,9 +1,9 @@
-"""Faster R-CNN with a feature pyramid, through torchvision, behind the detectors' interface.
+"""Faster R-CNN with a feature pyramid, through torchvision, with the detectors' interface.
 
-An image is scaled so that its longer side is ``imgsz``, divided by 255, normalised by the mean and
-standard deviation of the images it was trained on, and padded with zeros to multiples of 32.
-Coordinates are continuous, origin at the top left corner of the image. Class 0 of the network is
-the background; it exists inside the network alone.
+An image is scaled so that its longer side is ``imgsz``, and divided by 255. It is then normalised
+by the mean and standard deviation of the training images, and padded with zeros to multiples of 32.
+Coordinates are continuous, with the origin at the top left corner of the image. Class 0 of the
+network is the background; it exists only inside the network.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FASTERRCNN_HEADS = {
     for layer, each in (("cls_score", 1), ("bbox_pred", 4))
     for part in ("weight", "bias")
 }
-"""Tensors with rows of classes, the background's first; a box has four numbers for each class."""
+"""Tensors with a row per class, the background first; a box has four numbers for each class."""
 
 
 @dataclass(frozen=True, slots=True)
 class FasterRCNNDescription:
-    """What is needed to build a network, apart from its classes.
+    """The values needed to build a network, apart from its classes.
 
     Attributes:
         backbone: see [spineline.detect.fasterrcnn.backbones][].
         channels: 1, or 3 (the grey image three times).
-        mean: of the grey images trained on, pixels in 0 … 1.
+        mean: mean of the grey training images, pixels in 0 … 1.
         std: their standard deviation.
     """
 
@@ -63,22 +63,22 @@ def build_fasterrcnn(
     class_weights: Sequence[float] = (),
     focal_gamma: float = 0.0,
 ) -> nn.Module:
-    """Torchvision's Faster R-CNN with fresh weights; nothing is downloaded.
+    """Build torchvision's Faster R-CNN with fresh weights; nothing is downloaded.
 
-    The network takes images that are scaled already, float32 (channels, h, w) in 0 … 1.
+    The network takes scaled images, float32 (channels, h, w) in 0 … 1.
 
     Args:
         description: backbone, channels and normalisation.
         classes: number of classes, without the background.
-        imgsz: longer side of its images; in training they may be smaller, such as crops.
-        seed: of the initial weights.
-        proposals: of training: kept per image; no part of the weights.
-        rois: of training: regions per image that the heads' losses see.
-        class_weights: of training: see [spineline.detect.fasterrcnn.losses][]; none for 1 each.
-        focal_gamma: of training: likewise.
+        imgsz: longer side of its images; training images may be smaller, such as crops.
+        seed: random seed of the initial weights.
+        proposals: training: proposals kept per image; not part of the weights.
+        rois: training: regions per image for the losses of the heads.
+        class_weights: training: see [spineline.detect.fasterrcnn.losses][]; empty: 1 each.
+        focal_gamma: training: see the same module.
 
     Raises:
-        ConfigError: a timm backbone that cannot carry a pyramid.
+        ConfigError: a timm backbone does not fit a pyramid.
     """
     from torchvision.models.detection import FasterRCNN
 
@@ -91,30 +91,30 @@ def build_fasterrcnn(
             rpn_anchor_generator=make_anchors(backbone),
             image_mean=[description.mean] * description.channels,
             image_std=[description.std] * description.channels,
-            min_size=imgsz,  # of images of that size already: nothing is scaled twice
+            min_size=imgsz,  # images have that size already: nothing is scaled twice
             max_size=imgsz,
             rpn_post_nms_top_n_train=proposals,
             box_batch_size_per_image=rois,
-            _skip_resize=True,  # in training, where there are crops
+            _skip_resize=True,  # for crops in training
         )
     return set_class_loss(network, weights=class_weights, gamma=focal_gamma)
 
 
 class FasterRCNNDetector(ScaledDetector):
-    """A Faster R-CNN behind [spineline.detect.backend.Detector][]."""
+    """A Faster R-CNN with the interface of [spineline.detect.backend.Detector][]."""
 
     def limit(self, *, confidence: float, iou: float, max_detections: int) -> None:
-        """Tell the network what to give."""
+        """Set the limits on the boxes that the network returns."""
         heads = self.network.roi_heads
         heads.score_thresh, heads.nms_thresh = confidence, iou
         heads.detections_per_img = max_detections
 
 
 def read_fasterrcnn_description(meta: DetectorMeta, where: str) -> FasterRCNNDescription:
-    """The description in a weights file, held to known backbones and plain numbers.
+    """Check and return the description in a weights file: known backbones and plain numbers only.
 
     Raises:
-        WeightsError: anything else in it.
+        WeightsError: the description holds anything else.
     """
     found = meta.yaml
     if sorted(found) != ["backbone", "channels", "mean", "std"]:

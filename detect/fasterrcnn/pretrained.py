@@ -1,12 +1,12 @@
-"""Pretrained weights of a backbone: a state dict of torchvision or timm, made to fit our input.
+"""Pretrained weights of a backbone: a state dict of torchvision or timm, adapted to our input.
 
-Such weights know colour images, each channel normalised by its own mean and deviation. Here an
-image is grey and normalised by one mean m and deviation s, in one channel or three times in three.
-The first convolution is changed so that the network gives the same as with the colour image of that
-grey: a channel's weights w_c become ``w_c s / s_c`` (summed, for one channel), and the constant
-``Σ w_c (m - m_c) / s_c`` goes into its bias or the running mean of the normalisation after it. It
-is the same to rounding but for the border, where zeros are padded. Without ``mean=`` and ``std=``
-the input is normalised by the mean of the channels' values.
+Such weights expect colour images, each channel normalised by its own mean and deviation. Here an
+image is grey, normalised by one mean m and deviation s, in one channel or in three equal ones. The
+first convolution is changed so that the network gives the same output as for the colour image of
+that grey. A channel's weights w_c become ``w_c s / s_c`` (summed, for one channel). The constant
+``Σ w_c (m - m_c) / s_c`` goes into its bias, or into the running mean of the next normalisation.
+The output is the same up to rounding, except at the border, where zeros are padded. Without
+``mean=`` and ``std=``, the input is normalised by the mean of the channels' values.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of the channels, pixels in 0 … 1, of torchvision's weights."""
 
 _NESTED = ("state_dict", "model")
-_COUNTER = "num_batches_tracked"  # old files lack it, and nothing computes with it
+_COUNTER = "num_batches_tracked"  # old files lack it, and nothing uses it
 
 Tensors = dict[str, torch.Tensor]
 
 
 def input_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the three channels that a backbone's weights were trained with.
+    """Return mean and deviation of the three channels that a backbone's weights were trained with.
 
     >>> input_normalisation("resnet50")
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -49,7 +49,7 @@ def input_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def grey_normalisation(backbone: str) -> tuple[float, float]:
-    """The one mean and deviation of a grey input, the means of the channels' values.
+    """Return one mean and deviation for a grey input: the means of the channels' values.
 
     >>> grey_normalisation("resnet50")
     (0.449, 0.226)
@@ -59,10 +59,11 @@ def grey_normalisation(backbone: str) -> tuple[float, float]:
 
 
 def read_backbone_weights(path: Path, *, trust: bool) -> Tensors:
-    """The tensors of a state dict in a file; those of a pickle are read without running code.
+    """Read the tensors of a state dict; a pickle is read without running code.
 
     Raises:
-        WeightsError: missing, damaged, a pickle without ``trust``, or no state dict.
+        WeightsError: the file is missing or damaged, is a pickle without ``trust``, or holds no
+            state dict.
     """
     if not path.is_file():
         raise WeightsError(f"backbone_weights={path}: no such file; check the path")
@@ -101,11 +102,11 @@ def _read_safetensors(path: Path) -> Tensors:
 
 
 def download_backbone(backbone: str) -> Path:
-    """The ImageNet weights that torchvision has of a backbone, fetched as the user asked.
+    """Download the ImageNet weights of a torchvision backbone, at the user's request.
 
     Raises:
-        ConfigError: a backbone of timm, which is not fetched.
-        WeightsError: they cannot be fetched, or are not those that torchvision names.
+        ConfigError: the backbone is timm's; those are not downloaded.
+        WeightsError: the download fails, or the file is not the one that torchvision names.
     """
     if timm_name(backbone) is not None:
         msg = (
@@ -139,18 +140,18 @@ def fitted_backbone(
     std: float,
     where: str,
 ) -> Tensors:
-    """Weights of a backbone's body, by their names in the whole network.
+    """Adapt the weights of a backbone's body, by their names in the whole network.
 
     Args:
         tensors: a state dict, whose classifier is left out.
         backbone: name of the backbone.
-        channels: of our input, 1 or 3.
-        mean: by which our input is normalised, pixels in 0 … 1.
-        std: likewise.
-        where: named in messages.
+        channels: channels of our input, 1 or 3.
+        mean: mean that normalises our input, pixels in 0 … 1.
+        std: standard deviation that normalises it.
+        where: file name for messages.
 
     Raises:
-        WeightsError: another network's, or no finite numbers.
+        WeightsError: the weights are of another network, or are not finite numbers.
     """
     with torch.device("meta"):
         body: nn.Module = build_backbone(backbone, 3).body
@@ -186,11 +187,11 @@ def _matched(tensors: Mapping[str, torch.Tensor], body: nn.Module, problem: str)
 
 
 def _names_in_file(name: str, body: nn.Module) -> tuple[str, ...]:
-    """The names that a tensor of the body may have in a state dict of the whole network."""
+    """Names that a tensor of the body may have in a state dict of the whole network."""
     if not isinstance(body, TimmBody):
         return name, f"features.{name}"  # torchvision's ResNets, and its MobileNets
     name = name.removeprefix("features.")
-    return name, name.replace("_", ".", 1)  # timm calls stages.0 stages_0 among features
+    return name, name.replace("_", ".", 1)  # timm's feature extractors write stages.0 as stages_0
 
 
 def _of_shape(tensor: torch.Tensor) -> str:
@@ -204,7 +205,7 @@ def _fold_input(
     ours: tuple[float, float],
     theirs: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> None:
-    """Make the first convolution take our input; see the module."""
+    """Adapt the first convolution to our input; see the module."""
     leaves = [(n, m) for n, m in body.named_modules() if not list(m.children())]
     at = next(n for n, (_, m) in enumerate(leaves) if isinstance(m, nn.Conv2d))
     (name, layer), (after, norm) = leaves[at], leaves[at + 1]

@@ -1,1 +1,1 @@
-"""The network that reads levels off the straightened spine."""
+"""The network that reads levels from the straightened spine."""

@@ -13,7 +13,7 @@ from spineline.detect.level_reader.model import TorchLevelReader, load_level_rea
 
 
 def level_reader_graph(weights: Path) -> bytes:
-    """The graph of a weights file's network, see [spineline.datasets.networks.graphs][].
+    """Build the graph of a weights file's network; see [spineline.datasets.networks.graphs][].
 
     Raises:
         ConfigError: the onnx package is not installed.
@@ -26,11 +26,11 @@ def level_reader_graph(weights: Path) -> bytes:
 
 
 def level_reader_to_onnx(reader: TorchLevelReader, *, fold: bool = True) -> bytes:
-    """The network as ONNX, for any number of ranks.
+    """Export the network as ONNX, for any number of ranks.
 
     Args:
-        reader: with its weights.
-        fold: as of [spineline.datasets.networks.exporting.to_onnx][].
+        reader: the network with its weights.
+        fold: as in [spineline.datasets.networks.exporting.to_onnx][].
 
     Raises:
         ConfigError: the onnx package is not installed.

@@ -1,4 +1,4 @@
-"""An exported level reader, run by any runtime: numpy and OpenCV around it, no torch."""
+"""An exported level reader that any runtime can run, with numpy and OpenCV but without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ExportedLevelReader:
 
     Attributes:
         session: float32 (1, 1, K * rank_px, W) in 0 … 1 to logits (1, 13, K).
-        strip: what it sees.
+        strip: size and range of the strip that it reads.
     """
 
     session: Session
@@ -28,7 +28,7 @@ class ExportedLevelReader:
     def read(
         self, image: npt.NDArray[np.uint8], curve_xy: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        """(K, 13) natural-log probabilities; as of `spineline.detect.level_reader.model`."""
+        """Return natural-log probabilities (K, 13); see `spineline.detect.level_reader.model`."""
         strip = straighten(image, curve_xy, self.strip)
         (logits,) = self.session(strip[None, None])
         scores = logits[0].T.astype(np.float64)
@@ -36,10 +36,10 @@ class ExportedLevelReader:
         return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
 
     def check(self, where: str) -> None:
-        """Run it once on an empty strip.
+        """Run the network once on an empty strip.
 
         Raises:
-            WeightsError: it does not run, or gives another number of classes or ranks.
+            WeightsError: it does not run, or returns another number of classes or ranks.
         """
         ranks, side = self.strip.above + len(LEVELS) + self.strip.below, self.strip.rank_px
         strip = np.zeros((1, 1, ranks * side, 2 * self.strip.half_width * side), np.float32)

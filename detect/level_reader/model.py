@@ -1,9 +1,10 @@
-"""The network that reads levels off the straightened spine.
+"""The network that reads levels from the straightened spine.
 
-A detector names a vertebra by its looks and place, and may name a whole spine one rung too high or
-too low. This network sees the strip along a chain of structures (`spineline.datasets.straighten`),
-from well above T12-L1 to well below L5-S1, and says of each rank which level it is, ranks above the
-topmost and below the lowest level being classes of their own. It is small: about 150,000 weights.
+A detector names a vertebra by its appearance and place, and may name a whole spine one rank too
+high or too low. This network sees the strip along a chain of structures
+(`spineline.datasets.straighten`), from well above T12-L1 to well below L5-S1. It classifies each
+rank as one of the levels. Ranks above the topmost and below the lowest level are classes of their
+own. The network is small: about 150,000 weights.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _BOUNDS = {"width": (1, 256), "hidden": (1, 1024), **STRIP_BOUNDS}
 
 @dataclass(frozen=True, slots=True)
 class LevelReaderConfig:
-    """What is needed to build the network and to feed it.
+    """The values needed to build the network and its input.
 
     Attributes:
         width: channels of the first stage; the others have 2, 3 and 4 times as many.
-        hidden: channels along the spine.
-        dropout: share of channels left out in training.
-        strip: what it sees.
+        hidden: channels of the layers along the spine.
+        dropout: dropout rate of channels in training.
+        strip: size and range of the strip that it reads.
     """
 
     width: int = 16
@@ -49,7 +50,7 @@ class LevelReaderConfig:
     strip: StripSpec = field(default_factory=StripSpec)
 
     def to_json(self) -> str:
-        """The metadata text of a weights file."""
+        """The description as JSON, for the metadata of a weights file."""
         values = {"task": "name", "model": _MODEL, "names": list(RANK_NAMES), **asdict(self)}
         return json.dumps(values)
 
@@ -85,7 +86,7 @@ class LevelReaderNetwork(nn.Module):
         self.head = nn.Conv1d(hidden, len(RANK_NAMES), 1)
 
     def forward(self, strips: Tensor) -> Tensor:
-        """Logits by rank."""
+        """Return logits by rank."""
         features = self.across(self.body((strips - 0.25) * 4))[..., 0]
         for layer in self.along:
             features = features + layer(features)
@@ -103,17 +104,17 @@ class TorchLevelReader:
 
     @property
     def strip(self) -> StripSpec:
-        """What the network sees."""
+        """Size and range of the strip that the network reads."""
         return self.config.strip
 
     def read(
         self, image: npt.NDArray[np.uint8], curve_xy: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        """(K, 13) natural-log probabilities of `RANK_NAMES` for each rank of a curve.
+        """Return natural-log probabilities (K, 13) of `RANK_NAMES` for each rank of a curve.
 
         Args:
             image: (H, W) grey, as detectors see it.
-            curve_xy: (K, 2) one point per rank, as from `prolonged`.
+            curve_xy: (K, 2) one point per rank in pixels, as from `prolonged`.
         """
         strip = torch.from_numpy(straighten(image, curve_xy, self.strip))
         with torch.inference_mode():
@@ -123,14 +124,14 @@ class TorchLevelReader:
 
 
 def build_level_reader(config: LevelReaderConfig, *, seed: int = 0) -> LevelReaderNetwork:
-    """A network with fresh weights, drawn by the seed; global generators are left as they were."""
+    """Build a network with fresh weights from the seed; global generators are left unchanged."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LevelReaderNetwork(config)
 
 
 def level_reader_bytes(network: LevelReaderNetwork, config: LevelReaderConfig) -> bytes:
-    """A weights file: safetensors, floating point stored as fp16."""
+    """Return the content of a weights file: safetensors, with floating point stored as fp16."""
     return pack_described(network.state_dict(), config.to_json(), half=True)
 
 
@@ -138,7 +139,7 @@ def load_level_reader(weights: Path, *, device: str = "cpu") -> TorchLevelReader
     """Load a level reader from a weights file.
 
     Raises:
-        WeightsError: missing, damaged, or not a namer's.
+        WeightsError: the file is missing, damaged or not a level reader.
     """
     found, tensors = read_described(weights)
     tensors = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
@@ -147,7 +148,7 @@ def load_level_reader(weights: Path, *, device: str = "cpu") -> TorchLevelReader
     if broken:
         raise WeightsError(f"{weights}: {broken[0]:.100} holds numbers that are not finite")
     try:
-        with torch.device("meta"):  # a description may claim more memory than its file has weights
+        with torch.device("meta"):  # a description may claim more memory than the file has weights
             network = LevelReaderNetwork(config)
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
@@ -163,7 +164,7 @@ def _block(inputs: int, outputs: int, *, stride: int) -> list[nn.Module]:
 
 
 def _config(found: Any, weights: Path) -> LevelReaderConfig:
-    """The network's description in a file, held to what can be built."""
+    """Check and return the network's description in a file."""
     try:
         if (found["task"], found["model"], found["names"]) != ("name", _MODEL, list(RANK_NAMES)):
             raise ValueError("another task, model or classes")

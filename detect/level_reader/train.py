@@ -1,9 +1,9 @@
 """``spineline naming train``: training of the level reader.
 
-It trains on labelled spines alone. A strip is laid along a part of the labelled points, moved a
-little, and prolonged at its ends in a straight line, as it is along a chain of detections. It
-begins up to two rungs too high or too low, so that where a rank lies in the strip tells nothing.
-Ranks of the strip above T12-L1 and below L5-S1 carry the labels ``above`` and ``below``.
+Training uses labelled spines only. A strip is laid along some of the labelled points, which are
+moved a little. It is prolonged at its ends in a straight line, as along a chain of detections. It
+starts up to two ranks too high or too low, so a rank's place in the strip reveals nothing. Ranks
+of the strip above T12-L1 and below L5-S1 carry the labels ``above`` and ``below``.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from spineline.weights import resolve
 
 WEIGHTS_FILE = "namer.safetensors"
 
-_LEAST = 3  # labelled ranks that a spine must have
+_LEAST = 3  # fewest labelled ranks of a usable spine
 _RUNG = 2
-_WARM_UP = 0.1  # share of the steps
+_WARM_UP = 0.1  # fraction of the steps
 
 
 @dataclass(frozen=True, slots=True)
 class Spine:
-    """One labelled image: its pixels, and points (N, 2) of ranks (N,), top to bottom."""
+    """One labelled image: its pixels, and points (N, 2) in pixels of ranks (N,), top to bottom."""
 
     image: npt.NDArray[np.uint8]
     points_xy: npt.NDArray[np.float64]
@@ -65,10 +65,10 @@ def train(settings: NamingTrain) -> TrainingResult:
     """Train a level reader; the weights of the last epoch are the result.
 
     Raises:
-        AnnotationError: the dataset cannot be read, or has no labelled spine to train on.
+        AnnotationError: the dataset cannot be read, or has no labelled spine for training.
         OutputExistsError: ``out`` exists and ``overwrite`` is not set.
-        SpinelineError: the loss is not a number any more.
-        WeightsError: weights to start from cannot be used, or are of another network.
+        SpinelineError: the loss became NaN or infinite.
+        WeightsError: the initial weights cannot be used, or belong to another network.
     """
     refuse_output_around(settings)
     device = torch.device(device_name(settings.device))
@@ -100,7 +100,7 @@ def train(settings: NamingTrain) -> TrainingResult:
 
 
 def load_spines(dataset: Dataset, part: Part) -> list[Spine]:
-    """The labelled spines of a part that have enough levels; images are read whole."""
+    """Load the labelled spines of a part that have enough levels, with whole images."""
     return [
         spine for record in dataset.records[part] if (spine := _spine(dataset, record)) is not None
     ]
@@ -109,13 +109,13 @@ def load_spines(dataset: Dataset, part: Part) -> list[Spine]:
 def draw_strip(
     rng: np.random.Generator, spine: Spine, spec: StripSpec, *, scanner_looks: float = 0.0
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """A strip to train on, and the class of each of its ranks.
+    """Draw a random strip for training, and the class of each of its ranks.
 
     Args:
-        rng: where all chance comes from.
-        spine: labelled.
-        spec: size of the strip.
-        scanner_looks: chance that it is shown as another scanner might.
+        rng: source of all randomness.
+        spine: a labelled spine.
+        spec: size and range of the strip.
+        scanner_looks: probability of simulating another scanner.
 
     Returns:
         (K * rank_px, W) float32, about 0 … 1, and (K,) indices of `RANK_NAMES`.
@@ -139,7 +139,7 @@ def draw_strip(
 
 
 def classes_of(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Indices of `RANK_NAMES`: 0 above T12-L1, 1 … 11 the levels, 12 below L5-S1.
+    """Return indices of `RANK_NAMES`: 0 above T12-L1, 1 … 11 the levels, 12 below L5-S1.
 
     >>> classes_of(np.array([-5, -1, 0, 10, 11, 16])).tolist()
     [0, 0, 1, 11, 12, 12]
@@ -148,11 +148,12 @@ def classes_of(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def shares_right(reader: TorchLevelReader, spines: Sequence[Spine]) -> dict[str, float | int]:
-    """How well names are read off labelled spines.
+    """Measure how well names are read from labelled spines.
 
-    ``rank_accuracy``: share of labelled ranks whose likeliest class is right. ``offset_accuracy``:
-    share of spines for which, of the offsets -2 … 2 rungs, the right one has the highest sum of log
-    probabilities, each spine read as labelled, and as if named one rung too high and too low.
+    ``rank_accuracy`` is the fraction of labelled ranks whose most likely class is right. For
+    ``offset_accuracy``, each spine is read as labelled, and as if named one disc too high and too
+    low. It is the fraction of spines for which the right offset among -2 … 2 has the highest sum of
+    log probabilities.
     """
     if not spines:
         return {}
@@ -177,7 +178,7 @@ def shares_right(reader: TorchLevelReader, spines: Sequence[Spine]) -> dict[str,
 
 
 def _start_network(weights: str, config: LevelReaderConfig) -> LevelReaderNetwork:
-    """The network of weights to start from, which must see and be what the config says."""
+    """Load the initial network, whose description must match ``config`` except for dropout."""
     found = load_level_reader(resolve(weights, task="name").path)
     theirs = replace(found.config, dropout=config.dropout)
     if theirs != config:
@@ -203,7 +204,7 @@ def _spine(dataset: Dataset, record: ImageRecord) -> Spine | None:
 def _read_shifted(
     reader: TorchLevelReader, spine: Spine, shift: int
 ) -> tuple[npt.NDArray[np.float64], int]:
-    """Log probabilities (K, 13) of a spine whose names are ``shift`` rungs too low, first rank."""
+    """Log probabilities (K, 13) of a spine named ``shift`` discs too low, and the first rank."""
     named = spine.ranks + _RUNG * shift
     first = min(-reader.strip.above, int(named[0]))
     last = max(len(LEVELS) - 1 + reader.strip.below, int(named[-1]))
@@ -217,14 +218,14 @@ def _gap(spine: Spine) -> float:
 
 
 def _part(rng: np.random.Generator, count: int) -> slice:
-    """A part of a chain: often some of the upper structures are left out, at times the lowest."""
+    """Random part of a chain: often without some upper structures, sometimes without the lowest."""
     top = int(rng.integers(0, 5)) if rng.random() < 0.7 else 0
     bottom = int(rng.integers(0, 3)) if rng.random() < 0.5 else 0
     return slice(top, count - bottom) if count - bottom - top >= _LEAST else slice(0, count)
 
 
 def _shaded(rng: np.random.Generator, strip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Other contrast and brightness, noise, and at times an end that lies far from the coil."""
+    """Change contrast and brightness, add noise, and sometimes darken an end as far from the coil."""
     strip = strip ** np.float32(np.exp(rng.normal(0, 0.25)))
     strip = strip * np.float32(np.exp(rng.normal(0, 0.15)))
     strip = strip + rng.normal(0, 0.02, strip.shape).astype(np.float32)
@@ -235,15 +236,15 @@ def _shaded(rng: np.random.Generator, strip: npt.NDArray[np.float32]) -> npt.NDA
 
 
 class LevelReaderTrainer(Trainer):
-    """Trains a level reader in one go of minutes; only the results are written.
+    """Trains a level reader within minutes and without checkpoints; only the results are written.
 
     Args:
-        spines: to train on.
-        config: of the network.
+        spines: spines to train on.
+        config: description of the network.
         settings: the command's keys.
         out: folder of ``results.csv``.
-        device: to train on.
-        start: network whose weights are taken over, or None.
+        device: device to train on.
+        start: network whose weights are copied, or None.
     """
 
     checkpoint_name = ""
@@ -274,11 +275,11 @@ class LevelReaderTrainer(Trainer):
         self._rng = np.random.default_rng(settings.seed)
 
     def on_train_start(self) -> None:
-        """Seed torch's generators, which dropout draws from."""
+        """Seed torch's generators, which dropout uses."""
         torch.manual_seed(self.settings.seed)
 
     def train_epoch(self) -> dict[str, float]:
-        """Train on each spine once; the mean loss."""
+        """Train on each spine once and return the mean loss."""
         rng, size, spec = self._rng, self.settings.batch, self.network.config.strip
         order, losses = rng.permutation(len(self.spines)), []
         for start in range(0, len(order), size):
@@ -306,16 +307,16 @@ class LevelReaderTrainer(Trainer):
         return {"loss": mean}
 
     def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:  # noqa: ARG002
-        """The loss."""
+        """Return the loss for the row of ``results.csv``."""
         return {"loss": f"{trained['loss']:.6f}"}
 
     def summary(self, row: ResultRow) -> str:
-        """The loss."""
+        """Return the loss for the log."""
         return f"loss {row['loss']}"
 
 
 def _one_cycle(step: int, steps: int) -> float:
-    """Share of the highest learning rate: up in a line, down along a cosine."""
+    """Fraction of the highest learning rate: up linearly, down along a cosine."""
     done = min(step / max(steps, 1), 1.0)
     if done < _WARM_UP:
         return 0.05 + 0.95 * done / _WARM_UP

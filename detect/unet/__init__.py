@@ -1,1 +1,1 @@
-"""A U-Net of heat maps: point regression."""
+"""A U-Net that finds points as peaks of heat maps."""

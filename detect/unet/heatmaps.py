@@ -1,7 +1,7 @@
-"""Heat maps of points: what a U-Net is trained to draw, and how points are read off again.
+"""Heat maps of points: how the training targets are drawn, and how points are read from them.
 
-Coordinates are continuous, in pixels of the map, origin at the top left corner: the centre of the
-map's pixel (row i, column j) is (x, y) = (j + 0.5, i + 0.5).
+Coordinates are continuous, in pixels of the map, with the origin at the top left corner. The centre
+of the map's pixel (row i, column j) is (x, y) = (j + 0.5, i + 0.5).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ HEATMAPS: tuple[str, ...] = (GAUSSIAN, ONEHOT)
 
 _MOST_PEAKS = 1000
 _LEAST = 1e-6
-"""Heat at and below which nothing is a peak."""
+"""A peak must be hotter than this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Peaks:
-    """Points read off the heat maps of one image, by falling heat.
+    """Points read from the heat maps of one image, by falling heat.
 
     Attributes:
         points_xy: (N, 2) float32, pixels of the map.
@@ -46,16 +46,16 @@ def draw_heat(
     heatmap: str,
     sigma: float,
 ) -> torch.Tensor:
-    """The heat maps of some points; where several of one class meet, the greatest heat counts.
+    """Draw the heat maps of points; where points of one class overlap, the greatest heat counts.
 
     Args:
-        points_xy: (N, 2).
+        points_xy: (N, 2), in pixels of the map.
         class_index: (N,) int64, from 0.
         classes: number of maps.
-        size_hw: of a map.
+        size_hw: size of a map.
         heatmap: one of [HEATMAPS][].
         sigma: standard deviation of the bell, or radius of the disc, in pixels. The pixel that
-            holds a point is in its disc however small that is.
+            contains a point is in its disc, however small the disc is.
 
     Returns:
         float32 (classes, h, w).
@@ -77,17 +77,17 @@ def draw_heat(
 
 
 def find_peaks(heat: torch.Tensor, *, heatmap: str, sigma: float, confidence: float) -> Peaks:
-    """Local maxima, placed between pixels.
+    """Find local maxima with subpixel positions.
 
-    A maximum is the greatest heat within about ``sigma`` around it. Its place is refined by a
-    parabola through the logarithms of it and its neighbours in x and in y, which is exact for a
-    Gaussian bell, or for discs by the centre of gravity around it.
+    A maximum is the greatest heat within about ``sigma`` around it. For Gaussian bells its position
+    is refined by a parabola through the logarithms of the pixel and its neighbours in x and in y,
+    which is exact. For discs it is the centre of gravity of the heat around the pixel.
 
     Args:
         heat: (classes, h, w) float32, 0 … 1.
-        heatmap: kind of heat map that was trained.
-        sigma: that it was trained with.
-        confidence: least heat of a peak.
+        heatmap: kind of heat map used in training.
+        sigma: its value in training.
+        confidence: lowest heat of a peak.
     """
     radius = max(1, round(sigma))
     pooled = functional.max_pool2d(heat[None], 2 * radius + 1, stride=1, padding=radius)[0]
@@ -105,7 +105,7 @@ def find_peaks(heat: torch.Tensor, *, heatmap: str, sigma: float, confidence: fl
 def _parabola(
     heat: torch.Tensor, classes: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, _: int
 ) -> torch.Tensor:
-    """(N, 2) offsets in x and y from the centres of the peaks' pixels; none at the border."""
+    """(N, 2) offsets in x and y from the centres of the peaks' pixels; zero at the border."""
     padded = functional.pad(heat.clamp(min=_LEAST).log(), (1, 1, 1, 1), value=float("nan"))
     middle = padded[classes, rows + 1, columns + 1]
     offsets = []
@@ -127,7 +127,7 @@ def _gravity(
 ) -> torch.Tensor:
     """(N, 2) offsets of the centres of gravity of the heat around the peaks' pixels.
 
-    Twice the radius around a peak: on a disc of equal heat the peak may lie at its edge.
+    The window extends twice the radius, because a peak on a disc of equal heat may lie at its edge.
     """
     reach = torch.arange(-2 * radius, 2 * radius + 1, device=heat.device)
     dy, dx = (grid.reshape(-1) for grid in torch.meshgrid(reach, reach, indexing="ij"))

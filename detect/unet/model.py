@@ -1,14 +1,14 @@
-"""A U-Net that draws a heat map per class, behind the detectors' interface: point regression.
+"""A U-Net that predicts a heat map per class, with the detectors' interface: point regression.
 
-The network is that of ``segmentation-models-pytorch`` with an encoder of timm. Besides the heat
-maps it gives two maps of the logarithm of a box's width and height (as in Zhou et al., "Objects as
-points", 2019), read at the peak: the box around a point needs no neighbour, so any label set has
-boxes, and one wrong point does not spoil the boxes beside it.
+The network is that of ``segmentation-models-pytorch`` with a timm encoder. Besides the heat maps
+it returns two maps, the logarithms of a box's width and height, which are read at the peak (as in
+Zhou et al., "Objects as points", 2019). The box around a point needs no neighbour, so any label set
+has boxes, and one wrong point does not affect the boxes beside it.
 
-An image is scaled so that its longer side is ``imgsz``, divided by 255, normalised by the mean and
-standard deviation of the images trained on, and padded with zeros to multiples of 32. In training
-the network takes what torchvision's detectors take, and gives losses by name as they do.
-Coordinates are continuous, origin at the top left corner of the image.
+An image is scaled so that its longer side is ``imgsz``, and divided by 255. It is then normalised
+by the mean and standard deviation of the training images, and padded with zeros to multiples of 32.
+In training, the network takes the inputs of torchvision's detectors and returns losses by name, as
+they do. Coordinates are continuous, with the origin at the top left corner of the image.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from spineline.detect.engine.scaling import ScaledDetector
 from spineline.detect.unet.heatmaps import GAUSSIAN, HEATMAPS, draw_heat, find_peaks
 
 LOSSES = ("loss_heat", "loss_size")
-"""Losses of the network; their sum is trained on."""
+"""Losses of the network; training minimises their sum."""
 
 UNET_HEADS = {f"backbone.segmentation_head.0.{part}": HeadTensor() for part in ("weight", "bias")}
-"""Tensors with rows of classes; the two of the sizes, which all classes share, come last."""
+"""Tensors with a row per class; the last two rows are the sizes, which all classes share."""
 
 _STRIDE = 32
 _RARE = -4.6
-"""First bias of one-hot heat: a probability of 0.01, as most pixels hold no point."""
+"""Initial bias of one-hot heat: a probability of 0.01, because most pixels hold no point."""
 
 _LOG_SIZE = -2.3
-"""First bias of the sizes: a tenth of the longer side."""
+"""Initial bias of the sizes: a tenth of the longer side."""
 
 _BUILD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, KeyError, IndexError,
                  AttributeError, NotImplementedError)  # fmt: skip
-"""What the libraries raise where an encoder does not fit."""
+"""Errors that the libraries raise if an encoder does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class UNetDescription:
-    """What is needed to build a network, apart from its classes.
+    """The values needed to build a network, apart from its classes.
 
     Attributes:
-        encoder: timm's name of it.
+        encoder: its timm name.
         channels: 1, or 3 (the grey image three times).
         heatmap: one of [HEATMAPS][spineline.detect.unet.heatmaps].
-        sigma: of the heat maps, pixels at the network's scale.
-        mean: of the grey images trained on, pixels in 0 … 1.
+        sigma: sigma of the heat maps, in pixels at the network's scale.
+        mean: mean of the grey training images, pixels in 0 … 1.
         std: their standard deviation.
     """
 
@@ -73,10 +73,10 @@ class UNetDescription:
 
 
 class UNet(nn.Module):
-    """See the module.
+    """The U-Net described in the module.
 
     Attributes:
-        confidence, iou, max_detections: limits of what is given in evaluation.
+        confidence, iou, max_detections: limits on the detections returned in evaluation.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class UNet(nn.Module):
     def forward(
         self, images: Sequence[torch.Tensor], targets: Sequence[dict[str, torch.Tensor]] = ()
     ) -> Any:
-        """Losses in training, detections in evaluation.
+        """Return losses in training, detections in evaluation.
 
         Args:
-            images: float32 (channels, h, w) in 0 … 1 each.
-            targets: in training, of each image, ``boxes`` (N, 4) ``xyxy`` and ``labels`` (N,) from
-                1: as torchvision's detectors have it, whose 0 is the background.
+            images: images, each float32 (channels, h, w) in 0 … 1.
+            targets: in training, for each image ``boxes`` (N, 4) ``xyxy`` and ``labels`` (N,) from
+                1, as in torchvision's detectors, where 0 is the background.
 
         Returns:
-            The losses by name, or of each image ``boxes``, ``scores`` and ``labels`` from 1.
+            The losses by name, or for each image ``boxes``, ``scores`` and ``labels`` from 1.
         """
         maps = self.backbone(self._batch(images)).float()
         heat, size = maps[:, : self.classes], maps[:, self.classes :]
@@ -117,7 +117,7 @@ class UNet(nn.Module):
         ]
 
     def _batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Images side by side, normalised, then padded: what is padded is the mean."""
+        """Stack images after normalising and padding them; the padding equals the mean."""
         height, width = (
             math.ceil(max(image.shape[axis] for image in images) / _STRIDE) * _STRIDE
             for axis in (-2, -1)
@@ -132,7 +132,7 @@ class UNet(nn.Module):
     def _heat_loss(
         self, heat: torch.Tensor, targets: Sequence[dict[str, torch.Tensor]]
     ) -> torch.Tensor:
-        """Squared error of bells, cross-entropy of discs, over the heat that there should be."""
+        """Squared error of bells or cross-entropy of discs, relative to the target heat."""
         size_hw = (heat.shape[-2], heat.shape[-1])
         wanted = torch.stack(
             [
@@ -200,7 +200,7 @@ def centres(boxes_xyxy: torch.Tensor) -> torch.Tensor:
 
 
 def import_library() -> Any:
-    """The package of the U-Net, which is an extra.
+    """Import the package of the U-Net, which is an extra.
 
     Raises:
         SpinelineError: it is not installed.
@@ -217,10 +217,10 @@ def import_library() -> Any:
 
 
 def check_encoder(encoder: str, channels: int) -> None:
-    """Refuse an encoder that timm does not have, or that a U-Net cannot be built on.
+    """Refuse an encoder that timm does not have, or that does not fit a U-Net.
 
     Raises:
-        ConfigError: so; names the closest.
+        ConfigError: the encoder cannot be used; the message suggests the closest name.
         SpinelineError: the package of the U-Net is not installed.
     """
     import timm
@@ -252,13 +252,13 @@ def _body(library: Any, encoder: str, channels: int, maps: int) -> nn.Module:
 
 
 def build_unet(description: UNetDescription, classes: int, imgsz: int, *, seed: int = 0) -> UNet:
-    """A network with fresh weights; nothing is downloaded.
+    """Build a network with fresh weights; nothing is downloaded.
 
     Args:
         description: encoder, channels, heat maps and normalisation; checked.
         classes: number of classes.
         imgsz: longer side of its images, the unit of the sizes.
-        seed: of the initial weights.
+        seed: random seed of the initial weights.
     """
     library = import_library()
     with torch.random.fork_rng(devices=[]):
@@ -266,7 +266,7 @@ def build_unet(description: UNetDescription, classes: int, imgsz: int, *, seed: 
         body: Any = _body(library, description.encoder, description.channels, classes + 2)
     head = body.segmentation_head[0]
     with torch.no_grad():
-        head.weight.mul_(0.1)  # heat is nearly everywhere nothing
+        head.weight.mul_(0.1)  # heat is zero nearly everywhere
         head.bias.zero_()
         if description.heatmap != GAUSSIAN:
             head.bias[:classes] = _RARE
@@ -275,10 +275,10 @@ def build_unet(description: UNetDescription, classes: int, imgsz: int, *, seed: 
 
 
 def read_unet_description(meta: DetectorMeta, where: str) -> UNetDescription:
-    """The description in a weights file, held to timm's encoders and plain numbers.
+    """Check and return the description in a weights file: timm's encoders and plain numbers only.
 
     Raises:
-        WeightsError: anything else in it.
+        WeightsError: the description holds anything else.
         SpinelineError: the package of the U-Net is not installed.
     """
     found = meta.yaml
@@ -298,9 +298,9 @@ def read_unet_description(meta: DetectorMeta, where: str) -> UNetDescription:
 
 
 class UNetDetector(ScaledDetector):
-    """A U-Net behind [spineline.detect.backend.Detector][]."""
+    """A U-Net with the interface of [spineline.detect.backend.Detector][]."""
 
     def limit(self, *, confidence: float, iou: float, max_detections: int) -> None:
-        """Tell the network what to give."""
+        """Set the limits on the boxes that the network returns."""
         self.network.confidence, self.network.iou = confidence, iou
         self.network.max_detections = max_detections
