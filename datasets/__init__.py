@@ -1,1 +1,1 @@
-"""The nouns: annotation types, DICOM studies, label sets, splits, crops, quality control."""
+"""Annotation types, DICOM studies, label sets, splits, crops and quality control."""

@@ -1,8 +1,8 @@
-"""Boxes: the rule that makes them from points, and the conversions between the formats' encodings.
+"""Boxes: the rule that makes them from points, and conversions between the formats' encodings.
 
-Arrays are float64; ``xyxy`` is absolute (left, top, right, bottom) in native pixels; ``cxcywhn``
-is centre and size divided by the image's width and height, as YOLO stores it; ``xywh`` is COCO's
-(left, top, width, height).
+Arrays are float64. ``xyxy`` is absolute (left, top, right, bottom) in native pixels. ``cxcywhn`` is
+centre and size divided by the image's width and height, as in YOLO. ``xywh`` is COCO's (left, top,
+width, height).
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ WIDTH_TO_HEIGHT = 1.4
 
 
 def boxes_from_points(points_xy: npt.ArrayLike, ranks: Sequence[int] | None = None) -> FloatArray:
-    """Boxes around the points of one spine, by the report's rule.
+    """Make boxes around the points of one spine, by the report's rule.
 
-    Height is twice the larger vertical gap to a neighbour (the ends have one neighbour), width is
-    1.4 times the height, centred on the point. Source: the report's section on regions; its own
-    boxes follow it exactly.
+    A box is centred on its point. Its height is twice the larger vertical gap to a neighbour (the
+    end points have one neighbour), and its width is 1.4 times the height. Source: the report's
+    section on regions; its own boxes follow the rule exactly.
 
     Args:
         points_xy: (N, 2) points sorted by y, native pixels.
-        ranks: rank of each point's level from the top; where levels between two points are missing,
-            their gap counts as that many steps. Default: no level is missing.
+        ranks: rank of each point's level from the top. A gap with missing levels is divided by the
+            number of steps. Default: no level is missing.
 
     Returns:
         (N, 4) float64 ``xyxy``, unclipped.
 
     Raises:
-        ValueError: fewer than two points, or not sorted by y.
+        ValueError: there are fewer than two points, or they are not sorted by y.
     """
     points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
     if len(points) < 2:
@@ -49,7 +49,7 @@ def boxes_from_points(points_xy: npt.ArrayLike, ranks: Sequence[int] | None = No
 
 
 def clip_xyxy(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> FloatArray:
-    """(N, 4) boxes cut to the image, 0 … width and 0 … height."""
+    """Clip (N, 4) boxes to the image, 0 … width and 0 … height."""
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     return np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64))
 
@@ -57,7 +57,7 @@ def clip_xyxy(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> FloatArray:
 def clip_box(
     box_xyxy: Sequence[float], width: int, height: int
 ) -> tuple[float, float, float, float]:
-    """One box cut to the image, as by [clip_xyxy][].
+    """Clip one box to the image, as [clip_xyxy][] does.
 
     >>> clip_box((-1.5, 2.0, 9.0, 4.0), 8, 8)
     (0.0, 2.0, 8.0, 4.0)
@@ -75,7 +75,7 @@ def clip_box(
 
 
 def xyxy_to_cxcywhn(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> FloatArray:
-    """(N, 4) absolute boxes to YOLO's normalised centre and size."""
+    """Convert (N, 4) absolute boxes to YOLO's normalised centre and size."""
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     size = np.array([width, height], dtype=np.float64)
     return np.concatenate(
@@ -84,7 +84,7 @@ def xyxy_to_cxcywhn(boxes_xyxy: npt.ArrayLike, width: int, height: int) -> Float
 
 
 def cxcywhn_to_xyxy(boxes_cxcywhn: npt.ArrayLike, width: int, height: int) -> FloatArray:
-    """(N, 4) YOLO's normalised boxes to absolute ``xyxy``."""
+    """Convert (N, 4) normalised YOLO boxes to absolute ``xyxy``."""
     boxes = np.asarray(boxes_cxcywhn, dtype=np.float64).reshape(-1, 4)
     size = np.array([width, height], dtype=np.float64)
     centre, half = boxes[:, :2] * size, boxes[:, 2:] * size / 2
@@ -92,19 +92,19 @@ def cxcywhn_to_xyxy(boxes_cxcywhn: npt.ArrayLike, width: int, height: int) -> Fl
 
 
 def xyxy_to_xywh(boxes_xyxy: npt.ArrayLike) -> FloatArray:
-    """(N, 4) ``xyxy`` to COCO's left, top, width, height."""
+    """Convert (N, 4) ``xyxy`` to COCO's left, top, width, height."""
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def xywh_to_xyxy(boxes_xywh: npt.ArrayLike) -> FloatArray:
-    """(N, 4) COCO's left, top, width, height to ``xyxy``."""
+    """Convert (N, 4) COCO boxes (left, top, width, height) to ``xyxy``."""
     boxes = np.asarray(boxes_xywh, dtype=np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def iou_matrix(boxes_xyxy: npt.ArrayLike, others_xyxy: npt.ArrayLike) -> FloatArray:
-    """(N, M) overlaps of boxes with others: intersection over union; 0 where both have no area.
+    """Return (N, M) intersections over union of boxes and others; 0 if neither has an area.
 
     >>> iou_matrix([(0, 0, 10, 10)], [(0, 0, 10, 5), (20, 0, 30, 10)]).tolist()
     [[0.5, 0.0]]
@@ -123,12 +123,12 @@ def iou_matrix(boxes_xyxy: npt.ArrayLike, others_xyxy: npt.ArrayLike) -> FloatAr
 def suppressed_boxes(
     boxes_xyxy: npt.ArrayLike, iou: float, class_index: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.bool_]:
-    """(N,) whether a box overlaps a more confident one that stays by more than ``iou``.
+    """Return (N,) whether a box overlaps a more confident kept box by more than ``iou``.
 
     Args:
         boxes_xyxy: (N, 4) by falling confidence.
-        iou: greatest overlap of two boxes that both stay.
-        class_index: (N,) boxes of different classes leave each other alone; None: none do.
+        iou: greatest overlap of two boxes that are both kept.
+        class_index: (N,) boxes of different classes do not suppress each other; None: all do.
     """
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     gone = np.zeros(len(boxes), dtype=np.bool_)
@@ -145,9 +145,9 @@ def suppressed_boxes(
 def iou_inclusive(
     boxes_xyxy: npt.ArrayLike, others_xyxy: npt.ArrayLike | None = None
 ) -> FloatArray:
-    """(N, M) overlaps of boxes whose last pixels belong to them: a side counts last - first + 1.
+    """Return (N, M) overlaps that count last pixels inclusively: a side is last - first + 1.
 
-    The older cervical project's overlap. Without others, of the boxes with one another.
+    This is the older cervical project's overlap. Without others, each box is compared with all.
 
     >>> float(iou_inclusive([(0, 0, 9, 9), (0, 0, 9, 4)])[0, 1])
     0.5

@@ -1,7 +1,7 @@
-"""What a cervical source calls things: its columns, its classes, and the word for a usable slice.
+"""The vocabulary of a cervical source: its columns, its classes, and its mark of a usable slice.
 
-The defaults are those of the published source; ``convert cervical`` takes them as keys
-(``columns.file=…``), and phantoms are written with them.
+The defaults are those of the published source. ``convert cervical`` accepts others as keys
+(``columns.file=…``), and phantoms are written with the defaults.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CervicalColumns(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CervicalClasses(Settings):
-    """What the classes of a cervical source mean: patterns in which * stands for anything."""
+    """Meaning of the classes of a cervical source, as patterns in which * stands for anything."""
 
     cervical: tuple[str, ...] = key("classes of cervical discs", default=("shejnyj-*",))
     thoracic: tuple[str, ...] = key(
@@ -44,13 +44,13 @@ class CervicalClasses(Settings):
     )
 
     def region(self, name: str) -> str | None:
-        """``thoracic``, ``cervical``, or None where the class is neither."""
+        """Return ``thoracic``, ``cervical``, or None if the class is neither."""
         if _matches(name, self.thoracic):
             return "thoracic"
         return "cervical" if _matches(name, self.cervical) else None
 
     def health(self, name: str) -> str:
-        """``healthy`` or ``sick``.
+        """Return ``healthy`` or ``sick``.
 
         >>> CervicalClasses().health("shejnyj-mezhpozvonochnyj-disk-zdorovyj")
         'healthy'

@@ -1,12 +1,11 @@
-"""Records as COCO and back, without loss.
+"""Lossless conversion between records and COCO.
 
-What COCO has a place for is written as any COCO reader expects it: ``bbox`` is (left, top, width,
-height), clipped to the frame; ``keypoints`` is the structure's point; category ids are the class
-index plus one, as COCO counts. What it has no place for stands beside it: an image carries study,
-UIDs and spacing; an annotation carries ``attributes`` with level, kind, pathology, findings and the
-unclipped ``box_xyxy``; structures that are no box in this label set (unlabelled, T11-T12, outside
-the frame) stand in ``structures_without_box``. A disc without level has the level null.
-Coordinates as in [spineline.datasets.types][].
+Standard content is written as any COCO reader expects it. ``bbox`` is (left, top, width, height),
+clipped to the frame, ``keypoints`` is the structure's point, and category ids start at 1. Other
+content is added. An image carries study, UIDs and spacing. An annotation carries ``attributes``
+with level, kind, pathology, findings and the unclipped ``box_xyxy``. Structures without a box in
+this label set (unlabelled, T11-T12, outside the frame) are in ``structures_without_box``. The level
+of a disc without one is null. Coordinates are those of [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ CATEGORY_OFFSET = 1
 """COCO category id = class index + 1."""
 
 _EDITED = 0.01
-"""Pixels; a ``bbox`` further than this from the clipped record box was edited and counts."""
+"""If ``bbox`` is further than this (pixels) from the clipped record box, it was edited."""
 
 _IMAGE_KEYS = ("study_uid", "series_uid", "instance_uid")
 
@@ -50,7 +49,7 @@ class BoxedStructures:
     """The boxes that files of one label set hold for one record.
 
     Attributes:
-        structures: those that have a box, in the record's order.
+        structures: structures that have a box, in the record's order.
         class_index: (N,) int64.
         boxes_xyxy: (N, 4) float64, clipped to the frame.
         without_box: the record's other structures.
@@ -63,10 +62,10 @@ class BoxedStructures:
 
 
 def boxed_structures(record: ImageRecord, labels: Classes) -> BoxedStructures:
-    """What YOLO, VOC and COCO files hold of a record: clipped boxes with a class.
+    """Return what YOLO, VOC and COCO files hold of a record: clipped boxes with a class.
 
-    No box is written for a structure without class in the label set, whose point lies outside the
-    frame, or of which less than a pixel is left inside it.
+    A structure has no box if it has no class in the label set, if its point lies outside the frame,
+    or if less than a pixel of its box is left inside.
     """
     structures, classes, boxes, without_box = [], [], [], []
     for structure in record.structures:
@@ -90,12 +89,12 @@ def boxed_structures(record: ImageRecord, labels: Classes) -> BoxedStructures:
 def coco_from_records(
     records: Sequence[ImageRecord], labels: Classes, file_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Records as a COCO dict.
+    """Convert records to a COCO dict.
 
     Args:
-        records: in the order their image ids 1, 2, … follow.
-        labels: the label set, or the own classes, that decide the categories.
-        file_names: of each record's image, relative to the images folder of its part.
+        records: records in the order of their image ids 1, 2, ….
+        labels: the label set or own classes of the categories.
+        file_names: file name of each record's image, relative to the images folder of its part.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -127,7 +126,7 @@ def coco_from_records(
 
 
 def coco_text(coco: Mapping[str, Any]) -> str:
-    """A COCO dict as JSON text, one image or annotation a line."""
+    """Format a COCO dict as JSON, one image or annotation per line."""
     parts = [
         f"{_dumps(name)}: {rows_text(value) if isinstance(value, list) else _dumps(value)}"
         for name, value in coco.items()
@@ -136,16 +135,16 @@ def coco_text(coco: Mapping[str, Any]) -> str:
 
 
 def rows_text(rows: Sequence[Any]) -> str:
-    """A list as JSON text, one item a line."""
+    """Format a list as JSON, one item per line."""
     lines = ",\n".join(_dumps(row) for row in rows)
     return f"[\n{lines}\n]" if lines else "[]"
 
 
 def labels_of_coco(coco: Mapping[str, Any]) -> LabelSet:
-    """The label set of a COCO dict: named in ``info``, or told by its categories.
+    """Return the label set of a COCO dict, as named in ``info`` or deduced from its categories.
 
     Raises:
-        AnnotationError: the categories are those of no label set, in its order.
+        AnnotationError: the categories are not those of a label set, in its order.
     """
     try:
         categories = sorted(coco["categories"], key=lambda c: c["id"])
@@ -164,13 +163,13 @@ def labels_of_coco(coco: Mapping[str, Any]) -> LabelSet:
 
 
 def records_from_coco(coco: Mapping[str, Any]) -> tuple[ImageRecord, ...]:
-    """Records from a COCO dict, in the order of its images; ``file`` is the image's file name.
+    """Convert a COCO dict to records, in the order of its images; ``file`` is the file name.
 
-    Boxes edited since the file was written count: where ``bbox`` and the unclipped ``box_xyxy`` no
-    longer agree, ``bbox`` is taken.
+    Boxes edited since the file was written take precedence: if ``bbox`` does not agree with the
+    unclipped ``box_xyxy``, ``bbox`` is used.
 
     Raises:
-        AnnotationError: not COCO, or its content contradicts itself.
+        AnnotationError: the content is not COCO, or contradicts itself.
     """
     if not isinstance(coco, Mapping):
         raise AnnotationError(f"COCO: holds a {type(coco).__name__}, wanted an object")
@@ -270,7 +269,7 @@ def _record(image: Mapping[str, Any], structures: Sequence[Structure]) -> ImageR
 
 
 def _from_top(structure: Structure) -> tuple[float, ...]:
-    """By level; discs without level by place, as [spineline.datasets.types][] wants them."""
+    """Sort key: level, or place for discs without one, as [spineline.datasets.types][] requires."""
     if structure.level == NO_LEVEL:
         return structure.place
     return (LEVELS.index(structure.level) if structure.level in LEVELS else -1,)
@@ -299,7 +298,7 @@ def _structure(
 def _level_and_tags(
     item: Mapping[str, Any], attributes: Mapping[str, Any], names: Mapping[int, str]
 ) -> tuple[str, tuple[str, ...]]:
-    """Level and pathology; files of other tools have a category alone, a level or a health."""
+    """Level and pathology; files of other tools have only a category, a level or a health."""
     tags = tuple(str(tag) for tag in attributes.get("pathology", ()))
     if "level" in attributes:
         return str(attributes["level"] or NO_LEVEL), tags

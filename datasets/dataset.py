@@ -1,4 +1,4 @@
-"""A dataset on disk: a converted one, loaded back without loss, or a bare YOLO or COCO one."""
+"""A dataset on disk: a converted one, loaded without loss, or a plain YOLO or COCO one."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from spineline.datasets.types import ImageRecord
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset.
+    """A dataset of images with their structures.
 
     Attributes:
-        root: the folder that its files lie in; a converted one holds ``images`` and
+        root: the folder of its files; in a converted dataset it holds ``images`` and
             ``annotations``.
-        classes: the label set of its boxes, or the names of classes of its own.
-        records: of each part, in the order of the files; each part is there, maybe empty.
-        own_names: class names by class index as a bare data set has them; empty in a converted one.
-        findings: what was found wrong while a bare data set was read; images that cannot be used
-            have no record.
+        classes: the label set of its boxes, or the names of its own classes.
+        records: records of each part, in the order of the files; every part is a key.
+        own_names: class names of a plain dataset, by class index; empty in a converted one.
+        findings: problems found while a plain dataset was read; unusable images have no record.
     """
 
     root: Path
@@ -51,7 +50,7 @@ class Dataset:
         """The label set of its boxes.
 
         Raises:
-            AnnotationError: its classes are its own.
+            AnnotationError: the dataset has its own classes.
         """
         if isinstance(self.classes, str):
             return self.classes
@@ -63,29 +62,29 @@ class Dataset:
         return tuple(f"{f.image_id}: {f.detail}" for f in self.findings if f.action == LEFT_OUT)
 
     def image_path(self, record: ImageRecord) -> Path:
-        """Where the record's image lies."""
+        """Return the path of the record's image."""
         return self.root / str(record.file)
 
     def all_records(self) -> tuple[ImageRecord, ...]:
-        """The records of all parts: train, val, test."""
+        """Return the records of all parts: train, val, test."""
         return tuple(record for part in PARTS for record in self.records[part])
 
 
 def load_dataset(data: Path, images: Path | None = None, *, own_classes: bool = False) -> Dataset:
-    """Load a converted dataset, or a plain YOLO or COCO data set.
+    """Load a converted dataset, or a plain YOLO or COCO dataset.
 
     A converted dataset is given by its folder or its ``data.yaml``, and is read from the COCO files
-    in ``annotations``. A plain YOLO data set is given by its ``data.yaml`` or its folder, a plain
-    COCO one by a JSON file or its folder. Their class names say what the classes are, see
+    in ``annotations``. A plain YOLO dataset is given by its ``data.yaml`` or its folder, a plain
+    COCO one by a JSON file or its folder. Their class names determine the classes; see
     [spineline.datasets.bare.contents][].
 
     Args:
         data: folder or file of the dataset.
-        images: folder of the images of a plain COCO data set; None searches near the JSON file.
-        own_classes: also accept a plain data set whose classes are not levels.
+        images: folder of the images of a plain COCO dataset; None searches near the JSON file.
+        own_classes: also accept a plain dataset whose classes are not levels.
 
     Raises:
-        AnnotationError: no dataset, its files cannot be read, or its classes are its own.
+        AnnotationError: there is no dataset, its files cannot be read, or it has its own classes.
     """
     if not data.exists():
         raise AnnotationError(f"data={data}: no such file or folder")
@@ -117,7 +116,7 @@ def load_dataset(data: Path, images: Path | None = None, *, own_classes: bool = 
 
 
 def _are_ours(root: Path, contents: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether COCO files are a converted dataset's: by their ``info``, or categories and images."""
+    """Whether COCO files belong to a converted dataset, by ``info`` or by categories and folder."""
     for content in contents:
         info = content.get("info")
         if isinstance(info, Mapping) and info.get("schema") == COCO_SCHEMA:
@@ -131,7 +130,7 @@ def _are_ours(root: Path, contents: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def _bare(data: Path, images: Path | None) -> BareContents | None:
-    """What a bare YOLO or COCO data set holds; None where it is neither."""
+    """Read a plain YOLO or COCO dataset, or return None if it is neither."""
     yaml_file = find_data_yaml(data) if images is None else None
     if yaml_file is not None:
         return read_bare_yolo(yaml_file)
@@ -149,10 +148,10 @@ def _no_levels(data: Path, names: Sequence[str]) -> str:
 
 
 def read_coco_file(path: Path) -> Mapping[str, Any]:
-    """The content of a COCO JSON file.
+    """Read a COCO JSON file.
 
     Raises:
-        AnnotationError: missing, or not a JSON object; names file, line and column.
+        AnnotationError: the file is missing or not a JSON object; the message gives the place.
     """
     try:
         content = read_json(path)

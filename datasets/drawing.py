@@ -1,7 +1,7 @@
 """Overlays: boxes, points and names drawn on a frame.
 
-Coordinates of marks are native pixels, origin at the centre of the top left pixel. A picture
-that is enlarged ``scale`` times shows a native ``x`` at ``(x + 0.5) * scale - 0.5``.
+Coordinates of marks are native pixels, with the origin at the centre of the top left pixel. A
+picture that is enlarged ``scale`` times shows a native ``x`` at ``(x + 0.5) * scale - 0.5``.
 """
 
 from __future__ import annotations
@@ -23,28 +23,27 @@ COLOURS_RGB: dict[Kind, Colour] = {
     "disc": (255, 176, 0),
     "vertebra": (86, 180, 233),
 }
-"""Orange and sky blue: apart for every kind of colour vision, both bright on a dark frame."""
+"""Orange and sky blue: distinct for every kind of colour vision, both bright on a dark frame."""
 
 HEALTH_COLOURS_RGB: dict[str, Colour] = {
     "healthy": (0, 158, 115),
     "sick": (213, 94, 0),
 }
-"""Bluish green and vermilion, the green and the red of Okabe and Ito that stay apart for every kind
-of colour vision."""
+"""Bluish green and vermilion of Okabe and Ito, distinct for every kind of colour vision."""
 
 CROSS_RGB: Colour = (255, 255, 255)
-"""Of places given by an annotation; no colour, so that it is none of the kinds'."""
+"""Colour of places from annotations; white, so that it cannot be mistaken for a kind's."""
 
 _BACKGROUND_RGB = (16, 16, 16)
 _TEXT_RGB = (235, 235, 235)
-_LONG_SIDE = 900  # pixels that an enlarged frame reaches on its longer side
+_LONG_SIDE = 900  # length in pixels of an enlarged frame's longer side
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_SCALE = 0.5
 _LINE_HEIGHT = 22
 _TITLE_HEIGHT = 28
 _GAP = 14
 _CROSS = 8  # half the size of a cross
-_PLATE = 0.35  # what is left of the frame's brightness behind a label
+_PLATE = 0.35  # fraction of the frame's brightness behind a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +52,13 @@ class Mark:
 
     Attributes:
         point_xy: centre in native pixels.
-        box_xyxy: box in native pixels (it may reach over the edge), or None to draw no box.
+        box_xyxy: box in native pixels (it may extend beyond the edge), or None to draw no box.
         kind: ``disc`` or ``vertebra``; decides the colour and the side of the label.
         label: text beside the spine, such as ``L4-L5 bulging 0.83``; empty for none.
-        colour_rgb: of box, point and label; None takes that of the kind.
-        cross_xy: another place of the same structure, such as that of an annotation, drawn as a
-            white cross and joined to the point; None for none.
-        has_point: False draws no point, as where only ``cross_xy`` is known.
+        colour_rgb: colour of box, point and label; None uses that of the kind.
+        cross_xy: another place of the same structure, such as an annotation's; it is drawn as a
+            white cross and joined to the point. None for none.
+        has_point: False draws no point, for a mark that has only ``cross_xy``.
     """
 
     point_xy: tuple[float, float]
@@ -72,7 +71,7 @@ class Mark:
 
     @property
     def colour(self) -> Colour:
-        """What it is drawn in."""
+        """The colour of the mark."""
         return COLOURS_RGB[self.kind] if self.colour_rgb is None else self.colour_rgb
 
 
@@ -85,7 +84,7 @@ class _Label:
 
 
 def default_scale(height: int, width: int) -> int:
-    """How often an image is enlarged: 1 to 4 times, so that its longer side comes near 900 pixels.
+    """Return the enlargement, 1 to 4, that brings an image's longer side near 900 pixels.
 
     >>> default_scale(256, 256), default_scale(448, 448), default_scale(1024, 512)
     (4, 2, 1)
@@ -103,20 +102,19 @@ def draw_overlay(
 ) -> PixelArray:
     """Draw marks on a frame: thin boxes, points, and labels in two columns beside the spine.
 
-    Labels of vertebrae stand to the left of all boxes and labels of discs to the right, each joined
-    to its point by a leader line and never overlapping another. Where the frame leaves too little
-    room for a column of labels, a dark margin is added on that side; a title adds a bar with the
-    legend on top.
+    Labels of vertebrae stand to the left of all boxes and labels of discs to the right. Each is
+    joined to its point by a leader line, and none overlaps another. Where the frame is too narrow
+    for a column of labels, a dark margin is added. A title adds a bar with the legend on top.
 
     Args:
         image: uint8 (H, W) grey.
         marks: what to draw, in any order; labels in ASCII (other letters show as ``?``).
-        title: text of the bar on top, in as many lines as it takes; no bar when empty.
-        scale: how often the frame is enlarged; by default see [default_scale][].
-        legend: names and colours of the title's legend; by default those of the kinds.
+        title: text of the bar on top, in as many lines as needed; no bar if empty.
+        scale: enlargement of the frame; by default see [default_scale][].
+        legend: names and colours of the title's legend; by default the kinds.
 
     Returns:
-        uint8 (h, w, 3) RGB with h = H * scale (+ 28 with a title, 22 more for each further line of
+        uint8 (h, w, 3) RGB with h = H * scale (+ 28 with a title, + 22 for each further line of
         it) and w >= W * scale.
 
     Raises:
@@ -145,7 +143,7 @@ def draw_overlay(
 
 
 def side_by_side(left: PixelArray, right: PixelArray) -> PixelArray:
-    """Two pictures beside each other, tops level; uint8 (h, w, 3) RGB each."""
+    """Join two pictures, aligned at the top; each is uint8 (h, w, 3) RGB."""
     height = max(left.shape[0], right.shape[0])
     gap = np.full((height, _GAP, 3), _BACKGROUND_RGB, dtype=np.uint8)
     columns = []
@@ -159,14 +157,14 @@ def side_by_side(left: PixelArray, right: PixelArray) -> PixelArray:
 def contact_sheet(
     pictures: Sequence[PixelArray], *, columns: int = 4, cell: int = 480
 ) -> PixelArray:
-    """Pictures side by side, each shrunk to fit a cell, row by row.
+    """Arrange pictures row by row, each shrunk to fit a cell.
 
-    Cells are square; twice as wide where every picture is about that wide: labels beside
-    predictions.
+    Cells are square, or twice as wide if every picture is about that wide (labels beside
+    predictions).
 
     Args:
-        pictures: uint8 (h, w, 3) RGB each, of any size; at least one.
-        columns: cells in a row; fewer when there are fewer pictures.
+        pictures: at least one picture, each uint8 (h, w, 3) RGB of any size.
+        columns: cells in a row; fewer if there are fewer pictures.
         cell: height of a cell in pixels.
 
     Returns:
@@ -188,7 +186,7 @@ def contact_sheet(
 
 
 def png_bytes(picture: PixelArray) -> bytes:
-    """A picture as PNG: uint8 (h, w, 3) RGB or (h, w) grey."""
+    """Encode a picture as PNG: uint8 (h, w, 3) RGB or (h, w) grey."""
     pixels = picture if picture.ndim == 2 else np.ascontiguousarray(picture[:, :, ::-1])
     done, encoded = cv2.imencode(".png", pixels)
     if not done:
@@ -197,10 +195,11 @@ def png_bytes(picture: PixelArray) -> bytes:
 
 
 def spread(wanted: Sequence[float], *, apart: float, low: float, high: float) -> list[float]:
-    """Positions as near as possible to the wanted ones, in order, none closer than ``apart``.
+    """Return positions close to the wanted ones, in the same order, at least ``apart`` apart.
 
-    The least-squares answer: neighbours that crowd are pooled and centred together, then the row is
-    pushed inside ``low`` … ``high``. Where there is too little room the distance shrinks evenly.
+    The result is the least-squares solution. Crowded neighbours are pooled and centred together,
+    and the row is then shifted inside ``low`` … ``high``. If space is short, the distance shrinks
+    evenly.
 
     >>> spread([10, 11, 50], apart=10, low=0, high=100)
     [5.5, 15.5, 50.0]
@@ -209,7 +208,7 @@ def spread(wanted: Sequence[float], *, apart: float, low: float, high: float) ->
     """
     if len(wanted) > 1:
         apart = min(apart, (high - low) / (len(wanted) - 1))
-    blocks: list[tuple[float, int]] = []  # (mean of wanted less own offset, members)
+    blocks: list[tuple[float, int]] = []  # (mean of wanted minus own offset, members)
     for index, value in enumerate(wanted):
         blocks.append((float(value) - index * apart, 1))
         while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
@@ -253,7 +252,7 @@ def _moved(mark: Mark, by_x: int) -> Mark:
     return replace(mark, point_xy=(x + by_x, y), box_xyxy=box, cross_xy=cross)
 
 
-@functools.lru_cache(maxsize=4096)  # each label is measured three times, and grades recur
+@functools.lru_cache(maxsize=4096)  # each label is measured three times, and grades repeat
 def _text_width(text: str) -> int:
     return int(cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)[0][0])
 
@@ -261,7 +260,7 @@ def _text_width(text: str) -> int:
 def _make_room(
     grey: PixelArray, marks: Sequence[Mark]
 ) -> tuple[PixelArray, list[Mark], dict[Kind, int]]:
-    """Add margins where a column of labels does not fit; the columns' x (right end, left end)."""
+    """Add margins for columns of labels that do not fit; returns x of the columns' inner ends."""
     if not marks:
         return grey, [], {"disc": 0, "vertebra": 0}
     boxes = [(*m.point_xy, *m.point_xy) if m.box_xyxy is None else m.box_xyxy for m in marks]
@@ -357,7 +356,7 @@ def _with_title(
 
 
 def _lines(title: str, first_width: int, width: int) -> list[str]:
-    """The title's words in lines: the first beside the legend, the others as wide as the canvas."""
+    """Wrap the title: the first line beside the legend, the others as wide as the canvas."""
     lines = [""]
     for word in title.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -370,7 +369,7 @@ def _lines(title: str, first_width: int, width: int) -> list[str]:
 
 
 def _write(canvas: PixelArray, text: str, origin_xy: tuple[int, int], colour: Colour) -> None:
-    """Text on a darkened plate, so that it reads on bright tissue too; changes ``canvas``."""
+    """Write text on a darkened plate, so that it is legible on bright tissue; in place."""
     x, y = origin_xy
     plate = canvas[
         max(0, y - 14) : max(0, y + 6), max(0, x - 3) : max(0, x + _text_width(text) + 3)

@@ -1,8 +1,8 @@
-"""Grey images: reading them at full depth, and the one window that makes them 8-bit.
+"""Grey images: reading them at full depth, and the window that converts them to 8 bits.
 
-Arrays are (rows, columns); bright is bright. An image is turned as its EXIF orientation says, as
-every viewer and annotation tool shows it: that is the image whose pixels annotations and results
-count. Nothing else rotates or mirrors an image here.
+Arrays are (rows, columns), and higher values are brighter. An image is rotated by its EXIF
+orientation, as every viewer and annotation tool shows it. The pixel coordinates of annotations and
+results refer to that image. Nothing else rotates or mirrors an image here.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 GreyImage = PixelArray | Float32Array
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".npy", ".tif", ".tiff", ".bmp")
-"""The kinds of image file that [read_image][] reads, lower case."""
+"""File suffixes that [read_image][] reads, lower case."""
 
 MAX_PIXELS = 64_000_000
-"""Images of more pixels, those of all frames of a DICOM file counted, are refused undecoded."""
+"""Most pixels of an image, over all frames of a DICOM file; larger ones are not decoded."""
 
 _GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV use
 _SMALL = (np.uint8, np.int8, np.uint16, np.int16, np.float16)  # all exact as float32
 _GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
-_ORIENTATION = 0x0112  # the tag's number in EXIF and in TIFF
+_ORIENTATION = 0x0112  # number of the tag in EXIF and in TIFF
 _MOST_FILE_BYTES = 1 << 30
-_MOST_COUNTED = 1 << 24  # OpenCV counts in float32, which holds whole numbers up to here
+_MOST_COUNTED = 1 << 24  # OpenCV counts in float32, which is exact for integers up to here
 
 
 class ImageReadError(SpinelineError):
@@ -46,10 +46,10 @@ class ImageReadError(SpinelineError):
 
 
 def image_names(paths: Sequence[Path]) -> list[str]:
-    """Names of images, fit for folders: without suffix where that is unique, else with it.
+    """Return names for images that are valid for folders, without the suffix if that is unique.
 
-    ``pipeline predict`` names its results so. Upper and lower case count as one, as some file
-    systems take them; a number tells apart what is still alike.
+    ``pipeline predict`` names its results this way. Upper and lower case are not distinguished, as
+    in some file systems. A number is appended to names that are still equal.
 
     >>> image_names([Path("a b.png"), Path("c.jpg"), Path("c.png")])
     ['a_b', 'c.jpg', 'c.png']
@@ -69,12 +69,12 @@ def image_names(paths: Sequence[Path]) -> list[str]:
 
 
 def window_to_uint8(pixels: npt.ArrayLike, low: float = 0.5, high: float = 99.5) -> PixelArray:
-    """Grey values between two percentiles spread linearly over 0 … 255.
+    """Map grey values between two percentiles linearly to 0 … 255.
 
-    Every image that a model sees goes through here, so that training and prediction agree.
-    Percentiles are those of the finite pixels; where they coincide (a few bright pixels on an even
-    ground) the extremes take their place. NaN becomes 0, infinities become 0 and 255. A constant
-    image has no window and becomes zeros: ask [is_constant][] where that matters.
+    Every image passes through here before a model, so that training and prediction agree.
+    Percentiles are computed over finite pixels. If they are equal (a few bright pixels on an even
+    background), the extremes are used. NaN becomes 0, infinities become 0 and 255. A constant image
+    has no window and becomes zeros; check with [is_constant][] where that matters.
 
     Args:
         pixels: (rows, columns) of any real dtype; not changed.
@@ -85,7 +85,7 @@ def window_to_uint8(pixels: npt.ArrayLike, low: float = 0.5, high: float = 99.5)
         (rows, columns) uint8, rounded to nearest.
 
     Raises:
-        ValueError: the percentiles are not 0 <= low < high <= 100.
+        ValueError: the percentiles do not satisfy 0 <= low < high <= 100.
 
     >>> window_to_uint8(np.array([[0.0, 1.0], [5.0, np.nan]]), 0, 100).tolist()
     [[0, 51], [255, 0]]
@@ -118,9 +118,9 @@ def _stretched(values: npt.NDArray[Any], bottom: float, top: float) -> PixelArra
 
 
 def _counted(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int] | None:
-    """Whole numbers from 0 on and what was taken off them, where the pixels are few whole numbers.
+    """Integers from 0 and the offset taken off, if the pixels are integers of a small range.
 
-    Nearly every image is; then counting takes the place of sorting, and a table that of reckoning.
+    This holds for nearly every image. Counting then replaces sorting, and a table the arithmetic.
     """
     if values.size == 0 or values.dtype not in (np.float32, *_SMALL[:-1]):
         return None
@@ -137,7 +137,7 @@ def _counted(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int] | None:
 
 
 def _window_counted(steps: npt.NDArray[Any], least: int, low: float, high: float) -> PixelArray:
-    """The window of whole numbers; to the bit what sorting gives."""
+    """Window integers; the result equals that of sorting bit by bit."""
     counts = _counts(steps)
     up_to = counts.cumsum()
     bottom, top = (_percentile(up_to, least, float(edge)) for edge in (low, high))
@@ -153,7 +153,7 @@ def _window_counted(steps: npt.NDArray[Any], least: int, low: float, high: float
 
 
 def _counts(steps: npt.NDArray[Any]) -> IntArray:
-    """How often each whole number occurs, from 0 on."""
+    """Count how often each integer occurs, from 0 on."""
     if steps.dtype == np.uint8 and steps.size <= _MOST_COUNTED:
         import cv2
 
@@ -163,11 +163,11 @@ def _counts(steps: npt.NDArray[Any]) -> IntArray:
 
 
 def _percentile(up_to: IntArray, least: int, percent: float) -> float:
-    """The percentile of whole numbers, as NumPy interpolates it.
+    """Return a percentile of integers, as NumPy interpolates it.
 
     Args:
-        up_to: how many are no larger than a number, from the least number on.
-        least: that number.
+        up_to: cumulative counts of the integers, from the smallest one on.
+        least: the smallest integer.
         percent: 0 … 100.
     """
     last = int(up_to[-1]) - 1
@@ -181,7 +181,7 @@ def _percentile(up_to: IntArray, least: int, percent: float) -> float:
 
 
 def is_constant(pixels: npt.ArrayLike) -> bool:
-    """Whether the finite pixels all have one value (or there are none): nothing can be seen in it.
+    """Return whether all finite pixels have one value (or there are none), so nothing is visible.
 
     >>> is_constant(np.full((2, 2), 7)), is_constant(np.array([1.0, np.nan, 2.0]))
     (True, False)
@@ -194,18 +194,19 @@ def is_constant(pixels: npt.ArrayLike) -> bool:
 def read_image(path: Path) -> GreyImage:
     """Read an image file (``jpg``, ``png``, ``npy``, ``tif``, ``bmp``) as a grey image.
 
-    Colour becomes grey by the BT.601 weights; a transparency channel is dropped. The image is
-    turned as its EXIF orientation says.
+    Colour becomes grey by the BT.601 weights, and a transparency channel is dropped. The image is
+    rotated by its EXIF orientation.
 
     Args:
-        path: the file; its suffix tells the format, in upper or lower case.
+        path: the file; its suffix gives the format, in upper or lower case.
 
     Returns:
-        (rows, columns): uint8 where the file holds 8 bits, otherwise float32 with the file's own
+        (rows, columns): uint8 if the file holds 8 bits, otherwise float32 with the file's own
         values (a 16-bit PNG keeps its 0 … 65535, in grey and in colour).
 
     Raises:
-        ImageReadError: missing, of another kind, damaged, empty, too large, or not an image.
+        ImageReadError: the file is missing, damaged, empty, too large, of another format, or not
+            an image.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -219,7 +220,7 @@ def read_image(path: Path) -> GreyImage:
 
 
 def read_uint8_image(path: Path) -> PixelArray:
-    """Read a grey image as models see it: 8-bit values unchanged, deeper values windowed to 8 bits.
+    """Read a grey image as models see it: deeper values than 8 bits are windowed to 8 bits.
 
     Args:
         path: as for [read_image][].
@@ -228,7 +229,7 @@ def read_uint8_image(path: Path) -> PixelArray:
         (rows, columns) uint8.
 
     Raises:
-        ImageReadError: as [read_image][].
+        ImageReadError: as for [read_image][].
     """
     pixels = read_image(path)
     return (
@@ -237,7 +238,7 @@ def read_uint8_image(path: Path) -> PixelArray:
 
 
 def read_colours(path: Path) -> PixelArray | None:
-    """The colours of an image file, or None where it is grey.
+    """Read the colours of an image file, or return None if it is grey.
 
     Args:
         path: as for [read_image][].
@@ -246,7 +247,7 @@ def read_colours(path: Path) -> PixelArray | None:
         (rows, columns, 3) uint8 red, green, blue.
 
     Raises:
-        ImageReadError: missing, damaged, or too large.
+        ImageReadError: the file is missing, damaged, or too large.
     """
     if path.suffix.lower() == ".npy":
         return None
@@ -257,12 +258,12 @@ def read_colours(path: Path) -> PixelArray | None:
 
 
 def exif_orientation(path: Path) -> int:
-    """How viewers turn an image file: its EXIF orientation, 1 (as stored) … 8.
+    """Return the EXIF orientation by which viewers rotate an image file, 1 (as stored) … 8.
 
-    PNG files have it in their eXIf chunk, TIFF files in a tag of their own; others have none.
+    PNG files have it in their eXIf chunk, TIFF files in a tag of their own; without one it is 1.
 
     Raises:
-        ImageReadError: missing, or damaged.
+        ImageReadError: the file is missing or damaged.
     """
     suffix = path.suffix.lower()
     if suffix == ".npy" or (suffix == ".png" and _is_png_without_exif(path)):
@@ -272,10 +273,10 @@ def exif_orientation(path: Path) -> int:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file as it is shown, from its header alone.
+    """Return (width, height) of an image file as displayed, from its header only.
 
     Raises:
-        ImageReadError: missing, damaged, of another kind, or too large.
+        ImageReadError: the file is missing, damaged, too large, or of another format.
     """
     if path.suffix.lower() == ".npy":
         try:
@@ -290,16 +291,16 @@ def image_size(path: Path) -> tuple[int, int]:
         return width, height
     with _opened_picture(path, header_alone=True) as (picture, orientation):
         width, height = picture.size
-        if picture.format == "TIFF":  # whose size some versions of Pillow turn, and some do not
+        if picture.format == "TIFF":  # only some versions of Pillow rotate its size
             width, height = picture.tag_v2[256], picture.tag_v2[257]  # type: ignore[attr-defined]
         return (height, width) if orientation > 4 else (width, height)
 
 
 def upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """An image turned and mirrored as an EXIF orientation says.
+    """Rotate and mirror an image by its EXIF orientation.
 
-    Source: Exif 2.32, tag Orientation, which names where row 0 and column 0 of the stored image
-    lie in the shown one.
+    Source: Exif 2.32, tag Orientation, which defines where row 0 and column 0 of the stored image
+    lie in the displayed one.
 
     Args:
         pixels: (rows, columns, …) as stored.
@@ -316,11 +317,11 @@ def upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
 
 
 def mapped_array(path: Path) -> npt.NDArray[Any]:
-    """The array of a ``.npy`` file, mapped: its shape is read now, its values when they are used.
+    """Map the array of a ``.npy`` file: the shape is read now, values on access.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: no array, a damaged one, one of Python objects, or shorter than it says.
+        OSError: the file cannot be opened.
+        ValueError: it holds no array or Python objects, is damaged, or is too short.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -332,15 +333,15 @@ def mapped_array(path: Path) -> npt.NDArray[Any]:
 
 @contextmanager
 def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple[Picture, int]]:
-    """A picture file whose pixels are given as stored, and its EXIF orientation.
+    """Open a picture file with its pixels as stored, and return its EXIF orientation too.
 
     Args:
         path: the file.
-        header_alone: no pixel will be asked for.
+        header_alone: no pixels will be read.
 
     Raises:
-        ImageReadError: missing, damaged, too large, or of several pages; also what goes wrong
-            within the context.
+        ImageReadError: the file is missing, damaged, too large, or has several pages. Decoding
+            errors within the context are converted too.
     """
     from PIL import Image
 
@@ -368,9 +369,9 @@ def _opened_picture(path: Path, *, header_alone: bool = False) -> Iterator[tuple
 
 
 def _without_orientation(path: Path) -> tuple[bytes, int]:
-    """A TIFF file with the orientation 1 in place of its own, and its own.
+    """Return a TIFF file with its orientation set to 1, and its own orientation.
 
-    Pillow turns TIFF files by itself when it decodes them, and uncompressed ones wrongly.
+    Pillow rotates TIFF files itself when it decodes them, and rotates uncompressed ones wrongly.
     """
     if path.stat().st_size > _MOST_FILE_BYTES:
         msg = f"{path}: {path.stat().st_size >> 20} MiB are more than the 1024 allowed"
@@ -391,18 +392,18 @@ def _without_orientation(path: Path) -> tuple[bytes, int]:
 
 
 def _orientation_of(picture: Picture, file: io.BufferedReader) -> int:
-    """The EXIF orientation of a picture that Pillow does not turn, 1 where it has none."""
+    """The EXIF orientation of a picture that Pillow does not rotate; 1 without one."""
     if picture.format == "PNG" and "exif" not in picture.info and b"eXIf" not in _chunks(file.name):
-        return 1  # else Pillow decodes all pixels to look for a chunk behind them
+        return 1  # avoids that Pillow decodes all pixels to look for a chunk after them
     try:
         orientation = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF, of which nobody takes notice
+    except Exception:  # damaged EXIF is ignored
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def _is_png_without_exif(path: Path) -> bool:
-    """Whether a file is a whole PNG without an eXIf chunk."""
+    """Whether a file is a complete PNG without an eXIf chunk."""
     try:
         names = _chunks(path)
     except OSError:
@@ -411,9 +412,9 @@ def _is_png_without_exif(path: Path) -> bool:
 
 
 def _chunks(path: str | Path) -> set[bytes]:
-    """The names of the chunks of a PNG file, ``IEND`` among them where it is whole."""
+    """Names of the chunks of a PNG file; ``IEND`` is among them if the file is complete."""
     names: set[bytes] = set()
-    with open(path, "rb", buffering=0) as file:  # a buffer would be filled anew for each chunk
+    with open(path, "rb", buffering=0) as file:  # a buffer would be refilled for each chunk
         place = 8
         while b"IEND" not in names:
             file.seek(place)
@@ -442,7 +443,7 @@ def _read_picture(path: Path) -> npt.NDArray[Any]:
 
 
 def _unpacked_png(path: Path) -> PixelArray | None:
-    """The pixels of a plain grey PNG file; None where Pillow has to read it, or to refuse it."""
+    """Pixels of a plain grey PNG file, or None if Pillow must read or refuse it."""
     try:
         small = path.stat().st_size <= MAX_PIXELS
         return unpack_grey(path.read_bytes(), MAX_PIXELS) if small else None
@@ -451,7 +452,7 @@ def _unpacked_png(path: Path) -> PixelArray | None:
 
 
 def _is_deep_colour(picture: Picture, path: Path) -> bool:
-    """Whether a picture has several channels of more than 8 bits, which Pillow would cut to 8."""
+    """Whether a picture has several channels of over 8 bits, which Pillow would cut to 8."""
     if picture.format == "PNG":
         with path.open("rb") as file:
             depth, colour_type = file.read(26)[24:26]
@@ -479,7 +480,7 @@ def _read_deep_colour(path: Path) -> npt.NDArray[Any]:
     if pixels.ndim == 2:
         return pixels
     if pixels.shape[2] < 3 or (is_png and data[25] == 4):
-        return pixels[:, :, 0]  # grey beside its transparency
+        return pixels[:, :, 0]  # grey with transparency
     return pixels[:, :, 2::-1]
 
 

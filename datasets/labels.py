@@ -1,6 +1,6 @@
 """Levels, kinds, pathology tags and the label sets made from them.
 
-Class order is always an explicit tuple in this module; nothing else decides a class index.
+The order of classes is always an explicit tuple in this module, which alone decides class indices.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ LEVELS: tuple[str, ...] = (
 """The eleven lumbar levels, top to bottom: the detector's classes 0..10."""
 
 EXTRA_LEVELS: tuple[str, ...] = ("T11-T12",)
-"""Levels that sources contain at times: kept in the record, left out of the eleven."""
+"""Levels that some sources contain: kept in the record, not among the eleven."""
 
 NO_LEVEL = ""
-"""The level of a disc whose source names none, as cervical sources do."""
+"""The level of a disc whose source names no levels, such as cervical sources."""
 
 PATHOLOGY: dict[Kind, tuple[str, ...]] = {
     "disc": ("v1", "v2", "v3", "v4", "v5"),
@@ -41,7 +41,7 @@ BINARY_NAMES: tuple[str, ...] = ("not-v5", "v5")
 HEALTH_NAMES: tuple[str, ...] = ("healthy", "sick")
 
 HEALTH_TAGS: tuple[str, ...] = HEALTH_NAMES
-"""What a disc without level is tagged with: its source grades no further."""
+"""Tags of a disc without level, whose source has only these two grades."""
 
 LABEL_SETS: dict[LabelSet, tuple[str, ...]] = {
     "level": LEVELS,
@@ -51,14 +51,14 @@ LABEL_SETS: dict[LabelSet, tuple[str, ...]] = {
 }
 
 Classes = LabelSet | tuple[str, ...]
-"""What the boxes of a data set are told apart by: a label set, or the names of its own classes."""
+"""The classes of boxes: a label set, or the names of a dataset's own classes."""
 
 KIND_OF_SEVEN: tuple[Kind, ...] = ("vertebra", "vertebra", "disc", "disc", "disc", "disc", "disc")
-"""The kind each seven-class code belongs to, by code."""
+"""The kind of each seven-class code, by code."""
 
 
 def class_names(classes: Classes) -> tuple[str, ...]:
-    """The names of classes, by index.
+    """Return the names of classes, by index.
 
     >>> class_names("health"), class_names(("sacrum",))
     (('healthy', 'sick'), ('sacrum',))
@@ -67,7 +67,7 @@ def class_names(classes: Classes) -> tuple[str, ...]:
 
 
 def kind_of_level(level: str) -> Kind:
-    """The kind of a level: a name with ``-`` is a disc.
+    """Return the kind of a level: a name with ``-`` is a disc.
 
     >>> kind_of_level("L4-L5"), kind_of_level("L4")
     ('disc', 'vertebra')
@@ -76,7 +76,7 @@ def kind_of_level(level: str) -> Kind:
 
 
 def kind_of_class(name: str) -> Kind:
-    """The kind of what a class of boxes names; a disc where the class fits both.
+    """Return the kind of a class of boxes; a disc if the class fits both.
 
     >>> kind_of_class("L4"), kind_of_class("vertebra-normal"), kind_of_class("sick")
     ('vertebra', 'vertebra', 'disc')
@@ -87,10 +87,10 @@ def kind_of_class(name: str) -> Kind:
 
 
 def encode_seven(kind: Kind, pathology: tuple[str, ...]) -> int | None:
-    """The report's seven-class code of a structure, or None where it is unlabelled.
+    """Return the report's seven-class code of a structure, or None if it is unlabelled.
 
-    Vertebra v1, v2 give 0, 1; disc v1 to v4 give 2 to 5; disc v5 alone gives 6; a disc vN with v5
-    keeps the code of vN (the report's encoding, see docs/convert.md).
+    Vertebrae: v1 and v2 give 0 and 1. Discs: v1 to v4 give 2 to 5, v5 alone gives 6, and vN with v5
+    keeps the code of vN. This is the report's encoding; see docs/convert.md.
 
     >>> encode_seven("disc", ("v2", "v5")), encode_seven("disc", ("v5",)), encode_seven("disc", ())
     (3, 6, None)
@@ -104,7 +104,7 @@ def encode_seven(kind: Kind, pathology: tuple[str, ...]) -> int | None:
 
 
 def encode_binary(kind: Kind, pathology: tuple[str, ...]) -> int | None:
-    """The report's binary code: 1 where a disc carries v5 (Schmorl's node), None if unlabelled.
+    """Return the report's binary code: 1 for a disc with v5 (Schmorl's node), None if unlabelled.
 
     >>> encode_binary("disc", ("v2", "v5")), encode_binary("vertebra", ("v2",))
     (1, 0)
@@ -115,7 +115,7 @@ def encode_binary(kind: Kind, pathology: tuple[str, ...]) -> int | None:
 
 
 def encode_health(pathology: tuple[str, ...]) -> int | None:
-    """0 healthy (v1 alone, or tagged so), 1 sick (anything else), None where unlabelled.
+    """Return 0 for healthy (v1 alone, or that tag), 1 for sick (others), None if unlabelled.
 
     >>> encode_health(("v1",)), encode_health(("v1", "v5")), encode_health(())
     (0, 1, None)
@@ -130,7 +130,7 @@ def encode_health(pathology: tuple[str, ...]) -> int | None:
 
 
 def pathology_from_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]:
-    """The pathology tags behind the report's pair of codes.
+    """Return the pathology tags of the report's pair of codes.
 
     >>> pathology_from_codes("disc", 3, 1), pathology_from_codes("disc", 6, 1)
     (('v2', 'v5'), ('v5',))
@@ -154,9 +154,9 @@ def pathology_from_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]
 
 
 def tags_of_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]:
-    """The pathology tags that a pair of predicted codes stands for, whatever their agreement.
+    """Return the pathology tags for a pair of predicted codes, even if the codes disagree.
 
-    Code 6 is v5 alone; the binary code adds v5 to a disc's grade (-1: no such code).
+    Code 6 is v5 alone; binary code 1 adds v5 to a disc's grade, and -1 means that there is none.
 
     >>> tags_of_codes("disc", 3, 1), tags_of_codes("disc", 6, 0), tags_of_codes("vertebra", 1, 0)
     (('v2', 'v5'), ('v5',), ('v2',))
@@ -168,7 +168,7 @@ def tags_of_codes(kind: Kind, seven: int, binary: int) -> tuple[str, ...]:
 
 
 def level_index(level: str | None) -> int:
-    """The place of a level among the eleven, -1 where it is unknown or none of them.
+    """Return the index of a level among the eleven, or -1 if it is unknown or not one of them.
 
     >>> level_index("L5-S1"), level_index(None), level_index("T11-T12")
     (10, -1, -1)
@@ -177,10 +177,10 @@ def level_index(level: str | None) -> int:
 
 
 def class_of(labels: LabelSet, level: str, kind: Kind, pathology: tuple[str, ...]) -> int | None:
-    """The class index of a structure in a label set, or None where it has none there."""
+    """Return the class index of a structure in a label set, or None without a class there."""
     if level in EXTRA_LEVELS:
         return None
-    if level == NO_LEVEL:  # graded no further than healthy and sick
+    if level == NO_LEVEL:  # graded only as healthy or sick
         return encode_health(pathology) if labels == "health" else None
     if labels == "level":
         return LEVELS.index(level) if level in LEVELS else None

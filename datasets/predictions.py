@@ -1,6 +1,6 @@
-"""What commands predicted, read back: ``predictions.json`` of ``detect predict``, ``result.json``.
+"""Reading of predictions: ``predictions.json`` of ``detect predict``, and ``result.json``.
 
-Coordinates as in [spineline.datasets.types][].
+Coordinates are those of [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from spineline.datasets.common.errors import AnnotationError
 from spineline.datasets.common.files import read_json
 
 RESULT_SCHEMA = "spineline-result/3"
-"""What ``result.json`` of ``pipeline predict`` calls its layout."""
+"""Name of the layout of ``result.json`` of ``pipeline predict``."""
 
 RESULT_SCHEMAS = (RESULT_SCHEMA, "spineline-result/2", "spineline-result/1")
-"""Layouts that are read; the second has no status, and in the first warnings are lines of text."""
+"""Layouts that can be read; the second has no status, and the first has warnings as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultImage:
-    """The image that a ``result.json`` speaks of.
+    """The image that a ``result.json`` describes.
 
     Attributes:
-        study_uid, series_uid, instance_uid: identity of the image used; None for plain images.
-        width, height: of the image used, in pixels.
+        study_uid, series_uid, instance_uid: identity of the image; None for plain images.
+        width, height: size of the image in pixels.
         spacing_rc_mm: pixel spacing (between rows, between columns), or None.
-        file: name of the file of a volume, or of the image of a stack; else None.
-        slice_index: of the slice in that volume or stack, from 0; else None.
+        file: file name of a volume, or of the image in a stack; else None.
+        slice_index: index of the slice in that volume or stack, from 0; else None.
     """
 
     study_uid: str | None
@@ -45,7 +45,7 @@ class ResultImage:
 
 @dataclass(frozen=True, slots=True)
 class PredictedBox:
-    """One box: class name, confidence, and its place in native pixels."""
+    """One box: class name, confidence, and coordinates in native pixels."""
 
     name: str
     confidence: float
@@ -53,10 +53,10 @@ class PredictedBox:
 
 
 def read_predictions(path: Path) -> dict[str, tuple[PredictedBox, ...]]:
-    """The boxes of each image by its file name; an image without boxes has none.
+    """Read the boxes of each image, by file name; images without boxes have an empty tuple.
 
     Raises:
-        AnnotationError: not readable, or no such file.
+        AnnotationError: the file cannot be read, or is not a file of predictions.
     """
     try:
         content = read_json(path)
@@ -70,10 +70,10 @@ def read_predictions(path: Path) -> dict[str, tuple[PredictedBox, ...]]:
 
 
 def parse_predictions(content: Mapping[str, Any]) -> dict[str, tuple[PredictedBox, ...]]:
-    """The boxes of each image from the content of the file.
+    """Parse the content of the file into the boxes of each image.
 
     Raises:
-        KeyError, TypeError, ValueError: it is no such content.
+        KeyError, TypeError, ValueError: the content is of another kind.
     """
     names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
     found: dict[str, list[PredictedBox]] = {name: [] for name in names.values()}

@@ -1,9 +1,8 @@
-"""Quality control of annotations: the level of each point, and what is wrong with it.
+"""Quality control of annotations: it decides the level of each point and finds mistakes.
 
-Sources name levels in ways that cannot be trusted. The rule: where all eleven points are there, the
-level of a point is its rank by y; what the source says beside that (identification, kind) is
-compared with it, and a disagreement is a finding. Coordinates as in
-[spineline.datasets.types][].
+Names of levels in sources cannot be trusted. If all eleven points are present, the level of a
+point is its rank by y. The source's own identification and kind are compared with it, and a
+disagreement is a finding. Coordinates are those of [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -80,25 +79,25 @@ SEVERITY: dict[str, Severity] = {
     "thoracic_disc": "note",
     "deleted_object": "note",
 }
-"""Every finding there is. An error is a mistake in the data; a note is only worth knowing."""
+"""All kinds of findings. An error is a mistake in the data; a note is for information."""
 
 MIN_BOX_SIDE = 1.0
-"""Pixels; a box of which less is left inside the frame is not written as a box."""
+"""A box with fewer pixels inside the frame than this is not written."""
 
 _MAX_WRONG_KINDS = 4
-"""Two swapped pairs; with more disagreements the ranks themselves are in doubt."""
+"""Most disagreements, two swapped pairs; with more, the ranks themselves are doubtful."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or worth knowing, and what conversion does about it.
+    """A mistake or a remarkable fact, and what conversion does about it.
 
     Attributes:
-        image_id: the image, or the study where no image is meant.
+        image_id: the image, or the study if it concerns no image.
         study: the study id.
         level: the level concerned, or None for the image as a whole.
         finding: a name in ``SEVERITY``.
-        detail: what was found, in words.
+        detail: description of the finding.
         action: what conversion does about it.
     """
 
@@ -111,26 +110,26 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """``error``, ``warning`` or ``note``; see `SEVERITY`."""
         return SEVERITY[self.finding]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {**asdict(self), "severity": self.severity}
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedPoint:
-    """One annotated point as its source states it, before its level is decided.
+    """One annotated point as its source gives it, before its level is decided.
 
     Attributes:
         point_xy: centre in native pixels.
-        rank: 0 … 10, the level the source's identification stands for; None where it says none.
-        extra_level: one of ``EXTRA_LEVELS`` where the source names one.
-        kind: what its tag says it is, or None.
+        rank: 0 … 10, the level of the source's identification; None without one.
+        extra_level: one of ``EXTRA_LEVELS`` if the source names it.
+        kind: kind according to its tag, or None.
         tags: pathology tags, sorted.
-        tag_problem: name and detail of what is wrong with the tag, or None.
-        box_xyxy: a box of its own, which then stands in place of the rule's; or None.
+        tag_problem: name and detail of a mistake in the tag, or None.
+        box_xyxy: its own box, used instead of the rule's; or None.
     """
 
     point_xy: tuple[float, float]
@@ -144,7 +143,7 @@ class MarkedPoint:
 
 @dataclass(frozen=True, slots=True)
 class MarkedImage:
-    """The image that marks lie in: ids and size in pixels."""
+    """The image of the marks: ids, and size in pixels."""
 
     image_id: str
     study_id: str
@@ -152,23 +151,23 @@ class MarkedImage:
     height: int
 
     def finding(self, name: str, detail: str, action: str, level: str | None = None) -> Finding:
-        """A finding about this frame."""
+        """Make a finding about this image."""
         return Finding(self.image_id, self.study_id, level, name, detail, action)
 
     def contains(self, point_xy: tuple[float, float]) -> bool:
-        """Whether a point lies on a pixel of the frame (origin: centre of the first pixel)."""
+        """Return whether a point lies on a pixel (origin: centre of the image's first pixel)."""
         x, y = point_xy
         return -0.5 <= x <= self.width - 0.5 and -0.5 <= y <= self.height - 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class PointRules:
-    """How a source's marks are judged.
+    """Rules for resolving a source's marks.
 
     Attributes:
-        correct_direction: identifications may run bottom to top.
-        keep_fewer: fewer than eleven points are kept where their named levels are in order.
-        empty_tag: tags given to a structure whose tag is missing or empty.
+        correct_direction: accept identifications that run bottom to top, and reverse them.
+        keep_fewer: keep fewer than eleven points if their named levels are in order.
+        empty_tag: tags for a structure whose tag is missing or empty.
     """
 
     correct_direction: bool = False
@@ -178,7 +177,7 @@ class PointRules:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Structures of one frame, top to bottom, or None with the reason why it is left out."""
+    """Structures of one image, top to bottom, or None with the reason why it is left out."""
 
     structures: tuple[Structure, ...] | None
     findings: tuple[Finding, ...]
@@ -192,15 +191,15 @@ _LEFT_OUT = "record left out"
 def resolve_levels(
     marks: Sequence[MarkedPoint], frame: MarkedImage, rules: PointRules
 ) -> Resolution:
-    """Decide levels, make boxes and collect findings for one frame.
+    """Decide levels, make boxes and collect findings for one image.
 
     Args:
         marks: the source's points, in any order.
-        frame: the image they lie in.
-        rules: how to judge them.
+        frame: their image.
+        rules: rules for resolving them.
 
     Raises:
-        AnnotationError: the numbers cannot make boxes (absurdly large coordinates).
+        AnnotationError: coordinates are too large to make boxes.
     """
     spine = sorted((m for m in marks if m.extra_level is None), key=lambda m: m.point_xy[1])
     extras = [m for m in marks if m.extra_level is not None]
@@ -229,7 +228,7 @@ def resolve_levels(
 
 
 def _outside_of_left_out(marks: Sequence[MarkedPoint], frame: MarkedImage) -> list[Finding]:
-    """Points outside the frame, which may be why the order of the others makes no sense."""
+    """Points outside the image, which may explain why the others are out of order."""
     return [
         frame.finding("outside_frame", _outside_detail(mark.point_xy, frame), _LEFT_OUT)
         for mark in marks
@@ -243,7 +242,7 @@ def _outside_detail(point_xy: tuple[float, float], frame: MarkedImage) -> str:
 
 
 def has_errors(findings: Iterable[Finding]) -> list[str]:
-    """Studies with findings of severity ``error``, sorted, each once."""
+    """Return the studies with findings of severity ``error``, sorted and unique."""
     return sorted({f.study for f in findings if f.severity == "error"})
 
 
@@ -253,7 +252,7 @@ def geometry_findings(
     frame: MarkedImage,
     level: str | None,
 ) -> list[Finding]:
-    """A point outside the frame, or else a box that reaches over it."""
+    """Return findings of a point outside the image, or of a box that extends beyond it."""
     if not frame.contains(point_xy):
         detail = _outside_detail(point_xy, frame)
         return [frame.finding("outside_frame", detail, "kept in the record, no box written", level)]
@@ -268,7 +267,7 @@ def geometry_findings(
 
 
 def _direction_corrected(spine: Sequence[MarkedPoint]) -> list[MarkedPoint]:
-    """Marks sorted by y whose ranks run top to bottom in most pairs."""
+    """Marks sorted by y, with ranks reversed if most pairs run bottom to top."""
     ranks = [m.rank for m in spine if m.rank is not None]
     if ranks == sorted(ranks):
         return list(spine)
@@ -301,13 +300,13 @@ def _duplicate_levels(
 
 
 def _missing_levels(spine: Sequence[MarkedPoint]) -> list[str]:
-    """The levels that no mark is named after."""
+    """Levels that no mark names."""
     named = [m.rank for m in spine]
     return [level for n, level in enumerate(LEVELS) if n not in named]
 
 
 def _ranks(spine: Sequence[MarkedPoint], rules: PointRules) -> tuple[list[int] | None, str]:
-    """Rank of each mark from the top, or None; and what is wrong with their number."""
+    """Rank of each mark from the top, or None; and the problem with their number, if any."""
     count, wanted = len(spine), len(LEVELS)
     if count == wanted:
         return list(range(wanted)), ""
@@ -368,7 +367,7 @@ def _build(
 def _extra_box(
     mark: MarkedPoint, first_xy: tuple[float, float], first_rank: int
 ) -> tuple[float, float, float, float]:
-    """The box of T11-T12, two steps above T12-L1; the eleven's boxes do not know of it."""
+    """Box of T11-T12, two ranks above T12-L1; the other boxes do not depend on it."""
     if mark.point_xy[1] >= first_xy[1]:
         msg = f"level {mark.extra_level}: its point lies below that of {LEVELS[first_rank]}"
         raise AnnotationError(msg)

@@ -1,9 +1,8 @@
-"""How another scanner, coil or protocol would show the same frame.
+"""Simulation of another scanner, coil or protocol for the same frame.
 
-Every function takes a grey frame, uint8 (H, W), and returns a new one of the same shape; `cut_view`
-alone returns another shape. `scanner_look` draws a mixture of them for training. Networks that were
-trained on one scanner's frames fail on others mostly because of brightness, then because of noise,
-sharpness and the coil's shading.
+Every function takes a grey frame, uint8 (H, W), and returns a new one; only `cut_view` changes the
+shape. `scanner_look` draws a random mixture for training. Networks trained on one scanner's frames
+fail on others mostly because of brightness, then because of noise, sharpness and coil shading.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import numpy as np
 from spineline.datasets.common.arrays import Float32Array, FloatArray, PixelArray
 
 _LEAST_ROWS = 64
-"""No cut leaves fewer."""
+"""Fewest rows that a cut leaves."""
 
 
 def gamma(image: PixelArray, exponent: float) -> PixelArray:
-    """Grey values to a power: above 1 darkens what lies between black and white.
+    """Raise grey values to a power; exponents above 1 darken the mid-greys.
 
     >>> gamma(np.array([[0, 128, 255]], dtype=np.uint8), 2.0).tolist()
     [[0, 64, 255]]
@@ -26,20 +25,20 @@ def gamma(image: PixelArray, exponent: float) -> PixelArray:
 
 
 def window(image: PixelArray, low: float, high: float) -> PixelArray:
-    """Another window: the values ``low`` and ``high``, shares of 255, become black and white."""
+    """Window the frame: ``low`` and ``high``, fractions of 255, become black and white."""
     return _to_uint8((np.arange(256, dtype=np.float32) / 255 - low) / (high - low))[image]
 
 
 def coil_shading(
     image: PixelArray, centre_xy: tuple[float, float], reach: float, floor: float
 ) -> PixelArray:
-    """Signal falls off with the distance from a surface coil.
+    """Attenuate the signal with the distance from a surface coil.
 
     Args:
         image: uint8 (H, W).
-        centre_xy: of the coil's field, as shares of width and height.
-        reach: standard deviation of the Gaussian fall-off, as a share of the height.
-        floor: the share of the signal that is left far away.
+        centre_xy: centre of the coil's field, as fractions of width and height.
+        reach: standard deviation of the Gaussian fall-off, as a fraction of the height.
+        floor: fraction of the signal that is left far away.
     """
     height, width = image.shape
     x = (np.arange(width, dtype=np.float32) - centre_xy[0] * width) / (reach * height)
@@ -49,15 +48,15 @@ def coil_shading(
 
 
 def fat_suppressed(image: PixelArray, amount: float) -> PixelArray:
-    """Fat turned dark, about as fat suppression does: broad bright areas, and grey marrow.
+    """Darken fat roughly as fat suppression does: broad bright areas, and grey marrow.
 
-    Fluid keeps its brightness because it lies in strips narrower than the blur that tells areas.
+    Fluid keeps its brightness, because it lies in strips narrower than the blur that finds areas.
 
     Args:
         image: uint8 (H, W), a T2-weighted frame.
-        amount: 0 changes nothing, 1 takes all of the fat's signal.
+        amount: 0 changes nothing, 1 removes all of the fat's signal.
     """
-    import cv2  # slow to import, and settings of commands reach this module
+    import cv2  # slow to import, and command settings import this module
 
     shares = image / np.float32(255)
     sigma = 0.04 * max(image.shape)
@@ -68,31 +67,31 @@ def fat_suppressed(image: PixelArray, amount: float) -> PixelArray:
 
 
 def blur(image: PixelArray, sigma: float) -> PixelArray:
-    """A Gaussian blur of ``sigma`` pixels."""
+    """Apply a Gaussian blur of ``sigma`` pixels."""
     import cv2
 
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8)
 
 
 def noise(image: PixelArray, sigma: float, rng: np.random.Generator) -> PixelArray:
-    """Rician noise, as magnitude images have it (Gudbjartsson and Patz 1995).
+    """Add Rician noise, as in magnitude images (Gudbjartsson and Patz 1995).
 
     Args:
         image: uint8 (H, W).
-        sigma: of the noise in each of the two channels, as a share of 255.
-        rng: where all chance comes from.
+        sigma: noise in each of the two channels, as a fraction of 255.
+        rng: source of all randomness.
     """
     real, imaginary = rng.normal(0, sigma, (2, *image.shape)).astype(np.float32)
     return _to_uint8(np.hypot(image / np.float32(255) + real, imaginary))
 
 
 def anisotropic(image: PixelArray, factor: float, *, along_rows: bool) -> PixelArray:
-    """Coarser resolution in one direction, interpolated back as scanners do.
+    """Lower the resolution in one direction, and interpolate back as scanners do.
 
     Args:
         image: uint8 (H, W).
-        factor: how many times fewer pixels, above 1.
-        along_rows: whether the columns get fewer (left to right), else the rows.
+        factor: reduction of the number of pixels, above 1.
+        along_rows: reduce the number of columns (left to right), else that of rows.
     """
     import cv2
 
@@ -108,7 +107,7 @@ def anisotropic(image: PixelArray, factor: float, *, along_rows: bool) -> PixelA
 
 
 def grey_curve(image: PixelArray, rng: np.random.Generator, strength: float) -> PixelArray:
-    """Grey values along a smooth rising curve that is drawn: other contrast between tissues."""
+    """Apply a random smooth rising grey curve, which changes the contrast between tissues."""
     steps = np.exp(rng.normal(0, strength, 6))
     knots = np.concatenate([[0], np.cumsum(steps)]) / steps.sum()
     curve = np.interp(np.arange(256) / 255, np.linspace(0, 1, 7), knots)
@@ -116,14 +115,14 @@ def grey_curve(image: PixelArray, rng: np.random.Generator, strength: float) -> 
 
 
 def scanner_look(image: PixelArray, rng: np.random.Generator) -> PixelArray:
-    """A frame as another scanner might show it; what is drawn changes grey values alone.
+    """Simulate another scanner at random; only grey values change.
 
-    Contrast and shading come first. Then the brightest pixels become white, as the windowing of
-    every frame makes them; brightness, resolution and noise follow.
+    Contrast and shading come first. Then the brightest pixels become white, as in the window of
+    every frame. Brightness, resolution and noise follow.
 
     Args:
         image: uint8 (H, W).
-        rng: where all chance comes from.
+        rng: source of all randomness.
     """
     if rng.random() < 0.15:
         image = fat_suppressed(image, rng.uniform(0.4, 1))
@@ -153,17 +152,17 @@ def cut_view(
     most_above: int = 4,
     most_below: int = 2,
 ) -> tuple[PixelArray, int, FloatArray]:
-    """A part of the field of view: rows are cut off above, below or at both ends.
+    """Cut rows off above, below or at both ends of the field of view.
 
     Args:
         image: uint8 (H, W).
         box_xyxy: (N, 4) boxes of the structures, pixels of the frame.
-        rng: where all chance comes from.
-        most_above: how many structures may be lost at the top.
-        most_below: and at the bottom.
+        rng: source of all randomness.
+        most_above: most structures that may be lost at the top.
+        most_below: most structures that may be lost at the bottom.
 
     Returns:
-        The rows that stay, the index of the first of them, and the boxes (N, 4) in their frame; a
+        The remaining rows, the index of the first of them, and the boxes (N, 4) in their frame. A
         box whose centre was cut off lies outside it. Without boxes nothing is cut.
     """
     if not len(box_xyxy):
@@ -188,5 +187,5 @@ def _between(low: float, high: float, share: float) -> int:
 
 
 def _to_uint8(shares: Float32Array | FloatArray) -> PixelArray:
-    """Shares of 255, clipped and rounded."""
+    """Convert fractions of 255 to uint8, clipped and rounded."""
     return np.clip(np.rint(shares * 255), 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Splits by patient: who trains, who validates, who tests.
+"""Splits by patient into training, validation and test parts.
 
-A split never separates the images of one study, nor the studies of one patient where it is known
-who the patients are; it follows from the sorted study ids, the patients and the seed alone.
+A split never separates the images of one study, nor the studies of one patient if patients are
+known. It depends only on the sorted study ids, the patients and the seed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 REPORT_LAST_TRAINING_STUDY = 150
 
 FOLDS_FILE = "folds.json"
-"""Names the studies of ``fold0``, ``fold1``, … beside it."""
+"""File that lists the studies of ``fold0``, ``fold1``, … beside it."""
 
 
 def split_studies(
@@ -36,23 +36,23 @@ def split_studies(
     seed: int = 0,
     patients: Mapping[str, str] | None = None,
 ) -> dict[str, Part]:
-    """The part of each study.
+    """Assign each study to a part.
 
     Args:
-        study_ids: study ids, in any order, repeats allowed.
-        split: ``train``, ``val`` or ``test`` (everything into one part), ``report`` (study number
-            up to 150 train, the rest test), a ratio such as ``0.67`` (train, the rest val), two or
-            three ratios such as ``0.7,0.15,0.15`` (train, val, test), or the path of a manifest
-            written by [write_manifest][] (or a JSON object of part by study).
-        seed: decides which studies a ratio picks.
-        patients: of [patients_of][]: a ratio picks all studies of a patient or none. The other
-            ways of splitting say themselves where a study belongs; see [parted_patients][].
+        study_ids: study ids, in any order, with repetitions allowed.
+        split: ``train``, ``val`` or ``test`` (everything into one part); ``report`` (study numbers
+            up to 150 train, the rest test); a ratio such as ``0.67`` (train, the rest val); two or
+            three ratios such as ``0.7,0.15,0.15`` (train, val, test); or the path of a manifest by
+            [write_manifest][] (or a JSON object of part by study).
+        seed: decides which studies a ratio selects.
+        patients: from [patients_of][]: a ratio selects all studies of a patient or none. The other
+            splits assign studies directly; see [parted_patients][].
 
     Returns:
         Part by study id, in sorted order of the ids.
 
     Raises:
-        ConfigError: the value is none of these, or does not fit the studies.
+        ConfigError: ``split`` is none of these, or does not fit the studies.
     """
     studies = sorted(set(study_ids))
     if split in PARTS:
@@ -71,9 +71,9 @@ def split_by_train_ratio(
     seed: int = 0,
     patients: Mapping[str, str] | None = None,
 ) -> dict[str, Part]:
-    """Train and val by one ratio, rounded down: of 328 studies, 0.67 trains 219 and leaves 109.
+    """Split by one training ratio, rounded down: 0.67 of 328 studies gives 219 train and 109 val.
 
-    The older cervical project counted so; [split_studies][] rounds to the nearest.
+    The older cervical project rounded this way; [split_studies][] rounds to nearest.
     """
     studies = sorted(set(study_ids))
     bounds = [int(len(studies) * ratio), len(studies)]
@@ -81,14 +81,14 @@ def split_by_train_ratio(
 
 
 def patients_of(records: Iterable[ImageRecord]) -> dict[str, str]:
-    """The patient of each study, of those whose records tell it."""
+    """Return the patient of each study whose records state one."""
     return {r.study_id: r.patient_id for r in records if r.patient_id is not None}
 
 
 def parted_patients(
     patients: Mapping[str, str], parts: Mapping[str, Part] | Mapping[str, int]
 ) -> list[tuple[str, ...]]:
-    """The studies, sorted, of each patient who has some in several parts or folds.
+    """Return the sorted studies of each patient who has some in several parts or folds.
 
     >>> parted_patients({"a": "p1", "b": "p1", "c": "p2"}, {"a": "train", "b": "val", "c": "val"})
     [('a', 'b')]
@@ -100,7 +100,7 @@ def parted_patients(
 
 
 def _units(studies: Sequence[str], patients: Mapping[str, str] | None) -> list[list[str]]:
-    """What a draw keeps together: the studies of each patient, each other study by itself."""
+    """Groups that a draw keeps together: the studies of each patient, or a single study."""
     units: dict[tuple[bool, str], list[str]] = {}
     for study in studies:
         patient = (patients or {}).get(study)
@@ -116,18 +116,18 @@ def fold_studies(
     strata: Mapping[str, str] | None = None,
     patients: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
-    """The fold 0 … k-1 of each study, sizes as even as can be.
+    """Assign each study to a fold 0 … k-1, with sizes as equal as possible.
 
     Args:
-        study_ids: study ids, in any order, repeats allowed.
+        study_ids: study ids, in any order, with repetitions allowed.
         k: number of folds, at least 2.
         seed: decides the draw.
-        strata: stratum by study; each stratum is spread over the folds as evenly as can be. A
-            patient is of the last stratum that one of his studies is of.
-        patients: of [patients_of][]: all studies of a patient are in one fold.
+        strata: stratum by study; each stratum is spread over the folds as evenly as possible. A
+            patient's stratum is the last of those of the studies, in sorted order.
+        patients: from [patients_of][]: all studies of a patient are in one fold.
 
     Raises:
-        ConfigError: fewer patients than folds, or k below 2.
+        ConfigError: there are fewer patients than folds, or k is below 2.
     """
     studies = sorted(set(study_ids))
     units = _units(studies, patients)
@@ -139,7 +139,7 @@ def fold_studies(
         return max((strata or {}).get(study, "") for study in unit)
 
     order = [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
-    order.sort(key=lambda unit: (stratum(unit), -len(unit)))  # stable: keeps the draw otherwise
+    order.sort(key=lambda unit: (stratum(unit), -len(unit)))  # stable, so it keeps the random order
     fold: dict[str, int] = {}
     sizes, in_stratum = [0] * k, Counter[tuple[str, int]]()
     for unit in order:
@@ -152,14 +152,13 @@ def fold_studies(
 
 
 def fold_folders(data: Path) -> tuple[Path, ...]:
-    """``fold0``, ``fold1``, … of a folder of folds; empty where it is a dataset, or holds none.
+    """Return ``fold0``, ``fold1``, … of a folder; empty for a dataset or without folds.
 
     Args:
         data: the folder, or a file in it.
 
     Raises:
-        AnnotationError: the numbers do not run from 0 without a gap; names the first that is
-            missing.
+        AnnotationError: the numbers have a gap; the message gives the first missing one.
     """
     root = data if data.is_dir() else data.parent
     if (root / "annotations").is_dir():
@@ -173,21 +172,21 @@ def fold_folders(data: Path) -> tuple[Path, ...]:
 
 
 def folds_content(folds: Sequence[Sequence[str]], seed: int) -> dict[str, Any]:
-    """The content of ``folds.json``.
+    """Make the content of ``folds.json``.
 
     Args:
         folds: the studies of each fold.
-        seed: that drew them.
+        seed: the seed of the draw.
     """
     listed = [list(fold) for fold in folds]
     return {"schema": "spineline-folds/1", "k": len(listed), "seed": seed, "folds": listed}
 
 
 def fold_strata(records: Sequence[ImageRecord]) -> dict[str, str]:
-    """The stratum of each study: how many of its discs carry v5, or are sick (none, one, more).
+    """Return the stratum of each study: the number of discs with v5 or sick (none, one, more).
 
-    The two official halves of the lumbar set were marked with v5 by different habits, so a fold
-    without them would tell nothing about v5. Discs without level know healthy and sick alone.
+    The two official halves of the lumbar set were marked with v5 by different habits. A fold
+    without v5 could not measure it. Discs without level are only graded healthy or sick.
     """
     marked: dict[str, int] = {}
     for record in records:
@@ -198,11 +197,11 @@ def fold_strata(records: Sequence[ImageRecord]) -> dict[str, str]:
 
 
 def write_manifest(parts: Mapping[str, Part], patients: Mapping[str, str] | None = None) -> str:
-    """A split as the text of a manifest file, readable by ``split=FILE``.
+    """Format a split as a manifest that ``split=FILE`` can read.
 
     Args:
         parts: part by study.
-        patients: of [patients_of][]; written beside the parts, for people to read.
+        patients: from [patients_of][]; written beside the parts, for people to read.
     """
     by_part: dict[str, Any] = {
         part: sorted(s for s, p in parts.items() if p == part) for part in PARTS
@@ -215,13 +214,13 @@ def write_manifest(parts: Mapping[str, Part], patients: Mapping[str, str] | None
 def records_by_part(
     records: Sequence[ImageRecord], parts: Mapping[str, Part]
 ) -> dict[Part, list[ImageRecord]]:
-    """Records of each part, in their own order."""
+    """Group records by part, in their own order."""
     return {part: [r for r in records if parts[r.study_id] == part] for part in PARTS}
 
 
 def _report_part(study: str) -> Part:
     numbers = re.findall(r"\d+", study)
-    if not numbers or re.fullmatch(r"\d+(\.\d+)+", study):  # a UID holds numbers, but not its own
+    if not numbers or re.fullmatch(r"\d+(\.\d+)+", study):  # numbers in a UID are no study number
         msg = (
             f"split=report: study {study!r} has no number in its name; "
             "use split=0.67 or a manifest file instead"
@@ -250,7 +249,7 @@ def _split_by_ratio(units: list[list[str]], ratios: list[float], seed: int) -> d
 
 
 def _split_at(units: list[list[str]], bounds: list[int], seed: int) -> dict[str, Part]:
-    """Parts of drawn units, so that each part has the studies up to its bound, or nearly so."""
+    """Fill the parts with drawn units, each up to about its bound of studies."""
     part_of: dict[str, Part] = {}
     for i in np.random.default_rng(seed).permutation(len(units)):
         middle = len(part_of) + (len(units[i]) - 1) / 2

@@ -1,11 +1,11 @@
-"""The spine pulled straight: a strip of the image along a chain of points, wide enough for context.
+"""Straightening of the spine: a strip of the image along a chain of points.
 
-A chain of points, one per rank (vertebrae and discs in turn), becomes a curve; the strip's rows
-follow it from top to bottom, the same number for each rank, and its columns run across it from
-front to back. The level of a rung can be read in such a strip by what lies above, below and beside
-it: the sacrum, the lumbosacral angle, the end of the cord, the height in the chain.
+A chain of points, one per rank (vertebrae and discs alternate), becomes a curve. The strip's rows
+follow the curve from top to bottom, with the same number for each rank. Its columns run across the
+curve from front to back. The strip is wide enough to identify levels by their surroundings: the
+sacrum, the lumbosacral angle, the end of the cord, and the height in the chain.
 
-Coordinates are native pixels, x right, y down, origin at the centre of the top left pixel.
+Coordinates are native pixels, x right, y down, with the origin at the centre of the top left pixel.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy.typing as npt
 from spineline.datasets.common.arrays import Float32Array, FloatArray, PixelArray
 
 STRIP_BOUNDS = {"rank_px": (8, 64), "half_width": (1, 16), "above": (0, 32), "below": (0, 32)}
-"""Least and greatest value of each number of a strip that a file may ask for."""
+"""Smallest and largest value that a file may give for each number of a strip."""
 
-_FINER = 1.25  # the image is shrunk to at most that many times the strip's resolution
+_FINER = 1.25  # the image is shrunk to at most this multiple of the strip's resolution
 _SMOOTH = 3  # ranks to each side over which the curve's direction is averaged
-_END = 4  # ranks at an end that give the direction beyond it
+_END = 4  # number of ranks at an end that give the direction beyond it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class StripSpec:
 
     Attributes:
         rank_px: rows per rank, and columns per mean distance of neighbours.
-        half_width: ranks to the front and to the back of the curve.
+        half_width: width in ranks to the front and to the back of the curve.
         above: ranks above the topmost level, T12-L1.
         below: ranks below the lowest level, L5-S1.
     """
@@ -44,12 +44,12 @@ class StripSpec:
 
 @dataclass(frozen=True, slots=True)
 class Distortion:
-    """What makes one strip differ from another of the same spine.
+    """Random change of a strip, for training.
 
     Attributes:
-        aside: the curve moved to the back, in ranks.
-        turn: of the columns, in radians.
-        widen: ranks across are that many times as wide.
+        aside: shift of the curve to the back, in ranks.
+        turn: rotation of the columns, in radians.
+        widen: factor of the width of ranks across the curve.
     """
 
     aside: float = 0.0
@@ -58,18 +58,18 @@ class Distortion:
 
 
 def prolonged(points_xy: npt.ArrayLike, ranks: npt.ArrayLike, first: int, last: int) -> FloatArray:
-    """One point for every rank from ``first`` to ``last``.
+    """Return one point for every rank from ``first`` to ``last``.
 
-    Between points it is linear; beyond the ends it goes on as the last few ranks there do.
+    Points are interpolated linearly, and extrapolated beyond an end along the last few ranks there.
 
     Args:
-        points_xy: (N, 2), N at least 2, top to bottom.
-        ranks: (N,) of the points, rising, within first … last.
+        points_xy: (N, 2) points in pixels, N at least 2, top to bottom.
+        ranks: (N,) ranks of the points, rising, within first … last.
         first: topmost rank wanted.
         last: lowest rank wanted.
 
     Returns:
-        (last - first + 1, 2).
+        (last - first + 1, 2) points in pixels.
     """
     points, at = np.asarray(points_xy, dtype=np.float64), np.asarray(ranks, dtype=np.int64)
     between = np.arange(at[0], at[-1] + 1)
@@ -87,11 +87,11 @@ def straighten(
     spec: StripSpec,
     distortion: Distortion | None = None,
 ) -> Float32Array:
-    """The strip along a curve.
+    """Return the strip along a curve.
 
-    Rows ``rank_px * k … rank_px * (k + 1) - 1`` are centred on the curve's point k. What lies
-    outside the image is 0. One interpolation, linear, of the image shrunk by area to about the
-    strip's resolution.
+    Rows ``rank_px * k … rank_px * (k + 1) - 1`` are centred on the curve's point k. Pixels outside
+    the image are 0. The image is shrunk by area to about the strip's resolution, and then
+    interpolated linearly once.
 
     Args:
         image: (H, W) grey.
@@ -124,7 +124,7 @@ def straighten(
 def _frame(
     curve: FloatArray, along: FloatArray, distortion: Distortion
 ) -> tuple[FloatArray, FloatArray]:
-    """(R, 2) centre and (R, 2) one rank to the back of each row, ``along`` in ranks."""
+    """(R, 2) centre of each row, and (R, 2) step of one rank to the back; ``along`` is in ranks."""
     ranks = np.arange(len(curve))
     centre = np.stack([np.interp(along, ranks, curve[:, axis]) for axis in (0, 1)], axis=1)
     for row in np.flatnonzero((along < 0) | (along > ranks[-1])):
@@ -140,7 +140,7 @@ def _frame(
 
 
 def _smoothed(values: FloatArray) -> FloatArray:
-    """Running mean over `_SMOOTH` neighbours to each side, ends mirrored through the last value."""
+    """Running mean over `_SMOOTH` neighbours to each side; ends are mirrored at the last value."""
     wide = min(_SMOOTH, len(values) - 1)
     padded = np.pad(values, wide, mode="reflect", reflect_type="odd")
     return np.convolve(padded, np.ones(2 * wide + 1) / (2 * wide + 1), "valid")

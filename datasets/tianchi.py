@@ -1,4 +1,4 @@
-"""One study in the official Tianchi shape, of the annotation files and of submissions alike."""
+"""One study in the official Tianchi format, as in annotation files and submissions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from spineline.datasets.types import ImageRecord
 
 
 def annotation_entry(record: ImageRecord, z_index: int) -> dict[str, Any]:
-    """A record as an entry of the Tianchi JSON.
+    """Convert a record to an entry of the Tianchi JSON.
 
     Args:
-        record: with the DICOM identity of its slice; points are rounded to whole pixels.
-        z_index: the slice's place in its series, from 0.
+        record: a record with the DICOM identity of its slice; points are rounded to whole pixels.
+        z_index: the index of the slice in its series, from 0.
     """
     points = [
         {

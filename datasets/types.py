@@ -28,7 +28,7 @@ from spineline.datasets.labels import (
     kind_of_level,
 )
 
-_MAX_ID_BYTES = 200  # file systems take 255, with the suffix and what stands before the name
+_MAX_ID_BYTES = 200  # file systems allow 255, including suffixes and prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +63,15 @@ class Structure:
 
     @property
     def place(self) -> tuple[float, ...]:
-        """What discs without level are sorted by: point from the top, then box."""
+        """Sort key of discs without level: point from the top, then box."""
         x, y = self.point_xy
         return (y, x, *self.box_xyxy)
 
     def class_in(self, labels: Classes) -> int | None:
-        """Class index in a label set; None without one (unlabelled, or not one of the eleven
-        levels).
+        """Return the class index in a label set, or None without a class there.
 
-        Given the names of a data set's own classes, the index of this structure's among them.
+        A structure has none if it is unlabelled or its level is not one of the eleven. Given a
+        dataset's own class names, this is the index of the structure's own class.
         """
         if not isinstance(labels, str):
             return labels.index(self.class_name) if self.class_name in labels else None
@@ -83,7 +83,7 @@ class ImageRecord:
     """One annotated image.
 
     Attributes:
-        image_id: unique in its source; used as file name, so letters, digits, ``. _ -`` only.
+        image_id: unique in its source; used as file name, so only letters, digits, ``. _ -``.
         study_id: id of the study, or of the patient if the source does not name studies.
         width, height: in pixels.
         structures: sorted top to bottom, by level or, without levels, by their points.
@@ -92,7 +92,7 @@ class ImageRecord:
         study_uid, series_uid, instance_uid: DICOM identity, or None.
         findings: names of the problems that quality control found in the image as a whole.
         patient_id: the same in all studies of one patient, so that splits keep them together. It is
-            a pseudonym made by conversion, never the hospital's own id; None if unknown.
+            a pseudonym made by conversion, never the hospital's id; None if unknown.
     """
 
     image_id: str
@@ -130,23 +130,23 @@ class ImageRecord:
 
 
 def tags_of(structures: Sequence[Structure]) -> dict[Kind, tuple[str, ...]]:
-    """The tags to count by kind: those of the lumbar set, and of discs without level if any."""
+    """Return the tags to count, by kind: the lumbar ones, and those of discs without level."""
     extra = HEALTH_TAGS if any(s.level == NO_LEVEL for s in structures) else ()
     return {kind: tags + extra if kind == "disc" else tags for kind, tags in PATHOLOGY.items()}
 
 
 def is_image_id(image_id: str) -> bool:
-    """Whether an id could be a plain file name, with a suffix, in UTF-8 too."""
+    """Return whether an id can be a plain file name, with a suffix and in UTF-8 too."""
     if not all(c.isalnum() or c in "._-" for c in image_id) or image_id.startswith("."):
         return False
     return 0 < len(image_id) <= 128 and len(image_id.encode()) <= _MAX_ID_BYTES
 
 
 def check_image_id(image_id: str) -> None:
-    """Raise an error for an id that could not be a plain file name.
+    """Check that an id can be a plain file name.
 
     Raises:
-        AnnotationError: the id is empty, starts with a dot, or holds other characters than letters,
+        AnnotationError: the id is empty, starts with a dot, or has characters other than letters,
             digits, ``.``, ``_`` and ``-``.
     """
     if not is_image_id(image_id):

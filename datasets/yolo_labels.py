@@ -1,11 +1,11 @@
-"""YOLO label files: the one rule of what a line may say, for every command that reads them.
+"""YOLO label files: the rule for valid lines, for every command that reads them.
 
 A line is ``class cx cy w h``: class index from 0, centre and size of the box divided by the image's
-width and height. As in Ultralytics, a number may lie 0.01 beyond 0 … 1. A box without width or
-height, which Ultralytics drops while it trains, is refused: it is a mistake in the data.
+width and height. As in Ultralytics, a number may lie 0.01 outside 0 … 1. A box without width or
+height, which Ultralytics drops in training, is refused as a mistake in the data.
 
-Also as in Ultralytics, the lines of a file may be outlines instead (``class x y x y x y …``), whose
-box is taken, and key points may follow a box where ``data.yaml`` has a ``kpt_shape``.
+Also as in Ultralytics, the lines of a file may be outlines instead (``class x y x y x y …``). Their
+bounding boxes are used. Key points may follow a box if ``data.yaml`` has a ``kpt_shape``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class YoloBoxes:
     Attributes:
         class_index: (N,) int64, from 0.
         boxes_cxcywhn: (N, 4) float64, normalised centre and size.
-        points_xyn: (N, 2) float64, the box's only key point where it has one and it is labelled,
-            else NaN.
+        points_xyn: (N, 2) float64, the only key point of a box that has one and labels it, else
+            NaN.
     """
 
     class_index: npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ class YoloBoxes:
     points_xyn: FloatArray
 
     def without_repeats(self) -> YoloBoxes:
-        """Each box once, as Ultralytics counts lines that repeat another."""
+        """Keep each box once, as Ultralytics does with repeated lines."""
         table = np.column_stack([self.class_index, self.boxes_cxcywhn])
         first = np.sort(np.unique(table, axis=0, return_index=True)[1])
         points = self.points_xyn[first]
@@ -51,7 +51,7 @@ def read_yolo_labels(
     """Read one label file; see [parse_yolo_labels][].
 
     Raises:
-        AnnotationError: missing, not UTF-8, or a line is no box.
+        AnnotationError: the file is missing or not UTF-8, or a line is not a valid box.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -67,17 +67,17 @@ def parse_yolo_labels(
     where: str = "label file",
     keypoint_shape: tuple[int, int] = (0, 0),
 ) -> YoloBoxes:
-    """The boxes of a label file's text; blank lines say nothing.
+    """Parse the boxes of a label file; blank lines are ignored.
 
     Args:
         text: lines of ``class cx cy w h``.
-        classes: number of classes there are.
-        where: named in messages.
-        keypoint_shape: number of key points behind a box, and numbers of each (2, or 3 with the
-            visibility); (0, 0) where ``data.yaml`` has no ``kpt_shape``.
+        classes: number of classes.
+        where: source for messages.
+        keypoint_shape: number of key points after a box, and the length of each (2, or 3 with the
+            visibility); (0, 0) if ``data.yaml`` has no ``kpt_shape``.
 
     Raises:
-        AnnotationError: a line is no box; names the line.
+        AnnotationError: a line is not a valid box; the message gives the line.
 
     >>> parse_yolo_labels("3 0.5 0.5 0.25 0.125", classes=11).boxes_cxcywhn.tolist()
     [[0.5, 0.5, 0.25, 0.125]]

@@ -1,1 +1,1 @@
-"""Data sets that spineline did not write: bare YOLO and bare COCO ones."""
+"""Plain YOLO and COCO datasets, which spineline did not write."""

@@ -1,4 +1,4 @@
-"""What the classes of a data set that is not ours stand for, told by their names."""
+"""Meaning of the classes of a plain dataset, by their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spineline.datasets.words.levels import level_of_word
 
 
 def levels_of_names(names: Sequence[str]) -> dict[str, str]:
-    """Class names to levels, those that stand for one of ours; none where two stand for the same.
+    """Map class names to our levels; a level that two names stand for is left out.
 
     >>> levels_of_names(["disc_L5/S1", "D12-L1", "T11", "sacrum"])
     {'disc_L5/S1': 'L5-S1', 'D12-L1': 'T12-L1'}
@@ -21,7 +21,7 @@ def levels_of_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def kind_of_name(name: str) -> Kind:
-    """The kind of a class by its level or the words in its name; a disc where nothing tells.
+    """Return the kind of a class by its level or the words in its name; a disc by default.
 
     >>> kind_of_name("T11"), kind_of_name("Vertebrae"), kind_of_name("lesion")
     ('vertebra', 'vertebra', 'disc')

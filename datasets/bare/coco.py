@@ -1,9 +1,9 @@
-"""A bare COCO data set: JSON files with images, annotations and categories, and their images.
+"""A plain COCO dataset: JSON files with images, annotations and categories, and their images.
 
-Read are the layouts that tools write: ``annotations/instances_PART.json`` with images beside or in
+These layouts of tools can be read: ``annotations/instances_PART.json`` with images beside it or in
 ``images`` (COCO, CVAT, Datumaro), ``PART/_annotations.coco.json`` (Roboflow), ``labels.json`` with
-``data`` (FiftyOne), or one file anywhere. The part of a file is told by its name or its folder's.
-Grades are read from ``attributes`` where they are words that are known (``grade: v3``).
+``data`` (FiftyOne), or one file anywhere. The name of a file or its folder gives the part. Grades
+are read from ``attributes`` if they are known words (``grade: v3``).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from spineline.datasets.words.word_map import WordMap
 
 _PART_WORDS: dict[Part, str] = {"train": r"train", "val": r"val(id|idation)?", "test": r"test"}
 _NO_BOXES = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_", "stuff_")
-"""What the names of files begin with that stand beside ``instances_`` and are not the boxes."""
+"""Prefixes of files that accompany ``instances_`` files but hold no boxes."""
 
 
 def coco_files(data: Path) -> dict[Part, Path]:
-    """The COCO files of a folder by part, or the one file that is given.
+    """Return the COCO files of a folder by part, or the single given file.
 
     Raises:
-        AnnotationError: several files of one part, none of which is called ``instances_…``.
+        AnnotationError: a part has several files, none of which is called ``instances_…``.
     """
     if data.is_file():
         return {part_of_file(data): data}
@@ -47,7 +47,7 @@ def coco_files(data: Path) -> dict[Part, Path]:
 
 
 def part_of_file(path: Path) -> Part:
-    """The part that a file's name or its folder's names; ``train`` where neither does.
+    """Return the part that a file's or its folder's name contains; ``train`` by default.
 
     >>> part_of_file(Path("a/instances_val2017.json")), part_of_file(Path("test/x.json"))
     ('val', 'test')
@@ -64,11 +64,11 @@ def read_bare_coco(data: Path, images: Path | None = None) -> BareContents:
 
     Args:
         data: a JSON file, or a folder of them.
-        images: the folder that each ``file_name`` is relative to; None looks around the JSON.
+        images: the folder that each ``file_name`` is relative to; None searches near the JSON.
 
     Raises:
-        AnnotationError: a file is no COCO, its categories are not those of the others, or none of
-            its images is found.
+        AnnotationError: a file is not COCO, its categories differ from those of the other files,
+            or none of its images is found.
     """
     parts: dict[Part, tuple[BareImage, ...]] = {}
     names: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ def _one_of(data: Path, part: Part, paths: Sequence[Path]) -> Path:
 
 
 def _read(path: Path, images: Path | None) -> tuple[tuple[str, ...], tuple[BareImage, ...]]:
-    """The class names of a file, in the order of their ids, and its images."""
+    """Class names of a file, in the order of their ids, and its images."""
     content = read_json(path)
     categories = {int(c["id"]): c for c in content["categories"]}
     boxes: dict[int, list[BareBox]] = {int(image["id"]): [] for image in content["images"]}
@@ -150,7 +150,7 @@ def _read(path: Path, images: Path | None) -> tuple[tuple[str, ...], tuple[BareI
 def _is_group(
     category: Mapping[str, Any], categories: Mapping[int, Mapping[str, Any]], used: set[int]
 ) -> bool:
-    """Whether it is the category without annotations that Roboflow puts over the others."""
+    """Whether it is the category without annotations that Roboflow adds above the others."""
     others = [c for c in categories.values() if c is not category]
     return (
         int(category["id"]) not in used
@@ -168,7 +168,7 @@ def _box(item: Mapping[str, Any], name: str) -> BareBox:
 
 
 def _tags(item: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """The grade that an annotation's attributes state in words that are known; else none."""
+    """The grade in an annotation's attributes, if the words are known."""
     given = item.get("attributes")
     if not isinstance(given, Mapping):
         return ()
@@ -195,7 +195,7 @@ def _image(item: Mapping[str, Any], file: Path, boxes: Sequence[BareBox]) -> Bar
 
 
 def _image_files(names: Sequence[str], path: Path, images: Path | None) -> list[Path]:
-    """Where the images lie: each in the first folder that has it."""
+    """Paths of the images: each in the first folder that has it."""
     here = path.absolute().parent
     above = here.parent
     word = re.sub(r"^(instances|person_keypoints)_", "", path.stem)

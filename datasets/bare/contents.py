@@ -1,4 +1,4 @@
-"""What a data set that is not ours holds, in our own types."""
+"""Contents of a plain dataset, in our own types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEFT_OUT = "none: the image is left out; fix or remove it"
 
 @dataclass(frozen=True, slots=True)
 class BareBox:
-    """One box: the name of its class, its place in native pixels, its point and grade, if any."""
+    """One box: class name, coordinates in native pixels, and its point and grade, if any."""
 
     name: str
     box_xyxy: tuple[float, float, float, float]
@@ -34,11 +34,11 @@ class BareImage:
     """One image with its boxes.
 
     Attributes:
-        file: the image, absolute.
-        boxes: in the order of the file.
+        file: absolute path of the image.
+        boxes: boxes in the order of the file.
         size_wh: width and height in pixels.
         problem: why the image or its boxes cannot be used; else empty.
-        problem_name: the name of that finding.
+        problem_name: name of that finding.
     """
 
     file: Path
@@ -50,14 +50,14 @@ class BareImage:
 
 @dataclass(frozen=True, slots=True)
 class BareContents:
-    """What was read of a data set that is not ours.
+    """Contents of a plain dataset.
 
     Attributes:
-        root: the folder that its files lie in.
+        root: the folder of its files.
         names: its class names, by class index.
-        classes: the label set that its names stand for; else ``names``.
-        records: of each part; each part is there, maybe empty.
-        findings: what is wrong with it; an image that cannot be used has no record.
+        classes: the label set of its names; else ``names``.
+        records: records of each part; every part is a key.
+        findings: problems of the dataset; an image that cannot be used has no record.
     """
 
     root: Path
@@ -73,10 +73,10 @@ def contents_of(
     parts: Mapping[Part, Sequence[BareImage]],
     findings: Sequence[Finding] = (),
 ) -> BareContents:
-    """Images and boxes as records; an image in several parts has the same id in each.
+    """Convert images and boxes to records; an image in several parts has the same id in each.
 
-    A class whose name is a level, in our own or a common spelling, gives its boxes that level;
-    where two boxes of an image have the same, neither does. ``healthy`` and ``sick`` are tags.
+    A class name that is a level, in our own or a common spelling, gives its boxes that level. If
+    two boxes of an image have the same level, neither keeps it. ``healthy`` and ``sick`` are tags.
     """
     root = root.absolute()
     files = sorted({image.file for images in parts.values() for image in images})
@@ -161,7 +161,7 @@ def _record(
 
 
 def _from_top(structure: Structure) -> tuple[float, ...]:
-    """By level; then those without level, by place."""
+    """Sort key: by level, then structures without level by place."""
     if structure.level in LEVELS:
         return (0, LEVELS.index(structure.level))
     return (0, -1) if structure.level else (1, *structure.place)
@@ -170,7 +170,7 @@ def _from_top(structure: Structure) -> tuple[float, ...]:
 def _log_classes(
     names: Sequence[str], known: Mapping[str, str], parts: Mapping[Part, Sequence[BareImage]]
 ) -> None:
-    """Say what the class names were taken as, and how many boxes of which have no level."""
+    """Log how the class names were understood, and how many boxes have no level."""
     if not known:
         text = (
             "classes: %s; none of them is a level; counted as discs unless the name says vertebra"

@@ -1,11 +1,10 @@
 """``data.yaml`` by Ultralytics' own rules, with nothing downloaded or executed.
 
-The rules are those of ``ultralytics.data.utils.check_det_dataset`` and of its image loader, read at
-version 8.4.190: ``path`` is looked up from the current folder, then in Ultralytics' folder of data
-sets, and stands for the file's own folder where it is empty; ``../train/images``, which Roboflow
-writes, is taken without its ``../`` where nothing is there; a part is a folder, a text file of
-images or a list of both. Where these rules find no image, ``path`` is looked up from the folder of
-``data.yaml`` too.
+The rules are those of ``ultralytics.data.utils.check_det_dataset`` and its image loader, as of
+version 8.4.190. ``path`` is searched from the current folder, then in Ultralytics' folder of
+datasets; an empty one means the file's own folder. Roboflow's ``../train/images`` is read without
+its ``../`` if nothing is there. A part is a folder, a text file of images, or a list of both. If
+these rules find no image, ``path`` is also searched from the folder of ``data.yaml``.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ YOLO_SUFFIXES: tuple[str, ...] = (
     ".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif",
     ".tiff", ".webp",
 )  # fmt: skip
-"""The kinds of image file that Ultralytics counts as a part's, lower case."""
+"""File suffixes of a part's images in Ultralytics, lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataYaml:
-    """What a ``data.yaml`` says.
+    """The content of a ``data.yaml``.
 
     Attributes:
-        file: the file, absolute.
+        file: absolute path of the file.
         names: class names, by class index.
         parts: image files of each part, in Ultralytics' order.
-        keypoint_shape: number of key points behind each box, and numbers of each; (0, 0) where
-            there are none.
+        keypoint_shape: number of key points after each box, and the length of each; (0, 0) without
+            key points.
     """
 
     file: Path
@@ -50,14 +49,14 @@ class DataYaml:
 
 
 def find_data_yaml(data: Path) -> Path | None:
-    """The ``data.yaml`` of a folder, or the file itself; None where the folder holds none.
+    """Find the ``data.yaml`` of a folder, or return the file itself; None if there is none.
 
-    As Ultralytics looks: in the folder, else below it; of several, the one named as the folder. A
-    file called ``data.yaml`` in the folder itself comes first. A ``run.yaml``, the record of one of
-    our commands, is none.
+    As in Ultralytics, the folder is searched first, then the folders below it; of several files,
+    the one named like the folder is used. A file called ``data.yaml`` in the folder itself comes
+    first. A ``run.yaml``, the record of one of our commands, does not count.
 
     Raises:
-        AnnotationError: there are several, and none is named as the folder.
+        AnnotationError: there are several, and none is named like the folder.
     """
     if not data.is_dir():
         return data if data.suffix.lower() in (".yaml", ".yml") and data.is_file() else None
@@ -85,8 +84,8 @@ def read_data_yaml(file: Path) -> DataYaml:
     """Read a ``data.yaml`` and list the images of its parts.
 
     Raises:
-        AnnotationError: it cannot be read, a key is missing or malformed, or a part that it names
-            is not there.
+        AnnotationError: the file cannot be read, a key is missing or malformed, or a part does not
+            exist.
     """
     try:
         content = read_yaml(file)
@@ -99,7 +98,7 @@ def read_data_yaml(file: Path) -> DataYaml:
     names = _names(content, file)
     try:
         parts = _parts(content, file)
-    except (OSError, ValueError) as error:  # a zero byte, a name that is too long, no permission
+    except (OSError, ValueError) as error:  # a zero byte, too long a name, no permission
         raise AnnotationError(
             f"{file}: names something that cannot be looked up ({error})"
         ) from error
@@ -112,7 +111,7 @@ def _parts(content: Mapping[str, Any], file: Path) -> dict[Part, tuple[Path, ...
     for part in PARTS:
         places = _places(root, content.get(part), file, part)
         missing = [place for place in places if not place.exists()]
-        if missing and part == "test":  # Ultralytics asks for it as late as this part is used
+        if missing and part == "test":  # Ultralytics also checks it only when this part is used
             LOG.warning("%s: test: %s does not exist; the part is empty", file, missing[0])
             places = []
         elif missing:
@@ -122,7 +121,7 @@ def _parts(content: Mapping[str, Any], file: Path) -> dict[Part, tuple[Path, ...
 
 
 def label_file(image: Path) -> Path:
-    """Where an image's labels are: the last folder ``images`` of its path becomes ``labels``.
+    """Return the path of an image's labels: the last folder ``images`` becomes ``labels``.
 
     >>> label_file(Path("set/images/train/7.png")).as_posix()
     'set/labels/train/7.txt'
@@ -172,7 +171,7 @@ def _keypoint_shape(content: Mapping[str, Any], file: Path) -> tuple[int, int]:
 
 
 def _root(content: Mapping[str, Any], file: Path) -> tuple[Path, str]:
-    """What the parts are relative to, and what an error says of where else it was looked."""
+    """The folder that parts are relative to, and the other places tried, for messages."""
     given = str(content.get("path") or "")
     here = file.absolute().parent
     if not given:
@@ -194,7 +193,7 @@ def _root(content: Mapping[str, Any], file: Path) -> tuple[Path, str]:
 
 
 def _places(root: Path, value: Any, file: Path, part: str) -> list[Path]:
-    """The folders and text files of a part."""
+    """Folders and text files of a part."""
     if not value:
         return []
     if isinstance(value, str):
@@ -209,7 +208,7 @@ def _places(root: Path, value: Any, file: Path, part: str) -> list[Path]:
 
 
 def _images_of(place: Path) -> list[Path]:
-    """The images below a folder, or those that a text file lists."""
+    """Images below a folder, or listed in a text file."""
     if place.is_dir():
         pattern = str(Path(glob.escape(str(place))) / "**" / "*.*")
         listed = glob.glob(pattern, recursive=True)  # noqa: PTH207  as Ultralytics: none hidden
@@ -221,7 +220,7 @@ def _images_of(place: Path) -> list[Path]:
     files = []
     for line in (line.strip() for line in lines if line.strip()):
         path = place.parent / line[2:] if line.startswith("./") else Path(line)
-        if not path.is_absolute():  # from the current folder, else from the list's
+        if not path.is_absolute():  # relative to the current folder, else to the list's
             path = path.absolute() if path.exists() else place.parent / path
         if path.suffix.lower() not in YOLO_SUFFIXES:
             msg = f"{place}: lists {line[:100]!r}, which is not an image; allowed: "
@@ -231,7 +230,7 @@ def _images_of(place: Path) -> list[Path]:
 
 
 def _datasets_folder() -> Path:
-    """Ultralytics' folder of data sets by the user's settings; else ``datasets`` here."""
+    """Ultralytics' folder of datasets in the user's settings; else ``datasets`` here."""
     folder = os.environ.get("YOLO_CONFIG_DIR") or os.environ.get("XDG_CONFIG_HOME")
     try:
         if not folder:

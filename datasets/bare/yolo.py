@@ -1,4 +1,4 @@
-"""A bare YOLO data set: ``data.yaml``, images, and label files beside them."""
+"""A plain YOLO dataset: ``data.yaml``, images, and label files beside them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from spineline.datasets.yolo_labels import read_yolo_labels
 
 
 def read_bare_yolo(file: Path) -> BareContents:
-    """Read the data set behind a ``data.yaml``; see [spineline.datasets.bare.data_yaml][].
+    """Read the dataset of a ``data.yaml``; see [spineline.datasets.bare.data_yaml][].
 
-    An image without a label file is a background, as in Ultralytics; a label file without an image
+    An image without a label file is a background, as in Ultralytics. A label file without an image
     is a finding.
 
     Raises:
@@ -65,7 +65,7 @@ def _image(file: Path, data: DataYaml) -> BareImage:
 
 
 def _labels_alone(data: DataYaml) -> list[Finding]:
-    """Label files beside a part's that have no image."""
+    """Findings of label files beside a part's that have no image."""
     files = {file for part in data.parts.values() for file in part}
     wanted = {label_file(file) for file in files}
     folders = {file.parent for file in wanted} - {file.parent for file in files}

@@ -1,1 +1,1 @@
-"""What every part uses: errors, files, settings, run records, logs, tables, plots."""
+"""Shared by all packages: errors, files, settings, run records, logs, tables, plots."""

@@ -1,4 +1,4 @@
-"""Names of array types: what an array holds, by its number of bits."""
+"""Names of array types, by content and number of bits."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 PixelArray = npt.NDArray[np.uint8]
-"""Grey pixels (rows, columns) or colours (rows, columns, 3) of 8 bits, or several of them."""
+"""8-bit grey pixels (rows, columns) or colours (rows, columns, 3), or a stack of them."""

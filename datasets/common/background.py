@@ -1,4 +1,4 @@
-"""Work done beside other work by one thread, such as writing to a slow disk beside training."""
+"""Work in a background thread, such as writing to a slow disk during training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Runs one job at a time in a thread, in order; what a job raises is raised by the next call.
+    """Runs jobs in order in one thread; an exception of a job is raised by the next call.
 
     Args:
-        ahead: how many jobs may wait for the one that runs.
+        ahead: number of jobs that may wait for the running one.
     """
 
     def __init__(self, ahead: int = 0) -> None:
@@ -26,18 +26,18 @@ class Background:
         return any(not job.done() for job in self._jobs)
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Start a job after those before it; waits until no more than ``ahead`` do."""
+        """Start a job after the earlier ones; waits until at most ``ahead`` of them are waiting."""
         while self._jobs and (len(self._jobs) > self._ahead or self._jobs[0].done()):
             self._finish_first()
         self._jobs.append(self._pool.submit(self._run, job))
 
     def wait(self) -> None:
-        """Until nothing runs; raises what a job raised, and drops those after it."""
+        """Wait for all jobs; raises the exception of a job and drops the jobs after it."""
         while self._jobs:
             self._finish_first()
 
     def close(self) -> None:
-        """Finish the jobs that were started, and end the thread; raises what a job raised."""
+        """Finish the started jobs and end the thread; raises the exception of a job."""
         try:
             self.wait()
         finally:
@@ -48,7 +48,7 @@ class Background:
             self._jobs.popleft().result()
         except BaseException:
             while self._jobs:
-                self._jobs.popleft().result()  # it does nothing any more
+                self._jobs.popleft().result()  # jobs after an error do nothing
             self._broken = False
             raise
 

@@ -1,4 +1,4 @@
-"""Names of devices, for every room; imports torch only to count CUDA devices."""
+"""Names of devices, for all packages; imports torch only to count CUDA devices."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from spineline.datasets.common.errors import ConfigError
 
 
 def check_device(device: str) -> str:
-    """The text without blanks and in lower case: ``cpu``, ``mps``, ``cuda``, ``cuda:N`` or ``N``.
+    """Return the name without blanks, lower case: ``cpu``, ``mps``, ``cuda``, ``cuda:N``, ``N``.
 
-    Whether there is such a device here is asked by [device_name][].
+    [device_name][] checks whether the device exists.
 
     Raises:
-        ConfigError: no name of a device, or several.
+        ConfigError: it is not the name of a single device.
     """
     text = device.strip().lower()
     if "," in text:
@@ -26,13 +26,13 @@ def check_device(device: str) -> str:
 
 
 def device_name(device: str) -> str:
-    """The name of a device that is here, as torch writes it: ``cpu``, ``mps`` or ``cuda:N``.
+    """Return the name of an existing device as torch writes it: ``cpu``, ``mps`` or ``cuda:N``.
 
     >>> device_name(" CPU")
     'cpu'
 
     Raises:
-        ConfigError: see [check_device][], or there is no such device here.
+        ConfigError: as for [check_device][], or the device does not exist.
     """
     text = check_device(device)
     if text == "cpu":
@@ -52,7 +52,7 @@ def device_name(device: str) -> str:
 
 
 def cores_here() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system

@@ -1,6 +1,6 @@
 """The error tree of spineline.
 
-Every error that is the user's to mend derives from [SpinelineError][]; its message says where it
+Every error that the user can fix derives from [SpinelineError][]. Its message says where it
 happened, what was found, what is allowed and what to do.
 """
 
@@ -12,7 +12,7 @@ class SpinelineError(Exception):
 
 
 class AnnotationError(SpinelineError):
-    """An annotation source or a converted dataset cannot be read as what it claims to be."""
+    """An annotation source or a converted dataset cannot be read."""
 
 
 class DicomReadError(SpinelineError):
@@ -24,11 +24,11 @@ class ConfigError(SpinelineError):
 
 
 class WeightsError(SpinelineError):
-    """A weights file is missing, altered, of another kind, or not trusted."""
+    """A weights file is missing, altered, for another task, or not trusted."""
 
 
 class RunFinishedError(WeightsError):
-    """The training run that is to be resumed has nothing left to do."""
+    """The training run to resume has already finished."""
 
 
 class UnknownWeightsError(WeightsError, ConfigError):
@@ -36,13 +36,13 @@ class UnknownWeightsError(WeightsError, ConfigError):
 
 
 class OutputExistsError(SpinelineError):
-    """The output is there already and ``overwrite=true`` was not given."""
+    """The output exists and ``overwrite=true`` was not given."""
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    r"""What an error says, fit for a message: its first line, cut, or its class if it says nothing.
+    r"""Return the first line of an error for a message, shortened, or its class if it is empty.
 
-    Of an error of the system it is the reason without the path, which the message names itself.
+    For an error of the system, this is the reason without the path, which the message has itself.
 
     >>> first_line(ValueError("\na header of many\nlines")), first_line(KeyError())
     ('a header of many', 'KeyError')

@@ -1,4 +1,4 @@
-"""Files that appear whole: written beside their target, then renamed onto it."""
+"""Atomic files: written under a temporary name beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from spineline.datasets.common.errors import OutputExistsError, SpinelineError
 Made = TypeVar("Made")
 
 _MOST_LETTERS = 100
-_MOST_BYTES = 180  # in UTF-8; ids of images may have 200, names of files 255
+_MOST_BYTES = 180  # in UTF-8; image ids may have 200 bytes, file names 255
 
 
 def plain_name(text: str, otherwise: str) -> str:
-    """A text as the name of a file or folder on any system; ``otherwise`` where nothing is left.
+    """Turn a text into a valid file or folder name on any system; ``otherwise`` if none is left.
 
     >>> plain_name("a b/ü.x", "image"), plain_name("...", "image")
     ('a_b_ü.x', 'image')
@@ -32,13 +32,13 @@ def plain_name(text: str, otherwise: str) -> str:
 
 
 def write_through(path: Path, write: Callable[[Path], None], *, sync: bool = True) -> None:
-    """Let a function write a file beside its place, then move it there: whole or not at all.
+    """Let a function write a file under a temporary name, then rename it.
 
     Args:
         path: the file.
-        write: is given the path to write to; the file is there, and empty.
-        sync: wait until it is on the disk, so that it outlasts a power cut; not worth the
-            milliseconds for results that a rerun makes again.
+        write: called with the path to write to, an existing empty file.
+        sync: wait until the file is on the disk, so that it survives a power cut. This is not worth
+            its milliseconds for results that can be computed again.
 
     Raises:
         SpinelineError: the folder cannot be written to.
@@ -48,7 +48,7 @@ def write_through(path: Path, write: Callable[[Path], None], *, sync: bool = Tru
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write a file whole or not at all; see [write_through][]."""
+    """Write a file atomically; see [write_through][]."""
     with (
         _moved_there(path, sync=sync) as (handle, _),
         open(handle, "wb", closefd=False) as file,
@@ -58,7 +58,7 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 @contextmanager
 def _moved_there(path: Path, *, sync: bool) -> Iterator[tuple[int, Path]]:
-    """An empty file beside its place, open and by name, that moves there when the block ends."""
+    """An empty file beside the target, as handle and path; it replaces the target at the end."""
     try:
         handle, name = _partial_beside(path)
     except OSError as error:
@@ -80,7 +80,7 @@ def _moved_there(path: Path, *, sync: bool) -> Iterator[tuple[int, Path]]:
 
 
 def _partial_beside(path: Path) -> tuple[int, str]:
-    """A new file beside a path, open and by name; the folder is made where there is none."""
+    """Create a new file beside a path, as handle and name; creates the folder if needed."""
     try:
         return _new_beside(path, _opened)
     except FileNotFoundError:
@@ -89,12 +89,12 @@ def _partial_beside(path: Path) -> tuple[int, str]:
 
 
 def _opened(name: str) -> int:
-    # What the umask leaves of these permissions, unlike tempfile's, which are for one user alone.
+    # Permissions follow the umask, unlike those of tempfile, which are for one user only.
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def _new_beside(path: Path, make: Callable[[str], Made]) -> tuple[Made, str]:
-    """What a function makes of a hidden name beside a path that nothing has, and that name."""
+    """Call a function with an unused hidden name beside a path; returns its result and the name."""
     while True:
         name = f"{path.parent / f'.{path.name}'}.{secrets.token_hex(4)}.partial"
         try:
@@ -104,18 +104,18 @@ def _new_beside(path: Path, make: Callable[[str], Made]) -> tuple[Made, str]:
 
 
 def cache_folder() -> Path:
-    """Our folder in the user's cache; it need not be there, nor be one that can be written to.
+    """Return our folder in the user's cache, which may not exist or be writable.
 
-    In ``SPINELINE_CACHE_DIR``, else ``XDG_CACHE_HOME``, else ``~/.cache``.
+    It is ``SPINELINE_CACHE_DIR``, or a folder in ``XDG_CACHE_HOME`` or else ``~/.cache``.
     """
     cache = os.environ.get("SPINELINE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "spineline"
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Give a file a second name: a hard link where the disk has them, else a copy.
+    """Give a file a second name: a hard link if the disk supports it, else a copy.
 
-    Both appear and are replaced whole, so neither changes with the other.
+    Both names are only ever replaced atomically, so a change of one does not affect the other.
 
     Raises:
         SpinelineError: it cannot be written.
@@ -132,30 +132,30 @@ def link_file(source: Path, target: Path) -> None:
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
-        partial.unlink(missing_ok=True)  # it stays where both are one file already
+        partial.unlink(missing_ok=True)  # rename does nothing if both are already the same file
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    r"""Write UTF-8 text with ``\n`` line ends, whole or not at all; see [write_bytes][].
+    r"""Write UTF-8 text with ``\n`` line ends, atomically; see [write_bytes][].
 
-    Half characters (lone surrogates, which broken JSON sources hold) become escapes, as in JSON.
+    Lone surrogates, which broken JSON sources contain, become escapes as in JSON.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
-    """Write JSON, indented, keys in the order given, NaN refused; see [write_bytes][]."""
+    """Write indented JSON atomically, with keys in order and NaN refused; see [write_bytes][]."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text, sync=sync)
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, which may come from anywhere.
+    """Read a JSON file from an untrusted source.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: not UTF-8, or not JSON (a `json.JSONDecodeError`, which has the place), or lists
-            and objects lie too deep in each other.
+        ValueError: it is not UTF-8 or not JSON (a `json.JSONDecodeError`, which has the position),
+            or lists and objects are nested too deeply.
     """
     text = path.read_text(encoding="utf-8-sig")
     try:
@@ -167,9 +167,8 @@ def read_json(path: Path) -> Any:
 def check_output(out: Path, *, overwrite: bool) -> None:
     """Refuse an output folder or file that exists already, before any work is done.
 
-    An empty folder counts as absent. A folder that a slip of the hand may name, but that no run
-    made, is not replaced at all: one that holds the current folder, the user's home or a Git
-    repository.
+    An empty folder counts as absent. Some folders are never replaced, because only a mistake would
+    name them: those that contain the current folder, the user's home or a Git repository.
 
     Raises:
         OutputExistsError: it exists, and ``overwrite`` is not set or it is never replaced.
@@ -190,7 +189,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 
 
 def link_or_copy(existing: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system knows no hard links."""
+    """Hard-link a file under a second name, or copy it if the file system has no hard links."""
     try:
         os.link(existing, target)
     except OSError:
@@ -198,7 +197,7 @@ def link_or_copy(existing: Path, target: Path) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str], *, sync: bool = True) -> None:
-    r"""Write lines, ``\n`` behind each, one after the other; else as [write_text][]."""
+    r"""Write lines one after another, each with ``\n``; otherwise as [write_text][]."""
 
     def write(partial: Path) -> None:
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -209,7 +208,7 @@ def write_lines(path: Path, lines: Iterable[str], *, sync: bool = True) -> None:
 
 
 def discard_folder(folder: Path) -> None:
-    """Remove a folder: it is gone at once, its content a little later; one that is not there is.
+    """Remove a folder, if it exists. It is renamed first, so it disappears at once.
 
     Raises:
         SpinelineError: it cannot be removed.
@@ -225,7 +224,7 @@ def discard_folder(folder: Path) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed run left half made or half removed directly in a folder."""
+    """Remove the unfinished files of killed runs directly in a folder."""
     for pattern in (".*.partial", ".*.old"):
         for path in sorted(folder.glob(pattern)):
             if path.is_dir() and not path.is_symlink():
@@ -235,15 +234,15 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder with all that is in it is on the disk."""
+    """Wait until a folder and its content are on the disk."""
     for path in (*sorted(folder.rglob("*")), folder):
         try:
             handle = os.open(path, os.O_RDONLY)
-        except OSError:  # Windows opens no folder
+        except OSError:  # Windows cannot open folders
             continue
         try:
             os.fsync(handle)
-        except OSError:  # nor do all file systems sync one
+        except OSError:  # some file systems cannot sync folders
             if not path.is_dir():
                 raise
         finally:
@@ -252,14 +251,14 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def staged_folder(out: Path, *, overwrite: bool, sync: bool = False) -> Iterator[Path]:
-    """A folder to fill: becomes ``out`` when the block ends well, vanishes when it does not.
+    """Create a folder to fill: it becomes ``out`` if the block succeeds, and is removed otherwise.
 
-    Only a folder that is being overwritten is replaced, and only at the end.
+    An existing folder is replaced only with ``overwrite``, and only at the end.
 
     Args:
         out: the folder.
-        overwrite: replace one that is there.
-        sync: wait until its files are on the disk before it takes its place.
+        overwrite: replace an existing one.
+        sync: wait until its files are on the disk before it is renamed.
 
     Raises:
         OutputExistsError: ``out`` exists and ``overwrite`` is not set, or it is a file.
@@ -287,7 +286,7 @@ def staged_folder(out: Path, *, overwrite: bool, sync: bool = False) -> Iterator
 
 
 def _never_replaced(out: Path) -> str:
-    """What a folder holds that no run may replace; empty where there is no such thing."""
+    """Content of a folder that forbids its replacement; empty if there is none."""
     if (out / ".git").exists():
         return "a Git repository"
     folder = out.resolve()

@@ -15,15 +15,15 @@ from spineline.datasets.common.errors import SpinelineError
 def held_folder(folder: Path, doing: str = "training", *, inside: bool = False) -> Iterator[None]:
     """Keep a second process from writing into the same folder.
 
-    The lock is a hidden file, and goes with the process, however it ends; the file of one that was
-    killed stays, and holds nothing. Where the system or the disk knows no such locks, or the file
-    cannot be written, nothing is held.
+    The lock is a hidden file that the system releases when the process ends. The file of a killed
+    process remains, but locks nothing. If the system or the disk has no such locks, or the file
+    cannot be written, the folder is not locked.
 
     Args:
-        folder: is there already.
-        doing: what another process would be at, for the message.
-        inside: the file is in the folder, which may lie among data that is read; else beside it,
-            so that a new folder is an empty one.
+        folder: an existing folder.
+        doing: what the other process does, for the message.
+        inside: put the file in the folder, for folders among data; else it is beside the folder, so
+            that a new folder stays empty.
 
     Raises:
         SpinelineError: another process holds the folder.
@@ -42,5 +42,5 @@ def held_folder(folder: Path, doing: str = "training", *, inside: bool = False) 
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held, so that no other process's goes
+        path.unlink(missing_ok=True)  # before the release, so that it cannot be another's lock
         lock.release()

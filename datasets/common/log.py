@@ -1,4 +1,4 @@
-"""How commands talk: the logger, and progress on a terminal or as plain lines."""
+"""Output of commands: the logger, and progress on a terminal or as plain lines."""
 
 from __future__ import annotations
 

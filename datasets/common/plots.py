@@ -16,7 +16,7 @@ _DPI = 100
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
-    """An empty figure that no window and no global state of matplotlib knows of."""
+    """Make an empty figure without a window or global state of matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -26,7 +26,7 @@ def new_figure(width_inches: float, height_inches: float) -> Figure:
 
 
 def figure_png(figure: Figure) -> bytes:
-    """A figure as PNG, without the name of the software that drew it."""
+    """Encode a figure as PNG, without the name of the software."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
@@ -35,14 +35,14 @@ def figure_png(figure: Figure) -> bytes:
 def confusion_png(
     counts: npt.ArrayLike, names: Sequence[str], *, row: str, column: str, title: str = ""
 ) -> bytes:
-    """A confusion table, shaded by the share of each row; cells of zero stay empty.
+    """Plot a confusion table, shaded by the proportion of each row; zero cells stay empty.
 
     Args:
-        counts: (N, N) whole numbers.
-        names: of the N classes.
-        row: what the rows stand for, such as ``label``.
-        column: what the columns stand for.
-        title: above it; none when empty.
+        counts: (N, N) integers.
+        names: names of the N classes.
+        row: meaning of the rows, such as ``label``.
+        column: meaning of the columns.
+        title: title of the plot; none if empty.
     """
     table = np.asarray(counts, dtype=np.int64)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)

@@ -1,7 +1,7 @@
-"""Grey PNG files of 8 bits, such as converted datasets hold, unpacked quickly.
+"""Fast reading of 8-bit grey PNG files, such as those of converted datasets.
 
-Source of the format: PNG specification (ISO/IEC 15948). ISA-L unpacks zlib's data several times as
-fast as zlib. OpenCV filters every row by "sub" by default, which NumPy undoes in one call.
+Source of the format: PNG specification (ISO/IEC 15948). ISA-L decompresses several times faster
+than zlib. OpenCV filters every row by "sub" by default, which NumPy reverses in one call.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _SUB = 1
 
 
 def unpack_grey(data: bytes, most_pixels: int) -> PixelArray | None:
-    """The pixels of a PNG file, (rows, columns) uint8, where this module can unpack it.
+    """Return the pixels of a PNG file, (rows, columns) uint8, if this module can unpack it.
 
     Args:
-        data: of the file.
-        most_pixels: that an image may have.
+        data: content of the file.
+        most_pixels: most pixels that an image may have.
 
     Returns:
-        None for all but whole, grey, not interlaced images of 8 bits whose rows are filtered by
-        "sub" or not at all, and that no EXIF may turn: a general reader unpacks those, or says what
-        is wrong with them.
+        The pixels, or None for any file that a general reader must read or refuse. Only complete,
+        grey, not interlaced 8-bit images without EXIF are unpacked, and only if their rows are
+        filtered by "sub" or not at all.
     """
     if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
         return None
@@ -39,7 +39,7 @@ def unpack_grey(data: bytes, most_pixels: int) -> PixelArray | None:
         return None
     size, unpacker = height * (width + 1), isal_zlib.decompressobj()
     try:
-        unpacked = unpacker.decompress(_image_data(data), size + 1)  # a few bytes may hold billions
+        unpacked = unpacker.decompress(_image_data(data), size + 1)  # a few bytes may expand vastly
     except isal_zlib.error:  # type: ignore[misc]  # a class, which its stubs take for an instance
         return None
     if len(unpacked) != size or not unpacker.eof:
@@ -53,7 +53,7 @@ def unpack_grey(data: bytes, most_pixels: int) -> PixelArray | None:
 
 
 def _image_data(data: bytes) -> bytes:
-    """The packed rows of a PNG file, of its IDAT chunks; nothing where its end is missing."""
+    """Compressed rows of a PNG file, from its IDAT chunks; empty if the end is missing."""
     parts, place = [], 8
     while place + 8 <= len(data):
         size = int.from_bytes(data[place : place + 4], "big")

@@ -1,8 +1,8 @@
-"""Texts for the user that know what they speak of, so that they can be told without it.
+"""Texts for the user that can be repeated without identifying values.
 
-A [Marked][] value tells of a file, a series, a study or a UID. A [Remark][] is a text with the
-values in it: `Remark.hidden` makes the text again with others in their places. No text is ever
-searched for what it may give away.
+A [Marked][] value names a file, a series, a study or a UID. A [Remark][] is a text that keeps its
+values: `Remark.hidden` makes the text again with replaced values. No text is ever searched for
+identifying values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ UNNAMED = "a file"
 
 
 class Marked(str):
-    """A value that may tell who the patient is; what it is a value of is its class."""
+    """A value that may identify the patient; its class says what it is."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class NameText(Marked):
 
 
 class FreeText(Marked):
-    """Words that others made, such as an error's: they may hold any of the others."""
+    """Text from outside, such as an error message, which may contain any of the others."""
 
     __slots__ = ()
 
@@ -49,12 +49,12 @@ class PathText(Marked):
 
     @property
     def shown(self) -> str:
-        """The file as a sentence calls it."""
+        """The file as it appears in a sentence."""
         return str(self) if self == UNNAMED else f"file {self}"
 
 
 class SeriesText(Marked):
-    """The description of a series, empty where it has none.
+    """The description of a series, or an empty one.
 
     >>> SeriesText("T2 SAG", 3).shown, SeriesText("T2 SAG", 3).left_out().shown
     ("series 'T2 SAG' (number 3)", 'series 3')
@@ -66,21 +66,21 @@ class SeriesText(Marked):
     def __new__(
         cls, description: str, number: int | None = None, *, is_left_out: bool = False
     ) -> SeriesText:
-        """A description, the number of its series, and whether to speak of the number alone."""
+        """Make a description with the series' number; optionally only the number is shown."""
         made = super().__new__(cls, description)
         made.number, made.is_left_out = number, is_left_out
         return made
 
     @property
     def shown(self) -> str:
-        """The series as a sentence calls it."""
+        """The series as it appears in a sentence."""
         if self.is_left_out:
             return "a series" if self.number is None else f"series {self.number}"
         named = f"'{self}'" if self else "without description"
         return f"series {named}" + ("" if self.number is None else f" (number {self.number})")
 
     def left_out(self) -> SeriesText:
-        """The series by its number alone."""
+        """Return the series identified only by its number."""
         return SeriesText("", self.number, is_left_out=True)
 
 
@@ -90,14 +90,14 @@ Parameter: TypeAlias = "ParameterPart | tuple[ParameterPart, ...]"
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """A text for the user, and what it speaks of.
+    """A text for the user with the values in it.
 
     Attributes:
-        code: a stable word for what it says; empty where it has none.
-        text: in plain words.
-        parameters: the values that the text speaks of, by name; some are [Marked][].
-        wording: the text with the names of parameters in braces; None where it is not known, as
-            of a text read from a file.
+        code: a stable identifier of its kind; empty without one.
+        text: the plain text.
+        parameters: the values in the text, by name; some are [Marked][].
+        wording: the text with parameter names in braces; None if unknown, such as for a text read
+            from a file.
     """
 
     code: str
@@ -109,10 +109,10 @@ class Remark:
         return f"{self.code}: {self.text}" if self.code else self.text
 
     def hidden(self, hide: Callable[[str], str]) -> Remark:
-        """The remark with other values in the places of its own.
+        """Return the remark with replaced values.
 
         Args:
-            hide: gives the value in place of a [Marked][] one, or of a text of unknown wording.
+            hide: replaces a [Marked][] value, or a text of unknown wording.
         """
         parameters = {name: _hidden(value, hide) for name, value in self.parameters}
         if self.wording is None:
@@ -122,13 +122,13 @@ class Remark:
 
 
 def remark(code: str, wording: str, **parameters: Parameter) -> Remark:
-    """A remark whose text is made here.
+    """Make a remark and its text.
 
     Args:
-        code: its word, or nothing.
-        wording: the text, in which ``{name}`` stands for a parameter and ``{name.shown}`` for the
-            words of a file or series.
-        parameters: by name; several remarks in one are parted by semicolons.
+        code: its identifier, or an empty one.
+        wording: the text; ``{name}`` stands for a parameter, ``{name.shown}`` for a file or series
+            as it appears in a sentence.
+        parameters: values by name; several remarks in one value are joined by semicolons.
 
     >>> str(remark("files_left_out", "{file.shown} was left out", file=PathText("im0")))
     'files_left_out: file im0 was left out'

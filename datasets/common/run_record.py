@@ -1,4 +1,4 @@
-"""What a run folder says of itself: resolved settings, versions and seed."""
+"""The record in a run folder: resolved settings, versions and seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PACKAGES = (
 
 
 def package_version() -> str:
-    """The installed version of spineline, or ``unknown`` when it runs uninstalled."""
+    """Return the installed version of spineline, or ``unknown`` if it is not installed."""
     try:
         return metadata.version("spineline")
     except metadata.PackageNotFoundError:
@@ -38,7 +38,7 @@ def package_version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of spineline, Python and the packages that decide a run's numbers."""
+    """Return versions of spineline, Python and the packages that influence a run's numbers."""
     return dict(_installed_versions())
 
 
@@ -56,8 +56,8 @@ def _installed_versions() -> Mapping[str, str]:
 def write_run_record(folder: Path, command: str, settings: Settings, **extra: Any) -> Path:
     """Write ``run.yaml`` into a run folder: command, resolved settings, seed, ``extra``, versions.
 
-    The seed is null for a command that draws no random number. The file holds no time and no host
-    name: the same run gives the same bytes.
+    The seed is null for a command without random numbers. The file holds no time and no host name,
+    so the same run gives the same bytes.
     """
     record = {
         "command": f"spineline {command}",
@@ -70,14 +70,14 @@ def write_run_record(folder: Path, command: str, settings: Settings, **extra: An
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, many times faster
     try:
         text = yaml.dump(record, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    except UnicodeEncodeError:  # of names of files that are no text; the slow one escapes them
+    except UnicodeEncodeError:  # file names may not be valid text; the slow dumper escapes them
         text = yaml.dump(record, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True)
     write_text(path, text, sync=False)
     return path
 
 
 def recorded_command(folder: Path) -> str | None:
-    """The command that wrote a run folder, such as ``spineline demo``; None where none did."""
+    """Return the command that wrote a run folder, such as ``spineline demo``, or None."""
     try:
         content = read_yaml(folder / "run.yaml")
     except (OSError, YamlError):
@@ -88,19 +88,19 @@ def recorded_command(folder: Path) -> str | None:
 def resumed_settings(
     given: SettingsType, folder: Path, *, resolved: str, may_change: Collection[str]
 ) -> tuple[SettingsType, dict[str, Any]]:
-    """The settings of the run in ``folder`` that is to go on, and what they were resolved to.
+    """Return the settings of the run in ``folder`` to resume, and their resolved values.
 
-    A key of ``given`` that is at its default is not given.
+    A key of ``given`` counts as given only if it differs from its default.
 
     Args:
-        given: the settings of the command that resumes.
+        given: settings of the resuming command.
         folder: the run folder.
-        resolved: the entry of ``run.yaml`` that holds the values that the run trains with.
+        resolved: the entry of ``run.yaml`` that holds the training values.
         may_change: keys that are taken from ``given``.
 
     Raises:
-        WeightsError: no record of such a run there.
-        ConfigError: a key is given otherwise than the run began with.
+        WeightsError: there is no record of such a run.
+        ConfigError: a given key differs from the run's.
     """
     record = folder / "run.yaml"
     try:
@@ -131,10 +131,10 @@ def resumed_settings(
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """End the process as a command ends: 0 done, 1 failed, 2 a key that is wrong; no traceback.
+    """End the process as a command does: 0 done, 1 failed, 2 a wrong key; without a traceback.
 
     Args:
-        main: takes the words of the command line; gives the exit status, None for 0.
+        main: takes the command-line arguments and returns the exit status; None means 0.
     """
     try:
         status = main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Settings of commands: one frozen dataclass each, the only source of keys, types and defaults.
+"""Settings of commands: one frozen dataclass each, the only source of keys, types, defaults.
 
 A command's settings derive from [Settings][] and describe each field with [key][]:
 
@@ -7,9 +7,9 @@ A command's settings derive from [Settings][] and describe each field with [key]
         out: Path = key("folder to write to")
         limit: int = key("how many images", default=16, minimum=1)
 
-A field whose type is a settings class itself holds further keys, written ``columns.file=…``; in a
-YAML file also as a mapping. So does a field of type ``Mapping[str, float]``, whose keys are checked
-by who reads them.
+A field whose type is itself a settings class holds further keys, written ``columns.file=…``, or as
+a mapping in a YAML file. The same holds for a field of type ``Mapping[str, float]``, whose keys are
+checked by the code that reads them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null", "")
 
 GROUPS = ("data", "model", "training", "augmentation", "output", "run")
-"""Headings of a command's help, in their order; a key that names none is in the last."""
+"""Headings of a command's help, in order; a key without a group is in the last."""
 
 _PATHS: tuple[Any, ...] = (Path, "Path", "Path | None")
 
@@ -48,16 +48,16 @@ def key(
     group: str = "",
     shown: object = None,
 ) -> Any:
-    """A field of a settings class: its meaning, default and allowed values.
+    """Define a field of a settings class: its meaning, default and allowed values.
 
     Args:
         help: the meaning.
-        default: the value where the key is not given; without one it is required.
-        choices: allowed values; of a tuple field, of each item.
-        minimum: least number allowed.
-        maximum: greatest number allowed.
+        default: the value if the key is not given; without a default it is required.
+        choices: allowed values; for a tuple field, of each item.
+        minimum: smallest number allowed.
+        maximum: largest number allowed.
         group: one of [GROUPS][], under which help lists the key.
-        shown: what help shows as the default, where ``default`` only stands for it.
+        shown: default shown in help, if ``default`` only represents it.
     """
     metadata = {
         "help": help,
@@ -72,9 +72,10 @@ def key(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Base of every command's settings; checks choices and ranges when built.
+    """Base of every command's settings; checks choices and ranges when it is built.
 
-    A path may be given as a text, and texts as one with commas; in YAML also the other way round.
+    A path may be given as a string, and several strings as one with commas. In YAML, a list is
+    accepted for a string with commas too.
     """
 
     def __post_init__(self) -> None:
@@ -107,16 +108,16 @@ def parse_settings(
     where: str = "settings",
     prefix: str = "",
 ) -> SettingsType:
-    """Settings from ``key=value`` texts or YAML values.
+    """Build settings from ``key=value`` strings or YAML values.
 
     Args:
         cls: the settings class.
         values: raw values by key; strings are converted to the field's type.
-        where: named in messages, such as ``command line``.
-        prefix: of the keys in messages, where ``cls`` is a group of keys.
+        where: source for messages, such as ``command line``.
+        prefix: prefix of the keys in messages, if ``cls`` is a group of keys.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value that does not fit.
+        ConfigError: a key is unknown or missing, or a value does not fit.
     """
     hints = get_type_hints(cls)
     known = {spec.name: spec for spec in fields(cls)}
@@ -143,10 +144,10 @@ def parse_settings(
 
 
 def read_settings_file(path: Path) -> dict[str, object]:
-    """Keys and values of a ``cfg=`` YAML file, which may be the ``run.yaml`` of an earlier run.
+    """Read keys and values of a ``cfg=`` YAML file, or of the ``run.yaml`` of an earlier run.
 
     Raises:
-        ConfigError: not readable, not YAML, or not a mapping.
+        ConfigError: the file is not readable, not YAML, or not a mapping.
     """
     try:
         content = read_yaml(path)
@@ -162,14 +163,14 @@ def read_settings_file(path: Path) -> dict[str, object]:
 
 
 def settings_to_dict(settings: Settings) -> dict[str, Any]:
-    """Plain values, ready for YAML or JSON, in the order of the fields."""
+    """Convert settings to plain values for YAML or JSON, in the order of the fields."""
     return {spec.name: _plain(getattr(settings, spec.name)) for spec in fields(settings)}
 
 
 def describe(cls: type[Settings]) -> list[KeyDescription]:
-    """The keys of a settings class with type, default and meaning, for help pages.
+    """Describe the keys of a settings class with type, default and meaning, for help pages.
 
-    They are in the order of their groups, where the class has groups.
+    Keys are ordered by group if the class has groups.
     """
     hints = get_type_hints(cls)
     grouped = any(spec.metadata["group"] for spec in fields(cls))
@@ -193,12 +194,12 @@ def describe(cls: type[Settings]) -> list[KeyDescription]:
 
 
 def refuse_output_around(settings: Settings) -> None:
-    """Refuse an output folder whose replacement would delete what the command is to read.
+    """Refuse an output folder whose replacement would delete the command's input.
 
-    Looks at every key that names an existing file or folder.
+    Every key that names an existing file or folder is checked.
 
     Raises:
-        ConfigError: ``overwrite`` is set, and ``out`` is or holds one of them.
+        ConfigError: ``overwrite`` is set, and ``out`` is or contains one of them.
     """
     out = getattr(settings, "out", None)
     if not getattr(settings, "overwrite", False) or not isinstance(out, Path) or not out.is_dir():
@@ -211,7 +212,7 @@ def refuse_output_around(settings: Settings) -> None:
 
 
 def close_match(word: str, known: Sequence[str]) -> str:
-    """``; did you mean 'x'?`` or the list of what is allowed."""
+    """Return ``; did you mean 'x'?`` or the list of allowed words."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if match:
         return f"; did you mean {match[0]!r}?"
@@ -223,12 +224,12 @@ def _is_group(hint: object) -> bool:
 
 
 def _is_open(hint: object) -> bool:
-    """Whether the keys below a key are not known here: a mapping, or none."""
+    """Whether the keys below a key are not known here: a mapping, or None."""
     return Mapping in [get_origin(option) for option in (hint, *get_args(hint))]
 
 
 def _grouped(values: Mapping[str, object], hints: Mapping[str, Any]) -> dict[str, object]:
-    """The values with dotted keys gathered in their groups; they win over a group's mapping."""
+    """The values with dotted keys gathered in groups, where they override a group's mapping."""
     given: dict[str, object] = {}
     dotted: dict[str, dict[str, object]] = {}
     for name, raw in values.items():
@@ -285,7 +286,7 @@ def _bounds_text(low: float | None, high: float | None) -> str:
 
 
 def _paths_in(value: object) -> list[Path]:
-    """The paths that a key's value may name: a path itself, or the parts of a text like one."""
+    """Paths that a key's value may name: a path itself, or the path-like parts of a string."""
     if isinstance(value, Path):
         return [value]
     if isinstance(value, tuple):

@@ -8,11 +8,11 @@ Rows = Sequence[Sequence[object]]
 
 
 def aligned_text(rows: Rows, *, right: Container[int] = ()) -> str:
-    """Rows as lines whose columns are aligned, two blanks apart.
+    """Format rows as lines with aligned columns, two blanks apart.
 
     Args:
-        rows: the heads first; all of one length.
-        right: indices of the columns that are aligned to the right, as numbers are.
+        rows: the header first; all rows have the same length.
+        right: indices of right-aligned columns, such as numbers.
 
     >>> print(aligned_text([("name", "n"), ("disc", 12)], right={1}))
     name   n
@@ -30,7 +30,7 @@ def aligned_text(rows: Rows, *, right: Container[int] = ()) -> str:
 
 
 def markdown_table(heads: Sequence[str], rows: Rows) -> str:
-    """A Markdown table whose source is aligned; short rows are filled up with empty cells.
+    """Format a Markdown table with an aligned source; short rows are padded with empty cells.
 
     >>> print(markdown_table(["", "n"], [["disc", 12], ["vertebra"]]))
     |          | n  |

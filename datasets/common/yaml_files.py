@@ -1,8 +1,8 @@
-"""YAML that may come from anywhere: plain values alone, and no file that grows beyond its text.
+"""YAML from untrusted sources: only plain values, and no file that expands beyond its text.
 
-PyYAML's safe loader runs no code. What it does not bound are depth (5,000 brackets take it seconds)
-and aliases: a few lines of ``&a [*b, *b]`` name a list of billions, which the first message that
-shows the value spells out.
+PyYAML's safe loader runs no code, but it does not limit two things. One is depth: 5,000 brackets
+take seconds. The other is aliases: a few lines of ``&a [*b, *b]`` describe a list of billions,
+which the first message with the value would print.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 import yaml
 
 MAX_BYTES = 4 << 20
-"""Of a file."""
+"""Largest size of a file."""
 
 MAX_DEPTH = 50
-"""Of lists and mappings in each other."""
+"""Deepest nesting of lists and mappings."""
 
 MAX_VALUES = 200_000
-"""Of a file, each alias counted with all that it stands for."""
+"""Most values in a file, where each alias counts with all that it stands for."""
 
 
 class YamlError(ValueError):
-    """A text is no YAML, or none that is taken; its message is one short line."""
+    """A text is not YAML or not accepted; the message is one short line."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of several values of a key without a word."""
+    """PyYAML's safe loader with a check for repeated keys, whose last value it silently keeps."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -42,11 +42,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
+    """Read a YAML file.
 
     Raises:
         OSError: it cannot be read.
-        YamlError: not UTF-8, not YAML, a key twice, too deep, or larger than it looks.
+        YamlError: it is not UTF-8 or not YAML, has a key twice, is nested too deeply, or expands
+            too much.
     """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
@@ -60,7 +61,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The content of a YAML text; see [read_yaml][].
+    """Parse a YAML text; see [read_yaml][].
 
     >>> parse_yaml("a: [1, x]")
     {'a': [1, 'x']}
@@ -71,13 +72,13 @@ def parse_yaml(text: str) -> Any:
     except YamlError:
         raise
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        # besides its own errors, PyYAML passes on those of dates, numbers and keys that are none
+        # Besides its own errors, PyYAML passes on those of invalid dates, numbers and keys.
         raise YamlError(" ".join(str(error).split())[:300] or type(error).__name__) from error
 
 
 def _check_size(text: str) -> None:
-    """Refuse what is too deep, or grows too large; looks at events, which take no memory."""
-    sizes: dict[str, int] = {}  # of each anchored value, all that it holds included
+    """Refuse a text that is nested too deeply or expands too much, by its events."""
+    sizes: dict[str, int] = {}  # size of each anchored value, with all that it contains
     open_values: list[tuple[str | None, int]] = []
     total = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):

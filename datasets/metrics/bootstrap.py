@@ -1,7 +1,7 @@
 """Bootstrap over studies: weights instead of copies.
 
-A draw of S studies with replacement is a row of S whole numbers, how often each study was drawn.
-Row 0 is all ones, the data as they are, so one formula gives the value and its interval.
+A draw of S studies with replacement is a row of S integers: how often each study was drawn. Row 0
+is all ones, the unchanged data, so one formula gives the value and its interval.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy.typing as npt
 from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 
 Counted = tuple[FloatArray, int]
-"""A metric for each row of weights, (B,), NaN where undefined; and how many things it counts."""
+"""A metric for each row of weights, (B,), NaN if undefined; and the number of items counted."""
 
 DRAWS = 1000
 
 
 def draw_weights(studies: int, draws: int = DRAWS, *, seed: int = 0) -> FloatArray:
-    """(draws + 1, studies) times each study is drawn; row 0 is the data as they are."""
+    """Return (draws + 1, studies) how often each study is drawn; row 0 is the unchanged data."""
     rng = np.random.default_rng(seed)
     weights = np.ones((draws + 1, studies))
     for row in range(1, draws + 1 if studies else 1):
@@ -30,9 +30,9 @@ def draw_weights(studies: int, draws: int = DRAWS, *, seed: int = 0) -> FloatArr
 
 
 def interval(values: FloatArray) -> tuple[FloatArray, FloatArray] | None:
-    """2.5 % and 97.5 % points of the draws (axis 0, row 0 set aside) that are defined.
+    """Return the 2.5 % and 97.5 % points of the defined draws (axis 0, without row 0).
 
-    None where no draw is defined.
+    The result is None if no draw is defined.
     """
     draws = values[1:]
     if not len(draws):
@@ -45,14 +45,14 @@ def interval(values: FloatArray) -> tuple[FloatArray, FloatArray] | None:
 
 
 def with_interval(values: FloatArray, n: int) -> dict[str, Any]:
-    """A metric as ``metrics.json`` holds it, rounded to six digits; None where it is undefined.
+    """Return a metric as in ``metrics.json``, rounded to six digits; None if it is undefined.
 
     >>> with_interval(np.array([0.5, 0.25, 0.75]), 8)
     {'value': 0.5, 'ci95': [0.2625, 0.7375], 'n': 8}
 
     Args:
         values: (B,) the metric for each row of weights.
-        n: number of labels or predictions that it counts.
+        n: number of labels or predictions counted.
     """
     value, bounds = float(values[0]), interval(values)
     if not math.isfinite(value):
@@ -62,7 +62,7 @@ def with_interval(values: FloatArray, n: int) -> dict[str, Any]:
 
 
 def per_study(study: IntArray, amount: npt.ArrayLike, studies: int) -> FloatArray:
-    """(S,) or (S, C) sums of the rows' amounts, (N,) or (N, C), by study."""
+    """Sum the rows' amounts, (N,) or (N, C), by study; (S,) or (S, C)."""
     values = np.asarray(amount, dtype=np.float64)
     total = np.zeros((studies, *values.shape[1:]))
     np.add.at(total, study, values)
@@ -72,14 +72,14 @@ def per_study(study: IntArray, amount: npt.ArrayLike, studies: int) -> FloatArra
 def running_totals(
     weights: FloatArray, study: IntArray, place: IntArray, places: int, amount: npt.ArrayLike
 ) -> FloatArray:
-    """(B, places) weighted sum of the amounts at each place and those before it.
+    """Return (B, places) weighted cumulative sums of the amounts by place.
 
     Args:
-        weights: (B, S) times each study counts.
+        weights: (B, S) how often each study counts.
         study: (N,) index of the study.
-        place: (N,) 0 … places; what stands at ``places`` or later is left out.
+        place: (N,) 0 … places; rows at ``places`` or later are left out.
         places: number of places.
-        amount: (N,).
+        amount: (N,) amounts.
     """
     table = np.zeros((weights.shape[1], places))
     within = place < places
@@ -90,7 +90,7 @@ def running_totals(
 def ratio(
     weights: FloatArray, study: IntArray, top: npt.ArrayLike, bottom: npt.ArrayLike
 ) -> FloatArray:
-    """(B,) weighted sum of ``top`` over that of ``bottom``, (N,) each; NaN where that is 0."""
+    """Return (B,) the weighted sum of ``top`` over that of ``bottom``, (N,) each; NaN for 0."""
     studies = weights.shape[1]
     above = weights @ per_study(study, top, studies)
     below = weights @ per_study(study, bottom, studies)
@@ -98,10 +98,10 @@ def ratio(
 
 
 def share(weights: FloatArray, study: IntArray, right: BoolArray, counted: BoolArray) -> Counted:
-    """(B,) share of the rows that are right among those that are counted, (N,) each."""
+    """Return (B,) the fraction of right rows among the counted ones, (N,) each."""
     return ratio(weights, study, right & counted, counted), int(counted.sum())
 
 
 def divide(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Quotient, NaN where the divisor is 0."""
+    """Divide; NaN if the divisor is 0."""
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)

@@ -1,9 +1,9 @@
 """COCO's average precision of boxes by pycocotools, and its bootstrap.
 
 pycocotools matches detections with labels once, image by image. Images are then drawn, and only the
-accumulation is repeated: with weights instead of copied images, which gives the same curve (a copy
-of a true positive adds a point to the precision-recall curve that the curve's envelope covers, and
-a copy of a false positive adds one where recall does not change).
+accumulation is repeated, with weights instead of copied images. This gives the same curve. A copy
+of a true positive adds a point to the precision-recall curve that its envelope covers. A copy of a
+false positive adds a point where recall does not change.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from spineline.datasets.common.arrays import BoolArray, FloatArray, IntArray
 BoxesOfImage = tuple[npt.NDArray[np.floating], IntArray]
 """Boxes of one image, (N, 4) ``xyxy`` in native pixels, and their class indices, (N,)."""
 
-_CHUNK = 64  # draws worked on at once
+_CHUNK = 64  # draws processed at once
 
 
 def coco_rows(
     boxes: Sequence[BoxesOfImage], scores: Sequence[npt.NDArray[np.floating]]
 ) -> list[dict[str, Any]]:
-    """Detections as COCO's list of results; images and classes are numbered from 1.
+    """Convert detections to COCO's list of results; images and classes are numbered from 1.
 
     Args:
-        boxes: of each image.
+        boxes: boxes of each image.
         scores: (N,) confidence of each box, by image.
     """
     return [
@@ -45,7 +45,7 @@ def coco_rows(
 
 
 def coco_truth(boxes: Sequence[BoxesOfImage], names: Sequence[str]) -> dict[str, Any]:
-    """Label boxes of each image as the part of a COCO dict that [coco_metrics][] reads."""
+    """Make the part of a COCO dict that [coco_metrics][] reads, from the labels of each image."""
     rows = coco_rows(boxes, [np.ones(len(classes)) for _, classes in boxes])
     return {
         "images": [{"id": number} for number in range(1, len(boxes) + 1)],
@@ -56,12 +56,12 @@ def coco_truth(boxes: Sequence[BoxesOfImage], names: Sequence[str]) -> dict[str,
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CocoMetrics:
-    """What pycocotools says.
+    """Metrics of pycocotools.
 
     Attributes:
-        map50, map50_95: mean over classes with labels of the average precision at IoU 0.5, and of
-            its mean over IoU 0.50 … 0.95; None without any label.
-        per_class: by class name, (average precision at 0.5, mean over 0.50 … 0.95); None where the
+        map50, map50_95: average precision at IoU 0.5, and its mean over IoU 0.50 … 0.95, both
+            averaged over classes with labels; None without any label.
+        per_class: by class name, (average precision at 0.5, mean over 0.50 … 0.95); None if the
             class has no label.
         labels: number of labels.
     """
@@ -75,11 +75,12 @@ class CocoMetrics:
     def drawn(
         self, weights: FloatArray, column: Sequence[int] | None = None
     ) -> tuple[FloatArray, FloatArray]:
-        """(B,) ``map50`` and (B,) ``map50_95`` for each row of weights; row 0 is pycocotools' own.
+        """Return (B,) ``map50`` and (B,) ``map50_95`` per row of weights; row 0 is pycocotools'
+        own.
 
         Args:
-            weights: (B, S) how often each study or image counts, row 0 all ones.
-            column: of each image in ``weights``; None: they are of images.
+            weights: (B, S) how often each study or image counts; row 0 is all ones.
+            column: column of each image in ``weights``; None: one column per image.
         """
         matches = self._matches(column, weights.shape[1])
         precision = np.full((len(weights), len(matches), 10), np.nan)
@@ -93,7 +94,7 @@ class CocoMetrics:
         return map50, map50_95
 
     def _matches(self, column: Sequence[int] | None, columns: int) -> list[_CategoryMatches]:
-        """Matches of each category out of pycocotools' lists per category, area and image."""
+        """Matches of each category, from pycocotools' list by category, area and image."""
         areas = len(self._evaluation.params.areaRng)
         images = len(self._evaluation.params.imgIds)
         owners = range(images) if column is None else column
@@ -116,17 +117,17 @@ class CocoMetrics:
 
 
 def coco_metrics(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
-    """COCO's metrics of boxes, by pycocotools with its own settings (100 boxes per image).
+    """Compute COCO's box metrics by pycocotools with its own settings (100 boxes per image).
 
     Args:
-        truth: a COCO dict with images, annotations and categories, images numbered in their order.
+        truth: a COCO dict with images, annotations and categories; images are numbered in order.
         results: COCO's list of results.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     sides = []
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         for rows in (truth["annotations"], results):
             side = COCO()
             numbered = [_numbered(number, row) for number, row in enumerate(rows, 1)]
@@ -156,7 +157,7 @@ def _numbered(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known_mean(precision: FloatArray) -> float | None:
-    """Mean of what is defined in pycocotools' table, where -1 is not."""
+    """Mean of the defined values in pycocotools' table, where -1 is undefined."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None
 
@@ -177,7 +178,7 @@ class _CategoryMatches:
 
 
 def _average_precision(matches: _CategoryMatches, weights: FloatArray) -> FloatArray:
-    """(B, T) average precision at 101 recall points, NaN where a draw has no label."""
+    """(B, T) average precision at 101 recall points, NaN if a draw has no label."""
     times = weights[:, matches.column]
     labels = weights @ matches.labels
     thresholds = np.linspace(0, 1, 101)
@@ -202,7 +203,7 @@ def _average_precision(matches: _CategoryMatches, weights: FloatArray) -> FloatA
 
 
 def _mean_of_defined(precision: FloatArray) -> FloatArray:
-    """(B,) mean over categories and thresholds that are defined."""
+    """(B,) mean over the defined categories and thresholds."""
     flat = precision.reshape(len(precision), -1)
     defined = np.isfinite(flat)
     total = np.where(defined, flat, 0).sum(axis=1)

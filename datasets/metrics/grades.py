@@ -1,9 +1,9 @@
 """Metrics of grades: the seven classes, v5 against not v5, normal against abnormal.
 
-Each takes a [GradeTable][] and bootstrap weights (B, S), and gives the metric for each row of
-weights, NaN where it is undefined, with the number of structures that it counts. A structure
-without an answer is a wrong answer in shares, a miss of its class in F1, and ranks on the wrong
-side of every other in the area of v5; what states no probability has no calibration error.
+Each metric takes a [GradeTable][] and bootstrap weights (B, S). It returns its value for each row
+of weights, NaN if undefined, and the number of structures counted. A structure without an answer
+counts as wrong in accuracies and as a miss of its class in F1. In the area of v5 it ranks on the
+wrong side of every other. Answers without a probability have no calibration error.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from spineline.datasets.metrics.bootstrap import Counted, divide, per_study, sha
 from spineline.datasets.metrics.kind_masks import masked_seven
 
 CALIBRATION_BINS = 15
-"""Bins of the expected calibration error of grades, as many as Guo et al. 2017 use."""
+"""Number of bins of the expected calibration error of grades, as in Guo et al. 2017."""
 
 V5_THRESHOLD = 0.5
-"""From which probability on v5 is called, where the weights do not say."""
+"""Lowest probability that is called v5, if the weights do not give another threshold."""
 
 _SEVEN = len(SEVEN_NAMES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GradeTable:
-    """Structures with the codes they are labelled with and the answers they are given (N rows).
+    """Structures with the codes of their labels and of the answers (N rows).
 
     Attributes:
         study: (N,) index of the study.
         disc: (N,) whether it is a disc, else a vertebra.
-        seven, binary: (N,) the label's codes, -1 where unlabelled.
-        seven_given, binary_given: (N,) the codes answered, -1 where there is no answer.
-        seven_probability: (N,) of the code given; NaN where there is none.
-        v5_probability: (N,) NaN where there is none.
-        abnormal_probability: (N,) see [abnormal_probability][]; NaN where there is none.
+        seven, binary: (N,) codes of the label, -1 if unlabelled.
+        seven_given, binary_given: (N,) codes of the answer, -1 without an answer.
+        seven_probability: (N,) probability of the answered code; NaN without one.
+        v5_probability: (N,) probability of v5; NaN without one.
+        abnormal_probability: (N,) see [abnormal_probability][]; NaN without one.
     """
 
     study: IntArray
@@ -67,16 +67,16 @@ def grade_table(
     seven_given: IntArray | None = None,
     threshold: float = V5_THRESHOLD,
 ) -> GradeTable:
-    """The table of structures that a classifier graded, all of them.
+    """Make the table of structures that a classifier graded.
 
     Args:
         study: (N,) index of the study.
-        kinds: of each structure.
+        kinds: kind of each structure.
         labels: (N,) seven-class codes and (N,) binary codes.
         seven: (N, 7) probabilities, or None without that head.
         v5: (N,) probability of v5, or None without that head.
-        seven_given: (N,) the codes answered; None for the most probable ones.
-        threshold: from which probability on the answer is v5.
+        seven_given: (N,) answered codes; None for the most probable ones.
+        threshold: lowest probability that is answered as v5.
     """
     disc = np.array([kind == "disc" for kind in kinds], dtype=np.bool_)
     none, unknown = np.full(len(study), -1), np.full(len(study), np.nan)
@@ -101,14 +101,14 @@ def grade_table(
 
 
 def abnormal_probability(normal: npt.ArrayLike, v5: npt.ArrayLike) -> FloatArray:
-    """(N,) probability of anything but v1 alone: 1 - P(v1 among the grades) (1 - P(v5)).
+    """Return (N,) the probability of anything but v1 alone: 1 - P(v1 | grades) (1 - P(v5)).
 
-    The seven-class code of a disc with v1 and v5 is that of v1, so that the second factor alone
-    tells it from a normal disc.
+    The seven-class code of a disc with v1 and v5 is that of v1. Only the second factor
+    distinguishes it from a normal disc.
 
     Args:
         normal: (N,) probability of the kind's normal code among the codes of its kind.
-        v5: (N,) probability of v5; 0 for a vertebra, and where nothing tells it.
+        v5: (N,) probability of v5; 0 for a vertebra, or if it is unknown.
     """
     return 1 - np.asarray(normal, dtype=np.float64) * (1 - np.asarray(v5, dtype=np.float64))
 
@@ -119,7 +119,7 @@ def _normal_code(disc: BoolArray) -> IntArray:
 
 
 def seven_accuracy(table: GradeTable, weights: FloatArray) -> Counted:
-    """Share of labelled structures whose seven-class code is right."""
+    """Fraction of labelled structures whose seven-class code is right."""
     return share(weights, table.study, table.seven_given == table.seven, table.seven >= 0)
 
 
@@ -132,14 +132,14 @@ def seven_macro_f1(table: GradeTable, weights: FloatArray) -> Counted:
 
 
 def seven_ece(table: GradeTable, weights: FloatArray) -> Counted:
-    """Expected calibration error of the probability of the seven-class code that is given."""
+    """Expected calibration error of the probability of the answered seven-class code."""
     stated = np.where(table.seven >= 0, table.seven_probability, np.nan)
     right = table.seven_given == table.seven
     return calibration_error(weights, table.study, stated, right), int(np.isfinite(stated).sum())
 
 
 def seven_confusion(table: GradeTable, weights: FloatArray) -> tuple[FloatArray, int]:
-    """(B, 7, 8) counts of labelled structures: row the label's code, column the answer's.
+    """(B, 7, 8) counts of labelled structures: the row is the label, the column the answer.
 
     The eighth column counts labels without an answer.
     """
@@ -157,10 +157,10 @@ def abnormal_auc(
     """Area under the ROC curve of normal (v1 alone) against abnormal.
 
     Args:
-        table: of graded structures.
-        weights: (B, S).
-        disc: of discs, else of vertebrae.
-        among: (N,) the structures that are counted; None for all that are labelled and graded.
+        table: graded structures.
+        weights: (B, S) how often each study counts.
+        disc: whether discs are counted, else vertebrae.
+        among: (N,) structures to count; None for all that are labelled and graded.
     """
     abnormal = (table.seven != _normal_code(table.disc)) | (table.binary == 1)
     counted = (table.disc == disc) & (table.seven >= 0) & np.isfinite(table.abnormal_probability)
@@ -173,17 +173,17 @@ def abnormal_auc(
 
 
 def binary_accuracy(table: GradeTable, weights: FloatArray) -> Counted:
-    """Share of labelled structures whose binary code is right; vertebrae count."""
+    """Fraction of labelled structures whose binary code is right, vertebrae included."""
     return share(weights, table.study, table.binary_given == table.binary, table.binary >= 0)
 
 
 def binary_sensitivity(table: GradeTable, weights: FloatArray) -> Counted:
-    """Share of structures labelled v5 that are called v5."""
+    """Fraction of structures labelled v5 that are called v5."""
     return share(weights, table.study, table.binary_given == 1, table.binary == 1)
 
 
 def binary_specificity(table: GradeTable, weights: FloatArray) -> Counted:
-    """Share of structures labelled otherwise that are called not v5."""
+    """Fraction of structures labelled otherwise that are called not v5."""
     return share(weights, table.study, table.binary_given == 0, table.binary == 0)
 
 
@@ -191,7 +191,7 @@ def binary_auc(table: GradeTable, weights: FloatArray, *, discs_only: bool = Fal
     """Area under the ROC curve of the probability of v5.
 
     Only discs can carry v5, so vertebrae are easy negatives, and ``discs_only`` leaves them out. A
-    label without an answer ranks on the wrong side of every other, so that silence never helps.
+    label without an answer ranks on the wrong side of every other, so missing answers never help.
     """
     counted = (table.binary >= 0) & (table.disc | (not discs_only))
     positive = table.binary == 1
@@ -230,16 +230,16 @@ BINARY_METRICS: Mapping[str, Metric] = {
 def weighted_auc(
     weights: FloatArray, study: IntArray, score: npt.NDArray[np.floating], positive: BoolArray
 ) -> FloatArray:
-    """(B,) area under the ROC curve: the chance that a positive scores above a negative.
+    """Return (B,) the area under the ROC curve: P(a positive scores above a negative).
 
-    Ties count one half (Hanley and McNeil 1982). NaN where a draw has no positive or no negative.
-    Where row 0 is all ones, its area is scikit-learn's own, to the last digit.
+    Ties count one half (Hanley and McNeil 1982). The area is NaN if a draw has no positive or no
+    negative. For a row of ones, it equals scikit-learn's to the last digit.
 
     Args:
-        weights: (B, S) times each study counts.
+        weights: (B, S) how often each study counts.
         study: (N,) index of the study.
-        score: (N,), may be infinite.
-        positive: (N,).
+        score: (N,) scores, which may be infinite.
+        positive: (N,) whether the row is positive.
     """
     rank = np.unique(score, return_inverse=True)[1]
     up = np.zeros((weights.shape[1], rank.max(initial=-1) + 1))
@@ -259,16 +259,16 @@ def weighted_auc(
 def macro_f1(
     weights: FloatArray, study: IntArray, truth: BoolArray, given: BoolArray
 ) -> FloatArray:
-    """(B,) mean over classes of F1 = 2 TP / (2 TP + FP + FN).
+    """Return (B,) the mean over classes of F1 = 2 TP / (2 TP + FP + FN).
 
-    A class that occurs neither among labels nor among answers is left out of the mean, as
-    scikit-learn's ``f1_score(average="macro")`` does; NaN where none occurs.
+    A class that occurs neither in labels nor in answers is left out of the mean, as in
+    scikit-learn's ``f1_score(average="macro")``. The result is NaN if no class occurs.
 
     Args:
-        weights: (B, S) times each study counts.
+        weights: (B, S) how often each study counts.
         study: (N,) index of the study.
         truth: (N, C) whether the class is labelled.
-        given: (N, C) whether it is answered.
+        given: (N, C) whether the class is answered.
     """
     hits, wrong, missed = (
         weights @ per_study(study, rows, weights.shape[1])
@@ -287,18 +287,18 @@ def calibration_error(
     *,
     bins: int = CALIBRATION_BINS,
 ) -> FloatArray:
-    """(B,) expected calibration error: how far stated probabilities are from what happened.
+    """Return (B,) the expected calibration error of stated probabilities.
 
-    Over bins of equal width, each with its upper end, the mean by count of the distance between the
-    mean stated probability and the share that happened (Guo et al., "On calibration of modern
-    neural networks", ICML 2017). NaN where nothing is counted.
+    Bins have equal width and include their upper end. The error is the mean, weighted by count, of
+    the difference between mean stated probability and frequency (Guo et al., "On calibration of
+    modern neural networks", ICML 2017). It is NaN if nothing is counted.
 
     Args:
-        weights: (B, S) times each study counts.
+        weights: (B, S) how often each study counts.
         study: (N,) index of the study.
-        stated: (N,) probabilities in 0 … 1; NaN where none was stated, which is not counted.
+        stated: (N,) probabilities in 0 … 1; NaN if none was stated, which is not counted.
         happened: (N,) 0 or 1.
-        bins: of equal width, over 0 … 1.
+        bins: number of bins of equal width over 0 … 1.
     """
     probability = np.asarray(stated, dtype=np.float64)
     known = np.isfinite(probability)

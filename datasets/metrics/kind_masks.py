@@ -1,4 +1,4 @@
-"""The seven-class codes that a structure's kind allows; its level tells the kind."""
+"""The seven-class codes that a structure's kind, known from its level, allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spineline.datasets.labels import KIND_OF_SEVEN, SEVEN_NAMES, Kind
 
 
 def allowed_codes(kinds: Sequence[Kind | None]) -> npt.NDArray[np.bool_]:
-    """(N, 7) whether a structure of each kind can have the code; all codes of an unknown kind."""
+    """Return (N, 7) whether a structure of each kind can have each code; all if it is unknown."""
     rows = [[kind is None or kind == of for of in KIND_OF_SEVEN] for kind in kinds]
     return np.array(rows, dtype=np.bool_).reshape(-1, len(SEVEN_NAMES))
 
@@ -19,9 +19,9 @@ def allowed_codes(kinds: Sequence[Kind | None]) -> npt.NDArray[np.bool_]:
 def masked_seven(
     kinds: Sequence[Kind | None], probabilities: npt.ArrayLike
 ) -> npt.NDArray[np.float64]:
-    """(N, 7) probabilities with those of the other kind at 0 and the rest scaled to sum 1.
+    """Set (N, 7) probabilities of the other kind to 0, and scale the rest to sum 1.
 
-    Where nothing is left, the codes of the kind are equally likely; an unknown kind rules out none.
+    If nothing is left, the codes of the kind are equally likely. An unknown kind excludes no code.
 
     >>> masked_seven(["vertebra"], [[0.3, 0.1, 0.6, 0, 0, 0, 0]]).round(2).tolist()
     [[0.75, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0]]

@@ -1,4 +1,4 @@
-"""Points of levels: how far the most confident one lies from the label of its level."""
+"""Distances of the most confident point of each level from the label of that level."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from spineline.datasets.labels import LEVELS
 from spineline.datasets.types import Structure
 
 NEAR_PX = 8.0
-"""A point closer than this to its label, in native pixels, is found: the report's criterion."""
+"""A point closer than this to its label, in native pixels, is right: the report's criterion."""
 
 
 def level_labels(structures: Sequence[Structure]) -> tuple[Structure, ...]:
-    """The structures of the eleven levels; others are set aside."""
+    """Return the structures of the eleven levels, without others."""
     return tuple(structure for structure in structures if structure.level in LEVELS)
 
 
 def level_distances(
     labels: Sequence[Structure], points_xy: Mapping[str, Sequence[float]]
 ) -> FloatArray:
-    """(L,) Euclidean distance of each label to the point of its level, native pixels.
+    """Return (L,) the Euclidean distance of each label to its level's point, in native pixels.
 
-    Infinite where the level has no point.
+    The distance is infinite if the level has no point.
 
     Args:
         labels: structures of one image.
-        points_xy: the most confident point of each level that was found.
+        points_xy: the most confident point of each detected level, in native pixels.
     """
     return np.array(
         [

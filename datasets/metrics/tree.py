@@ -1,4 +1,4 @@
-"""The tree of ``metrics.json`` and its entries by dotted key, such as ``seven.accuracy``."""
+"""Conversion between the tree of ``metrics.json`` and dotted keys, such as ``seven.accuracy``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of what stands by dotted keys.
+    """Make a tree from dotted keys.
 
     >>> nested({"seven.accuracy": 0.5, "seven.ece": 0.1, "n": 4})
     {'seven': {'accuracy': 0.5, 'ece': 0.1}, 'n': 4}
@@ -23,7 +23,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Every ``{value, ci95, n}`` of a ``metrics.json`` by dotted key, in order.
+    """Return every ``{value, ci95, n}`` of a ``metrics.json`` by dotted key, in order.
 
     >>> flatten({"images": 2, "coco": {"map50": {"value": 0.5, "n": 4}}})
     {'coco.map50': {'value': 0.5, 'n': 4}}

@@ -1,1 +1,1 @@
-"""The words that annotators use for levels and grades, and what they stand for here."""
+"""Annotators' words for levels and grades, and their meaning here."""

@@ -1,7 +1,7 @@
-"""What annotators call the grades of discs and vertebrae: ``v3``, ``bulging``, ``Schmorl's node``.
+"""Annotators' words for grades of discs and vertebrae: ``v3``, ``bulging``, ``Schmorl's node``.
 
-Pfirrmann and Modic numbers stand for our grades only by a map that the user gives
-([spineline.datasets.words.word_map][]): the thresholds are a decision of the study.
+Pfirrmann and Modic numbers become our grades only by a map that the user gives
+([spineline.datasets.words.word_map][]), because the thresholds are a decision of the study.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _CLASSES = dict(
 
 
 def grades_of_word(word: str, kind: Kind) -> tuple[str, ...] | None:
-    """The pathology tags that a word or a combination stands for; None where it is none of them.
+    """Return the pathology tags of a word or a combination of words; None if it is unknown.
 
-    Combinations are joined by ``,``, ``;``, ``/``, ``+``, ``&``, ``|`` or ``and``. What is denied
-    ("no bulging") is none of the words known.
+    Combinations are joined by ``,``, ``;``, ``/``, ``+``, ``&``, ``|`` or ``and``. Negations ("no
+    bulging") are not known words.
 
     ``ungraded``, which ``data export`` writes, stands for no tag.
 
@@ -54,7 +54,7 @@ def grades_of_word(word: str, kind: Kind) -> tuple[str, ...] | None:
 
 
 def ordered_tags(tags: Iterable[str], kind: Kind) -> tuple[str, ...] | None:
-    """Tags sorted, each once; None where they are not one grade, at most with v5 beside it."""
+    """Return the tags sorted and unique; None unless they are one grade, perhaps with v5."""
     found = tuple(sorted(set(tags)))
     graded = [tag for tag in found if tag != "v5"]
     fits = found and set(found) <= set(PATHOLOGY[kind]) and len(graded) < 2
@@ -62,12 +62,12 @@ def ordered_tags(tags: Iterable[str], kind: Kind) -> tuple[str, ...] | None:
 
 
 def known_grade_words(kind: Kind) -> tuple[str, ...]:
-    """The single words that stand for a grade of a kind, tags first."""
+    """Return the single words for grades of a kind, tags first."""
     return (*PATHOLOGY[kind], *_WORDS[kind])
 
 
 def is_grade_word(word: str) -> bool:
-    """Whether a word stands for a grade of a disc or of a vertebra."""
+    """Return whether a word is a grade of a disc or of a vertebra."""
     return any(grades_of_word(word, kind) is not None for kind in KINDS)
 
 

@@ -1,4 +1,4 @@
-"""What annotators call levels: ``L1/2``, ``Th12-L1``, ``LWK1``, ``disc_L4_L5`` and so on."""
+"""Annotators' words for levels: ``L1/2``, ``Th12-L1``, ``LWK1``, ``disc_L4_L5`` and so on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _REGIONS: dict[str, str] = {
     "l": "L", "lwk": "L", "lw": "L",
     "s": "S", "swk": "S", "sw": "S",
 }  # fmt: skip
-"""The region that letters before a number stand for."""
+"""Region of the letters before a number."""
 
 _LAST: Mapping[str, int] = {"C": 7, "T": 13, "L": 6, "S": 5}
-"""The last vertebra of a region, rare ones (T13, L6) included."""
+"""Last vertebra of each region, rare ones (T13, L6) included."""
 
 _ENDS: Mapping[str, tuple[int, ...]] = {"C": (7,), "T": (11, 12, 13), "L": (4, 5, 6), "S": (5,)}
-"""The vertebrae of a region after which the next region can begin."""
+"""Vertebrae of a region that the next region can follow."""
 
 _KIND_OF_WORD: dict[str, Kind] = {
     **dict.fromkeys(("disc", "disk", "discs", "disks", "discus", "ivd", "bandscheibe"), "disc"),
@@ -39,11 +39,11 @@ _TOKEN = re.compile(r"[^\W\d_]+")
 
 
 def level_of_word(word: str) -> str | None:
-    """The level that a word names, in our spelling; None where it names none.
+    """Return the level that a word names, in our spelling, or None.
 
-    Levels beyond the lumbar eleven are named too (``S1``, ``T11``, ``C5-C6``, ``L6``): whether one
-    is of the eleven is for the caller to see. A word that says both disc and vertebra, or names
-    vertebrae that do not follow each other, names none.
+    Levels beyond the lumbar eleven are recognised too (``S1``, ``T11``, ``C5-C6``, ``L6``). The
+    caller decides whether one belongs to the eleven. A word with both disc and vertebra, or with
+    vertebrae that are not neighbours, names no level.
 
     >>> [level_of_word(word) for word in ("L1/2", "D12", "Th12/L1", "LWK1", "disc L4-L5", "S1")]
     ['L1-L2', 'T12', 'T12-L1', 'L1', 'L4-L5', 'S1']
@@ -62,7 +62,7 @@ def level_of_word(word: str) -> str | None:
 
 
 def _without_fillers(word: str) -> tuple[str, Kind | None]:
-    """The text with ``-`` for every join and no word but the level; and the kind it names."""
+    """The word with ``-`` for every join and only the level left; and the kind that it names."""
     kinds: set[Kind] = set()
     text = _JOINS.sub("-", word.strip().casefold()).strip("-")
 

@@ -1,12 +1,12 @@
-"""``names=MAP.yaml``: the words of a source, and what each stands for here.
+"""``names=MAP.yaml``: the words of a source, and the meaning of each here.
 
     levels: {L1/L2: L1-L2, D12: T12, sacrum: ignore}
     grades: {attribute: pfirrmann, 1: v1, 2: v1, 3: v2, 4: "v3,v5", unclear: null}
 
 ``grades`` may hold a map for each kind instead: ``grades: {disc: {attribute: pfirrmann, 1: v1, …},
 vertebra: {attribute: modic, 0: v1, 1: v2}}``. ``attribute`` is the column or attribute that holds
-the grade. A level word that stands for ``ignore`` is left out, a grade word that stands for null
-leaves the structure unlabelled. Words that the map does not hold are still known by their spelling.
+the grade. A level word mapped to ``ignore`` is left out, and a grade word mapped to null leaves the
+structure unlabelled. Words outside the map are still recognised by their spelling.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from spineline.datasets.words.grades import grades_of_word, known_grade_words, o
 from spineline.datasets.words.levels import level_of_word
 
 IGNORED = "ignore"
-"""What a level word stands for whose marks are left out on purpose."""
+"""Value for a level word whose marks are left out on purpose."""
 
 GRADE_ATTRIBUTES = (
     "grade", "pathology", "diagnosis", "tag", "tags", "disease", "finding", "degeneration",
 )  # fmt: skip
-"""Attributes and columns that hold a grade where no map says otherwise, lower case."""
+"""Attributes and columns that hold a grade if the map gives none, lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class WordMap:
-    """What the words of a source stand for.
+    """Meaning of a source's words.
 
     Attributes:
         levels: our level, another level such as ``S1``, or ``ignore``, by word in lower case.
         grades: tags by word in lower case, for each kind.
-        attribute: which attribute holds the grade of a kind; none where any known one does.
+        attribute: attribute that holds the grade, by kind; without one, any known attribute.
     """
 
     levels: Mapping[str, str] = field(default_factory=dict)
@@ -48,11 +48,11 @@ class WordMap:
     attribute: Mapping[Kind, str] = field(default_factory=dict)
 
     def level(self, word: str) -> str | None:
-        """The level that a word names, ``ignore``, or None where it is not known."""
+        """Return the level that a word names, ``ignore``, or None if it is unknown."""
         return self.levels.get(_key(word)) or level_of_word(word)
 
     def grade_texts(self, attributes: Iterable[tuple[str, str]], kind: Kind) -> list[str]:
-        """What the attribute that holds the grade of a kind says; of several the first known one.
+        """Return the values of the attribute that holds a kind's grade; the first known of several.
 
         >>> WordMap().grade_texts([("Diagnosis", "bulging"), ("note", "v5")], "disc")
         ['bulging']
@@ -64,16 +64,16 @@ class WordMap:
         return []
 
     def grade(self, word: str, kind: Kind) -> tuple[str, ...] | None:
-        """The tags that a word stands for; None where it is not known."""
+        """Return the tags of a word, or None if it is unknown."""
         listed = self.grades.get(kind, {})
         return listed[_key(word)] if _key(word) in listed else grades_of_word(word, kind)
 
     def nearest_level(self, word: str) -> str:
-        """``; the nearest known word is 'L1'`` for a level word that is not known."""
+        """Return ``; the nearest known word is 'L1'`` for an unknown level word."""
         return _nearest(word, [*self.levels, *map(str.lower, (*LEVELS, *EXTRA_LEVELS, "S1"))])
 
     def nearest_grade(self, word: str, kind: Kind) -> str:
-        """The same for a grade word."""
+        """Return the same for an unknown grade word."""
         return _nearest(word, [*self.grades.get(kind, {}), *known_grade_words(kind)])
 
 
@@ -81,7 +81,7 @@ def read_word_map(path: Path) -> WordMap:
     """Read ``names=MAP.yaml``.
 
     Raises:
-        ConfigError: not readable, or an entry that stands for nothing that is known here.
+        ConfigError: the file is not readable, or an entry's value is unknown here.
     """
     try:
         content = read_yaml(path)
@@ -120,7 +120,7 @@ def _key(word: str) -> str:
 
 
 def _words(value: Any, where: str) -> dict[str, Any]:
-    """The entries of a part of the map, by word in lower case."""
+    """Entries of a part of the map, by word in lower case."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -148,7 +148,7 @@ def _level(value: Any, where: str) -> str:
 
 
 def _grade(value: Any, kind: Kind, where: str, by_kind: bool) -> tuple[str, ...] | None:
-    """Tags of a kind; None where the value is a grade of the other kind alone."""
+    """Tags of a kind; None if the value is a grade of the other kind only."""
     if value is None:
         return ()
     words = [str(v) for v in value] if isinstance(value, list) else str(value).split(",")

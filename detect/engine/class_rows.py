@@ -1,8 +1,8 @@
-"""The weights that a training starts from: those of another run, rows of classes by class name.
+"""Initial weights from another run: rows of classes are matched by class name.
 
-A detector's head holds rows for each class. Where the classes of the data are others than those of
-the weights, or in another order, each class takes the rows of its namesake; without one its rows
-start afresh. Names are compared as ``ultralytics`` compares them, without case and outer spaces.
+A detector's head holds rows for each class. If the classes of the data differ from those of the
+weights in name or order, each class takes the rows of the class with its name. A class without one
+keeps fresh rows. Names are compared as in ``ultralytics``, without case and outer spaces.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from spineline.datasets.common.log import LOG
 
 ClassRows = tuple[int | None, ...]
-"""For each class of the data, its place among the classes of the weights, or None."""
+"""For each class of the data, its index among the classes of the weights, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadTensor:
-    """Where a tensor of a head has the rows of its classes; those after them are shared.
+    """Where a tensor of a head has the rows of its classes; rows after them are shared.
 
     Attributes:
-        first: rows before them, such as the background's, which are shared.
-        each: rows of every class.
+        first: number of rows before them, such as the background's, which are shared.
+        each: number of rows per class.
     """
 
     first: int = 0
@@ -32,9 +32,10 @@ class HeadTensor:
 
 
 def matched_rows(has: Sequence[str], wanted: Sequence[str]) -> ClassRows:
-    """The place that each wanted class has among those of the weights, or None.
+    """Return the index of each wanted class among those of the weights, or None.
 
-    Numbers as names say nothing: as many classes are then the same ones in the same order.
+    Numbers as names mean nothing: if the numbers of classes are equal, the classes are taken to be
+    the same in the same order.
 
     >>> matched_rows(["L4", "L5", "S1"], ["S1", "T12", "l4"])
     (2, None, 0)
@@ -49,7 +50,7 @@ def matched_rows(has: Sequence[str], wanted: Sequence[str]) -> ClassRows:
 
 
 def log_rows(has: Sequence[str], wanted: Sequence[str], rows: ClassRows) -> None:
-    """Say which classes are taken over, which start afresh, and which are left behind."""
+    """Log which classes are reused, which start afresh, and which are left behind."""
     taken = [name for name, row in zip(wanted, rows, strict=True) if row is not None]
     afresh = [name for name, row in zip(wanted, rows, strict=True) if row is None]
     left = [name for n, name in enumerate(has) if n not in rows]
@@ -81,11 +82,11 @@ def taken_over(
     heads: Mapping[str, HeadTensor],
     rows: ClassRows,
 ) -> dict[str, torch.Tensor]:
-    """The weights that a network begins with; how many are another's is logged.
+    """Return the initial weights of a network, and log how many come from the other one.
 
     Args:
         own: the network's fresh weights, by name.
-        start: those to start from; what has another shape is left out.
+        start: the other network's weights; tensors with another shape are left out.
         heads: tensors with rows of classes.
         rows: from [matched_rows][].
     """
@@ -119,7 +120,7 @@ def _with_rows(
 
 
 def _is_numbered(names: Sequence[str]) -> bool:
-    """Whether these are the names that classes bear where nobody named them: 0, 1, …"""
+    """Whether these are the default names of unnamed classes: 0, 1, …"""
     return all(name == str(n) for n, name in enumerate(names))
 
 

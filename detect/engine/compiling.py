@@ -1,4 +1,4 @@
-"""``compile=true``: whether torch.compile works here, and a network compiled by it."""
+"""``compile=true``: check that torch.compile works here, and compile a network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ BACKEND = "inductor"
 
 
 def check_compile(device: str) -> None:
-    """Compile and train a single layer, to know before a run begins that it can be done.
+    """Compile and train a single layer, so that a failure shows before the run begins.
 
     Args:
-        device: that the run trains on.
+        device: device of the run.
 
     Raises:
-        ConfigError: torch.compile does not work here, with the reason.
+        ConfigError: torch.compile does not work here; the message gives the reason.
     """
     import torch
 
@@ -30,7 +30,7 @@ def check_compile(device: str) -> None:
 
         try:
             torch.compile(loss, backend=BACKEND)(torch.ones(1, 1, 8, 8, device=where)).backward()
-        except Exception as error:  # whatever compilers raise
+        except Exception as error:  # compilers raise many kinds
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = " ".join(lines[:2])[:300]
             msg = (
@@ -41,8 +41,8 @@ def check_compile(device: str) -> None:
 
 
 def compile_backbone(network: Any) -> None:
-    """Have a Faster R-CNN's backbone compiled when it is first used, in place.
+    """Compile a Faster R-CNN's backbone on first use, in place.
 
-    The names of its weights stay. Image sizes that change are compiled for once, with free sizes.
+    The names of its weights do not change. Changing image sizes are compiled once, with free sizes.
     """
     network.backbone.compile(backend=BACKEND)

@@ -1,8 +1,9 @@
 """The YOLO side of a dataset, read and checked before a network trains on it.
 
-Reads the layout that ``spineline convert`` writes, any other local Ultralytics detection dataset by
-Ultralytics' own rules ([spineline.datasets.bare.data_yaml][]), and bare COCO ones. Nothing is
-downloaded or executed, no cache is read or written, no image is altered.
+Three kinds are read: the layout that ``spineline convert`` writes, bare COCO datasets, and any
+other local Ultralytics detection dataset. The last follow Ultralytics' own rules
+([spineline.datasets.bare.data_yaml][]). Nothing is downloaded or executed, no cache is read or
+written, and no image is changed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class YoloImage:
     """One image with its labels.
 
     Attributes:
-        file: the image.
+        file: path of the image.
         size_hw: height and width in pixels.
         class_index: (N,) float32.
         box_cxcywhn: (N, 4) float32, normalised centre and size.
@@ -57,11 +58,11 @@ class YoloData:
     """A dataset's class names and the image files of its training and validation parts.
 
     Attributes:
-        file: what named it.
+        file: the file that describes the dataset.
         names: class names, by class index.
         train, val: image files.
-        keypoint_shape: of ``data.yaml``; (0, 0) where no key points follow the boxes.
-        boxes: of each image, where they lie in no label files; else None.
+        keypoint_shape: shape in ``data.yaml``; (0, 0) if no key points follow the boxes.
+        boxes: boxes of each image if they are not in label files, else None.
     """
 
     file: Path
@@ -72,10 +73,10 @@ class YoloData:
     boxes: Mapping[Path, YoloBoxes] | None = None
 
     def part_images(self, part: Literal["train", "val"]) -> tuple[YoloImage, ...]:
-        """Every image of a part with its labels; see [read_images][].
+        """Read every image of a part with its labels; see [read_images][].
 
         Raises:
-            AnnotationError: an image or a label file that cannot be used, or no label at all.
+            AnnotationError: an image or label file cannot be used, or there is no label at all.
         """
         files = self.train if part == "train" else self.val
         if not files and part == "val":
@@ -86,27 +87,27 @@ class YoloData:
 
 
 def class_counts(images: tuple[YoloImage, ...], classes: int) -> npt.NDArray[np.int64]:
-    """Labels per class."""
+    """Count the labels of each class."""
     found = np.concatenate([image.class_index for image in images]).astype(np.int64)
     return np.bincount(found, minlength=classes).astype(np.int64)
 
 
 def warn_of_absent_classes(names: tuple[str, ...], counts: npt.NDArray[np.int64]) -> None:
-    """Say which classes a network cannot learn because no training image holds them."""
+    """Warn of classes that a network cannot learn because no training image holds them."""
     missing = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
     if missing:
         LOG.warning("no training label of class %s", ", ".join(missing))
 
 
 def read_data(data: Path, images: Path | None = None) -> YoloData:
-    """The class names and image files behind a dataset: YOLO's, or COCO's where there is no YOLO.
+    """Read the class names and image files of a YOLO dataset, or of a COCO dataset otherwise.
 
     Args:
         data: a folder, a ``data.yaml``, or a COCO JSON file.
-        images: of a COCO file, the folder of its images; None looks around the JSON.
+        images: for a COCO file, the folder of its images; None searches near the JSON.
 
     Raises:
-        AnnotationError: missing, not such a dataset, or without a training image.
+        AnnotationError: the dataset is missing, of another kind, or without a training image.
     """
     file = find_data_yaml(data) if images is None else None
     if file is not None:
@@ -129,7 +130,7 @@ def read_data(data: Path, images: Path | None = None) -> YoloData:
 
 
 def _coco_data(data: Path, images: Path | None) -> YoloData:
-    """The boxes of COCO files, clipped to their images, in the place of label files."""
+    """Boxes of COCO files, clipped to their images, instead of label files."""
     dataset = load_dataset(data, images, own_classes=True)
     if dataset.failures:
         shown = "; ".join(dataset.failures[:_SHOWN])
@@ -157,20 +158,20 @@ def read_images(
     keypoint_shape: tuple[int, int] = (0, 0),
     boxes: Mapping[Path, YoloBoxes] | None = None,
 ) -> tuple[YoloImage, ...]:
-    """Every image of a part with its labels, decoded once to see that it can be.
+    """Read every image of a part with its labels, and decode it once as a check.
 
     An image without a label file is a background.
 
     Args:
         files: the images.
         names: class names, by class index.
-        part: named in messages.
+        part: name of the part for messages.
         keypoint_shape: see [YoloData][].
-        boxes: of each image, in the place of label files.
+        boxes: boxes of each image, instead of label files.
 
     Raises:
-        AnnotationError: an image or a label file that cannot be used, or no label at all; says how
-            many.
+        AnnotationError: images or label files cannot be used (the message counts them), or there
+            is no label at all.
     """
     images: list[YoloImage] = []
     problems: list[str] = []
@@ -211,7 +212,7 @@ def read_images(
 
 
 def _warn_of_labels_alone(files: tuple[Path, ...], part: str) -> None:
-    """Say which label files beside a part's have no image."""
+    """Warn of label files beside a part's that have no image."""
     alone: list[Path] = []
     for images in sorted({file.parent for file in files}):
         labels = label_file(images / "any").parent
@@ -233,7 +234,7 @@ def _labels_of(file: Path, classes: int, keypoint_shape: tuple[int, int]) -> Yol
 
 
 def _read_image(file: Path, labels: YoloBoxes) -> tuple[YoloImage, int]:
-    """An image with its labels, each once, and how many lines repeat another."""
+    """An image with its labels without repetitions, and the number of repeated lines."""
     once = labels.without_repeats()
     class_index = once.class_index.astype(np.float32)
     boxes = once.boxes_cxcywhn.astype(np.float32)
@@ -246,7 +247,7 @@ def _decoded_size(file: Path) -> tuple[int, int]:
         with Image.open(file) as image:
             mode = image.mode
             image.load()
-        width, height = image_size(file)  # as it is shown, and read for the networks
+        width, height = image_size(file)  # after orientation, as networks read it
     except (
         ImageReadError, OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError,
     ) as error:  # fmt: skip

@@ -1,7 +1,7 @@
 """Several processes that train one network together, as ``torchrun`` starts them.
 
-``torchrun`` tells each process its place in the environment. Each takes a share of every batch;
-the first process alone reads and writes the run folder, speaks and validates.
+``torchrun`` passes each process its rank in the environment. Each takes a share of every batch.
+Only the first process reads and writes the run folder, logs and validates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(hours=4)
-"""How long a process waits for another: the first one validates while the others wait."""
+"""Longest wait of a process for another: while the first one validates, the others wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ProcessGroup:
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        local_rank: its number among the processes on this machine: of its CUDA device.
+        local_rank: its number on this machine, which selects its CUDA device.
     """
 
     rank: int = 0
@@ -43,7 +43,7 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and logs."""
         return self.rank == 0
 
     @property
@@ -52,10 +52,10 @@ class ProcessGroup:
         return self.size == 1
 
     def device(self, device: str) -> str:
-        """This process's device: with ``cuda`` the one of its number on this machine.
+        """Return this process's device; ``cuda`` means the device of its number on this machine.
 
         Raises:
-            ConfigError: one device is named for several processes, or it is not there.
+            ConfigError: one device is given for several processes, or it does not exist.
         """
         name = device_name(device)
         if self.alone or name == "cpu":
@@ -66,11 +66,11 @@ class ProcessGroup:
         return device_name(f"cuda:{self.local_rank}")
 
     def share(self, batch: list[int]) -> list[int]:
-        """This process's part of a batch whose length the number of processes divides."""
+        """Return this process's part of a batch, whose length is a multiple of their number."""
         return batch[self.rank :: self.size]
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all processes; alone, the tensor."""
+        """Sum a tensor over all processes."""
         if self.alone:
             return tensor
         import torch.distributed as dist
@@ -80,7 +80,7 @@ class ProcessGroup:
         return tensor
 
     def gathered(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         if self.alone:
             return [value]
         import torch.distributed as dist
@@ -90,7 +90,7 @@ class ProcessGroup:
         return values
 
     def share_buffers(self, network: nn.Module) -> None:
-        """Give every process the first one's buffers: running statistics."""
+        """Copy the first process's buffers (running statistics) to all processes."""
         if self.alone:
             return
         import torch.distributed as dist
@@ -99,7 +99,7 @@ class ProcessGroup:
             dist.broadcast(buffer, src=0)
 
     def from_first(self, value: Any) -> Any:
-        """The first process's value, in every process; it waits for it."""
+        """Return the first process's value in every process, after waiting for it."""
         if self.alone:
             return value
         import torch.distributed as dist
@@ -110,14 +110,14 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
-"""One process."""
+"""A group of one process."""
 
 
 def group_of_environment(environment: Mapping[str, str] | None = None) -> ProcessGroup:
-    """This process's place, from the variables that ``torchrun`` sets; without them it is alone.
+    """Read this process's rank from the variables of ``torchrun``; without them it is alone.
 
     Raises:
-        ConfigError: variables that make no sense.
+        ConfigError: the variables are not valid.
     """
     found = os.environ if environment is None else environment
     if any(name not in found for name in _VARIABLES):
@@ -133,10 +133,10 @@ def group_of_environment(environment: Mapping[str, str] | None = None) -> Proces
 
 @contextmanager
 def joined_processes(group: ProcessGroup, device: str) -> Iterator[None]:
-    """The processes wait for each other, then work together, then part.
+    """Let the processes wait for each other, work together, and leave the group.
 
     Args:
-        group: this process's place.
+        group: this process's place in the group.
         device: its device: gloo on the CPU, NCCL on CUDA.
     """
     if group.alone:
@@ -161,7 +161,7 @@ def joined_processes(group: ProcessGroup, device: str) -> Iterator[None]:
 
 @contextmanager
 def first_speaks(group: ProcessGroup) -> Iterator[None]:
-    """Processes other than the first say nothing but errors."""
+    """Silence everything but errors in processes other than the first."""
     level = LOG.level
     if not group.first:
         LOG.setLevel(logging.ERROR)

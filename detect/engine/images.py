@@ -1,6 +1,6 @@
-"""Images and boxes for our own training loop: scaled, changed by chance, boxes carried along.
+"""Images and boxes for our own training loop: scaled, augmented, with boxes that follow.
 
-Boxes are continuous, origin at the top left corner, absolute pixels of the image beside them.
+Boxes are in absolute, continuous pixels of their image, with the origin at its top left corner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spineline.detect.engine.dataset import YoloImage
 
 _BILINEAR = v2.InterpolationMode.BILINEAR
 LEAST_SIDE_PX = 1.0
-"""Boxes with a shorter side at the network's scale are dropped: they make its loss NaN."""
+"""Boxes with a shorter side at the network's scale are dropped: they make the loss NaN."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,11 +30,11 @@ class Sample:
     """One image at the network's scale.
 
     Attributes:
-        name: the file's name.
+        name: name of the file.
         pixels: uint8 (h, w).
         boxes_xyxy: (N, 4) float32.
         class_index: (N,) int64, from 0.
-        dropped: boxes of the label file that were too small to be kept.
+        dropped: number of boxes in the label file that were too small.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Sample:
 
 
 def read_sample(image: YoloImage, imgsz: int) -> Sample:
-    """An image with its boxes, scaled so that its longer side is ``imgsz``."""
+    """Read an image with its boxes, scaled so that its longer side is ``imgsz``."""
     pixels, _ = fit_longer_side(read_uint8_image(image.file), imgsz)
     height, width = pixels.shape
     whole = cxcywhn_to_xyxy(image.box_cxcywhn.astype(np.float64), width, height)
@@ -61,7 +61,7 @@ def read_sample(image: YoloImage, imgsz: int) -> Sample:
 
 
 class RandomDistortion(v2.Transform):
-    """A perspective whose strength is drawn anew for each image.
+    """A perspective distortion whose strength is drawn for each image.
 
     Args:
         low, high: range of torchvision's ``distortion_scale``.
@@ -72,26 +72,26 @@ class RandomDistortion(v2.Transform):
         self.low, self.high = low, high
 
     def forward(self, *inputs: Any) -> Any:
-        """The image and its boxes, distorted."""
+        """Distort the image and its boxes."""
         scale = float(torch.empty(1).uniform_(self.low, self.high))
         return v2.RandomPerspective(distortion_scale=scale, p=1.0)(*inputs)
 
 
 class RandomQuarterTurn(v2.Transform):
-    """0, 90, 180 or 270 degrees, each as likely; pixels and boxes move exactly."""
+    """Rotation by 0, 90, 180 or 270 degrees, equally likely; pixels and boxes move exactly."""
 
     def forward(self, *inputs: Any) -> Any:
-        """The image and its boxes, turned."""
+        """Rotate the image and its boxes."""
         angle = 90.0 * int(torch.randint(4, ()))
         turned = tuple(v2.functional.rotate(one, angle, expand=True) for one in inputs)
         return turned if len(turned) > 1 else turned[0]
 
 
 def make_transform(values: Mapping[str, Any]) -> v2.Transform:
-    """What training does to an image and its boxes, from a recipe's values.
+    """Build the augmentation of images and boxes from a recipe's values.
 
-    The crop comes after what turns and distorts, so that it cuts off the black corners that those
-    leave. Chance comes from torch's global generator.
+    The crop comes after rotations and distortions, so that it cuts off their black corners. Random
+    numbers come from torch's global generator.
     """
     steps: list[v2.Transform] = []
     if values["distortion_p"] and values["distortion_max"]:
@@ -121,12 +121,12 @@ def make_transform(values: Mapping[str, Any]) -> v2.Transform:
 def transformed(
     sample: Sample, transform: v2.Transform, *, min_visibility: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """An image and its boxes after a transform.
+    """Apply a transform to an image and its boxes.
 
     Args:
         sample: the image; it is not changed.
         transform: from [make_transform][].
-        min_visibility: a box goes where a smaller share of its area is left inside the image.
+        min_visibility: boxes with a smaller fraction of their area inside the image are dropped.
 
     Returns:
         uint8 (h, w), float32 (M, 4) boxes clipped to the image, int64 (M,) classes from 0.
@@ -137,7 +137,7 @@ def transformed(
         torch.from_numpy(sample.boxes_xyxy.copy()).reshape(-1, 4),
         format="XYXY",
         canvas_size=(height, width),
-        clamping_mode=None,  # else what is outside is lost before it is measured
+        clamping_mode=None,  # clipping would lose the area outside before it is measured
     )
     image, boxes = transform(image, boxes)
     pixels, whole = image.as_subclass(torch.Tensor)[0], boxes.as_subclass(torch.Tensor)
@@ -150,9 +150,9 @@ def transformed(
 
 
 def measure(samples: Iterable[Sample]) -> tuple[float, float, int]:
-    """Mean and standard deviation over all pixels, in 0 … 1, and how many boxes were dropped.
+    """Return mean and standard deviation of all pixels, in 0 … 1, and how many boxes were dropped.
 
-    One image is in memory at a time.
+    Only one image is in memory at a time.
     """
     count = total = squares = dropped = 0
     for sample in samples:

@@ -1,7 +1,7 @@
-"""Batches for our own training loop, made by this process or by loader processes beside it.
+"""Batches for our own training loop, made by this process or by loader processes.
 
-Chance is seeded anew for each image, from the run's seed, the epoch and the image's index: the
-numbers are the same whoever makes a batch, and in whatever order.
+Random generators are seeded for each image from the run's seed, the epoch and the image's index.
+So the numbers do not depend on which process makes a batch, or in which order.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from spineline.detect.engine.images import Sample, make_transform, read_sample, 
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed for a place in a run: of the run's seed, the epoch, and a number in it."""
+    """Derive a seed from the run's seed, the epoch, and a number within the epoch."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One image to train on.
+    """One training image.
 
     Attributes:
-        name: the file's name.
+        name: name of the file.
         pixels: uint8 (h, w).
         boxes_xyxy: float32 (N, 4), pixels of this image.
         class_index: int64 (N,), from 0.
@@ -43,10 +43,10 @@ class Example:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed torch's global generators, those of CUDA where it is in use.
+    """Seed torch's global generators, including CUDA's if it is in use.
 
-    ``torch.manual_seed`` notes the whole call stack for devices that may come to be used later,
-    which takes longer than to change an image.
+    ``torch.manual_seed`` records the whole call stack for devices that are initialised later, which
+    takes longer than to augment an image.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
@@ -54,14 +54,14 @@ def seed_generators(seed: int) -> None:
 
 
 class TrainingImages(Dataset[Example]):
-    """The images to train on, by epoch and index, changed by chance.
+    """The training images with augmentation, by epoch and index.
 
     Args:
         images: files and labels.
-        values: what the run trains with.
-        seed: the run's.
-        samples: images that were read already, by index.
-        keep: keep in ``samples`` what is read.
+        values: the training values.
+        seed: the run's seed.
+        samples: images that were already read, by index.
+        keep: whether images that are read are kept in ``samples``.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TrainingImages(Dataset[Example]):
         self.transform = make_transform(values)
 
     def __getitem__(self, place: tuple[int, int]) -> Example:
-        """An image of an epoch; seeds torch's global generator of the CPU in this process."""
+        """Return an image of an epoch; seeds torch's global CPU generator in this process."""
         epoch, index = place
         sample = self.samples.get(index)
         if sample is None:
@@ -94,13 +94,14 @@ class TrainingImages(Dataset[Example]):
 
 
 class EpochBatches:
-    """The batches of one epoch after the other; ``epoch`` says which comes next.
+    """The batches of one epoch after another; ``epoch`` is the next one.
 
     Args:
         count: number of images.
-        size: images in a batch, of all processes together.
-        seed: the run's.
-        group: the processes; a last batch that they cannot share is filled up from the first.
+        size: images in a batch, over all processes.
+        seed: the run's seed.
+        group: the processes; a last batch that does not divide among them is filled up with images
+            from the start of the epoch.
     """
 
     def __init__(self, count: int, size: int, *, seed: int, group: ProcessGroup) -> None:
@@ -123,7 +124,7 @@ class EpochBatches:
 def make_loader(
     images: TrainingImages, batches: EpochBatches, *, workers: int
 ) -> DataLoader[Example]:
-    """A loader that gives lists of examples; its processes stay from one epoch to the next."""
+    """Make a loader of lists of examples; its processes live on from one epoch to the next."""
     return DataLoader(
         images,
         batch_sampler=batches,

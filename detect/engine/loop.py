@@ -1,11 +1,12 @@
-"""Training of the networks that have losses as torchvision's detectors have them.
+"""Training of networks that return losses as torchvision's detectors do.
 
-Chance is seeded anew for each image and each step, from the run's seed, the epoch and the place in
-it: a run that is resumed gives the numbers of an unbroken one. ``weights/last.pt`` holds what a
-resumed run needs (tensors and numbers, no objects); the ``.safetensors`` files are the results.
+Random generators are seeded for each image and each step, from the run's seed, the epoch and the
+place in it. So a resumed run gives the numbers of an uninterrupted one. ``weights/last.pt`` holds
+what a resumed run needs (tensors and numbers, no objects). The ``.safetensors`` files are the
+results.
 
-Under ``torchrun`` each process takes a share of every batch and gradients are averaged. The first
-process alone validates and writes.
+Under ``torchrun``, each process takes a share of every batch and gradients are averaged. Only the
+first process validates and writes.
 """
 
 from __future__ import annotations
@@ -69,14 +70,14 @@ from spineline.detect.settings import DetectTrain
 from spineline.weights import resolve as resolve_weights
 
 WARMUP_START = 1e-3
-"""First learning rate of the warm-up, as a share of ``lr0``."""
+"""Initial learning rate of the warm-up, as a fraction of ``lr0``."""
 
 Batch = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class StartWeights:
-    """What a network starts from: tensors by name, and the classes they know, if any."""
+    """Initial weights: tensors by name, and the names of their classes, if any."""
 
     tensors: Mapping[str, torch.Tensor]
     names: tuple[str, ...] | None = None
@@ -84,16 +85,16 @@ class StartWeights:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a run trains with.
+    """Everything that a run trains with.
 
     Attributes:
         settings: the command's keys.
-        values: what they and the recipe resolve to.
+        values: the training values from keys and recipe.
         names: class names.
-        train: images to train on, at the network's scale.
-        val: images to validate on; without any nothing is validated.
-        description: of the network, its architecture's.
-        start: the network that it starts from, where it does not start from scratch.
+        train: training images.
+        val: validation images; without any, nothing is validated.
+        description: description of the network, in its architecture's class.
+        start: initial weights, or None to start from scratch.
         samples: training images at the network's scale that are in memory, by index.
         group: this process's place among those that train together.
     """
@@ -110,29 +111,29 @@ class TrainingPlan:
 
     @property
     def architecture(self) -> Architecture:
-        """The kind of the network."""
+        """The architecture of the network."""
         return architecture_of(str(self.settings.model))
 
     @property
     def meta(self) -> DetectorMeta:
-        """What a weights file says of the network."""
+        """The network's description for its weights file."""
         return make_meta(self.description, self.names, self.values["imgsz"])
 
     @property
     def device(self) -> str:
-        """Of this process."""
+        """The device of this process."""
         return self.group.device(self.settings.device)
 
 
 def make_plan(
     settings: DetectTrain, values: Mapping[str, Any], data: YoloData, group: ProcessGroup = ALONE
 ) -> TrainingPlan:
-    """Read and check the images, and the weights to start from.
+    """Read and check the images and the initial weights.
 
     Raises:
-        AnnotationError: images or labels that cannot be used.
-        ConfigError: a key that the network has no use for.
-        WeightsError: weights to start from that cannot be used.
+        AnnotationError: images or labels cannot be used.
+        ConfigError: a key does not apply to the network.
+        WeightsError: the initial weights cannot be used.
     """
     architecture = architecture_of(str(settings.model))
     values = {**values, **architecture.input_defaults(settings, values)}
@@ -159,7 +160,7 @@ def make_plan(
 def _read_samples(
     settings: DetectTrain, images: Sequence[YoloImage], size: int, samples: dict[int, Sample]
 ) -> Iterator[Sample]:
-    """The images at the network's scale; with ``cache=ram`` they are left in ``samples``."""
+    """Images at the network's scale; ``cache=ram`` keeps them in ``samples``."""
     for index, image in enumerate(images):
         sample = read_sample(image, size)
         if settings.cache == "ram":
@@ -211,13 +212,13 @@ def run_training(plan: TrainingPlan) -> TrainingResult:
     """Train from the start.
 
     Raises:
-        SpinelineError: the loss is no number, or memory or disk do not suffice.
+        SpinelineError: the loss is not a finite number, or memory or disk space runs out.
     """
     return DetectorTrainer(plan, first_network(plan)).run()
 
 
 def first_network(plan: TrainingPlan) -> nn.Module:
-    """The network that a training begins with: fresh, or with the weights that it starts from."""
+    """Build the initial network: with fresh weights, or with those of the plan."""
     network = _network(plan, seed=plan.settings.seed)
     if plan.start is not None:
         rows: ClassRows = ()
@@ -246,10 +247,10 @@ def _network(plan: TrainingPlan, *, seed: int = 0) -> nn.Module:
 def resume_training(
     settings: DetectTrain, values: Mapping[str, Any], group: ProcessGroup = ALONE
 ) -> TrainingResult:
-    """Go on with a run that was stopped, to the numbers of an unbroken one (on the CPU).
+    """Continue a run that was stopped; on the CPU, numbers equal those of an uninterrupted run.
 
     Raises:
-        WeightsError: nothing to go on with.
+        WeightsError: there is nothing to continue.
         ConfigError: the dataset's classes are not the run's.
     """
     last = settings.out / Trainer.checkpoint_name
@@ -277,8 +278,8 @@ class DetectorTrainer(Trainer):
     """Trains a network of our architectures, alone or together with other processes.
 
     Args:
-        plan: what it trains with.
-        network: with the weights to start from.
+        plan: everything that it trains with.
+        network: the network with its initial weights.
     """
 
     best_files: ClassVar = {name: (f"best_{name}",) for name in METRICS} | {
@@ -297,7 +298,7 @@ class DetectorTrainer(Trainer):
         )
         self.plan = plan
         self.trained: nn.Module = network
-        """What a batch is given to: the network, or what joins it with other processes."""
+        """The callable that takes a batch: the network, or its wrapper for several processes."""
         self.batches = EpochBatches(
             len(plan.train), plan.values["batch"], seed=plan.settings.seed, group=plan.group
         )
@@ -312,19 +313,19 @@ class DetectorTrainer(Trainer):
         return self.plan.group.first
 
     def run(self) -> TrainingResult:
-        """See `spineline.datasets.networks.training`; together with the other processes."""
+        """See `spineline.datasets.networks.training`; joins the other processes."""
         with joined_processes(self.plan.group, self.plan.device):
             return super().run()
 
     def on_train_start(self) -> None:
-        """Join the network with those of other processes; make what loads and validates."""
+        """Join the other processes' networks, and create the loader and the validation."""
         plan, cached = self.plan, self.plan.settings.cache == "ram"
         if not plan.group.alone:
             self.trained = _joined_network(plan, self.network)
         images = TrainingImages(
             plan.train, plan.values, seed=plan.settings.seed, samples=plan.samples, keep=cached
         )
-        # Loader processes stand beside a CUDA device; on the CPU they would be in the way.
+        # Loader processes help beside a CUDA device; on the CPU they would compete for its cores.
         cores = max(1, (os.cpu_count() or 1) // plan.group.size)
         workers = 0 if plan.device == "cpu" else min(plan.settings.workers, cores)
         self._loader = make_loader(images, self.batches, workers=workers)
@@ -334,7 +335,7 @@ class DetectorTrainer(Trainer):
             self._board = Board(self.out, self.done)
 
     def should_stop(self) -> bool:
-        """Whether ``patience`` is used up, as the first process has it."""
+        """Whether ``patience`` is used up, as the first process decides."""
         patience = self.plan.values["patience"]
         waited = self.done - self.best_epoch if self.best_epoch else 0
         settled = bool(self.plan.group.from_first(bool(patience) and waited >= patience))
@@ -343,7 +344,7 @@ class DetectorTrainer(Trainer):
         return settled
 
     def train_epoch(self) -> dict[str, float]:
-        """One epoch; the mean of each loss over its steps."""
+        """Train one epoch and return the mean of each loss over its steps."""
         self._detector().limit(confidence=0.05, iou=0.5, max_detections=100)
         self.trained.train()
         plan, group = self.plan, self.plan.group
@@ -363,11 +364,11 @@ class DetectorTrainer(Trainer):
         return {name: total / steps for name, total in sums.items()}
 
     def _step(self, batch: Batch, step: int) -> dict[str, float]:
-        """One step of the optimizer; the losses, averaged over the processes.
+        """Take one step of the optimizer and return the losses, averaged over the processes.
 
         Raises:
-            SpinelineError: the loss of a process is not a finite number; raised in all of them, and
-                no weight was changed by this step.
+            SpinelineError: the loss of a process is not a finite number. It is raised in all
+                processes, and this step changes no weight.
         """
         plan, device = self.plan, torch.device(self.plan.device)
         half = device.type == "cuda" and plan.settings.amp and torch.cuda.is_bf16_supported()
@@ -378,7 +379,7 @@ class DetectorTrainer(Trainer):
         self.optimizer.zero_grad()
         each.sum().backward()
         own = each.detach()
-        mean = (plan.group.total(own) / plan.group.size).tolist()  # the one wait for the device
+        mean = (plan.group.total(own) / plan.group.size).tolist()  # the only wait for the device
         if not all(math.isfinite(number) for number in mean):
             numbers = dict(zip(names, own.tolist(), strict=True))
             raise SpinelineError(self._not_finite(plan.group.gathered((batch[2], numbers)), step))
@@ -386,7 +387,7 @@ class DetectorTrainer(Trainer):
         return dict(zip(names, mean, strict=True))
 
     def _not_finite(self, found: Sequence[tuple[list[str], dict[str, float]]], step: int) -> str:
-        """What to say of losses that are not numbers.
+        """The message about losses that are not finite.
 
         Args:
             found: the files and losses of each process.
@@ -405,7 +406,7 @@ class DetectorTrainer(Trainer):
         )
 
     def validate(self) -> dict[str, float] | None:
-        """The metrics of the validation part by column."""
+        """Return the metrics of the validation part, by column."""
         if self._validation is None:
             return None
         found = self._validation.detect(self._detector(), range(len(self.plan.val)))
@@ -413,11 +414,11 @@ class DetectorTrainer(Trainer):
         return self._validation.metrics(found)
 
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float | None]:
-        """The metrics whose best weights are kept."""
+        """Return the metrics whose best weights are kept."""
         return {name: metrics[column] for name, column in METRICS.items()}
 
     def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:
-        """Losses, metrics and the learning rate; ``nan`` where nothing was validated."""
+        """Return losses, metrics and learning rate; ``nan`` for metrics without a validation."""
         row: ResultRow = {f"train/{name}": value for name, value in trained.items()}
         if self.plan.val:
             row |= dict.fromkeys(COLUMNS, math.nan) if metrics is None else metrics
@@ -425,7 +426,7 @@ class DetectorTrainer(Trainer):
         return row
 
     def on_epoch_end(self, row: ResultRow) -> None:
-        """The same numbers go to TensorBoard, with a picture, where that is asked for."""
+        """With ``tensorboard=true``, write the same numbers and a picture there."""
         found, self._found = self._found, None
         if self._board is None:
             return
@@ -439,7 +440,7 @@ class DetectorTrainer(Trainer):
         self._board.picture(self.done, picture)
 
     def summary(self, row: ResultRow) -> str:
-        """Losses and, where they are, metrics."""
+        """Return the losses and, if there are any, the metrics."""
         losses = self.plan.architecture.losses
         words = " ".join(f"{n.removeprefix('loss_')} {row[f'train/{n}']:.3f}" for n in losses)
         shown = (("mAP50", "map50"), ("mAP50-95", "map50_95"), ("F1", "f1"))
@@ -449,7 +450,7 @@ class DetectorTrainer(Trainer):
         return f"{words}; val " + " ".join(f"{word} {value:.3f}" for word, value in found)
 
     def description(self) -> dict[str, Any]:
-        """What `weights strip` reads: the network's description, class names and image size."""
+        """Return what `weights strip` reads: the network's description, class names, image size."""
         return {
             "backend": self.plan.architecture.name,
             "names": list(self.plan.names),
@@ -458,15 +459,15 @@ class DetectorTrainer(Trainer):
         }
 
     def stored_weights(self) -> dict[str, torch.Tensor]:
-        """A copy of the weights, in 16 bits where the numbers fit."""
+        """Return a copy of the weights, in 16 bits where the numbers fit."""
         return as_stored(self.network.state_dict())
 
     def pack_weights(self, weights: Mapping[str, torch.Tensor]) -> bytes:
-        """The content of a weights file."""
+        """Return the content of a weights file."""
         return packed_safetensors(weights, self.plan.meta, half=False)
 
     def on_train_end(self) -> None:
-        """Draw the curves and leave a checkpoint without what only a resumed run needs."""
+        """Draw the curves and strip the checkpoint of what only a resumed run needs."""
         if self.plan.settings.plots:
             write_bytes(self.out / "results.png", _curves_png(self.out / "results.csv"))
         content = {**moved_to_cpu(self.checkpoint()), "optimizer": None}
@@ -478,10 +479,10 @@ class DetectorTrainer(Trainer):
 
 
 def _joined_network(plan: TrainingPlan, network: nn.Module) -> nn.Module:
-    """The network, with gradients averaged over the processes.
+    """Wrap the network so that gradients are averaged over the processes.
 
-    On CUDA batch normalisation sees the whole batch; on the CPU each process normalises its share,
-    and the running statistics are those of the first one.
+    On CUDA, batch normalisation sees the whole batch. On the CPU, each process normalises its
+    share, and the running statistics are those of the first one.
     """
     from torch.nn.parallel import DistributedDataParallel
 
@@ -493,7 +494,7 @@ def _joined_network(plan: TrainingPlan, network: nn.Module) -> nn.Module:
 
 
 def detector_learning_rate(values: Mapping[str, Any], epochs: float) -> float:
-    """The learning rate after so many epochs: linear warm-up, then linear to ``lr0 * lrf``."""
+    """Return the learning rate after an epoch: linear warm-up, then linear to ``lr0 * lrf``."""
     warmup = values["warmup_epochs"]
     share = 1.0 - epochs / values["epochs"] * (1.0 - values["lrf"])
     if epochs < warmup:
@@ -512,13 +513,13 @@ def _on_device(plan: TrainingPlan, examples: Sequence[Example]) -> Batch:
 
 
 def network_losses(network: Any, batch: Batch) -> dict[str, torch.Tensor]:
-    """The network's losses of a batch."""
+    """Return the network's losses for a batch, by name."""
     losses: dict[str, torch.Tensor] = network(batch[0], batch[1])
     return losses
 
 
 def _curves_png(results: Path) -> bytes:
-    """Losses on the left, validation on the right."""
+    """Plot losses on the left, validation on the right."""
     from spineline.datasets.common.plots import figure_png, new_figure  # matplotlib
 
     with results.open(encoding="utf-8") as file:

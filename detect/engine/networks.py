@@ -1,7 +1,7 @@
 """The architectures that our own loop trains, and their optimizers.
 
-To add one: a module such as [spineline.detect.unet.model][], a class here, its name in
-[OWN_LOOP][spineline.detect.architectures] and, for its weights, in
+To add one, write a module such as [spineline.detect.unet.model][] and a class here. Then add its
+name to [OWN_LOOP][spineline.detect.architectures] and, for its weights, to
 [BACKENDS][spineline.detect.backend].
 """
 
@@ -34,23 +34,23 @@ from spineline.detect.settings import DetectTrain
 from spineline.detect.unet import model as unet
 
 Values = Mapping[str, Any]
-"""What a run trains with, by key."""
+"""Training values, by key."""
 
 
 class Architecture(ABC):
-    """A kind of network, as the loop, the weights files and the detectors need to know it.
+    """A kind of network: what the loop, the weights files and the detectors need to know of it.
 
-    A network's description is a frozen dataclass of plain values, ``channels`` among them, that
-    with the names of the classes and the size of the images is all that is needed to build it. The
-    network's costly part is its attribute ``backbone``.
+    A network's description is a frozen dataclass of plain values, one of them ``channels``. The
+    network is built from it, the class names and the image size. Its attribute ``backbone`` holds
+    the part that is costly to run.
 
     Attributes:
-        name: by which ``model=`` and weights files call it.
-        losses: names of the network's losses; their sum is trained on.
+        name: name of the architecture in ``model=`` and in weights files.
+        losses: names of the network's losses; training minimises their sum.
         shaping: fields of the description that decide the shapes of the weights.
         heads: tensors of the network with rows of classes.
-        description: its class.
-        detector: its class behind the detectors' interface.
+        description: class of the description.
+        detector: class with the detectors' interface.
     """
 
     name: ClassVar[str]
@@ -65,24 +65,24 @@ class Architecture(ABC):
         """Refuse values that no network can be built or trained with.
 
         Args:
-            values: what a run trains with.
+            values: the training values.
             names: class names.
             counts: training labels of each class.
 
         Raises:
-            ConfigError: so.
+            ConfigError: a value cannot be used.
         """
 
     @abstractmethod
     def describe(self, values: Values, mean: float, std: float) -> Any:
-        """The description, from values, and mean and deviation of the training images."""
+        """Make the description from values, and mean and deviation of the training images."""
 
     @abstractmethod
     def check_description(self, meta: DetectorMeta, where: str) -> Any:
-        """The description in a weights file.
+        """Check and return the description in a weights file.
 
         Raises:
-            WeightsError: it is none.
+            WeightsError: the description is not valid.
         """
 
     @abstractmethod
@@ -96,19 +96,19 @@ class Architecture(ABC):
         values: Values | None = None,
         counts: Sequence[int] = (),
     ) -> nn.Module:
-        """A network with fresh weights.
+        """Build a network with fresh weights.
 
         Args:
-            description: what to build.
+            description: description of the network.
             names: class names.
             imgsz: longer side of its images, in pixels.
-            seed: of the weights.
-            values: what it is trained with; None for one that is not.
+            seed: random seed of the weights.
+            values: the training values; None if it is not trained.
             counts: training labels of each class.
         """
 
     def input_defaults(self, settings: DetectTrain, values: Values) -> Values:  # noqa: ARG002
-        """Values of ``mean`` and ``std`` that are not the data's, where none are given."""
+        """Default ``mean`` and ``std`` where they are not those of the data."""
         return {}
 
     def start_backbone(
@@ -116,25 +116,26 @@ class Architecture(ABC):
         settings: DetectTrain,  # noqa: ARG002
         description: Any,  # noqa: ARG002
     ) -> dict[str, torch.Tensor] | None:
-        """Pretrained weights of the backbone alone, where the settings ask for them."""
+        """Pretrained weights for the backbone only, if the settings request them."""
         return None
 
     def holds_weights_alone(self, description: Any) -> bool:  # noqa: ARG002
-        """Whether all tensors of such a network are in its files; timm's may hold others."""
+        """Whether a network's files hold all of its tensors; timm's networks may have others."""
         return False
 
     def network_of(
         self, meta: DetectorMeta, tensors: Mapping[str, torch.Tensor], where: str
     ) -> tuple[nn.Module, Any]:
-        """A network with a file's weights, in float32, and its description.
+        """Build a network with a file's weights, in float32, and return its description too.
 
         Args:
-            meta: what the file says.
+            meta: description in the file.
             tensors: its weights.
-            where: named in messages.
+            where: file name for messages.
 
         Raises:
-            WeightsError: another architecture's, or weights that do not fit the description.
+            WeightsError: the file is for another architecture, or weights do not fit the
+                description.
         """
         if meta.backend != self.name:
             msg = f"{where}: weights for backend {meta.backend!r}, wanted {self.name!r}"
@@ -165,11 +166,11 @@ class FasterRCNNArchitecture(Architecture):
         training_weights(values, names, counts)
 
     def describe(self, values: Values, mean: float, std: float) -> Any:
-        """The description."""
+        """Make the description."""
         return self.description(values["backbone"], values["channels"], mean, std)
 
     def check_description(self, meta: DetectorMeta, where: str) -> Any:
-        """The description in a weights file, held to known backbones and plain numbers."""
+        """Check and return the description: known backbones and plain numbers only."""
         return fasterrcnn.read_fasterrcnn_description(meta, where)
 
     def build(
@@ -182,7 +183,7 @@ class FasterRCNNArchitecture(Architecture):
         values: Values | None = None,
         counts: Sequence[int] = (),
     ) -> nn.Module:
-        """A network with fresh weights and the loss that the values ask for."""
+        """Build a network with fresh weights and the class loss of the values."""
         if values is None:
             return fasterrcnn.build_fasterrcnn(description, len(names), imgsz, seed=seed)
         weights = training_weights(values, names, counts)
@@ -201,7 +202,7 @@ class FasterRCNNArchitecture(Architecture):
         )
 
     def input_defaults(self, settings: DetectTrain, values: Values) -> Values:
-        """With a pretrained backbone the input is normalised as its was."""
+        """Normalise the input of a pretrained backbone as in its own training."""
         if settings.backbone_weights is None and not settings.download:
             return {}
         mean, std = grey_normalisation(values["backbone"])
@@ -211,7 +212,7 @@ class FasterRCNNArchitecture(Architecture):
     def start_backbone(
         self, settings: DetectTrain, description: Any
     ) -> dict[str, torch.Tensor] | None:
-        """From ``backbone_weights=``, or fetched with ``download=true``."""
+        """Weights from ``backbone_weights=``, or downloaded with ``download=true``."""
         file, trust = settings.backbone_weights, settings.trust
         if settings.download:
             file, trust = download_backbone(description.backbone), True
@@ -229,12 +230,12 @@ class FasterRCNNArchitecture(Architecture):
         return tensors
 
     def holds_weights_alone(self, description: Any) -> bool:
-        """So with torchvision's backbones."""
+        """True for torchvision's backbones."""
         return timm_name(description.backbone) is None
 
 
 class UNetArchitecture(Architecture):
-    """The U-Net of segmentation-models-pytorch, which draws a heat map of points per class."""
+    """The U-Net of segmentation-models-pytorch, which predicts a heat map of points per class."""
 
     name = UNET
     losses = unet.LOSSES
@@ -248,7 +249,7 @@ class UNetArchitecture(Architecture):
         unet.check_encoder(values["encoder"], values["channels"])
 
     def describe(self, values: Values, mean: float, std: float) -> Any:
-        """The description."""
+        """Make the description."""
         return self.description(
             values["encoder"],
             values["channels"],
@@ -259,7 +260,7 @@ class UNetArchitecture(Architecture):
         )
 
     def check_description(self, meta: DetectorMeta, where: str) -> Any:
-        """The description in a weights file, held to timm's encoders and plain numbers."""
+        """Check and return the description: timm's encoders and plain numbers only."""
         return unet.read_unet_description(meta, where)
 
     def build(
@@ -272,7 +273,7 @@ class UNetArchitecture(Architecture):
         values: Values | None = None,  # noqa: ARG002
         counts: Sequence[int] = (),  # noqa: ARG002
     ) -> nn.Module:
-        """A network with fresh weights."""
+        """Build a network with fresh weights."""
         return unet.build_unet(description, len(names), imgsz, seed=seed)
 
 
@@ -282,7 +283,7 @@ _ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture_of(model: str) -> Architecture:
-    """The architecture of a canonical name."""
+    """Return the architecture of a canonical name."""
     return _ARCHITECTURES[model]
 
 
@@ -292,7 +293,7 @@ def load(
     device: str = "cpu",
     trust: bool = False,  # noqa: ARG001 (there are no pickles of these)
 ) -> ScaledDetector:
-    """A detector from a weights file; see [spineline.detect.backend.load_detector][]."""
+    """Load a detector from a weights file; see [spineline.detect.backend.load_detector][]."""
     meta, tensors = read_safetensors(weights)
     architecture = architecture_of(meta.backend)
     network, _ = architecture.network_of(meta, tensors, str(weights))
@@ -300,9 +301,9 @@ def load(
 
 
 def make_detector_optimizer(network: nn.Module, values: Values) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW over all weights, as a run's values say.
+    """Make SGD, Adam or AdamW over all weights, according to the training values.
 
-    Each in its fused form, which goes once over the weights where the others go several times.
+    The fused form goes over the weights once, where the other forms go several times.
     """
     weights = network.parameters()
     rate, momentum, decay = values["lr0"], values["momentum"], values["weight_decay"]
@@ -313,19 +314,19 @@ def make_detector_optimizer(network: nn.Module, values: Values) -> torch.optim.O
 
 
 def checkpoint_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMeta] | None:
-    """The weights in a run's ``last.pt``, and what their file would say of them.
+    """Read the weights in a run's ``last.pt``, and their description.
 
-    It is read as tensors and numbers alone; no code in it can run.
+    Only tensors and numbers are read, so no code in the file can run.
 
     Returns:
-        Weights by name and their description; None where it is another thing than our loop's.
+        Weights by name and their description; None if the file was not written by our loop.
 
     Raises:
-        WeightsError: it lacks something, or its weights do not fit its description.
+        WeightsError: something is missing, or the weights do not fit the description.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # another's pickle, or a damaged file, raises anything
+    except Exception:  # pickles of others and damaged files can raise anything
         return None
     if not isinstance(content, dict) or not {"network", "description"} <= set(content):
         return None

@@ -1,9 +1,9 @@
-"""What the networks of our own training loop share: images scaled without padding, weights packed.
+"""Shared code of our own loop's networks: images are scaled without padding, weights are packed.
 
-Such a network takes a list of images, float32 (channels, h, w) in 0 … 1, and gives what
-torchvision's detectors give: in training losses by name, in evaluation ``boxes`` (``xyxy``, pixels
-of the scaled image), ``scores`` and ``labels`` from 1. Label 0, the background, exists inside the
-network alone.
+Such a network takes a list of images, float32 (channels, h, w) in 0 … 1, and returns what
+torchvision's detectors return. In training these are losses by name. In evaluation these are
+``boxes`` (``xyxy``, pixels of the scaled image), ``scores`` and ``labels`` from 1. Label 0, the
+background, exists only inside the network.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from spineline.detect.checkpoints import DetectorMeta, packed_safetensors
 from spineline.detect.results import Detections
 
 LARGEST_HALF = 65504.0
-"""The largest number that 16 bits hold."""
+"""Largest number that fits into 16 bits."""
 
 
 def make_meta(description: Any, names: tuple[str, ...], imgsz: int) -> DetectorMeta:
-    """What a weights file says of a network.
+    """Make the description of a network for its weights file.
 
     Args:
-        description: a dataclass with the fields that the network is built from, ``channels`` among
-            them, and the class attribute ``backend``.
+        description: a dataclass of the fields that the network is built from, one of them
+            ``channels``, with the class attribute ``backend``.
         names: class names.
         imgsz: longer side of its images.
     """
@@ -51,11 +51,11 @@ def make_meta(description: Any, names: tuple[str, ...], imgsz: int) -> DetectorM
 
 
 class ScaledDetector(BatchedDetector):
-    """A network behind [spineline.detect.backend.Detector][].
+    """A network with the interface of [spineline.detect.backend.Detector][].
 
     Attributes:
         network: the network.
-        meta: what its weights file says of it.
+        meta: description in its weights file.
     """
 
     def __init__(self, network: nn.Module, meta: DetectorMeta, *, device: str = "cpu") -> None:
@@ -66,7 +66,7 @@ class ScaledDetector(BatchedDetector):
 
     @abstractmethod
     def limit(self, *, confidence: float, iou: float, max_detections: int) -> None:
-        """Tell the network what to give."""
+        """Set the limits on the boxes that the network returns."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class ScaledDetector(BatchedDetector):
 
     @property
     def imgsz(self) -> int:
-        """Longer side, in pixels, that images are scaled to."""
+        """Length in pixels to which an image's longer side is scaled."""
         return self.meta.imgsz
 
     def detect_alike(
@@ -83,7 +83,7 @@ class ScaledDetector(BatchedDetector):
     ) -> Iterator[Detections]:
         """See [spineline.detect.batches.BatchedDetector.detect_alike][].
 
-        The network is left in evaluation.
+        The network stays in evaluation mode.
         """
         self.network.eval()
         self.limit(**asdict(limits))
@@ -106,7 +106,7 @@ class ScaledDetector(BatchedDetector):
 
 
 def as_input(pixels: torch.Tensor, channels: int) -> torch.Tensor:
-    """uint8 (N, h, w) as the network takes it: float32 (N, channels, h, w) in 0 … 1."""
+    """Convert uint8 (N, h, w) to the network's input, float32 (N, channels, h, w) in 0 … 1."""
     return pixels.unsqueeze(1).float().div_(255).expand(-1, channels, -1, -1)
 
 
@@ -117,16 +117,16 @@ def network_with(
     *,
     complete: bool,
 ) -> nn.Module:
-    """A network with these weights; what does not fit is refused before memory is taken for it.
+    """Build a network with these weights; a misfit is refused before memory is allocated.
 
     Args:
         build: makes the network.
         tensors: its weights by name, of any floating-point type.
-        where: named in messages.
-        complete: the weights are all the tensors that the network holds.
+        where: file name for messages.
+        complete: whether the weights are all the tensors of the network.
 
     Raises:
-        WeightsError: weights that do not fit, or are not finite numbers.
+        WeightsError: weights do not fit, or are not finite numbers.
     """
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
         raise WeightsError(f"{where}: holds weights that are not finite numbers; train it again")
@@ -146,12 +146,12 @@ def network_with(
 
 
 def save_network(network: nn.Module, meta: DetectorMeta, path: Path) -> None:
-    """Write weights, in 16 bits where they fit; the file appears whole."""
+    """Write weights atomically, in 16 bits where they fit."""
     write_bytes(path, packed_safetensors(as_stored(network.state_dict()), meta, half=False))
 
 
 def as_stored(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A copy of weights as their file has them: in 16 bits where the numbers fit."""
+    """Copy weights as they are stored: in 16 bits where the numbers fit."""
     half = largest_magnitude(tensors) < LARGEST_HALF
     return {
         name: t.half() if half and t.is_floating_point() else t.detach().clone()

@@ -1,9 +1,9 @@
 """Event files for TensorBoard: curves of a training run, and one picture per epoch.
 
-The records are those of ``torch.utils.tensorboard``; the file around them is ours, because that
-package's names hold the host and the hour. The clock of an event is its epoch, so that the same run
-gives the same bytes. One file holds the epochs from a start or a resumption on; a resumption tells
-TensorBoard to forget the epochs that it trains again.
+The records are those of ``torch.utils.tensorboard``. The file name is ours, because the package's
+names contain the host and the time. An event's timestamp is its epoch, so that the same run gives
+the same bytes. One file holds the epochs from a start or resumption. A resumption makes TensorBoard
+discard the epochs that are trained again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PICTURE = "val/labels_and_predictions"
 """Tag of the pictures."""
 
 DRAWN_CONFIDENCE = 0.25
-"""Least confidence of what is drawn."""
+"""Lowest confidence of boxes in the pictures."""
 
 _PREFIX, _SUFFIX = "events.out.tfevents.", ".spineline"
 _SIDE_PX = 512
@@ -36,7 +36,7 @@ _MOST_DRAWN = 60
 
 
 def check_tensorboard() -> None:
-    """Refuse ``tensorboard=true`` where it cannot work, before anything is written.
+    """Refuse ``tensorboard=true`` if it cannot work, before anything is written.
 
     Raises:
         ConfigError: the package ``tensorboard`` is not installed.
@@ -56,7 +56,7 @@ class Board:
 
     Args:
         out: the run folder.
-        done: epochs that were trained before; events of later ones are forgotten.
+        done: number of epochs trained before; events of later ones are discarded.
     """
 
     def __init__(self, out: Path, done: int = 0) -> None:
@@ -73,7 +73,7 @@ class Board:
             self._write(done + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Numbers of an epoch, by tag; those that are not finite have no point on a curve."""
+        """Write the numbers of an epoch, by tag; numbers that are not finite are left out."""
         from torch.utils.tensorboard.summary import scalar
 
         for tag, value in row.items():
@@ -81,7 +81,7 @@ class Board:
                 self._write(epoch, summary=scalar(tag, value))
 
     def picture(self, epoch: int, picture: npt.NDArray[np.uint8]) -> None:
-        """The picture of an epoch: uint8 (h, w, 3) RGB."""
+        """Write the picture of an epoch: uint8 (h, w, 3) RGB."""
         from torch.utils.tensorboard.summary import image
 
         self._write(epoch, summary=image(PICTURE, picture, dataformats="HWC"))
@@ -107,13 +107,13 @@ def comparison(
     *,
     title: str,
 ) -> npt.NDArray[np.uint8]:
-    """Labels on the left, detections on the right; healthy and sick in colours of their own.
+    """Draw labels on the left and detections on the right, in one colour for healthy, one for sick.
 
     Args:
         image: uint8 (H, W).
         labels: boxes (N, 4) ``xyxy`` in native pixels and class indices (N,).
-        found: what was detected; those of at least [DRAWN_CONFIDENCE][] are drawn.
-        title: of the left picture.
+        found: detections; those of at least [DRAWN_CONFIDENCE][] are drawn.
+        title: title of the left picture.
 
     Returns:
         uint8 (h, w, 3) RGB.

@@ -24,7 +24,7 @@ COLUMNS = (
     "metrics/mAP50-95(B)",
     "metrics/F1(B)",
 )
-"""Columns of ``results.csv``; Ultralytics' names, and F1. Precision, recall and F1 are those of
+"""Columns of ``results.csv``: Ultralytics' names, and F1. Precision, recall and F1 are those of
 one-to-one matching at IoU 0.5 and confidence 0.5."""
 
 METRICS = {
@@ -55,7 +55,7 @@ class Validation:
     _pixels: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
     def pixels(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, uint8 (H, W)."""
+        """Return one image, uint8 (H, W)."""
         found = self._pixels.get(index)
         if found is None:
             found = read_uint8_image(self.images[index].file)
@@ -64,7 +64,7 @@ class Validation:
         return found
 
     def detect(self, detector: Detector, indices: Sequence[int]) -> list[Detections]:
-        """What a detector finds in some of the images, with the settings of ``detect val``."""
+        """Detect on some of the images, with the settings of ``detect val``."""
         found: list[Detections] = []
         for start in range(0, len(indices), _BATCH):
             images = [self.pixels(index) for index in indices[start : start + _BATCH]]
@@ -72,9 +72,10 @@ class Validation:
         return found
 
     def metrics(self, found: Sequence[Detections]) -> dict[str, float]:
-        """The metrics of what was found in all images, by column.
+        """Compute the metrics of the detections in all images, by column.
 
-        Precision without any detection is 0, as in Ultralytics' results; NaN is without any label.
+        Precision without any detection is 0, as in Ultralytics' results. Metrics that need labels
+        are NaN without any.
         """
         labels = [labels_of(image) for image in self.images]
         boxes = [(each.boxes_xyxy, each.class_index) for each in found]
@@ -94,12 +95,12 @@ class Validation:
 
 
 def labels_of(image: YoloImage) -> BoxesOfImage:
-    """An image's label boxes (N, 4) ``xyxy`` in native pixels, and their class indices (N,)."""
+    """Return an image's label boxes (N, 4) ``xyxy`` in native pixels, and their classes (N,)."""
     height, width = image.size_hw
     boxes = cxcywhn_to_xyxy(image.box_cxcywhn.astype(np.float64), width, height)
     return boxes, image.class_index.astype(np.int64)
 
 
 def pictured(images: Sequence[YoloImage]) -> int:
-    """The index of the image that pictures show: the first that has a label."""
+    """Return the index of the image for pictures: the first one that has a label."""
     return next((i for i, image in enumerate(images) if len(image.class_index)), 0)

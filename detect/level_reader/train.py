@@ -225,7 +225,7 @@ def _part(rng: np.random.Generator, count: int) -> slice:
 
 
 def _shaded(rng: np.random.Generator, strip: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Change contrast and brightness, add noise, and sometimes darken an end as far from the coil."""
+    """Change contrast and brightness, add noise, and sometimes fade an end as far from the coil."""
     strip = strip ** np.float32(np.exp(rng.normal(0, 0.25)))
     strip = strip * np.float32(np.exp(rng.normal(0, 0.15)))
     strip = strip + rng.normal(0, 0.02, strip.shape).astype(np.float32)

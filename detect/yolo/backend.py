@@ -1,9 +1,9 @@
-"""Detecting with the networks of ``ultralytics``, without its predictor around them.
+"""Detection with the networks of ``ultralytics``, without the package's predictor.
 
 An image is scaled so that its longer side is ``imgsz``, padded with grey 114 to the next multiple
 of the stride (Ultralytics' letterbox, ``auto=True``), and divided by 255. Coordinates are
-continuous, origin at the top left corner of the image as Ultralytics counts; labels and results
-use them alike.
+continuous, with the origin at the top left corner of the image as in Ultralytics. Labels and
+results both use them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from spineline.detect.yolo.suppression import MAX_CANDIDATES
 def suppress_by_torch(
     raw: torch.Tensor, *, confidence: float, iou: float, max_detections: int
 ) -> torch.Tensor:
-    """[spineline.detect.yolo.suppression.suppress][] with torchvision, on any device."""
+    """Run [spineline.detect.yolo.suppression.suppress][] with torchvision, on any device."""
     from torchvision.ops import batched_nms
 
     classes, places = torch.where(raw[4:] > confidence)
@@ -50,11 +50,11 @@ def suppress_by_torch(
 
 
 class UltralyticsDetector(BatchedDetector):
-    """A YOLOv3u, YOLOv5u or YOLOv8 network behind [spineline.detect.backend.Detector][].
+    """A YOLOv3u, YOLOv5u or YOLOv8 network as a [spineline.detect.backend.Detector][].
 
     Attributes:
-        network: the network, batch normalisation folded into its convolutions.
-        meta: what its weights file says of it.
+        network: the network, with batch normalisation folded into its convolutions.
+        meta: description in its weights file.
     """
 
     def __init__(self, network: nn.Module, meta: DetectorMeta, *, device: str = "cpu") -> None:
@@ -74,7 +74,7 @@ class UltralyticsDetector(BatchedDetector):
 
     @property
     def imgsz(self) -> int:
-        """Longer side, in pixels, that images are scaled to."""
+        """Length in pixels to which an image's longer side is scaled."""
         return self.meta.imgsz
 
     def detect_alike(
@@ -88,7 +88,7 @@ class UltralyticsDetector(BatchedDetector):
         return detect_letterboxed(images, rows, self.names, self.imgsz, self.stride)
 
     def forward(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """The raw output of a batch: uint8 (N, h, w) to float32 (N, 4 + classes, places)."""
+        """Return the raw output of a batch: uint8 (N, h, w) to float32 (N, 4 + classes, places)."""
         with torch.inference_mode():
             pixels = torch.from_numpy(images).to(self.device)
             grey = pixels.unsqueeze(1).float().div_(255)
@@ -98,14 +98,14 @@ class UltralyticsDetector(BatchedDetector):
 
 
 def _suppressed(raw: torch.Tensor, limits: DetectionLimits) -> npt.NDArray[np.float32]:
-    """On the CPU without torchvision, whose import takes longer than that of torch itself."""
+    """Suppress without torchvision on the CPU, because it takes longer to import than torch."""
     if raw.device.type == "cpu":
         return suppression.suppress(raw.numpy(), **asdict(limits))
     return suppress_by_torch(raw, **asdict(limits)).cpu().numpy()
 
 
 def load(weights: Path, *, device: str = "cpu", trust: bool = False) -> UltralyticsDetector:
-    """A detector from a weights file; see [spineline.detect.backend.load_detector][]."""
+    """Load a detector from a weights file; see [spineline.detect.backend.load_detector][]."""
     if weights.suffix.lower() == ".safetensors":
         network, meta = network_from_safetensors(weights)
     else:

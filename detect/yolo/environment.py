@@ -1,8 +1,8 @@
-"""Importing ``ultralytics`` so that it stays on this machine.
+"""Import of ``ultralytics`` without network access.
 
-The package reads its environment once, at import: whether it may use the network, install packages,
-send telemetry, and where its settings are. Everything here imports it through
-[import_ultralytics][].
+The package reads its environment once, at import. Its settings decide whether it may use the
+network, install packages and send telemetry, and where its configuration is. All code here
+imports it through [import_ultralytics][].
 """
 
 from __future__ import annotations
@@ -30,32 +30,30 @@ OFFLINE_ENVIRONMENT: dict[str, str] = {
     "ULTRALYTICS_SAFE_LOAD": "1",
     "HF_HUB_OFFLINE": "1",
 }
-"""What is set before the import; ``ULTRALYTICS_SAFE_LOAD`` makes it refuse pickles that run
-code."""
+"""Variables that are set before the import; ``ULTRALYTICS_SAFE_LOAD`` makes the package refuse
+pickles that run code."""
 
 _FONT = "Arial.ttf"
 
 
 def import_ultralytics() -> ModuleType:
-    """The ``ultralytics`` package, imported with network, telemetry and self-installation off.
+    """Import the ``ultralytics`` package with network, telemetry and self-installation off.
 
-    Sets environment variables of this process ([OFFLINE_ENVIRONMENT][], ``YOLO_CONFIG_DIR``), and
-    leaves ``OMP_NUM_THREADS`` as it was: the package would set it to one thread.
+    This sets environment variables of this process ([OFFLINE_ENVIRONMENT][], ``YOLO_CONFIG_DIR``).
+    It leaves ``OMP_NUM_THREADS`` as it was, which the package would set to one thread.
     """
     if "ultralytics" in sys.modules:
         return sys.modules["ultralytics"]
     os.environ.update(OFFLINE_ENVIRONMENT)
     os.environ["YOLO_CONFIG_DIR"] = str(config_folder())
     threads = os.environ.get("OMP_NUM_THREADS")
-    importlib.import_module(
-        "torch"
-    )  # before ultralytics limits the threads of what is imported later
+    importlib.import_module("torch")  # before ultralytics limits the threads of later imports
     from PIL import Image
 
     open_image = Image.open
     package = importlib.import_module("ultralytics")
     importlib.import_module("ultralytics.utils.patches")
-    Image.open = open_image  # the package's own wants to install a decoder for any broken file
+    Image.open = open_image  # the package's version tries to install a decoder for any broken file
     if threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)
     _redirect_log()
@@ -63,10 +61,10 @@ def import_ultralytics() -> ModuleType:
 
 
 def config_folder() -> Path:
-    """Our own configuration folder for ``ultralytics``, filled: settings without sync, and a font.
+    """Return our own ``ultralytics`` configuration folder, filled: settings without sync, a font.
 
-    In the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``); a temporary folder where that
-    cannot be written to.
+    It is in the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``), or in a temporary folder if
+    the cache is not writable.
     """
     folder = cache_folder() / f"ultralytics-{metadata.version('ultralytics')}"
     try:
@@ -105,9 +103,7 @@ def _is_private(settings: Path) -> bool:
 
 
 def _private_settings(folder: Path) -> dict[str, Any]:
-    """Settings of ultralytics 8.4 with every integration off; another version completes them
-    itself.
-    """
+    """Settings of ultralytics 8.4 with every integration off; other versions add their own keys."""
     off = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
     return {
         "settings_version": "0.0.8",
@@ -124,7 +120,7 @@ def _private_settings(folder: Path) -> dict[str, Any]:
 
 
 class _Forward(logging.Handler):
-    """Hands the package's records to our log, so that warnings reach standard error."""
+    """Passes the package's records to our log, so that warnings reach standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         LOG.log(record.levelno, "ultralytics: %s", record.getMessage().strip())

@@ -1,8 +1,8 @@
-"""A YOLO network as ONNX or TorchScript, and how far such a file is off the original.
+"""A YOLO network as ONNX or TorchScript, and the errors of such a file.
 
-The exported network takes float32 (N, channels, h, w) in 0 … 1, letterboxed, and gives the raw
-output, float32 (N, 4 + classes, places): centre and size in pixels of the input, then a score per
-class. Suppression is the caller's.
+The exported network takes letterboxed images, float32 (N, channels, h, w) in 0 … 1. It returns
+the raw output, float32 (N, 4 + classes, places): centre and size in pixels of the input, then a
+score per class. Suppression is left to the caller.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "output": {0: "batch",
 def yolo_to_onnx(
     detector: UltralyticsDetector, size: int, *, opset: int = OPSET, dynamic: bool = True
 ) -> bytes:
-    """The network as ONNX, its input ``images`` and its output ``output``.
+    """Export the network as ONNX, with input ``images`` and output ``output``.
 
     Args:
-        detector: with its network on the CPU.
-        size: of its images, which is the only one where it is not dynamic.
-        opset: operator set.
-        dynamic: free batch, height and width.
+        detector: a detector with its network on the CPU.
+        size: image size, the only one allowed unless it is dynamic.
+        opset: operator set version.
+        dynamic: allow any batch, height and width.
 
     Raises:
         ConfigError: the onnx package is not installed.
@@ -58,9 +58,9 @@ def yolo_to_onnx(
 
 
 def yolo_graph(weights: Path) -> bytes:
-    """The graph of a weights file's network, see [spineline.datasets.networks.graphs][].
+    """Build the graph of a weights file's network; see [spineline.datasets.networks.graphs][].
 
-    Its input and output are those of [yolo_to_onnx][]; batch, height and width are free.
+    Input and output are those of [yolo_to_onnx][]; batch, height and width are free.
 
     Raises:
         ConfigError: the onnx package is not installed.
@@ -83,7 +83,7 @@ def yolo_graph(weights: Path) -> bytes:
 def yolo_to_torchscript(
     detector: UltralyticsDetector, size: int, *, dynamic: bool = False
 ) -> bytes:
-    """The network as TorchScript; arguments as of [yolo_to_onnx][]."""
+    """Export the network as TorchScript; arguments are as for [yolo_to_onnx][]."""
     network = _raw_network(detector, "torchscript", dynamic=dynamic)
     example = _example(detector, size)
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -95,10 +95,10 @@ def yolo_to_torchscript(
 def largest_yolo_errors(
     detector: UltralyticsDetector, session: Session, images: Iterable[npt.NDArray[np.uint8]]
 ) -> tuple[float, float]:
-    """Largest differences of boxes (pixels) and scores to the original's.
+    """Return the largest differences from the original in boxes (pixels) and scores.
 
     Raises:
-        SpinelineError: an output of another shape.
+        SpinelineError: the shape of an output differs.
     """
     box_error = score_error = 0.0
     for image in images:
@@ -118,7 +118,7 @@ def _example(detector: UltralyticsDetector, size: int) -> torch.Tensor:
 
 
 def _raw_network(detector: UltralyticsDetector, form: str, *, dynamic: bool) -> Any:
-    """The network, giving its raw output alone, as the package prepares it for export."""
+    """The network as the package prepares it for export, with only its raw output."""
     return _for_export(deepcopy(detector.network), form, dynamic=dynamic)
 
 

@@ -1,4 +1,4 @@
-"""An exported YOLO detector, run by any runtime: numpy and OpenCV around it, no torch."""
+"""An exported YOLO detector that any runtime can run, with numpy and OpenCV but without torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from spineline.detect.yolo.suppression import suppress
 
 @dataclass(frozen=True, slots=True)
 class ExportedDetector(BatchedDetector):
-    """A network behind [spineline.detect.backend.Detector][].
+    """An exported network as a [spineline.detect.backend.Detector][].
 
     Attributes:
         session: float32 (N, channels, h, w) in 0 … 1 to the raw output (N, 4 + classes, places).
         names: class names.
-        imgsz: longer side, in pixels, that images are scaled to.
+        imgsz: length in pixels to which an image's longer side is scaled.
         channels: 1, or 3 (the grey image three times).
     """
 
@@ -44,16 +44,16 @@ class ExportedDetector(BatchedDetector):
         return detect_letterboxed(images, rows, self.names, self.imgsz)
 
     def forward(self, images: npt.NDArray[np.uint8]) -> Float32Array:
-        """The raw output of a batch: uint8 (N, h, w) to float32 (N, 4 + classes, places)."""
+        """Return the raw output of a batch: uint8 (N, h, w) to float32 (N, 4 + classes, places)."""
         grey = images[:, None].astype(np.float32) / np.float32(255)
         (raw, *_) = self.session(np.repeat(grey, self.channels, axis=1))
         return raw
 
     def check(self, where: str) -> None:
-        """Run it once on a small image.
+        """Run the network once on a small image.
 
         Raises:
-            WeightsError: it does not run, or gives another number of classes.
+            WeightsError: it does not run, or returns another number of classes.
         """
         try:
             found = self.forward(np.zeros((1, STRIDE, STRIDE), dtype=np.uint8))

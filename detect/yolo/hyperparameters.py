@@ -1,4 +1,4 @@
-"""Hyperparameters that go to ``ultralytics`` by their own names, such as ``yolo.bgr=0.1``."""
+"""Hyperparameters passed to ``ultralytics`` by their own names, such as ``yolo.bgr=0.1``."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ NO_EFFECT: dict[str, str] = {
     "hsv_h": "images are grey and have no hue",
     "hsv_s": "images are grey and have no saturation",
 }
-"""Hyperparameters of the package that change nothing here, with the reason."""
+"""Hyperparameters of the package that have no effect here, with the reason."""
 
 
 def check_hyperparameters(names: Iterable[str], *, where: str) -> None:
-    """Refuse what is no hyperparameter of the installed ``ultralytics``, or is a key of ours.
+    """Refuse names that are not hyperparameters of the installed ``ultralytics``, or are our keys.
 
     Args:
-        names: as given, with their prefix.
-        where: named in messages, such as ``command line``.
+        names: names as given, with their prefix.
+        where: source for messages, such as ``command line``.
 
     Raises:
-        ConfigError: says what to give instead, or the closest name.
+        ConfigError: a name is refused; the message gives an alternative or the closest name.
     """
     ours = [spec.name for spec in fields(DetectTrain)]
     for name in names:
@@ -50,7 +50,7 @@ def check_hyperparameters(names: Iterable[str], *, where: str) -> None:
 
 
 def _package_hyperparameters() -> tuple[str, ...]:
-    """The numbers from ``lr0`` up to ``cfg``, which stand together in the package's file."""
+    """The numbers from ``lr0`` up to ``cfg``, which are adjacent in the package's file."""
     defaults = _package_defaults()
     names = list(defaults)
     section = names[names.index("lr0") : names.index("cfg")]

@@ -1,4 +1,4 @@
-"""How an image is fitted to a YOLO network, and its boxes back to the image. No torch.
+"""Fit an image to a YOLO network, and map its boxes back to the image. No torch.
 
 An image is scaled so that its longer side is ``imgsz`` and padded with grey 114 to the next
 multiple of the stride (Ultralytics' letterbox, ``auto=True``).
@@ -24,7 +24,7 @@ class Letterbox:
     """How an image was fitted: ``fitted = native * scale + pad`` in x and in y.
 
     Attributes:
-        scale_xy: fitted size by native size.
+        scale_xy: ratio of fitted to native size.
         pad_xy: pixels of padding on the left and on top.
         size_hw: height and width of the padded image.
     """
@@ -45,7 +45,7 @@ def letterbox(
         stride: the padded sides are multiples of it.
 
     Returns:
-        uint8 (h, w) and how it was fitted.
+        uint8 (h, w), and how the image was fitted.
     """
     height, width = image.shape
     ratio = min(imgsz / height, imgsz / width)
@@ -66,7 +66,7 @@ def letterbox(
 def native_detections(
     rows: npt.NDArray[np.float32], fit: Letterbox, shape: tuple[int, ...], names: tuple[str, ...]
 ) -> Detections:
-    """Boxes of a fitted image in the pixels of the image itself, clipped to it.
+    """Convert boxes of a fitted image to pixels of the original image, clipped to it.
 
     Args:
         rows: (N, 6) float32 ``x1 y1 x2 y2 confidence class``.
@@ -87,14 +87,14 @@ def detect_letterboxed(
     imgsz: int,
     stride: int = STRIDE,
 ) -> list[Detections]:
-    """What a network finds in images of one size, in their own pixels.
+    """Detect on images of one size and return boxes in native pixels.
 
     Args:
         images: uint8 (H, W).
         network: fitted images, uint8 (N, h, w), to N arrays of rows as for [native_detections][].
         names: class names.
         imgsz: longer side of the fitted images, in pixels.
-        stride: their sides are multiples of it.
+        stride: the sides of the fitted images are multiples of it.
     """
     fitted = [letterbox(image, imgsz, stride) for image in images]
     found = network(np.stack([pixels for pixels, _ in fitted]))

@@ -1,8 +1,8 @@
-"""The weights that a YOLO network starts from.
+"""The initial weights of a YOLO network.
 
-The package's own ``load`` takes class rows over by name too, but by place where no name is shared;
-and it widens a head to that of weights of 64 classes and more, so that a network no longer is what
-its description says. Here every layer keeps its shape, and what has another is left out.
+The package's own ``load`` also matches class rows by name, but by index if no name is shared. It
+also widens a head to fit weights of 64 or more classes, so the network no longer matches its
+description. Here every layer keeps its shape, and tensors with another shape are left out.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from spineline.detect.engine.class_rows import HeadTensor, log_rows, matched_row
 
 
 def take_over_yolo(network: Any, start: Any) -> None:
-    """Give a network the weights of another, in place; rows of classes by class name.
+    """Copy the weights of another network, in place; rows of classes are matched by class name.
 
     Args:
         network: an Ultralytics detection network with its ``names``.
-        start: another; it is left as it is.
+        start: the other network; it is not changed.
     """
     rows = matched_rows(_names(start), _names(network))
     log_rows(_names(start), _names(network), rows)

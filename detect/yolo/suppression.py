@@ -1,7 +1,7 @@
-"""Suppression of a YOLO network's raw output in numpy: per class, several classes at one place.
+"""Suppression of a YOLO network's raw output in numpy: per class, with several classes per box.
 
-It gives what [spineline.detect.yolo.backend.suppress_by_torch][] gives with torchvision, for
-networks that run without torch.
+The result is that of [spineline.detect.yolo.backend.suppress_by_torch][] with torchvision. It
+serves networks that run without torch.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 from spineline.datasets.common.arrays import BoolArray, Float32Array
 
 MAX_CANDIDATES = 30_000
-"""Boxes of one image that enter suppression; the most confident ones, where there are more."""
+"""Most boxes of an image that enter suppression; the most confident ones are kept."""
 
-_ROWS = 64  # boxes that are compared with all later ones at once: bounds the memory
+_ROWS = 64  # number of boxes compared with all later ones at once, which bounds the memory
 
 
 def suppress(
@@ -25,7 +25,7 @@ def suppress(
         raw: (4 + classes, places) float32: centre and size in fitted pixels, then a score per
             class.
         confidence: scores must be greater.
-        iou: of two boxes of one class that overlap by more than this, the less confident goes.
+        iou: of two boxes of one class that overlap by more, the less confident one is dropped.
         max_detections: most rows returned.
 
     Returns:
@@ -46,7 +46,7 @@ def suppress(
 
 
 def keep_sorted(boxes: Float32Array, iou: float) -> BoolArray:
-    """(N,) which boxes stay when each that stays removes the later ones it overlaps by more.
+    """Return (N,) which boxes are kept; a kept box removes later ones that overlap it by more.
 
     >>> boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]], dtype=np.float32)
     >>> keep_sorted(boxes, 0.8).tolist(), keep_sorted(boxes, 0.95).tolist()
@@ -54,7 +54,7 @@ def keep_sorted(boxes: Float32Array, iou: float) -> BoolArray:
 
     Args:
         boxes: (N, 4) ``xyxy``, by falling confidence.
-        iou: an overlap of just that stays.
+        iou: a box with exactly this overlap is kept.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     left = np.ones(len(boxes), dtype=bool)
@@ -63,7 +63,7 @@ def keep_sorted(boxes: Float32Array, iou: float) -> BoolArray:
         size = np.minimum(few[..., 2:], later[..., 2:]) - np.maximum(few[..., :2], later[..., :2])
         shared = size.clip(min=0).prod(axis=2)
         union = area[start : start + _ROWS, None] + area[None, start:] - shared
-        over = shared > np.float32(iou) * union  # no division: an empty box overlaps nothing
+        over = shared > np.float32(iou) * union  # without division, so empty boxes overlap nothing
         for row in range(len(few)):
             if left[start + row]:
                 left[start + row + 1 :] &= ~over[row, row + 1 :]

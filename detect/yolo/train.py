@@ -1,4 +1,4 @@
-"""Training of YOLO networks, by ``ultralytics``; importing this module imports it."""
+"""Training of YOLO networks by ``ultralytics``; importing this module imports the package."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ from spineline.weights import resolve as resolve_weights
 def prepare_yolo(
     settings: DetectTrain, values: dict[str, Any], data: YoloData
 ) -> Callable[[], TrainingResult]:
-    """Read and check everything, before anything is written; the call that trains.
+    """Read and check everything before anything is written; returns the call that trains.
 
     Raises:
-        AnnotationError: images or labels that cannot be used.
-        WeightsError: weights to start from that cannot be used.
+        AnnotationError: images or labels cannot be used.
+        WeightsError: the initial weights cannot be used.
     """
     parts = replace(_read_parts(settings, values, data), start=_start_network(settings))
     return lambda: _run(settings, values, parts)
 
 
 def resume_yolo(settings: DetectTrain, values: dict[str, Any]) -> TrainingResult:
-    """Go on with a run that was stopped, or close one that was killed after its last epoch.
+    """Continue a run that was stopped, or finish one that was killed after its last epoch.
 
     Raises:
-        WeightsError: nothing to go on with.
+        WeightsError: there is nothing to continue.
         ConfigError: the dataset's classes are not the run's.
     """
     last = settings.out / "weights" / "last.pt"
@@ -140,7 +140,7 @@ def _start_network(settings: DetectTrain) -> nn.Module | None:
 
 
 def _download(architecture: str) -> Path:
-    """The official COCO weights, fetched because the user asked for it."""
+    """The official COCO weights, downloaded at the user's request."""
     from ultralytics.utils.downloads import attempt_download_asset
 
     file = config_folder() / "downloads" / f"{architecture}.pt"
@@ -164,7 +164,7 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
             trainer.train()
         except ValueError as error:
             raise ConfigError(f"ultralytics refuses these settings: {error}") from error
-        except (RuntimeError, OSError) as error:  # out of memory, disk full, losses not numbers
+        except (RuntimeError, OSError) as error:  # out of memory, disk full, loss not finite
             msg = f"out={settings.out}: training stopped ({error}); resume=true continues it"
             raise SpinelineError(msg) from error
         trainer.strip_last()
@@ -172,11 +172,11 @@ def _run(settings: DetectTrain, values: dict[str, Any], parts: TrainingParts) ->
 
 
 def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for Ultralytics' trainer.
+    """Return the arguments for Ultralytics' trainer.
 
     Args:
         settings: the command's keys.
-        values: what the run trains with, by [spineline.detect.recipe.resolve_recipe][].
+        values: the training values from [spineline.detect.recipe.resolve_recipe][].
     """
     taken = {
         name.removeprefix(PREFIX): value for name, value in values.items() if name not in OWN_KEYS
@@ -201,14 +201,14 @@ def trainer_arguments(settings: DetectTrain, values: dict[str, Any]) -> dict[str
 
 
 def _precision(settings: DetectTrain) -> str | bool:
-    """``bf16`` or off: the package's fp16 check downloads a network."""
+    """``bf16`` or off, because the package's check of fp16 downloads a network."""
     if device_name(settings.device) == "cpu" or not settings.amp:
         return False
     return "bf16" if torch.cuda.is_bf16_supported() else False
 
 
 def _write_weights(settings: DetectTrain, imgsz: int, epochs: int) -> TrainingResult:
-    """The finished checkpoints of a run as safetensors."""
+    """Write the finished checkpoints of a run as safetensors."""
     folder = settings.out / "weights"
     for name in ("last", "best"):
         file = folder / f"{name}.pt"

@@ -1,8 +1,8 @@
 """Ultralytics' detection trainer with our hooks; importing this module imports ``ultralytics``.
 
-What differs from the package's own trainer: data are read and checked by us (no download, no label
-cache, no image rewritten), class targets can be smoothed, checkpoints appear whole and hold no
-path, repository or date, validation may be left out, results hold no clock time.
+It differs from the package's own trainer in these points. Our code reads and checks the data: no
+download, no label cache, no image rewritten. Class targets can be smoothed. Checkpoints are written
+atomically and hold no path, repository or date. Validation may be left out. Results hold no time.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ PATH_KEYS = ("model", "data", "project", "name", "save_dir", "resume", "pretrain
 
 
 _SMALL = 0.7
-"""What ``progressive`` makes of the size: half the pixels."""
+"""Factor of the image size for ``progressive``: half the pixels."""
 
 
 class SmoothedBCE(nn.Module):
     """Binary cross-entropy on smoothed class targets, as YOLOv5 smooths them.
 
-    YOLOv5 turns the one-hot target of a matched cell into ``1 - ε/2`` and ``ε/2`` and leaves the
-    others to its objectness. The anchor-free loss has no objectness: its target at a matched cell
-    is a one-hot vector times an alignment weight ``m``, at any other cell zero. So a target ``t``
-    becomes ``t (1 - ε) + m ε/2`` with ``m`` its largest class: ``m (1 - ε/2)`` and ``m ε/2``, and
-    zero stays zero.
+    YOLOv5 turns the one-hot target of a matched cell into ``1 - ε/2`` and ``ε/2``, and leaves the
+    other cells to its objectness. The anchor-free loss has no objectness. Its target at a matched
+    cell is a one-hot vector times an alignment weight ``m``, and zero at any other cell. So a
+    target ``t`` becomes ``t (1 - ε) + m ε/2``, where ``m`` is its largest class. This gives ``m (1
+    - ε/2)`` and ``m ε/2``, and zero stays zero.
     """
 
     def __init__(self, smoothing: float) -> None:
@@ -78,12 +78,12 @@ class SmoothedBCE(nn.Module):
         self.bce = nn.BCEWithLogitsLoss(reduction="none")
 
     def smooth(self, target: torch.Tensor) -> torch.Tensor:
-        """Smoothed targets; (..., classes) in and out."""
+        """Smooth targets; (..., classes) in and out."""
         peak = target.amax(-1, keepdim=True)
         return target * (1 - self.smoothing) + peak * (self.smoothing / 2)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Loss per cell and class, not reduced; shapes (..., classes)."""
+        """Return the loss per cell and class, not reduced; shapes (..., classes)."""
         loss: torch.Tensor = self.bce(logits, self.smooth(target))
         return loss
 
@@ -92,10 +92,10 @@ class CheckedDataset(YOLODataset):
     """Ultralytics' dataset over images and labels that were read and checked before.
 
     Args:
-        images: the checked ones.
-        scanner_looks: chance that a frame is shown as another scanner might.
-        cut_view: chance that a part of its field of view is cut off.
-        options: of the package's dataset.
+        images: the checked images.
+        scanner_looks: probability of simulating another scanner.
+        cut_view: probability of cutting off a part of the field of view.
+        options: options of the package's dataset.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class CheckedDataset(YOLODataset):
         self._read_no_arrays()
 
     def get_img_files(self, img_path: list[str]) -> list[str]:
-        """The files as given, instead of a listing of the folder."""
+        """Return the files as given, instead of a listing of the folder."""
         return list(img_path)
 
     def get_labels(self) -> list[dict[str, Any]]:
-        """The labels as read, instead of a scan of the files and its cache (a pickle)."""
+        """Return the labels as read, instead of a scan of the files and its cache (a pickle)."""
         return [
             {
                 "im_file": str(image.file),
@@ -132,7 +132,7 @@ class CheckedDataset(YOLODataset):
         ]
 
     def get_image_and_label(self, index: int) -> dict[str, Any]:
-        """The package's, as another scanner might show it; a mosaic's parts come from here too."""
+        """Augment the package's result; the parts of a mosaic come from here too."""
         label: dict[str, Any] = super().get_image_and_label(index)
         if not self.cut_view and not self.scanner_looks:
             return label
@@ -146,7 +146,7 @@ class CheckedDataset(YOLODataset):
         return label
 
     def build_transforms(self, hyp: Any = None) -> Any:
-        """Without the package's step that blurs and equalises where albumentations is installed."""
+        """Leave out the package's step that blurs and equalises if albumentations is installed."""
         transforms = super().build_transforms(hyp)
         transforms.transforms = [
             step for step in transforms.transforms if not isinstance(step, Albumentations)
@@ -154,18 +154,18 @@ class CheckedDataset(YOLODataset):
         return transforms
 
     def cache_images(self) -> None:
-        """Decode every image once (the package does the same, and prints)."""
+        """Decode every image once, as the package does, but without its output."""
         self._read_no_arrays()
         for index in range(self.ni):
             self.ims[index], self.im_hw0[index], self.im_hw[index] = self.load_image(index)
 
     def _read_no_arrays(self) -> None:
-        """Keep the package from taking a ``.npy`` beside an image for a cache of it."""
+        """Keep the package from reading a ``.npy`` beside an image as its cache."""
         self.npy_files = [Path(file) / "none.npy" for file in self.im_files]
 
 
 def _cut(label: dict[str, Any], rng: np.random.Generator) -> None:
-    """Cut a part of the view off an image and its labels; its structures are in no fixed order."""
+    """Cut off a part of the view with its labels; its structures are in no fixed order."""
     instances = label["instances"]
     instances.convert_bbox("xyxy")
     height, width = label["img"].shape[:2]
@@ -187,20 +187,20 @@ def _cut(label: dict[str, Any], rng: np.random.Generator) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingParts:
-    """What the trainer is given beside Ultralytics' own arguments.
+    """Arguments of the trainer beside Ultralytics' own.
 
     Attributes:
         architecture: canonical name.
-        description: the package's file, or the description of the checkpoint that is resumed.
+        description: the package's file, or the description in the checkpoint that is resumed.
         names: class names.
-        train, val: checked images; without any in ``val`` nothing is validated.
-        start: network whose weights are taken over, or None.
+        train, val: checked images; without any in ``val``, nothing is validated.
+        start: network whose weights are copied, or None.
         checkpoint: the checkpoint to resume, or None.
         label_smoothing: ε of [SmoothedBCE][].
         scanner_looks, cut_view: see [CheckedDataset][].
-        progressive: share of the epochs, the first, that see images at 0.7 of the size.
+        progressive: fraction of the epochs, from the first, with images at 0.7 of the size.
         bf16: compute in bfloat16 on the CPU.
-        val_every: epochs from one validation to the next.
+        val_every: number of epochs between validations.
         cache: keep decoded images in memory.
         tensorboard: write event files.
     """
@@ -223,7 +223,7 @@ class TrainingParts:
 
 
 class SpineDetectionTrainer(DetectionTrainer):
-    """See the module."""
+    """The trainer described in the module."""
 
     def __init__(self, parts: TrainingParts, overrides: dict[str, Any]) -> None:
         self.parts = parts
@@ -245,24 +245,24 @@ class SpineDetectionTrainer(DetectionTrainer):
         self.add_callback("on_fit_epoch_end", self.reporter.epoch)
         self.add_callback("on_train_epoch_start", _choose_validation)
 
-    # What to train on and from
+    # Data and initial weights
 
     def check_resume(self, overrides: dict[str, Any]) -> None:  # noqa: ARG002
-        """The checkpoint comes with the parts; nothing is looked up."""
+        """Do nothing: the checkpoint comes with the parts."""
         self.resume = bool(self.parts.checkpoint)
 
     def get_dataset(self) -> dict[str, Any]:
-        """The dataset's description, from what was checked."""
+        """Return the dataset's description from the checked data."""
         names = dict(enumerate(self.parts.names))
         return {"train": "train", "val": "val", "names": names, "nc": len(names), "channels": 3}
 
     def build_dataset(
         self, img_path: str, mode: str = "train", batch: int | None = None
     ) -> CheckedDataset:
-        """The dataset of a part; without a validation part, training images stand in, unused."""
+        """Make the dataset of a part; without a val part, unused training images replace it."""
         training = mode == "train"
         options = copy(self.args)
-        options.deterministic = False  # else it warns of its cache; the order of images is the same
+        options.deterministic = False  # avoids a warning about its cache; the order is the same
         return CheckedDataset(
             self.parts.train if img_path == "train" or not self.parts.val else self.parts.val,
             data=self.data,
@@ -281,7 +281,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         )
 
     def setup_model(self) -> dict[str, Any] | None:
-        """Build the network; take over weights, or those of the checkpoint that is resumed."""
+        """Build the network; copy initial weights, or those of the checkpoint that is resumed."""
         parts = self.parts
         network: Any = build_yolo(parts.description, classes=len(parts.names))
         network.names = dict(enumerate(parts.names))
@@ -295,7 +295,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         return parts.checkpoint
 
     def build_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
-        """The package's; on the CPU, too, Adam takes its step in one kernel."""
+        """Make the package's optimizer; Adam is fused on the CPU too."""
         optimizer: torch.optim.Optimizer = super().build_optimizer(*arguments, **options)
         if self.device.type == "cpu" and isinstance(optimizer, torch.optim.Adam):
             for group in optimizer.param_groups:
@@ -303,7 +303,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         return optimizer
 
     def set_class_weights(self) -> None:
-        """The package's class weights, then the smoothed loss where it is asked for."""
+        """Set the package's class weights, then the smoothed loss if it is requested."""
         super().set_class_weights()
         if self.parts.label_smoothing:
             network = unwrap_model(self.model)
@@ -312,7 +312,7 @@ class SpineDetectionTrainer(DetectionTrainer):
             network.criterion = loss
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The package's; takes note of the files, to name them."""
+        """Prepare the batch as the package does, and remember its files for messages."""
         self.files = [Path(file).name for file in batch["im_file"]]
         prepared: dict[str, Any] = super().preprocess_batch(batch)
         images = prepared["img"]
@@ -326,10 +326,10 @@ class SpineDetectionTrainer(DetectionTrainer):
         return prepared
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
-        """The package would go back to the last checkpoint without a word; here a run stops.
+        """Stop the run, where the package would silently return to the last checkpoint.
 
         Raises:
-            SpinelineError: the figures of the validation are not numbers.
+            SpinelineError: the metrics of the validation are not finite.
         """
         if self.fitness is not None and not math.isfinite(self.fitness):
             msg = f"epoch {epoch + 1}: the validation gives no finite figures{self._kept()}"
@@ -343,13 +343,13 @@ class SpineDetectionTrainer(DetectionTrainer):
     # Validation
 
     def get_validator(self) -> Any:
-        """The package's validator; it draws once, at the end."""
+        """Return the package's validator, which draws only once, at the end."""
         validator = super().get_validator()
         validator.args.plots = False
         return validator
 
     def validate(self) -> tuple[dict[str, Any] | None, Any]:
-        """Validate on the val part; without one there is nothing to say."""
+        """Validate on the val part; without one, return nothing."""
         if not self.parts.val:
             return {}, None
         metrics, fitness = super().validate()
@@ -357,7 +357,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         return metrics, fitness
 
     def final_eval(self) -> None:
-        """Validate the best weights once more, to draw; nothing else needs it."""
+        """Validate the best weights once more for the plots; nothing else needs it."""
         if not self.args.plots or not self.parts.val or not self.best.exists():
             return
         checkpoint = torch.load(
@@ -366,13 +366,13 @@ class SpineDetectionTrainer(DetectionTrainer):
         self.ema.ema.load_state_dict(checkpoint["model"].float().state_dict())
         self.ema.ema.to(self.device)
         self.validator.args.plots = self.args.plots
-        self.stopper.possible_stop = True  # else it draws in the last epoch alone
+        self.stopper.possible_stop = True  # it would draw only in the last epoch otherwise
         self.metrics = self.validator(self)
 
-    # What is written
+    # Output
 
     def save_model(self) -> bool:
-        """Write ``last.pt``, and ``best.pt`` where this epoch's validation is the best so far."""
+        """Write ``last.pt``, and ``best.pt`` if this epoch's validation is the best so far."""
         if not _is_finite(self.ema.ema):
             msg = (
                 f"epoch {self.epoch + 1}: the weights are no longer finite numbers; lower lr0, "
@@ -405,7 +405,7 @@ class SpineDetectionTrainer(DetectionTrainer):
         return True
 
     def _save_bests(self, network: nn.Module) -> None:
-        """Write the weights of an epoch that is the best for a metric."""
+        """Write the weights of an epoch that is the best for some metric."""
         if self.validated_epoch != self.epoch:
             return
         content = b""
@@ -424,14 +424,15 @@ class SpineDetectionTrainer(DetectionTrainer):
         write_checkpoint(_final_checkpoint(network, self.epoch, self.plain_arguments()), self.last)
 
     def plain_arguments(self) -> dict[str, Any]:
-        """The training arguments without paths."""
+        """Return the training arguments without paths."""
         kept = {k: v for k, v in vars(self.args).items() if k not in PATH_KEYS}
         return {**kept, "model": self.parts.architecture, "val": self.val_asked}
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append a line to ``results.csv``: no clock time, ``nan`` where nothing was validated.
+        """Append a line to ``results.csv``, without the time; ``nan`` for metrics without
+        validation.
 
-        The same numbers go to TensorBoard, with a picture, where that is asked for.
+        With ``tensorboard=true``, the same numbers and a picture go there too.
         """
         skipped = self.validated_epoch != self.epoch
         row: dict[str, Any] = {"epoch": self.epoch + 1}
@@ -449,7 +450,7 @@ class SpineDetectionTrainer(DetectionTrainer):
             self.board.picture(self.epoch + 1, self._picture())
 
     def _picture(self) -> npt.NDArray[np.uint8]:
-        """Labels and predictions of one image of the val part."""
+        """Draw labels and predictions of one image of the val part."""
         image = self.parts.val[pictured(self.parts.val)]
         pixels = read_uint8_image(image.file)
         network = deepcopy(self.ema.ema)
@@ -461,13 +462,13 @@ class SpineDetectionTrainer(DetectionTrainer):
 
 
 class Reporter:
-    """Says how training goes: a bar on a terminal, a line per epoch elsewhere."""
+    """Shows progress: a bar on a terminal, a line per epoch elsewhere."""
 
     def __init__(self) -> None:
         self.bar: Any = None
 
     def start(self, trainer: SpineDetectionTrainer) -> None:
-        """Open the bar, on a terminal."""
+        """Open the bar on a terminal."""
         if sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -476,12 +477,12 @@ class Reporter:
             self.bar = tqdm(total=trainer.epochs * batches, initial=done, desc="train", leave=False)
 
     def batch(self, _trainer: SpineDetectionTrainer) -> None:
-        """A batch is done."""
+        """Advance the bar after a batch."""
         if self.bar is not None:
             self.bar.update()
 
     def epoch(self, trainer: SpineDetectionTrainer) -> None:
-        """An epoch is done."""
+        """Log a finished epoch."""
         losses = " ".join(
             f"{name.removesuffix('_loss')} {float(v):.3f}" for name, v in trainer.tloss.items()
         )
@@ -512,18 +513,18 @@ def kept_generators() -> Iterator[None]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX-512 BF16 or AMX).
+    """Whether this CPU has instructions for bfloat16 products (AVX-512 BF16 or AMX).
 
-    torch before 2.11 cannot be asked; with it the answer is no.
+    Versions of torch before 2.11 cannot report this; the answer is then no.
     """
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16", False))
 
 
 def compute_in_bf16(trainer: SpineDetectionTrainer) -> None:
-    """Let the network compute in bfloat16 on the CPU; weights, loss and optimizer stay float32.
+    """Make the network compute in bfloat16 on the CPU; weights, loss and optimizer stay float32.
 
-    The package's own mixed precision is for CUDA. The averaged copy, which is what is written, was
+    The package's own mixed precision is for CUDA. The averaged copy, whose weights are written, was
     made before and computes in float32.
     """
     network = unwrap_model(trainer.model)
@@ -543,10 +544,10 @@ def _open_board(trainer: SpineDetectionTrainer) -> None:
 
 
 def _check_loss(trainer: SpineDetectionTrainer) -> None:
-    """Stop at the first batch whose loss is no number; the package would go on to the epoch's end.
+    """Stop at the first batch whose loss is not finite; the package would finish the epoch.
 
     Raises:
-        SpinelineError: names the batch, its files and the checkpoint that is left.
+        SpinelineError: the message gives the batch, its files and the last checkpoint.
     """
     losses = {name: float(value) for name, value in trainer.loss_items.items()}
     total = float(trainer.loss.detach())
@@ -562,7 +563,7 @@ def _check_loss(trainer: SpineDetectionTrainer) -> None:
 
 
 def yolo_meta(network: Any, architecture: str, imgsz: int) -> DetectorMeta:
-    """What the weights file of a network says of it."""
+    """Return the description for the weights file of a network."""
     return DetectorMeta(
         backend="ultralytics",
         model=architecture,
@@ -585,7 +586,7 @@ def _stripped(network: nn.Module) -> Any:
     plain.args = {}
     for tensor in plain.state_dict().values():
         if tensor.is_floating_point():
-            torch.nan_to_num_(tensor)  # what is too large for 16 bits becomes the largest
+            torch.nan_to_num_(tensor)  # what is too large for 16 bits becomes the largest number
     for parameter in plain.parameters():
         parameter.requires_grad = False
     return plain
@@ -595,7 +596,7 @@ def finish_checkpoint(checkpoint: dict[str, Any], path: Path) -> int:
     """Finish the checkpoint of a last epoch as [SpineDetectionTrainer.strip_last][] does.
 
     Returns:
-        How many epochs were trained.
+        The number of epochs trained.
     """
     if checkpoint["optimizer"] is None:
         return int(checkpoint["trained_epochs"])
@@ -605,7 +606,7 @@ def finish_checkpoint(checkpoint: dict[str, Any], path: Path) -> int:
 
 
 def _final_checkpoint(network: Any, epoch: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint that ``ultralytics`` can open, and that cannot be resumed."""
+    """A checkpoint that ``ultralytics`` can open but that cannot be resumed."""
     return {
         "epoch": -1,
         "trained_epochs": epoch + 1,
