@@ -10,7 +10,7 @@ from spineline.datasets.words.levels import level_of_word
 
 
 def levels_of_names(names: Sequence[str]) -> dict[str, str]:
-    """Map class names to our levels; a level that two names stand for is left out.
+    """Map class names to our levels; empty if two names stand for the same level.
 
     >>> levels_of_names(["disc_L5/S1", "D12-L1", "T11", "sacrum"])
     {'disc_L5/S1': 'L5-S1', 'D12-L1': 'T12-L1'}

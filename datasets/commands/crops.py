@@ -1,4 +1,4 @@
-"""``spineline data crops``: the crops of a converted dataset as a folder for ``classify``."""
+"""``spineline data crops``: write the crops of a converted dataset as a folder for ``classify``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from spineline.datasets.splits import PARTS, Part
 
 @dataclass(frozen=True, slots=True)
 class CropsResult:
-    """What ``spineline data crops`` made.
+    """Result of ``spineline data crops``.
 
     Attributes:
-        out: the folder.
+        out: the folder written.
         before, after: crops per part and class, before and after jitter and balancing.
-        failures: images that could not be read.
+        failures: images that could not be read, with the reason.
     """
 
     out: Path

@@ -1,4 +1,4 @@
-"""``spineline data phantom``: a small cohort of synthetic spines with their annotation."""
+"""``spineline data phantom``: write synthetic spines with their annotation."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from spineline.datasets.phantoms.study import write_phantom_study
 from spineline.datasets.tianchi import annotation_entry
 from spineline.datasets.types import ImageRecord
 
-_BESIDE_MM = 15.0  # of the slice of a neck that is not usable, from the midline
+_BESIDE_MM = 15.0  # distance of the unusable slice of a neck from the midline
 
 
 @dataclass(frozen=True, slots=True)
 class PhantomResult:
-    """What ``data phantom`` wrote.
+    """Result of ``data phantom``.
 
     Attributes:
-        out: the folder.
+        out: the folder written.
         records: one per study, in order.
     """
 
@@ -53,13 +53,14 @@ class PhantomResult:
 def phantom(settings: DataPhantom) -> PhantomResult:
     """Write ``settings.n`` phantoms.
 
-    Writes ``studies/studyN/*.dcm`` and ``annotations.json`` (the official Tianchi shape) for
-    ``dicom``, ``frames/ID.png`` and ``report_labels.json`` (the report's shape) for ``png``. Necks:
-    ``studies`` without annotation, and ``frames`` with ``descr/*.csv``, a cervical source.
+    For ``dicom`` these are ``studies/studyN/*.dcm`` and ``annotations.json`` (the official Tianchi
+    format). For ``png`` they are ``frames/ID.png`` and ``report_labels.json`` (the report's
+    format). Necks give ``studies`` without annotation, and ``frames`` with ``descr/*.csv``, a
+    cervical source.
 
     Raises:
         OutputExistsError: the folder exists and ``overwrite`` is not set.
-        SpinelineError: it cannot be written.
+        SpinelineError: the folder cannot be written.
     """
     write = _write_necks if settings.region == "cervical" else _write_lumbar
     with staged_folder(settings.out, overwrite=settings.overwrite) as stage:
@@ -89,7 +90,7 @@ def _write_lumbar(stage: Path, settings: DataPhantom) -> list[ImageRecord]:
 
 
 def _write_necks(stage: Path, settings: DataPhantom) -> list[ImageRecord]:
-    """Necks: studies, and frames with a cervical source, every second patient in another file."""
+    """Necks: studies, and frames with a cervical source; patients alternate between two CSVs."""
     records: list[ImageRecord] = []
     tables: list[list[list[str]]] = [[], []]
     for number, drawn in _drawn(settings, draw_neck_phantom, settings.seed, 1):
@@ -116,7 +117,7 @@ def _write_necks(stage: Path, settings: DataPhantom) -> list[ImageRecord]:
 def _drawn(
     settings: DataPhantom, draw: Callable[..., Phantom], *seeds: int
 ) -> Iterator[tuple[int, Phantom]]:
-    """The phantoms with their numbers; each follows from its number, whatever ``n`` is."""
+    """The phantoms with their numbers; each depends only on its number, whatever ``n`` is."""
     size_hw = None if settings.size is None else (settings.size, settings.size)
     for number in progress(range(settings.n), description="phantoms", total=settings.n):
         yield number, draw(np.random.default_rng([*seeds, number]), size_hw)
@@ -130,7 +131,7 @@ def _write_study(
 
 
 def _report_entry(record: ImageRecord) -> dict[str, Any]:
-    """One frame of a label file in the report's shape; identification runs bottom to top there."""
+    """One frame in the report's format, where identification numbers run bottom to top."""
     last = len(record.structures) - 1
     points = []
     for rank, structure in enumerate(record.structures):

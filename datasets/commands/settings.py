@@ -96,7 +96,7 @@ class DataCrops(Settings):
     overwrite: bool = key("replace out if it exists", default=False)
 
     def spec(self) -> CropSpec:
-        """How to cut."""
+        """Return how crops are cut."""
         return CropSpec(self.size, self.margin, "spine" if self.align == "spine" else "none")
 
 

@@ -1,8 +1,8 @@
-"""``spineline data show``: boxes, points, levels and tags of a dataset on its images.
+"""``spineline data show``: draw boxes, points, levels and tags of a dataset on its images.
 
 A dataset of healthy and sick structures (``labels=health``) is drawn in their colours, any other in
-those of discs and vertebrae. With ``predictions=…`` the labels stand on the left, what a detector
-found on the right.
+those of discs and vertebrae. With ``predictions=…``, labels are drawn on the left and a detector's
+predictions on the right.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CONTACT_SHEET = "contact_sheet.png"
 
 @dataclass(frozen=True, slots=True)
 class ShowResult:
-    """What ``data show`` wrote.
+    """Result of ``data show``.
 
     Attributes:
-        out: the folder.
-        images: ids of the images that were drawn, in order.
+        out: the folder written.
+        images: ids of the drawn images, in order.
         failures: one message per image that could not be read.
     """
 
@@ -58,8 +58,8 @@ def show(settings: DataShow) -> ShowResult:
 
     Raises:
         ConfigError: ``ids`` names an image that is not in the part.
-        SpinelineError: the dataset cannot be loaded or has no image there, or ``out`` exists or
-            cannot be written.
+        SpinelineError: the dataset cannot be loaded or has no image in the part, or ``out`` exists
+            or cannot be written.
     """
     dataset = load_dataset(settings.data, settings.images, own_classes=True)
     predictions = None if settings.predictions is None else read_predictions(settings.predictions)
@@ -91,16 +91,16 @@ def show(settings: DataShow) -> ShowResult:
 def select_records(
     dataset: Dataset, settings: DataShow, *, predicted: Collection[str] = ()
 ) -> list[tuple[str, ImageRecord]]:
-    """The images to draw with their part: those named, or ``limit`` picked evenly.
+    """Select images and their parts: the named ones, or ``limit`` evenly spaced ones.
 
     Args:
         dataset: the dataset.
         settings: the command's keys.
-        predicted: names of files; where some are the dataset's, it is picked among those alone.
+        predicted: file names; if the dataset has some of them, only these images are eligible.
 
     Raises:
-        ConfigError: an id is not there.
-        SpinelineError: there is no image in the part.
+        ConfigError: the part has no image with a given id.
+        SpinelineError: the part has no image.
     """
     found = [
         (part, record)
@@ -131,11 +131,11 @@ def draw_record(
     title: str = "",
     predictions: Mapping[str, Sequence[PredictedBox]] | None = None,
 ) -> PixelArray:
-    """One image with its structures, uint8 (h, w, 3) RGB; beside it the predictions, if any.
+    """Draw one image with its structures, and any predictions beside it; uint8 (h, w, 3) RGB.
 
     Raises:
         ImageReadError: the image file cannot be read.
-        SpinelineError: the predictions are not of this image.
+        SpinelineError: the predictions are for another image.
     """
     path = dataset.image_path(record)
     image = read_uint8_image(path)
@@ -157,7 +157,7 @@ def draw_record(
 def prediction_marks(
     found: Sequence[PredictedBox], *, labels: str = "pathology", boxes: bool = True
 ) -> Sequence[Mark]:
-    """The marks of predicted boxes: class and confidence; what is no level is drawn as a disc."""
+    """Make marks of predicted boxes with class and confidence; other classes are drawn as discs."""
     marks = []
     for item in found:
         left, top, right, bottom = item.box_xyxy
@@ -176,10 +176,10 @@ def record_marks(
     boxes: bool = True,
     label_set: Classes = "level",
 ) -> Sequence[Mark]:
-    """The marks of a record's structures; one with findings carries an exclamation mark.
+    """Make marks of a record's structures; those with findings have an exclamation mark.
 
-    A structure without level bears the name of its class; a question mark stands for no grade
-    where there could be one.
+    A structure without level is labelled with its class name. A question mark stands for a missing
+    grade.
     """
     marks = []
     for structure in record.structures:

@@ -1,7 +1,7 @@
-"""``spineline data stats``: what a dataset holds, in numbers and histograms.
+"""``spineline data stats``: the content of a dataset in numbers and histograms.
 
-Images are read one by one, and only how often each value occurs is kept. Lengths are native pixels,
-spacing is mm, grey values are 0 … 255. A standard deviation is that of the population (divided by
+Images are read one by one, and only counts of grey values are kept. Lengths are native pixels,
+spacing is mm, grey values are 0 … 255. Standard deviations are those of the population (divided by
 n).
 """
 
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
 STATS_SCHEMA = 1
 ALL = "all"
-"""The name of the block over all parts."""
+"""Name of the block over all parts."""
 
 CHANNELS: tuple[str, ...] = ("red", "green", "blue")
 
 Counts = Mapping[str, IntArray]
-"""(4, 256) pixels of each value by part: grey, red, green, blue."""
+"""(4, 256) counts of pixel values by part: grey, red, green, blue."""
 
 Table = Sequence[Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class StatsResult:
-    """What ``data stats`` found.
+    """Result of ``data stats``.
 
     Attributes:
-        out: the folder that was written.
+        out: the folder written.
         stats: the content of ``stats.json``.
-        failures: one message per image that could not be read; the others are counted.
+        failures: one message per image that could not be read; other images are counted.
     """
 
     out: Path
@@ -91,11 +91,11 @@ def stats(settings: DataStats) -> StatsResult:
 
 
 def dataset_stats(dataset: Dataset, counts: Counts | None = None) -> dict[str, Any]:
-    """The content of ``stats.json``: one block per part and one over all.
+    """Compute the content of ``stats.json``: one block per part and one over all.
 
     Args:
         dataset: a loaded dataset.
-        counts: what [pixel_counts][] found; left out, ``grey`` and ``channels`` say nothing.
+        counts: from [pixel_counts][]; without it, ``grey`` and ``channels`` are empty.
     """
     counts = counts or {}
     everything = dataset.all_records()
@@ -110,7 +110,7 @@ def dataset_stats(dataset: Dataset, counts: Counts | None = None) -> dict[str, A
 
 
 def summary(values: Iterable[float]) -> dict[str, float | int | None]:
-    """Number, mean, standard deviation, least, median and greatest of some values.
+    """Summarise values by number, mean, standard deviation, minimum, median and maximum.
 
     >>> summary([1.0, 3.0])
     {'n': 2, 'mean': 2.0, 'std': 1.0, 'min': 1.0, 'median': 2.0, 'max': 3.0}
@@ -131,11 +131,11 @@ def summary(values: Iterable[float]) -> dict[str, float | int | None]:
 
 
 def grey_summary(counts: IntArray) -> dict[str, float | int | None]:
-    """Mean and standard deviation of grey values from how often each occurs.
+    """Compute mean and standard deviation of grey values from their counts.
 
-    Exact, and no more than 256 numbers are kept however many images there are. ``mean_01`` and
-    ``std_01`` are on the scale 0 … 1, as networks take them. A grey frame has the same in every
-    input channel of a network.
+    This is exact, and 256 numbers suffice for any number of images. ``mean_01`` and ``std_01`` are
+    on the scale 0 … 1, as networks use them. A grey frame has the same values in every input
+    channel of a network.
 
     Args:
         counts: (256,) number of pixels of each value.
@@ -150,7 +150,7 @@ def grey_summary(counts: IntArray) -> dict[str, float | int | None]:
 
 
 def stats_markdown(result: Mapping[str, Any]) -> str:
-    """``stats.md``: the counts by part, then sizes, as Markdown tables."""
+    """Format ``stats.md``: the counts by part, then sizes, as Markdown tables."""
     parts = list(result["parts"])
     blocks = [result["parts"][part] for part in parts]
     counts: list[list[object]] = [
@@ -204,7 +204,7 @@ def _block(
 
 
 def discs_per_image(records: Sequence[ImageRecord]) -> dict[str, int]:
-    """How many images have so many discs, by the number of discs."""
+    """Count images by their number of discs."""
     found = Counter(sum(s.kind == "disc" for s in record.structures) for record in records)
     return {str(number): found[number] for number in sorted(found)}
 
@@ -234,7 +234,7 @@ def _class_counts(structures: Sequence[Structure], labels: Classes) -> dict[str,
 def _pathology_counts(
     structures: Sequence[Structure], kind: Kind, tags: Sequence[str]
 ) -> dict[str, int]:
-    """How often each tag occurs; a disc with two tags counts for both."""
+    """How often each tag occurs; a disc with two tags counts twice."""
     of_kind = [structure for structure in structures if structure.kind == kind]
     counts = _counted((tag for s in of_kind for tag in s.pathology), tags)
     return {**counts, "unlabelled": sum(not s.pathology for s in of_kind)}
@@ -256,12 +256,13 @@ def _sorted_counts(words: Iterable[str]) -> dict[str, int]:
 
 
 def pixel_counts(dataset: Dataset) -> tuple[dict[str, IntArray], list[str]]:
-    """Read every image: how often each value occurs by part, and what could not be read.
+    """Read every image and count its pixel values, by part.
 
-    A dataset that was converted without images has none to read, which is no failure.
+    A dataset that was converted without images has none to read, which is not a failure.
 
     Returns:
-        (4, 256) pixels of each value (grey, red, green, blue) by part, and one message per image.
+        (4, 256) counts of pixel values (grey, red, green, blue) by part, and a message for each
+        image that could not be read.
     """
     counts: dict[str, IntArray] = {
         part: np.zeros((1 + len(CHANNELS), 256), np.int64) for part in dataset.records
@@ -281,7 +282,7 @@ def pixel_counts(dataset: Dataset) -> tuple[dict[str, IntArray], list[str]]:
 
 
 def _image_counts(path: Path) -> IntArray:
-    """(4, 256) pixels of each value: grey, then red, green and blue, which are alike in grey."""
+    """(4, 256) counts of pixel values: grey, then red, green, blue, equal if the image is grey."""
     grey, colours = read_uint8_image(path), read_colours(path)
     planes = [grey] * 3 if colours is None else list(np.moveaxis(colours, 2, 0))
     return np.stack([np.bincount(plane.ravel(), minlength=256) for plane in (grey, *planes)])
@@ -373,7 +374,7 @@ def _figures(dataset: Dataset, result: Mapping[str, Any], counts: Counts) -> dic
 
 
 def _same_names(parts: Mapping[Part, Mapping[str, Any]], name: str) -> dict[Part, dict[str, int]]:
-    """The counts of one block by part, each with the numbers that occur in any, in order."""
+    """The counts of one block by part, all over the same sorted numbers."""
     numbers = sorted({int(number) for block in parts.values() for number in block[name]})
     return {
         part: {str(n): block[name].get(str(n), 0) for n in numbers} for part, block in parts.items()
@@ -415,7 +416,7 @@ def _histograms(values_by_name: Mapping[str, Any], *, of: str) -> Figure:
 
 
 def _range_of(values: Sequence[float]) -> tuple[float, float]:
-    """From least to greatest, or one unit around values that hardly differ."""
+    """Minimum and maximum, or one unit around values that hardly differ."""
     low, high = float(min(values)), float(max(values))
     if high - low > 1e-6 * max(1.0, abs(low), abs(high)):
         return low, high

@@ -1,7 +1,7 @@
-"""Cutting crops: what the classifier sees of each structure of one image.
+"""Cutting of crops, the classifier's input for each structure of an image.
 
 A crop is the box of a structure, scaled by ``margin`` about its centre and stretched to a square
-of ``size`` pixels. With ``align="spine"`` the window is turned about its centre so that the spine
+of ``size`` pixels. With ``align="spine"``, the window is rotated about its centre so that the spine
 runs from top to bottom in it. Coordinates are those of the annotations: native pixels, origin at
 the centre of the top left pixel. Outside the frame the nearest edge pixel is repeated.
 """
@@ -17,7 +17,7 @@ from spineline.datasets.common.arrays import BoolArray, FloatArray, PixelArray
 from spineline.datasets.crops.spec import CropSpec
 
 JITTER_SHARE = 0.1
-"""How far a jittered crop is moved, as a share of the larger side of its box."""
+"""Shift of a jittered crop, as a fraction of the larger side of its box."""
 
 JITTER_XY: dict[str, tuple[float, float]] = {
     "": (0.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0), "left": (-1.0, 0.0), "right": (1.0, 0.0),
@@ -34,22 +34,22 @@ def extract_crops(
     spec: CropSpec,
     only: BoolArray | None = None,
 ) -> PixelArray:
-    """The crops of the structures of one image.
+    """Cut the crops of the structures of one image.
 
     Args:
         image: (H, W) uint8.
-        points_xy: (N, 2) points in order from top to bottom; with ``align="spine"`` they give the
-            local direction of the spine.
-        boxes_xyxy: (N, 4) boxes in native pixels, any part of which may lie outside the image.
+        points_xy: (N, 2) points from top to bottom; with ``align="spine"`` they give the local
+            direction of the spine.
+        boxes_xyxy: (N, 4) boxes in native pixels, which may lie partly or wholly outside the image.
         spec: size, margin and alignment.
         only: (N,) the structures to cut; None for all.
 
     Returns:
-        (N, size, size) uint8, or as many as ``only`` has. Where a box is larger than the crop,
+        (N, size, size) uint8, or as many as ``only`` selects. If a box is larger than the crop,
         pixels are averages over the area they cover.
 
     Raises:
-        ValueError: the image is not a grey uint8 array, or boxes and points do not fit each other.
+        ValueError: the image is not a grey uint8 array, or boxes and points do not match.
     """
     points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
@@ -60,13 +60,13 @@ def extract_crops(
 
 
 def spine_directions(points_xy: npt.ArrayLike) -> FloatArray:
-    """Local direction of the spine at each point, as unit vectors (x, y) that lead downwards.
+    """Return the local direction of the spine at each point, as downward unit vectors (x, y).
 
-    At an inner point the direction is from its upper to its lower neighbour, at an end from or to
-    its only neighbour. A lone point, or neighbours that coincide, give (0, 1).
+    At an inner point, the direction is from its upper to its lower neighbour. At an end, it is from
+    or to its only neighbour. A single point, or neighbours that coincide, give (0, 1).
 
     Args:
-        points_xy: (N, 2) points in order from top to bottom.
+        points_xy: (N, 2) points from top to bottom.
 
     Returns:
         (N, 2) float64.
@@ -84,14 +84,14 @@ def spine_directions(points_xy: npt.ArrayLike) -> FloatArray:
 
 
 def window_directions(points: FloatArray, spec: CropSpec) -> FloatArray:
-    """(N, 2) unit vectors that lead down the windows around (N, 2) points, top to bottom."""
+    """Return (N, 2) unit vectors along the windows around (N, 2) points, top to bottom."""
     if spec.align == "spine":
         return spine_directions(points)
     return np.tile(np.array([0.0, 1.0]), (len(points), 1))
 
 
 def jittered_box(box_xyxy: Sequence[float], variant: str) -> FloatArray:
-    """A box moved ``up``, ``down``, ``left`` or ``right`` by a tenth of its larger side.
+    """Shift a box ``up``, ``down``, ``left`` or ``right`` by a tenth of its larger side.
 
     >>> jittered_box((0, 0, 20, 10), "right").tolist()
     [2.0, 0.0, 22.0, 10.0]
@@ -104,7 +104,7 @@ def jittered_box(box_xyxy: Sequence[float], variant: str) -> FloatArray:
 def cut_windows(
     image: PixelArray, boxes_xyxy: FloatArray, directions: FloatArray, spec: CropSpec
 ) -> PixelArray:
-    """The crops of (N, 4) boxes whose windows are turned to (N, 2) directions.
+    """Cut the crops of (N, 4) boxes whose windows are rotated to (N, 2) directions.
 
     Returns:
         (N, size, size) uint8.
@@ -125,8 +125,8 @@ def cut_windows(
 def _cut_one(
     image: PixelArray, box: FloatArray, direction: FloatArray, spec: CropSpec
 ) -> PixelArray:
-    """One crop: a warp on a grid a whole number of times finer, then the mean of each cell."""
-    import cv2  # slow to import, and settings of commands reach this module
+    """One crop: a warp onto a grid finer by an integer factor, then the mean of each cell."""
+    import cv2  # slow to import, and command settings import this module
 
     centre = (box[:2] + box[2:]) / 2
     width, height = np.maximum(box[2:] - box[:2], 1e-3) * spec.margin

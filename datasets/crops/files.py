@@ -29,7 +29,7 @@ _CSV = "crops.csv"
 
 
 def write_crops(folder: Path, tables: Mapping[Part, CropTable]) -> None:
-    """Write the windows as PNG files and ``crops.csv`` into a folder that is being staged."""
+    """Write the windows as PNG files and ``crops.csv`` into a staged folder."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -49,22 +49,22 @@ def write_crops(folder: Path, tables: Mapping[Part, CropTable]) -> None:
 
 
 def is_crops_folder(folder: Path) -> bool:
-    """Whether a folder holds crops, as ``spineline data crops`` writes them."""
+    """Return whether ``spineline data crops`` wrote a folder."""
     return (folder / _CSV).is_file()
 
 
 def load_crops(folder: Path) -> dict[Part, CropTable]:
-    """Read a crops folder back.
+    """Read a crops folder.
 
-    How the crops were cut is read from its ``run.yaml``; without one the size is that of the files,
-    the margin 1 and the alignment none.
+    The size, margin and alignment are read from its ``run.yaml``. Without one, the size is that of
+    the files, the margin is 1 and the alignment none.
 
     Returns:
         A table for each part that has rows, in the order train, val, test.
 
     Raises:
-        AnnotationError: no ``crops.csv``, a missing column, a row that contradicts itself, a file
-            that cannot be read or is not square and of one size with the others.
+        AnnotationError: there is no ``crops.csv``, a column is missing, or a row contradicts
+            itself. Also raised for a file that cannot be read, is not square or differs in size.
     """
     path = folder / _CSV
     by_part: dict[Part, list[tuple[str, CropRow]]] = {part: [] for part in PARTS}

@@ -15,17 +15,17 @@ GRADE_COLUMNS: tuple[str, ...] = (
     "image", "study", "level", "seven", "binary",
     *(f"p_{name}" for name in SEVEN_NAMES), "p_v5",
 )  # fmt: skip
-"""Codes of the label, then what the network says; empty without a head."""
+"""Codes of the label, then the network's outputs; empty without a head."""
 
 
 def read_grades(places: Sequence[Path]) -> list[dict[str, str]]:
-    """The lines of prediction files, with a ``fold``: the file's own, else the file's number.
+    """Read the lines of prediction files; ``fold`` is that of the line, else the file's number.
 
     Args:
-        places: files, or folders that hold a ``predictions.csv``.
+        places: files, or folders with a ``predictions.csv``.
 
     Raises:
-        AnnotationError: missing, damaged, or without the columns of ``classify val``.
+        AnnotationError: a file is missing, damaged, or lacks columns of ``classify val``.
     """
     rows: list[dict[str, str]] = []
     for number, place in enumerate(places):

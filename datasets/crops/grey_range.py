@@ -1,4 +1,4 @@
-"""Grey values of an image's crops, and the range of them that a classifier was trained on."""
+"""Grey statistics of an image's crops, and their range in a classifier's training images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from spineline.datasets.crops.table import CropTable
 
 GREY_STATISTICS = ("brightness", "spread", "sharpness")
-"""What is measured, in order: mean and standard deviation of the pixels in 0 … 1, and the mean
-step from pixel to pixel in units of the standard deviation."""
+"""The statistics, in order: mean and standard deviation of the pixels in 0 … 1, and the mean
+step between neighbouring pixels in units of the standard deviation."""
 
-_WIDER = 0.25  # of the width of the training images' range, added at both ends
-_FEW = 50  # images that do not show how far their kind reaches
-_BEYOND = 0.0005  # of images of the same kind lie beyond either end of a range of few
+_WIDER = 0.25  # fraction of the training images' range that is added at both ends
+_FEW = 50  # with fewer images, their own range is too narrow for their kind
+_BEYOND = 0.0005  # fraction of similar images beyond either end of a range of few
 
 
 @dataclass(frozen=True, slots=True)
 class GreyRange:
-    """Least and largest value of each of [GREY_STATISTICS][] that is no surprise."""
+    """Smallest and largest ordinary value of each of [GREY_STATISTICS][]."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -36,13 +36,13 @@ class GreyRange:
             raise ValueError(f"low {self.low} and high {self.high} are not ranges of grey values")
 
     def beyond(self, crops: PixelArray) -> dict[str, float]:
-        """The statistics of an image's crops that lie outside, with their values."""
+        """Return the statistics of an image's crops that are out of range, with their values."""
         found = zip(GREY_STATISTICS, grey_statistics(crops), self.low, self.high, strict=True)
         return {name: float(v) for name, v, low, high in found if not low <= v <= high}
 
 
 def grey_statistics(crops: PixelArray) -> FloatArray:
-    """(3,) the values of [GREY_STATISTICS][] of all crops of one image together.
+    """Return (3,) [GREY_STATISTICS][] over all crops of one image.
 
     Args:
         crops: (N, S, S) uint8, N at least 1.
@@ -59,18 +59,18 @@ def grey_statistics(crops: PixelArray) -> FloatArray:
 
 
 def grey_range(table: CropTable, known: GreyRange | None = None) -> GreyRange | None:
-    """The range over the images of a table, a quarter wider at both ends; copies do not count.
+    """Return the range over the images of a table, a quarter wider at both ends, without copies.
 
-    Of fewer than 50 images it is at least the prediction interval of one more image of a normal
-    distribution (mean ± t s √(1 + 1/n), Student's t with n - 1 degrees of freedom), since few
-    images do not reach as far as their kind does.
+    A few images do not span the range of their kind. With fewer than 50, the range is at least the
+    prediction interval for one more image of a normal distribution: mean ± t s √(1 + 1/n), with
+    Student's t of n - 1 degrees of freedom.
 
     Args:
-        table: of crops.
-        known: the range of the weights that training started from, which is taken in.
+        table: the crops.
+        known: the range of the initial weights, which is included.
 
     Returns:
-        The range; of a single image, ``known``.
+        The range; for a single image, ``known``.
 
     Raises:
         ValueError: the table has no crop.
@@ -87,7 +87,7 @@ def grey_range(table: CropTable, known: GreyRange | None = None) -> GreyRange | 
     more = _WIDER * (high - low)
     low, high = low - more, high + more
     if count < _FEW:
-        from scipy.stats import t  # slow to import, and needed seldom
+        from scipy.stats import t  # slow to import, and seldom needed
 
         reach = t.ppf(1 - _BEYOND, count - 1) * found.std(axis=0, ddof=1) * (1 + 1 / count) ** 0.5
         middle = found.mean(axis=0)

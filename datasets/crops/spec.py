@@ -1,4 +1,4 @@
-"""How crops are cut: their size, margin and alignment."""
+"""Parameters of crops: size, margin and alignment."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ALIGNS: tuple[Align, ...] = ("none", "spine")
 
 @dataclass(frozen=True, slots=True)
 class CropSpec:
-    """How crops are cut.
+    """Parameters for cutting crops.
 
     Attributes:
         size: side of the square crop in pixels.
-        margin: the box is scaled by this about its centre before it is cut.
+        margin: factor by which the box is scaled about its centre before it is cut.
         align: ``none`` (upright) or ``spine`` (the spine runs from top to bottom of the crop).
     """
 

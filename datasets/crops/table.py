@@ -1,4 +1,4 @@
-"""Crops of one part of a dataset with their labels, in memory; more crops for training."""
+"""Crops of one part of a dataset with their labels, in memory, and augmented training crops."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ BalanceBy = Literal["seven", "binary"]
 
 @dataclass(frozen=True, slots=True)
 class CropRow:
-    """What is known of one crop.
+    """Labels and origin of one crop.
 
-    ``variant`` is empty for the crop itself, and names the jitter and noise of an augmented copy.
+    ``variant`` is empty for the crop itself; for an augmented copy it names the jitter and noise.
     """
 
     part: Part
@@ -67,12 +67,12 @@ class CropRow:
 
     @property
     def binary(self) -> int:
-        """The binary code: 1 where a disc carries v5."""
+        """The binary code: 1 for a disc with v5."""
         return encode_binary(self.kind, self.pathology) or 0
 
     @property
     def file(self) -> str:
-        """Path below a crops folder."""
+        """Path relative to a crops folder."""
         variant = f"_{self.variant}" if self.variant else ""
         return f"{self.part}/{self.image_id}_{self.level}{variant}.png"
 
@@ -82,10 +82,10 @@ class CropTable:
     """Crops of one part of a dataset with their labels, in memory.
 
     Attributes:
-        spec: how they were cut.
+        spec: parameters of the crops.
         pixels: (N, S, S) uint8 with S = ``spec.size`` + 2 ``pad``.
-        rows: what is known of each.
-        pad: pixels of surroundings on each side, at the same scale; augmentation turns and shifts
+        rows: labels and origin of each crop.
+        pad: pixels of surroundings on each side, at the same scale; augmentation rotates and shifts
             the window within them.
         failures: images that could not be read, with the reason.
     """
@@ -111,7 +111,7 @@ class CropTable:
 
     @property
     def study_id(self) -> tuple[str, ...]:
-        """Study of each crop."""
+        """Study id of each crop."""
         return tuple(row.study_id for row in self.rows)
 
     @property
@@ -121,22 +121,22 @@ class CropTable:
 
     @property
     def level(self) -> IntArray:
-        """(N,) int64 places of their levels among the eleven, -1 where it is none of them."""
+        """(N,) int64 index of each level among the eleven, -1 for other levels."""
         return np.array([level_index(row.level) for row in self.rows], dtype=np.int64)
 
     def windows(self) -> PixelArray:
-        """(N, size, size) uint8: the crops without their surroundings."""
+        """Return (N, size, size) uint8, the crops without their surroundings."""
         return self.pixels[
             :, self.pad : self.pad + self.spec.size, self.pad : self.pad + self.spec.size
         ]
 
     def counts(self, by: BalanceBy = "seven") -> dict[str, int]:
-        """Crops per class, every class named."""
+        """Count crops per class, including classes without crops."""
         return count_classes(self.rows, by)
 
 
 def count_classes(rows: Sequence[CropRow], by: BalanceBy = "seven") -> dict[str, int]:
-    """Crops per class of the seven or the binary encoding, every class named, in their order."""
+    """Count crops per class of the seven-class or binary encoding, in class order, with zeros."""
     names = SEVEN_NAMES if by == "seven" else BINARY_NAMES
     found = Counter(row.seven if by == "seven" else row.binary for row in rows)
     return {name: found[code] for code, name in enumerate(names)}
@@ -154,23 +154,23 @@ def make_crops(
     noise_std: float = 10.0,
     seed: int = 0,
 ) -> CropTable:
-    """The crops of one part of a converted dataset, labelled structures only.
+    """Cut the crops of one part of a converted dataset, of labelled structures only.
 
     Args:
         dataset: from ``load_dataset``.
         part: ``train``, ``val`` or ``test``.
-        spec: how to cut.
+        spec: parameters of the crops.
         pad: pixels of surroundings to keep on each side.
-        jitter: add four crops per structure, moved up, down, left and right by a tenth of the
+        jitter: add four crops per structure, shifted up, down, left and right by a tenth of the
             larger side of its box (the report's offline augmentation).
-        balance: ``noise`` adds Gaussian-noise copies until every class that occurs is as frequent
-            as the largest (the report's).
-        balance_by: whose classes to balance.
-        noise_std: of the copies' noise, in grey levels.
+        balance: ``noise`` adds copies with Gaussian noise until every class that occurs is as
+            frequent as the largest (as in the report).
+        balance_by: encoding whose classes are balanced.
+        noise_std: standard deviation of the noise, in grey levels.
         seed: decides which crops are copied, and the noise.
 
     Raises:
-        ValueError: jitter or balancing of another part than ``train``.
+        ValueError: jitter or balancing is requested for a part other than ``train``.
     """
     if part != "train" and (jitter or balance != "none"):
         raise ValueError(f"part {part}: jitter and balancing are only for training crops")
@@ -183,10 +183,10 @@ def make_crops(
 def balance_with_noise(
     table: CropTable, *, by: BalanceBy = "seven", noise_std: float = 10.0, seed: int = 0
 ) -> CropTable:
-    """Add Gaussian-noise copies until every class that occurs is as frequent as the largest.
+    """Add copies with Gaussian noise until every class that occurs is as frequent as the largest.
 
-    The crops of a class are copied in a seeded order, each as often as any other, give or take one.
-    Copies follow the originals, class by class.
+    The crops of a class are copied in a seeded order, equally often up to one. Copies follow the
+    originals, class by class.
     """
     if not len(table):
         return table
@@ -209,10 +209,10 @@ def balance_with_noise(
 
 
 def why_no_crop(dataset: Dataset, failures: Sequence[str]) -> str:
-    """Why nothing could be cut from a dataset, and what to do about it.
+    """Explain why nothing could be cut from a dataset, and what to do about it.
 
     Args:
-        dataset: of which no part gave a crop.
+        dataset: a dataset whose parts all gave no crop.
         failures: its images that could not be read.
     """
     if failures:
@@ -267,7 +267,7 @@ def _cut_records(
 def _cut_record(
     image: PixelArray, record: ImageRecord, part: Part, spec: CropSpec, variants: Sequence[str]
 ) -> tuple[PixelArray, list[CropRow]]:
-    """All structures give the spine's direction; the labelled ones are cut."""
+    """Cut the labelled structures; all structures define the spine's direction."""
     structures = sorted(record.structures, key=lambda s: s.point_xy[1])
     points = np.array([s.point_xy for s in structures], dtype=np.float64)
     boxes: list[FloatArray] = []
@@ -286,7 +286,7 @@ def _cut_record(
 
 def _add_noise(pixels: PixelArray, noise_std: float, rng: np.random.Generator) -> PixelArray:
     noisy = np.empty_like(pixels)
-    for n, crop in enumerate(pixels):  # one by one: the whole in float would be large
+    for n, crop in enumerate(pixels):  # one by one, because all in float would be large
         noise = rng.standard_normal(crop.shape, dtype=np.float32) * noise_std
         noisy[n] = np.clip(np.rint(crop + noise), 0, 255).astype(np.uint8)
     return noisy

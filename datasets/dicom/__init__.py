@@ -1,7 +1,7 @@
-"""DICOM studies: headers, series and slices, geometry, pixels, what names the patient.
+"""DICOM studies: headers, series and slices, geometry, pixels, and the patient's privacy.
 
-pydicom is imported without ``requests``: it fetches its own examples with that, which we never ask
-for, and to import it takes longer than to import the rest of pydicom.
+pydicom is imported without ``requests``. It only fetches its own examples with that, and
+``requests`` takes longer to import than the rest of pydicom.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def _import_pydicom() -> None:
     modules: dict[str, Any] = sys.modules
     if "pydicom" in modules or hidden in modules:
         return
-    modules[hidden] = None  # which import takes for "not installed"
+    modules[hidden] = None  # makes import treat it as not installed
     try:
         importlib.import_module("pydicom")
     finally:

@@ -1,9 +1,10 @@
-"""What the pixels of a sagittal spine show where no header says it: fat suppression and contrast.
+"""Fat suppression and contrast of a sagittal spine from its pixels, where no header states them.
 
-Everything rests on one path: the spinal canal, found as a narrow upright band that is brighter than
-what lies in front of and behind it. On it, in front of it (marrow), behind it (muscle) and under
-the skin of the back (fat) brightness is compared row by row, so that the fall-off of the coil plays
-a small part. Images are the usual way round (face to the left, head up), float, not windowed.
+Everything depends on one path: the spinal canal. It is found as a narrow upright band that is
+brighter than its surroundings in front and behind. Brightness is compared row by row on the path,
+in front of it (marrow), behind it (muscle) and under the skin of the back (fat). So the fall-off of
+the coil has little effect. Images are in standard orientation (face to the left, head up), float,
+not windowed.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from spineline.datasets.common.arrays import Float32Array, FloatArray, IntArray
 from spineline.datasets.dicom.kinds import DixonPart
 
 _GRID_MM = 1.5
-_ASSUMED_HEIGHT_MM = 300.0  # of an image without pixel spacing
-_ROWS = (0.12, 0.72)  # of the image's height, between which the canal is followed
-_CANAL_MM = 25.0  # a band as wide as this is none
+_ASSUMED_HEIGHT_MM = 300.0  # height of an image without pixel spacing
+_ROWS = (0.12, 0.72)  # fractions of the image's height between which the canal is followed
+_CANAL_MM = 25.0  # a band as wide as this is not the canal
 _CANAL_TO_SKIN_MM = (30.0, 135.0)
 _MARROW_MM = (14.0, 39.0)  # in front of the middle of the canal
 _MUSCLE_MM = 9.0  # behind the middle of the canal, where muscle begins
-_SKIN_MM = 24.0  # depth under the skin of the back in which fat is looked for
-_LEAST = 0.02  # of the range of brightness; darker counts as this bright
+_SKIN_MM = 24.0  # depth under the skin of the back in which fat is searched
+_LEAST = 0.02  # lowest brightness, as a fraction of its range; darker values count as this
 
 _CLEAR_CANAL, _EVEN_CANAL = 1.2, 0.35
 _SUPPRESSED_SCORE = -1.2
@@ -36,16 +37,16 @@ _RATIO_OF_FAT_TO_WATER = 3.0
 
 @dataclass(frozen=True, slots=True)
 class SagittalLook:
-    """Brightness in a sagittal spine, medians over the rows of the canal.
+    """Brightness in a sagittal spine, as medians over the rows of the canal.
 
     Attributes:
-        canal: how much the canal stands out, in parts of the mean brightness around it.
-        evenness: the canal's brightness in the darkest fifth of rows, in parts of its median; a
-            row of bright spots is no canal.
-        marrow: of the vertebrae (and discs), in parts of the canal's brightness.
-        fat: brightest under the skin of the back, in parts of the canal's brightness.
-        fat_to_muscle: the same in parts of the brightness of muscle.
-        marrow_to_muscle: of the vertebrae in parts of that of muscle.
+        canal: contrast of the canal, relative to the mean brightness around it.
+        evenness: the canal's brightness in the darkest fifth of rows, relative to its median; a
+            row of bright spots is not a canal.
+        marrow: brightness of vertebrae (and discs), relative to the canal's.
+        fat: greatest brightness under the skin of the back, relative to the canal's.
+        fat_to_muscle: the same relative to the brightness of muscle.
+        marrow_to_muscle: brightness of vertebrae relative to that of muscle.
     """
 
     canal: float
@@ -59,8 +60,8 @@ class SagittalLook:
     def has_suppressed_fat(self) -> bool:
         """Whether fluid is bright and fat, in marrow and under the skin, is not.
 
-        Made on frames without fat suppression and one fat-suppressed study; a marrow nearly as dark
-        as muscle counts as much as dark fat under the skin.
+        The thresholds come from frames without fat suppression and one fat-suppressed study. Marrow
+        nearly as dark as muscle counts as much as dark fat under the skin.
         """
         ratios = self.marrow / 0.25, self.fat / 0.5, self.fat_to_muscle / 3, self.marrow_to_muscle
         score = float(np.sum(np.log(np.maximum(ratios, 1e-3)))) - float(np.log(1.5))
@@ -73,7 +74,7 @@ class SagittalLook:
 
     @property
     def is_like_t1(self) -> bool:
-        """Whether fat is much the brightest and no bright canal is there."""
+        """Whether fat is by far the brightest and there is no bright canal."""
         return self.canal < _T1_CANAL and self.fat > _T1_FAT
 
 
@@ -90,11 +91,11 @@ class _Path:
 def look_at_sagittal(
     image: Float32Array, spacing_rc_mm: tuple[float, float] | None = None
 ) -> SagittalLook | None:
-    """What the middle slice of a sagittal stack shows; None where no body is seen.
+    """Measure the middle slice of a sagittal stack; None if no body is visible.
 
     Args:
-        image: (rows, columns), the usual way round.
-        spacing_rc_mm: between rows and columns; None takes the image as 300 mm long.
+        image: (rows, columns) in standard orientation.
+        spacing_rc_mm: between rows and columns; None assumes an image 300 mm long.
     """
     values = _on_grid(image, spacing_rc_mm)
     path = None if values is None else _canal(values)
@@ -114,13 +115,13 @@ def look_at_sagittal(
 def dixon_parts(
     images: Sequence[Float32Array], spacing_rc_mm: tuple[float, float] | None = None
 ) -> tuple[DixonPart | None, ...]:
-    """Which images of a Dixon scan these are, by comparing what they show at the same places.
+    """Identify images of a Dixon scan by comparing their brightness at the same places.
 
-    Water has the brighter canal for its fat, fat the darker; of the others the one with the
-    brighter marrow is in phase. Only what is clear is named.
+    Water has the lowest ratio of fat to canal, and fat the highest. Of the other two, the one with
+    the brighter marrow is in phase. Only clear cases are named.
 
     Args:
-        images: (rows, columns) each, of one place and one size, the usual way round.
+        images: (rows, columns) each, of one slice position and size, in standard orientation.
         spacing_rc_mm: between rows and columns.
     """
     grids = [_on_grid(image, spacing_rc_mm) for image in images]
@@ -147,7 +148,7 @@ def dixon_parts(
 
 
 def _on_grid(image: Float32Array, spacing_rc_mm: tuple[float, float] | None) -> Float32Array | None:
-    """The image on pixels of 1.5 mm, brightness from 0 (air) to 1 (nearly the brightest)."""
+    """The image on pixels of 1.5 mm, with brightness from 0 (air) to 1 (nearly the brightest)."""
     one = _ASSUMED_HEIGHT_MM / max(image.shape)
     row_mm, column_mm = spacing_rc_mm or (one, one)
     height = round(image.shape[0] * row_mm / _GRID_MM)
@@ -162,7 +163,7 @@ def _on_grid(image: Float32Array, spacing_rc_mm: tuple[float, float] | None) -> 
 
 
 def _canal(values: Float32Array) -> _Path | None:
-    """The brightest narrow upright band that lies as deep under the skin as the canal does."""
+    """The brightest narrow upright band that lies at the canal's depth under the skin."""
     skin = _skin_of_the_back(values)
     if skin is None:
         return None
@@ -180,7 +181,7 @@ def _canal(values: Float32Array) -> _Path | None:
 
 
 def _skin_of_the_back(values: Float32Array) -> IntArray | None:
-    """The last column of the body in each row, 0 where there is none."""
+    """The last column of the body in each row, or 0 without one."""
     smooth = cv2.GaussianBlur(values, (0, 0), 1.0)
     bright = cv2.morphologyEx(
         (smooth > 0.05).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)
@@ -194,7 +195,7 @@ def _skin_of_the_back(values: Float32Array) -> IntArray | None:
 
 
 def _best_way_down(gain: Float32Array) -> IntArray:
-    """The column in each row of the way down that gains most, one column aside per row at most."""
+    """The column in each row of the path down with the largest gain, at most one column per row."""
     total = np.zeros(gain.shape[1])
     left, right = np.full_like(total, -np.inf), np.full_like(total, -np.inf)
     steps = np.empty(gain.shape, np.int8)
@@ -216,7 +217,7 @@ def _best_way_down(gain: Float32Array) -> IntArray:
 def _along(
     values: Float32Array, path: _Path
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Brightness by row of the canal (never below a least one), marrow, muscle, fat of the back."""
+    """Brightness by row of the canal (with a lower limit), marrow, muscle and fat of the back."""
     lengths_mm = (_MARROW_MM[1], _MARROW_MM[0], _MUSCLE_MM, _SKIN_MM)
     far, near, behind, depth = (round(mm / _GRID_MM) for mm in lengths_mm)
     found = []
@@ -226,7 +227,7 @@ def _along(
         marrow = np.sort(row[max(x - far, 0) : max(x - near, 1)])
         muscle = np.sort(row[x + behind - 2 : max(skin - depth // 2, x + behind + 1)])
         fat = np.sort(row[max(skin - depth, x + behind - 2) : skin])
-        if muscle.size and fat.size > 3:  # sorting is much quicker here than a percentile
+        if muscle.size and fat.size > 3:  # sorting is much faster here than a percentile
             found.append((canal, marrow[marrow.size // 2], muscle[muscle.size // 4], fat[-3]))
     table = np.array(found or [(_LEAST, 0.0, 0.0, 0.0)], dtype=np.float64)
     return np.maximum(table[:, 0], _LEAST), table[:, 1], table[:, 2], table[:, 3]

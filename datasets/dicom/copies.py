@@ -1,8 +1,8 @@
-"""Which files are further copies of others: the same place and the same pixels, not the same UID.
+"""Detection of files that are copies of others: the same place and pixels, whatever their UID.
 
-SOP instance UIDs repeat where they must not: from series to series, through a whole series that was
-de-identified carelessly, from study to study. So a UID alone makes no copy. Files are compared only
-where study, series, instance and place in the patient are the same already.
+SOP instance UIDs wrongly repeat from series to series, through a whole series that was carelessly
+de-identified, and from study to study. So a UID alone does not identify a copy. Files are compared
+only if study, series, instance and place in the patient are equal.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _DIGEST_BYTES = 16
 
 
 class Copies:
-    """Finds copies among files as they come, by their stored bytes alone: nothing is decoded.
+    """Finds copies in a sequence of files by their stored bytes, without decoding.
 
     Args:
-        source: the folder that files are named below.
+        source: the folder to which names of files in messages are relative.
     """
 
     def __init__(self, source: Path) -> None:
@@ -35,12 +35,12 @@ class Copies:
         self._stored: dict[bytes, dict[bytes, Path]] = {}
 
     def rejection(self, path: Path, place: bytes, study_uid: str) -> Rejection | None:
-        """Why a file is left out, or None where none before it holds the same.
+        """Return why a file is left out, or None if no earlier file holds the same.
 
         Args:
             path: the file.
-            place: see [spineline.datasets.dicom.header.FileIdentity][]; empty where unknown.
-            study_uid: its study.
+            place: see [spineline.datasets.dicom.header.FileIdentity][]; empty if unknown.
+            study_uid: UID of its study.
         """
         if not place or self._first.setdefault(place, path) is path:
             return None
@@ -55,11 +55,11 @@ class Copies:
 def without_copies(
     headers: Sequence[SliceHeader],
 ) -> tuple[list[SliceHeader], list[Rejection]]:
-    """Slices of one study without those that others repeat, and the rejections of these.
+    """Return the slices of one study without copies, and the rejections of the copies.
 
-    Slices of the same place in files of one image each are decoded and compared, so that a copy
-    stored in another way is known as one. Of a place of which one file can be decoded, those that
-    cannot be are left out.
+    Slices at the same place, in files of one image each, are decoded and compared, so that a copy
+    in another encoding is recognised. If one file of a place can be decoded, those that cannot are
+    left out.
     """
     places: dict[object, list[SliceHeader]] = {}
     for header in headers:
@@ -74,7 +74,7 @@ def without_copies(
 
 
 def _repeated(group: Sequence[SliceHeader]) -> list[Rejection]:
-    """The rejections among slices of one place."""
+    """Rejections among slices of one place."""
     originals: dict[bytes, Path] = {}
     rejections, unreadable = [], []
     for header in group:
@@ -101,7 +101,7 @@ def _copy(path: Path, original: Path, source: Path, study_uid: str) -> Rejection
 
 
 def _stored_digest(path: Path) -> bytes:
-    """Of the pixels as the file stores them; of all its bytes where they are not found."""
+    """Digest of the stored pixels, or of all bytes if the pixels are not found."""
     digest = hashlib.sha256()
     try:
         start, length = find_pixels(path)

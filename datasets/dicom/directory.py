@@ -1,4 +1,4 @@
-"""DICOMDIR: the index of a medium, which names the files of its studies (PS3.3, annex F)."""
+"""DICOMDIR: the index of a medium, which lists the files of its studies (PS3.3, annex F)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class DirectoryRecord:
-    """An image that a DICOMDIR names.
+    """An image that a DICOMDIR lists.
 
     Attributes:
-        path: where it should lie.
-        study_uid: of the study that it is listed in.
-        exists: whether a file is there.
+        path: expected path of the file.
+        study_uid: UID of the study that lists it.
+        exists: whether the file exists.
     """
 
     path: Path
@@ -32,18 +32,18 @@ class DirectoryRecord:
 
 
 def is_directory_file(path: Path) -> bool:
-    """Whether a file is named as a DICOMDIR is."""
+    """Return whether a file has the name of a DICOMDIR."""
     return path.name.upper() == DIRECTORY_NAME and path.is_file()
 
 
 def read_directory(path: Path) -> tuple[DirectoryRecord, ...]:
-    """The images that a DICOMDIR names, in its order.
+    """Read the images that a DICOMDIR lists, in its order.
 
-    Names are matched without regard to case and to versions (``;1``), as media are mounted in
-    different ways. A name that leads out of the medium's folder is none of a file.
+    Names are matched regardless of case and versions (``;1``), because media are mounted in
+    different ways. A name that leads out of the medium's folder is not followed.
 
     Raises:
-        DicomReadError: damaged, too large, or without records.
+        DicomReadError: the file is damaged, too large, or without records.
     """
     try:
         size = path.stat().st_size
@@ -63,14 +63,14 @@ def read_directory(path: Path) -> tuple[DirectoryRecord, ...]:
 
 
 def _check_whole(records: list[Dataset], size: int) -> None:
-    """Records that point behind the end of their file were cut off."""
+    """Refuse records that point beyond the end of their file, which was cut short."""
     links = ("OffsetOfTheNextDirectoryRecord", "OffsetOfReferencedLowerLevelDirectoryEntity")
     if not records or any(int(record.get(k) or 0) >= size for record in records for k in links):
         raise EOFError
 
 
 def _images(records: list[Dataset], folder: Path) -> Iterator[DirectoryRecord]:
-    """Records of images; a study's stand behind its own record."""
+    """Records of images; those of a study follow its own record."""
     study = ""
     names: dict[Path, dict[str, str]] = {}
     for record in records:
@@ -87,7 +87,7 @@ def _images(records: list[Dataset], folder: Path) -> Iterator[DirectoryRecord]:
 
 
 def _located(folder: Path, parts: list[str], names: dict[Path, dict[str, str]]) -> Path:
-    """The path of a file's name in parts, each as it is written on this disk."""
+    """The path of a file from the parts of its name, in the spelling of this disk."""
     for part in parts:
         if folder not in names:
             names[folder] = _names_in(folder)

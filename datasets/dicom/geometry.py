@@ -1,4 +1,4 @@
-"""Between pixels and the patient, and between the stored and the usual way round.
+"""Mappings between pixels and the patient, and between stored and standard orientation.
 
 Pixels are (x, y) = (column, row), origin at the centre of the top left pixel. Patient coordinates
 are DICOM's LPS in mm. Source of the mapping: DICOM PS3.3, C.7.6.2.1.1.
@@ -20,13 +20,13 @@ from spineline.datasets.images import MAX_PIXELS
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 MOST_ASPECT = 4.0
-"""Pixels of a header that are this much higher than wide, or wider than high, are not believed."""
+"""Larger ratios of pixel height to width, or width to height, in a header are not believed."""
 
-_SQUARE = 0.01  # of their height, by which pixels may differ in width and count as square
+_SQUARE = 0.01  # largest relative difference of width and height of square pixels
 
 
 def pixel_to_patient(header: SliceHeader, points_xy: npt.ArrayLike) -> FloatArray:
-    """(N, 2) pixels of a slice as (N, 3) patient coordinates, LPS mm.
+    """Map (N, 2) pixels of a slice to (N, 3) patient coordinates, LPS mm.
 
     Raises:
         DicomReadError: the slice has no usable spacing, orientation or position
@@ -38,16 +38,16 @@ def pixel_to_patient(header: SliceHeader, points_xy: npt.ArrayLike) -> FloatArra
 
 
 def patient_to_pixel(header: SliceHeader, points_mm: npt.ArrayLike) -> FloatArray:
-    """(N, 3) patient coordinates, LPS mm, as (N, 3): x, y in pixels, signed distance in mm.
+    """Map (N, 3) patient coordinates, LPS mm, to (N, 3): x, y in pixels, signed distance in mm.
 
-    The distance counts along the slice's normal (row direction x column direction); 0 lies in it.
+    The distance is along the slice's normal (row direction x column direction), 0 in the slice.
 
     Raises:
         DicomReadError: the slice has no usable spacing, orientation or position.
     """
     origin, steps, normal = _frame(header)
     offset = np.asarray(points_mm, dtype=np.float64).reshape(-1, 3) - origin
-    # The two steps are orthogonal, so a division by their squared lengths inverts them.
+    # The two steps are orthogonal, so dividing by their squared lengths inverts them.
     pixels = offset @ (steps / (steps**2).sum(axis=1, keepdims=True)).T
     return np.concatenate([pixels, (offset @ normal)[:, None]], axis=1)
 
@@ -67,16 +67,16 @@ def _frame(header: SliceHeader) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 @dataclass(frozen=True, slots=True)
 class Reorientation:
-    """How a displayed image came from the stored one: transposed, then mirrored, then made square.
+    """Mapping from stored to displayed image: transpose, then mirror, then make pixels square.
 
-    Pixels that are not square are made so by enlarging the image along one axis. The outer edges
-    of the image stay in place: x of the turned image becomes (x + 0.5) * scale - 0.5.
+    Pixels become square by enlarging the image along one axis. The outer edges of the image stay
+    in place: x of the turned image becomes (x + 0.5) * scale - 0.5.
 
     Attributes:
-        transpose: rows and columns change places.
-        flip_x, flip_y: left and right, top and bottom change places, after the transposition.
+        transpose: swap rows and columns.
+        flip_x, flip_y: mirror left to right, top to bottom, after the transposition.
         size_hw: rows and columns of the turned image, before it is enlarged.
-        scaled_hw: rows and columns of the enlarged image; None where it is not enlarged.
+        scaled_hw: rows and columns of the enlarged image; None if it is not enlarged.
     """
 
     transpose: bool
@@ -97,18 +97,18 @@ class Reorientation:
 
     @property
     def scale_xy(self) -> tuple[float, float]:
-        """How many pixels of the displayed image one of the stored image becomes, in x and y."""
+        """Enlargement of the displayed image relative to the stored one, in x and y."""
         (height, width), (high, wide) = self.size_hw, self.scaled_hw or self.size_hw
         return wide / width, high / height
 
     def apply(self, pixels: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """The displayed image of a stored one, (rows, columns)."""
+        """Return the displayed image of a stored one, (rows, columns)."""
         shown: npt.NDArray[Any] = pixels.T if self.transpose else pixels
         shown = shown[:, ::-1] if self.flip_x else shown
         shown = np.ascontiguousarray(shown[::-1] if self.flip_y else shown)
         if self.scaled_hw is None:
             return shown
-        import cv2  # slow to import, and needed seldom
+        import cv2  # slow to import, and seldom needed
 
         kept = shown.dtype in (np.uint8, np.uint16, np.float32, np.float64)  # else OpenCV refuses
         values = shown if kept else shown.astype(np.float64)
@@ -116,7 +116,7 @@ class Reorientation:
         return scaled.astype(pixels.dtype, copy=False)
 
     def to_native(self, points_xy: npt.ArrayLike) -> FloatArray:
-        """(N, 2) points of the displayed image as points of the stored one."""
+        """Map (N, 2) points of the displayed image to the stored one."""
         points = np.array(points_xy, dtype=np.float64).reshape(-1, 2)
         if self.scaled_hw is not None:
             points = (points + 0.5) / self.scale_xy - 0.5
@@ -124,13 +124,13 @@ class Reorientation:
         return points[:, ::-1].copy() if self.transpose else points
 
     def from_native(self, points_xy: npt.ArrayLike) -> FloatArray:
-        """(N, 2) points of the stored image as points of the displayed one."""
+        """Map (N, 2) points of the stored image to the displayed one."""
         points = np.array(points_xy, dtype=np.float64).reshape(-1, 2)
         points = self._mirrored(points[:, ::-1].copy() if self.transpose else points)
         return points if self.scaled_hw is None else (points + 0.5) * self.scale_xy - 0.5
 
     def boxes_to_native(self, boxes_xyxy: npt.ArrayLike) -> FloatArray:
-        """(N, 4) ``xyxy`` boxes of the displayed image as boxes of the stored one."""
+        """Map (N, 4) ``xyxy`` boxes of the displayed image to the stored one."""
         corners = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 2)
         native = self.to_native(corners).reshape(-1, 2, 2)
         return np.concatenate([native.min(axis=1), native.max(axis=1)], axis=1)
@@ -145,11 +145,11 @@ class Reorientation:
 
 
 def standard_orientation(header: SliceHeader) -> Reorientation:
-    """What turns a sagittal slice the usual way round: face to the left, head up, pixels square.
+    """Return how to orient a sagittal slice: face to the left, head up, square pixels.
 
-    Columns then run from front to back and rows from head to foot, as far as turns by right angles
-    and mirroring go. A slice without orientation, or not sagittal, is not turned. Pixels become
-    square by the header's spacing, where that is not beyond belief (`MOST_ASPECT`).
+    Columns then run from front to back and rows from head to foot, as closely as right-angle turns
+    and mirroring allow. A slice that has no orientation or is not sagittal is not turned. Pixels
+    become square by the header's spacing, unless its aspect is implausible (`MOST_ASPECT`).
     """
     turn = _standard_turn(header)
     return replace(turn, scaled_hw=_square_size(turn, header.spacing_rc_mm))
@@ -158,7 +158,7 @@ def standard_orientation(header: SliceHeader) -> Reorientation:
 def _square_size(
     turn: Reorientation, spacing_rc_mm: tuple[float, float] | None
 ) -> tuple[int, int] | None:
-    """Rows and columns that make pixels square, or None where they are, or cannot be, made so."""
+    """Rows and columns that make pixels square, or None if they are square or cannot become so."""
     if spacing_rc_mm is None:
         return None
     high_mm, wide_mm = spacing_rc_mm[::-1] if turn.transpose else spacing_rc_mm
@@ -184,6 +184,6 @@ def _standard_turn(header: SliceHeader) -> Reorientation:
 def to_standard_orientation(
     pixels: npt.NDArray[Scalar], header: SliceHeader
 ) -> tuple[npt.NDArray[Scalar], Reorientation]:
-    """The image the usual way round, and the mapping of its coordinates back to stored pixels."""
+    """Return the image in standard orientation, and the mapping of its coordinates."""
     turn = standard_orientation(header)
     return turn.apply(pixels), turn

@@ -1,8 +1,8 @@
-"""What a DICOM header says of one slice, and how it is read without touching the pixels.
+"""Headers of slices, read without touching the pixels.
 
 Frames of reference: patient coordinates are DICOM's LPS in mm (x to the patient's left, y to the
-back, z to the head). ``position`` is the centre of the top left pixel; ``orientation`` holds the
-direction in which columns count up (along a row), then the one in which rows count up.
+back, z to the head). ``position`` is the centre of the top left pixel. ``orientation`` holds the
+direction of increasing columns (along a row), then that of increasing rows.
 
 No patient name, id or date is ever read here: only the tags of ``_KEYWORDS`` are parsed.
 """
@@ -51,24 +51,24 @@ _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 @dataclass(frozen=True, slots=True)
 class SliceHeader:
-    """One slice: where it lies on disk and in the patient, and how it was taken.
+    """One slice: its file, its place in the patient, and its acquisition.
 
     Attributes:
         path: the file.
         study_uid, series_uid, instance_uid: DICOM identity.
         rows, columns: size in pixels.
-        spacing_rc_mm: mm between rows and between columns, or None where absent or not usable.
+        spacing_rc_mm: mm between rows and between columns, or None if absent or unusable.
         orientation: two unit vectors, LPS: along a row, then along a column; or None.
         position: centre of the top left pixel, LPS mm; or None.
         frame: index in a multi-frame file, None in a file of one image.
         frames: number of frames in the file.
         samples: samples per pixel: 1 grey, 3 colour.
-        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``; of a frame its own FrameType.
-        words: upper-case text that tells the kind of scan (description, protocol, sequence).
-        scan_options: upper-case DICOM scan options, and ``FAT_SAT`` where a frame says so.
-        acquisition_contrast: of enhanced files, such as ``T2``.
+        image_type: such as ``("ORIGINAL", "PRIMARY", "M")``; for a frame its own FrameType.
+        words: upper-case text about the kind of scan (description, protocol, sequence).
+        scan_options: upper-case DICOM scan options, and ``FAT_SAT`` if a frame states it.
+        acquisition_contrast: contrast in enhanced files, such as ``T2``.
         frame_of_reference_uid: images of one frame of reference share the patient's coordinates.
-        problems: what is wrong with its geometry (spacing, orientation, position), in plain words.
+        problems: mistakes in its geometry (spacing, orientation, position), as plain text.
     """
 
     path: Path
@@ -121,7 +121,7 @@ class SliceHeader:
 
 
 class HeaderRejected(Exception):  # noqa: N818 - a verdict on one file, caught by the scan
-    """A file that holds no usable slice, with the reason, and its study where that is known."""
+    """A file without a usable slice: the reason, and its study if that is known."""
 
     def __init__(self, reason: str, kind: RejectionKind, study_uid: str = "") -> None:
         super().__init__(reason)
@@ -132,10 +132,10 @@ class HeaderRejected(Exception):  # noqa: N818 - a verdict on one file, caught b
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Read without pydicom's remarks on single values, which quote them (names included)."""
+    """Silence pydicom's warnings about single values, which quote them (names included)."""
     logger = logging.getLogger("pydicom")
     level = logger.level
-    changed = level != logging.CRITICAL  # a change costs as much as reading a header
+    changed = level != logging.CRITICAL  # a change takes as long as reading a header
     if changed:
         logger.setLevel(logging.CRITICAL)
     try:
@@ -148,10 +148,10 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def read_headers(path: Path) -> tuple[SliceHeader, ...]:
-    """The slices of one file: one, or one per frame of an enhanced multi-frame file.
+    """Read the slices of one file: one, or one per frame of an enhanced multi-frame file.
 
     Raises:
-        HeaderRejected: foreign, damaged, or without an image.
+        HeaderRejected: the file is not DICOM, is damaged, or has no image.
     """
     try:
         quick = read_quick(path)
@@ -173,12 +173,12 @@ def read_headers(path: Path) -> tuple[SliceHeader, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What a file is known by before its pixels are looked at.
+    """Identity of a file, known before its pixels are read.
 
     Attributes:
-        study_uid, instance_uid: of its (first) image.
-        place: digest of study, series, instance, and where its images lie in the patient. Copies of
-            a file have the same; files that repeat an instance UID at another place do not.
+        study_uid, instance_uid: UIDs of its (first) image.
+        place: digest of study, series, instance and the images' places in the patient. It is the
+            same for copies of a file, but not for files that repeat an instance UID elsewhere.
     """
 
     study_uid: str
@@ -187,7 +187,7 @@ class FileIdentity:
 
 
 def identity_of(headers: Sequence[SliceHeader]) -> FileIdentity:
-    """The identity of a file by the headers of its slices."""
+    """Return the identity of a file from the headers of its slices."""
     first = headers[0]
     places = [(header.position, header.orientation) for header in headers]
     uids = (first.study_uid, first.series_uid, first.instance_uid)
@@ -199,11 +199,11 @@ def _place_digest(uids: tuple[str, str, str], places: Sequence[object]) -> bytes
 
 
 def read_dataset(path: Path, **keywords: Any) -> Dataset:
-    """What pydicom reads of a file, which may be compressed by gzip.
+    """Read a file, which may be compressed by gzip, with pydicom.
 
     Args:
         path: the file.
-        keywords: of `pydicom.dcmread`.
+        keywords: keyword arguments of `pydicom.dcmread`.
     """
     with open_dicom(path) as file:
         if isinstance(file, gzip.GzipFile):
@@ -212,12 +212,12 @@ def read_dataset(path: Path, **keywords: Any) -> Dataset:
 
 
 def quick_identity(path: Path) -> FileIdentity | None:
-    """The identity of an ordinary file, or None where pydicom has to read it.
+    """Return the identity of an ordinary file, or None if pydicom must read it.
 
-    No more than its first 64 KiB are looked at, by this project's code alone.
+    Only the first 64 KiB are read, by this project's code.
 
     Raises:
-        HeaderRejected: foreign, without an image, or it cannot be opened.
+        HeaderRejected: the file is not DICOM, has no image, or cannot be opened.
     """
     try:
         quick = read_quick(path)
@@ -236,10 +236,10 @@ def quick_identity(path: Path) -> FileIdentity | None:
 
 
 def check_inflated_size(path: Path) -> None:
-    """Refuse a deflated file whose data set grows out of bounds, before pydicom inflates it.
+    """Refuse a deflated file whose data set expands too far, before pydicom inflates it.
 
     Raises:
-        HeaderRejected: more than 256 MiB when inflated, or not deflated data.
+        HeaderRejected: the data exceed 256 MiB when inflated, or are not deflated.
     """
     with open_dicom(path) as file:
         head = file.read(4096)
@@ -247,7 +247,7 @@ def check_inflated_size(path: Path) -> None:
             return
         start = head.index(_DEFLATED)
         data = head[start:] + file.read(_MAX_INFLATED)
-    # The data set starts after the meta group, whose length stands at byte 140 (group 0002).
+    # The data set follows the meta group, whose length is at byte 140 (group 0002).
     offset = 144 + int.from_bytes(head[140:144], "little") - start
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -291,7 +291,7 @@ def _checked(dataset: Dataset) -> tuple[int, int, str, str]:
     """Rows, columns, study and instance of a file that holds an image.
 
     Raises:
-        HeaderRejected: it holds none, or does not tell them.
+        HeaderRejected: it has no image, or lacks one of these values.
     """
     meta = getattr(dataset, "file_meta", None)
     if meta is not None and _text(meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
@@ -337,7 +337,7 @@ def _frame_headers(
 
 
 def places_of_frame(dataset: Dataset, frame: int | None) -> tuple[Dataset, ...]:
-    """Where values of a frame are looked for: its own groups, those of all frames, the data set."""
+    """Return where to look for values of a frame: its own groups, shared groups, the data set."""
     if frame is None:
         return (dataset,)
     groups = _sequence(dataset, "PerFrameFunctionalGroupsSequence")[frame : frame + 1]
@@ -346,7 +346,7 @@ def places_of_frame(dataset: Dataset, frame: int | None) -> tuple[Dataset, ...]:
 
 
 def _flatten(groups: Sequence[Dataset]) -> tuple[Dataset, ...]:
-    """Functional groups, each followed by the first items of its sequences, in looking-up order."""
+    """Functional groups in look-up order, each followed by the first items of its sequences."""
     flat: list[Dataset] = []
     for group in groups[:-1]:
         flat.extend(element.value[0] for element in group if element.VR == "SQ" and element.value)
@@ -361,7 +361,7 @@ def _header(
     columns: int,
     frame: tuple[int, int] | None = None,
 ) -> SliceHeader:
-    """A header whose per-frame values are looked for in ``places``, the first that has one."""
+    """A header; per-frame values come from the first of ``places`` that has them."""
 
     def place(*keywords: str) -> tuple[Dataset, str]:
         found = ((p, keyword) for p in places for keyword in keywords if keyword in p)
@@ -423,7 +423,7 @@ def _orientation(place: Dataset, keyword: str, problems: list[str]) -> tuple[flo
 
 @functools.lru_cache(maxsize=64)  # the slices of a series share one
 def _unit_axes(values: tuple[float, ...]) -> tuple[float, ...] | None:
-    """The directions of rows and columns, scaled to length 1; None where they are no such axes."""
+    """The directions of rows and columns, scaled to length 1, or None if they are not valid."""
     along_row, along_column = np.array(values[:3]), np.array(values[3:])
     norms = np.linalg.norm(along_row), np.linalg.norm(along_column)
     if all(abs(norm - 1) < 0.01 for norm in norms) and abs(along_row @ along_column) < 0.01:
@@ -442,7 +442,7 @@ def _position(
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
-    """A tag's value, or None where it is absent or cannot be converted."""
+    """A tag's value, or None if it is absent or cannot be converted."""
     try:
         return dataset.get(keyword)
     except Exception:
@@ -467,7 +467,7 @@ def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def _floats(dataset: Dataset, keyword: str) -> tuple[tuple[float, ...] | None, str]:
-    """Finite numbers of a tag, or None, and how to name what stands there."""
+    """Finite numbers of a tag, or None, and a text about its content."""
     if keyword not in dataset:
         return None, "absent"
     value = _value(dataset, keyword)
@@ -487,7 +487,7 @@ def _positive(dataset: Dataset, keyword: str) -> float | None:
 
 
 def integer_of(dataset: Dataset, keyword: str) -> int | None:
-    """A tag's whole number, or None where it is absent or none."""
+    """Return a tag's integer, or None if it is absent or not an integer."""
     value = _value(dataset, keyword)
     try:
         return int(value)
@@ -501,6 +501,6 @@ def _sequence(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _is_many(value: Any) -> bool:
-    if type(value) in (str, float, int):  # nearly always; the question below is a slow one
+    if type(value) in (str, float, int):  # nearly always; the check below is slow
         return False
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)

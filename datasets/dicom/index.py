@@ -1,7 +1,7 @@
-"""The studies of a source as lists of files: what a cohort needs before its first study is read.
+"""The studies of a source as lists of files, before the first study is read.
 
-An index keeps of each file its path alone, so that hundreds of thousands fit into little memory;
-[read_study][] reads the headers of one study when its turn has come.
+An index keeps only the path of each file, so that hundreds of thousands need little memory.
+[read_study][] reads the headers of one study when they are needed.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from spineline.datasets.dicom.select import Rejection, Series, Study
 
 RESULTS_NAME = "manifest.jsonl"
 RESULTS_BEGIN = b'{"study": '
-"""Name and begin of the file by which a folder of our own results is known."""
+"""Name and first bytes of the file that identifies a folder of our own results."""
 
 _HARMLESS = ("foreign", "duplicate")
-"""Kinds of rejections without which no study is missing anything."""
+"""Kinds of rejections that leave no study incomplete."""
 
 
 class Located(Protocol):
-    """What the search for studies asks of a slice's header."""
+    """Attributes of a slice's header that the search for studies needs."""
 
     @property
     def path(self) -> Path: ...  # noqa: D102
@@ -59,14 +59,14 @@ LocatedT = TypeVar("LocatedT", bound=Located)
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One file, by its header alone.
+    """One file, known only by its header.
 
     Attributes:
         path: the file.
-        study_uid, instance_uid: of its (first) image; empty where it gave none.
-        token: tells this state of the file from another: its UID, size and time of change.
+        study_uid, instance_uid: UIDs of its (first) image; empty without one.
+        token: identifies this state of the file: its UID, size and time of change.
         rejection: why it gave no slice, or None.
-        place: see `FileIdentity`; empty where it gave no slice.
+        place: see `FileIdentity`; empty without a slice.
     """
 
     path: Path
@@ -82,8 +82,8 @@ class StudyFiles:
     """The files of one study; see [Study][] for the attributes that both have.
 
     Attributes:
-        paths: the files that hold its slices.
-        identity: changes when one of its files does, comes or goes; in hexadecimal digits.
+        paths: the files of its slices.
+        identity: changes if one of its files changes, appears or disappears; in hexadecimal digits.
     """
 
     study_uid: str
@@ -99,7 +99,7 @@ Reader = Callable[[Sequence[Path]], Iterable[IndexEntry]]
 
 
 def index_files(paths: Sequence[Path]) -> list[IndexEntry]:
-    """The entries of files, in their order."""
+    """Return the entries of files, in their order."""
     with quiet_pydicom():
         return [plain_entry(path) or _odd_entry(path) for path in paths]
 
@@ -111,17 +111,18 @@ def index(
     read: Reader = index_files,
     others: Sequence[Path] = (),
 ) -> tuple[StudyFiles, ...]:
-    """The studies under a source, as `spineline.datasets.dicom.study.scan` finds and names them.
+    """Return the studies under a source, found and named as in
+    `spineline.datasets.dicom.study.scan`.
 
     Args:
         source: a study's folder, a cohort, one file, or the DICOMDIR of a medium.
-        leave_out: a folder that is not looked into, such as that of the results.
-        read: gives the entries of files, in their order.
-        others: files that ``read`` puts aside, such as volumes; where there are some, a source
-            without DICOM images is no error.
+        leave_out: a folder that is skipped, such as that of the results.
+        read: returns the entries of files, in their order.
+        others: files that ``read`` sets aside, such as volumes; if there are any, a source without
+            DICOM images is not an error.
 
     Raises:
-        DicomReadError: no such folder, an empty one, or no DICOM image in it.
+        DicomReadError: the folder does not exist, is empty, or has no DICOM image.
     """
     source, files, rejections = located_files(source, leave_out=leave_out)
     kept: list[IndexEntry] = []
@@ -144,9 +145,9 @@ def index(
 
 
 def read_study(files: StudyFiles) -> Study:
-    """The study behind an index's entry: its headers are read now.
+    """Read the headers of a study in the index.
 
-    A file that can no longer be read as it was becomes a rejection.
+    A file that can no longer be read as before becomes a rejection.
     """
     headers: list[SliceHeader] = []
     rejections = list(files.rejections)
@@ -168,7 +169,7 @@ def read_study(files: StudyFiles) -> Study:
 
 
 def plain_entry(path: Path) -> IndexEntry | None:
-    """The entry of a file for which pydicom is not needed; None of one for which it is."""
+    """Return the entry of a file that does not need pydicom, or None if it does."""
     try:
         found = quick_identity(path)
     except HeaderRejected as rejected:
@@ -210,7 +211,7 @@ def _digest(text: str) -> bytes:
 
 
 def _identified(study: StudyFiles, tokens: Mapping[Path, bytes]) -> StudyFiles:
-    """The study with its identity: of its files' names below its folder, and their states."""
+    """The study with its identity, from its files' relative names and states."""
     digest = hashlib.sha256(study.study_uid.encode())
     rejected = [rejection.path for rejection in study.rejections]
     for path in sorted([*map(Path, study.paths), *rejected]):
@@ -227,7 +228,7 @@ def _identified(study: StudyFiles, tokens: Mapping[Path, bytes]) -> StudyFiles:
     )
 
 
-# What an index and a scan have in common
+# Shared by index and scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +245,14 @@ class StudyGroup:
 def located_files(
     source: Path, *, leave_out: Path | None = None
 ) -> tuple[Path, list[Path], list[Rejection]]:
-    """The folder that studies are named below (or the one file), its files, and those missing.
+    """Return the folder below which studies are named (or the one file), its files, and missing
+    ones.
 
-    A DICOMDIR as source stands for the files that it names. Where one lies in a folder, the files
-    that it names and that are not there are told of too.
+    A DICOMDIR as source stands for the files that it lists. If one lies in a folder, the files that
+    it lists but that do not exist are reported too.
 
     Raises:
-        DicomReadError: no such source, an empty folder, or a DICOMDIR that cannot be read.
+        DicomReadError: the source does not exist, is empty, or is a DICOMDIR that cannot be read.
     """
     if is_directory_file(source):
         records = read_directory(source)
@@ -274,12 +276,12 @@ def _missing(records: Sequence[DirectoryRecord], directory: Path) -> list[Reject
 
 
 def files_below(source: Path, *, leave_out: Path | None = None) -> list[Path]:
-    """The source itself where it is a file, else all regular files below it, in sorted order.
+    """Return the source if it is a file, else all regular files below it, in sorted order.
 
-    Folders of results that ``pipeline predict`` left below it are not looked into.
+    Folders of results of ``pipeline predict`` are skipped.
 
     Raises:
-        DicomReadError: no such source, or an empty folder.
+        DicomReadError: the source does not exist, or is empty.
     """
     if source.is_file():
         return [source]
@@ -307,9 +309,9 @@ def _is_of_results(folder: Path) -> bool:
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Regular files below a folder, in sorted order; each folder once, however it is linked.
+    """Regular files below a folder, in sorted order; each folder once, despite links.
 
-    Folders may lie within each other as deep as paths may be long.
+    Folders may be nested as deeply as the length of paths allows.
     """
     open_folders = [iter(_entries(folder, seen, is_source=True))]
     while open_folders:
@@ -330,7 +332,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 def _entries(
     folder: Path, seen: set[tuple[int, int]], *, is_source: bool = False
 ) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted; nothing of one that was seen, or that holds our results."""
+    """The content of a folder, sorted; empty if it was seen already or holds our results."""
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -350,7 +352,7 @@ def _entries(
 def refuse_no_image(
     found: Sequence[object], rejections: Sequence[Rejection], files: Sequence[Path], source: Path
 ) -> None:
-    """Refuse a source of which not one file is a DICOM image.
+    """Refuse a source in which no file is a DICOM image.
 
     Raises:
         DicomReadError: with the first few reasons.
@@ -366,11 +368,11 @@ def refuse_no_image(
 def group(
     found: Iterable[LocatedT], rejections: Sequence[Rejection], source: Path
 ) -> list[StudyGroup]:
-    """Slices and rejections by study, sorted by name.
+    """Group slices and rejections by study, sorted by name.
 
-    A folder that holds damaged DICOM files and no usable image, beside the studies, becomes a study
-    without files, so that a batch can report it; and so does a study of which every file was
-    rejected, wherever they lie.
+    Two cases become studies without files, so that a batch can report them. One is a folder beside
+    the studies with damaged DICOM files and no usable image. The other is a study whose files were
+    all rejected, wherever they are.
     """
     paths: dict[str, dict[str, None]] = {}
     for located in found:
@@ -389,7 +391,7 @@ def group(
 
 
 def _folders_of_lost(rejections: Sequence[Rejection], known: Mapping[str, Path]) -> dict[str, Path]:
-    """The folders of studies of which nothing but rejected files is there."""
+    """Folders of studies that have only rejected files."""
     lost: dict[str, list[str]] = {}
     for rejection in rejections:
         uid = rejection.study_uid
@@ -399,7 +401,7 @@ def _folders_of_lost(rejections: Sequence[Rejection], known: Mapping[str, Path])
 
 
 def _base(folders: Mapping[str, Path], source: Path) -> Path:
-    """Where names start: the source, or the folder further down in which all studies lie."""
+    """Where names start: the source, or the folder below it that contains all studies."""
     return Path(os.path.commonpath(folders.values())) if len(folders) > 1 else source
 
 
@@ -408,7 +410,7 @@ def _common_folder(paths: Iterable[str]) -> Path:
 
 
 def _names(folders: Mapping[str, Path], source: Path, base: Path) -> dict[str, str]:
-    """Unique names: the study's folder under the source, the whole way, or with a hash."""
+    """Unique names: the study's folder below the base, its relative path, or either with a hash."""
     if source.is_file():
         return {uid: plain_name(source.stem, "study") for uid in folders}
     own = base.resolve().name
@@ -429,7 +431,7 @@ def _names(folders: Mapping[str, Path], source: Path, base: Path) -> dict[str, s
 
 
 def _counts(names: Mapping[str, str]) -> Counter[str]:
-    """How often a name occurs, upper and lower case taken as one (as some file systems do)."""
+    """How often a name occurs, regardless of case (as on some file systems)."""
     return Counter(name.lower() for name in names.values())
 
 
@@ -439,7 +441,7 @@ def _rejections_by_study(
     names: Mapping[str, str],
     source: Path,
 ) -> tuple[dict[str, list[Rejection]], list[Rejection]]:
-    """Each rejection with its study, else that whose folder holds it most closely, or loose."""
+    """Assign rejections to their study, else to the study of the nearest folder; or leave them."""
     by_study: dict[str, list[Rejection]] = {uid: [] for uid in folders}
     loose: list[Rejection] = []
     study_of: dict[Path, str] = {}
@@ -466,9 +468,9 @@ def _beside(
     source: Path,
     base: Path,
 ) -> dict[Path, list[Rejection]]:
-    """Rejections by the outermost folder without a study; those of a study's own go to the study.
+    """Rejections by the outermost folder without a study; a study's own are given to the study.
 
-    Files that lie directly in a folder of several studies are those of that folder.
+    Files directly in a folder of several studies belong to that folder.
     """
     inside: dict[Path, list[str]] = {}
     for uid, folder in folders.items() if loose else ():
@@ -492,7 +494,7 @@ def _beside(
 def _failed_studies(
     beside: Mapping[Path, Sequence[Rejection]], names: Mapping[str, str], source: Path, base: Path
 ) -> list[StudyGroup]:
-    """Folders of DICOM files of which none is usable, as studies; other files are told of."""
+    """Folders of unusable DICOM files, as studies; other rejected files are logged."""
     used = {name.lower() for name in names.values()}
     failed: list[StudyGroup] = []
     for folder, rejections in beside.items():
@@ -521,10 +523,10 @@ def _relative(path: Path, source: Path) -> str:
 
 
 def series_of(headers: Sequence[SliceHeader]) -> tuple[Series, ...]:
-    """The slices of a study by series, sorted by series number, then UID.
+    """Group the slices of a study by series, sorted by series number, then UID.
 
-    Where every slice has a series UID of its own, as some scanners export them, those that share
-    all else that a series has in common are one series, named by the UID of its first slice.
+    Some scanners export every slice with a series UID of its own. Slices that share everything else
+    that a series has in common then form one series, named by the UID of its first slice.
     """
     grouped: dict[str, list[SliceHeader]] = {}
     for header in headers:
@@ -550,7 +552,7 @@ def _series(slices: Sequence[SliceHeader]) -> Series:
 
 
 def _shared_by_slices(header: SliceHeader) -> object | None:
-    """What the slices of one series share besides its UID; None where too little is told of it."""
+    """Values that the slices of one series share besides its UID; None if too few are stated."""
     told = header.series_number is not None or header.words
     if header.frame is not None or header.orientation is None or not (told and header.position):
         return None
@@ -567,7 +569,7 @@ def _shared_by_slices(header: SliceHeader) -> object | None:
 
 
 def _sorted_along_normal(slices: Sequence[SliceHeader]) -> tuple[SliceHeader, ...]:
-    """By position along the first slice's normal, then by instance number, frame and path."""
+    """Sort by position along the first slice's normal, then instance number, frame and path."""
     normal = next((s.normal for s in slices if s.normal is not None), None)
 
     def place(header: SliceHeader) -> tuple[float, int, int, str]:

@@ -1,7 +1,7 @@
 """Lossless JPEG (ITU-T T.81, process 14; DICOM's ….4.57 and ….4.70), decoded by imagecodecs.
 
-No decoder at hand refuses every stream that is cut short, so each is checked here: decoded values
-are predicted and coded again as far as counting bits goes, and the stream must hold just as many.
+No available decoder refuses every truncated stream, so each stream is checked here. The decoded
+values are predicted and coded again, counting only bits, and the stream must hold exactly as many.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 SYNTAXES = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
-"""Transfer syntaxes of streams that are read."""
+"""Transfer syntaxes that are supported."""
 EXTRA = "jpeg-lossless"
-"""The extra of this package that brings the decoder."""
+"""The extra of this package that installs the decoder."""
 
 _SOF3, _DHT, _SOI, _EOI, _SOS, _DRI = 0xC3, 0xC4, 0xD8, 0xD9, 0xDA, 0xDD
 _OTHER_FRAMES = (*range(0xC0, 0xC3), *range(0xC5, 0xC8), *range(0xC9, 0xD0))
@@ -29,7 +29,7 @@ class DecoderMissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """What a stream's headers say, and the length of its coded pixels in bytes."""
+    """The headers of a stream, and the length of its coded pixels in bytes."""
 
     precision: int
     size_hw: tuple[int, int]
@@ -39,16 +39,16 @@ class _Stream:
 
 
 def decode_lossless_jpeg(data: bytes) -> npt.NDArray[np.uint16]:
-    """The pixels of one stream of one grey image.
+    """Decode the pixels of one stream of one grey image.
 
     Args:
-        data: from SOI to EOI; bytes of zero may follow.
+        data: the stream from SOI to EOI; zero bytes may follow.
 
     Returns:
         (rows, columns), as stored: neither signed nor rescaled.
 
     Raises:
-        ValueError: damaged, cut short, or of another kind.
+        ValueError: the stream is damaged, truncated, or of another kind.
         DecoderMissingError: imagecodecs is not installed.
     """
     stream = _parsed(data)
@@ -76,7 +76,7 @@ def _decoder() -> Any:
 
 
 def _parsed(data: bytes) -> _Stream:
-    """The headers of a stream; the marker that ends its one scan must be EOI."""
+    """The headers of a stream; its one scan must end with the marker EOI."""
     tables: dict[int, dict[int, int]] = {}
     frame: tuple[int, int, int] | None = None
     body, place = b"", 0
@@ -119,7 +119,7 @@ def _frame(body: bytes) -> tuple[int, int, int]:
 
 
 def _huffman_tables(body: bytes) -> dict[int, dict[int, int]]:
-    """Lengths of codes in bits by category, by number of the table."""
+    """Lengths of codes in bits by category, for each table number."""
     tables = {}
     while body:
         counts = body[1:17]
@@ -133,7 +133,7 @@ def _huffman_tables(body: bytes) -> dict[int, dict[int, int]]:
 
 
 def _coded_bytes(data: bytes, start: int) -> int:
-    """Length of the coded pixels without the zeros stuffed into them, up to EOI."""
+    """Length of the coded pixels up to EOI, without stuffed zeros."""
     place = start
     while (place := data.find(b"\xff", place)) >= 0 and data[place + 1 : place + 2] == b"\0":
         place += 2
@@ -144,7 +144,7 @@ def _coded_bytes(data: bytes, start: int) -> int:
 
 
 def _coded_bits(pixels: npt.NDArray[Any], stream: _Stream) -> int:
-    """How many bits the pixels take, coded by the stream's table and predictor (T.81, annex H)."""
+    """Number of bits of the pixels with the stream's table and predictor (T.81, annex H)."""
     values = pixels.astype(np.int64)
     predicted = np.empty_like(values)
     predicted[0, 0] = 1 << (stream.precision - 1)

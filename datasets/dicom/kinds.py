@@ -1,6 +1,6 @@
-"""What a slice's header says it is: contrast, fat suppression, part of a Dixon scan, no anatomy.
+"""Kind of a slice by its header: contrast, fat suppression, Dixon image, or no anatomy.
 
-Scanners say it in different places: ImageType, FrameType of enhanced files (both in
+Scanners state it in different places: ImageType, FrameType of enhanced files (both in
 ``SliceHeader.image_type``), scan options, times, and words of the description, protocol and
 sequence.
 """
@@ -17,7 +17,7 @@ from spineline.datasets.dicom.header import SliceHeader
 DixonPart = Literal["water", "in-phase", "opposed-phase", "fat"]
 """The images of a Dixon scan, the most useful one first."""
 
-# A word ends where letters end: digits and marks may stand right beside it, as in `t2_tse_sag_384`.
+# A word ends where letters end: digits and marks may follow directly, as in `t2_tse_sag_384`.
 _T2 = re.compile(r"(?<![A-Z0-9])S?T2(?![0-9])")  # Philips writes sT2W
 _T1 = re.compile(r"(?<![A-Z0-9])S?T1(?![0-9])")
 _PD = re.compile(r"(?<![A-Z])PD(?:W|FS)?(?![A-Z])|PROTON|DENSITY")
@@ -89,7 +89,7 @@ _T2_REPETITION_MS = 1500.0
 
 
 def no_anatomy(header: SliceHeader) -> str | None:
-    """Why a slice is no image of the anatomy as it was scanned, or None."""
+    """Return why a slice does not show the anatomy as scanned, or None."""
     if is_capture(header):
         return "a screenshot or secondary capture"
     if is_localizer(header):
@@ -101,31 +101,31 @@ def no_anatomy(header: SliceHeader) -> str | None:
 
 
 def is_capture(header: SliceHeader) -> bool:
-    """Whether a slice is a screenshot or secondary capture."""
+    """Return whether a slice is a screenshot or secondary capture."""
     screen = any("SCREEN" in word for word in header.image_type) or "SCREEN" in header.words
     return header.sop_class_uid.startswith(_SECONDARY_CAPTURE) or screen
 
 
 def is_localizer(header: SliceHeader) -> bool:
-    """Whether a slice is one of those that the others are planned on."""
+    """Return whether a slice is a localizer, on which other slices are planned."""
     return "LOCALIZER" in header.image_type or bool(_LOCALIZER.search(header.words))
 
 
 def is_derived(header: SliceHeader) -> bool:
-    """Whether a slice was reckoned from others; the images of a Dixon scan always are."""
+    """Return whether a slice was computed from others, except Dixon images, which always are."""
     derived = "DERIVED" in header.image_type[:1] or "SECONDARY" in header.image_type[1:2]
     return derived and dixon_part(header) is None
 
 
 def is_of_sagittal_plane(header: SliceHeader) -> bool:
-    """By orientation; by description only where there is none."""
+    """Return whether a slice is sagittal by orientation, or by description without one."""
     if header.orientation is None:
         return bool(_SAGITTAL.search(header.words))
     return header.is_sagittal
 
 
 def plane_of(header: SliceHeader) -> str:
-    """Why a slice is not sagittal, in words."""
+    """Return why a slice is not sagittal, as text."""
     normal = header.normal
     if normal is None:
         return "no orientation, and the description does not say sagittal"
@@ -133,13 +133,13 @@ def plane_of(header: SliceHeader) -> str:
 
 
 def is_of_other_region(header: SliceHeader) -> bool:
-    """Whether words speak of another part of the body, and none of the lumbar spine."""
+    """Return whether words name another part of the body, and none the lumbar spine."""
     text = f"{header.words} {header.body_part}"
     return bool(_OTHER_REGION.search(text) and not _LUMBAR.search(text))
 
 
 def weighting(header: SliceHeader) -> str:
-    """``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``: by words, the contrast tag, then times."""
+    """Return ``T2``, ``T2*``, ``T1``, ``PD`` or ``unknown``, by words, contrast tag, then times."""
     words = header.words
     if _T2_STAR.search(words):
         return "T2*"
@@ -169,7 +169,7 @@ def _weighting_by_times(header: SliceHeader) -> str:
 
 
 def is_of_dixon_scan(header: SliceHeader) -> bool:
-    """Whether a slice is one of the images of a Dixon scan, whichever."""
+    """Return whether a slice is an image of a Dixon scan, whichever."""
     return (
         bool(_DIXON.search(header.words))
         or "DIXON" in header.image_type
@@ -178,7 +178,7 @@ def is_of_dixon_scan(header: SliceHeader) -> bool:
 
 
 def dixon_part(header: SliceHeader) -> DixonPart | None:
-    """Which image of a Dixon scan a slice is, as far as its own header tells.
+    """Return which image of a Dixon scan a slice is, if its own header states it.
 
     >>> from pathlib import Path
     >>> dixon_part(SliceHeader(Path(), "1", "2", "3", 4, 4, words="T2 DIXON SAG_W"))
@@ -201,9 +201,9 @@ def _searched(text: str, patterns: dict[DixonPart, re.Pattern[str]]) -> DixonPar
 
 
 def named_part(description: str) -> tuple[str, DixonPart] | None:
-    """A description without the word of a Dixon part at its end or start, and the part.
+    """Split the word of a Dixon part off the start or end of a description.
 
-    Only together with others of the same rest such a word means a Dixon scan.
+    Such a word means a Dixon scan only if other descriptions have the same rest.
 
     >>> named_part("t2_tse_sag_F"), named_part("WATER: Sag T2")
     (('T2_TSE_SAG', 'fat'), ('SAG T2', 'water'))
@@ -217,7 +217,7 @@ def named_part(description: str) -> tuple[str, DixonPart] | None:
 
 
 def fat_suppression(header: SliceHeader) -> str | None:
-    """How a slice that is of no Dixon scan says that its fat is suppressed, or None."""
+    """Return how a slice outside Dixon scans states that fat is suppressed, or None."""
     match = _FAT_SUPPRESSED.search(header.words)
     if match:
         return f"described as '{match.group().strip(' _-')}'"

@@ -1,4 +1,4 @@
-"""Pixels of one slice, read only once its size is known to be sane."""
+"""Pixels of one slice, read only after a check of its size."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from spineline.datasets.dicom.quick import open_dicom
 from spineline.datasets.images import MAX_PIXELS, is_constant
 
 MAX_DICOM_BYTES = 1 << 30
-"""Files above this are refused before they are read."""
+"""Larger files are refused before they are read."""
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
-# One decoder per syntax: others that may be installed abort the process or decode damaged data
-# without a word.
+# One decoder per syntax: other installed decoders abort the process or silently decode damaged
+# data.
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": "pillow",  # JPEG baseline
     "1.2.840.10008.1.2.4.51": "pillow",  # JPEG extended
@@ -57,22 +57,23 @@ _DECODERS = {
 
 
 def read_pixels(header: SliceHeader, *, invert: bool = True) -> Float32Array:
-    """The pixels of one slice, bright being bright.
+    """Read the pixels of one slice, with bright values high.
 
-    Rescale slope and intercept, of an enhanced file those of the frame, are applied, MONOCHROME1 is
-    inverted within its stored range, padding takes the lowest value of the rest, colour becomes
+    Rescale slope and intercept are applied, in an enhanced file those of the frame. MONOCHROME1 is
+    inverted within its stored range. Padding gets the lowest value of the rest, and colour becomes
     grey. Only this one frame is decoded.
 
     Args:
         header: the slice.
-        invert: false leaves MONOCHROME1 as it is stored, bright being dark.
+        invert: false leaves MONOCHROME1 as it is stored, with bright values low.
 
     Returns:
         (rows, columns) float32, not windowed.
 
     Raises:
-        DicomReadError: no pixel data, an absurd size, damaged or unsupported compression, or a
-            constant image; names the file, what was found and what to do.
+        DicomReadError: there are no pixel data, the size is implausible, the compression is damaged
+            or unsupported, or the image is constant. The message says what was found and what to
+            do.
     """
     with quiet_pydicom():
         dataset = _read(header)
@@ -122,7 +123,7 @@ def _too_large(header: SliceHeader, found: str) -> DicomReadError:
 
 
 def _check_size(header: SliceHeader, dataset: Dataset) -> None:
-    """Refuse sizes that no slice has, by the header and by what the compressed data claims."""
+    """Refuse sizes that no slice has, by the header and by the compressed data."""
     keyword = next((k for k in _PIXEL_KEYWORDS if k in dataset), None)
     if keyword is None:
         raise _error(header, "has no PixelData, or it is cut short", "export the whole image again")
@@ -172,7 +173,7 @@ def _check_compressed(
 
 
 def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream claims, or None if it is neither.
+    """Return rows and columns in the header of a JPEG, JPEG-LS or JPEG 2000 stream, else None.
 
     >>> codestream_size(bytes.fromhex("ffd8ffc0000b080102010301"))
     (258, 259)
@@ -212,7 +213,7 @@ def _decode(header: SliceHeader, dataset: Dataset) -> npt.NDArray[Any]:
         found = f"pixels stored as '{syntax.name}' cannot be decoded"
         advice = "the data is damaged or no decoder is installed; export uncompressed DICOM"
         raise _error(header, f"{found} ({_short(error)})", advice) from error
-    except Exception as error:  # ValueError, AttributeError and more, by what is damaged
+    except Exception as error:  # ValueError, AttributeError and others, depending on the damage
         raise _error(header, f"pixels cannot be decoded ({_short(error)})", _AGAIN) from error
 
 
@@ -220,7 +221,7 @@ def _decode_lossless_jpeg(header: SliceHeader, dataset: Dataset) -> npt.NDArray[
     """The stored values of one frame.
 
     Raises:
-        RuntimeError: damaged, cut short, or not of one grey component.
+        RuntimeError: the stream is damaged, truncated, or not of one grey component.
     """
     frames = max(integer_of(dataset, "NumberOfFrames") or 1, 1)
     data = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames)
@@ -235,7 +236,7 @@ def _decode_lossless_jpeg(header: SliceHeader, dataset: Dataset) -> npt.NDArray[
 
 
 def _check_complete(header: SliceHeader, dataset: Dataset) -> None:
-    """A JPEG 2000 stream cut short decodes into a half-empty picture without a word."""
+    """Refuse a truncated JPEG 2000 stream, which would silently decode into a half-empty image."""
     if "PixelData" not in dataset or not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
     frames = max(integer_of(dataset, "NumberOfFrames") or 1, 1)
@@ -275,14 +276,14 @@ def _to_grey(
 
 
 def rescaling_of(dataset: Dataset, frame: int | None) -> tuple[float, float]:
-    """Slope and intercept of a frame, 1 and 0 where there is none that can be used.
+    """Return slope and intercept of a frame, or 1 and 0 without usable ones.
 
-    In enhanced files they stand in the Pixel Value Transformation Sequence of a frame or of all
-    frames (PS3.3 C.7.6.16.2.9), else in the data set. Both are of the first place that has one.
+    In enhanced files they are in the Pixel Value Transformation Sequence of a frame or of all
+    frames (PS3.3 C.7.6.16.2.9), else in the data set. Both come from the first place that has one.
 
     Args:
         dataset: the header.
-        frame: from 0, or None for a file of one image.
+        frame: index from 0, or None for a file of one image.
     """
     keywords = ("RescaleSlope", "RescaleIntercept")
     places = places_of_frame(dataset, frame)
@@ -291,7 +292,7 @@ def rescaling_of(dataset: Dataset, frame: int | None) -> tuple[float, float]:
 
 
 def _inverted(values: FloatArray, dataset: Dataset) -> FloatArray:
-    """MONOCHROME1 mirrored within its stored range: lowest and highest storable value swap."""
+    """Mirror MONOCHROME1 within its stored range: lowest and highest storable value swap."""
     if "PixelData" not in dataset:
         return -values
     if integer_of(dataset, "PixelRepresentation"):
@@ -300,7 +301,7 @@ def _inverted(values: FloatArray, dataset: Dataset) -> FloatArray:
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
-    """A finite number of a tag, or None where there is none."""
+    """A finite number of a tag, or None."""
     try:
         number = float(dataset.get(keyword))
     except Exception:

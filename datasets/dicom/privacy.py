@@ -1,7 +1,6 @@
-"""What may give a patient away in the outputs: text in the pixels, and names of folders.
+"""What may identify a patient in the outputs: text in the pixels, and names of folders.
 
-The only place where a patient's name, number or birth date is read; they go no further than a
-comparison.
+A patient's name, number or birth date is read only here, and used only for comparisons.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ _DATES = ("PatientBirthDate",)
 _READ = (*_NAMES, *_NUMBERS, *_DATES, "BurnedInAnnotation")
 _TAGS = [tag_for_keyword(word) for word in _READ] + _OVERLAYS
 _WORD = re.compile(r"[^\W_]+")
-_LEAST_LETTERS = 3  # shorter names and numbers are in too many words by chance
-_LEAST_IDEOGRAPHS = 2  # of names in ideographs or Hangul, which are short and mean much
-_LEAST_RUN_TOGETHER = 8  # letters of several words that are looked for inside others
+_LEAST_LETTERS = 3  # shorter names and numbers occur in too many words by chance
+_LEAST_IDEOGRAPHS = 2  # for names in ideographs or Hangul, which are short and distinctive
+_LEAST_RUN_TOGETHER = 8  # letters of several words that are also searched inside others
 _PARTICLES = (
     "abu", "bin", "bint", "dal", "das", "del", "den", "der", "des", "dos", "ibn", "las", "los",
     "mac", "the", "van", "vom", "von", "zum", "zur",
 )  # fmt: skip
-"""Words of names that tell nobody."""
+"""Words of names that identify nobody."""
 
 
 _WRITTEN_OUT = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "æ": "ae", "ø": "oe"}
-"""Letters that many systems cannot store, and what stands for them."""
+"""Letters that many systems cannot store, and their usual replacement."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a file tells of the patient.
+    """Identifying content of a file's header.
 
     Attributes:
-        identity: the parts of the name, the number, and the birth date in its writings.
-        annotated: the header says that text is burned in.
-        drawn_over: there is an overlay plane with something in it.
+        identity: the parts of the name, the number, and the birth date in several formats.
+        annotated: whether the header states that text is burned in.
+        drawn_over: whether there is an overlay plane that is not empty.
     """
 
     identity: tuple[str, ...] = ()
@@ -58,11 +57,11 @@ class _Told:
 
 @dataclass(frozen=True, slots=True)
 class PrivacyRemarks:
-    """What was found.
+    """Result of the check.
 
     Attributes:
-        burned_in: why the pixels, or what viewers draw over them, may show text; or empty.
-        named: the folder's or file's name holds the patient's name, number or birth date.
+        burned_in: why the pixels, or overlays on them, may show text; or empty.
+        named: whether a folder or file name holds the patient's name, number or birth date.
     """
 
     burned_in: str = ""
@@ -70,11 +69,11 @@ class PrivacyRemarks:
 
 
 def privacy_remarks(header: SliceHeader, names: Iterable[str]) -> PrivacyRemarks:
-    """Whether a slice may show who the patient is, or names of folders do.
+    """Check whether a slice, or names of folders, may identify the patient.
 
     Args:
-        header: of the slice.
-        names: of the study, its folder and the like.
+        header: header of the slice.
+        names: names of the study, its folder and the like.
     """
     told = _told_by(header.path)
     reasons = []
@@ -89,10 +88,10 @@ def privacy_remarks(header: SliceHeader, names: Iterable[str]) -> PrivacyRemarks
 
 
 def holds_identity(name: str, identity: Iterable[str]) -> bool:
-    """Whether a name holds one of a patient's names or numbers as a word of its own.
+    """Return whether a name contains one of a patient's names or numbers as separate words.
 
-    Case, accents and the width of letters do not count. Ideographs and Hangul have no words to
-    stand apart in: two of them or more are looked for anywhere.
+    Case, accents and the width of letters are ignored. Ideographs and Hangul have no separate
+    words, so two or more of them are searched anywhere.
 
     >>> holds_identity("2019_doe_john", ["DOE"]), holds_identity("doerfer", ["DOE"])
     (True, False)
@@ -104,7 +103,7 @@ def holds_identity(name: str, identity: Iterable[str]) -> bool:
 
 
 def _stands_in(words: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether the words of a text hold those of one of the patient's names or numbers."""
+    """Whether the words of a text contain those of one of the patient's names or numbers."""
     joined, wanted = "".join(words), "".join(parts)
     if wanted in words or joined == wanted:
         return True
@@ -117,7 +116,7 @@ def _stands_in(words: Sequence[str], parts: Sequence[str]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Words without accents and case, letters and digits alone.
+    """Words without accents and case, only letters and digits.
 
     >>> _words("MÜLLER_Émile ＹＡＭＡＤＡ")
     ['muller', 'emile', 'yamada']
@@ -133,35 +132,35 @@ def _plain(text: str) -> str:
 
 
 def _is_dense(text: str) -> bool:
-    """Whether a text is of ideographs or Hangul alone."""
+    """Whether a text consists only of ideographs or Hangul."""
     names = [unicodedata.name(character, "") for character in text]
     return bool(names) and all(name.startswith(("CJK UNIFIED", "HANGUL")) for name in names)
 
 
 def _is_telling(text: str) -> bool:
-    """Whether a part of a name, or a number, is long enough to be looked for."""
+    """Whether a part of a name, or a number, is long enough for the search."""
     wanted = "".join(_words(text))
     least = _LEAST_IDEOGRAPHS if _is_dense(wanted) else _LEAST_LETTERS
     return len(wanted) >= least and wanted not in _PARTICLES
 
 
 def tells_of(text: str, identity: Iterable[str]) -> bool:
-    """Whether a text holds one of a patient's names or numbers anywhere, in any case."""
+    """Return whether a text contains one of a patient's names or numbers anywhere, in any case."""
     plain = _plain(text)
     return any(_plain(part) in plain for part in identity)
 
 
 def identity_parts(path: Path) -> list[str]:
-    """Each part of a patient's names long enough to be looked for, numbers and birth date."""
+    """Return the searchable parts of a patient's names, the numbers and the birth date."""
     return [part for part in _told_by(path).identity if _is_telling(part)]
 
 
 def name_parts(name: str) -> list[str]:
-    """What to look for of a person's name in DICOM's writing, in each of its scripts.
+    """Return the search terms for a person's name in DICOM's format, in each of its scripts.
 
-    Family, given and middle name, their single words, and both orders of family and given name;
-    neither titles before nor letters after the name (the fourth and fifth component). Names that
-    are written with ``ü`` or ``ue`` are looked for in the other way too.
+    These are family, given and middle name, their single words, and both orders of family and given
+    name. Prefix and suffix (the fourth and fifth component) are left out. Names with ``ü`` or
+    ``ue`` are also searched in the other spelling.
 
     Source: PS3.5, section 6.2.1.
 
@@ -181,7 +180,7 @@ def name_parts(name: str) -> list[str]:
 
 
 def _other_spellings(name: str) -> list[str]:
-    """The name with Germanic and Nordic letters written out, and without what was written out."""
+    """The name with Germanic and Nordic letters written out, and the reverse."""
     out = unicodedata.normalize("NFC", name).casefold()
     for letter, letters in _WRITTEN_OUT.items():
         out = out.replace(letter, letters)
@@ -190,7 +189,7 @@ def _other_spellings(name: str) -> list[str]:
 
 
 def date_parts(date: str) -> list[str]:
-    """A date of DICOM in the writings in which it stands in names of folders and descriptions.
+    """Return a DICOM date in the usual formats of folder names and descriptions.
 
     >>> date_parts("19580317")[:4]
     ['19580317', '17031958', '03171958', '1958-03-17']
@@ -204,7 +203,7 @@ def date_parts(date: str) -> list[str]:
 
 
 def _told_by(path: Path) -> _Told:
-    """What a file's header tells; nothing where it cannot be read."""
+    """Identifying content of a file's header; empty if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -212,7 +211,7 @@ def _told_by(path: Path) -> _Told:
     return _read_told(path, (status.st_mtime_ns, status.st_size))
 
 
-@functools.lru_cache(maxsize=1)  # a slice is asked for twice in a row
+@functools.lru_cache(maxsize=1)  # each slice is requested twice in a row
 def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
     with quiet_pydicom():
         try:
@@ -221,13 +220,13 @@ def _read_told(path: Path, _state: tuple[int, int]) -> _Told:
             dates = [part for text in _texts(dataset, _DATES) for part in date_parts(text)]
             identity = dict.fromkeys([*names, *_texts(dataset, _NUMBERS), *dates])
             annotated = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
-        except Exception:  # pydicom raises nearly anything on damaged bytes; pixels tell them
+        except Exception:  # pydicom raises nearly anything on damaged bytes; read_pixels reports
             return _Told()
         return _Told(tuple(identity), annotated, _is_drawn_over(dataset))
 
 
 def _texts(dataset: Dataset, keywords: Iterable[str]) -> list[str]:
-    """The values of tags as texts, of which each may have several."""
+    """The values of tags as texts, several per tag if it has them."""
     found: list[str] = []
     for keyword in keywords:
         value = dataset.get(keyword)
@@ -237,7 +236,7 @@ def _texts(dataset: Dataset, keywords: Iterable[str]) -> list[str]:
 
 
 def _is_drawn_over(dataset: Dataset) -> bool:
-    """Whether there is an overlay plane with something in it."""
+    """Whether there is an overlay plane that is not empty."""
     try:
         planes = [dataset[tag].value for tag in _OVERLAYS if tag in dataset]
     except Exception:

@@ -1,10 +1,10 @@
-"""A header's few tags straight from a file's first bytes, for the plain case.
+"""Fast reading of a header's few tags from a file's first bytes, for ordinary files.
 
-Looking through a study means reading tens to hundreds of headers and keeping some twenty values of
-each. pydicom spends about a millisecond on a header; this reader a tenth of that. It knows what
-ordinary MR files hold (DICOM PS3.5, section 7 and annex A.1, A.2, A.4) and gives up, returning
-None, on everything else: other encodings, deflated data, text beyond ASCII, several frames, values
-of unexpected kinds, anything damaged or cut short. pydicom then reads the file, and judges it.
+Scanning a study means reading tens to hundreds of headers and keeping some twenty values of each.
+pydicom takes about a millisecond per header, this reader a tenth of that. It reads what ordinary
+MR files hold (DICOM PS3.5, section 7 and annex A.1, A.2, A.4). For everything else it returns None:
+other encodings, deflated data, text beyond ASCII, several frames, unexpected kinds of values,
+damaged or truncated files. pydicom then reads and judges the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 FIRST_BYTES = 65536
-"""How much of a file is looked at; a header that is longer goes to pydicom."""
+"""Number of bytes read; pydicom reads longer headers."""
 
 _GZIP = b"\x1f\x8b"
 _IMPLICIT = b"1.2.840.10008.1.2"
@@ -73,7 +73,7 @@ _LEAVE_TO_PYDICOM = (0x00280008, 0x52009229, 0x52009230)  # several frames, func
 
 @dataclass(frozen=True, slots=True)
 class QuickDataset:
-    """Values by keyword, with as much of a pydicom dataset's manners as headers need."""
+    """Values by keyword, with the part of a pydicom dataset's interface that headers need."""
 
     values: Mapping[str, Any]
     file_meta: Mapping[str, Any]
@@ -82,16 +82,16 @@ class QuickDataset:
         return keyword in self.values
 
     def get(self, keyword: str, default: Any = None) -> Any:
-        """The value of a tag, None where it is empty."""
+        """Return the value of a tag, or None if it is empty."""
         return self.values.get(keyword, default)
 
 
 def open_dicom(path: Path) -> BinaryIO:
-    """A file's bytes; those of a gzip file, such as ``im.dcm.gz``, as they are inflated.
+    """Open a file's bytes; a gzip file, such as ``im.dcm.gz``, is inflated.
 
     Raises:
-        OSError: it cannot be opened. Reading raises EOFError or zlib.error too where it is cut
-            short or damaged.
+        OSError: it cannot be opened. Reading also raises EOFError or zlib.error if the file is
+            truncated or damaged.
     """
     file = path.open("rb")
     try:
@@ -107,7 +107,7 @@ def open_dicom(path: Path) -> BinaryIO:
 
 
 def _first_bytes(path: Path) -> bytes:
-    """The first of a file's bytes; none of a damaged gzip file."""
+    """The first bytes of a file; empty for a damaged gzip file."""
     try:
         with open_dicom(path) as file:
             return file.read(FIRST_BYTES)
@@ -115,12 +115,12 @@ def _first_bytes(path: Path) -> bytes:
         return b""
 
 
-class _GiveUp(Exception):  # noqa: N818 - no error: pydicom reads the file instead
+class _GiveUp(Exception):  # noqa: N818 - not an error: pydicom reads the file instead
     pass
 
 
 def read_quick(path: Path) -> QuickDataset | None:
-    """The tags of ``QUICK_KEYWORDS`` that a file holds, or None where pydicom is needed.
+    """Read the tags of ``QUICK_KEYWORDS`` that a file holds; None if pydicom is needed.
 
     Raises:
         OSError: the file cannot be opened.
@@ -150,11 +150,11 @@ def _parse(data: bytes) -> QuickDataset:
 
 
 def find_pixels(path: Path) -> tuple[int, int]:
-    """Where the stored pixels of any file begin, and their length in bytes.
+    """Return where the stored pixels of any file begin, and their length in bytes.
 
-    (0, 0) where they are not found: nothing but the layout of the file is looked at, so that text
-    beyond ASCII and several frames do no harm. Of compressed pixels the length may not be given and
-    is 0xFFFFFFFF then.
+    The result is (0, 0) if they are not found. Only the layout of the file is read, so text beyond
+    ASCII and several frames are no obstacle. The length of compressed pixels may be undefined,
+    which is 0xFFFFFFFF.
 
     Raises:
         OSError: the file cannot be opened.
@@ -171,7 +171,7 @@ def find_pixels(path: Path) -> tuple[int, int]:
 def _elements(
     data: bytes, meta: Mapping[int, bytes], start: int
 ) -> Iterator[tuple[int, bytes, int, int]]:
-    """Tag, VR, length and start of the value of each element, up to the pixels and with them."""
+    """Tag, VR, length and start of each element's value, up to and including the pixels."""
     syntax = meta.get(0x00020010, b"").rstrip(b"\0 ")
     explicit = syntax == _EXPLICIT or syntax.startswith(_COMPRESSED)
     if not explicit and syntax != _IMPLICIT:
@@ -194,7 +194,7 @@ def _elements(
 
 
 def _meta(data: bytes) -> tuple[dict[int, bytes], int]:
-    """Values of the file's meta group, and where it ends."""
+    """Values of the file's meta group, and its end."""
     values: dict[int, bytes] = {}
     position = 132
     while data[position : position + 2] == b"\x02\x00":
@@ -207,7 +207,7 @@ def _meta(data: bytes) -> tuple[dict[int, bytes], int]:
 
 
 def _explicit(data: bytes, position: int) -> tuple[int, bytes, int, int]:
-    """Tag, VR, length and where the value starts, with the VR in the file."""
+    """Tag, VR, length and start of the value, in a file with explicit VRs."""
     group, element, vr, length = _ELEMENT.unpack_from(data, position)
     if vr in _SHORT_VRS:
         return group << 16 | element, vr, length, position + 8
@@ -220,7 +220,7 @@ def _explicit(data: bytes, position: int) -> tuple[int, bytes, int, int]:
 
 
 def _implicit(data: bytes, position: int) -> tuple[int, bytes, int, int]:
-    """Tag, no VR, length and where the value starts, without VRs in the file."""
+    """Tag, empty VR, length and start of the value, in a file without VRs."""
     group, element, length = struct.unpack_from("<HHL", data, position)
     return group << 16 | element, b"", length, position + 8
 
@@ -236,7 +236,7 @@ def _skip_items(
     next_element: Callable[[bytes, int], tuple[int, bytes, int, int]],
     depth: int = 0,
 ) -> int:
-    """Where a sequence, or an item, of undefined length ends."""
+    """The end of a sequence, or an item, of undefined length."""
     if depth > 16:
         raise _GiveUp
     while True:
@@ -252,7 +252,7 @@ def _skip_items(
 
 
 def _value(raw: bytes, wanted: bytes, vr: bytes) -> Any:
-    """A value as pydicom would give it: None where empty, a list where there are several."""
+    """A value as pydicom returns it: None if empty, a list if there are several."""
     if vr not in (wanted, b""):
         raise _GiveUp
     if wanted == b"US":

@@ -1,8 +1,8 @@
-"""Which series and which slice of a study to look at: the middle of the T2 sagittal stack.
+"""Choice of a study's series and slice: the middle of the T2 sagittal stack.
 
-Each stack of parallel sagittal slices gets demerits (`_demerits`); the one with the fewest is
-taken, and what it has is said in the warnings. Ties fall to the stack with more slices, then to the
-higher resolution, then to the lower series UID, so that the order of files plays no part.
+Each stack of parallel sagittal slices gets demerits (`_demerits`). The stack with the fewest is
+chosen, and warnings report its demerits. Ties are decided by more slices, then the higher
+resolution, then the lower series UID, so that the order of files does not matter.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ from spineline.datasets.dicom.pixels import read_pixels
 
 _MYELOGRAPHY_ECHO_MS = 300.0
 _LOOKS = 8
-"""No more stacks than that are looked at for what headers do not say."""
+"""Most stacks whose pixels are checked for what headers do not state."""
 _STATION_SHARE = 0.35
-"""Of its height: a stack as far above another shows another station of a whole spine."""
+"""A stack this fraction of its height above another shows another station of a whole spine."""
 _NAMED_FILES = 5
-"""Of damaged files that are named one by one in warnings."""
+"""Most damaged files that are named one by one in warnings."""
 _SHIFT_SHARE = 0.25
-"""Of its height: slices moved as far within their plane are no stack."""
+"""Slices shifted by this fraction of their height within their plane do not form a stack."""
 
 
 class NoSagittalT2Error(DicomReadError):
-    """A study holds images, and none of a sagittal T2 series.
+    """A study holds images, but no sagittal T2 series.
 
     Attributes:
-        found: what it holds instead, a remark for each stack.
+        found: what it holds instead, with a remark for each stack.
     """
 
     def __init__(self, text: Remark | str, found: Sequence[Remark] = ()) -> None:
@@ -74,12 +74,12 @@ ReadImage: TypeAlias = Callable[[SliceHeader], Float32Array]
 
 
 class Demerit(NamedTuple):
-    """What speaks against a stack.
+    """A disadvantage of a stack.
 
     Attributes:
-        weight: in the choice among stacks.
-        text: in plain words; without any it is no matter for a warning.
-        code: of that warning.
+        weight: weight in the choice among stacks.
+        text: description; if it is empty, there is no warning.
+        code: code of that warning.
     """
 
     weight: int
@@ -112,9 +112,9 @@ class Rejection:
 
     Attributes:
         path: the file.
-        reason: why, in plain words.
-        kind: ``foreign`` (no DICOM image by nature), ``damaged``, ``no-image`` or ``duplicate``.
-        study_uid: the study that it belongs to; empty where it does not say.
+        reason: why, as plain text.
+        kind: ``foreign`` (not a DICOM image), ``damaged``, ``no-image`` or ``duplicate``.
+        study_uid: UID of its study; empty if it does not state one.
     """
 
     path: Path
@@ -137,12 +137,12 @@ class Study:
     """The series of one StudyInstanceUID.
 
     Attributes:
-        study_uid: empty where no file of the folder could be read.
-        name: unique in its source and fit for a folder name.
-        folder: the lowest folder that holds all of its files.
+        study_uid: its UID; empty if no file of the folder could be read.
+        name: unique in its source, and valid as a folder name.
+        folder: the lowest folder that contains all of its files.
         series: sorted by series number, then UID.
         rejections: files beside them that gave no slice.
-        single_file: the user named this one file, so it is taken whatever it shows.
+        single_file: whether the user named this one file, which is then used whatever it shows.
     """
 
     study_uid: str
@@ -155,23 +155,22 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The slice to look at, and why.
+    """The chosen slice, and why.
 
     Attributes:
-        series: the series it belongs to.
+        series: the series of the slice.
         slice: the slice.
-        warnings: what the user should know of the choice; their codes are ``slice_choice``,
+        warnings: what the user should know about the choice; their codes are ``slice_choice``,
             ``fat_suppressed``, ``no_geometry`` and ``files_left_out``.
         notes: the choice itself, and each series and file left out with its reason.
-        neighbours: the other slices of the same stack, by their distance from the chosen one along
-            the normal, nearest first, one per place.
-        alternatives: the middle slices of other stacks that are as well suited, in order of rank.
+        neighbours: the other slices of the same stack, one per place, by distance from the chosen
+            one along the normal, nearest first.
+        alternatives: the middle slices of equally suited stacks, in order of rank.
         t1_slices: the slices of a sagittal T1 stack in the same frame of reference, sorted along
-            the normal; empty where there is none.
-        tie: those of the warnings that say that another stack is as well suited.
-        forced: of the warnings the one that says that this is no sagittal T2 series; None where it
-            is one.
-        found: what the study holds, where none of it is a sagittal T2 series.
+            the normal; empty without one.
+        tie: warnings about equally suited stacks.
+        forced: the warning that this is not a sagittal T2 series; None if it is one.
+        found: what the study holds, if it has no sagittal T2 series.
     """
 
     series: Series
@@ -191,10 +190,10 @@ class _Stack:
     """Parallel slices of one size and one kind in one series.
 
     Attributes:
-        series: that they belong to.
+        series: the series of the slices.
         slices: sorted along the normal.
         part: which image of a Dixon scan they are.
-        seen: demerits by what the pixels show, and by where the stack lies among others.
+        seen: demerits from the pixels, and from the stack's place among others.
     """
 
     series: Series
@@ -207,40 +206,41 @@ class _Stack:
         return self.slices[0]
 
     def remark(self, code: str, wording: str, reason: str = "", **counts: int) -> Remark:
-        """A remark on the series, which ``{series.shown}`` stands for in the wording."""
+        """Make a remark on the series, which ``{series.shown}`` stands for in the wording."""
         series = SeriesText(self.series.description.replace("'", ""), self.first.series_number)
         reasons = {"reason": reason} if reason else {}
         return remark(code, wording, series=series, **reasons, **counts)
 
 
 def read_upright(header: SliceHeader) -> Float32Array:
-    """The pixels of a slice, the usual way round.
+    """Read the pixels of a slice in standard orientation.
 
     Raises:
-        DicomReadError: as [spineline.datasets.dicom.pixels.read_pixels][].
+        DicomReadError: as for [spineline.datasets.dicom.pixels.read_pixels][].
     """
     return to_standard_orientation(read_pixels(header), header)[0]
 
 
 def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = False) -> Choice:
-    """The middle slice of the study's T2 sagittal series.
+    """Choose the middle slice of the study's T2 sagittal series.
 
-    Sagittal is a matter of geometry (the slice normal runs mostly along x; by description only
-    where there is no orientation), T2 one of description, echo and repetition time. A series that
-    is fat-suppressed, derived or otherwise second-rate is used only when there is no better one,
-    with a warning. Of a Dixon scan water is better than in-phase, and both than the rest; of the
-    stations of a whole spine the lowest is taken. What headers do not say (fat suppression, the
-    contrast, which image of a Dixon scan it is) is told from the pixels of middle slices. The
-    middle is found by position along the normal: the slice nearest to the centre of the stack, of
-    two equally near the one further along.
+    Sagittal is decided by geometry: the slice normal runs mostly along x. Without orientation the
+    description decides. T2 is decided by description, echo and repetition time. A series that is
+    fat-suppressed, derived or otherwise inferior is used only if there is no better one, with a
+    warning.
+
+    Among images of a Dixon scan, water is preferred to in-phase, and both to the rest. Of the
+    stations of a whole spine, the lowest is chosen. If headers do not state fat suppression,
+    contrast or Dixon part, the pixels of middle slices decide. The middle is the slice nearest to
+    the centre of the stack along the normal; of two equally near, it is the one further along.
 
     Args:
-        study: by headers.
-        read: gives the pixels of a slice, the usual way round.
-        force: where there is no T2 sagittal series, take another one, with a warning.
+        study: the study, with headers.
+        read: returns the pixels of a slice in standard orientation.
+        force: without a T2 sagittal series, choose another one, with a warning.
 
     Raises:
-        NoSagittalT2Error: the study has no sagittal T2 series; names what was found instead.
+        NoSagittalT2Error: the study has no sagittal T2 series; the message lists what was found.
         DicomReadError: it holds no usable image.
     """
     stacks = _with_named_parts([stack for series in study.series for stack in _stacks(series)])
@@ -299,7 +299,7 @@ def choose_slice(study: Study, *, read: ReadImage = read_upright, force: bool = 
 
 
 def _stacks(series: Series) -> list[_Stack]:
-    """The series' slices grouped into stacks, in order of first occurrence."""
+    """Group the series' slices into stacks, in order of first occurrence."""
     groups: list[list[SliceHeader]] = []
     for header in series.slices:
         home = next((group for group in groups if _of_one_stack(group[0], header)), None)
@@ -329,7 +329,7 @@ def _height_mm(header: SliceHeader) -> float:
 
 
 def _geometry_of(stack: _Stack) -> object:
-    """What stacks that show the same places share."""
+    """Values that stacks at the same places have in common."""
     middle = _middle(stack)[0]
     rounded = [
         None if values is None else tuple(round(value, 1) for value in values)
@@ -339,10 +339,10 @@ def _geometry_of(stack: _Stack) -> object:
 
 
 def _with_named_parts(stacks: Sequence[_Stack]) -> list[_Stack]:
-    """Stacks of which several have one description but for the word of a Dixon part, as such.
+    """Assign Dixon parts to stacks whose descriptions differ only in the word of a Dixon part.
 
-    Where one of those words is all that tells series of the same places apart, they are the images
-    of a Dixon scan, whether or not something says Dixon.
+    If such a word is the only difference between series at the same places, they are the images of
+    a Dixon scan, even if nothing says Dixon.
     """
     groups: dict[object, dict[int, DixonPart]] = {}
     for n, stack in enumerate(stacks):
@@ -359,7 +359,7 @@ def _with_named_parts(stacks: Sequence[_Stack]) -> list[_Stack]:
 def _with_seen_parts(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
     """Stacks of Dixon scans with the parts that their pixels show.
 
-    Names stand, unless water and fat have plainly changed places.
+    Names are kept, unless water and fat are clearly swapped.
     """
     groups: dict[object, list[int]] = {}
     for n, stack in enumerate(stacks):
@@ -399,7 +399,7 @@ def _seen_parts(group: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
 
 
 def _image_of(stack: _Stack, read: ReadImage) -> Float32Array | None:
-    """The pixels of a stack's middle slice; None where they cannot be read."""
+    """The pixels of a stack's middle slice, or None if they cannot be read."""
     try:
         return read(_middle(stack)[0])
     except DicomReadError:
@@ -407,7 +407,7 @@ def _image_of(stack: _Stack, read: ReadImage) -> Float32Array | None:
 
 
 def _with_stations(stacks: Sequence[_Stack]) -> list[_Stack]:
-    """Stacks of which those that lie well above another that is as good have a demerit for it."""
+    """Add a demerit to stacks that lie well above another stack that is as good."""
     text = "shows an upper station of a whole spine"
     return [
         replace(stack, seen=(*stack.seen, Demerit(7, text)))
@@ -428,7 +428,7 @@ def _lies_above(stack: _Stack, other: _Stack) -> bool:
 
 
 def _centre_height(header: SliceHeader) -> float | None:
-    """How far up in the patient the middle of a slice lies, mm."""
+    """Height of a slice's centre in the patient, mm."""
     if not header.has_geometry:
         return None
     middle = [[(header.columns - 1) / 2, (header.rows - 1) / 2]]
@@ -444,7 +444,7 @@ def _upper_stations(best: _Stack, stacks: Sequence[_Stack]) -> list[Remark]:
 
 
 def _looked_at(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
-    """Stacks by rank, once the pixels of the best ones were asked what their headers do not say."""
+    """Stacks by rank, after the pixels of the best ones were checked."""
     ordered = sorted(stacks, key=_rank)
     done: list[_Stack] = []
     for _ in range(_LOOKS):
@@ -460,7 +460,7 @@ def _looked_at(stacks: Sequence[_Stack], read: ReadImage) -> list[_Stack]:
 
 
 def _seen(stack: _Stack, read: ReadImage) -> _Stack:
-    """A stack with what its middle slice shows of fat suppression and contrast."""
+    """A stack with the fat suppression and contrast that its middle slice shows."""
     asks_fat = stack.part is None and fat_suppression(stack.first) is None
     asks_contrast = weighting(stack.first) == "unknown"
     image = _image_of(stack, read) if asks_fat or asks_contrast else None
@@ -481,7 +481,7 @@ def _spacing_upright(header: SliceHeader) -> tuple[float, float] | None:
     return spacing[::-1] if spacing and standard_orientation(header).transpose else spacing
 
 
-# What speaks against a stack
+# Demerits
 
 
 def _refusal(stack: _Stack) -> str | None:
@@ -498,7 +498,7 @@ def _refusal(stack: _Stack) -> str | None:
 
 
 def _strangeness(stack: _Stack) -> tuple[bool, bool, bool]:
-    """How far a refused stack is from what is wanted: what no image of MR is, then the plane."""
+    """How far a refused stack is from the goal: not MR, then no anatomy, then another plane."""
     header = stack.first
     return (
         header.modality not in ("", "MR"),
@@ -508,7 +508,7 @@ def _strangeness(stack: _Stack) -> tuple[bool, bool, bool]:
 
 
 def _demerits(stack: _Stack) -> list[Demerit]:
-    """What speaks against a usable stack."""
+    """The demerits of a usable stack."""
     header, contrast = stack.first, weighting(stack.first)
     fat = None if is_of_dixon_scan(header) or stack.part else fat_suppression(header)
     echo = header.echo_time_ms
@@ -562,12 +562,12 @@ def _rank(stack: _Stack) -> tuple[int, int, int, float, str]:
 
 
 def _equals(best: _Stack, others: Sequence[_Stack]) -> list[_Stack]:
-    """The other stacks that are as good, in order of rank."""
+    """The other stacks with as few demerits, in order of rank."""
     return [other for other in others if _penalty(other) == _penalty(best)]
 
 
 def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[Remark]:
-    """A warning where another stack is as good, so that the choice is one of detail."""
+    """A warning if another stack is as good, so that a detail decided."""
     equal = _equals(best, others)
     if not equal:
         return []
@@ -577,7 +577,7 @@ def _rivals(best: _Stack, others: Sequence[_Stack]) -> list[Remark]:
 
 
 def _why_not(stack: _Stack, best: _Stack) -> str:
-    """Why one usable stack stands behind another."""
+    """Why one usable stack ranks behind another."""
     if _penalty(stack) != _penalty(best):
         texts = [demerit.text for demerit in _demerits(stack) if demerit.text]
         return "; ".join(texts) or f"the {stack.part} image of a Dixon scan"
@@ -613,7 +613,7 @@ def _middle(stack: _Stack) -> tuple[SliceHeader, int, list[Remark]]:
 
 
 def _neighbours(stack: _Stack, chosen: SliceHeader) -> tuple[SliceHeader, ...]:
-    """The stack's other slices by distance from the chosen one, one per place, nearest first."""
+    """The stack's other slices, one per place, by distance from the chosen one."""
     along = _positions(stack.slices)
     if along is None:
         return ()
@@ -628,7 +628,7 @@ def _neighbours(stack: _Stack, chosen: SliceHeader) -> tuple[SliceHeader, ...]:
 
 
 def _t1_slices(stacks: Sequence[_Stack], chosen: SliceHeader) -> tuple[SliceHeader, ...]:
-    """The slices of the best sagittal T1 stack whose coordinates are those of the chosen slice."""
+    """The slices of the best sagittal T1 stack that shares the chosen slice's coordinates."""
     suited = [
         stack
         for stack in stacks
@@ -642,10 +642,10 @@ def _t1_slices(stacks: Sequence[_Stack], chosen: SliceHeader) -> tuple[SliceHead
 
 
 def shares_coordinates(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether two slices of a study lie in one system of coordinates.
+    """Return whether two slices of a study share a coordinate system.
 
-    De-identification may give every series a frame of reference of its own. Two stacks that are
-    tilted alike to the last digit were planned on the same scan all the same.
+    De-identification may give every series its own frame of reference. Two stacks with exactly the
+    same tilt were still planned on the same scan.
     """
     uids = one.frame_of_reference_uid, other.frame_of_reference_uid
     if uids[0] == uids[1] or not all(uids):
@@ -669,7 +669,7 @@ def _within_place(header: SliceHeader) -> tuple[bool, float, int, str, int]:
 def _positions(
     slices: Sequence[SliceHeader],
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
-    """Position of each slice along the normal in mm, or None where that tells none apart."""
+    """Position of each slice along the normal in mm, or None if it does not distinguish them."""
     normal = slices[0].normal
     positions = [s.position for s in slices if s.position is not None]
     if normal is None or len(positions) != len(slices):
@@ -681,7 +681,7 @@ def _positions(
 
 
 def _files_left_out(study: Study) -> list[Remark]:
-    """What was dropped that belongs to the study: damaged files, and further copies of others."""
+    """Remarks on dropped files of the study: damaged files, and copies of others."""
     damaged = _rejected_as("damaged", study)
     wording = "{file.shown} was left out: {reason}"
     named = damaged if len(damaged) <= _NAMED_FILES else damaged[: _NAMED_FILES - 1]
@@ -703,7 +703,7 @@ def _rejected_as(kind: RejectionKind, study: Study) -> list[Rejection]:
 
 
 def _counted(study: Study) -> list[Remark]:
-    """How many files were dropped, for an error."""
+    """Number of dropped files, for an error."""
     counts = {
         "damaged files": len(_rejected_as("damaged", study)),
         "further copies": len(_rejected_as("duplicate", study)),

@@ -1,8 +1,8 @@
-"""DICOM studies: found by their headers, sorted by their geometry.
+"""DICOM studies, found by their headers and sorted by their geometry.
 
 A source is a study's folder, a cohort (folders of studies at any depth) or one file. Files are
-known by their contents, never by their names; what is no usable image becomes a [Rejection][] with
-its reason.
+recognised by their content, never by their names. A file without a usable image becomes a
+[Rejection][] with its reason.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ class _Found:
 
 
 def scan(source: Path) -> tuple[Study, ...]:
-    """The studies under a source, by headers alone.
+    """Find the studies under a source, by headers only.
 
-    Files lie at any depth and have any name; folders that are links are followed once. A study is
-    all files of one StudyInstanceUID. A folder directly under the source that holds damaged DICOM
-    files and no usable image becomes a study without series, so that a batch can report it.
+    Files may lie at any depth and have any name; linked folders are followed once. A study is all
+    files of one StudyInstanceUID. A folder directly under the source with damaged DICOM files and
+    no usable image becomes a study without series, so that a batch can report it.
 
     Args:
         source: a study's folder, a cohort, one file, or the DICOMDIR of a medium.
 
     Returns:
-        Studies sorted by name. Names are unique and fit for a folder: the study's own folder, with
-        its parents or a part of the UID's hash where that is not unique.
+        Studies sorted by name. Names are unique and valid as folder names. A name is the study's
+        own folder, with its parents or a part of the UID's hash if that is not unique.
 
     Raises:
-        DicomReadError: no such folder, an empty one, or no DICOM image in it.
+        DicomReadError: the folder does not exist, is empty, or has no DICOM image.
     """
     source, files, missing = located_files(Path(source))
     found = _read_all(files, source)
@@ -71,7 +71,7 @@ def scan(source: Path) -> tuple[Study, ...]:
 
 
 def instances_by_uid(studies: Iterable[Study]) -> dict[str, SliceHeader]:
-    """Every slice by its SOP Instance UID; of a multi-frame file, the first frame."""
+    """Return every slice by its SOP Instance UID; for a multi-frame file, the first frame."""
     found: dict[str, SliceHeader] = {}
     for study in studies:
         for series in study.series:

@@ -1,1 +1,1 @@
-"""What all networks share, without importing one: weights files, training, exports, runtimes."""
+"""Shared code of all networks, without importing one: weights, training, exports, runtimes."""

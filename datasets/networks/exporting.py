@@ -1,4 +1,4 @@
-"""Networks as ONNX and TorchScript files: written, and run to compare them with the original."""
+"""Networks as ONNX and TorchScript: writing them, and running them to compare the outputs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 17
-"""Operator set of ONNX files, where none is asked for."""
+"""Default operator set of ONNX files."""
 
 GRAPH_TOLERANCE = 1e-4
-"""How far a graph's numbers may be off the network's, by the largest of them and 1."""
+"""Largest error of a graph's numbers, relative to the largest of the network's and 1."""
 
 
 def to_onnx(
@@ -37,17 +37,17 @@ def to_onnx(
     opset: int = OPSET,
     fold: bool = True,
 ) -> bytes:
-    """A network as ONNX.
+    """Export a network as ONNX.
 
     Args:
-        network: in evaluation mode, on the CPU.
-        example: an input to trace it with, or one for each of its inputs.
+        network: a network in evaluation mode, on the CPU.
+        example: an input for tracing, or one for each of its inputs.
         inputs: names of its inputs.
         outputs: names of its outputs.
-        axes: those whose length is free, by input or output, with a name each.
-        description: text in the file's metadata, or None for none.
-        opset: operator set.
-        fold: compute what depends on no input; else every tensor stays as the network has it.
+        axes: name of each axis with free length, by input or output.
+        description: text in the file's metadata, or None.
+        opset: operator set version.
+        fold: precompute what depends on no input; else every tensor stays as in the network.
 
     Raises:
         ConfigError: the onnx package is not installed.
@@ -61,7 +61,7 @@ def to_onnx(
         torch.onnx.export(
             network,
             example if isinstance(example, tuple) else (example,),
-            buffer,  # type: ignore[arg-type]  # its own text allows a file too
+            buffer,  # type: ignore[arg-type]  # its documentation allows a file too
             dynamo=False,
             do_constant_folding=fold,
             opset_version=opset,
@@ -86,15 +86,15 @@ def to_graph(
     name_of: Callable[[str], str],
     inputs: Sequence[torch.Tensor],
 ) -> bytes:
-    """The graph of an ONNX model, without the tensors that a weights file has.
+    """Make the graph of an ONNX model, without the tensors of a weights file.
 
     Args:
-        network: what the model was written from.
-        content: the ONNX model, its tensors not folded.
+        network: the network of the model.
+        content: the ONNX model, with tensors that are not folded.
         weights: the safetensors file.
-        name_of: from a tensor's name in the model to that in the file. A tensor that is not in the
-            file, or is another one there, stays in the graph.
-        inputs: of other sizes than those that the model was traced with, to compare both.
+        name_of: maps a tensor's name in the model to that in the file. A tensor that is missing or
+            different in the file stays in the graph.
+        inputs: inputs for comparing both, of other sizes than those of the tracing.
 
     Raises:
         ConfigError: the onnx package or ONNX Runtime is not installed.
@@ -128,7 +128,7 @@ def _without_tensors(
         if name in stored and np.array_equal(onnx.numpy_helper.to_array(tensor), stored[name]):
             names[tensor.name] = name
             model.graph.initializer.remove(tensor)
-    for node in list(model.graph.node):  # the exporter keeps one of tensors that are the same
+    for node in list(model.graph.node):  # the exporter keeps only one of equal tensors
         if node.op_type == "Identity" and node.input[0] in names:
             names[node.output[0]] = names[node.input[0]]
             model.graph.node.remove(node)
@@ -140,7 +140,7 @@ def _without_tensors(
 
 
 def random_input(*shape: int, largest: float = 1.0) -> torch.Tensor:
-    """Float32 numbers from 0 to the largest, the same each time."""
+    """Return float32 numbers from 0 to the largest, the same each time."""
     import torch
 
     rng = np.random.default_rng(0)
@@ -163,20 +163,20 @@ def to_torchscript(
     description: str | None,
     strict: bool = True,
 ) -> bytes:
-    """A network as TorchScript.
+    """Export a network as TorchScript.
 
     Args:
-        network: in evaluation mode, on the CPU; scripted already where there is no example.
-        example: an input to trace it with.
-        description: text beside the program, or None for none.
-        strict: of tracing; outputs of mutable containers want False.
+        network: a network in evaluation mode, on the CPU; already scripted if there is no example.
+        example: an input for tracing.
+        description: text beside the program, or None.
+        strict: strict tracing; mutable containers as outputs need False.
     """
     import torch
 
     buffer = io.BytesIO()
     extra: Any = {} if description is None else {METADATA_KEY: description}
     with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
-        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
+        warnings.simplefilter("ignore")  # deprecated, but it runs without Python
         program: Any = network
         if example is not None:
             inputs = example if isinstance(example, tuple) else (example,)
@@ -186,27 +186,27 @@ def to_torchscript(
 
 
 def open_exported(content: bytes, form: str, where: str) -> Session:
-    """What runs one exported network on the CPU, to compare it with the original.
+    """Load an exported network on the CPU, to compare it with the original.
 
     Args:
-        content: of the file.
+        content: content of the file.
         form: ``onnx`` or ``torchscript``.
         where: the file's name, for error messages.
 
     Raises:
         ConfigError: the runtime is not installed.
-        WeightsError: the runtime does not take the file.
+        WeightsError: the runtime does not accept the file.
     """
     if form == "onnx":
         return open_session([content], "onnx", where)
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, but what runs without Python
+        warnings.simplefilter("ignore")  # deprecated, but it runs without Python
         program: Any = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
 
     def run(*arrays: Float32Array) -> list[Float32Array]:
-        # Its optimiser would begin anew with every size of image.
+        # Its optimiser would start anew with every image size.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             found = program(*map(torch.from_numpy, arrays))
         outputs = found if isinstance(found, tuple | list) else (found,)

@@ -1,8 +1,8 @@
 """Graphs without weights: ONNX files that lack the tensors of a weights file. No torch, no onnx.
 
-A graph names tensors that it does not hold; they have the names that they have in a safetensors
-file, and are 32-bit floats. Put together, both are one ONNX model, as any runtime takes it. A graph
-is some ten thousand bytes, so that weights are not stored twice.
+A graph refers to tensors that it does not contain, by their names in a safetensors file; they are
+32-bit floats. Together, both make one ONNX model that any runtime accepts. A graph has about ten
+thousand bytes, so weights need not be stored twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from spineline.datasets.common.arrays import Float32Array
 from spineline.datasets.common.errors import WeightsError, first_line
 
-# Fields of ONNX's protobuf messages (onnx.proto3) by number.
+# Field numbers of ONNX's protobuf messages (onnx.proto3).
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
@@ -23,14 +23,14 @@ _VARINT, _BYTES = 0, 2
 
 
 def read_tensors(content: bytes, where: str) -> dict[str, Float32Array]:
-    """The floating-point tensors of a safetensors file by name, as float32.
+    """Read the floating-point tensors of a safetensors file by name, as float32.
 
     Args:
-        content: of the file.
-        where: named in messages.
+        content: content of the file.
+        where: file name for messages.
 
     Raises:
-        WeightsError: damaged, or of a number format that numpy does not have.
+        WeightsError: the file is damaged, or has a number format that numpy lacks.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -48,11 +48,11 @@ def read_tensors(content: bytes, where: str) -> dict[str, Float32Array]:
 
 
 def with_tensors(graph: bytes, tensors: Mapping[str, Float32Array]) -> bytes:
-    """An ONNX model: a graph and its tensors.
+    """Make an ONNX model of a graph and its tensors.
 
-    Two protobuf messages one after the other are read as one, whose lists hold what both have. So
-    the tensors are a model that has nothing else, written behind the graph. Those that the graph
-    does not name are left aside by the runtimes.
+    Two concatenated protobuf messages are read as one, and their lists are merged. So the tensors
+    are written after the graph, as a model with nothing else. Runtimes ignore tensors that the
+    graph does not name.
     """
     parts: list[bytes | memoryview] = []
     for name, array in tensors.items():
@@ -63,7 +63,7 @@ def with_tensors(graph: bytes, tensors: Mapping[str, Float32Array]) -> bytes:
 
 
 def _tensor(name: str, array: Float32Array) -> tuple[bytes, memoryview]:
-    """A tensor's message: all of it up to its numbers, and those."""
+    """A tensor's message in two parts: everything up to its numbers, and the numbers."""
     text, raw = name.encode(), np.ascontiguousarray(array, dtype="<f4")
     before = [
         *(_varint(_TENSOR_DIMS << 3 | _VARINT) + _varint(side) for side in array.shape),
@@ -75,7 +75,7 @@ def _tensor(name: str, array: Float32Array) -> tuple[bytes, memoryview]:
 
 
 def _start(number: int, size: int) -> bytes:
-    """What stands before so many bytes of a field."""
+    """Start of a field with this number of bytes."""
     return _varint(number << 3 | _BYTES) + _varint(size)
 
 

@@ -1,9 +1,9 @@
 """Exported networks behind one small interface, without torch: by ONNX Runtime or OpenVINO.
 
-Both kinds of files are graphs of known operations, and no programs.
+Both kinds of files are graphs of known operations, not programs.
 
-Networks run on the CPU, in 32 bits. Without a number of threads given they have as many as
-``OMP_NUM_THREADS`` says, else as the runtime likes.
+Networks run on the CPU, in 32 bits. Unless a number of threads is given, ``OMP_NUM_THREADS`` sets
+it, or else the runtime.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SUFFIXES: dict[Form, tuple[str, ...]] = {
     "onnx": (".onnx",),
     "openvino": (".xml", ".bin"),
 }
-"""The files of one network; OpenVINO has its graph and its weights apart."""
+"""Suffixes of the files of one network; OpenVINO has separate files for graph and weights."""
 
 PACKAGES: dict[Form, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""What runs each."""
+"""Package that runs each form."""
 
 Session = Callable[..., list[Float32Array]]
-"""A network: a float32 array for each of its inputs, to its float32 outputs in their order."""
+"""A network: maps a float32 array for each input to its float32 outputs, in order."""
 
 _INSTALL = {
     "onnxruntime": "pip install onnxruntime",
@@ -43,18 +43,18 @@ _INSTALL = {
 def open_session(
     contents: Sequence[bytes], form: Form, where: str, *, threads: int | None = None
 ) -> Session:
-    """A network from the bytes of its files.
+    """Open a network from the content of its files.
 
     Args:
-        contents: of the files, in the order of `SUFFIXES`; OpenVINO takes one of ONNX, too.
-        form: what they are.
-        where: names the network in messages.
-        threads: that it computes with. A network of ONNX Runtime with one thread has no threads of
+        contents: content of the files, in the order of `SUFFIXES`; OpenVINO accepts ONNX too.
+        form: form of the files.
+        where: name of the network for messages.
+        threads: number of threads. With one thread, a network of ONNX Runtime starts no threads of
             its own, and works in a fork of this process.
 
     Raises:
         ConfigError: the runtime is not installed.
-        WeightsError: the runtime does not take the files.
+        WeightsError: the runtime does not accept the files.
     """
     opening = {"onnx": _onnx, "openvino": _openvino}[form]
     package = PACKAGES[form]
@@ -68,7 +68,7 @@ def open_session(
 
 
 def import_runtime(package: str) -> Any:
-    """``onnxruntime`` or ``openvino``, with reports to their makers switched off.
+    """Import ``onnxruntime`` or ``openvino`` with telemetry switched off.
 
     Raises:
         ConfigError: it is not installed.
@@ -85,12 +85,12 @@ def import_runtime(package: str) -> Any:
 
 
 def _import_openvino() -> Any:
-    """Its import reports itself over the network unless the reporting package is not there."""
+    """Import openvino without its telemetry package, through which the import reports itself."""
     hidden = "openvino_telemetry"
     if "openvino" in sys.modules or hidden in sys.modules:
         return importlib.import_module("openvino")
     modules: dict[str, Any] = sys.modules
-    modules[hidden] = None  # which import takes for "not installed"
+    modules[hidden] = None  # makes import treat it as not installed
     try:
         return importlib.import_module("openvino")
     finally:
@@ -98,7 +98,7 @@ def _import_openvino() -> Any:
 
 
 def default_threads() -> int:
-    """Threads of a network: ``OMP_NUM_THREADS``, else 0, which leaves it to the runtime.
+    """Return ``OMP_NUM_THREADS``, else 0, which leaves the number of threads to the runtime.
 
     >>> default_threads() >= 0
     True
@@ -111,7 +111,7 @@ def _onnx(runtime: Any, contents: Sequence[bytes], threads: int) -> Session:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; what it warns of is no matter of the user's
+    options.log_severity_level = 3  # errors only; its warnings do not concern the user
     session = runtime.InferenceSession(contents[0], options, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
     return lambda *arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
@@ -134,7 +134,7 @@ def _openvino(runtime: Any, contents: Sequence[bytes], threads: int) -> Session:
 
 
 def _guarded(run: Session, where: str) -> Session:
-    """The same, with every error a RuntimeError of one line, as torch's networks raise."""
+    """The same, with every error as a one-line RuntimeError, as torch's networks raise."""
 
     def guarded(*arrays: Float32Array) -> list[Float32Array]:
         try:
@@ -148,10 +148,10 @@ def _guarded(run: Session, where: str) -> Session:
 
 
 def check_output_shape(found: Float32Array, shape: tuple[int | None, ...], where: str) -> None:
-    """Refuse an output of another shape than a bundle says, None standing for any length.
+    """Refuse an output whose shape differs from the expected one, where None is any length.
 
     Raises:
-        WeightsError: another shape, or numbers that are not finite.
+        WeightsError: the shape differs, or numbers are not finite.
     """
     fits = len(found.shape) == len(shape) and all(
         wanted is None or length == wanted

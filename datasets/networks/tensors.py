@@ -1,7 +1,7 @@
-"""Tensors on disk: safetensors files, whose metadata says as JSON what they are, and checkpoints.
+"""Tensors on disk: safetensors files with a JSON description in their metadata, and checkpoints.
 
-Nothing in a safetensors file can run, but it may be damaged and say anything: whatever is wrong
-with it becomes a [spineline.datasets.common.errors.WeightsError][] of one short line.
+Nothing in a safetensors file can run, but it may be damaged or hold anything. Every problem becomes
+a one-line [spineline.datasets.common.errors.WeightsError][].
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA_KEY = "spineline"
-"""Entry of the metadata that holds the description."""
+"""Key of the description in the metadata."""
 
 
 def pack_described(tensors: Mapping[str, Tensor], text: str, *, half: bool) -> bytes:
-    """The content of a safetensors file.
+    """Make the content of a safetensors file.
 
     Args:
-        tensors: by name.
-        text: the description, JSON.
+        tensors: tensors by name.
+        text: the description, as JSON.
         half: store floating-point numbers in 16 bits.
     """
     from safetensors.torch import save
@@ -41,9 +41,9 @@ def pack_described(tensors: Mapping[str, Tensor], text: str, *, half: bool) -> b
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint pickle; the file appears whole.
+    """Write a checkpoint pickle atomically.
 
-    A file written by its path, and not through a buffer, lets other threads work meanwhile.
+    torch writes it by its path instead of a buffer, which lets other threads work meanwhile.
     """
     import torch
 
@@ -51,14 +51,15 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
 
 _FILLS = ("normal_", "uniform_", "erfinv_", "fill_", "zero_", "mul_", "add_", "clamp_")
-"""Methods of tensors by which networks draw their first weights."""
+"""Tensor methods with which networks initialise their weights."""
 
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Networks that are built in this block have weights of a shape and a type, without numbers.
+    """Build networks in this block with shapes and types of weights, but without numbers.
 
-    On torch's ``meta`` device; what would fill weights there is left out, as it takes most time.
+    Weights are on torch's ``meta`` device, and their initialisation, which takes most of the time,
+    is skipped.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -81,7 +82,7 @@ def without_memory() -> Iterator[None]:
 
 
 def largest_magnitude(tensors: Mapping[str, Tensor]) -> float:
-    """The greatest absolute number in these; NaN where there is one."""
+    """Return the greatest absolute number in tensors; NaN if there is a NaN."""
     from torch.nn.utils import get_total_norm
 
     numbers = [t for t in tensors.values() if t.is_floating_point() and t.numel()]
@@ -89,10 +90,10 @@ def largest_magnitude(tensors: Mapping[str, Tensor]) -> float:
 
 
 def read_described(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    """The description of a file, as [read_description][], and its tensors by name, on the CPU.
+    """Read the description of a file, as [read_description][], and its tensors by name, on the CPU.
 
     Raises:
-        WeightsError: missing, damaged, or its description is not JSON.
+        WeightsError: the file is missing or damaged, or its description is not JSON.
     """
     with _opened(path) as file:
         metadata = file.metadata()
@@ -101,10 +102,10 @@ def read_described(path: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def read_description(path: Path) -> Any:
-    """What a file says of itself, any JSON value, or None where it says nothing; no tensor is read.
+    """Read the description of a file, any JSON value or None, without its tensors.
 
     Raises:
-        WeightsError: missing, damaged, or its description is not JSON.
+        WeightsError: the file is missing or damaged, or its description is not JSON.
     """
     with _opened(path) as file:
         metadata = file.metadata()
@@ -112,7 +113,7 @@ def read_description(path: Path) -> Any:
 
 
 def parse_description(text: str, where: str) -> Any:
-    """The JSON of a description.
+    """Parse the JSON of a description.
 
     Raises:
         WeightsError: it is not JSON.
@@ -134,12 +135,12 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             yield file
-    except ImportError:  # torch is not there
+    except ImportError:  # torch is not installed
         raise
     except OSError as error:
         msg = f"{path}: cannot be read as safetensors ({first_line(error)})"
         raise WeightsError(msg) from error
-    except Exception as error:  # besides its own errors, torch's of types and sizes that are none
+    except Exception as error:  # includes torch's own errors for invalid types and sizes
         msg = (
             f"{path}: cannot be read as safetensors (damaged, or not a whole safetensors file: "
             f"{first_line(error)}); fetch or train it again"

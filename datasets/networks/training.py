@@ -1,8 +1,8 @@
-"""The loop of our trainings: epochs, results, checkpoints, and going on after a kill.
+"""The shared training loop: epochs, results, checkpoints, and resuming after a kill.
 
-A run folder holds ``results.csv`` with a line per epoch, the weights that are best by a metric and
-those of the last epoch, and a checkpoint to resume from. Each file appears whole. The checkpoint
-is written last: what a kill leaves half done is trained again, to the same numbers.
+A run folder holds ``results.csv`` with a line per epoch, the weights that are best by each metric,
+those of the last epoch, and a checkpoint to resume from. Each file is written atomically, and the
+checkpoint last. An epoch that a kill interrupts is trained again, to the same numbers.
 """
 
 from __future__ import annotations
@@ -37,28 +37,27 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT_SECONDS = 10.0
-"""Least time from one checkpoint to the next: what a killed run may have to train again."""
+"""Shortest time between checkpoints: a killed run repeats at most about this much training."""
 
 Cell = float | int | str | None
 ResultRow = dict[str, Cell]
-"""A line of ``results.csv`` by column."""
+"""One line of ``results.csv``, by column."""
 
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a training left behind.
+    """Result of a training run.
 
     Attributes:
         out: the run folder.
-        weights: the weights to use: the best by validation, or the last where nothing was
-            validated.
+        weights: the weights to use: the best by validation, or the last without validation.
         last: the weights of the last epoch.
-        epochs: epochs trained.
-        best_epoch: the epoch of the best weights, from 1; 0 where nothing was validated.
-        history: a line of ``results.csv`` per epoch, where the training keeps them.
-        metrics: the content of ``metrics.json``, where the training writes one.
+        epochs: number of epochs trained.
+        best_epoch: the epoch of the best weights, from 1; 0 without validation.
+        history: a line of ``results.csv`` per epoch, if the training keeps them.
+        metrics: the content of ``metrics.json``, if the training writes it.
     """
 
     out: Path
@@ -71,32 +70,32 @@ class TrainingResult:
 
 
 class Trainer(ABC):
-    """Trains a network epoch by epoch; a subclass says what an epoch is.
+    """Trains a network epoch by epoch; a subclass defines an epoch.
 
-    After `train_epoch` follow, in the process that writes, `validate` where it is due, a line of
-    ``results.csv``, `on_epoch_end` and `save_checkpoint`. Weights and checkpoints are written
-    beside training, at most every `CHECKPOINT_SECONDS` and no faster than the disk takes them:
-    an epoch that ends before is passed over, unless it is a best one or the last.
+    After `train_epoch`, the writing process calls `validate` if it is due, adds a line to
+    ``results.csv``, and calls `on_epoch_end` and `save_checkpoint`. Weights and checkpoints are
+    written in a background thread, at most every `CHECKPOINT_SECONDS` and as fast as the disk
+    allows. Epochs in between are not saved, unless they are the best or the last.
 
     Args:
         out: the run folder.
-        network: on its device.
-        optimizer: of its weights.
-        epochs: that are planned.
-        val_every: epochs from one validation to the next; 0 for one after the last epoch alone.
+        network: the network, on its device.
+        optimizer: the optimizer of its weights.
+        epochs: planned number of epochs.
+        val_every: number of epochs between validations; 0: only after the last epoch.
 
     Attributes:
-        done: epochs trained.
-        saved: epochs that the checkpoint holds.
+        done: number of epochs trained.
+        saved: number of epochs in the checkpoint.
         bests: the best value of each metric so far.
         best_epoch: the epoch of the best weights, from 1; 0 before there is one.
     """
 
     best_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Names of the weights files that an epoch is the best for, by metric; without suffix."""
+    """Names of the best weights files, without suffix, by metric."""
 
     checkpoint_name: ClassVar[str] = "weights/last.pt"
-    """The checkpoint in the run folder; empty for a training that is too short to be resumed."""
+    """The checkpoint in the run folder; empty if the training is too short to be resumed."""
 
     rate_key: ClassVar[str] = "lr"
     """Key of the learning rate, for messages."""
@@ -121,16 +120,16 @@ class Trainer(ABC):
         self._copies = TensorCopies()
         self._written = -math.inf
 
-    # What a subclass fills in
+    # Methods for subclasses
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes the run folder; one does where several train together."""
+        """Whether this process writes the run folder; of several processes, only one does."""
         return True
 
     @abstractmethod
     def train_epoch(self) -> Mapping[str, float]:
-        """Train on each example once; epoch ``done + 1``.
+        """Train on each example once; the epoch is ``done + 1``.
 
         Returns:
             Means over the epoch, such as losses.
@@ -140,50 +139,50 @@ class Trainer(ABC):
         """
 
     def validate(self) -> Mapping[str, Any] | None:
-        """Metrics on the validation part, or None where there is no such part."""
+        """Return metrics on the validation part, or None without such a part."""
         return None
 
     def scores(self, metrics: Mapping[str, Any]) -> Mapping[str, float | None]:  # noqa: ARG002
-        """The values of the metrics of `best_files`; None for one that has no value."""
+        """Return the values of the metrics of `best_files`; None for an undefined one."""
         return {}
 
     @abstractmethod
     def row(self, trained: Mapping[str, float], metrics: Mapping[str, Any] | None) -> ResultRow:
-        """The columns of ``results.csv`` for what `train_epoch` and `validate` gave."""
+        """Return the columns of ``results.csv`` for the results of `train_epoch` and `validate`."""
 
     @abstractmethod
     def summary(self, row: ResultRow) -> str:
-        """What the log says of an epoch."""
+        """Return the log line of an epoch."""
 
     def pack_weights(self, weights: Any) -> bytes:
-        """The content of a weights file, from `stored_weights`; called beside training."""
+        """Return the content of a weights file from `stored_weights`; runs in a background thread."""
         raise NotImplementedError
 
     def stored_weights(self) -> Any:
-        """A copy of the weights as their file has them."""
+        """Return a copy of the weights as they are stored."""
         raise NotImplementedError
 
     def description(self) -> Mapping[str, Any]:
-        """What a checkpoint holds beside the state: plain values."""
+        """Return plain values that a checkpoint holds beside the state."""
         return {}
 
     def should_stop(self) -> bool:
-        """Whether to end before the planned number of epochs."""
+        """Return whether to stop before the planned number of epochs."""
         return False
 
     def on_train_start(self) -> None:  # noqa: B027
-        """Called before the first epoch, with the generators that the epochs draw from."""
+        """Called before the first epoch, with the random generators of the epochs."""
 
     def on_epoch_end(self, row: ResultRow) -> None:  # noqa: B027
-        """Called when an epoch is in ``results.csv`` and not yet in a checkpoint."""
+        """Called when an epoch is in ``results.csv`` but not yet in a checkpoint."""
 
     def on_train_end(self) -> None:  # noqa: B027
-        """Called after the last epoch, when its checkpoint is written."""
+        """Called after the last epoch, when its checkpoint has been written."""
 
     # The loop
 
     def run(self) -> TrainingResult:
-        """Train up to the last epoch; the caller's random generators are left as they were.
+        """Train up to the last epoch; the caller's random generators are left unchanged.
 
         Raises:
             SpinelineError: a loss or weight is not a finite number, or memory or disk runs out.
@@ -216,17 +215,17 @@ class Trainer(ABC):
         return self.result()
 
     def result(self) -> TrainingResult:
-        """What the run has left so far."""
+        """Return the result of the run so far."""
         best, last = self.weights_file("best"), self.weights_file("last")
         chosen = best if best.exists() else last
         return TrainingResult(self.out, chosen, last, self.done, self.best_epoch)
 
     def weights_file(self, name: str) -> Path:
-        """The weights file of a name, such as ``last``."""
+        """Return the path of the weights file of a name, such as ``last``."""
         return self.out / "weights" / f"{name}.safetensors"
 
     def shown(self, steps: Sequence[_Item] | Iterable[_Item], total: int) -> Iterable[_Item]:
-        """The steps of an epoch, with a bar on a terminal."""
+        """Iterate over the steps of an epoch, with a progress bar on a terminal."""
         if not self.writes or not sys.stderr.isatty():
             return steps
         from tqdm import tqdm
@@ -235,7 +234,7 @@ class Trainer(ABC):
         return bar
 
     def kept(self) -> str:
-        """What is left of a run that stops now, for messages."""
+        """Describe what remains of a run that stops now, for messages."""
         self._writer.wait()
         file = self.out / self.checkpoint_name
         return f"{file} holds epoch {self.saved}" if self.saved else "no epoch was finished"
@@ -249,7 +248,7 @@ class Trainer(ABC):
             raise SpinelineError(msg)
 
     def _close_epoch(self, trained: Mapping[str, float]) -> None:
-        """Validate, then write: results, weights, and what a resumed run starts from."""
+        """Validate, then write results, weights and checkpoint."""
         last = self.done == self.epochs
         due = last or (self.val_every > 0 and self.done % self.val_every == 0)
         metrics = self.validate() if due else None
@@ -261,7 +260,7 @@ class Trainer(ABC):
         LOG.info("epoch %d/%d: %s", self.done, self.epochs, self.summary(row))
 
     def _improved(self, scores: Mapping[str, float | None]) -> list[str]:
-        """Names of the weights files that this epoch is the best for; takes note of its values."""
+        """Names of the weights files for which this epoch is the best; records its values."""
         names: list[str] = []
         for metric, files in self.best_files.items():
             value = scores[metric]
@@ -275,14 +274,14 @@ class Trainer(ABC):
     # Checkpoints
 
     def save_checkpoint(self, names: Sequence[str] = (), *, force: bool = False) -> None:
-        """Write an epoch's weights and checkpoint beside training.
+        """Write an epoch's weights and checkpoint in a background thread.
 
-        The thread beside training only moves and writes: arithmetic there would start OpenMP
-        threads of its own, and those take cores from every later step.
+        The thread only copies and writes. Arithmetic in it would start its own OpenMP threads,
+        which would take cores from every later step.
 
         Args:
-            names: weights files besides ``last`` that this epoch is the best for.
-            force: write it however short the last one is past.
+            names: weights files besides ``last`` for which this epoch is the best.
+            force: write even if the last checkpoint is recent.
         """
         recent = time.monotonic() - self._written < CHECKPOINT_SECONDS
         wanted = force or names or self.done == self.epochs
@@ -291,7 +290,7 @@ class Trainer(ABC):
         self._written = time.monotonic()
         weights = self.stored_weights()
         content = self.checkpoint()
-        self._writer.wait()  # it reads the copies
+        self._writer.wait()  # it still reads the copies
         copied = each_tensor(content, self._copies.copy)
 
         def write() -> None:
@@ -305,7 +304,7 @@ class Trainer(ABC):
         self._writer.submit(write)
 
     def checkpoint(self) -> dict[str, Any]:
-        """What a run resumes from: tensors and plain values, which run no code when read."""
+        """Return the state for resuming: tensors and plain values, which run no code when read."""
         return {
             **self.description(),
             "done": self.done,
@@ -316,7 +315,7 @@ class Trainer(ABC):
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint of [read_checkpoint][], to the numbers of an unbroken run."""
+        """Continue from a checkpoint of [read_checkpoint][], to the numbers of an unbroken run."""
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.done = self.saved = content["done"]
@@ -327,13 +326,13 @@ class Trainer(ABC):
 
 
 class TensorCopies:
-    """Copies of what is trained in place, in memory that is taken once, as taking it costs most."""
+    """Copies of tensors that are trained in place; their memory is allocated once, to save time."""
 
     def __init__(self) -> None:
         self._kept: dict[Any, torch.Tensor] = {}
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy; the next one of the same memory takes its place."""
+        """Return a copy, which the next copy of the same tensor overwrites."""
         place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
         kept = self._kept.get(place)
         if kept is None:
@@ -344,7 +343,7 @@ class TensorCopies:
 
 
 def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A copy of nested dicts and lists with every tensor changed."""
+    """Copy nested dicts and lists, with every tensor changed."""
     if isinstance(value, dict):
         return {name: each_tensor(one, change) for name, one in value.items()}
     if isinstance(value, list):
@@ -353,19 +352,19 @@ def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
 
 
 def moved_to_cpu(value: Any) -> Any:
-    """Nested dicts and lists with every tensor on the CPU."""
+    """Copy nested dicts and lists, with every tensor on the CPU."""
     return each_tensor(value, lambda tensor: tensor.cpu())
 
 
 def read_checkpoint(file: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """A run's checkpoint, read as tensors and plain values alone: no code in it can run.
+    """Read a run's checkpoint as tensors and plain values only, so that no code in it can run.
 
     Args:
         file: the checkpoint.
-        keys: that it must have beside those of every checkpoint.
+        keys: keys that it must have besides those of every checkpoint.
 
     Raises:
-        WeightsError: none there, damaged, or another thing than a checkpoint.
+        WeightsError: the file is missing, damaged, or not a checkpoint.
     """
     check_there_is_a_checkpoint(file)
     import torch
@@ -386,7 +385,7 @@ def check_there_is_a_checkpoint(file: Path) -> None:
     """Refuse to resume a run that has no checkpoint.
 
     Raises:
-        WeightsError: so.
+        WeightsError: there is none.
     """
     if not file.is_file():
         msg = (
@@ -397,7 +396,7 @@ def check_there_is_a_checkpoint(file: Path) -> None:
 
 
 def run_finished(last: Path, epochs: int) -> RunFinishedError:
-    """The error for a run that has nothing left to do, by its last checkpoint."""
+    """Make the error for a run that has already finished, by its last checkpoint."""
     return RunFinishedError(
         f"{last}: the run is finished ({epochs} epochs), there is nothing to resume; "
         f"to train on, start another run with weights={last.with_suffix('.safetensors')}"
@@ -405,16 +404,16 @@ def run_finished(last: Path, epochs: int) -> RunFinishedError:
 
 
 def clear_half_written(out: Path) -> None:
-    """Remove the half-written files that a killed run left in its folder."""
+    """Remove the unfinished files that a killed run left in its folder."""
     for folder in (out, out / "weights"):
         clear_unfinished(folder)
 
 
 def check_new_run(out: Path, *, overwrite: bool) -> None:
-    """Refuse a run folder that is there already.
+    """Refuse a run folder that exists already.
 
     Raises:
-        OutputExistsError: it holds something, and ``overwrite`` is not set.
+        OutputExistsError: it is not empty, and ``overwrite`` is not set.
         SpinelineError: it cannot be written.
     """
     try:
@@ -425,10 +424,10 @@ def check_new_run(out: Path, *, overwrite: bool) -> None:
 
 
 def append_row(file: Path, row: Mapping[str, Cell]) -> None:
-    """Append a line to ``results.csv``, below a header where there is none yet.
+    """Append a line to ``results.csv``, and a header first if there is none.
 
-    The columns are those of the header: one that the row lacks is ``nan``, one that only the row
-    has is left out. None is an empty cell.
+    Columns are those of the header. A column that the row lacks is ``nan``, and one that only the
+    row has is left out. None is an empty cell.
     """
     columns = list(row)
     head = ""
@@ -449,7 +448,7 @@ def _cell(value: Cell) -> str:
 
 
 def trim_results(file: Path, epochs: int) -> None:
-    """Keep the header and the first ``epochs`` whole lines of a killed run's ``results.csv``."""
+    """Keep the header and the first ``epochs`` complete lines of a killed run's ``results.csv``."""
     if not file.exists():
         return
     lines = file.read_text(encoding="utf-8").split("\n")

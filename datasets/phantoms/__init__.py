@@ -1,1 +1,1 @@
-"""Synthetic studies of lumbar and cervical spines, drawn with their annotation."""
+"""Synthetic studies of lumbar and cervical spines, with their annotation."""

@@ -1,8 +1,8 @@
-"""The anatomy of a synthetic lumbar spine: sizes, curve and disease, drawn from a generator.
+"""The anatomy of a synthetic lumbar spine: random sizes, curve and disease.
 
-Frame: mm in the mid-sagittal plane, x to the back, y to the feet, origin at the centre of L3. A
-point near the spine is also given as (s, u): arc length from L3 towards the feet along the line of
-body centres, and distance from that line towards the back.
+Frame: mm in the mid-sagittal plane, x to the back, y to the feet, origin at the centre of L3.
+Points near the spine are also given as (s, u). Here s is the arc length from L3 towards the feet
+along the line of body centres, and u the distance from that line towards the back.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Body:
         centre: (x, y) mm.
         angle: direction of its axis in radians from straight down, positive to the back.
         height, depth: mm.
-        wedge: share of the front height that is lost.
+        wedge: fraction of the front height that is lost.
         lips: length in mm of the bony lips at the front and back corners (osteophytes).
         modic: signal change under the upper and the lower endplate, -1 dark … 1 bright, 0 none.
-        notches: Schmorl's nodes: (which endplate, -1 upper or 1 lower; u / depth; radius mm).
-        degenerative: whether it counts as v2.
+        notches: Schmorl's nodes: (endplate, -1 upper or 1 lower; u / depth; radius mm).
+        degenerative: whether it is labelled v2.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Disc:
         name: such as ``L4-L5``.
         centre: (x, y) mm.
         angle: direction of its axis, as in [Body][].
-        height, depth: mm; depth is that of the bodies beside it.
+        height, depth: mm; the depth is that of the adjacent bodies.
         s: arc length of its centre.
         tags: pathology, ``v1`` … ``v5``.
         nucleus: brightness of the nucleus, 0 dark … 1 healthy.
         bulge: mm beyond the bodies at the back.
-        bulge_front: mm beyond them at the front.
-        migration: mm that a herniation has moved down.
+        bulge_front: mm beyond the bodies at the front.
+        migration: mm by which a herniation has moved down.
     """
 
     name: str
@@ -97,9 +97,9 @@ class Anatomy:
         bodies: top to bottom.
         discs: top to bottom.
         line: (N, 3) dense samples of the line of centres: s, x, y.
-        scale: body size, 1 for a middling adult.
-        conus_s: arc length at which the cord ends.
-        sac_end_s: arc length at which the thecal sac ends.
+        scale: body size, 1 for an average adult.
+        conus_s: arc length of the end of the cord.
+        sac_end_s: arc length of the end of the thecal sac.
     """
 
     bodies: tuple[Body, ...]
@@ -110,27 +110,27 @@ class Anatomy:
     sac_end_s: float
 
     def place(self, s: npt.ArrayLike, u: npt.ArrayLike) -> FloatArray:
-        """(N, 2) points mm of curve coordinates (s, u)."""
+        """Map curve coordinates (s, u) to (N, 2) points in mm."""
         arc = np.asarray(s, dtype=np.float64)
         points = np.stack([np.interp(arc, self.line[:, 0], self.line[:, k]) for k in (1, 2)], -1)
         return points + np.asarray(u, dtype=np.float64)[..., None] * self._back(arc)
 
     def strip(self, s: FloatArray, near: npt.ArrayLike, far: npt.ArrayLike) -> FloatArray:
-        """(2 N, 2) outline mm of the strip along the spine between two distances u."""
+        """Return the (2 N, 2) outline in mm of a strip along the spine between two distances u."""
         return np.concatenate([self.place(s, near), self.place(s, far)[::-1]])
 
     def depth_at(self, s: float | FloatArray) -> FloatArray:
-        """Depth of the bodies at arc lengths, mm."""
+        """Return the depth of the bodies at arc lengths, mm."""
         places = [self.s_of(body.centre) for body in self.bodies]
         return np.interp(np.asarray(s), places, [body.depth for body in self.bodies])
 
     def s_of(self, point: tuple[float, float]) -> float:
-        """Arc length of the sample of the line nearest to a point."""
+        """Return the arc length of the line's sample nearest to a point."""
         distance = np.hypot(self.line[:, 1] - point[0], self.line[:, 2] - point[1])
         return float(self.line[int(distance.argmin()), 0])
 
     def levels(self) -> list[tuple[str, tuple[float, float], tuple[str, ...]]]:
-        """The eleven levels, top to bottom: name, centre (x, y) mm, pathology."""
+        """Return the eleven levels, top to bottom: name, centre (x, y) mm, pathology."""
         found = {disc.name: (disc.centre, disc.tags) for disc in self.discs}
         found |= {b.name: (b.centre, ("v2",) if b.degenerative else ("v1",)) for b in self.bodies}
         return [(level, *found[level]) for level in LEVELS]
@@ -144,7 +144,7 @@ class Anatomy:
 
 @dataclass(frozen=True, slots=True)
 class _DiscTraits:
-    """Disease of one disc, as in [Disc][], before scaling; ``loss`` is the share of height lost."""
+    """Disease of one disc, as in [Disc][], before scaling; ``loss`` is the lost height fraction."""
 
     tags: tuple[str, ...]
     nucleus: float
@@ -165,7 +165,7 @@ class _BodyTraits:
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
-    """A random spine: size, lordosis, sacral slope, and disease that grows towards L5-S1."""
+    """Draw a random spine: size, lordosis, sacral slope, and disease that grows towards L5-S1."""
     scale = float(rng.uniform(0.88, 1.06))
     age = float(rng.beta(1.6, 1.6))
     discs = [_disease(rng, name, age) for name in _DISCS]
@@ -211,14 +211,14 @@ def line_of_centres(
     above: float,
     below: float,
 ) -> tuple[FloatArray, list[tuple[float, float, float]]]:
-    """The curve through the centres of bodies and discs.
+    """Compute the curve through the centres of bodies and discs.
 
     Args:
-        heights: mm, of bodies and discs in turn, top to bottom.
+        heights: mm, of alternating bodies and discs, top to bottom.
         angles: radians, of their axes.
-        origin: index of the element at whose middle s, x and y are 0.
-        above: mm that the line goes on above the topmost element.
-        below: mm that it goes on below the lowest.
+        origin: index of the element in whose middle s, x and y are 0.
+        above: mm by which the line extends above the topmost element.
+        below: mm by which it extends below the lowest.
 
     Returns:
         (N, 3) dense samples of s, x, y in mm, and (s, x, y) of each element's middle.
@@ -237,7 +237,7 @@ def line_of_centres(
 def _sizes(
     rng: np.random.Generator, scale: float, losses: Sequence[float]
 ) -> tuple[list[float], list[float], list[float]]:
-    """Heights and angles of bodies and discs in turn, and depths of the bodies; mm and radians."""
+    """Heights and angles of alternating bodies and discs, and depths of bodies; mm and radians."""
     slender, tall_discs = rng.normal(1, 0.05), rng.normal(1, 0.08)
     tilt, curve, slope = rng.normal(0, 5.5), rng.normal(1, 0.35), rng.normal(0, 6.0)
     angles = tilt + curve * np.array(_ANGLES) + np.linspace(0, 1, len(_ANGLES)) ** 3 * slope / 2
@@ -294,7 +294,7 @@ def _body_disease(rng: np.random.Generator, age: float) -> _BodyTraits:
 def _notches(
     rng: np.random.Generator, discs: Sequence[_DiscTraits]
 ) -> list[tuple[tuple[int, float, float], ...]]:
-    """Schmorl's nodes of each vertebra and of S1, from the discs that have one."""
+    """Schmorl's nodes of each vertebra and of S1, from the affected discs."""
     found: list[list[tuple[int, float, float]]] = [[] for _ in range(len(discs) + 1)]
     for n, disc in enumerate(discs):
         if "v5" not in disc.tags:

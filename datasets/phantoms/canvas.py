@@ -1,7 +1,7 @@
-"""The canvas of synthetic slices: tissues painted as polygons in mm, then made into an image.
+"""The canvas of synthetic slices: tissues painted as polygons in mm, then rendered to an image.
 
-A canvas has twice the resolution of the image. Tissues are painted from the back of the picture to
-the front, then given texture, blur, the falling-off of a spine coil and Rician noise. Signals are
+A canvas has twice the resolution of the image. Tissues are painted from the background to the
+foreground. Texture, blur, the fall-off of a spine coil and Rician noise follow. Signals are
 relative to cerebrospinal fluid in T2.
 """
 
@@ -48,12 +48,12 @@ _TISSUES: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The frame an anatomy is seen in.
+    """The frame in which an anatomy is drawn.
 
     Attributes:
         size_hw: rows and columns.
-        spacing_mm: of a pixel, both ways.
-        origin_xy: pixel at which the anatomy's origin lies: the centre of L3, in a neck of C5.
+        spacing_mm: size of a pixel, in both directions.
+        origin_xy: pixel of the anatomy's origin: the centre of L3, or of C5 in a neck.
     """
 
     size_hw: tuple[int, int]
@@ -61,26 +61,26 @@ class View:
     origin_xy: tuple[float, float]
 
     def to_pixels(self, points_mm: npt.ArrayLike) -> FloatArray:
-        """(N, 2) pixels (x, y) of points in mm."""
+        """Map points in mm to (N, 2) pixels (x, y)."""
         points = np.asarray(points_mm, dtype=np.float64).reshape(-1, 2)
         return points / self.spacing_mm + np.array(self.origin_xy)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a patient's and a scanner's habits do to the picture; drawn once per study.
+    """Appearance of a patient and a scanner in the image, drawn once per study.
 
     Attributes:
         back_fat_mm: thickness of the fat under the skin of the back, at T9, L3 and S3.
         front_mm: distance from L3 to the belly's skin.
         belly_fat_mm: thickness of the fat there.
         marrow: factor on the signal of bone marrow.
-        coil_mm: reach of the coil from the back; larger is more even.
-        coil_length_mm: reach along the body, half of it.
+        coil_mm: reach of the coil from the back; larger is more uniform.
+        coil_length_mm: half of its reach along the body.
         coil_centre_mm: its centre along the body, from L3.
         blur_px: width of the point spread in pixels.
         noise: standard deviation of the noise.
-        seed: of textures and viscera.
+        seed: random seed of textures and viscera.
     """
 
     back_fat_mm: tuple[float, float, float]
@@ -96,7 +96,7 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator) -> Look:
-    """A random look."""
+    """Draw a random look."""
     stout = float(rng.beta(1.5, 2.2))
     fat = 4 + 26 * stout
     return Look(
@@ -127,7 +127,7 @@ class Canvas:
         self.texture = np.zeros(size, np.float32)
 
     def tissue(self, name: str) -> float:
-        """The signal of a tissue in this contrast."""
+        """Return the signal of a tissue in this contrast."""
         return _TISSUES[name][self.column]
 
     def fill(self, points_mm: npt.ArrayLike, tissue: str, factor: float = 1.0) -> None:
@@ -163,7 +163,7 @@ class Canvas:
     def finish(
         self, look: Look, coil: Float32Array, noise_rng: np.random.Generator
     ) -> Float32Array:
-        """Texture, blur, downsampling, coil and noise."""
+        """Apply texture, blur, downsampling, coil and noise."""
         grain = (
             0.3 * self.smooth_noise(2.0) + 0.45 * self.smooth_noise(5.0)
             + 0.55 * self.smooth_noise(14.0)
@@ -176,7 +176,7 @@ class Canvas:
         return np.hypot(small + real, imaginary).astype(np.float32)
 
     def smooth_noise(self, grain_mm: float) -> Float32Array:
-        """Noise of unit variance whose grains are about so many mm wide, at the canvas's size."""
+        """Return noise of unit variance with grains of about this width, in the canvas's size."""
         step = grain_mm / self.view.spacing_mm * _OVERSAMPLING
         height, width = self.signal.shape
         small = (max(2, round(height / step)), max(2, round(width / step)))
@@ -195,7 +195,7 @@ def ellipse(
     angle: float,
     wobble: FloatArray | None = None,
 ) -> FloatArray:
-    """(40, 2) points mm of an ellipse, turned by an angle in radians, at will uneven."""
+    """Return (40, 2) points in mm of an ellipse, rotated by radians and optionally uneven."""
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radius = np.ones_like(t)
     if wobble is not None:
@@ -209,7 +209,7 @@ def ellipse(
 def local(
     centre: tuple[float, float], angle: float, u: npt.ArrayLike, v: npt.ArrayLike
 ) -> FloatArray:
-    """Points mm of coordinates beside a body: u to the back, v down its axis."""
+    """Return points in mm of coordinates relative to a body: u to the back, v down its axis."""
     u, v = np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([centre[0] + c * u + s * v, centre[1] - s * u + c * v], axis=-1)

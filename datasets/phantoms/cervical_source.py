@@ -1,8 +1,8 @@
-"""The annotation of a synthetic neck, and the cervical source that goes with it: CSV, LabelMe XML.
+"""The annotation of a synthetic neck, and a matching cervical source: CSV, LabelMe XML.
 
-The source has what real ones have: slices beside the midline that are not usable, thoracic and
-deleted objects, a shape that is no rectangle, boxes marked twice, wrapped XML, and stray ends of
-file names. What is marked follows from the generator alone.
+The source has the flaws of real ones: unusable slices beside the midline, thoracic and deleted
+objects, a shape that is not a rectangle, duplicate boxes, wrapped XML, and stray suffixes of file
+names. The marks depend only on the generator.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MarkedObject:
 
 
 def neck_record(phantom: Phantom, image_id: str) -> ImageRecord:
-    """The annotation of the mid-sagittal slice: the discs that a reader marks as cervical."""
+    """Return the annotation of the mid-sagittal slice: the discs that readers mark as cervical."""
     structures = []
     for disc in _marked_discs(phantom):
         left, top, right, bottom = _disc_box(disc, phantom.view)
@@ -55,7 +55,7 @@ def neck_record(phantom: Phantom, image_id: str) -> ImageRecord:
 
 
 def marked_objects(phantom: Phantom, rng: np.random.Generator) -> tuple[MarkedObject, ...]:
-    """What a reader marked: the discs, and at times what conversion has to leave out."""
+    """Return a reader's marks: the discs, and sometimes marks that conversion must leave out."""
     marked = _marked_discs(phantom)
     found = [
         MarkedObject(_class_of(disc, "shejnyj"), _corners(disc, phantom.view)) for disc in marked
@@ -71,7 +71,7 @@ def marked_objects(phantom: Phantom, rng: np.random.Generator) -> tuple[MarkedOb
         found.append(MarkedObject(healthy, moved, deleted=True))
     if rng.random() < 0.2:
         found.append(MarkedObject(healthy, (*first[:3], (first[3][0] + 2, first[3][1] - 1))))
-    if sick and rng.random() < 0.3:  # marked twice: the sick one stays
+    if sick and rng.random() < 0.3:  # marked twice: conversion keeps the sick one
         found.insert(0, MarkedObject(healthy, _corners(sick[0], phantom.view)))
     return tuple(found)
 
@@ -79,7 +79,7 @@ def marked_objects(phantom: Phantom, rng: np.random.Generator) -> tuple[MarkedOb
 def labelme_xml(
     filename: str, size_hw: tuple[int, int], objects: Sequence[MarkedObject], *, wrapped: bool
 ) -> str:
-    """A LabelMe annotation as text, at times wrapped in ``annotationgroup``."""
+    """Format a LabelMe annotation as XML, optionally wrapped in ``annotationgroup``."""
     root = etree.Element("annotation")
     _add(root, "filename", filename)
     _add(root, "folder", "spine")
@@ -107,7 +107,7 @@ def labelme_xml(
 
 
 def source_rows(number: int, image_id: str, xml: str) -> list[list[str]]:
-    """The rows of one patient: the mid-sagittal slice, and one beside it that is not usable."""
+    """Return the rows of one patient: the mid-sagittal slice, and an unusable one beside it."""
     stray = ("", "/n", "", "\n")[number % 4]
     patient = f"phantom {number:03d}"
     beside = f"{image_id.split('-', maxsplit=1)[0]}-001.png"
@@ -118,7 +118,7 @@ def source_rows(number: int, image_id: str, xml: str) -> list[list[str]]:
 
 
 def source_csv(rows: Sequence[Sequence[str]], *, mark: bool) -> bytes:
-    """Rows as a CSV file in UTF-8, with a byte-order mark or without."""
+    """Encode rows as a CSV file in UTF-8, with or without a byte-order mark."""
     columns = CervicalColumns()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -130,7 +130,7 @@ def source_csv(rows: Sequence[Sequence[str]], *, mark: bool) -> bytes:
 
 
 def _marked_discs(phantom: Phantom) -> list[Disc]:
-    """The five discs C2-C3 to C6-C7, and C7-T1 in one neck of eight."""
+    """The five discs C2-C3 to C6-C7, and C7-T1 in one of eight necks."""
     names = (*_MARKED, _LAST) if phantom.look.seed % 8 == 0 else _MARKED
     return [disc for disc in phantom.anatomy.discs if disc.name in names]
 

@@ -1,7 +1,7 @@
-"""Pictures of what is no sagittal T2 image of a lumbar spine, to see that it is taken for none.
+"""Images that are not sagittal T2 images of a lumbar spine, to test that they are rejected.
 
-A few outlines each: enough to have the shapes and contrasts by which a detector could be misled.
-Everything follows from the seed.
+A few outlines each suffice for shapes and contrasts that could mislead a detector. Everything
+depends only on the seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SIZE = 384
 
 
 def list_foreign() -> tuple[str, ...]:
-    """What can be drawn.
+    """Return the names of the images that can be drawn.
 
     >>> "wrist" in list_foreign()
     True
@@ -36,7 +36,7 @@ def list_foreign() -> tuple[str, ...]:
 
 
 def draw_foreign(what: str, seed: int) -> PixelArray:
-    """A picture that is no sagittal T2 image of a lumbar spine.
+    """Draw an image that is not a sagittal T2 image of a lumbar spine.
 
     Args:
         what: one of [list_foreign][].
@@ -46,7 +46,7 @@ def draw_foreign(what: str, seed: int) -> PixelArray:
         uint8 (H, W).
 
     Raises:
-        KeyError: no such picture.
+        KeyError: there is no such image.
 
     >>> draw_foreign("cat", 0).shape
     (384, 384)
@@ -63,7 +63,7 @@ def _neck(rng: np.random.Generator) -> Float32Array:
 
 
 def _chest(rng: np.random.Generator) -> Float32Array:
-    """The upper end of the spine alone, from the first lumbar vertebra upwards, and larger."""
+    """Only the upper end of the spine, from the first lumbar vertebra upwards, and enlarged."""
     drawn: Phantom = draw_phantom(rng)
     view = View((_SIZE, _SIZE), 0.42, (_SIZE * 0.55, _SIZE * 1.16))
     return render_sagittal(drawn.anatomy, replace(drawn.look, coil_centre_mm=-90.0), view)

@@ -1,4 +1,4 @@
-"""Painting a synthetic lumbar spine: sagittal slices as T2 or T1, and transverse T2 slices."""
+"""Rendering of a synthetic lumbar spine: sagittal slices in T2 or T1, transverse T2 slices."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from spineline.datasets.phantoms.spine import (
 def render_sagittal(
     anatomy: Anatomy, look: Look, view: View, *, contrast: Contrast = "t2", lateral_mm: float = 0.0
 ) -> Float32Array:
-    """One sagittal slice.
+    """Render one sagittal slice.
 
     Args:
-        anatomy: what to draw.
-        look: how.
-        view: where.
+        anatomy: the anatomy.
+        look: its appearance.
+        view: its frame.
         contrast: ``t2`` or ``t1``.
         lateral_mm: distance of the slice from the midline; the canal leaves the slice at about 11.
 
@@ -53,17 +53,17 @@ def render_sagittal(
 def render_transverse(
     anatomy: Anatomy, look: Look, size: int, spacing_mm: float, below_l3_mm: float
 ) -> Float32Array:
-    """A simple transverse T2 slice: trunk, body or disc, canal, process and muscles.
+    """Render a simple transverse T2 slice: trunk, body or disc, canal, process and muscles.
 
     Args:
         anatomy: gives the body's depth.
         look: gives fat, blur and noise.
-        size: rows and columns.
-        spacing_mm: of a pixel, both ways.
-        below_l3_mm: place of the slice along the body.
+        size: number of rows and columns.
+        spacing_mm: size of a pixel, in both directions.
+        below_l3_mm: position of the slice along the body.
 
     Returns:
-        (size, size) float32; the spine's body is in the middle, the back at the bottom.
+        (size, size) float32; the vertebral body is in the middle, the back at the bottom.
     """
     view = View((size, size), spacing_mm, (size / 2, size * 0.55))
     canvas = Canvas(view, "t2", np.random.default_rng([look.seed, 7]))
@@ -110,7 +110,7 @@ def _back_contour(anatomy: Anatomy, look: Look) -> tuple[FloatArray, FloatArray,
 
 
 def _reach_behind(anatomy: Anatomy, s: FloatArray) -> FloatArray:
-    """From the back of the bodies to the fascia of the back, mm."""
+    """Distance from the back of the bodies to the fascia of the back, mm."""
     reach = np.array([44.0, 56.0, 53.0, 36.0, 18.0]) * anatomy.scale
     return np.interp(s, (-150.0, 0.0, 70.0, 105.0, 150.0), reach)
 
@@ -124,7 +124,7 @@ def _front_contour(look: Look, y: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _paint_viscera(canvas: Canvas, anatomy: Anatomy, look: Look) -> None:
-    """Bowel, vessels, liver or stomach above, bladder and rectum below: shapes without a claim."""
+    """Bowel, vessels, liver or stomach above, bladder and rectum below, as unspecific shapes."""
     rng = canvas.rng
     for _ in range(int(rng.integers(16, 30))):
         x = rng.uniform(-look.front_mm + look.belly_fat_mm + 8, -28)
@@ -151,7 +151,7 @@ def _paint_viscera(canvas: Canvas, anatomy: Anatomy, look: Look) -> None:
 
 
 def _paint_behind(canvas: Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
-    """Muscle and ligament behind the canal, spinous processes (beside the midline: laminae)."""
+    """Muscle and ligament behind the canal, spinous processes (laminae beside the midline)."""
     rng, scale = canvas.rng, anatomy.scale
     s = np.arange(-260.0, anatomy.sac_end_s + 60, 2.0)
     front, _ = _canal(anatomy, s)
@@ -218,7 +218,7 @@ def _paint_canal(canvas: Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
     keep = s < anatomy.sac_end_s
     s, front, back = s[keep], front[keep], back[keep]
     middle, half = (front + back) / 2, (back - front) / 2 * np.sqrt(inside)
-    for disc in anatomy.discs:  # the sac gives way to what bulges into it
+    for disc in anatomy.discs:  # bulging discs dent the sac
         dent = max(disc.bulge - 1.0, 0.0) * np.exp(-(((s - disc.s) / (0.7 * disc.height + 2)) ** 2))
         middle, half = middle + dent / 2, np.maximum(half - dent / 2, 0.5)
     sac = anatomy.strip(s, middle - half, middle + half)
@@ -228,7 +228,7 @@ def _paint_canal(canvas: Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
 
 
 def _canal(anatomy: Anatomy, s: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """U of the front and of the back of the thecal sac; equal where it has ended."""
+    """U of the front and of the back of the thecal sac; equal beyond its end."""
     scale = anatomy.scale
     lower = np.interp(s, (0.0, 80.0, 115.0, 150.0), (1.2, 2.0, 4.5, 5.0)) * scale
     front = anatomy.depth_at(s) / 2 + lower
@@ -237,7 +237,7 @@ def _canal(anatomy: Anatomy, s: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _canal_width(anatomy: Anatomy, s: FloatArray) -> FloatArray:
-    """Of the thecal sac, where nothing narrows it, mm."""
+    """Width of the thecal sac where nothing narrows it, mm."""
     width = np.array([13.5, 15.0, 14.0, 11.5]) * anatomy.scale
     return np.interp(s, (-200.0, -60.0, 20.0, 90.0), width)
 

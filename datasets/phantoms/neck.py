@@ -1,4 +1,4 @@
-"""A synthetic neck, C2 to T4: its anatomy, and sagittal slices of it without head and throat.
+"""A synthetic neck, C2 to T4: its anatomy, and sagittal slices without head and throat.
 
 Frame: mm in the mid-sagittal plane, x to the back, y to the feet, origin at the centre of C5.
 """
@@ -29,7 +29,7 @@ _BULGES = {"v1": (0.0, 0.3), "v2": (0.4, 1.0), "v3": (1.8, 2.8), "v4": (3.2, 4.6
 
 
 def draw_neck(rng: np.random.Generator) -> Anatomy:
-    """A random neck: size, lordosis, and disease that is commonest at C5-C6."""
+    """Draw a random neck: size, lordosis, and disease that is most common at C5-C6."""
     scale, age = float(rng.uniform(0.9, 1.08)), float(rng.beta(1.6, 1.6))
     tilt, curve = rng.normal(0, 4.0), rng.normal(1, 0.25)
     angles = np.radians(tilt + curve * np.array(_ANGLES) + rng.normal(0, 0.8, len(_ANGLES)))
@@ -68,7 +68,7 @@ def draw_neck(rng: np.random.Generator) -> Anatomy:
 def render_neck(
     anatomy: Anatomy, look: Look, view: View, *, contrast: Contrast = "t2", lateral_mm: float = 0.0
 ) -> Float32Array:
-    """One sagittal slice of a neck; arguments and result as of ``render_sagittal``."""
+    """Render one sagittal slice of a neck; see ``render_sagittal`` for arguments and result."""
     canvas = Canvas(view, contrast, np.random.default_rng(look.seed))
     _paint_surroundings(canvas, anatomy, look, midline=abs(lateral_mm) < 9)
     _paint_canal(canvas, anatomy, lateral_mm)
@@ -97,7 +97,7 @@ def _disc_traits(
 
 
 def _paint_surroundings(canvas: Canvas, anatomy: Anatomy, look: Look, *, midline: bool) -> None:
-    """Skin, fat and muscle before and behind the spine, and the airway in the midline."""
+    """Skin, fat and muscle in front of and behind the spine, and the airway in the midline."""
     scale, fat = anatomy.scale, 3 + 0.25 * look.belly_fat_mm
     s = np.arange(-180.0, 180.0, 3.0)
     wall = anatomy.depth_at(s) / 2
@@ -111,7 +111,7 @@ def _paint_surroundings(canvas: Canvas, anatomy: Anatomy, look: Look, *, midline
 
 
 def _paint_canal(canvas: Canvas, anatomy: Anatomy, lateral_mm: float) -> None:
-    """Fluid and cord; the sac gives way to the discs that bulge into it."""
+    """Fluid and cord; bulging discs dent the sac."""
     inside = 1 - (abs(lateral_mm) / 9.0) ** 2
     if inside <= 0:
         return

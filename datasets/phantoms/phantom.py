@@ -1,8 +1,8 @@
-"""Synthetic patients: a lumbar spine or a neck in a frame, its slices and its lumbar annotation.
+"""Synthetic patients: a lumbar spine or a neck in a frame, its slices and its annotation.
 
-[draw_spine][] gives one image of a lumbar spine with its annotation. Everything follows from the
-seed: the same seed gives the same bytes. Coordinates are native pixels, origin at the centre of the
-top left pixel.
+[draw_spine][] returns one image of a lumbar spine with its annotation. Everything depends on the
+seed: the same seed gives the same bytes. Coordinates are native pixels, with the origin at the
+centre of the top left pixel.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from spineline.datasets.types import ImageRecord, Structure
 LUMBAR_SIZES_HW: tuple[tuple[int, int], ...] = (
     (256, 256), (320, 320), (346, 384), (384, 384), (432, 480), (448, 448), (512, 512),
 )  # fmt: skip
-"""Sizes of lumbar frames that are drawn from where none is asked for."""
+"""Sizes of lumbar frames, of which one is drawn if none is given."""
 
 NECK_SIZES_HW: tuple[tuple[int, int], ...] = ((384, 384), (384, 384), (512, 512))
-"""Sizes of frames of necks that are drawn from where none is asked for."""
+"""Sizes of neck frames, of which one is drawn if none is given."""
 
 STORED_MAX = 4095
 """Twelve bits, as scanners store them."""
@@ -44,8 +44,8 @@ class PhantomImage:
     """One synthetic mid-sagittal T2 image.
 
     Attributes:
-        pixels: (rows, columns) uint8, windowed as every image that a model sees.
-        values: (rows, columns) float32 grey values before the window, 0 … 4095, whole numbers.
+        pixels: (rows, columns) uint8, windowed like every image that a model sees.
+        values: (rows, columns) float32 grey values before the window, 0 … 4095, integers.
         record: its annotation.
     """
 
@@ -56,10 +56,10 @@ class PhantomImage:
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """All that decides the pictures of one synthetic patient.
+    """Everything that determines the images of one synthetic patient.
 
     Attributes:
-        anatomy, look: what is seen, and how.
+        anatomy, look: the anatomy and its appearance.
         view: the frame of the sagittal T2 slices.
         csf_value: stored value of the brightest tissue.
         region: ``lumbar`` or ``cervical``.
@@ -83,7 +83,7 @@ def draw_spine(
     Args:
         seed: a seed, or a generator (which is advanced).
         size_hw: rows and columns; None draws one of ``LUMBAR_SIZES_HW``.
-        image_id: of the record; its study is the part before the ``-``.
+        image_id: id of the record; its study is the part before the ``-``.
 
     Returns:
         The image with its record: eleven levels with point, box and pathology, and pixel spacing.
@@ -98,7 +98,7 @@ def draw_spine(
 
 
 def draw_phantom(rng: np.random.Generator, size_hw: tuple[int, int] | None = (384, 384)) -> Phantom:
-    """A random lumbar spine in a random frame; all eleven levels lie inside it."""
+    """Draw a random lumbar spine in a random frame that contains all eleven levels."""
     drawn_size = LUMBAR_SIZES_HW[int(rng.integers(len(LUMBAR_SIZES_HW)))]
     height, width = drawn_size if size_hw is None else size_hw
     anatomy, look = draw_anatomy(rng), draw_look(rng)
@@ -116,7 +116,7 @@ def draw_phantom(rng: np.random.Generator, size_hw: tuple[int, int] | None = (38
 def draw_neck_phantom(
     rng: np.random.Generator, size_hw: tuple[int, int] | None = (384, 384)
 ) -> Phantom:
-    """A random neck in a random frame; C2 to T1 lie inside it."""
+    """Draw a random neck in a random frame that contains C2 to T1."""
     drawn_size = NECK_SIZES_HW[int(rng.integers(len(NECK_SIZES_HW)))]
     height, width = drawn_size if size_hw is None else size_hw
     anatomy, look = draw_neck(rng), draw_look(rng)
@@ -135,7 +135,7 @@ def sagittal_values(
     lateral_mm: float = 0.0,
     view: View | None = None,
 ) -> Float32Array:
-    """Stored grey values of one sagittal slice: (rows, columns) float32, whole, 0 … 4095."""
+    """Return grey values of one sagittal slice: (rows, columns) float32 integers, 0 … 4095."""
     signal = _RENDERERS[phantom.region](
         phantom.anatomy,
         phantom.look,
@@ -147,12 +147,12 @@ def sagittal_values(
 
 
 def stored_values(phantom: Phantom, signal: Float32Array) -> Float32Array:
-    """Signals as the scanner stores them: whole numbers, 0 … 4095."""
+    """Convert signals to stored values: integers, 0 … 4095."""
     return np.clip(np.rint(signal * phantom.csf_value), 0, STORED_MAX).astype(np.float32)
 
 
 def record_of(phantom: Phantom, image_id: str) -> ImageRecord:
-    """The annotation of the mid-sagittal slice; points are whole pixels, as readers click them."""
+    """Return the annotation of the mid-sagittal slice; points are whole pixels, as in clicks."""
     levels = phantom.anatomy.levels()
     points = np.rint(phantom.view.to_pixels([point for _, point, _ in levels]))
     structures = tuple(
@@ -167,7 +167,7 @@ def record_of(phantom: Phantom, image_id: str) -> ImageRecord:
 def framed_record(
     phantom: Phantom, image_id: str, structures: tuple[Structure, ...]
 ) -> ImageRecord:
-    """A record of the phantom's frame; its study is the part of the id before the ``-``."""
+    """Make a record of the phantom's frame; its study is the part of the id before the ``-``."""
     height, width = phantom.view.size_hw
     spacing = (phantom.view.spacing_mm, phantom.view.spacing_mm)
     study = image_id.split("-", maxsplit=1)[0]

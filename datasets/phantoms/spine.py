@@ -1,4 +1,4 @@
-"""Painting what lumbar spines and necks have in common: vertebral bodies, discs and the coil."""
+"""Rendering shared by lumbar spines and necks: vertebral bodies, discs and the coil."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spineline.datasets.phantoms.canvas import Canvas, Look, View, ellipse, loca
 
 
 def paint_body(canvas: Canvas, body: Body, look: Look, lateral_mm: float) -> None:
-    """A vertebral body with endplates, vein, Schmorl's nodes and changes of its marrow."""
+    """Paint a vertebral body with endplates, vein, Schmorl's nodes and marrow changes."""
     rng = canvas.rng
     sacral = body.name.startswith("S")
     signal = look.marrow * float(rng.uniform(0.94, 1.06)) * (0.92 if sacral else 1.0)
@@ -42,7 +42,7 @@ def paint_body(canvas: Canvas, body: Body, look: Look, lateral_mm: float) -> Non
 
 
 def paint_disc(canvas: Canvas, disc: Disc) -> None:
-    """Annulus with its bulges, and nucleus with its cleft; the bodies are painted over its rims."""
+    """Paint annulus with bulges and nucleus with cleft; bodies are painted over its rims later."""
     half, tall = disc.depth / 2, disc.height / 2 + 2.2
     t = np.linspace(-np.pi / 2, np.pi / 2, 15)
     back = np.stack([half + (0.4 + disc.bulge) * np.cos(t) ** 0.8, tall * np.sin(t)], 1)
@@ -63,7 +63,7 @@ def paint_disc(canvas: Canvas, disc: Disc) -> None:
 
 
 def paint_herniation(canvas: Canvas, disc: Disc, lateral_mm: float) -> None:
-    """What reaches into the canal: a protrusion, or an extrusion that has moved down."""
+    """Paint what reaches into the canal: a protrusion, or an extrusion that has moved down."""
     if "v3" not in disc.tags and "v4" not in disc.tags:
         return
     size = disc.bulge * float(np.sqrt(max(1 - (lateral_mm / 13.0) ** 2, 0.0)))
@@ -74,7 +74,7 @@ def paint_herniation(canvas: Canvas, disc: Disc, lateral_mm: float) -> None:
     reach = disc.height * (0.75 if not extruded else 0.9)
     down = disc.migration * (1.5 if extruded else 0.0)
     v = t * reach + np.clip(t, 0, 1) * down
-    peak = (down / (reach + down)) * 0.5  # the summit sinks with what has moved
+    peak = (down / (reach + down)) * 0.5  # the peak moves down with the migration
     profile = np.cos(np.pi / 2 * np.clip((t - peak) / (1 + np.sign(t - peak) * -peak), -1, 1))
     u = disc.depth / 2 - 1.5 + (size + 1.5) * np.maximum(profile, 0) ** 0.8
     rim = local(disc.centre, disc.angle, u, v)
@@ -87,7 +87,7 @@ def paint_herniation(canvas: Canvas, disc: Disc, lateral_mm: float) -> None:
 
 
 def coil_sensitivity(anatomy: Anatomy, look: Look, view: View) -> Float32Array:
-    """Sensitivity of a coil at the back: (rows, columns), 1 at the canal behind L3."""
+    """Return the sensitivity of a coil at the back: (rows, columns), 1 at the canal behind L3."""
     rows, columns = view.size_hw
     x = (np.arange(columns) - view.origin_xy[0]) * view.spacing_mm
     y = (np.arange(rows) - view.origin_xy[1]) * view.spacing_mm

@@ -1,8 +1,8 @@
 """A phantom as a DICOM study.
 
-The study holds a T2 sagittal series with the annotated slice in its middle, and beside it what
-makes choosing real work: a T1 sagittal and a T2 transverse series. Patient coordinates: the centre
-of L3 lies at the origin, LPS mm.
+The study holds a T2 sagittal series with the annotated slice in its middle. A T1 sagittal and a T2
+transverse series beside it make the choice realistic. In patient coordinates (LPS mm), the centre
+of L3 is the origin.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TRANSVERSE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _BODY_PARTS = {"lumbar": "LSPINE", "cervical": "CSPINE"}
 _SLICE_STEP_MM = 4.4
 _SLICE_THICKNESS_MM = 4.0
-_SIDE_SIZE = 256  # rows and columns of the series beside the T2 sagittal one, at most
+_SIDE_SIZE = 256  # most rows and columns of the other series
 
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """One series to write: name for UIDs, DICOM description, number, echo and repetition in ms."""
+    """One series: name for UIDs, DICOM description, number, echo and repetition time in ms."""
 
     name: str
     description: str
@@ -64,11 +64,11 @@ def write_phantom_study(
     """Write a phantom as a DICOM study, ``folder/imageN.dcm``.
 
     Args:
-        folder: made where it is not there; files of the same name are replaced.
-        phantom: what to draw.
+        folder: created if it does not exist; files of the same name are replaced.
+        phantom: the phantom.
         record: its annotation.
-        identity: decides the UIDs, together with the record's image id.
-        slices: per series; the annotated slice is number ``slices // 2`` from 0.
+        identity: determines the UIDs, together with the record's image id.
+        slices: number of slices per series; the annotated slice is ``slices // 2``, from 0.
 
     Returns:
         The record with the UIDs of the annotated slice, and its file relative to the folder's
@@ -107,7 +107,7 @@ def _slices(phantom: Phantom, count: int) -> Iterator[_Slice]:
             x, y = view.origin_xy
             corner = (left, -x * view.spacing_mm, y * view.spacing_mm)
             yield _Slice(series, index, values, _SAGITTAL, corner, view.spacing_mm)
-    if phantom.region != "lumbar":  # the transverse slice is one of the belly
+    if phantom.region != "lumbar":  # the transverse slice shows the abdomen
         return
     spacing = 200.0 / _SIDE_SIZE
     for index in range(count):
@@ -118,7 +118,7 @@ def _slices(phantom: Phantom, count: int) -> Iterator[_Slice]:
 
 
 def _shrunk(view: View) -> View:
-    """The same frame with fewer pixels, as quicker series have."""
+    """The same frame with fewer pixels, as in faster series."""
     height, width = view.size_hw
     if max(height, width) <= _SIDE_SIZE:
         return view

@@ -1,1 +1,1 @@
-"""What hospitals and tools hand out beside DICOM: volumes, folders of slices, archives."""
+"""Inputs besides DICOM from hospitals and tools: volumes, folders of slices, archives."""

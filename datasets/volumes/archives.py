@@ -1,8 +1,8 @@
 """Archives (zip, tar) of studies, volumes and images, unpacked into a temporary folder.
 
-An archive may come from anywhere: nothing is written outside the folder made for it, links and
-devices are left out, and what it unpacks to is bounded. What it holds keeps its names and times, so
-that studies are called the same in every run, and a run can go on after it was ended.
+Archives are untrusted. Nothing is written outside their own folder, links and devices are left out,
+and the unpacked size is limited. Files keep their names and times. So studies have the same names
+in every run, and an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from spineline.datasets.common.log import LOG
 ARCHIVE_SUFFIXES: tuple[str, ...] = (
     ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz",
 )  # fmt: skip
-"""What names of archives end in, lower case."""
+"""Suffixes of archives, lower case."""
 
 MAX_UNPACKED_BYTES = 32 << 30
-"""Of all archives of a source together, those in archives counted."""
+"""Most bytes of all archives of a source, nested ones included."""
 
 MAX_FILES = 1_000_000
-"""Files of all archives of a source together."""
+"""Most files of all archives of a source."""
 
 MAX_NESTED = 3
-"""Of archives in archives."""
+"""Deepest nesting of archives."""
 
 _PIECE = 1 << 20
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -48,7 +48,7 @@ class ArchiveError(SpinelineError):
 
 
 def archive_suffix(path: Path) -> str:
-    """What the name of an archive ends in, lower case; empty where it is none by its name.
+    """Return the suffix of an archive's name, lower case; empty if it is not an archive.
 
     >>> archive_suffix(Path("a/b.TAR.GZ")), archive_suffix(Path("a.dcm.gz"))
     ('.tar.gz', '')
@@ -58,7 +58,7 @@ def archive_suffix(path: Path) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path is one of those that macOS adds: of no user, and often called as an image is.
+    """Return whether a path is one that macOS adds, often with the name of an image.
 
     >>> is_hidden("__MACOSX/a/._im1.dcm"), is_hidden("a/.DS_Store"), is_hidden("a/im1.dcm")
     (True, True, False)
@@ -69,11 +69,11 @@ def is_hidden(name: str) -> bool:
 
 @dataclass(slots=True)
 class Unpacking:
-    """Where archives are unpacked to, and what they took so far; see [unpacking][].
+    """The folder and the limits of unpacking; see [unpacking][].
 
     Attributes:
         root: the temporary folder; None until the first archive.
-        count: how many archives were unpacked.
+        count: number of archives unpacked.
         left_bytes, left_members: what may still be unpacked.
     """
 
@@ -83,17 +83,18 @@ class Unpacking:
     left_members: int = field(default_factory=lambda: MAX_FILES)
 
     def unpack(self, archive: Path, name: str) -> Path:
-        """Unpack an archive; its files are the user's alone to read.
+        """Unpack an archive; only the user can read its files.
 
         Args:
             archive: the file.
-            name: of the folder to unpack it to.
+            name: name of the folder to unpack it to.
 
         Returns:
             The folder.
 
         Raises:
-            ArchiveError: damaged, encrypted, of names that lead out of it, or too large.
+            ArchiveError: the archive is damaged, encrypted or too large, or has names that lead out
+                of it.
         """
         if self.root is None:
             self.root = Path(tempfile.mkdtemp(prefix="spineline-"))
@@ -122,10 +123,10 @@ class Unpacking:
         return folder
 
     def take(self, member: IO[bytes], target: Path, archive: Path) -> None:
-        """Write one file of an archive, as long as there is room for it.
+        """Write one file of an archive, within the limits.
 
         Raises:
-            ArchiveError: there is not.
+            ArchiveError: the limits are exceeded.
         """
         self.left_members -= 1
         if self.left_members < 0:
@@ -144,7 +145,7 @@ class Unpacking:
 
 @contextmanager
 def unpacking() -> Iterator[Unpacking]:
-    """Unpack archives within this context; what was unpacked is gone after it."""
+    """Unpack archives within this context, at whose end the files are removed."""
     made = Unpacking()
     try:
         yield made
@@ -154,7 +155,7 @@ def unpacking() -> Iterator[Unpacking]:
 
 
 def _unpack_zip(archive: Path, folder: Path, unpacking: Unpacking) -> int:
-    """Returns how many entries were left out."""
+    """Unpack a zip archive and return the number of entries left out."""
     left_out = 0
     with zipfile.ZipFile(archive) as zipped:
         for entry in zipped.infolist():
@@ -206,7 +207,7 @@ def _safe_name(name: str, archive: Path) -> str:
     """The path of an entry below the archive's folder, with slashes.
 
     Raises:
-        ArchiveError: it leads out of it, or is no path at all.
+        ArchiveError: it leads out of the folder, or is not a path.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     absolute = name.startswith(("/", "\\")) or bool(_DRIVE.match(name))

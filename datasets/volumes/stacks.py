@@ -12,12 +12,12 @@ from spineline.datasets.common.errors import SpinelineError
 from spineline.datasets.dicom.header import SliceHeader
 from spineline.datasets.images import ImageReadError, image_size
 
-_LEAST = 5  # images, that look like a stack
-_RUNS = 0.8  # of their numbers, at least so many follow each other
+_LEAST = 5  # fewest images that look like a stack
+_RUNS = 0.8  # smallest fraction of steps between their numbers that are 1
 
 
 def natural_order(path: Path) -> tuple[tuple[int, int | str], ...]:
-    """Sorts names as people do: ``im2`` before ``im10``.
+    """Sort key for natural order: ``im2`` before ``im10``.
 
     >>> sorted(map(Path, ["im10.png", "im2.png", "IM1.png"]), key=natural_order)[0].name
     'IM1.png'
@@ -28,13 +28,13 @@ def natural_order(path: Path) -> tuple[tuple[int, int | str], ...]:
 
 
 def image_stack(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
-    """Images as slices without a place in the patient, in natural order of their names.
+    """Make slices of images, without a place in the patient, in natural order of their names.
 
     Args:
-        paths: of one folder, one or more.
+        paths: one or more images of one folder.
 
     Raises:
-        SpinelineError: one cannot be read, or they are of different sizes.
+        SpinelineError: an image cannot be read, or their sizes differ.
     """
     ordered = sorted(paths, key=natural_order)
     sizes = {path: image_size(path) for path in ordered}
@@ -52,10 +52,10 @@ def image_stack(paths: Sequence[Path]) -> tuple[SliceHeader, ...]:
 
 
 def looks_like_stack(paths: Sequence[Path]) -> bool:
-    """Whether images of a folder look like the slices of one study.
+    """Return whether images of a folder look like the slices of one study.
 
-    They do where five or more are of one size and differ in their names by one number alone, which
-    counts up from image to image.
+    There must be five or more, of one size, whose names differ in a single number. At least 80 % of
+    the steps of that number must be 1.
     """
     if len(paths) < _LEAST:
         return False

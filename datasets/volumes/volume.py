@@ -1,12 +1,12 @@
 """Volumes (NIfTI, MHA, MHD, NRRD) as sagittal stacks, read by SimpleITK (the extra ``volumes``).
 
-A volume becomes a study of one series: a slice for each place along the axis that runs from side to
-side, with spacing, orientation and position in DICOM's patient coordinates (LPS mm), so that all
-that knows slices of DICOM knows these. A slice's rows and columns are the volume's two other axes:
-x counts along the one that the file names first, y along the other.
+A volume becomes a study of one series, with a slice for each place along its left-right axis.
+Spacing, orientation and position are in DICOM's patient coordinates (LPS mm), so that these slices
+can be used like DICOM slices. A slice's rows and columns are the volume's two other axes: x runs
+along the one that comes first in the file, y along the other.
 
-``SliceHeader.frame`` is the slice's index in the file, from 0. Nothing is resampled: a volume that
-was acquired in another plane is cut where its voxels are fine enough, and refused otherwise.
+``SliceHeader.frame`` is the slice's index in the file, from 0. Nothing is resampled. A volume that
+was acquired in another plane is cut if its voxels are small enough, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ VOLUME_FORMATS: dict[str, str] = {
     ".nrrd": "NRRD",
     ".nhdr": "NRRD",
 }
-"""Format by what names of volumes end in, lower case."""
+"""Format by the suffix of volumes, lower case."""
 
 _READERS = {"NIfTI": "NiftiImageIO", "MetaImage": "MetaImageIO", "NRRD": "NrrdImageIO"}
 
 MAX_VOXELS = 1 << 29
-"""Volumes that hold more are refused before they are read."""
+"""Volumes with more voxels are refused before they are read."""
 
 _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 """Units of a NRRD header."""
 
-_COARSE_MM = 1.5  # a voxel no larger can be seen as the pixel of a slice, whatever its shape
-_COARSE = 1.5  # nor one at most so much longer than it is wide
-_APART_MM = 0.5  # so far apart, two geometries of one file are two
+_COARSE_MM = 1.5  # largest length of a voxel that can be a slice's pixel, whatever its shape
+_COARSE = 1.5  # or largest ratio of its length to its width
+_APART_MM = 0.5  # distance at which two geometries of one file count as different
 _WORDS = re.compile(r"T1W?|T2W?|T2STAR|PDW?|STIR|TIRM|FLAIR|SAG|SAGITTAL|TRA|AX|AXIAL|COR|DIXON|FS")
 
 
 class VolumeReadError(SpinelineError):
-    """A volume cannot be read, or shows no sagittal slices."""
+    """A volume cannot be read, or has no sagittal slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class Volume:
     """A volume as a study, before any voxel is read.
 
     Attributes:
-        study: with one series, whose slices lie in the file.
-        remarks: what a user should know of it; their codes are ``slice_choice`` and
+        study: a study with one series, whose slices are in the file.
+        remarks: what a user should know about it; their codes are ``slice_choice`` and
             ``volume_geometry``.
     """
 
@@ -76,7 +76,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """How the voxels of a volume lie in the patient, LPS mm; axes in the order of the file."""
+    """Geometry of a volume's voxels in the patient, LPS mm; axes in the order of the file."""
 
     size: tuple[int, ...]
     spacing_mm: FloatArray
@@ -86,7 +86,7 @@ class _Grid:
 
     @property
     def across(self) -> int:
-        """The axis that runs most from side to side."""
+        """The axis that runs most from left to right."""
         return int(np.abs(self.directions[0]).argmax())
 
     @property
@@ -97,7 +97,7 @@ class _Grid:
 
 
 def volume_suffix(path: Path) -> str:
-    """What the name of a volume ends in, lower case; empty where it is no volume by its name.
+    """Return the suffix of a volume's name, lower case; empty if it is not a volume.
 
     >>> volume_suffix(Path("a/T2.NII.GZ")), volume_suffix(Path("a.dcm"))
     ('.nii.gz', '')
@@ -108,7 +108,7 @@ def volume_suffix(path: Path) -> str:
 
 
 def volume_files(path: Path) -> tuple[Path, ...]:
-    """A volume's file, and that of its voxels where its header names another one."""
+    """Return a volume's file, and the file of its voxels if its header names one."""
     try:
         name = _data_file(path)[0]
     except OSError:
@@ -117,11 +117,12 @@ def volume_files(path: Path) -> tuple[Path, ...]:
 
 
 def read_volume(path: Path) -> Volume:
-    """The slices of a volume with their places in the patient, by its header alone.
+    """Read the slices of a volume with their places in the patient, from its header.
 
     Raises:
-        VolumeReadError: missing, damaged, too large, of colours or vectors, without a place in the
-            patient, or of voxels too long to cut sagittal slices through; or SimpleITK is missing.
+        VolumeReadError: the file is missing, damaged, too large, in colour or of vectors. Also
+            raised if it has no place in the patient, if its voxels are too long for sagittal
+            slices, or if SimpleITK is not installed.
     """
     with _opened(path) as reader:
         grid = _grid_of(reader, path)
@@ -137,13 +138,13 @@ def read_volume(path: Path) -> Volume:
 
 
 def slice_pixels(header: SliceHeader) -> Float32Array:
-    """The pixels of a slice, whatever it lies in: a DICOM file, a volume, or an image file.
+    """Read the pixels of a slice from a DICOM file, a volume, or an image file.
 
     Returns:
-        (rows, columns) float32, bright being bright, not windowed.
+        (rows, columns) float32, with bright values high, not windowed.
 
     Raises:
-        SpinelineError: they cannot be read, or are constant.
+        SpinelineError: the pixels cannot be read, or are constant.
     """
     if volume_suffix(header.path) and not header.instance_uid:
         pixels = _volume_pixels(header)
@@ -203,14 +204,14 @@ def _slice_of(path: Path, grid: _Grid, number: int) -> SliceHeader:
 
 
 def _words_of(path: Path) -> str:
-    """The words of a file's name that tell the kind of scan, such as ``T2W``."""
+    """Words in a file's name that state the kind of scan, such as ``T2W``."""
     stem = path.name[: -len(volume_suffix(path))].upper()
     return " ".join(word for word in re.split(r"[^A-Z0-9]+", stem) if _WORDS.fullmatch(word))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """SimpleITK's reader with the header of a volume; what it raises becomes one of our errors."""
+    """Open a volume's header with SimpleITK's reader; its errors become ours."""
     kind = VOLUME_FORMATS[volume_suffix(path)]
     if not path.is_file():
         raise VolumeReadError(f"{path}: no such file; check the path")
@@ -223,20 +224,20 @@ def _opened(path: Path) -> Iterator[Any]:
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO(_READERS[kind.split()[0]])  # whatever letters the name is written in
+    reader.SetImageIO(_READERS[kind.split()[0]])  # so that the case of the name does not matter
     try:
         reader.ReadImageInformation()
         yield reader
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         shown = lines[-1].replace(str(path), path.name) if lines else first_line(error)
-        shown = re.sub(r"\(0x[0-9a-f]+\)", "", shown)  # where ITK's object lies in memory
+        shown = re.sub(r"\(0x[0-9a-f]+\)", "", shown)  # the memory address of ITK's object
         msg = f"{path}: cannot be read as {kind} ({shown:.200}); the file may be damaged, or no "
         raise VolumeReadError(f"{msg}{kind} at all: export it again") from error
 
 
 def _check_data_file(path: Path) -> None:
-    """Refuse a header that leads to voxels elsewhere than in its own folder.
+    """Refuse a header that refers to voxels outside its own folder.
 
     Raises:
         VolumeReadError: it does, or the file that it names is missing.
@@ -253,11 +254,11 @@ def _check_data_file(path: Path) -> None:
 
 
 def _data_file(path: Path) -> tuple[str, int, int | None]:
-    """What the header of a MetaImage or NRRD file says of its voxels.
+    """Where the header of a MetaImage or NRRD file locates its voxels.
 
     Returns:
-        The name of their file, empty where it is the same; where they begin in it; and how zlib has
-        to unpack them (its ``wbits``), None where they are not packed by it.
+        The name of their file, empty if it is the same; their offset in it; and the ``wbits`` with
+        which zlib unpacks them, None if they are not compressed by it.
     """
     if volume_suffix(path).startswith(".nii"):
         return "", 0, None
@@ -280,10 +281,10 @@ def _data_file(path: Path) -> tuple[str, int, int | None]:
 
 
 def _check_packing(path: Path) -> None:
-    """Refuse packed voxels that are damaged, which SimpleITK reads as far as they go.
+    """Refuse damaged compressed voxels, which SimpleITK reads up to the damage.
 
     Raises:
-        VolumeReadError: they are.
+        VolumeReadError: they are damaged.
     """
     name, begin, wbits = _data_file(path)
     if wbits is None:
@@ -293,7 +294,7 @@ def _check_packing(path: Path) -> None:
         with (path.parent / name if name else path).open("rb") as file:
             file.seek(begin)
             while not unpack.eof and (data := unpack.unconsumed_tail or file.read(1 << 20)):
-                unpack.decompress(data, 1 << 24)  # at a time, however much it grows to
+                unpack.decompress(data, 1 << 24)  # in steps, however far it expands
     except (OSError, zlib.error) as error:
         msg = f"{path}: its voxels cannot be unpacked ({first_line(error)}); the file is damaged"
         raise VolumeReadError(f"{msg}: export it again") from error
@@ -302,7 +303,7 @@ def _check_packing(path: Path) -> None:
 
 
 def _grid_of(reader: Any, path: Path) -> _Grid:
-    """Raises VolumeReadError: not a volume of plain numbers, too large, or not sagittal."""
+    """Read the geometry; raises VolumeReadError if it is not plain, too large or not sagittal."""
     size, dimensions = tuple(reader.GetSize()), reader.GetDimension()
     if reader.GetNumberOfComponents() != 1:
         count = reader.GetNumberOfComponents()
@@ -334,13 +335,13 @@ def _grid_of(reader: Any, path: Path) -> _Grid:
 
 
 def _nrrd_unit_mm(path: Path) -> float:
-    """Millimetres of the unit that a NRRD header states; SimpleITK 2.5 takes it for mm unread.
+    """Millimetres per unit of a NRRD header, which SimpleITK 2.5 ignores.
 
     Raises:
-        VolumeReadError: units that differ by axis, or that are none of `_UNITS_MM`.
+        VolumeReadError: units differ by axis, or are not among `_UNITS_MM`.
     """
     if volume_suffix(path) not in (".nrrd", ".nhdr"):
-        return 1.0  # of NIfTI, SimpleITK converts; MetaImage has none but mm
+        return 1.0  # SimpleITK converts the units of NIfTI; MetaImage has only mm
     with path.open("rb") as file:
         head = re.split(r"\n\r?\n", file.read(1 << 16).decode("latin-1"), maxsplit=1)[0]
     line = re.search(r"^space units:(.*)$", head, re.MULTILINE | re.IGNORECASE)
@@ -355,10 +356,10 @@ def _nrrd_unit_mm(path: Path) -> float:
 
 
 def _plane_remarks(grid: _Grid, path: Path) -> list[Remark]:
-    """What is to say of the plane that a volume was acquired in.
+    """A remark if a volume was acquired in another plane.
 
     Raises:
-        VolumeReadError: no axis runs from side to side, or its voxels are too long.
+        VolumeReadError: no axis runs from left to right, or its voxels are too long.
     """
     sure = abs(float(grid.directions[0, grid.across]))
     if sure <= math.cos(math.radians(45)):
@@ -392,7 +393,7 @@ def _number(reader: Any, key: str, otherwise: float) -> float:
 
 
 def _form_remarks(reader: Any, path: Path) -> list[Remark]:
-    """A warning where the two geometries of a NIfTI header lie apart: programs differ then.
+    """A warning if the two geometries of a NIfTI header differ, because programs then disagree.
 
     Source: the NIfTI-1 standard, methods 2 (qform) and 3 (sform).
     """
@@ -414,7 +415,7 @@ def _form_remarks(reader: Any, path: Path) -> list[Remark]:
 
 
 def _qform(reader: Any) -> FloatArray | None:
-    """(3, 4) RAS mm of voxels by the quaternion; None where the header has none."""
+    """(3, 4) voxels to RAS mm by the quaternion, or None if the header has none."""
     if _number(reader, "qform_code", 0) <= 0:
         return None
     b, c, d = (_number(reader, f"quatern_{name}", 0) for name in "bcd")
@@ -433,7 +434,7 @@ def _qform(reader: Any) -> FloatArray | None:
 
 
 def _sform(reader: Any) -> FloatArray | None:
-    """(3, 4) RAS mm of voxels by the matrix; None where the header has none."""
+    """(3, 4) voxels to RAS mm by the matrix, or None if the header has none."""
     if _number(reader, "sform_code", 0) <= 0:
         return None
     try:
@@ -444,10 +445,10 @@ def _sform(reader: Any) -> FloatArray | None:
 
 
 def _check_whole(reader: Any, path: Path) -> None:
-    """Refuse a NIfTI file that is cut short, which SimpleITK reads without a word.
+    """Refuse a truncated NIfTI file, which SimpleITK silently reads.
 
     Raises:
-        VolumeReadError: it holds fewer bytes than its header says, or its packing is damaged.
+        VolumeReadError: it has fewer bytes than its header requires, or its compression is damaged.
     """
     suffix = volume_suffix(path)
     if not suffix.startswith(".nii"):
@@ -456,7 +457,7 @@ def _check_whole(reader: Any, path: Path) -> None:
     wanted = int(_number(reader, "vox_offset", 0) + math.prod(reader.GetSize()) * bits / 8)
     try:
         found = path.stat().st_size if suffix == ".nii" else _unpacked_size(path, wanted)
-    except Exception as error:  # isal has errors of its own besides OSError and EOFError
+    except Exception as error:  # isal raises other errors besides OSError and EOFError
         msg = f"{path}: cannot be unpacked ({first_line(error)}); the file is damaged"
         raise VolumeReadError(f"{msg}: export it again") from error
     if found < wanted:
