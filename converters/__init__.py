@@ -1,1 +1,1 @@
-"""Annotation sources and dataset formats, read and written."""
+"""Reading and writing of annotation sources and dataset formats."""

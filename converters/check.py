@@ -1,4 +1,4 @@
-"""``spineline data check``: what is wrong with a source or a dataset, and what is done about it."""
+"""``spineline data check``: find mistakes in a source or a dataset, and report the consequences."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ _SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         out: the folder written.
-        findings: all of them, in the order of the source.
-        studies_with_errors: sorted, each once.
+        findings: all findings, in the order of the source.
+        studies_with_errors: ids of the studies with errors, sorted and unique.
     """
 
     out: Path
@@ -65,7 +65,7 @@ def check(settings: DataCheck) -> CheckResult:
 
     Raises:
         AnnotationError: nothing could be read.
-        ConfigError: neither or both of a source and a dataset were named.
+        ConfigError: neither or both of a source and a dataset were given.
         OutputExistsError: the output exists already.
     """
     _check_keys(settings)
@@ -99,7 +99,7 @@ def check(settings: DataCheck) -> CheckResult:
 
 
 def _read_source(settings: DataCheck) -> AnnotationSource:
-    """Read the source that the settings name, whichever kind it is."""
+    """Read the source that the settings name, of whatever kind."""
     annotations = cast(Path, settings.annotations)
     kind = source_kind(annotations)
     if kind == "cervical":
@@ -125,12 +125,13 @@ def _read_source(settings: DataCheck) -> AnnotationSource:
 
 
 def source_kind(annotations: Path) -> SourceKind:
-    """Which source a path holds: CSV files are of points or cervical, JSON tells by its shape.
+    """Recognise the kind of source at a path.
 
-    A folder with a ``result.json`` below holds results of ``pipeline predict``.
+    CSV files hold points or a cervical source, and JSON is recognised by its structure. A folder
+    with a ``result.json`` below it holds results of ``pipeline predict``.
 
     Raises:
-        AnnotationError: of no known kind, or not readable.
+        AnnotationError: the kind is unknown, or the path is not readable.
     """
     if annotations.suffix.lower() == ".csv":
         return "csv" if is_point_table(annotations) else "cervical"

@@ -1,15 +1,18 @@
-"""Labels that out-of-fold predictions contradict, the surest first.
+"""Labels that out-of-fold predictions contradict, the most certain first.
 
-Confident learning (Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty in
-dataset labels", Journal of Artificial Intelligence Research 70, 2021): each class has a threshold,
-the mean probability that structures labelled so are given for it. A label is contradicted where,
-among the classes whose threshold is reached, the likeliest is another one, and likelier than the
-label (the paper goes without the latter). They are ranked by how far the label falls short of its
-class's threshold and the other class goes beyond its own, taken together: else every label of a
-rare class, which is never given much, would stand first.
+The method is confident learning (Northcutt, Jiang and Chuang, "Confident learning: estimating
+uncertainty in dataset labels", Journal of Artificial Intelligence Research 70, 2021). Each class
+has a threshold: the mean predicted probability of the class over structures labelled with it. Among
+the classes whose probability reaches the threshold, the most likely one is compared with the label.
+If it is another class, and more likely than the label, it contradicts the label. The paper does not
+have the latter condition.
 
-The predictions must be of networks that had not seen the studies, else they repeat the labels. A
-contradiction is a reason to look, not proof: the network may be wrong, and often is.
+The ranking adds two margins: how far the label falls short of its class's threshold, and how far
+the other class exceeds its own. Without the thresholds, every label of a rare class, which always
+gets low probabilities, would rank first.
+
+The predictions must come from networks that had not seen the studies, or else they repeat the
+labels. A contradiction is a reason to look, not proof: the network is often wrong.
 """
 
 from __future__ import annotations
@@ -43,20 +46,20 @@ from spineline.datasets.quality_control import Finding
 from spineline.datasets.types import ImageRecord, Structure
 
 _FOLDER = "contradicted"
-_PICTURE = CropSpec(size=320, margin=3.0)  # enough around a structure to see its neighbours
+_PICTURE = CropSpec(size=320, margin=3.0)  # large enough to show the structure's neighbours
 _SHEET_COLUMNS, _SHEET_CELL = 3, 300
 
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A label and what the networks say.
+    """A label and a contradicting prediction.
 
     Attributes:
         record: the image.
         structure: the labelled structure.
-        given, said: names of classes.
+        given, said: class names of label and prediction.
         p_given, p_said: their probabilities.
-        margin: probability less threshold of the label, less the same of the other class.
+        margin: probability minus threshold of the label, minus the same of the other class.
     """
 
     record: ImageRecord
@@ -68,7 +71,7 @@ class Contradiction:
     margin: float
 
     def finding(self, rank: int, total: int) -> Finding:
-        """As a finding of ``data check``; ``rank`` counts from one."""
+        """Convert it to a finding of ``data check``; ``rank`` counts from one."""
         detail = (
             f"{rank} of {total}: labelled {self.given} ({self.p_given:.2f}), out-of-fold models "
             f"say {self.said} ({self.p_said:.2f})"
@@ -78,22 +81,21 @@ class Contradiction:
         return Finding(*names, "label_contradicted", detail, action)
 
     def file(self, rank: int) -> str:
-        """Name of its picture."""
+        """Return the file name of its picture."""
         return f"{rank:03}_{self.record.image_id}_{self.structure.level}.png"
 
 
 def contradictions(dataset: Dataset, places: Sequence[Path]) -> list[Contradiction]:
-    """The contradicted labels of a dataset, the surest first.
+    """Return the contradicted labels of a dataset, the most certain first.
 
-    The labels are those of the dataset as it is now; several predictions of a structure are
-    averaged.
+    Labels are the dataset's current ones. Several predictions of a structure are averaged.
 
     Args:
-        dataset: with pathologies.
+        dataset: a dataset with pathologies.
         places: ``predictions.csv`` files, or folders that hold one.
 
     Raises:
-        AnnotationError: predictions that cannot be read, or of no structure of the dataset.
+        AnnotationError: predictions cannot be read, or fit no structure of the dataset.
     """
     probabilities = _probabilities(places)
     found: list[Contradiction] = []
@@ -129,7 +131,7 @@ def contradictions(dataset: Dataset, places: Sequence[Path]) -> list[Contradicti
 
 
 def confidently_other(p: FloatArray, given: npt.NDArray[np.int64]) -> list[tuple[int, int, float]]:
-    """Rows whose label is contradicted, the class that is said instead, and the margin between.
+    """Return rows with a contradicted label, the class predicted instead, and the margin.
 
     Args:
         p: (N, C) probabilities.
@@ -151,7 +153,7 @@ def confidently_other(p: FloatArray, given: npt.NDArray[np.int64]) -> list[tuple
 
 
 def _probabilities(places: Sequence[Path]) -> dict[str, dict[tuple[str, str], FloatArray]]:
-    """By head, image and level: the mean probabilities of the predictions; (7,) and (2,)."""
+    """Mean probabilities, (7,) and (2,), by head and by image and level."""
     found: dict[str, dict[tuple[str, str], list[list[float]]]] = {"seven": {}, "binary": {}}
     for row in read_grades(places):
         where = (row["image"], row["level"])
@@ -193,9 +195,9 @@ def _check_coverage(dataset: Dataset, graded: set[tuple[str, str]], places: Sequ
 
 
 def write_pictures(folder: Path, dataset: Dataset, found: Sequence[Contradiction]) -> None:
-    """A picture of each contradiction in ``contradicted/``, and ``contradicted.png`` of them all.
+    """Write a picture of each contradiction to ``contradicted/``, and ``contradicted.png`` of all.
 
-    Where an image cannot be read its pictures are left out; ``data check`` reports that by itself.
+    Pictures of unreadable images are left out, because ``data check`` reports these itself.
     """
     pictures = []
     for rank, one in enumerate(found, 1):
@@ -212,7 +214,7 @@ def write_pictures(folder: Path, dataset: Dataset, found: Sequence[Contradiction
 
 
 def _picture(dataset: Dataset, one: Contradiction, rank: int) -> npt.NDArray[np.uint8]:
-    """The structure with its surroundings; beside it the same with its box, label and answer."""
+    """The structure with surroundings, and beside it the same with box, label and prediction."""
     image = read_uint8_image(dataset.image_path(one.record))
     left, top, right, bottom = one.structure.box_xyxy
     centre_x, centre_y, half = (left + right) / 2, (top + bottom) / 2, (right - left) / 2
@@ -229,6 +231,6 @@ def _picture(dataset: Dataset, one: Contradiction, rank: int) -> npt.NDArray[np.
 
 
 def _short(name: str) -> str:
-    """``disc-bulging`` as ``bulging``; the kind is seen."""
+    """Shorten ``disc-bulging`` to ``bulging``, because the picture shows the kind."""
     kind, _, grade = name.partition("-")
     return grade if kind in ("disc", "vertebra") else name

@@ -1,4 +1,4 @@
-"""What a conversion did: the content of ``conversion.json``, and the same in words."""
+"""Report of a conversion: the content of ``conversion.json``, and log lines."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _SHOWN = 20
 def conversion_content(
     source: AnnotationSource, parts: Mapping[str, Part], settings: ConvertSettings
 ) -> dict[str, Any]:
-    """The content of ``conversion.json``.
+    """Make the content of ``conversion.json``.
 
     Args:
-        source: as it was written.
+        source: the source as it was written.
         parts: part by study.
-        settings: of the conversion.
+        settings: settings of the conversion.
     """
     labels = cast(LabelSet, settings.labels)
     table = {"table": published_table(source)} if source.table else {}
@@ -55,7 +55,7 @@ def conversion_content(
 
 
 def published_table(source: AnnotationSource) -> dict[str, Any]:
-    """What became of the rows of a cervical source, down to the discs of the images in use."""
+    """Count the rows of a cervical source step by step, down to the discs of the images in use."""
     per_image = Counter(len(record.structures) for record in source.records)
     tags = [tag for record in source.records for s in record.structures for tag in s.pathology]
     return {
@@ -70,14 +70,14 @@ def published_table(source: AnnotationSource) -> dict[str, Any]:
 
 
 def finding_counts(findings: Sequence[Finding]) -> dict[str, int]:
-    """How often each finding occurs, in the order of ``SEVERITY``, those that do."""
+    """Count each finding that occurs, in the order of ``SEVERITY``."""
     counts = Counter(finding.finding for finding in findings)
     return {name: counts[name] for name in SEVERITY if name in counts}
 
 
 def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[str]:
-    """Say what was converted, left out and found; returns what failed, a line each."""
-    # Most rows of a cervical source are left out by its rules: the table counts those.
+    """Log what was converted, left out and found; returns the failures, one line each."""
+    # Rules leave out most rows of a cervical source: its table counts those.
     shown = source.failures if source.table else source.left_out
     for left_out in shown[:_SHOWN]:
         LOG.warning("%s", left_out)
@@ -108,7 +108,7 @@ def log_conversion(source: AnnotationSource, settings: ConvertSettings) -> list[
 
 
 def _log_marks(marks: Mapping[str, Any]) -> None:
-    """Say what became of the marks of an export, and name the words that are not known."""
+    """Log the use of an export's marks, and its unknown words."""
     left_out = ", ".join(f"{name} {count}" for name, count in marks["left_out"].items() if count)
     LOG.info(
         "%d of %d marks used%s",

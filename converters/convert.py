@@ -1,4 +1,4 @@
-"""``spineline convert``: an annotation source to a dataset in YOLO, VOC, COCO and other forms."""
+"""``spineline convert``: make a dataset in YOLO, VOC, COCO and other formats from a source."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ _OTHER_COMMAND = "annotations=%s: this is %s; use spineline convert %s"
 
 @dataclass(frozen=True, slots=True)
 class ConvertResult:
-    """What a conversion did.
+    """Result of a conversion.
 
     Attributes:
-        out: the folder written; it is not where every image was left out.
+        out: the folder written; it is not created if every image was left out.
         source: what was written, left out and found.
-        failures: one line per broken entry, and one where nothing is left; any makes the command
-            exit 1.
+        failures: one line per broken entry, and one if nothing is left; the command then exits
+            with 1.
     """
 
     out: Path
@@ -99,8 +99,8 @@ def convert_cervical(settings: ConvertCervical) -> ConvertResult:
     """Run ``spineline convert cervical``.
 
     Raises:
-        AnnotationError: the source cannot be read at all, or an image that is required is missing.
-        ConfigError: a label set that the source cannot fill, or a split that does not fit.
+        AnnotationError: the source cannot be read at all, or a required image is missing.
+        ConfigError: the source cannot provide the label set, or the split does not fit.
         OutputExistsError: the output exists already.
     """
     _check_health(settings.labels, "cervical")
@@ -126,7 +126,7 @@ def convert_prepared(settings: ConvertPrepared) -> ConvertResult:
 
     Raises:
         AnnotationError: the source cannot be read at all.
-        ConfigError: a label set that the source cannot fill, or a split that does not fit.
+        ConfigError: the source cannot provide the label set, or the split does not fit.
         OutputExistsError: the output exists already.
     """
     _check_health(settings.labels, "prepared")
@@ -148,7 +148,7 @@ def convert_result(settings: ConvertPredicted) -> ConvertResult:
 
     Raises:
         AnnotationError: there is no result, or no folder of images.
-        DicomReadError: results of DICOM studies, and no DICOM image in ``images``.
+        DicomReadError: the results are of DICOM studies, but ``images`` has no DICOM image.
         ConfigError: split or folds do not fit the studies.
         OutputExistsError: the output exists already.
     """
@@ -174,7 +174,7 @@ def convert_export(settings: ConvertExport) -> ConvertResult:
     """Run ``spineline convert coco``, ``cvat``, ``labelstudio``, ``labelme``, ``slicer``, ``csv``.
 
     Raises:
-        AnnotationError: the export cannot be read, or is of another tool.
+        AnnotationError: the export cannot be read, or comes from another tool.
         ConfigError: split or folds do not fit the studies, or a key does not fit the export.
         OutputExistsError: the output exists already.
     """
@@ -185,7 +185,7 @@ def convert_export(settings: ConvertExport) -> ConvertResult:
 
 
 def _with_patient_file(settings: ConvertExport) -> ConvertExport:
-    """The settings with ``patient=`` as ``patients=``, where it names a file."""
+    """The settings with ``patient=`` moved to ``patients=`` if it names a file."""
     patient = settings.patient
     if patient is None:
         return settings
@@ -200,7 +200,7 @@ def _with_patient_file(settings: ConvertExport) -> ConvertExport:
 
 
 def of_kinds(source: AnnotationSource, kinds: Sequence[str]) -> AnnotationSource:
-    """A source with the structures of these kinds alone; an image that has none is left out."""
+    """Keep only structures of these kinds; images without any are left out."""
     if not set(KINDS) - set(kinds):
         return source
     kept, bare = [], []
@@ -247,7 +247,7 @@ def _check_output(settings: ConvertSettings) -> None:
 
 
 class _NothingToWriteError(Exception):
-    """Every image was left out; nothing is written, and an output that is there stays."""
+    """Every image was left out; nothing is written, and an existing output is kept."""
 
 
 def _convert(
@@ -256,7 +256,7 @@ def _convert(
     command: str,
     parts: Mapping[str, Part] | None = None,
 ) -> ConvertResult:
-    """Write a source; ``parts`` by study, where given, stand in for ``settings.split``."""
+    """Write a source; ``parts`` by study, if given, replace ``settings.split``."""
     source = with_frame_findings(with_patients(source, settings.patients))
     folds: list[list[str]] = []
     if not parts:
@@ -281,7 +281,7 @@ def _convert(
             write_json(stage / FOLDS_FILE, folds_content(folds, settings.seed), sync=False)
             content = conversion_content(source, parts, settings)
             write_json(stage / "conversion.json", content, sync=False)
-        # The record lies in the output folder, so it need not name it: same input, same bytes.
+        # The record is in the output folder, so it need not name it: same input, same bytes.
         write_run_record(stage, command, replace(settings, out=Path()))
     return ConvertResult(settings.out, source, tuple(log_conversion(source, settings)))
 
@@ -289,7 +289,7 @@ def _convert(
 def _layouts(
     records: Sequence[ImageRecord], settings: ConvertSettings
 ) -> tuple[dict[str, Part], list[list[str]], dict[str, dict[str, Part]]]:
-    """Part by study, the studies of each fold (none without folds), and the parts by dataset."""
+    """Part by study, the studies of each fold (empty without folds), and the parts by dataset."""
     studies, patients = [record.study_id for record in records], patients_of(records)
     k, seed = settings.kfold, settings.seed
     if isinstance(settings, ConvertCervical) and settings.train_ratio is not None:
@@ -298,7 +298,7 @@ def _layouts(
     if k is None:
         parts = split_studies(studies, settings.split, seed=seed, patients=patients)
         return parts, [], {"": parts}
-    # With folds, a plain ratio or a single part means nothing; what names a test part does.
+    # With folds, a plain ratio or a single part has no meaning, but a test part has.
     one_ratio = settings.split.replace(".", "", 1).isdigit()
     split = "train" if one_ratio or settings.split in PARTS else settings.split
     tested = {

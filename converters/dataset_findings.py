@@ -1,4 +1,4 @@
-"""What is wrong with a converted dataset, and with images of any source."""
+"""Findings about a converted dataset, and about images of any source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _AGAIN = "none: convert the source again"
 
 
 def dataset_findings(dataset: Dataset) -> list[Finding]:
-    """What conversion found, and what is wrong with a dataset's records, label files and images."""
+    """Return conversion's findings, and those about a dataset's records, label files and images."""
     records = dataset.all_records()
     bare = bool(dataset.own_names)
     findings = list(dataset.findings) if bare else _conversion_findings(dataset.root)
@@ -56,7 +56,7 @@ def dataset_findings(dataset: Dataset) -> list[Finding]:
 def image_findings(
     records: Iterable[ImageRecord], pixels: Callable[[ImageRecord], Pixels], action: str
 ) -> list[Finding]:
-    """Images that cannot be decoded, are of another size, hold nothing, or occur twice.
+    """Find images that cannot be decoded, have another size, are constant, or occur twice.
 
     Args:
         records: the images.
@@ -88,7 +88,7 @@ def image_findings(
 
 
 def _conversion_findings(root: Path) -> list[Finding]:
-    """What conversion found in the source; none where its file is missing or not readable."""
+    """Findings of the conversion; empty if their file is missing or not readable."""
     path = root / "conversion.json"
     if not path.is_file():
         return []
@@ -103,11 +103,11 @@ def _conversion_findings(root: Path) -> list[Finding]:
 
 
 def _record_findings(record: ImageRecord, wanted: Sequence[str]) -> list[Finding]:
-    """What is wrong with a record of a dataset that marks the ``wanted`` levels."""
+    """Findings about a record of a dataset that marks the ``wanted`` levels."""
     frame = _frame(record)
     spine = [s for s in record.structures if s.level in LEVELS]
     found: list[Finding] = []
-    named = not any(  # or from a cervical source
+    named = not any(  # false for a cervical source
         s.level == NO_LEVEL and not s.class_name for s in record.structures
     )
     if named and len(spine) != len(wanted):
@@ -134,7 +134,7 @@ def _structure_findings(structure: Structure, frame: MarkedImage) -> list[Findin
         if name in SEVERITY and name not in geometry and not structure.class_name
     ]
     explained = ("empty_tag", "missing_tag", "unknown_tag", "order_kind")
-    graded = structure.pathology or structure.class_name  # which has no place for a grade
+    graded = structure.pathology or structure.class_name  # own classes have no place for a grade
     if not graded and not any(name in explained for name in structure.findings):
         action = "left out of classes"
         found.append(frame.finding("empty_tag", "no pathology tag", action, level))
@@ -142,7 +142,7 @@ def _structure_findings(structure: Structure, frame: MarkedImage) -> list[Findin
 
 
 def _label_findings(dataset: Dataset, record: ImageRecord) -> list[Finding]:
-    """Compare the record's YOLO and VOC files, where there are any, with its COCO boxes."""
+    """Compare the record's YOLO and VOC files, if there are any, with its COCO boxes."""
     frame = _frame(record)
     part = str(record.file).split("/")[1]
     boxed = boxed_structures(record, dataset.labels)
@@ -182,7 +182,7 @@ def _voc_boxes(path: Path, _: ImageRecord, dataset: Dataset) -> tuple[list[int],
 
 
 def _difference(classes: list[int], boxes_xyxy: FloatArray, boxed: BoxedStructures) -> str:
-    """What sets a label file apart from the COCO file; empty where they agree."""
+    """How a label file differs from the COCO file; empty if they agree."""
     wanted = boxed.class_index.tolist()
     if len(classes) != len(wanted):
         return f"{len(classes)} boxes, COCO has {len(wanted)}"
@@ -227,7 +227,7 @@ def _studies_in_two_parts(dataset: Dataset) -> list[Finding]:
 
 
 def _patients_in_two_parts(dataset: Dataset) -> list[Finding]:
-    """Where it is known who the patients are; else a word that it is not."""
+    """Patients with studies in several parts; logs how many patients are unknown."""
     patients = patients_of(dataset.all_records())
     parts = {r.study_id: part for part in PARTS for r in dataset.records[part]}
     if unknown := len(set(parts) - set(patients)):

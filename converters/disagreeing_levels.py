@@ -1,7 +1,7 @@
 """Slices of one patient whose labels name the same vertebra differently.
 
-Neighbouring slices show the same spine in nearly the same place. Where the structures of one lie on
-those of another, but under the names of other levels, one of the two is mislabelled.
+Neighbouring slices show the same spine in nearly the same place. If the structures of one lie on
+those of another but have the names of other levels, one of the two is mislabelled.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from spineline.datasets.quality_control import Finding
 from spineline.datasets.types import ImageRecord
 
 _LEAST_COMMON = 4
-"""Structures that two slices must share, so that one stray point says nothing."""
+"""Fewest structures that two slices must share, so that one stray point does not decide."""
 
 
 def disagreeing_levels(records: Iterable[ImageRecord]) -> list[Finding]:
-    """A finding for each image whose levels lie off those of most other slices of the patient.
+    """Find images whose levels disagree with those of most other slices of the patient.
 
-    Images are compared where they have the same size and pixel spacing and are of the same
-    patient, or of the same study where the patient is not known. Where as many slices say one thing
-    as the other, the later ones in the order of their ids are found.
+    Images are compared if they have the same size, pixel spacing and patient, or the same study if
+    the patient is unknown. If equally many slices disagree, the later ones by id are reported.
 
     Args:
-        records: images with structures; those without a known level are passed over.
+        records: images with structures; those without a known level are ignored.
     """
     groups: dict[tuple[object, ...], list[ImageRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r.image_id):
@@ -65,13 +64,14 @@ def _of_one_spine(group: Sequence[ImageRecord]) -> list[Finding]:
 
 
 def level_shift(record: ImageRecord, other: ImageRecord) -> int | None:
-    """Ranks by which the names of one image lie below those of another; None where it is not known.
+    """Return how many ranks the names of one image lie below those of another, or None.
 
-    A rank is a disc or a vertebra, so that a shift by one vertebra is 2.
+    Vertebrae and discs both count as ranks, so a shift by one vertebra is 2. The result is None if
+    too few structures coincide, or their shifts differ.
 
     Args:
         record: the image.
-        other: another one of the same size that shows the same spine.
+        other: another image of the same size that shows the same spine.
     """
     own, there = _spine(record), _spine(other)
     if min(len(own), len(there)) < _LEAST_COMMON:

@@ -1,6 +1,6 @@
-"""``spineline data export``: a dataset or results, for correction in an annotation tool.
+"""``spineline data export``: write a dataset or results for correction in an annotation tool.
 
-What comes back is read by ``spineline convert cvat``, ``labelstudio`` and ``slicer``.
+The commands ``spineline convert cvat``, ``labelstudio`` and ``slicer`` read the corrected files.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _HOW = {
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What ``data export`` wrote.
+    """Result of ``data export``.
 
     Attributes:
-        out: the folder.
+        out: the folder written.
         images: names of the images, in order.
         failures: one message for each entry that could not be exported.
     """
@@ -63,11 +63,11 @@ class ExportResult:
 
 
 def export(settings: DataExport) -> ExportResult:
-    """Write a dataset's labels, or a run's results, as annotation tools open them.
+    """Write a dataset's labels, or a run's results, in the formats of annotation tools.
 
     Raises:
         AnnotationError: nothing could be read.
-        ConfigError: neither or both of a dataset and results were named, or ``images`` is missing.
+        ConfigError: neither or both of a dataset and results were given, or ``images`` is missing.
         OutputExistsError: the output exists already.
     """
     _check_keys(settings)
@@ -114,7 +114,7 @@ def _check_keys(settings: DataExport) -> None:
 def _of_dataset(
     stage: Path, settings: DataExport, data: Path
 ) -> tuple[list[ImageToCorrect], list[str]]:
-    """The images of a dataset, which get a second name in ``images``."""
+    """The images of a dataset, which are linked or copied into ``images``."""
     coco = data.suffix.lower() == ".json"
     dataset = load_dataset(data, settings.images if coco else None, own_classes=True)
     _check_labels(dataset, data)
@@ -141,7 +141,7 @@ def _of_dataset(
 
 
 def _check_labels(dataset: Dataset, data: Path) -> None:
-    """Refuse structures that nothing names, such as the discs of a cervical source."""
+    """Refuse structures without any name, such as the discs of a cervical source."""
     records = dataset.all_records()
     if any(not tool_label(s) for record in records for s in record.structures):
         msg = (
@@ -154,7 +154,7 @@ def _check_labels(dataset: Dataset, data: Path) -> None:
 def _of_results(
     stage: Path, settings: DataExport, source: Path
 ) -> tuple[list[ImageToCorrect], list[str]]:
-    """The images of results, windowed to 8 bits, with how sure their structures are."""
+    """The images of results, windowed to 8 bits, with the confidence of their structures."""
     rules = ResultRules(keep_abstained=True, rule_boxes=False, volumes=True)
     read = read_results(source, cast(Path, settings.images), rules)
     found = _contents(source)
@@ -180,14 +180,14 @@ def _of_results(
 
 
 def _contents(source: Path) -> dict[str, Any]:
-    """The structures of each result that can be read, by the id of its image."""
+    """The structures of each readable result, by the id of its image."""
     found = {}
     for entry in listed_results(source):
         try:
             values = read_corrected(entry.path)[0]
             found[entry.image_id] = parse_result(values, entry.where).structures
         except AnnotationError:
-            continue  # is among what the source left out
+            continue  # the source reports it as left out
     return found
 
 
@@ -196,7 +196,7 @@ def _write_image(path: Path, source: AnnotationSource, record: Any) -> None:
 
 
 def _write(stage: Path, images: Sequence[ImageToCorrect], settings: DataExport) -> list[str]:
-    """The files of each tool; returns what could not be written."""
+    """Write the files of each tool; returns failures."""
     shape = cast(Shape, settings.shape)
     labels = _labels(images)
     if "cvat" in settings.to:
@@ -210,17 +210,17 @@ def _write(stage: Path, images: Sequence[ImageToCorrect], settings: DataExport) 
 
 
 def _labels(images: Sequence[ImageToCorrect]) -> list[tuple[str, Kind]]:
-    """What may be marked: the eleven levels, and whatever else is marked already."""
+    """Labels for marking: the eleven levels, and all others that are in use."""
     kinds = {tool_label(s): s.kind for image in images for s in image.record.structures}
     levels = [level for level in (*EXTRA_LEVELS, *LEVELS) if level in LEVELS or level in kinds]
     if not any(name in levels for name in kinds) and kinds:
-        levels = []  # classes of its own alone
+        levels = []  # only own classes
     others = sorted(set(kinds) - set(levels))
     return [(level, kind_of_level(level)) for level in levels] + [(n, kinds[n]) for n in others]
 
 
 def _write_markups(folder: Path, images: Sequence[ImageToCorrect]) -> list[str]:
-    """One file for each study."""
+    """Write one file per study."""
     failures: list[str] = []
     done: dict[str, str] = {}
     for image in images:

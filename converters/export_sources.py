@@ -1,4 +1,4 @@
-"""Exports of other annotation tools by their settings: recognised, read, and made a source."""
+"""Recognition and reading of other annotation tools' exports, as sources, by their settings."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ _XML_OF_OTHERS = "this is XML of LabelMe's old form or Pascal VOC; export as JSO
 
 
 def read_export(settings: ConvertExport) -> AnnotationSource:
-    """An export as a source, see [spineline.converters.sources.exports.read][].
+    """Read an export as a source; see [spineline.converters.sources.exports.read][].
 
     Raises:
-        AnnotationError: it cannot be read, is of another tool, or holds nothing.
+        AnnotationError: it cannot be read, comes from another tool, or is empty.
         ConfigError: ``names`` or ``patient`` do not fit.
     """
     words = WordMap() if settings.names is None else read_word_map(settings.names)
-    slices = SliceRules(view="stored")  # Slicer's points become pixels as stored
+    slices = SliceRules(view="stored")  # Slicer's points become stored pixels
     if isinstance(settings, ConvertPictures):
         slices = SliceRules(settings.slices, settings.first_slice, settings.view)
     _check_kind(settings)
@@ -76,11 +76,11 @@ def read_export(settings: ConvertExport) -> AnnotationSource:
 
 
 def export_kind(annotations: Path) -> tuple[str | None, str]:
-    """Which tool a file or folder is of, and what to do where it is of none.
+    """Recognise the tool of a file or folder, or explain what to do if there is none.
 
     Returns:
-        A key of ``EXPORT_NAMES``, or None; and what is said of a file that is near to an export,
-        empty where nothing is.
+        A key of ``EXPORT_NAMES``, or None; and a hint for a file that resembles an export, else an
+        empty text.
 
     Raises:
         AnnotationError: there is no such file or folder, or a JSON file cannot be read.
@@ -101,7 +101,7 @@ def export_kind(annotations: Path) -> tuple[str | None, str]:
 
 
 def _kind_of_folder(folder: Path) -> tuple[str | None, str]:
-    """The kind of a folder by the first file in it that is of any."""
+    """The kind of the first file in a folder whose kind is known."""
     if xml := sorted(folder.glob("*.xml")):
         return kind_of_head(xml[0]), _XML_OF_OTHERS if kind_of_head(xml[0]) != "cvat" else ""
     if markup_files(folder):
@@ -111,12 +111,12 @@ def _kind_of_folder(folder: Path) -> tuple[str | None, str]:
             if kind := kind_of_json(load_json(path)):
                 return kind, ""
         except AnnotationError:
-            continue  # is said where the folder is read
+            continue  # reported when the folder is read
     return ("csv", "") if any(folder.glob("*.csv")) else (None, "")
 
 
 def is_point_table(path: Path) -> bool:
-    """Whether a CSV file (or the first of a folder) has the columns of a CSV of points."""
+    """Return whether a CSV file (or the first of a folder) has the columns of a CSV of points."""
     try:
         with csv_files(path)[0].open(encoding="utf-8-sig", errors="replace") as file:
             header = file.readline(1 << 16).lower()
@@ -128,10 +128,10 @@ def is_point_table(path: Path) -> bool:
 
 
 def _check_kind(settings: ConvertExport) -> None:
-    """Refuse what is another tool's, with the command that it is for.
+    """Refuse an export of another tool, and name its command.
 
     Raises:
-        AnnotationError: it is.
+        AnnotationError: it comes from another tool.
     """
     found, reason = export_kind(settings.annotations)
     if found == settings.kind:

@@ -1,8 +1,8 @@
-"""Which studies are of one patient, so that no split or fold parts them.
+"""The studies of each patient, so that no split or fold separates them.
 
-DICOM says it by PatientID (else by name and date of birth together), other sources by a file that
-the user gives. What names a patient stays in this module: it is hashed under a key of this process,
-and what a record bears, and datasets write down, is a number counted in order of the studies' ids.
+In DICOM, PatientID identifies a patient, or else name and date of birth together. For other sources
+the user gives a file. Identifying values stay in this module: they are hashed under a key of this
+process. Records and datasets only hold a pseudonym, a number counted in order of the studies' ids.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PLACEHOLDER = re.compile(
     r"TEST|X+)[\W_]*",
     re.IGNORECASE,
 )
-"""What anonymisers leave in the place of a number or name, the same for everybody."""
+"""Placeholders of anonymisers for a number or name, the same for everybody."""
 _TAGS = ["PatientID", "PatientName", "PatientBirthDate"]
 _IMAGE_COLUMNS = ("image", "study", "study_id", "study_uid", "image_id", "id", "file", "name")
 _PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id")
@@ -45,15 +45,15 @@ _LEAVE_ALONE = "each study is treated as a separate patient"
 
 
 def with_patients(source: AnnotationSource, patients: Path | None) -> AnnotationSource:
-    """The source with a patient number in each record whose patient is known; says what is known.
+    """Add a patient pseudonym to each record whose patient is known, and log what is known.
 
     Args:
-        source: as it was read.
-        patients: CSV, JSON or YAML of patient by image or study; None takes whom the source itself
-            names, and else asks the DICOM headers.
+        source: the source as it was read.
+        patients: CSV, JSON or YAML file of patients by image or study. None uses the patients that
+            the source states, or else the DICOM headers.
 
     Raises:
-        ConfigError: the file cannot be read, or gives one study two patients.
+        ConfigError: the file cannot be read, or gives a study two patients.
     """
     if patients is not None:
         found = _from_file(source.records, patients)
@@ -76,7 +76,7 @@ def with_patients(source: AnnotationSource, patients: Path | None) -> Annotation
 
 
 def patient_counts(records: Iterable[ImageRecord]) -> dict[str, int]:
-    """For ``conversion.json``: how many studies, of how many patients, and of how many unknown.
+    """Count studies, patients, and studies without a known patient, for ``conversion.json``.
 
     >>> patient_counts([])
     {'studies': 0, 'patients': 0, 'studies_without_patient': 0}
@@ -91,7 +91,7 @@ def patient_counts(records: Iterable[ImageRecord]) -> dict[str, int]:
 
 
 def warn_of_parted(records: Iterable[ImageRecord], parts: Mapping[str, Part], what: str) -> None:
-    """Say where a division that was given puts the studies of one patient into several parts."""
+    """Warn if a given split puts the studies of one patient into several parts."""
     if parted := parted_patients(patients_of(records), parts):
         text = "%s: %d patients have studies in more than one part, such as %s: training studies "
         text += "must not be used for testing"
@@ -122,7 +122,7 @@ def _token(text: str) -> str:
 
 
 def _from_dicom(source: AnnotationSource) -> dict[str, str]:
-    """A token of the patient by study, of those whose headers tell it."""
+    """A hashed patient by study, for studies whose headers state one."""
     path_of = {r.study_id: source.path_of(r) for r in source.records if r.instance_uid is not None}
     tokens = {study: None if path is None else _token_in(path) for study, path in path_of.items()}
     found = {study: token for study, token in tokens.items() if token is not None}
@@ -131,13 +131,13 @@ def _from_dicom(source: AnnotationSource) -> dict[str, str]:
             "patients: all %d studies have the same PatientID: assumed to come from an "
             "anonymiser, and ignored"
         )
-        LOG.warning(text, len(found))  # nothing could be divided, were it a patient's
+        LOG.warning(text, len(found))  # as one patient, the studies could not be split
         return {}
     return found
 
 
 def _token_in(path: Path) -> str | None:
-    """A token of who a DICOM file says the patient is, or None."""
+    """The hashed patient in a DICOM file, or None."""
     try:
         with quiet_pydicom():
             check_inflated_size(path)
@@ -155,7 +155,7 @@ def _token_in(path: Path) -> str | None:
 
 
 def _from_file(records: Iterable[ImageRecord], path: Path) -> dict[str, str]:
-    """A token of the patient by study, from the user's file."""
+    """A hashed patient by study, from the user's file."""
     listed = read_patients(path)
     used: set[str] = set()
     found: dict[str, str] = {}
@@ -183,14 +183,14 @@ def _names(record: ImageRecord) -> tuple[str, ...]:
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """The patient by image or study from a CSV, JSON or YAML file.
+    """Read the patient by image or study from a CSV, JSON or YAML file.
 
-    A CSV file has two columns, with or without a header, or columns of the names ``image`` or
-    ``study`` and ``patient``. JSON and YAML hold an object of patient by image or study, or of
-    lists of studies by patient.
+    A CSV file has two columns, with or without a header, or columns named ``image`` or ``study``
+    and ``patient``. JSON and YAML hold an object of patients by image or study, or of lists of
+    studies by patient.
 
     Raises:
-        ConfigError: not readable, no such table, or an entry with two patients.
+        ConfigError: the file is not readable, is no such table, or has an entry with two patients.
     """
     try:
         with path.open("rb") as file:

@@ -14,12 +14,12 @@ from spineline.datasets.labels import KINDS, LABEL_SETS
 
 FORMATS: tuple[str, ...] = ("yolo", "voc", "coco")
 OTHER_FORMATS: tuple[str, ...] = ("imagefolder", "pose", "labelstudio", "fasterrcnn")
-"""Formats that are written only where they are asked for."""
+"""Formats that are only written on request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertSettings(Settings):
-    """Keys that every source shares."""
+    """Keys that all sources share."""
 
     annotations: Path = key("annotation file of the source (JSON)")
     images: Path = key("folder of the source's images")
@@ -82,7 +82,7 @@ class ConvertTianchi(ConvertLumbar):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertWithoutLevels(ConvertSettings):
-    """Keys that the sources of discs without level share."""
+    """Keys that sources of discs without level share."""
 
     labels: str = key(
         "classes of the boxes: health, because the source does not name levels",
@@ -209,7 +209,7 @@ class ConvertExport(ConvertLumbar):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertPictures(ConvertExport):
-    """Keys of the exports of tools that mark pictures, such as slices of volumes."""
+    """Keys of the exports of tools that mark pictures, which may be slices of volumes."""
 
     slices: str | None = key(
         "for pictures of a volume's slices: the field that holds the slice number, or a"
@@ -289,7 +289,7 @@ class ConvertSlicer(ConvertExport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvColumns(Settings):
-    """Names of the columns of a CSV of points; letters' case does not matter."""
+    """Names of the columns of a CSV of points, regardless of case."""
 
     image: str = key(
         "column of the image's file name; several columns joined by / form a path from their cells",
@@ -371,7 +371,7 @@ class DataCheck(Settings):
 
 
 CORRECTION_TOOLS: tuple[str, ...] = ("cvat", "labelstudio", "slicer")
-"""Tools that ``data export`` writes for."""
+"""Tools that ``data export`` supports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

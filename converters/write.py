@@ -1,4 +1,4 @@
-"""Records to a converted dataset on disk: images once, then every format."""
+"""Writing of a converted dataset: every image once, then every format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from spineline.datasets.splits import PARTS, Part, patients_of, records_by_part,
 from spineline.datasets.types import ImageRecord
 
 _MOST_THREADS = 8
-"""Threads that read, window and pack images; a few images wait for each."""
+"""Threads that read, window and encode images; a few images are queued for each."""
 
 _WRITERS: dict[str, Callable[[Path, Mapping[Part, Sequence[ImageRecord]], LabelSet], None]] = {
     "yolo": write_yolo,
@@ -55,13 +55,13 @@ def write_dataset(
 
     Args:
         root: folder of the dataset.
-        records: what to write.
+        records: records to write.
         parts: part by study.
         labels: label set of the boxes.
-        formats: of ``yolo``, ``voc``, ``coco``, ``imagefolder``, ``fasterrcnn``, ``pose``,
+        formats: some of ``yolo``, ``voc``, ``coco``, ``imagefolder``, ``fasterrcnn``, ``pose``,
             ``labelstudio``.
-        images: where the image file of a record lies; it gets a second name in the dataset. None
-            where the images are in the dataset already, see [write_images][].
+        images: returns the image file of a record, which is linked into the dataset. None if the
+            images are in the dataset already; see [write_images][].
 
     Raises:
         SpinelineError: an image cannot be linked or copied.
@@ -95,13 +95,12 @@ def write_images(
 
     Args:
         stage: an empty folder.
-        source: whose images they are; those that are missing are passed over.
-        layouts: part by study, for each dataset: one under its folder's name (``""`` is ``stage``
-            itself).
+        source: the source of the images; missing ones are skipped.
+        layouts: part by study, for each dataset, by its folder's name (``""`` is ``stage`` itself).
         window: ``percentile`` or ``none``.
 
     Returns:
-        The source as it was written: records whose image could not be decoded are left out.
+        The source as it was written, without records whose image could not be decoded.
     """
     for name in layouts:
         for part in PARTS:
@@ -124,7 +123,7 @@ def write_images(
 
 
 def to_8_bit(pixels: Pixels, window: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Pixels as the dataset stores them.
+    """Convert pixels to the dataset's 8 bits.
 
     Raises:
         SpinelineError: ``window=none`` and the image has more than 8 bits.
@@ -142,7 +141,7 @@ def _written(
     layouts: Mapping[str, Mapping[str, Part]],
     window: str,
 ) -> Iterator[tuple[ImageRecord, SpinelineError | None]]:
-    """Every record in its order when its image is written, or with why it cannot be read."""
+    """Every record in order, once its image is written, or with the error of reading it."""
     threads = max(2, min(cores_here(), _MOST_THREADS))
     jobs: deque[tuple[ImageRecord, Future[SpinelineError | None]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="spineline-image")
@@ -160,7 +159,7 @@ def _written(
                 jobs.append((record, pool.submit(lambda: None)))
             elif _is_plain_image(source.path_of(record)):
                 jobs.append((record, pool.submit(_write, read, record, window, targets)))
-            else:  # slices of one file, which is read in their order
+            else:  # slices of one file, which are read in order
                 pixels = _tried(read)
                 jobs.append((record, pool.submit(_write, pixels, record, window, targets)))
         for done, job in jobs:
@@ -174,7 +173,7 @@ def _is_plain_image(path: Path | None) -> bool:
 
 
 def _tried(read: Callable[[], Pixels]) -> Callable[[], Pixels]:
-    """Call a function now, and give what it gave, or raise what it raised, later."""
+    """Call a function now, and return or raise its result later."""
     job: Future[Pixels] = Future()
     try:
         job.set_result(read())
@@ -186,7 +185,7 @@ def _tried(read: Callable[[], Pixels]) -> Callable[[], Pixels]:
 def _write(
     read: Callable[[], Pixels], record: ImageRecord, window: str, targets: Sequence[Path]
 ) -> SpinelineError | None:
-    """Read, window, pack and write an image under all its names; why it cannot be read, if so."""
+    """Read, window, encode and write an image under all its names; returns the error, if any."""
     import cv2
 
     try:
@@ -204,10 +203,10 @@ def _write(
 
 
 def _check_fits(pixels: Pixels, record: ImageRecord, window: str) -> None:
-    """Refuse pixels that are not what the record says, or that need a window.
+    """Refuse pixels that do not match the record, or that need a window.
 
     Raises:
-        SpinelineError: another size, or more than 8 bits with ``window=none``.
+        SpinelineError: the size differs, or there are more than 8 bits with ``window=none``.
     """
     if pixels.shape != (record.height, record.width):
         msg = (

@@ -1,1 +1,1 @@
-"""Dataset formats, one module each: written and read."""
+"""Reading and writing of dataset formats, one module each."""

@@ -1,10 +1,10 @@
 """COCO on disk: ``annotations/PART.json``, the canonical form of a converted dataset.
 
-A part that has images has a second name, ``annotations/person_keypoints_PART.json``, by which
-Datumaro and CVAT find boxes and points. They take one kind of file alone, and ``instances_`` before
-this one, so that there is no file of that name.
+A part that has images has a second file name, ``annotations/person_keypoints_PART.json``, under
+which Datumaro and CVAT find boxes and points. They read only one kind of file and prefer
+``instances_``, so no file of that name is written.
 
-The encoding itself is in [spineline.datasets.coco][]; [spineline.datasets.dataset][] reads it.
+[spineline.datasets.coco][] defines the encoding, and [spineline.datasets.dataset][] reads it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spineline.datasets.types import ImageRecord
 
 
 def write_coco(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
-    """Write one COCO file per part, also for parts without images."""
+    """Write one COCO file per part, including parts without images."""
     folder = root / "annotations"
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:

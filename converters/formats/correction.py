@@ -1,4 +1,4 @@
-"""What annotation tools are given for correction: images by name, and what is marked in them."""
+"""Input of annotation tools for correction: images by name, and their structures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from spineline.datasets.types import ImageRecord, Structure
 
 UNGRADED = "ungraded"
-"""The word for a structure without grade, where a tool wants one."""
+"""Value for a structure without grade, for tools that require one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,11 @@ class ImageToCorrect:
     """One image with its structures.
 
     Attributes:
-        name: the image's file name, beside those of the others in one folder.
+        name: file name of the image, unique among the images in the folder.
         record: its structures, in native pixels.
-        scores: of structures that a model found, how sure it was, by level; empty where people
-            annotated.
-        points_mm: places in the patient by level, LPS mm; empty where they are not known.
+        scores: confidence of structures that a model found, by level; empty for annotations by
+            people.
+        points_mm: patient coordinates by level, LPS mm; empty if unknown.
     """
 
     name: str
@@ -30,10 +30,10 @@ class ImageToCorrect:
 
 
 def tool_label(structure: Structure) -> str:
-    """What a structure is called: its level, or the name of its class where it has none."""
+    """Return a structure's label: its level, or the name of its class without one."""
     return structure.level or structure.class_name
 
 
 def grade_of(structure: Structure) -> str:
-    """Its grade as a word, such as ``v2,v5``; empty where it has none."""
+    """Return a structure's grade as a word, such as ``v2,v5``; empty without one."""
     return ",".join(structure.pathology)

@@ -1,8 +1,8 @@
-"""``CVAT for images 1.1``: one point or rectangle a structure, its level the label.
+"""``CVAT for images 1.1``: one point or rectangle per structure, with its level as label.
 
-Each label has the attribute ``grade`` with the grades of its kind; ``ungraded`` stands for none,
-and is what a shape gets that is added in CVAT. Coordinates are native pixels as in
-[spineline.datasets.types][], rounded to a hundredth, as CVAT writes them.
+Each label has the attribute ``grade`` with the grades of its kind. ``ungraded`` stands for none,
+and is the value of shapes added in CVAT. Coordinates are native pixels as in
+[spineline.datasets.types][], rounded to hundredths, as CVAT writes them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ GRADE = "grade"
 def cvat_xml(
     images: Sequence[ImageToCorrect], labels: Sequence[tuple[str, Kind]], shape: Shape
 ) -> bytes:
-    """The document of a task.
+    """Make the XML document of a task.
 
     Args:
-        images: in the order of their numbers.
-        labels: names and kinds of what may be marked, in order.
-        shape: what stands for a structure.
+        images: images in the order of their numbers.
+        labels: names and kinds of the labels, in order.
+        shape: shape of the structures.
     """
     root = etree.Element("annotations")
     _add(root, "version", "1.1")
@@ -50,7 +50,7 @@ def cvat_xml(
 
 
 def cvat_labels(labels: Sequence[tuple[str, Kind]], shape: Shape) -> list[dict[str, Any]]:
-    """The labels of a task as its raw constructor takes them; see [cvat_xml][]."""
+    """Make the labels of a task in the format of CVAT's raw constructor; see [cvat_xml][]."""
     return [
         {
             "name": name,
@@ -71,7 +71,7 @@ def cvat_labels(labels: Sequence[tuple[str, Kind]], shape: Shape) -> list[dict[s
 
 
 def grades_of_kind(kind: Kind) -> tuple[str, ...]:
-    """The grades that a structure of a kind may have, a disc's with v5 beside them too.
+    """Return the grades that a structure of a kind may have; for discs also with v5 added.
 
     >>> grades_of_kind("vertebra")
     ('v1', 'v2')

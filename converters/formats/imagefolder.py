@@ -1,10 +1,10 @@
-"""``images/PART/metadata.jsonl``: boxes as Hugging Face's ``imagefolder`` reads them.
+"""``images/PART/metadata.jsonl``: boxes in the format of Hugging Face's ``imagefolder``.
 
-One line an image: ``file_name``, its study, and ``objects`` with a list for each of ``bbox`` (left,
-top, width, height, clipped to the frame), ``categories`` (class index from 0), ``names``,
-``levels``, ``points`` and ``pathology`` (``v2,v5``; empty where unlabelled). Coordinates are those
-of the COCO files. ``load_dataset("imagefolder", data_dir="OUT/images")`` finds the parts by their
-folders.
+Each image has one line: ``file_name``, its study, and ``objects`` with lists of equal length. These
+are ``bbox`` (left, top, width, height, clipped to the frame), ``categories`` (class index from 0),
+``names``, ``levels``, ``points`` and ``pathology`` (``v2,v5``; empty if unlabelled). Coordinates
+are those of the COCO files. ``load_dataset("imagefolder", data_dir="OUT/images")`` finds the parts
+by their folders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spineline.datasets.types import ImageRecord
 
 
 def imagefolder_row(record: ImageRecord, labels: LabelSet) -> dict[str, Any]:
-    """A record as a line of ``metadata.jsonl``."""
+    """Convert a record to a line of ``metadata.jsonl``."""
     boxed = boxed_structures(record, labels)
     classes = boxed.class_index.tolist()
     return {

@@ -1,8 +1,8 @@
-"""Label Studio: tasks with key points or rectangles in per cent of the image, and their set-up.
+"""Label Studio: tasks with key points or rectangles in per cent of the image, and the set-up.
 
-A structure is one region: its level is the label, its grades are choices of the same region. What
-people annotated stands in ``annotations``; what a model found stands in ``predictions``, each
-region with its score.
+A structure is one region: its level is the label, and its grades are choices of the same region.
+Annotations by people are in ``annotations``. Predictions of a model are in ``predictions``, with a
+score for each region.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _POINT_WIDTH = 0.6  # per cent of the image, as Label Studio draws a key point
 def labelstudio_tasks(
     images: Sequence[ImageToCorrect], address: str, shape: Shape
 ) -> list[dict[str, Any]]:
-    """The tasks to import.
+    """Make the tasks to import.
 
     Args:
-        images: in their order.
-        address: what stands before an image's name in its task.
-        shape: what stands for a structure.
+        images: images in order.
+        address: prefix of an image's name in its task.
+        shape: shape of the structures.
     """
     tasks = []
     for image in images:
@@ -50,7 +50,7 @@ def labelstudio_tasks(
 
 
 def labelstudio_config(labels: Sequence[tuple[str, Kind]], shape: Shape) -> bytes:
-    """The project's labelling set-up as XML; see [labelstudio_tasks][]."""
+    """Make the project's labelling set-up as XML; see [labelstudio_tasks][]."""
     root = etree.Element("View")
     etree.SubElement(root, "Image", name=_IMAGE, value=f"${_IMAGE}", zoom="true")
     tag = "KeyPointLabels" if shape == "points" else "RectangleLabels"
@@ -66,7 +66,7 @@ def labelstudio_config(labels: Sequence[tuple[str, Kind]], shape: Shape) -> byte
 
 
 def _region(structure: Structure, image: ImageToCorrect, shape: Shape) -> list[dict[str, Any]]:
-    """The items of one region: the shape, and its grades where it has some."""
+    """The items of one region: the shape, and its grades if there are any."""
     label, (width, height) = tool_label(structure), (image.record.width, image.record.height)
     value: dict[str, Any]
     if shape == "points":

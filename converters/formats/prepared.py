@@ -1,10 +1,10 @@
-"""The older cervical project's own prepared markup, as JSON.
+"""The older cervical project's prepared markup, as JSON.
 
-``[{"img_path": …, "annotation": [{"label": 1 | 2, "bbox": [left, top, right, bottom]}]}]``; label 0
-is the background, so a class counts from 1: with ``labels=health`` 1 is healthy, 2 is sick. The
-numbers of a box are those of the record. Files lie in ``fasterrcnn``: ``markup.json`` with all
-images, and ``train.json``, ``val.json``, ``test.json``; ``img_path`` is relative to the dataset's
-folder. An earlier form of the markup, whose labels are true (sick) and false, is read too.
+``[{"img_path": …, "annotation": [{"label": 1 | 2, "bbox": [left, top, right, bottom]}]}]``. Label 0
+is the background, so classes count from 1: with ``labels=health``, 1 is healthy and 2 is sick. The
+coordinates of a box are those of the record. Files are in ``fasterrcnn``: ``markup.json`` with all
+images, and ``train.json``, ``val.json``, ``test.json``. ``img_path`` is relative to the dataset's
+folder. An earlier form, whose labels are true (sick) and false, can be read too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PreparedImage:
 
 
 def prepared_entry(record: ImageRecord, labels: LabelSet, img_path: str) -> dict[str, Any]:
-    """A record as an entry of the markup: boxes clipped to the frame, classes from 1."""
+    """Convert a record to an entry of the markup: boxes clipped to the frame, classes from 1."""
     boxed = boxed_structures(record, labels)
     classes, boxes = boxed.class_index.tolist(), boxed.boxes_xyxy.tolist()
     return {
@@ -51,10 +51,10 @@ def prepared_entry(record: ImageRecord, labels: LabelSet, img_path: str) -> dict
 
 
 def parse_prepared(entry: Any, where: str) -> PreparedImage:
-    """An entry of the markup.
+    """Parse an entry of the markup.
 
     Raises:
-        EntryError: it is none, a label is none of the two, or a box is no box.
+        EntryError: the entry, a label or a box is not valid.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("img_path"), str):
         raise EntryError("bad_entry", f"{where}: wanted an object with img_path and annotation")
@@ -67,7 +67,7 @@ def parse_prepared(entry: Any, where: str) -> PreparedImage:
 
 
 def prepared_path(entry: Any) -> PurePosixPath:
-    """The image's path as an entry gives it, with slashes; empty where it gives none."""
+    """Return the image's path in an entry, with slashes; empty without one."""
     if isinstance(entry, dict) and isinstance(entry.get("img_path"), str):
         return PurePosixPath(entry["img_path"].replace("\\", "/"))
     return PurePosixPath()
@@ -76,7 +76,7 @@ def prepared_path(entry: Any) -> PurePosixPath:
 def write_prepared(
     root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet
 ) -> None:
-    """Write the markup of a dataset: all images, and each part."""
+    """Write the markup of a dataset, for all images and for each part."""
     folder = root / PREPARED_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     everything: list[dict[str, Any]] = []

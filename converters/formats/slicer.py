@@ -1,4 +1,4 @@
-"""``.mrk.json``: points as markups of 3D Slicer, in the patient's frame.
+"""``.mrk.json``: points as markups of 3D Slicer, in patient coordinates.
 
 Source of the format: markups schema v1.0.3 of 3D Slicer. Coordinates are LPS mm.
 """
@@ -20,7 +20,7 @@ _SCHEMA = (
 
 @dataclass(frozen=True, slots=True)
 class MarkupPoint:
-    """One control point: label, description, place (LPS mm), whether it is drawn as selected."""
+    """One control point: label, description, position (LPS mm), and whether it is selected."""
 
     label: str
     description: str
@@ -31,12 +31,12 @@ class MarkupPoint:
 def markups_document(
     name: str, points: Sequence[MarkupPoint], more: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A document of one list of points.
+    """Make a document with one list of points.
 
     Args:
-        name: of the list, as Slicer shows it.
-        points: in their order. Discs are selected and vertebrae are not, for their colours.
-        more: keys of our own, which the schema allows and Slicer passes over.
+        name: name of the list in Slicer.
+        points: points in order. Discs are selected and vertebrae are not, which colours them.
+        more: our own keys, which the schema allows and Slicer ignores.
     """
     markup = {
         "type": "Fiducial",
@@ -61,7 +61,7 @@ def markups_document(
 
 
 def markups_to_correct(image: ImageToCorrect) -> dict[str, Any]:
-    """The structures of an image that have a place in the patient; a description is the grade."""
+    """Make markups of an image's structures with patient coordinates; descriptions are grades."""
     structures = [s for s in image.record.structures if s.level in image.points_mm]
     points = [
         MarkupPoint(tool_label(s), grade_of(s), image.points_mm[s.level], s.kind == "disc")

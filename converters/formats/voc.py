@@ -1,13 +1,13 @@
 """Pascal VOC: ``voc/Annotations/ID.xml`` and ``voc/ImageSets/Main/PART.txt``.
 
-``voc/JPEGImages`` holds second names of the images, and ``voc/labelmap.txt`` the classes: Datumaro
-and CVAT open the folder so, and take the classes of VOC's photographs without it.
+``voc/JPEGImages`` holds links to the images, and ``voc/labelmap.txt`` the classes. Datumaro and
+CVAT need both to open the folder; without the label map they assume VOC's own classes.
 
-VOC counts pixels from 1 and includes the last one. A box (left, top, right, bottom) on continuous
-coordinates 0 … width is therefore written as (left + 1, top + 1, right, bottom), within 1 … width;
-Detectron2 and supervision read it back that way. The numbers keep their fractions, so that no
-format loses against the others. ``truncated`` says that the frame cuts the box, ``difficult`` that
-quality control found a mistake in the structure.
+VOC counts pixels from 1 and includes the last one. So a box (left, top, right, bottom) on
+continuous coordinates 0 … width is written as (left + 1, top + 1, right, bottom), within 1 … width.
+Detectron2 and supervision read it back that way. Numbers keep their fractions, so that no format
+loses precision. ``truncated`` means that the frame cuts the box, ``difficult`` that quality control
+found a mistake in the structure.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class VocObject:
     Attributes:
         name: class name.
         box_xyxy: absolute box on continuous coordinates 0 … width, as everywhere in spineline.
-        truncated: the frame cuts the box.
-        difficult: quality control found a mistake.
+        truncated: whether the frame cuts the box.
+        difficult: whether quality control found a mistake.
     """
 
     name: str
@@ -92,7 +92,7 @@ class VocAnnotation:
 
 
 def voc_from_record(record: ImageRecord, labels: LabelSet) -> VocAnnotation:
-    """A record as VOC holds it: clipped boxes with class names."""
+    """Convert a record to VOC: clipped boxes with class names."""
     boxed = boxed_structures(record, labels)
     names = LABEL_SETS[labels]
     objects = tuple(
@@ -110,7 +110,7 @@ def voc_from_record(record: ImageRecord, labels: LabelSet) -> VocAnnotation:
 
 
 def voc_xml(annotation: VocAnnotation, *, folder: str = "images") -> bytes:
-    """A VOC annotation as XML."""
+    """Format a VOC annotation as XML."""
     objects = "".join(map(_object_text, annotation.objects))
     text = _ANNOTATION.format(
         folder=escape(folder),
@@ -123,10 +123,10 @@ def voc_xml(annotation: VocAnnotation, *, folder: str = "images") -> bytes:
 
 
 def parse_voc(xml: bytes, *, where: str = "VOC file") -> VocAnnotation:
-    """A VOC annotation from XML; entities, DOCTYPEs and network access are refused.
+    """Parse a VOC annotation from XML; entities, DOCTYPEs and network access are refused.
 
     Raises:
-        AnnotationError: not well-formed, with a DOCTYPE, or not a VOC annotation.
+        AnnotationError: it is not well-formed, has a DOCTYPE, or is not a VOC annotation.
     """
     root = parse_xml(xml, where=where)
     if root.tag != "annotation":
@@ -140,10 +140,10 @@ def parse_voc(xml: bytes, *, where: str = "VOC file") -> VocAnnotation:
 
 
 def parse_xml(xml: bytes, *, where: str) -> Any:
-    """The root element of an XML document that may come from anywhere.
+    """Parse an XML document from an untrusted source, and return its root element.
 
     Raises:
-        AnnotationError: too large, not well-formed, or with a DOCTYPE.
+        AnnotationError: it is too large, not well-formed, or has a DOCTYPE.
     """
     if len(xml) > _MAX_BYTES:
         raise AnnotationError(f"{where}: {len(xml)} bytes, allowed {_MAX_BYTES}")
@@ -172,7 +172,7 @@ def read_voc(path: Path) -> VocAnnotation:
     """Read one VOC file.
 
     Raises:
-        AnnotationError: missing or not a VOC annotation.
+        AnnotationError: it is missing or not a VOC annotation.
     """
     try:
         xml = path.read_bytes()
@@ -196,7 +196,7 @@ def write_voc(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels:
             xml = voc_xml(voc_from_record(record, labels), folder=f"images/{part}")
             (annotations / f"{record.image_id}.xml").write_bytes(xml)
             image = root / "images" / part / f"{record.image_id}.png"
-            if image.is_file():  # a source without images writes labels alone
+            if image.is_file():  # without images, only labels are written
                 link_or_copy(image, pictures / image.name)
         ids = "".join(f"{record.image_id}\n" for record in records[part])
         (sets / f"{part}.txt").write_text(ids, encoding="utf-8", newline="\n")

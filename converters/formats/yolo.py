@@ -1,7 +1,7 @@
-"""YOLO as Ultralytics reads it: ``labels/PART/ID.txt`` and ``data.yaml``; the same with points.
+"""YOLO as Ultralytics reads it: ``labels/PART/ID.txt`` and ``data.yaml``; optionally with points.
 
-Nine digits of a box's centre and size keep the rounding below a millionth of a pixel. Label files
-are read by [spineline.datasets.yolo_labels][].
+Nine digits of a box's centre and size keep the rounding error below a millionth of a pixel.
+[spineline.datasets.yolo_labels][] reads label files.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ path: ''
 
 LABELSTUDIO_FOLDER = "labelstudio"
 POSE_FOLDER = "pose"
-"""Where ``to=pose`` goes: a dataset of its own, whose labels hold a key point behind each box."""
+"""Folder of ``to=pose``: a dataset of its own, whose labels have a key point after each box."""
 
 
 def yolo_text(record: ImageRecord, labels: LabelSet) -> str:
-    """The label file of a record, with clipped boxes; empty where it has no box."""
+    """Format the label file of a record with clipped boxes; empty if it has no box."""
     boxed = boxed_structures(record, labels)
     boxes = xyxy_to_cxcywhn(boxed.boxes_xyxy, record.width, record.height)
     rows = np.column_stack([boxed.class_index, boxes])
@@ -39,7 +39,7 @@ def yolo_text(record: ImageRecord, labels: LabelSet) -> str:
 
 
 def pose_text(record: ImageRecord, labels: LabelSet) -> str:
-    """The label file of a record for ``yolo pose``: behind each box its structure's point."""
+    """Format the label file of a record for ``yolo pose``, with a point after each box."""
     boxed = boxed_structures(record, labels)
     size_wh = np.array([record.width, record.height])
     points = np.array([s.point_xy for s in boxed.structures]).reshape(-1, 2) / size_wh
@@ -53,13 +53,13 @@ def pose_text(record: ImageRecord, labels: LabelSet) -> str:
 def data_yaml_text(
     names: Sequence[str], parts: Sequence[Part] = PARTS, *, pose: bool = False
 ) -> str:
-    """The text of ``data.yaml``.
+    """Format ``data.yaml``.
 
     Args:
         names: class names, by class index.
-        parts: those that have images. Ultralytics demands ``train`` and ``val`` of every file and
-            stops at a ``test`` without images, so that a part that is empty is left out if it can.
-        pose: labels hold one key point behind each box.
+        parts: parts that have images. Ultralytics requires ``train`` and ``val`` and fails on a
+            ``test`` without images, so an empty ``test`` is left out.
+        pose: whether labels have one key point after each box.
     """
     keys = "".join(f"{part}: images/{part}\n" for part in PARTS if part in parts or part != "test")
     shape = "kpt_shape: [1, 3]\nflip_idx: [0]\n" if pose else ""
@@ -76,9 +76,9 @@ def write_yolo(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels
 def write_labelstudio(
     root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet
 ) -> None:
-    """Write ``labelstudio``: all parts in one folder, as Label Studio's YOLO import looks for them.
+    """Write ``labelstudio``: all parts in one folder, as Label Studio's YOLO import requires.
 
-    It lists ``images`` without the folders below.
+    The import lists ``images`` without subfolders.
     """
     folder = root / LABELSTUDIO_FOLDER
     for name in ("images", "labels"):
@@ -93,9 +93,9 @@ def write_labelstudio(
 
 
 def write_pose(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels: LabelSet) -> None:
-    """Write a dataset for ``yolo pose`` into the folder ``pose``: its labels, and its images again.
+    """Write a dataset for ``yolo pose`` into the folder ``pose``: labels and images.
 
-    The images are second names of those in ``images``, where the file system has such.
+    The images are hard links to those in ``images`` if the file system supports them.
     """
     _write(root / POSE_FOLDER, records, labels, pose_text)
     for part in PARTS:
@@ -103,7 +103,7 @@ def write_pose(root: Path, records: Mapping[Part, Sequence[ImageRecord]], labels
         folder.mkdir(parents=True, exist_ok=True)
         for record in records[part]:
             image = root / "images" / part / f"{record.image_id}.png"
-            if image.is_file():  # a source without images writes labels alone
+            if image.is_file():  # without images, only labels are written
                 link_or_copy(image, folder / image.name)
 
 

@@ -1,1 +1,1 @@
-"""Annotation sources, one module each: read, checked, made into records."""
+"""Annotation sources, one module each, which read and check them and make records."""

@@ -1,4 +1,4 @@
-"""Folders of plain frames: which there are, and how large they are."""
+"""Folders of plain frames: the files and their sizes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from spineline.datasets.types import ImageRecord, is_image_id
 
 
 def find_frames(images: Path) -> dict[str, list[Path]]:
-    """The frames of a folder by their id (the name without suffix), ids sorted.
+    """Find the frames of a folder by their id (the name without suffix), sorted by id.
 
-    Where an id has several files, they stand in the order of ``IMAGE_SUFFIXES``.
+    Several files with the same id are in the order of ``IMAGE_SUFFIXES``.
 
     Raises:
-        AnnotationError: no such folder.
+        AnnotationError: there is no such folder.
     """
     if not images.is_dir():
         raise AnnotationError(f"images={images}: no such folder")
@@ -43,13 +43,13 @@ def find_frames(images: Path) -> dict[str, list[Path]]:
 def named_frame(
     images: Path | None, frames: Mapping[str, list[Path]], name: str, image_id: str
 ) -> str | None:
-    """The frame that a source means, relative to the images folder; None where it is missing.
+    """Return the frame that a source names, relative to the images folder; None if it is missing.
 
     Args:
-        images: the folder; None takes every image as missing.
-        frames: what it holds, of [find_frames][].
-        name: path as the source gives it, with slashes. One that leads out of the folder, or where
-            nothing is, is not followed: the image with the same id counts.
+        images: the folder; None treats every image as missing.
+        frames: its content, from [find_frames][].
+        name: path in the source, with slashes. If it leads out of the folder or to no file, the
+            image with the same id is used instead.
         image_id: its id.
     """
     if images is None:
@@ -62,22 +62,22 @@ def named_frame(
 
 
 class FrameIds:
-    """Ids for the images that a source names, one each.
+    """Unique ids for the images that a source names.
 
-    An image's id is its name without folder and suffix. Two names that have it in common are two
-    images where both files are there, and the later one's folder, then its suffix, or else a number
-    join its id; otherwise they are one image that occurs twice.
+    An image's id is its name without folder and suffix. Two names with the same id are two images
+    if both files exist. The id of the later one is then extended by its folder, its suffix, or a
+    number. Otherwise they are one image that occurs twice.
     """
 
     def __init__(self) -> None:
         self._file_of: dict[str, str | None] = {}
 
     def take(self, name: str, file: str | None) -> str | None:
-        """The id of an image; None for one that has an id already.
+        """Return a new id for an image, or None if it has an id already.
 
         Args:
-            name: path as the source gives it, with slashes.
-            file: the file that is meant, of [named_frame][]; None where it is missing.
+            name: path in the source, with slashes.
+            file: the file, from [named_frame][]; None if it is missing.
         """
         path = PurePosixPath(name)
         if path.stem not in self._file_of:
@@ -103,15 +103,15 @@ def _longer_ids(path: PurePosixPath) -> Iterator[str]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long, say: no file has such a name
+    except (OSError, ValueError):  # for example, the name is too long for any file
         return False
 
 
 def frame_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a frame as it is shown, from the file's header alone.
+    """Return (width, height) of a frame as displayed, from the file's header only.
 
     Raises:
-        ImageReadError: missing, of another format, or absurdly large.
+        ImageReadError: the file is missing, of another format, or too large.
     """
     try:
         width, height = image_size(path)
@@ -127,13 +127,13 @@ def frame_size(path: Path) -> tuple[int, int]:
 def size_of_frame(
     images: Path | None, file: str | None, where: str, missing: EntryError
 ) -> tuple[int, int]:
-    """(width, height) of a frame of a source.
+    """Return (width, height) of a frame of a source.
 
     Args:
         images: the folder of frames.
-        file: the frame in it, of [named_frame][]; None where it is missing.
-        where: the entry, named in messages.
-        missing: raised where the frame is missing.
+        file: the frame in it, from [named_frame][]; None if it is missing.
+        where: the entry, for messages.
+        missing: error to raise if the frame is missing.
 
     Raises:
         EntryError: the frame is missing, or cannot be read as an image.
@@ -147,7 +147,7 @@ def size_of_frame(
 
 
 def images_reader(images: Path | None) -> Callable[[ImageRecord], Pixels]:
-    """Decodes the image of a record from a folder."""
+    """Return a function that decodes the image of a record from a folder."""
 
     def pixels(record: ImageRecord) -> Pixels:
         if images is None or record.file is None:
@@ -158,7 +158,7 @@ def images_reader(images: Path | None) -> Callable[[ImageRecord], Pixels]:
 
 
 def images_path(images: Path | None) -> Callable[[ImageRecord], Path | None]:
-    """Says where the image of a record lies, None where it is missing."""
+    """Return a function that locates the image of a record, or returns None if it is missing."""
 
     def path_of(record: ImageRecord) -> Path | None:
         return None if images is None or record.file is None else images / record.file
@@ -167,7 +167,7 @@ def images_path(images: Path | None) -> Callable[[ImageRecord], Path | None]:
 
 
 def with_frame_findings(source: AnnotationSource) -> AnnotationSource:
-    """The source with a finding for each frame that EXIF turns, or whose pixels are not square."""
+    """Add a finding for each frame that EXIF rotates, or whose pixels are not square."""
     found = []
     for record in source.records:
         named = record.image_id, record.study_id, None
@@ -188,4 +188,4 @@ def _orientation(path: Path | None) -> int:
     try:
         return exif_orientation(path)
     except ImageReadError:
-        return 1  # that it cannot be read is said when its pixels are
+        return 1  # that it cannot be read is reported with its pixels

@@ -1,6 +1,6 @@
 """The older cervical project's prepared markup as a source.
 
-The form of the files is told by [spineline.converters.formats.prepared][].
+[spineline.converters.formats.prepared][] describes the form of the files.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from spineline.datasets.types import ImageRecord, check_image_id, is_image_id
 
 
 def is_prepared_folder(folder: Path) -> bool:
-    """Whether a folder, or its folder ``fasterrcnn``, holds prepared markup."""
+    """Return whether a folder, or its folder ``fasterrcnn``, holds prepared markup."""
     names = ("markup.json", *(f"{part}.json" for part in PARTS))
     folders = (folder, folder / PREPARED_FOLDER)
     return any((place / name).is_file() for place in folders for name in names)
 
 
 def prepared_files(annotations: Path) -> dict[Part | None, Path]:
-    """The markup files by part; a file that holds all images is of no part.
+    """Return the markup files by part; a file of all images has the part None.
 
     Raises:
-        AnnotationError: a folder without such files.
+        AnnotationError: the folder has no such files.
     """
     if not annotations.is_dir():
         return {None: annotations}
@@ -63,15 +63,15 @@ def prepared_files(annotations: Path) -> dict[Part | None, Path]:
 def read_prepared(
     annotations: Path, images: Path | None, *, image_size: Sequence[int] = ()
 ) -> tuple[AnnotationSource, dict[str, Part]]:
-    """Read prepared markup; images are looked up by their path or name, not decoded.
+    """Read prepared markup; images are located by their path or name, not decoded.
 
     Args:
         annotations: a JSON file, or a folder of ``train.json``, ``val.json``, ``test.json``.
-        images: the folder of images; None takes every image as missing.
-        image_size: width and height of images that are missing; empty leaves them out.
+        images: the folder of images; None treats every image as missing.
+        image_size: width and height of missing images; empty leaves them out.
 
     Returns:
-        The source, and the part of each study where the files say it.
+        The source, and the part of each study if the files state it.
 
     Raises:
         AnnotationError: a file is no such markup, or the images folder is missing.
@@ -103,10 +103,10 @@ def read_prepared(
 
 
 def check_image_size(image_size: Sequence[int]) -> None:
-    """Refuse an ``image_size`` that is not empty and no width and height.
+    """Refuse an ``image_size`` that is neither empty nor a valid width and height.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not valid.
     """
     if image_size and (len(image_size) != 2 or min(image_size) < 1):
         given = ",".join(map(str, image_size))
@@ -114,7 +114,7 @@ def check_image_size(image_size: Sequence[int]) -> None:
 
 
 def _entries(path: Path, part: Part | None) -> list[Any]:
-    """The entries of a file; one part of several may be empty."""
+    """The entries of a file; if there are several parts, one may be empty."""
     if part is not None and path.is_file() and path.read_bytes().strip() == b"[]":
         return []
     return source_entries(path, "prepared", "images (img_path and annotation)")
@@ -128,7 +128,7 @@ def _read_entry(
     missing_wh: Sequence[int],
     builder: SourceBuilder,
 ) -> None:
-    """An entry as a record; ``place`` is the images folder and the file in it."""
+    """Read an entry into a record; ``place`` is the images folder and the file in it."""
     found = parse_prepared(entry, where)
     try:
         check_image_id(prepared_path(entry).stem)

@@ -1,9 +1,9 @@
-"""The report's source: one JSON list of frames, eleven points each, and a folder of frames.
+"""The report's source: a JSON list of frames, with eleven points each, and a folder of frames.
 
 ``[{id, point: [{identification, class: "(c1,c2)" | "null", coord: [x, y], bbox}]}]`` with frames
 ``id.jpg|png|npy|tif|bmp``. ``identification`` is unreliable (in most studies it runs bottom to
-top): the level is the rank of the point by y. The pair of codes is the report's seven-class and
-binary encoding. Coordinates as in [spineline.datasets.types][].
+top), so the level is the rank of the point by y. The pair of codes is the report's seven-class and
+binary encoding. Coordinates are those of [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _BOX_TOLERANCE = 1e-6
 def read_report(
     annotations: Path, images: Path, *, empty_tag: str | None = None
 ) -> AnnotationSource:
-    """Read the report's JSON and judge it; frames are looked up, not decoded.
+    """Read the report's JSON and check it; frames are located, not decoded.
 
     Args:
         annotations: the JSON file.
         images: the folder of frames.
-        empty_tag: what a structure without a tag is taken as; None leaves it unlabelled.
+        empty_tag: grade of a structure without a tag; None leaves it unlabelled.
 
     Raises:
         AnnotationError: the JSON is no such source, or the folder is missing.
@@ -74,7 +74,7 @@ def read_report(
 
 
 def study_of(image_id: str) -> str:
-    """The study of a frame: its id without the slice number.
+    """Return the study of a frame: its id without the slice number.
 
     >>> study_of("053-000"), study_of("phantom-0001"), study_of("study-7")
     ('053', 'phantom-0001', 'study-7')
@@ -84,7 +84,7 @@ def study_of(image_id: str) -> str:
 
 
 def parse_report_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
-    """One point of the report's JSON.
+    """Parse one point of the report's JSON.
 
     Raises:
         EntryError: its coordinates are not numbers.
@@ -149,7 +149,7 @@ def _read_entry(
 def _note_frames(
     frames: Mapping[str, list[Path]], labelled: set[str], builder: SourceBuilder
 ) -> None:
-    """Note the frames that no entry names, and those with several files."""
+    """Record frames without an entry, and ids with several files."""
     for image_id, paths in frames.items():
         study = study_of(image_id)
         if image_id not in labelled:
@@ -168,7 +168,7 @@ def _id_of(number: int, entry: Any) -> str:
 
 
 def _box_findings(record: ImageRecord, points: list[dict[str, Any]]) -> list[Finding]:
-    """Compare the source's own boxes, where it has them, with the box rule."""
+    """Compare the source's own boxes, if it has them, with the box rule."""
     found = []
     ranked = sorted(points, key=lambda p: float(p["coord"][1]))
     for structure, point in zip(record.structures, ranked, strict=True):

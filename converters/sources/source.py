@@ -1,4 +1,4 @@
-"""What every annotation source is read into, and what reading them has in common."""
+"""The result type of all annotation sources, and code that their readers share."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """An entry of the source that became no record.
+    """An entry of the source that did not become a record.
 
     Attributes:
-        image_id: its id, or the words that say which entry is meant.
-        study: its study id, or the same words.
+        image_id: its id, or a text that identifies the entry.
+        study: its study id, or the same text.
         reason: one word, such as ``point_count`` or ``unknown_uid``.
-        detail: what was found and what is wanted.
-        failed: the entry is broken, so the run exits 1; otherwise quality control left it out.
+        detail: what was found and what is expected.
+        failed: whether the entry is broken, so that the run exits with 1; otherwise quality control
+            left it out.
     """
 
     image_id: str
@@ -59,7 +60,7 @@ class LeftOut:
     failed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -72,18 +73,18 @@ def _no_path(_: ImageRecord) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationSource:
-    """An annotation source, read and judged; no pixel has been decoded yet.
+    """An annotation source, read and checked; no pixel has been decoded yet.
 
     Attributes:
-        kind: which of the sources it is.
+        kind: kind of the source.
         records: one per usable annotated image, in the source's order.
-        left_out: the entries that are no record, with their reasons, in the source's order.
-        findings: what quality control found, by entry.
+        left_out: entries without a record, with their reasons, in the source's order.
+        findings: findings of quality control, by entry.
         pixels: decodes the image of a record: (H, W), uint8 or float32, as stored.
-        path_of: the file that the image of a record lies in; None where it is missing.
-        table: what else there is to count, from the rows of the source down; empty for most.
-        marks: of an export of another tool: what became of its marks, for ``conversion.json``.
-        patients: whom the source says the patient is, by study; never written anywhere.
+        path_of: returns the file of a record's image; None if it is missing.
+        table: further counts, from the rows of the source down; empty for most.
+        marks: for another tool's export, the use of its marks, for ``conversion.json``.
+        patients: the source's patient by study; never written anywhere.
     """
 
     kind: SourceKind
@@ -97,17 +98,17 @@ class AnnotationSource:
     patients: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def is_missing(self, record: ImageRecord) -> bool:
-        """Whether the record's image is missing, so that its labels are written alone."""
+        """Return whether the record's image is missing, so that only its labels are written."""
         return record.file is None and self.kind in ("cervical", "prepared")
 
     @property
     def failures(self) -> tuple[LeftOut, ...]:
-        """The entries that are broken."""
+        """The broken entries."""
         return tuple(entry for entry in self.left_out if entry.failed)
 
 
 LARGEST_COORDINATE = 1e9
-"""Pixels; a larger number in a source is a mistake."""
+"""Largest pixel coordinate; a larger number in a source is a mistake."""
 
 _FINDING_OF_REASON = {
     "no_point": "point_count",
@@ -118,14 +119,14 @@ _FINDING_OF_REASON = {
 
 @dataclass(slots=True)
 class SourceBuilder:
-    """What one pass over a source's entries has gathered so far."""
+    """Collects the results of one pass over a source's entries."""
 
     records: list[ImageRecord] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def leave_out(self, image_id: str, study: str, error: AnnotationError) -> None:
-        """Note an entry that became no record: it is broken, or left out on purpose."""
+        """Record an entry that is broken, or left out on purpose."""
         known = error if isinstance(error, EntryError) else EntryError("bad_entry", str(error))
         detail = str(error)
         self.left_out.append(LeftOut(image_id, study, known.reason, detail, failed=known.failed))
@@ -138,7 +139,7 @@ class SourceBuilder:
     def judge(
         self, marks: Sequence[MarkedPoint], frame: MarkedImage, rules: PointRules
     ) -> tuple[Structure, ...]:
-        """The structures of one image; empty where quality control leaves it out."""
+        """Return the structures of one image; empty if quality control leaves it out."""
         resolution = resolve_levels(marks, frame, rules)
         self.findings.extend(resolution.findings)
         if resolution.structures is None:
@@ -150,7 +151,7 @@ class SourceBuilder:
         return resolution.structures
 
     def note(self, image_id: str, study: str, name: str, detail: str, action: str) -> None:
-        """Note a finding about an image as a whole."""
+        """Record a finding about an image as a whole."""
         self.findings.append(Finding(image_id, study, None, name, detail, action))
 
     def source(
@@ -159,18 +160,19 @@ class SourceBuilder:
         pixels: Callable[[ImageRecord], Pixels],
         path_of: Callable[[ImageRecord], Path | None],
     ) -> AnnotationSource:
-        """What was gathered, as a source; see [AnnotationSource][] for the arguments."""
+        """Return the collected source; see [AnnotationSource][] for the arguments."""
         return AnnotationSource(
             kind, tuple(self.records), tuple(self.left_out), tuple(self.findings), pixels, path_of
         )
 
 
 class EntryError(AnnotationError):
-    """One entry of a source becomes no record; the others can still be read.
+    """One entry of a source does not become a record; the others can still be read.
 
     Attributes:
         reason: one word for tables.
-        failed: the entry is broken, so the run exits 1; otherwise it is left out on purpose.
+        failed: whether the entry is broken, so that the run exits with 1; otherwise it is left out
+            on purpose.
     """
 
     def __init__(self, reason: str, detail: str, *, failed: bool = True) -> None:
@@ -180,10 +182,10 @@ class EntryError(AnnotationError):
 
 
 def load_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        AnnotationError: missing, not text, or not JSON; names file, line and column.
+        AnnotationError: the file is missing, not text, or not JSON; the message gives the place.
     """
     try:
         return read_json(path)
@@ -198,10 +200,10 @@ def load_json(path: Path) -> Any:
 
 
 def json_list(path: Path, content: Any, what: str) -> list[Any]:
-    """The entries of a source's JSON list.
+    """Return the entries of a source's JSON list.
 
     Raises:
-        AnnotationError: not a list, or an empty one.
+        AnnotationError: it is not a list, or an empty one.
     """
     if not isinstance(content, list):
         names = {"dict": "object", "str": "text", "NoneType": "null"}
@@ -213,10 +215,10 @@ def json_list(path: Path, content: Any, what: str) -> list[Any]:
 
 
 def detect_kind(path: Path, content: Any) -> SourceKind:
-    """Which source a JSON file is, by its shape.
+    """Recognise the source of a JSON file by its structure.
 
     Raises:
-        AnnotationError: neither of those known.
+        AnnotationError: it is none of the known ones.
     """
     what = "entries of a Tianchi, report or prepared source"
     kind = kind_of_json(content)
@@ -233,10 +235,10 @@ def detect_kind(path: Path, content: Any) -> SourceKind:
 
 
 def source_entries(path: Path, kind: SourceKind, what: str) -> list[Any]:
-    """The entries of a source's JSON file.
+    """Read the entries of a source's JSON file.
 
     Raises:
-        AnnotationError: not readable, not a list, empty, or a source of the other kind.
+        AnnotationError: the file is not readable, not a list, empty, or a source of another kind.
     """
     content = load_json(path)
     found = kind_of_json(content)
@@ -247,10 +249,10 @@ def source_entries(path: Path, kind: SourceKind, what: str) -> list[Any]:
 
 
 def point_xy(value: Any, where: str) -> tuple[float, float]:
-    """A point from JSON.
+    """Parse a point from JSON.
 
     Raises:
-        EntryError: not two finite numbers.
+        EntryError: it is not two finite numbers.
     """
     if isinstance(value, list) and len(value) == 2 and all(map(_is_coordinate, value)):
         return float(value[0]), float(value[1])
@@ -263,15 +265,15 @@ def _is_coordinate(value: Any) -> bool:
 
 
 def pixel_numbers(value: Any, what: str, wanted: str) -> tuple[float, ...]:
-    """Numbers in pixels from a JSON list.
+    """Parse numbers in pixels from a JSON list.
 
     Args:
-        value: of the JSON.
-        what: names it in messages.
-        wanted: such as ``[x, y]``: says how many numbers there must be, and in which order.
+        value: the JSON value.
+        what: its name in messages.
+        wanted: format such as ``[x, y]``, which gives the number and order of the values.
 
     Raises:
-        EntryError: not so many finite numbers.
+        EntryError: it is not that many finite numbers.
     """
     count = wanted.count(",") + 1
     if not isinstance(value, (list, tuple)) or len(value) != count:
@@ -293,10 +295,10 @@ def pixel_numbers(value: Any, what: str, wanted: str) -> tuple[float, ...]:
 
 
 def point_list(value: Any, where: str) -> list[dict[str, Any]]:
-    """The points of an entry, at least two of them.
+    """Return the points of an entry, at least two.
 
     Raises:
-        EntryError: no list of objects, empty, or a single point.
+        EntryError: it is not a list of objects, is empty, or has a single point.
     """
     if value is None or value == []:
         raise EntryError("no_point", f"{where}: no point, wanted eleven")
@@ -308,17 +310,17 @@ def point_list(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def short(value: Any) -> str:
-    """A value in a message: its representation, at most 60 characters."""
+    """Format a value for a message: its representation, at most 60 characters."""
     return cut(repr(value))
 
 
 def cut(text: str) -> str:
-    """A text in a message: at most 60 characters."""
+    """Shorten a text for a message to at most 60 characters."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def numbers_text(values: Sequence[float]) -> str:
-    """Numbers in a message.
+    """Format numbers for a message.
 
     >>> numbers_text((1.0, 2.5))
     '(1, 2.5)'
@@ -329,7 +331,7 @@ def numbers_text(values: Sequence[float]) -> str:
 def disc_structures(
     boxes_xyxy: Sequence[PixelBox], tags: Sequence[str], frame: MarkedImage
 ) -> tuple[tuple[Structure, ...], tuple[Finding, ...]]:
-    """Discs without level from their boxes, top to bottom, and what is wrong with their places."""
+    """Make discs without level from their boxes, top to bottom, and findings about their places."""
     structures, findings = [], []
     for box, tag in zip(boxes_xyxy, tags, strict=True):
         point = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)

@@ -1,10 +1,10 @@
-"""The Tianchi source: one JSON list of studies, and the DICOM studies it marks.
+"""The Tianchi source: a JSON list of studies, and the DICOM studies that it marks.
 
-Per study ``studyUid`` and ``data[]`` with ``seriesUid``, ``instanceUid`` and ``annotation[]``. The
-last has two shapes, ``annotation[i].data.point[]`` (the official files) and
+Each study has ``studyUid`` and ``data[]`` with ``seriesUid``, ``instanceUid`` and ``annotation[]``.
+The last has two forms, ``annotation[i].data.point[]`` (the official files) and
 ``annotation[i].point[]`` (the report's excerpt). A point is ``coord [x, y]``, ``zIndex`` and ``tag
-{identification, disc | vertebra}``. The image is the instance with that UID, wherever it lies and
-whatever its file is called. Coordinates as in [spineline.datasets.types][].
+{identification, disc | vertebra}``. The image is the instance with that UID, whatever the path of
+its file. Coordinates are those of [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ def read_tianchi(
     empty_tag: str | None = None,
     studies: Sequence[Study] | None = None,
 ) -> AnnotationSource:
-    """Read the Tianchi JSON and judge it against the studies' headers; no pixel is decoded.
+    """Read the Tianchi JSON and check it against the studies' headers; no pixel is decoded.
 
     An image's id is the name of its study (the study's folder), with ``-2``, ``-3`` … for further
-    marked slices of it; where the files lie in the images folder itself beside other studies, the
+    marked slices of it. If files of several studies lie directly in the images folder, it is the
     instance UID. A record carries the DICOM identity and spacing of its slice.
 
     Args:
         annotations: the JSON file.
         images: the folder of DICOM studies.
-        empty_tag: what a structure without a tag is taken as; None leaves it unlabelled.
-        studies: the studies under ``images`` where they have been scanned already.
+        empty_tag: grade of a structure without a tag; None leaves it unlabelled.
+        studies: the studies under ``images``, if they have been scanned already.
 
     Raises:
         AnnotationError: the JSON is no such source.
@@ -75,7 +75,7 @@ def read_tianchi(
 
 
 def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
-    """One point of the Tianchi JSON.
+    """Parse one point of the Tianchi JSON.
 
     Raises:
         EntryError: its coordinates are not numbers, or its level is unknown.
@@ -100,7 +100,7 @@ def parse_tianchi_mark(point: Mapping[str, Any], where: str) -> MarkedPoint:
 
 
 def parse_tag_text(text: Any, kind: Kind) -> tuple[tuple[str, ...], tuple[str, str] | None]:
-    """Pathology tags from a tag's text, and what is wrong with it.
+    """Parse the pathology tags of a tag's text, and return its problem, if any, too.
 
     >>> parse_tag_text("v5,v3,", "disc")
     (('v3', 'v5'), None)
@@ -127,7 +127,7 @@ def parse_tag_text(text: Any, kind: Kind) -> tuple[tuple[str, ...], tuple[str, s
 def _parse_tag(
     tag: Mapping[str, Any], kind_of_name: Kind
 ) -> tuple[Kind | None, tuple[str, ...], tuple[str, str] | None]:
-    """What a tag says it is, its pathology, and what is wrong with it."""
+    """The kind in a tag, its pathology, and its problem, if any."""
     given = [kind for kind in KINDS if kind in tag]
     if not given:
         return None, (), ("missing_tag", "it has neither a disc nor a vertebra tag")
@@ -138,7 +138,7 @@ def _parse_tag(
 
 @dataclass(slots=True)
 class _Index:
-    """The scanned studies by UID, and the ids given out so far."""
+    """The scanned studies by UID, and the ids used so far."""
 
     headers: dict[str, SliceHeader]
     names: dict[str, str]
@@ -149,14 +149,14 @@ class _Index:
 
     @staticmethod
     def of(studies: Sequence[Study], images: Path) -> _Index:
-        """Index the studies under a folder; a study is loose when it shares the folder itself."""
+        """Index the studies under a folder; a study is loose if it shares the folder itself."""
         real = [study for study in studies if study.series]
         loose = {s.study_uid for s in real if len(real) > 1 and s.folder == images}
         names = {s.study_uid: s.study_uid if s.study_uid in loose else s.name for s in real}
         return _Index(instances_by_uid(real), names, loose)
 
     def image_id(self, header: SliceHeader) -> str:
-        """A new id for one more slice of a study."""
+        """Return a new id for one more slice of a study."""
         if header.study_uid in self.loose:
             return header.instance_uid
         name = image_id = self.names[header.study_uid]
@@ -171,7 +171,7 @@ class _Index:
 def _read_entry(
     where: str, entry: Any, index: _Index, rules: PointRules, builder: SourceBuilder
 ) -> None:
-    """The annotated slices of one study of the JSON."""
+    """Read the annotated slices of one study of the JSON."""
     if not isinstance(entry, dict) or not isinstance(entry.get("data"), list):
         detail = f"{where}: wanted an object with studyUid and a list data"
         builder.leave_out(where, where, EntryError("bad_entry", detail))
@@ -239,7 +239,7 @@ def _read_slice(
 
 
 def _header(content: Any, where: str, index: _Index) -> SliceHeader:
-    """The slice that is marked."""
+    """The marked slice."""
     if not isinstance(content, dict):
         raise EntryError("bad_entry", f"{where}: wanted an object with instanceUid")
     uid = content.get("instanceUid")
@@ -252,7 +252,7 @@ def _header(content: Any, where: str, index: _Index) -> SliceHeader:
 
 
 def _points(annotation: Any, where: str) -> tuple[list[dict[str, Any]], int]:
-    """The points of the first annotator who marked any, and how many did."""
+    """The points of the first annotator who marked any, and the number of such annotators."""
     entries = annotation if isinstance(annotation, list) else [annotation]
     given = []
     for entry in entries:
@@ -265,7 +265,7 @@ def _points(annotation: Any, where: str) -> tuple[list[dict[str, Any]], int]:
 
 
 def _note_studies(studies: Sequence[Study], index: _Index, builder: SourceBuilder) -> None:
-    """Note the studies that no entry marks, and those without a readable image."""
+    """Record the studies that no entry marks, and those without a readable image."""
     for study in studies:
         if not study.series:
             detail = f"none of its {len(study.rejections)} files is a readable DICOM image"

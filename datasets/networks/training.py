@@ -155,7 +155,7 @@ class Trainer(ABC):
         """Return the log line of an epoch."""
 
     def pack_weights(self, weights: Any) -> bytes:
-        """Return the content of a weights file from `stored_weights`; runs in a background thread."""
+        """Return a weights file's content from `stored_weights`; runs in a background thread."""
         raise NotImplementedError
 
     def stored_weights(self) -> Any:

@@ -1,7 +1,7 @@
 """The CSV files of a cervical source, row by row.
 
-A file may come from anywhere: sizes are bounded, and what is wrong with one row is said of this
-row, while the others are read.
+Files are untrusted: sizes are limited. A problem in one row is reported for that row, and the other
+rows are read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spineline.datasets.common.errors import AnnotationError
 
 MAX_CSV_BYTES = 256 << 20
 MAX_FIELD = 10 << 20
-"""Characters of one CSV field."""
+"""Most characters of one CSV field."""
 
 _FIELD_LIMIT_LOCK = threading.Lock()
 
@@ -31,10 +31,10 @@ class CsvRow:
     """One row of a CSV file.
 
     Attributes:
-        where: file and row, as a spreadsheet counts rows: the header is row 1. Blank lines do not
-            count.
+        where: file and row, counted as in a spreadsheet: the header is row 1. Blank lines are not
+            counted.
         cells: text by column name.
-        problem: what is wrong with the row as a whole, or None.
+        problem: the problem with the row as a whole, or None.
     """
 
     where: str
@@ -43,7 +43,7 @@ class CsvRow:
 
 
 def csv_files(annotations: Path) -> list[Path]:
-    """The CSV files of a source: the file itself, those of a folder, or of its folder ``descr``.
+    """Return the CSV files of a source: the file, those of a folder, or of its folder ``descr``.
 
     Raises:
         AnnotationError: there is none.
@@ -61,10 +61,10 @@ def csv_files(annotations: Path) -> list[Path]:
 
 
 def read_csv(path: Path, columns: CervicalColumns) -> tuple[CsvRow, ...]:
-    """The rows of a CSV file; see [parse_csv][].
+    """Read the rows of a CSV file; see [parse_csv][].
 
     Raises:
-        AnnotationError: too large, not readable, or no such table.
+        AnnotationError: the file is too large, not readable, or no such table.
     """
     try:
         if (size := path.stat().st_size) > MAX_CSV_BYTES:
@@ -76,15 +76,15 @@ def read_csv(path: Path, columns: CervicalColumns) -> tuple[CsvRow, ...]:
 
 
 def parse_csv(data: bytes, where: str, columns: CervicalColumns) -> tuple[CsvRow, ...]:
-    """The rows of a CSV file; those that cannot be used say why.
+    """Parse the rows of a CSV file; unusable rows carry the reason.
 
     Args:
         data: UTF-8, with or without a byte-order mark.
-        where: the file, named in messages.
-        columns: the columns that must be there.
+        where: name of the file for messages.
+        columns: the required columns.
 
     Raises:
-        AnnotationError: the file as a whole is no such table: empty, without one of the columns, in
+        AnnotationError: the file as a whole is no such table: it is empty, lacks a column, is in
             UTF-16, or its header is not UTF-8.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -133,7 +133,7 @@ def _csv_records(text: str) -> list[tuple[int, list[str], str]]:
 
 @contextmanager
 def _wide_csv_fields() -> Iterator[None]:
-    """Lift the csv module's limit, which is one for the whole process; rows are measured singly."""
+    """Lift the csv module's limit, which is global to the process; rows are measured one by one."""
     with _FIELD_LIMIT_LOCK:
         before = csv.field_size_limit(MAX_CSV_BYTES)
         try:
@@ -174,7 +174,7 @@ def _check_header(names: Sequence[str], where: str, columns: CervicalColumns, hi
 
 
 def _separator_hint(text: str, columns: CervicalColumns) -> str:
-    """What to do about a table whose columns another character than the comma separates."""
+    """Hint for a table whose columns are not separated by commas."""
     header = text.lstrip().partition("\n")[0]
     for separator, name in ((";", "semicolons"), ("\t", "tabs")):
         cells = [cell.strip().strip('"') for cell in header.split(separator)[:1000]]

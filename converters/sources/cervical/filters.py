@@ -1,4 +1,4 @@
-"""What of a cervical source is kept, as the older cervical project kept it."""
+"""Filters of a cervical source, as in the older cervical project."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from spineline.datasets.cervical import USABLE_VALUE, CervicalClasses, CervicalC
 
 MIN_BIN_SIZE = 9
 SMALL_SOURCE = 100
-"""Images; in a smaller source every number of discs is rare, so none is dropped for it."""
+"""Number of images; in smaller sources every number of discs is rare, so none is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class CervicalRules:
-    """How a cervical source is read and filtered, in this order.
+    """Rules for reading and filtering a cervical source, in this order.
 
     Attributes:
-        columns, classes: what the source calls things.
-        usable_value: what stands in the column ``usable`` where a slice is usable.
+        columns, classes: the source's names.
+        usable_value: value of the column ``usable`` that marks a slice as usable.
         min_boxes: images with fewer discs are left out.
-        min_bin_size: images whose number of discs occurs in fewer images are left out; None takes
-            ``MIN_BIN_SIZE``, or 1 where there are fewer than ``SMALL_SOURCE`` images.
+        min_bin_size: images are left out if fewer images than this have their number of discs.
+            None means ``MIN_BIN_SIZE``, or 1 with fewer than ``SMALL_SOURCE`` images.
         iou: of two boxes that overlap by more, one is dropped; see [kept_boxes][].
-        require_images: a missing image is an error.
+        require_images: whether a missing image is an error.
     """
 
     columns: CervicalColumns = field(default_factory=CervicalColumns)
@@ -39,11 +39,11 @@ class CervicalRules:
 
 
 def kept_boxes(boxes_xyxy: npt.ArrayLike, sick: Sequence[bool], iou: float) -> list[int]:
-    """Indices of the boxes that stay where two mark the same disc.
+    """Return the indices of the boxes that are kept if several mark the same disc.
 
-    The older project's rule, step by step: each box is compared with the later ones. Of two that
-    overlap by more than ``iou`` the sick one stays; of two sick ones the earlier, of two healthy
-    ones the later. A sick box that has lost against an earlier one still drops its own partners.
+    This is the older project's rule, step by step: each box is compared with the later ones. Of two
+    that overlap by more than ``iou``, the sick one is kept. Of two sick ones it is the earlier, of
+    two healthy ones the later. A sick box dropped for an earlier one still drops its own partners.
     """
     overlap = iou_inclusive(boxes_xyxy) > iou
     dropped: set[int] = set()
@@ -57,7 +57,7 @@ def kept_boxes(boxes_xyxy: npt.ArrayLike, sick: Sequence[bool], iou: float) -> l
 
 
 def least_images(rules: CervicalRules, images: int) -> int:
-    """In how many images a number of discs must occur, by the rules or by the number of images."""
+    """Return in how many images a number of discs must occur, by rule or by the source's size."""
     if rules.min_bin_size is not None:
         return rules.min_bin_size
     return MIN_BIN_SIZE if images >= SMALL_SOURCE else 1

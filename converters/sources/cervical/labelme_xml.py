@@ -1,9 +1,9 @@
 """LabelMe annotations in XML: objects with a class and a polygon.
 
 LabelMe's corners are whole pixels, the first and the last that belong to the disc. They become the
-record's ``box_xyxy`` as they stand, (left, top, right, bottom) of the corner pixels' centres, so
-that the numbers are those of the source and of the older project; half a pixel on each side is not
-added. Only the overlap of two boxes counts pixels, first and last included.
+record's ``box_xyxy`` unchanged, as (left, top, right, bottom) of the corner pixels' centres. So the
+numbers are those of the source and of the older project, without half a pixel added on each side.
+Only the overlap of two boxes counts pixels inclusively.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class LabelMe:
     """A LabelMe annotation.
 
     Attributes:
-        filename: of the image, as the XML gives it; may be empty.
-        size_wh: width and height in pixels, or None where the XML gives none.
-        objects: in the order of the XML.
+        filename: name of the image in the XML; may be empty.
+        size_wh: width and height in pixels, or None without a size in the XML.
+        objects: objects in the order of the XML.
     """
 
     filename: str
@@ -48,7 +48,7 @@ class LabelMe:
 
 
 def clean_file_name(text: str) -> str:
-    r"""An image's file name without the stray ends that sources have.
+    r"""Remove the stray suffixes of image file names in sources.
 
     >>> clean_file_name("img_1.jpg/n"), clean_file_name(" img_2.jpg\n")
     ('img_1.jpg', 'img_2.jpg')
@@ -57,13 +57,13 @@ def clean_file_name(text: str) -> str:
 
 
 def parse_labelme(xml: str, where: str) -> LabelMe:
-    """A LabelMe annotation, also one wrapped in ``annotationgroup``.
+    """Parse a LabelMe annotation, which may be wrapped in ``annotationgroup``.
 
     Raises:
-        EntryError: not well-formed, with a DOCTYPE, no such annotation, or with coordinates that
-            are not numbers.
+        EntryError: it is not well-formed, has a DOCTYPE, is no such annotation, or has coordinates
+            that are not numbers.
     """
-    text = _XML_DECLARATION.sub("", xml)  # it is text by now, whatever it says of its encoding
+    text = _XML_DECLARATION.sub("", xml)  # the text is decoded already, whatever it declares
     try:
         root = parse_xml(text.encode("utf-8"), where=where)
     except AnnotationError as error:
@@ -82,9 +82,9 @@ def parse_labelme(xml: str, where: str) -> LabelMe:
 
 
 def rectangle(points_xy: Sequence[tuple[float, float]]) -> PixelBox | None:
-    """The box of a polygon, or None where it is no axis-parallel rectangle of four points.
+    """Return the box of a polygon, or None unless it is an axis-parallel rectangle of four points.
 
-    A polygon without width or height gives a box without.
+    A polygon without width or height gives a box without area.
 
     >>> rectangle([(1, 2), (5, 2), (5, 4), (1, 4)])
     (1.0, 2.0, 5.0, 4.0)
@@ -95,7 +95,7 @@ def rectangle(points_xy: Sequence[tuple[float, float]]) -> PixelBox | None:
         return None
     xs, ys = (sorted(values) for values in zip(*points_xy, strict=True))
     box = (float(xs[0]), float(ys[0]), float(xs[3]), float(ys[3]))
-    if box[0] == box[2] or box[1] == box[3]:  # a line or a point: degenerate, told apart later
+    if box[0] == box[2] or box[1] == box[3]:  # a line or a point, which is rejected later
         return box
     around = [*points_xy[1:], points_xy[0]]
     straight = all((a[0] == b[0]) != (a[1] == b[1]) for a, b in zip(points_xy, around, strict=True))

@@ -1,9 +1,9 @@
-"""A cervical source: rows and their annotations to records, filtered as the older project did.
+"""A cervical source: rows and their annotations become records, filtered as in the older project.
 
-A row names its image and says whether the slice is usable; the XML holds rectangles, drawn as
-polygons of four points, with a class each. Left out and counted are deleted objects, thoracic
-discs, and shapes that are no axis-parallel rectangles. What is left of an image is then filtered,
-see [spineline.converters.sources.cervical.filters][].
+A row names its image and states whether the slice is usable. The XML holds rectangles, drawn as
+polygons of four points, with a class each. Deleted objects, thoracic discs, and shapes that are not
+axis-parallel rectangles are left out and counted. The rest of an image is then filtered; see
+[spineline.converters.sources.cervical.filters][].
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Disc:
 
 @dataclass(slots=True)
 class _Row:
-    """What has become of one row so far."""
+    """The state of one row so far."""
 
     image_id: str
     study: str
@@ -65,15 +65,15 @@ class _Row:
 
 
 def read_cervical(annotations: Path, images: Path | None, rules: CervicalRules) -> AnnotationSource:
-    """Read a cervical source and filter it; images are looked up, not decoded.
+    """Read a cervical source and filter it; images are located, not decoded.
 
     Args:
-        annotations: a folder of CSV files (or the one above it), or one CSV file.
-        images: the folder of images; None takes every image as missing.
-        rules: how.
+        annotations: a folder of CSV files (or its parent), or one CSV file.
+        images: the folder of images; None treats every image as missing.
+        rules: rules for reading and filtering.
 
     Raises:
-        AnnotationError: no CSV file, none that can be read, no such images folder, or an image is
+        AnnotationError: there is no readable CSV file or no such images folder, or an image is
             missing and ``rules.require_images`` is set.
     """
     reader = _Reader(rules, images, {} if images is None else find_frames(images))
@@ -110,7 +110,7 @@ class _Reader:
         self.with_discs = 0
 
     def read(self, row: CsvRow) -> _Row:
-        """What a row says, or why it is left out."""
+        """Return the content of a row, or why it is left out."""
         name = clean_file_name(row.cells.get(self.rules.columns.file, ""))
         stem = PurePosixPath(name).stem
         image_id = stem if is_image_id(stem) else row.where
@@ -162,7 +162,7 @@ class _Reader:
         self.with_discs += 1
 
     def _study(self, row: CsvRow, image_id: str) -> str:
-        """What splits keep together: a number in place of the patient's name, or the image."""
+        """The unit of splits: a number instead of the patient's name, or else the image."""
         column = self.rules.columns.patient
         patient = "" if column is None else row.cells.get(column, "").strip()
         if not patient:
@@ -170,7 +170,7 @@ class _Reader:
         return self.patients.setdefault(patient, f"patient-{len(self.patients) + 1:03d}")
 
     def _sort_objects(self, label: LabelMe, found: _Row, frame: MarkedImage, name: str) -> None:
-        """Sort the objects of an annotation into discs and what is left out."""
+        """Sort the objects of an annotation into discs and objects to leave out."""
         self.objects["marked"] += len(label.objects)
         if label.filename and PurePosixPath(label.filename).stem != PurePosixPath(name).stem:
             detail = f"the row names {cut(name)!r}, its XML {cut(label.filename)!r}"
@@ -186,7 +186,7 @@ class _Reader:
             found.findings.append(frame.finding(reason, detail, "object left out"))
 
     def _disc(self, item: LabelMeObject) -> _Disc | tuple[str, str]:
-        """An object as a disc, or why it is none of the dataset: finding and detail."""
+        """Convert an object to a disc, or return finding and detail of why it is left out."""
         region = self.rules.classes.region(item.name)
         if item.deleted:
             return "deleted_object", "marked as deleted"
@@ -203,7 +203,7 @@ class _Reader:
         return _Disc(box, self.rules.classes.health(item.name))
 
     def filter(self) -> None:
-        """The filters on numbers of discs, then duplicate boxes of the images that stay."""
+        """Filter by numbers of discs, then drop duplicate boxes of the remaining images."""
         rules = self.rules
         rows = [row for row in self.rows if row.error is None]
         for row in rows:
@@ -232,7 +232,7 @@ class _Reader:
         row.discs = [row.discs[n] for n in keep]
 
     def source(self, files: int, errors: Sequence[tuple[str, AnnotationError]]) -> AnnotationSource:
-        """What was read, as a source."""
+        """Return the source of all rows."""
         builder = SourceBuilder()
         for name, error in errors:
             builder.leave_out(name, name, error)

@@ -1,1 +1,1 @@
-"""Exports of annotation tools: a module for each tool, and what becomes of its marks."""
+"""Exports of annotation tools: a reader per tool, and the shared processing of marks."""

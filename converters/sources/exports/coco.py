@@ -1,7 +1,7 @@
-"""COCO: categories with boxes or a key point each, or one category with named key points.
+"""COCO: categories with a box or a key point each, or one category with named key points.
 
-The latter is what CVAT calls COCO Keypoints 1.0. A key point that is not marked (visibility 0) is
-no mark. Crowds and run-length masks are left out; a polygon counts by its box.
+CVAT calls the latter COCO Keypoints 1.0. A key point that is not marked (visibility 0) is ignored.
+Crowds and run-length masks are left out, and a polygon counts by its box.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from spineline.datasets.common.errors import AnnotationError
 
 
 def read_coco_export(annotations: Path) -> list[ExportedImage]:
-    """The images of a COCO file, or of those of a folder.
+    """Read the images of a COCO file, or of the COCO files of a folder.
 
     Raises:
-        AnnotationError: a file is no COCO file.
+        AnnotationError: a file is not COCO.
     """
     return [
         image for name, content in json_files(annotations) for image in parse_coco(content, name)
@@ -36,10 +36,10 @@ def read_coco_export(annotations: Path) -> list[ExportedImage]:
 
 
 def parse_coco(content: Any, where: str) -> list[ExportedImage]:
-    """The images of a COCO object, in its order.
+    """Parse the images of a COCO object, in its order.
 
     Raises:
-        AnnotationError: it has no lists of images, annotations and categories.
+        AnnotationError: it lacks lists of images, annotations and categories.
     """
     images, annotations, categories = (
         _objects(content, name, where) for name in ("images", "annotations", "categories")
@@ -73,7 +73,7 @@ def _objects(content: Any, name: str, where: str) -> list[dict[str, Any]]:
 
 
 def _with_videos(images: list[dict[str, Any]], videos: Any) -> list[dict[str, Any]]:
-    """The images with the name of their video (``video_id``), which may be a volume's."""
+    """Images with the name of their video (``video_id``), which may be that of a volume."""
     listed = videos if isinstance(videos, list) else []
     names = {
         v.get("id"): v.get("name") for v in listed if isinstance(v, dict) and _is_id(v.get("id"))
@@ -165,7 +165,7 @@ def _read_annotation(
 def _points(
     entry: Mapping[str, Any], category: Mapping[str, Any], where: str
 ) -> tuple[list[tuple[float, float] | None], list[str]]:
-    """The key points (None: not marked), and their names as far as the category gives them."""
+    """The key points (None: not marked), and their names if the category gives them."""
     numbers = entry.get("keypoints")
     if not numbers:
         return [], []

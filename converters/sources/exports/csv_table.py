@@ -1,7 +1,7 @@
-"""A CSV of points: a row for each, with its image, its place and its level.
+"""A CSV of points: each row has an image, coordinates and a level.
 
-The columns have the names of [CsvColumns][] unless keys name others. The delimiter is told by the
-header: comma, semicolon or tab; beside a semicolon a number may have a decimal comma.
+Columns have the names of [CsvColumns][] unless keys give others. The header determines the
+delimiter: comma, semicolon or tab. With semicolons, numbers may have a decimal comma.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _MOST_BYTES = 256 << 20
 def read_csv_export(
     annotations: Path, columns: CsvColumns, only: str | None = None
 ) -> list[ExportedImage]:
-    """The images of a CSV file, or of those of a folder.
+    """Read the images of a CSV file, or of the CSV files of a folder.
 
     Args:
         annotations: the file, or a folder.
         columns: names of the columns.
-        only: ``COLUMN:VALUE``: rows in which it is something else are passed over.
+        only: ``COLUMN:VALUE``: rows with another value are ignored.
 
     Raises:
-        AnnotationError: not readable, or without the columns that must be there.
+        AnnotationError: a file is not readable, or lacks required columns.
     """
     files = [annotations]
     if annotations.is_dir():
@@ -55,10 +55,10 @@ def read_csv_export(
 def parse_point_table(
     text: str, where: str, columns: CsvColumns, only: str | None = None
 ) -> list[ExportedImage]:
-    """The images of a CSV text, in the order of their first rows; see [read_csv_export][].
+    """Parse the images of a CSV text, in the order of their first rows; see [read_csv_export][].
 
     Raises:
-        AnnotationError: no header, a column that is missing, or no table.
+        AnnotationError: the header or a column is missing, or it is no table.
     """
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
@@ -95,14 +95,14 @@ def _condition(only: str | None, names: Sequence[str], where: str) -> tuple[str,
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The header of a table, and which of its columns means what."""
+    """The header of a table, and the meaning of its columns."""
 
     names: Sequence[str]
     columns: CsvColumns
     decimal_comma: bool
 
     def check(self, where: str) -> None:
-        """Refuse a table without the columns that must be there."""
+        """Refuse a table without the required columns."""
         missing = [name for name in ("x", "y", "level") if not self._has(name)]
         if not self._has("uid") and not all(part in self.names for part in self._image_parts()):
             missing.append("image")
@@ -120,18 +120,18 @@ class _Table:
             raise AnnotationError(f"{where}: has two columns {twice!r}, wanted one of each name")
 
     def image(self, cells: Mapping[str, str]) -> str:
-        """The image that a row names; empty where it names none."""
+        """Return the image that a row names; empty without one."""
         parts = [cells.get(part, "") for part in self._image_parts()]
         return "/".join(parts) if all(parts) else ""
 
     def cell(self, cells: Mapping[str, str], name: str) -> str:
-        """The cell of a column by what it means."""
+        """Return the cell of a column by its meaning."""
         return cells.get(str(getattr(self.columns, name)).strip().lower(), "")
 
     def entry(
         self, image: tuple[str, str, str], rows: Sequence[tuple[str, dict[str, str]]]
     ) -> ExportedImage:
-        """The rows of one image."""
+        """Return the entry of one image from its rows."""
         name, uid, slice_text = image
         where = rows[0][0]
         try:

@@ -1,9 +1,9 @@
 """CVAT's XML: ``CVAT for images 1.1``, and the tracks of ``CVAT for video 1.1``.
 
-Points, boxes (also turned ones) and the points of skeletons are marks; polygons, polylines, masks,
-ellipses and cuboids are left out. A track marks frames by number, whose images are those that CVAT
-exports beside it: ``frame_000007``. A shape that is ``outside`` is not in the frame. The names of
-a task and of its source are fields of its images, since they may be those of a volume.
+Points, boxes (also rotated ones) and the points of skeletons are read as marks. Polygons,
+polylines, masks, ellipses and cuboids are left out. A track marks frames by number; CVAT exports
+their images with names such as ``frame_000007``. A shape that is ``outside`` is not in the frame.
+The names of a task and of its source are fields of its images, because they may name a volume.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _OTHER_SHAPES = ("polygon", "polyline", "mask", "ellipse", "cuboid")
 
 
 def read_cvat_export(annotations: Path) -> list[ExportedImage]:
-    """The images of CVAT's XML file, or of the XML files of a folder.
+    """Read the images of CVAT's XML file, or of the XML files of a folder.
 
     Raises:
-        AnnotationError: it cannot be read, is not well-formed, has a DOCTYPE, or is none of CVAT's.
+        AnnotationError: a file cannot be read, is not well-formed, has a DOCTYPE, or is not CVAT's.
     """
     found: list[ExportedImage] = []
     for path in sorted(annotations.glob("*.xml")) if annotations.is_dir() else [annotations]:
@@ -47,7 +47,7 @@ def read_cvat_export(annotations: Path) -> list[ExportedImage]:
 
 
 def parse_cvat(root: Any, where: str) -> list[ExportedImage]:
-    """The images of a parsed XML document: those listed, then the frames of its tracks.
+    """Parse the images of an XML document: those listed, then the frames of its tracks.
 
     Raises:
         AnnotationError: its root is not that of CVAT.
@@ -67,7 +67,7 @@ def parse_cvat(root: Any, where: str) -> list[ExportedImage]:
 
 
 def _tasks(root: Any) -> dict[str, Attributes]:
-    """The names of each task and its source by the task's id; of the only one also by ``""``."""
+    """Names of each task and its source by the task's id; those of a single task also by ``""``."""
     found = {}
     for task in [*root.iterfind("meta/task"), *root.iterfind("meta/project/tasks/task")]:
         said = {"task": task.findtext("name"), "source": task.findtext("source")}
@@ -140,7 +140,7 @@ def _frame(
 
 
 def _shapes(node: Any) -> Iterator[Any]:
-    """The elements below a node; comments and processing instructions are none."""
+    """The elements below a node, without comments and processing instructions."""
     return (child for child in node if isinstance(child.tag, str) and child.tag != "attribute")
 
 

@@ -1,8 +1,8 @@
-"""The images that an export speaks of: DICOM, plain images, volumes, found by UID or by name.
+"""The images of an export: DICOM, plain images or volumes, found by UID or by name.
 
-A name is looked up among the files of the images folder and never leads out of it: its last parts
-are compared with theirs, so that ``../a/b.png``, ``/data/upload/1/b.png`` and an address on the web
-all mean the ``b.png`` of the folder, the one below an ``a`` where there are several.
+A name is searched among the files of the images folder and never leads out of it. Its last parts
+are compared with theirs, so ``../a/b.png``, ``/data/upload/1/b.png`` and a web address all mean the
+folder's ``b.png``. If there are several, the one below a folder ``a`` is meant.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the names of files that are uploaded."""
+"""Prefix that Label Studio adds to the names of uploaded files."""
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -63,14 +63,14 @@ class FoundImage:
 
     Attributes:
         image_id: unique among the images found.
-        study_id: what splits keep together.
+        study_id: the unit that splits keep together.
         width, height: in pixels.
         file: path relative to the images folder.
-        path: of the file.
-        header: the slice, of DICOM and volumes; None of plain images.
-        upright: how a volume's slice, as stored, becomes this image, which has its head up; None
-            of DICOM and plain images, which stay as they are.
-        shown: how the slice became the picture that was marked, where that is another one.
+        path: path of the file.
+        header: the slice of DICOM or a volume; None for plain images.
+        upright: how a volume's slice, as stored, becomes this upright image; None for DICOM and
+            plain images, which are not turned.
+        shown: how the slice became the marked picture, if that is different.
     """
 
     image_id: str
@@ -85,24 +85,24 @@ class FoundImage:
 
     @property
     def spacing_rc_mm(self) -> tuple[float, float] | None:
-        """Height and width of a pixel in mm; None where they are not known."""
+        """Height and width of a pixel in mm; None if unknown."""
         spacing = None if self.header is None else self.header.spacing_rc_mm
         transposed = self.upright is not None and self.upright.transpose
         return spacing[::-1] if spacing and transposed else spacing
 
     def pixels(self) -> Pixels:
-        """The image, (height, width)."""
+        """Return the image, (height, width)."""
         if self.header is None:
             return read_image(self.path)
         stored = slice_pixels(self.header)
         return stored if self.upright is None else self.upright.apply(stored)
 
     def places(self, points_xy: npt.ArrayLike, shown: Reorientation | None = None) -> FloatArray:
-        """(N, 2) points of the picture that was marked as points of this image.
+        """Map (N, 2) points of the marked picture to this image.
 
         Args:
             points_xy: the points.
-            shown: in place of `shown`.
+            shown: used instead of the attribute `shown`.
         """
         points = np.array(points_xy, dtype=np.float64).reshape(-1, 2)
         if self.upright is None:
@@ -111,7 +111,7 @@ class FoundImage:
         return self.upright.from_native(points if shown is None else shown.to_native(points))
 
     def fitting_views(self, size_wh: tuple[int, int] | None) -> list[tuple[str, Reorientation]]:
-        """The views in which a volume's slice is a picture of this size."""
+        """Return the views in which a volume's slice gives a picture of this size."""
         if self.header is None or self.upright is None:
             return []
         found = ((view, shown_as(self.header, view, size_wh)) for view in SLICE_VIEWS)
@@ -120,7 +120,7 @@ class FoundImage:
 
 @dataclass(frozen=True, slots=True)
 class SliceStack:
-    """All slices of one study or volume, for marks in the patient."""
+    """All slices of one study or volume, for marks in patient coordinates."""
 
     name: str
     folder: PurePosixPath
@@ -129,24 +129,24 @@ class SliceStack:
 
 
 class ImagesOfExport:
-    """What lies in an images folder, and which of it has been found so far.
+    """The content of an images folder, and which images have been found so far.
 
-    DICOM headers are read when a name or UID is first asked for that is no plain image's.
+    DICOM headers are read at the first request for a name or UID that is not a plain image's.
     """
 
     def __init__(
         self, images: Path, *, studies_by_name: bool = True, slices: SliceRules | None = None
     ) -> None:
-        """List a folder, or take one file of it.
+        """List a folder, or use one file.
 
         Args:
             images: the folder or file.
-            studies_by_name: plain images called ``053-000``, ``053-001`` are of one study; else
-                each is a study of its own, as is right where their patients are known.
-            slices: how entries say which slice of a volume they are of.
+            studies_by_name: plain images called ``053-000``, ``053-001`` belong to one study. If
+                false, each is a study of its own, as is right if their patients are known.
+            slices: rules for the slice of a volume that an entry marks.
 
         Raises:
-            AnnotationError: no such folder or file.
+            AnnotationError: there is no such folder or file.
         """
         if not images.exists():
             raise AnnotationError(f"images={images}: no such folder or file")
@@ -177,15 +177,15 @@ class ImagesOfExport:
             return _DicomIndex.of((), self.root)
         try:
             return _DicomIndex.of(scan(self.source), self.root)
-        except DicomReadError:  # there is none: what is asked for is then said to be missing
+        except DicomReadError:  # without DICOM; requested images are then reported as missing
             return _DicomIndex.of((), self.root)
 
     def find(self, entry: ExportedImage) -> FoundImage:
-        """The image that an entry is of.
+        """Find the image of an entry.
 
         Raises:
-            EntryError: it is not there, several fit, it was found before, cannot be read, or has
-                another size than the entry says.
+            EntryError: it is missing, several fit, it was found before, it cannot be read, or its
+                size differs from the entry's.
         """
         header, file = None, None
         if entry.instance_uid:
@@ -197,10 +197,10 @@ class ImagesOfExport:
     def take(
         self, where: str, header: SliceHeader | None, file: PurePosixPath | None = None
     ) -> FoundImage:
-        """A slice or a plain image as one that an entry is of, with an id of its own.
+        """Take a slice or a plain image for an entry, with a new id.
 
         Raises:
-            EntryError: an earlier entry is of it, or it cannot be read.
+            EntryError: an earlier entry has it, or it cannot be read.
         """
         path = header.path if header is not None else self.root / str(file)
         name = _relative(path, self.root)
@@ -229,7 +229,7 @@ class ImagesOfExport:
 
     @cached_property
     def stacks(self) -> list[SliceStack]:
-        """The studies and volumes of the folder; what cannot be read is in ``unreadable``."""
+        """Return the studies and volumes of the folder; unreadable ones are in ``unreadable``."""
         found = [
             SliceStack(
                 study.name,
@@ -252,7 +252,7 @@ class ImagesOfExport:
         return found
 
     def not_taken(self) -> list[str]:
-        """Plain images, volumes and DICOM studies that no entry is of, by name."""
+        """Return plain images, volumes and DICOM studies without an entry, by name."""
         used = {path for path, _ in self._taken}
         files = [
             file for file in self.files if _is_image(file) if self.root / str(file) not in used
@@ -282,7 +282,7 @@ class ImagesOfExport:
         raise EntryError("other_size", f"{detail}since" + (f"; {others} fits" if others else ""))
 
     def _by_uid(self, entry: ExportedImage) -> SliceHeader | None:
-        """The slice of a UID; None where it is not there, but the entry gives a name too."""
+        """The slice of a UID; None if it is missing but the entry has a name too."""
         found = self._dicom.of_uid.get(entry.instance_uid, [])
         if not found:
             if entry.name:
@@ -321,8 +321,8 @@ class ImagesOfExport:
     def _slice_named(self, entry: ExportedImage, parts: Sequence[str]) -> SliceHeader | None:
         """The slice of a volume, or of a file of several frames, that a picture shows.
 
-        Fields or ``slices=`` name the volume and the slice, or the picture's name does; the only
-        volume of the folder needs no name where the slice is said, and no other volume is named.
+        Fields, ``slices=`` or the picture's name give the volume and the slice. The name of the
+        volume may be missing if the folder has only one, and the slice is given.
         """
         stem = _stem(parts[-1])
         number = slice_said(entry, self._slices, stem)
@@ -344,7 +344,7 @@ class ImagesOfExport:
     def _by_words(
         self, entry: ExportedImage, stem: str, number: int | None
     ) -> tuple[list[tuple[PurePosixPath, int | None]], bool]:
-        """The volumes that a field or ``slices=`` names, and whether it could name nothing else."""
+        """Volumes that a field or ``slices=`` names, and whether it could name nothing else."""
         said, is_certain = volumes_said(entry, self._slices, stem)
         for words in map(path_parts, said):
             names = {words[-1], _stem(words[-1]), PurePosixPath(words[-1]).stem} if words else set()
@@ -356,7 +356,7 @@ class ImagesOfExport:
     def _by_beginning(
         self, parts: Sequence[str], stem: str, number: int | None
     ) -> list[tuple[PurePosixPath, int | None]]:
-        """The volumes whose name a picture's name begins with, the longest, and the slice."""
+        """Volumes with the longest name that a picture's name starts with, and the slice."""
         found: dict[PurePosixPath, int | None] = {}
         for text in dict.fromkeys((stem, _UPLOAD.sub("", stem))):
             for file in self._stacked:
@@ -374,7 +374,7 @@ class ImagesOfExport:
         return (*volumes, *(_relative(path, self.root) for path in several))
 
     def _nearest_volume(self, parts: Sequence[str], is_volume: bool) -> str:
-        """That there is no such volume, and how a slice of the nearest one would be called."""
+        """Message that a volume is missing, with the right name for a slice of the nearest one."""
         if not self._stacked:
             return ""
         names = {_stem(file.name): file for file in reversed(self._stacked)}
@@ -392,7 +392,7 @@ class ImagesOfExport:
         return _longest_match(parts, self._named.get(parts[-1], []))
 
     def _same_stem(self, parts: Sequence[str]) -> list[PurePosixPath]:
-        """Files that are called so but for their suffix; a DICOM file may have any."""
+        """Files with this name up to the suffix; a DICOM file may have any suffix."""
         stem = _stem(parts[-1])
         fitting = self._stemmed.get(stem) or self._dicom.of_stem.get(stem, [])
         return _longest_match(parts, fitting)
@@ -400,7 +400,7 @@ class ImagesOfExport:
     def _opened(
         self, file: PurePosixPath, entry: ExportedImage
     ) -> tuple[PurePosixPath | None, SliceHeader | None]:
-        """A file as a plain image, or as a slice of what it holds."""
+        """A file as a plain image, or as a slice of its content."""
         if _is_plain(file):
             return file, None
         if volume_suffix(Path(file.name)):
@@ -419,7 +419,7 @@ class ImagesOfExport:
         return None, self._slice_of(headers, entry)
 
     def _slice_of(self, headers: Sequence[SliceHeader], entry: ExportedImage) -> SliceHeader:
-        """The slice of a file that is meant: its only one, or that of the number."""
+        """The requested slice of a file: its only one, or that of the number."""
         name, count, first = headers[0].path.name, len(headers), self._slices.first
         if count == 1 and entry.slice_index in (None, headers[0].frame, first):
             return headers[0]
@@ -496,7 +496,7 @@ def _relative(path: Path, root: Path) -> PurePosixPath:
 
 
 def path_parts(name: str) -> tuple[str, ...]:
-    r"""The last parts of a name that an export gives an image, without what leads elsewhere.
+    r"""Return the last parts of an image name in an export, without parts that lead elsewhere.
 
     >>> path_parts("../a/b.png"), path_parts(r"C:\scans\b.png")
     (('a', 'b.png'), ('scans', 'b.png'))
@@ -527,7 +527,7 @@ def _files_below(root: Path) -> Iterator[PurePosixPath]:
 
 
 def _longest_match(parts: Sequence[str], files: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Of files that have a name in common, those that have most of the folders before it too."""
+    """Of files with the same name, those that also share most of the folders above it."""
     if len(files) < 2:
         return files
 
@@ -560,7 +560,7 @@ def _stem(name: str) -> str:
 
 
 def _fit(text: str) -> str:
-    """A text as an image id may be."""
+    """A text as a valid image id."""
     return re.sub(r"[^\w.-]", "-", text).lstrip(".")[:100] or "image"
 
 

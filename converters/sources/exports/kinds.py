@@ -1,4 +1,4 @@
-"""Which tool an export is of, told by its content, and by its name where that is plain."""
+"""Recognition of the tool of an export, by its content, and by its name if that is clear."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ EXPORT_NAMES: dict[str, str] = {
     "prepared": "a prepared source",
     "result": "a result of pipeline predict",
 }
-"""What each kind is, in words that follow "this is"."""
+"""Description of each kind, in words that follow "this is"."""
 
 
 def kind_of_json(content: Any) -> str | None:
-    """The kind of a JSON export by its content; a key of ``EXPORT_NAMES``, or None.
+    """Return the kind of a JSON export by its content: a key of ``EXPORT_NAMES``, or None.
 
     >>> kind_of_json({"shapes": [], "imagePath": "a.png"}), kind_of_json({"markups": []})
     ('labelme', 'slicer')
@@ -66,7 +66,7 @@ def _kind_of_entry(entry: Mapping[str, Any]) -> str | None:
 
 
 def why_no_export(content: Any) -> str:
-    """What a JSON is that is near to an export, and what to do; empty where it is near to none."""
+    """Explain a JSON that resembles an export, and what to do; empty if it resembles none."""
     entries = content if isinstance(content, list) else [content]
     first = next((e for e in entries if isinstance(e, Mapping)), {})
     if "data" not in first and {"annotation_id", "lead_time", "annotator"} & set(first):
@@ -87,7 +87,7 @@ def why_no_export(content: Any) -> str:
 
 
 def kind_of_head(path: Path) -> str | None:
-    """The kind of a file that is no JSON, by its first bytes and name; None where it is not known.
+    """Return the kind of a file that is not JSON, by its first bytes and name; None if unknown.
 
     Besides the kinds there are ``labelme-xml`` (also Pascal VOC) and ``archive``.
     """

@@ -1,7 +1,7 @@
 """LabelMe's JSON: a file for each image, with points and rectangles.
 
-A rectangle has two opposite corners. Shapes of one ``group_id`` belong together; flags that are set
-and the description may say the grade. Polygons, lines, circles and masks are left out.
+A rectangle has two opposite corners. Shapes with the same ``group_id`` belong together. Set flags
+and the description may give the grade. Polygons, lines, circles and masks are left out.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _OF_THE_FILE = ("version", "imagePath", "imageData", "imageHeight", "imageWidth"
 
 
 def read_labelme_export(annotations: Path) -> list[ExportedImage]:
-    """The images of a LabelMe file, or of a folder of them at any depth.
+    """Read the images of a LabelMe file, or of a folder of them at any depth.
 
-    A file that cannot be read is an entry with an error; JSON files of a folder that hold no shapes
-    at all are none of LabelMe's and passed over.
+    A file that cannot be read becomes an entry with an error. JSON files of a folder without any
+    shapes are not LabelMe's, and are ignored.
     """
     if not annotations.is_dir():
         return [parse_labelme_json(load_json(annotations), annotations.name)]
@@ -50,7 +50,7 @@ def read_labelme_export(annotations: Path) -> list[ExportedImage]:
 
 
 def parse_labelme_json(content: Any, where: str) -> ExportedImage:
-    """The image of one LabelMe file."""
+    """Parse the image of one LabelMe file."""
     shapes = content.get("shapes") if isinstance(content, Mapping) else None
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         error = EntryError("bad_entry", f"{where}: shapes is not a list of objects")

@@ -1,8 +1,8 @@
 """Label Studio's JSON: tasks with key points and rectangles in per cent of the image.
 
-Regions of one id are one mark: its labels, and what choices, texts and numbers say of it. Polygons,
-brushes and ellipses are left out, and so are predictions, unless they are asked for. A rectangle is
-turned clockwise about its top left corner; its upright hull is used.
+Regions with the same id are one mark: its labels, and its choices, texts and numbers. Polygons,
+brushes and ellipses are left out, and so are predictions unless requested. A rectangle is rotated
+clockwise about its top left corner; its upright hull is used.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ _ABOUT = ("choices", "textarea", "number", "rating", "taxonomy")
 def read_labelstudio_export(
     annotations: Path, *, predictions: bool = False, annotator: str | None = None
 ) -> list[ExportedImage]:
-    """The tasks of a Label Studio export.
+    """Read the tasks of a Label Studio export.
 
     Args:
         annotations: the JSON file, or a folder of them.
-        predictions: take the first prediction of a task that nobody annotated.
-        annotator: whose annotations count (``completed_by``); None: a task may have one only.
+        predictions: use the first prediction of a task without annotation.
+        annotator: annotator whose annotations count (``completed_by``); None: each task may have
+            only one annotation.
 
     Raises:
         AnnotationError: a file is no such export.
@@ -56,10 +57,10 @@ def read_labelstudio_export(
 def parse_labelstudio(
     content: Any, where: str, predictions: bool = False, annotator: str | None = None
 ) -> list[ExportedImage]:
-    """The tasks of an export's JSON, in its order; see [read_labelstudio_export][].
+    """Parse the tasks of an export's JSON, in its order; see [read_labelstudio_export][].
 
     Raises:
-        AnnotationError: not a list of tasks.
+        AnnotationError: it is not a list of tasks.
     """
     tasks = content if isinstance(content, list) else [content]
     if not all(isinstance(task, dict) for task in tasks):
@@ -101,7 +102,7 @@ def _task(
 
 
 def _image_name(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """The image's address: a key of a usual name, or else the one text that looks like a path."""
+    """The image's address: a key with a usual name, or else the only text like a path."""
     for key in _IMAGE_KEYS:
         if isinstance(data.get(key), str) and data[key].strip():
             return str(data[key]).strip()
@@ -142,7 +143,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _people(completed_by: Any) -> list[str]:
-    """The ways to name an annotator: a number, or id and address of an object."""
+    """Identifiers of an annotator: a number, or id and address of an object."""
     if isinstance(completed_by, Mapping):
         return [text for key in ("id", "email") for text in texts_of(completed_by.get(key))]
     return list(texts_of(completed_by))
@@ -162,7 +163,7 @@ def _read_result(
     where: str,
     listed: MarkList,
 ) -> Attributes:
-    """Read the regions into marks; returns what is said of the image as a whole."""
+    """Read the regions into marks; returns the attributes of the image as a whole."""
     regions: dict[str, list[Mapping[str, Any]]] = {}
     about_image: list[tuple[str, str]] = []
     for number, item in enumerate(result):
@@ -184,7 +185,7 @@ def _has_place(item: Mapping[str, Any]) -> bool:
 
 
 def _said(item: Mapping[str, Any]) -> Attributes:
-    """What a control says, under its own name (``from_name``)."""
+    """The value of a control, under its own name (``from_name``)."""
     value = item.get("value")
     content = value.get(_key_of(item)) if isinstance(value, Mapping) else None
     return tuple((str(item.get("from_name", "")), text) for text in texts_of(content))
@@ -241,7 +242,7 @@ def _read_region(
 
 
 def _pixels(per_cent: float, side: int, start: float = 0.0) -> float:
-    """Per cent of a side in pixels, without the last digits that the way to per cent has cost.
+    """Convert per cent of a side to pixels, without the rounding error of the percentage.
 
     >>> _pixels(30.666666666666668, 375)
     115.0

@@ -1,10 +1,9 @@
-"""What an export of an annotation tool holds, before its words are understood.
+"""The content of an annotation tool's export, before its words are interpreted.
 
-A reader of a tool's files turns them into [ExportedImage][]s and knows nothing of levels, grades or
-images on disk; it can be used by itself. Coordinates are the tool's own pixel numbers, x to the
-right and y down: half a pixel between tools that count from a pixel's corner and those that count
-from its centre is neither added nor taken away. ``point_mm`` is in DICOM's patient coordinates
-(LPS, mm).
+A reader turns a tool's files into [ExportedImage][]s. It knows nothing of levels, grades or images
+on disk, and can be used by itself. Coordinates are the tool's own pixel numbers, x to the right and
+y down. Some tools count from a pixel's corner and some from its centre; this half pixel is not
+corrected. ``point_mm`` is in DICOM's patient coordinates (LPS, mm).
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ class ExportedMark:
     """One point or rectangle.
 
     Attributes:
-        where: says in messages which mark is meant.
-        words: what the tool calls it, the label first; further ones may be its level or grade.
-        point_xy: in pixels; None where it is a rectangle, or a place in the patient.
-        box_xyxy: in pixels, where it is a rectangle.
-        point_mm: a place in the patient, LPS mm.
-        attributes: whatever else the tool says of it.
-        group: marks of one group and image belong together; empty: to none.
-        turned: the rectangle was turned, and ``box_xyxy`` is its upright hull.
+        where: identifies the mark in messages.
+        words: the tool's names of it, the label first; others may be its level or grade.
+        point_xy: in pixels; None for a rectangle, or a point in patient coordinates.
+        box_xyxy: in pixels, for a rectangle.
+        point_mm: a point in patient coordinates, LPS mm.
+        attributes: further attributes of the mark.
+        group: marks of the same group and image belong together; empty: no group.
+        turned: whether the rectangle was rotated, and ``box_xyxy`` is its upright hull.
     """
 
     where: str
@@ -57,7 +56,7 @@ class ExportedMark:
 
 @dataclass(frozen=True, slots=True)
 class DroppedMark:
-    """A mark that can stand for no level: the name of a finding, and what was found."""
+    """A mark that cannot be a level: the name of a finding, and what was found."""
 
     reason: str
     detail: str
@@ -68,14 +67,14 @@ class ExportedImage:
     """One image of an export with its marks.
 
     Attributes:
-        where: says in messages which entry is meant.
-        name: path or address of the image as the tool gives it; may be empty.
-        instance_uid: SOP instance UID, where the export names one.
-        slice_index: of a volume or a file of several frames, from 0; None where it says none.
-        size_wh: width and height in pixels as the tool gives them, or None.
-        attributes: what the tool says of the image.
-        marks: in the order of the export.
-        dropped: marks that can be no level.
+        where: identifies the entry in messages.
+        name: path or address of the image in the export; may be empty.
+        instance_uid: SOP instance UID, if the export has one.
+        slice_index: index in a volume or a file of several frames, from 0; None if not given.
+        size_wh: width and height in pixels in the export, or None.
+        attributes: attributes of the image.
+        marks: marks in the order of the export.
+        dropped: marks that cannot be a level.
         error: why the entry cannot be used at all, or None.
     """
 
@@ -98,15 +97,15 @@ class MarkList:
     dropped: list[DroppedMark] = field(default_factory=list)
 
     def drop(self, reason: str, detail: str) -> None:
-        """Note a mark that can be no level."""
+        """Record a mark that cannot be a level."""
         self.dropped.append(DroppedMark(reason, detail))
 
 
 def json_files(annotations: Path) -> list[tuple[str, Any]]:
-    """Names and contents of a JSON file, or of those of a folder's ``annotations`` or itself.
+    """Return names and contents of a JSON file, or of those in a folder or its ``annotations``.
 
-    Where ``PART.json`` lies beside ``person_keypoints_PART.json`` or ``instances_PART.json``, these
-    are the same part under the names that other tools look for, and are passed over.
+    If ``PART.json`` lies beside ``person_keypoints_PART.json`` or ``instances_PART.json``, the
+    latter are the same part under the names that other tools expect, and are ignored.
 
     Raises:
         AnnotationError: a file cannot be read.
@@ -128,7 +127,7 @@ def json_files(annotations: Path) -> list[tuple[str, Any]]:
 
 
 def size_of(width: Any, height: Any) -> tuple[int, int] | None:
-    """Width and height from numbers or texts; None where they are none.
+    """Return width and height from numbers or texts; None if they are not valid.
 
     >>> size_of("320", 240), size_of(None, 240), size_of(0, 1)
     ((320, 240), None, None)
@@ -143,7 +142,7 @@ def size_of(width: Any, height: Any) -> tuple[int, int] | None:
 
 
 def named(where: str, name: str) -> str:
-    r"""Which entry is meant, in messages: its file and the name of its image, fit for a terminal.
+    r"""Identify an entry in messages by its file and image name, safe for a terminal.
 
     >>> named("a.json", "b.png"), named("a.json", "b\n.png")
     ('a.json, b.png', "a.json, 'b\\n.png'")
@@ -152,7 +151,7 @@ def named(where: str, name: str) -> str:
 
 
 def texts_of(value: Any, depth: int = 0) -> tuple[str, ...]:
-    """A JSON value as texts: a list gives several, null and objects none.
+    """Convert a JSON value to texts: a list gives several, null and objects give none.
 
     >>> texts_of(["v3", 5]), texts_of(2.0), texts_of(True), texts_of(None)
     (('v3', '5'), ('2',), ('true',), ())
@@ -169,17 +168,17 @@ def texts_of(value: Any, depth: int = 0) -> tuple[str, ...]:
 
 
 def attributes_of(content: Any) -> Attributes:
-    """The attributes that an object of JSON holds; what is no plain value is passed over."""
+    """Return the attributes of a JSON object; values that are not plain are ignored."""
     if not isinstance(content, Mapping):
         return ()
     return tuple((str(name), text) for name, value in content.items() for text in texts_of(value))
 
 
 def upright_box(numbers: Sequence[Any], where: str) -> PixelBox:
-    """A box from two corners, whichever they are.
+    """Make a box from two opposite corners, in any order.
 
     Raises:
-        EntryError: not four finite numbers.
+        EntryError: they are not four finite numbers.
     """
     x1, y1, x2, y2 = pixel_numbers(list(numbers), f"{where}: box", "[x1, y1, x2, y2]")
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
@@ -188,7 +187,7 @@ def upright_box(numbers: Sequence[Any], where: str) -> PixelBox:
 def turned_box(
     box_xyxy: PixelBox, degrees: float, about_xy: tuple[float, float]
 ) -> tuple[PixelBox, bool]:
-    """The upright hull of a box turned clockwise about a point, and whether it is turned at all.
+    """Return the upright hull of a box rotated clockwise about a point, and whether it is rotated.
 
     >>> turned_box((0, 0, 4, 2), 90, (2, 1))[0]
     (1.0, -1.0, 3.0, 3.0)

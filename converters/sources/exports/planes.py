@@ -1,4 +1,4 @@
-"""Marks in the patient (3D Slicer) as points of one slice: the nearest one of their study."""
+"""Marks in patient coordinates (3D Slicer) as points of the nearest slice of their study."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from spineline.datasets.dicom.select import choose_slice
 
 
 def stack_of(entry: ExportedImage, images: ImagesOfExport) -> SliceStack:
-    """The study or volume that a markups file belongs to.
+    """Find the study or volume of a markups file.
 
-    It is the only one of the folder, or the one whose name the file or the folder that it lies in
-    bears (``STUDY.mrk.json``, ``STUDY/discs.mrk.json``).
+    It is the only one of the folder, or the one named like the file or the file's folder
+    (``STUDY.mrk.json``, ``STUDY/discs.mrk.json``).
 
     Raises:
         EntryError: none fits, or several do.
@@ -51,23 +51,23 @@ def _first_part(stack: SliceStack) -> str:
 
 
 def _begins(word: str, name: str) -> bool:
-    """Whether a word is a name with an ending of its own, such as ``STUDY-discs``."""
+    """Whether a word is a name with a suffix, such as ``STUDY-discs``."""
     return word.startswith(name) and not word[len(name) :][:1].isalnum()
 
 
 def on_nearest_slice(
     entry: ExportedImage, stack: SliceStack, farthest_mm: float
 ) -> tuple[SliceHeader, ExportedImage, float]:
-    """The slice that most points lie in, the entry with its points in pixels, and how far they are.
+    """Choose the slice that contains most points, and convert the points to its pixels.
 
-    The series that ``pipeline predict`` would choose is preferred where the points lie in it.
-    Points further off the slice than ``farthest_mm`` are dropped.
+    The series that ``pipeline predict`` would choose is preferred if the points lie in it. Points
+    further from the slice than ``farthest_mm`` are dropped.
 
     Returns:
-        The slice, the entry, and the largest distance in mm of a point that is kept.
+        The slice, the entry, and the largest distance in mm of a kept point.
 
     Raises:
-        EntryError: no slice has a place in the patient, or all points are too far off.
+        EntryError: no slice has a place in the patient, or all points are too far away.
     """
     points = [mark.point_mm for mark in entry.marks if mark.point_mm is not None]
     if not points:
@@ -85,7 +85,7 @@ def on_nearest_slice(
     for mark in entry.marks:
         if mark.point_mm is None:
             continue
-        # millionths of a pixel are what the way into the patient and back has cost
+        # rounding removes the error of conversion to the patient and back
         x, y, off_mm = patient_to_pixel(header, [mark.point_mm])[0].round(6).tolist()
         if abs(off_mm) > farthest_mm:
             detail = f"{mark.where}: lies {abs(off_mm):.1f} mm off the slice, allowed "

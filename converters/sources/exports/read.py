@@ -1,9 +1,8 @@
-"""An export of another tool as an annotation source: words understood, images found, levels judged.
+"""Another tool's export as a source: words are interpreted, images found, levels checked.
 
-What becomes of a mark: it is used; or left out with a finding that says why. What becomes of an
-image: it is a record; or left out with a reason, as the other sources do it. Nothing is guessed: a
-level that is marked twice in one image makes its entry an error, as does an image that is there
-twice.
+Each mark is used, or left out with a finding that gives the reason. Each image becomes a record, or
+is left out with a reason, as in the other sources. Nothing is guessed: a level that is marked twice
+in one image makes its entry an error, and so does an image that occurs twice.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ _LEFT_OUT = "mark left out"
 
 @dataclass(frozen=True, slots=True)
 class ExportRules:
-    """How an export is understood.
+    """Rules for reading an export.
 
     Attributes:
-        words: what its words stand for.
-        patient: the attribute or column that names the patient; None: none does.
-        own_boxes: rectangles stay the boxes of their structures; else the box rule makes all boxes.
-        empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
-        studies_by_name: plain images called ``053-000``, ``053-001`` are of one study.
-        off_slice_mm: points in the patient further off the nearest slice are left out.
-        slices: which slice of a volume a picture is, and how it was shown.
+        words: meaning of its words.
+        patient: attribute or column that names the patient, or None.
+        own_boxes: keep rectangles as the structures' boxes; else the box rule makes all boxes.
+        empty_tag: grade of a structure without one; None leaves it unlabelled.
+        studies_by_name: plain images called ``053-000``, ``053-001`` belong to one study.
+        off_slice_mm: points further from the nearest slice are left out.
+        slices: rules for the slice of a volume in a picture, and its view.
     """
 
     words: WordMap = field(default_factory=WordMap)
@@ -62,13 +61,13 @@ class ExportRules:
 def source_of_export(
     kind: ExportKind, entries: Sequence[ExportedImage], images: Path, rules: ExportRules
 ) -> AnnotationSource:
-    """Entries of an export as a source; images are looked up, and no pixel of theirs is decoded.
+    """Convert entries of an export to a source; images are located, not decoded.
 
     Args:
         kind: the tool.
-        entries: what its reader made of its files.
+        entries: entries from its reader.
         images: the folder of images: DICOM, plain images or volumes.
-        rules: how.
+        rules: rules for reading it.
 
     Raises:
         AnnotationError: there is no such folder.
@@ -103,7 +102,7 @@ def _attributes(entry: ExportedImage, mark: Any) -> Iterable[tuple[str, str]]:
 
 
 def _value_of(entry: ExportedImage, name: str) -> str:
-    """The one value of an attribute of an image, or else of its marks; empty where it has none."""
+    """The value of an attribute of an image, or else of its marks; empty without one."""
     wanted = name.casefold()
     own = [value for key, value in entry.attributes if key.casefold() == wanted]
     of_marks = (v for m in entry.marks for k, v in m.attributes if k.casefold() == wanted)
@@ -111,7 +110,7 @@ def _value_of(entry: ExportedImage, name: str) -> str:
 
 
 def _has_grades(entries: Sequence[ExportedImage], words: WordMap) -> bool:
-    """Whether the export says anything of grades, so that one without is worth noting."""
+    """Whether the export has any grades, so that a missing one is worth a finding."""
     return any(
         any(words.grade_texts(mark.attributes, kind) for kind in KINDS)
         or any(is_grade_word(word) for word in mark.words)
@@ -149,7 +148,7 @@ class _Reader:
         self.unknown_grades: Counter[str] = Counter()
 
     def read(self, entry: ExportedImage) -> None:
-        """One entry to a record, or to a reason why there is none."""
+        """Read an entry into a record, or record the reason why it is left out."""
         if entry.error is not None:
             self._fail(entry, entry.where, entry.error)
             return
@@ -161,7 +160,7 @@ class _Reader:
         self._read_found(entry, found)
 
     def read_places(self, entries: Sequence[ExportedImage]) -> None:
-        """Entries of points in the patient: those of one study are read as one."""
+        """Read entries of points in patient coordinates; those of one study are joined."""
         stacks: dict[str, tuple[SliceStack, ExportedImage]] = {}
         for entry in entries:
             try:
@@ -248,7 +247,7 @@ class _Reader:
         for mark in entry.marks:
             level, others = self._level_of(mark)
             if level is None and mark.group and is_grade_word(mark.words[0]):
-                continue  # says the grade of its group
+                continue  # it gives the grade of its group
             if level is None:
                 word = mark.words[0]
                 self.unknown_levels[cut(word)] += 1
@@ -270,7 +269,7 @@ class _Reader:
         return found
 
     def _level_of(self, mark: ExportedMark) -> tuple[str | None, tuple[str, ...]]:
-        """The level that the first of the words names that names any, and the other words."""
+        """The level of the first word that names one, and the other words."""
         for n, word in enumerate(mark.words):
             if (level := self.rules.words.level(word)) is not None:
                 return level, mark.words[:n] + mark.words[n + 1 :]
@@ -279,7 +278,7 @@ class _Reader:
     def _grade(
         self, mark: ExportedMark, others: Sequence[str], kind: Kind
     ) -> tuple[tuple[str, ...], tuple[str, str] | None]:
-        """Tags of a mark and what is wrong with them: by attributes, or else its other words."""
+        """Tags of a mark and their problem, if any: from attributes, or else its other words."""
         words = self.rules.words
         said = words.grade_texts(mark.attributes, kind)
         said = said or [word for word in others if words.grade(word, kind) is not None]
@@ -294,7 +293,7 @@ class _Reader:
                 return (), ("unknown_tag", detail)
         joined = {tag for _, known in tags for tag in known or ()}
         if not joined:
-            return (), None  # the map says that it stands for no grade
+            return (), None  # the map assigns no grade to it
         if (ordered := ordered_tags(joined, kind)) is None:
             detail = (
                 f"its {kind} grades are {', '.join(sorted(joined))}: one grade, at most with v5"
@@ -305,7 +304,7 @@ class _Reader:
     def _with_group_grades(
         self, understood: Sequence[_Understood], entry: ExportedImage
     ) -> list[_Understood]:
-        """Marks with the grades that further marks of their group say, where it has one level."""
+        """Marks with the grades from other marks of their group, if that has only one level."""
         found = list(understood)
         for n, one in enumerate(understood):
             group = one.mark.group
@@ -318,7 +317,7 @@ class _Reader:
         return found
 
     def _paired(self, understood: Sequence[_Understood], frame: MarkedImage) -> list[_Understood]:
-        """One mark for each level: a point and a rectangle of one level are one.
+        """One mark for each level: a point and a rectangle of one level are joined.
 
         Raises:
             EntryError: a level is marked twice.
@@ -376,7 +375,7 @@ class _Reader:
         self.builder.leave_out(image_id, study or image_id, known)
 
     def source(self) -> AnnotationSource:
-        """What was read, as a source."""
+        """Return the source of all entries."""
         for name, reason in self.images.unreadable.items():
             self.builder.note(name, name, "unreadable_image", reason, "not looked at")
         for name in self.images.not_taken():
@@ -402,7 +401,7 @@ class _Reader:
 
 
 def _placed(entry: ExportedImage, found: FoundImage) -> ExportedImage:
-    """An entry with its marks in pixels of the image that the dataset gets."""
+    """An entry with its marks in pixels of the dataset's image."""
     if found.upright is None:
         return entry
     marks = []
@@ -424,11 +423,11 @@ def _placed(entry: ExportedImage, found: FoundImage) -> ExportedImage:
 
 
 _FEWEST_IN_ORDER = 4
-"""Levels that say which way is down."""
+"""Levels that show which way is down."""
 
 
 def _check_upright(marks: Sequence[MarkedPoint], entry: ExportedImage, found: FoundImage) -> None:
-    """Refuse marks whose levels do not run downwards: the order of levels would rename them all.
+    """Refuse marks whose levels do not run downwards, because their order would rename them all.
 
     Raises:
         EntryError: the image is upside down or lies on its side.

@@ -1,7 +1,7 @@
-"""3D Slicer's markups: ``.mrk.json`` and the older ``.fcsv``, points in the patient.
+"""3D Slicer's markups: ``.mrk.json`` and the older ``.fcsv``, points in patient coordinates.
 
-A file holds no image: which study it belongs to is told by its name. Coordinates are LPS or RAS, as
-the file says, in mm; an ``.fcsv`` that says nothing is RAS, as old versions wrote it.
+A file holds no image; its name identifies the study. Coordinates are LPS or RAS, as the file
+states, in mm. An ``.fcsv`` without a statement is RAS, as old versions wrote it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _MOST_BYTES = 64 << 20
 
 
 def markup_suffix(path: Path) -> str:
-    """What the name of a markups file ends in; empty where it is none by its name."""
+    """Return the suffix of a markups file; empty if it is not one by its name."""
     return next((s for s in MARKUP_SUFFIXES if path.name.lower().endswith(s)), "")
 
 
 def markup_files(annotations: Path) -> list[Path]:
-    """The markups file itself, or those of a folder at any depth, sorted."""
+    """Return the markups file itself, or those of a folder at any depth, sorted."""
     if not annotations.is_dir():
         return [annotations]
     return [
@@ -60,10 +60,10 @@ def markup_files(annotations: Path) -> list[Path]:
 
 
 def read_slicer_export(annotations: Path) -> list[ExportedImage]:
-    """The markups files of a folder (or one file), each as an entry of points in the patient.
+    """Read the markups files of a folder (or one file), each as an entry of points in the patient.
 
-    The name of an entry is the file's path in the folder without its suffix. A file that cannot be
-    read is an entry with an error.
+    The name of an entry is the file's relative path without its suffix. A file that cannot be read
+    becomes an entry with an error.
     """
     found = []
     for path in markup_files(annotations):
@@ -85,10 +85,10 @@ def read_slicer_export(annotations: Path) -> list[ExportedImage]:
 
 
 def parse_markups(content: Any, where: str, name: str = "") -> ExportedImage:
-    """The points of a ``.mrk.json``.
+    """Parse the points of a ``.mrk.json``.
 
     Raises:
-        EntryError: no markups, or in coordinates or units that are not known here.
+        EntryError: it has no markups, or its coordinates or units are unknown.
     """
     markups = content.get("markups") if isinstance(content, Mapping) else None
     if not isinstance(markups, list) or not all(isinstance(entry, dict) for entry in markups):
@@ -111,10 +111,10 @@ def parse_markups(content: Any, where: str, name: str = "") -> ExportedImage:
 
 
 def parse_fcsv(text: str, where: str, name: str = "") -> ExportedImage:
-    """The points of an ``.fcsv``.
+    """Parse the points of an ``.fcsv``.
 
     Raises:
-        EntryError: coordinates that are not known here, or a row without its numbers.
+        EntryError: its coordinates are unknown, or a row lacks its numbers.
     """
     system, columns, rows = "RAS", _COLUMNS, list[tuple[int, str]]()
     for number, line in enumerate(text.splitlines(), 1):
@@ -159,7 +159,7 @@ def _system(value: Any, where: str) -> str:
 
 
 def _check_unit(value: Any, where: str) -> None:
-    """Refuse another unit than mm; a file without units has mm, as Slicer writes them."""
+    """Refuse other units than mm; files without units are in mm, as Slicer writes them."""
     units = [texts_of(v)[:1] or ("",) for v in (value if isinstance(value, list) else [value])]
     if value is not None and any(unit[0].lower() not in ("mm", "millimeter") for unit in units):
         raise EntryError("bad_entry", f"{where}: coordinateUnits is {short(value)}, wanted mm")

@@ -1,12 +1,12 @@
-r"""Which slice of a volume a picture of an export is, and how that slice was shown.
+r"""The slice of a volume that a picture of an export shows, and its view.
 
-Tools that mark pictures open no volumes: somebody has saved slices as pictures before. Which slice
-a picture is of is said by a field of its entry (``slice: 12``), or by its name behind the name of
-the volume: ``case7_s12.png``, ``case7.nii.gz_012.png``, ``case7/slice_012.png``. Numbers run along
-the axis from side to side, in the order of the file.
+Tools that mark pictures cannot open volumes, so slices were saved as pictures before. The slice is
+given by a field of the picture's entry (``slice: 12``), or by its name after the name of the
+volume: ``case7_s12.png``, ``case7.nii.gz_012.png``, ``case7/slice_012.png``. Numbers run along the
+left-right axis, in the order of the file.
 
-A picture may show the slice in another way than the file holds it. `SLICE_VIEWS` are the usual
-ones; its size and the order of its levels are checked against the one that is named.
+A picture may show the slice differently from the file. `SLICE_VIEWS` lists the usual views. The
+picture's size and the order of its levels are checked against the given view.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ SLICE_VIEWS: dict[str, str] = {
     "array": "as nibabel's volume[n]: y along the first of them, x along the second",
     "rot90": "as np.rot90(volume[n]) of the latter",
 }
-"""How slices of volumes are shown as pictures."""
+"""Ways in which slices of volumes are shown as pictures."""
 
 SLICE_FIELDS = (
     "slice", "slice_index", "slice_idx", "slice_id", "slice_number", "slice_no",
     "frame", "frame_id", "frame_index", "frame_number",
 )  # fmt: skip
-"""Fields of an entry that say the slice; letters' case does not matter."""
+"""Fields of an entry that give the slice, regardless of case."""
 
 VOLUME_FIELDS = ("volume", "volume_name", "volume_id", "nifti", "series", "video")
-"""Fields of an entry that say the volume."""
+"""Fields of an entry that give the volume."""
 
 _FRAME = re.compile(r"frame_(\d{6,})", re.IGNORECASE)
-"""What CVAT calls a frame of a task that was made from a video or a volume."""
+"""CVAT's name for a frame of a task that was made from a video or a volume."""
 
 _BEHIND_VOLUME = re.compile(
     r"[\W_]+(?:(?:sagittal|sag|slice|slc|sl|s|image|img|im|i|frame|fr|f|x|y|z|no|nr)[\W_]*)?(\d{1,6})",
@@ -54,13 +54,13 @@ _IN_FOLDER = re.compile(r"[^\W\d_]*[\W_]*(\d{1,6})")
 
 @dataclass(frozen=True)
 class SliceRules:
-    """How an export says which slice of a volume a picture is, and how it was shown.
+    """Rules for the slice of a volume that a picture shows, and its view.
 
     Attributes:
-        slices: a regular expression of the picture's name without suffix, with a group ``slice``
-            and, where there are several volumes, a group ``volume``; or the name of a field that
-            holds the number; None: see the module.
-        first: the number of the first slice.
+        slices: a regular expression for the picture's name without suffix, with a group ``slice``
+            and, with several volumes, a group ``volume``; or the name of a field that holds the
+            number; None: see the module.
+        first: number of the first slice.
         view: one of `SLICE_VIEWS`.
     """
 
@@ -69,13 +69,13 @@ class SliceRules:
     view: str = "upright"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError: no regular expression, or one without a group ``slice``."""
+        """Check ``slices``; raises ConfigError for an expression that is invalid or lacks ``slice``."""
         if self.pattern is not None and "slice" not in self.pattern.groupindex:
             msg = f"slices={self.slices}: has no group slice; wanted a field's name, or such as "
             raise ConfigError(msg + r"(?P<volume>.+)_s(?P<slice>\d+)")
 
     def check_field(self, entries: Sequence[ExportedImage]) -> None:
-        """Raises ConfigError: ``slices`` is the name of a field that no entry has."""
+        """Check ``slices``; raises ConfigError if it is the name of a field that no entry has."""
         if self.slices is None or self.pattern or any(field_of(e, [self.slices]) for e in entries):
             return
         given = list({name: None for entry in entries for name, _ in entry.attributes})[:20]
@@ -84,7 +84,7 @@ class SliceRules:
 
     @cached_property
     def pattern(self) -> re.Pattern[str] | None:
-        """The regular expression, where ``slices`` is one."""
+        """The regular expression, if ``slices`` is one."""
         if self.slices is None or re.fullmatch(r"[\w .-]+", self.slices):
             return None
         try:
@@ -99,22 +99,22 @@ class SliceRules:
             ) from error
 
     def fields(self) -> tuple[str, ...]:
-        """The names of the fields that may say the slice."""
+        """Return the names of the fields that may give the slice."""
         return SLICE_FIELDS if self.slices is None or self.pattern else (self.slices,)
 
 
 def field_of(entry: ExportedImage, names: Sequence[str]) -> str:
-    """What the first of some fields says that an entry has; empty where it has none of them."""
+    """Return the value of the first of some fields that an entry has; empty without any."""
     given = {name.casefold(): text for name, text in reversed(entry.attributes)}
     return next((given[name.casefold()] for name in names if name.casefold() in given), "")
 
 
 def slice_said(entry: ExportedImage, rules: SliceRules, stem: str) -> int | None:
-    """The number of the slice by a field, a pattern, or the name of a frame of CVAT.
+    """Return the slice's number from a field, a pattern, or the name of a CVAT frame.
 
     Args:
-        entry: of the export.
-        rules: how it is said.
+        entry: entry of the export.
+        rules: rules for the slice.
         stem: the picture's name without suffix.
 
     Raises:
@@ -143,9 +143,9 @@ def _number(text: str, entry: ExportedImage, what: str) -> int:
 def volumes_said(
     entry: ExportedImage, rules: SliceRules, stem: str
 ) -> tuple[tuple[str, ...], bool]:
-    """What a pattern or fields call the volume, and whether that can be nothing but a volume.
+    """Return the volume's name from a pattern or fields, and whether it must be a volume.
 
-    Of CVAT, the name of the task and that of its source may be the volume's.
+    In CVAT, the name of the task or of its source may be that of the volume.
     """
     found = None if rules.pattern is None else rules.pattern.fullmatch(stem)
     if found is not None and found.groupdict().get("volume"):
@@ -156,13 +156,13 @@ def volumes_said(
 
 
 def slice_in_name(parts: Sequence[str], stem: str, volume: PurePosixPath, bare: str) -> int | None:
-    r"""The number of a slice that a picture's name says behind the name of a volume.
+    r"""Return the slice number that follows the name of a volume in a picture's name.
 
     Args:
-        parts: of the picture's path.
+        parts: parts of the picture's path.
         stem: the picture's name without suffix.
-        volume: the file.
-        bare: its name without suffix.
+        volume: the volume's file.
+        bare: the volume's name without suffix.
 
     >>> slice_in_name(("case7_s012.png",), "case7_s012", PurePosixPath("case7.nii.gz"), "case7")
     12
@@ -180,7 +180,7 @@ def slice_in_name(parts: Sequence[str], stem: str, volume: PurePosixPath, bare: 
 
 
 def view_of(header: SliceHeader, view: str) -> Reorientation:
-    """How a slice of a volume becomes the picture of a view; pixels stay as large as they are."""
+    """Return how a slice of a volume becomes the picture of a view; pixels keep their size."""
     rows, columns = header.rows, header.columns
     if view == "upright":
         return replace(standard_orientation(header), scaled_hw=None)
@@ -192,9 +192,9 @@ def view_of(header: SliceHeader, view: str) -> Reorientation:
 def shown_as(
     header: SliceHeader, view: str, size_wh: tuple[int, int] | None
 ) -> Reorientation | None:
-    """How a slice became a picture of this size in a view; None where it cannot have.
+    """Return how a slice became a picture of this size in a view; None if it cannot have.
 
-    Upright pictures may have been saved with pixels made square, as viewers show them.
+    Upright pictures may have been saved with square pixels, as viewers show them.
     """
     turn = view_of(header, view)
     if size_wh in (None, turn.size_hw[::-1]):

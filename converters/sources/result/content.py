@@ -1,14 +1,17 @@
-"""What counts in one ``result.json``, as ``pipeline predict`` wrote it or corrected by hand.
+"""The relevant content of one ``result.json``, as ``pipeline predict`` wrote it or edited by hand.
 
-What counts in a file: the identity of the image (``instance_uid``; ``file`` and ``slice`` of a
-volume; or of a plain image the name of the result's folder) and its size; of each structure
-``level``, ``point_xy``, ``confidence``, and the classes of ``seven`` and ``binary``, which become
-pathology tags (their probabilities and ``point_mm`` are not looked at, but where a file holds
-several frames: the plane that ``point_mm`` lie in tells the frame); ``naming.abstained``. So a
-point can be moved, a class changed, a structure deleted or added (``level`` and ``point_xy`` will
-do; null or absent codes leave it unlabelled).
-Levels are taken as they are named and must run top to bottom. Coordinates as in
-[spineline.datasets.types][].
+These parts of a file are read:
+
+- The identity of the image, and its size. The identity is ``instance_uid``, or ``file`` and
+  ``slice`` of a volume, or for a plain image the name of the result's folder.
+- ``level``, ``point_xy`` and ``confidence`` of each structure, and the classes of ``seven`` and
+  ``binary``, which become pathology tags. Their probabilities are ignored. ``point_mm`` is only
+  used with a file of several frames, where its plane identifies the frame.
+- ``naming.abstained``.
+
+So a point can be moved, a class changed, and a structure deleted or added. A new structure needs
+only ``level`` and ``point_xy``; null or absent codes leave it unlabelled. Levels are used as named,
+and must run top to bottom. Coordinates are those of [spineline.datasets.types][].
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ _STRUCTURE_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class ResultStructure:
-    """One structure of a result, checked; see the module's text."""
+    """One structure of a result, checked; see the module."""
 
     level: str
     point_xy: tuple[float, float]
@@ -62,7 +65,7 @@ class ResultStructure:
 
 @dataclass(frozen=True, slots=True)
 class ResultContent(ResultImage):
-    """What counts in one ``result.json``."""
+    """The relevant content of one ``result.json``."""
 
     structures: tuple[ResultStructure, ...]
     abstained: bool
@@ -71,14 +74,15 @@ class ResultContent(ResultImage):
 
 
 def parse_result(content: Any, where: str) -> ResultContent:
-    """What counts in the values of a ``result.json``.
+    """Parse the values of a ``result.json``.
 
     Args:
-        content: of the JSON.
-        where: names the file in messages, before the field.
+        content: content of the JSON.
+        where: name of the file for messages, before the field.
 
     Raises:
-        EntryError: of another version, or a field is missing or malformed; names the field.
+        EntryError: the version is unknown, or a field is missing or malformed; the message names
+            the field.
     """
     if not isinstance(content, dict) or content.get("schema") not in RESULT_SCHEMAS:
         given = content.get("schema") if isinstance(content, dict) else content
@@ -95,7 +99,7 @@ def parse_result(content: Any, where: str) -> ResultContent:
     _check_once(structures, where)
     uid, (file, number) = _uid(content, "instance_uid", where), _slice(image, where)
     in_volume = uid is None and file is not None and bool(volume_suffix(Path(file)))
-    if not in_volume:  # which may be stored upside down; it is set upright first
+    if not in_volume:  # volumes may be stored upside down, and are turned upright first
         check_order(structures, where)
     return ResultContent(
         study_uid=_uid(content, "study_uid", where),
@@ -114,7 +118,7 @@ def parse_result(content: Any, where: str) -> ResultContent:
 
 
 def _slice(image: Mapping[str, Any], where: str) -> tuple[str | None, int | None]:
-    """The file that the image is a slice of, and the number of the slice; None where neither is."""
+    """The file of the image's slice, and the number of the slice; None if neither is given."""
     file, number = image.get("file"), image.get("slice")
     _check(file is None or isinstance(file, str), f"{where}: image.file", file, "a name, or null")
     whole = number is None or (type(number) is int and 0 <= number < _MOST_SLICES)
@@ -123,7 +127,7 @@ def _slice(image: Mapping[str, Any], where: str) -> tuple[str | None, int | None
 
 
 def _check_once(structures: Sequence[ResultStructure], where: str) -> None:
-    """Refuse levels that are named twice."""
+    """Refuse levels that occur twice."""
     order = (*EXTRA_LEVELS, *LEVELS)
     names = [s.level for s in structures]
     twice = [level for level in order if names.count(level) > 1]
@@ -136,7 +140,7 @@ def check_order(structures: Sequence[ResultStructure], where: str) -> None:
     """Refuse levels that do not run from top to bottom.
 
     Raises:
-        EntryError: names the first two that do not.
+        EntryError: the message names the first two that do not.
     """
     order = (*EXTRA_LEVELS, *LEVELS)
     ranked = sorted(structures, key=lambda s: order.index(s.level))
@@ -173,7 +177,7 @@ def _structure(item: Any, where: str) -> ResultStructure:
 
 
 def _check_spelling(item: Mapping[str, Any], where: str) -> None:
-    """Refuse an unknown key that looks like a known one which is not there."""
+    """Refuse an unknown key that resembles a known one that is missing."""
     absent = [key for key in _STRUCTURE_KEYS if key not in item]
     for key in item:
         meant = difflib.get_close_matches(key, absent, n=1, cutoff=0.75)
@@ -183,7 +187,7 @@ def _check_spelling(item: Mapping[str, Any], where: str) -> None:
 
 
 def _place(value: Any) -> tuple[float, float, float] | None:
-    """A ``point_mm``; None for anything that is none, since but frames are told by it."""
+    """A ``point_mm``; None if it is not valid, because it only serves to identify frames."""
     numbers = value if isinstance(value, list) and len(value) == 3 else ()
     if not numbers or not all(type(n) in (int, float) and abs(n) < _FAR_MM for n in numbers):
         return None
@@ -192,7 +196,7 @@ def _place(value: Any) -> tuple[float, float, float] | None:
 
 
 def _tags(item: Mapping[str, Any], level: str, where: str) -> tuple[str, ...]:
-    """The pathology tags behind a structure's codes; none where both are null or absent."""
+    """The pathology tags of a structure's codes; empty if both are null or absent."""
     kind = kind_of_level(level)
     seven = _code(item, "seven", len(SEVEN_NAMES), where)
     binary = _code(item, "binary", 2, where)
@@ -209,7 +213,7 @@ def _tags(item: Mapping[str, Any], level: str, where: str) -> tuple[str, ...]:
 
 
 def _code(item: Mapping[str, Any], name: str, count: int, where: str) -> int:
-    """The class of a code; -1 where the structure has none."""
+    """The class of a code; -1 without one."""
     grade = item.get(name)
     if grade is None:
         return -1

@@ -1,10 +1,10 @@
-"""``corrections.json``: what a reader changed of a ``result.json``, which stays as it is.
+"""``corrections.json``: a reader's changes to a ``result.json``, which itself is not changed.
 
-The file lies beside its result and is bound to it by the SHA-256 of its bytes. It holds the
-differences alone: of each structure that was changed the level that the result gives it (``of``),
-and what takes the place of its point, level or grades; structures that a reader added have no
-``of``. `corrected_values` makes the corrected result of both. One that is written by hand needs
-``schema``, ``result_sha256`` and ``changes`` (or ``looked_at: true``).
+The file lies beside its result, and refers to it by the SHA-256 of the result's bytes. It holds
+only the differences. Each changed structure has its level in the result (``of``) and a new point,
+level or grades. Structures that a reader added have no ``of``. `corrected_values` makes the
+corrected result from both. A file written by hand needs ``schema``, ``result_sha256`` and
+``changes`` (or ``looked_at: true``).
 
 Points are in native pixels of the result's image, as in [spineline.datasets.types][].
 """
@@ -31,10 +31,10 @@ CORRECTIONS_SCHEMA = "spineline-corrections/1"
 BEYOND_ABOVE = ("T10-T11", "T11", "T11-T12", "T12")
 BEYOND_BELOW = ("S1", "S1-S2", "S2", "S2-S3")
 LEVELS_AND_BEYOND: tuple[str, ...] = (*BEYOND_ABOVE, *LEVELS, *BEYOND_BELOW)
-"""The eleven levels and those that a chain's ends get where it is shifted by up to two vertebrae.
+"""The eleven levels, and those of a chain's ends after a shift by up to two vertebrae.
 
-A structure beyond the eleven is no part of the corrected result. Its place is kept all the same, so
-that a chain that is shifted there and back is whole again.
+A structure beyond the eleven is not part of the corrected result. Its place is still kept, so that
+a chain that is shifted and shifted back is complete again.
 """
 
 MOST_LETTERS = 4000
@@ -44,21 +44,21 @@ _SETTLED_BY_LOOK = (*_SETTLED_BY_NAMES, "low_confidence")
 
 
 class StaleCorrectionsError(AnnotationError):
-    """The result was written anew since it was corrected."""
+    """The result was written again after it was corrected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a reader changed of one structure; None: it stays as it is.
+    """A reader's change of one structure; None leaves a value unchanged.
 
     Attributes:
-        of: its level in the result; None where the reader added it.
+        of: its level in the result; None if the reader added it.
         level: one of `LEVELS_AND_BEYOND`, of the same kind.
-        point_xy: its place; the box moves along.
-        point_mm: the same in the patient's frame, where the geometry is known.
+        point_xy: its point in native pixels; the box moves with it.
+        point_mm: the same in patient coordinates, if the geometry is known.
         seven: code of the grade, 0 … 6.
-        v5: whether a disc bears a Schmorl's node.
-        deleted: it is none.
+        v5: whether a disc has a Schmorl's node.
+        deleted: whether it is not a structure.
     """
 
     of: str | None
@@ -71,11 +71,11 @@ class Change:
 
     @property
     def now(self) -> str:
-        """Its level as corrected."""
+        """Its corrected level."""
         return self.level or self.of or ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what stays as it is, is left out."""
+        """Return plain values without unchanged ones."""
         plain: dict[str, Any] = {"of": self.of}
         if self.deleted:
             return {**plain, "deleted": True}
@@ -91,15 +91,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """What a reader made of one result.
+    """A reader's corrections of one result.
 
     Attributes:
-        result_sha256: of the bytes of the ``result.json`` that was looked at.
-        changes: of structures, in order of the levels.
-        revision: counts the times that it was stored.
-        looked_at: whether the reader is done with the study.
-        comment: the reader's words.
-        reviewer, time: who and when (UTC, ISO 8601), where the reader asked for them to be kept.
+        result_sha256: SHA-256 of the bytes of the reviewed ``result.json``.
+        changes: changes of structures, in order of the levels.
+        revision: number of times that it was stored.
+        looked_at: whether the reader has finished the study.
+        comment: the reader's comment.
+        reviewer, time: who and when (UTC, ISO 8601), if the reader requested to keep them.
     """
 
     result_sha256: str
@@ -116,7 +116,7 @@ class Corrections:
         return any(c.of is not None and not c.deleted and c.now != c.of for c in self.changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values in the layout of ``corrections.json``."""
+        """Return plain values in the layout of ``corrections.json``."""
         more = {"reviewer": self.reviewer, "time": self.time}
         return {
             "schema": CORRECTIONS_SCHEMA,
@@ -130,14 +130,14 @@ class Corrections:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Corrections:
-        """The corrections behind plain values.
+        """Make corrections from plain values.
 
         Args:
-            value: of the JSON.
-            where: names the file in messages, before the field.
+            value: content of the JSON.
+            where: name of the file for messages, before the field.
 
         Raises:
-            AnnotationError: another schema, or a field is malformed.
+            AnnotationError: the schema is unknown, or a field is malformed.
         """
         schema = value.get("schema") if isinstance(value, Mapping) else type(value).__name__
         _check(schema == CORRECTIONS_SCHEMA, f"{where}: schema", schema, repr(CORRECTIONS_SCHEMA))
@@ -167,9 +167,9 @@ class Corrections:
 
 
 def corrections_path(result: Path) -> Path:
-    """Where the corrections of a ``result.json`` lie.
+    """Return the path of the corrections of a ``result.json``.
 
-    A result of another name, as in a folder of many, has ``NAME.corrections.json`` beside it.
+    A result with another name, as in a folder of many, has ``NAME.corrections.json`` beside it.
     """
     if result.name == "result.json":
         return result.with_name(CORRECTIONS_NAME)
@@ -177,15 +177,15 @@ def corrections_path(result: Path) -> Path:
 
 
 def is_corrections(path: Path) -> bool:
-    """Whether a file bears the name of one with corrections."""
+    """Return whether a file has the name of a corrections file."""
     return path.name == CORRECTIONS_NAME or path.name.endswith(f".{CORRECTIONS_NAME}")
 
 
 def read_corrections(path: Path) -> Corrections | None:
-    """The corrections in a file; None where there is no file.
+    """Read the corrections in a file; None if there is no file.
 
     Raises:
-        AnnotationError: not readable, not JSON, or no corrections.
+        AnnotationError: the file is not readable, not JSON, or holds no corrections.
     """
     try:
         value = read_json(path)
@@ -198,7 +198,7 @@ def read_corrections(path: Path) -> Corrections | None:
 
 
 def write_corrections(path: Path, corrections: Corrections) -> None:
-    """Write corrections whole, and wait until they are on the disk.
+    """Write corrections atomically, and wait until they are on the disk.
 
     Raises:
         SpinelineError: they cannot be written.
@@ -207,11 +207,11 @@ def write_corrections(path: Path, corrections: Corrections) -> None:
 
 
 def read_corrected(path: Path) -> tuple[Any, Corrections | None]:
-    """The values of a ``result.json`` with the corrections beside it applied, and these.
+    """Read a ``result.json`` with the corrections beside it applied, and the corrections.
 
     Raises:
         AnnotationError: a file cannot be read.
-        StaleCorrectionsError: the result was written anew since it was corrected.
+        StaleCorrectionsError: the result was written again after it was corrected.
     """
     values, sha256 = read_bound(path)
     corrections = read_corrections(corrections_path(path))
@@ -222,10 +222,10 @@ def read_corrected(path: Path) -> tuple[Any, Corrections | None]:
 
 
 def read_bound(path: Path) -> tuple[Any, str]:
-    """The values of a ``result.json``, and the SHA-256 of the same bytes.
+    """Read a ``result.json``, and return its values and the SHA-256 of the same bytes.
 
     Raises:
-        AnnotationError: not readable, or not JSON.
+        AnnotationError: the file is not readable, or not JSON.
     """
     try:
         data = path.read_bytes()
@@ -236,10 +236,10 @@ def read_bound(path: Path) -> tuple[Any, str]:
 
 
 def check_bound(corrections: Corrections, sha256: str, where: str) -> None:
-    """Refuse corrections of another result.
+    """Refuse corrections that refer to another result.
 
     Raises:
-        StaleCorrectionsError: says what to do.
+        StaleCorrectionsError: they do; the message says what to do.
     """
     if corrections.result_sha256 != sha256:
         msg = (
@@ -252,20 +252,20 @@ def check_bound(corrections: Corrections, sha256: str, where: str) -> None:
 def corrected_values(
     values: Mapping[str, Any], corrections: Corrections, where: str
 ) -> dict[str, Any]:
-    """A result's values with corrections applied; neither is changed.
+    """Return a result's values with corrections applied; neither argument is changed.
 
-    Structures that were placed, renamed or added bear confidence 1, all do where the study was
-    looked at. A grade that a reader gave has probability 1. Boxes move along with their points;
-    those of added structures are made by the rule of [boxes_from_points][]. Where a reader settled
-    the names, the result tells of no doubt about them. The warning ``reviewed`` says what was done.
+    Structures that were moved, renamed or added have confidence 1, and all have it if the study was
+    reviewed to the end. A grade by a reader has probability 1. Boxes move with their points; those
+    of added structures follow the rule of [boxes_from_points][]. If a reader changed the names, the
+    result no longer expresses doubt about them. The warning ``reviewed`` describes the changes.
 
     Args:
-        values: of a ``result.json``.
-        corrections: of that result; see `check_bound`.
-        where: names the result in messages.
+        values: values of a ``result.json``.
+        corrections: corrections of that result; see `check_bound`.
+        where: name of the result for messages.
 
     Raises:
-        AnnotationError: they do not fit the result.
+        AnnotationError: the corrections do not fit the result.
     """
     try:
         structures = list(values["structures"])
@@ -295,11 +295,11 @@ def corrected_values(
 
 
 def without_idle(corrections: Corrections, values: Mapping[str, Any]) -> Corrections:
-    """Corrections without what says the same as the result itself.
+    """Drop corrections that equal the result itself.
 
     Args:
-        corrections: that fit the result.
-        values: of the ``result.json``.
+        corrections: corrections that fit the result.
+        values: values of the ``result.json``.
     """
     found = {structure["level"]: structure for structure in values["structures"]}
     changes = []
@@ -319,7 +319,7 @@ def without_idle(corrections: Corrections, values: Mapping[str, Any]) -> Correct
 
 
 def summary_of(corrections: Corrections) -> str:
-    """What was changed in a few words, such as ``11 renamed, 1 moved``; empty where nothing was."""
+    """Summarise changes briefly, such as ``11 renamed, 1 moved``; empty without changes."""
     kept = [c for c in corrections.changes if not c.deleted and c.of is not None]
     counts = {
         "moved": sum(c.point_xy is not None for c in kept),
@@ -372,7 +372,7 @@ def _check_fit(
     values: Mapping[str, Any],
     where: str,
 ) -> None:
-    """Refuse corrections that no corrected result comes of."""
+    """Refuse corrections that do not give a valid corrected result."""
     if corrections.changes and values.get("status") == "refused":
         msg = f"{where}: was refused, so there is nothing to correct; force=true names it all the"
         raise AnnotationError(f"{msg} same")
@@ -406,7 +406,7 @@ def _check_fit(
 def _changed(
     structure: Mapping[str, Any], change: Change | None, corrections: Corrections
 ) -> dict[str, Any]:
-    """A structure as corrected; one that is none has the level of none."""
+    """A structure as corrected; a deleted one has an empty level."""
     made = dict(structure)
     if corrections.looked_at:
         made["confidence"] = 1.0
@@ -443,7 +443,7 @@ def _added(change: Change) -> dict[str, Any]:
 
 
 def _grades(change: Change) -> dict[str, Any]:
-    """The grades that a reader gave; code 6 is v5 alone, so that it sets the other one too."""
+    """The grades of a reader; code 6 is v5 alone, so it sets the binary grade too."""
     made: dict[str, Any] = {}
     v5 = True if change.seven == 6 else change.v5
     if change.seven is not None:
@@ -455,7 +455,7 @@ def _grades(change: Change) -> dict[str, Any]:
 
 
 def _with_boxes(structures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Structures in order of the levels, those without a box with one made by the rule."""
+    """Structures in order of the levels; missing boxes are made by the box rule."""
     if all(each["box_xyxy"] is not None for each in structures):
         return list(structures)
     points = [each["point_xy"] for each in structures]
@@ -481,7 +481,7 @@ def _box_around(point_xy: Sequence[float], half: float) -> list[float]:
 def _warnings(
     values: Mapping[str, Any], corrections: Corrections, missing: Sequence[str]
 ) -> list[Any]:
-    """The warnings that still hold, and one that says what a reader did."""
+    """The warnings that still hold, and one about the reader's changes."""
     settled: tuple[str, ...] = _SETTLED_BY_NAMES if corrections.renames else ()
     settled = _SETTLED_BY_LOOK if corrections.looked_at else settled
     same = list(missing) == list(values["missing_levels"])

@@ -15,7 +15,7 @@ RESULT_NAME = "result.json"
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
-    """One file: where it is, what it is called in messages, and what names its image."""
+    """One file: its path, its name in messages, and the id and name of its image."""
 
     path: Path
     where: str
@@ -24,13 +24,13 @@ class ResultFile:
 
 
 def result_files(annotations: Path) -> list[Path]:
-    """The result files of a source, sorted.
+    """Return the result files of a source, sorted.
 
-    In a folder they are the files ``result.json`` at any depth, or where there is none the JSON
-    files in the folder itself.
+    In a folder these are the files ``result.json`` at any depth, or else the JSON files in the
+    folder itself.
 
     Raises:
-        AnnotationError: no such file or folder, or no JSON in it.
+        AnnotationError: there is no such file or folder, or no JSON in it.
     """
     if annotations.is_file():
         return [annotations]
@@ -47,7 +47,7 @@ def result_files(annotations: Path) -> list[Path]:
 
 
 def is_result_source(annotations: Path) -> bool:
-    """Whether a path holds results: a folder with a ``result.json`` below, or one such file."""
+    """Return whether a path is a folder with a ``result.json`` below it, or one such file."""
     if annotations.is_dir():
         return bool(_named_results(annotations))
     if annotations.suffix.lower() != ".json":
@@ -59,10 +59,10 @@ def is_result_source(annotations: Path) -> bool:
 
 
 def listed_results(annotations: Path) -> list[ResultFile]:
-    """The result files of a source with the ids of their images, each id once.
+    """Return the result files of a source with unique ids of their images.
 
     Raises:
-        AnnotationError: see [result_files][].
+        AnnotationError: as for [result_files][].
     """
     entries: list[ResultFile] = []
     used: set[str] = set()

@@ -1,4 +1,4 @@
-"""The images that results were made of: DICOM instances by UID, plain images by name."""
+"""The images of results: DICOM instances by UID, plain images by name."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from spineline.datasets.dicom.study import instances_by_uid, scan
 from spineline.datasets.images import IMAGE_SUFFIXES, image_names
 from spineline.datasets.volumes.volume import volume_suffix
 
-_IN_PLANE_MM = 0.25  # numbers in results are rounded to micrometres; frames lie a millimetre apart
+_IN_PLANE_MM = 0.25  # results are rounded to micrometres; frames are a millimetre apart
 _HASHED_NAME = re.compile(r"study-([0-9a-f]{16})")
 _HASHED_UID = re.compile(r"2\.25\.(0|[1-9][0-9]{0,38})")
 
 
 @dataclass(slots=True)
 class ImagesOfResults:
-    """The images that results may speak of, and what the results read so far spoke of.
+    """The images that results may refer to, and those used so far.
 
     Attributes:
-        root: the folder that plain images lie in.
+        root: the folder of plain images.
         headers: slices by instance UID.
-        studies: those that have an image.
+        studies: studies that have an image.
         frames: plain images by the names that ``pipeline predict`` gives them.
-        study_ids: by study UID.
-        seen: study UIDs and names of images that have a result, also one that cannot be read.
+        study_ids: study ids by study UID.
+        seen: study UIDs and names of images that have a result, even an unreadable one.
         done: instance UIDs and files of plain images that have a record.
-        volumes: where a result is of one.
-        slices: of volumes, by the id of the record.
+        volumes: the volumes, if a result refers to one.
+        slices: slices of volumes, by the id of the record.
     """
 
     root: Path
@@ -64,7 +64,7 @@ class ImagesOfResults:
         contents: Sequence[ResultContent],
         studies: Sequence[Study] | None = None,
     ) -> ImagesOfResults:
-        """Look for the images that the results need: DICOM by header, plain images by name."""
+        """Find the images that the results need: DICOM by header, plain images by name."""
         found = cls(images if images.is_dir() else images.parent)
         if any(content.instance_uid is not None for content in contents):
             scanned = scan(images) if studies is None else studies
@@ -78,7 +78,7 @@ class ImagesOfResults:
         return found
 
     def study_of(self, entry: ResultFile, content: ResultContent) -> str:
-        """What splits keep together: the first result's id of a DICOM study, a frame's study."""
+        """Return the unit of splits: the first result's id of a DICOM study, or a frame's study."""
         if content.instance_uid is None:
             return study_of(entry.image_id)
         header = self.headers.get(content.instance_uid)
@@ -86,12 +86,12 @@ class ImagesOfResults:
         return self.study_ids.setdefault(uid, entry.image_id)
 
     def slice_of(self, entry: ResultFile, content: ResultContent) -> FoundImage:
-        """The slice of a volume that a result is of.
+        """Return the slice of a volume that a result refers to.
 
-        Volumes of one name are told apart as ``pipeline predict`` names their results.
+        Volumes with the same name are distinguished as in ``pipeline predict``'s names of results.
 
         Raises:
-            EntryError: it is not there, or of another size than the result says.
+            EntryError: it is missing, or its size differs from the result's.
         """
         name, volumes = str(content.file), cast(ImagesOfExport, self.volumes)  # see `of`
         alike = [file for file in volumes.files if file.name == name]
@@ -106,10 +106,10 @@ class ImagesOfResults:
     def image_of(
         self, entry: ResultFile, content: ResultContent
     ) -> tuple[SliceHeader | None, str | None]:
-        """The slice of a result, or its image file relative to the images folder.
+        """Return the slice of a result, or its image file relative to the images folder.
 
         Raises:
-            EntryError: it is not there, or of another size than the result says.
+            EntryError: it is missing, or its size differs from the result's.
         """
         header, file = None, None
         if content.instance_uid is not None:
@@ -125,7 +125,7 @@ class ImagesOfResults:
         return header, file
 
     def _slice_of(self, entry: ResultFile, content: ResultContent, uid: str) -> SliceHeader:
-        """The slice with an instance UID; of a file of several frames the one that is meant."""
+        """The slice with an instance UID; for a file of several frames, the matching frame."""
         header = self.headers.get(uid)
         if header is None:
             detail = f"{entry.where}: instance_uid {uid[:70]} is not among the DICOM instances of "
@@ -146,11 +146,11 @@ class ImagesOfResults:
                 "point_mm do not lie in one of them; export the frames singly"
             )
             raise EntryError("several_frames", detail)
-        self.headers[uid] = frame  # its pixels count from now on
+        self.headers[uid] = frame  # its pixels are used from now on
         return frame
 
     def note_others(self, builder: SourceBuilder) -> None:
-        """Note the studies and frames that have no result."""
+        """Record the studies and frames that have no result."""
         others = [s.name for s in self.studies if not {s.study_uid, s.name} & self.seen]
         others += [name for name in self.frames if name not in self.seen]
         for name in () if self.volumes is None else self.volumes.not_taken():
@@ -162,7 +162,7 @@ class ImagesOfResults:
 
 
 def _case_names(volume: PurePosixPath) -> set[str]:
-    """The names that ``pipeline predict`` may give the results of a volume."""
+    """Names that ``pipeline predict`` may give the results of a volume."""
     stem = volume.name[: -len(volume_suffix(Path(volume.name)))]
     return {stem, plain_name("_".join((*volume.parts[:-1], stem)), "volume")}
 
@@ -182,8 +182,8 @@ def _plain_images(images: Path) -> list[Path]:
 def _is_hashed(entry: ResultFile, content: ResultContent) -> bool:
     """Whether the UIDs are those that ``names=hash`` writes.
 
-    It names a study by the first 16 of the 32 hexadecimal digits of which the number in the study's
-    UID consists; see [spineline.pipeline.run.pseudonyms][].
+    It names a study by the first 16 of the 32 hexadecimal digits of the number in the study's UID;
+    see [spineline.pipeline.run.pseudonyms][].
     """
     name = _HASHED_NAME.fullmatch(entry.image_name)
     uid = _HASHED_UID.fullmatch(content.study_uid or "")
@@ -191,7 +191,7 @@ def _is_hashed(entry: ResultFile, content: ResultContent) -> bool:
 
 
 def _frame_of(content: ResultContent, frames: Sequence[SliceHeader]) -> SliceHeader | None:
-    """The one frame whose plane the structures' ``point_mm`` lie in; None where none or several."""
+    """The one frame whose plane contains the structures' ``point_mm``; None for none or several."""
     places = [s.point_mm for s in content.structures if s.point_mm is not None]
     if not places:
         return None

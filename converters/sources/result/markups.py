@@ -1,8 +1,8 @@
-"""3D Slicer's markups beside a ``result.json``: whether they still say what the result says.
+"""Check that 3D Slicer's markups beside a ``result.json`` still agree with the result.
 
-``pipeline predict to=slicer`` writes ``points.mrk.json`` beside each result. Who corrects it in
-Slicer and then converts the results would lose the correction without a word: so markups that say
-something else make their result an error that says which of the two can be converted how.
+``pipeline predict to=slicer`` writes ``points.mrk.json`` beside each result. Someone who corrects
+it in Slicer and then converts the results would silently lose the correction. So markups that
+differ make their result an error, which says how each of the two can be converted.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from spineline.datasets.labels import kind_of_level
 from spineline.datasets.words.grades import grades_of_word
 from spineline.datasets.words.levels import level_of_word
 
-_NEAR_MM = 0.02  # both files round, to a thousandth of a millimetre
+_NEAR_MM = 0.02  # both files are rounded to a thousandth of a millimetre
 
 
 def check_markups(result: Path, where: str, contents: Sequence[ResultContent]) -> None:
-    """Refuse a result beside which markups say something else.
+    """Refuse a result if the markups beside it differ.
 
     Args:
-        result: a ``result.json`` in a folder of its own; of one with another name nothing is known.
-        where: names it in messages.
-        contents: what it says, as it is and as corrected; markups may agree with either.
+        result: a ``result.json`` in a folder of its own; files with another name are not checked.
+        where: name of the result for messages.
+        contents: its content, original and corrected; markups may agree with either.
 
     Raises:
-        EntryError: markups cannot be read or differ; says in what, and what to do.
+        EntryError: markups cannot be read or differ; the message says how, and what to do.
     """
     if result.name != "result.json":
         return
@@ -57,7 +57,7 @@ def _what_to_do(name: str) -> str:
 
 
 def _differences(found: ExportedImage, structures: Sequence[ResultStructure]) -> list[str]:
-    """What markups say otherwise than structures do, in words; empty where they agree."""
+    """How markups differ from structures, as texts; empty if they agree."""
     wanted = {s.level: s for s in structures}
     marks = {level_of_word(mark.words[0]) or mark.words[0]: mark for mark in found.marks}
     said: list[str] = []
@@ -78,7 +78,7 @@ def _differences(found: ExportedImage, structures: Sequence[ResultStructure]) ->
 
 
 def _other_grade(attributes: Mapping[str, str], structure: ResultStructure) -> list[str]:
-    """A description that is a grade and nothing else, and another one than the result's."""
+    """A description that is only a grade, and differs from the result's."""
     kind = kind_of_level(structure.level)
     tags = grades_of_word(attributes.get("description", ""), kind)
     if tags is None or tags == structure.tags:

@@ -1,4 +1,4 @@
-"""Results as an annotation source: files and images brought together, structures judged."""
+"""Results as an annotation source: files are matched with images, and structures checked."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from spineline.datasets.types import ImageRecord, check_image_id
 
 @dataclass(frozen=True, slots=True)
 class ResultRules:
-    """What is taken of a result.
+    """Rules for reading results.
 
     Attributes:
-        min_confidence: structures less sure are left out; those without a confidence stay.
-        keep_abstained: results whose naming was abstained are kept, with a finding.
-        keep_incomplete: results in which levels are missing are kept, with a finding.
-        rule_boxes: boxes are made from the points by the box rule; else the result's own count.
-        empty_tag: what a structure without a grade is taken as; None leaves it unlabelled.
-        reviewed_only: results that no reader has looked at to the end are left out.
-        volumes: results of volumes are taken, their slices set upright; else they are left out.
+        min_confidence: structures with lower confidence are left out; those without one are kept.
+        keep_abstained: keep results whose naming was abstained, with a finding.
+        keep_incomplete: keep results with missing levels, with a finding.
+        rule_boxes: make boxes from the points by the box rule; else use the result's own.
+        empty_tag: grade of a structure without one; None leaves it unlabelled.
+        reviewed_only: leave out results whose review no reader has finished.
+        volumes: read results of volumes, with their slices turned upright; else leave them out.
     """
 
     min_confidence: float = 0.0
@@ -64,22 +64,22 @@ def read_results(
     *,
     studies: Sequence[Study] | None = None,
 ) -> AnnotationSource:
-    """Read results, and the corrections beside them, and judge both against the images' headers.
+    """Read results and the corrections beside them, and check both against the images' headers.
 
     No pixel is decoded.
 
-    An image's id is the name of its result's folder (where several have it in common, of the
-    folders above it too); the JSON's own name where it is not called ``result.json``.
+    An image's id is the name of its result's folder, extended by the folders above if it is not
+    unique. If the JSON is not called ``result.json``, its own name is the id.
 
     Args:
         annotations: see `result_files`.
-        images: the source that the run had looked at: DICOM studies, or a folder of plain images.
-        rules: what is taken.
-        studies: what ``images`` holds, where it has been scanned already.
+        images: the source of the run: DICOM studies, or a folder of plain images.
+        rules: rules for reading results.
+        studies: the studies in ``images``, if it has been scanned already.
 
     Raises:
         AnnotationError: there is no result, or no folder of images.
-        DicomReadError: results of DICOM studies, and no DICOM image in ``images``.
+        DicomReadError: the results are of DICOM studies, but ``images`` has no DICOM image.
     """
     rules = rules or ResultRules()
     builder = SourceBuilder()
@@ -119,11 +119,11 @@ def read_results(
 
 
 def _content(entry: ResultFile, rules: ResultRules) -> ResultContent:
-    """What counts in a result, corrected where a reader has corrected it.
+    """The relevant content of a result, with a reader's corrections.
 
     Raises:
-        EntryError: the corrections are of another result, nobody has looked at it, or markups of
-            3D Slicer beside it say something else.
+        EntryError: the corrections refer to another result, the review is missing, or 3D Slicer's
+            markups beside it differ.
         AnnotationError: a file cannot be read.
     """
     values = load_json(entry.path)
@@ -152,7 +152,7 @@ def _read(
     rules: ResultRules,
     builder: SourceBuilder,
 ) -> None:
-    """One result to a record, or to a reason why there is none."""
+    """Read one result into a record, or record the reason why it is left out."""
     header, file, place = None, None, ""
     if content.slice_index is not None:
         content = _in_volume(entry, content, images, rules)
@@ -208,10 +208,10 @@ def _read(
 def _in_volume(
     entry: ResultFile, content: ResultContent, images: ImagesOfResults, rules: ResultRules
 ) -> ResultContent:
-    """The content of a result of a volume, in pixels of its slice set upright.
+    """The content of a volume's result, in pixels of its upright slice.
 
     Raises:
-        EntryError: the slice is not there, or levels do not run from top to bottom in it.
+        EntryError: the slice is missing, or levels do not run from top to bottom in it.
     """
     if not rules.volumes:
         detail = f"{entry.where}: is of a slice of a volume, whose results can be converted and "
@@ -241,7 +241,7 @@ def _in_volume(
 def _marks(
     content: ResultContent, frame: MarkedImage, rules: ResultRules, builder: SourceBuilder
 ) -> list[MarkedPoint]:
-    """The structures that are sure enough, as marks."""
+    """The structures with sufficient confidence, as marks."""
     marks = []
     for found in content.structures:
         level = found.level
