@@ -64,8 +64,8 @@ class BoxedStructures:
 def boxed_structures(record: ImageRecord, labels: Classes) -> BoxedStructures:
     """Return what YOLO, VOC and COCO files hold of a record: clipped boxes with a class.
 
-    A structure has no box if it has no class in the label set, if its point lies outside the frame,
-    or if less than a pixel of its box is left inside.
+    A structure has no box if it has no class in the label set or its point lies outside the frame.
+    It also has none if less than a pixel of its box is left inside the frame.
     """
     structures, classes, boxes, without_box = [], [], [], []
     for structure in record.structures:

@@ -40,10 +40,11 @@ def split_studies(
 
     Args:
         study_ids: study ids, in any order, with repetitions allowed.
-        split: ``train``, ``val`` or ``test`` (everything into one part); ``report`` (study numbers
-            up to 150 train, the rest test); a ratio such as ``0.67`` (train, the rest val); two or
-            three ratios such as ``0.7,0.15,0.15`` (train, val, test); or the path of a manifest by
-            [write_manifest][] (or a JSON object of part by study).
+        split: how to split. ``train``, ``val`` or ``test`` puts everything into one part.
+            ``report`` trains on study numbers up to 150 and tests on the rest. A ratio such as
+            ``0.67`` is that of train, and the rest is val. Two or three ratios such as
+            ``0.7,0.15,0.15`` are those of train, val and test. A path is a manifest of
+            [write_manifest][], or a JSON object of part by study.
         seed: decides which studies a ratio selects.
         patients: from [patients_of][]: a ratio selects all studies of a patient or none. The other
             splits assign studies directly; see [parted_patients][].

@@ -62,8 +62,8 @@ def grey_range(table: CropTable, known: GreyRange | None = None) -> GreyRange | 
     """Return the range over the images of a table, a quarter wider at both ends, without copies.
 
     A few images do not span the range of their kind. With fewer than 50, the range is at least the
-    prediction interval for one more image of a normal distribution: mean ± t s √(1 + 1/n), with
-    Student's t of n - 1 degrees of freedom.
+    prediction interval for one more image of a normal distribution. This is mean ± t s √(1 + 1/n),
+    with Student's t of n - 1 degrees of freedom.
 
     Args:
         table: the crops.

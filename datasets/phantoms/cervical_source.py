@@ -1,8 +1,8 @@
 """The annotation of a synthetic neck, and a matching cervical source: CSV, LabelMe XML.
 
-The source has the flaws of real ones: unusable slices beside the midline, thoracic and deleted
-objects, a shape that is not a rectangle, duplicate boxes, wrapped XML, and stray suffixes of file
-names. The marks depend only on the generator.
+The source has the flaws of real ones. There are unusable slices beside the midline, thoracic and
+deleted objects, duplicate boxes, and a shape that is not a rectangle. XML may be wrapped, and file
+names have stray suffixes. The marks depend only on the generator.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class ProcessGroup:
         return device_name(f"cuda:{self.local_rank}")
 
     def share(self, batch: list[int]) -> list[int]:
-        """Return this process's part of a batch, whose length is a multiple of their number."""
+        """Return this process's part of a batch; the number of processes divides the batch size."""
         return batch[self.rank :: self.size]
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The network that reads levels from the straightened spine.
 
-A detector names a vertebra by its appearance and place, and may name a whole spine one rank too
+A detector names a vertebra by its appearance and place, and may name a whole spine one vertebra too
 high or too low. This network sees the strip along a chain of structures
 (`spineline.datasets.straighten`), from well above T12-L1 to well below L5-S1. It classifies each
 rank as one of the levels. Ranks above the topmost and below the lowest level are classes of their

@@ -2,8 +2,8 @@
 
 Training uses labelled spines only. A strip is laid along some of the labelled points, which are
 moved a little. It is prolonged at its ends in a straight line, as along a chain of detections. It
-starts up to two ranks too high or too low, so a rank's place in the strip reveals nothing. Ranks
-of the strip above T12-L1 and below L5-S1 carry the labels ``above`` and ``below``.
+starts up to two vertebrae too high or too low, so a rank's place in the strip reveals nothing.
+Ranks of the strip above T12-L1 and below L5-S1 carry the labels ``above`` and ``below``.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ def shares_right(reader: TorchLevelReader, spines: Sequence[Spine]) -> dict[str,
     """Measure how well names are read from labelled spines.
 
     ``rank_accuracy`` is the fraction of labelled ranks whose most likely class is right. For
-    ``offset_accuracy``, each spine is read as labelled, and as if named one disc too high and too
-    low. It is the fraction of spines for which the right offset among -2 … 2 has the highest sum of
-    log probabilities.
+    ``offset_accuracy``, each spine is read as labelled, and as if named one vertebra too high and
+    too low. It is the fraction of readings in which the right offset among -2 … 2 vertebrae has the
+    highest sum of log probabilities.
     """
     if not spines:
         return {}
@@ -204,7 +204,7 @@ def _spine(dataset: Dataset, record: ImageRecord) -> Spine | None:
 def _read_shifted(
     reader: TorchLevelReader, spine: Spine, shift: int
 ) -> tuple[npt.NDArray[np.float64], int]:
-    """Log probabilities (K, 13) of a spine named ``shift`` discs too low, and the first rank."""
+    """Log probabilities (K, 13) of a spine named ``shift`` vertebrae too low, and its first rank."""
     named = spine.ranks + _RUNG * shift
     first = min(-reader.strip.above, int(named[0]))
     last = max(len(LEVELS) - 1 + reader.strip.below, int(named[-1]))

@@ -1,8 +1,8 @@
 """A U-Net that predicts a heat map per class, with the detectors' interface: point regression.
 
 The network is that of ``segmentation-models-pytorch`` with a timm encoder. Besides the heat maps
-it returns two maps, the logarithms of a box's width and height, which are read at the peak (as in
-Zhou et al., "Objects as points", 2019). The box around a point needs no neighbour, so any label set
+it returns two maps, the logarithms of a box's width and height. They are read at the peak, as in
+Zhou et al., "Objects as points", 2019. The box around a point needs no neighbour, so any label set
 has boxes, and one wrong point does not affect the boxes beside it.
 
 An image is scaled so that its longer side is ``imgsz``, and divided by 255. It is then normalised

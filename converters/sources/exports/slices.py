@@ -57,9 +57,9 @@ class SliceRules:
     """Rules for the slice of a volume that a picture shows, and its view.
 
     Attributes:
-        slices: a regular expression for the picture's name without suffix, with a group ``slice``
-            and, with several volumes, a group ``volume``; or the name of a field that holds the
-            number; None: see the module.
+        slices: a regular expression for the picture's name without suffix, or the name of a field
+            that holds the number. The expression has a group ``slice`` and, with several volumes, a
+            group ``volume``. None: see the module.
         first: number of the first slice.
         view: one of `SLICE_VIEWS`.
     """
@@ -69,7 +69,7 @@ class SliceRules:
     view: str = "upright"
 
     def __post_init__(self) -> None:
-        """Check ``slices``; raises ConfigError for an expression that is invalid or lacks ``slice``."""
+        """Check ``slices``; raises ConfigError for an invalid expression or one without ``slice``."""
         if self.pattern is not None and "slice" not in self.pattern.groupindex:
             msg = f"slices={self.slices}: has no group slice; wanted a field's name, or such as "
             raise ConfigError(msg + r"(?P<volume>.+)_s(?P<slice>\d+)")
