@@ -256,9 +256,9 @@ def _check_data_file(path: Path) -> None:
 def _data_file(path: Path) -> tuple[str, int, int | None]:
     """Where the header of a MetaImage or NRRD file locates its voxels.
 
-    The name of their file, empty if it is the same, and their offset in it. The last value is
-    the ``wbits`` with which zlib unpacks them, None if they are not compressed by it.
-        which zlib unpacks them, None if they are not compressed by it.
+    Returns:
+        The name of their file, empty if it is the same, and their offset in it. The last value is
+        the ``wbits`` with which zlib unpacks them, None if they are not compressed by it.
     """
     if volume_suffix(path).startswith(".nii"):
         return "", 0, None

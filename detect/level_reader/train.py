@@ -48,7 +48,7 @@ from spineline.weights import resolve
 WEIGHTS_FILE = "namer.safetensors"
 
 _LEAST = 3  # fewest labelled ranks of a usable spine
-_RUNG = 2
+_RUNG = 2  # ranks from one vertebra to the next
 _WARM_UP = 0.1  # fraction of the steps
 
 
@@ -204,7 +204,7 @@ def _spine(dataset: Dataset, record: ImageRecord) -> Spine | None:
 def _read_shifted(
     reader: TorchLevelReader, spine: Spine, shift: int
 ) -> tuple[npt.NDArray[np.float64], int]:
-    """Log probabilities (K, 13) of a spine named ``shift`` vertebrae too low, and its first rank."""
+    """Log probabilities (K, 13) of a spine named ``shift`` vertebrae too low, and first rank."""
     named = spine.ranks + _RUNG * shift
     first = min(-reader.strip.above, int(named[0]))
     last = max(len(LEVELS) - 1 + reader.strip.below, int(named[-1]))

@@ -69,7 +69,7 @@ class SliceRules:
     view: str = "upright"
 
     def __post_init__(self) -> None:
-        """Check ``slices``; raises ConfigError for an invalid expression or one without ``slice``."""
+        """Check ``slices``; raises ConfigError for a bad expression or one without ``slice``."""
         if self.pattern is not None and "slice" not in self.pattern.groupindex:
             msg = f"slices={self.slices}: has no group slice; wanted a field's name, or such as "
             raise ConfigError(msg + r"(?P<volume>.+)_s(?P<slice>\d+)")
