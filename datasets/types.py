@@ -5,8 +5,8 @@ left pixel, x to the right (columns), y down (rows). Boxes are absolute ``xyxy``
 bottom) and may extend beyond the image; writers of file formats clip them.
 
 A lumbar structure has a level. A cervical source does not name levels: its discs have the level
-``""`` and are only tagged ``healthy`` or ``sick``. A structure of a data set from elsewhere keeps
-the name of its class, and also has a level if the name stands for one.
+``""`` and are only tagged ``healthy`` or ``sick``. A structure of a plain YOLO or COCO dataset
+keeps the name of its class, and also has a level if the name stands for one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Structure:
         pathology: tags ``v1`` … ``v5``, sorted, or ``healthy`` or ``sick`` without a level; empty
             if unlabelled.
         findings: names of the problems that quality control found in this structure.
-        class_name: name of the class in a data set from elsewhere; ``""`` otherwise.
+        class_name: name of the class in a plain dataset; ``""`` otherwise.
     """
 
     level: str

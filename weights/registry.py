@@ -69,7 +69,7 @@ class Registry:
     spine.
 
     Attributes:
-        folder: where the files are.
+        folder: folder of the files.
         entries: in the order of the file.
         bundles: names of (detector, classifier, …) by bundle name; several classifiers are
             combined.
@@ -165,7 +165,7 @@ def resolve(
         name: a name of the registry, or the path of a file.
         task: what the weights must be for.
         trust: also accept a pickle, although loading a pickle runs the code in it.
-        registry: where names are looked up; by default the bundled one.
+        registry: registry to search; by default the bundled one.
 
     Raises:
         WeightsError: there is no such name or file, the SHA-256 differs from the registry's, or the
@@ -195,7 +195,7 @@ def resolve_classifiers(
     Args:
         names: registry names or paths; a string separates them by commas, as ``A,B`` or ``[A,B]``.
         trust: also accept pickles.
-        registry: where names are looked up; by default the bundled one.
+        registry: registry to search; by default the bundled one.
 
     Raises:
         ConfigError: the list of names is empty.
@@ -415,7 +415,7 @@ def graph_paths(weights: WeightsFile, *, registry: Registry | None = None) -> tu
 
     Args:
         weights: the file; its ``sha256`` must be that of its content.
-        registry: where it is looked up; by default the bundled one.
+        registry: registry to search; by default the bundled one.
 
     Raises:
         WeightsError: a graph is missing or differs from the registry.

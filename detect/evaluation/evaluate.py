@@ -52,7 +52,7 @@ class MatchingRules:
         match_iou: smallest overlap of a match, for ``one_to_one`` and the confusion.
         match_confidence: lowest confidence for precision, recall, F1 and the confusion.
         least_confidence: lowest confidence of the detections given; ``seed`` sees none below it.
-        draws, seed: of the bootstrap over studies; 0 draws: no intervals.
+        draws, seed: number of draws and random seed of the bootstrap; 0 draws: no intervals.
     """
 
     match_iou: float = 0.5

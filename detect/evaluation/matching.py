@@ -112,7 +112,7 @@ def match(
     """Match detections of all confidences to labels; see the module for the rule.
 
     Args:
-        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        labels: label boxes (N, 4) ``xyxy`` and class indices (N,) of each image.
         found: detections of each image, down to the lowest confidence for average precision.
         iou: smallest overlap of a match.
         class_agnostic: ignore classes, to measure localisation alone. Two boxes of two classes on
@@ -169,7 +169,7 @@ def rates(matches: Matches, confidence: float, weights: FloatArray | None = None
     """Return precision, recall, F1 and counts at a confidence, and average precision.
 
     Args:
-        matches: of one class, or of all classes counted together.
+        matches: matches of one class, or of all classes counted together.
         confidence: lowest confidence for everything but average precision.
         weights: (B, images) how often each image counts; None: once each (B = 1).
     """
@@ -265,7 +265,7 @@ def confusion(
     whatever their class. A box without a match of at least ``iou`` counts as background.
 
     Args:
-        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        labels: label boxes (N, 4) ``xyxy`` and class indices (N,) of each image.
         found: detections of each image.
         classes: number of classes.
         confidence: lowest confidence.

@@ -134,7 +134,7 @@ def seed_counts(
     """Count as the older evaluator does.
 
     Args:
-        labels: of each image, label boxes (N, 4) ``xyxy`` and their class indices (N,).
+        labels: label boxes (N, 4) ``xyxy`` and class indices (N,) of each image.
         found: detections of each image, as [seed_boxes][] leaves them.
         positive: index of the class sick; None if there is no such class, and average precision
             has no meaning.
@@ -170,7 +170,7 @@ def seed_rates(counts: SeedCounts, weights: FloatArray | None = None) -> SeedRat
     """Compute the four metrics.
 
     Args:
-        counts: of all images.
+        counts: counts of all images.
         weights: (B, images) how often each image counts; None: once each (B = 1).
     """
     table = np.ones((1, len(counts.labels))) if weights is None else weights
