@@ -69,8 +69,7 @@ class Comparison:
     reason: str = ""
 
     def summary(self) -> str:
-        """Such as ``11 of 11 labelled levels found, mean distance 2.1 px``, with the grades.
-        """
+        """Such as ``11 of 11 labelled levels found, mean distance 2.1 px``, with the grades."""
         if self.reason:
             return self.reason
         labels = tuple(self.levels.values())
