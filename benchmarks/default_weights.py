@@ -2,17 +2,17 @@
 
     python benchmarks/default_weights.py labels=LABELS.json frames=FRAMES external=SPIDER out=OUT
 
-LABELS.json and FRAMES are the report's; SPIDER holds ``points.json`` (a list of ``{image, patient,
-points: {level: [x, y]}}``) and ``images``: slices of the SPIDER set (CC BY 4.0). The patients in
-`TEST_PATIENTS` are used neither for training nor for choices.
+LABELS.json and FRAMES are the report's; SPIDER holds ``points.json`` (a list of
+``{image, patient, points: {level: [x, y]}}``) and ``images``: slices of the SPIDER set (CC BY 4.0).
+The patients in `TEST_PATIENTS` are used neither for training nor for choices.
 
 Published metrics come from networks of three folds of the report's studies by patient, each with
 SPIDER's training part. The bundled networks are trained on all studies with the same part. The
 combined classifiers and their class adjustment are chosen for each fold on folds of its training
 studies only (`benchmarks/grade_choice.py`); the most frequent choice is bundled. The bundled
 detector started from its predecessor (``start=``), whose hash is on its card. A step with existing
-output is skipped, so a stopped run can be continued. `spineline weights add` and `spineline weights
-graphs` then register the results.
+output is skipped, so a stopped run can be continued. `spineline weights add` and
+`spineline weights graphs` then register the results.
 """
 
 from __future__ import annotations

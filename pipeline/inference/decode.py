@@ -17,8 +17,9 @@ The score of a chain, in natural-log units, is
 - ``-skip_cost`` for each level left out between them;
 - ``-end_cost`` for each level left out above the first and below the last.
 
-If a level reader has read the straightened spine (`spineline.pipeline.inference.candidates`), each candidate may also have the name of
-the next vertebra or disc above or below, at ``rename_cost`` lower log-odds. A structure then gains ``context_weight * max(-context_most, log p - log p_best)``:
+If a level reader has read the straightened spine (`spineline.pipeline.inference.candidates`), each
+candidate may also have the name of the next vertebra or disc above or below, at ``rename_cost``
+lower log-odds. A structure then gains ``context_weight * max(-context_most, log p - log p_best)``:
 its level's probability at its place, compared with that of the most probable level there.
 
 `spineline.pipeline.inference.naming` gives the probability of the chain's names.

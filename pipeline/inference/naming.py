@@ -1,10 +1,10 @@
 """The naming of a spine as a separate step: which vertebra is L1?
 
 Single boxes hardly distinguish one vertebra from the next. So a chain of well found structures may
-have names that are all one vertebra too high or too low. Here the decoder's chain is
-compared with its rivals. They are the best chains in which the same places are named one or two
-vertebrae higher or lower (two ranks for each), with ends lost or gained. A softmax of ``score /
-TEMPERATURE`` turns the scores, in natural-log units, into probabilities.
+have names that are all one vertebra too high or too low. Here the decoder's chain is compared with
+its rivals. They are the best chains in which the same places are named one or two vertebrae higher
+or lower (two ranks for each), with ends lost or gained. A softmax of ``score / TEMPERATURE`` turns
+the scores, in natural-log units, into probabilities.
 
 A temperature is needed because the errors of a spine's eleven boxes are correlated. If one is named
 too high, its neighbours are too, and sums of scores over structures overstate the certainty.
@@ -16,8 +16,8 @@ of 82 wrong, 8.5. With so few wrong namings of a good detector, the value is unc
 
 With a level reader (`spineline.pipeline.inference.find_spine`), every rival is completed, read and
 scored along its own chain, and the best of all is chosen. Its probability is then a logistic
-function of `NamingEvidence`, with `COEFFICIENTS` fitted by ``benchmarks/naming_stress.py
-fit=true``. The rivals share the rest by a softmax.
+function of `NamingEvidence`, with `COEFFICIENTS` fitted by
+``benchmarks/naming_stress.py fit=true``. The rivals share the rest by a softmax.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ LEAST_PROBABILITY = 0.93
 """Less probable names are marked as a guess.
 
 It is the lowest value that meets two conditions on the images of the fit above: 0.99 of the
-accepted namings are right, and at most 1 in 200 images is wrong without a warning. On the 918 images of the other spines, 0.992
-of the accepted namings are right and none is wrong without a warning.
+accepted namings are right, and at most 1 in 200 images is wrong without a warning. On the 918
+images of the other spines, 0.992 of the accepted namings are right and none is wrong without a
+warning.
 """
 
 
