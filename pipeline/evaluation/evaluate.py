@@ -148,7 +148,7 @@ def _all_drawn(images: Sequence[ScoredImage], draws: int, seed: int) -> dict[str
 
 
 def _counted(images: Sequence[ScoredImage], *, leave_out_abstained: bool) -> list[ScoredImage]:
-    """The images with those that the pipeline abstained from counted as requested."""
+    """Leave abstained images out, or count them as images without predictions."""
     if leave_out_abstained:
         return [image for image in images if not image.abstained]
     return [replace(i, predictions=()) if i.abstained else i for i in images]

@@ -54,7 +54,7 @@ _SYNTAXES: tuple[Sequence[str], ...] = (
     (DeflatedExplicitVRLittleEndian,),
     (ExplicitVRBigEndian,),
 )
-"""Each has its own context except the first, so that a server need not decompress anything."""
+"""A context each, so that a server need not decompress anything; the first has both plain ones."""
 _STORED_SYNTAXES = (
     *_PLAIN, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit,
     JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless,
